@@ -1,0 +1,3 @@
+"""fasr-video: camera footage in, a case of faces, candidates and reports out."""
+
+__version__ = "0.1.0"

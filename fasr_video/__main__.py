@@ -1,0 +1,3 @@
+from fasr_video.cli import main
+
+main()

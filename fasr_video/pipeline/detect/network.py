@@ -1,0 +1,116 @@
+"""The builtin detector's network: an anchor-free face detector with five landmarks.
+
+A small residual backbone and a feature pyramid predict at strides 4, 8 and 16. Every location of every level says:
+is a face's centre here, where exactly, how large, and where its eyes, nose and mouth corners are. Stride 4 is what
+lets faces of 12-16 px be seen; the stride-32 stage gives context but predicts nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDES = (4, 8, 16)
+PAD_TO = 32  # the deepest stage halves five times
+LEVEL_LIMITS = (28.0, 72.0)  # px, square root of the face box's area: the level a face belongs to
+BASE = 4.0  # sizes and landmark offsets are told in units of BASE strides
+WIDTHS = (16, 32, 64, 128, 160)
+PYRAMID = 48
+OUTPUTS = 15  # centre logit, centre offset (2), log size (2), landmark offsets (10)
+
+
+class LevelOutput(NamedTuple):
+    """One pyramid level, N×C×H×W with H, W = image / stride; offsets and sizes in units of the stride."""
+
+    logit: Tensor
+    """N×1: logit that a face centre lies in this cell."""
+    offset: Tensor
+    """N×2: centre minus the cell's centre."""
+    log_size: Tensor
+    """N×2: log of (width, height) / (BASE · stride)."""
+    landmarks: Tensor
+    """N×10: x, y of left eye, right eye, nose, left and right mouth corner, minus the cell's centre, / (BASE · stride)."""
+
+
+def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(cin, cout, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(cout),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _separable(channels: int) -> nn.Sequential:
+    return nn.Sequential(_conv(channels, channels, groups=channels), _conv(channels, channels, kernel=1))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a = _conv(channels, channels)
+        self.b = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.b(self.a(x)))
+
+
+class DetectorNet(nn.Module):
+    """N×3×H×W in [-1, 1] RGB, H and W multiples of PAD_TO → one LevelOutput a stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        w2, w4, w8, w16, w32 = WIDTHS
+        self.stem = _conv(3, w2, stride=2)
+        self.stage4 = nn.Sequential(_conv(w2, w4, stride=2), _conv(w4, w4))
+        self.stage8 = nn.Sequential(_conv(w4, w8, stride=2), _Residual(w8))
+        self.stage16 = nn.Sequential(_conv(w8, w16, stride=2), _Residual(w16))
+        self.stage32 = nn.Sequential(_conv(w16, w32, stride=2), _Residual(w32))
+        self.lateral = nn.ModuleList(_conv(w, PYRAMID, kernel=1) for w in (w4, w8, w16, w32))
+        # Stride 4 has four times the cells of stride 8: separable convolutions keep it affordable.
+        self.smooth = nn.ModuleList([_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)])
+        self.tower = nn.ModuleList([_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)])
+        self.head = nn.ModuleList(nn.Conv2d(PYRAMID, OUTPUTS, 1) for _ in STRIDES)
+        for head in self.head:
+            assert isinstance(head, nn.Conv2d) and head.bias is not None
+            nn.init.zeros_(head.bias)
+            nn.init.constant_(head.bias[:1], -4.6)  # start from "1 % of the cells hold a face": no blow-up at step 0
+
+    def forward(self, x: Tensor) -> list[LevelOutput]:
+        c4 = self.stage4(self.stem(x))
+        c8 = self.stage8(c4)
+        c16 = self.stage16(c8)
+        c32 = self.stage32(c16)
+        top = self.lateral[3](c32)
+        levels: list[LevelOutput] = []
+        for i, features in ((2, c16), (1, c8), (0, c4)):
+            merged = self.lateral[i](features) + F.interpolate(top, scale_factor=2.0, mode="nearest")
+            top = self.smooth[i](merged)
+            out = self.head[i](self.tower[i](top))
+            levels.append(LevelOutput(out[:, :1], out[:, 1:3], out[:, 3:5], out[:, 5:]))
+        return levels[::-1]
+
+
+def decode_level(output: LevelOutput, stride: int, min_score: float, limit: int = 2000) -> list[tuple[Tensor, ...]]:
+    """Peaks of one level, an image each: boxes (K×4 xyxy px), scores (K), landmarks (K×5×2 px), before NMS.
+
+    A cell counts when it is the highest of its 3×3 neighbourhood: one face, one peak.
+    """
+    score = output.logit.float().sigmoid()
+    peak = (score == F.max_pool2d(score, 3, 1, 1)) & (score >= min_score)
+    found: list[tuple[Tensor, ...]] = []
+    for n in range(score.shape[0]):
+        ys, xs = torch.nonzero(peak[n, 0], as_tuple=True)
+        scores = score[n, 0, ys, xs]
+        if len(scores) > limit:
+            scores, top = scores.topk(limit)
+            ys, xs = ys[top], xs[top]
+        cell = torch.stack((xs, ys), 1).float() + 0.5
+        centre = (cell + output.offset[n, :, ys, xs].T.float()) * stride
+        size = output.log_size[n, :, ys, xs].T.float().clamp(-4, 4).exp() * (BASE * stride)
+        boxes = torch.cat((centre - size / 2, centre + size / 2), 1)
+        marks = output.landmarks[n, :, ys, xs].T.float().reshape(-1, 5, 2) * (BASE * stride) + (cell * stride)[:, None]
+        found.append((boxes, scores, marks))
+    return found

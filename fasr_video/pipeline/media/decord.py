@@ -1,0 +1,89 @@
+"""decord as a source of frames, for well-formed MP4 and MKV.
+
+decord (2021) repeats frames in MPEG-TS, gives none of a cut MP4 and conceals damage without a word. So the file is
+decoded once with PyAV first (without converting a picture) and refused when decord would get it wrong; times come
+from that pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+from fasr_video.errors import MediaError, MissingExtra
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling
+from fasr_video.pipeline.media.pyav import PyAvReader
+from fasr_video.types import FrameRef
+
+CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
+
+
+class DecordReader:
+    def __init__(self, path: Path, assumed_fps: Fraction) -> None:
+        try:
+            import decord
+        except ImportError as error:
+            raise MissingExtra("decord", "decord", "`media.backend: decord`") from error
+        reader = PyAvReader(path, assumed_fps)
+        info = reader.info
+        times, losses = reader.scan()
+        self._pts = [t for t in times if t is not None]
+        problem = _problem(info, times, losses)
+        if problem is None:
+            try:
+                self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0))
+            except (decord.DECORDError, RuntimeError):
+                problem = "decord cannot open it"
+            else:
+                if len(self._reader) != len(self._pts):
+                    problem = f"decord counts {len(self._reader)} frames, the file holds {len(self._pts)}"
+        if problem is not None:
+            raise MediaError(path, f"decord would get this file wrong: {problem}", "use `media.backend: pyav`")
+        self._losses = Losses()
+        self._info = replace(info, backend=f"decord {decord.__version__}")
+        self._decord_error = decord.DECORDError
+
+    @property
+    def info(self) -> MediaInfo:
+        return self._info
+
+    @property
+    def losses(self) -> Losses:
+        return self._losses
+
+    def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
+        self._losses = Losses()
+        info = self._info
+        before: Fraction | None = None
+        for index, pts in enumerate(self._pts):
+            seconds = (pts - info.first_pts) * info.time_base
+            if sampling.is_past(seconds):
+                return
+            if (after is None or index > after.index) and sampling.wants(index, seconds, before):
+                try:
+                    image = self._reader[index].asnumpy()
+                except self._decord_error as error:
+                    reason = f"decord failed at frame {index}"
+                    raise MediaError(info.path, reason, "use `media.backend: pyav`") from error
+                yield Frame(FrameRef(info.sha256, index, pts, info.time_base), image, damaged=False)
+            before = seconds
+
+
+def _problem(info: MediaInfo, times: list[int | None], losses: Losses) -> str | None:
+    checks = {
+        f"its container is {info.container}": info.container not in CONTAINERS,
+        f"its codec is {info.codec}": info.codec not in CODECS,
+        "parts of it are damaged": bool(losses),
+        "its frames have no times": info.time_source != "pts" or None in times,
+        "two of its frames share a time": len(set(times)) != len(times),
+        "its first frame is not at time 0 (an edit list, perhaps)": info.first_pts != 0,
+        "it does not hold as many frames as it declares": info.declared_frames not in (None, len(times)),
+        f"its picture is to be turned ({info.orientation})": info.orientation != "none",
+        f"its pixels are {info.pixel_format}, not 8-bit 4:2:0": info.pixel_format not in {"yuv420p", "yuvj420p"},
+        f"its colours are {info.colour}": not info.colour.startswith("bt601"),
+        "it is interlaced": info.interlaced,
+    }
+    return next((text for text, bad in checks.items() if bad), None)

@@ -1,0 +1,103 @@
+"""A folder of pictures as footage: file names give the order, a setting gives the rate."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Generator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import PIL
+from PIL import Image as PilImage
+from PIL import ImageOps
+
+from fasr_video.errors import MediaError
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, sha256_file
+from fasr_video.types import FrameRef, Image
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def read_picture(path: Path) -> Image:
+    """An image file as RGB, upright, 16-bit greys brought to 8. Raises OSError or ValueError when it is none."""
+    with PilImage.open(path) as picture:
+        upright = ImageOps.exif_transpose(picture)
+        if upright.mode.startswith("I"):
+            levels = np.asarray(upright).astype(np.float64)
+            grey = (levels / (257.0 if levels.max() > 255 else 1.0)).round().clip(0, 255).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        return np.asarray(upright.convert("RGB"))
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    """frame2 before frame10."""
+    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p]
+
+
+class FolderReader:
+    """Pictures of one folder in natural name order. An unreadable picture is a counted loss."""
+
+    def __init__(self, path: Path, assumed_fps: Fraction) -> None:
+        self._files = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=_natural)
+        if not self._files:
+            remedy = f"put pictures ({', '.join(sorted(SUFFIXES))}) in it or give a video file"
+            raise MediaError(path, "the folder holds no pictures", remedy)
+        self._losses = Losses()
+        digest = hashlib.sha256()
+        for file in self._files:
+            digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
+        first = next((image for file in self._files if (image := self._read(file)) is not None), None)
+        if first is None:
+            raise MediaError(path, "none of its pictures can be read", "export the footage again")
+        self._info = MediaInfo(
+            path=path,
+            sha256=digest.hexdigest(),
+            backend=f"pillow {PIL.__version__}",
+            container="folder",
+            codec=self._files[0].suffix.lower().lstrip("."),
+            width=first.shape[1],
+            height=first.shape[0],
+            time_base=1 / assumed_fps,
+            time_source="assumed_fps",
+            first_pts=0,
+            rate=assumed_fps,
+            declared_frames=len(self._files),
+            duration=None,
+            orientation="exif applied to each picture",
+            pixel_format="rgb24",
+            colour="as decoded by Pillow",
+            interlaced=False,
+            pixel_aspect=Fraction(1),
+        )
+
+    @property
+    def info(self) -> MediaInfo:
+        return self._info
+
+    @property
+    def losses(self) -> Losses:
+        return self._losses
+
+    def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
+        self._losses = Losses()
+        before: Fraction | None = None
+        for index, file in enumerate(self._files):
+            ref = FrameRef(self._info.sha256, index, index, self._info.time_base)
+            if sampling.is_past(ref.seconds):
+                return
+            if (after is None or index > after.index) and sampling.wants(index, ref.seconds, before):
+                image = self._read(file)
+                if image is None:
+                    self._losses.corrupt_packets += 1
+                else:
+                    yield Frame(ref, image, damaged=False)
+            before = ref.seconds
+
+    @staticmethod
+    def _read(file: Path) -> Image | None:
+        try:
+            return read_picture(file)
+        except (OSError, ValueError, SyntaxError):  # Pillow's ways of saying "not a picture"
+            return None

@@ -1,0 +1,338 @@
+"""The default source of frames: PyAV (FFmpeg)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace
+
+from fasr_video.errors import MediaError
+from fasr_video.pipeline.media.contract import (
+    FFMPEG_REMEDY,
+    Frame,
+    Losses,
+    MediaInfo,
+    Sampling,
+    check_file,
+    sha256_file,
+)
+from fasr_video.types import FrameRef, Image
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
+
+
+# Never set av.logging's level: its Python callback, called by a decoder's thread while this thread closes the
+# decoder, waits for ever (PyAV 18).
+
+# Containers that keep no presentation times: frames come at the constant rate they declare.
+CONSTANT_RATE = {"avi"}
+# Errors while reading packets in a row after which the rest of the file is given up (and counted as missing).
+READ_ATTEMPTS = 50
+
+_MATRIX = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
+_COLORSPACE = {
+    "bt709": Colorspace.ITU709,
+    "fcc": Colorspace.FCC,
+    "bt601": Colorspace.ITU601,
+    "smpte240m": Colorspace.SMPTE240M,
+    "bt2020": Colorspace.BT2020,
+}
+_HDR_TRANSFER = {16: "PQ", 18: "HLG"}
+_IDENTITY = (1, 0, 0, 1)
+
+
+class PyAvReader:
+    """Frames of a video file with exact times.
+
+    Errors are not concealed: the decoder is told to fail on damage (`err_detect=explode`), the failed packet is
+    counted, and everything decoded after it is marked damaged until a keyframe that is surely younger than the damage.
+    """
+
+    def __init__(self, path: Path, assumed_fps: Fraction) -> None:
+        check_file(path)
+        self._path = path
+        self._losses = Losses()
+        with self._open() as (container, stream):
+            self._info = self._probe(container, stream, assumed_fps)
+
+    @property
+    def info(self) -> MediaInfo:
+        return self._info
+
+    @property
+    def losses(self) -> Losses:
+        return self._losses
+
+    def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
+        self._losses = losses = Losses()
+        info = self._info
+        wanted = after.pts if after is not None else None
+        if wanted is None and sampling.start is not None:
+            wanted = info.first_pts + int(sampling.start / info.time_base)
+        exact = info.time_source == "pts"
+        with self._open() as (container, stream):
+            packets = _packets(container, stream, losses)
+            index = 0
+            if wanted is not None and exact:
+                index, packets = _skip_to(packets, wanted, stream.codec_context.name)
+            before: Fraction | None = None
+            last_pts: int | None = None
+            passed = after is None
+            complete = True
+            for frame, damaged in _decode(packets, stream, losses):
+                pts = frame.pts if exact else index
+                if pts is None:  # one frame without a time in a file that has times
+                    losses.corrupt_packets += 1
+                    index += 1
+                    continue
+                ref = FrameRef(info.sha256, index, pts, info.time_base)
+                seconds = (pts - info.first_pts) * info.time_base
+                if not passed:
+                    if pts == wanted and after is not None:
+                        index, passed = after.index, True
+                        for kind in Losses.__slots__:  # what came before was counted when it was first read
+                            setattr(losses, kind, 0)
+                else:
+                    if last_pts is not None and pts <= last_pts:
+                        losses.time_jumps += 1
+                    if sampling.is_past(seconds):
+                        complete = False
+                        break
+                    losses.damaged_frames += damaged
+                    if sampling.wants(index, seconds, before):
+                        yield Frame(ref, self._to_rgb(frame), damaged)
+                before, last_pts = seconds, pts
+                index += 1
+            if complete and info.declared_frames is not None:
+                losses.missing_frames = max(0, info.declared_frames - index)
+
+    def scan(self) -> tuple[list[int | None], Losses]:
+        """Decode everything without converting a picture: all times in display order, and what was lost."""
+        losses = Losses()
+        times: list[int | None] = []
+        with self._open() as (container, stream):
+            for frame, damaged in _decode(_packets(container, stream, losses), stream, losses):
+                times.append(frame.pts)
+                losses.damaged_frames += damaged
+        return times, losses
+
+    def _open(self) -> _Opened:
+        return _Opened(self._path)
+
+    def _probe(self, container: InputContainer, stream: VideoStream, assumed_fps: Fraction) -> MediaInfo:
+        first, has_pts = None, True
+        scratch = Losses()
+        for frame, _ in _decode(_packets(container, stream, scratch), stream, scratch):
+            first, has_pts = frame, frame.pts is not None
+            break
+        if first is None:
+            raise MediaError(self._path, "no frame in it could be decoded", FFMPEG_REMEDY)
+        name = container.format.name
+        rate = stream.average_rate or stream.guessed_rate
+        if name in CONSTANT_RATE and rate:
+            source, base, first_pts = "container", 1 / rate, 0
+        elif has_pts and first.pts is not None and stream.time_base is not None:
+            source, base, first_pts = "pts", stream.time_base, first.pts
+        else:
+            source, rate, base, first_pts = "assumed_fps", assumed_fps, 1 / assumed_fps, 0
+        self._orient = _display_matrix(first)
+        turned = self._orient[0] == 0
+        duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        if duration is None and container.duration:
+            duration = Fraction(container.duration, 1_000_000)
+        return MediaInfo(
+            path=self._path,
+            sha256=sha256_file(self._path),
+            backend=f"pyav {av.__version__} (libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))})",
+            container=name,
+            codec=stream.codec_context.name,
+            width=first.height if turned else first.width,
+            height=first.width if turned else first.height,
+            time_base=base,
+            time_source=source,
+            first_pts=first_pts,
+            rate=rate,
+            declared_frames=stream.frames or None,
+            duration=duration if source != "assumed_fps" else None,
+            orientation=_orientation_name(self._orient),
+            pixel_format=first.format.name,
+            colour=_colour(first)[2],
+            interlaced=bool(first.interlaced_frame),
+            pixel_aspect=stream.sample_aspect_ratio or Fraction(1),
+        )
+
+    def _to_rgb(self, frame: VideoFrame) -> Image:
+        matrix, colour_range, _ = _colour(frame)
+        if matrix is None:
+            image = frame.to_ndarray(format="rgb24")
+        else:
+            image = frame.reformat(
+                format="rgb24",
+                src_colorspace=_COLORSPACE[matrix],
+                dst_colorspace=_COLORSPACE[matrix],
+                src_color_range=colour_range,
+                dst_color_range=ColorRange.JPEG,
+            ).to_ndarray()
+        return _upright(image, self._orient)
+
+
+class _Opened:
+    """A container and its video stream, opened so that nothing but the local file can be reached."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # `file:` and the whitelist keep playlists and odd names from opening anything else.
+            self._container = av.open(
+                f"file:{path.absolute()}", metadata_errors="replace", options={"protocol_whitelist": "file"}
+            )
+        except av.error.FFmpegError as error:
+            reason = f"not a video that FFmpeg can open ({error.strerror or error})"
+            raise MediaError(path, reason, FFMPEG_REMEDY) from error
+        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not streams:
+            self._container.close()
+            raise MediaError(path, "no video stream in it", "give a file with pictures")
+        self._stream = streams[0]
+        context = self._stream.codec_context
+        context.thread_type = "AUTO"
+        context.options = {"err_detect": "explode"}
+
+    def __enter__(self) -> tuple[InputContainer, VideoStream]:
+        return self._container, self._stream
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+
+def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[Packet]:
+    """Packets to the end of the file, the closing empty one included; unreadable stretches are counted."""
+    failures = 0
+    while True:
+        try:
+            for packet in container.demux(stream):
+                failures = 0
+                yield packet
+            return
+        except av.error.FFmpegError:
+            losses.corrupt_packets += 1
+            failures += 1
+            if failures >= READ_ATTEMPTS:
+                return
+
+
+def _skip_to(packets: Iterator[Packet], wanted: int, codec: str) -> tuple[int, Iterator[Packet]]:
+    """Leave out, undecoded, the groups of pictures that end before time `wanted`.
+
+    Returns the display index of the first frame that will come out, and the packets to decode. Nothing is sought:
+    seeking lands late in MPEG-TS, and reading packets costs next to nothing beside decoding them.
+    """
+    dropped = 0
+    held: list[Packet] = []  # from the newest keyframe that decoding may start at
+    for packet in packets:
+        key = held[-1] if held else None
+        held.append(packet)
+        if key is not None and key.is_keyframe and key.pts is not None and key.pts <= wanted:
+            # An open group's leading pictures come after its keyframe and are shown before it. HEVC says which they
+            # are and leaves them out; an H.264 decoder that starts there gives nothing right.
+            leading = packet.pts is not None and packet.pts < key.pts
+            if codec == "hevc" or not leading:
+                dropped += sum(not p.is_discard for p in held[:-2])
+                del held[:-2]
+        # A packet's pts is never before its dts, so past this point no frame up to `wanted` is still to come.
+        if packet.dts is None or packet.dts > wanted:
+            break
+    start = held[0] if held else None
+    if start is not None and start.pts is not None and dropped:
+        dropped += sum(p.pts is not None and p.pts < start.pts for p in held if not p.is_discard)
+
+    def rest() -> Iterator[Packet]:
+        yield from held
+        yield from packets
+
+    return dropped, rest()
+
+
+def _decode(packets: Iterator[Packet], stream: VideoStream, losses: Losses) -> Iterator[tuple[VideoFrame, bool]]:
+    """Decoded frames, each with whether it may lean on damaged data."""
+    context = stream.codec_context
+    damaged, suspects = False, 0
+    for packet in packets:
+        failed = packet.is_corrupt
+        frames: list[VideoFrame] = []
+        try:
+            frames = stream.decode(packet)
+        except av.error.EOFError:
+            return
+        except av.error.FFmpegError:
+            failed = True
+        failed |= any(frame.is_corrupt for frame in frames)
+        if failed:
+            losses.corrupt_packets += 1
+            # Frames still held back for reordering, or by the decoder's threads, may be older than the damage: a
+            # keyframe among them heals nothing.
+            damaged, suspects = True, context.reorder_depth + context.thread_count + 1
+        for frame in frames:
+            if damaged and frame.key_frame and suspects <= 0:
+                damaged = False
+            suspects -= 1
+            yield frame, damaged
+
+
+def _colour(frame: VideoFrame) -> tuple[str | None, ColorRange, str]:
+    """(matrix or None for RGB and grey, range, description) for the conversion to RGB."""
+    if frame.format.is_rgb or len(frame.format.components) < 3:
+        return None, ColorRange.UNSPECIFIED, "none needed"
+    matrix = _MATRIX.get(int(frame.colorspace))
+    said = "declared"
+    if matrix is None:
+        matrix, said = ("bt709" if frame.height >= 720 else "bt601"), "assumed"
+    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    limited = frame.color_range == ColorRange.MPEG
+    text = f"{matrix} ({said}), {'full' if full else 'limited'} range ({'declared' if full or limited else 'assumed'})"
+    transfer = _HDR_TRANSFER.get(int(frame.color_trc))
+    if transfer:
+        text += f", {transfer} shown without tone mapping"
+    return matrix, ColorRange.JPEG if full else ColorRange.MPEG, text
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """Signs (a, b, c, d) of the display matrix: x' = a·x + c·y, y' = b·x + d·y. Identity when there is none."""
+    for side_data in frame.side_data:
+        if side_data.type == SideDataType.DISPLAYMATRIX:
+            a, b, _, c, d = struct.unpack("<5i", bytes(side_data)[:20])
+            signs = (int(np.sign(a)), int(np.sign(b)), int(np.sign(c)), int(np.sign(d)))
+            if abs(signs[0] * signs[3] - signs[1] * signs[2]) == 1:
+                return signs
+    return _IDENTITY
+
+
+def _upright(image: Image, matrix: tuple[int, int, int, int]) -> Image:
+    """Apply a display matrix of quarter turns and mirrors."""
+    if matrix == _IDENTITY:
+        return image
+    a, b, c, d = matrix
+    if a == 0:  # x and y change places
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[::d, ::a])
+
+
+def _orientation_name(matrix: tuple[int, int, int, int]) -> str:
+    names = {
+        (1, 0, 0, 1): "none",
+        (0, 1, -1, 0): "rotated 90",
+        (-1, 0, 0, -1): "rotated 180",
+        (0, -1, 1, 0): "rotated 270",
+    }
+    return names.get(matrix, f"mirrored {matrix}")

@@ -1,0 +1,171 @@
+"""Train the builtin detector: `python -m fasr_video.training.detector --data DIR --out RUN`.
+
+Loss: penalty-reduced focal loss on a centre map (CornerNet, eq. 1; CenterNet) plus L1 on offset, log size and
+landmarks around each centre. A run checkpoints every few minutes and goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.pipeline.detect.network import BASE, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
+from fasr_video.training.detector_data import Material, Points, Stream, face_box
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one level should say for a batch; masks are N×H×W."""
+
+    heat: Tensor
+    ignore: Tensor
+    regress: Tensor
+    """N×14×H×W: offset, log size, landmark offsets, valid where `near`."""
+    near: Tensor
+
+
+def make_target(faces: list[list[Points]], stride: int, side: int) -> Target:
+    level = STRIDES.index(stride)
+    low = 0.0 if level == 0 else LEVEL_LIMITS[level - 1]
+    high = math.inf if level == len(STRIDES) - 1 else LEVEL_LIMITS[level]
+    cells = side // stride
+    n = len(faces)
+    heat = np.zeros((n, cells, cells), np.float32)
+    ignore = np.zeros((n, cells, cells), bool)
+    regress = np.zeros((n, 14, cells, cells), np.float32)
+    near = np.zeros((n, cells, cells), bool)
+    grid = np.arange(cells) + 0.5
+    for i, group in enumerate(faces):
+        for points in group:
+            x1, y1, x2, y2 = face_box(points)
+            w, h = x2 - x1, y2 - y1
+            size = math.sqrt(w * h)
+            cx, cy = (x1 + x2) / 2 / stride, (y1 + y2) / 2 / stride
+            if not (0 <= cx < cells and 0 <= cy < cells):
+                continue
+            sx, sy = max(0.6, 0.12 * w / stride), max(0.6, 0.12 * h / stride)
+            bump = np.exp(-((grid[None] - cx) ** 2 / (2 * sx**2) + (grid[:, None] - cy) ** 2 / (2 * sy**2)))
+            if size < 7 or not low <= size < high:
+                # Too small to ask for, or another level's face: near a limit both levels may answer.
+                if size < 7 or low * 0.8 <= size < high * 1.25:
+                    ignore[i] |= bump > 0.2
+                continue
+            ix, iy = int(cx), int(cy)
+            heat[i] = np.maximum(heat[i], bump)
+            heat[i, iy, ix] = 1.0
+            around = (slice(max(0, iy - 1), min(cells, iy + 2)), slice(max(0, ix - 1), min(cells, ix + 2)))
+            ys, xs = np.mgrid[around]
+            near[i][around] = True
+            values = [cx - (xs + 0.5), cy - (ys + 0.5)]
+            values += [np.full(xs.shape, math.log(w / (BASE * stride))), np.full(xs.shape, math.log(h / (BASE * stride)))]
+            for px, py in points:
+                values += [(px / stride - (xs + 0.5)) / BASE, (py / stride - (ys + 0.5)) / BASE]
+            regress[i][(slice(None), *around)] = np.stack(values)
+    return Target(*(torch.from_numpy(a) for a in (heat, ignore, regress, near)))
+
+
+def level_loss(output: LevelOutput, target: Target) -> tuple[Tensor, Tensor, Tensor, int]:
+    """(focal sum, box L1 sum, landmark L1 sum, number of faces) of one level."""
+    logit = output.logit[:, 0].float()
+    p = logit.sigmoid()
+    positive = target.heat == 1.0
+    hit = -F.logsigmoid(logit) * (1 - p) ** 2
+    miss = -F.logsigmoid(-logit) * p**2 * (1 - target.heat) ** 4
+    focal = torch.where(positive, hit, miss * ~target.ignore).sum()
+    said = torch.cat((output.offset, output.log_size, output.landmarks), 1).float()
+    error = (said - target.regress).abs() * target.near[:, None]
+    return focal, error[:, :4].sum() / 9, error[:, 4:].sum() / 9, int(positive.sum())
+
+
+def train(data: Path, out: Path, steps: int, batch: int, side: int, lr: float, shards: int, device: str) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    state_file = out / "state.pt"
+    torch.manual_seed(0)
+    net = DetectorNet().to(device, memory_format=torch.channels_last)
+    ema = {k: v.detach().clone().float() for k, v in net.state_dict().items()}
+    decay_params = [p for p in net.parameters() if p.ndim > 1]
+    plain_params = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decay_params, "weight_decay": 0.02}, {"params": plain_params, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
+    step = 0
+    if state_file.exists():
+        saved = torch.load(state_file, map_location=device, weights_only=True)
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        ema, step = saved["ema"], saved["step"]
+        print(f"resumed at step {step}", flush=True)
+    stream = Stream(Material(data, shards), side, seed=step)
+    loader = torch.utils.data.DataLoader(stream, batch, num_workers=1, collate_fn=list, prefetch_factor=4)
+    log = (out / "log.csv").open("a", newline="")
+    writer = csv.writer(log)
+    began, seen, sums, last_save = time.monotonic(), 0, np.zeros(3), time.monotonic()
+    for items in loader:
+        if step >= steps:
+            break
+        for group in optimizer.param_groups:
+            warm = min(1.0, (step + 1) / 200)
+            group["lr"] = lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        x = torch.stack([image for image, _ in items]).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        targets = [make_target([faces for _, faces in items], s, side) for s in STRIDES]
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            outputs = net(x.contiguous(memory_format=torch.channels_last))
+        parts = [
+            level_loss(o, Target(*(getattr(t, f).to(device) for f in Target.__slots__)))
+            for o, t in zip(outputs, targets, strict=True)
+        ]
+        count = max(1, sum(p[3] for p in parts))
+        focal, box, marks = (sum(p[i] for p in parts) / count for i in range(3))
+        loss = focal + box + 2.0 * marks
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimizer.step()
+        step += 1
+        keep = min(0.999, (1 + step) / (10 + step))
+        with torch.no_grad():
+            for k, v in net.state_dict().items():
+                ema[k].lerp_(v.float(), 1 - keep)
+        seen += len(items)
+        sums += [float(v.detach()) for v in (focal, box, marks)]
+        if step % 50 == 0:
+            rate = seen / (time.monotonic() - began)
+            row = [step, *(round(v / 50, 4) for v in sums), round(rate, 1)]
+            writer.writerow(row)
+            log.flush()
+            print("step %d focal %.3f box %.3f landmarks %.4f  %.1f images/s" % tuple(row), flush=True)
+            sums[:] = 0
+        if time.monotonic() - last_save > 120 or step == steps:
+            partial = state_file.with_suffix(".tmp")
+            state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}
+            torch.save(state, partial)
+            partial.replace(state_file)
+            save_file({k: v.half().contiguous() for k, v in ema.items()}, out / "detector.safetensors")
+            last_save = time.monotonic()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with detect/ and celeba/")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    train(args.data, args.out, args.steps, args.batch, args.side, args.lr, args.shards, args.device)
+
+
+if __name__ == "__main__":
+    main()

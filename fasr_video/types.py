@@ -1,0 +1,123 @@
+"""The values that cross rooms. All are frozen; arrays say their shape, range and colour order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""H×W×3, RGB, 0-255."""
+Boxes = NDArray[np.float32]
+"""N×4: x1, y1, x2, y2 in pixels of the upright frame; x2 and y2 lie outside the face."""
+Landmarks = NDArray[np.float32]
+"""N×5×2 in pixels: the eye, eye, nose, mouth corner, mouth corner as seen from left to right in an upright face."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRef:
+    """Where a frame comes from, exactly: time is pts · time_base and is rounded only when shown."""
+
+    source: str
+    """SHA-256 of the file."""
+    index: int
+    """Place in display order among the frames that the file holds, from 0."""
+    pts: int
+    time_base: Fraction
+
+    @property
+    def seconds(self) -> Fraction:
+        return self.pts * self.time_base
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """The faces of one frame, as a detector saw them."""
+
+    boxes: Boxes
+    scores: NDArray[np.float32]
+    """N, in [0, 1]; comparable only within one detector."""
+    landmarks: Landmarks | None
+    """None when the detector gives none."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Detections:
+        marks = None if self.landmarks is None else self.landmarks[rows]
+        return Detections(self.boxes[rows], self.scores[rows], marks)
+
+    @staticmethod
+    def empty(landmarks: bool) -> Detections:
+        marks = np.zeros((0, 5, 2), np.float32) if landmarks else None
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), marks)
+
+
+class Reason(StrEnum):
+    """Why a face is, or is not, among the pictures that speak for its track. Each face seen has exactly one."""
+
+    LR0 = "lr0"
+    AUX = "aux"
+    REDUNDANT = "redundant"
+    DUPLICATE = "duplicate"
+    TOO_SMALL = "too_small"
+    BLURRED = "blurred"
+    TURNED = "turned"
+    TOO_DARK = "too_dark"
+    TOO_BRIGHT = "too_bright"
+    CUT_OFF = "cut_off"
+    LOW_SCORE = "low_score"
+    UNCONFIRMED = "unconfirmed"
+
+
+REASON_TEXT = {
+    Reason.LR0: "the best and most frontal face of its track",
+    Reason.AUX: "an auxiliary face of its track",
+    Reason.REDUNDANT: "usable, but better ones near it in time were kept",
+    Reason.DUPLICATE: "usable, but nearly the same picture as one that was kept",
+    Reason.TOO_SMALL: "fewer pixels between the eyes than the setting asks for",
+    Reason.BLURRED: "too little detail left",
+    Reason.TURNED: "turned too far from the camera",
+    Reason.TOO_DARK: "too dark",
+    Reason.TOO_BRIGHT: "too bright",
+    Reason.CUT_OFF: "cut off by the edge of the picture",
+    Reason.LOW_SCORE: "the detector was not sure enough that it is a face",
+    Reason.UNCONFIRMED: "seen too few times in a row to be a track",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What one face picture is worth, by measures that can be explained. Higher is better except `turn`."""
+
+    eye_px: float
+    """Pixels between the eyes, along the face's own axis."""
+    sharpness: float
+    """Detail of the aligned face relative to its contrast, 0-1."""
+    turn: float
+    """0 frontal to 1 profile, from the landmarks; nan when the detector gives none."""
+    exposure: float
+    """Mean brightness of the face, 0-1."""
+    contrast: float
+    """Standard deviation of the face's brightness, 0-1."""
+    inside: float
+    """Share of the face's square that lies inside the picture, 0-1."""
+    score: float
+    """The detector's."""
+    total: float
+    """One number to rank faces of one track by; not comparable across detectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCrop:
+    """One face cut from one frame."""
+
+    aligned: Image
+    """128×128×3 RGB: the canonical frame."""
+    native: Image
+    """The face and its surroundings in the recording's own pixels, not resampled."""
+    native_origin: tuple[int, int]
+    """x, y of the native crop's corner in the upright frame."""

@@ -1,0 +1,249 @@
+"""The contract of every source of frames: right frames with right times, or a counted loss, or one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from fasr_video.errors import MediaError, UsageError
+from fasr_video.pipeline.media import BACKENDS, Frame, Losses, MediaInfo, Sampling, open_video
+from tests import videos
+
+ALL = Sampling()
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder with every test video."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name, recipe in videos.GOOD.items():
+        videos.encode(folder / name, recipe)
+    videos.rotated(folder / "h264.mp4", folder / "rotated.mp4")
+    videos.edit_list(folder / "h264.mp4", folder / "edit_list.mp4", Fraction(10, 25))
+    for kind in ("h264.mp4", "h264.mkv", "ts.ts"):
+        videos.cut(folder / kind, folder / f"cut_{kind}")
+        for seed in range(6):
+            videos.flipped(folder / kind, folder / f"flipped{seed}_{kind}", seed)
+    videos.audio_only(folder / "audio.mp4")
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("this is not a film\n" * 50)
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for i in range(videos.FRAMES):
+        PilImage.fromarray(videos.picture(i)).save(pictures / f"frame{i}.png")
+    (pictures / "frame7.png").write_bytes(b"\x89PNG but not really")
+    (pictures / "notes.txt").write_text("ignored")
+    return folder
+
+
+@dataclass
+class Read:
+    info: MediaInfo
+    frames: list[Frame]
+    losses: Losses
+
+
+def read(path: Path, backend: str, sampling: Sampling = ALL) -> Read | MediaError:
+    try:
+        reader = open_video(path, backend)
+        frames = list(reader.frames(sampling))
+    except MediaError as error:
+        return error
+    return Read(reader.info, frames, reader.losses)
+
+
+def assert_right(result: Read, times: list[Fraction], upright: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> None:
+    """Every frame that is not marked damaged shows the right picture at the right time."""
+    for frame in result.frames:
+        if frame.damaged:
+            continue
+        image = upright(frame.image)
+        shown = videos.number(image)
+        seconds = (frame.ref.pts - result.info.first_pts) * frame.ref.time_base
+        assert abs(seconds - times[shown]) <= Fraction(1, 1000), f"picture {shown} at {float(seconds):.3f} s"
+        error = np.abs(image.astype(int) - videos.picture(shown).astype(int)).mean()
+        assert error < 12, f"picture {shown} is wrong by {error:.1f} levels"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", videos.GOOD)
+def test_good_file_is_read_whole_and_right_or_refused(clips: Path, backend: str, name: str) -> None:
+    result = read(clips / name, backend)
+    if isinstance(result, MediaError):
+        assert backend == "decord" and "media.backend: pyav" in str(result)
+        return
+    assert len(result.frames) == videos.FRAMES
+    assert not result.losses
+    assert [f.ref.index for f in result.frames] == list(range(videos.FRAMES))
+    assert [videos.number(f.image) for f in result.frames] == list(range(videos.FRAMES))
+    assert_right(result, videos.expected_times(name))
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vfr.mkv", "full_range.mp4"])
+def test_decord_reads_what_it_gets_right(clips: Path, name: str) -> None:
+    assert isinstance(read(clips / name, "decord"), Read)
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "full_range.mp4", "bt709.mp4", "hevc10.mp4"])
+def test_colours_come_back_whatever_matrix_range_and_depth(clips: Path, name: str) -> None:
+    result = read(clips / name, "pyav")
+    assert isinstance(result, Read)
+    assert np.abs(videos.patches(result.frames[40].image) - videos.COLOURS).max() < 8
+    assert "declared" in result.info.colour
+
+
+@pytest.mark.parametrize(
+    ("name", "source"), [("h264.mp4", "pts"), ("b_frames.avi", "container"), ("nopts.h264", "assumed_fps")]
+)
+def test_time_source_is_told(clips: Path, name: str, source: str) -> None:
+    assert open_video(clips / name).info.time_source == source
+
+
+def test_assumed_rate_is_the_setting(clips: Path) -> None:
+    reader = open_video(clips / "nopts.h264", assumed_fps=Fraction(10))
+    assert [f.ref.seconds for f in reader.frames(ALL)][:3] == [0, Fraction(1, 10), Fraction(2, 10)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_rotation_is_applied_once(clips: Path, backend: str) -> None:
+    result = read(clips / "rotated.mp4", backend)
+    if isinstance(result, MediaError):
+        assert backend == "decord"
+        return
+    assert (result.info.width, result.info.height) == (videos.HEIGHT, videos.WIDTH)
+    assert result.info.orientation == "rotated 90"
+    assert len(result.frames) == videos.FRAMES
+    assert_right(result, videos.expected_times("h264.mp4"), upright=lambda image: np.rot90(image, 1))
+
+
+def test_interlaced_is_told(clips: Path) -> None:
+    assert open_video(clips / "interlaced.mp4").info.interlaced
+    assert not open_video(clips / "h264.mp4").info.interlaced
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_edit_list_is_honoured_or_refused(clips: Path, backend: str) -> None:
+    result = read(clips / "edit_list.mp4", backend)
+    if isinstance(result, MediaError):
+        assert backend == "decord"
+        return
+    assert videos.number(result.frames[0].image) == 10
+    times = [Fraction(i - 10, 25) for i in range(videos.FRAMES)]
+    assert_right(result, times)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["h264.mp4", "h264.mkv", "ts.ts"])
+def test_cut_file(clips: Path, backend: str, kind: str) -> None:
+    result = read(clips / f"cut_{kind}", backend)
+    if isinstance(result, MediaError):
+        return
+    assert 30 <= len(result.frames) < videos.FRAMES
+    assert_right(result, videos.expected_times("h264.mp4"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["h264.mp4", "h264.mkv", "ts.ts"])
+def test_flipped_bits(clips: Path, backend: str, seed: int, kind: str) -> None:
+    result = read(clips / f"flipped{seed}_{kind}", backend)
+    if isinstance(result, MediaError):
+        return
+    assert result.losses.corrupt_packets > 0 or len(result.frames) == videos.FRAMES
+    assert_right(result, videos.expected_times("h264.mp4"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("audio.mp4", "no video stream"),
+        ("empty.mp4", "0 bytes"),
+        ("text.mp4", "not a video"),
+        ("cut_h264.mp4", "not a video"),
+        ("missing.mp4", "no such file"),
+    ],
+)
+def test_what_is_no_footage_is_one_clear_error(clips: Path, backend: str, name: str, reason: str) -> None:
+    result = read(clips / name, backend)
+    assert isinstance(result, MediaError)
+    assert name in str(result) and reason in str(result) and "\n" not in str(result)
+    assert result.exit_code == 2
+
+
+def test_playlist_cannot_reach_out(clips: Path, tmp_path: Path) -> None:
+    playlist = tmp_path / "list.m3u8"
+    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    assert isinstance(read(playlist, "pyav"), MediaError)
+
+
+def test_folder_of_pictures(clips: Path) -> None:
+    result = read(clips / "pictures", "pyav")
+    assert isinstance(result, Read)
+    assert [videos.number(f.image) for f in result.frames] == [i for i in range(videos.FRAMES) if i != 7]
+    assert result.losses == Losses(corrupt_packets=1)
+    assert result.info.time_source == "assumed_fps"
+
+
+def test_folder_without_pictures(tmp_path: Path) -> None:
+    assert "holds no pictures" in str(read(tmp_path, "pyav"))
+
+
+SOURCES = ["h264.mp4", "vfr.mkv", "ts.ts", "open_gop.ts", "b_frames.avi", "nopts.h264", "hevc10.mp4", "pictures"]
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("at", [0, 24, 25, 26, 61, 98])
+def test_going_on_after_a_frame_gives_what_an_unbroken_run_gives(clips: Path, name: str, at: int) -> None:
+    whole = list(open_video(clips / name).frames(ALL))
+    at = min(at, len(whole) - 2)
+    rest = list(open_video(clips / name).frames(ALL, after=whole[at].ref))
+    assert [f.ref for f in rest] == [f.ref for f in whole[at + 1 :]]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(rest, whole[at + 1 :], strict=True))
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(every=7),
+        Sampling(fps=Fraction(5)),
+        Sampling(start=Fraction(2), end=Fraction(3)),
+        Sampling(fps=Fraction(3), start=Fraction(1, 2)),
+        Sampling(start=Fraction(3, 2), every=2),
+    ],
+    ids=str,
+)
+def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling: Sampling) -> None:
+    reader = open_video(clips / name)
+    first = reader.info.first_pts * reader.info.time_base
+    whole = list(reader.frames(ALL))
+    some = list(open_video(clips / name).frames(sampling))
+    by_index = {f.ref.index: f for f in whole}
+    assert some and all(by_index[f.ref.index].ref == f.ref for f in some)
+    assert all(np.array_equal(by_index[f.ref.index].image, f.image) for f in some)
+    seconds = [f.ref.seconds - first for f in some]
+    if sampling.start is not None:
+        assert min(seconds) >= sampling.start
+    if sampling.end is not None:
+        assert max(seconds) < sampling.end
+        assert len(some) == sum(sampling.start <= f.ref.seconds - first < sampling.end for f in whole)
+    if sampling.fps is not None:
+        slots = [s * sampling.fps // 1 for s in seconds]
+        assert len(set(slots)) == len(slots), "at most one frame in each 1/fps"
+    if sampling.every > 1:
+        assert all(f.ref.index % sampling.every == 0 for f in some)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"every": 0}, {"fps": Fraction(-1)}, {"every": 2, "fps": Fraction(1)}, {"start": Fraction(3), "end": Fraction(2)}]
+)
+def test_sampling_refuses_what_cannot_be(bad: dict[str, Fraction]) -> None:
+    with pytest.raises(UsageError):
+        Sampling(**bad)
