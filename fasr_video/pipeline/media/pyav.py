@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -86,7 +87,7 @@ class PyAvReader:
             packets = _packets(container, stream, losses)
             index = 0
             if wanted is not None and exact:
-                index, packets = _skip_to(packets, wanted, stream.codec_context.name)
+                index, packets = _skip_to(packets, wanted, stream)
             before: Fraction | None = None
             last_pts: int | None = None
             passed = after is None
@@ -232,29 +233,25 @@ def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> 
                 return
 
 
-def _skip_to(packets: Iterator[Packet], wanted: int, codec: str) -> tuple[int, Iterator[Packet]]:
+def _skip_to(packets: Iterator[Packet], wanted: int, stream: VideoStream) -> tuple[int, Iterator[Packet]]:
     """Leave out, undecoded, the groups of pictures that end before time `wanted`.
 
     Returns the display index of the first frame that will come out, and the packets to decode. Nothing is sought:
     seeking lands late in MPEG-TS, and reading packets costs next to nothing beside decoding them.
     """
     dropped = 0
-    held: list[Packet] = []  # from the newest keyframe that decoding may start at
+    held: list[Packet] = []  # from the newest packet that decoding may start at
     for packet in packets:
-        key = held[-1] if held else None
+        if packet.is_keyframe and packet.pts is not None and packet.pts <= wanted and _may_start(packet, stream):
+            dropped += sum(not p.is_discard for p in held)
+            held.clear()
         held.append(packet)
-        if key is not None and key.is_keyframe and key.pts is not None and key.pts <= wanted:
-            # An open group's leading pictures come after its keyframe and are shown before it. HEVC says which they
-            # are and leaves them out; an H.264 decoder that starts there gives nothing right.
-            leading = packet.pts is not None and packet.pts < key.pts
-            if codec == "hevc" or not leading:
-                dropped += sum(not p.is_discard for p in held[:-2])
-                del held[:-2]
         # A packet's pts is never before its dts, so past this point no frame up to `wanted` is still to come.
         if packet.dts is None or packet.dts > wanted:
             break
     start = held[0] if held else None
     if start is not None and start.pts is not None and dropped:
+        # HEVC's leading pictures come after their keyframe, are shown before it, and are left out by the decoder.
         dropped += sum(p.pts is not None and p.pts < start.pts for p in held if not p.is_discard)
 
     def rest() -> Iterator[Packet]:
@@ -262,6 +259,24 @@ def _skip_to(packets: Iterator[Packet], wanted: int, codec: str) -> tuple[int, I
         yield from packets
 
     return dropped, rest()
+
+
+def _may_start(keyframe: Packet, stream: VideoStream) -> bool:
+    """Whether a decoder that fails on missing references gives right pictures from this keyframe on."""
+    context = stream.codec_context
+    if context.name == "hevc":
+        return True
+    if context.name != "h264":
+        return context.reorder_depth == 0  # without B-frames every group is closed
+    data = bytes(keyframe)  # H.264: only an IDR picture (NAL type 5) leaves the past behind
+    if context.extradata and context.extradata[0] == 1:  # length-prefixed, as in MP4 and Matroska
+        width, at = (context.extradata[4] & 3) + 1, 0
+        while at + width < len(data):
+            if data[at + width] & 31 == 5:
+                return True
+            at += width + int.from_bytes(data[at : at + width], "big")
+        return False
+    return any(data[m.end()] & 31 == 5 for m in re.finditer(b"\x00\x00\x01", data) if m.end() < len(data))
 
 
 def _decode(packets: Iterator[Packet], stream: VideoStream, losses: Losses) -> Iterator[tuple[VideoFrame, bool]]:
