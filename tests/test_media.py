@@ -58,7 +58,9 @@ def read(path: Path, backend: str, sampling: Sampling = ALL) -> Read | MediaErro
     return Read(reader.info, frames, reader.losses)
 
 
-def assert_right(result: Read, times: list[Fraction], upright: Callable[[np.ndarray], np.ndarray] = lambda x: x) -> None:
+def assert_right(
+    result: Read, times: list[Fraction], upright: Callable[[np.ndarray], np.ndarray] = lambda x: x
+) -> None:
     """Every frame that is not marked damaged shows the right picture at the right time."""
     for frame in result.frames:
         if frame.damaged:
@@ -242,7 +244,8 @@ def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"every": 0}, {"fps": Fraction(-1)}, {"every": 2, "fps": Fraction(1)}, {"start": Fraction(3), "end": Fraction(2)}]
+    "bad",
+    [{"every": 0}, {"fps": Fraction(-1)}, {"every": 2, "fps": Fraction(1)}, {"start": Fraction(3), "end": Fraction(2)}],
 )
 def test_sampling_refuses_what_cannot_be(bad: dict[str, Fraction]) -> None:
     with pytest.raises(UsageError):

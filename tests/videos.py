@@ -86,7 +86,9 @@ GOOD = {
     "h264.mkv": Recipe("H.264 in Matroska"),
     "full_range.mp4": Recipe("full range", full_range=True, pixels="yuvj420p"),
     "bt709.mp4": Recipe("BT.709", matrix=Colorspace.ITU709),
-    "hevc10.mp4": Recipe("HEVC 10-bit", codec="libx265", pixels="yuv420p10le", options={"x265-params": "log-level=none"}),
+    "hevc10.mp4": Recipe(
+        "HEVC 10-bit", codec="libx265", pixels="yuv420p10le", options={"x265-params": "log-level=none"}
+    ),
     "vfr.mp4": Recipe("variable rate", times=VARIABLE_TIMES),
     "vfr.mkv": Recipe("variable rate in Matroska", times=VARIABLE_TIMES),
     "ts.ts": Recipe("MPEG-TS", format="mpegts"),

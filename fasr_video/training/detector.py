@@ -67,7 +67,10 @@ def make_target(faces: list[list[Points]], stride: int, side: int) -> Target:
             ys, xs = np.mgrid[around]
             near[i][around] = True
             values = [cx - (xs + 0.5), cy - (ys + 0.5)]
-            values += [np.full(xs.shape, math.log(w / (BASE * stride))), np.full(xs.shape, math.log(h / (BASE * stride)))]
+            values += [
+                np.full(xs.shape, math.log(w / (BASE * stride))),
+                np.full(xs.shape, math.log(h / (BASE * stride))),
+            ]
             for px, py in points:
                 values += [(px / stride - (xs + 0.5)) / BASE, (py / stride - (ys + 0.5)) / BASE]
             regress[i][(slice(None), *around)] = np.stack(values)
@@ -91,7 +94,7 @@ def train(data: Path, out: Path, steps: int, batch: int, side: int, lr: float, s
     out.mkdir(parents=True, exist_ok=True)
     state_file = out / "state.pt"
     torch.manual_seed(0)
-    net = DetectorNet().to(device, memory_format=torch.channels_last)
+    net = DetectorNet().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = {k: v.detach().clone().float() for k, v in net.state_dict().items()}
     decay_params = [p for p in net.parameters() if p.ndim > 1]
     plain_params = [p for p in net.parameters() if p.ndim <= 1]
@@ -124,10 +127,11 @@ def train(data: Path, out: Path, steps: int, batch: int, side: int, lr: float, s
             for o, t in zip(outputs, targets, strict=True)
         ]
         count = max(1, sum(p[3] for p in parts))
-        focal, box, marks = (sum(p[i] for p in parts) / count for i in range(3))
+        terms = torch.stack([torch.stack(p[:3]) for p in parts]).sum(0) / count
+        focal, box, marks = terms.unbind()
         loss = focal + box + 2.0 * marks
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         step += 1
@@ -136,13 +140,13 @@ def train(data: Path, out: Path, steps: int, batch: int, side: int, lr: float, s
             for k, v in net.state_dict().items():
                 ema[k].lerp_(v.float(), 1 - keep)
         seen += len(items)
-        sums += [float(v.detach()) for v in (focal, box, marks)]
+        sums += terms.detach().cpu().numpy()
         if step % 50 == 0:
             rate = seen / (time.monotonic() - began)
             row = [step, *(round(v / 50, 4) for v in sums), round(rate, 1)]
             writer.writerow(row)
             log.flush()
-            print("step %d focal %.3f box %.3f landmarks %.4f  %.1f images/s" % tuple(row), flush=True)
+            print("step {} focal {} box {} landmarks {}  {} images/s".format(*row), flush=True)
             sums[:] = 0
         if time.monotonic() - last_save > 120 or step == steps:
             partial = state_file.with_suffix(".tmp")

@@ -115,7 +115,7 @@ def room(material: Material, side: int, rng: np.random.Generator) -> Image.Image
     picture = Image.fromarray(material.rooms[rng.integers(len(material.rooms))])
     scale = max(side / min(picture.size), 0.01) * rng.uniform(1.0, 2.5)
     picture = picture.resize((max(side, round(picture.width * scale)), max(side, round(picture.height * scale))))
-    x, y = rng.integers(picture.width - side + 1), rng.integers(picture.height - side + 1)
+    x, y = int(rng.integers(picture.width - side + 1)), int(rng.integers(picture.height - side + 1))
     picture = picture.crop((x, y, x + side, y + side))
     return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
 
@@ -128,7 +128,7 @@ def composite(material: Material, side: int, rng: np.random.Generator) -> tuple[
         if rng.random() < 0.2:  # a patch that is no face, through the same mask
             source = Image.fromarray(material.rooms[rng.integers(len(material.rooms))])
             s = int(rng.integers(24, 120))
-            x, y = rng.integers(source.width - s + 1), rng.integers(source.height - s + 1)
+            x, y = int(rng.integers(source.width - s + 1)), int(rng.integers(source.height - s + 1))
             face, points = source.crop((x, y, x + s, y + s)), None
         else:
             face, points = material.face(rng)
@@ -140,14 +140,15 @@ def composite(material: Material, side: int, rng: np.random.Generator) -> tuple[
         target = float(np.exp(rng.uniform(np.log(10), np.log(min(200, 0.8 * side)))))
         scale = target / (face_size(points) if points is not None else face.width * 0.7)
         w, h = max(6, round(face.width * scale)), max(6, round(face.height * scale))
-        x, y = rng.integers(-w // 6, max(1, side - w + w // 6)), rng.integers(-h // 6, max(1, side - h + h // 6))
+        x = int(rng.integers(-w // 6, max(1, side - w + w // 6)))
+        y = int(rng.integers(-h // 6, max(1, side - h + h // 6)))
         area = (x + 0.15 * w, y + 0.15 * h, x + 0.85 * w, y + 0.85 * h)
         if any(area[0] < t[2] and t[0] < area[2] and area[1] < t[3] and t[1] < area[3] for t in taken):
             continue
         taken.append(area)
         small = face.resize((w, h), Image.Resampling.BILINEAR if scale > 1 else Image.Resampling.BOX)
         small = ImageEnhance.Brightness(small).enhance(rng.uniform(0.6, 1.3))
-        canvas.paste(small, (int(x), int(y)), soft_oval((w, h), rng))
+        canvas.paste(small, (x, y), soft_oval((w, h), rng))
         if points is not None:
             placed.append(points * (w / face.width, h / face.height) + (x, y))
     return canvas, placed
@@ -176,8 +177,9 @@ def photograph(material: Material, side: int, rng: np.random.Generator) -> tuple
         focus = points[0].mean(0) if points else np.array(image.size) / 2
         # Put the face anywhere in its cell, cut the photograph to the cell.
         at = rng.uniform(0.3, 0.7, 2) * room_for
-        left, top = (focus - at).round().astype(int)
-        part = image.crop((max(0, left), max(0, top), min(image.width, left + room_for), min(image.height, top + room_for)))
+        left, top = (int(v) for v in (focus - at).round())
+        right, bottom = min(image.width, left + room_for), min(image.height, top + room_for)
+        part = image.crop((max(0, left), max(0, top), right, bottom))
         offset = np.array([cell % 2, cell // 2]) * room_for
         where = offset + (max(0, -left), max(0, -top))
         canvas.paste(part, (int(where[0]), int(where[1])))

@@ -1,0 +1,85 @@
+"""Faces in frames: several detectors behind one contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fasr_video.errors import SettingsError, UsageError
+from fasr_video.pipeline.detect.contract import Detector
+from fasr_video.pipeline.detect.tiling import TiledDetector
+
+__all__ = ["BACKENDS", "Detector", "TiledDetector", "open_detector"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    weights: Path | None
+    device: str
+    min_score: float
+    max_side: int
+
+    def given_weights(self, what: str) -> Path:
+        if self.weights is None:
+            raise UsageError("detect.weights", "this backend brings none of its own", f"give {what}")
+        return self.weights
+
+
+# Each imports its library only when it is asked for: a run with one backend does not wait for the others.
+def _builtin(request: _Request) -> Detector:
+    from fasr_video.pipeline.detect.builtin import DEFAULT_WEIGHTS, BuiltinDetector
+
+    return BuiltinDetector(request.weights or DEFAULT_WEIGHTS, request.min_score, request.device)
+
+
+def _haar(request: _Request) -> Detector:
+    from fasr_video.pipeline.detect.haar import HaarDetector
+
+    if request.weights is not None:
+        raise UsageError("detect.weights", "the haar backend uses OpenCV's own cascade", "leave it out")
+    if request.device != "cpu":
+        raise UsageError(f"device {request.device}", "the haar backend runs on the CPU only", "use device cpu")
+    return HaarDetector(request.min_score)
+
+
+def _retinaface(request: _Request) -> Detector:
+    from fasr_video.pipeline.detect.retinaface import RetinaFaceDetector
+
+    weights = request.given_weights("the path of retinaface-pytorch's ResNet-50 weights")
+    return RetinaFaceDetector(weights, request.min_score, request.device, request.max_side)
+
+
+def _insightface(request: _Request) -> Detector:
+    from fasr_video.pipeline.detect.scrfd import InsightFaceDetector
+
+    folder = request.given_weights("a folder with InsightFace's ONNX files")
+    return InsightFaceDetector(folder, request.min_score, request.device, request.max_side)
+
+
+BACKENDS: dict[str, Callable[[_Request], Detector]] = {
+    "builtin": _builtin,
+    "haar": _haar,
+    "retinaface": _retinaface,
+    "insightface": _insightface,
+}
+
+
+def open_detector(
+    backend: str,
+    *,
+    weights: Path | None,
+    device: str,
+    min_score: float,
+    tile: int = 0,
+    tile_overlap: int = 64,
+    max_side: int = 960,
+) -> Detector:
+    """The detector of that name, in tiles if `tile` (px) is not 0.
+
+    `max_side` bounds what retinaface and insightface see of a frame or tile: larger ones are shrunk.
+    """
+    if backend not in BACKENDS:
+        raise SettingsError("detect.backend", f"unknown backend {backend!r}", f"use one of {', '.join(BACKENDS)}")
+    detector = BACKENDS[backend](_Request(weights, device, min_score, max_side))
+    return TiledDetector(detector, tile, tile_overlap) if tile else detector

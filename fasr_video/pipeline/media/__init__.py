@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
 from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, VideoReader, sha256_file
 from fasr_video.pipeline.media.decord import DecordReader
-from fasr_video.pipeline.media.folder import FolderReader, read_picture
+from fasr_video.pipeline.media.folder import FolderReader, hash_folder, read_picture
 from fasr_video.pipeline.media.pyav import PyAvReader
 
-BACKENDS = {"pyav": PyAvReader, "decord": DecordReader}
+BACKENDS: dict[str, Callable[[Path, Fraction], VideoReader]] = {"pyav": PyAvReader, "decord": DecordReader}
 
 __all__ = [
     "BACKENDS",
@@ -19,6 +20,7 @@ __all__ = [
     "MediaInfo",
     "Sampling",
     "VideoReader",
+    "hash_folder",
     "open_video",
     "read_picture",
     "sha256_file",

@@ -36,24 +36,33 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p]
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), key=_natural)
+
+
+def hash_folder(folder: Path) -> str:
+    """One SHA-256 for a folder of pictures: over each file's hash and name, in order."""
+    digest = hashlib.sha256()
+    for file in pictures_in(folder):
+        digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
+    return digest.hexdigest()
+
+
 class FolderReader:
     """Pictures of one folder in natural name order. An unreadable picture is a counted loss."""
 
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
-        self._files = sorted((p for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=_natural)
+        self._files = pictures_in(path)
         if not self._files:
             remedy = f"put pictures ({', '.join(sorted(SUFFIXES))}) in it or give a video file"
             raise MediaError(path, "the folder holds no pictures", remedy)
         self._losses = Losses()
-        digest = hashlib.sha256()
-        for file in self._files:
-            digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
         first = next((image for file in self._files if (image := self._read(file)) is not None), None)
         if first is None:
             raise MediaError(path, "none of its pictures can be read", "export the footage again")
         self._info = MediaInfo(
             path=path,
-            sha256=digest.hexdigest(),
+            sha256=hash_folder(path),
             backend=f"pillow {PIL.__version__}",
             container="folder",
             codec=self._files[0].suffix.lower().lstrip("."),

@@ -7,11 +7,11 @@ import struct
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
+from av.sidedata.sidedata import SideData
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
@@ -177,16 +177,16 @@ class PyAvReader:
     def _to_rgb(self, frame: VideoFrame) -> Image:
         matrix, colour_range, _ = _colour(frame)
         if matrix is None:
-            image = frame.to_ndarray(format="rgb24")
+            rgb = frame.reformat(format="rgb24")
         else:
-            image = frame.reformat(
+            rgb = frame.reformat(
                 format="rgb24",
                 src_colorspace=_COLORSPACE[matrix],
                 dst_colorspace=_COLORSPACE[matrix],
                 src_color_range=colour_range,
                 dst_color_range=ColorRange.JPEG,
-            ).to_ndarray()
-        return _upright(image, self._orient)
+            )
+        return _upright(np.asarray(rgb.to_ndarray(), np.uint8), self._orient)
 
 
 class _Opened:
@@ -217,7 +217,7 @@ class _Opened:
         self._container.close()
 
 
-def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[Packet]:
+def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[Packet[VideoStream]]:
     """Packets to the end of the file, the closing empty one included; unreadable stretches are counted."""
     failures = 0
     while True:
@@ -233,14 +233,16 @@ def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> 
                 return
 
 
-def _skip_to(packets: Iterator[Packet], wanted: int, stream: VideoStream) -> tuple[int, Iterator[Packet]]:
+def _skip_to(
+    packets: Iterator[Packet[VideoStream]], wanted: int, stream: VideoStream
+) -> tuple[int, Iterator[Packet[VideoStream]]]:
     """Leave out, undecoded, the groups of pictures that end before time `wanted`.
 
     Returns the display index of the first frame that will come out, and the packets to decode. Nothing is sought:
     seeking lands late in MPEG-TS, and reading packets costs next to nothing beside decoding them.
     """
     dropped = 0
-    held: list[Packet] = []  # from the newest packet that decoding may start at
+    held: list[Packet[VideoStream]] = []  # from the newest packet that decoding may start at
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None and packet.pts <= wanted and _may_start(packet, stream):
             dropped += sum(not p.is_discard for p in held)
@@ -254,14 +256,14 @@ def _skip_to(packets: Iterator[Packet], wanted: int, stream: VideoStream) -> tup
         # HEVC's leading pictures come after their keyframe, are shown before it, and are left out by the decoder.
         dropped += sum(p.pts is not None and p.pts < start.pts for p in held if not p.is_discard)
 
-    def rest() -> Iterator[Packet]:
+    def rest() -> Iterator[Packet[VideoStream]]:
         yield from held
         yield from packets
 
     return dropped, rest()
 
 
-def _may_start(keyframe: Packet, stream: VideoStream) -> bool:
+def _may_start(keyframe: Packet[VideoStream], stream: VideoStream) -> bool:
     """Whether a decoder that fails on missing references gives right pictures from this keyframe on."""
     context = stream.codec_context
     if context.name == "hevc":
@@ -279,7 +281,9 @@ def _may_start(keyframe: Packet, stream: VideoStream) -> bool:
     return any(data[m.end()] & 31 == 5 for m in re.finditer(b"\x00\x00\x01", data) if m.end() < len(data))
 
 
-def _decode(packets: Iterator[Packet], stream: VideoStream, losses: Losses) -> Iterator[tuple[VideoFrame, bool]]:
+def _decode(
+    packets: Iterator[Packet[VideoStream]], stream: VideoStream, losses: Losses
+) -> Iterator[tuple[VideoFrame, bool]]:
     """Decoded frames, each with whether it may lean on damaged data."""
     context = stream.codec_context
     damaged, suspects = False, 0
@@ -324,13 +328,12 @@ def _colour(frame: VideoFrame) -> tuple[str | None, ColorRange, str]:
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
     """Signs (a, b, c, d) of the display matrix: x' = a·x + c·y, y' = b·x + d·y. Identity when there is none."""
-    for side_data in frame.side_data:
-        if side_data.type == SideDataType.DISPLAYMATRIX:
-            a, b, _, c, d = struct.unpack("<5i", bytes(side_data)[:20])
-            signs = (int(np.sign(a)), int(np.sign(b)), int(np.sign(c)), int(np.sign(d)))
-            if abs(signs[0] * signs[3] - signs[1] * signs[2]) == 1:
-                return signs
-    return _IDENTITY
+    side_data = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return _IDENTITY
+    a, b, _, c, d = struct.unpack("<5i", bytes(cast(SideData, side_data))[:20])
+    signs = (int(np.sign(a)), int(np.sign(b)), int(np.sign(c)), int(np.sign(d)))
+    return signs if abs(signs[0] * signs[3] - signs[1] * signs[2]) == 1 else _IDENTITY
 
 
 def _upright(image: Image, matrix: tuple[int, int, int, int]) -> Image:

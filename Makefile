@@ -1,0 +1,89 @@
+# Everything happens in .venv; each target sets it up first when it is missing or out of date.
+#   make setup PYTHON=python3.12                                      choose the interpreter
+#   make setup TORCH_INDEX=URL                                        PyTorch's own index of CPU builds, to spare the CUDA packages
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+BIN := .venv/bin
+READY := .venv/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+
+export ORT_DISABLE_TELEMETRY = 1
+export HF_HUB_OFFLINE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@echo "make setup   create .venv and install everything that works on a CPU"
+	@echo "make demo    run the whole chain on a sample clip, into cases/demo"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   run every benchmark, into docs/results"
+	@echo "make clean   remove caches, build output and cases/demo"
+
+setup: $(READY)
+
+# $(call apt,PACKAGES): install Debian packages when we may, otherwise fail.
+apt = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) >/dev/null; else false; fi
+
+$(READY): pyproject.toml constraints.txt
+	@set -e; \
+	if [ ! -x $(BIN)/python ]; then \
+		for python in $(PYTHON) python3.13 python3.12 python3.11 none; do \
+			if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+		done; \
+		if [ "$$python" = none ]; then \
+			echo "setup: no Python 3.11 or newer found; install one, or run: make setup PYTHON=/path/to/python" >&2; exit 1; \
+		fi; \
+		echo "setup: .venv from $$("$$python" --version)"; \
+		if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+			echo "setup: Python's venv module is not complete: apt-get install python3-venv" >&2; \
+			$(call apt,python3-venv) || { echo "setup: run that as root, then make again" >&2; exit 1; }; \
+		fi; \
+		"$$python" -m venv .venv || { rm -rf .venv; exit 1; }; \
+	fi
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		echo "setup: .venv has no pip; remove the folder and run make again" >&2; exit 1; fi
+	@echo "setup: installing torch (minutes)"
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	@echo "setup: installing the rest (minutes)"
+	@$(PIP) -e '.[cpu,insightface,report,dev]'
+	@set -e; \
+	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \
+		echo "setup: OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0" >&2; \
+		$(call apt,libgl1 libglib2.0-0) || { echo "setup: run that as root, then make again" >&2; exit 1; }; \
+		$(BIN)/python -c 'import cv2'; \
+	fi; \
+	if ! $(BIN)/python -c 'import weasyprint' >/dev/null 2>&1; then \
+		pango="libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"; \
+		$(call apt,$$pango) && $(BIN)/python -c 'import weasyprint' || \
+			echo "setup: no PDF reports until these are installed: apt-get install -y $$pango" >&2; \
+	fi
+	@touch $(READY)
+	@echo "setup: ready"
+
+demo: $(READY)
+	$(BIN)/fasr-video run sample_videos/corridor.mp4 --gallery sample_videos/mugshots --out cases/demo
+	$(BIN)/fasr-video show cases/demo
+
+# Two workers with one thread each: more threads than cores make every test slower.
+test: export OMP_NUM_THREADS = 1
+test: export OPENBLAS_NUM_THREADS = 1
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --timeout 120
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(READY)
+	@set -e; for script in benchmarks/[a-z]*.py; do \
+		grep -qs '__main__' "$$script" || continue; \
+		echo "bench: $$script"; $(BIN)/python "$$script"; \
+	done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cases/demo
+	find fasr_video tests benchmarks sample_videos -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,373 @@
+"""The command line. Each command reads its arguments, calls one function of the library, and shows what came back."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fasr_video import __version__
+from fasr_video.configs import settings as configs
+from fasr_video.errors import ExitCode, FasrError, UsageError
+from fasr_video.types import REASON_TEXT, Reason
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
+
+
+def main() -> None:
+    """Run the command line: errors are one line, never a traceback."""
+    try:
+        code = cli(standalone_mode=False)
+    except FasrError as error:
+        click.echo(f"fasr-video: {error}", err=True)
+        code = error.exit_code
+    except click.UsageError as error:
+        error.show()
+        code = ExitCode.USAGE
+    except click.ClickException as error:
+        click.echo(f"fasr-video: {error.format_message()}", err=True)
+        code = ExitCode.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("fasr-video: stopped; the same command goes on from the last finished segment", err=True)
+        code = ExitCode.STOPPED
+    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
+        sys.stderr.close()
+        code = ExitCode.DONE
+    sys.exit(int(code or 0))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="fasr-video")
+def cli() -> None:
+    """Camera footage in; a case of face tracklets out.
+
+    What it shows are leads for people to examine, never proof of who somebody is.
+    """
+
+
+@cli.command("run")
+@click.argument("footage", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--gallery", type=click.Path(path_type=Path), help="Folder of photographs: one file, or one folder, a person."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The case folder. [default: cases/NAME-HASH of the first file]"
+)
+@click.option("--preset", default="cpu", show_default=True, help="Settings to start from: cpu, gpu or a YAML file.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, as detect.backend=haar."
+)
+@click.option("--every", type=int, help="Look at every Nth frame.")
+@click.option("--fps", type=float, help="Look at no more than this many frames a second.")
+@click.option("--start", metavar="TIME", help="Begin there: seconds or HH:MM:SS after the first frame.")
+@click.option("--end", metavar="TIME", help="Stop there.")
+@click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
+def run_command(
+    footage: tuple[Path, ...],
+    gallery: Path | None,
+    out: Path | None,
+    preset: str,
+    overrides: tuple[str, ...],
+    every: int | None,
+    fps: float | None,
+    start: str | None,
+    end: str | None,
+    as_json: bool,
+) -> int:
+    """Find the people in FOOTAGE: files, or folders of pictures.
+
+    Stopped or killed, the same command goes on where it was. Ends with 3 when parts of the footage could not be
+    read; the case counts them.
+    """
+    from fasr_video.pipeline.run import run
+
+    sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
+    overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
+    chosen = configs.load(preset, overrides)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
+    with _progress(as_json) as listen:
+        folder, worked = run(footage, out, chosen, gallery, listen)
+    return _summary(folder, worked, time.monotonic() - began, as_json)
+
+
+@cli.command("show")
+@click.argument("case", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
+def show_command(case: Path, as_json: bool) -> None:
+    """Show what is in CASE: sources, losses, tracks, proposed links, gallery."""
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.export import as_document
+
+    with Case.open(case) as opened:
+        document = as_document(opened)
+    if as_json:
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        _show(document)
+
+
+@cli.command("export")
+@click.argument("case", type=FOLDER)
+@click.option("--format", "kind", type=click.Choice(["csv", "json"]), required=True, help="The form of the output.")
+@click.option(
+    "--rows", type=click.Choice(["tracks", "faces"]), default="tracks", show_default=True, help="CSV: a line for each."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. [default: standard output]"
+)
+def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
+    """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
+    from fasr_video.pipeline import export
+    from fasr_video.pipeline.case import Case, environment
+
+    with Case.open(case) as opened:
+        text = export.as_json(opened) if kind == "json" else export.as_csv(opened, rows)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        with environment(out):
+            out.write_text(text, encoding="utf-8")
+
+
+@cli.command("link")
+@click.argument("case", type=FOLDER)
+@click.argument("link", type=int)
+@click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
+@click.option("--by", default=None, help="Who decides. [default: your login name]")
+def link_command(case: Path, link: int, decision: str, by: str | None) -> None:
+    """Accept, refuse or reopen a proposed LINK between two tracks of CASE. The log keeps every decision."""
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.links import decide
+
+    states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
+    with Case.open(case) as opened:
+        decide(opened, link, states[decision], by or getpass.getuser())
+    click.echo(f"link {link}: {states[decision]}")
+
+
+@cli.command("verify")
+@click.argument("case", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
+def verify_command(case: Path, as_json: bool) -> int:
+    """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.verify import verify
+
+    with Case.open(case) as opened:
+        checks = verify(opened)
+    bad = any(c.problems for c in checks)
+    if as_json:
+        rows = [
+            {"check": c.what, "checked": c.checked, "problems": c.problems, "unchecked": c.unchecked} for c in checks
+        ]
+        click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
+    else:
+        for c in checks:
+            click.echo(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+            for line in c.problems:
+                click.echo(f"        {line}")
+            for line in c.unchecked:
+                click.echo(f"        not checked: {line}")
+    return ExitCode.INTEGRITY if bad else ExitCode.DONE
+
+
+@cli.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Show what is installed, which device would be used, and which models are at hand."""
+    from fasr_video.pipeline.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([{"what": f.what, "state": f.state, "remedy": f.remedy} for f in findings], indent=2))
+        return
+    table = Table(box=None, show_header=False)
+    for f in findings:
+        table.add_row(f.what, escape(f.state), f"[yellow]{escape(f.remedy)}[/]")
+    Console().print(table)
+
+
+def _seconds(option: str, text: str | None) -> float | None:
+    """12.5, 1:30 or 01:02:03.250 as seconds."""
+    if text is None:
+        return None
+    try:
+        parts = [Fraction(p) for p in text.split(":")]
+    except ValueError as error:
+        raise UsageError(f"{option} {text}", "not a time", "give seconds or HH:MM:SS") from error
+    if len(parts) > 3 or any(p < 0 for p in parts):
+        raise UsageError(f"{option} {text}", "not a time", "give seconds or HH:MM:SS")
+    return float(sum(p * 60**i for i, p in enumerate(reversed(parts))))
+
+
+@contextmanager
+def _progress(as_json: bool) -> Iterator[Any]:
+    """A function that shows progress: a bar in a terminal, a line now and then elsewhere, or JSON lines."""
+    console = Console(stderr=True)
+    if as_json or not console.is_terminal:
+        yield _PlainProgress(as_json)
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[Path, tuple[TaskID, float]] = {}
+
+        def listen(p: Any) -> None:
+            if p.source not in tasks:
+                tasks[p.source] = bar.add_task(escape(p.source.name), total=None, state=""), time.monotonic()
+            task, began = tasks[p.source]
+            rate = p.frames / max(time.monotonic() - began, 1e-9)
+            state = f"{rate:.0f} frames/s · {p.faces} faces · {p.tracks} tracks"
+            bar.update(task, total=None if p.share is None else 1.0, completed=p.share or 0.0, state=state)
+
+        yield listen
+
+
+class _PlainProgress:
+    def __init__(self, as_json: bool) -> None:
+        self._as_json = as_json
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, p: Any) -> None:
+        now = time.monotonic()
+        if now - self._last < PLAIN_EVERY:
+            return
+        self._last = now
+        rate = p.frames / (now - self._began)
+        share = None if p.share is None else round(p.share, 4)
+        if self._as_json:
+            line = {"event": "progress", "source": str(p.source), "frames": p.frames, "share": share}
+            click.echo(json.dumps(line | {"faces": p.faces, "tracks": p.tracks, "frames_per_second": round(rate, 1)}))
+        else:
+            done = "" if p.share is None else f", {p.share:.0%}"
+            text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks"
+            click.echo(text, err=True)
+
+
+def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.export import as_document
+
+    with Case.open(folder) as case:
+        document = as_document(case)
+    losses: dict[str, int] = {}
+    for source in document["sources"]:
+        for kind, count in (source["losses"] | {"frames_skipped": source["frames_skipped_as_damaged"]}).items():
+            losses[kind] = losses.get(kind, 0) + count
+    code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
+    tracks = document["tracks"]
+    usable = sum(t["verdict"] == "usable" for t in tracks)
+    faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
+    frames = sum(s["frames_looked_at"] for s in document["sources"])
+    if as_json:
+        result = {
+            "event": "done",
+            "case": str(folder),
+            "frames": frames,
+            "faces": faces,
+            "tracks": len(tracks),
+            "usable": usable,
+            "links_proposed": len(document["links"]),
+            "losses": losses,
+            "seconds": round(seconds, 2),
+            "exit_code": int(code),
+            "nothing_to_do": not worked,
+        }
+        click.echo(json.dumps(result))
+        return code
+    state = "nothing left to do" if not worked else f"done in {seconds:.1f} s"
+    click.echo(f"{folder}: {state}")
+    if not tracks:
+        click.echo(f"no face was seen long enough to be a track ({frames} frames, {faces} faces)")
+    else:
+        click.echo(
+            f"{frames} frames, {faces} faces, {len(tracks)} tracks: "
+            f"{usable} usable, {len(tracks) - usable} insufficient"
+        )
+    for kind, count in losses.items():
+        if count:
+            click.echo(f"lost: {count} {kind.replace('_', ' ')}")
+    bad = [p for p in document["gallery"] if p["problem"]]
+    if document["gallery"]:
+        good = len(document["gallery"]) - len(bad)
+        click.echo(
+            f"gallery: {good} photographs usable, {len(bad)} not; ranking candidates needs a face recogniser, which"
+        )
+        click.echo("         this version does not have yet")
+    click.echo(f"look at it: fasr-video show {folder}")
+    return code
+
+
+def _show(document: dict[str, Any]) -> None:
+    console = Console()
+    for source in document["sources"]:
+        info = source["info"]
+        console.print(
+            f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  [{source['state']}]", highlight=False
+        )
+        console.print(
+            f"  {info['width']}×{info['height']} {info['codec']} in {info['container'].split(',')[0]}, times from "
+            f"{info['time_source']}, {info['colour']}, {source['frames_looked_at']} frames looked at",
+            highlight=False,
+        )
+        for kind, count in source["losses"].items():
+            if count:
+                console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
+        for reason, count in sorted(source["faces_by_reason"].items(), key=lambda r: -r[1]):
+            console.print(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}", highlight=False)
+    names = {t["id"]: t["name"] for t in document["tracks"]}
+    if document["tracks"]:
+        table = Table("track", "from", "to", "seen", "eye px", "quality", "aux", "verdict", title="tracks")
+        for t in document["tracks"]:
+            quality = t["shown"]["quality"] if t["shown"] else {}
+            verdict = t["verdict"] if t["verdict"] == "usable" else f"[yellow]insufficient: {t['verdict_reason']}[/]"
+            table.add_row(
+                t["name"],
+                _clock(t["start_seconds"]),
+                _clock(t["end_seconds"]),
+                str(t["sightings"]),
+                f"{quality.get('eye_px', 0):.1f}",
+                f"{quality.get('total', 0):.2f}",
+                str(len(t["auxiliaries"])),
+                verdict,
+            )
+        console.print(table)
+    if document["links"]:
+        table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
+        for link in document["links"]:
+            pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
+            by = f" by {link['decided_by']}" if link["decided_by"] else ""
+            table.add_row(
+                str(link["id"]), pair, f"{link['score']:.3f} raw", link["evidence"], escape(link["state"] + by)
+            )
+        console.print(table)
+    if document["gallery"]:
+        table = Table("photograph", "subject", "state", title="gallery")
+        for p in document["gallery"]:
+            table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
+        console.print(table)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes // 60):02d}:{int(minutes % 60):02d}:{rest:06.3f}"

@@ -1,0 +1,158 @@
+"""All settings, their types and bounds. The presets beside this file list every one of them once, with a comment."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fractions import Fraction
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fasr_video.errors import SettingsError
+
+Share = Field(ge=0, le=1)
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MediaSettings(_Group):
+    backend: Literal["pyav", "decord"]
+    assumed_fps: float = Field(gt=0, le=1000)
+    use_damaged: bool
+
+
+class SamplingSettings(_Group):
+    every: int = Field(ge=1)
+    fps: float | None = Field(gt=0)
+    start: float | None = Field(ge=0)
+    end: float | None = Field(gt=0)
+
+
+class DetectSettings(_Group):
+    backend: Literal["builtin", "haar", "retinaface", "insightface"]
+    weights: Path | None
+    device: str
+    min_score: float = Share
+    tile: int = Field(ge=0)
+    tile_overlap: int = Field(ge=0)
+    max_side: int = Field(ge=64)
+    batch: int = Field(ge=1, le=256)
+
+
+class TrackSettings(_Group):
+    method: Literal["sort", "bytetrack", "ocsort"]
+    max_gap: float = Field(gt=0)
+    min_sightings: int = Field(ge=1)
+    start_score: float = Share
+    high_score: float = Share
+    min_overlap: float = Share
+    reach: float = Field(ge=0)
+    appearance_weight: float = Field(ge=0)
+
+
+class SelectSettings(_Group):
+    auxiliaries: int = Field(ge=0, le=64)
+    min_score: float = Share
+    min_eye_px: float = Field(ge=0)
+    max_turn: float = Share
+    min_sharpness: float = Share
+    min_exposure: float = Share
+    max_exposure: float = Share
+    min_inside: float = Share
+    duplicate: float = Share
+
+
+class LinkSettings(_Group):
+    max_gap: float = Field(ge=0)
+    min_score: float = Share
+
+
+class CaseSettings(_Group):
+    segment_frames: int = Field(ge=1)
+
+
+class Settings(_Group):
+    media: MediaSettings
+    sampling: SamplingSettings
+    detect: DetectSettings
+    track: TrackSettings
+    select: SelectSettings
+    link: LinkSettings
+    case: CaseSettings
+
+
+def presets() -> list[str]:
+    return sorted(p.name.removesuffix(".yaml") for p in files(__package__).iterdir() if p.name.endswith(".yaml"))
+
+
+def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
+    """Settings of a preset, or of a YAML file in its form, changed by `key=value` overrides."""
+    values = _read(preset)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {override}", "no value", "write it as group.key=value")
+        _set(values, key.strip(), yaml.safe_load(value))
+    return _check(preset, values)
+
+
+def _read(preset: str) -> dict[str, Any]:
+    if preset in presets():
+        text = (files(__package__) / f"{preset}.yaml").read_text(encoding="utf-8")
+    elif preset.endswith((".yaml", ".yml")) and Path(preset).is_file():
+        text = Path(preset).read_text(encoding="utf-8")
+    else:
+        near = _nearest(preset, presets())
+        raise SettingsError(preset, f"no such preset{near}", f"choose from {', '.join(presets())} or give a YAML file")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(preset, f"not YAML ({' '.join(str(error).split())})", "mend the file") from error
+    if not isinstance(values, dict):
+        raise SettingsError(preset, "holds no settings", "start from a copy of a preset")
+    return values
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    group, _, name = key.partition(".")
+    known = [f"{g}.{n}" for g, f in Settings.model_fields.items() for n in f.annotation.model_fields]  # type: ignore[union-attr]
+    if key not in known:
+        raise SettingsError(key, f"no such setting{_nearest(key, known)}", "the presets list every setting")
+    values.setdefault(group, {})[name] = value
+
+
+def _check(preset: str, values: dict[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            group = Settings.model_fields.get(str(first["loc"][0]))
+            fields = group.annotation.model_fields if group and len(first["loc"]) > 1 else Settings.model_fields  # type: ignore[union-attr]
+            reason = f"no such setting{_nearest(str(first['loc'][-1]), list(fields))}"
+            raise SettingsError(f"{preset}: {where}", reason, "the presets list every setting") from error
+        if first["type"] == "missing":
+            raise SettingsError(f"{preset}: {where}", "missing", "start from a copy of a preset") from error
+        raise SettingsError(f"{preset}: {where}", f"{first['msg']}, not {first['input']!r}", "change it") from error
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.4)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def as_yaml(settings: Settings) -> str:
+    """The settings in force, for people to read."""
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
+
+
+def fraction(value: float | None) -> Fraction | None:
+    """A setting as an exact number: 29.97 is 2997/100, not its nearest binary float."""
+    return None if value is None else Fraction(str(value))

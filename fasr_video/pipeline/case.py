@@ -1,0 +1,256 @@
+"""The case: one folder that holds all that a run found, written as it goes.
+
+    CASE/
+      case.sqlite        the truth: sources, segments, tracks, faces, links, gallery photos, settings, log
+      settings.yaml      the settings in force, for people
+      crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes
+
+A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
+nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless
+and swept when a source is done.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PilImage
+
+from fasr_video import __version__
+from fasr_video.errors import CaseError, EnvironmentFailure, IntegrityError
+from fasr_video.types import Image
+
+SCHEMA_VERSION = 1
+DATABASE = "case.sqlite"
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE source (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, info TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('running', 'done')),
+    losses TEXT NOT NULL, tracker TEXT, last_index INTEGER, last_pts INTEGER,
+    frames INTEGER NOT NULL DEFAULT 0, skipped_damaged INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0);
+CREATE TABLE segment (
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL REFERENCES source, first_index INTEGER NOT NULL,
+    last_index INTEGER NOT NULL, frames INTEGER NOT NULL, faces INTEGER NOT NULL, at TEXT NOT NULL);
+CREATE TABLE track (
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL REFERENCES source, tracker_id INTEGER NOT NULL,
+    number INTEGER, state TEXT NOT NULL CHECK (state IN ('live', 'done')),
+    verdict TEXT CHECK (verdict IN ('usable', 'insufficient')), verdict_reason TEXT, shown_face INTEGER,
+    UNIQUE (source, tracker_id));
+CREATE TABLE face (
+    id INTEGER PRIMARY KEY, source INTEGER NOT NULL REFERENCES source, track INTEGER REFERENCES track,
+    frame_index INTEGER NOT NULL, pts INTEGER NOT NULL,
+    x1 REAL NOT NULL, y1 REAL NOT NULL, x2 REAL NOT NULL, y2 REAL NOT NULL, landmarks TEXT,
+    score REAL NOT NULL, eye_px REAL NOT NULL, sharpness REAL NOT NULL, turn REAL, exposure REAL NOT NULL,
+    contrast REAL NOT NULL, inside REAL NOT NULL, total REAL NOT NULL, reason TEXT,
+    aligned TEXT, native TEXT, native_x INTEGER, native_y INTEGER);
+CREATE INDEX face_by_track ON face (track, frame_index);
+CREATE INDEX face_by_source ON face (source, frame_index);
+CREATE TABLE link (
+    id INTEGER PRIMARY KEY, a INTEGER NOT NULL REFERENCES track, b INTEGER NOT NULL REFERENCES track,
+    score REAL NOT NULL, evidence TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('proposed', 'accepted', 'refused')), decided_by TEXT, decided_at TEXT,
+    UNIQUE (a, b));
+CREATE TABLE gallery_photo (
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, subject TEXT NOT NULL, sha256 TEXT, faces INTEGER,
+    problem TEXT);
+CREATE TABLE log (
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL,
+    previous TEXT NOT NULL, hash TEXT NOT NULL);
+"""
+
+
+class Case:
+    """An open case. Use `Case.create`, `Case.open` or, in a with statement, either."""
+
+    def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
+        self.folder = folder
+        self.db = database
+
+    @classmethod
+    def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Case:
+        with environment(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise CaseError(folder, "not empty and no case", "give another --out or empty it")
+            (folder / "crops").mkdir()
+            (folder / "settings.yaml").write_text(settings_text, encoding="utf-8")
+            # The database appears under its name only when it is whole.
+            partial = folder / f"{DATABASE}.new"
+            database = _connect(partial)
+            with database:
+                database.executescript(_SCHEMA)
+            case = cls(folder, database)
+            with case.transaction():
+                for key, value in {
+                    "schema": str(SCHEMA_VERSION),
+                    "case_id": secrets.token_hex(8),
+                    "version": __version__,
+                    "settings": json.dumps(settings, sort_keys=True),
+                }.items():
+                    database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
+                case.log("created", {"version": __version__, "settings": settings})
+            database.close()
+            partial.rename(folder / DATABASE)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> Case:
+        path = folder / DATABASE
+        if not path.is_file():
+            raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
+        with environment(folder):
+            try:
+                database = _connect(path)
+                found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+                    raise
+                raise IntegrityError(
+                    path, f"damaged ({error})", "restore it from a copy; nothing was written"
+                ) from error
+        if found is None or found[0] != str(SCHEMA_VERSION):
+            database.close()
+            made = found[0] if found else "unknown"
+            reason = f"made by another version of fasr-video (case format {made}, this one writes {SCHEMA_VERSION})"
+            raise CaseError(folder, reason, "open it with that version, or run the footage again into a new case")
+        return cls(folder, database)
+
+    def __enter__(self) -> Case:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; a full disk leaves the case as it was."""
+        with environment(self.folder):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def meta(self, key: str) -> str:
+        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise IntegrityError(self.folder, f"its {key} is missing", "restore the case from a copy")
+        return str(row[0])
+
+    def time_base(self, source: int) -> Fraction:
+        info = json.loads(self.db.execute("SELECT info FROM source WHERE id = ?", (source,)).fetchone()["info"])
+        return Fraction(info["time_base"])
+
+    def log(self, event: str, details: dict[str, Any]) -> None:
+        """Add a line to the log, chained to the one before by its hash. Call it inside a transaction."""
+        last = self.db.execute("SELECT hash FROM log ORDER BY id DESC LIMIT 1").fetchone()
+        previous = str(last[0]) if last else ""
+        at = now()
+        text = json.dumps(details, sort_keys=True, default=str)
+        digest = chain_hash(previous, at, event, text)
+        self.db.execute(
+            "INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)",
+            (at, event, text, previous, digest),
+        )
+
+    def write_picture(self, image: Image) -> str:
+        """Store a picture losslessly; returns its name, the SHA-256 of the file."""
+        buffer = io.BytesIO()
+        PilImage.fromarray(image).save(buffer, "PNG", compress_level=1)
+        data = buffer.getvalue()
+        name = hashlib.sha256(data).hexdigest()
+        path = self.picture_path(name)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".new")
+            with partial.open("wb") as handle:
+                handle.write(data)
+                handle.flush()
+                os.fsync(handle.fileno())
+            partial.rename(path)
+        return name
+
+    def picture_path(self, name: str) -> Path:
+        return self.folder / "crops" / name[:2] / f"{name}.png"
+
+    def read_picture(self, name: str) -> Image:
+        path = self.picture_path(name)
+        try:
+            return np.asarray(PilImage.open(path).convert("RGB"))
+        except OSError as error:
+            raise IntegrityError(path, f"cannot be read ({error})", "restore it from a copy of the case") from error
+
+    def sweep_pictures(self) -> int:
+        """Delete pictures that no face names: left behind by a kill, or given up while a track ran."""
+        named = {
+            n for row in self.db.execute("SELECT aligned, native FROM face WHERE aligned IS NOT NULL") for n in row
+        }
+        swept = 0
+        with environment(self.folder):
+            for path in (self.folder / "crops").glob("*/*"):
+                if path.stem not in named or path.suffix != ".png":
+                    path.unlink()
+                    swept += 1
+        return swept
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, timeout=10)
+    database.row_factory = sqlite3.Row
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")  # WAL: a power cut may lose the last segment, never half of one
+    database.execute("PRAGMA foreign_keys = ON")
+    return database
+
+
+def chain_hash(previous: str, at: str, event: str, details: str) -> str:
+    return hashlib.sha256("\n".join((previous, at, event, details)).encode()).hexdigest()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@contextmanager
+def environment(folder: Path) -> Iterator[None]:
+    """Turn what the machine refuses into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full(folder) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise EnvironmentFailure(folder, f"cannot be written ({error.strerror})", "choose another --out") from error
+        raise
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text:
+            raise _full(folder) from error
+        if "locked" in text:
+            raise EnvironmentFailure(folder, "another run is writing this case", "wait for it, or stop it") from error
+        if "readonly" in text or "unable to open" in text:
+            raise EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions") from error
+        raise
+
+
+def _full(folder: Path) -> EnvironmentFailure:
+    remedy = "free some space and run the same command again: it goes on where it stopped"
+    return EnvironmentFailure(folder, "the disk is full; what was finished is safe in the case", remedy)

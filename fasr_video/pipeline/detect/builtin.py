@@ -1,0 +1,116 @@
+"""The detector that comes with fasr-video: small, and made for the small faces of surveillance footage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import convert_conv2d_weight_memory_format
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from fasr_video.pipeline.detect.boxes import best_first
+from fasr_video.pipeline.detect.checkpoint import find_device, load_state
+from fasr_video.pipeline.detect.network import PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
+from fasr_video.pipeline.media import sha256_file
+from fasr_video.types import Detections, Image
+
+DEFAULT_WEIGHTS = Path(__file__).parents[2] / "weights" / "detector.safetensors"
+# The network knows faces of 10-200 px. A second look at a quarter of the size, for a sixteenth of the cost, finds the
+# larger ones; only those are taken from it.
+REDUCTION = 4
+LARGE_FACE = 120.0  # px, square root of the box's area
+GPU_BATCH = 8  # frames; on a CPU a batch is slower than its frames one by one
+
+
+class BuiltinDetector:
+    """DetectorNet in bfloat16 where the machine computes in it, else in float32; `name` says which."""
+
+    has_landmarks = True
+    licence = "research use: trained on CelebA"
+
+    def __init__(self, weights: Path, min_score: float, device: str) -> None:
+        self._device = find_device(device)
+        self._dtype = torch.bfloat16 if _has_bfloat16(self._device) else torch.float32
+        net = DetectorNet()
+        load_state(net, weights)
+        fuse_batch_norms(net.eval())
+        self._net = net.to(self._device, self._dtype)
+        convert_conv2d_weight_memory_format(net, torch.channels_last)
+        self._min_score = min_score
+        self.name = f"builtin ({self._device}, {str(self._dtype).removeprefix('torch.')})"
+        self.fingerprint = sha256_file(weights)
+
+    def detect(self, frames: Sequence[Image]) -> list[Detections]:
+        limit = GPU_BATCH if self._device.type == "cuda" else 1
+        found: dict[int, Detections] = {}
+        for rows in _same_size(frames, limit):
+            found |= zip(rows, self._batch([frames[i] for i in rows]), strict=True)
+        return [found[i] for i in range(len(frames))]
+
+    @torch.inference_mode()
+    def _batch(self, frames: list[Image]) -> list[Detections]:
+        x = torch.from_numpy(np.stack(frames)).to(self._device).permute(0, 3, 1, 2)
+        x = (x.float() / 127.5 - 1).to(self._dtype)
+        near = decode_frames(self._net(self._pad(x)), self._min_score)
+        if min(x.shape[2:]) < LARGE_FACE:
+            return near
+        small = F.avg_pool2d(x, REDUCTION)
+        far = decode_frames(self._net(self._pad(small)), self._min_score)
+        return [_with_large(a, b) for a, b in zip(near, far, strict=True)]
+
+    @staticmethod
+    def _pad(x: Tensor) -> Tensor:
+        height, width = x.shape[2:]
+        # Zero is mid-grey: what the network's own convolutions see beyond the other edges.
+        return F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(memory_format=torch.channels_last)
+
+
+def decode_frames(outputs: list[LevelOutput], min_score: float) -> list[Detections]:
+    """The levels of a batch (one of STRIDES each) → one Detections a frame."""
+    levels = [decode_level(out, stride, min_score) for out, stride in zip(outputs, STRIDES, strict=True)]
+    found: list[Detections] = []
+    for parts in zip(*levels, strict=True):  # for one frame: (boxes, scores, landmarks) of each level
+        boxes, scores, marks = (torch.cat(same).cpu().numpy() for same in zip(*parts, strict=True))
+        found.append(best_first(boxes, scores, marks))
+    return found
+
+
+def _with_large(found: Detections, reduced: Detections) -> Detections:
+    """The faces of a frame, and the large ones of its reduced picture."""
+    boxes = reduced.boxes * REDUCTION
+    large = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) >= LARGE_FACE
+    assert found.landmarks is not None and reduced.landmarks is not None
+    return best_first(
+        np.concatenate((found.boxes, boxes[large])),
+        np.concatenate((found.scores, reduced.scores[large])),
+        np.concatenate((found.landmarks, reduced.landmarks[large] * REDUCTION)),
+    )
+
+
+def _same_size(frames: Sequence[Image], limit: int) -> list[list[int]]:
+    """Indexes of the frames in groups of one size, each of at most `limit`."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for i, frame in enumerate(frames):
+        by_size.setdefault(frame.shape, []).append(i)
+    return [rows[i : i + limit] for rows in by_size.values() for i in range(0, len(rows), limit)]
+
+
+def fuse_batch_norms(net: nn.Module) -> None:
+    """Fold each batch norm into the convolution before it: the same function in fewer steps."""
+    for block in [m for m in net.modules() if isinstance(m, nn.Sequential)]:
+        for i in range(len(block) - 1):
+            conv, norm = block[i], block[i + 1]
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                block[i], block[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware: elsewhere it is emulated, and slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    facts = Path("/proc/cpuinfo")
+    return facts.is_file() and "avx512_bf16" in facts.read_text()

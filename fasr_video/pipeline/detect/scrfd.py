@@ -1,0 +1,78 @@
+"""InsightFace's detectors (SCRFD) from a local folder of ONNX files; nothing is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fasr_video.errors import MissingExtra, ModelError, UsageError
+from fasr_video.pipeline.detect.boxes import best_first, shrink
+from fasr_video.pipeline.media import sha256_file
+from fasr_video.types import Detections, Image
+
+PAD_TO = 32  # the network's largest stride
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+class InsightFaceDetector:
+    licence = "InsightFace's published models: for non-commercial research only; others: their own terms"
+
+    def __init__(self, folder: Path, min_score: float, device: str, max_side: int) -> None:
+        files = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
+        if not files:
+            remedy = "give a folder with InsightFace's ONNX files, e.g. an unpacked buffalo_l"
+            raise ModelError(folder, "no such folder, or no .onnx file in it", remedy)
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported
+        try:
+            import onnxruntime
+            from insightface.app import FaceAnalysis
+        except ImportError as error:
+            raise MissingExtra("insightface", "insightface", "`detect.backend: insightface`") from error
+        provider = PROVIDERS.get(device.partition(":")[0])
+        if provider not in onnxruntime.get_available_providers():
+            raise UsageError(f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu")
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # some of its models print when they load
+                analysis = FaceAnalysis(
+                    name=str(folder),
+                    allowed_modules=["detection"],
+                    providers=[provider],
+                    # One session for all picture sizes; else it builds and keeps one for each size it meets.
+                    static_shape_sessions=False,
+                )
+        except Exception as error:  # ONNX Runtime and InsightFace raise many kinds, bare Exception among them
+            reason = f"InsightFace finds no usable detector in it ({type(error).__name__})"
+            raise ModelError(folder, reason, "check that the files are whole") from error
+        self._model = analysis.det_model
+        self._min_score, self._max_side = min_score, max_side
+        self.name = f"insightface ({folder.name}, {device}, longest side at most {max_side} px)"
+        self.fingerprint = _fingerprint(files)
+
+    @property
+    def has_landmarks(self) -> bool:
+        return bool(self._model.use_kps)
+
+    def detect(self, frames: Sequence[Image]) -> list[Detections]:
+        return [self._one(frame) for frame in frames]
+
+    def _one(self, frame: Image) -> Detections:
+        small, scale = shrink(frame, self._max_side)
+        height, width = small.shape[:2]
+        # Padded here, because InsightFace would enlarge the frame to fill the input size instead.
+        padded = np.pad(small[..., ::-1], ((0, -height % PAD_TO), (0, -width % PAD_TO), (0, 0)))
+        found, marks = self._model.detect(padded, padded.shape[1::-1], det_thresh=self._min_score)
+        boxes = found[:, :4] * np.tile(scale, 2)
+        return best_first(boxes, found[:, 4], None if marks is None else marks * scale)
+
+
+def _fingerprint(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""A case as plain data: for `show`, for machines, for another tool."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from fractions import Fraction
+from typing import Any
+
+from fasr_video.pipeline.case import Case
+
+SCHEMA = "fasr-video/case/1"
+
+
+def as_document(case: Case) -> dict[str, Any]:
+    """Everything but the pictures and the single faces that were not kept."""
+    return {
+        "schema": SCHEMA,
+        "case": {k: case.meta(k) for k in ("case_id", "version")},
+        "settings": json.loads(case.meta("settings")),
+        "sources": [
+            _source(case, row["id"]) for row in case.db.execute("SELECT id FROM source ORDER BY id").fetchall()
+        ],
+        "tracks": tracks(case),
+        "links": links(case),
+        "gallery": [dict(r) for r in case.db.execute("SELECT * FROM gallery_photo ORDER BY path").fetchall()],
+        "log": [dict(r) for r in case.db.execute("SELECT * FROM log ORDER BY id").fetchall()],
+    }
+
+
+def as_json(case: Case) -> str:
+    return json.dumps(as_document(case), indent=2, ensure_ascii=False)
+
+
+def as_csv(case: Case, rows: str) -> str:
+    """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
+    lines = faces(case) if rows == "faces" else [_flat(t) for t in tracks(case)]
+    out = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return out.getvalue()
+
+
+def tracks(case: Case) -> list[dict[str, Any]]:
+    """Finished tracks in the order of their first sighting."""
+    found = []
+    query = """
+        SELECT track.*, source.path, source.sha256, min(face.pts) AS first_pts, max(face.pts) AS last_pts,
+               min(face.frame_index) AS first_frame, max(face.frame_index) AS last_frame, count(*) AS sightings,
+               max(face.eye_px) AS most_eye_px
+        FROM track JOIN source ON source.id = track.source JOIN face ON face.track = track.id
+        WHERE track.state = 'done' GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
+    for row in case.db.execute(query).fetchall():
+        info = json.loads(case.db.execute("SELECT info FROM source WHERE id = ?", (row["source"],)).fetchone()["info"])
+        base = Fraction(info["time_base"])
+        start = info["first_pts"] * base
+        counted = "SELECT reason, count(*) FROM face WHERE track = ? GROUP BY reason"
+        found.append(
+            {
+                "id": row["id"],
+                "name": f"T{row['number']}" if row["source"] == 1 else f"S{row['source']}-T{row['number']}",
+                "source": row["path"],
+                "source_sha256": row["sha256"],
+                "time_source": info["time_source"],
+                "start_seconds": float(row["first_pts"] * base - start),
+                "end_seconds": float(row["last_pts"] * base - start),
+                "first_frame": row["first_frame"],
+                "last_frame": row["last_frame"],
+                "first_pts": row["first_pts"],
+                "last_pts": row["last_pts"],
+                "time_base": info["time_base"],
+                "sightings": row["sightings"],
+                "most_eye_px": row["most_eye_px"],
+                "verdict": row["verdict"],
+                "verdict_reason": row["verdict_reason"],
+                "faces_by_reason": dict(case.db.execute(counted, (row["id"],)).fetchall()),
+                "shown": _picture(case, row["shown_face"]),
+                "auxiliaries": [_picture(case, f) for f in _auxiliaries(case, row["id"])],
+            }
+        )
+    return found
+
+
+def faces(case: Case) -> list[dict[str, Any]]:
+    query = """
+        SELECT face.id, source.path AS source, source.sha256 AS source_sha256, track.number AS track,
+               face.frame_index, face.pts, source.info, x1, y1, x2, y2, landmarks, score, eye_px, sharpness, turn,
+               exposure, contrast, inside, total, reason, aligned, native
+        FROM face JOIN source ON source.id = face.source LEFT JOIN track ON track.id = face.track
+        ORDER BY face.source, face.frame_index, face.id"""
+    found = []
+    for row in case.db.execute(query).fetchall():
+        line = dict(row)
+        info = json.loads(line.pop("info"))
+        line["seconds"] = float((row["pts"] - info["first_pts"]) * Fraction(info["time_base"]))
+        found.append(line)
+    return found
+
+
+def links(case: Case) -> list[dict[str, Any]]:
+    query = "SELECT * FROM link ORDER BY state = 'refused', score DESC, id"
+    return [dict(r) for r in case.db.execute(query).fetchall()]
+
+
+def _source(case: Case, source: int) -> dict[str, Any]:
+    row = case.db.execute("SELECT * FROM source WHERE id = ?", (source,)).fetchone()
+    counted = "SELECT reason, count(*) FROM face WHERE source = ? AND reason IS NOT NULL GROUP BY reason"
+    return {
+        "path": row["path"],
+        "sha256": row["sha256"],
+        "state": row["state"],
+        "info": json.loads(row["info"]),
+        "losses": json.loads(row["losses"]),
+        "frames_looked_at": row["frames"],
+        "frames_skipped_as_damaged": row["skipped_damaged"],
+        "seconds_of_work": row["seconds"],
+        "faces_by_reason": dict(case.db.execute(counted, (source,)).fetchall()),
+    }
+
+
+def _auxiliaries(case: Case, track: int) -> list[int]:
+    query = "SELECT id FROM face WHERE track = ? AND reason = 'aux' ORDER BY frame_index"
+    return [int(r["id"]) for r in case.db.execute(query, (track,)).fetchall()]
+
+
+def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
+    row = case.db.execute("SELECT * FROM face WHERE id = ?", (face,)).fetchone()
+    if row is None:
+        return None
+    measures = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "total")
+    return {
+        "face": face,
+        "frame": row["frame_index"],
+        "pts": row["pts"],
+        "reason": row["reason"],
+        "box": [row[k] for k in ("x1", "y1", "x2", "y2")],
+        "landmarks": None if row["landmarks"] is None else json.loads(row["landmarks"]),
+        "quality": {k: row[k] for k in measures},
+        "aligned": str(case.picture_path(row["aligned"]).relative_to(case.folder)),
+        "native": str(case.picture_path(row["native"]).relative_to(case.folder)),
+    }
+
+
+def _flat(track: dict[str, Any]) -> dict[str, Any]:
+    shown = track["shown"] or {}
+    line = {k: v for k, v in track.items() if not isinstance(v, dict | list)}
+    line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
+    line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
+    line["auxiliaries"] = len(track["auxiliaries"])
+    return line

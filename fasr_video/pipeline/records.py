@@ -1,0 +1,187 @@
+"""How segments, tracks and links are written to and read from a case."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from fasr_video.configs.settings import SelectSettings
+from fasr_video.pipeline.case import Case, environment, now
+from fasr_video.pipeline.media import Losses, MediaInfo
+from fasr_video.pipeline.select import Candidate
+from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
+from fasr_video.trackers import Tracker
+from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
+
+_MEASURES = tuple(Quality.__slots__)
+
+
+def register_source(case: Case, info: MediaInfo, details: dict[str, Any]) -> int:
+    """The number of this footage in the case, by what is in the file, not by its name."""
+    row = case.db.execute("SELECT id FROM source WHERE sha256 = ?", (info.sha256,)).fetchone()
+    if row is not None:
+        return int(row["id"])
+    with case.transaction():
+        cursor = case.db.execute(
+            "INSERT INTO source (path, sha256, info, state, losses) VALUES (?, ?, ?, 'running', ?)",
+            (str(info.path.absolute()), info.sha256, json.dumps(info.as_json()), json.dumps(asdict(Losses()))),
+        )
+        case.log("source added", {"path": str(info.path.absolute()), "sha256": info.sha256, **details})
+    return int(cursor.lastrowid or 0)
+
+
+def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | None:
+    row = case.db.execute("SELECT last_index, last_pts FROM source WHERE id = ?", (source,)).fetchone()
+    if row["last_index"] is None:
+        return None
+    return FrameRef(info.sha256, row["last_index"], row["last_pts"], info.time_base)
+
+
+def is_done(case: Case, source: int) -> bool:
+    return bool(case.db.execute("SELECT state = 'done' FROM source WHERE id = ?", (source,)).fetchone()[0])
+
+
+def take_up(case: Case, source: int, info: MediaInfo, tracker: Tracker, select: SelectSettings) -> Tracklets:
+    """Tracklets as they were after the last finished segment, or new ones."""
+    db = case.db
+    first_free = 1 + (db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
+    tracklets = Tracklets(tracker, select, first_free)
+    stored = db.execute("SELECT tracker FROM source WHERE id = ?", (source,)).fetchone()["tracker"]
+    if stored is None:
+        return tracklets
+    tracker.restore(json.loads(stored))
+    done = db.execute("SELECT count(*) FROM track WHERE source = ? AND state = 'done'", (source,)).fetchone()
+    tracklets.confirmed = done[0]
+    live = db.execute("SELECT id, tracker_id FROM track WHERE source = ? AND state = 'live'", (source,)).fetchall()
+    for track in live:
+        pool = tracklets.pool(track["tracker_id"])
+        kept = "SELECT * FROM face WHERE track = ? AND aligned IS NOT NULL ORDER BY id"
+        for row in db.execute(kept, (track["id"],)).fetchall():
+            crop = FaceCrop(
+                case.read_picture(row["aligned"]), case.read_picture(row["native"]), (row["native_x"], row["native_y"])
+            )
+            measures = {k: math.nan if row[k] is None else row[k] for k in _MEASURES}
+            candidate = Candidate(row["id"], float(row["pts"] * info.time_base), Quality(**measures), crop)
+            if row["reason"] is None:
+                pool.usable.append(candidate)
+            else:
+                pool.best_unusable = candidate
+    return tracklets
+
+
+def save_segment(
+    case: Case,
+    source: int,
+    segment: Segment,
+    span: tuple[FrameRef, FrameRef] | None,
+    *,
+    tracker: Tracker,
+    losses: Losses,
+    damaged: int,
+    seconds: float,
+    done: bool,
+) -> None:
+    """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none."""
+    with environment(case.folder):
+        pictures = {
+            f.number: (case.write_picture(f.crop.aligned), case.write_picture(f.crop.native))
+            for f in segment.faces
+            if f.number not in segment.released
+        }
+    with case.transaction():
+        tracks = _save_faces(case, source, segment, pictures)
+        for face, reason in segment.reasons.items():
+            case.db.execute("UPDATE face SET reason = ? WHERE id = ?", (reason, face))
+        case.db.executemany(
+            "UPDATE face SET aligned = NULL, native = NULL WHERE id = ?", [(f,) for f in segment.released]
+        )
+        for ended in segment.ended:
+            _end_track(case, tracks[ended.tracker_id], source, ended)
+        stored = case.db.execute("SELECT losses FROM source WHERE id = ?", (source,)).fetchone()["losses"]
+        total = Losses(**json.loads(stored)) + losses
+        case.db.execute(
+            "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
+            " seconds = seconds + ? WHERE id = ?",
+            (json.dumps(asdict(total)), json.dumps(tracker.state()), segment.frames, damaged, seconds, source),
+        )
+        if span is not None:
+            first, last = span
+            case.db.execute(
+                "UPDATE source SET last_index = ?, last_pts = ? WHERE id = ?", (last.index, last.pts, source)
+            )
+            case.db.execute(
+                "INSERT INTO segment (source, first_index, last_index, frames, faces, at) VALUES (?, ?, ?, ?, ?, ?)",
+                (source, first.index, last.index, segment.frames, len(segment.faces), now()),
+            )
+        if done:
+            case.db.execute("UPDATE source SET state = 'done', tracker = NULL WHERE id = ?", (source,))
+            counts = dict(
+                case.db.execute(
+                    "SELECT reason, count(*) FROM face WHERE source = ? GROUP BY reason", (source,)
+                ).fetchall()
+            )
+            found = {"faces": counts, "losses": asdict(total), "digest": digest(case, source)}
+            case.log("source done", {"source": source, **found})
+
+
+def digest(case: Case, source: int) -> str:
+    """One hash over everything found in a source, so that the log's chain covers it."""
+    hasher = hashlib.sha256()
+    for query in (
+        "SELECT * FROM face WHERE source = ? ORDER BY id",
+        "SELECT id, number, state, verdict, verdict_reason, shown_face FROM track WHERE source = ? ORDER BY id",
+    ):
+        for row in case.db.execute(query, (source,)):
+            hasher.update(json.dumps(tuple(row)).encode())
+    return hasher.hexdigest()
+
+
+def _save_faces(case: Case, source: int, segment: Segment, pictures: dict[int, tuple[str, str]]) -> dict[int, int]:
+    """Insert the segment's faces and the tracks they begin; returns the row of each of the source's running tracks."""
+    db = case.db
+    running = db.execute("SELECT tracker_id, id FROM track WHERE source = ? AND state = 'live'", (source,))
+    tracks: dict[int, int] = {row["tracker_id"]: row["id"] for row in running.fetchall()}
+    for face in segment.faces:
+        if face.tracker_id is not None and face.tracker_id not in tracks:
+            new = db.execute(
+                "INSERT INTO track (source, tracker_id, state) VALUES (?, ?, 'live')", (source, face.tracker_id)
+            )
+            tracks[face.tracker_id] = int(new.lastrowid or 0)
+        values: dict[str, Any] = {
+            "id": face.number,
+            "source": source,
+            "track": None if face.tracker_id is None else tracks[face.tracker_id],
+            "frame_index": face.ref.index,
+            "pts": face.ref.pts,
+            **dict(zip(("x1", "y1", "x2", "y2"), face.box, strict=True)),
+            "landmarks": None if face.landmarks is None else json.dumps(face.landmarks),
+            **{k: getattr(face.quality, k) for k in _MEASURES},  # SQLite keeps nan as NULL
+            "reason": face.reason,
+        }
+        if face.number in pictures:
+            aligned, native = pictures[face.number]
+            x, y = face.crop.native_origin
+            values |= {"aligned": aligned, "native": native, "native_x": x, "native_y": y}
+        places = ", ".join(f":{k}" for k in values)
+        db.execute(f"INSERT INTO face ({', '.join(values)}) VALUES ({places})", values)
+    return tracks
+
+
+def _end_track(case: Case, track: int, source: int, ended: EndedTrack) -> None:
+    db = case.db
+    if not ended.confirmed:
+        db.execute("UPDATE face SET track = NULL, reason = ? WHERE track = ?", (Reason.UNCONFIRMED, track))
+        db.execute("DELETE FROM track WHERE id = ?", (track,))
+        return
+    why = None
+    if not ended.usable:
+        common = "SELECT reason FROM face WHERE track = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"
+        why = db.execute(common, (track,)).fetchone()["reason"]
+    number = 1 + (db.execute("SELECT max(number) FROM track WHERE source = ?", (source,)).fetchone()[0] or 0)
+    db.execute(
+        "UPDATE track SET state = 'done', number = ?, verdict = ?, verdict_reason = ?, shown_face = ? WHERE id = ?",
+        (number, "usable" if ended.usable else "insufficient", why, ended.shown, track),
+    )

@@ -1,0 +1,165 @@
+"""Footage in, a case of tracklets out: decode → detect → track → select → case.
+
+A segment of frames at a time is made safe. What a run needs to go on is in the case after each: where it stopped,
+the tracker's state, and the faces kept for the tracks still running. A resumed run gives what an unbroken one gives.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+from fasr_video.configs.settings import Settings, as_yaml, fraction
+from fasr_video.errors import CaseError
+from fasr_video.pipeline import photos, records
+from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.links import propose_all
+from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
+from fasr_video.pipeline.prefetch import prefetch
+from fasr_video.trackers import TRACKERS, TrackerSettings
+from fasr_video.types import FrameRef
+
+AHEAD = 8  # decoded frames that wait for the detector
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one source is; sent after each batch of frames."""
+
+    source: Path
+    frames: int
+    """Looked at in this run."""
+    share: float | None
+    """Of the footage, by time; None when its length is unknown."""
+    faces: int
+    tracks: int
+
+
+Listener = Callable[[Progress], None]
+
+
+def run(
+    sources: Sequence[Path],
+    out: Path | None,
+    settings: Settings,
+    gallery: Path | None = None,
+    listen: Listener | None = None,
+) -> tuple[Path, bool]:
+    """Process footage into the case at `out`, going on where an earlier run stopped.
+
+    Returns the case's folder and whether there was anything left to do.
+    """
+    readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
+    if out is None:
+        first = readers[0].info
+        out = Path("cases") / f"{first.path.absolute().stem}-{first.sha256[:8]}"
+    detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
+    worked = False
+    with open_case(out, settings) as case:
+        for reader in readers:
+            worked |= _run_source(case, reader, detector, settings, listen)
+        if gallery is not None:
+            worked |= photos.check(case, gallery, detector)
+        if worked:
+            propose_all(case, settings.link)
+            case.sweep_pictures()
+    return out, worked
+
+
+def open_case(out: Path, settings: Settings) -> Case:
+    """The case at `out`, new or made with the same settings."""
+    chosen = json.loads(settings.model_dump_json())
+    if not (out / DATABASE).is_file():
+        return Case.create(out, chosen, as_yaml(settings))
+    case = Case.open(out)
+    stored = json.loads(case.meta("settings"))
+    changed = [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k) != chosen[g][k]]
+    if changed:
+        reason = f"this case was made with other settings ({', '.join(changed)})"
+        raise CaseError(out, reason, "give another --out, or the same settings to go on")
+    return case
+
+
+def _run_source(
+    case: Case, reader: VideoReader, detector: Detector, settings: Settings, listen: Listener | None
+) -> bool:
+    info = reader.info
+    details = {"detector": {"name": detector.name, "model": detector.fingerprint, "licence": detector.licence}}
+    source = records.register_source(case, info, details)
+    if records.is_done(case, source):
+        return False
+    track = settings.track
+    tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
+    tracklets = records.take_up(case, source, info, tracker, settings.select)
+    after = records.where_it_stopped(case, source, info)
+    if after is not None:
+        with case.transaction():
+            case.log("resumed", {"source": source, "after_frame": after.index})
+    chosen = settings.sampling
+    sampling = Sampling(chosen.every, fraction(chosen.fps), fraction(chosen.start), fraction(chosen.end))
+    frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
+    began, counted, losses = time.monotonic(), Losses(), Losses()
+    span: tuple[FrameRef, FrameRef] | None = None
+    looked = faces = damaged = 0
+
+    def save(done: bool) -> None:
+        nonlocal began, counted, span, damaged
+        now = time.monotonic()
+        records.save_segment(
+            case,
+            source,
+            tracklets.take_segment(),
+            span,
+            tracker=tracker,
+            losses=losses - counted,
+            damaged=damaged,
+            seconds=now - began,
+            done=done,
+        )
+        began, counted, span, damaged = now, losses, None, 0
+
+    try:
+        while batch := list(islice(frames, settings.detect.batch)):
+            good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
+            losses = batch[-1][1]
+            for frame, found in zip(good, detector.detect([f.image for f in good]), strict=True):
+                tracklets.look(frame, found)
+                faces += len(found)
+            looked += len(good)
+            damaged += len(batch) - len(good)
+            span = (span[0] if span else batch[0][0].ref, batch[-1][0].ref)
+            if tracklets.frames_waiting >= settings.case.segment_frames:
+                save(done=False)
+            if listen is not None:
+                share = _share(batch[-1][0].ref, reader, settings)
+                listen(Progress(info.path, looked, share, faces, tracklets.confirmed + tracklets.running))
+    finally:
+        frames.close()
+    losses = replace(reader.losses)
+    tracklets.finish()
+    save(done=True)
+    return True
+
+
+def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None) -> Generator[tuple[Frame, Losses]]:
+    """Each frame with what was lost up to it: the reader itself is some frames ahead of the detector."""
+    for frame in reader.frames(sampling, after):
+        yield frame, replace(reader.losses)
+
+
+def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:
+    info, start, end = reader.info, settings.sampling.start or 0.0, settings.sampling.end
+    length = float(info.duration) if info.duration else None
+    if info.declared_frames is not None and length is None:
+        length = float(info.declared_frames * info.time_base) if info.time_source != "pts" else None
+    stop = min(v for v in (end, length) if v is not None) if end or length else None
+    if stop is None or stop <= start:
+        return None
+    at = float((ref.pts - info.first_pts) * info.time_base)
+    return min(1.0, max(0.0, (at - start) / (stop - start)))

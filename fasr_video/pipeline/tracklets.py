@@ -1,0 +1,137 @@
+"""From detections to tracklets: who is it, what is each face worth, which pictures are kept. In memory; the case
+stores what comes out, a segment at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fasr_video.configs.settings import SelectSettings
+from fasr_video.pipeline.media import Frame
+from fasr_video.pipeline.quality import cut, measure
+from fasr_video.pipeline.select import POOL_FACTOR, Candidate, Pool, choose, judge
+from fasr_video.trackers import Ended, Tracker
+from fasr_video.types import Detections, FaceCrop, FrameRef, Quality, Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One face in one frame: a row of the case."""
+
+    number: int
+    tracker_id: int | None
+    ref: FrameRef
+    box: tuple[float, float, float, float]
+    landmarks: list[list[float]] | None
+    quality: Quality
+    reason: Reason | None
+    """None while its track runs and it may still be chosen."""
+    crop: FaceCrop
+
+
+@dataclass(frozen=True, slots=True)
+class EndedTrack:
+    tracker_id: int
+    confirmed: bool
+    shown: int | None
+    """The face to show it by: LR0, or the best unusable one."""
+    usable: bool
+
+
+@dataclass(slots=True)
+class Segment:
+    """What a stretch of frames brought, to be stored in one transaction."""
+
+    frames: int = 0
+    faces: list[Face] = field(default_factory=list)
+    reasons: dict[int, Reason] = field(default_factory=dict)
+    """Faces, of this or an earlier segment, whose fate is now known."""
+    released: set[int] = field(default_factory=set)
+    """Faces, of this or an earlier segment, whose pictures are no longer wanted."""
+    ended: list[EndedTrack] = field(default_factory=list)
+
+
+class Tracklets:
+    """Feed it frames with their detections; take a segment away whenever it should be made safe."""
+
+    def __init__(self, tracker: Tracker, settings: SelectSettings, next_face: int) -> None:
+        self.tracker = tracker
+        self._settings = settings
+        self._next_face = next_face
+        self._pools: dict[int, Pool] = {}
+        self._segment = Segment()
+        self.confirmed = 0
+        """Tracks that ended and were some."""
+
+    @property
+    def frames_waiting(self) -> int:
+        return self._segment.frames
+
+    @property
+    def running(self) -> int:
+        return len(self._pools)
+
+    def pool(self, tracker_id: int) -> Pool:
+        if tracker_id not in self._pools:
+            self._pools[tracker_id] = Pool(POOL_FACTOR * (self._settings.auxiliaries + 1))
+        return self._pools[tracker_id]
+
+    def look(self, frame: Frame, found: Detections) -> None:
+        seconds = float(frame.ref.seconds)
+        step = self.tracker.update(seconds, found)
+        self._end(step.ended)
+        self._segment.frames += 1
+        for i in range(len(found)):
+            self._take(frame, found, i, int(step.ids[i]), seconds)
+
+    def finish(self) -> None:
+        self._end(self.tracker.finish())
+
+    def take_segment(self) -> Segment:
+        segment, self._segment = self._segment, Segment()
+        return segment
+
+    def _take(self, frame: Frame, found: Detections, i: int, tracker_id: int, seconds: float) -> None:
+        marks = None if found.landmarks is None else found.landmarks[i]
+        crop = cut(frame.image, found.boxes[i], marks)
+        quality = measure(frame.image, found.boxes[i], marks, float(found.scores[i]), crop.aligned)
+        tracked = tracker_id >= 0
+        reason = judge(quality, self._settings) if tracked else Reason.UNCONFIRMED
+        x1, y1, x2, y2 = (float(v) for v in found.boxes[i])
+        face = Face(
+            number=self._next_face,
+            tracker_id=tracker_id if tracked else None,
+            ref=frame.ref,
+            box=(x1, y1, x2, y2),
+            landmarks=None if marks is None else np.asarray(marks, np.float64).round(2).tolist(),
+            quality=quality,
+            reason=reason,
+            crop=crop,
+        )
+        self._next_face += 1
+        self._segment.faces.append(face)
+        if not tracked:
+            self._segment.released.add(face.number)
+            return
+        out = self.pool(tracker_id).offer(Candidate(face.number, seconds, quality, crop), reason)
+        if out is not None:
+            self._segment.released.add(out)
+            if reason is None:
+                self._segment.reasons[out] = Reason.REDUNDANT
+
+    def _end(self, ended: list[Ended]) -> None:
+        """Tracks are over: choose their faces, or take back what never was a track."""
+        for track in ended:
+            pool = self._pools.pop(track.id)
+            faces = {c.face for c in pool.usable} | ({pool.best_unusable.face} if pool.best_unusable else set())
+            if not track.confirmed:
+                self._segment.released |= faces
+                self._segment.ended.append(EndedTrack(track.id, False, None, False))
+                continue
+            choice = choose(pool, self._settings)
+            self._segment.reasons |= choice.reasons
+            self._segment.released |= faces - choice.kept
+            shown = None if choice.shown is None else choice.shown.face
+            self._segment.ended.append(EndedTrack(track.id, True, shown, bool(pool.usable)))
+            self.confirmed += 1

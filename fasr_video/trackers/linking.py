@@ -1,0 +1,84 @@
+"""Which tracklets may be one person seen again: proposals with a score, for a person to accept or refuse.
+
+Trackers over-segment rather than mix; this puts pieces side by side again. Nothing is joined here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from fasr_video.types import FaceCrop
+
+_HOG = cv2.HOGDescriptor((64, 64), (16, 16), (8, 8), (8, 8), 9)
+FACE_WEIGHT = 0.5  # of the face's form; the rest is the colours of the face and what surrounds it
+
+
+@dataclass(frozen=True, slots=True)
+class Tracklet:
+    """What linking needs to know of a track."""
+
+    id: int
+    source: int
+    start: float
+    end: float
+    """Seconds."""
+    look: NDArray[np.float32]
+    """Unit vector: an embedding, or `appearance`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    a: int
+    b: int
+    """Ids; `a` is seen before `b`."""
+    score: float
+    """Cosine of the two looks: raw, not a probability."""
+
+
+def appearance(crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
+    """How a tracklet looks, without a face recogniser: form (HOG) and colours, averaged over its pictures.
+
+    It tells hair, skin and clothes apart within one recording. It does not know faces, and is no evidence of who
+    somebody is.
+    """
+    return _unit(np.mean([_form_and_colours(c) for c in crops], axis=0))
+
+
+def propose(tracklets: Sequence[Tracklet], max_gap: float, min_score: float) -> list[Proposal]:
+    """Pairs that follow each other in one source, where each is the other's best continuation."""
+    score = np.full((len(tracklets), len(tracklets)), -np.inf)
+    for i, a in enumerate(tracklets):
+        for j, b in enumerate(tracklets):
+            # Two faces seen at once are two people.
+            if a.source == b.source and 0 < b.start - a.end <= max_gap:
+                score[i, j] = float(a.look @ b.look)
+    proposals = []
+    for i, j in zip(*np.nonzero(score >= min_score), strict=True):
+        if score[i, j] == score[i].max() and score[i, j] == score[:, j].max():
+            proposals.append(Proposal(tracklets[i].id, tracklets[j].id, float(score[i, j])))
+    return sorted(proposals, key=lambda p: -p.score)
+
+
+def _form_and_colours(crop: FaceCrop) -> NDArray[np.float32]:
+    grey = cv2.resize(cv2.cvtColor(crop.aligned, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
+    form = np.asarray(_HOG.compute(grey), np.float32).ravel()
+    hsv = cv2.cvtColor(crop.native, cv2.COLOR_RGB2HSV)
+    half = max(1, hsv.shape[0] // 2)
+    colours = [
+        cv2.calcHist([part], [0, 1, 2], None, [8, 4, 4], [0, 180, 0, 256, 0, 256]).ravel()
+        for part in (hsv[:half], hsv[half:])  # hair and skin above, clothes below
+        if part.size
+    ]
+    colour = np.sqrt(np.concatenate([c / max(float(c.sum()), 1.0) for c in colours])).astype(np.float32)
+    if len(colours) == 1:
+        colour = np.concatenate((colour, colour))
+    return np.concatenate((FACE_WEIGHT**0.5 * _unit(form), (1 - FACE_WEIGHT) ** 0.5 * _unit(colour)))
+
+
+def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-9), np.float32)
