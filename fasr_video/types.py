@@ -69,6 +69,7 @@ class Reason(StrEnum):
     TOO_DARK = "too_dark"
     TOO_BRIGHT = "too_bright"
     CUT_OFF = "cut_off"
+    COVERED = "covered"
     LOW_SCORE = "low_score"
     UNCONFIRMED = "unconfirmed"
 
@@ -84,6 +85,7 @@ REASON_TEXT = {
     Reason.TOO_DARK: "too dark",
     Reason.TOO_BRIGHT: "too bright",
     Reason.CUT_OFF: "cut off by the edge of the picture",
+    Reason.COVERED: "partly behind another face",
     Reason.LOW_SCORE: "the detector was not sure enough that it is a face",
     Reason.UNCONFIRMED: "seen too few times in a row to be a track",
 }
@@ -96,7 +98,7 @@ class Quality:
     eye_px: float
     """Pixels between the eyes, along the face's own axis."""
     sharpness: float
-    """Detail of the aligned face relative to its contrast, 0-1."""
+    """Share of the face's contrast that is fine detail at its own size, 0-1."""
     turn: float
     """0 frontal to 1 profile, from the landmarks; nan when the detector gives none."""
     exposure: float
@@ -104,7 +106,9 @@ class Quality:
     contrast: float
     """Standard deviation of the face's brightness, 0-1."""
     inside: float
-    """Share of the face's square that lies inside the picture, 0-1."""
+    """Share of the face's box that lies inside the picture, 0-1."""
+    clear: float
+    """Share of the face's box that no larger face of the frame covers, 0-1."""
     score: float
     """The detector's."""
     total: float

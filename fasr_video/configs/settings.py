@@ -65,6 +65,7 @@ class SelectSettings(_Group):
     min_exposure: float = Share
     max_exposure: float = Share
     min_inside: float = Share
+    min_clear: float = Share
     duplicate: float = Share
 
 

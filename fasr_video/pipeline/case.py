@@ -56,7 +56,7 @@ CREATE TABLE face (
     frame_index INTEGER NOT NULL, pts INTEGER NOT NULL,
     x1 REAL NOT NULL, y1 REAL NOT NULL, x2 REAL NOT NULL, y2 REAL NOT NULL, landmarks TEXT,
     score REAL NOT NULL, eye_px REAL NOT NULL, sharpness REAL NOT NULL, turn REAL, exposure REAL NOT NULL,
-    contrast REAL NOT NULL, inside REAL NOT NULL, total REAL NOT NULL, reason TEXT,
+    contrast REAL NOT NULL, inside REAL NOT NULL, clear REAL NOT NULL, total REAL NOT NULL, reason TEXT,
     aligned TEXT, native TEXT, native_x INTEGER, native_y INTEGER);
 CREATE INDEX face_by_track ON face (track, frame_index);
 CREATE INDEX face_by_source ON face (source, frame_index);

@@ -88,7 +88,7 @@ def faces(case: Case) -> list[dict[str, Any]]:
     query = """
         SELECT face.id, source.path AS source, source.sha256 AS source_sha256, track.number AS track,
                face.frame_index, face.pts, source.info, x1, y1, x2, y2, landmarks, score, eye_px, sharpness, turn,
-               exposure, contrast, inside, total, reason, aligned, native
+               exposure, contrast, inside, clear, total, reason, aligned, native
         FROM face JOIN source ON source.id = face.source LEFT JOIN track ON track.id = face.track
         ORDER BY face.source, face.frame_index, face.id"""
     found = []
@@ -130,7 +130,7 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
     row = case.db.execute("SELECT * FROM face WHERE id = ?", (face,)).fetchone()
     if row is None:
         return None
-    measures = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "total")
+    measures = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
     return {
         "face": face,
         "frame": row["frame_index"],

@@ -8,11 +8,12 @@ import cv2
 import numpy as np
 
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, Matrix, Points, three_points, to_canonical
-from fasr_video.types import FaceCrop, Image, Quality
+from fasr_video.types import Boxes, Detections, FaceCrop, Image, Quality
 
 _EYE_SHARE = float(np.linalg.norm(CANONICAL[1] - CANONICAL[0]))  # of the canonical side
 _EYES_TO_MOUTH = float(np.linalg.norm(CANONICAL[2] - CANONICAL[:2].mean(0)))
 _FRONTAL_RATIO = _EYE_SHARE / _EYES_TO_MOUTH
+ENOUGH_DETAIL = 0.1  # sharpness of a face as cameras record it; below, its pixels hold less than their number says
 MARGIN = 0.5  # of the box, around it, in the native crop
 _FACE = np.zeros((CANONICAL_SIDE, CANONICAL_SIDE), np.uint8)
 cv2.ellipse(_FACE, (64, 76), (40, 52), 0, 0, 360, 255, -1)
@@ -29,7 +30,10 @@ def cut(image: Image, box: Points, landmarks: Points | None) -> FaceCrop:
     return FaceCrop(aligned, image[top:bottom, left:right].copy(), (left, top))
 
 
-def measure(image: Image, box: Points, landmarks: Points | None, score: float, aligned: Image) -> Quality:
+def measure(image: Image, found: Detections, i: int, aligned: Image) -> Quality:
+    """The quality of the i-th face of a frame; `aligned` is that face in the canonical frame."""
+    box, score = found.boxes[i], float(found.scores[i])
+    landmarks = None if found.landmarks is None else found.landmarks[i]
     points = three_points(box, landmarks)
     eye_px = float(np.linalg.norm(points[1] - points[0]))
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
@@ -37,7 +41,7 @@ def measure(image: Image, box: Points, landmarks: Points | None, score: float, a
     exposure, contrast = float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255
     turn = math.nan if landmarks is None else _turn(np.asarray(landmarks, np.float64))
     sharpness = _sharpness(image, points, eye_px)
-    inside = _inside(image, box)
+    inside, clear = _inside(image, box), _clear(found.boxes, i)
     return Quality(
         eye_px=eye_px,
         sharpness=sharpness,
@@ -45,8 +49,9 @@ def measure(image: Image, box: Points, landmarks: Points | None, score: float, a
         exposure=exposure,
         contrast=contrast,
         inside=inside,
+        clear=clear,
         score=score,
-        total=_total(eye_px, sharpness, 0.3 if math.isnan(turn) else turn, exposure, inside, score),
+        total=_total(eye_px, sharpness, 0.3 if math.isnan(turn) else turn, exposure, inside * clear, score),
     )
 
 
@@ -80,17 +85,23 @@ def _inside(image: Image, box: Points) -> float:
     return float(width * height / max((x2 - x1) * (y2 - y1), 1e-9))
 
 
-def _total(eye_px: float, sharpness: float, turn: float, exposure: float, inside: float, score: float) -> float:
-    """A geometric mean: one bad measure is not made good by the others. Size counts up to 60 px between the eyes."""
-    size = math.log2(1 + min(eye_px, 60.0)) / math.log2(61)
-    light = max(0.05, 1 - abs(exposure - 0.5) / 0.5)
-    parts = (
-        (size, 2.0),
-        (max(sharpness, 0.01), 0.7),
-        (max(1 - turn, 0.02), 1.5),
-        (light, 0.5),
-        (inside, 1.0),
-        (score, 0.7),
-    )
+def _clear(boxes: Boxes, i: int) -> float:
+    """The larger of two faces that overlap is taken to be the nearer one."""
+    corner = np.maximum(boxes[:, :2], boxes[i, :2])
+    common = np.clip(np.minimum(boxes[:, 2:], boxes[i, 2:]) - corner, 0, None).prod(1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    nearer = area > area[i]
+    return float(1 - common[nearer].max(initial=0.0) / max(area[i], 1e-9))
+
+
+def _total(eye_px: float, sharpness: float, turn: float, exposure: float, whole: float, score: float) -> float:
+    """A geometric mean: one bad measure is not made good by the others.
+
+    Size counts up to 60 px between the eyes, and only as far as there is detail to fill it.
+    """
+    resolved = eye_px * min(1.0, sharpness / ENOUGH_DETAIL)
+    size = math.log2(1 + min(resolved, 60.0)) / math.log2(61)
+    light = 1 - abs(exposure - 0.5) / 0.5
+    parts = ((size, 3.0), (1 - turn, 1.5), (light, 0.3), (whole, 1.0), (score, 0.5))
     weight = sum(w for _, w in parts)
-    return float(math.exp(sum(w * math.log(max(v, 1e-3)) for v, w in parts) / weight))
+    return math.exp(sum(w * math.log(max(v, 0.01)) for v, w in parts) / weight)

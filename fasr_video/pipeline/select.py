@@ -32,6 +32,7 @@ def judge(quality: Quality, settings: SelectSettings) -> Reason | None:
     checks = (
         (quality.score < settings.min_score, Reason.LOW_SCORE),
         (quality.inside < settings.min_inside, Reason.CUT_OFF),
+        (quality.clear < settings.min_clear, Reason.COVERED),
         (quality.eye_px < settings.min_eye_px, Reason.TOO_SMALL),
         (not math.isnan(quality.turn) and quality.turn > settings.max_turn, Reason.TURNED),
         (quality.exposure < settings.min_exposure, Reason.TOO_DARK),

@@ -95,7 +95,7 @@ class Tracklets:
     def _take(self, frame: Frame, found: Detections, i: int, tracker_id: int, seconds: float) -> None:
         marks = None if found.landmarks is None else found.landmarks[i]
         crop = cut(frame.image, found.boxes[i], marks)
-        quality = measure(frame.image, found.boxes[i], marks, float(found.scores[i]), crop.aligned)
+        quality = measure(frame.image, found, i, crop.aligned)
         tracked = tracker_id >= 0
         reason = judge(quality, self._settings) if tracked else Reason.UNCONFIRMED
         x1, y1, x2, y2 = (float(v) for v in found.boxes[i])
