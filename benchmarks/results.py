@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,9 +13,9 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 
 class Table:
     def __init__(self, file: str, title: str, command: str, columns: Sequence[str]) -> None:
-        self._file, self._columns = file, list(columns)
-        self._head = f"# {title}\n\nMade by {command} on {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, "
-        self._head += f"{_cores()} cores, Python {platform.python_version()}.\n"
+        self._file, self._title, self._columns = file, title, list(columns)
+        self._made = f"Made by {command} on {datetime.now(UTC):%Y-%m-%d}, {machine()}, Python "
+        self._made += f"{platform.python_version()}.\n"
         self._rows: list[list[str]] = []
         self._notes: list[str] = []
 
@@ -26,19 +27,28 @@ class Table:
     def note(self, text: str) -> None:
         self._notes.append(text)
 
-    def text(self) -> str:
+    def text(self, *further: Table) -> str:
+        """The page: this table under its title, then the further ones under theirs."""
+        parts = [f"# {self._title}\n", self._made, self._body()]
+        for table in further:
+            parts += [f"\n## {table._title}\n", table._body()]
+        return "\n".join([*parts, ""])
+
+    def _body(self) -> str:
         lines = [self._columns, ["---"] * len(self._columns), *self._rows]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n".join([self._head, body, *(f"\n{note}" for note in self._notes), ""])
+        return "\n".join([body, *(f"\n{note}" for note in self._notes)])
 
-    def write(self) -> None:
+    def write(self, *further: Table) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         path = RESULTS / f"{self._file}.md"
-        path.write_text(self.text())
+        path.write_text(self.text(*further))
         print(f"written: {path}")
 
 
-def _cores() -> int:
-    import os
-
-    return os.cpu_count() or 1
+def machine() -> str:
+    """The processor, for people: AMD EPYC (x86_64), 2 cores."""
+    facts = Path("/proc/cpuinfo")
+    models = facts.read_text().splitlines() if facts.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in models if line.startswith("model name")), "unknown")
+    return f"{name} ({platform.machine()}), {os.cpu_count() or 1} cores"

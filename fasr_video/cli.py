@@ -330,6 +330,9 @@ def _show(document: dict[str, Any]) -> None:
             f"{info['time_source']}, {info['colour']}, {source['frames_looked_at']} frames looked at",
             highlight=False,
         )
+        detector = source["detector"]
+        marks = "" if detector["landmarks"] else " It finds no landmarks: faces are aligned by their boxes."
+        console.print(f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False)
         for kind, count in source["losses"].items():
             if count:
                 console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")

@@ -39,7 +39,7 @@ DATABASE = "case.sqlite"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE source (
-    id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, info TEXT NOT NULL,
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, info TEXT NOT NULL, detector TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('running', 'done')),
     losses TEXT NOT NULL, tracker TEXT, last_index INTEGER, last_pts INTEGER,
     frames INTEGER NOT NULL DEFAULT 0, skipped_damaged INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0);
@@ -85,12 +85,15 @@ class Case:
     def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Case:
         with environment(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
+            partial = folder / f"{DATABASE}.new"
+            begun = {"crops", "settings.yaml", *(f"{partial.name}{end}" for end in ("", "-wal", "-shm", "-journal"))}
+            if {p.name for p in folder.iterdir()} - begun:
                 raise CaseError(folder, "not empty and no case", "give another --out or empty it")
-            (folder / "crops").mkdir()
+            for leftover in folder.glob(f"{partial.name}*"):  # a run that was killed while it made the case
+                leftover.unlink()
+            (folder / "crops").mkdir(exist_ok=True)
             (folder / "settings.yaml").write_text(settings_text, encoding="utf-8")
             # The database appears under its name only when it is whole.
-            partial = folder / f"{DATABASE}.new"
             database = _connect(partial)
             with database:
                 database.executescript(_SCHEMA)

@@ -113,6 +113,7 @@ def _source(case: Case, source: int) -> dict[str, Any]:
         "sha256": row["sha256"],
         "state": row["state"],
         "info": json.loads(row["info"]),
+        "detector": json.loads(row["detector"]),
         "losses": json.loads(row["losses"]),
         "frames_looked_at": row["frames"],
         "frames_skipped_as_damaged": row["skipped_damaged"],

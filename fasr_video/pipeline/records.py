@@ -19,17 +19,18 @@ from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
 _MEASURES = tuple(Quality.__slots__)
 
 
-def register_source(case: Case, info: MediaInfo, details: dict[str, Any]) -> int:
+def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> int:
     """The number of this footage in the case, by what is in the file, not by its name."""
     row = case.db.execute("SELECT id FROM source WHERE sha256 = ?", (info.sha256,)).fetchone()
     if row is not None:
         return int(row["id"])
+    path = str(info.path.absolute())
     with case.transaction():
         cursor = case.db.execute(
-            "INSERT INTO source (path, sha256, info, state, losses) VALUES (?, ?, ?, 'running', ?)",
-            (str(info.path.absolute()), info.sha256, json.dumps(info.as_json()), json.dumps(asdict(Losses()))),
+            "INSERT INTO source (path, sha256, info, detector, state, losses) VALUES (?, ?, ?, ?, 'running', ?)",
+            (path, info.sha256, json.dumps(info.as_json()), json.dumps(detector), json.dumps(asdict(Losses()))),
         )
-        case.log("source added", {"path": str(info.path.absolute()), "sha256": info.sha256, **details})
+        case.log("source added", {"path": path, "sha256": info.sha256, "detector": detector})
     return int(cursor.lastrowid or 0)
 
 

@@ -90,8 +90,13 @@ def _run_source(
     case: Case, reader: VideoReader, detector: Detector, settings: Settings, listen: Listener | None
 ) -> bool:
     info = reader.info
-    details = {"detector": {"name": detector.name, "model": detector.fingerprint, "licence": detector.licence}}
-    source = records.register_source(case, info, details)
+    described = {
+        "name": detector.name,
+        "model_sha256": detector.fingerprint,
+        "licence": detector.licence,
+        "landmarks": detector.has_landmarks,
+    }
+    source = records.register_source(case, info, described)
     if records.is_done(case, source):
         return False
     track = settings.track

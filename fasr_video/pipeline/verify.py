@@ -43,7 +43,7 @@ def _log(case: Case) -> Check:
             problems.append(f"log line {row['id']} ({row['event']}) was changed, or a line before it is missing")
         previous = row["hash"]
     created = next((json.loads(r["details"]) for r in rows if r["event"] == "created"), None)
-    if created is None or created["settings"] != json.loads(case.meta("settings")):
+    if created is None or created.get("settings") != json.loads(case.meta("settings")):
         problems.append("the settings are not those that the case was created with")
     return Check("log chain", len(rows), problems, [])
 
@@ -54,7 +54,7 @@ def _found(case: Case) -> Check:
     said = {}
     for row in case.db.execute("SELECT details FROM log WHERE event = 'source done' ORDER BY id"):
         details = json.loads(row["details"])
-        said[details["source"]] = details["digest"]
+        said[details.get("source")] = details.get("digest")
     for source in case.db.execute("SELECT id, path FROM source WHERE state = 'done'").fetchall():
         if digest(case, source["id"]) != said.get(source["id"]):
             problems.append(f"faces or tracks of {source['path']} were changed after the run")

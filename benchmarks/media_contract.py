@@ -1,0 +1,257 @@
+"""What readers make of good and of damaged footage: ours (pyav, decord) beside OpenCV's VideoCapture.
+
+    python benchmarks/media_contract.py [--seeds 30]
+
+Every frame of the test videos carries its own number, so that a wrong frame is seen as wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+from results import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from fasr_video.errors import MediaError
+from fasr_video.pipeline.media import Losses, Sampling, open_video
+from tests import videos
+
+Picture = NDArray[np.uint8]
+Shown = tuple[float, Picture, bool]
+"""Seconds after the first frame, picture, marked damaged."""
+
+TOLERANCE = 0.001 + 1e-6  # seconds
+WORST = 12.0  # grey levels, mean over the picture
+DAMAGED = ("h264.mp4", "h264.mkv", "ts.ts")
+READERS = ("pyav", "decord", "cv2.VideoCapture")
+
+
+class Refused(Exception):
+    """The reader said clearly that it does not read the file."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: files that are to be read, and what they hold."""
+
+    name: str
+    files: list[Path]
+    truth: dict[int, float] = field(default_factory=dict)
+    """Number of the picture → seconds after the first."""
+    upright: Callable[[Picture], Picture] = lambda image: image
+
+
+@dataclass
+class Outcome:
+    files: int = 0
+    right: int = 0
+    damaged: int = 0
+    """Marked damaged."""
+    damaged_but_right: int = 0
+    wrong_picture: int = 0
+    wrong_time: int = 0
+    repeated: int = 0
+    absent: int = 0
+    """Pictures of the whole video that were not shown."""
+    refused: int = 0
+    silent_files: int = 0
+    """Files in which pictures are absent and nothing was counted."""
+    losses: Losses = field(default_factory=Losses)
+    reason: str = ""
+
+    @property
+    def wrong(self) -> int:
+        return self.wrong_picture + self.wrong_time + self.repeated
+
+    def __add__(self, other: Outcome) -> Outcome:
+        summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "reason"}
+        return Outcome(**summed, reason=self.reason or other.reason)
+
+
+def make_cases(folder: Path, seeds: int) -> list[Case]:
+    cases = []
+    for name, recipe in videos.GOOD.items():
+        file = videos.encode(folder / name, recipe)
+        cases.append(Case(f"{recipe.name} ({name})", [file], _truth(name)))
+    steady = _truth("h264.mp4")
+    good = folder / "h264.mp4"
+    turned = videos.rotated(good, folder / "rotated.mp4")
+    cases.append(Case("rotated by 90° (mp4)", [turned], steady, lambda image: np.rot90(image, 1)))
+    later = videos.edit_list(good, folder / "edit_list.mp4", Fraction(10, 25))
+    cases.append(Case("edit list starts at frame 10 (mp4)", [later], _from(steady, 10)))
+    for kind in DAMAGED:
+        cases.append(Case(f"cut at 60 % ({kind[-3:]})", [videos.cut(folder / kind, folder / f"cut_{kind}")], steady))
+    for kind in DAMAGED:
+        files = [videos.flipped(folder / kind, folder / f"flipped{s}_{kind}", s) for s in range(seeds)]
+        cases.append(Case(f"8 flipped bits, {seeds} files ({kind[-3:]})", files, steady))
+    cases.append(Case("audio only (mp4)", [videos.audio_only(folder / "audio.mp4")]))
+    (folder / "empty.mp4").touch()
+    cases.append(Case("zero bytes (mp4)", [folder / "empty.mp4"]))
+    (folder / "text.mp4").write_text("this is not a film\n" * 50)
+    cases.append(Case("text named .mp4", [folder / "text.mp4"]))
+    cases.append(Case("folder of pictures, one unreadable", [_pictures(folder / "pictures")], steady))
+    return cases
+
+
+def _truth(name: str) -> dict[int, float]:
+    return {i: float(t) for i, t in enumerate(videos.expected_times(name))}
+
+
+def _from(truth: dict[int, float], first: int) -> dict[int, float]:
+    return {i: t - truth[first] for i, t in truth.items() if i >= first}
+
+
+def _pictures(folder: Path) -> Path:
+    folder.mkdir()
+    for i in range(videos.FRAMES):
+        PilImage.fromarray(videos.picture(i)).save(folder / f"frame{i}.png")
+    (folder / "frame7.png").write_bytes(b"\x89PNG but not really")
+    return folder
+
+
+def read_ours(path: Path, backend: str, losses: Losses) -> Iterator[Shown]:
+    """Frames of one of our readers; `losses` is filled when they are through."""
+    try:
+        reader = open_video(path, backend)
+        for frame in reader.frames(Sampling()):
+            yield float((frame.ref.pts - reader.info.first_pts) * frame.ref.time_base), frame.image, frame.damaged
+    except MediaError as error:
+        raise Refused(error.reason) from error
+    for kind in Losses.__slots__:
+        setattr(losses, kind, getattr(reader.losses, kind))
+
+
+def read_opencv(path: Path) -> Iterator[Shown]:
+    """The loop that everybody writes; a folder is given as a pattern."""
+    capture = cv2.VideoCapture(str(path / "frame%d.png" if path.is_dir() else path))
+    if not capture.isOpened():
+        raise Refused("isOpened() is false")
+    first = None
+    while True:
+        more, image = capture.read()
+        if not more:
+            break
+        at = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        first = at if first is None else first
+        yield at - first, np.ascontiguousarray(image[..., ::-1]), False
+    capture.release()
+
+
+def judge(case: Case, path: Path, reader: str) -> Outcome:
+    found = Outcome(files=1)
+    shown = read_opencv(path) if reader == "cv2.VideoCapture" else read_ours(path, reader, found.losses)
+    seen: set[int] = set()
+    marked: set[int] = set()
+    try:
+        for seconds, image, damaged in shown:
+            number, kind = _look(case, seconds, case.upright(image), seen)
+            if damaged:
+                found.damaged += 1
+                found.damaged_but_right += kind == "right"
+                marked.add(number)
+            else:
+                setattr(found, kind, getattr(found, kind) + 1)
+                seen.add(number)
+    except Refused as refused:
+        return Outcome(files=1, refused=1, reason=str(refused))
+    found.absent = len(case.truth.keys() - seen - marked)
+    found.silent_files = int(found.absent > 0 and not found.losses)
+    return found
+
+
+def _look(case: Case, seconds: float, image: Picture, seen: set[int]) -> tuple[int, str]:
+    """Which picture this is, and what is to be said about it: a field of Outcome."""
+    if image.shape != (videos.HEIGHT, videos.WIDTH, 3):
+        return -1, "wrong_picture"
+    number = videos.number(image)
+    if number not in case.truth:
+        return number, "wrong_picture"
+    if np.abs(image.astype(int) - videos.picture(number).astype(int)).mean() >= WORST:
+        return number, "wrong_picture"
+    if number in seen:
+        return number, "repeated"
+    return number, "right" if abs(seconds - case.truth[number]) <= TOLERANCE else "wrong_time"
+
+
+def describe(found: Outcome, ours: bool) -> str:
+    if found.refused == found.files:
+        return f"refused: {_short(found.reason)}"
+    parts = [f"{found.right} right"]
+    if found.damaged:
+        parts.append(f"{found.damaged} marked damaged ({found.damaged_but_right} of them right)")
+    if found.wrong:
+        kinds = {"picture": found.wrong_picture, "time": found.wrong_time, "repeated": found.repeated}
+        parts.append(f"**{found.wrong} WRONG** ({', '.join(f'{v} {k}' for k, v in kinds.items() if v)})")
+    elif found.files > 1:
+        parts.append("0 wrong")
+    if found.absent:
+        parts.append(f"{found.absent} absent")
+    if found.refused:
+        parts.append(f"{found.refused} files refused ({_short(found.reason)})")
+    counted = [f"{getattr(found.losses, k)} {k.replace('_', ' ')}" for k in Losses.__slots__]
+    counted = [text for text in counted if not text.startswith("0 ")]
+    if ours and counted:
+        parts.append(f"counted: {', '.join(counted)}")
+    if found.silent_files:
+        parts.append("nothing said of it" if found.files == 1 else f"{found.silent_files} files with silent losses")
+    return "; ".join(parts)
+
+
+def _short(reason: str) -> str:
+    return re.sub(r"^decord would get this file wrong: ", "", reason).replace("|", "/")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=30, help="files with flipped bits of each kind")
+    args = parser.parse_args()
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read at the first VideoCapture
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    table = Table(
+        "media_contract",
+        "What readers make of good and of damaged footage",
+        f"`python benchmarks/media_contract.py --seeds {args.seeds}`",
+        ["footage", "pyav (default)", "decord", f"peer: cv2.VideoCapture {cv2.__version__}"],
+    )
+    sums = {reader: Outcome() for reader in READERS}
+    with tempfile.TemporaryDirectory() as folder:
+        for case in make_cases(Path(folder), args.seeds):
+            cells = []
+            for reader in READERS:
+                found = sum((judge(case, file, reader) for file in case.files), Outcome())
+                sums[reader] += found
+                cells.append(describe(found, reader != "cv2.VideoCapture"))
+            table.row([case.name, *cells])
+    table.row(["**wrong and not marked, in all**", *(f"**{sums[r].wrong}**" for r in READERS)])
+    table.row(["**files with silent losses, in all**", *(f"**{sums[r].silent_files}**" for r in READERS)])
+    table.note(
+        f"Each video has {videos.FRAMES} frames of {videos.WIDTH}×{videos.HEIGHT}, and each frame shows its own "
+        f"number. A frame is *right* when its picture differs from the one that was encoded by less than {WORST:.0f} "
+        "grey levels on average, its time after the first frame is right to 1 ms, and it was not shown before. "
+        "*Absent* are frames of the whole video that were not shown at all; a loss is *silent* when frames are absent "
+        "and the reader counted nothing. Frames that our readers mark as damaged are not used for faces unless "
+        "`media.use_damaged` says so; some of them are right, which only a known original can tell."
+    )
+    table.note(
+        "A file without times (no pts) and the folder of pictures are right at the assumed 25 frames a second. "
+        "cv2.VideoCapture is read as users read it: `read()`, then `CAP_PROP_POS_MSEC`; it has no way to mark a frame "
+        "or to count a loss. The folder is given to it as `frame%d.png`; our folder reader is the same for both "
+        "backends."
+    )
+    table.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The command line: documented, one line for each error, and exit codes that scripts can rely on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from fasr_video import cli
+from fasr_video.configs import settings as configs
+from fasr_video.pipeline.run import run
+from tests import videos
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(cli.cli.commands)
+
+
+def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fasr_video", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=100)
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """The same in this process: exit code, standard output, standard error."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
+        cli.main()
+    out, err = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out, err
+
+
+@pytest.fixture(scope="module")
+def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "case"
+    run([entrance], out, configs.load("cpu", ("sampling.fps=3", "track.min_sightings=2")))
+    return out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    command = cli.cli.commands[name]
+    assert f"## fasr-video {name}\n" in text
+    assert command.help
+    section = text.split(f"## fasr-video {name}\n")[1].split("\n## ")[0]
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.opts[0]} has no help"
+            assert f"`{parameter.opts[0]}`" in section or f"[{parameter.opts[0]}" in section, parameter.opts[0]
+
+
+def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    for section in text.split("\n## fasr-video ")[1:]:
+        name = section.split("\n")[0]
+        known = {o for p in cli.cli.commands[name].params for o in p.opts}
+        told = {w.strip("`[],|") for w in section.split() if w.strip("`[],|").startswith("--")}
+        assert told <= known
+
+
+def test_run_from_a_shell(entrance: Path, tmp_path: Path) -> None:
+    told = call("run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    last = json.loads(told.stdout.splitlines()[-1])
+    assert last["event"] == "done" and last["tracks"] == 1
+    assert (tmp_path / last["case"] / "case.sqlite").is_file()
+    assert Path(last["case"]).parts[0] == "cases"
+
+
+def test_losses_end_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
+    broken = videos.flipped(whole, tmp_path / "broken.mkv", seed=1)
+    code, out, _ = called(capsys, "run", broken, "--out", tmp_path / "case")
+    assert code == 3
+    assert "lost:" in out
+
+
+def test_no_faces_is_said_and_is_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    footage = videos.encode(tmp_path / "street.mp4", videos.Recipe("no faces"), frames=10)
+    code, out, _ = called(capsys, "run", footage, "--out", tmp_path / "case")
+    assert code == 0
+    assert "no face" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "nowhere.mp4"], "no such file"),
+        (["run", "{text}"], "not a video"),
+        (["run", "{empty}"], "0 bytes"),
+        (["run", "{clip}", "--every", "0"], "sampling.every"),
+        (["run", "{clip}", "--start", "noon"], "not a time"),
+        (["run", "{clip}", "--start", "3", "--end", "2"], "--end"),
+        (["run", "{clip}", "--preset", "gpuu"], "did you mean gpu"),
+        (["run", "{clip}", "--set", "detect.min_scor=0.5"], "did you mean detect.min_score"),
+        (["run", "{clip}", "--set", "detect.min_score=2"], "detect.min_score"),
+        (["run", "{clip}", "--set", "detect.min_score"], "group.key=value"),
+        (["run", "{clip}", "--set", "detect.backend=retinaface"], "detect.weights"),
+        (["run", "{clip}", "--set", "media.backend=vlc"], "media.backend"),
+        (["show", "{folder}"], "no case here"),
+        (["verify", "{folder}"], "no case here"),
+        (["export", "{folder}", "--format", "csv"], "no case here"),
+        (["link", "{case}", "99", "accept"], "no such proposal"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str], says: str, case: Path, entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.mp4").write_text("no film")
+    (tmp_path / "empty.mp4").touch()
+    places = {
+        "text": tmp_path / "text.mp4",
+        "empty": tmp_path / "empty.mp4",
+        "clip": entrance,
+        "folder": tmp_path,
+        "case": case,
+    }
+    out = ["--out", tmp_path / "out"] if arguments[0] == "run" else []
+    code, _, err = called(capsys, *(a.format(**places) for a in arguments), *out)
+    assert code == 2
+    assert says in err
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+
+
+def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = called(capsys, "run", "--frobnicate")
+    assert code == 2 and "--frobnicate" in err
+
+
+def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, shown, _ = called(capsys, "show", case, "--json")
+    _, exported, _ = called(capsys, "export", case, "--format", "json")
+    assert json.loads(shown) == json.loads(exported)
+    document = json.loads(shown)
+    assert document["schema"] == "fasr-video/case/1"
+    _, text, _ = called(capsys, "export", case, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [r["name"] for r in rows] == [t["name"] for t in document["tracks"]]
+    assert all(r["source"] and r["source_sha256"] and r["start_seconds"] for r in rows)
+    _, text, _ = called(capsys, "export", case, "--format", "csv", "--rows", "faces")
+    faces = list(csv.DictReader(io.StringIO(text)))
+    assert len(faces) == sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
+    assert all(f["reason"] and f["seconds"] for f in faces)
+
+
+def test_show_tells_people_what_there_is(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = called(capsys, "show", case)
+    assert code == 0
+    assert "entrance.mp4" in out and "T1" in out and "the best and most frontal face" in out
+
+
+def test_export_to_a_full_disk_is_one_line(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = called(capsys, "export", case, "--format", "json", "--out", "/dev/full")
+    assert code == 1 and "disk is full" in err
+
+
+def test_words_that_claim_too_much_are_not_used() -> None:
+    """A tool that gives leads does not say "match" or "identified"."""
+    told = [(ROOT / "docs" / "cli.md").read_text()] + [c.help or "" for c in cli.cli.commands.values()]
+    for text in told:
+        for word in ("match", "identified", "recovered", "enhanced likeness"):
+            assert word not in text.lower()
+
+
+def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = called(capsys, "doctor", "--json")
+    found = {f["what"]: f for f in json.loads(out)}
+    assert code == 0
+    assert found["torch"]["state"].startswith("2.")
+    assert "sha256" in found["detector in the box"]["state"]
+    assert called(capsys, "doctor")[0] == 0

@@ -1,0 +1,267 @@
+"""Running footage into a case: what is found, and that nothing is lost or doubled whatever stops it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from fasr_video.configs import settings as configs
+from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError
+from fasr_video.pipeline import case as case_module
+from fasr_video.pipeline import export
+from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.run import run
+from fasr_video.pipeline.verify import verify
+from fasr_video.types import Reason
+from tests import videos
+from tests.conftest import SAMPLES
+
+QUICK = ("sampling.fps=5", "case.segment_frames=5", "track.min_sightings=2")
+
+
+def found(folder: Path) -> dict[str, Any]:
+    """What a run found, without what differs between two runs of the same footage: times of day and durations."""
+    with Case.open(folder) as case:
+        document = export.as_document(case)
+        faces = export.faces(case)
+    for source in document["sources"]:
+        del source["seconds_of_work"]
+    return {k: document[k] for k in ("sources", "tracks", "links", "gallery")} | {"faces": faces}
+
+
+@pytest.fixture(scope="module")
+def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "case"
+    run([entrance], out, configs.load("cpu", QUICK))
+    return out
+
+
+def test_person_in_the_sample_is_one_usable_track(unbroken: Path) -> None:
+    truth = json.loads((SAMPLES / "ground_truth.json").read_text())["entrance.mp4"]
+    seen = {int(k) for k, people in truth["frames"].items() if "grace_hopper" in people}
+    tracks = [t for t in found(unbroken)["tracks"] if t["verdict"] == "usable"]
+    assert len(tracks) == 1
+    (track,) = tracks
+    assert track["first_frame"] in range(min(seen), min(seen) + 10)
+    assert track["last_frame"] in range(max(seen) - 12, max(seen) + 4)
+    x1, y1, x2, y2 = track["shown"]["box"]
+    tx1, ty1, tx2, ty2 = truth["frames"][str(track["shown"]["frame"])]["grace_hopper"]["box"]
+    assert abs((x1 + x2) / 2 - (tx1 + tx2) / 2) < 0.25 * (tx2 - tx1)
+    assert abs((y1 + y2) / 2 - (ty1 + ty2) / 2) < 0.25 * (ty2 - ty1)
+
+
+def test_every_face_seen_has_a_row_and_a_reason(unbroken: Path) -> None:
+    faces = found(unbroken)["faces"]
+    assert faces
+    assert all(face["reason"] in set(Reason) for face in faces)
+    assert [f["id"] for f in faces] == sorted({f["id"] for f in faces})
+
+
+def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(unbroken: Path, entrance: Path) -> None:
+    from fasr_video.pipeline.media import Sampling, open_video
+
+    document = found(unbroken)
+    kept = {f["native"] for f in document["faces"] if f["native"]} | {
+        f["aligned"] for f in document["faces"] if f["aligned"]
+    }
+    assert {p.stem for p in (unbroken / "crops").glob("*/*")} == kept
+    shown = document["tracks"][0]["shown"]
+    frame = next(f for f in open_video(entrance).frames(Sampling()) if f.ref.index == shown["frame"])
+    native = np.asarray(PilImage.open(unbroken / shown["native"]))
+    with Case.open(unbroken) as case:
+        x, y = case.db.execute("SELECT native_x, native_y FROM face WHERE id = ?", (shown["face"],)).fetchone()
+    height, width = native.shape[:2]
+    assert np.array_equal(native, frame.image[y : y + height, x : x + width])
+    assert np.asarray(PilImage.open(unbroken / shown["aligned"])).shape == (128, 128, 3)
+
+
+def test_running_again_does_nothing(unbroken: Path, entrance: Path) -> None:
+    before = found(unbroken)
+    _, worked = run([entrance], unbroken, configs.load("cpu", QUICK))
+    assert not worked
+    assert found(unbroken) == before
+
+
+def test_other_settings_are_refused_by_name(unbroken: Path, entrance: Path) -> None:
+    with pytest.raises(CaseError, match=r"select\.auxiliaries"):
+        run([entrance], unbroken, configs.load("cpu", (*QUICK, "select.auxiliaries=3")))
+
+
+def test_two_files_are_one_case(entrance: Path, corridor: Path, tmp_path: Path) -> None:
+    settings = configs.load("cpu", ("sampling.fps=2", "sampling.end=4", "track.min_sightings=2"))
+    run([entrance, corridor], tmp_path / "case", settings)
+    document = found(tmp_path / "case")
+    assert [Path(s["path"]).name for s in document["sources"]] == ["entrance.mp4", "corridor.mp4"]
+    assert {t["name"].split("-")[0] for t in document["tracks"]} >= {"T1", "S2"}
+
+
+def start(footage: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    overrides = [part for o in QUICK for part in ("--set", o)]
+    command = [sys.executable, "-m", "fasr_video", "run", str(footage), "--out", str(out), *overrides, *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent)
+
+
+def wait_for_segments(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        if (out / DATABASE).exists():
+            with sqlite3.connect(out / DATABASE) as db:
+                if db.execute("SELECT count(*) FROM segment").fetchone()[0] >= count:
+                    return
+        time.sleep(0.01)
+    raise AssertionError(f"ended before segment {count}: {process.communicate()}")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_stopped_anywhere_it_goes_on_and_finds_the_same(
+    how: signal.Signals, unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "case"
+    for segments in (1, 3):
+        process = start(entrance, out)
+        wait_for_segments(out, segments, process)
+        process.send_signal(how)
+        _, told = process.communicate(timeout=20)
+        if how is not signal.SIGKILL:
+            assert process.returncode == 130
+            assert "goes on from the last finished segment" in told and "Traceback" not in told
+        with Case.open(out) as case:
+            assert not [p for c in verify(case) for p in c.problems]
+    last = start(entrance, out)
+    _, told = last.communicate(timeout=60)
+    assert last.returncode == 0, told
+    assert found(out) == found(unbroken)
+    with Case.open(out) as case:
+        events = [r["event"] for r in case.db.execute("SELECT event FROM log ORDER BY id")]
+    assert events.count("source added") == 1 and events.count("source done") == 1 and "resumed" in events
+
+
+@pytest.mark.parametrize("short_by", [1, 2, 3])
+def test_full_database_stops_cleanly_and_goes_on(
+    short_by: int, unbroken: Path, entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, settings = tmp_path / "case", configs.load("cpu", QUICK)
+    connect = case_module._connect
+    with Case.open(unbroken) as case:
+        pages = case.db.execute("PRAGMA page_count").fetchone()[0]
+
+    def small_disk(path: Path) -> sqlite3.Connection:
+        db = connect(path)
+        db.execute(f"PRAGMA max_page_count = {pages - short_by}")  # SQLite's own "database or disk is full"
+        return db
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case_module, "_connect", small_disk)
+        with pytest.raises(EnvironmentFailure, match="disk is full"):
+            run([entrance], out, settings)
+    if (out / DATABASE).exists():
+        with Case.open(out) as case:
+            assert not [p for c in verify(case) for p in c.problems]
+        run([entrance], out, settings)
+        assert found(out) == found(unbroken)
+
+
+def test_killed_while_the_case_was_made_it_is_made_anew(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    (out / "crops").mkdir(parents=True)
+    (out / "settings.yaml").write_text("half a fi")
+    (out / f"{DATABASE}.new").write_bytes(b"SQLite format 3\0 and no more")
+    run([entrance], out, configs.load("cpu", QUICK))
+    assert found(out) == found(unbroken)
+
+
+def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
+    footage = videos.encode(tmp_path / "empty_street.mp4", videos.Recipe("no faces"), frames=20)
+    run([footage], tmp_path / "case", configs.load("cpu"))
+    document = found(tmp_path / "case")
+    assert document["tracks"] == []
+    assert document["sources"][0]["state"] == "done" and document["sources"][0]["frames_looked_at"] == 20
+
+
+def test_damaged_frames_are_skipped_counted_and_used_on_demand(tmp_path: Path) -> None:
+    whole = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
+    broken = videos.flipped(whole, tmp_path / "broken.mkv", seed=1)
+    run([broken], tmp_path / "case", configs.load("cpu"))
+    source = found(tmp_path / "case")["sources"][0]
+    assert source["frames_skipped_as_damaged"] > 0
+    assert source["losses"]["damaged_frames"] == source["frames_skipped_as_damaged"]
+    run([broken], tmp_path / "all", configs.load("cpu", ("media.use_damaged=true",)))
+    used = found(tmp_path / "all")["sources"][0]
+    assert used["frames_looked_at"] == source["frames_looked_at"] + source["frames_skipped_as_damaged"]
+
+
+def test_detector_without_landmarks_is_said_and_aligned_by_box(entrance: Path, tmp_path: Path) -> None:
+    run(
+        [entrance],
+        tmp_path / "case",
+        configs.load("cpu", ("detect.backend=haar", "sampling.fps=2", "sampling.start=3")),
+    )
+    document = found(tmp_path / "case")
+    assert document["sources"][0]["detector"]["landmarks"] is False
+    assert document["tracks"] and document["tracks"][0]["shown"]["landmarks"] is None
+    assert document["tracks"][0]["shown"]["quality"]["turn"] is None
+
+
+class TestGalleryFolder:
+    @pytest.fixture
+    def gallery(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "mugshots"
+        folder.mkdir()
+        for photo in (SAMPLES / "mugshots").glob("*.jpg"):
+            (folder / photo.name).write_bytes(photo.read_bytes())
+        (folder / "notes.txt").write_text("no picture")
+        PilImage.fromarray(np.full((200, 200, 3), 128, np.uint8)).save(folder / "wall.png")
+        both = [PilImage.open(p).resize((256, 256)) for p in sorted((SAMPLES / "mugshots").glob("*.jpg"))[:2]]
+        pair = PilImage.new("RGB", (512, 256))
+        pair.paste(both[0], (0, 0))
+        pair.paste(both[1], (256, 0))
+        (folder / "someone").mkdir()
+        pair.save(folder / "someone" / "pair.png")
+        return folder
+
+    def test_each_file_has_its_state(self, gallery: Path, entrance: Path, tmp_path: Path) -> None:
+        settings = configs.load("cpu", ("sampling.fps=1",))
+        run([entrance], tmp_path / "case", settings, gallery)
+        photos = {p["path"]: p for p in found(tmp_path / "case")["gallery"]}
+        assert photos["grace_hopper.jpg"]["problem"] is None
+        assert photos["eileen_collins.jpg"]["problem"] is None
+        assert photos["notes.txt"]["problem"] == "not a picture that can be read"
+        assert photos["wall.png"]["problem"] == "no face found"
+        assert photos["someone/pair.png"]["problem"].startswith("2 faces")
+        assert photos["someone/pair.png"]["subject"] == "someone"
+
+    def test_a_changed_photograph_is_noticed(self, gallery: Path, entrance: Path, tmp_path: Path) -> None:
+        settings = configs.load("cpu", ("sampling.fps=1",))
+        run([entrance], tmp_path / "case", settings, gallery)
+        assert run([entrance], tmp_path / "case", settings, gallery)[1] is False
+        (gallery / "wall.png").unlink()
+        assert run([entrance], tmp_path / "case", settings, gallery)[1] is True
+        assert "wall.png" not in {p["path"] for p in found(tmp_path / "case")["gallery"]}
+
+    def test_missing_folder_is_one_line(self, entrance: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no such gallery folder"):
+            run([entrance], tmp_path / "case", configs.load("cpu", ("sampling.fps=1",)), tmp_path / "nowhere")
+
+
+def test_output_that_cannot_be_written_is_one_line(entrance: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "case", tmp_path / "file"):
+        with pytest.raises(FasrError, match=r"cannot be written|not empty"):
+            run([entrance], out, configs.load("cpu", QUICK))
+
+
+def test_folder_with_other_things_is_not_taken_over(entrance: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(CaseError, match="not empty"):
+        run([entrance], tmp_path, configs.load("cpu", QUICK))
+    assert os.listdir(tmp_path) == ["mine.txt"]
