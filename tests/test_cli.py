@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
     for section in text.split("\n## fasr-video ")[1:]:
         name = section.split("\n")[0]
         known = {o for p in cli.cli.commands[name].params for o in p.opts}
-        told = {w.strip("`[],|") for w in section.split() if w.strip("`[],|").startswith("--")}
+        told = set(re.findall(r"--[a-z]+", section))
         assert told <= known
 
 

@@ -1,0 +1,235 @@
+"""How fast footage goes through: bare decoding, our reader, detectors, trackers, a whole run.
+
+    python benchmarks/throughput.py [--repeats 10] [--run-repeats 2] [--rounds 3]
+
+Each measurement of a chain is a process of its own, one after the other, in turns; the median of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import torch
+from footage import SAMPLE, enlarge, repeat
+from numpy.typing import NDArray
+from results import Table
+
+from fasr_video.configs import settings
+from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.media import Sampling, open_video
+from fasr_video.pipeline.prefetch import prefetch
+from fasr_video.pipeline.run import AHEAD, run
+from fasr_video.trackers import TRACKERS, TrackerSettings
+from fasr_video.types import Detections
+
+SIZES = ((640, 480), (1280, 720), (1920, 1080))
+FACES = (5, 20, 100)
+DETECTORS = ("builtin", "haar")
+Counted = tuple[int, float]
+"""Frames, seconds."""
+
+
+def decode(path: Path, rgb: bool) -> Counted:
+    began, frames = time.perf_counter(), 0
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        for frame in container.decode(stream):
+            if rgb:
+                frame.to_ndarray(format="rgb24")
+            frames += 1
+    return frames, time.perf_counter() - began
+
+
+def opencv(path: Path) -> Counted:
+    began, frames = time.perf_counter(), 0
+    capture = cv2.VideoCapture(str(path))
+    while capture.read()[0]:
+        frames += 1
+    return frames, time.perf_counter() - began
+
+
+def reader(path: Path) -> Counted:
+    opened = open_video(path)  # hashes the file
+    began = time.perf_counter()
+    frames = sum(1 for _ in opened.frames(Sampling()))
+    return frames, time.perf_counter() - began
+
+
+def detect(path: Path) -> Counted:
+    detector = make_detector("builtin")
+    opened = open_video(path)
+    began, frames = time.perf_counter(), 0
+    for frame in prefetch(opened.frames(Sampling()), AHEAD):
+        detector.detect([frame.image])
+        frames += 1
+    return frames, time.perf_counter() - began
+
+
+def whole(path: Path, detector: str) -> Counted:
+    with tempfile.TemporaryDirectory() as folder:
+        seen = 0
+
+        def listen(progress: object) -> None:
+            nonlocal seen
+            seen = progress.frames  # type: ignore[attr-defined]
+
+        began = time.perf_counter()
+        run([path], Path(folder) / "case", settings.load("cpu", [f"detect.backend={detector}"]), listen=listen)
+        return seen, time.perf_counter() - began
+
+
+SHORT: dict[str, Callable[[Path], Counted]] = {
+    "(a) bare PyAV, decoding only": lambda path: decode(path, rgb=False),
+    "(b) bare PyAV, to rgb24": lambda path: decode(path, rgb=True),
+    "(c) our reader, hashing excluded": reader,
+    "peer: cv2.VideoCapture": opencv,
+}
+LONG: dict[str, Callable[[Path], Counted]] = {
+    "(d) our reader and builtin detector": detect,
+    "(e) whole run into a case, builtin": lambda path: whole(path, "builtin"),
+    "(e) whole run into a case, haar": lambda path: whole(path, "haar"),
+}
+
+
+def make_detector(name: str) -> Detector:
+    chosen = settings.load("cpu").detect
+    return open_detector(name, weights=None, device="cpu", min_score=chosen.min_score, max_side=chosen.max_side)
+
+
+def in_own_process(what: str, path: Path) -> float:
+    """Frames a second."""
+    command = [sys.executable, __file__, "--one", what, "--file", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{what} on {path.name} failed:\n{done.stderr}")
+    frames, seconds = done.stdout.split()[-2:]
+    return int(frames) / float(seconds)
+
+
+def measure(long: Path, short: Path, rounds: int) -> dict[str, float]:
+    """Median frames a second of each chain."""
+    rates: dict[str, list[float]] = {what: [] for what in (*SHORT, *LONG)}
+    for turn in range(rounds):
+        for what in SHORT:
+            rates[what].append(in_own_process(what, long))
+        for what in LONG if turn == 0 else ():
+            rates[what].append(in_own_process(what, short))
+    return {what: statistics.median(values) for what, values in rates.items()}
+
+
+def detector_times(frame: NDArray[np.uint8], looks: int) -> dict[tuple[str, tuple[int, int]], float]:
+    """(detector, size) → median milliseconds a frame, the detectors in turns."""
+    detectors = {name: make_detector(name) for name in DETECTORS}
+    times: dict[tuple[str, tuple[int, int]], list[float]] = {}
+    for size in SIZES:
+        picture = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+        for turn in range(looks + 2):
+            for name, detector in detectors.items():
+                began = time.perf_counter()
+                detector.detect([picture])
+                if turn >= 2:  # the first looks warm up
+                    times.setdefault((name, size), []).append(1000 * (time.perf_counter() - began))
+    return {key: statistics.median(values) for key, values in times.items()}
+
+
+def sample_frame() -> NDArray[np.uint8]:
+    """Second 6 of the sample: both people in view and near."""
+    for index, frame in enumerate(open_video(SAMPLE).frames(Sampling())):
+        if index == 150:
+            return frame.image
+    raise AssertionError("the sample is shorter than it was")
+
+
+def tracker_rate(name: str, faces: int, frames: int) -> float:
+    """Frames a second for faces that walk about in 1920×1080; one in ten looks misses a face."""
+    rng = np.random.default_rng(3)
+    centres = rng.uniform((50, 50), (1870, 1030), (faces, 2))
+    speeds = rng.normal(0, 3, (faces, 2))
+    sides = rng.uniform(20, 90, (faces, 1))
+    looks = []
+    for _ in range(frames):
+        speeds = 0.95 * speeds + rng.normal(0, 0.8, (faces, 2))
+        centres = np.clip(centres + speeds, 30, (1890, 1050))
+        boxes = np.concatenate((centres - sides / 2, centres + sides / 2), 1) + rng.normal(0, 1, (faces, 4))
+        seen = rng.random(faces) > 0.1
+        looks.append(Detections(boxes[seen].astype(np.float32), np.full(seen.sum(), 0.9, np.float32), None))
+    tracker = TRACKERS[name](TrackerSettings())
+    began = time.perf_counter()
+    for index, found in enumerate(looks):
+        tracker.update(index / 25, found)
+    return frames / (time.perf_counter() - began)
+
+
+def chains(repeats: int, run_repeats: int, rounds: int) -> Table:
+    columns = ["chain", "720p frames/s", "of (a)", "1080p frames/s", "of (a)"]
+    table = Table("throughput", "Throughput", "`python benchmarks/throughput.py`", columns)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = {"720p": SAMPLE, "1080p": enlarge(SAMPLE, folder / "large.mp4", 1920, 1080)}
+        rates = {}
+        for size, source in sources.items():
+            long, short = folder / f"{size}_long.mp4", folder / f"{size}_short.mp4"
+            rates[size] = measure(repeat(source, long, repeats), repeat(source, short, run_repeats), rounds)
+    limit = {size: next(iter(found.values())) for size, found in rates.items()}
+    for what in rates["720p"]:
+        cells = []
+        for size, found in rates.items():
+            cells += [f"{found[what]:.1f}", f"{found[what] / limit[size]:.3f}"]
+        table.row([what, *cells])
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=10, help="of the 8 s sample, for (a) to (c) and the peer")
+    parser.add_argument("--run-repeats", type=int, default=2, help="of the 8 s sample, for (d) and (e)")
+    parser.add_argument("--rounds", type=int, default=3, help="for (a) to (c) and the peer; (d) and (e) run once")
+    parser.add_argument("--looks", type=int, default=30, help="of each detector at each size")
+    parser.add_argument("--one", choices=[*SHORT, *LONG], help=argparse.SUPPRESS)
+    parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    if args.one:
+        print(*(SHORT | LONG)[args.one](args.file))
+        return
+    table = chains(args.repeats, args.run_repeats, args.rounds)
+    table.note(
+        f"(a) to (c) and the peer: the 8 s sample `{SAMPLE.name}` {args.repeats} times over (packets repeated, nothing "
+        f"encoded again), median of {args.rounds}; (d) and (e): {args.run_repeats} times over, once. One process each, "
+        "one after the other; the start of Python and the loading of the model are not counted in (d), the loading, "
+        "hashing and writing are in (e). The 1080p version is the sample enlarged and encoded once, so it decodes "
+        "more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a thread beside the detector. "
+        "(a) and (b) decode with all cores, as the others do."
+    )
+    looks = Table("throughput", "Detectors, milliseconds a frame", "", ["size", *DETECTORS, "haar/builtin"])
+    times = detector_times(sample_frame(), args.looks)
+    for size in SIZES:
+        ours, peer = (times[name, size] for name in DETECTORS)
+        looks.row(["{}×{}".format(*size), f"{ours:.1f}", f"{peer:.1f}", f"{peer / ours:.2f}"])
+    looks.note(
+        f"Median of {args.looks} looks at one frame of the sample with two faces, brought to each size, the two in "
+        f"turns, `min_score` of the preset, {torch.get_num_threads()} threads each. Builtin here: "
+        f"{make_detector('builtin').name}. Haar is the peer: OpenCV's cascade."
+    )
+    trackers = Table("throughput", "Trackers, frames a second", "", ["tracker", *(f"{n} faces" for n in FACES)])
+    for name in TRACKERS:
+        rates = [statistics.median(tracker_rate(name, n, 300) for _ in range(3)) for n in FACES]
+        trackers.row([name, *(f"{r:.0f}" for r in rates)])
+    trackers.note("Made-up faces that walk about in 1920×1080 at 25 frames a second; median of 3 times 300 frames.")
+    table.write(looks, trackers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Draw the README's picture from a case: `python docs/make_picture.py [CASE] [OUT]` (after `make demo`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from PIL import Image
+
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.export import tracks
+
+ROOT = Path(__file__).parents[1]
+COLUMNS = 8
+
+
+def draw(folder: Path, out: Path) -> None:
+    with Case.open(folder) as case:
+        found = tracks(case)
+    end = max(t["end_seconds"] for t in found)
+    figure = plt.figure(figsize=(13, 0.5 + 2.1 * len(found)), facecolor="white")
+    grid = figure.add_gridspec(2 * len(found), COLUMNS, height_ratios=[0.5, 2] * len(found), hspace=0.25, wspace=0.08)
+    for i, track in enumerate(found):
+        _timeline(figure.add_subplot(grid[2 * i, :]), track, end)
+        shown = track["shown"]
+        pictures = [(shown["native"], f"LR0, native\n{shown['quality']['eye_px']:.0f} px between the eyes")]
+        pictures.append((shown["aligned"], "LR0, canonical"))
+        pictures += [(a["aligned"], f"LR{n}") for n, a in enumerate(track["auxiliaries"], 1)]
+        for column, (picture, label) in enumerate(pictures[:COLUMNS]):
+            axis = figure.add_subplot(grid[2 * i + 1, column])
+            axis.imshow(Image.open(folder / picture), interpolation="nearest")
+            axis.set_title(label, fontsize=8)
+            axis.axis("off")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=80, bbox_inches="tight")
+
+
+def _timeline(axis: plt.Axes, track: dict[str, Any], end: float) -> None:
+    start, stop = track["start_seconds"], track["end_seconds"]
+    axis.barh(0, stop - start, left=start, color="#3b6ea5", height=0.6)
+    for face in (track["shown"], *track["auxiliaries"]):
+        axis.axvline(start + (stop - start) * _share(face, track), color="#f0a830", lw=2)
+    axis.set_xlim(0, end)
+    axis.set_ylim(-0.5, 0.5)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    text = f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · {track['verdict']}"
+    axis.set_title(text, loc="left", fontsize=10)
+
+
+def _share(face: dict[str, Any], track: dict[str, Any]) -> float:
+    length = max(track["last_pts"] - track["first_pts"], 1)
+    return float((face["pts"] - track["first_pts"]) / length)
+
+
+if __name__ == "__main__":
+    given = [Path(a) for a in sys.argv[1:]]
+    draw(*(given + [ROOT / "cases" / "demo", ROOT / "docs" / "images" / "case.png"][len(given) :]))
