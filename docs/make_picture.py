@@ -23,12 +23,12 @@ def draw(folder: Path, out: Path) -> None:
     with Case.open(folder) as case:
         found = tracks(case)
     end = max(t["end_seconds"] for t in found)
-    figure = plt.figure(figsize=(13, 0.5 + 2.1 * len(found)), facecolor="white")
-    grid = figure.add_gridspec(2 * len(found), COLUMNS, height_ratios=[0.5, 2] * len(found), hspace=0.25, wspace=0.08)
+    figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(found)), facecolor="white")
+    grid = figure.add_gridspec(2 * len(found), COLUMNS, height_ratios=[0.3, 2] * len(found), hspace=0.35, wspace=0.08)
     for i, track in enumerate(found):
         _timeline(figure.add_subplot(grid[2 * i, :]), track, end)
         shown = track["shown"]
-        pictures = [(shown["native"], f"LR0, native\n{shown['quality']['eye_px']:.0f} px between the eyes")]
+        pictures = [(shown["native"], "LR0, own pixels")]
         pictures.append((shown["aligned"], "LR0, canonical"))
         pictures += [(a["aligned"], f"LR{n}") for n, a in enumerate(track["auxiliaries"], 1)]
         for column, (picture, label) in enumerate(pictures[:COLUMNS]):
@@ -48,8 +48,9 @@ def _timeline(axis: plt.Axes, track: dict[str, Any], end: float) -> None:
     axis.set_xlim(0, end)
     axis.set_ylim(-0.5, 0.5)
     axis.set_yticks([])
-    axis.tick_params(labelsize=8)
-    text = f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · {track['verdict']}"
+    axis.set_xticks([])
+    text = f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · {track['verdict']} · "
+    text += f"LR0: {track['shown']['quality']['eye_px']:.0f} px between the eyes"
     axis.set_title(text, loc="left", fontsize=10)
 
 

@@ -155,9 +155,11 @@ def test_irregular_looks_at_one_motion_give_one_track(tracker: type[Tracker], ga
 @every_tracker
 @pytest.mark.parametrize("fps", [25, 10, 5])
 def test_sampling_rate_does_not_break_a_motion(tracker: type[Tracker], fps: int) -> None:
+    looks = np.arange(4 * fps) / fps
+    assert follow(tracker(DEFAULTS), looks, _walk) == Followed([[1]] * len(looks), [])
     t = tracker(DEFAULTS)
-    assert follow(t, np.arange(4 * fps) / fps, _walk) == Followed([[1]] * (4 * fps), [])
-    assert_allclose(speed(t), [50, 40 * np.cos(2 * (4 - 1 / fps))], atol=12)
+    follow(t, looks, straight(100, 100, 50, -30))
+    assert_allclose(speed(t), [50, -30], atol=1)
 
 
 def _walk(t: float) -> tuple[float, float]:
@@ -244,7 +246,6 @@ def test_lives_of_tracks(tracker: type[Tracker], looks: list[Look], features: bo
         assert not set(given_out) & set(over), "an ended track does not come back"
         for i in given_out:
             count[i] = count.get(i, 0) + 1
-        assert set(step.ids[k.found.scores >= 0.6]) >= {-1} or -1 not in step.ids[k.found.scores >= 0.6]
         assert (step.ids[k.found.scores >= t.settings.start_score] > 0).all(), "a sure face always has a track"
     for e in t.finish():
         assert e.id in count and e.id not in over
@@ -356,17 +357,17 @@ def _start_with_sure_face(t: Tracker) -> None:
 
 
 def test_speed_after_a_gap_is_that_of_the_straight_path_across_it() -> None:
-    """The face goes right, turns downwards while nobody sees it, and comes back."""
+    """The face goes right, turns downwards while nobody sees it, and is seen again 10 px on and 16 px down."""
     error = {}
     for tracker in (Sort, OcSort):
         t = tracker(DEFAULTS)
         follow(t, np.arange(26) / 25, straight(100, 100, 40, 0))
         for k in range(26, 40):
             t.update(k / 25, seen())
-        assert t.update(1.6, seen(box(140, 124))).ids.tolist() == [1]
-        error[tracker] = np.linalg.norm(speed(t) - [0, 40])  # from (140, 100) to (140, 124) in 0.6 s
-    assert error[OcSort] < 10
-    assert error[Sort] > 1.5 * error[OcSort]
+        assert t.update(1.6, seen(box(150, 116))).ids.tolist() == [1]
+        error[tracker] = float(np.linalg.norm(speed(t) - np.array([10, 16]) / 0.6))
+    assert error[OcSort] < 5
+    assert error[Sort] > 2 * error[OcSort]
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(Sort, [2]), (ByteTrack, [2]), (OcSort, [1])])

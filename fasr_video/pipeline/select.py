@@ -71,7 +71,7 @@ class Pool:
         worth = np.array([c.quality.total for c in self.usable])
         gaps = np.diff(seconds)
         own = np.concatenate((gaps[:1], gaps[:-1] + gaps[1:], gaps[-1:])) + 1e-6
-        value = own * worth**4
+        value = own * worth**2
         value[int(worth.argmax())] = math.inf
         return int(value.argmin())
 
