@@ -87,7 +87,7 @@ REASON_TEXT = {
     Reason.CUT_OFF: "cut off by the edge of the picture",
     Reason.COVERED: "partly behind another face",
     Reason.LOW_SCORE: "the detector was not sure enough that it is a face",
-    Reason.UNCONFIRMED: "seen too few times in a row to be a track",
+    Reason.UNCONFIRMED: "too unsure, or seen too few times in a row, to be a track",
 }
 
 

@@ -99,6 +99,8 @@ def test_no_faces_is_said_and_is_success(tmp_path: Path, capsys: pytest.CaptureF
         (["run", "{clip}", "--every", "0"], "sampling.every"),
         (["run", "{clip}", "--start", "noon"], "not a time"),
         (["run", "{clip}", "--start", "3", "--end", "2"], "--end"),
+        (["run", "{clip}", "--start", "99"], "after the end of entrance.mp4"),
+        (["run", "{clip}", "--set", "detect.backend=retinaface", "--set", "detect.weights={text}"], "text.mp4"),
         (["run", "{clip}", "--preset", "gpuu"], "did you mean gpu"),
         (["run", "{clip}", "--set", "detect.min_scor=0.5"], "did you mean detect.min_score"),
         (["run", "{clip}", "--set", "detect.min_score=2"], "detect.min_score"),

@@ -255,7 +255,7 @@ class TestGalleryFolder:
 
 def test_output_that_cannot_be_written_is_one_line(entrance: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file" / "case", tmp_path / "file"):
+    for out in (tmp_path / "file" / "case", tmp_path / "file", Path("/proc/no/such")):
         with pytest.raises(FasrError, match=r"cannot be written|not empty"):
             run([entrance], out, configs.load("cpu", QUICK))
 

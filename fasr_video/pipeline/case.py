@@ -215,6 +215,9 @@ class Case:
         return swept
 
 
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, timeout=10)
     database.row_factory = sqlite3.Row
@@ -240,7 +243,7 @@ def environment(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _full(folder) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in _REFUSALS:
             raise EnvironmentFailure(folder, f"cannot be written ({error.strerror})", "choose another --out") from error
         raise
     except sqlite3.OperationalError as error:

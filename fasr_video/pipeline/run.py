@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction
-from fasr_video.errors import CaseError
+from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline import photos, records
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.detect import Detector, open_detector
@@ -56,6 +56,11 @@ def run(
     Returns the case's folder and whether there was anything left to do.
     """
     readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
+    for reader in readers:
+        length, start = reader.info.duration, settings.sampling.start or 0.0
+        if length is not None and start >= length:
+            reason = f"it begins after the end of {reader.info.path.name} ({float(length):.1f} s)"
+            raise UsageError(f"--start {start:g}", reason, "give an earlier time")
     if out is None:
         first = readers[0].info
         out = Path("cases") / f"{first.path.absolute().stem}-{first.sha256[:8]}"
