@@ -239,16 +239,16 @@ def main() -> None:
         f"Each video has {videos.FRAMES} frames of {videos.WIDTH}×{videos.HEIGHT}, and each frame shows its own "
         f"number. A frame is *right* when its picture differs from the one that was encoded by less than {WORST:.0f} "
         "grey levels on average, its time after the first frame is right to 1 ms, and it was not shown before. "
-        "*Absent* are the frames that came out too few, beside the whole video; a loss is *silent* when frames are absent "
-        "and the reader counted nothing. Frames that our readers mark as damaged are not used for faces unless "
+        "*Absent* are the frames that came out too few, beside the whole video; a loss is *silent* when frames are "
+        "absent and the reader counted nothing. Frames that our readers mark as damaged are not used for faces unless "
         "`media.use_damaged` says so; some of them are right, which only a known original can tell."
     )
     table.note(
         "A file without times (no pts) and the folder of pictures are right at the assumed 25 frames a second. "
         "cv2.VideoCapture is read as users read it: `read()`, then `CAP_PROP_POS_MSEC`; it has no way to mark a frame "
-        "or to count a loss. On the interlaced file its converter fails with a line on stderr, and `read()` returns true "
-        "with a picture of whatever was in memory. The folder is given to it as `frame%d.png`; our folder reader is the same for both "
-        "backends."
+        "or to count a loss. On the interlaced file its converter fails with a line on stderr, and `read()` returns "
+        "true with a picture of whatever was in memory. The folder is given to it as `frame%d.png`; our folder reader "
+        "is the same for both backends."
     )
     table.write()
 

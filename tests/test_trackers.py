@@ -506,7 +506,7 @@ def _iou(p: list[float], q: list[float], share: float) -> float:
 def assignments(draw: st.DrawFn) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     shape = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
     size = shape[0] * shape[1]
-    similarity = draw(st.lists(st.integers(0, 100), min_size=size, max_size=size))
+    similarity = draw(st.lists(st.integers(1, 100), min_size=size, max_size=size))
     allowed = draw(st.lists(st.booleans(), min_size=size, max_size=size))
     return np.array(similarity).reshape(shape) / 100, np.array(allowed, bool).reshape(shape)
 

@@ -1,0 +1,160 @@
+"""Memory of `fasr-video run` over half an hour of 720p footage.
+
+python benchmarks/memory.py [--minutes 30] [--fps 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from footage import SAMPLE, repeat, seconds_of
+from results import RESULTS, Table
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+MARKS = (1, 5, 10, 15, 20, 25, 30)  # minutes of video
+EVERY = 2.0  # seconds between samples
+
+
+@dataclass
+class Watched:
+    """One run as seen from outside."""
+
+    wall: list[float] = field(default_factory=list)
+    rss: list[float] = field(default_factory=list)
+    """MiB of the process and its children at each sample."""
+    told: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    """The run's own progress lines, and when they came."""
+    result: dict[str, object] = field(default_factory=dict)
+    exit_code: int = 0
+
+
+def watch(command: list[str]) -> Watched:
+    seen = Watched()
+    began = time.monotonic()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        listener = threading.Thread(target=_listen, args=(process, seen, began))
+        listener.start()
+        try:
+            while process.poll() is None:
+                mib = _resident(process.pid)
+                if mib:
+                    seen.wall.append(time.monotonic() - began)
+                    seen.rss.append(mib)
+                time.sleep(EVERY)
+        finally:
+            process.terminate()  # does nothing when it is through
+            listener.join()
+        seen.exit_code = process.returncode
+    return seen
+
+
+def _listen(process: subprocess.Popen[str], seen: Watched, began: float) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        told = json.loads(line)
+        if told["event"] == "progress":
+            seen.told.append((time.monotonic() - began, told))
+        else:
+            seen.result = told
+
+
+def _resident(pid: int) -> float:
+    """MiB that a process and those it started hold; 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = [c for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    own = next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:")), 0.0)
+    return own + sum(_resident(int(child)) for child in children)
+
+
+def size_of(folder: Path) -> float:
+    """MiB"""
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
+
+
+def at_minutes(seen: Watched, minutes: float) -> np.ndarray:
+    """Minutes of video done at each sample, between the run's progress lines."""
+    wall = [0.0, *(at for at, _ in seen.told), seen.wall[-1]]
+    done = [0.0, *(told["share"] * minutes for _, told in seen.told), minutes]
+    return np.interp(seen.wall, wall, done)
+
+
+def plot(at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, path: Path) -> None:
+    figure, axes = plt.subplots(figsize=(8, 4), dpi=120)
+    axes.plot(at, rss, lw=1, label="resident memory")
+    ends = np.array([half, at[-1]])
+    axes.plot(ends, np.polyval(fit, ends), "--", label=f"second half: {fit[0]:+.2f} MiB a minute")
+    axes.set(xlabel="minutes of video", ylabel="MiB", ylim=(0, 1.15 * rss.max()), xlim=(0, at[-1]))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of video")
+    parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are looked at")
+    args = parser.parse_args()
+    table = Table(
+        "memory",
+        f"Memory over {args.minutes:g} minutes of 720p footage",
+        f"`python benchmarks/memory.py --minutes {args.minutes:g} --fps {args.fps:g}`",
+        ["minute of video", "resident memory, MiB", "wall time, s", "frames looked at", "faces", "tracks"],
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        film = repeat(SAMPLE, folder / "long.mp4", round(60 * args.minutes / seconds_of(SAMPLE)))
+        minutes, mib = seconds_of(film) / 60, film.stat().st_size / 2**20
+        command = [sys.executable, "-m", "fasr_video", "run", str(film), "--out", str(folder / "case")]
+        seen = watch([*command, "--fps", f"{args.fps:g}", "--json"])
+        if seen.exit_code or not seen.result:
+            raise SystemExit(f"the run ended with {seen.exit_code}: {seen.result}")
+        kept = size_of(folder / "case")
+        pictures = size_of(folder / "case" / "crops")
+    at, rss = at_minutes(seen, minutes), np.array(seen.rss)
+    for mark in (m for m in MARKS if m < minutes - 0.01):
+        when = float(np.interp(mark, at, seen.wall))
+        told = min((t for _, t in seen.told), key=lambda t: abs(t["share"] * minutes - mark))
+        row = [f"{np.interp(mark, at, rss):.0f}", f"{when:.0f}", told["frames"], told["faces"], told["tracks"]]
+        table.row([mark, *row])
+    end = seen.result
+    table.row(
+        [f"{minutes:.1f} (end)", f"{rss[-1]:.0f}", f"{seen.wall[-1]:.0f}", end["frames"], end["faces"], end["tracks"]]
+    )
+    table.row(["highest", f"{rss.max():.0f}", "", "", "", ""])
+    later = at >= minutes / 2
+    fit = np.polyfit(at[later], rss[later], 1)
+    plot(at, rss, fit, minutes / 2, RESULTS / "memory.png")
+    table.note("![Resident memory over minutes of video](memory.png)")
+    table.note(
+        f"Growth over the second half, by a straight line: **{fit[0]:+.3f} MiB a minute of video**. The case folder "
+        f"holds {kept:.1f} MiB, {pictures:.1f} of them pictures of faces."
+    )
+    table.note(
+        f"The film ({mib:.0f} MiB) is `{SAMPLE.name}` over and over: its packets with shifted times, nothing encoded "
+        f"again. `fasr-video run` is a process of its own; its resident memory and that of processes it started is "
+        f"read from /proc every {EVERY:.0f} s, and the minute of video from its progress lines, which come every 5 s "
+        "(frames, faces and tracks in the table are those of the nearest one; tracks that are running count, too, "
+        "before the end)."
+    )
+    table.write()
+
+
+if __name__ == "__main__":
+    main()
