@@ -19,9 +19,9 @@ from footage import DATA, find_data
 from numpy.typing import NDArray
 from results import Table
 
+from fasr_video.boxes import iou_matrix
 from fasr_video.configs import settings
 from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.boxes import iou_matrix
 from fasr_video.pipeline.media import read_picture
 from fasr_video.types import Boxes, Image
 

@@ -138,13 +138,15 @@ def main() -> None:
         [f"{minutes:.1f} (end)", f"{rss[-1]:.0f}", f"{seen.wall[-1]:.0f}", end["frames"], end["faces"], end["tracks"]]
     )
     table.row(["highest", f"{rss.max():.0f}", "", "", "", ""])
-    later = at >= minutes / 2
+    # Between the middle and the last progress line: what comes after is the run winding up.
+    later = (at >= minutes / 2) & (np.array(seen.wall) <= max((when for when, _ in seen.told), default=np.inf))
     fit = np.polyfit(at[later], rss[later], 1)
     plot(at, rss, fit, minutes / 2, RESULTS / "memory.png")
     table.note("![Resident memory over minutes of video](memory.png)")
     table.note(
-        f"Growth over the second half, by a straight line: **{fit[0]:+.3f} MiB a minute of video**. The case folder "
-        f"holds {kept:.1f} MiB, {pictures:.1f} of them pictures of faces."
+        "Growth over the second half, by a straight line up to the last progress line: "
+        f"**{fit[0]:+.3f} MiB a minute of video**. The case folder holds {kept:.1f} MiB, {pictures:.1f} of them "
+        "pictures of faces."
     )
     table.note(
         f"The film ({mib:.0f} MiB) is `{SAMPLE.name}` over and over: its packets with shifted times, nothing encoded "

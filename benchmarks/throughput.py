@@ -1,6 +1,6 @@
 """How fast footage goes through: bare decoding, our reader, detectors, trackers, a whole run.
 
-    python benchmarks/throughput.py [--repeats 10] [--run-repeats 2] [--rounds 3]
+    python benchmarks/throughput.py [--repeats 10] [--run-seconds 8] [--rounds 3]
 
 Each measurement of a chain is a process of its own, one after the other, in turns; the median of the rounds counts.
 """
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -29,7 +30,7 @@ from fasr_video.configs import settings
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.run import AHEAD, run
+from fasr_video.pipeline.run import AHEAD, Progress, run
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections
 
@@ -67,27 +68,23 @@ def reader(path: Path) -> Counted:
     return frames, time.perf_counter() - began
 
 
-def detect(path: Path) -> Counted:
+def detect(path: Path, end: float) -> Counted:
     detector = make_detector("builtin")
     opened = open_video(path)
     began, frames = time.perf_counter(), 0
-    for frame in prefetch(opened.frames(Sampling()), AHEAD):
+    for frame in prefetch(opened.frames(Sampling(end=Fraction(end))), AHEAD):
         detector.detect([frame.image])
         frames += 1
     return frames, time.perf_counter() - began
 
 
-def whole(path: Path, detector: str) -> Counted:
+def whole(path: Path, end: float, detector: str) -> Counted:
     with tempfile.TemporaryDirectory() as folder:
-        seen = 0
-
-        def listen(progress: object) -> None:
-            nonlocal seen
-            seen = progress.frames  # type: ignore[attr-defined]
-
+        told: list[Progress] = []
+        chosen = settings.load("cpu", [f"detect.backend={detector}", f"sampling.end={end}"])
         began = time.perf_counter()
-        run([path], Path(folder) / "case", settings.load("cpu", [f"detect.backend={detector}"]), listen=listen)
-        return seen, time.perf_counter() - began
+        run([path], Path(folder) / "case", chosen, listen=told.append)
+        return told[-1].frames, time.perf_counter() - began
 
 
 SHORT: dict[str, Callable[[Path], Counted]] = {
@@ -96,10 +93,10 @@ SHORT: dict[str, Callable[[Path], Counted]] = {
     "(c) our reader, hashing excluded": reader,
     "peer: cv2.VideoCapture": opencv,
 }
-LONG: dict[str, Callable[[Path], Counted]] = {
+LONG: dict[str, Callable[[Path, float], Counted]] = {
     "(d) our reader and builtin detector": detect,
-    "(e) whole run into a case, builtin": lambda path: whole(path, "builtin"),
-    "(e) whole run into a case, haar": lambda path: whole(path, "haar"),
+    "(e) whole run into a case, builtin": lambda path, end: whole(path, end, "builtin"),
+    "(e) whole run into a case, haar": lambda path, end: whole(path, end, "haar"),
 }
 
 
@@ -108,9 +105,9 @@ def make_detector(name: str) -> Detector:
     return open_detector(name, weights=None, device="cpu", min_score=chosen.min_score, max_side=chosen.max_side)
 
 
-def in_own_process(what: str, path: Path) -> float:
+def in_own_process(what: str, path: Path, end: float) -> float:
     """Frames a second."""
-    command = [sys.executable, __file__, "--one", what, "--file", str(path)]
+    command = [sys.executable, __file__, "--one", what, "--file", str(path), "--run-seconds", str(end)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{what} on {path.name} failed:\n{done.stderr}")
@@ -118,14 +115,12 @@ def in_own_process(what: str, path: Path) -> float:
     return int(frames) / float(seconds)
 
 
-def measure(long: Path, short: Path, rounds: int) -> dict[str, float]:
+def measure(path: Path, end: float, rounds: int) -> dict[str, float]:
     """Median frames a second of each chain."""
     rates: dict[str, list[float]] = {what: [] for what in (*SHORT, *LONG)}
     for turn in range(rounds):
-        for what in SHORT:
-            rates[what].append(in_own_process(what, long))
-        for what in LONG if turn == 0 else ():
-            rates[what].append(in_own_process(what, short))
+        for what in (*SHORT, *LONG) if turn == 0 else SHORT:
+            rates[what].append(in_own_process(what, path, end))
     return {what: statistics.median(values) for what, values in rates.items()}
 
 
@@ -172,7 +167,7 @@ def tracker_rate(name: str, faces: int, frames: int) -> float:
     return frames / (time.perf_counter() - began)
 
 
-def chains(repeats: int, run_repeats: int, rounds: int) -> Table:
+def chains(repeats: int, end: float, rounds: int) -> Table:
     columns = ["chain", "720p frames/s", "of (a)", "1080p frames/s", "of (a)"]
     table = Table("throughput", "Throughput", "`python benchmarks/throughput.py`", columns)
     with tempfile.TemporaryDirectory() as name:
@@ -180,8 +175,7 @@ def chains(repeats: int, run_repeats: int, rounds: int) -> Table:
         sources = {"720p": SAMPLE, "1080p": enlarge(SAMPLE, folder / "large.mp4", 1920, 1080)}
         rates = {}
         for size, source in sources.items():
-            long, short = folder / f"{size}_long.mp4", folder / f"{size}_short.mp4"
-            rates[size] = measure(repeat(source, long, repeats), repeat(source, short, run_repeats), rounds)
+            rates[size] = measure(repeat(source, folder / f"{size}.mp4", repeats), end, rounds)
     limit = {size: next(iter(found.values())) for size, found in rates.items()}
     for what in rates["720p"]:
         cells = []
@@ -194,7 +188,7 @@ def chains(repeats: int, run_repeats: int, rounds: int) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10, help="of the 8 s sample, for (a) to (c) and the peer")
-    parser.add_argument("--run-repeats", type=int, default=2, help="of the 8 s sample, for (d) and (e)")
+    parser.add_argument("--run-seconds", type=float, default=8.0, help="of video, for (d) and (e)")
     parser.add_argument("--rounds", type=int, default=3, help="for (a) to (c) and the peer; (d) and (e) run once")
     parser.add_argument("--looks", type=int, default=30, help="of each detector at each size")
     parser.add_argument("--one", choices=[*SHORT, *LONG], help=argparse.SUPPRESS)
@@ -202,16 +196,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     if args.one:
-        print(*(SHORT | LONG)[args.one](args.file))
+        print(*(SHORT[args.one](args.file) if args.one in SHORT else LONG[args.one](args.file, args.run_seconds)))
         return
-    table = chains(args.repeats, args.run_repeats, args.rounds)
+    table = chains(args.repeats, args.run_seconds, args.rounds)
     table.note(
         f"(a) to (c) and the peer: the 8 s sample `{SAMPLE.name}` {args.repeats} times over (packets repeated, nothing "
-        f"encoded again), median of {args.rounds}; (d) and (e): {args.run_repeats} times over, once. One process each, "
-        "one after the other; the start of Python and the loading of the model are not counted in (d), the loading, "
-        "hashing and writing are in (e). The 1080p version is the sample enlarged and encoded once, so it decodes "
-        "more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a thread beside the detector. "
-        "(a) and (b) decode with all cores, as the others do."
+        f"encoded again), median of {args.rounds}; (d) and (e): its first {args.run_seconds:g} s, once. One process "
+        "each, one after the other; the start of Python and the loading of the model are not counted in (d), the "
+        "loading, hashing and writing are in (e). The 1080p version is the sample enlarged and encoded once, so it "
+        "decodes more easily than sharp 1080p footage does. In (d) and (e) decoding runs in a thread beside the "
+        "detector. (a) and (b) decode with all cores, as the others do."
     )
     looks = Table("throughput", "Detectors, milliseconds a frame", "", ["size", *DETECTORS, "haar/builtin"])
     times = detector_times(sample_frame(), args.looks)

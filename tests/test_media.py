@@ -16,6 +16,7 @@ from fasr_video.pipeline.media import BACKENDS, Frame, Losses, MediaInfo, Sampli
 from tests import videos
 
 ALL = Sampling()
+SEEDS = [0, 1, 2, 3, 4, 5, 12, 16]  # the last two make PyAV stumble over damaged MPEG-TS tables
 
 
 @pytest.fixture(scope="session")
@@ -26,10 +27,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
         videos.encode(folder / name, recipe)
     videos.rotated(folder / "h264.mp4", folder / "rotated.mp4")
     videos.edit_list(folder / "h264.mp4", folder / "edit_list.mp4", Fraction(10, 25))
-    for kind in ("h264.mp4", "h264.mkv", "ts.ts"):
-        videos.cut(folder / kind, folder / f"cut_{kind}")
-        for seed in range(6):
-            videos.flipped(folder / kind, folder / f"flipped{seed}_{kind}", seed)
+    for kind in videos.DAMAGEABLE:
+        videos.cut(videos.FIXTURES / kind, folder / f"cut_{kind}")
+        for seed in SEEDS:
+            videos.flipped(videos.FIXTURES / kind, folder / f"flipped{seed}_{kind}", seed)
     videos.audio_only(folder / "audio.mp4")
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("this is not a film\n" * 50)
@@ -138,21 +139,24 @@ def test_edit_list_is_honoured_or_refused(clips: Path, backend: str) -> None:
     assert videos.number(result.frames[0].image) == 10
     times = [Fraction(i - 10, 25) for i in range(videos.FRAMES)]
     assert_right(result, times)
+    assert not result.losses, "what an edit list hides is not lost"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["h264.mp4", "h264.mkv", "ts.ts"])
+@pytest.mark.parametrize("kind", videos.DAMAGEABLE)
 def test_cut_file(clips: Path, backend: str, kind: str) -> None:
     result = read(clips / f"cut_{kind}", backend)
     if isinstance(result, MediaError):
         return
     assert 30 <= len(result.frames) < videos.FRAMES
     assert_right(result, videos.expected_times("h264.mp4"))
+    if kind == "h264.mkv":  # MPEG-TS declares no length: cut between two packets, it cannot be told from a whole one
+        assert result.losses.missing_frames == videos.FRAMES - len(result.frames)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", ["h264.mp4", "h264.mkv", "ts.ts"])
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", videos.DAMAGEABLE)
 def test_flipped_bits(clips: Path, backend: str, seed: int, kind: str) -> None:
     result = read(clips / f"flipped{seed}_{kind}", backend)
     if isinstance(result, MediaError):

@@ -75,7 +75,8 @@ def test_failure_comes_after_the_items_before_it(failure: BaseException, count: 
 @pytest.mark.parametrize("used", [1, 2, 10])
 def test_closing_early_stops_the_producer(used: int) -> None:
     source = Source(10**9)
-    frames = prefetch(source.items(), 4)
+    items = source.items()  # whoever else holds it, it is closed
+    frames = prefetch(items, 4)
     assert [next(frames) for _ in range(used)] == list(range(used))
     begin = time.monotonic()
     frames.close()

@@ -298,12 +298,6 @@ def test_equally_good_faces_are_kept_from_all_over_the_track(capacity: int) -> N
     assert spread([0.7] * 500, capacity)[0] <= 3 / capacity
 
 
-FIRST_LOST = pytest.mark.xfail(
-    strict=True, reason="first and last face count half the time of their own, so the start of a track is worn away"
-)
-
-
-@FIRST_LOST
 @given(seed=st.integers(0, 1000), capacity=st.integers(6, 27))
 @example(seed=0, capacity=27)
 @patient

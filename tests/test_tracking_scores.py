@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from fasr_video.boxes import iou_matrix
 from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores, score
-from fasr_video.trackers.association import iou_matrix
 
 Sighting = tuple[int, float]
 """Who, and where (x of a box 10 px wide)."""
@@ -173,9 +173,6 @@ def agree(ours: TrackingScores, theirs: TrackingScores) -> None:
         assert getattr(ours, name) == pytest.approx(value, abs=1e-9), name
 
 
-KEPT = pytest.mark.xfail(strict=True, reason="a frame without faces makes us forget the partner; TrackEval keeps it")
-NO_TRUTH = pytest.mark.xfail(strict=True, reason="TrackEval gives MOTA 0 when there is no true face at all")
-
 many = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -186,7 +183,6 @@ def test_scores_are_those_of_trackeval(judge: Any, seed: int) -> None:
     agree(score(frames), judge(frames))
 
 
-@KEPT
 @example(seed=92480011)
 @given(seed=st.integers(0, 2**32 - 1))
 @many
@@ -206,16 +202,14 @@ def test_scores_are_those_of_trackeval_with_empty_frames(judge: Any, seed: int) 
         pytest.param(
             [frame([(1, 0)], [(1, 0)]), frame([(1, 0)], []), frame([(1, 0)], [(1, 3), (2, 0)])],
             id="nothing found in between",
-            marks=KEPT,
         ),
         pytest.param(
             [frame([(1, 0)], [(1, 0)]), frame([], [(1, 0)]), frame([(1, 0)], [(1, 3), (2, 0)])],
             id="nobody there in between",
-            marks=KEPT,
         ),
         pytest.param([frame([(1, 0)], [])] * 3, id="nothing found"),
-        pytest.param([frame([], [(1, 0)])] * 3, id="nobody there", marks=NO_TRUTH),
-        pytest.param([frame([], [])] * 3, id="nothing at all", marks=NO_TRUTH),
+        pytest.param([frame([], [(1, 0)])] * 3, id="nobody there"),
+        pytest.param([frame([], [])] * 3, id="nothing at all"),
     ],
 )
 def test_scores_of_edge_cases_are_those_of_trackeval(judge: Any, frames: list[LabelledFrame]) -> None:

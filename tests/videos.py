@@ -79,6 +79,10 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
     return path
 
 
+# Encoders do not give the same bytes twice; damage is done to these, so that it is the same damage every time.
+FIXTURES = Path(__file__).parent / "fixtures"
+DAMAGEABLE = ("h264.mp4", "h264.mkv", "ts.ts")
+
 VARIABLE_TIMES = np.cumsum(np.r_[0, np.random.default_rng(1).integers(20, 120, FRAMES - 1)]).tolist()
 
 GOOD = {

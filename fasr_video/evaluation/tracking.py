@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from fasr_video.trackers.association import iou_matrix
+from fasr_video.boxes import iou_matrix
 
 ALPHAS = np.arange(0.05, 0.99, 0.05)
 
@@ -57,7 +57,8 @@ def _renumber(frames: list[LabelledFrame]) -> tuple[list[_Frame], int, int]:
     for f in frames:
         true = np.array([true_at.setdefault(int(i), len(true_at)) for i in f.true_ids], np.int64)
         found = np.array([found_at.setdefault(int(i), len(found_at)) for i in f.found_ids], np.int64)
-        numbered.append(_Frame(true, found, iou_matrix(f.true_boxes, f.found_boxes)))
+        overlap = iou_matrix(f.true_boxes, f.found_boxes).astype(np.float64)
+        numbered.append(_Frame(true, found, overlap))
     return numbered, len(true_at), len(found_at)
 
 
@@ -105,6 +106,9 @@ def _mota(frames: list[_Frame], true_count: int) -> tuple[float, int]:
     before = np.full(true_count, -1)  # its partner in the frame before, which keeps it when it can
     hits = misses = extra = switches = 0
     for f in frames:
+        if not len(f.true) or not len(f.found):  # a frame without either side ends no pairing (TrackEval)
+            misses, extra = misses + len(f.true), extra + len(f.found)
+            continue
         merit = np.where(f.overlap >= 0.5 - 1e-12, f.overlap, 0.0)
         merit[merit > 0] += 1000.0 * (before[f.true][:, None] == f.found[None])[merit > 0]
         rows, columns = linear_sum_assignment(-merit)
@@ -117,4 +121,5 @@ def _mota(frames: list[_Frame], true_count: int) -> tuple[float, int]:
         hits += len(true)
         misses += len(f.true) - len(true)
         extra += len(f.found) - len(true)
-    return 1 - (misses + extra + switches) / max(hits + misses, 1), switches
+    truths = hits + misses
+    return (hits - extra - switches) / truths if truths else 0.0, switches

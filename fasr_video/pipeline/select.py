@@ -70,7 +70,7 @@ class Pool:
         seconds = np.array([c.seconds for c in self.usable])
         worth = np.array([c.quality.total for c in self.usable])
         gaps = np.diff(seconds)
-        own = np.concatenate((gaps[:1], gaps[:-1] + gaps[1:], gaps[-1:])) + 1e-6
+        own = np.concatenate((2 * gaps[:1], gaps[:-1] + gaps[1:], 2 * gaps[-1:])) + 1e-6
         value = own * worth**2
         value[int(worth.argmax())] = math.inf
         return int(value.argmin())

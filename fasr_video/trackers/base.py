@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fasr_video.trackers.association import Matrix, Pairs, assign, iou_matrix
-from fasr_video.trackers.motion import BoxFilter, Vector
+from fasr_video.boxes import iou_matrix
+from fasr_video.trackers.association import Matrix, Pairs, assign, widen
+from fasr_video.trackers.motion import BoxFilter, MotionState, Vector
 from fasr_video.types import Detections
 
 Features = NDArray[np.float32]
@@ -52,7 +53,7 @@ class Track:
     """Times of the looks since the last sighting at which it was not seen."""
     recent: list[tuple[float, Vector]] = field(default_factory=list)
     """The last sightings: (time, box)."""
-    at_sighting: tuple[Vector, Vector] | None = None
+    at_sighting: MotionState | None = None
     """The motion's state right after the last sighting."""
     feature: NDArray[np.float32] | None = None
 
@@ -130,6 +131,7 @@ class Tracker(ABC):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        assert state["tracker"] == self.name
         self._next_id, self._time = state["next_id"], state["time"]
         self._tracks = [_track_from(t) for t in state["tracks"]]
 
@@ -167,7 +169,8 @@ class Tracker(ABC):
         if not tracks or not len(boxes):
             return np.zeros((len(tracks), len(boxes)))
         expected = np.stack([t.motion.box if predicted else t.last_box for t in tracks])
-        return iou_matrix(expected, boxes, min(0.5, self.settings.reach * self._elapsed))
+        share = min(0.5, self.settings.reach * self._elapsed)
+        return iou_matrix(widen(expected, share), widen(boxes, share)).astype(np.float64)
 
     def _match(
         self,
@@ -190,16 +193,14 @@ class Tracker(ABC):
 
 
 def _track_state(track: Track) -> dict[str, Any]:
-    x, p = track.motion.state()
-    sighted = track.at_sighting
     return {
         "id": track.id,
-        "motion": [x.tolist(), p.tolist()],
+        "motion": track.motion.state().as_json(),
         "seen_at": track.seen_at,
         "sightings": track.sightings,
-        "missed": track.missed,
+        "missed": list(track.missed),
         "recent": [[t, box.tolist()] for t, box in track.recent],
-        "at_sighting": None if sighted is None else [a.tolist() for a in sighted],
+        "at_sighting": None if track.at_sighting is None else track.at_sighting.as_json(),
         "feature": None if track.feature is None else track.feature.tolist(),
     }
 
@@ -207,9 +208,8 @@ def _track_state(track: Track) -> dict[str, Any]:
 def _track_from(state: dict[str, Any]) -> Track:
     recent = [(t, np.array(box)) for t, box in state["recent"]]
     motion = BoxFilter(recent[-1][1])
-    motion.restore((np.array(state["motion"][0]), np.array(state["motion"][1])))
-    sighted = state["at_sighting"]
-    feature = state["feature"]
+    motion.restore(MotionState.from_json(state["motion"]))
+    sighted, feature = state["at_sighting"], state["feature"]
     return Track(
         id=state["id"],
         motion=motion,
@@ -217,6 +217,6 @@ def _track_from(state: dict[str, Any]) -> Track:
         sightings=state["sightings"],
         missed=list(state["missed"]),
         recent=recent,
-        at_sighting=None if sighted is None else (np.array(sighted[0]), np.array(sighted[1])),
+        at_sighting=None if sighted is None else MotionState.from_json(sighted),
         feature=None if feature is None else np.array(feature, np.float32),
     )

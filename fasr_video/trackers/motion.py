@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from filterpy.kalman import KalmanFilter
@@ -46,6 +47,22 @@ def _step(seconds: float) -> tuple[Vector, Vector]:
     return transition, noise
 
 
+class MotionState(NamedTuple):
+    """All that a filter knows."""
+
+    mean: Vector
+    covariance: Vector
+    size: float
+    """Of the box at the last update: the unit of the noise until the next."""
+
+    def as_json(self) -> list[Any]:
+        return [self.mean.tolist(), self.covariance.tolist(), self.size]
+
+    @staticmethod
+    def from_json(values: list[Any]) -> MotionState:
+        return MotionState(np.array(values[0]), np.array(values[1]), values[2])
+
+
 class BoxFilter:
     """A Kalman filter over (centre, size) and their speeds. Predicting by a and then by b is predicting by a + b:
     variable frame rate and sampling do not bend the motion."""
@@ -54,7 +71,7 @@ class BoxFilter:
         self._filter = KalmanFilter(dim_x=8, dim_z=4)
         self._filter.H = np.eye(4, 8)
         measurement = to_measurement(box)
-        size = measurement[2:].mean()
+        self._size = size = float(max(measurement[2:].mean(), 1.0))
         self._filter.x = np.concatenate((measurement, np.zeros(4)))[:, None]
         self._filter.P = np.diag(np.r_[np.full(4, (2 * MEASUREMENT) ** 2), START_SPEED**2 * SIZE_CALM]) * size**2
 
@@ -67,10 +84,6 @@ class BoxFilter:
         """Of centre x and y, in pixels a second."""
         return np.asarray(self._filter.x[4:6, 0])
 
-    @property
-    def _size(self) -> float:
-        return float(max(self._filter.x[2:4, 0].mean(), 1.0))
-
     def predict(self, seconds: float) -> None:
         if seconds > 0:
             transition, noise = _step(seconds)
@@ -78,9 +91,11 @@ class BoxFilter:
 
     def update(self, box: NDArray[np.floating]) -> None:
         self._filter.update(to_measurement(box)[:, None], R=(MEASUREMENT * self._size) ** 2)
+        self._size = float(max(self._filter.x[2:4, 0].mean(), 1.0))
 
-    def state(self) -> tuple[Vector, Vector]:
-        return self._filter.x.copy(), self._filter.P.copy()
+    def state(self) -> MotionState:
+        return MotionState(self._filter.x.copy(), self._filter.P.copy(), self._size)
 
-    def restore(self, state: tuple[Vector, Vector]) -> None:
-        self._filter.x, self._filter.P = state[0].copy(), state[1].copy()
+    def restore(self, state: MotionState) -> None:
+        self._filter.x, self._filter.P = state.mean.copy(), state.covariance.copy()
+        self._size = state.size

@@ -28,13 +28,13 @@ class OcSort(ByteTrack):
         bonus = DIRECTION_WEIGHT * self._directions(rows, found.boxes[high]) * found.scores[high][None]
         pairs = self._match(overlap, rows, high, features, self.settings.min_overlap, bonus)
         pairs += self._second(found, pairs)
-        return pairs + self._recover(found, high, pairs)
+        return pairs + self._recover(found, features, high, pairs)
 
-    def _recover(self, found: Detections, high: list[int], pairs: Pairs) -> Pairs:
+    def _recover(self, found: Detections, features: Features | None, high: list[int], pairs: Pairs) -> Pairs:
         rows = [r for r in range(len(self._tracks)) if r not in {p[0] for p in pairs}]
         columns = [c for c in high if c not in {p[1] for p in pairs}]
         overlap = self._overlaps(rows, found.boxes[columns], predicted=False)
-        return self._match(overlap, rows, columns, None, self.settings.min_overlap)
+        return self._match(overlap, rows, columns, features, self.settings.min_overlap)
 
     def _directions(self, rows: list[int], boxes: NDArray[np.float32]) -> Matrix:
         """1 where a box lies straight ahead of a track's motion, -1 straight behind, 0 where there is no motion."""
@@ -45,12 +45,10 @@ class OcSort(ByteTrack):
         there = (boxes[:, :2] + boxes[:, 2:]) / 2
         motion = newer - older
         onward = there[None] - older[:, None]
-        cosine = (motion[:, None] * onward).sum(2) / np.maximum(
-            np.linalg.norm(motion, axis=1)[:, None] * np.linalg.norm(onward, axis=2), 1e-9
-        )
-        return np.asarray(
-            1 - 2 * np.arccos(np.clip(cosine, -1, 1)) / np.pi * (np.linalg.norm(motion, axis=1) > 0)[:, None]
-        )
+        length = np.linalg.norm(motion, axis=1)[:, None]
+        cosine = (motion[:, None] * onward).sum(2) / np.maximum(length * np.linalg.norm(onward, axis=2), 1e-9)
+        ahead = 1 - 2 * np.arccos(np.clip(cosine, -1, 1)) / np.pi
+        return np.asarray(ahead * (length > 0))
 
     def _sight(self, track: Track, found: Detections, column: int, features: Features | None) -> None:
         assert self._time is not None

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fasr_video.pipeline.detect.boxes import best_first
+from fasr_video.boxes import best_first
 from fasr_video.pipeline.detect.checkpoint import find_device, load_state
 from fasr_video.pipeline.detect.network import PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.pipeline.media import sha256_file

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from cv2.data import haarcascades
 
-from fasr_video.pipeline.detect.boxes import best_first
+from fasr_video.boxes import best_first
 from fasr_video.pipeline.media import sha256_file
 from fasr_video.types import Detections, Image
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fasr_video.boxes import best_first, shrink
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.pipeline.detect.boxes import best_first, shrink
 from fasr_video.pipeline.media import sha256_file
 from fasr_video.types import Detections, Image
 

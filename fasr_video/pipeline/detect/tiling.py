@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fasr_video.boxes import NMS_IOU, areas, intersection, iou_matrix
 from fasr_video.errors import SettingsError
-from fasr_video.pipeline.detect.boxes import NMS_IOU, areas, intersection, iou_matrix
 from fasr_video.pipeline.detect.contract import Detector
 from fasr_video.types import Detections, Image
 

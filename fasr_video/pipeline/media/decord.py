@@ -80,7 +80,7 @@ def _problem(info: MediaInfo, times: list[int | None], losses: Losses) -> str | 
         "its frames have no times": info.time_source != "pts" or None in times,
         "two of its frames share a time": len(set(times)) != len(times),
         "its first frame is not at time 0 (an edit list, perhaps)": info.first_pts != 0,
-        "it does not hold as many frames as it declares": info.declared_frames not in (None, len(times)),
+        "it does not show as many frames as it declares": info.declared_frames not in (None, len(times)),
         f"its picture is to be turned ({info.orientation})": info.orientation != "none",
         f"its pixels are {info.pixel_format}, not 8-bit 4:2:0": info.pixel_format not in {"yuv420p", "yuvj420p"},
         f"its colours are {info.colour}": not info.colour.startswith("bt601"),

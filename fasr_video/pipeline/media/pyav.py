@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -41,6 +42,11 @@ if TYPE_CHECKING:
 CONSTANT_RATE = {"avi"}
 # Errors while reading packets in a row after which the rest of the file is given up (and counted as missing).
 READ_ATTEMPTS = 50
+
+# Frames kept waiting for bad news: a decoder conceals the last few before the packet that it fails on.
+HELD_BACK = 4
+# Seconds that a declared length may exceed what is there before the file counts as cut off: containers round.
+CUT_TOLERANCE = Fraction(1, 5)
 
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 _COLORSPACE = {
@@ -116,8 +122,8 @@ class PyAvReader:
                         yield Frame(ref, self._to_rgb(frame), damaged)
                 before, last_pts = seconds, pts
                 index += 1
-            if complete and info.declared_frames is not None:
-                losses.missing_frames = max(0, info.declared_frames - index)
+            if complete:
+                losses.missing_frames = self._missing(index, last_pts)
 
     def scan(self) -> tuple[list[int | None], Losses]:
         """Decode everything without converting a picture: all times in display order, and what was lost."""
@@ -127,28 +133,38 @@ class PyAvReader:
             for frame, damaged in _decode(_packets(container, stream, losses), stream, losses):
                 times.append(frame.pts)
                 losses.damaged_frames += damaged
+        losses.missing_frames = self._missing(len(times), times[-1] if times else None)
         return times, losses
+
+    def _missing(self, seen: int, last_pts: int | None) -> int:
+        """Frames that the container declares, in number or in length, and did not give."""
+        info = self._info
+        if info.declared_frames is not None:
+            return max(0, info.declared_frames - seen)
+        if self._length is None or info.rate is None or last_pts is None or info.time_source != "pts":
+            return 0
+        absent = self._length - (last_pts - info.first_pts) * info.time_base - 1 / info.rate
+        return int(absent * info.rate) if absent > CUT_TOLERANCE else 0
 
     def _open(self) -> _Opened:
         return _Opened(self._path)
 
     def _probe(self, container: InputContainer, stream: VideoStream, assumed_fps: Fraction) -> MediaInfo:
-        first, has_pts = None, True
-        scratch = Losses()
-        for frame, _ in _decode(_packets(container, stream, scratch), stream, scratch):
-            first, has_pts = frame, frame.pts is not None
-            break
+        first = next((frame for frame, _ in _decode(_packets(container, stream, Losses()), stream, Losses())), None)
         if first is None:
             raise MediaError(self._path, "no frame in it could be decoded", FFMPEG_REMEDY)
         name = container.format.name
         rate = stream.average_rate or stream.guessed_rate
         if name in CONSTANT_RATE and rate:
             source, base, first_pts = "container", 1 / rate, 0
-        elif has_pts and first.pts is not None and stream.time_base is not None:
-            source, base, first_pts = "pts", stream.time_base, first.pts
+        elif first.pts is not None and stream.time_base is not None:
+            # The declared start counts, should the first frames be destroyed.
+            source, base = "pts", stream.time_base
+            first_pts = first.pts if stream.start_time is None else min(first.pts, stream.start_time)
         else:
             source, rate, base, first_pts = "assumed_fps", assumed_fps, 1 / assumed_fps, 0
         self._orient = _display_matrix(first)
+        self._length = _stream_length(stream)
         turned = self._orient[0] == 0
         duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
         if duration is None and container.duration:
@@ -165,7 +181,7 @@ class PyAvReader:
             time_source=source,
             first_pts=first_pts,
             rate=rate,
-            declared_frames=stream.frames or None,
+            declared_frames=stream.frames - _hidden(self._path) if stream.frames else None,
             duration=duration if source != "assumed_fps" else None,
             orientation=_orientation_name(self._orient),
             pixel_format=first.format.name,
@@ -231,6 +247,10 @@ def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> 
             failures += 1
             if failures >= READ_ATTEMPTS:
                 return
+        except IndexError:
+            # PyAV 18 at the end of an MPEG-TS whose damaged tables made streams appear: all packets were given.
+            losses.corrupt_packets += 1
+            return
 
 
 def _skip_to(
@@ -286,6 +306,8 @@ def _decode(
 ) -> Iterator[tuple[VideoFrame, bool]]:
     """Decoded frames, each with whether it may lean on damaged data."""
     context = stream.codec_context
+    held: deque[tuple[VideoFrame, bool]] = deque()  # not yet given out: bad news may still come of them
+    timed = stream.container.format.name not in CONSTANT_RATE
     damaged, suspects = False, 0
     for packet in packets:
         failed = packet.is_corrupt
@@ -293,20 +315,37 @@ def _decode(
         try:
             frames = stream.decode(packet)
         except av.error.EOFError:
-            return
+            break
         except av.error.FFmpegError:
             failed = True
-        failed |= any(frame.is_corrupt for frame in frames)
-        if failed:
+        if failed or any(frame.is_corrupt for frame in frames):
             losses.corrupt_packets += 1
-            # Frames still held back for reordering, or by the decoder's threads, may be older than the damage: a
-            # keyframe among them heals nothing.
+            # What was held back for reordering, or by the decoder's threads, may be older or younger than the
+            # damage: it is all doubted, and a keyframe among it heals nothing.
+            held = deque((frame, True) for frame, _ in held)
             damaged, suspects = True, context.reorder_depth + context.thread_count + 1
         for frame in frames:
             if damaged and frame.key_frame and suspects <= 0:
                 damaged = False
             suspects -= 1
-            yield frame, damaged
+            if timed and frame.pts is not None:  # frames come in display order: a later time before it is a wrong one
+                held = deque((f, bad or (f.pts is not None and f.pts >= frame.pts)) for f, bad in held)
+            held.append((frame, damaged))
+        while len(held) > HELD_BACK:
+            yield held.popleft()
+    yield from held
+
+
+def _hidden(path: Path) -> int:
+    """Packets that an edit list leaves out: stored, counted by the container, never shown."""
+    with _Opened(path) as (container, stream):
+        return sum(packet.is_discard for packet in _packets(container, stream, Losses()))
+
+
+def _stream_length(stream: VideoStream) -> Fraction | None:
+    """The pictures' own length in seconds, as Matroska's tags tell it (the container's may be that of its sound)."""
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "").strip())
+    return None if tag is None else int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
 
 
 def _colour(frame: VideoFrame) -> tuple[str | None, ColorRange, str]:

@@ -1,4 +1,4 @@
-"""Geometry that the detectors share: overlaps of boxes, and frames brought to the size a network takes."""
+"""Geometry of boxes: overlaps, suppression of doubles, and frames brought to the size a network takes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from fasr_video.types import Boxes, Detections, Image, Landmarks
 
 NMS_IOU = 0.4
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
+"""Of either precision; what goes in comes out."""
 
 
-def areas(boxes: Boxes) -> Floats:
+def areas(boxes: Floats) -> Floats:
     sides: Floats = (boxes[:, 2:] - boxes[:, :2]).clip(min=0)
     return sides[:, 0] * sides[:, 1]
 
 
-def intersection(a: Boxes, b: Boxes) -> Floats:
+def intersection(a: Floats, b: Floats) -> Floats:
     """Shared area of each box of `a` (N×4) with each of `b` (M×4): N×M."""
     corner = np.maximum(a[:, None, :2], b[None, :, :2])
     sides = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - corner).clip(min=0)
@@ -26,7 +27,7 @@ def intersection(a: Boxes, b: Boxes) -> Floats:
     return shared
 
 
-def iou_matrix(a: Boxes, b: Boxes) -> Floats:
+def iou_matrix(a: Floats, b: Floats) -> Floats:
     """Intersection over union, N×M. Boxes without an area overlap nothing."""
     shared = intersection(a, b)
     union = areas(a)[:, None] + areas(b)[None] - shared
