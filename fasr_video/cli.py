@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from fasr_video import __version__
 from fasr_video.configs import settings as configs
@@ -44,9 +45,9 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("fasr-video: stopped; the same command goes on from the last finished segment", err=True)
         code = ExitCode.STOPPED
-    except BrokenPipeError:  # the reader of our output, `head` say, has had enough
-        sys.stderr.close()
-        code = ExitCode.DONE
+    except sqlite3.DatabaseError as error:
+        click.echo(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
+        code = ExitCode.INTEGRITY
     sys.exit(int(code or 0))
 
 
@@ -113,7 +114,7 @@ def show_command(case: Path, as_json: bool) -> None:
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.export import as_document
 
-    with Case.open(case) as opened:
+    with Case.open(case, read_only=True) as opened:
         document = as_document(opened)
     if as_json:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -135,7 +136,7 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     from fasr_video.pipeline import export
     from fasr_video.pipeline.case import Case, environment
 
-    with Case.open(case) as opened:
+    with Case.open(case, read_only=True) as opened:
         text = export.as_json(opened) if kind == "json" else export.as_csv(opened, rows)
     if out is None:
         click.echo(text, nl=False)
@@ -168,7 +169,7 @@ def verify_command(case: Path, as_json: bool) -> int:
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.verify import verify
 
-    with Case.open(case) as opened:
+    with Case.open(case, read_only=True) as opened:
         checks = verify(opened)
     bad = any(c.problems for c in checks)
     if as_json:
@@ -208,11 +209,14 @@ def _seconds(option: str, text: str | None) -> float | None:
         return None
     try:
         parts = [Fraction(p) for p in text.split(":")]
-    except ValueError as error:
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise UsageError(f"{option} {text}", "not a time", "give seconds or HH:MM:SS") from error
     if len(parts) > 3 or any(p < 0 for p in parts):
         raise UsageError(f"{option} {text}", "not a time", "give seconds or HH:MM:SS")
-    return float(sum(p * 60**i for i, p in enumerate(reversed(parts))))
+    seconds = sum(p * 60**i for i, p in enumerate(reversed(parts)))
+    if seconds > 10**9:
+        raise UsageError(f"{option} {text}", "longer than any footage", "give seconds or HH:MM:SS")
+    return float(seconds)
 
 
 @contextmanager
@@ -246,21 +250,25 @@ def _progress(as_json: bool) -> Iterator[Any]:
 class _PlainProgress:
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
-        self._began = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._began: dict[Path, float] = {}
 
     def __call__(self, p: Any) -> None:
         now = time.monotonic()
-        if now - self._last < PLAIN_EVERY:
+        spent = now - self._began.setdefault(p.source, now)
+        if now - self._last < PLAIN_EVERY or not spent:
             return
         self._last = now
-        rate = p.frames / (now - self._began)
-        share = None if p.share is None else round(p.share, 4)
+        rate = p.frames / spent
+        left = None if not p.share else spent * (1 - p.share) / p.share
         if self._as_json:
-            line = {"event": "progress", "source": str(p.source), "frames": p.frames, "share": share}
-            click.echo(json.dumps(line | {"faces": p.faces, "tracks": p.tracks, "frames_per_second": round(rate, 1)}))
+            line = {"event": "progress", "source": str(p.source), "frames": p.frames, "share": p.share}
+            line |= {"faces": p.faces, "tracks": p.tracks, "frames_per_second": rate, "seconds_left": left}
+            click.echo(json.dumps(line))
         else:
             done = "" if p.share is None else f", {p.share:.0%}"
-            text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks"
+            rest = "" if left is None else f", {left:.0f} s left"
+            text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks{rest}"
             click.echo(text, err=True)
 
 
@@ -272,7 +280,7 @@ def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
         document = as_document(case)
     losses: dict[str, int] = {}
     for source in document["sources"]:
-        for kind, count in (source["losses"] | {"frames_skipped": source["frames_skipped_as_damaged"]}).items():
+        for kind, count in source["losses"].items():
             losses[kind] = losses.get(kind, 0) + count
     code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
     tracks = document["tracks"]
@@ -323,7 +331,8 @@ def _show(document: dict[str, Any]) -> None:
     for source in document["sources"]:
         info = source["info"]
         console.print(
-            f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  [{source['state']}]", highlight=False
+            f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  \\[{source['state']}]",
+            highlight=False,
         )
         console.print(
             f"  {info['width']}×{info['height']} {info['codec']} in {info['container'].split(',')[0]}, times from "
@@ -340,7 +349,17 @@ def _show(document: dict[str, Any]) -> None:
             console.print(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}", highlight=False)
     names = {t["id"]: t["name"] for t in document["tracks"]}
     if document["tracks"]:
-        table = Table("track", "from", "to", "seen", "eye px", "quality", "aux", "verdict", title="tracks")
+        table = Table(
+            "track",
+            Column("from", no_wrap=True),
+            Column("to", no_wrap=True),
+            "seen",
+            "eye px",
+            "quality",
+            "aux",
+            "verdict",
+            title="tracks",
+        )
         for t in document["tracks"]:
             quality = t["shown"]["quality"] if t["shown"] else {}
             verdict = t["verdict"] if t["verdict"] == "usable" else f"[yellow]insufficient: {t['verdict_reason']}[/]"
@@ -372,5 +391,6 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes // 60):02d}:{int(minutes % 60):02d}:{rest:06.3f}"
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"

@@ -53,6 +53,10 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE track SET verdict = 'insufficient'", "faces or tracks"),
         ("UPDATE meta SET value = '{}' WHERE key = 'settings'", "settings"),
         ("UPDATE source SET sha256 = 'abc'", "not the footage"),
+        ("UPDATE source SET sha256 = 'abc'", "what is known of"),
+        ("UPDATE source SET info = json_set(info, '$.time_base', '1/1')", "what is known of"),
+        ("UPDATE source SET detector = json_set(detector, '$.name', 'other')", "the detector of"),
+        ("DELETE FROM log WHERE id = (SELECT max(id) FROM log)", "the end of the log"),
     ],
 )
 def test_every_change_of_a_row_is_found(case: Path, change: str, found: str) -> None:
@@ -99,6 +103,29 @@ def test_damaged_database_is_an_integrity_error_and_stays_as_it_is(case: Path) -
     assert path.read_bytes() == damaged
 
 
+def test_reading_a_case_writes_nothing(case: Path) -> None:
+    before = {p.name: p.read_bytes() for p in case.iterdir() if p.is_file() and not p.name.endswith("-shm")}
+    with Case.open(case, read_only=True) as opened:
+        assert opened.db.execute("SELECT count(*) FROM face").fetchone()[0] > 0
+        with pytest.raises(sqlite3.OperationalError):
+            opened.db.execute("DELETE FROM face")
+    after = {p.name: p.read_bytes() for p in case.iterdir() if p.is_file() and not p.name.endswith("-shm")}
+    assert {k: v for k, v in after.items() if v} == {k: v for k, v in before.items() if v}
+
+
+def test_damaged_pages_are_told_by_verify(case: Path) -> None:
+    for extra in case.glob(f"{DATABASE}-*"):
+        extra.unlink()
+    path = case / DATABASE
+    data = bytearray(path.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    for start in range(2 * page, len(data), page):
+        data[start : start + 200] = b"\xff" * 200
+    path.write_bytes(data)
+    with Case.open(case, read_only=True) as opened:
+        assert any(c.problems for c in verify(opened))
+
+
 def test_failed_transaction_leaves_nothing(case: Path) -> None:
     with Case.open(case) as opened:
         before = opened.db.execute("SELECT count(*) FROM log").fetchone()[0]
@@ -120,6 +147,9 @@ def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path)
             decide(opened, 1, decision, "an examiner")
         row = opened.db.execute("SELECT * FROM link").fetchone()
         assert (row["state"], row["decided_by"]) == ("proposed", None)
+        assert not [p for c in verify(opened) for p in c.problems if p.startswith("link ")]
+        opened.db.execute("UPDATE link SET state = 'accepted', decided_by = 'nobody'")
+        assert [p for c in verify(opened) for p in c.problems if "link 1 is not as it was decided" in p]
         decided = opened.db.execute("SELECT count(*) FROM log WHERE event = 'link decided'").fetchone()[0]
         assert decided == 3
 

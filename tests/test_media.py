@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -187,6 +187,63 @@ def test_playlist_cannot_reach_out(clips: Path, tmp_path: Path) -> None:
     playlist = tmp_path / "list.m3u8"
     playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
     assert isinstance(read(playlist, "pyav"), MediaError)
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile h264.mp4\n", "#EXTM3U\n#EXTINF:4,\nts.ts\n#EXT-X-ENDLIST\n"]
+)
+def test_text_that_names_other_files_is_no_footage(text: str, clips: Path) -> None:
+    for suffix in ("mp4", "m3u8", "txt"):
+        (clips / f"list.{suffix}").write_text(text)
+        assert isinstance(read(clips / f"list.{suffix}", "pyav"), MediaError)
+
+
+def test_pattern_in_a_name_reads_no_other_pictures(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "s%d.png").write_bytes((clips / "pictures" / "frame0.png").read_bytes())
+    (tmp_path / "s1.png").write_bytes((clips / "pictures" / "frame1.png").read_bytes())
+    assert isinstance(read(tmp_path / "s%d.png", "pyav"), MediaError)
+
+
+def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(clips: Path, tmp_path: Path) -> None:
+    """A bad sector: 512 zero bytes in the middle of the pictures."""
+    data = bytearray((videos.FIXTURES / "h264.mp4").read_bytes())
+    at = data.find(b"mdat") + (len(data) - data.find(b"mdat")) // 3
+    data[at : at + 512] = bytes(512)
+    (tmp_path / "sector.mp4").write_bytes(data)
+    result = read(tmp_path / "sector.mp4", "pyav")
+    assert isinstance(result, Read)
+    assert sum(not f.damaged for f in result.frames) >= videos.FRAMES - 2 * 25 - 8
+    assert_right(result, videos.expected_times("h264.mp4"))
+
+
+def test_times_that_begin_again_are_counted_and_resumed_right(tmp_path: Path) -> None:
+    """Two recordings in one file, as recorders write them."""
+    twice = tmp_path / "twice.ts"
+    twice.write_bytes((videos.FIXTURES / "ts.ts").read_bytes() * 2)
+    reader = open_video(twice)
+    whole = list(reader.frames(ALL))
+    assert len(whole) == 2 * videos.FRAMES and reader.losses.time_jumps >= 1
+    for at in (30, 99, 100, 130):
+        again = open_video(twice)
+        rest = list(again.frames(ALL, after=whole[at].ref))
+        assert [(f.ref, f.damaged) for f in rest] == [(f.ref, f.damaged) for f in whole[at + 1 :]]
+
+
+@pytest.mark.parametrize("kind", videos.DAMAGEABLE)
+def test_going_on_in_damaged_footage_gives_the_same_frames_and_losses(clips: Path, kind: str) -> None:
+    for seed in SEEDS[:3]:
+        path = clips / f"flipped{seed}_{kind}"
+        reader = open_video(path)
+        whole, before = [], []
+        for frame in reader.frames(ALL):
+            whole.append(frame)
+            before.append(replace(reader.losses))
+        for at in (len(whole) // 3, len(whole) // 2):
+            again = open_video(path)
+            rest = list(again.frames(ALL, after=whole[at].ref))
+            assert [(f.ref, f.damaged) for f in rest] == [(f.ref, f.damaged) for f in whole[at + 1 :]]
+            assert before[at].damaged_frames + again.losses.damaged_frames == reader.losses.damaged_frames
+            assert before[at].time_jumps + again.losses.time_jumps == reader.losses.time_jumps
 
 
 def test_folder_of_pictures(clips: Path) -> None:

@@ -180,6 +180,68 @@ def test_killed_while_the_case_was_made_it_is_made_anew(unbroken: Path, entrance
     assert found(out) == found(unbroken)
 
 
+def test_two_runs_at_once_on_one_case_are_refused(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    first = start(entrance, out)
+    wait_for_segments(out, 1, first)
+    with pytest.raises(CaseError, match="another run is writing"):
+        run([entrance], out, configs.load("cpu", QUICK))
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+    assert found(out) == found(unbroken)
+
+
+def test_killed_before_the_linking_it_is_made_up_for(corridor: Path, tmp_path: Path) -> None:
+    settings = configs.load("cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2"))
+    run([corridor], tmp_path / "case", settings)
+    links = found(tmp_path / "case")["links"]
+    assert links, "the person hidden for a while is two tracklets, proposed as one"
+    with Case.open(tmp_path / "case") as case, case.transaction():
+        case.db.execute("DELETE FROM link")
+        case.set_meta("linked_tracks", "0")
+    run([corridor], tmp_path / "case", settings)
+    again = found(tmp_path / "case")["links"]
+    assert [(x["a"], x["b"], x["score"]) for x in again] == [(x["a"], x["b"], x["score"]) for x in links]
+
+
+def test_proposals_keep_their_numbers_when_footage_is_added(corridor: Path, entrance: Path, tmp_path: Path) -> None:
+    settings = configs.load("cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2"))
+    run([corridor], tmp_path / "case", settings)
+    before = {(x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]}
+    run([corridor, entrance], tmp_path / "case", settings)
+    assert before <= {(x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]}
+
+
+def test_another_model_does_not_go_on_with_the_case(entrance: Path, tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    process = start(entrance, out)
+    wait_for_segments(out, 1, process)
+    process.kill()
+    process.communicate()
+    with Case.open(out) as case, case.transaction():
+        other = json.dumps({"name": "other", "model_sha256": "0" * 64, "licence": "", "landmarks": True})
+        case.db.execute("UPDATE source SET detector = ?", (other,))
+    with pytest.raises(CaseError, match="another detector"):
+        run([entrance], out, configs.load("cpu", QUICK))
+
+
+def test_what_is_refused_leaves_no_case_behind(entrance: Path, tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    for bad in (("sampling.every=2", "sampling.fps=5"), ("sampling.start=2", "sampling.end=1")):
+        with pytest.raises(FasrError):
+            run([entrance], out, configs.load("cpu", bad))
+    with pytest.raises(InputError):
+        run([entrance], out, configs.load("cpu"), tmp_path / "no_gallery")
+    assert not out.exists()
+
+
+def test_the_same_footage_twice_is_refused_by_name(entrance: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(entrance.read_bytes())
+    with pytest.raises(FasrError, match="same footage as"):
+        run([entrance, copy], tmp_path / "case", configs.load("cpu"))
+
+
 def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
     footage = videos.encode(tmp_path / "empty_street.mp4", videos.Recipe("no faces"), frames=20)
     run([footage], tmp_path / "case", configs.load("cpu"))

@@ -275,6 +275,21 @@ def test_state_is_a_snapshot(tracker: type[Tracker]) -> None:
     assert json.dumps(state) == before
 
 
+@every_tracker
+def test_looks_rarer_than_the_longest_gap_still_make_a_track(tracker: type[Tracker]) -> None:
+    t = tracker(DEFAULTS)
+    ids = [t.update(k * 1.5 * DEFAULTS.max_gap, seen(box(100 + k, 100))).ids.tolist() for k in range(8)]
+    assert ids[2:] == [ids[2]] * 6
+
+
+@every_tracker
+def test_one_long_pause_among_frequent_looks_ends_a_track(tracker: type[Tracker]) -> None:
+    t = tracker(DEFAULTS)
+    for k in range(5):
+        t.update(k / 25, seen(box(100, 100)))
+    assert t.update(10.0, seen(box(100, 100))).ids.tolist() == [2]
+
+
 # --- appearance --------------------------------------------------------------------------------------------------
 
 ALIKE, OTHER = unit(1, 0), unit(0.1, 1)

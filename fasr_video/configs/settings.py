@@ -29,9 +29,9 @@ class MediaSettings(_Group):
 
 class SamplingSettings(_Group):
     every: int = Field(ge=1)
-    fps: float | None = Field(gt=0)
-    start: float | None = Field(ge=0)
-    end: float | None = Field(gt=0)
+    fps: float | None = Field(gt=0, allow_inf_nan=False)
+    start: float | None = Field(ge=0, allow_inf_nan=False)
+    end: float | None = Field(gt=0, allow_inf_nan=False)
 
 
 class DetectSettings(_Group):
@@ -99,7 +99,11 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
         key, equals, value = override.partition("=")
         if not equals:
             raise SettingsError(f"--set {override}", "no value", "write it as group.key=value")
-        _set(values, key.strip(), yaml.safe_load(value))
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"--set {override}", "the value cannot be read", "put quotes around it") from error
+        _set(values, key.strip(), parsed)
     return _check(preset, values)
 
 
@@ -107,7 +111,10 @@ def _read(preset: str) -> dict[str, Any]:
     if preset in presets():
         text = (files(__package__) / f"{preset}.yaml").read_text(encoding="utf-8")
     elif preset.endswith((".yaml", ".yml")) and Path(preset).is_file():
-        text = Path(preset).read_text(encoding="utf-8")
+        try:
+            text = Path(preset).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(preset, "not a text file that can be read", "save it as UTF-8") from error
     else:
         near = _nearest(preset, presets())
         raise SettingsError(preset, f"no such preset{near}", f"choose from {', '.join(presets())} or give a YAML file")
@@ -125,7 +132,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     known = [f"{g}.{n}" for g, f in Settings.model_fields.items() for n in f.annotation.model_fields]  # type: ignore[union-attr]
     if key not in known:
         raise SettingsError(key, f"no such setting{_nearest(key, known)}", "the presets list every setting")
-    values.setdefault(group, {})[name] = value
+    if not isinstance(values.get(group), dict):
+        values[group] = {}
+    values[group][name] = value
 
 
 def _check(preset: str, values: dict[str, Any]) -> Settings:

@@ -13,18 +13,22 @@ and swept when a source is done.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import importlib.metadata
 import io
 import json
 import os
+import platform
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image as PilImage
@@ -35,6 +39,7 @@ from fasr_video.types import Image
 
 SCHEMA_VERSION = 1
 DATABASE = "case.sqlite"
+LOCK = ".lock"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -61,7 +66,7 @@ CREATE TABLE face (
 CREATE INDEX face_by_track ON face (track, frame_index);
 CREATE INDEX face_by_source ON face (source, frame_index);
 CREATE TABLE link (
-    id INTEGER PRIMARY KEY, a INTEGER NOT NULL REFERENCES track, b INTEGER NOT NULL REFERENCES track,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, a INTEGER NOT NULL REFERENCES track, b INTEGER NOT NULL REFERENCES track,
     score REAL NOT NULL, evidence TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('proposed', 'accepted', 'refused')), decided_by TEXT, decided_at TEXT,
     UNIQUE (a, b));
@@ -86,9 +91,7 @@ class Case:
         with environment(folder):
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f"{DATABASE}.new"
-            begun = {"crops", "settings.yaml", *(f"{partial.name}{end}" for end in ("", "-wal", "-shm", "-journal"))}
-            if {p.name for p in folder.iterdir()} - begun:
-                raise CaseError(folder, "not empty and no case", "give another --out or empty it")
+            refuse_foreign(folder)
             for leftover in folder.glob(f"{partial.name}*"):  # a run that was killed while it made the case
                 leftover.unlink()
             (folder / "crops").mkdir(exist_ok=True)
@@ -103,22 +106,25 @@ class Case:
                     "schema": str(SCHEMA_VERSION),
                     "case_id": secrets.token_hex(8),
                     "version": __version__,
+                    "versions": json.dumps(_versions()),
+                    "linked_tracks": "0",
+                    "log_head": "",
                     "settings": json.dumps(settings, sort_keys=True),
                 }.items():
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-                case.log("created", {"version": __version__, "settings": settings})
+                case.log("created", {"version": __version__, "versions": _versions(), "settings": settings})
             database.close()
             partial.rename(folder / DATABASE)
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path) -> Case:
+    def open(cls, folder: Path, read_only: bool = False) -> Case:
         path = folder / DATABASE
         if not path.is_file():
             raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
         with environment(folder):
             try:
-                database = _connect(path)
+                database = _connect_to_read(path) if read_only else _connect(path)
                 found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
@@ -158,6 +164,9 @@ class Case:
             raise IntegrityError(self.folder, f"its {key} is missing", "restore the case from a copy")
         return str(row[0])
 
+    def set_meta(self, key: str, value: str) -> None:
+        self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
     def time_base(self, source: int) -> Fraction:
         info = json.loads(self.db.execute("SELECT info FROM source WHERE id = ?", (source,)).fetchone()["info"])
         return Fraction(info["time_base"])
@@ -173,6 +182,7 @@ class Case:
             "INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)",
             (at, event, text, previous, digest),
         )
+        self.set_meta("log_head", digest)
 
     def write_picture(self, image: Image) -> str:
         """Store a picture losslessly; returns its name, the SHA-256 of the file."""
@@ -209,13 +219,59 @@ class Case:
         swept = 0
         with environment(self.folder):
             for path in (self.folder / "crops").glob("*/*"):
-                if path.stem not in named or path.suffix != ".png":
+                if path.is_file() and (path.stem not in named or path.suffix != ".png"):
                     path.unlink()
                     swept += 1
         return swept
 
 
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise when a folder that is no case holds anything but what a run killed at its very start left behind."""
+    if not folder.is_dir() or (folder / DATABASE).exists():
+        return
+    new = f"{DATABASE}.new"
+    begun = {LOCK, "crops", "settings.yaml", new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
+    if {p.name for p in folder.iterdir()} - begun:
+        raise CaseError(folder, "not empty and no case", "give another --out or empty it")
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the case for one run; another one at the same time is told so."""
+    with environment(folder):
+        refuse_foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / LOCK).open("w")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CaseError(folder, "another run is writing this case", "wait for it, or stop it") from error
+        yield
+
+
+def _versions() -> dict[str, str]:
+    packages = ("av", "decord", "filterpy", "numpy", "opencv-python", "scipy", "torch")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Without writing a byte; also from read-only media."""
+    place = quote(str(path.absolute()))
+    try:
+        database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=10)
+        database.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
+    database.row_factory = sqlite3.Row
+    return database
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,17 @@ from typing import Any
 from fasr_video.pipeline.case import Case
 
 SCHEMA = "fasr-video/case/1"
+MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
+TRACK_COLUMNS = (
+    *("id", "name", "source", "source_sha256", "time_source", "start_seconds", "end_seconds"),
+    *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
+    *("verdict", "verdict_reason", "auxiliaries", "shown_frame", "shown_pts", "shown_aligned", "shown_native"),
+    *(f"shown_{m}" for m in MEASURES),
+)
+FACE_COLUMNS = (
+    *("id", "source", "source_sha256", "track", "frame_index", "pts", "seconds", "x1", "y1", "x2", "y2", "landmarks"),
+    *(*MEASURES, "reason", "aligned", "native"),
+)
 
 
 def as_document(case: Case) -> dict[str, Any]:
@@ -37,10 +48,9 @@ def as_csv(case: Case, rows: str) -> str:
     """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
     lines = faces(case) if rows == "faces" else [_flat(t) for t in tracks(case)]
     out = io.StringIO()
-    if lines:
-        writer = csv.DictWriter(out, fieldnames=list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    writer = csv.DictWriter(out, FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
     return out.getvalue()
 
 
@@ -131,7 +141,6 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
     row = case.db.execute("SELECT * FROM face WHERE id = ?", (face,)).fetchone()
     if row is None:
         return None
-    measures = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
     return {
         "face": face,
         "frame": row["frame_index"],
@@ -139,7 +148,7 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
         "reason": row["reason"],
         "box": [row[k] for k in ("x1", "y1", "x2", "y2")],
         "landmarks": None if row["landmarks"] is None else json.loads(row["landmarks"]),
-        "quality": {k: row[k] for k in measures},
+        "quality": {k: row[k] for k in MEASURES},
         "aligned": str(case.picture_path(row["aligned"]).relative_to(case.folder)),
         "native": str(case.picture_path(row["native"]).relative_to(case.folder)),
     }

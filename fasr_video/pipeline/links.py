@@ -12,22 +12,30 @@ EVIDENCE = "appearance (form and colours; not face recognition)"
 
 
 def propose_all(case: Case, settings: LinkSettings) -> None:
-    """Propose anew for all finished tracks; what a person decided stays."""
+    """Propose anew for all finished tracks, unless that is done; what a person decided stays."""
+    if case.meta("linked_tracks") == str(_finished(case)):
+        return
     tracklets = [
         t for row in case.db.execute("SELECT * FROM track WHERE state = 'done'").fetchall() if (t := _load(case, row))
     ]
     with case.transaction():
-        case.db.execute("DELETE FROM link WHERE state = 'proposed'")
-        for p in propose(tracklets, settings.max_gap, settings.min_score):
+        proposals = propose(tracklets, settings.max_gap, settings.min_score)
+        still = {(p.a, p.b) for p in proposals}
+        for row in case.db.execute("SELECT id, a, b FROM link WHERE state = 'proposed'").fetchall():
+            if (row["a"], row["b"]) not in still:
+                case.db.execute("DELETE FROM link WHERE id = ?", (row["id"],))
+        for p in proposals:  # a pair keeps its number
             case.db.execute(
-                "INSERT OR IGNORE INTO link (a, b, score, evidence, state) VALUES (?, ?, ?, ?, 'proposed')",
+                "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, ?, ?, 'proposed')"
+                " ON CONFLICT (a, b) DO UPDATE SET score = excluded.score WHERE state = 'proposed'",
                 (p.a, p.b, p.score, EVIDENCE),
             )
+        case.set_meta("linked_tracks", str(_finished(case)))
 
 
 def decide(case: Case, link: int, state: str, who: str) -> None:
     """Accept, refuse or (state `proposed`) reopen a proposal; each change stays in the log."""
-    row = case.db.execute("SELECT state FROM link WHERE id = ?", (link,)).fetchone()
+    row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
     if row is None:
         raise CaseError(f"link {link}", "no such proposal in this case", "`fasr-video show CASE` lists them")
     with case.transaction():
@@ -35,7 +43,12 @@ def decide(case: Case, link: int, state: str, who: str) -> None:
         case.db.execute(
             "UPDATE link SET state = ?, decided_by = ?, decided_at = ? WHERE id = ?", (state, *decided, link)
         )
-        case.log("link decided", {"link": link, "from": row["state"], "to": state, "by": who})
+        pair = {"link": link, "tracks": [row["a"], row["b"]]}
+        case.log("link decided", {**pair, "from": row["state"], "to": state, "by": who})
+
+
+def _finished(case: Case) -> int:
+    return int(case.db.execute("SELECT count(*) FROM track WHERE state = 'done'").fetchone()[0])
 
 
 def _load(case: Case, track: dict[str, int]) -> Tracklet | None:

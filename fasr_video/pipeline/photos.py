@@ -9,7 +9,7 @@ from pathlib import Path
 from fasr_video.errors import InputError
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
-from fasr_video.pipeline.media import read_picture
+from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.recognition.align import three_points
 
 MIN_EYE_PX = 20  # between the eyes of a gallery photograph
@@ -28,13 +28,7 @@ class Photo:
 
 def check(case: Case, gallery: Path, detector: Detector) -> bool:
     """Record the state of every file in the gallery folder; returns whether anything changed since the last time."""
-    if not gallery.is_dir():
-        raise InputError(
-            gallery, "no such gallery folder", "give a folder with one photograph, or one folder, a person"
-        )
-    files = sorted(p for p in gallery.rglob("*") if p.is_file())
-    if not files:
-        raise InputError(gallery, "the gallery holds no files", "put one photograph, or one folder, a person in it")
+    files = files_in(gallery)
     known = {row["path"]: row["sha256"] for row in case.db.execute("SELECT path, sha256 FROM gallery_photo").fetchall()}
     hashes = {str(f.relative_to(gallery)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
     if known == hashes:
@@ -51,13 +45,24 @@ def check(case: Case, gallery: Path, detector: Detector) -> bool:
     return True
 
 
+def files_in(gallery: Path) -> list[Path]:
+    if not gallery.is_dir():
+        raise InputError(
+            gallery, "no such gallery folder", "give a folder with one photograph, or one folder, a person"
+        )
+    files = sorted(p for p in gallery.rglob("*") if p.is_file())
+    if not files:
+        raise InputError(gallery, "the gallery holds no files", "put one photograph, or one folder, a person in it")
+    return files
+
+
 def examine(gallery: Path, file: Path, detector: Detector) -> Photo:
     path = file.relative_to(gallery)
     subject = path.parts[0] if len(path.parts) > 1 else path.stem
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     try:
         image = read_picture(file)
-    except (OSError, ValueError, SyntaxError):
+    except UNREADABLE:
         return Photo(path, subject, digest, None, "not a picture that can be read")
     found = detector.detect([image])[0]
     found = found.take(found.scores >= 0.5)

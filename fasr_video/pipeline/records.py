@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fasr_video.configs.settings import SelectSettings
+from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import Case, environment, now
 from fasr_video.pipeline.media import Losses, MediaInfo
 from fasr_video.pipeline.select import Candidate
@@ -21,8 +22,12 @@ _MEASURES = tuple(Quality.__slots__)
 
 def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> int:
     """The number of this footage in the case, by what is in the file, not by its name."""
-    row = case.db.execute("SELECT id FROM source WHERE sha256 = ?", (info.sha256,)).fetchone()
+    row = case.db.execute("SELECT * FROM source WHERE sha256 = ?", (info.sha256,)).fetchone()
     if row is not None:
+        known = json.loads(row["detector"])
+        if row["state"] == "running" and known != detector:
+            reason = f"it was begun with another detector ({known['name']}, {known['model_sha256'][:12]}…)"
+            raise CaseError(case.folder, reason, "give another --out, or go on with that model")
         return int(row["id"])
     path = str(info.path.absolute())
     with case.transaction():
@@ -30,7 +35,8 @@ def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> in
             "INSERT INTO source (path, sha256, info, detector, state, losses) VALUES (?, ?, ?, ?, 'running', ?)",
             (path, info.sha256, json.dumps(info.as_json()), json.dumps(detector), json.dumps(asdict(Losses()))),
         )
-        case.log("source added", {"path": path, "sha256": info.sha256, "detector": detector})
+        facts = {"sha256": info.sha256, "info": info.as_json(), "detector": detector}
+        case.log("source added", {"source": cursor.lastrowid, "path": path, **facts})
     return int(cursor.lastrowid or 0)
 
 
@@ -88,9 +94,8 @@ def save_segment(
     """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none."""
     with environment(case.folder):
         pictures = {
-            f.number: (case.write_picture(f.crop.aligned), case.write_picture(f.crop.native))
-            for f in segment.faces
-            if f.number not in segment.released
+            number: (case.write_picture(crop.aligned), case.write_picture(crop.native), *crop.native_origin)
+            for number, crop in segment.crops.items()
         }
     with case.transaction():
         tracks = _save_faces(case, source, segment, pictures)
@@ -140,7 +145,9 @@ def digest(case: Case, source: int) -> str:
     return hasher.hexdigest()
 
 
-def _save_faces(case: Case, source: int, segment: Segment, pictures: dict[int, tuple[str, str]]) -> dict[int, int]:
+def _save_faces(
+    case: Case, source: int, segment: Segment, pictures: dict[int, tuple[str, str, int, int]]
+) -> dict[int, int]:
     """Insert the segment's faces and the tracks they begin; returns the row of each of the source's running tracks."""
     db = case.db
     running = db.execute("SELECT tracker_id, id FROM track WHERE source = ? AND state = 'live'", (source,))
@@ -162,10 +169,9 @@ def _save_faces(case: Case, source: int, segment: Segment, pictures: dict[int, t
             **{k: getattr(face.quality, k) for k in _MEASURES},  # SQLite keeps nan as NULL
             "reason": face.reason,
         }
-        if face.number in pictures:
-            aligned, native = pictures[face.number]
-            x, y = face.crop.native_origin
-            values |= {"aligned": aligned, "native": native, "native_x": x, "native_y": y}
+        kept = pictures.get(face.number)
+        if kept is not None:
+            values |= dict(zip(("aligned", "native", "native_x", "native_y"), kept, strict=True))
         places = ", ".join(f":{k}" for k in values)
         db.execute(f"INSERT INTO face ({', '.join(values)}) VALUES ({places})", values)
     return tracks

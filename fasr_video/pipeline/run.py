@@ -17,7 +17,7 @@ from pathlib import Path
 from fasr_video.configs.settings import Settings, as_yaml, fraction
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline import photos, records
-from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
@@ -63,16 +63,24 @@ def run(
             raise UsageError(f"--start {start:g}", reason, "give an earlier time")
     if out is None:
         first = readers[0].info
-        out = Path("cases") / f"{first.path.absolute().stem}-{first.sha256[:8]}"
+        out = Path("cases") / f"{first.path.absolute().stem[:80]}-{first.sha256[:8]}"
+    seen: dict[str, Path] = {}
+    for reader in readers:
+        first_path = seen.setdefault(reader.info.sha256, reader.info.path)
+        if first_path != reader.info.path:
+            raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
+    sampling = _sampling(settings)
+    if gallery is not None:
+        photos.files_in(gallery)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
     worked = False
-    with open_case(out, settings) as case:
+    with only_writer(out), open_case(out, settings) as case:
         for reader in readers:
-            worked |= _run_source(case, reader, detector, settings, listen)
+            worked |= _run_source(case, reader, detector, settings, sampling, listen)
         if gallery is not None:
             worked |= photos.check(case, gallery, detector)
+        propose_all(case, settings.link)
         if worked:
-            propose_all(case, settings.link)
             case.sweep_pictures()
     return out, worked
 
@@ -92,7 +100,7 @@ def open_case(out: Path, settings: Settings) -> Case:
 
 
 def _run_source(
-    case: Case, reader: VideoReader, detector: Detector, settings: Settings, listen: Listener | None
+    case: Case, reader: VideoReader, detector: Detector, settings: Settings, sampling: Sampling, listen: Listener | None
 ) -> bool:
     info = reader.info
     described = {
@@ -111,8 +119,6 @@ def _run_source(
     if after is not None:
         with case.transaction():
             case.log("resumed", {"source": source, "after_frame": after.index})
-    chosen = settings.sampling
-    sampling = Sampling(chosen.every, fraction(chosen.fps), fraction(chosen.start), fraction(chosen.end))
     frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
@@ -155,6 +161,11 @@ def _run_source(
     tracklets.finish()
     save(done=True)
     return True
+
+
+def _sampling(settings: Settings) -> Sampling:
+    chosen = settings.sampling
+    return Sampling(chosen.every, fraction(chosen.fps), fraction(chosen.start), fraction(chosen.end))
 
 
 def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None) -> Generator[tuple[Frame, Losses]]:

@@ -27,7 +27,6 @@ class Face:
     quality: Quality
     reason: Reason | None
     """None while its track runs and it may still be chosen."""
-    crop: FaceCrop
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +44,12 @@ class Segment:
 
     frames: int = 0
     faces: list[Face] = field(default_factory=list)
+    crops: dict[int, FaceCrop] = field(default_factory=dict)
+    """Pictures of those of its faces that are wanted."""
     reasons: dict[int, Reason] = field(default_factory=dict)
     """Faces, of this or an earlier segment, whose fate is now known."""
     released: set[int] = field(default_factory=set)
-    """Faces, of this or an earlier segment, whose pictures are no longer wanted."""
+    """Faces of earlier segments whose pictures are no longer wanted."""
     ended: list[EndedTrack] = field(default_factory=list)
 
 
@@ -107,18 +108,23 @@ class Tracklets:
             landmarks=None if marks is None else np.asarray(marks, np.float64).round(2).tolist(),
             quality=quality,
             reason=reason,
-            crop=crop,
         )
         self._next_face += 1
         self._segment.faces.append(face)
         if not tracked:
-            self._segment.released.add(face.number)
             return
+        self._segment.crops[face.number] = crop
         out = self.pool(tracker_id).offer(Candidate(face.number, seconds, quality, crop), reason)
         if out is not None:
-            self._segment.released.add(out)
+            self._release({out})
             if reason is None:
                 self._segment.reasons[out] = Reason.REDUNDANT
+
+    def _release(self, faces: set[int]) -> None:
+        """Pictures no longer wanted: out of memory, and out of the case if they are there already."""
+        for face in faces:
+            if self._segment.crops.pop(face, None) is None:
+                self._segment.released.add(face)
 
     def _end(self, ended: list[Ended]) -> None:
         """Tracks are over: choose their faces, or take back what never was a track."""
@@ -126,12 +132,12 @@ class Tracklets:
             pool = self._pools.pop(track.id)
             faces = {c.face for c in pool.usable} | ({pool.best_unusable.face} if pool.best_unusable else set())
             if not track.confirmed:
-                self._segment.released |= faces
+                self._release(faces)
                 self._segment.ended.append(EndedTrack(track.id, False, None, False))
                 continue
             choice = choose(pool, self._settings)
             self._segment.reasons |= choice.reasons
-            self._segment.released |= faces - choice.kept
+            self._release(faces - choice.kept)
             shown = None if choice.shown is None else choice.shown.face
             self._segment.ended.append(EndedTrack(track.id, True, shown, bool(pool.usable)))
             self.confirmed += 1

@@ -22,7 +22,13 @@ class Check:
 
 
 def verify(case: Case) -> list[Check]:
-    return [_database(case), _log(case), _found(case), _pictures(case), _sources(case)]
+    checks = []
+    for check in (_database, _log, _found, _pictures, _sources):
+        try:
+            checks.append(check(case))
+        except sqlite3.DatabaseError as error:
+            checks.append(Check(check.__name__.strip("_"), 0, [f"the database is damaged ({error})"], []))
+    return checks
 
 
 def _database(case: Case) -> Check:
@@ -45,7 +51,29 @@ def _log(case: Case) -> Check:
     created = next((json.loads(r["details"]) for r in rows if r["event"] == "created"), None)
     if created is None or created.get("settings") != json.loads(case.meta("settings")):
         problems.append("the settings are not those that the case was created with")
+    if previous != case.meta("log_head"):
+        problems.append("the end of the log is missing")
+    problems += _against_log(case, rows)
     return Check("log chain", len(rows), problems, [])
+
+
+def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
+    """What the log says of sources and of decisions on links, against the tables."""
+    problems = []
+    events = [(row["event"], json.loads(row["details"])) for row in log]
+    added = {d.get("source"): d for event, d in events if event == "source added"}
+    for row in case.db.execute("SELECT * FROM source").fetchall():
+        said = added.get(row["id"], {})
+        if any(said.get(k) != v for k, v in (("sha256", row["sha256"]), ("info", json.loads(row["info"])))):
+            problems.append(f"what is known of {row['path']} was changed")
+        if said.get("detector") != json.loads(row["detector"]):
+            problems.append(f"the detector of {row['path']} is not the one that was used")
+    decided = {d.get("link"): (d.get("to"), d.get("by")) for event, d in events if event == "link decided"}
+    for row in case.db.execute("SELECT * FROM link").fetchall():
+        state, by = decided.get(row["id"], ("proposed", None))
+        if row["state"] != state or (state != "proposed" and row["decided_by"] != by):
+            problems.append(f"link {row['id']} is not as it was decided")
+    return problems
 
 
 def _found(case: Case) -> Check:

@@ -29,7 +29,7 @@ class TrackerSettings:
 
     max_gap: float = 1.0
     """How long a face may be unseen and still go on as the same track."""
-    min_sightings: int = 2
+    min_sightings: int = 3
     """Sightings that make a track; those of a face seen fewer times are kept as unconfirmed."""
     start_score: float = 0.6
     """A detection below this starts no track."""
@@ -96,9 +96,12 @@ class Tracker(ABC):
         ended: list[Ended] = []
         if self._time is not None and time <= self._time:
             ended += self.finish()
+        usual = self._elapsed
         self._elapsed = 0.0 if self._time is None else time - self._time
         self._time = time
-        ended += self._retire(lambda t: time - t.seen_at > self.settings.max_gap)
+        # Where looks are rarer than max_gap, a track lives on for two of them; one long pause is no rare looking.
+        patience = max(self.settings.max_gap, 2.5 * min(usual, self._elapsed))
+        ended += self._retire(lambda t: time - t.seen_at > patience)
         for track in self._tracks:
             track.motion.predict(self._elapsed)
         ids = np.full(len(found), -1, np.int64)
@@ -127,12 +130,13 @@ class Tracker(ABC):
             "tracker": self.name,
             "next_id": self._next_id,
             "time": self._time,
+            "elapsed": self._elapsed,
             "tracks": [_track_state(t) for t in self._tracks],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         assert state["tracker"] == self.name
-        self._next_id, self._time = state["next_id"], state["time"]
+        self._next_id, self._time, self._elapsed = state["next_id"], state["time"], state["elapsed"]
         self._tracks = [_track_from(t) for t in state["tracks"]]
 
     def _start(self, found: Detections, column: int, features: Features | None) -> int:

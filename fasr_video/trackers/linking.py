@@ -5,6 +5,7 @@ Trackers over-segment rather than mix; this puts pieces side by side again. Noth
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,17 +52,22 @@ def appearance(crops: Sequence[FaceCrop]) -> NDArray[np.float32]:
 
 def propose(tracklets: Sequence[Tracklet], max_gap: float, min_score: float) -> list[Proposal]:
     """Pairs that follow each other in one source, where each is the other's best continuation."""
-    score = np.full((len(tracklets), len(tracklets)), -np.inf)
-    for i, a in enumerate(tracklets):
-        for j, b in enumerate(tracklets):
-            # Two faces seen at once are two people.
-            if a.source == b.source and 0 < b.start - a.end <= max_gap:
-                score[i, j] = float(a.look @ b.look)
-    proposals = []
-    for i, j in zip(*np.nonzero(score >= min_score), strict=True):
-        if score[i, j] == score[i].max() and score[i, j] == score[:, j].max():
-            proposals.append(Proposal(tracklets[i].id, tracklets[j].id, float(score[i, j])))
-    return sorted(proposals, key=lambda p: -p.score)
+    by_start = sorted(tracklets, key=lambda t: (t.source, t.start))
+    starts = [(t.source, t.start) for t in by_start]
+    pairs: dict[tuple[int, int], float] = {}
+    onward: dict[int, float] = {}  # the best score of each tracklet as the earlier, and as the later one
+    backward: dict[int, float] = {}
+    for a in tracklets:
+        # Two faces seen at once are two people: b starts after a has ended.
+        first, last = bisect_right(starts, (a.source, a.end)), bisect_right(starts, (a.source, a.end + max_gap))
+        for b in by_start[first:last]:
+            score = float(a.look @ b.look)
+            if score >= min_score:
+                pairs[a.id, b.id] = score
+                onward[a.id] = max(score, onward.get(a.id, score))
+                backward[b.id] = max(score, backward.get(b.id, score))
+    best = [Proposal(a, b, s) for (a, b), s in pairs.items() if s == onward[a] == backward[b]]
+    return sorted(best, key=lambda p: -p.score)
 
 
 def _form_and_colours(crop: FaceCrop) -> NDArray[np.float32]:

@@ -72,8 +72,8 @@ def open_detector(
     device: str,
     min_score: float,
     tile: int = 0,
-    tile_overlap: int = 64,
-    max_side: int = 960,
+    tile_overlap: int = 96,
+    max_side: int = 1280,
 ) -> Detector:
     """The detector of that name, in tiles if `tile` (px) is not 0.
 

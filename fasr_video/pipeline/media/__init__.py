@@ -8,13 +8,14 @@ from pathlib import Path
 
 from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, VideoReader, sha256_file
 from fasr_video.pipeline.media.decord import DecordReader
-from fasr_video.pipeline.media.folder import FolderReader, hash_folder, read_picture
+from fasr_video.pipeline.media.folder import UNREADABLE, FolderReader, hash_folder, read_picture
 from fasr_video.pipeline.media.pyav import PyAvReader
 
 BACKENDS: dict[str, Callable[[Path, Fraction], VideoReader]] = {"pyav": PyAvReader, "decord": DecordReader}
 
 __all__ = [
     "BACKENDS",
+    "UNREADABLE",
     "Frame",
     "Losses",
     "MediaInfo",

@@ -132,6 +132,23 @@ class VideoReader(Protocol):
         ...
 
 
+class Reader:
+    """What all sources of frames keep: the facts, and what the last reading lost."""
+
+    _info: MediaInfo
+
+    def __init__(self) -> None:
+        self._losses = Losses()
+
+    @property
+    def info(self) -> MediaInfo:
+        return self._info
+
+    @property
+    def losses(self) -> Losses:
+        return self._losses
+
+
 def sha256_file(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
@@ -139,6 +156,9 @@ def sha256_file(path: Path) -> str:
 
 def check_file(path: Path) -> None:
     """Raise unless `path` is a readable, non-empty file."""
+    if not str(path).isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in str(path)):
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        raise MediaError(name, "its name is not UTF-8", "give a copy with another name")
     if not path.exists():
         raise MediaError(path, "no such file or folder", "check the path")
     if not path.is_file():

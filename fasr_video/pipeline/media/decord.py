@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 from fasr_video.errors import MediaError, MissingExtra
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.pipeline.media.pyav import PyAvReader
 from fasr_video.types import FrameRef
 
@@ -21,17 +22,20 @@ CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 CODECS = {"h264", "hevc", "mpeg4", "vp8", "vp9"}
 
 
-class DecordReader:
+class DecordReader(Reader):
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
+        super().__init__()
         try:
             import decord
         except ImportError as error:
             raise MissingExtra("decord", "decord", "`media.backend: decord`") from error
         reader = PyAvReader(path, assumed_fps)
         info = reader.info
-        times, losses = reader.scan()
+        times, sizes, losses = reader.scan()
         self._pts = [t for t in times if t is not None]
-        problem = _problem(info, times, losses)
+        problem = _problem(info, self._pts, losses)
+        if problem is None and len(sizes) > 1:
+            problem = "its pictures change size"
         if problem is None:
             try:
                 self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0))
@@ -42,17 +46,8 @@ class DecordReader:
                     problem = f"decord counts {len(self._reader)} frames, the file holds {len(self._pts)}"
         if problem is not None:
             raise MediaError(path, f"decord would get this file wrong: {problem}", "use `media.backend: pyav`")
-        self._losses = Losses()
         self._info = replace(info, backend=f"decord {decord.__version__}")
         self._decord_error = decord.DECORDError
-
-    @property
-    def info(self) -> MediaInfo:
-        return self._info
-
-    @property
-    def losses(self) -> Losses:
-        return self._losses
 
     def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
         self._losses = Losses()
@@ -72,13 +67,13 @@ class DecordReader:
             before = seconds
 
 
-def _problem(info: MediaInfo, times: list[int | None], losses: Losses) -> str | None:
+def _problem(info: MediaInfo, times: list[int], losses: Losses) -> str | None:
     checks = {
         f"its container is {info.container}": info.container not in CONTAINERS,
         f"its codec is {info.codec}": info.codec not in CODECS,
         "parts of it are damaged": bool(losses),
-        "its frames have no times": info.time_source != "pts" or None in times,
-        "two of its frames share a time": len(set(times)) != len(times),
+        "its frames have no times": info.time_source != "pts",
+        "its times do not always go forward": any(b <= a for a, b in pairwise(times)),
         "its first frame is not at time 0 (an edit list, perhaps)": info.first_pts != 0,
         "it does not show as many frames as it declares": info.declared_frames not in (None, len(times)),
         f"its picture is to be turned ({info.orientation})": info.orientation != "none",

@@ -14,14 +14,18 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, sha256_file
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling, sha256_file
 from fasr_video.types import FrameRef, Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
+# Pillow's ways of saying "not a picture", or "a bomb".
+UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
+
+
 def read_picture(path: Path) -> Image:
-    """An image file as RGB, upright, 16-bit greys brought to 8. Raises OSError or ValueError when it is none."""
+    """An image file as RGB, upright, 16-bit greys brought to 8. Raises one of UNREADABLE when it is none."""
     with PilImage.open(path) as picture:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):
@@ -33,11 +37,11 @@ def read_picture(path: Path) -> Image:
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """frame2 before frame10."""
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p]
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p]
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES), key=_natural)
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()), key=_natural)
 
 
 def hash_folder(folder: Path) -> str:
@@ -48,15 +52,15 @@ def hash_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
-class FolderReader:
+class FolderReader(Reader):
     """Pictures of one folder in natural name order. An unreadable picture is a counted loss."""
 
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
+        super().__init__()
         self._files = pictures_in(path)
         if not self._files:
             remedy = f"put pictures ({', '.join(sorted(SUFFIXES))}) in it or give a video file"
             raise MediaError(path, "the folder holds no pictures", remedy)
-        self._losses = Losses()
         first = next((image for file in self._files if (image := self._read(file)) is not None), None)
         if first is None:
             raise MediaError(path, "none of its pictures can be read", "export the footage again")
@@ -81,14 +85,6 @@ class FolderReader:
             pixel_aspect=Fraction(1),
         )
 
-    @property
-    def info(self) -> MediaInfo:
-        return self._info
-
-    @property
-    def losses(self) -> Losses:
-        return self._losses
-
     def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
         self._losses = Losses()
         before: Fraction | None = None
@@ -108,5 +104,5 @@ class FolderReader:
     def _read(file: Path) -> Image | None:
         try:
             return read_picture(file)
-        except (OSError, ValueError, SyntaxError):  # Pillow's ways of saying "not a picture"
+        except UNREADABLE:
             return None

@@ -23,6 +23,7 @@ from fasr_video.pipeline.media.contract import (
     Frame,
     Losses,
     MediaInfo,
+    Reader,
     Sampling,
     check_file,
     sha256_file,
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 # Never set av.logging's level: its Python callback, called by a decoder's thread while this thread closes the
 # decoder, waits for ever (PyAV 18).
 
+# What may be opened: containers that hold their frames themselves. (Those of sound are there to be refused clearly.)
+CONTAINERS = (
+    *("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "obu", "ivf", "av1"),
+    *("flv", "asf", "mxf", "ogg", "gif", "dv", "mjpeg", "m4v", "nut", "wtv", "dhav", "vc1", "rm", "yuv4mpegpipe"),
+    *("vobsub", "dvr-ms", "live_flv", "wav", "mp3", "aac", "flac"),
+)
 # Containers that keep no presentation times: frames come at the constant rate they declare.
 CONSTANT_RATE = {"avi"}
 # Errors while reading packets in a row after which the rest of the file is given up (and counted as missing).
@@ -60,7 +67,7 @@ _HDR_TRANSFER = {16: "PQ", 18: "HLG"}
 _IDENTITY = (1, 0, 0, 1)
 
 
-class PyAvReader:
+class PyAvReader(Reader):
     """Frames of a video file with exact times.
 
     Errors are not concealed: the decoder is told to fail on damage (`err_detect=explode`), the failed packet is
@@ -68,73 +75,67 @@ class PyAvReader:
     """
 
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
+        super().__init__()
         check_file(path)
         self._path = path
-        self._losses = Losses()
         with self._open() as (container, stream):
             self._info = self._probe(container, stream, assumed_fps)
-
-    @property
-    def info(self) -> MediaInfo:
-        return self._info
-
-    @property
-    def losses(self) -> Losses:
-        return self._losses
 
     def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
         self._losses = losses = Losses()
         info = self._info
-        wanted = after.pts if after is not None else None
-        if wanted is None and sampling.start is not None:
-            wanted = info.first_pts + int(sampling.start / info.time_base)
-        exact = info.time_source == "pts"
+        untimed = info.time_source == "assumed_fps"
         with self._open() as (container, stream):
             packets = _packets(container, stream, losses)
             index = 0
-            if wanted is not None and exact:
-                index, packets = _skip_to(packets, wanted, stream)
+            if sampling.start and info.time_source == "pts":
+                index, packets = _skip_to(packets, info.first_pts + int(sampling.start / info.time_base), stream)
             before: Fraction | None = None
             last_pts: int | None = None
-            passed = after is None
             complete = True
+            # To go on after a frame, all before it is decoded again (not converted): only so are indexes, damage and
+            # losses surely those of an unbroken run.
+            passed = after is None
             for frame, damaged in _decode(packets, stream, losses):
-                pts = frame.pts if exact else index
+                pts = index if untimed else frame.pts
                 if pts is None:  # one frame without a time in a file that has times
-                    losses.corrupt_packets += 1
+                    losses.corrupt_packets += passed
                     index += 1
                     continue
-                ref = FrameRef(info.sha256, index, pts, info.time_base)
                 seconds = (pts - info.first_pts) * info.time_base
-                if not passed:
-                    if pts == wanted and after is not None:
-                        index, passed = after.index, True
-                        for kind in Losses.__slots__:  # what came before was counted when it was first read
-                            setattr(losses, kind, 0)
-                else:
-                    if last_pts is not None and pts <= last_pts:
-                        losses.time_jumps += 1
+                if passed:
+                    losses.time_jumps += last_pts is not None and pts <= last_pts
                     if sampling.is_past(seconds):
                         complete = False
                         break
                     losses.damaged_frames += damaged
                     if sampling.wants(index, seconds, before):
-                        yield Frame(ref, self._to_rgb(frame), damaged)
+                        yield Frame(FrameRef(info.sha256, index, pts, info.time_base), self._to_rgb(frame), damaged)
+                elif after is not None and index == after.index:
+                    passed = True
+                    for kind in Losses.__slots__:  # what came before was counted when it was first read
+                        setattr(losses, kind, 0)
                 before, last_pts = seconds, pts
                 index += 1
+            if not passed:
+                raise MediaError(
+                    info.path, "it gives fewer frames than when it was first read", "check the disk it is on"
+                )
             if complete:
                 losses.missing_frames = self._missing(index, last_pts)
 
-    def scan(self) -> tuple[list[int | None], Losses]:
-        """Decode everything without converting a picture: all times in display order, and what was lost."""
+    def scan(self) -> tuple[list[int | None], set[tuple[int, int]], Losses]:
+        """Decode everything without converting a picture: times in display order, picture sizes, what was lost."""
         losses = Losses()
         times: list[int | None] = []
+        sizes: set[tuple[int, int]] = set()
         with self._open() as (container, stream):
             for frame, damaged in _decode(_packets(container, stream, losses), stream, losses):
                 times.append(frame.pts)
+                sizes.add((frame.width, frame.height))
                 losses.damaged_frames += damaged
         losses.missing_frames = self._missing(len(times), times[-1] if times else None)
-        return times, losses
+        return times, sizes, losses
 
     def _missing(self, seen: int, last_pts: int | None) -> int:
         """Frames that the container declares, in number or in length, and did not give."""
@@ -156,7 +157,7 @@ class PyAvReader:
         name = container.format.name
         rate = stream.average_rate or stream.guessed_rate
         if name in CONSTANT_RATE and rate:
-            source, base, first_pts = "container", 1 / rate, 0
+            source, base, first_pts = "container", 1 / rate, first.pts or 0
         elif first.pts is not None and stream.time_base is not None:
             # The declared start counts, should the first frames be destroyed.
             source, base = "pts", stream.time_base
@@ -210,10 +211,9 @@ class _Opened:
 
     def __init__(self, path: Path) -> None:
         try:
-            # `file:` and the whitelist keep playlists and odd names from opening anything else.
-            self._container = av.open(
-                f"file:{path.absolute()}", metadata_errors="replace", options={"protocol_whitelist": "file"}
-            )
+            # Playlists, image patterns and odd names must not open anything but this file.
+            options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+            self._container = av.open(f"file:{path.absolute()}", metadata_errors="replace", options=options)
         except av.error.FFmpegError as error:
             reason = f"not a video that FFmpeg can open ({error.strerror or error})"
             raise MediaError(path, reason, FFMPEG_REMEDY) from error
@@ -223,7 +223,8 @@ class _Opened:
             raise MediaError(path, "no video stream in it", "give a file with pictures")
         self._stream = streams[0]
         context = self._stream.codec_context
-        context.thread_type = "AUTO"
+        # One thread: after an error, FFmpeg's frame threads refuse packets that one thread decodes.
+        context.thread_type = "NONE"
         context.options = {"err_detect": "explode"}
 
     def __enter__(self) -> tuple[InputContainer, VideoStream]:
@@ -308,6 +309,7 @@ def _decode(
     context = stream.codec_context
     held: deque[tuple[VideoFrame, bool]] = deque()  # not yet given out: bad news may still come of them
     timed = stream.container.format.name not in CONSTANT_RATE
+    slots: deque[int] = deque()  # untimed: the packets' places, which frames take in display order
     damaged, suspects = False, 0
     for packet in packets:
         failed = packet.is_corrupt
@@ -318,16 +320,20 @@ def _decode(
             break
         except av.error.FFmpegError:
             failed = True
+        if not timed and not failed and packet.dts is not None and packet.size:
+            slots.append(packet.dts)
         if failed or any(frame.is_corrupt for frame in frames):
             losses.corrupt_packets += 1
-            # What was held back for reordering, or by the decoder's threads, may be older or younger than the
-            # damage: it is all doubted, and a keyframe among it heals nothing.
+            # What was held back for reordering may be older or younger than the damage: it is all doubted, and a
+            # keyframe among it heals nothing.
             held = deque((frame, True) for frame, _ in held)
-            damaged, suspects = True, context.reorder_depth + context.thread_count + 1
+            damaged, suspects = True, context.reorder_depth + 1
         for frame in frames:
             if damaged and frame.key_frame and suspects <= 0:
                 damaged = False
             suspects -= 1
+            if not timed:
+                frame.pts = slots.popleft() if slots else None
             if timed and frame.pts is not None:  # frames come in display order: a later time before it is a wrong one
                 held = deque((f, bad or (f.pts is not None and f.pts >= frame.pts)) for f, bad in held)
             held.append((frame, damaged))
