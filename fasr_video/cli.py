@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import signal
 import sqlite3
 import sys
@@ -31,6 +32,9 @@ PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no termin
 
 def main() -> None:
     """Run the command line: errors are one line, never a traceback."""
+    # Before torch is loaded: its threads would wait by spinning, and two busy programs on one machine would all but
+    # stop each other (2 frames/s where each alone makes 16).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli(standalone_mode=False)
     except FasrError as error:
