@@ -1,0 +1,1 @@
+"""Face super-resolution by diffusion: SDEs, samplers, networks, and the papers' methods."""

@@ -1,0 +1,232 @@
+"""Samplers: pure functions over a denoiser D(x, sigma), written in the symbols of their papers.
+
+Two families. The *reverse-SDE* samplers walk an SDE of `sr/sde.py` back through times t (the papers' way, thousands of
+calls). The *sigma* samplers solve the same VE process over a list of noise levels (tens of calls): dx/dsigma =
+(x − D(x, sigma)) / sigma, the probability-flow ODE (Karras et al. 2022, eq. 1), or SDEs with the same marginals.
+
+State is float32 or better whatever the network computes in. Noise comes from one generator an item, so that a picture
+depends on its own seed and never on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from fasr_video.sr.sde import SDE, Denoiser, per_item, score
+
+Generators = Sequence[torch.Generator]
+Corrector = Callable[[Denoiser, SDE, Tensor, Tensor, Generators, float], Tensor]
+
+
+# ---------------------------------------------------------------------------------------------------------------- noise
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator an item, on the CPU: the same seed gives the same noise whatever the device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def noise_like(x: Tensor, generators: Generators) -> Tensor:
+    """Standard normal noise, each item from its own generator."""
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=dtype) for g in generators]).to(x)
+
+
+def prior(shape: Sequence[int], std: float, generators: Generators, device: torch.device | str = "cpu") -> Tensor:
+    """The noise that sampling starts from: N×shape."""
+    like = torch.empty(len(generators), *shape, device=device)
+    return noise_like(like, generators) * std
+
+
+def warm_start(estimate: Tensor, sigma: float, generators: Generators) -> Tensor:
+    """Begin at an estimate of the picture (the upsampled LR0) with noise sigma on it: the steps above are spared."""
+    return estimate + sigma * noise_like(estimate, generators)
+
+
+# ------------------------------------------------------------------------------------------------------------ schedules
+
+
+def geometric(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """n noise levels from sigma_max down to sigma_min in equal ratios, then 0."""
+    return torch.cat((torch.logspace(math.log10(sigma_max), math.log10(sigma_min), n, dtype=torch.float64), _ZERO))
+
+
+def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """n noise levels, denser towards sigma_min, then 0. (EDM eq. 5)"""
+    ramp = torch.linspace(0, 1, n, dtype=torch.float64)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return torch.cat(((high + ramp * (low - high)) ** rho, _ZERO))
+
+
+_ZERO = torch.zeros(1, dtype=torch.float64)
+
+
+# ------------------------------------------------------------------------------------------------- reverse-SDE samplers
+
+
+def times(n: int, end: float = 1e-5) -> Tensor:
+    """n times from 1 down to `end` in equal steps, as published: one step is taken at each."""
+    return torch.linspace(1.0, end, n, dtype=torch.float64)
+
+
+def euler_maruyama(
+    denoiser: Denoiser,
+    sde: SDE,
+    x: Tensor,
+    times: Tensor,
+    generators: Generators,
+    corrector: Corrector | None = None,
+    snr: float = 0.16,
+    corrections: int = 1,
+) -> Tensor:
+    """The reverse SDE dx = [f − g² s] dt + g dw̄ in plain steps of 1/n; the last one without noise. (SDE eq. 6)"""
+    dt = 1 / len(times)
+    for i, now in enumerate(times):
+        t = _all(now, x)
+        if corrector is not None:
+            for _ in range(corrections):
+                x = corrector(denoiser, sde, x, t, generators, snr)
+        g = per_item(sde.diffusion(t), x)
+        x = x - (sde.drift(x, t) - g**2 * score(denoiser, sde, x, t)) * dt
+        if i + 1 < len(times):
+            x = x + g * math.sqrt(dt) * noise_like(x, generators)
+    return x
+
+
+def reverse_diffusion(
+    denoiser: Denoiser,
+    sde: SDE,
+    x: Tensor,
+    times: Tensor,
+    generators: Generators,
+    corrector: Corrector | None = None,
+    snr: float = 0.16,
+    corrections: int = 1,
+) -> Tensor:
+    """The reverse of the discretised forward process (SDE eq. 46); with a corrector before each step, PC sampling.
+
+    From t' to the later t the forward process scales by a = alpha / alpha' and adds variance b² = std² − a² std'².
+    Undone: x' = (x + b² s) / a + (b / a) z. For VE that is x + (sigma² − sigma'²) s + sqrt(sigma² − sigma'²) z, the
+    published step; the last one goes to the clean picture (alpha' = 1, std' = 0), without noise.
+    """
+    for i, now in enumerate(times):
+        t = _all(now, x)
+        if corrector is not None:
+            for _ in range(corrections):
+                x = corrector(denoiser, sde, x, t, generators, snr)
+        last = i + 1 == len(times)
+        alpha, std = sde.alpha(t), sde.std(t)
+        before = _all(times[i + 1], x) if not last else t
+        a = alpha if last else alpha / sde.alpha(before)
+        b2 = std**2 if last else (std**2 - a**2 * sde.std(before) ** 2).clamp_min(0)
+        x = (x + per_item(b2, x) * score(denoiser, sde, x, t)) / per_item(a, x)
+        if not last:
+            x = x + per_item(b2.sqrt() / a, x) * noise_like(x, generators)
+    return x
+
+
+def langevin(denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float) -> Tensor:
+    """One step of Langevin dynamics, its size from each item's own norms. (SDE algorithm 4)"""
+    s, z = score(denoiser, sde, x, t), noise_like(x, generators)
+    return _langevin_step(sde, x, t, s, z, snr, _norms(z) / _norms(s))
+
+
+def langevin_published(
+    denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float
+) -> Tensor:
+    """The same with norms averaged over the batch, as the published code does: a picture then depends on its batch."""
+    s, z = score(denoiser, sde, x, t), noise_like(x, generators)
+    ratio = _norms(z).mean() / _norms(s).mean()
+    return _langevin_step(sde, x, t, s, z, snr, ratio.expand(len(x)))
+
+
+def _langevin_step(sde: SDE, x: Tensor, t: Tensor, s: Tensor, z: Tensor, snr: float, ratio: Tensor) -> Tensor:
+    size: Tensor = 2 * sde.alpha(t).to(ratio) ** 2 * (snr * ratio) ** 2
+    step = per_item(size, x)
+    return x + step * s + (2 * step).sqrt() * z
+
+
+def _norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def _steps(levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    return pairwise(levels)
+
+
+def _all(value: Tensor, x: Tensor) -> Tensor:
+    """One value for every item of the batch."""
+    return value.to(x).expand(len(x))
+
+
+# ------------------------------------------------------------------------------------------------------- sigma samplers
+
+
+def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Euler steps of the probability-flow ODE: x' = D + (sigma'/sigma)(x − D). (Song, Meng and Ermon 2021, eta = 0)"""
+    for now, after in _steps(sigmas):
+        clean = denoiser(x, _all(now, x))
+        x = clean + float(after / now) * (x - clean)
+    return x
+
+
+def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """Second-order Heun steps of the ODE, two calls each but for the last. (EDM algorithm 1)"""
+    for now, after in _steps(sigmas):
+        slope = (x - denoiser(x, _all(now, x))) / float(now)
+        euler = x + float(after - now) * slope
+        if after > 0:
+            there = (euler - denoiser(euler, _all(after, x))) / float(after)
+            euler = x + float(after - now) * (slope + there) / 2
+        x = euler
+    return x
+
+
+def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
+    """DPM-Solver++(2M): exponential integration with linear multistep, one call a step. (Lu et al. 2022, algorithm 2)
+
+    With lambda = −ln sigma and h = lambda' − lambda: x' = (sigma'/sigma) x − expm1(−h) D̄, where D̄ extrapolates the
+    last two estimates to the middle of the step.
+    """
+    before: Tensor | None = None
+    h_before = 0.0
+    for now, after in _steps(sigmas):
+        clean = denoiser(x, _all(now, x))
+        if after == 0:
+            return clean
+        h = float(torch.log(now / after))
+        guess = clean
+        if before is not None:
+            r = h_before / h
+            guess = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * before
+        x = float(after / now) * x - math.expm1(-h) * guess
+        before, h_before = clean, h
+    return x
+
+
+def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Generators, eta: float = 1.0) -> Tensor:
+    """The SDE form of DPM-Solver++(2M): fresh noise each step, the same marginals. (Lu et al. 2022, SDE-DPM-Solver++)
+
+    x' = (sigma'/sigma) e^(−eta h) x − expm1(−(1 + eta) h) D̄ + sigma' sqrt(−expm1(−2 eta h)) z
+    """
+    before: Tensor | None = None
+    h_before = 0.0
+    for now, after in _steps(sigmas):
+        clean = denoiser(x, _all(now, x))
+        if after == 0:
+            return clean
+        h = float(torch.log(now / after))
+        guess = clean
+        if before is not None:
+            r = h_before / h
+            guess = clean + (clean - before) / (2 * r)
+        keep = float(after / now) * math.exp(-eta * h)
+        x = keep * x - math.expm1(-(1 + eta) * h) * guess
+        x = x + float(after) * math.sqrt(-math.expm1(-2 * eta * h)) * noise_like(x, generators)
+        before, h_before = clean, h
+    return x
