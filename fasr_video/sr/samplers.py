@@ -152,7 +152,7 @@ def _langevin_step(sde: SDE, x: Tensor, t: Tensor, s: Tensor, z: Tensor, snr: fl
 
 
 def _norms(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+    return x.flatten(1).square().sum(1).sqrt()
 
 
 def _steps(levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
