@@ -81,7 +81,7 @@ lint: $(READY)
 bench: $(READY)
 	@set -e; for script in benchmarks/[a-z]*.py; do \
 		grep -qs '__main__' "$$script" || continue; \
-		echo "bench: $$script"; $(BIN)/python "$$script"; \
+		echo "bench: $$script"; $(BIN)/python "$$script" || echo "bench: $$script gave no result"; \
 	done
 
 clean:

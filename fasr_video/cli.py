@@ -33,7 +33,7 @@ PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no termin
 def main() -> None:
     """Run the command line: errors are one line, never a traceback."""
     # Before torch is loaded: its threads would wait by spinning, and two busy programs on one machine would all but
-    # stop each other (2 frames/s where each alone makes 16).
+    # stop each other (measured: 21 s in place of 4.5 s for two runs side by side on two cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli(standalone_mode=False)
