@@ -7,6 +7,7 @@ import math
 import cv2
 import numpy as np
 
+from fasr_video.boxes import areas, intersection
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, Matrix, Points, three_points, to_canonical
 from fasr_video.types import Boxes, Detections, FaceCrop, Image, Quality
 
@@ -87,11 +88,9 @@ def _inside(image: Image, box: Points) -> float:
 
 def _clear(boxes: Boxes, i: int) -> float:
     """The larger of two faces that overlap is taken to be the nearer one."""
-    corner = np.maximum(boxes[:, :2], boxes[i, :2])
-    common = np.clip(np.minimum(boxes[:, 2:], boxes[i, 2:]) - corner, 0, None).prod(1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    nearer = area > area[i]
-    return float(1 - common[nearer].max(initial=0.0) / max(area[i], 1e-9))
+    area = areas(boxes)
+    covered = intersection(boxes[[i]], boxes)[0][area > area[i]]
+    return float(1 - covered.max(initial=0.0) / max(area[i], 1e-9))
 
 
 def _total(eye_px: float, sharpness: float, turn: float, exposure: float, whole: float, score: float) -> float:

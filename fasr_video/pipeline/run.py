@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction
 from fasr_video.errors import CaseError, UsageError
+from fasr_video.gallery.photos import files_in
 from fasr_video.pipeline import photos, records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
@@ -71,7 +72,7 @@ def run(
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
     sampling = _sampling(settings)
     if gallery is not None:
-        photos.files_in(gallery)
+        files_in(gallery)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
     worked = False
     with only_writer(out), open_case(out, settings) as case:

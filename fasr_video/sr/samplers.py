@@ -188,30 +188,14 @@ def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
-    """DPM-Solver++(2M): exponential integration with linear multistep, one call a step. (Lu et al. 2022, algorithm 2)
-
-    With lambda = −ln sigma and h = lambda' − lambda: x' = (sigma'/sigma) x − expm1(−h) D̄, where D̄ extrapolates the
-    last two estimates to the middle of the step.
-    """
-    before: Tensor | None = None
-    h_before = 0.0
-    for now, after in _steps(sigmas):
-        clean = denoiser(x, _all(now, x))
-        if after == 0:
-            return clean
-        h = float(torch.log(now / after))
-        guess = clean
-        if before is not None:
-            r = h_before / h
-            guess = (1 + 1 / (2 * r)) * clean - 1 / (2 * r) * before
-        x = float(after / now) * x - math.expm1(-h) * guess
-        before, h_before = clean, h
-    return x
+    """DPM-Solver++(2M): exponential integration, multistep, one call a step. (Lu et al. 2022, algorithm 2)"""
+    return dpmpp_2m_sde(denoiser, x, sigmas, (), eta=0.0)
 
 
 def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Generators, eta: float = 1.0) -> Tensor:
-    """The SDE form of DPM-Solver++(2M): fresh noise each step, the same marginals. (Lu et al. 2022, SDE-DPM-Solver++)
+    """The SDE form of DPM-Solver++(2M): fresh noise each step, the same marginals; with eta = 0 the ODE form.
 
+    With lambda = −ln sigma, h = lambda' − lambda, and D̄ the last two estimates extrapolated to the middle of the step:
     x' = (sigma'/sigma) e^(−eta h) x − expm1(−(1 + eta) h) D̄ + sigma' sqrt(−expm1(−2 eta h)) z
     """
     before: Tensor | None = None
@@ -221,12 +205,9 @@ def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Gene
         if after == 0:
             return clean
         h = float(torch.log(now / after))
-        guess = clean
-        if before is not None:
-            r = h_before / h
-            guess = clean + (clean - before) / (2 * r)
-        keep = float(after / now) * math.exp(-eta * h)
-        x = keep * x - math.expm1(-(1 + eta) * h) * guess
-        x = x + float(after) * math.sqrt(-math.expm1(-2 * eta * h)) * noise_like(x, generators)
+        guess = clean if before is None else clean + (clean - before) * (h / (2 * h_before))
+        x = float(after / now) * math.exp(-eta * h) * x - math.expm1(-(1 + eta) * h) * guess
+        if eta > 0:
+            x = x + float(after) * math.sqrt(-math.expm1(-2 * eta * h)) * noise_like(x, generators)
         before, h_before = clean, h
     return x
