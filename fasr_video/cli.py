@@ -24,9 +24,11 @@ from rich.table import Column, Table
 from fasr_video import __version__
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
+from fasr_video.training.commands import train_group
 from fasr_video.types import REASON_TEXT, Reason
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+WEIGHTS = click.Path(path_type=Path, dir_okay=False)
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
 
 
@@ -189,6 +191,60 @@ def verify_command(case: Path, as_json: bool) -> int:
             for line in c.unchecked:
                 click.echo(f"        not checked: {line}")
     return ExitCode.INTEGRITY if bad else ExitCode.DONE
+
+
+@cli.command("sr")
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--aux", type=FOLDER, help="Folder of other faces of the same person: what they tell is merged.")
+@click.option("--method", default="fasr++", show_default=True, help="How: see docs/cli.md for the list.")
+@click.option("--samples", type=int, help="Pictures to draw of each face. [default: the method's own]")
+@click.option("--seed", default=0, show_default=True, help="The same seed draws the same pictures.")
+@click.option("--sampler", help="KIND-STEPS, as dpmpp-15 or pc-2000. [default: the method's own]")
+@click.option("--feature-only", is_flag=True, help="Draw from the merged feature alone, without the LR face (y = 0).")
+@click.option(
+    "--align", is_flag=True, help="Find the face in each picture first, in place of taking it as a face crop."
+)
+@click.option("--model", type=WEIGHTS, help="SR network: ours, or a published checkpoint. [default: builtin]")
+@click.option("--embedder", type=WEIGHTS, help="Weights of the builtin embedder's kind. [default: builtin]")
+@click.option("--combiner", type=WEIGHTS, help="Feature Combiner. [default: builtin]")
+@click.option("--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option("--json", "as_json", is_flag=True, help="A JSON line for each picture.")
+def sr_command(
+    images: tuple[Path, ...], aux: Path | None, align: bool, out: Path, as_json: bool, **options: Any
+) -> int:
+    """Super-resolve face stills. What it draws is a synthetic reconstruction: a lead, never proof."""
+    from fasr_video.sr import stills
+
+    job = stills.Job(images, aux, align, out, **options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    failed = 0
+    with _sr_progress(len(images), as_json) as tick:
+        for done in stills.run(job):
+            failed += done.problem is not None
+            tick(done)
+    return ExitCode.LOSSES if failed else ExitCode.DONE
+
+
+@contextmanager
+def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
+    """A function that shows one finished still: JSON, or a line, with a bar below in a terminal."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=as_json or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("super-resolving", total=total)
+
+        def tick(done: Any) -> None:
+            bar.advance(task)
+            if as_json:
+                click.echo(json.dumps(done.as_json()))
+            elif done.problem is not None:
+                click.echo(f"fasr-video: {done.problem}", err=True)
+            else:
+                for warning in done.warnings:
+                    click.echo(f"{done.path}: warning: {warning}", err=True)
+                click.echo(f"{done.path}: {done.state} {done.sheet}")
+
+        yield tick
 
 
 @cli.command("doctor")
@@ -398,3 +454,6 @@ def _clock(seconds: float) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
+
+
+cli.add_command(train_group)

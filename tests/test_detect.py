@@ -27,10 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fasr_video.boxes import iou_matrix, nms, shrink
+from fasr_video.checkpoint import load_state, read_state
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector, retinaface
 from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms
-from fasr_video.pipeline.detect.checkpoint import load_state, read_state
 from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput
 from fasr_video.pipeline.detect.tiling import EDGE
 from fasr_video.types import Detections, Image

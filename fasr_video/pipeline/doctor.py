@@ -66,8 +66,8 @@ def _package(name: str, remedy: str) -> Finding:
 
 
 def _models() -> list[Finding]:
+    from fasr_video.hashes import sha256_file
     from fasr_video.pipeline.detect.builtin import DEFAULT_WEIGHTS, BuiltinDetector
-    from fasr_video.pipeline.media import sha256_file
 
     if not DEFAULT_WEIGHTS.is_file():
         return [Finding("detector in the box", "missing", "install fasr-video again")]

@@ -130,6 +130,28 @@ def reverse_diffusion(
     return x
 
 
+def ddpm(denoiser: Denoiser, x: Tensor, n: int, generators: Generators) -> Tensor:
+    """Ancestral sampling of a DDPM of n steps, as SR3 draws its pictures. (Ho et al. 2020, eq. 7 and algorithm 2)
+
+    Betas are linear from 0.1/n to 20/n, the discrete twin of the VP SDE (1e-4 to 0.02 at the published n = 1000).
+    """
+    beta = torch.linspace(0.1 / n, min(20.0 / n, 0.999), n, dtype=torch.float64)
+    kept = torch.cumprod(1 - beta, 0)
+    for i in reversed(range(n)):
+        bar, before = kept[i], kept[i - 1] if i else torch.ones_like(kept[0])
+        clean = denoiser(x / float(bar.sqrt()), _all(((1 - bar) / bar).sqrt(), x))
+        mean = float(before.sqrt() * beta[i] / (1 - bar)) * clean
+        x = mean + float((1 - beta[i]).sqrt() * (1 - before) / (1 - bar)) * x
+        if i:
+            x = x + float((beta[i] * (1 - before) / (1 - bar)).sqrt()) * noise_like(x, generators)
+    return x
+
+
+def centred(denoiser: Denoiser) -> Denoiser:
+    """The same denoiser for pictures in [−1, 1], which VP, subVP and DDPM are made for."""
+    return lambda x, sigma: 2 * denoiser((x + 1) / 2, sigma / 2) - 1
+
+
 def langevin(denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float) -> Tensor:
     """One step of Langevin dynamics, its size from each item's own norms. (SDE algorithm 4)"""
     s, z = score(denoiser, sde, x, t), noise_like(x, generators)

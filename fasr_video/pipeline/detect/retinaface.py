@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video.boxes import best_first, shrink
-from fasr_video.pipeline.detect.checkpoint import find_device, load_state
-from fasr_video.pipeline.media import sha256_file
+from fasr_video.checkpoint import find_device, load_state
+from fasr_video.hashes import sha256_file
 from fasr_video.types import Detections, Image
 
 STRIDES = (8, 16, 32)

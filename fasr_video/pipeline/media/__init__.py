@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, VideoReader, sha256_file
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, VideoReader
 from fasr_video.pipeline.media.decord import DecordReader
 from fasr_video.pipeline.media.folder import UNREADABLE, FolderReader, hash_folder, read_picture
 from fasr_video.pipeline.media.pyav import PyAvReader
@@ -24,7 +24,6 @@ __all__ = [
     "hash_folder",
     "open_video",
     "read_picture",
-    "sha256_file",
 ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -147,11 +146,6 @@ class Reader:
     @property
     def losses(self) -> Losses:
         return self._losses
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def check_file(path: Path) -> None:

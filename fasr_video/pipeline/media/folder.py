@@ -14,7 +14,8 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling, sha256_file
+from fasr_video.hashes import sha256_file
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.types import FrameRef, Image
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}

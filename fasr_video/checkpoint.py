@@ -1,0 +1,87 @@
+"""Weights from a local file into a network, or one clear error. Nothing in a weights file is ever executed."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from fasr_video.errors import ModelError, UsageError
+
+# A training loop that warms up with np.minimum leaves NumPy numbers in its optimizer's state, FASR's among them.
+# They come under the name that NumPy 1 or NumPy 2 gives their constructor.
+_scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+NUMPY_NUMBERS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or of a PyTorch state dict, by name.
+
+    A wrapping `state_dict` entry and the `module.` prefix that DataParallel leaves are taken off.
+    """
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ModelError(path, "it holds something else than tensors by name", "give a file with a state dict")
+    return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def load_state(net: nn.Module, path: Path) -> None:
+    """Fill `net` from `path`; every tensor has to be there, with its shape, and no other."""
+    state, remedy = read_state(path), f"give weights made for {type(net).__name__}"
+    # Counters of training steps: no part of the function, and absent from old files.
+    own = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    check_shapes(path, own, given, remedy)
+    net.load_state_dict(given, strict=False)
+
+
+def check_shapes(path: Path, own: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str) -> None:
+    """The file has to give every tensor that the network owns, with its shape, and no other."""
+    for problem, keys in (
+        ("lacks", [k for k in own if k not in given]),
+        ("has unknown", [k for k in given if k not in own]),
+        ("has another shape of", [k for k in own if k in given and own[k].shape != given[k].shape]),
+    ):
+        if keys:
+            more = ", …" if len(keys) > 3 else ""
+            reason = f"it {problem} {len(keys)} of {len(own)} tensors: {', '.join(keys[:3])}{more}"
+            raise ModelError(path, reason, remedy)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name, if this machine has it: there is no falling back to another one."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {name}", "PyTorch cannot use it on this machine", "use device cpu") from error
+    return device
+
+
+def _read_safetensors(path: Path) -> object:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(path, f"not a readable safetensors file ({error})", "copy or download it again") from error
+
+
+def read_torch(path: Path) -> object:
+    """What `torch.save` wrote, as long as it is tensors, numbers and containers."""
+    try:
+        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = "not a plain state dict: it is damaged or asks to run code, which we never do"
+        raise ModelError(path, reason, "convert it to safetensors where you trust it") from error
+    except Exception as error:  # bytes that are no checkpoint fail in the unpickler in any way they like
+        raise ModelError(path, "not a readable PyTorch file", "copy or download it again") from error

@@ -1,0 +1,55 @@
+"""How a face loses its detail: the papers' exact way, and what cameras and codecs do.
+
+Resizing is a product with one weight matrix an axis, x → W x Wᵀ: a closed form, exact in any type on any device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def shrink(x: Tensor, side: int) -> Tensor:
+    """N×C×H×W to side×side by antialiased bilinear resizing, as TensorFlow's `resize(…, antialias=True)`.
+
+    Each pixel is the average under a triangle as wide as two of its own cells, over what lies inside the picture.
+    """
+    return _resize(x, side, "triangle")
+
+
+def enlarge(x: Tensor, side: int) -> Tensor:
+    """N×C×H×W to side×side by bicubic resizing (Keys, a = −½, as TensorFlow's), within [0, 1] like a stored picture."""
+    return _resize(x, side, "cubic").clamp(0, 1)
+
+
+def _resize(x: Tensor, side: int, kernel: str) -> Tensor:
+    if side < 1:
+        raise ValueError(f"a picture cannot have {side} pixels a side")
+    down, across = (weights(n, side, kernel).to(x) for n in x.shape[-2:])
+    return down @ x @ across.T
+
+
+@lru_cache(maxsize=512)
+def weights(n: int, side: int, kernel: str) -> Tensor:
+    """side×n: what each of n pixels gives to each of `side`; rows sum to one. Pixel centres lie at half numbers."""
+    scale = max(n / side, 1.0)  # the kernel widens when pixels are merged, never when they are made
+    centres = (torch.arange(side, dtype=torch.float64) + 0.5) * n / side
+    distance = (torch.arange(n, dtype=torch.float64) + 0.5 - centres[:, None]).abs() / scale
+    table = KERNELS[kernel](distance)
+    return table / table.sum(1, keepdim=True)
+
+
+def _triangle(d: Tensor) -> Tensor:
+    return (1 - d).clamp_min(0)
+
+
+def _cubic(d: Tensor) -> Tensor:
+    near = (1.5 * d - 2.5) * d**2 + 1
+    far = ((-0.5 * d + 2.5) * d - 4) * d + 2
+    return torch.where(d < 1, near, torch.where(d < 2, far, 0.0))
+
+
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"triangle": _triangle, "cubic": _cubic}

@@ -1,0 +1,241 @@
+"""The papers' super-resolution methods as restorers: one denoiser, told apart by sampler, feature and sample count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fasr_video.errors import MissingExtra, ModelError, UsageError
+from fasr_video.hashes import sha256_file
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.sr import checkpoints, samplers, sampling
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.restoration import Probe, Restoration, Restorer
+from fasr_video.sr.sampling import Sampling
+from fasr_video.types import Image
+
+SIDE = 128
+WEIGHTS = Path(__file__).parent.parent / "weights"
+SPANDREL = "spandrel:"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    merge: str | None
+    """How features of several faces become one: combiner, mean, or None where the method takes no feature."""
+    samples: int
+    sampler: str
+    """Default; the papers' own is in `paper`."""
+    paper: str
+
+
+FAST = "dpmpp-15"
+METHODS = {
+    "fasr++": Method("combiner", 2, FAST, "pc-2000"),
+    "fasr": Method("mean", 1, FAST, "pc-2000"),
+    "sde-sr-ve": Method(None, 1, "ve-100", "ve-2000"),
+    "sde-sr-vecs": Method(None, 1, "vecs-100", "vecs-2000"),
+    "sde-sr-vp": Method(None, 1, "vp-100", "vp-2000"),
+    "sde-sr-subvp": Method(None, 1, "subvp-100", "subvp-2000"),
+    "sr3": Method(None, 1, "ddpm-100", "ddpm-2000"),
+}
+NAMES = (*METHODS, "bicubic", f"{SPANDREL}FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What the diffusion methods are made of."""
+
+    denoiser: Denoiser
+    denoiser_sha256: str
+    embedder: Embedder | None
+    embedder_sha256: str
+    combiner: merging.FeatureCombiner | None
+    combiner_sha256: str
+
+
+def samples_of(name: str) -> int:
+    """How many samples a method draws of a face unless told otherwise."""
+    return METHODS[name].samples if name in METHODS else 1
+
+
+def load_models(
+    denoiser: Path | None, embedder: Path | None, combiner: Path | None, device: torch.device, merge: str | None
+) -> Models:
+    """The given weights, or those in the box; what a method with this `merge` does not need is not loaded."""
+    network_file = denoiser or WEIGHTS / "sr.safetensors"
+    faces = joined = None
+    hashes = {"embedder": "", "combiner": ""}
+    if merge is not None:
+        file = embedder or BUILTIN
+        faces, hashes["embedder"] = BuiltinEmbedder(file, device), sha256_file(file)
+    if merge == "combiner":
+        file = combiner or WEIGHTS / "combiner.safetensors"
+        joined, hashes["combiner"] = merging.load_combiner(file), sha256_file(file)
+    network = checkpoints.load(network_file, device)
+    return Models(network, sha256_file(network_file), faces, hashes["embedder"], joined, hashes["combiner"])
+
+
+def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, device: torch.device) -> Restorer:
+    """The restorer of that name; `models` is called only when the method needs them."""
+    if name == "bicubic":
+        return Bicubic()
+    if name.startswith(SPANDREL):
+        return ThirdParty(Path(name.removeprefix(SPANDREL)), device)
+    if name not in METHODS:
+        raise UsageError(f"method {name}", "no such method", f"use one of: {', '.join(NAMES)}")
+    return Diffusion(name, models(), sampling.parse(sampler or METHODS[name].sampler), device)
+
+
+class Bicubic:
+    """What is there, larger: nothing is added."""
+
+    name = "bicubic"
+
+    def facts(self) -> dict[str, object]:
+        return {"method": self.name}
+
+    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+        return [
+            _plain(self.name, enlarge(as_tensor([p.lr0]), SIDE)[0], "", 0, s)
+            for p, s in zip(probes, seeds, strict=True)
+        ]
+
+
+class Diffusion:
+    """Draws pictures from p(picture | LR0, feature) with one trained denoiser."""
+
+    def __init__(self, name: str, models: Models, sampler: Sampling, device: torch.device, batch: int = 16) -> None:
+        self.name = name
+        self._method, self._models, self._sampling = METHODS[name], models, sampler
+        self._denoiser = models.denoiser.to(device).eval()
+        self._device, self._batch = device, batch
+        if self._method.merge and self._denoiser.feature_length == 0:
+            raise UsageError(f"method {name}", "its network has no feature path", "use a FASR network, or sde-sr-ve")
+        if self._method.merge == "combiner" and models.combiner is None:
+            raise UsageError(f"method {name}", "no Feature Combiner given", "give its weights, or use method fasr")
+
+    def facts(self) -> dict[str, object]:
+        m = self._models
+        facts: dict[str, object] = {"method": self.name, "sampler": str(self._sampling), "network": m.denoiser_sha256}
+        if self._method.merge:
+            facts |= {
+                "embedder": m.embedder_sha256,
+                "combiner": m.combiner_sha256 if self._method.merge == "combiner" else "",
+            }
+        return facts
+
+    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+        told = [self._feature(p) for p in probes]
+        side = self._denoiser.side
+        lr = torch.cat([enlarge(as_tensor([p.lr0]), side) * p.lr_known for p in probes])
+        condition = Condition(lr, torch.stack([feature for feature, _ in told]))
+        rows = torch.arange(len(probes)).repeat_interleave(samples)
+        generators = samplers.generators([sample_seed(s, k) for s in seeds for k in range(samples)])
+        parts = []
+        for i in range(0, len(rows), self._batch):
+            part = condition[rows[i : i + self._batch]]
+            part = Condition(part.lr.to(self._device), part.feature.to(self._device))
+            parts.append(
+                sampling.draw(self._denoiser, part, self._sampling, generators[i : i + self._batch]).float().cpu()
+            )
+        drawn = torch.cat(parts).reshape(len(probes), samples, *lr.shape[1:])
+        return [self._answer(*row) for row in zip(probes, drawn, seeds, (source for _, source in told), strict=True)]
+
+    def _feature(self, probe: Probe) -> tuple[Tensor, str]:
+        """The person's feature and where it is from."""
+        length = self._denoiser.feature_length
+        if self._method.merge is None:
+            return torch.zeros(length), "none"
+        if probe.feature is not None:
+            return torch.from_numpy(np.asarray(probe.feature, np.float32)), "given"
+        embedder = self._models.embedder
+        if embedder is None:
+            raise UsageError(
+                f"method {self.name}", "it needs a feature or an embedder", "give an embedder, or use sde-sr-ve"
+            )
+        faces = probe.auxiliaries or (probe.lr0,)
+        features, _ = embedder.embed(torch.cat([enlarge(as_tensor([f]), SIDE) for f in faces]))
+        if self._method.merge == "mean" or self._models.combiner is None:
+            return merging.mean(features), "mean"
+        return self._models.combiner.combine(features), "combiner"
+
+    def _answer(self, probe: Probe, drawn: Tensor, seed: int, source: str) -> Restoration:
+        warnings = []
+        low, high = self._denoiser.band
+        if probe.lr_known and not low <= len(probe.lr0) <= high:
+            warnings.append(
+                f"LR face of {len(probe.lr0)} px, outside the {low}-{high} px that the network was trained on"
+            )
+        if source in {"mean", "combiner"} and not probe.auxiliaries:
+            warnings.append("no auxiliary faces: the feature is that of the LR face itself")
+        spread = drawn.std(0).mean(0) if len(drawn) > 1 else torch.zeros(drawn.shape[-2:])
+        return Restoration(
+            picture=as_image(drawn.mean(0)),
+            samples=tuple(as_image(sample) for sample in drawn),
+            spread=spread.numpy(),
+            method=self.name,
+            sampler=str(self._sampling),
+            calls=self._sampling.calls * len(drawn),
+            seed=seed,
+            model=self._models.denoiser_sha256,
+            feature=source,
+            warnings=tuple(warnings),
+        )
+
+
+class ThirdParty:
+    """A restorer of somebody else, from a local checkpoint that spandrel can read."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        try:
+            import spandrel
+        except ImportError as error:
+            raise MissingExtra("spandrel", "sr-zoo", f"method {SPANDREL}FILE") from error
+        self.name = f"{SPANDREL}{path.name}"
+        self._sha256 = sha256_file(path)
+        try:
+            self._model = spandrel.ModelLoader(device).load_from_file(str(path)).eval()
+        except Exception as error:  # spandrel lets each network fail in its own way
+            raise ModelError(
+                path, f"spandrel cannot read it ({error})", "give a checkpoint that spandrel lists"
+            ) from error
+        self._device = device
+
+    def facts(self) -> dict[str, object]:
+        return {"method": self.name, "network": self._sha256}
+
+    @torch.no_grad()
+    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+        answers = []
+        for probe, seed in zip(probes, seeds, strict=True):
+            face = as_tensor([probe.lr0]).to(self._device)
+            if str(self._model.purpose) == "FaceSR":  # these take aligned faces of their own large size
+                face = enlarge(face, 512)
+            out = self._model(face).float().cpu()
+            out = shrink(out, SIDE) if out.shape[-1] > SIDE else enlarge(out, SIDE)
+            answers.append(_plain(self.name, out[0], self._sha256, 1, seed))
+        return answers
+
+
+def sample_seed(seed: int, k: int) -> int:
+    """Each sample of a picture has a seed of its own, so that asking for more leaves the first ones as they are."""
+    return (seed * 1_000_003 + k) % 2**63
+
+
+def as_image(picture: Tensor) -> Image:
+    """3×H×W in [0, 1] as RGB uint8."""
+    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def _plain(name: str, picture: Tensor, model: str, calls: int, seed: int) -> Restoration:
+    image = as_image(picture)
+    spread = np.zeros(image.shape[:2], np.float32)
+    return Restoration(image, (image,), spread, name, "", calls, seed, model, "none", ())

@@ -1,0 +1,86 @@
+"""What a restorer is given and what it answers. Every method of `sr/methods.py` has this shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasr_video.errors import InputError
+from fasr_video.types import Image
+
+SMALLEST = 8
+"""Side in pixels below which a face says nothing."""
+LARGEST_RATIO = 1.25
+"""Of the sides of a picture that may still be cut to the square of a face."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One person's face as the camera saw it, with what is known beside it."""
+
+    lr0: Image
+    """The best face in the canonical frame at its own resolution, square."""
+    auxiliaries: tuple[Image, ...] = ()
+    """Other faces of the same person in the canonical frame, of any resolution."""
+    feature: NDArray[np.float32] | None = None
+    """The person's merged feature where it is known already; it stands before the auxiliaries."""
+    lr_known: bool = True
+    """False draws from the feature alone (y = 0), as in the papers' figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """A synthetic reconstruction: a lead, never proof."""
+
+    picture: Image
+    """S×S RGB: the mean of the samples."""
+    samples: tuple[Image, ...]
+    spread: NDArray[np.float32]
+    """S×S: standard deviation of the samples in brightness levels of [0, 1], the mean of the colours; zeros for one."""
+    method: str
+    sampler: str
+    """As `sr/sampling.py` names it; empty for methods that do not sample."""
+    calls: int
+    """Network calls for all samples."""
+    seed: int
+    model: str
+    """SHA-256 of the network's weights; empty for bicubic."""
+    feature: str
+    """Where the feature came from: combiner, mean, given, or none."""
+    warnings: tuple[str, ...]
+
+
+class Restorer(Protocol):
+    name: str
+
+    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+        """One answer a probe; each depends on its own probe and seed, never on the others."""
+        ...
+
+    def facts(self) -> dict[str, object]:
+        """Method, sampler and the hashes of all weights: with these, the same probe and seed give the same answer."""
+        ...
+
+
+def restore(restorer: Restorer, probe: Probe, samples: int, seed: int) -> Restoration:
+    return restorer.restore_all([probe], samples, [seed])[0]
+
+
+def square_face(name: str, image: Image) -> tuple[Image, tuple[str, ...]]:
+    """The picture as a square face, and warnings; refuses what is no face-shaped crop."""
+    height, width = image.shape[:2]
+    short, long = sorted((height, width))
+    if short < SMALLEST:
+        reason = f"{width}×{height} px, but a face needs {SMALLEST}×{SMALLEST} to say anything"
+        raise InputError(name, reason, "choose a frame where the person is nearer")
+    if long > LARGEST_RATIO * short:
+        reason = f"{width}×{height} px is not the shape of a face crop"
+        raise InputError(name, reason, "cut a square around the face, or use --align to have the face found")
+    if short == long:
+        return image, ()
+    top, left = (height - short) // 2, (width - short) // 2
+    return image[top : top + short, left : left + short], (f"{width}×{height} px: cut to its middle square",)

@@ -1,0 +1,134 @@
+"""Named ways to draw a picture: which sampler, how many steps, from pure noise or from the upsampled LR face."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fasr_video.errors import UsageError
+from fasr_video.sr import samplers, sde
+from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.samplers import Generators
+
+SNR = 0.16
+"""Of the Langevin corrector, as published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """For instance `dpmpp-15`, `pc-2000`, or `dpmpp-10@2` (begin at the LR face with noise 2 on it)."""
+
+    kind: str
+    steps: int
+    warm: float | None = None
+    """Noise level of a warm start; None begins at pure noise."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.steps}" + ("" if self.warm is None else f"@{self.warm:g}")
+
+    @property
+    def calls(self) -> int:
+        """Network calls for one picture."""
+        return self.steps * KINDS[self.kind].calls - (self.kind == "heun")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    draw: Callable[[Denoiser, Condition, Sampling, Generators], Tensor]
+    calls: int
+    """Network calls a step."""
+    warm: bool = False
+    """Whether it can begin at the LR face."""
+
+
+def parse(text: str) -> Sampling:
+    """`KIND-STEPS` or `KIND-STEPS@SIGMA`."""
+    kind, dash, rest = text.rpartition("-")
+    steps, at, warm = rest.partition("@")
+    try:
+        sampling = Sampling(kind, int(steps), float(warm) if at else None)
+    except ValueError:
+        dash = ""
+    known = ", ".join(KINDS)
+    if not dash or sampling.kind not in KINDS or not 1 <= sampling.steps <= 10_000:
+        raise UsageError(f"sampler {text}", "not KIND-STEPS", f"KIND is one of {known}; for instance dpmpp-15")
+    if sampling.warm is not None and not (KINDS[kind].warm and sampling.warm > 0):
+        able = ", ".join(k for k, v in KINDS.items() if v.warm)
+        raise UsageError(f"sampler {text}", "cannot begin at that noise level", f"only {able} can, at a level above 0")
+    return sampling
+
+
+@torch.no_grad()
+def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+    """N×3×S×S in [0, 1], one picture for each row of the condition, each from its own generator."""
+    return KINDS[sampling.kind].draw(denoiser, condition, sampling, generators).clamp(0, 1)
+
+
+def _levels(denoiser: Denoiser, sampling: Sampling) -> Tensor:
+    # EDM's schedule: with few steps it spends them where faces take shape.
+    return samplers.karras(sampling.steps, denoiser.sigma_min, sampling.warm or denoiser.sigma_max)
+
+
+def _start(condition: Condition, sigma: float, sampling: Sampling, generators: Generators) -> Tensor:
+    if sampling.warm is not None:
+        return samplers.warm_start(condition.lr.float(), sampling.warm, generators)
+    return samplers.prior(condition.lr.shape[1:], sigma, generators, condition.lr.device)
+
+
+def _by_levels(sampler: Callable[[sde.Denoiser, Tensor, Tensor, Generators], Tensor]) -> Callable[..., Tensor]:
+    def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+        x = _start(condition, denoiser.sigma_max, sampling, generators)
+        return sampler(denoiser.given(condition), x, _levels(denoiser, sampling), generators)
+
+    return draw
+
+
+def _by_process(
+    process: Callable[[Denoiser], sde.SDE], corrector: samplers.Corrector | None, corrections: int = 1
+) -> Callable[..., Tensor]:
+    """Reverse diffusion through an SDE, with Langevin steps or not. VP and subVP see pictures in [−1, 1]."""
+
+    def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+        forward, call = process(denoiser), denoiser.given(condition)
+        centred = not isinstance(forward, sde.VE)
+        x = samplers.prior(condition.lr.shape[1:], forward.prior_std, generators, condition.lr.device)
+        x = samplers.reverse_diffusion(
+            samplers.centred(call) if centred else call,
+            forward,
+            x,
+            samplers.times(sampling.steps),
+            generators,
+            corrector,
+            SNR,
+            corrections,
+        )
+        return (x + 1) / 2 if centred else x
+
+    return draw
+
+
+def _ve(denoiser: Denoiser) -> sde.SDE:
+    return sde.VE(denoiser.sigma_min, denoiser.sigma_max)
+
+
+def _ddpm(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+    x = samplers.prior(condition.lr.shape[1:], 1.0, generators, condition.lr.device)
+    return (samplers.ddpm(samplers.centred(denoiser.given(condition)), x, sampling.steps, generators) + 1) / 2
+
+
+KINDS = {
+    "dpmpp": Kind(_by_levels(lambda d, x, s, g: samplers.dpmpp_2m(d, x, s)), 1, warm=True),
+    "dpmpp-sde": Kind(_by_levels(samplers.dpmpp_2m_sde), 1, warm=True),
+    "heun": Kind(_by_levels(lambda d, x, s, g: samplers.heun(d, x, s)), 2, warm=True),
+    "ddim": Kind(_by_levels(lambda d, x, s, g: samplers.ddim(d, x, s)), 1, warm=True),
+    "pc": Kind(_by_process(_ve, samplers.langevin), 2),
+    "pc-published": Kind(_by_process(_ve, samplers.langevin_published), 2),
+    "ve": Kind(_by_process(_ve, samplers.langevin), 2),
+    "vecs": Kind(_by_process(_ve, samplers.langevin, corrections=2), 3),
+    "vp": Kind(_by_process(lambda d: sde.VP(), None), 1),
+    "subvp": Kind(_by_process(lambda d: sde.SubVP(), None), 1),
+    "ddpm": Kind(_ddpm, 1),
+}

@@ -1,0 +1,182 @@
+"""`fasr-video train …`: each command reads its arguments and calls one trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fasr_video.errors import UsageError
+
+if TYPE_CHECKING:
+    from fasr_video.training.faces import Faces
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+SOURCES = click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+
+
+def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that every trainer has, with this trainer's defaults."""
+    options = (
+        click.option(
+            "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."
+        ),
+        click.option("--steps", default=steps, show_default=True, help="Batches to train on."),
+        click.option("--batch", default=batch, show_default=True, help="Faces a batch, on each device."),
+        click.option("--lr", default=lr, show_default=True, help="Highest learning rate."),
+        click.option("--minutes", type=float, help="Stop after this long; the same command goes on."),
+        click.option("--seed", default=0, show_default=True, help="Of everything random."),
+        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+        click.option("--fp32", is_flag=True, help="Compute in float32 in place of bfloat16."),
+    )
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group("train")
+def train_group() -> None:
+    """Train the models. A run stopped or killed goes on with the same command; curves and weights lie in its folder."""
+
+
+@train_group.command("features")
+@SOURCES
+@click.option("--out", required=True, type=FILE, help="The .npz file to write.")
+@click.option("--embedder", type=FILE, help="Weights of the builtin embedder. [default: those that come with it]")
+@click.option("--lr-side", default=16, show_default=True, help="Size of the LR twin of each face, px.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str) -> None:
+    """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
+    from fasr_video.checkpoint import find_device
+    from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+    from fasr_video.training.features import make_features
+
+    opened = _faces(faces)
+    model = BuiltinEmbedder(embedder or BUILTIN, find_device(device))
+    with click.progressbar(length=len(opened), label="embedding") as bar:
+        make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
+    click.echo(f"{out}: {len(opened)} faces of {len(set(opened.identities))} people")
+
+
+@train_group.command("combiner")
+@click.argument("features", type=FILE)
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder.")
+@click.option("--epochs", default=20, show_default=True, help="At most; it stops when 5 bring nothing.")
+@click.option("--margin", type=float, help="Of the triplet loss. [default: just above the gap at the start]")
+@click.option("--eta", default=0.5, show_default=True, help="Weight of the learned part, 0-1.")
+@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+def combiner_command(
+    features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
+) -> None:
+    """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
+    from fasr_video.training.combiner import CombinerFeatures, train_combiner
+
+    summary = train_combiner(
+        CombinerFeatures.load(features), out, epochs=epochs, margin=margin, eta=eta, seed=seed, device=device
+    )
+    click.echo(f"{out / 'combiner.safetensors'}: {summary}")
+
+
+@train_group.command("embedder")
+@SOURCES
+@click.option("--teacher", required=True, type=FILE, help=".npz with path (N) and teacher (N×T) arrays.")
+@run_options(steps=20_000, batch=64, lr=2e-3)
+def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> None:
+    """Train the builtin embedder on FACES, distilled from a teacher's vectors."""
+    from fasr_video.training.embedder import train_embedder
+    from fasr_video.training.faces import rows_of
+
+    opened = _faces(faces)
+    rows = rows_of(teacher, opened, ("teacher",))["teacher"]
+    plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.05)
+    step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
+@train_group.command("sr")
+@SOURCES
+@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
+@click.option(
+    "--combiner", type=FILE, help="Feature Combiner that merges a person's other faces. [default: their mean]"
+)
+@click.option(
+    "--network", type=click.Choice(["compact", "ncsnpp"]), default="compact", show_default=True, help="Which one."
+)
+@click.option(
+    "--noise",
+    type=click.Choice(["edm", "ve", "vp", "subvp"]),
+    default="edm",
+    show_default=True,
+    help="Where noise levels come from: log-normal, or an SDE of the papers.",
+)
+@click.option(
+    "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
+)
+@run_options(steps=20_000, batch=32, lr=5e-4)
+def sr_command(
+    faces: tuple[Path, ...],
+    features: Path,
+    combiner: Path | None,
+    network: str,
+    noise: str,
+    shown: Path | None,
+    **options: Any,
+) -> None:
+    """Train a super-resolution network on FACES."""
+    from fasr_video.training import sr
+
+    opened = _faces(faces)
+    plan, device = _plan(options)
+    job = sr.Job(opened, features, combiner, network, sr.Recipe(batch=options["batch"], noise=noise), shown)
+    step = sr.run(job, options["out"], plan, device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
+def _faces(sources: tuple[Path, ...]) -> Faces:
+    from fasr_video.training.faces import read_faces
+
+    faces, left_out = read_faces(sources)
+    for line in left_out[:5]:
+        click.echo(f"left out: {line}", err=True)
+    more = f", {len(left_out)} left out" if left_out else ""
+    click.echo(f"{len(faces)} faces of {len(set(faces.identities))} people{more}", err=True)
+    return faces
+
+
+def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
+    from fasr_video.checkpoint import find_device
+    from fasr_video.training.loop import Plan
+
+    for name in ("steps", "batch"):
+        if options[name] < 1:
+            raise UsageError(f"--{name} {options[name]}", "not a number of things to do", "give 1 or more")
+    minutes = options["minutes"]
+    plan = Plan(
+        steps=options["steps"],
+        lr=options["lr"],
+        seed=options["seed"],
+        bf16=not options["fp32"],
+        seconds=math.inf if minutes is None else 60 * minutes,
+        **more,  # type: ignore[arg-type]
+    )
+    return plan, find_device(options["device"])
+
+
+def _report(progress: Any) -> None:
+    terms = "  ".join(f"{k} {v:.4f}" for k, v in progress.terms.items())
+    left = (progress.steps - progress.step) / progress.batches_per_second / 60
+    speed = f"{progress.batches_per_second:.2f} batches/s  {left:.0f} min left"
+    click.echo(f"step {progress.step}/{progress.steps}  {terms}  {speed}", err=True)
+
+
+def _finish(out: Path, step: int, steps: int) -> None:
+    state = "done" if step >= steps else f"stopped at step {step} of {steps}; the same command goes on"
+    click.echo(f"{out}: {state}")

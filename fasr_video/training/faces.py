@@ -1,0 +1,127 @@
+"""Aligned faces with identities, from folders or tar shards, as one block of bytes that fits in memory (or a GPU's)."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image as Pictures
+from PIL import UnidentifiedImageError
+from torch import Tensor
+
+from fasr_video.errors import InputError, UsageError
+
+SUFFIXES = {".webp", ".png", ".jpg", ".jpeg", ".bmp"}
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """N aligned faces; `paths` are IDENTITY/PHOTO, as in the tar or below the folder."""
+
+    pictures: Tensor
+    """N×3×S×S uint8 RGB, the canonical frame and perhaps a rim around it."""
+    paths: tuple[str, ...]
+
+    @property
+    def identities(self) -> list[str]:
+        return [identity_of(p) for p in self.paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def identity_of(path: str) -> str:
+    """The folder that holds the photo; a photo in no folder is its own person."""
+    parts = PurePosixPath(path).parts
+    return parts[-2] if len(parts) > 1 else PurePosixPath(path).stem
+
+
+def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[str]]:
+    """All faces of the folders and tar files, and a line for each that was left out and why.
+
+    The first readable picture sets the size; it must be square and at least `side`.
+    """
+    pictures: list[np.ndarray] = []
+    paths: list[str] = []
+    left_out: list[str] = []
+    for name, data in _members(sources):
+        try:
+            with Pictures.open(io.BytesIO(data)) as image:
+                array = np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, SyntaxError, Pictures.DecompressionBombError):
+            left_out.append(f"{name}: not a readable picture")
+            continue
+        height, width = array.shape[:2]
+        if height != width or height < side:
+            left_out.append(f"{name}: {width}×{height}, but an aligned face is square and at least {side} px")
+        elif pictures and array.shape != pictures[0].shape:
+            left_out.append(f"{name}: {width}×{height}, but the first face was {pictures[0].shape[0]} px")
+        else:
+            pictures.append(array)
+            paths.append(name)
+    if not pictures:
+        why = left_out[0] if left_out else f"no picture ({', '.join(sorted(SUFFIXES))}) in it"
+        raise UsageError(", ".join(map(str, sources)), f"no aligned face in it ({why})", "give folders or tar shards")
+    block = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return Faces(block, tuple(paths)), left_out
+
+
+def _members(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    for source in sources:
+        if source.is_dir():
+            for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
+                yield path.relative_to(source).as_posix(), path.read_bytes()
+        else:
+            yield from _tar_members(source)
+
+
+def _tar_members(source: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(source, "r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if Path(member.name).suffix.lower() in SUFFIXES else None
+                if file is not None:
+                    yield member.name, file.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            source, f"not a readable folder or tar file ({error})", "check the path, copy it again"
+        ) from error
+
+
+def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]:
+    """Arrays of an .npz file whose `path` array says which face each row belongs to, in the order of `faces`."""
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in ("path", *names)}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = f"not an .npz file with the arrays {', '.join(('path', *names))} ({error})"
+        raise InputError(file, reason, "make it with: fasr-video train features") from error
+    row = {path: i for i, path in enumerate(arrays["path"].tolist())}
+    missing = [p for p in faces.paths if p not in row]
+    if missing:
+        reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
+        raise InputError(file, reason, "make it from the same faces")
+    order = [row[p] for p in faces.paths]
+    return {name: torch.from_numpy(np.asarray(arrays[name], np.float32)[order]) for name in names}
+
+
+def views(pictures: Tensor, side: int, jitter: bool, generator: torch.Generator) -> Tensor:
+    """uint8 faces as N×3×side×side in [0,1]: the middle, or moved by up to the rim and mirrored at random."""
+    rim = pictures.shape[-1] - side
+    if not jitter:
+        low = rim // 2
+        return pictures[..., low : low + side, low : low + side].float() / 255
+    n, device = len(pictures), pictures.device
+    moves = torch.randint(0, rim + 1, (2, n, 1), generator=generator, device=device)
+    mirrored = torch.rand(n, 1, generator=generator, device=device) < 0.5
+    line = torch.arange(side, device=device)
+    rows, columns = moves[0] + line, moves[1] + torch.where(mirrored, side - 1 - line, line)
+    item = torch.arange(n, device=device)[:, None, None]
+    taken = pictures.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]
+    return taken.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,210 @@
+"""Train a super-resolution denoiser (compact or NCSN++) on aligned faces, with identity features beside them.
+
+Each step: faces, moved and mirrored; their LR twins; a noise level a face; |D(clean + noise) − clean|² with the
+denoiser's own weight. With noise "ve", "vp" or "subvp" levels come from that SDE at uniform times, as in the papers.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fasr_video.hashes import sha256_file
+from fasr_video.recognition import combiner as merging
+from fasr_video.sr import samplers, sampling, sde
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, ScoreDenoiser
+from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.ncsnpp import NCSNpp
+from fasr_video.sr.weights import save_denoiser
+from fasr_video.training.curves import draw as draw_curves
+from fasr_video.training.faces import Faces, read_faces, rows_of, views
+from fasr_video.training.loop import Plan, Progress, train
+
+SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the network is shown."""
+
+    batch: int = 32
+    noise: str = "edm"
+    """edm (log-normal levels) or an SDE of the papers: ve, vp, subvp."""
+    log_sigma: tuple[float, float] = (-2.2, 1.5)
+    """Mean and spread of ln(sigma) for edm."""
+    sides: tuple[int, ...] = (16, 16, 16, 16, 16, 24, 32, 12)
+    """Sizes of the LR face, each as likely as it is often named."""
+    no_lr: float = 0.04
+    """Share of faces without LR: feature-only generation (y = 0)."""
+    no_feature: float = 0.12
+    others: float = 0.4
+    """Share of faces that get the merged feature of the person's other photos in place of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    pictures: Tensor
+    """N×3×S×S uint8."""
+    own: Tensor
+    """N×length: the feature of each picture itself."""
+    merged: Tensor
+    """N×length: what the person's other pictures tell; zeros where there are none."""
+
+
+def make_loss(
+    data: Material, recipe: Recipe, side: int
+) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+    device = data.pictures.device
+
+    def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        denoiser: Denoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
+        n = recipe.batch
+        rows = torch.randint(0, len(data.pictures), (n,), generator=generator, device=device)
+        clean = views(data.pictures[rows], side, True, generator)
+        condition = Condition(
+            _low(clean, recipe, generator), _features(data, rows, recipe, generator)[:, : denoiser.feature_length]
+        )
+        sigma = levels(recipe, denoiser, n, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
+        error = (out.float() - clean).square().flatten(1).mean(1)
+        weighted = error * denoiser.weight(sigma, condition)
+        low, high = sigma < 0.05, sigma > 0.3
+        return {
+            "loss": weighted.mean(),
+            "fine": (weighted * low).sum() / low.sum().clamp_min(1),
+            "coarse": (weighted * high).sum() / high.sum().clamp_min(1),
+        }
+
+    return loss
+
+
+def levels(recipe: Recipe, denoiser: Denoiser, n: int, generator: torch.Generator) -> Tensor:
+    """A noise level for each of n faces."""
+    if recipe.noise == "edm":
+        mean, spread = recipe.log_sigma
+        sigma = (mean + spread * torch.randn(n, generator=generator, device=generator.device)).exp()
+    else:
+        process = SDES[recipe.noise]
+        t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
+        sigma = process.std(t) / process.alpha(t)
+    return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
+
+
+def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """LR twins; one size for each quarter of the batch, since faces of one size go through together."""
+    picks = torch.randint(0, len(recipe.sides), (4,), generator=generator, device=generator.device).tolist()
+    parts = [
+        enlarge(shrink(part, recipe.sides[k]), clean.shape[-1]) for part, k in zip(clean.chunk(4), picks, strict=False)
+    ]
+    keep = torch.rand(len(clean), generator=generator, device=generator.device) >= recipe.no_lr
+    return torch.cat(parts) * sde.per_item(keep.to(clean), clean)
+
+
+def _features(data: Material, rows: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    draw = torch.rand(2, len(rows), 1, generator=generator, device=generator.device)
+    merged = data.merged[rows]
+    use_merged = (draw[0] < recipe.others) & merged.any(1, keepdim=True)
+    return torch.where(use_merged, merged, data.own[rows]) * (draw[1] >= recipe.no_feature)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `fasr-video train sr` is asked for."""
+
+    faces: Faces
+    features: Path
+    """.npz of `train features`."""
+    combiner: Path | None
+    network: str
+    """compact or ncsnpp."""
+    recipe: Recipe
+    shown: Path | None
+    """Faces for the sample sheets, or None for no sheets."""
+
+
+def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]) -> int:
+    """Train in folder `out`; leaves sr.safetensors, its manifest, log, curves and sample sheets. Returns the step."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(plan.seed)
+    features = rows_of(job.features, job.faces, ("hr", "lr"))
+    merge = merging.mean if job.combiner is None else merging.load_combiner(job.combiner).combine
+    data = Material(
+        job.faces.pictures.to(device),
+        features["hr"].to(device),
+        merged_features(features["lr"], job.faces.identities, merge).to(device),
+    )
+    denoiser = NETWORKS[job.network](features["hr"].shape[1])
+    denoiser.band = (min(job.recipe.sides), max(job.recipe.sides))
+    sheets = None if job.shown is None else Sheets(job.shown, out)
+    about = {
+        "licence": "follows the faces it was trained on: name them, and their terms, beside these weights",
+        "faces": len(job.faces),
+        "people": len(set(job.faces.identities)),
+        "features": sha256_file(job.features),
+        "recipe": asdict(job.recipe),
+        "plan": asdict(plan),
+    }
+
+    def save(state: Mapping[str, Tensor]) -> None:
+        learned = copy.deepcopy(denoiser).cpu()
+        learned.load_state_dict(state)
+        file = out / "sr.safetensors"
+        save_denoiser(learned.eval(), file)
+        manifest = {"file": file.name, "sha256": sha256_file(file), **about}
+        (out / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        draw_curves(out / "log.csv", out / "curves.png", ("loss", "fine", "coarse"))
+        if sheets is not None:
+            sheets.draw(learned)
+
+    return train(denoiser, make_loss(data, job.recipe, denoiser.side), out, plan, device, save, report)
+
+
+def merged_features(features: Tensor, identities: Sequence[str], merge: Callable[[Tensor], Tensor]) -> Tensor:
+    """For each face, what the person's other faces tell together; zeros where there are none."""
+    members: dict[str, list[int]] = {}
+    for i, identity in enumerate(identities):
+        members.setdefault(identity, []).append(i)
+    merged = torch.zeros_like(features)
+    for group in members.values():
+        for i in group:
+            others = [j for j in group if j != i]
+            if others:
+                merged[i] = merge(features[others])
+    return merged
+
+
+def _compact(feature_length: int) -> Denoiser:
+    return ResidualDenoiser(CompactNet(feature_length=feature_length))
+
+
+def _ncsnpp(feature_length: int) -> Denoiser:
+    return ScoreDenoiser(NCSNpp(width=feature_length // 4, feature=True), 0.001, 348.0)
+
+
+NETWORKS: dict[str, Callable[[int], Denoiser]] = {"compact": _compact, "ncsnpp": _ncsnpp}
+
+
+class Sheets:
+    """A few faces drawn at each checkpoint, LR and original beside them: whether the loss means anything."""
+
+    def __init__(self, source: Path, out: Path, count: int = 8) -> None:
+        faces, _ = read_faces([source])
+        self._clean = views(faces.pictures[:count], 128, False, torch.Generator())
+        self._lr = enlarge(shrink(self._clean, 16), 128)
+        self._out = out
+
+    def draw(self, denoiser: Denoiser) -> None:
+        condition = Condition(self._lr, denoiser.no_feature(self._lr))
+        noise = samplers.generators(range(len(self._lr)))
+        drawn = sampling.draw(denoiser, condition, sampling.parse("dpmpp-10"), noise)
+        rows = torch.cat([torch.cat(list(row), dim=2) for row in (self._lr, drawn, self._clean)], dim=1)
+        Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy()).save(self._out / "samples.png")

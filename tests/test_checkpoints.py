@@ -1,0 +1,498 @@
+"""Released score networks: what loads, what is exported, and what every bad file is told.
+
+The networks are small ones of the published layout, with weights made from the parameters' names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fasr_video.errors import EnvironmentFailure, FasrError, ModelError, UsageError
+from fasr_video.sr.checkpoints import Kind, Published, export_published, load
+from fasr_video.sr.networks.ncsnpp import NCSNpp
+from tests.test_ncsnpp import difference, golden, twin
+
+Tree = dict[str, Any]
+
+
+def state_of(net: NCSNpp) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def release() -> Tree:
+    """A FASR file as its training loop leaves it; the averaged weights are the twin's, the last ones are not."""
+    net = twin()
+    averaged = [p.detach().clone() for p in net.parameters() if p.requires_grad]
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    model = {f"module.{name}": value + 1 if name in trained else value for name, value in state_of(net).items()}
+    return {
+        # The learning rate is a NumPy number there: the warm-up multiplies it with np.minimum(…).
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(2e-4), "params": [0, 1]}]},
+        "model": model,
+        "ema": {"decay": 0.999, "num_updates": 7, "shadow_params": averaged},
+        "step": 7,
+    }
+
+
+def saved(content: object, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def fasr_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) -> Path:
+    content = release()
+    edit(content)
+    return saved(content, folder / "checkpoint.pth")
+
+
+# --- Flax, written by other means than the exporter's ------------------------------------------------------------
+
+
+def flax_net(**changes: Any) -> NCSNpp:
+    return twin(**({"side": 128, "feature": False} | changes))
+
+
+def flax_params(net: NCSNpp) -> Tree:
+    """The parameters by the names that Flax gives: the order of making, by class."""
+    blocks = [n for n, m in enumerate(net.all_modules) if hasattr(m, "Dense_0")]
+    attentions = [n for n, m in enumerate(net.all_modules) if hasattr(m, "NIN_0")]
+    combines = [7, 11, 15]  # after the halving blocks of a four-level network that attends at its last level
+    last = len(net.all_modules) - 1
+    names = {"GaussianFourierProjection_0": 0, "Dense_0": 1, "Dense_1": 2, "Conv_0": 3, "Conv_1": last}
+    names |= {"GroupNorm_0": last - 1}
+    names |= {f"ResnetBlockBigGANpp_{i}": n for i, n in enumerate(blocks)}
+    names |= {f"AttnBlockpp_{i}": n for i, n in enumerate(attentions)}
+    names |= {f"Combine_{i}": n for i, n in enumerate(combines)}
+    return {name: flax_module(net.all_modules[number].state_dict()) for name, number in names.items()}
+
+
+def flax_module(state: dict[str, Tensor]) -> Tree:
+    tree: Tree = {}
+    for key, value in state.items():
+        owner, _, leaf = key.rpartition(".")
+        place = tree.setdefault(owner, {}) if owner else tree
+        array = value.numpy()
+        if leaf == "weight":
+            leaf = "scale" if array.ndim == 1 else "kernel"
+            array = array.T if array.ndim == 2 else np.einsum("oihw->hwio", array) if array.ndim == 4 else array
+        place[leaf] = array
+    return tree
+
+
+def packed(value: Any) -> msgpack.ExtType:
+    if isinstance(value, complex):
+        return msgpack.ExtType(2, msgpack.packb((value.real, value.imag)))
+    array = np.asarray(value)
+    code = 1 if isinstance(value, np.ndarray) else 3
+    return msgpack.ExtType(code, msgpack.packb((array.shape, array.dtype.name, array.tobytes())))
+
+
+def flax_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) -> Path:
+    params, last = flax_params(flax_net()), flax_params(flax_net())
+    last["Conv_0"]["kernel"] = last["Conv_0"]["kernel"] + 1
+    tree: Tree = {
+        "step": np.int32(5),
+        "optimizer": {"target": last, "state": {"step": 5}},
+        "lr": 2e-4,
+        "model_state": {},
+        "ema_rate": 0.999,
+        "params_ema": params,
+        "rng": np.array([0, 42], np.uint32),
+    }
+    edit(tree)
+    (folder / "checkpoint_5").write_bytes(msgpack.packb(tree, default=packed, strict_types=True))
+    return folder / "checkpoint_5"
+
+
+# --- what loads --------------------------------------------------------------------------------------------------
+
+
+def test_a_fasr_release_gives_the_published_score(tmp_path: Path) -> None:
+    path = fasr_file(tmp_path)
+    model, data = load(path), golden()
+    assert (model.kind, model.weights, model.side, model.feature_length) == (Kind.FASR, "ema", 64, 64)
+    assert (model.sigma_min, model.sigma_max) == (0.001, 348.0)
+    result = model.score(data["x"], data["y"], data["sigma"], data["feat"])
+    assert difference(result, data["score"]) < 2e-6
+    assert not result.requires_grad and not model.network.training
+
+
+def to_old_numpy(path: Path) -> None:
+    """As NumPy 1 names the constructor of its numbers."""
+    content = torch.load(path, weights_only=False)
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    new, old = b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"
+    assert new in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(new, old))
+
+
+def test_a_release_of_numpy_1_loads(tmp_path: Path) -> None:
+    path = fasr_file(tmp_path)
+    to_old_numpy(path)
+    assert same(load(path).network, twin())
+
+
+def bare(prefix: str) -> Callable[[Path], Path]:
+    return lambda folder: saved({prefix + k: v for k, v in state_of(twin()).items()}, folder / "a.pth")
+
+
+def as_safetensors(folder: Path) -> Path:
+    save_file(state_of(twin()), folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+FORMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    "without optimizer": ("ema", lambda d: fasr_file(d, lambda c: c.pop("optimizer"))),
+    "without prefix": (
+        "ema",
+        lambda d: fasr_file(d, lambda c: c.update(model={k[7:]: v for k, v in c["model"].items()})),
+    ),
+    "bare": ("raw", bare("")),
+    "bare, with prefix": ("raw", bare("module.")),
+    "state_dict": ("raw", lambda d: saved({"state_dict": state_of(twin())}, d / "a.pth")),
+    "safetensors": ("raw", as_safetensors),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_fasr_weights_of_all_habits_load(form: str, tmp_path: Path) -> None:
+    weights, prepare = FORMS[form]
+    model = load(prepare(tmp_path))
+    assert model.weights == weights
+    assert same(model.network, twin())
+
+
+def test_without_averaged_weights_the_last_ones_are_taken(tmp_path: Path) -> None:
+    model = load(fasr_file(tmp_path, lambda c: c.pop("ema")))
+    assert model.weights == "raw"
+    state, expected = model.network.state_dict(), twin().state_dict()
+    assert torch.equal(state["all_modules.1.bias"], expected["all_modules.1.bias"] + 1)
+    assert torch.equal(state["all_modules.0.W"], expected["all_modules.0.W"])
+
+
+def test_a_pytorch_release_of_sde_sr_loads(tmp_path: Path) -> None:
+    net = twin(feature=False)
+    model = load(saved({"model": {f"module.{k}": v for k, v in state_of(net).items()}}, tmp_path / "a.pth"))
+    assert (model.kind, model.feature_length, model.sigma_min, model.side) == (Kind.SDE_SR, 0, 0.01, 64)
+    assert same(model.network, net)
+
+
+def test_a_flax_release_is_the_same_function(tmp_path: Path) -> None:
+    model = load(flax_file(tmp_path))
+    assert (model.kind, model.weights, model.side, model.feature_length) == (Kind.SDE_SR, "ema", 128, 0)
+    assert (model.sigma_min, model.sigma_max) == (0.01, 348.0)
+    assert same(model.network, flax_net())
+    assert all(p.is_contiguous() for p in model.network.parameters())
+    x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = flax_net()(x, x.flip(3), torch.ones(1), None)
+    assert difference(model.score(x, x.flip(3), torch.ones(1)), expected) < 1e-6
+
+
+def drop_average(tree: Tree) -> None:
+    tree["optimizer"]["target"] = tree.pop("params_ema")
+
+
+def only_parameters(tree: Tree) -> None:
+    params = tree["params_ema"]
+    tree.clear()
+    tree.update(params)
+
+
+@pytest.mark.parametrize("edit", [drop_average, only_parameters])
+def test_flax_files_without_average_give_the_last_weights(edit: Callable[[Tree], None], tmp_path: Path) -> None:
+    model = load(flax_file(tmp_path, edit))
+    assert model.weights == "raw"
+    assert same(model.network, flax_net())
+
+
+def in_chunks(array: NDArray[Any]) -> Tree:
+    flat = array.reshape(-1)
+    parts = [flat[i : i + 500] for i in range(0, flat.size, 500)]  # more than ten: "10" is not after "1"
+    assert len(parts) > 10
+    shape, chunks = ({str(i): v for i, v in enumerate(values)} for values in (array.shape, parts))
+    return {"__msgpack_chunked_array__": True, "shape": shape, "chunks": chunks}
+
+
+def habits_of_flax(tree: Tree) -> None:
+    """Chunked arrays, norms as early Flax stores them, and a complex number that nobody needs."""
+    block = tree["params_ema"]["ResnetBlockBigGANpp_6"]
+    block["Conv_1"]["kernel"] = in_chunks(block["Conv_1"]["kernel"])
+    for leaf in ("scale", "bias"):
+        block["GroupNorm_1"][leaf] = block["GroupNorm_1"][leaf].reshape(1, 1, 1, -1)
+    tree["model_state"]["none"] = 1 + 2j
+
+
+def test_habits_of_flax_are_understood(tmp_path: Path) -> None:
+    assert same(load(flax_file(tmp_path, habits_of_flax)).network, flax_net())
+
+
+# --- export ------------------------------------------------------------------------------------------------------
+
+
+def same(a: NCSNpp, b: NCSNpp) -> bool:
+    """Bit for bit, in the same order, with the same parts to be trained."""
+    ours, theirs = a.state_dict(), b.state_dict()
+    trained = [p.requires_grad for p in a.parameters()] == [p.requires_grad for p in b.parameters()]
+    equal = all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(ours.values(), theirs.values(), strict=True))
+    return list(ours) == list(theirs) and trained and equal
+
+
+def test_fasr_export_and_load_are_inverse(tmp_path: Path) -> None:
+    net = twin()
+    export_published(net, tmp_path / "a.pth", "fasr")
+    model = load(tmp_path / "a.pth")
+    assert same(model.network, net) and model.weights == "ema" and model.kind == "fasr"
+    export_published(model, tmp_path / "b.pth")
+    assert same(load(tmp_path / "b.pth").network, net)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "b.pth"]
+
+
+def test_fasr_export_has_the_published_form(tmp_path: Path) -> None:
+    export_published(twin(), tmp_path / "a.pth")
+    content, expected = torch.load(tmp_path / "a.pth", weights_only=True), release()
+    assert set(content) == set(expected) and set(content["ema"]) == set(expected["ema"])
+    assert list(content["model"]) == list(expected["model"])
+    pairs = zip(content["ema"]["shadow_params"], expected["ema"]["shadow_params"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    parameters = list(twin().parameters())
+    torch.optim.Adam(parameters).load_state_dict(content["optimizer"])  # FASR's loop restores it
+
+
+def test_flax_export_and_load_are_inverse(tmp_path: Path) -> None:
+    net = flax_net()
+    export_published(net, tmp_path / "a", "sde-sr")
+    assert same(load(tmp_path / "a").network, net)
+    assert load(tmp_path / "a").weights == "ema"
+
+
+def test_flax_export_has_the_published_form(tmp_path: Path) -> None:
+    export_published(flax_net(), tmp_path / "a", "sde-sr")
+
+    def shapes(tree: Tree) -> Tree:
+        return {k: shapes(v) if isinstance(v, dict) else msgpack.unpackb(v.data)[0] for k, v in tree.items()}
+
+    content = msgpack.unpackb((tmp_path / "a").read_bytes())
+    written = msgpack.unpackb(msgpack.packb(flax_params(flax_net()), default=packed))
+    assert shapes(content["params_ema"]) == shapes(written)
+
+
+def test_exports_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="feature path; use layout fasr"):
+        export_published(twin(), tmp_path / "a", "sde-sr")
+    with pytest.raises(UsageError, match="128 px, the network for 64"):
+        export_published(twin(feature=False), tmp_path / "a", "sde-sr")
+    with pytest.raises(EnvironmentFailure, match="No such file"):
+        export_published(twin(), tmp_path / "none" / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(EnvironmentFailure, match="No space left"):
+        export_published(twin(), tmp_path / "a")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+class Trap:
+    """Unpickling it would create a folder."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+def half(path: Path) -> Path:
+    os.truncate(path, path.stat().st_size // 2)
+    return path
+
+
+def empty(folder: Path) -> Path:
+    (folder / "a.pth").touch()
+    return folder / "a.pth"
+
+
+def text(folder: Path) -> Path:
+    (folder / "a.pth").write_text("no model\n" * 100)
+    return folder / "a.pth"
+
+
+def spoil(values: Tensor | NDArray[Any], value: float) -> None:
+    values.reshape(-1)[3] = value
+
+
+def spoil_flax(tree: Tree) -> None:
+    kernel = tree["params_ema"]["Conv_1"]["kernel"].copy()
+    spoil(kernel, np.inf)
+    tree["params_ema"]["Conv_1"]["kernel"] = kernel
+
+
+def drop(tree: Tree, *keys: str) -> None:
+    for key in keys:
+        del tree[key]
+
+
+CONV = "all_modules.12.Conv_1.weight"
+SHADOW = list(twin().state_dict()).index(CONV) - 2  # its place in the EMA's list, which lacks sigmas and W
+BLOCK = "ResnetBlockBigGANpp_4"
+
+MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no file": (lambda d: d / "none.pth", "no such file; check the path"),
+    "a folder": (lambda d: d, "no such file"),
+    "an empty file": (empty, "not a readable PyTorch file"),
+    "a text file": (text, "damaged or asks to run code, which we never do"),
+    "torch, truncated": (lambda d: half(fasr_file(d)), "not a readable PyTorch file; copy or download it again"),
+    "flax, truncated": (lambda d: half(flax_file(d)), "not a readable Flax file: cut short or damaged; copy"),
+    "flax, unknown extension": (
+        lambda d: flax_file(d, lambda t: t.update(lr=msgpack.ExtType(9, packed(np.zeros(2)).data))),
+        "not a readable Flax file",
+    ),
+    "flax, arrays of objects": (
+        lambda d: flax_file(d, lambda t: t.update(lr=msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678"))))),
+        "not a readable Flax file",
+    ),
+    "code": (lambda d: fasr_file(d, lambda c: c.update(step=Trap(d / "sprung"))), "run code, which we never do"),
+    "a list": (lambda d: saved([1, 2], d / "a.pth"), "has nothing by name; give weights as FASR"),
+    "another network": (
+        lambda d: saved({"conv.weight": torch.zeros(1)}, d / "a.pth"),
+        r"not PyTorch \(model → .*all_modules.0.W.*not Flax \(params_ema.*ResnetBlockBigGANpp_0\); it has conv.weight",
+    ),
+    "a classifier of SRDG": (
+        lambda d: flax_file(d, lambda t: [t.clear(), t.update(params={"BatchNorm_0": {}}, batch_stats={})]),
+        "not PyTorch .*not Flax .*it has params, batch_stats",
+    ),
+    "torch, NaN": (
+        lambda d: fasr_file(d, lambda c: spoil(c["ema"]["shadow_params"][SHADOW], np.nan)),
+        f"NaN or infinity in {CONV}; ",
+    ),
+    "torch, infinity": (
+        lambda d: fasr_file(d, lambda c: spoil(c["model"]["module.all_modules.0.W"], np.inf)),
+        "NaN or infinity in all_modules.0.W; ",
+    ),
+    "flax, infinity": (lambda d: flax_file(d, spoil_flax), "NaN or infinity in Conv_1/kernel; "),
+    "torch, lacking": (
+        lambda d: fasr_file(d, lambda c: drop(c["model"], f"module.{CONV}", "module.sigmas")),
+        rf"lacks 2 of 432 tensors: sigmas, {CONV}; give weights as FASR",
+    ),
+    "torch, lacking what tells the size": (
+        lambda d: fasr_file(d, lambda c: drop(c["model"], "module.all_modules.0.W")),
+        "lacks all_modules.0.W; give",
+    ),
+    "torch, lacking all attention": (
+        lambda d: fasr_file(d, lambda c: [c["model"].pop(k) for k in list(c["model"]) if ".NIN_" in k]),
+        "fit no NCSN",
+    ),
+    "flax, lacking": (
+        lambda d: flax_file(d, lambda t: drop(t["params_ema"][BLOCK], "Dense_0", "Conv_0")),
+        f"lacks 4 of 3.. tensors: {BLOCK}/Conv_0/kernel, {BLOCK}/Conv_0/bias, {BLOCK}/Dense_0/kernel, …; ",
+    ),
+    "flax, lacking what tells the size": (
+        lambda d: flax_file(d, lambda t: drop(t["params_ema"], "GaussianFourierProjection_0")),
+        "lacks GaussianFourierProjection_0/W; give",
+    ),
+    "torch, unknown": (
+        lambda d: fasr_file(d, lambda c: c["model"].update({"module.all_modules.50.W": torch.zeros(1)})),
+        "has unknown 1 of 432 tensors: all_modules.50.W",
+    ),
+    "torch, another shape": (
+        lambda d: fasr_file(d, lambda c: c["model"].update({f"module.{CONV}": torch.zeros(32, 32, 1, 1)})),
+        f"another shape of 1 of 432 tensors: {CONV}",
+    ),
+    "torch, width of another network": (
+        lambda d: fasr_file(d, lambda c: c["model"].update({"module.all_modules.0.W": torch.zeros(2)})),
+        "fit no NCSN",
+    ),
+    "flax, another shape": (
+        lambda d: flax_file(d, lambda t: t["params_ema"]["Dense_0"].update(kernel=np.zeros((64, 32), np.float32))),
+        "another shape of 1 of .* tensors: Dense_0/kernel",
+    ),
+    "ema, too short": (
+        lambda d: fasr_file(d, lambda c: c["ema"]["shadow_params"].pop()),
+        "its EMA has 429 tensors, the network 430 trained ones",
+    ),
+    "ema, another shape": (
+        lambda d: fasr_file(d, lambda c: c["ema"]["shadow_params"].__setitem__(SHADOW, torch.zeros(1))),
+        f"another shape of 1 of 430 tensors: {CONV}",
+    ),
+    "ema, of another kind": (lambda d: fasr_file(d, lambda c: c.update(ema=[1])), "no list of tensors 'shadow_params'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+    prepare, expected = MISTAKES[mistake]
+    path = prepare(tmp_path)
+    with pytest.raises(ModelError, match=expected) as caught:
+        load(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ") and "; " in message
+    assert "\n" not in message and len(message) - len(str(path)) < 320
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_there_is_no_silent_fallback_to_another_device(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="use device cpu"):
+        load(fasr_file(tmp_path), device="warp")
+
+
+# --- score -------------------------------------------------------------------------------------------------------
+
+
+def published(net: NCSNpp) -> Published:
+    return Published(net, "raw", 0.01, 348.0).eval()
+
+
+def test_without_a_feature_zeros_are_given() -> None:
+    data = golden()
+    model = published(twin())
+    result = model.score(data["x"], data["y"], data["sigma"])
+    assert result.isfinite().all()
+    assert torch.equal(result, model.score(data["x"], data["y"], data["sigma"], torch.zeros(2, 64)))
+
+
+PICTURE = torch.zeros(1, 3, 64, 64)
+WRONG: dict[str, tuple[Callable[[], NCSNpp], tuple[Tensor, Tensor, Tensor | None], str]] = {
+    "length": (twin, (PICTURE, PICTURE, torch.zeros(1, 512)), "length 512, but the network takes 64; use"),
+    "length, AdaFace's network": (
+        lambda: twin(width=128, multipliers=(1, 1, 1)),
+        (PICTURE, PICTURE, torch.zeros(1, 64)),
+        r"length 64, but the network takes 512 \(the builtin embedder, AdaFace and ArcFace give 512\); use",
+    ),
+    "a feature for none": (
+        lambda: twin(feature=False),
+        (PICTURE, PICTURE, torch.zeros(1, 512)),
+        "length 512, but the network takes none",
+    ),
+    "size": (twin, (PICTURE[..., :32, :32], PICTURE, None), "picture: it is 3×32×32; give 3×64×64"),
+    "size of the LR picture": (twin, (PICTURE, PICTURE[..., :32, :32], None), "LR picture: it is 3×32×32"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_does_not_fit_the_network_is_refused(wrong: str) -> None:
+    build, (x, lr, feature), expected = WRONG[wrong]
+    with torch.device("meta"):
+        net = NCSNpp(64, 128, (1, 1, 1)) if "AdaFace" in wrong else build()
+    with pytest.raises(FasrError, match=expected):
+        published(net).score(x, lr, torch.ones(1), feature)

@@ -1,0 +1,273 @@
+"""The trainers: they learn, they resume to the bit, they refuse what they cannot use."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fasr_video.errors import FasrError
+from fasr_video.sr import checkpoints
+from fasr_video.training import sr
+from fasr_video.training.embedder import train_embedder
+from fasr_video.training.faces import Faces, identity_of, read_faces, rows_of, views
+from fasr_video.training.loop import Plan, Progress, rate, train
+
+CPU = torch.device("cpu")
+
+
+def face(seed: int, side: int = 144) -> np.ndarray:
+    """A smooth picture with a few ovals: nobody, but not noise."""
+    g = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    picture = np.zeros((side, side, 3))
+    for _ in range(6):
+        cx, cy, r = g.random(3)
+        picture += g.random(3) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (0.02 + 0.1 * r))[..., None]
+    return (255 * picture / picture.max()).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six people, four photos each."""
+    root = tmp_path_factory.mktemp("faces")
+    for person in range(6):
+        (root / f"p{person}").mkdir()
+        for photo in range(4):
+            Image.fromarray(face(10 * person + photo)).save(root / f"p{person}" / f"{photo}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def features(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    faces, _ = read_faces([folder])
+    g = np.random.default_rng(0)
+    hr, lr = (g.standard_normal((len(faces), 512)).astype(np.float32) for _ in range(2))
+    file = tmp_path_factory.mktemp("features") / "features.npz"
+    np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=hr, lr=lr)
+    return file
+
+
+def quiet(progress: Progress) -> None:
+    assert progress.batches_per_second > 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- faces
+
+
+def test_folders_and_tar_shards_hold_the_same_faces(folder: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted(folder.rglob("*.png")):
+            tar.add(path, path.relative_to(folder).as_posix())
+    (a, _), (b, _) = read_faces([folder]), read_faces([shard])
+    assert a.paths == b.paths and torch.equal(a.pictures, b.pictures)
+    assert a.pictures.shape == (24, 3, 144, 144) and a.pictures.dtype == torch.uint8
+    assert a.identities[:5] == ["p0"] * 4 + ["p1"]
+
+
+def test_what_is_no_aligned_face_is_left_out_and_said(tmp_path: Path) -> None:
+    Image.fromarray(face(0)).save(tmp_path / "a.png")
+    Image.fromarray(face(1)[:100]).save(tmp_path / "b.png")
+    Image.fromarray(face(1, 160)).save(tmp_path / "c.png")
+    (tmp_path / "d.png").write_bytes(b"no picture")
+    faces, left_out = read_faces([tmp_path])
+    assert faces.paths == ("a.png",)
+    assert [line.partition(":")[0] for line in left_out] == ["b.png", "c.png", "d.png"]
+
+
+def test_nothing_to_train_on_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(FasrError, match="no aligned face"):
+        read_faces([tmp_path])
+    (tmp_path / "bad.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(FasrError, match=r"bad\.tar"):
+        read_faces([tmp_path / "bad.tar"])
+
+
+def test_the_identity_is_the_folder() -> None:
+    assert identity_of("a/0012/photo.webp") == "0012" and identity_of("photo.webp") == "photo"
+
+
+def test_views_are_crops_and_mirrors_of_the_picture() -> None:
+    picture = torch.arange(3 * 12 * 12, dtype=torch.uint8).reshape(1, 3, 12, 12)
+    assert torch.equal(views(picture, 8, False, torch.Generator()), picture[..., 2:10, 2:10].float() / 255)
+    crops = {(picture[0, :, y : y + 8, x : x + 8].float() / 255).numpy().tobytes() for y in range(5) for x in range(5)}
+    mirrored = set()
+    for seed in range(40):
+        view = views(picture, 8, True, torch.Generator().manual_seed(seed))[0]
+        plain, flipped = view.numpy().tobytes(), view.flip(-1).contiguous().numpy().tobytes()
+        assert plain in crops or flipped in crops
+        mirrored.add(flipped in crops)
+    assert mirrored == {True, False}
+
+
+def test_rows_follow_the_faces_and_missing_ones_are_named(folder: Path, features: Path, tmp_path: Path) -> None:
+    faces, _ = read_faces([folder])
+    turned = Faces(faces.pictures.flip(0), faces.paths[::-1])
+    straight, back = rows_of(features, faces, ("hr",))["hr"], rows_of(features, turned, ("hr",))["hr"]
+    assert torch.equal(straight, back.flip(0))
+    with pytest.raises(FasrError, match="stranger"):
+        rows_of(features, Faces(faces.pictures[:1], ("stranger.png",)), ("hr",))
+    (tmp_path / "no.npz").write_bytes(b"PK no")
+    with pytest.raises(FasrError, match=r"no\.npz"):
+        rows_of(tmp_path / "no.npz", faces, ("hr",))
+
+
+# ----------------------------------------------------------------------------------------------------------------- loop
+
+
+class Line(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)  # type: ignore[no-any-return]
+
+
+TRUTH = torch.tensor([1.0, -2.0, 0.5, 3.0])
+
+
+def line_loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+    x = torch.randn(64, 4, generator=generator)
+    return {"loss": (model(x)[:, 0] - x @ TRUTH).square().mean()}
+
+
+def run_line(out: Path, plan: Plan) -> dict[str, Tensor]:
+    out.mkdir(exist_ok=True)
+    kept: dict[str, Tensor] = {}
+    train(Line(), line_loss, out, plan, CPU, lambda state: kept.update(state), quiet)
+    return kept
+
+
+PLAN = Plan(steps=300, lr=0.1, warmup=10, ema=0.9, weight_decay=0.0, bf16=False, log_every=50)
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    kept = run_line(tmp_path, PLAN)
+    assert (kept["layer.weight"][0] - TRUTH).abs().max() < 0.05
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [int(r["step"]) for r in rows] == [50, 100, 150, 200, 250, 300]
+    assert float(rows[-1]["loss"]) < 0.01 < float(rows[0]["loss"])
+
+
+def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    whole = run_line(tmp_path / "whole", PLAN)
+
+    class Killed(Exception):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 150:
+            raise Killed
+
+    (tmp_path / "broken").mkdir()
+    often = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {"save_seconds": 0.0})
+    with pytest.raises(Killed):
+        train(Line(), line_loss, tmp_path / "broken", often, CPU, lambda state: None, kill)
+    resumed = run_line(tmp_path / "broken", PLAN)
+    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_the_rate_rises_falls_and_ends_at_its_floor() -> None:
+    rates = [rate(step, PLAN) for step in range(301)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates[300] == pytest.approx(PLAN.floor) and rates.index(max(rates)) in range(8, 14)
+
+
+def test_two_processes_train_one_network(tmp_path: Path) -> None:
+    """What torchrun and `accelerate launch` start: the same weights in each, batches of their own."""
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import sys, torch, pathlib\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from tests.test_training import *\n"
+        "import os\n"
+        "out = pathlib.Path(sys.argv[1]); net = Line(); seen = []\n"
+        "def loss(model, generator):\n"
+        "    seen.append(torch.rand((), generator=generator.clone_state()).item())\n"
+        "    return line_loss(model, generator)\n"
+        "train(net, loss, out, PLAN, CPU, lambda s: None, quiet)\n"
+        "torch.save((net.state_dict(), seen), out / f'end{os.environ[\"RANK\"]}.pt')\n"
+    )
+    port = str(20000 + os.getpid() % 20000)
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    jobs = [subprocess.Popen([sys.executable, script, tmp_path], env=shared | {"RANK": str(r)}) for r in range(2)]
+    assert [job.wait(100) for job in jobs] == [0, 0]
+    (a, seen_a), (b, seen_b) = (torch.load(tmp_path / f"end{r}.pt", weights_only=True) for r in range(2))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not set(seen_a) & set(seen_b)
+    assert (a["layer.weight"][0] - TRUTH).abs().max() < 0.05
+
+
+# --------------------------------------------------------------------------------------------------------------- models
+
+
+def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
+    folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64)))
+    job = sr.Job(read_faces([folder])[0], features, None, "compact", sr.Recipe(batch=8), folder)
+    plan = Plan(steps=30, lr=2e-3, warmup=5, ema=0.9, log_every=10)
+    assert sr.run(job, tmp_path, plan, CPU, quiet) == 30
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["people"] == 6 and manifest["faces"] == 24 and "CelebA" not in manifest["licence"]
+    denoiser = checkpoints.load(tmp_path / "sr.safetensors")
+    assert denoiser.feature_length == 512 and denoiser.band == (12, 32)
+    for picture in ("samples.png", "curves.png"):
+        assert Image.open(tmp_path / picture).size[0] > 100
+
+
+@pytest.mark.parametrize("noise", ["edm", "ve", "vp", "subvp"])
+def test_noise_levels_are_those_of_the_process(noise: str) -> None:
+    denoiser = sr.ScoreDenoiser(sr.NCSNpp(16, 16, (1, 1), 8), 0.001, 348.0)
+    sigma = sr.levels(sr.Recipe(noise=noise), denoiser, 20_000, torch.Generator().manual_seed(0))
+    middle = float(sigma.median())
+    t = torch.tensor(0.5)
+    expected = {
+        "edm": float(np.exp(-2.2)),
+        "ve": float(sr.SDES["ve"].std(t)),
+        "vp": float(sr.SDES["vp"].std(t) / sr.SDES["vp"].alpha(t)),
+        "subvp": float(sr.SDES["subvp"].std(t) / sr.SDES["subvp"].alpha(t)),
+    }[noise]
+    assert middle == pytest.approx(expected, rel=0.1)
+
+
+def test_merged_features_leave_the_face_itself_out() -> None:
+    features = torch.eye(4)
+    merged = sr.merged_features(features, ["a", "a", "a", "b"], lambda f: f.mean(0))
+    assert torch.equal(merged[0], torch.tensor([0, 0.5, 0.5, 0]))
+    assert not merged[3].any()
+
+
+def test_the_embedder_trainer_pulls_an_lr_face_to_its_twin(folder: Path, tmp_path: Path) -> None:
+    faces, _ = read_faces([folder])
+    teacher = torch.randn(len(faces), 16, generator=torch.Generator().manual_seed(0))
+    seen: list[Progress] = []
+    plan = Plan(steps=12, lr=1e-3, warmup=2, ema=0.5, log_every=4)
+    train_embedder(faces, teacher, tmp_path, plan, 8, CPU, seen.append)
+    assert seen[-1].terms["loss"] < seen[0].terms["loss"]
+    assert (tmp_path / "embedder.safetensors").stat().st_size < 25e6
+
+
+def test_training_needs_no_codec_no_index_and_no_opencv(tmp_path: Path) -> None:
+    """A borrowed GPU machine has torch, numpy and Pillow, and perhaps nothing else."""
+    blocked = "import sys\nfor name in ('av', 'cv2', 'faiss', 'decord', 'matplotlib'): sys.modules[name] = None\n"
+    modules = "import fasr_video.training.sr, fasr_video.training.embedder, fasr_video.training.combiner\n"
+    code = blocked + modules + "import fasr_video.training.features"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
