@@ -42,6 +42,7 @@ def load_state(net: nn.Module, path: Path) -> None:
     own = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     check_shapes(path, own, given, remedy)
+    check_finite(path, given)
     net.load_state_dict(given, strict=False)
 
 
@@ -56,6 +57,12 @@ def check_shapes(path: Path, own: Mapping[str, Tensor], given: Mapping[str, Tens
             more = ", …" if len(keys) > 3 else ""
             reason = f"it {problem} {len(keys)} of {len(own)} tensors: {', '.join(keys[:3])}{more}"
             raise ModelError(path, reason, remedy)
+
+
+def check_finite(path: Path, given: Mapping[str, Tensor]) -> None:
+    for name, value in given.items():
+        if not value.isfinite().all():
+            raise ModelError(path, f"NaN or infinity in {name}", "give weights from before the training diverged")
 
 
 def find_device(name: str) -> torch.device:

@@ -22,6 +22,7 @@ BUILTIN = Path(__file__).parent.parent / "weights" / "embedder.safetensors"
 class Embedder(Protocol):
     name: str
     length: int
+    device: torch.device
 
     def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
         """N×3×128×128 RGB in [0, 1], the canonical frame → (unit vectors N×length, their norms before that, N)."""
@@ -33,14 +34,14 @@ class BuiltinEmbedder:
     length = LENGTH
 
     def __init__(self, weights: Path = BUILTIN, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
         self._net = EmbedderNet()
         load_state(self._net, weights)
-        self._net = self._net.float().eval().to(device)
-        self._device = device
+        self._net = self._net.float().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [self._net(part.to(self._device)).float().cpu() for part in torch.split(faces, 64)]
+        parts = [self._net(part.to(self.device)).float().cpu() for part in torch.split(faces, 64)]
         features = torch.cat(parts) if parts else torch.zeros(0, LENGTH)
         return F.normalize(features, dim=1), features.norm(dim=1)
 

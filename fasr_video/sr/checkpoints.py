@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fasr_video.checkpoint import check_shapes, find_device, read_state, read_torch
+from fasr_video.checkpoint import check_finite, check_shapes, find_device, read_state, read_torch
 from fasr_video.errors import EnvironmentFailure, ModelError, UsageError
 from fasr_video.sr import weights
 from fasr_video.sr.denoiser import Denoiser, ScoreDenoiser
@@ -128,7 +128,7 @@ def _from_torch(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     check_shapes(path, network.state_dict(), state, REMEDY)
     averaged = _averaged(path, network, held["ema"]) if "ema" in held else {}
     state |= averaged
-    _check_finite(path, state)
+    check_finite(path, state)
     _fill(network, state)
     return network, "ema" if averaged else "raw"
 
@@ -197,7 +197,7 @@ def _from_flax(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     network = _sketch(path, _flax_geometry, given)
     names, parameters = _flax_names(network), dict(network.named_parameters())
     check_shapes(path, {name: _to_flax(name, parameters[key]) for key, name in names.items()}, given, REMEDY)
-    _check_finite(path, given)
+    check_finite(path, given)
     _fill(network, {key: _to_torch(name, given[name]) for key, name in names.items()} | {"sigmas": network.sigmas})
     return network, which
 
@@ -327,12 +327,6 @@ def _sketch(
         raise ModelError(path, f"it lacks {error.args[0]}", REMEDY) from error
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ModelError(path, "the shapes in it fit no NCSN++ network", REMEDY) from error
-
-
-def _check_finite(path: Path, given: Mapping[str, Tensor]) -> None:
-    for name, value in given.items():
-        if not value.isfinite().all():
-            raise ModelError(path, f"NaN or infinity in {name}", "give weights from before the training diverged")
 
 
 def _fill(network: NCSNpp, state: Mapping[str, Tensor]) -> None:

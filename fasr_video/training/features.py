@@ -18,8 +18,9 @@ def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, rep
     high, low = [], []
     for start in range(0, len(faces), 256):
         x = views(faces.pictures[start : start + 256], 128, False, torch.Generator())
-        high.append(embedder.embed(x)[0].half().numpy())
-        low.append(embedder.embed(enlarge(shrink(x, lr_side), 128))[0].half().numpy())
+        with torch.autocast(embedder.device.type, torch.bfloat16):
+            high.append(embedder.embed(x)[0].half().numpy())
+            low.append(embedder.embed(enlarge(shrink(x, lr_side), 128))[0].half().numpy())
         report(start + len(x))
     partial = out.with_suffix(".tmp")
     with partial.open("wb") as file:

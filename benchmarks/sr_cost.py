@@ -1,0 +1,116 @@
+"""What one network call costs, the published size and the compact one, and how exact each precision is.
+
+python benchmarks/sr_cost.py
+
+Speeds are wall time on a quiet machine; exactness is against the same weights in float64.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from results import Table
+
+from fasr_video.sr import sampling
+from fasr_video.sr.denoiser import Condition, Denoiser, ScoreDenoiser
+from fasr_video.sr.methods import FAST, WEIGHTS
+from fasr_video.sr.networks.ncsnpp import NCSNpp
+from fasr_video.sr.samplers import generators
+from fasr_video.sr.weights import load_own
+
+SIGMAS = (0.01, 0.1, 1.0, 10.0)
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def published() -> Denoiser:
+    """FASR's shape with weights of its initialisation, all layers awake."""
+    torch.manual_seed(0)
+    net = NCSNpp()
+    for parameter in net.parameters():
+        if parameter.ndim > 1 and parameter.requires_grad and float(parameter.detach().abs().max()) < 1e-3:
+            torch.nn.init.xavier_uniform_(parameter)
+    return ScoreDenoiser(net, 0.001, 348.0).eval()
+
+
+def compact() -> Denoiser:
+    return load_own(WEIGHTS / "sr.safetensors")
+
+
+NETWORKS: dict[str, Callable[[], Denoiser]] = {"NCSN++, FASR's size": published, "compact": compact}
+
+
+def given(n: int, denoiser: Denoiser) -> tuple[torch.Tensor, Condition]:
+    g = torch.Generator().manual_seed(0)
+    feature = torch.nn.functional.normalize(torch.randn(n, denoiser.feature_length, generator=g), dim=1)
+    return torch.rand(n, 3, 128, 128, generator=g), Condition(torch.rand(n, 3, 128, 128, generator=g), feature)
+
+
+@torch.no_grad()
+def seconds(denoiser: Denoiser, n: int, times: int) -> float:
+    x, condition = given(n, denoiser)
+    sigma = torch.full((n,), 0.3)
+    denoiser(x, sigma, condition)
+    began = time.monotonic()
+    for _ in range(times):
+        denoiser(x, sigma, condition)
+    return (time.monotonic() - began) / times
+
+
+@torch.no_grad()
+def error(denoiser: Denoiser, precision: torch.dtype) -> float:
+    """Largest relative difference (of norms) from float64 over noise levels, of the network's part D − x."""
+    x, condition = given(1, denoiser)
+    worst = 0.0
+    for level in SIGMAS:
+        sigma = torch.full((1,), level)
+        denoiser.float().precision = precision
+        rough = denoiser(x, sigma, condition).double() - x
+        denoiser.double().precision = torch.float32
+        wide = Condition(condition.lr.double(), condition.feature.double())
+        exact = denoiser(x.double(), sigma.double(), wide) - x
+        worst = max(worst, float((rough - exact).norm() / exact.norm()))
+    denoiser.float()
+    return worst
+
+
+def two_samples() -> None:
+    """Run alone in a process of its own: one face, two samples, as `fasr-video sr` draws them."""
+    denoiser = compact()
+    denoiser.precision = torch.bfloat16
+    _, condition = given(1, denoiser)
+    both = condition[torch.tensor([0, 0])]
+    how = sampling.parse(FAST)
+    sampling.draw(denoiser, both, how, generators([0, 1]))
+    began = time.monotonic()
+    sampling.draw(denoiser, both, how, generators([0, 1]))
+    print(time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    columns = ("network", "parameters", "precision", "faces a call", "ms a face", "largest relative error")
+    table = Table("sr_cost", "Cost of a network call", "`python benchmarks/sr_cost.py`", columns)
+    for name, make in NETWORKS.items():
+        denoiser = make()
+        size = f"{sum(p.numel() for p in denoiser.network.parameters()) / 1e6:.1f} M"
+        for label, precision in PRECISIONS.items():
+            wrong = error(denoiser, precision)
+            denoiser.precision = precision
+            for n in (1, 2, 8):
+                ms = 1e3 * seconds(denoiser, n, 2 if name != "compact" else 10) / n
+                table.row([name, size, label, n, f"{ms:.0f}" if ms > 100 else f"{ms:.1f}", f"{wrong:.1e}"])
+    out = subprocess.run([sys.executable, __file__, "--two-samples"], capture_output=True, text=True, check=True)
+    spent, memory = map(float, out.stdout.split())
+    table.note(
+        f"Two samples of one face with the compact network, {FAST}, bfloat16, in a process of its own: {spent:.2f} s, "
+        f"{memory:.0f} MiB of memory at most, Python and torch included."
+    )
+    table.write()
+
+
+if __name__ == "__main__":
+    two_samples() if "--two-samples" in sys.argv else main()

@@ -1,0 +1,163 @@
+"""Several features of one face → one identity feature: the Feature Combiner of FASR++, and averages to hold against it.
+
+All take K×D features and give a unit vector of length D; for K = 0 the zero vector, which the super-resolution networks
+read as 'no feature'.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fasr_video.errors import ModelError, SettingsError, UsageError
+from fasr_video.pipeline.detect.checkpoint import load_state
+
+FORMAT = "fasr-video/combiner/1"
+LENGTH = 512
+ETA = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The embedder that the features came from, as far as it is known: another one's features mean nothing here."""
+
+    embedder: str = ""
+    sha256: str = ""
+
+
+UNKNOWN = Source()
+
+
+class FeatureCombiner(nn.Module):
+    """F = (F1 + F2) / 2 + eta · delta([F1, F2]), normalised: the mean of a pair and a learned correction. (FASR++)
+
+    delta tells its first input from its second, so the order within a pair matters, unless eta is 0.
+    """
+
+    def __init__(self, length: int = LENGTH, eta: float = ETA, source: Source = UNKNOWN) -> None:
+        super().__init__()
+        if not 0 <= eta <= 1:
+            raise SettingsError(f"eta {eta}", "outside 0-1", "give the weight of the learned correction, 0 to 1")
+        self.length, self.eta, self.source = length, eta, source
+        last = nn.Linear(512, length)
+        # From a random start the correction is some ten times as long as the mean. From zero the combiner starts as the
+        # mean of the pair, and the gap that the margin is measured by is the gap that it starts with.
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.delta = nn.Sequential(*_layer(2 * length, 1024), *_layer(1024, 512), last)
+
+    def pair(self, first: Tensor, second: Tensor) -> Tensor:
+        """N×D and N×D → N×D, row by row."""
+        first, second = unit_rows(first, self.length), unit_rows(second, self.length)
+        return F.normalize((first + second) / 2 + self.eta * self.delta(torch.cat((first, second), 1)), dim=1)
+
+    forward = pair
+
+    @torch.no_grad()
+    def combine(self, features: Tensor) -> Tensor:
+        """K×D → D: the mean of the pairs (1, 2), (3, 4), …; an odd last feature joins it as itself.
+
+        Always with the running statistics of batch normalisation, never the batch's own, and without dropout. The order
+        of the pairs does not matter; who is paired with whom does.
+        """
+        features = unit_rows(features, self.length)
+        paired = len(features) // 2 * 2
+        training = self.training
+        self.eval()
+        pairs = self.pair(features[0:paired:2], features[1:paired:2])
+        self.train(training)
+        return F.normalize(torch.cat((pairs, features[paired:])).sum(0), dim=0)
+
+
+def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(0.2)
+
+
+def mean(features: Tensor) -> Tensor:
+    return F.normalize(unit_rows(features).sum(0), dim=0)
+
+
+def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
+    """Mean by K weights ≥ 0, such as the faces' quality; the plain mean when all are 0."""
+    features = unit_rows(features)
+    weights = weights.to(features)
+    if weights.shape != features.shape[:1] or not bool(((weights >= 0) & weights.isfinite()).all()):
+        reason = f"they have to be {len(features)} numbers that are 0 or more"
+        raise UsageError("weights of the features", reason, "give one for each feature")
+    if not weights.any():
+        return mean(features)
+    # By the largest, so that small weights do not vanish in the squares of the norm.
+    return F.normalize(weights / weights.max() @ features, dim=0)
+
+
+def robust_mean(features: Tensor) -> Tensor:
+    """The unit vector with the least sum of distances to the features: their geometric median on the sphere.
+
+    A square (the mean) lets one stranger in a track pull in proportion to how far off it is; a distance lets every
+    feature pull alike, so fewer than half of them cannot drag the median away. It needs no threshold for what is an
+    outlier, which would have to differ between sharp and blurred faces. Found by Weiszfeld's iteration (1937), each
+    step of which lowers the sum.
+    """
+    features = unit_rows(features)
+    median = mean(features)
+    for _ in range(50):
+        distance = (features - median).norm(dim=1).clamp_min(1e-6)
+        median = mean((features / distance[:, None]).sum(0, keepdim=True))
+    return median
+
+
+def unit_rows(features: Tensor, length: int | None = None) -> Tensor:
+    """K×D features in float32, each of unit length; `length`, if given, is the D that they must have."""
+    if features.ndim != 2 or (length is not None and features.shape[1] != length):
+        wanted = "K×D" if length is None else f"K×{length}"
+        reason = f"{wanted} wanted, not {'×'.join(map(str, features.shape))}"
+        raise UsageError("features", reason, "give one row a face, from the embedder that these weights were made for")
+    features = features.float()
+    if not bool(features.isfinite().all()):
+        rows = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+        reason = f"{len(rows)} of {len(features)} are not finite, row {rows[0]} is the first"
+        raise UsageError("features", reason, "leave those faces out")
+    return F.normalize(features, dim=1)
+
+
+def save(combiner: FeatureCombiner, path: Path) -> None:
+    """Weights in float16, and beside them eta, the length, and what embedder they are for."""
+    tensors = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in combiner.state_dict().items()}
+    header = {"format": FORMAT, "eta": combiner.eta, "length": combiner.length, "source": asdict(combiner.source)}
+    partial = path.with_name(path.name + ".part")
+    # A single entry: safetensors writes several in any order, and equal weights should be equal files.
+    save_file(tensors, partial, {"header": json.dumps(header)})
+    partial.replace(path)
+
+
+def load_combiner(path: Path) -> FeatureCombiner:
+    header = _read_header(path)
+    try:
+        combiner = FeatureCombiner(int(header["length"]), float(header["eta"]), Source(**header["source"]))
+    except (KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
+        raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error
+    load_state(combiner, path)
+    return combiner.eval()
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {}).get("header", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(path, f"not a readable safetensors file ({error})", "copy or download it again") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ModelError(
+            path, "its header does not name a Feature Combiner", "give weights that `train combiner` wrote"
+        )
+    return header

@@ -1,0 +1,337 @@
+"""Train the Feature Combiner on features of full-resolution faces and of their LR twins.
+
+Triplet loss as in FASR++: what the combiner makes of two LR faces of a person should be nearer to the mean of the HR
+features of the same two than to somebody else's HR feature, by a margin. All that is random in an epoch comes from
+(seed, epoch): a run that was stopped ends where an unbroken one does.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.errors import InputError, MissingExtra, UsageError
+from fasr_video.pipeline.detect.checkpoint import find_device, read_torch
+from fasr_video.recognition.combiner import ETA, UNKNOWN, FeatureCombiner, Source, save, unit_rows
+from fasr_video.training.curves import draw
+
+TRAIN_SHARE = 0.85
+FEWEST_PEOPLE = 10
+ABOVE_GAP = 0.01
+
+Merge = Callable[[Tensor, Tensor], Tensor]
+"""N×D and N×D → N×D unit vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class CombinerFeatures:
+    hr: Tensor
+    """M×D: features of faces at full resolution."""
+    lr: Tensor
+    """M×D: features of the same faces' LR twins."""
+    identity: tuple[str | int, ...]
+    source: Source = UNKNOWN
+
+    def __post_init__(self) -> None:
+        if self.hr.ndim != 2 or self.hr.shape != self.lr.shape or len(self.hr) != len(self.identity):
+            shapes = f"hr {tuple(self.hr.shape)}, lr {tuple(self.lr.shape)}, {len(self.identity)} identities"
+            raise UsageError("features", f"{shapes} do not fit together", "give M×D, M×D and M")
+
+    @classmethod
+    def load(cls, path: Path) -> CombinerFeatures:
+        """From an .npz file with hr, lr and identity; `embedder` and `embedder_sha256` are kept where it names them."""
+        try:
+            with np.load(path, allow_pickle=False) as content:
+                hr, lr = (torch.from_numpy(np.asarray(content[name], np.float32)) for name in ("hr", "lr"))
+                identity = tuple(content["identity"].tolist())
+                source = Source(*(str(content[k]) if k in content else "" for k in ("embedder", "embedder_sha256")))
+        except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
+            reason = f"not an .npz file with the arrays hr, lr, identity ({error})"
+            raise InputError(path, reason, "make it with: fasr-video train features") from error
+        return cls(hr, lr, identity, source)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Photos of some people, two or more of each; rows of one person lie together."""
+
+    hr: Tensor
+    lr: Tensor
+    person: Tensor
+    """A number for each row, that of the person in the whole set."""
+
+    @property
+    def people(self) -> int:
+        return len(set(self.person.tolist()))
+
+    def to(self, device: torch.device) -> Part:
+        return Part(self.hr.to(device), self.lr.to(device), self.person)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    train: Part
+    validation: Part
+    single: int
+    """People left out: one photo makes no pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """A line of the log. Epoch 0 is the combiner before training, which is the plain mean."""
+
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    cosine: float
+    """Mean on validation people: what the combiner makes of two LR faces, to the mean of their HR features."""
+    cosine_mean: float
+    """The same of the plain mean of the LR features."""
+    violated: float
+    """Share of validation triplets that are not apart by the margin yet."""
+
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.epoch}: loss {self.train_loss:.4f}, validation loss {self.validation_loss:.4f}, "
+            f"cosine to the HR mean {self.cosine:.4f} (of the plain mean: {self.cosine_mean:.4f}), "
+            f"{self.violated:.1%} violated"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    train_people: int
+    validation_people: int
+    single: int
+    margin: float
+    epochs: int
+    best: Epoch
+
+    def __str__(self) -> str:
+        return f"best of {self.epochs} epochs: {self.best}"
+
+
+@dataclass(slots=True)
+class Run:
+    """Where training stands, and what it was asked for."""
+
+    net: FeatureCombiner
+    optimizer: torch.optim.Optimizer
+    settings: dict[str, float]
+    best: FeatureCombiner
+    log: list[Epoch]
+
+    @property
+    def best_epoch(self) -> Epoch:
+        return min(self.log, key=lambda e: math.inf if math.isnan(e.validation_loss) else e.validation_loss)
+
+
+def train_combiner(
+    features: CombinerFeatures,
+    out: Path,
+    *,
+    epochs: int = 20,
+    patience: int = 5,
+    margin: float | None = None,
+    eta: float = ETA,
+    lr: float = 1e-3,
+    batch: int = 256,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Callable[[str], None] = print,
+) -> Summary:
+    """Train in folder `out`; leaves combiner.safetensors (the best epoch's), log.csv and curves.png there.
+
+    Stops when `patience` epochs have not lowered the validation loss. Called again, it goes on with a run that stopped.
+    """
+    _check(epochs, patience, margin, batch)
+    place, parts = find_device(device), split(features, seed)
+    train, validation = parts.train.to(place), parts.validation.to(place)
+    length = features.hr.shape[1]
+    with _seeded(seed, 0, place) as generator:
+        fixed, trial = draw_triplets(validation, generator), draw_triplets(train, generator)
+        net = FeatureCombiner(length, eta, features.source).to(place)
+    margin = measured_margin(train, trial) if margin is None else margin
+    people = f"{train.people} people for training, {validation.people} for validation"
+    report(f"{people}, {parts.single} with a single photo left out; margin {margin}")
+
+    settings = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
+    settings |= {"photos": len(features.hr), "length": length}
+    run = Run(net, torch.optim.Adam(net.parameters(), lr), settings, copy.deepcopy(net), [])
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / "state.pt").exists():
+        _resume(out / "state.pt", run)
+    else:
+        run.log.append(_measure(run, validation, fixed, _loss(net.eval(), train, trial, margin).item()))
+    while len(run.log) <= epochs and run.log[-1].epoch - run.best_epoch.epoch < patience:
+        with _seeded(seed, len(run.log), place) as generator:
+            loss = _train_epoch(run, train, draw_triplets(train, generator))
+        run.log.append(_measure(run, validation, fixed, loss))
+        if run.best_epoch is run.log[-1]:
+            run.best = copy.deepcopy(net)
+        _store(out, run)
+        report(str(run.log[-1]))
+    _store(out, run)
+    _draw(out, report)
+    return Summary(train.people, validation.people, parts.single, margin, run.log[-1].epoch, run.best_epoch)
+
+
+def split(features: CombinerFeatures, seed: int) -> Split:
+    """85 % of the people for training, the others for validation."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(features.identity))}
+    person = torch.tensor([numbers[name] for name in features.identity], dtype=torch.long)
+    photos = person.bincount()
+    people = (photos > 1).nonzero()[:, 0]
+    if len(people) < FEWEST_PEOPLE:
+        reason = f"{len(people)} people have two or more photos, {FEWEST_PEOPLE} are the fewest to train on"
+        raise UsageError("features", reason, "add people, or photos to those with one")
+    people = people[torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))]
+    kept = round(TRAIN_SHARE * len(people))
+    hr, lr = unit_rows(features.hr), unit_rows(features.lr)
+
+    def part(chosen: Tensor) -> Part:
+        rows = torch.isin(person, chosen).nonzero()[:, 0]
+        rows = rows[person[rows].argsort(stable=True)]
+        return Part(hr[rows], lr[rows], person[rows])
+
+    return Split(part(people[:kept]), part(people[kept:]), int((photos == 1).sum()))
+
+
+def draw_triplets(part: Part, generator: torch.Generator) -> Tensor:
+    """P×3 rows of `part`: two photos of a person, one of somebody else.
+
+    Each person's photos are put in a new order and taken two by two, so a photo is in one pair at most.
+    """
+    _, person, photos = torch.unique_consecutive(part.person, return_inverse=True, return_counts=True)
+    start = photos.cumsum(0) - photos
+    order = torch.randperm(len(person), generator=generator)
+    order = order[person[order].argsort(stable=True)]
+    place = torch.arange(len(person)) - start[person]
+    at = ((place % 2 == 0) & (place + 1 < photos[person])).nonzero()[:, 0]
+    own, first = photos[person[at]], start[person[at]]
+    other = (torch.rand(len(at), generator=generator, dtype=torch.float64) * (len(person) - own)).long()
+    other += own * (other >= first)  # every row but the person's own
+    triplets = torch.stack((order[at], order[at + 1], other), 1)
+    return triplets[torch.randperm(len(triplets), generator=generator)]
+
+
+def distances(merge: Merge, part: Part, triplets: Tensor) -> tuple[Tensor, Tensor]:
+    """From each pair's merged LR features to the mean of its HR features, and to the stranger's HR feature."""
+    first, second, other = triplets.unbind(1)
+    anchor = merge(part.lr[first], part.lr[second])
+    positive = F.normalize(part.hr[first] + part.hr[second], dim=1)
+    return (anchor - positive).norm(dim=1), (anchor - part.hr[other]).norm(dim=1)
+
+
+def triplet_loss(near: Tensor, far: Tensor, margin: float) -> Tensor:
+    return (near - far + margin).clamp_min(0)
+
+
+def _loss(merge: Merge, part: Part, triplets: Tensor, margin: float) -> Tensor:
+    return triplet_loss(*distances(merge, part, triplets), margin).mean()
+
+
+def plain_mean(first: Tensor, second: Tensor) -> Tensor:
+    return F.normalize(first + second, dim=1)
+
+
+def measured_margin(part: Part, triplets: Tensor) -> float:
+    """Just above the gap between strangers and the person that the plain mean leaves, as the paper chose its 0.495."""
+    near, far = distances(plain_mean, part, triplets)
+    gap = max(0.0, float((far - near).mean()))
+    return math.ceil((gap + ABOVE_GAP) * 1000) / 1000
+
+
+def _check(epochs: int, patience: int, margin: float | None, batch: int) -> None:
+    for name, value, least in (("epochs", epochs, 1), ("patience", patience, 1), ("batch", batch, 2)):
+        if value < least:
+            raise UsageError(f"{name} {value}", "too few", f"give {least} or more")
+    if margin is not None and not 0 < margin < 2:
+        raise UsageError(f"margin {margin}", "distances of unit vectors differ by 0 to 2", "give a margin between")
+
+
+@contextmanager
+def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
+    """PyTorch's own random numbers (weights, dropout) and a generator's, by seed and epoch; outside they go on."""
+    number = seed * 1_000_003 + epoch
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(number)
+        yield torch.Generator().manual_seed(number)
+
+
+def _train_epoch(run: Run, part: Part, triplets: Tensor) -> float:
+    """One pass over the triplets; its mean loss."""
+    run.net.train()
+    total = 0.0
+    # Batches a little over the size asked for: batch normalisation cannot do with a last one of a single pair.
+    for rows in triplets.tensor_split(max(1, len(triplets) // int(run.settings["batch"]))):
+        loss = _loss(run.net, part, rows, run.settings["margin"])
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        run.optimizer.step()
+        total += float(loss.detach()) * len(rows)
+    return total / len(triplets)
+
+
+@torch.no_grad()
+def _measure(run: Run, part: Part, triplets: Tensor, train_loss: float) -> Epoch:
+    near, far = distances(run.net.eval(), part, triplets)
+    loss = triplet_loss(near, far, run.settings["margin"])
+    near_mean, _ = distances(plain_mean, part, triplets)
+    # |a − p|² = 2 − 2 cos of unit vectors
+    cosine, cosine_mean = (float(1 - d.square().mean() / 2) for d in (near, near_mean))
+    violated = float((loss > 0).float().mean())
+    return Epoch(len(run.log), train_loss, float(loss.mean()), cosine, cosine_mean, violated)
+
+
+def _store(out: Path, run: Run) -> None:
+    """The checkpoint first: the other files can be made from it again."""
+    log = [asdict(e) for e in run.log]
+    state = {
+        "net": run.net.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "best": run.best.state_dict(),
+        "settings": run.settings,
+        "log": log,
+    }
+    partial = out / "state.tmp"
+    torch.save(state, partial)
+    partial.replace(out / "state.pt")
+    save(run.best, out / "combiner.safetensors")
+    partial = out / "log.tmp"
+    with partial.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, [f.name for f in fields(Epoch)])
+        writer.writeheader()
+        writer.writerows(log)
+    partial.replace(out / "log.csv")
+
+
+def _resume(file: Path, run: Run) -> None:
+    state = read_torch(file)
+    if not isinstance(state, dict) or not state.keys() >= {"net", "optimizer", "best", "settings", "log"}:
+        raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
+    other = [f"{k} {v}, not {run.settings.get(k)}" for k, v in state["settings"].items() if v != run.settings.get(k)]
+    if other:
+        raise UsageError(file, f"its run was begun with {', '.join(other)}", "use an empty folder")
+    run.net.load_state_dict(state["net"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.best.load_state_dict(state["best"])
+    run.log = [Epoch(**row) for row in state["log"]]
+
+
+def _draw(out: Path, report: Callable[[str], None]) -> None:
+    try:
+        draw(out / "log.csv", out / "curves.png", ("train_loss", "validation_loss"))
+    except MissingExtra as error:  # the weights are there, and a later call draws
+        report(f"no curves: {error}")

@@ -1,0 +1,45 @@
+"""A run's log as a line chart."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from fasr_video.errors import InputError, MissingExtra
+
+
+def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
+    """These columns of a CSV file over its first one. A run that has logged nothing yet has no picture yet."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "report", "drawing curves") from error
+    if not log.exists():
+        return
+    x, lines = _read(log, columns)
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for column, y in zip(columns, lines[1:], strict=True):
+        axes.plot(lines[0], y, label=column, marker="." if len(y) < 50 else None)
+    axes.set_xlabel(x)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    partial = png.with_name(png.name + ".part")
+    figure.savefig(partial, format="png", dpi=120)
+    partial.replace(png)
+
+
+def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:
+    """The name of the first column, and the numbers of it and of these columns."""
+    remedy = "give the log.csv of a training run"
+    try:
+        with log.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            names, rows = list(reader.fieldnames or []), list(reader)
+        missing = [c for c in columns if c not in names]
+        if missing:
+            raise InputError(log, f"no column {', '.join(missing)}", remedy)
+        return names[0], [[float(row[name]) for row in rows] for name in (names[0], *columns)]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise InputError(log, f"not a table of numbers ({error})", remedy) from error

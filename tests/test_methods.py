@@ -1,0 +1,309 @@
+"""Restorers: the papers' methods behind one contract, and `fasr-video sr` on real files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pictures
+from torch import Tensor
+
+from fasr_video.cli import main
+from fasr_video.errors import FasrError, MissingExtra
+from fasr_video.recognition.combiner import FeatureCombiner
+from fasr_video.recognition.combiner import save as save_combiner
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
+from fasr_video.sr.methods import METHODS, Bicubic, Diffusion, Models, make_restorer, sample_seed
+from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.ncsnpp import NCSNpp
+from fasr_video.sr.restoration import Probe, Restorer, restore, square_face
+from fasr_video.sr.sampling import parse
+from fasr_video.sr.weights import save_denoiser
+from fasr_video.types import Image
+
+CPU = torch.device("cpu")
+LENGTH = 512
+
+
+def face(seed: int, side: int) -> Image:
+    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def network() -> Denoiser:
+    torch.manual_seed(0)
+    net = CompactNet((32, 64), 1, LENGTH, 64)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    denoiser = ResidualDenoiser(net)
+    denoiser.band = (12, 32)
+    return denoiser.eval()
+
+
+class Told:
+    """An embedder whose feature of a face is where its brightness lies: cheap, and different for different faces."""
+
+    name, length, device = "told", LENGTH, CPU
+
+    def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
+        return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
+
+
+def models() -> Models:
+    torch.manual_seed(1)
+    return Models(network(), "aa", Told(), "bb", FeatureCombiner(LENGTH, 0.5).eval(), "cc")
+
+
+def short(name: str) -> Restorer:
+    """The method with its own sampler, in three steps."""
+    kind = METHODS[name].sampler.rpartition("-")[0]
+    return make_restorer(name, models, f"{kind}-3", CPU)
+
+
+PROBE = Probe(face(0, 16), (face(1, 16), face(2, 20), face(3, 128)))
+ALL = pytest.mark.parametrize("name", [*METHODS, "bicubic"])
+
+
+def make(name: str) -> Restorer:
+    return Bicubic() if name == "bicubic" else short(name)
+
+
+@ALL
+def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
+    answer = restore(make(name), PROBE, 2, seed=3)
+    assert answer.picture.shape == (128, 128, 3) and answer.picture.dtype == np.uint8
+    assert answer.spread.shape == (128, 128) and np.isfinite(answer.spread).all()
+    assert answer.method == name and answer.seed == 3
+    if name != "bicubic":
+        mean = np.stack(answer.samples).astype(float).mean(0)
+        assert len(answer.samples) == 2 and np.abs(mean - answer.picture).max() <= 1
+        assert answer.calls == 2 * parse(answer.sampler).calls and answer.spread.max() > 0
+        assert answer.feature == (METHODS[name].merge or "none")
+
+
+@ALL
+def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) -> None:
+    restorer = make(name)
+    others = [Probe(face(7, 24)), PROBE, Probe(face(8, 16))]
+    together = restorer.restore_all(others, 2, [1, 3, 2])[1]
+    alone = restore(restorer, PROBE, 2, seed=3)
+    assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
+    if name != "bicubic":
+        assert np.abs(restore(restorer, PROBE, 2, 4).picture.astype(int) - alone.picture).max() > 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
+    two, three = (restore(short(name), PROBE, k, 3).samples for k in (2, 3))
+    assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, three, strict=False))
+
+
+def test_the_feature_is_heard_where_the_method_takes_one() -> None:
+    stranger = Probe(PROBE.lr0, (255 - face(1, 16),))
+    for name, method in METHODS.items():
+        a, b = (restore(short(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
+        assert (np.abs(a - b).max() > 0) == (method.merge is not None), name
+
+
+def test_feature_only_does_not_look_at_the_lr_face() -> None:
+    a, b = (Probe(face(s, 16), PROBE.auxiliaries, lr_known=False) for s in (0, 9))
+    assert np.array_equal(restore(short("fasr++"), a, 1, 0).picture, restore(short("fasr++"), b, 1, 0).picture)
+
+
+def test_a_given_feature_stands_before_the_auxiliaries() -> None:
+    feature = np.zeros(LENGTH, np.float32)
+    feature[3] = 1
+    answer = restore(short("fasr++"), Probe(PROBE.lr0, PROBE.auxiliaries, feature), 1, 0)
+    assert answer.feature == "given"
+    with pytest.raises(FasrError, match=r"length 100.*512"):
+        restore(short("fasr++"), Probe(PROBE.lr0, (), feature[:100]), 1, 0)
+
+
+@pytest.mark.parametrize(("side", "warned"), [(8, True), (12, False), (32, False), (40, True)])
+def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
+    warnings = restore(short("fasr"), Probe(face(0, side), PROBE.auxiliaries), 1, 0).warnings
+    assert any("12-32 px" in w for w in warnings) == warned
+
+
+def test_without_auxiliaries_the_answer_says_whose_feature_it_is() -> None:
+    assert any("no auxiliary faces" in w for w in restore(short("fasr++"), Probe(PROBE.lr0), 1, 0).warnings)
+
+
+def test_facts_name_all_that_the_answer_depends_on() -> None:
+    assert short("fasr++").facts() == {
+        "method": "fasr++",
+        "sampler": "dpmpp-3",
+        "network": "aa",
+        "embedder": "bb",
+        "combiner": "cc",
+    }
+    assert short("sde-sr-ve").facts() == {"method": "sde-sr-ve", "sampler": "ve-3", "network": "aa"}
+
+
+@pytest.mark.parametrize("size", [(7, 7), (16, 24), (100, 40), (6, 30)])
+def test_what_is_no_face_crop_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(FasrError, match=r"still\.png"):
+        square_face("still.png", np.zeros((*size, 3), np.uint8))
+
+
+def test_a_nearly_square_crop_is_cut_to_its_middle() -> None:
+    image = face(0, 20)[:18]
+    square, warnings = square_face("still.png", image)
+    assert np.array_equal(square, image[:, 1:19]) and "20×18" in warnings[0]
+    assert square_face("x", face(0, 16))[1] == ()
+
+
+def test_seeds_of_samples_do_not_meet() -> None:
+    assert len({sample_seed(s, k) for s in range(100) for k in range(64)}) == 6400
+
+
+def test_unknown_methods_and_missing_packages_are_named() -> None:
+    with pytest.raises(FasrError, match=r"fasr\+\+"):
+        make_restorer("gan", models, None, CPU)
+    with pytest.raises(MissingExtra, match=r"fasr-video\[sr-zoo\]"):
+        make_restorer("spandrel:model.pth", models, None, CPU)
+
+
+def test_methods_that_need_a_part_say_which() -> None:
+    m = models()
+    with pytest.raises(FasrError, match="Feature Combiner"):
+        Diffusion("fasr++", Models(m.denoiser, "", Told(), "", None, ""), parse("dpmpp-3"), CPU)
+    with pytest.raises(FasrError, match="embedder"):
+        restore(Diffusion("fasr", Models(m.denoiser, "", None, "", None, ""), parse("dpmpp-3"), CPU), PROBE, 1, 0)
+    bare = ScoreDenoiser(NCSNpp(16, 16, (1, 1), attention_at=8, feature=False), 0.01, 348.0)
+    with pytest.raises(FasrError, match="no feature path"):
+        Diffusion("fasr", Models(bare, "", Told(), "", None, ""), parse("dpmpp-3"), CPU)
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A tiny network and combiner, as options of the command."""
+    folder = tmp_path_factory.mktemp("weights")
+    save_denoiser(network(), folder / "sr.safetensors")
+    save_combiner(FeatureCombiner(LENGTH, 0.5).eval(), folder / "combiner.safetensors")
+    options = ["--model", folder / "sr.safetensors", "--combiner", folder / "combiner.safetensors"]
+    return [*map(str, options), "--sampler", "dpmpp-2"]
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sr(weights: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fasr-video", "sr", *weights, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Path:
+    path = tmp_path / "still.png"
+    Pictures.fromarray(face(0, 16)).save(path)
+    return path
+
+
+def test_a_still_becomes_pictures_a_sheet_and_facts(sr: Run, still: Path, tmp_path: Path) -> None:
+    aux = tmp_path / "aux"
+    aux.mkdir()
+    for k in range(3):
+        Pictures.fromarray(face(k + 1, 16)).save(aux / f"{k}.png")
+    out = tmp_path / "out"
+    code, told, _ = sr(still, "--aux", aux, "--out", out, "--seed", 5)
+    assert code == 0 and "still.sheet.png" in told
+    names = {"still.png", "still.sample1.png", "still.sample2.png", "still.sheet.png", "still.json"}
+    assert {p.name for p in out.iterdir()} == names
+    facts = json.loads((out / "still.json").read_text())
+    assert "SYNTHETIC" in facts["what"] and facts["asked"]["seed"] == 5 and len(facts["asked"]["auxiliaries"]) == 3
+    assert facts["feature"] == "combiner" and facts["network_calls"] == 4 and facts["disagreement"] > 0
+    with Pictures.open(out / "still.png") as picture:
+        assert picture.size == (128, 128) and "SYNTHETIC" in picture.text["Description"]  # type: ignore[attr-defined]
+    with Pictures.open(out / "still.sheet.png") as sheet:
+        assert sheet.width > 5 * 128  # original, bicubic, mean, two samples, disagreement
+
+
+def test_a_second_call_draws_nothing_that_is_there_already(sr: Run, still: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "drawn" in sr(still, "--out", out)[1]
+    before = (out / "still.png").stat().st_mtime_ns
+    assert "there already" in sr(still, "--out", out)[1]
+    assert (out / "still.png").stat().st_mtime_ns == before
+    assert "drawn" in sr(still, "--out", out, "--seed", 1)[1]
+
+
+def test_one_bad_still_does_not_stop_the_others(sr: Run, still: Path, tmp_path: Path) -> None:
+    bad, thin = tmp_path / "bad.png", tmp_path / "thin.png"
+    bad.write_bytes(b"no picture")
+    Pictures.fromarray(face(0, 30)[:10]).save(thin)
+    code, told, err = sr(bad, thin, still, tmp_path / "none.png", "--out", tmp_path / "out", "--json")
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert code == 3 and [line["state"] for line in lines] == ["refused", "refused", "drawn", "refused"]
+    assert "not a picture" in lines[0]["problem"] and "shape of a face" in lines[1]["problem"]
+    assert "Traceback" not in err
+
+
+def damaged(tmp_path: Path, how: str) -> Path:
+    """A weights file that is not what it should be."""
+    path = tmp_path / "damaged.safetensors"
+    denoiser = network()
+    if how == "nan":
+        next(denoiser.network.parameters()).data[0] = float("nan")
+    save_denoiser(denoiser, path)
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:5000])
+    if how == "other":
+        save_combiner(FeatureCombiner(), path)
+    return path
+
+
+@pytest.mark.parametrize(("how", "told"), [("nan", "NaN"), ("cut", "damaged.safetensors"), ("other", "all_modules")])
+def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how: str, told: str) -> None:
+    code, _, err = sr(still, "--out", tmp_path / "out", "--method", "fasr", "--model", damaged(tmp_path, how))
+    assert code == 2 and told in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--method", "gan"), "use one of"),
+        (("--method", "spandrel:x.pth"), "sr-zoo"),
+        (("--samples", "0"), "1 to 64"),
+        (("--aux", "/nowhere"), "no such folder"),
+        (("--device", "cuda:77"), "device"),
+        (("--embedder", "/nowhere.safetensors"), "no such file"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    sr: Run, still: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    code, _, err = sr(still, "--out", tmp_path / "out", *arguments)
+    assert code == 2 and told in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> None:
+    photo = Path(__file__).parents[1] / "sample_videos" / "mugshots"
+    picture = sorted(p for p in photo.rglob("*") if p.suffix.lower() in {".jpg", ".png", ".webp"})[0]
+    code, told, err = sr(picture, "--align", "--out", tmp_path / "out", "--method", "fasr")
+    assert code == 0, err
+    assert "drawn" in told
+    code, _, err = sr(picture, "--out", tmp_path / "other")
+    assert code == 3 and "--align" in err
+
+
+def test_the_embedder_in_the_box_gives_unit_vectors() -> None:
+    features, norms = BuiltinEmbedder().embed(torch.rand(3, 3, 128, 128))
+    assert features.shape == (3, 512) and norms.shape == (3,)
+    torch.testing.assert_close(features.norm(dim=1), torch.ones(3))

@@ -1,0 +1,53 @@
+"""Measures of pictures against scikit-image and closed forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from fasr_video.evaluation.pictures import consistency, psnr, ssim
+from fasr_video.sr.degradation import enlarge, shrink
+
+
+def pair() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    a = enlarge(torch.rand(3, 3, 16, 16, generator=g), 64)
+    return a, (a + 0.05 * torch.randn(a.shape, generator=g)).clamp(0, 1)
+
+
+def test_psnr_is_scikit_images() -> None:
+    a, b = pair()
+    theirs = [peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1.0) for x, y in zip(a, b, strict=True)]
+    torch.testing.assert_close(psnr(a, b), torch.tensor(theirs, dtype=a.dtype), rtol=1e-5, atol=1e-4)
+
+
+def test_ssim_is_scikit_images() -> None:
+    """With Wang's Gaussian window; theirs looks at the border too, so the inner part is compared."""
+    a, b = pair()
+    for x, y in zip(a, b, strict=True):
+        _, places = structural_similarity(
+            x.numpy(),
+            y.numpy(),
+            channel_axis=0,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )
+        assert float(ssim(x[None], y[None])) == pytest.approx(float(places[:, 5:-5, 5:-5].mean()), abs=1e-5)
+
+
+def test_a_picture_is_like_itself_and_unlike_its_negative() -> None:
+    a, _ = pair()
+    assert torch.allclose(ssim(a, a), torch.ones(3)) and (psnr(a, a) > 100).all()
+    assert (ssim(a, 1 - a) < 0.1).all()
+
+
+def test_consistency_is_the_error_after_bringing_down() -> None:
+    a, _ = pair()
+    small = shrink(a, 8)
+    assert consistency(a, small).max() < 1e-6
+    assert torch.allclose(consistency(a, small + 0.01), torch.full((3,), 10.0), rtol=1e-3)
