@@ -209,6 +209,13 @@ def verify_command(case: Path, as_json: bool) -> int:
 @click.option("--combiner", type=WEIGHTS, help="Feature Combiner. [default: builtin]")
 @click.option("--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the network.",
+)
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each picture.")
 def sr_command(
     images: tuple[Path, ...], aux: Path | None, align: bool, out: Path, as_json: bool, **options: Any

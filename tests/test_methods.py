@@ -48,7 +48,7 @@ def network() -> Denoiser:
 class Told:
     """An embedder whose feature of a face is where its brightness lies: cheap, and different for different faces."""
 
-    name, length, device = "told", LENGTH, CPU
+    name, sha256, length, device = "told", "bb", LENGTH, CPU
 
     def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
         features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
@@ -57,7 +57,7 @@ class Told:
 
 def models() -> Models:
     torch.manual_seed(1)
-    return Models(network(), "aa", Told(), "bb", FeatureCombiner(LENGTH, 0.5).eval(), "cc")
+    return Models(network(), "aa", Told(), FeatureCombiner(LENGTH, 0.5).eval(), "cc")
 
 
 def short(name: str) -> Restorer:
@@ -140,10 +140,16 @@ def test_facts_name_all_that_the_answer_depends_on() -> None:
         "method": "fasr++",
         "sampler": "dpmpp-3",
         "network": "aa",
+        "precision": "float32",
         "embedder": "bb",
         "combiner": "cc",
     }
-    assert short("sde-sr-ve").facts() == {"method": "sde-sr-ve", "sampler": "ve-3", "network": "aa"}
+    assert short("sde-sr-ve").facts() == {
+        "method": "sde-sr-ve",
+        "sampler": "ve-3",
+        "network": "aa",
+        "precision": "float32",
+    }
 
 
 @pytest.mark.parametrize("size", [(7, 7), (16, 24), (100, 40), (6, 30)])
@@ -173,12 +179,12 @@ def test_unknown_methods_and_missing_packages_are_named() -> None:
 def test_methods_that_need_a_part_say_which() -> None:
     m = models()
     with pytest.raises(FasrError, match="Feature Combiner"):
-        Diffusion("fasr++", Models(m.denoiser, "", Told(), "", None, ""), parse("dpmpp-3"), CPU)
+        Diffusion("fasr++", Models(m.denoiser, "", Told(), None, ""), parse("dpmpp-3"), CPU)
     with pytest.raises(FasrError, match="embedder"):
-        restore(Diffusion("fasr", Models(m.denoiser, "", None, "", None, ""), parse("dpmpp-3"), CPU), PROBE, 1, 0)
+        restore(Diffusion("fasr", Models(m.denoiser, "", None, None, ""), parse("dpmpp-3"), CPU), PROBE, 1, 0)
     bare = ScoreDenoiser(NCSNpp(16, 16, (1, 1), attention_at=8, feature=False), 0.01, 348.0)
     with pytest.raises(FasrError, match="no feature path"):
-        Diffusion("fasr", Models(bare, "", Told(), "", None, ""), parse("dpmpp-3"), CPU)
+        Diffusion("fasr", Models(bare, "", Told(), None, ""), parse("dpmpp-3"), CPU)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -263,12 +269,18 @@ def damaged(tmp_path: Path, how: str) -> Path:
     save_denoiser(denoiser, path)
     if how == "cut":
         path.write_bytes(path.read_bytes()[:5000])
+    if how == "strange":
+        denoiser.embedder = "0" * 64
+        save_denoiser(denoiser, path)
     if how == "other":
         save_combiner(FeatureCombiner(), path)
     return path
 
 
-@pytest.mark.parametrize(("how", "told"), [("nan", "NaN"), ("cut", "damaged.safetensors"), ("other", "all_modules")])
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [("nan", "NaN"), ("cut", "damaged.safetensors"), ("other", "all_modules"), ("strange", "embedder 000000000000…")],
+)
 def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how: str, told: str) -> None:
     code, _, err = sr(still, "--out", tmp_path / "out", "--method", "fasr", "--model", damaged(tmp_path, how))
     assert code == 2 and told in err and len(err.strip().splitlines()) == 1

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.checkpoint import load_state
 from fasr_video.errors import ModelError, SettingsError, UsageError
-from fasr_video.pipeline.detect.checkpoint import load_state
 
 FORMAT = "fasr-video/combiner/1"
 LENGTH = 512

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state
+from fasr_video.hashes import sha256_file
 from fasr_video.recognition.network import LENGTH, EmbedderNet
 from fasr_video.types import Image
 
@@ -21,6 +22,8 @@ BUILTIN = Path(__file__).parent.parent / "weights" / "embedder.safetensors"
 
 class Embedder(Protocol):
     name: str
+    sha256: str
+    """Of the weights: features of other ones mean nothing beside these."""
     length: int
     device: torch.device
 
@@ -37,6 +40,7 @@ class BuiltinEmbedder:
         self.device = torch.device(device)
         self._net = EmbedderNet()
         load_state(self._net, weights)
+        self.sha256 = sha256_file(weights)
         self._net = self._net.float().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()

@@ -38,6 +38,8 @@ class Denoiser(nn.Module):
     sigma_max: float
     band: tuple[int, int]
     """Smallest and largest side of the LR faces that it was trained on."""
+    embedder: str = ""
+    """SHA-256 of the embedder whose features it was trained with; empty where that is not known."""
     precision: torch.dtype = torch.float32
     """bfloat16 computes the network's inside in that type."""
 

@@ -56,7 +56,6 @@ class Models:
     denoiser: Denoiser
     denoiser_sha256: str
     embedder: Embedder | None
-    embedder_sha256: str
     combiner: merging.FeatureCombiner | None
     combiner_sha256: str
 
@@ -70,17 +69,23 @@ def load_models(
     denoiser: Path | None, embedder: Path | None, combiner: Path | None, device: torch.device, merge: str | None
 ) -> Models:
     """The given weights, or those in the box; what a method with this `merge` does not need is not loaded."""
-    network_file = denoiser or WEIGHTS / "sr.safetensors"
-    faces = joined = None
-    hashes = {"embedder": "", "combiner": ""}
-    if merge is not None:
-        file = embedder or BUILTIN
-        faces, hashes["embedder"] = BuiltinEmbedder(file, device), sha256_file(file)
-    if merge == "combiner":
-        file = combiner or WEIGHTS / "combiner.safetensors"
-        joined, hashes["combiner"] = merging.load_combiner(file), sha256_file(file)
+    network_file, combiner_file = denoiser or WEIGHTS / "sr.safetensors", combiner or WEIGHTS / "combiner.safetensors"
     network = checkpoints.load(network_file, device)
-    return Models(network, sha256_file(network_file), faces, hashes["embedder"], joined, hashes["combiner"])
+    if merge is None:
+        return Models(network, sha256_file(network_file), None, None, "")
+    faces = BuiltinEmbedder(embedder or BUILTIN, device)
+    _check_same(network_file, network.embedder, faces)
+    if merge == "mean":
+        return Models(network, sha256_file(network_file), faces, None, "")
+    joined = merging.load_combiner(combiner_file)
+    _check_same(combiner_file, joined.source.sha256, faces)
+    return Models(network, sha256_file(network_file), faces, joined, sha256_file(combiner_file))
+
+
+def _check_same(file: Path, trained_with: str, embedder: Embedder) -> None:
+    if trained_with and trained_with != embedder.sha256:
+        reason = f"trained with the embedder {trained_with[:12]}…, but {embedder.sha256[:12]}… is given"
+        raise ModelError(file, reason, "give the embedder that it was trained with, or train it again with this one")
 
 
 def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, device: torch.device) -> Restorer:
@@ -125,9 +130,10 @@ class Diffusion:
     def facts(self) -> dict[str, object]:
         m = self._models
         facts: dict[str, object] = {"method": self.name, "sampler": str(self._sampling), "network": m.denoiser_sha256}
+        facts["precision"] = str(m.denoiser.precision).removeprefix("torch.")
         if self._method.merge:
             facts |= {
-                "embedder": m.embedder_sha256,
+                "embedder": m.embedder.sha256 if m.embedder else "",
                 "combiner": m.combiner_sha256 if self._method.merge == "combiner" else "",
             }
         return facts

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
@@ -27,6 +28,7 @@ from fasr_video.sr.methods import METHODS, Models, load_models, make_restorer, s
 from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
 from fasr_video.types import Image
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 
@@ -57,6 +59,7 @@ class Job:
     embedder: Path | None
     combiner: Path | None
     device: str
+    precision: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,9 @@ def open_restorer(job: Job) -> Restorer:
     device = find_device(job.device)
 
     def models() -> Models:
-        return load_models(job.model, job.embedder, job.combiner, device, METHODS[job.method].merge)
+        loaded = load_models(job.model, job.embedder, job.combiner, device, METHODS[job.method].merge)
+        loaded.denoiser.precision = PRECISIONS[job.precision]
+        return loaded
 
     return make_restorer(job.method, models, job.sampler, device)
 

@@ -32,6 +32,8 @@ class Header:
     sigma_max: float
     band: tuple[int, int]
     """Smallest and largest side of the LR faces it was trained on."""
+    embedder: str
+    """SHA-256 of the embedder whose features it was trained with."""
 
 
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
@@ -39,13 +41,14 @@ def save_denoiser(denoiser: Denoiser, path: Path) -> None:
         k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in denoiser.network.state_dict().items()
     }
     partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, {"format": FORMAT, "header": json.dumps(asdict(_header(denoiser)))})
+    # One entry alone: safetensors writes several in random order, and the file's hash would change with it.
+    save_file(tensors, partial, {FORMAT: json.dumps(asdict(_header(denoiser)))})
     partial.replace(path)
 
 
 def _header(denoiser: Denoiser) -> Header:
     net = denoiser.network
-    common = (denoiser.sigma_min, denoiser.sigma_max, denoiser.band)
+    common = (denoiser.sigma_min, denoiser.sigma_max, denoiser.band, denoiser.embedder)
     if isinstance(net, CompactNet):
         return Header("compact", denoiser.side, net.feature_length, net.widths, net.blocks, net.condition, *common)
     if isinstance(net, NCSNpp):
@@ -69,7 +72,7 @@ def load_own(path: Path) -> Denoiser:
     else:
         published = NCSNpp(header.side, header.widths[0], feature=header.feature_length > 0)
         denoiser = ScoreDenoiser(published, header.sigma_min, header.sigma_max)
-    denoiser.band = header.band
+    denoiser.band, denoiser.embedder = header.band, header.embedder
     load_state(denoiser.network, path)
     return denoiser.float().eval()
 
@@ -82,7 +85,7 @@ def _read_header(path: Path) -> Header | None:
             metadata = file.metadata() or {}
     except (SafetensorError, OSError):
         return None
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         return None
-    fields = json.loads(metadata["header"])
+    fields = json.loads(metadata[FORMAT])
     return Header(**fields | {"widths": tuple(fields["widths"]), "band": tuple(fields["band"])})

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.errors import InputError, MissingExtra, UsageError
-from fasr_video.pipeline.detect.checkpoint import find_device, read_torch
+from fasr_video.checkpoint import find_device, read_torch
+from fasr_video.errors import InputError, UsageError
 from fasr_video.recognition.combiner import ETA, UNKNOWN, FeatureCombiner, Source, save, unit_rows
-from fasr_video.training.curves import draw
+from fasr_video.training.curves import draw_or_say
 
 TRAIN_SHARE = 0.85
 FEWEST_PEOPLE = 10
@@ -183,7 +183,7 @@ def train_combiner(
         _store(out, run)
         report(str(run.log[-1]))
     _store(out, run)
-    _draw(out, report)
+    draw_or_say(out / "log.csv", out / "curves.png", ("train_loss", "validation_loss"), report)
     return Summary(train.people, validation.people, parts.single, margin, run.log[-1].epoch, run.best_epoch)
 
 
@@ -328,10 +328,3 @@ def _resume(file: Path, run: Run) -> None:
     run.optimizer.load_state_dict(state["optimizer"])
     run.best.load_state_dict(state["best"])
     run.log = [Epoch(**row) for row in state["log"]]
-
-
-def _draw(out: Path, report: Callable[[str], None]) -> None:
-    try:
-        draw(out / "log.csv", out / "curves.png", ("train_loss", "validation_loss"))
-    except MissingExtra as error:  # the weights are there, and a later call draws
-        report(f"no curves: {error}")

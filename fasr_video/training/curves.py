@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fasr_video.errors import InputError, MissingExtra
@@ -28,6 +28,14 @@ def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
     partial = png.with_name(png.name + ".part")
     figure.savefig(partial, format="png", dpi=120)
     partial.replace(png)
+
+
+def draw_or_say(log: Path, png: Path, columns: Sequence[str], say: Callable[[str], None]) -> None:
+    """The same, for a run whose weights matter more than its picture: a later call draws."""
+    try:
+        draw(log, png, columns)
+    except MissingExtra as error:
+        say(f"no curves: {error}")
 
 
 def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:

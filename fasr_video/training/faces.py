@@ -99,7 +99,7 @@ def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in ("path", *names)}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = f"not an .npz file with the arrays {', '.join(('path', *names))} ({error})"
         raise InputError(file, reason, "make it with: fasr-video train features") from error
     row = {path: i for i, path in enumerate(arrays["path"].tolist())}

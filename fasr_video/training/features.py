@@ -14,7 +14,7 @@ from fasr_video.training.faces import Faces, views
 
 
 def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, report: Callable[[int], None]) -> None:
-    """Write `out` (.npz): path, identity, and hr and lr (N×length, float16)."""
+    """Write `out` (.npz): path, identity, hr and lr (N×length, float16), and whose features they are."""
     high, low = [], []
     for start in range(0, len(faces), 256):
         x = views(faces.pictures[start : start + 256], 128, False, torch.Generator())
@@ -30,5 +30,7 @@ def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, rep
             identity=np.array(faces.identities),
             hr=np.concatenate(high),
             lr=np.concatenate(low),
+            embedder=np.array(embedder.name),
+            embedder_sha256=np.array(embedder.sha256),
         )
     partial.replace(out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, ScoreD
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.weights import save_denoiser
-from fasr_video.training.curves import draw as draw_curves
+from fasr_video.training.combiner import CombinerFeatures
+from fasr_video.training.curves import draw_or_say
 from fasr_video.training.faces import Faces, read_faces, rows_of, views
 from fasr_video.training.loop import Plan, Progress, train
 
@@ -143,6 +145,7 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         merged_features(features["lr"], job.faces.identities, merge).to(device),
     )
     denoiser = NETWORKS[job.network](features["hr"].shape[1])
+    denoiser.embedder = CombinerFeatures.load(job.features).source.sha256
     denoiser.band = (min(job.recipe.sides), max(job.recipe.sides))
     sheets = None if job.shown is None else Sheets(job.shown, out)
     about = {
@@ -161,11 +164,15 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         save_denoiser(learned.eval(), file)
         manifest = {"file": file.name, "sha256": sha256_file(file), **about}
         (out / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        draw_curves(out / "log.csv", out / "curves.png", ("loss", "fine", "coarse"))
+        draw_or_say(out / "log.csv", out / "curves.png", ("loss", "fine", "coarse"), _say)
         if sheets is not None:
             sheets.draw(learned)
 
     return train(denoiser, make_loss(data, job.recipe, denoiser.side), out, plan, device, save, report)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def merged_features(features: Tensor, identities: Sequence[str], merge: Callable[[Tensor], Tensor]) -> Tensor:
