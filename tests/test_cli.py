@@ -188,5 +188,6 @@ def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) ->
     found = {f["what"]: f for f in json.loads(out)}
     assert code == 0
     assert found["torch"]["state"].startswith("2.")
-    assert "sha256" in found["detector in the box"]["state"]
+    boxed = [f for what, f in found.items() if what.endswith("in the box")]
+    assert len(boxed) == 4 and all("sha256" in f["state"] and "research use" in f["state"] for f in boxed)
     assert called(capsys, "doctor")[0] == 0

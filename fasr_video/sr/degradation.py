@@ -1,4 +1,4 @@
-"""How a face loses its detail: the papers' exact way, and what cameras and codecs do.
+"""How a face loses its detail in the papers. (What cameras and codecs do is in `surveillance.py`.)
 
 Resizing is a product with one weight matrix an axis, x → W x Wᵀ: a closed form, exact in any type on any device.
 """

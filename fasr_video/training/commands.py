@@ -117,6 +117,7 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> 
     show_default=True,
     help="Where noise levels come from: log-normal, or an SDE of the papers.",
 )
+@click.option("--surveillance", default=0.0, show_default=True, help="Share of batches degraded as cameras do, 0-1.")
 @click.option(
     "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
 )
@@ -127,6 +128,7 @@ def sr_command(
     combiner: Path | None,
     network: str,
     noise: str,
+    surveillance: float,
     shown: Path | None,
     **options: Any,
 ) -> None:
@@ -135,7 +137,8 @@ def sr_command(
 
     opened = _faces(faces)
     plan, device = _plan(options)
-    job = sr.Job(opened, features, combiner, network, sr.Recipe(batch=options["batch"], noise=noise), shown)
+    recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance)
+    job = sr.Job(opened, features, combiner, network, recipe, shown)
     step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 

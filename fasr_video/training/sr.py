@@ -24,6 +24,7 @@ from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, ScoreDenoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
+from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_or_say
@@ -44,6 +45,8 @@ class Recipe:
     """Mean and spread of ln(sigma) for edm."""
     sides: tuple[int, ...] = (16, 16, 16, 16, 16, 24, 32, 12)
     """Sizes of the LR face, each as likely as it is often named."""
+    surveillance: float = 0.0
+    """Share of batches that suffer what cameras and recorders do, in place of the papers' degradation."""
     no_lr: float = 0.04
     """Share of faces without LR: feature-only generation (y = 0)."""
     no_feature: float = 0.12
@@ -102,13 +105,24 @@ def levels(recipe: Recipe, denoiser: Denoiser, n: int, generator: torch.Generato
 
 
 def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """LR twins; one size for each quarter of the batch, since faces of one size go through together."""
+    """LR twins."""
+    chance = torch.rand((), generator=generator, device=generator.device)
+    if chance < recipe.surveillance:
+        seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
+        low = Surveillance()(clean, seeds)
+    else:
+        low = _papers_low(clean, recipe, generator)
+    keep = torch.rand(len(clean), generator=generator, device=generator.device) >= recipe.no_lr
+    return low * sde.per_item(keep.to(clean), clean)
+
+
+def _papers_low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """One size for each quarter of the batch, since faces of one size go through together."""
     picks = torch.randint(0, len(recipe.sides), (4,), generator=generator, device=generator.device).tolist()
     parts = [
         enlarge(shrink(part, recipe.sides[k]), clean.shape[-1]) for part, k in zip(clean.chunk(4), picks, strict=False)
     ]
-    keep = torch.rand(len(clean), generator=generator, device=generator.device) >= recipe.no_lr
-    return torch.cat(parts) * sde.per_item(keep.to(clean), clean)
+    return torch.cat(parts)
 
 
 def _features(data: Material, rows: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,228 @@
+"""What cameras and recorders do to a face, for robust training: one face at a time at random, all of a batch at once.
+
+    misaligned → blurred by lens and motion → few pixels → tone of the camera → noise → JPEG, H.264 → brought up again
+
+JPEG is done as the standard says but for the lossless part. H.264 is imitated: 4×4 blocks, its step sizes and dead
+zone, its smoothing of block edges, without prediction; the tests hold both against the real codecs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.sr.degradation import weights
+
+CANVAS = 48
+"""Faces lie somewhere in a square of this many pixels when they are coded: block edges fall anywhere on them."""
+KERNEL = 17
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Surveillance:
+    """Ranges that are drawn from evenly, for each face anew."""
+
+    side: tuple[int, int] = (12, 40)
+    """Pixels of the face as the camera sees it, at most CANVAS."""
+    shift: float = 0.03
+    """Misalignment: share of the side,"""
+    scale: float = 0.05
+    turn: float = 4.0
+    """and degrees, either way."""
+    blur: Range = (0.3, 3.5)
+    """Standard deviation in pixels of the full-size face, along each of two axes."""
+    motion: Range = (0.0, 8.0)
+    """Length of the way during the exposure, in the same pixels."""
+    gamma: Range = (0.7, 1.4)
+    contrast: Range = (0.7, 1.15)
+    light: float = 0.1
+    tint: float = 0.05
+    """Each colour's gain, either way."""
+    read_noise: Range = (0.0, 0.03)
+    shot_noise: Range = (0.0, 0.04)
+    """Standard deviation of the noise in the dark, and what full light adds."""
+    jpeg: float = 0.5
+    """Share of faces that are coded that way,"""
+    quality: Range = (20, 95)
+    h264: float = 0.6
+    qp: Range = (20, 38)
+
+    def __call__(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
+        """N×3×S×S in [0, 1] → the same size, poor; each face depends on its own seed alone."""
+        draws = [_Draw(self, seed) for seed in seeds]
+        side, device = clean.shape[-1], clean.device
+
+        def per_face(name: str) -> Tensor:
+            return torch.tensor([getattr(d, name) for d in draws], device=device).reshape(len(draws), -1)
+
+        x = _moved(clean, per_face("pose"))
+        x = _blurred(x, per_face("lens"))
+        down = torch.stack([_to_canvas(side, d.side, d.offset) for d in draws]).to(x)
+        x = down[:, None, 0] @ x @ down[:, None, 1].mT
+        x = _toned(x, per_face("tone"))
+        noise = torch.stack([d.noise for d in draws]).to(x)
+        spread = per_face("grain")[:, :, None, None]
+        x = (x + noise * (spread[:, :1] ** 2 + spread[:, 1:] ** 2 * x).sqrt()).clamp(0, 1)
+        # A quality of 0 stands for a face that is not coded that way.
+        quality, qp = per_face("quality"), per_face("qp")
+        x = _where(quality, jpeg(x, quality.clamp_min(1)), x)
+        x = _where(qp, h264(x, qp.clamp_min(1)), x)
+        up = torch.stack([_from_canvas(side, d.side, d.offset) for d in draws]).to(x)
+        return (up[:, None, 0] @ x @ up[:, None, 1].mT).clamp(0, 1)
+
+
+class _Draw:
+    """One face's share of chance, from its own seed."""
+
+    def __init__(self, ranges: Surveillance, seed: int) -> None:
+        g = torch.Generator().manual_seed(seed)
+
+        def between(low: float, high: float) -> float:
+            return low + (high - low) * float(torch.rand((), generator=g))
+
+        def either(limit: float) -> float:
+            return between(-limit, limit)
+
+        r = ranges
+        self.pose = (either(r.shift), either(r.shift), 1 + either(r.scale), math.radians(either(r.turn)))
+        self.lens = (between(*r.blur), between(*r.blur), either(math.pi), between(*r.motion), either(math.pi))
+        self.side = round(between(*r.side))
+        self.offset = tuple(round(between(0, CANVAS - self.side)) for _ in range(2))
+        tints = [1 + either(r.tint) for _ in range(3)]
+        self.tone = (between(*r.gamma), between(*r.contrast), either(r.light), *tints)
+        self.grain = (between(*r.read_noise), between(*r.shot_noise))
+        self.quality = between(*r.quality) if between(0, 1) < r.jpeg else 0.0
+        self.qp = between(*r.qp) if between(0, 1) < r.h264 else 0.0
+        self.noise = torch.randn(3, CANVAS, CANVAS, generator=g)
+
+
+def _where(on: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(on[:, :, None, None] > 0, a, b)
+
+
+def _moved(x: Tensor, pose: Tensor) -> Tensor:
+    dx, dy, scale, turn = pose.unbind(1)
+    cos, sin = turn.cos() / scale, turn.sin() / scale
+    matrix = torch.stack((cos, -sin, 2 * dx, sin, cos, 2 * dy), dim=1).reshape(-1, 2, 3)
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def _blurred(x: Tensor, lens: Tensor) -> Tensor:
+    """By the mean of Gaussians (the lens) along a line (the motion), a kernel for each face."""
+    a, b, turn, length, way = (v[:, None, None, None] for v in lens.unbind(1))
+    line = torch.arange(KERNEL, device=x.device, dtype=x.dtype) - KERNEL // 2
+    v, u = torch.meshgrid(line, line, indexing="ij")
+    along = torch.linspace(-0.5, 0.5, 9, device=x.device, dtype=x.dtype)[:, None, None]
+    du, dv = u - length * along * way.cos(), v - length * along * way.sin()
+    p, q = du * turn.cos() + dv * turn.sin(), dv * turn.cos() - du * turn.sin()
+    kernel = torch.exp(-((p / a) ** 2 + (q / b) ** 2) / 2).sum(1)
+    kernel = kernel / kernel.sum((1, 2), keepdim=True)
+    n, c, h, w = x.shape
+    edge = KERNEL // 2
+    padded = F.pad(x, (edge, edge, edge, edge), mode="replicate").reshape(1, n * c, h + 2 * edge, w + 2 * edge)
+    kernels = kernel.repeat_interleave(c, 0)[:, None]
+    return F.conv2d(padded, kernels, groups=n * c).reshape(n, c, h, w)
+
+
+def _to_canvas(full: int, side: int, offset: tuple[int, ...]) -> Tensor:
+    """2×CANVAS×full: down to `side`, laid at the offset (rows, columns); beyond the face its edge goes on."""
+    rows = torch.arange(CANVAS)
+    return torch.stack([weights(full, side, "triangle")[(rows - o).clamp(0, side - 1)] for o in offset])
+
+
+def _from_canvas(full: int, side: int, offset: tuple[int, ...]) -> Tensor:
+    """2×full×CANVAS: cut out again and brought up, bicubic."""
+    return torch.stack([F.pad(weights(side, full, "cubic"), (o, CANVAS - side - o)) for o in offset])
+
+
+def _toned(x: Tensor, tone: Tensor) -> Tensor:
+    gamma, contrast, light = (v[:, None, None, None] for v in tone[:, :3].unbind(1))
+    x = (x * tone[:, 3:, None, None]).clamp(1e-4, 1) ** gamma
+    return ((x - 0.5) * contrast + 0.5 + light).clamp(0, 1)
+
+
+# --------------------------------------------------------------------------------------------------------------- codecs
+
+# ITU T.81, annex K: the tables that every encoder starts from.
+_LUMA = """16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62
+18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"""
+_CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 99 99 47 66 99 99 99 99 99 99
+99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"""
+# BT.601, full range, as JFIF has it.
+_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
+
+
+def jpeg(x: Tensor, quality: Tensor) -> Tensor:
+    """N×3×H×W (multiples of 16) as JPEG leaves it at each face's quality 1-100 (N×1), colours at half the size."""
+    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
+    luma, chroma = (
+        ((scale * torch.tensor([float(v) for v in t.split()]).to(x) + 50) / 100).floor().clamp(1, 255)
+        for t in (_LUMA, _CHROMA)
+    )
+    y, colours = _split(x)
+    y = _quantised(y * 255 - 128, luma.reshape(-1, 1, 1, 1, 8, 8), 0.5)
+    colours = _quantised(colours * 255, chroma.reshape(-1, 1, 1, 1, 8, 8), 0.5)
+    return _joined((y + 128) / 255, colours / 255)
+
+
+def h264(x: Tensor, qp: Tensor) -> Tensor:
+    """N×3×H×W (multiples of 8) about as an intra frame of H.264 leaves it at each face's QP (N×1)."""
+    step = (0.625 * 2 ** (qp / 6)).reshape(-1, 1, 1, 1, 1, 1)
+    y, colours = _split(x)
+    # Intra blocks round at a third: small coefficients go sooner than by plain rounding.
+    y = _quantised(y * 255, step, 1 / 3, 4) / 255
+    colours = _quantised(colours * 255, step, 1 / 3, 4) / 255
+    strength = ((qp - 16) / 35).clamp(0, 1)[:, :, None, None]
+    return _joined(_smoothed(y, strength), colours)
+
+
+def _split(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness N×1×H×W, and two colour differences of half the size."""
+    ycc = torch.einsum("ij,njhw->nihw", torch.tensor(_YCC).to(x), x)
+    return ycc[:, :1], F.avg_pool2d(ycc[:, 1:], 2)
+
+
+def _joined(y: Tensor, colours: Tensor) -> Tensor:
+    full = F.interpolate(colours, scale_factor=2, mode="bilinear", align_corners=False)
+    rgb = torch.linalg.inv(torch.tensor(_YCC, dtype=torch.float64)).to(y)
+    return torch.einsum("ij,njhw->nihw", rgb, torch.cat((y, full), 1)).clamp(0, 1)
+
+
+def _quantised(x: Tensor, step: Tensor, rounding: float, block: int = 8) -> Tensor:
+    """DCT of each block, coefficients to whole steps, and back; one rises to the next step at 1 − rounding."""
+    n, c, h, w = x.shape
+    blocks = x.reshape(n, c, h // block, block, w // block, block).transpose(3, 4)
+    dct = _dct(block).to(x)
+    coefficients = dct @ blocks @ dct.T / step
+    whole = coefficients.sign() * (coefficients.abs() + rounding).floor()
+    return (dct.T @ (whole * step) @ dct).transpose(3, 4).reshape(n, c, h, w)
+
+
+def _dct(size: int) -> Tensor:
+    """The orthonormal DCT-II."""
+    k = torch.arange(size, dtype=torch.float64)
+    table = torch.cos(math.pi * (k + 0.5) * k[:, None] / size) * math.sqrt(2 / size)
+    table[0] /= math.sqrt(2)
+    return table
+
+
+def _smoothed(x: Tensor, strength: Tensor, block: int = 4) -> Tensor:
+    """Pixels on both sides of a block edge nearer to each other, where the step is small enough to be the codec's."""
+    for axis in (2, 3):
+        line = x.movedim(axis, -1)
+        before, after = line[..., block - 1 : -1 : block], line[..., block::block]
+        jump = after - before
+        limit = 0.4 * strength**2
+        move = torch.where(jump.abs() < limit, jump / 4, 0.0)
+        line = line.clone()
+        line[..., block - 1 : -1 : block] = before + move
+        line[..., block::block] = after - move
+        x = line.movedim(-1, axis)
+    return x

@@ -1,0 +1,201 @@
+"""Degradation: exact resizing by closed forms, and a surveillance chain held against real codecs."""
+
+from __future__ import annotations
+
+import io
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.sr.degradation import enlarge, shrink, weights
+from fasr_video.sr.surveillance import CANVAS, Surveillance, h264, jpeg
+
+SIDES = st.integers(1, 70)
+
+
+def picture(side: int = CANVAS, n: int = 4) -> Tensor:
+    """Soft shapes with some texture: neither flat nor noise."""
+    g = torch.Generator().manual_seed(0)
+    soft = F.interpolate(torch.rand(n, 3, 6, 6, generator=g), size=side, mode="bicubic").clamp(0, 1)
+    fine = F.interpolate(torch.rand(n, 1, side // 2, side // 2, generator=g), size=side, mode="bilinear")
+    return (0.8 * soft + 0.2 * fine).clamp(0, 1)
+
+
+# ------------------------------------------------------------------------------------------------------------- resizing
+
+
+def test_eight_to_one_is_the_triangle_of_tensorflows_antialiased_resize() -> None:
+    """Inside: sixteen taps (k + ½)/64 up and down again. At the border: those inside, scaled to sum to one."""
+    rise = (torch.arange(8) + 0.5).double() / 64
+    table = weights(128, 16, "triangle")
+    expected = torch.zeros(128).double()
+    expected[36 - 8 + 0 : 36] = rise  # pixel 4 has its centre at 36
+    expected[36:44] = rise.flip(0)
+    assert torch.allclose(table[4], expected, atol=1e-12)
+    cut = torch.zeros(128).double()
+    cut[:4], cut[4:12] = rise[4:], rise.flip(0)  # pixel 0 has its centre at 4
+    assert torch.allclose(table[0], cut / cut.sum(), atol=1e-12)
+
+
+def test_two_to_one_by_hand() -> None:
+    x = torch.tensor([0.0, 1.0, 2.0, 3.0]).double()
+    # pixel 0: centre 1, taps at ½, 1½, 2½ with ¾, ¾, ¼; pixel 1: its mirror
+    expected = torch.tensor([(0.75 * 0 + 0.75 * 1 + 0.25 * 2) / 1.75, (0.25 * 1 + 0.75 * 2 + 0.75 * 3) / 1.75])
+    assert torch.allclose(weights(4, 2, "triangle") @ x, expected.double())
+
+
+def test_enlarging_twice_by_hand_is_keys_cubic() -> None:
+    """Halfway points: −0.0703125 …: Keys' kernel with a = −½ at ¼, ¾, 1¼, 1¾."""
+
+    def keys(d: float) -> float:
+        return 1.5 * d**3 - 2.5 * d**2 + 1 if d < 1 else -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+
+    row = weights(8, 16, "cubic")[7]  # its centre is at 3.75: ¼ left of tap 3½+½
+    taps = {k: keys(abs(k + 0.5 - 3.75)) for k in range(2, 6)}
+    assert sum(taps.values()) == pytest.approx(1.0)
+    assert all(float(row[k]) == pytest.approx(v) for k, v in taps.items())
+    assert float(row.sum()) == pytest.approx(1.0) and int((row != 0).sum()) == 4
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 32])
+def test_pytorchs_antialiased_resize_agrees(side: int) -> None:
+    x = picture(128)
+    theirs = F.interpolate(x, size=side, mode="bilinear", antialias=True)
+    assert (shrink(x, side) - theirs).abs().max() < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=SIDES, side=SIDES, kernel=st.sampled_from(["triangle", "cubic"]))
+def test_weights_sum_to_one_and_are_their_own_mirror(n: int, side: int, kernel: str) -> None:
+    table = weights(n, side, kernel)
+    assert table.shape == (side, n)
+    assert torch.allclose(table.sum(1), torch.ones(side).double())
+    assert torch.allclose(table, table.flip(0, 1), atol=1e-12)
+
+
+@pytest.mark.parametrize("factor", [4, 8, 16, 32])
+def test_a_flat_picture_stays_flat_and_a_ramp_a_ramp(factor: int) -> None:
+    flat = torch.full((1, 3, 128, 128), 0.3)
+    small = shrink(flat, 128 // factor)
+    assert torch.allclose(small, torch.full_like(small, 0.3)) and torch.allclose(enlarge(small, 128), flat)
+    ramp = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
+    steps = shrink(ramp, 128 // factor)[0, 0, 0].diff()
+    assert torch.allclose(steps[1:-1], torch.full_like(steps[1:-1], factor / 127), atol=1e-5)
+
+
+def test_types_and_gradients_pass_through() -> None:
+    x = picture(64).double().requires_grad_()
+    y = enlarge(shrink(x, 8), 64)
+    y.sum().backward()  # type: ignore[no-untyped-call]
+    assert y.dtype == torch.float64 and x.grad is not None and x.grad.abs().sum() > 0
+    assert shrink(picture(64).bfloat16(), 8).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="0 pixels"):
+        shrink(picture(64), 0)
+
+
+# --------------------------------------------------------------------------------------------------------- surveillance
+
+
+def test_a_face_depends_on_its_own_seed_alone() -> None:
+    x, chain = picture(128), Surveillance()
+    together = chain(x, [1, 2, 3, 4])
+    assert torch.allclose(chain(x[2:3], [3]), together[2:3], atol=1e-5)
+    assert torch.equal(chain(x, [1, 2, 3, 4]), together)
+    assert (chain(x, [1, 2, 5, 4])[2] - together[2]).abs().max() > 0.01
+    assert together.shape == x.shape and together.min() >= 0 and together.max() <= 1
+
+
+CLEAN = {
+    "shift": 0.0,
+    "scale": 0.0,
+    "turn": 0.0,
+    "blur": (0.05, 0.05),
+    "motion": (0.0, 0.0),
+    "gamma": (1.0, 1.0),
+    "contrast": (1.0, 1.0),
+    "light": 0.0,
+    "tint": 0.0,
+    "read_noise": (0.0, 0.0),
+    "shot_noise": (0.0, 0.0),
+    "jpeg": 0.0,
+    "h264": 0.0,
+}
+
+
+def test_with_nothing_to_suffer_it_is_the_papers_degradation() -> None:
+    x = picture(128)
+    chain = Surveillance(side=(16, 16), **CLEAN)  # type: ignore[arg-type]
+    assert (chain(x, [1, 2, 3, 4]) - enlarge(shrink(x, 16), 128)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        {"shift": 0.05},
+        {"turn": 8.0},
+        {"blur": (4.0, 4.0)},
+        {"motion": (14.0, 14.0)},
+        {"gamma": (1.5, 1.5)},
+        {"contrast": (0.6, 0.6)},
+        {"light": 0.2},
+        {"tint": 0.1},
+        {"read_noise": (0.05, 0.05)},
+        {"shot_noise": (0.1, 0.1)},
+        {"jpeg": 1.0, "quality": (15, 15)},
+        {"h264": 1.0, "qp": (38, 38)},
+    ],
+    ids=str,
+)
+def test_each_part_of_the_chain_does_something(one: dict[str, object]) -> None:
+    x = picture(128)
+    base = CLEAN | {"blur": (0.5, 0.5)}
+    plain = Surveillance(side=(32, 32), **base)(x, [1, 2, 3, 4])  # type: ignore[arg-type]
+    poor = Surveillance(side=(32, 32), **(base | one))(x, [1, 2, 3, 4])  # type: ignore[arg-type]
+    assert (poor - plain).abs().mean() > 1e-3
+
+
+def rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("quality", [20, 50, 80, 95])
+def test_jpeg_is_close_to_a_real_encoder(quality: int) -> None:
+    x = (picture() * 255).round() / 255
+    ours = jpeg(x, torch.full((4, 1), float(quality)))
+    for a, mine in zip(x, ours, strict=True):
+        file = io.BytesIO()
+        Image.fromarray((a * 255).byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=quality, subsampling=2)
+        real = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1) / 255
+        assert rms(mine - real) < 0.35 * rms(a - real) + 1.5 / 255
+
+
+def through_x264(frame: np.ndarray, qp: int) -> np.ndarray:
+    """One intra frame through the real codec."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        stream = out.add_stream("libx264", rate=25, options={"qp": str(qp), "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = frame.shape[1], frame.shape[0], "yuvj420p"
+        out.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        out.mux(stream.encode(None))
+    file.seek(0)
+    with av.open(file) as back:
+        return next(back.decode(video=0)).to_ndarray(format="rgb24")
+
+
+def test_h264_loses_about_what_the_real_codec_loses() -> None:
+    x = (picture(96) * 255).round() / 255
+    ours, real = [], []
+    for qp in (22, 28, 34, 40):
+        ours.append(rms(h264(x, torch.full((4, 1), float(qp))) - x))
+        frames = [(a * 255).byte().permute(1, 2, 0).numpy() for a in x]
+        back = torch.stack([torch.from_numpy(through_x264(f, qp)) for f in frames]).permute(0, 3, 1, 2) / 255
+        real.append(rms(back - x))
+    assert ours == sorted(ours) and real == sorted(real)
+    assert all(0.5 < a / b < 2 for a, b in zip(ours, real, strict=True)), (ours, real)
