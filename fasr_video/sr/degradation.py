@@ -28,8 +28,11 @@ def enlarge(x: Tensor, side: int) -> Tensor:
 def _resize(x: Tensor, side: int, kernel: str) -> Tensor:
     if side < 1:
         raise ValueError(f"a picture cannot have {side} pixels a side")
+    if not x.is_floating_point():
+        raise ValueError(f"a picture to resize has values in [0, 1], not of type {x.dtype}")
     down, across = (weights(n, side, kernel).to(x) for n in x.shape[-2:])
-    return down @ x @ across.T
+    with torch.autocast(x.device.type, enabled=False):  # bfloat16 would be wrong by up to 3/255
+        return down @ x @ across.T
 
 
 @lru_cache(maxsize=512)
