@@ -53,8 +53,18 @@ class Surveillance:
     h264: float = 0.6
     qp: Range = (20, 38)
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.side[0] <= self.side[1] <= CANVAS:
+            raise ValueError(f"faces have from 1 to {CANVAS} pixels a side, not {self.side[0]} to {self.side[1]}")
+
     def __call__(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """N×3×S×S in [0, 1] → the same size, poor; each face depends on its own seed alone."""
+        if clean.shape != (len(seeds), 3, clean.shape[-1], clean.shape[-1]):
+            raise ValueError(f"{len(seeds)} seeds are for as many square RGB pictures, not for {tuple(clean.shape)}")
+        with torch.autocast(clean.device.type, enabled=False):  # bfloat16 has fewer steps than the codecs
+            return self._poor(clean.float(), seeds).to(clean)
+
+    def _poor(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         draws = [_Draw(self, seed) for seed in seeds]
         side, device = clean.shape[-1], clean.device
 
@@ -158,6 +168,9 @@ _CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 9
 # BT.601, full range, as JFIF has it.
 _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
+# ITU-T H.264, table 8-15: the QP of colours from a QP of 30 on; below, it is the same.
+_COLOUR_QP = (29, 30, 31, 32, 32, 33, 34, 34, 35, 35, 36, 36, 37, 37, 37, 38, 38, 38, 39, 39, 39, 39)
+
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
     """N×3×H×W (multiples of 16) as JPEG leaves it at each face's quality 1-100 (N×1), colours at half the size."""
@@ -174,11 +187,13 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 def h264(x: Tensor, qp: Tensor) -> Tensor:
     """N×3×H×W (multiples of 8) about as an intra frame of H.264 leaves it at each face's QP (N×1)."""
-    step = (0.625 * 2 ** (qp / 6)).reshape(-1, 1, 1, 1, 1, 1)
+    table = torch.tensor([*range(30), *_COLOUR_QP], device=qp.device)
+    colour_qp = torch.where(qp < 30, qp, table[qp.round().long()])
+    step, colour_step = ((0.625 * 2 ** (v / 6)).reshape(-1, 1, 1, 1, 1, 1) for v in (qp, colour_qp))
     y, colours = _split(x)
     # Intra blocks round at a third: small coefficients go sooner than by plain rounding.
     y = _quantised(y * 255, step, 1 / 3, 4) / 255
-    colours = _quantised(colours * 255, step, 1 / 3, 4) / 255
+    colours = _quantised(colours * 255, colour_step, 1 / 3, 4) / 255
     strength = ((qp - 16) / 35).clamp(0, 1)[:, :, None, None]
     return _joined(_smoothed(y, strength), colours)
 

@@ -155,8 +155,7 @@ def _faces(sources: tuple[Path, ...]) -> Faces:
 
 
 def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
-    from fasr_video.checkpoint import find_device
-    from fasr_video.training.loop import Plan
+    from fasr_video.training.loop import Plan, own_device
 
     for name in ("steps", "batch"):
         if options[name] < 1:
@@ -170,7 +169,7 @@ def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
         seconds=math.inf if minutes is None else 60 * minutes,
         **more,  # type: ignore[arg-type]
     )
-    return plan, find_device(options["device"])
+    return plan, own_device(options["device"])
 
 
 def _report(progress: Any) -> None:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fasr_video.checkpoint import find_device
+
 Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
 """One batch's terms by name; the one named `loss` is minimised, the others are logged."""
 
@@ -128,6 +130,13 @@ def rate(step: int, plan: Plan) -> float:
     """Share of the full learning rate at a step: up in a line, down along a cosine."""
     warm = min(1.0, (step + 1) / max(1, plan.warmup))
     return warm * (plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps))))
+
+
+def own_device(name: str) -> torch.device:
+    """The device of that name; where a launcher has started several processes, "cuda" is this one's own GPU."""
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    return find_device(name)
 
 
 def join_processes(device: torch.device) -> int:
