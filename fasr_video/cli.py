@@ -49,7 +49,7 @@ def main() -> None:
         click.echo(f"fasr-video: {error.format_message()}", err=True)
         code = ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("fasr-video: stopped; the same command goes on from the last finished segment", err=True)
+        click.echo("fasr-video: stopped; the same command goes on where it was", err=True)
         code = ExitCode.STOPPED
     except sqlite3.DatabaseError as error:
         click.echo(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
@@ -221,7 +221,7 @@ def sr_command(
     images: tuple[Path, ...], aux: Path | None, align: bool, out: Path, as_json: bool, **options: Any
 ) -> int:
     """Super-resolve face stills. What it draws is a synthetic reconstruction: a lead, never proof."""
-    from fasr_video.sr import stills
+    from fasr_video.pipeline import stills
 
     job = stills.Job(images, aux, align, out, **options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -407,7 +407,7 @@ def test_random_numbers_outside_go_on_as_if_nothing_had_been_trained(tmp_path: P
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
     train(tmp_path, epochs=1)
     before = (tmp_path / "state.pt").read_bytes()
-    with pytest.raises(UsageError, match=r"begun with eta 0\.5, not 0\.9"):
+    with pytest.raises(UsageError, match=r"begun with eta 0\.1, not 0\.9"):
         train(tmp_path, epochs=1, eta=0.9)
     assert (tmp_path / "state.pt").read_bytes() == before
     (tmp_path / "state.pt").write_bytes(b"broken")

@@ -187,6 +187,23 @@ def test_the_promised_number_of_calls_is_made(kind: str) -> None:
     assert len(made) == how.calls
 
 
+def test_fourier_angles_survive_a_float16_file(tmp_path: Path) -> None:
+    """Rounded frequencies turn angles of 10³ by half a radian; all else may be rounded."""
+    torch.manual_seed(0)
+    net = NCSNpp(128, 16, (1, 1, 2, 2, 2, 2, 2))
+    speaking(net)
+    denoiser = ScoreDenoiser(net, 0.001, 348.0).eval()
+    save_denoiser(denoiser, tmp_path / "sr.safetensors")
+    back = load_own(tmp_path / "sr.safetensors")
+    assert torch.equal(back.network.all_modules[0].W, denoiser.network.all_modules[0].W)  # type: ignore[index,union-attr]
+    g = torch.Generator().manual_seed(0)
+    x, lr, feature = (torch.rand(s, generator=g) for s in ((1, 3, 128, 128), (1, 3, 128, 128), (1, 64)))
+    for level in (0.001, 0.3, 300.0):
+        sigma = torch.tensor([level])
+        a, b = denoiser.score(x, lr, sigma, feature), back.score(x, lr, sigma, feature)
+        assert (a - b).norm() < 5e-3 * a.norm()
+
+
 def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
     denoiser = compact().half().float()  # what a float16 file can hold
     denoiser.band = (8, 32)

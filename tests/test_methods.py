@@ -135,6 +135,11 @@ def test_without_auxiliaries_the_answer_says_whose_feature_it_is() -> None:
     assert any("no auxiliary faces" in w for w in restore(short("fasr++"), Probe(PROBE.lr0), 1, 0).warnings)
 
 
+def test_what_a_method_does_not_use_is_said() -> None:
+    assert any("were not used" in w for w in restore(short("sde-sr-vp"), PROBE, 1, 0).warnings)
+    assert any("not known" in w for w in restore(short("fasr"), PROBE, 1, 0).warnings)  # the network names no embedder
+
+
 def test_facts_name_all_that_the_answer_depends_on() -> None:
     assert short("fasr++").facts() == {
         "method": "fasr++",
@@ -226,37 +231,78 @@ def test_a_still_becomes_pictures_a_sheet_and_facts(sr: Run, still: Path, tmp_pa
     aux.mkdir()
     for k in range(3):
         Pictures.fromarray(face(k + 1, 16)).save(aux / f"{k}.png")
+    (aux / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "out"
-    code, told, _ = sr(still, "--aux", aux, "--out", out, "--seed", 5)
-    assert code == 0 and "still.sheet.png" in told
-    names = {"still.png", "still.sample1.png", "still.sample2.png", "still.sheet.png", "still.json"}
-    assert {p.name for p in out.iterdir()} == names
-    facts = json.loads((out / "still.json").read_text())
+    code, told, err = sr(still, "--aux", aux, "--out", out, "--seed", 5)
+    assert code == 0 and ".sheet.png" in told and "auxiliary left out" in err
+    kinds = ("mean.png", "sample1.png", "sample2.png", "sheet.png", "json")
+    assert sorted(p.name.partition(".")[2] for p in out.iterdir()) == sorted(kinds)
+    mean, one, two, sheet, facts_file = (next(out.glob(f"still-????????.{kind}")) for kind in kinds)
+    facts = json.loads(facts_file.read_text())
     assert "SYNTHETIC" in facts["what"] and facts["asked"]["seed"] == 5 and len(facts["asked"]["auxiliaries"]) == 3
     assert facts["feature"] == "combiner" and facts["network_calls"] == 4 and facts["disagreement"] > 0
-    with Pictures.open(out / "still.png") as picture:
+    assert set(facts["files"]) == {p.name for p in (mean, one, two, sheet)}
+    with Pictures.open(mean) as picture:
         assert picture.size == (128, 128) and "SYNTHETIC" in picture.text["Description"]  # type: ignore[attr-defined]
-    with Pictures.open(out / "still.sheet.png") as sheet:
-        assert sheet.width > 5 * 128  # original, bicubic, mean, two samples, disagreement
+    with Pictures.open(sheet) as page:
+        assert page.width > 5 * 128  # original, bicubic, mean, two samples, disagreement
+    assert "it is a reconstruction" in sr(mean, "--out", out)[2]
 
 
 def test_a_second_call_draws_nothing_that_is_there_already(sr: Run, still: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "drawn" in sr(still, "--out", out)[1]
-    before = (out / "still.png").stat().st_mtime_ns
+    before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
     assert "there already" in sr(still, "--out", out)[1]
-    assert (out / "still.png").stat().st_mtime_ns == before
-    assert "drawn" in sr(still, "--out", out, "--seed", 1)[1]
+    assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
+    assert "drawn" in sr(still, "--out", out, "--seed", 1)[1]  # beside the first, which stays as it is
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(list(out.iterdir())) == 10
+
+
+@pytest.mark.parametrize("damage", ["picture gone", "picture changed", "facts cut", "facts of another kind"])
+def test_an_answer_that_is_not_whole_is_drawn_again(sr: Run, still: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    sr(still, "--out", out)
+    picture, facts = next(out.glob("*.mean.png")), next(out.glob("*.json"))
+    good = picture.read_bytes()
+    if damage == "picture gone":
+        picture.unlink()
+    elif damage == "picture changed":
+        picture.write_bytes(good + b"x")
+    else:
+        facts.write_text(facts.read_text()[:50] if damage == "facts cut" else "[]")
+    assert "drawn" in sr(still, "--out", out)[1]
+    assert picture.read_bytes() == good
+
+
+def test_evidence_is_never_written_over(sr: Run, still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    twin = tmp_path / "other" / "still.png"
+    twin.parent.mkdir()
+    Pictures.fromarray(face(5, 16)).save(twin)
+    before = still.read_bytes()
+    assert sr(still.name, twin, "--out", ".")[0] == 0
+    assert still.read_bytes() == before
+    assert len(list(tmp_path.glob("still-*.json"))) == 2
 
 
 def test_one_bad_still_does_not_stop_the_others(sr: Run, still: Path, tmp_path: Path) -> None:
-    bad, thin = tmp_path / "bad.png", tmp_path / "thin.png"
+    bad, thin, flat = tmp_path / "bad.png", tmp_path / "thin.png", tmp_path / "flat.png"
+    Pictures.new("RGB", (20, 20)).save(flat)
     bad.write_bytes(b"no picture")
     Pictures.fromarray(face(0, 30)[:10]).save(thin)
-    code, told, err = sr(bad, thin, still, tmp_path / "none.png", "--out", tmp_path / "out", "--json")
+    code, told, err = sr(bad, thin, still, tmp_path / "none.png", tmp_path, flat, "--out", tmp_path / "out", "--json")
     lines = [json.loads(line) for line in told.splitlines()]
-    assert code == 3 and [line["state"] for line in lines] == ["refused", "refused", "drawn", "refused"]
+    assert code == 3 and [line["state"] for line in lines] == [
+        "refused",
+        "refused",
+        "drawn",
+        "refused",
+        "refused",
+        "refused",
+    ]
     assert "not a picture" in lines[0]["problem"] and "shape of a face" in lines[1]["problem"]
+    assert "a folder" in lines[4]["problem"] and "flat" in lines[5]["problem"]
     assert "Traceback" not in err
 
 
@@ -293,6 +339,11 @@ def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how:
         (("--method", "spandrel:x.pth"), "sr-zoo"),
         (("--samples", "0"), "1 to 64"),
         (("--aux", "/nowhere"), "no such folder"),
+        (("--sampler", "dpmpp-4@inf"), "outside"),
+        (("--sampler", "dpmpp-sde-4@0.001"), "outside"),
+        (("--feature-only", "--sampler", "dpmpp-4@2"), "draw from nothing"),
+        (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "draw from nothing"),
+        (("--method", "bicubic", "--sampler", "dpmpp-4"), "does not sample"),
         (("--device", "cuda:77"), "device"),
         (("--embedder", "/nowhere.safetensors"), "no such file"),
     ],

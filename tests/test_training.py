@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,10 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fasr_video.errors import FasrError
+from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints
+from fasr_video.sr.samplers import centred
+from fasr_video.sr.sde import matching_loss, score
 from fasr_video.training import sr
 from fasr_video.training.embedder import train_embedder
 from fasr_video.training.faces import Faces, identity_of, read_faces, rows_of, views
+from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
 
 CPU = torch.device("cpu")
@@ -87,6 +92,40 @@ def test_what_is_no_aligned_face_is_left_out_and_said(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in left_out] == ["b.png", "c.png", "d.png"]
 
 
+def test_two_people_under_one_name_are_refused(folder: Path) -> None:
+    with pytest.raises(FasrError, match="more than once"):
+        read_faces([folder, folder])
+
+
+def test_rows_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> None:
+    faces, _ = read_faces([folder])
+    for bad in (np.full((24, 4), np.nan), np.ones((23, 4)), np.ones((24, 4), int)):
+        np.savez(tmp_path / "bad.npz", path=np.array(faces.paths), hr=bad)
+        with pytest.raises(FasrError, match="finite numbers"):
+            rows_of(tmp_path / "bad.npz", faces, ("hr",))
+
+
+def test_features_go_on_from_the_last_part(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faces, _ = read_faces([folder])
+    monkeypatch.setattr("fasr_video.training.features.PART", 10)
+    embedder, whole, broken = BuiltinEmbedder(), tmp_path / "whole.npz", tmp_path / "broken.npz"
+    make_features(faces, embedder, 16, whole, lambda done: None)
+
+    def stop(done: int) -> None:
+        if done > 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_features(faces, embedder, 16, broken, stop)
+    assert not broken.exists()
+    told: list[int] = []
+    make_features(faces, embedder, 16, broken, told.append)
+    assert told[0] == 10  # the first part was not made again
+    with np.load(whole) as a, np.load(broken) as b:
+        assert all(np.array_equal(a[k], b[k]) for k in a.files) and a["hr"].shape == (24, 512)
+    assert {p.name for p in tmp_path.iterdir()} == {"whole.npz", "broken.npz"}
+
+
 def test_nothing_to_train_on_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(FasrError, match="no aligned face"):
         read_faces([tmp_path])
@@ -148,7 +187,7 @@ def line_loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tens
 def run_line(out: Path, plan: Plan) -> dict[str, Tensor]:
     out.mkdir(exist_ok=True)
     kept: dict[str, Tensor] = {}
-    train(Line(), line_loss, out, plan, CPU, lambda state: kept.update(state), quiet)
+    train(Line(), line_loss, out, plan, CPU, lambda state, _: kept.update(state), quiet)
     return kept
 
 
@@ -176,7 +215,7 @@ def test_a_run_that_was_stopped_ends_where_an_unbroken_one_does(tmp_path: Path) 
     (tmp_path / "broken").mkdir()
     often = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {"save_seconds": 0.0})
     with pytest.raises(Killed):
-        train(Line(), line_loss, tmp_path / "broken", often, CPU, lambda state: None, kill)
+        train(Line(), line_loss, tmp_path / "broken", often, CPU, lambda state, _: None, kill)
     resumed = run_line(tmp_path / "broken", PLAN)
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
@@ -199,17 +238,97 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
         "def loss(model, generator):\n"
         "    seen.append(torch.rand((), generator=generator.clone_state()).item())\n"
         "    return line_loss(model, generator)\n"
-        "train(net, loss, out, PLAN, CPU, lambda s: None, quiet)\n"
-        "torch.save((net.state_dict(), seen), out / f'end{os.environ[\"RANK\"]}.pt')\n"
+        "plan = Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | {'seconds': float(sys.argv[2])})\n"
+        "out = out / sys.argv[2]; out.mkdir(exist_ok=True)\n"
+        "step = train(net, loss, out, plan, CPU, lambda s, _: None, quiet)\n"
+        "torch.save((net.state_dict(), seen, step), out / f'end{os.environ[\"RANK\"]}.pt')\n"
     )
-    port = str(20000 + os.getpid() % 20000)
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    jobs = [subprocess.Popen([sys.executable, script, tmp_path], env=shared | {"RANK": str(r)}) for r in range(2)]
-    assert [job.wait(100) for job in jobs] == [0, 0]
-    (a, seen_a), (b, seen_b) = (torch.load(tmp_path / f"end{r}.pt", weights_only=True) for r in range(2))
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    (a, seen_a, steps), (b, seen_b, _) = launch(script, tmp_path, "1000")
+    assert all(torch.equal(a[k], b[k]) for k in a) and steps == 300
     assert not set(seen_a) & set(seen_b)
     assert (a["layer.weight"][0] - TRUTH).abs().max() < 0.05
+    # A limit of time ends both at one step, whoever's clock is first.
+    (c, _, stopped), (d, _, also) = launch(script, tmp_path, "0.05")
+    assert stopped == also < 300 and all(torch.equal(c[k], d[k]) for k in c)
+
+
+def launch(script: Path, out: Path, seconds: str) -> list[tuple[dict[str, Tensor], list[float], int]]:
+    port = str(20000 + os.getpid() % 20000)
+    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(out), seconds]
+    jobs = [subprocess.Popen(command, env=shared | {"RANK": str(r)}) for r in range(2)]
+    assert [job.wait(100) for job in jobs] == [0, 0]
+    return [torch.load(out / seconds / f"end{r}.pt", weights_only=True) for r in range(2)]
+
+
+def changed(**fields: object) -> Plan:
+    return Plan(**{f: getattr(PLAN, f) for f in PLAN.__slots__} | fields)  # type: ignore[arg-type]
+
+
+def test_a_friendly_kill_finishes_the_step_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.step == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(Line(), line_loss, tmp_path, PLAN, CPU, lambda state, _: None, interrupt)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 100
+    whole = tmp_path / "whole"
+    assert all(torch.equal(v, run_line(whole, PLAN)[k]) for k, v in run_line(tmp_path, PLAN).items())
+
+
+def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    class Dropping(Line):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.nn.functional.dropout(x, 0.3))
+
+    ends = []
+    for name, stops in (("whole", ()), ("broken", (7,))):
+        (tmp_path / name).mkdir()
+        kept: dict[str, Tensor] = {}
+
+        def stop(progress: Progress, stops: tuple[int, ...] = stops) -> None:
+            if progress.step in stops:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        plan = changed(steps=20, log_every=1)
+        for _ in range(len(stops)):
+            with pytest.raises(KeyboardInterrupt):
+                train(Dropping(), line_loss, tmp_path / name, plan, CPU, lambda s, _: None, stop)
+            torch.rand(5)  # what the outside does with its random numbers is its own business
+        train(Dropping(), line_loss, tmp_path / name, plan, CPU, lambda s, _, kept=kept: kept.update(s), quiet)
+        ends.append(kept["layer.weight"])
+    assert torch.equal(*ends)
+
+
+def test_numbers_that_are_none_stop_a_run_and_spare_its_checkpoint(tmp_path: Path) -> None:
+    run_line(tmp_path, changed(seconds=0.2, steps=10_000))
+    good = (tmp_path / "state.pt").read_bytes()
+
+    def poisoned(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        return {"loss": line_loss(model, generator)["loss"] * float("nan")}
+
+    with pytest.raises(FasrError, match="NaN"):
+        train(Line(), poisoned, tmp_path, changed(steps=10_000), CPU, lambda state, _: None, quiet)
+    assert (tmp_path / "state.pt").read_bytes() == good
+
+
+def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
+    run_line(tmp_path, changed(seconds=0.1))
+    with pytest.raises(FasrError, match="seed 0, not 1"):
+        run_line(tmp_path, changed(seed=1))
+    for damage in (b"", b"no checkpoint", (tmp_path / "state.pt").read_bytes()[:500]):
+        (tmp_path / "state.pt").write_bytes(damage)
+        with pytest.raises(FasrError, match=r"state\.pt"):
+            run_line(tmp_path, PLAN)
+
+
+def test_the_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
+    run_line(tmp_path, changed(seconds=0.0))  # a checkpoint at step 0
+    (tmp_path / "log.csv").write_text("step,loss,slope,batches_per_second\n50,1.0,1.0,9.0\n100,0.5,")
+    run_line(tmp_path, PLAN)
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [int(r["step"]) for r in rows] == [50, 100, 150, 200, 250, 300]
 
 
 # --------------------------------------------------------------------------------------------------------------- models
@@ -236,15 +355,33 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
 def test_noise_levels_are_those_of_the_process(noise: str) -> None:
     denoiser = sr.ScoreDenoiser(sr.NCSNpp(16, 16, (1, 1), 8), 0.001, 348.0)
     sigma = sr.levels(sr.Recipe(noise=noise), denoiser, 20_000, torch.Generator().manual_seed(0))
-    middle = float(sigma.median())
     t = torch.tensor(0.5)
     expected = {
         "edm": float(np.exp(-2.2)),
         "ve": float(sr.SDES["ve"].std(t)),
-        "vp": float(sr.SDES["vp"].std(t) / sr.SDES["vp"].alpha(t)),
-        "subvp": float(sr.SDES["subvp"].std(t) / sr.SDES["subvp"].alpha(t)),
+        "vp": float(sr.SDES["vp"].std(t) / sr.SDES["vp"].alpha(t)) / 2,
+        "subvp": float(sr.SDES["subvp"].std(t) / sr.SDES["subvp"].alpha(t)) / 2,
     }[noise]
-    assert middle == pytest.approx(expected, rel=0.1)
+    assert float(sigma.median()) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("noise", ["ve", "vp", "subvp"])
+def test_with_an_sde_the_loss_is_the_papers_matching_loss(noise: str) -> None:
+    """std² |s − target|² at a time t (SDE eq. 7) is |D − clean|² / sigma² for the picture that the process sees."""
+    process, t = sr.SDES[noise], torch.tensor([0.2, 0.6])
+    g = torch.Generator().manual_seed(0)
+    clean, noisy = torch.rand(2, 3, 8, 8, generator=g), torch.randn(2, 3, 8, 8, generator=g)
+    guess = torch.rand(2, 3, 8, 8, generator=g)
+
+    def denoiser(x: Tensor, sigma: Tensor) -> Tensor:
+        return guess
+
+    scale, shift = (1, 0) if noise == "ve" else (2, -1)  # VP and subVP see pictures in [−1, 1]
+    seen = denoiser if noise == "ve" else centred(denoiser)
+    theirs = matching_loss(lambda x, t: score(seen, process, x, t), process, scale * clean + shift, t, noisy)
+    sigma = process.std(t) / process.alpha(t) / scale
+    ours = (guess - clean).square().flatten(1).mean(1) / sigma**2
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
 
 
 def test_merged_features_leave_the_face_itself_out() -> None:

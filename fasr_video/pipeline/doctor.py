@@ -74,7 +74,7 @@ IN_THE_BOX = {
 
 
 def _models() -> list[Finding]:
-    from fasr_video.hashes import sha256_file
+    from fasr_video.files import sha256_file
     from fasr_video.pipeline.detect.builtin import DEFAULT_WEIGHTS, BuiltinDetector
 
     findings = []

@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.records import digest

@@ -19,10 +19,11 @@ from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state
 from fasr_video.errors import ModelError, SettingsError, UsageError
+from fasr_video.files import write_whole
 
 FORMAT = "fasr-video/combiner/1"
 LENGTH = 512
-ETA = 0.5
+ETA = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +133,8 @@ def save(combiner: FeatureCombiner, path: Path) -> None:
     """Weights in float16, and beside them eta, the length, and what embedder they are for."""
     tensors = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in combiner.state_dict().items()}
     header = {"format": FORMAT, "eta": combiner.eta, "length": combiner.length, "source": asdict(combiner.source)}
-    partial = path.with_name(path.name + ".part")
     # A single entry: safetensors writes several in any order, and equal weights should be equal files.
-    save_file(tensors, partial, {"header": json.dumps(header)})
-    partial.replace(path)
+    write_whole(path, lambda partial: save_file(tensors, partial, {"header": json.dumps(header)}))
 
 
 def load_combiner(path: Path) -> FeatureCombiner:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.recognition.network import LENGTH, EmbedderNet
 from fasr_video.types import Image
 

@@ -59,7 +59,9 @@ class Denoiser(nn.Module):
         self._check_size("LR picture", condition.lr)
         length = condition.feature.shape[1]
         if length != self.feature_length:
-            wanted = f"the network takes {self.feature_length or 'none'}{EMBEDDERS.get(self.feature_length, '')}"
+            wanted = (
+                f"the network takes {self.feature_length or 'none'}{LENGTH_512 if self.feature_length == 512 else ''}"
+            )
             raise UsageError("face feature", f"length {length}, but {wanted}", "use the embedder that fits")
 
     def _check_size(self, name: str, picture: Tensor) -> None:
@@ -82,7 +84,8 @@ class Denoiser(nn.Module):
         return nullcontext() if self.precision == torch.float32 else torch.autocast(x.device.type, self.precision)
 
 
-EMBEDDERS = {512: " (the builtin embedder, AdaFace and ArcFace give 512)"}
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LENGTH_512 = " (the builtin embedder, AdaFace and ArcFace give 512)"
 
 
 class ScoreDenoiser(Denoiser):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder, Embedder, as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
@@ -32,19 +32,18 @@ class Method:
     """How features of several faces become one: combiner, mean, or None where the method takes no feature."""
     samples: int
     sampler: str
-    """Default; the papers' own is in `paper`."""
-    paper: str
+    """By default; docs/methods.md has the papers' own."""
 
 
 FAST = "dpmpp-15"
 METHODS = {
-    "fasr++": Method("combiner", 2, FAST, "pc-2000"),
-    "fasr": Method("mean", 1, FAST, "pc-2000"),
-    "sde-sr-ve": Method(None, 1, "ve-100", "ve-2000"),
-    "sde-sr-vecs": Method(None, 1, "vecs-100", "vecs-2000"),
-    "sde-sr-vp": Method(None, 1, "vp-100", "vp-2000"),
-    "sde-sr-subvp": Method(None, 1, "subvp-100", "subvp-2000"),
-    "sr3": Method(None, 1, "ddpm-100", "ddpm-2000"),
+    "fasr++": Method("combiner", 2, FAST),
+    "fasr": Method("mean", 1, FAST),
+    "sde-sr-ve": Method(None, 1, "ve-100"),
+    "sde-sr-vecs": Method(None, 1, "vecs-100"),
+    "sde-sr-vp": Method(None, 1, "vp-100"),
+    "sde-sr-subvp": Method(None, 1, "subvp-100"),
+    "sr3": Method(None, 1, "ddpm-100"),
 }
 NAMES = (*METHODS, "bicubic", f"{SPANDREL}FILE")
 
@@ -90,13 +89,14 @@ def _check_same(file: Path, trained_with: str, embedder: Embedder) -> None:
 
 def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, device: torch.device) -> Restorer:
     """The restorer of that name; `models` is called only when the method needs them."""
-    if name == "bicubic":
-        return Bicubic()
-    if name.startswith(SPANDREL):
-        return ThirdParty(Path(name.removeprefix(SPANDREL)), device)
-    if name not in METHODS:
+    if name in METHODS:
+        return Diffusion(name, models(), sampling.parse(sampler or METHODS[name].sampler), device)
+    if name != "bicubic" and not name.startswith(SPANDREL):
         raise UsageError(f"method {name}", "no such method", f"use one of: {', '.join(NAMES)}")
-    return Diffusion(name, models(), sampling.parse(sampler or METHODS[name].sampler), device)
+    other = Bicubic() if name == "bicubic" else ThirdParty(Path(name.removeprefix(SPANDREL)), device)
+    if sampler is not None:
+        raise UsageError(f"sampler {sampler}", f"method {name} does not sample", "leave --sampler out")
+    return other
 
 
 class Bicubic:
@@ -122,6 +122,7 @@ class Diffusion:
         self._method, self._models, self._sampling = METHODS[name], models, sampler
         self._denoiser = models.denoiser.to(device).eval()
         self._device, self._batch = device, batch
+        self._merged: tuple[tuple[Image, ...], tuple[Tensor, str]] | None = None
         if self._method.merge and self._denoiser.feature_length == 0:
             raise UsageError(f"method {name}", "its network has no feature path", "use a FASR network, or sde-sr-ve")
         if self._method.merge == "combiner" and models.combiner is None:
@@ -139,6 +140,9 @@ class Diffusion:
         return facts
 
     def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+        if not all(p.lr_known for p in probes) and (self._method.merge is None or self._sampling.warm is not None):
+            reason = "it would draw from nothing: no feature, or a start at the LR face that is left out"
+            raise UsageError("feature-only", reason, "use fasr++ or fasr, with a sampler that begins at noise")
         told = [self._feature(p) for p in probes]
         side = self._denoiser.side
         lr = torch.cat([enlarge(as_tensor([p.lr0]), side) * p.lr_known for p in probes])
@@ -162,12 +166,18 @@ class Diffusion:
             return torch.zeros(length), "none"
         if probe.feature is not None:
             return torch.from_numpy(np.asarray(probe.feature, np.float32)), "given"
+        if self._merged is not None and probe.auxiliaries and probe.auxiliaries is self._merged[0]:
+            return self._merged[1]  # many stills of one person share their auxiliaries
+        told = self._merge(probe.auxiliaries or (probe.lr0,))
+        self._merged = (probe.auxiliaries, told)
+        return told
+
+    def _merge(self, faces: tuple[Image, ...]) -> tuple[Tensor, str]:
         embedder = self._models.embedder
         if embedder is None:
             raise UsageError(
                 f"method {self.name}", "it needs a feature or an embedder", "give an embedder, or use sde-sr-ve"
             )
-        faces = probe.auxiliaries or (probe.lr0,)
         features, _ = embedder.embed(torch.cat([enlarge(as_tensor([f]), SIDE) for f in faces]))
         if self._method.merge == "mean" or self._models.combiner is None:
             return merging.mean(features), "mean"
@@ -182,6 +192,12 @@ class Diffusion:
             )
         if source in {"mean", "combiner"} and not probe.auxiliaries:
             warnings.append("no auxiliary faces: the feature is that of the LR face itself")
+        if source != "none" and not self._denoiser.embedder:
+            warnings.append(
+                "which embedder this network was trained with is not known: the feature may tell it nothing"
+            )
+        if source == "none" and probe.auxiliaries:
+            warnings.append(f"method {self.name} takes no feature: the auxiliary faces were not used")
         spread = drawn.std(0).mean(0) if len(drawn) > 1 else torch.zeros(drawn.shape[-2:])
         return Restoration(
             picture=as_image(drawn.mean(0)),
@@ -206,6 +222,8 @@ class ThirdParty:
         except ImportError as error:
             raise MissingExtra("spandrel", "sr-zoo", f"method {SPANDREL}FILE") from error
         self.name = f"{SPANDREL}{path.name}"
+        if not path.is_file():
+            raise ModelError(path, "no such file", "check the path of the weights")
         self._sha256 = sha256_file(path)
         try:
             self._model = spandrel.ModelLoader(device).load_from_file(str(path)).eval()

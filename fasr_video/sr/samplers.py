@@ -11,7 +11,7 @@ depends on its own seed and never on what else is in the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -177,10 +177,6 @@ def _norms(x: Tensor) -> Tensor:
     return x.flatten(1).square().sum(1).sqrt()
 
 
-def _steps(levels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return pairwise(levels)
-
-
 def _all(value: Tensor, x: Tensor) -> Tensor:
     """One value for every item of the batch."""
     return value.to(x).expand(len(x))
@@ -191,7 +187,7 @@ def _all(value: Tensor, x: Tensor) -> Tensor:
 
 def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """Euler steps of the probability-flow ODE: x' = D + (sigma'/sigma)(x − D). (Song, Meng and Ermon 2021, eta = 0)"""
-    for now, after in _steps(sigmas):
+    for now, after in pairwise(sigmas):
         clean = denoiser(x, _all(now, x))
         x = clean + float(after / now) * (x - clean)
     return x
@@ -199,7 +195,7 @@ def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     """Second-order Heun steps of the ODE, two calls each but for the last. (EDM algorithm 1)"""
-    for now, after in _steps(sigmas):
+    for now, after in pairwise(sigmas):
         slope = (x - denoiser(x, _all(now, x))) / float(now)
         euler = x + float(after - now) * slope
         if after > 0:
@@ -222,7 +218,7 @@ def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Gene
     """
     before: Tensor | None = None
     h_before = 0.0
-    for now, after in _steps(sigmas):
+    for now, after in pairwise(sigmas):
         clean = denoiser(x, _all(now, x))
         if after == 0:
             return clean

@@ -64,10 +64,18 @@ def parse(text: str) -> Sampling:
 @torch.no_grad()
 def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
     """N×3×S×S in [0, 1], one picture for each row of the condition, each from its own generator."""
-    return KINDS[sampling.kind].draw(denoiser, condition, sampling, generators).clamp(0, 1)
+    drawn = KINDS[sampling.kind].draw(denoiser, condition, sampling, generators)
+    if not bool(drawn.isfinite().all()):
+        raise UsageError(
+            f"sampler {sampling}", "it drew NaN or infinity", "take another sampler, or look at the network"
+        )
+    return drawn.clamp(0, 1)
 
 
 def _levels(denoiser: Denoiser, sampling: Sampling) -> Tensor:
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    if sampling.warm is not None and not low < sampling.warm <= high:
+        raise UsageError(f"sampler {sampling}", f"its noise level is outside {low:g} to {high:g}", "give one within")
     # EDM's schedule: with few steps it spends them where faces take shape.
     return samplers.karras(sampling.steps, denoiser.sigma_min, sampling.warm or denoiser.sigma_max)
 
@@ -87,7 +95,10 @@ def _by_levels(sampler: Callable[[sde.Denoiser, Tensor, Tensor, Generators], Ten
 
 
 def _by_process(
-    process: Callable[[Denoiser], sde.SDE], corrector: samplers.Corrector | None, corrections: int = 1
+    sampler: Callable[..., Tensor],
+    process: Callable[[Denoiser], sde.SDE],
+    corrector: samplers.Corrector | None,
+    corrections: int = 1,
 ) -> Callable[..., Tensor]:
     """Reverse diffusion through an SDE, with Langevin steps or not. VP and subVP see pictures in [−1, 1]."""
 
@@ -95,7 +106,7 @@ def _by_process(
         forward, call = process(denoiser), denoiser.given(condition)
         centred = not isinstance(forward, sde.VE)
         x = samplers.prior(condition.lr.shape[1:], forward.prior_std, generators, condition.lr.device)
-        x = samplers.reverse_diffusion(
+        x = sampler(
             samplers.centred(call) if centred else call,
             forward,
             x,
@@ -119,16 +130,18 @@ def _ddpm(denoiser: Denoiser, condition: Condition, sampling: Sampling, generato
     return (samplers.ddpm(samplers.centred(denoiser.given(condition)), x, sampling.steps, generators) + 1) / 2
 
 
+REVERSE = samplers.reverse_diffusion
 KINDS = {
     "dpmpp": Kind(_by_levels(lambda d, x, s, g: samplers.dpmpp_2m(d, x, s)), 1, warm=True),
     "dpmpp-sde": Kind(_by_levels(samplers.dpmpp_2m_sde), 1, warm=True),
     "heun": Kind(_by_levels(lambda d, x, s, g: samplers.heun(d, x, s)), 2, warm=True),
     "ddim": Kind(_by_levels(lambda d, x, s, g: samplers.ddim(d, x, s)), 1, warm=True),
-    "pc": Kind(_by_process(_ve, samplers.langevin), 2),
-    "pc-published": Kind(_by_process(_ve, samplers.langevin_published), 2),
-    "ve": Kind(_by_process(_ve, samplers.langevin), 2),
-    "vecs": Kind(_by_process(_ve, samplers.langevin, corrections=2), 3),
-    "vp": Kind(_by_process(lambda d: sde.VP(), None), 1),
-    "subvp": Kind(_by_process(lambda d: sde.SubVP(), None), 1),
+    "pc": Kind(_by_process(REVERSE, _ve, samplers.langevin), 2),
+    "pc-published": Kind(_by_process(REVERSE, _ve, samplers.langevin_published), 2),
+    "ve": Kind(_by_process(REVERSE, _ve, samplers.langevin), 2),
+    "vecs": Kind(_by_process(REVERSE, _ve, samplers.langevin, corrections=2), 3),
+    "vp": Kind(_by_process(REVERSE, lambda d: sde.VP(), None), 1),
+    "subvp": Kind(_by_process(REVERSE, lambda d: sde.SubVP(), None), 1),
+    "em": Kind(_by_process(samplers.euler_maruyama, _ve, None), 1),
     "ddpm": Kind(_ddpm, 1),
 }

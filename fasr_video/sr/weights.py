@@ -11,11 +11,14 @@ from safetensors.torch import save_file
 
 from fasr_video.checkpoint import load_state
 from fasr_video.errors import ModelError
+from fasr_video.files import write_whole
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 
 FORMAT = "fasr-video/denoiser/1"
+CONSTANTS = {"frequencies", "all_modules.0.W", "sigmas"}
+"""Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,11 @@ class Header:
 
 
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
-    tensors = {
-        k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in denoiser.network.state_dict().items()
-    }
-    partial = path.with_name(path.name + ".part")
+    state = denoiser.network.state_dict()
+    tensors = {k: (v if k in CONSTANTS else v.half()).cpu().contiguous() for k, v in state.items()}
     # One entry alone: safetensors writes several in random order, and the file's hash would change with it.
-    save_file(tensors, partial, {FORMAT: json.dumps(asdict(_header(denoiser)))})
-    partial.replace(path)
+    header = json.dumps(asdict(_header(denoiser)))
+    write_whole(path, lambda partial: save_file(tensors, partial, {FORMAT: header}))
 
 
 def _header(denoiser: Denoiser) -> Header:
@@ -87,5 +88,8 @@ def _read_header(path: Path) -> Header | None:
         return None
     if FORMAT not in metadata:
         return None
-    fields = json.loads(metadata[FORMAT])
-    return Header(**fields | {"widths": tuple(fields["widths"]), "band": tuple(fields["band"])})
+    try:
+        fields = json.loads(metadata[FORMAT])
+        return Header(**fields | {"widths": tuple(fields["widths"]), "band": tuple(fields["band"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error

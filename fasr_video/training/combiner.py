@@ -23,8 +23,10 @@ from torch.nn import functional as F
 
 from fasr_video.checkpoint import find_device, read_torch
 from fasr_video.errors import InputError, UsageError
+from fasr_video.files import write_whole
 from fasr_video.recognition.combiner import ETA, UNKNOWN, FeatureCombiner, Source, save, unit_rows
 from fasr_video.training.curves import draw_or_say
+from fasr_video.training.loop import check_settings
 
 TRAIN_SHARE = 0.85
 FEWEST_PEOPLE = 10
@@ -145,7 +147,7 @@ def train_combiner(
     patience: int = 5,
     margin: float | None = None,
     eta: float = ETA,
-    lr: float = 1e-3,
+    lr: float = 1e-4,
     batch: int = 256,
     seed: int = 0,
     device: str = "cpu",
@@ -167,7 +169,7 @@ def train_combiner(
     report(f"{people}, {parts.single} with a single photo left out; margin {margin}")
 
     settings = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
-    settings |= {"photos": len(features.hr), "length": length}
+    settings |= {"photos": len(features.hr), "length": length, "sum": float(features.hr.sum() + features.lr.sum())}
     run = Run(net, torch.optim.Adam(net.parameters(), lr), settings, copy.deepcopy(net), [])
     out.mkdir(parents=True, exist_ok=True)
     if (out / "state.pt").exists():
@@ -305,25 +307,23 @@ def _store(out: Path, run: Run) -> None:
         "settings": run.settings,
         "log": log,
     }
-    partial = out / "state.tmp"
-    torch.save(state, partial)
-    partial.replace(out / "state.pt")
+    write_whole(out / "state.pt", lambda path: torch.save(state, path))
     save(run.best, out / "combiner.safetensors")
-    partial = out / "log.tmp"
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [f.name for f in fields(Epoch)])
-        writer.writeheader()
-        writer.writerows(log)
-    partial.replace(out / "log.csv")
+
+    def write_log(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, [f.name for f in fields(Epoch)])
+            writer.writeheader()
+            writer.writerows(log)
+
+    write_whole(out / "log.csv", write_log)
 
 
 def _resume(file: Path, run: Run) -> None:
     state = read_torch(file)
     if not isinstance(state, dict) or not state.keys() >= {"net", "optimizer", "best", "settings", "log"}:
         raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
-    other = [f"{k} {v}, not {run.settings.get(k)}" for k, v in state["settings"].items() if v != run.settings.get(k)]
-    if other:
-        raise UsageError(file, f"its run was begun with {', '.join(other)}", "use an empty folder")
+    check_settings(file, state["settings"], run.settings)
     run.net.load_state_dict(state["net"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.best.load_state_dict(state["best"])

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fasr_video.errors import UsageError
-
 if TYPE_CHECKING:
     from fasr_video.training.faces import Faces
 
+MANY, SEED = click.IntRange(min=1), click.IntRange(0, 2**31)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SOURCES = click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 
@@ -24,11 +23,15 @@ def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., An
         click.option(
             "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."
         ),
-        click.option("--steps", default=steps, show_default=True, help="Batches to train on."),
-        click.option("--batch", default=batch, show_default=True, help="Faces a batch, on each device."),
-        click.option("--lr", default=lr, show_default=True, help="Highest learning rate."),
-        click.option("--minutes", type=float, help="Stop after this long; the same command goes on."),
-        click.option("--seed", default=0, show_default=True, help="Of everything random."),
+        click.option("--steps", default=steps, type=MANY, show_default=True, help="Batches to train on."),
+        click.option("--batch", default=batch, type=MANY, show_default=True, help="Faces a batch, on each device."),
+        click.option(
+            "--lr", default=lr, type=click.FloatRange(1e-9, 1), show_default=True, help="Highest learning rate."
+        ),
+        click.option(
+            "--minutes", type=click.FloatRange(0, 1e6), help="Stop after this long; the same command goes on."
+        ),
+        click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random."),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
         click.option("--fp32", is_flag=True, help="Compute in float32 in place of bfloat16."),
     )
@@ -50,17 +53,24 @@ def train_group() -> None:
 @SOURCES
 @click.option("--out", required=True, type=FILE, help="The .npz file to write.")
 @click.option("--embedder", type=FILE, help="Weights of the builtin embedder. [default: those that come with it]")
-@click.option("--lr-side", default=16, show_default=True, help="Size of the LR twin of each face, px.")
+@click.option(
+    "--lr-side",
+    default=16,
+    type=click.IntRange(4, 128),
+    show_default=True,
+    help="Size of the LR twin of each face, px.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str) -> None:
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
     from fasr_video.checkpoint import find_device
+    from fasr_video.pipeline.case import environment
     from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
     from fasr_video.training.features import make_features
 
     opened = _faces(faces)
     model = BuiltinEmbedder(embedder or BUILTIN, find_device(device))
-    with click.progressbar(length=len(opened), label="embedding") as bar:
+    with click.progressbar(length=len(opened), label="embedding") as bar, environment(out):
         make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
     click.echo(f"{out}: {len(opened)} faces of {len(set(opened.identities))} people")
 
@@ -70,18 +80,19 @@ def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, 
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder.")
 @click.option("--epochs", default=20, show_default=True, help="At most; it stops when 5 bring nothing.")
 @click.option("--margin", type=float, help="Of the triplet loss. [default: just above the gap at the start]")
-@click.option("--eta", default=0.5, show_default=True, help="Weight of the learned part, 0-1.")
-@click.option("--seed", default=0, show_default=True, help="Of everything random.")
+@click.option("--eta", default=0.1, show_default=True, help="Weight of the learned part, 0-1.")
+@click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def combiner_command(
     features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
 ) -> None:
     """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
+    from fasr_video.pipeline.case import environment
     from fasr_video.training.combiner import CombinerFeatures, train_combiner
 
-    summary = train_combiner(
-        CombinerFeatures.load(features), out, epochs=epochs, margin=margin, eta=eta, seed=seed, device=device
-    )
+    opened = CombinerFeatures.load(features)
+    with environment(out):
+        summary = train_combiner(opened, out, epochs=epochs, margin=margin, eta=eta, seed=seed, device=device)
     click.echo(f"{out / 'combiner.safetensors'}: {summary}")
 
 
@@ -91,13 +102,15 @@ def combiner_command(
 @run_options(steps=20_000, batch=64, lr=2e-3)
 def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> None:
     """Train the builtin embedder on FACES, distilled from a teacher's vectors."""
+    from fasr_video.pipeline.case import environment
     from fasr_video.training.embedder import train_embedder
     from fasr_video.training.faces import rows_of
 
     opened = _faces(faces)
     rows = rows_of(teacher, opened, ("teacher",))["teacher"]
     plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.05)
-    step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report)
+    with environment(options["out"]):
+        step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report)
     _finish(options["out"], step, plan.steps)
 
 
@@ -117,7 +130,13 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> 
     show_default=True,
     help="Where noise levels come from: log-normal, or an SDE of the papers.",
 )
-@click.option("--surveillance", default=0.0, show_default=True, help="Share of batches degraded as cameras do, 0-1.")
+@click.option(
+    "--surveillance",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of batches degraded as cameras do.",
+)
 @click.option(
     "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
 )
@@ -133,13 +152,15 @@ def sr_command(
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
+    from fasr_video.pipeline.case import environment
     from fasr_video.training import sr
 
     opened = _faces(faces)
     plan, device = _plan(options)
     recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance)
     job = sr.Job(opened, features, combiner, network, recipe, shown)
-    step = sr.run(job, options["out"], plan, device, _report)
+    with environment(options["out"]):
+        step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
 
@@ -157,9 +178,6 @@ def _faces(sources: tuple[Path, ...]) -> Faces:
 def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
     from fasr_video.training.loop import Plan, own_device
 
-    for name in ("steps", "batch"):
-        if options[name] < 1:
-            raise UsageError(f"--{name} {options[name]}", "not a number of things to do", "give 1 or more")
     minutes = options["minutes"]
     plan = Plan(
         steps=options["steps"],
@@ -180,5 +198,9 @@ def _report(progress: Any) -> None:
 
 
 def _finish(out: Path, step: int, steps: int) -> None:
+    from fasr_video.training.loop import process_number
+
+    if process_number():
+        return
     state = "done" if step >= steps else f"stopped at step {step} of {steps}; the same command goes on"
     click.echo(f"{out}: {state}")

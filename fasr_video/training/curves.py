@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fasr_video.errors import InputError, MissingExtra
+from fasr_video.files import write_whole
 
 
 def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
@@ -25,16 +26,14 @@ def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
     axes.set_xlabel(x)
     axes.grid(alpha=0.3)
     axes.legend()
-    partial = png.with_name(png.name + ".part")
-    figure.savefig(partial, format="png", dpi=120)
-    partial.replace(png)
+    write_whole(png, lambda path: figure.savefig(path, format="png", dpi=120))
 
 
 def draw_or_say(log: Path, png: Path, columns: Sequence[str], say: Callable[[str], None]) -> None:
     """The same, for a run whose weights matter more than its picture: a later call draws."""
     try:
         draw(log, png, columns)
-    except MissingExtra as error:
+    except (MissingExtra, InputError) as error:
         say(f"no curves: {error}")
 
 

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video.errors import UsageError
+from fasr_video.files import write_whole
 from fasr_video.recognition.network import LENGTH, EmbedderNet
+from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.faces import Faces, views
 from fasr_video.training.loop import Plan, Progress, train
 
@@ -83,8 +85,6 @@ def adaface(trainee: Trainee, cosine: Tensor, norms: Tensor, person: Tensor) -> 
 
 def degrade(x: Tensor, generator: torch.Generator, groups: int = 4) -> Tensor:
     """Down to 12-32 pixels and back, half of the groups to 16: the size that the papers and the tables speak of."""
-    from fasr_video.sr.degradation import enlarge, shrink
-
     sides = [
         16 if i % 2 else int(torch.randint(12, 33, (), generator=generator, device=generator.device))
         for i in range(groups)
@@ -131,11 +131,11 @@ def train_embedder(
     torch.manual_seed(plan.seed)
     trainee = Trainee(int(data.person.max()) + 1, teacher.shape[1])
 
-    def save(state: Mapping[str, Tensor]) -> None:
+    def save(state: Mapping[str, Tensor], step: int) -> None:
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        partial = out / "embedder.tmp"
-        save_file({k: v.half().contiguous() if v.is_floating_point() else v for k, v in kept.items()}, partial)
-        partial.replace(out / "embedder.safetensors")
+        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in kept.items()}
+        write_whole(out / "embedder.safetensors", lambda path: save_file(half, path))
 
-    return train(trainee, make_loss(data, batch), out, plan, device, save, report)
+    settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
+    return train(trainee, make_loss(data, batch), out, plan, device, save, report, settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,8 +17,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from fasr_video.errors import InputError, UsageError
-
-SUFFIXES = {".webp", ".png", ".jpg", ".jpeg", ".bmp"}
+from fasr_video.files import PICTURES
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,12 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
             pictures.append(array)
             paths.append(name)
     if not pictures:
-        why = left_out[0] if left_out else f"no picture ({', '.join(sorted(SUFFIXES))}) in it"
+        why = left_out[0] if left_out else f"no picture ({', '.join(sorted(PICTURES))}) in it"
         raise UsageError(", ".join(map(str, sources)), f"no aligned face in it ({why})", "give folders or tar shards")
+    double = [path for path, count in Counter(paths).items() if count > 1]
+    if double:
+        reason = f"{double[0]} is in it more than once: two people would become one"
+        raise UsageError(", ".join(map(str, sources)), reason, "give sources whose IDENTITY/PHOTO paths differ")
     block = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Faces(block, tuple(paths)), left_out
 
@@ -75,7 +79,7 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
 def _members(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
     for source in sources:
         if source.is_dir():
-            for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES):
+            for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):
                 yield path.relative_to(source).as_posix(), path.read_bytes()
         else:
             yield from _tar_members(source)
@@ -85,7 +89,7 @@ def _tar_members(source: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(source, "r:") as tar:
             for member in tar:
-                file = tar.extractfile(member) if Path(member.name).suffix.lower() in SUFFIXES else None
+                file = tar.extractfile(member) if Path(member.name).suffix.lower() in PICTURES else None
                 if file is not None:
                     yield member.name, file.read()
     except (tarfile.TarError, OSError, EOFError) as error:
@@ -101,7 +105,12 @@ def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]
             arrays = {name: content[name] for name in ("path", *names)}
     except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         reason = f"not an .npz file with the arrays {', '.join(('path', *names))} ({error})"
-        raise InputError(file, reason, "make it with: fasr-video train features") from error
+        raise InputError(file, reason, "make it from the same faces") from error
+    if any(
+        len(a) != len(arrays["path"]) or a.dtype.kind != "f" or not np.isfinite(a).all()
+        for a in (arrays[n] for n in names)
+    ):
+        raise InputError(file, f"{', '.join(names)}: not one row of finite numbers for each path", "make it again")
     row = {path: i for i, path in enumerate(arrays["path"].tolist())}
     missing = [p for p in faces.paths if p not in row]
     if missing:

@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from fasr_video.files import write_whole
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.faces import Faces, views
 
+PART = 2048
+"""Faces that are made safe together: a call that was stopped goes on from the last part."""
+BATCH = 256
+Arrays = dict[str, NDArray[np.generic]]
+
 
 def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, report: Callable[[int], None]) -> None:
     """Write `out` (.npz): path, identity, hr and lr (N×length, float16), and whose features they are."""
+    question = f"{embedder.sha256} {lr_side} {len(faces)} {' '.join(faces.paths)}"
+    parts = out.with_name(f".{out.name}-{hashlib.sha256(question.encode()).hexdigest()[:12]}")
+    parts.mkdir(parents=True, exist_ok=True)
+    made = []
+    for start in range(0, len(faces), PART):
+        file = parts / f"{start}.npz"
+        if not file.exists():
+            _write(file, _embed(faces, slice(start, start + PART), embedder, lr_side, report))
+        with np.load(file) as part:
+            made.append({name: part[name] for name in ("hr", "lr")})
+        report(min(start + PART, len(faces)))
+    both = {name: np.concatenate([part[name] for part in made]) for name in ("hr", "lr")}
+    whose = {"embedder": np.array(embedder.name), "embedder_sha256": np.array(embedder.sha256)}
+    _write(out, {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **whose})
+    shutil.rmtree(parts)
+
+
+def _embed(faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: Callable[[int], None]) -> Arrays:
     high, low = [], []
-    for start in range(0, len(faces), 256):
-        x = views(faces.pictures[start : start + 256], 128, False, torch.Generator())
+    pictures = faces.pictures[rows]
+    for start in range(0, len(pictures), BATCH):
+        x = views(pictures[start : start + BATCH], 128, False, torch.Generator())
         with torch.autocast(embedder.device.type, torch.bfloat16):
             high.append(embedder.embed(x)[0].half().numpy())
             low.append(embedder.embed(enlarge(shrink(x, lr_side), 128))[0].half().numpy())
-        report(start + len(x))
-    partial = out.with_suffix(".tmp")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            path=np.array(faces.paths),
-            identity=np.array(faces.identities),
-            hr=np.concatenate(high),
-            lr=np.concatenate(low),
-            embedder=np.array(embedder.name),
-            embedder_sha256=np.array(embedder.sha256),
-        )
-    partial.replace(out)
+        report(rows.start + start + len(x))
+    return {"hr": np.concatenate(high), "lr": np.concatenate(low)}
+
+
+def _write(file: Path, arrays: Arrays) -> None:
+    def write(path: Path) -> None:
+        with path.open("wb") as stream:
+            np.savez(stream, allow_pickle=False, **arrays)
+
+    write_whole(file, write)

@@ -1,8 +1,7 @@
-"""One training loop for every model: bf16, EMA weights, a log, checkpoints to go on from, one or several devices.
+"""The training loop of embedder and SR: bf16, EMA weights, a log, checkpoints to go on from, one or several devices.
 
-All that is random in a step comes from a generator seeded by (seed, step): a resumed run sees what an unbroken one
-would.
-Several GPUs: start with `torchrun` or `accelerate launch`; each process takes its own batches.
+All that is random in a step comes from (seed, step): a resumed run sees what an unbroken one would. Several GPUs: start
+with `torchrun` or `accelerate launch`; each process takes its own batches, the first one writes.
 """
 
 from __future__ import annotations
@@ -10,19 +9,26 @@ from __future__ import annotations
 import csv
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fasr_video.checkpoint import find_device
+from fasr_video.checkpoint import find_device, read_torch
+from fasr_video.errors import FasrError, InputError, UsageError
+from fasr_video.files import write_whole
 
 Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
 """One batch's terms by name; the one named `loss` is minimised, the others are logged."""
+Save = Callable[[Mapping[str, Tensor], int], None]
+"""Given the EMA weights and the step, at each checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,58 +78,97 @@ class Ema:
         torch._foreach_lerp_(means, now, 1 - keep)
 
 
+@dataclass(slots=True)
+class Run:
+    """Where training stands."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: Ema
+    settings: dict[str, str]
+    """What the run was begun with: it goes on with nothing else."""
+    step: int = 0
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Of each term since the last report."""
+    since: int = 0
+
+
 def train(
     net: nn.Module,
     loss: Loss,
     out: Path,
     plan: Plan,
     device: torch.device,
-    save: Callable[[Mapping[str, Tensor]], None],
+    save: Save,
     report: Callable[[Progress], None],
+    settings: Mapping[str, object] | None = None,
 ) -> int:
-    """Train `net` in folder `out` up to plan.steps or plan.seconds; `save` gets the EMA weights at each checkpoint."""
+    """Train `net` in folder `out` up to plan.steps or plan.seconds. Returns the step reached.
+
+    `settings` are what else the run depends on; a run begun with others is not gone on with.
+    """
     rank = join_processes(device)
     net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decayed = [p for p in net.parameters() if p.ndim > 1]
-    plain = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=plan.lr, fused=True)
-    ema = Ema(net, plan.ema)
-    state_file = out / "state.pt"
-    step = _resume(state_file, net, optimizer, ema, device)
+    asked = {"seed": plan.seed, "steps": plan.steps, "lr": plan.lr, **(settings or {})}
+    run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in asked.items()})
+    _resume(out, run, device)
     model = DistributedDataParallel(net) if torch.distributed.is_initialized() else net
     net.train()
     began = saved = reported = time.monotonic()
-    sums: dict[str, Tensor] = {}
-    since = 0
-    while step < plan.steps and time.monotonic() - began < plan.seconds:
-        for group in optimizer.param_groups:
-            group["lr"] = plan.lr * rate(step, plan)
-        generator = torch.Generator(device).manual_seed((plan.seed * 1_000_003 + step) * 1_009 + rank)
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-            terms = loss(model, generator)
-        optimizer.zero_grad(set_to_none=True)
-        terms["loss"].backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), plan.clip)
-        optimizer.step()
-        step += 1
-        since += 1
-        ema.update(net, step)
-        for name, value in terms.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-        now = time.monotonic()
-        if rank == 0 and (step % plan.log_every == 0 or step == plan.steps):
-            means = {k: float(v) / since for k, v in sums.items()}
-            progress = Progress(step, plan.steps, means, since / (now - reported))
-            _log(out / "log.csv", progress)
-            report(progress)
-            sums, since, reported = {}, 0, now
-        if rank == 0 and now - saved > plan.save_seconds:
-            _checkpoint(state_file, net, optimizer, ema, step, save)
-            saved = now
+    with _told_to_stop() as told:
+        while run.step < plan.steps and not _agreed(told.is_set() or time.monotonic() - began > plan.seconds, device):
+            _one_step(run, model, loss, plan, device, rank)
+            now = time.monotonic()
+            if run.step % plan.log_every == 0 or run.step == plan.steps:
+                progress = _progress(run, plan, now - reported)
+                reported = now
+                if rank == 0:
+                    _log(out / "log.csv", progress)
+                    report(progress)
+            if rank == 0 and now - saved > plan.save_seconds:
+                _checkpoint(out, run, save)
+                saved = now
     if rank == 0:
-        _checkpoint(state_file, net, optimizer, ema, step, save)
-    return step
+        _checkpoint(out, run, save)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if told.is_set():
+        raise KeyboardInterrupt
+    return run.step
+
+
+def _one_step(run: Run, model: nn.Module, loss: Loss, plan: Plan, device: torch.device, rank: int) -> None:
+    number = (plan.seed * 1_000_003 + run.step) * 1_009 + rank
+    torch.manual_seed(number)  # dropout's
+    for group in run.optimizer.param_groups:
+        group["lr"] = plan.lr * rate(run.step, plan)
+    with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
+        terms = loss(model, torch.Generator(device).manual_seed(number))
+    run.optimizer.zero_grad(set_to_none=True)
+    terms["loss"].backward()  # type: ignore[no-untyped-call]
+    slope = torch.nn.utils.clip_grad_norm_(run.net.parameters(), plan.clip)
+    run.optimizer.step()
+    run.step += 1
+    run.since += 1
+    run.ema.update(run.net, run.step)
+    for name, value in (*terms.items(), ("slope", slope)):
+        run.sums[name] = run.sums[name] + value.detach() if name in run.sums else value.detach()
+
+
+def _progress(run: Run, plan: Plan, seconds: float) -> Progress:
+    _check_numbers(run)
+    means = {k: float(v) / run.since for k, v in run.sums.items()}
+    progress = Progress(run.step, plan.steps, means, run.since / max(seconds, 1e-9))
+    run.sums, run.since = {}, 0
+    return progress
+
+
+def _check_numbers(run: Run) -> None:
+    """Weights that are not numbers any more must not take the place of a good checkpoint."""
+    bad = [name for name, value in run.sums.items() if not bool(value.isfinite())]
+    if bad:
+        reason = f"{' and '.join(bad)} became infinite or NaN before step {run.step}"
+        raise FasrError("training", reason, "begin again with a lower --lr; the last checkpoint is whole")
 
 
 def rate(step: int, plan: Plan) -> float:
@@ -132,53 +177,115 @@ def rate(step: int, plan: Plan) -> float:
     return warm * (plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps))))
 
 
+def _optimizer(net: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in net.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=plan.lr, fused=True)
+
+
+# ------------------------------------------------------------------------------------------------- several processes
+
+
 def own_device(name: str) -> torch.device:
     """The device of that name; where a launcher has started several processes, "cuda" is this one's own GPU."""
-    if name == "cuda" and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    return find_device(name)
+    if name != "cuda" or "LOCAL_RANK" not in os.environ:
+        return find_device(name)
+    device = find_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    torch.cuda.set_device(device)
+    return device
+
+
+def process_number() -> int:
+    """0 for the process that writes and speaks."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def join_processes(device: torch.device) -> int:
-    """This process's number, 0 when it is alone; joins the others where a launcher has started several."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return 0
-    if not torch.distributed.is_initialized():
+    """This process's number; joins the others where a launcher has started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return torch.distributed.get_rank()
+    return process_number()
 
 
-def _resume(file: Path, net: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, device: torch.device) -> int:
+def _agreed(stop: bool, device: torch.device) -> bool:
+    """Whether to stop: the first process decides for all, since none can go on without the others."""
+    if not torch.distributed.is_initialized():
+        return stop
+    flag = torch.tensor(float(stop), device=device)
+    torch.distributed.broadcast(flag, 0)
+    return bool(flag)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and a friendly kill set: the step is finished and a checkpoint written first."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, lambda *_: told.set()) for kind in kinds]
+    try:
+        yield told
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+# --------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _checkpoint(out: Path, run: Run, save: Save) -> None:
+    _check_numbers(run)
+    state = {
+        "net": run.net.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "ema": run.ema.values,
+        "settings": run.settings,
+        "step": run.step,
+    }
+    write_whole(out / "state.pt", lambda path: torch.save(state, path))
+    save(run.ema.values, run.step)
+
+
+def _resume(out: Path, run: Run, device: torch.device) -> None:
+    file = out / "state.pt"
     if not file.exists():
-        return 0
-    state = torch.load(file, map_location=device, weights_only=True)
-    net.load_state_dict(state["net"])
-    optimizer.load_state_dict(state["optimizer"])
-    ema.values = state["ema"]
-    return int(state["step"])
+        return
+    state = read_torch(file)
+    if not isinstance(state, dict) or not state.keys() >= {"net", "optimizer", "ema", "settings", "step"}:
+        raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
+    check_settings(file, state["settings"], run.settings)
+    run.net.load_state_dict(state["net"])
+    run.optimizer.load_state_dict(state["optimizer"])
+    run.ema.values = {k: v.to(device) for k, v in state["ema"].items()}
+    run.step = int(state["step"])
+    _cut_log(out / "log.csv", run.step)
 
 
-def _checkpoint(
-    file: Path,
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    ema: Ema,
-    step: int,
-    save: Callable[[Mapping[str, Tensor]], None],
-) -> None:
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema.values, "step": step}
-    partial = file.with_suffix(".tmp")
-    torch.save(state, partial)
-    partial.replace(file)
-    save(ema.values)
+def check_settings(file: Path, begun: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    """A run goes on with what it was begun with, or not at all."""
+    keys = sorted(begun.keys() | asked.keys())
+    other = [f"{k} {begun.get(k)}, not {asked.get(k)}" for k in keys if begun.get(k) != asked.get(k)]
+    if other:
+        raise UsageError(file, f"its run was begun with {', '.join(other)}", "ask for the same, or use an empty folder")
 
 
 def _log(file: Path, progress: Progress) -> None:
     new = not file.exists()
-    with file.open("a", newline="") as stream:
+    with file.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         if new:
             writer.writerow(["step", *progress.terms, "batches_per_second"])
-        writer.writerow(
-            [progress.step, *(f"{v:.5f}" for v in progress.terms.values()), f"{progress.batches_per_second:.3f}"]
-        )
+        numbers = (f"{v:.5f}" for v in progress.terms.values())
+        writer.writerow([progress.step, *numbers, f"{progress.batches_per_second:.3f}"])
+
+
+def _cut_log(file: Path, step: int) -> None:
+    """Keep the lines up to the checkpoint: what came after it is done, and told, again."""
+    if not file.exists():
+        return
+    head, *lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [x for x in lines if x.endswith("\n") and x.count(",") == head.count(",") and int(x.split(",")[0]) <= step]
+    write_whole(file, lambda path: path.write_text("".join((head, *kept)), encoding="utf-8"))

@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fasr_video.hashes import sha256_file
+from fasr_video import __version__
+from fasr_video.errors import ModelError, UsageError
+from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.degradation import enlarge, shrink
@@ -74,14 +76,13 @@ def make_loss(
         n = recipe.batch
         rows = torch.randint(0, len(data.pictures), (n,), generator=generator, device=device)
         clean = views(data.pictures[rows], side, True, generator)
-        condition = Condition(
-            _low(clean, recipe, generator), _features(data, rows, recipe, generator)[:, : denoiser.feature_length]
-        )
+        condition = Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
         sigma = levels(recipe, denoiser, n, generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
         error = (out.float() - clean).square().flatten(1).mean(1)
-        weighted = error * denoiser.weight(sigma, condition)
+        # With an SDE of the papers, std² |s − target|² (SDE eq. 7), which is |D − clean|² / sigma².
+        weighted = error * (denoiser.weight(sigma, condition) if recipe.noise == "edm" else sigma**-2)
         low, high = sigma < 0.05, sigma > 0.3
         return {
             "loss": weighted.mean(),
@@ -97,11 +98,11 @@ def levels(recipe: Recipe, denoiser: Denoiser, n: int, generator: torch.Generato
     if recipe.noise == "edm":
         mean, spread = recipe.log_sigma
         sigma = (mean + spread * torch.randn(n, generator=generator, device=generator.device)).exp()
-    else:
-        process = SDES[recipe.noise]
-        t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
-        sigma = process.std(t) / process.alpha(t)
-    return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
+        return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
+    process = SDES[recipe.noise]
+    t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
+    # VP and subVP see pictures in [−1, 1], where noise counts half.
+    return process.std(t) / process.alpha(t) / (1 if recipe.noise == "ve" else 2)
 
 
 def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
@@ -152,37 +153,55 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     features = rows_of(job.features, job.faces, ("hr", "lr"))
-    merge = merging.mean if job.combiner is None else merging.load_combiner(job.combiner).combine
+    source = CombinerFeatures.load(job.features).source
+    merge = merging.mean if job.combiner is None else _combiner(job.combiner, source).combine
     data = Material(
         job.faces.pictures.to(device),
         features["hr"].to(device),
         merged_features(features["lr"], job.faces.identities, merge).to(device),
     )
     denoiser = NETWORKS[job.network](features["hr"].shape[1])
-    denoiser.embedder = CombinerFeatures.load(job.features).source.sha256
-    denoiser.band = (min(job.recipe.sides), max(job.recipe.sides))
+    denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
     sheets = None if job.shown is None else Sheets(job.shown, out)
     about = {
+        "version": __version__,
         "licence": "follows the faces it was trained on: name them, and their terms, beside these weights",
         "faces": len(job.faces),
         "people": len(set(job.faces.identities)),
         "features": sha256_file(job.features),
+        "embedder": source.sha256,
+        "combiner": "" if job.combiner is None else sha256_file(job.combiner),
         "recipe": asdict(job.recipe),
         "plan": asdict(plan),
     }
 
-    def save(state: Mapping[str, Tensor]) -> None:
-        learned = copy.deepcopy(denoiser).cpu()
+    def save(state: Mapping[str, Tensor], step: int) -> None:
+        learned = copy.deepcopy(denoiser)
         learned.load_state_dict(state)
         file = out / "sr.safetensors"
         save_denoiser(learned.eval(), file)
-        manifest = {"file": file.name, "sha256": sha256_file(file), **about}
-        (out / "manifest.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
+        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
         draw_or_say(out / "log.csv", out / "curves.png", ("loss", "fine", "coarse"), _say)
         if sheets is not None:
             sheets.draw(learned)
 
-    return train(denoiser, make_loss(data, job.recipe, denoiser.side), out, plan, device, save, report)
+    settings = {"recipe": job.recipe, "network": job.network, "features": about["features"], "faces": len(job.faces)}
+    return train(denoiser, make_loss(data, job.recipe, denoiser.side), out, plan, device, save, report, settings)
+
+
+def band(recipe: Recipe) -> tuple[int, int]:
+    """Smallest and largest LR face that is shown."""
+    seen = (*recipe.sides, *(Surveillance().side if recipe.surveillance else ()))
+    return min(seen), max(seen)
+
+
+def _combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
+    combiner = merging.load_combiner(file)
+    if combiner.source.sha256 != source.sha256:
+        reason = f"it was trained on features of {combiner.source.sha256[:12]}…, these are of {source.sha256[:12]}…"
+        raise ModelError(file, reason, "make features and combiner with one embedder")
+    return combiner
 
 
 def _say(line: str) -> None:
@@ -208,10 +227,15 @@ def _compact(feature_length: int) -> Denoiser:
 
 
 def _ncsnpp(feature_length: int) -> Denoiser:
+    if feature_length % 4:
+        raise UsageError("features", f"length {feature_length}", "NCSN++ takes a length that is a multiple of 4")
     return ScoreDenoiser(NCSNpp(width=feature_length // 4, feature=True), 0.001, 348.0)
 
 
 NETWORKS: dict[str, Callable[[int], Denoiser]] = {"compact": _compact, "ncsnpp": _ncsnpp}
+
+
+HOW = sampling.parse("dpmpp-10")
 
 
 class Sheets:
@@ -224,8 +248,9 @@ class Sheets:
         self._out = out
 
     def draw(self, denoiser: Denoiser) -> None:
-        condition = Condition(self._lr, denoiser.no_feature(self._lr))
-        noise = samplers.generators(range(len(self._lr)))
-        drawn = sampling.draw(denoiser, condition, sampling.parse("dpmpp-10"), noise)
+        lr = self._lr.to(next(denoiser.parameters()).device)
+        noise = samplers.generators(range(len(lr)))
+        drawn = sampling.draw(denoiser, Condition(lr, denoiser.no_feature(lr)), HOW, noise).cpu()
         rows = torch.cat([torch.cat(list(row), dim=2) for row in (self._lr, drawn, self._clean)], dim=1)
-        Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy()).save(self._out / "samples.png")
+        image = Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
+        write_whole(self._out / "samples.png", lambda path: image.save(path, "PNG"))

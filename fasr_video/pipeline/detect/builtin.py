@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.pipeline.detect.network import PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.types import Detections, Image
 

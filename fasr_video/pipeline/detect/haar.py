@@ -11,7 +11,7 @@ import numpy as np
 from cv2.data import haarcascades
 
 from fasr_video.boxes import best_first
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.types import Detections, Image
 
 CASCADE = "haarcascade_frontalface_alt2.xml"

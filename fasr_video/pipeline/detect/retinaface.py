@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from fasr_video.boxes import best_first, shrink
 from fasr_video.checkpoint import find_device, load_state
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.types import Detections, Image
 
 STRIDES = (8, 16, 32)

@@ -13,7 +13,7 @@ import numpy as np
 
 from fasr_video.boxes import best_first, shrink
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.types import Detections, Image
 
 PAD_TO = 32  # the network's largest stride

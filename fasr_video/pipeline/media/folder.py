@@ -14,12 +14,9 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
-from fasr_video.hashes import sha256_file
+from fasr_video.files import PICTURES, sha256_file
 from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.types import FrameRef, Image
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-
 
 # Pillow's ways of saying "not a picture", or "a bomb".
 UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
@@ -42,7 +39,7 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()), key=_natural)
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file()), key=_natural)
 
 
 def hash_folder(folder: Path) -> str:
@@ -60,7 +57,7 @@ class FolderReader(Reader):
         super().__init__()
         self._files = pictures_in(path)
         if not self._files:
-            remedy = f"put pictures ({', '.join(sorted(SUFFIXES))}) in it or give a video file"
+            remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it or give a video file"
             raise MediaError(path, "the folder holds no pictures", remedy)
         first = next((image for file in self._files if (image := self._read(file)) is not None), None)
         if first is None:

@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace
 
 from fasr_video.errors import MediaError
-from fasr_video.hashes import sha256_file
+from fasr_video.files import sha256_file
 from fasr_video.pipeline.media.contract import (
     FFMPEG_REMEDY,
     Frame,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
@@ -20,16 +18,21 @@ from PIL.PngImagePlugin import PngInfo
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
+from fasr_video.files import sha256_file, write_whole
 from fasr_video.pipeline.case import environment
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import UNREADABLE, read_picture
+from fasr_video.pipeline.media.folder import pictures_in
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
-from fasr_video.sr.methods import METHODS, Models, load_models, make_restorer, samples_of
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.denoiser import PRECISIONS
+from fasr_video.sr.methods import METHODS, Models, as_image, load_models, make_restorer, samples_of
 from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
 from fasr_video.types import Image
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+NOTE = "fasr-video"
+"""Under which the facts stand in a PNG."""
 BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 
 
@@ -68,20 +71,13 @@ class Done:
 
     path: Path
     state: str
-    """drawn, or there already."""
+    """drawn, there already, or refused."""
     sheet: Path | None
     warnings: tuple[str, ...]
     problem: str | None
 
     def as_json(self) -> dict[str, object]:
-        sheet = None if self.sheet is None else str(self.sheet)
-        return {
-            "picture": str(self.path),
-            "state": self.state,
-            "sheet": sheet,
-            "warnings": list(self.warnings),
-            "problem": self.problem,
-        }
+        return asdict(self) | {"path": str(self.path), "sheet": None if self.sheet is None else str(self.sheet)}
 
 
 def run(job: Job) -> Iterator[Done]:
@@ -91,33 +87,30 @@ def run(job: Job) -> Iterator[Done]:
     restorer = open_restorer(job)
     samples = job.samples or samples_of(job.method)
     detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
-    auxiliaries = [] if job.aux is None else [read_still(p, detector) for p in _pictures_in(job.aux)]
-    names = _names(job.images)
+    auxiliaries, about_aux = _read_auxiliaries(job.aux, detector)
+    shared = {
+        "auxiliaries": [a.sha256 for a in auxiliaries],
+        "restorer": restorer.facts(),
+        "samples": samples,
+        "seed": job.seed,
+        "feature_only": job.feature_only,
+        "aligned": job.align,
+        "version": __version__,
+    }
+    faces = tuple(a.face for a in auxiliaries)
     for path in job.images:
         try:
             still = read_still(path, detector)
         except InputError as error:
             yield Done(path, "refused", None, (), str(error))
             continue
-        asked = {
-            "picture": still.sha256,
-            "auxiliaries": [a.sha256 for a in auxiliaries],
-            "restorer": restorer.facts(),
-            "samples": samples,
-            "seed": job.seed,
-            "feature_only": job.feature_only,
-            "aligned": job.align,
-            "version": __version__,
-        }
-        target = job.out / names[path]
-        warnings = _earlier(target, asked)
-        state = "there already"
+        target = Target(job.out, still, {"picture": still.sha256, **shared})
+        warnings, state = target.earlier(), "there already"
         if warnings is None:
-            probe = Probe(still.face, tuple(a.face for a in auxiliaries), lr_known=not job.feature_only)
-            answer = restore(restorer, probe, samples, job.seed)
-            warnings, state = [*still.warnings, *answer.warnings], "drawn"
-            _write(target, still, answer, asked, warnings)
-        yield Done(path, state, target.with_name(f"{target.name}.sheet.png"), tuple(warnings), None)
+            answer = restore(restorer, Probe(still.face, faces, lr_known=not job.feature_only), samples, job.seed)
+            warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
+            target.write(answer, warnings)
+        yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
 
 
 def open_restorer(job: Job) -> Restorer:
@@ -131,40 +124,35 @@ def open_restorer(job: Job) -> Restorer:
     return make_restorer(job.method, models, job.sampler, device)
 
 
-def _pictures_in(folder: Path) -> list[Path]:
+def _read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[list[Still], list[str]]:
+    """The faces of the folder, and a warning for each that cannot be used or had to be cut."""
+    if folder is None:
+        return [], []
+    remedy = "give a folder with faces of the same person"
     if not folder.is_dir():
-        raise InputError(folder, "no such folder", "give a folder with faces of the same person")
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
-    if not files:
-        raise InputError(folder, "it holds no pictures", "give a folder with faces of the same person")
-    return files
-
-
-def _names(paths: Sequence[Path]) -> dict[Path, str]:
-    """The files' stems, with a piece of the path's hash where two are alike."""
-    stems = [p.stem for p in paths]
-    marks = {p: hashlib.sha256(str(p).encode()).hexdigest()[:8] for p in paths}
-    return {p: p.stem if stems.count(p.stem) == 1 else f"{p.stem}-{marks[p]}" for p in paths}
-
-
-def _earlier(target: Path, asked: dict[str, object]) -> list[str] | None:
-    """The warnings of an earlier answer to the same question, if it is there whole."""
-    try:
-        facts = json.loads(target.with_name(f"{target.name}.json").read_text(encoding="utf-8"))
-        return list(facts["warnings"]) if facts["asked"] == asked else None
-    except (OSError, ValueError, KeyError):
-        return None
+        raise InputError(folder, "no such folder", remedy)
+    stills, warnings = [], []
+    for path in pictures_in(folder):
+        try:
+            stills.append(read_still(path, detector))
+            warnings += [f"auxiliary {path.name}: {w}" for w in stills[-1].warnings]
+        except InputError as error:
+            warnings.append(f"auxiliary left out: {error}")
+    if not stills:
+        raise InputError(folder, warnings[0] if warnings else "it holds no pictures", remedy)
+    return stills, warnings
 
 
 def read_still(path: Path, detector: Detector | None) -> Still:
     """A face crop; with a detector, the one face of a larger picture brought into the canonical frame."""
     if not path.is_file():
-        raise InputError(path, "no such file", "check the path")
+        raise InputError(path, "a folder" if path.is_dir() else "no such file", "give pictures of faces")
     try:
-        image = read_picture(path)
+        digest, image = sha256_file(path), read_picture(path)
     except UNREADABLE as error:
         raise InputError(path, "not a picture that can be read", "give PNG, JPEG, WebP, BMP or TIFF") from error
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if _is_ours(path):
+        raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
         face, warnings = _aligned(path, image, detector)
     else:
@@ -172,7 +160,14 @@ def read_still(path: Path, detector: Detector | None) -> Still:
         if len(face) > CANONICAL_SIDE:
             reason = f"a face of {len(face)} px needs no super-resolution to {CANONICAL_SIDE} px"
             raise InputError(path, reason, "give a small face crop, or --align for a picture with a face in it")
+    if face.min() == face.max():
+        raise InputError(path, "one flat colour", "give a picture of a face")
     return Still(path, digest, face, warnings)
+
+
+def _is_ours(path: Path) -> bool:
+    with Pictures.open(path) as picture:
+        return NOTE in picture.info
 
 
 def _aligned(path: Path, image: Image, detector: Detector) -> tuple[Image, tuple[str, ...]]:
@@ -192,25 +187,48 @@ def _aligned(path: Path, image: Image, detector: Detector) -> tuple[Image, tuple
     return to_canonical(image, points, side), warnings
 
 
-def _write(target: Path, still: Still, answer: Restoration, asked: dict[str, object], warnings: list[str]) -> None:
-    """NAME.png, NAME.sampleK.png, NAME.sheet.png and NAME.json; the last one last: with it the still counts as done."""
-    facts = {
-        "what": BANNER,
-        "source": str(still.path),
-        "asked": asked,
-        "network_calls": answer.calls,
-        "feature": answer.feature,
-        "disagreement": float(answer.spread.mean()),
-        "warnings": warnings,
-    }
-    with environment(target.parent):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _save(target.with_name(f"{target.name}.png"), answer.picture, facts)
-        for k, sample in enumerate(answer.samples if len(answer.samples) > 1 else ()):
-            _save(target.with_name(f"{target.name}.sample{k + 1}.png"), sample, facts)
-        _save(target.with_name(f"{target.name}.sheet.png"), sheet(still, answer), facts)
-        text = json.dumps(facts, indent=2)
-        _replace(target.with_name(f"{target.name}.json"), lambda path: path.write_text(text, encoding="utf-8"))
+class Target:
+    """The files of one answer; their name holds a piece of the question's hash, so that no answer replaces another."""
+
+    def __init__(self, folder: Path, still: Still, asked: dict[str, object]) -> None:
+        self._folder, self._still, self._asked = folder, still, asked
+        mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+        self._name = f"{still.path.stem}-{mark}"
+
+    def path(self, kind: str) -> Path:
+        return self._folder / f"{self._name}.{kind}"
+
+    def earlier(self) -> list[str] | None:
+        """The warnings of an earlier answer to the same question, if all of its files are there as they were."""
+        try:
+            facts = json.loads(self.path("json").read_text(encoding="utf-8"))
+            whole = all(sha256_file(self._folder / name) == digest for name, digest in facts["files"].items())
+            return list(facts["warnings"]) if whole and facts["asked"] == self._asked else None
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def write(self, answer: Restoration, warnings: list[str]) -> None:
+        """The facts last: with them the still counts as done."""
+        facts: dict[str, object] = {
+            "what": BANNER,
+            "source": str(self._still.path),
+            "asked": self._asked,
+            "network_calls": answer.calls,
+            "feature": answer.feature,
+            "disagreement": float(answer.spread.mean()),
+            "warnings": warnings,
+        }
+        pictures = {"mean.png" if len(answer.samples) > 1 else "sr.png": answer.picture}
+        if len(answer.samples) > 1:
+            pictures |= {f"sample{k}.png": sample for k, sample in enumerate(answer.samples, 1)}
+        pictures["sheet.png"] = sheet(self._still, answer)
+        with environment(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for kind, picture in pictures.items():
+                _save(self.path(kind), picture, facts)
+            facts["files"] = {self.path(kind).name: sha256_file(self.path(kind)) for kind in pictures}
+            text = json.dumps(facts, indent=2, allow_nan=False)
+            write_whole(self.path("json"), lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def sheet(still: Still, answer: Restoration) -> Image:
@@ -218,7 +236,7 @@ def sheet(still: Still, answer: Restoration) -> Image:
     side = answer.picture.shape[0]
     original = cv2.resize(still.face, (side, side), interpolation=cv2.INTER_NEAREST)
     cells = [(f"original, {len(still.face)} px", original)]
-    cells.append(("bicubic", cv2.resize(still.face, (side, side), interpolation=cv2.INTER_CUBIC)))
+    cells.append(("bicubic", as_image(enlarge(as_tensor([still.face]), side)[0])))
     cells.append((f"mean of {len(answer.samples)}" if len(answer.samples) > 1 else answer.method, answer.picture))
     if len(answer.samples) > 1:
         cells += [(f"sample {k + 1}", sample) for k, sample in enumerate(answer.samples)]
@@ -243,11 +261,5 @@ def heat(spread: NDArray[np.float32]) -> Image:
 def _save(path: Path, image: Image, facts: dict[str, object]) -> None:
     note = PngInfo()
     note.add_text("Description", BANNER)
-    note.add_itxt("fasr-video", json.dumps(facts))
-    _replace(path, lambda partial: Pictures.fromarray(image).save(partial, "PNG", pnginfo=note))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(path.name + ".part")
-    write(partial)
-    os.replace(partial, path)
+    note.add_itxt(NOTE, json.dumps(facts))
+    write_whole(path, lambda partial: Pictures.fromarray(image).save(partial, "PNG", pnginfo=note))

@@ -1,0 +1,34 @@
+"""Draw the README's picture of a super-resolved still: `python docs/make_sr_picture.py` (public-domain photographs)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.stills import read_still
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import shrink
+from fasr_video.sr.methods import as_image
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+    photo = ROOT / "sample_videos" / "mugshots" / "eileen_collins.jpg"
+    face = as_tensor([read_still(photo, detector).face])
+    with tempfile.TemporaryDirectory() as folder:
+        still = Path(folder) / "still.png"
+        Image.fromarray(as_image(shrink(face, 16)[0])).save(still)
+        command = [sys.executable, "-m", "fasr_video", "sr", str(still), "--samples", "3", "--out", folder]
+        subprocess.run(command, check=True)
+        (ROOT / "docs" / "images" / "sr.png").write_bytes((Path(folder) / "still.sheet.png").read_bytes())
+
+
+if __name__ == "__main__":
+    main()
