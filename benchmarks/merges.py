@@ -52,10 +52,7 @@ def main() -> None:
     faces, _ = read_faces([args.faces])
     embedder = BuiltinEmbedder()
     pictures = views(faces.pictures, 128, False, torch.Generator())
-    people: dict[str, list[int]] = {}
-    for i, identity in enumerate(faces.identities):
-        people.setdefault(identity, []).append(i)
-    groups = [g for g in people.values() if len(g) >= 3]
+    groups = [g for g in faces.people.values() if len(g) >= 3]
     features, norms = embedder.embed(enlarge(shrink(pictures, 16), 128))
     gallery, _ = embedder.embed(pictures[[g[0] for g in groups]])
     columns = ("merged by", "Rank-1", "AUC", "cosine to the gallery", "Rank-1 with a stranger", "AUC with a stranger")

@@ -17,14 +17,13 @@ import torch
 from results import Table
 
 from fasr_video.sr import sampling
-from fasr_video.sr.denoiser import Condition, Denoiser, ScoreDenoiser
+from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
 from fasr_video.sr.methods import FAST, WEIGHTS
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import load_own
 
 SIGMAS = (0.01, 0.1, 1.0, 10.0)
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def published() -> Denoiser:

@@ -10,6 +10,7 @@ merged feature of the person's other photographs at 16×16.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,10 +74,7 @@ class Measured:
 def choose(count: int, models: Models) -> Faces:
     """The first photo of each of `count` people who have more, with what their other photos tell at 16×16."""
     faces, _ = read_faces([DATA])
-    people: dict[str, list[int]] = {}
-    for i, identity in enumerate(faces.identities):
-        people.setdefault(identity, []).append(i)
-    groups = [g for g in people.values() if len(g) >= 3][:count]
+    groups = [g for g in faces.people.values() if len(g) >= 3][:count]
     pictures = views(faces.pictures, 128, False, torch.Generator())
     clean = pictures[[g[0] for g in groups]]
     small = shrink(clean, 16)
@@ -168,7 +166,7 @@ def main() -> None:
     args = parser.parse_args()
     models = load_models(args.model, None, None, torch.device("cpu"), "combiner")
     models.denoiser.precision = torch.bfloat16
-    command = f"`python benchmarks/sr_ladder.py --faces {args.faces} --more {args.more} --samples {args.samples}`"
+    command = f"`python benchmarks/sr_ladder.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
     title = f"The reference sampler and all others: {args.faces} faces, {args.samples} samples each"
     ladder = Table("sr_ladder", f"Samplers on the compact network. {title}", command, COLUMNS)
     fill(ladder, LADDER, args.reference, choose(args.faces, models), models, args.samples)

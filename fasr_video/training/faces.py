@@ -32,6 +32,14 @@ class Faces:
     def identities(self) -> list[str]:
         return [identity_of(p) for p in self.paths]
 
+    @property
+    def people(self) -> dict[str, list[int]]:
+        """The rows of each person."""
+        rows: dict[str, list[int]] = {}
+        for i, identity in enumerate(self.identities):
+            rows.setdefault(identity, []).append(i)
+        return rows
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -158,7 +158,7 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     data = Material(
         job.faces.pictures.to(device),
         features["hr"].to(device),
-        merged_features(features["lr"], job.faces.identities, merge).to(device),
+        merged_features(features["lr"], job.faces.people.values(), merge).to(device),
     )
     denoiser = NETWORKS[job.network](features["hr"].shape[1])
     denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
@@ -208,13 +208,10 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def merged_features(features: Tensor, identities: Sequence[str], merge: Callable[[Tensor], Tensor]) -> Tensor:
+def merged_features(features: Tensor, people: Iterable[list[int]], merge: Callable[[Tensor], Tensor]) -> Tensor:
     """For each face, what the person's other faces tell together; zeros where there are none."""
-    members: dict[str, list[int]] = {}
-    for i, identity in enumerate(identities):
-        members.setdefault(identity, []).append(i)
     merged = torch.zeros_like(features)
-    for group in members.values():
+    for group in people:
         for i in group:
             others = [j for j in group if j != i]
             if others:
