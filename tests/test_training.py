@@ -347,7 +347,7 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
     assert manifest["people"] == 6 and manifest["faces"] == 24 and "CelebA" not in manifest["licence"]
     denoiser = checkpoints.load(tmp_path / "sr.safetensors")
     assert denoiser.feature_length == 512 and denoiser.band == (12, 32)
-    for picture in ("samples.png", "curves.png"):
+    for picture in ("samples.png", "curves.png", "throughput.png"):
         assert Image.open(tmp_path / picture).size[0] > 100
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def draw_or_say(log: Path, png: Path, columns: Sequence[str], say: Callable[[str
         draw(log, png, columns)
     except (MissingExtra, InputError) as error:
         say(f"no curves: {error}")
+
+
+def draw_run(out: Path, terms: Sequence[str]) -> None:
+    """The log of `training.loop` in its run's folder: losses, and how fast it went."""
+    for name, columns in (("curves.png", terms), ("throughput.png", ("batches_per_second",))):
+        draw_or_say(out / "log.csv", out / name, columns, lambda line: print(line, file=sys.stderr))
 
 
 def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:

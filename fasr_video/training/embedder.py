@@ -20,6 +20,7 @@ from fasr_video.errors import UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition.network import LENGTH, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, views
 from fasr_video.training.loop import Plan, Progress, train
 
@@ -136,6 +137,7 @@ def train_embedder(
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in kept.items()}
         write_whole(out / "embedder.safetensors", lambda path: save_file(half, path))
+        draw_run(out, ("loss", "classes", "distil"))
 
     settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
     return train(trainee, make_loss(data, batch), out, plan, device, save, report, settings)

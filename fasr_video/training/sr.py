@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
-from fasr_video.training.curves import draw_or_say
+from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, read_faces, rows_of, views
 from fasr_video.training.loop import Plan, Progress, train
 
@@ -182,7 +181,7 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         save_denoiser(learned.eval(), file)
         manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
         write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
-        draw_or_say(out / "log.csv", out / "curves.png", ("loss", "fine", "coarse"), _say)
+        draw_run(out, ("loss", "fine", "coarse"))
         if sheets is not None:
             sheets.draw(learned)
 
@@ -202,10 +201,6 @@ def _combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
         reason = f"it was trained on features of {combiner.source.sha256[:12]}…, these are of {source.sha256[:12]}…"
         raise ModelError(file, reason, "make features and combiner with one embedder")
     return combiner
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def merged_features(features: Tensor, people: Iterable[list[int]], merge: Callable[[Tensor], Tensor]) -> Tensor:
