@@ -19,6 +19,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fasr_video.errors import FasrError
+from fasr_video.recognition.combiner import FeatureCombiner, Source
+from fasr_video.recognition.combiner import save as save_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
@@ -349,6 +351,33 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
     assert denoiser.feature_length == 512 and denoiser.band == (12, 32)
     for picture in ("samples.png", "curves.png", "throughput.png"):
         assert Image.open(tmp_path / picture).size[0] > 100
+
+
+def test_the_papers_network_trains_their_way(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCSN++ on a VE process, with surveillance pictures, small enough for a test."""
+    small = sr.NCSNpp(width=16)
+    monkeypatch.setitem(sr.NETWORKS, "ncsnpp", lambda n: sr.ScoreDenoiser(small, 0.001, 348.0))
+    faces, _ = read_faces([folder])
+    vectors = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
+    file = tmp_path / "features.npz"
+    np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=vectors, lr=vectors)
+    before = small.state_dict()["all_modules.3.weight"].clone()
+    job = sr.Job(faces, file, None, "ncsnpp", sr.Recipe(batch=4, noise="ve", surveillance=0.5), None)
+    plan = Plan(steps=3, lr=1e-4, warmup=1, log_every=1)
+    assert sr.run(job, tmp_path / "run", plan, CPU, quiet) == 3
+    assert not torch.equal(small.state_dict()["all_modules.3.weight"], before)
+    denoiser = checkpoints.load(tmp_path / "run" / "sr.safetensors")
+    assert denoiser.feature_length == 64 and denoiser.band == (12, 40)
+
+
+def test_features_and_combiner_of_two_embedders_are_not_mixed(folder: Path, features: Path, tmp_path: Path) -> None:
+    combiner = FeatureCombiner(source=Source("another", "f" * 64))
+    save_combiner(combiner, tmp_path / "combiner.safetensors")
+    job = sr.Job(read_faces([folder])[0], features, tmp_path / "combiner.safetensors", "compact", sr.Recipe(), None)
+    with pytest.raises(FasrError, match="trained on features of ffffffffffff"):
+        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 
 @pytest.mark.parametrize("noise", ["edm", "ve", "vp", "subvp"])
