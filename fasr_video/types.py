@@ -125,3 +125,13 @@ class FaceCrop:
     """The face and its surroundings in the recording's own pixels, not resampled."""
     native_origin: tuple[int, int]
     """x, y of the native crop's corner in the upright frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedFace:
+    """A face in the canonical frame, as embedders take it."""
+
+    picture: Image
+    """128×128×3 RGB."""
+    marks: NDArray[np.float32] | None
+    """5×2: its landmarks in the picture's own pixels; None when the detector gives none."""

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fasr_video.types import Image
+from fasr_video.types import AlignedFace, Image
 
 Matrix = NDArray[np.float64]
 Points = NDArray[np.floating]
@@ -41,6 +41,17 @@ def three_points(box: Points, landmarks: Points | None) -> Matrix:
         return IN_BOX * (x2 - x1, y2 - y1) + (x1, y1)
     marks = np.asarray(landmarks, np.float64)
     return np.stack((marks[0], marks[1], marks[3:].mean(0)))
+
+
+def align(image: Image, box: Points, landmarks: Points | None) -> AlignedFace:
+    """The face in the canonical frame, its landmarks with it."""
+    points = three_points(box, landmarks)
+    picture = to_canonical(image, points)
+    if landmarks is None:
+        return AlignedFace(picture, None)
+    transform = similarity(points, CANONICAL * CANONICAL_SIDE)
+    marks = np.asarray(landmarks, np.float64) @ transform[:, :2].T + transform[:, 2]
+    return AlignedFace(picture, marks.astype(np.float32))
 
 
 def to_canonical(image: Image, points: Matrix, side: int = CANONICAL_SIDE) -> Image:

@@ -6,6 +6,7 @@ read as 'no feature'.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,6 +136,14 @@ def save(combiner: FeatureCombiner, path: Path) -> None:
     header = {"format": FORMAT, "eta": combiner.eta, "length": combiner.length, "source": asdict(combiner.source)}
     # A single entry: safetensors writes several in any order, and equal weights should be equal files.
     write_whole(path, lambda partial: save_file(tensors, partial, {"header": json.dumps(header)}))
+
+
+def fingerprint(combiner: FeatureCombiner) -> str:
+    """A hash of the weights, as they are at work."""
+    digest = hashlib.sha256(f"{combiner.eta} {combiner.source.sha256}".encode())
+    for name, value in sorted(combiner.state_dict().items()):
+        digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_combiner(path: Path) -> FeatureCombiner:

@@ -27,14 +27,21 @@ class Embedder(Protocol):
     length: int
     device: torch.device
 
-    def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """N×3×128×128 RGB in [0, 1], the canonical frame → (unit vectors N×length, their norms before that, N)."""
+    licence: str
+
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """N×3×128×128 RGB in [0, 1], the canonical frame → (unit vectors N×length, their norms before that, N).
+
+        `marks`, N×5×2 landmarks in the pictures' pixels (NaN where unknown), let an embedder with a frame of its own
+        bring the faces into it.
+        """
         ...
 
 
 class BuiltinEmbedder:
     name = "builtin"
     length = LENGTH
+    licence = "research use: trained on CelebA"
 
     def __init__(self, weights: Path = BUILTIN, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
@@ -44,7 +51,7 @@ class BuiltinEmbedder:
         self._net = self._net.float().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         parts = [self._net(part.to(self.device)).float().cpu() for part in torch.split(faces, 64)]
         features = torch.cat(parts) if parts else torch.zeros(0, LENGTH)
         return F.normalize(features, dim=1), features.norm(dim=1)

@@ -1,0 +1,105 @@
+"""What a track asks a gallery: its best raw face, its faces pooled, and its super-resolved face, told apart for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.sr.restoration import Probe, Restoration, Restorer
+from fasr_video.types import AlignedFace, Image
+
+Feature = NDArray[np.float32]
+"""A unit vector of the embedder's length."""
+
+
+class Kind(StrEnum):
+    """Where a probe comes from."""
+
+    BEST = "best"
+    POOLED = "pooled"
+    SR = "sr"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackFaces:
+    """The faces that speak for one person."""
+
+    lr0: AlignedFace
+    small: Image
+    """LR0 in the canonical frame at its own resolution: what super-resolution starts from."""
+    auxiliaries: tuple[AlignedFace, ...]
+    """In the order of time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    features: dict[Kind, Feature]
+    """Without `sr` when nothing was super-resolved."""
+    norm: float
+    """Of LR0's feature before it was made a unit vector: the embedder's own measure of quality."""
+    restoration: Restoration | None
+
+
+class Prober:
+    """Makes probes with one set of models."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        combiner: merging.FeatureCombiner | None = None,
+        restorer: Restorer | None = None,
+        samples: int = 2,
+    ) -> None:
+        self._embedder, self._combiner, self._restorer, self._samples = embedder, combiner, restorer, samples
+
+    def facts(self) -> dict[str, object]:
+        """What the probes depend on: scores of probes made otherwise are other scores."""
+        restorer = None if self._restorer is None else {**self._restorer.facts(), "samples": self._samples}
+        combiner = "mean" if self._combiner is None else merging.fingerprint(self._combiner)
+        return {"embedder": self._embedder.sha256, "pooled_by": combiner, "restorer": restorer}
+
+    def ask(self, tracks: Sequence[TrackFaces], seeds: Sequence[int]) -> list[Probes]:
+        """One answer a track; each depends on its own faces and seed, never on the others."""
+        if not tracks:
+            return []
+        faces = [f for t in tracks for f in (t.lr0, *t.auxiliaries)]
+        every, norms = self._embedder.embed(*as_tensors(faces))
+        starts = np.cumsum([0, *(1 + len(t.auxiliaries) for t in tracks)])
+        pooled = [self._pool(every[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+        restored = self._restore(tracks, pooled, seeds)
+        answers = []
+        for k, start in enumerate(starts[:-1]):
+            features = {Kind.BEST: every[start].numpy(), Kind.POOLED: pooled[k].numpy()}
+            restoration = None if restored is None else restored[0][k]
+            if restored is not None:
+                features[Kind.SR] = restored[1][k].numpy()
+            answers.append(Probes(features, float(norms[start]), restoration))
+        return answers
+
+    def _pool(self, features: Tensor) -> Tensor:
+        return merging.mean(features) if self._combiner is None else self._combiner.combine(features)
+
+    def _restore(
+        self, tracks: Sequence[TrackFaces], pooled: Sequence[Tensor], seeds: Sequence[int]
+    ) -> tuple[list[Restoration], Tensor] | None:
+        if self._restorer is None:
+            return None
+        asked = [Probe(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)]
+        restored = self._restorer.restore_all(asked, self._samples, seeds)
+        drawn = [AlignedFace(r.picture, t.lr0.marks) for r, t in zip(restored, tracks, strict=True)]
+        return restored, self._embedder.embed(*as_tensors(drawn))[0]
+
+
+def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:
+    """Pictures as N×3×128×128 in [0, 1], and landmarks as N×5×2, NaN where there are none."""
+    none = np.full((5, 2), np.nan, np.float32)
+    marks = np.stack([none if f.marks is None else f.marks for f in faces])
+    return as_tensor([f.picture for f in faces]), torch.from_numpy(marks)
