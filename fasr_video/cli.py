@@ -289,6 +289,8 @@ def _seconds(option: str, text: str | None) -> float | None:
 @contextmanager
 def _progress(as_json: bool) -> Iterator[Any]:
     """A function that shows progress: a bar in a terminal, a line now and then elsewhere, or JSON lines."""
+    from fasr_video.pipeline.run import Stage
+
     console = Console(stderr=True)
     if as_json or not console.is_terminal:
         yield _PlainProgress(as_json)
@@ -301,9 +303,14 @@ def _progress(as_json: bool) -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as bar:
-        tasks: dict[Path, tuple[TaskID, float]] = {}
+        tasks: dict[Path | str, tuple[TaskID, float]] = {}
 
         def listen(p: Any) -> None:
+            if isinstance(p, Stage):
+                if p.what not in tasks:
+                    tasks[p.what] = bar.add_task(p.what, total=p.total, state=""), time.monotonic()
+                bar.update(tasks[p.what][0], total=p.total, completed=p.done, state=f"{p.done} of {p.total}")
+                return
             if p.source not in tasks:
                 tasks[p.source] = bar.add_task(escape(p.source.name), total=None, state=""), time.monotonic()
             task, began = tasks[p.source]
@@ -321,7 +328,16 @@ class _PlainProgress:
         self._began: dict[Path, float] = {}
 
     def __call__(self, p: Any) -> None:
+        from fasr_video.pipeline.run import Stage
+
         now = time.monotonic()
+        if isinstance(p, Stage):
+            if now - self._last >= PLAIN_EVERY:
+                self._last = now
+                line = {"event": "progress", "stage": p.what, "done": p.done, "total": p.total}
+                text = f"{p.what}: {p.done} of {p.total}"
+                click.echo(json.dumps(line) if self._as_json else text, err=not self._as_json)
+            return
         spent = now - self._began.setdefault(p.source, now)
         if now - self._last < PLAIN_EVERY or not spent:
             return
@@ -354,6 +370,9 @@ def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
     usable = sum(t["verdict"] == "usable" for t in tracks)
     faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
     frames = sum(s["frames_looked_at"] for s in document["sources"])
+    answers = {t["name"]: t["answer"] for t in tracks if t["answer"] is not None}
+    leads = {name: a for name, a in answers.items() if a["verdict"] == "candidates"}
+    bad = [p for p in document["gallery"] if p["problem"]]
     if as_json:
         result = {
             "event": "done",
@@ -363,6 +382,10 @@ def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
             "tracks": len(tracks),
             "usable": usable,
             "links_proposed": len(document["links"]),
+            "searched": len(answers),
+            "with_candidates": len(leads),
+            "unknown": len(answers) - len(leads),
+            "photographs_left_out": len(bad),
             "losses": losses,
             "seconds": round(seconds, 2),
             "exit_code": int(code),
@@ -382,15 +405,24 @@ def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
     for kind, count in losses.items():
         if count:
             click.echo(f"lost: {count} {kind.replace('_', ' ')}")
-    bad = [p for p in document["gallery"] if p["problem"]]
-    if document["gallery"]:
-        good = len(document["gallery"]) - len(bad)
-        click.echo(
-            f"gallery: {good} photographs usable, {len(bad)} not; ranking candidates needs a face recogniser, which"
-        )
-        click.echo("         this version does not have yet")
+    _say_answers(document, leads, len(answers), bad)
     click.echo(f"look at it: fasr-video show {folder}")
     return code
+
+
+def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]) -> None:
+    searched = document["searched"]
+    if searched is None:
+        return
+    people = searched["gallery"]["people"]
+    left_out = f", {len(bad)} photographs left out" if bad else ""
+    click.echo(f"gallery: {people} people{left_out}; {len(leads)} of {asked} tracks have candidates, the rest: unknown")
+    for name, answer in leads.items():
+        first = answer["joined"][0]
+        mark = " (only the reconstruction says so)" if first["only_sr"] else ""
+        click.echo(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {first['score']:+.1f}{mark}")
+    for remark in searched["remarks"]:
+        click.echo(f"note: {remark}")
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -441,6 +473,12 @@ def _show(document: dict[str, Any]) -> None:
                 verdict,
             )
         console.print(table)
+    for t in document["tracks"]:
+        if t["answer"] is not None:
+            console.print(_candidates(t))
+    if document["searched"] is not None:
+        for remark in document["searched"]["remarks"]:
+            console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
     if document["links"]:
         table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
         for link in document["links"]:
@@ -455,6 +493,25 @@ def _show(document: dict[str, Any]) -> None:
         for p in document["gallery"]:
             table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
         console.print(table)
+
+
+def _candidates(track: dict[str, Any]) -> Table:
+    """The joined list of a track: leads to look at, with what speaks for each."""
+    answer = track["answer"]
+    scored = answer["threshold"] is not None
+    title = f"{track['name']}: {answer['verdict']}"
+    if scored:
+        limit = f"{answer['threshold']:+.2f}" + (", extrapolated" if answer["extrapolated"] else "")
+        title += f" (threshold {limit}; a lead is no proof)"
+    kinds = list(answer["lists"])
+    score = "log10 likelihood ratio" if scored else "mean cosine, raw"
+    table = Table("rank", "candidate", score, *(f"{k}, cosine" for k in kinds), "supported by", title=title)
+    for c in answer["joined"]:
+        support = "only the reconstruction" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
+        name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
+        cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
+        table.add_row(str(c["rank"]), name, f"{c['score']:+.2f}", *cosines, support)
+    return table
 
 
 def _clock(seconds: float) -> str:

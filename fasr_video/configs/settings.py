@@ -69,9 +69,33 @@ class SelectSettings(_Group):
     duplicate: float = Share
 
 
+class RecogniseSettings(_Group):
+    embedder: Literal["builtin", "adaface", "insightface"]
+    weights: Path | None
+    device: str
+    flip: bool
+
+
+class RestoreSettings(_Group):
+    method: str
+    samples: int = Field(ge=1, le=64)
+    sampler: str | None
+    seed: int = Field(ge=0, le=2**31)
+    device: str
+    precision: Literal["float32", "bfloat16"]
+
+
+class SearchSettings(_Group):
+    mode: Literal["investigation", "identification"]
+    candidates: int = Field(ge=1, le=1000)
+    fpir: float = Field(gt=0, lt=1)
+    calibration: Path | None
+
+
 class LinkSettings(_Group):
     max_gap: float = Field(ge=0)
     min_score: float = Share
+    min_similarity: float = Share
 
 
 class CaseSettings(_Group):
@@ -84,6 +108,9 @@ class Settings(_Group):
     detect: DetectSettings
     track: TrackSettings
     select: SelectSettings
+    recognise: RecogniseSettings
+    restore: RestoreSettings
+    search: SearchSettings
     link: LinkSettings
     case: CaseSettings
 

@@ -58,20 +58,20 @@ class Prober:
         restorer: Restorer | None = None,
         samples: int = 2,
     ) -> None:
-        self._embedder, self._combiner, self._restorer, self._samples = embedder, combiner, restorer, samples
+        self.embedder, self._combiner, self._restorer, self._samples = embedder, combiner, restorer, samples
 
     def facts(self) -> dict[str, object]:
         """What the probes depend on: scores of probes made otherwise are other scores."""
         restorer = None if self._restorer is None else {**self._restorer.facts(), "samples": self._samples}
         combiner = "mean" if self._combiner is None else merging.fingerprint(self._combiner)
-        return {"embedder": self._embedder.sha256, "pooled_by": combiner, "restorer": restorer}
+        return {"embedder": self.embedder.sha256, "pooled_by": combiner, "restorer": restorer}
 
     def ask(self, tracks: Sequence[TrackFaces], seeds: Sequence[int]) -> list[Probes]:
         """One answer a track; each depends on its own faces and seed, never on the others."""
         if not tracks:
             return []
         faces = [f for t in tracks for f in (t.lr0, *t.auxiliaries)]
-        every, norms = self._embedder.embed(*as_tensors(faces))
+        every, norms = self.embedder.embed(*as_tensors(faces))
         starts = np.cumsum([0, *(1 + len(t.auxiliaries) for t in tracks)])
         pooled = [self._pool(every[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
         restored = self._restore(tracks, pooled, seeds)
@@ -92,10 +92,14 @@ class Prober:
     ) -> tuple[list[Restoration], Tensor] | None:
         if self._restorer is None:
             return None
-        asked = [Probe(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)]
+        # The network has to be told in the features that it was trained with; with others it makes its own.
+        if self._restorer.facts().get("embedder") == self.embedder.sha256:
+            asked = [Probe(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)]
+        else:
+            asked = [Probe(t.small, tuple(f.picture for f in (t.lr0, *t.auxiliaries))) for t in tracks]
         restored = self._restorer.restore_all(asked, self._samples, seeds)
         drawn = [AlignedFace(r.picture, t.lr0.marks) for r, t in zip(restored, tracks, strict=True)]
-        return restored, self._embedder.embed(*as_tensors(drawn))[0]
+        return restored, self.embedder.embed(*as_tensors(drawn))[0]
 
 
 def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:

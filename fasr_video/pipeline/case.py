@@ -1,9 +1,10 @@
 """The case: one folder that holds all that a run found, written as it goes.
 
     CASE/
-      case.sqlite        the truth: sources, segments, tracks, faces, links, gallery photos, settings, log
+      case.sqlite        the truth: sources, segments, tracks, faces, probes, candidates, links, settings, log
       settings.yaml      the settings in force, for people
-      crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes
+      crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes; reconstructions say so inside
+      gallery/           the gallery made from a folder of photographs that `run --gallery` was given
 
 A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
 nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless
@@ -32,12 +33,13 @@ from urllib.parse import quote
 
 import numpy as np
 from PIL import Image as PilImage
+from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, EnvironmentFailure, IntegrityError
 from fasr_video.types import Image
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 
@@ -70,9 +72,22 @@ CREATE TABLE link (
     score REAL NOT NULL, evidence TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('proposed', 'accepted', 'refused')), decided_by TEXT, decided_at TEXT,
     UNIQUE (a, b));
+CREATE TABLE probe (
+    track INTEGER NOT NULL REFERENCES track, kind TEXT NOT NULL CHECK (kind IN ('best', 'pooled', 'sr')),
+    feature BLOB NOT NULL, PRIMARY KEY (track, kind)) WITHOUT ROWID;
+CREATE TABLE probed (track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, norm REAL NOT NULL);
+CREATE TABLE restoration (
+    track INTEGER PRIMARY KEY REFERENCES track, picture TEXT NOT NULL, samples TEXT NOT NULL, spread TEXT,
+    facts TEXT NOT NULL);
+CREATE TABLE answer (
+    track INTEGER PRIMARY KEY REFERENCES track, verdict TEXT NOT NULL CHECK (verdict IN ('candidates', 'unknown')),
+    threshold REAL, extrapolated INTEGER NOT NULL);
+CREATE TABLE candidate (
+    track INTEGER NOT NULL REFERENCES track, list TEXT NOT NULL CHECK (list IN ('best', 'pooled', 'sr', 'joined')),
+    rank INTEGER NOT NULL, subject TEXT NOT NULL, cosine REAL, score REAL, cosines TEXT, support TEXT, passes INTEGER,
+    PRIMARY KEY (track, list, rank)) WITHOUT ROWID;
 CREATE TABLE gallery_photo (
-    id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, subject TEXT NOT NULL, sha256 TEXT, faces INTEGER,
-    problem TEXT);
+    id INTEGER PRIMARY KEY, path TEXT NOT NULL, subject TEXT NOT NULL, sha256 TEXT, problem TEXT);
 CREATE TABLE log (
     id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL,
     previous TEXT NOT NULL, hash TEXT NOT NULL);
@@ -107,7 +122,8 @@ class Case:
                     "case_id": secrets.token_hex(8),
                     "version": __version__,
                     "versions": json.dumps(_versions()),
-                    "linked_tracks": "0",
+                    "linked_tracks": "",
+                    "searched": "null",
                     "log_head": "",
                     "settings": json.dumps(settings, sort_keys=True),
                 }.items():
@@ -167,6 +183,11 @@ class Case:
     def set_meta(self, key: str, value: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    def searched(self) -> dict[str, Any] | None:
+        """What was asked when the tracks were searched for last; None when they never were."""
+        found: dict[str, Any] | None = json.loads(self.meta("searched"))
+        return found
+
     def time_base(self, source: int) -> Fraction:
         info = json.loads(self.db.execute("SELECT info FROM source WHERE id = ?", (source,)).fetchone()["info"])
         return Fraction(info["time_base"])
@@ -184,10 +205,10 @@ class Case:
         )
         self.set_meta("log_head", digest)
 
-    def write_picture(self, image: Image) -> str:
-        """Store a picture losslessly; returns its name, the SHA-256 of the file."""
+    def write_picture(self, image: Image, note: PngInfo | None = None) -> str:
+        """Store a picture losslessly; returns its name, the SHA-256 of the file. `note` is kept inside it."""
         buffer = io.BytesIO()
-        PilImage.fromarray(image).save(buffer, "PNG", compress_level=1)
+        PilImage.fromarray(image).save(buffer, "PNG", compress_level=1, pnginfo=note)
         data = buffer.getvalue()
         name = hashlib.sha256(data).hexdigest()
         path = self.picture_path(name)
@@ -211,11 +232,17 @@ class Case:
         except OSError as error:
             raise IntegrityError(path, f"cannot be read ({error})", "restore it from a copy of the case") from error
 
+    def picture_names(self) -> list[str]:
+        """Of every picture that the case refers to."""
+        faces = "SELECT aligned FROM face WHERE aligned IS NOT NULL UNION SELECT native FROM face WHERE native IS NOT NULL"
+        names = [str(row[0]) for row in self.db.execute(faces).fetchall()]
+        for row in self.db.execute("SELECT picture, samples, spread FROM restoration").fetchall():
+            names += [row["picture"], *json.loads(row["samples"]), *([row["spread"]] if row["spread"] else [])]
+        return names
+
     def sweep_pictures(self) -> int:
-        """Delete pictures that no face names: left behind by a kill, or given up while a track ran."""
-        named = {
-            n for row in self.db.execute("SELECT aligned, native FROM face WHERE aligned IS NOT NULL") for n in row
-        }
+        """Delete pictures that no row names: left behind by a kill, or given up while a track ran."""
+        named = set(self.picture_names())
         swept = 0
         with environment(self.folder):
             for path in (self.folder / "crops").glob("*/*"):

@@ -9,14 +9,16 @@ from fractions import Fraction
 from typing import Any
 
 from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.links import clusters
 
-SCHEMA = "fasr-video/case/1"
+SCHEMA = "fasr-video/case/2"
 MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
 TRACK_COLUMNS = (
     *("id", "name", "source", "source_sha256", "time_source", "start_seconds", "end_seconds"),
     *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
     *("verdict", "verdict_reason", "auxiliaries", "shown_frame", "shown_pts", "shown_aligned", "shown_native"),
     *(f"shown_{m}" for m in MEASURES),
+    *("sr_picture", "sr_disagreement", "answer", "candidate", "candidate_score", "candidate_support"),
 )
 FACE_COLUMNS = (
     *("id", "source", "source_sha256", "track", "frame_index", "pts", "seconds", "x1", "y1", "x2", "y2", "landmarks"),
@@ -35,6 +37,8 @@ def as_document(case: Case) -> dict[str, Any]:
         ],
         "tracks": tracks(case),
         "links": links(case),
+        "clusters": clusters(case, ["proposed", "accepted"]),
+        "searched": case.searched(),
         "gallery": [dict(r) for r in case.db.execute("SELECT * FROM gallery_photo ORDER BY path").fetchall()],
         "log": [dict(r) for r in case.db.execute("SELECT * FROM log ORDER BY id").fetchall()],
     }
@@ -89,6 +93,8 @@ def tracks(case: Case) -> list[dict[str, Any]]:
                 "faces_by_reason": dict(case.db.execute(counted, (row["id"],)).fetchall()),
                 "shown": _picture(case, row["shown_face"]),
                 "auxiliaries": [_picture(case, f) for f in _auxiliaries(case, row["id"])],
+                "restoration": _restoration(case, row["id"]),
+                "answer": _answer(case, row["id"]),
             }
         )
     return found
@@ -149,9 +155,43 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
         "box": [row[k] for k in ("x1", "y1", "x2", "y2")],
         "landmarks": None if row["landmarks"] is None else json.loads(row["landmarks"]),
         "quality": {k: row[k] for k in MEASURES},
-        "aligned": str(case.picture_path(row["aligned"]).relative_to(case.folder)),
-        "native": str(case.picture_path(row["native"]).relative_to(case.folder)),
+        "aligned": _relative(case, row["aligned"]),
+        "native": _relative(case, row["native"]),
     }
+
+
+def _restoration(case: Case, track: int) -> dict[str, Any] | None:
+    row = case.db.execute("SELECT * FROM restoration WHERE track = ?", (track,)).fetchone()
+    if row is None:
+        return None
+    named = {"picture": row["picture"], "spread": row["spread"]}
+    samples = [_relative(case, s) for s in json.loads(row["samples"])]
+    return json.loads(row["facts"]) | {k: v and _relative(case, v) for k, v in named.items()} | {"samples": samples}
+
+
+def _answer(case: Case, track: int) -> dict[str, Any] | None:
+    """The verdict on a track, the list that joins its probes, and the list of each probe."""
+    row = case.db.execute("SELECT * FROM answer WHERE track = ?", (track,)).fetchone()
+    if row is None:
+        return None
+    lists: dict[str, list[dict[str, Any]]] = {}
+    query = "SELECT * FROM candidate WHERE track = ? ORDER BY list, rank"
+    for c in case.db.execute(query, (track,)).fetchall():
+        line = {"rank": c["rank"], "subject": c["subject"], "score": c["score"]}
+        if c["list"] == "joined":
+            support = json.loads(c["support"])
+            line |= {"cosines": json.loads(c["cosines"]), "support": support, "passes": bool(c["passes"])}
+            line["only_sr"] = support == ["sr"]
+        else:
+            line["cosine"] = c["cosine"]
+        lists.setdefault(c["list"], []).append(line)
+    joined = lists.pop("joined", [])
+    facts = {"verdict": row["verdict"], "threshold": row["threshold"], "extrapolated": bool(row["extrapolated"])}
+    return {**facts, "joined": joined, "lists": lists}
+
+
+def _relative(case: Case, picture: str) -> str:
+    return str(case.picture_path(picture).relative_to(case.folder))
 
 
 def _flat(track: dict[str, Any]) -> dict[str, Any]:
@@ -160,4 +200,13 @@ def _flat(track: dict[str, Any]) -> dict[str, Any]:
     line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
     line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
     line["auxiliaries"] = len(track["auxiliaries"])
+    if track["restoration"] is not None:
+        line |= {"sr_picture": track["restoration"]["picture"], "sr_disagreement": track["restoration"]["disagreement"]}
+    if track["answer"] is not None:
+        line["answer"] = track["answer"]["verdict"]
+        # No name below the threshold in any table: a list to look through is in the JSON.
+        passing = [c for c in track["answer"]["joined"] if c["passes"]][:1]
+        for c in passing:
+            line |= {"candidate": c["subject"], "candidate_score": c["score"]}
+            line["candidate_support"] = " ".join(c["support"])
     return line

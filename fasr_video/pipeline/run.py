@@ -1,4 +1,4 @@
-"""Footage in, a case of tracklets out: decode → detect → track → select → case.
+"""Footage in, a case out: decode → detect → track → select → restore → search → case.
 
 A segment of frames at a time is made safe. What a run needs to go on is in the case after each: where it stopped,
 the tracker's state, and the faces kept for the tracks still running. A resumed run gives what an unbroken one gives.
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.gallery.photos import files_in
-from fasr_video.pipeline import photos, records
+from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
 from fasr_video.pipeline.prefetch import prefetch
+from fasr_video.pipeline.probes import open_prober, probe_all
+from fasr_video.pipeline.search import check_given, open_gallery, search_all
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import FrameRef
 
@@ -42,7 +43,16 @@ class Progress:
     tracks: int
 
 
-Listener = Callable[[Progress], None]
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How far a stage after the footage is."""
+
+    what: str
+    done: int
+    total: int
+
+
+Listener = Callable[[Progress | Stage], None]
 
 
 def run(
@@ -72,28 +82,40 @@ def run(
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
     sampling = _sampling(settings)
     if gallery is not None:
-        files_in(gallery)
+        check_given(gallery)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
+    prober = open_prober(settings)
     worked = False
     with only_writer(out), open_case(out, settings) as case:
         for reader in readers:
             worked |= _run_source(case, reader, detector, settings, sampling, listen)
+        worked |= probe_all(case, prober, settings.restore.seed, _stage(listen, "super-resolving"))
         if gallery is not None:
-            worked |= photos.check(case, gallery, detector)
+            with open_gallery(case, gallery, detector, prober.embedder, _stage(listen, "enrolling")) as people:
+                worked |= search_all(case, people, prober, settings.search)
         propose_all(case, settings.link)
         if worked:
             case.sweep_pictures()
     return out, worked
 
 
+def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:
+    def tell(done: int, total: int) -> None:
+        if listen is not None:
+            listen(Stage(what, done, total))
+
+    return tell
+
+
 def open_case(out: Path, settings: Settings) -> Case:
-    """The case at `out`, new or made with the same settings."""
+    """The case at `out`, new or made with the same settings; what is searched for may be asked anew."""
     chosen = json.loads(settings.model_dump_json())
     if not (out / DATABASE).is_file():
         return Case.create(out, chosen, as_yaml(settings))
     case = Case.open(out)
     stored = json.loads(case.meta("settings"))
-    changed = [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k) != chosen[g][k]]
+    fixed = [g for g in chosen if g != "search"]
+    changed = [f"{g}.{k}" for g in fixed for k in chosen[g] if stored.get(g, {}).get(k) != chosen[g][k]]
     if changed:
         reason = f"this case was made with other settings ({', '.join(changed)})"
         raise CaseError(out, reason, "give another --out, or the same settings to go on")

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
@@ -28,12 +27,18 @@ from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.methods import METHODS, Models, as_image, load_models, make_restorer, samples_of
-from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
+from fasr_video.sr.restoration import (
+    BANNER,
+    NOTE,
+    SMALLEST,
+    Probe,
+    Restoration,
+    Restorer,
+    png_note,
+    restore,
+    square_face,
+)
 from fasr_video.types import Image
-
-NOTE = "fasr-video"
-"""Under which the facts stand in a PNG."""
-BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +264,4 @@ def heat(spread: NDArray[np.float32]) -> Image:
 
 
 def _save(path: Path, image: Image, facts: dict[str, object]) -> None:
-    note = PngInfo()
-    note.add_text("Description", BANNER)
-    note.add_itxt(NOTE, json.dumps(facts))
-    write_whole(path, lambda partial: Pictures.fromarray(image).save(partial, "PNG", pnginfo=note))
+    write_whole(path, lambda partial: Pictures.fromarray(image).save(partial, "PNG", pnginfo=png_note(facts)))

@@ -10,7 +10,9 @@ from pathlib import Path
 from fasr_video.files import sha256_file
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
+from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest
+from fasr_video.pipeline.search import digest as answers_digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Check:
 
 def verify(case: Case) -> list[Check]:
     checks = []
-    for check in (_database, _log, _found, _pictures, _sources):
+    for check in (_database, _log, _found, _answers, _pictures, _sources):
         try:
             checks.append(check(case))
         except sqlite3.DatabaseError as error:
@@ -90,10 +92,27 @@ def _found(case: Case) -> Check:
     return Check("faces and tracks", len(said), problems, [])
 
 
+def _answers(case: Case) -> Check:
+    """Probes, reconstructions and candidates against the hashes that the log holds."""
+    said = dict(case.db.execute("SELECT event, details FROM log WHERE event IN ('probed', 'searched') ORDER BY id"))
+    problems = []
+    for event, what, found in (
+        ("probed", "probes or reconstructions", probes_digest(case)),
+        ("searched", "candidates", answers_digest(case)),
+    ):
+        if event in said and json.loads(said[event])["digest"] != found:
+            problems.append(f"{what} were changed after the run")
+    searched = json.loads(said["searched"]) if "searched" in said else None
+    if searched is not None:
+        del searched["digest"]
+    if case.searched() != searched:
+        problems.append("what was searched for is not what the log says")
+    return Check("probes and candidates", len(said), problems, [])
+
+
 def _pictures(case: Case) -> Check:
     problems = []
-    query = "SELECT aligned FROM face WHERE aligned IS NOT NULL UNION SELECT native FROM face WHERE native IS NOT NULL"
-    names = [str(r[0]) for r in case.db.execute(query).fetchall()]
+    names = sorted(set(case.picture_names()))
     for name in names:
         path = case.picture_path(name)
         if not path.is_file():

@@ -6,7 +6,7 @@ Trackers over-segment rather than mix; this puts pieces side by side again. Noth
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -68,6 +68,34 @@ def propose(tracklets: Sequence[Tracklet], max_gap: float, min_score: float) -> 
                 backward[b.id] = max(score, backward.get(b.id, score))
     best = [Proposal(a, b, s) for (a, b), s in pairs.items() if s == onward[a] == backward[b]]
     return sorted(best, key=lambda p: -p.score)
+
+
+def propose_by_face(tracklets: Sequence[Tracklet], min_score: float, apart: Callable[[int, int], bool]) -> list[Proposal]:
+    """Clusters of tracklets with like faces, whenever and wherever they were seen: the links that hold each together.
+
+    Single linkage, the most like first; two tracklets of one source that overlap in time are two people, and so never
+    come into one cluster, nor do two that a person has set `apart`.
+    """
+    ordered = sorted(tracklets, key=lambda t: (t.source, t.start, t.id))
+    looks = np.stack([t.look for t in ordered]) if ordered else np.zeros((0, 1), np.float32)
+    cosines = np.triu(looks @ looks.T, 1)
+    first, second = np.nonzero(cosines >= max(min_score, 1e-6))
+    clusters = [{i} for i in range(len(ordered))]
+    found = []
+    for k in np.argsort(-cosines[first, second], kind="stable"):
+        i, j = int(first[k]), int(second[k])
+        a, b = clusters[i], clusters[j]
+        if a is b or any(_two_people(ordered[x], ordered[y]) or apart(ordered[x].id, ordered[y].id) for x in a for y in b):
+            continue
+        a |= b
+        for member in b:
+            clusters[member] = a
+        found.append(Proposal(ordered[i].id, ordered[j].id, float(cosines[i, j])))
+    return found
+
+
+def _two_people(a: Tracklet, b: Tracklet) -> bool:
+    return a.source == b.source and a.start <= b.end and b.start <= a.end
 
 
 def _form_and_colours(crop: FaceCrop) -> NDArray[np.float32]:

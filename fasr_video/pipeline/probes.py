@@ -1,0 +1,156 @@
+"""What each usable track of a case asks the gallery: its probes, and its super-resolved face.
+
+A few tracks are one transaction; a run that goes on begins with the first track that has no probes made with the
+models at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from sqlite3 import Row
+
+import numpy as np
+
+from fasr_video.checkpoint import find_device
+from fasr_video.configs.settings import Settings
+from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces
+from fasr_video.pipeline.case import Case, environment
+from fasr_video.pipeline.stills import heat
+from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, Matrix, align, similarity, three_points, to_canonical
+from fasr_video.recognition.combiner import load_combiner
+from fasr_video.recognition.embedder import open_embedder
+from fasr_video.sr.denoiser import PRECISIONS
+from fasr_video.sr.methods import METHODS, WEIGHTS, Models, load_models, make_restorer
+from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, Restorer, png_note
+from fasr_video.types import AlignedFace, Image
+
+Restored = tuple[str, str, str | None, str]
+"""A row of `restoration`: picture, samples (JSON), spread, facts (JSON)."""
+
+TOGETHER = 8
+"""Tracks that are restored, and made safe, together."""
+
+
+def open_prober(settings: Settings) -> Prober:
+    chosen = settings.recognise
+    embedder = open_embedder(chosen.embedder, chosen.weights, chosen.device, chosen.flip)
+    combiner = load_combiner(WEIGHTS / "combiner.safetensors")
+    # Another embedder's features mean nothing to the combiner in the box.
+    own = combiner if combiner.source.sha256 == embedder.sha256 else None
+    return Prober(embedder, own, _open_restorer(settings), settings.restore.samples)
+
+
+def _open_restorer(settings: Settings) -> Restorer | None:
+    chosen = settings.restore
+    if chosen.method == "none":
+        return None
+    device = find_device(chosen.device)
+
+    def models() -> Models:
+        loaded = load_models(None, None, None, device, METHODS[chosen.method].merge)
+        loaded.denoiser.precision = PRECISIONS[chosen.precision]
+        return loaded
+
+    return make_restorer(chosen.method, models, chosen.sampler, device)
+
+
+def probe_all(case: Case, prober: Prober, seed: int, listen: Callable[[int, int], None]) -> bool:
+    """Probes for every usable track that has none made with these models; returns whether there was one."""
+    models = json.dumps(prober.facts(), sort_keys=True)
+    query = (
+        "SELECT track.*, source.sha256 AS footage FROM track JOIN source ON source.id = track.source"
+        " WHERE track.state = 'done' AND verdict = 'usable'"
+        " AND NOT EXISTS (SELECT 1 FROM probed WHERE probed.track = track.id AND probed.models = ?) ORDER BY track.id"
+    )
+    waiting = case.db.execute(query, (models,)).fetchall()
+    for start in range(0, len(waiting), TOGETHER):
+        part = waiting[start : start + TOGETHER]
+        listen(start, len(waiting))
+        seeds = [track_seed(seed, row) for row in part]
+        answers = prober.ask([track_faces(case, row) for row in part], seeds)
+        with environment(case.folder):
+            pictures = [_write(case, a.restoration) for a in answers]
+        with case.transaction():
+            for row, answer, restored in zip(part, answers, pictures, strict=True):
+                _store(case, row["id"], models, answer, restored)
+    if waiting:
+        with case.transaction():
+            case.log("probed", {"tracks": len(waiting), "models": json.loads(models), "digest": digest(case)})
+    return bool(waiting)
+
+
+def track_seed(seed: int, track: Row) -> int:
+    """A track's picture depends on its own seed, whatever else is in the case."""
+    text = f"{seed} {track['footage']} {track['tracker_id']}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def track_faces(case: Case, track: Row) -> TrackFaces:
+    """The kept faces of a track, in the canonical frame and at LR0's own resolution."""
+    query = "SELECT * FROM face WHERE track = ? AND reason = 'aux' AND native IS NOT NULL ORDER BY frame_index, id"
+    auxiliaries = tuple(_aligned(case, row) for row in case.db.execute(query, (track["id"],)).fetchall())
+    lr0 = case.db.execute("SELECT * FROM face WHERE id = ?", (track["shown_face"],)).fetchone()
+    native, box, marks = _cut(case, lr0)
+    points = three_points(box, marks)
+    scale = similarity(points, CANONICAL)
+    own = round(1 / float(np.hypot(scale[0, 0], scale[1, 0])))
+    side = min(CANONICAL_SIDE, max(SMALLEST, own))
+    return TrackFaces(align(native, box, marks), to_canonical(native, points, side), auxiliaries)
+
+
+def features(case: Case, track: int) -> dict[Kind, Feature]:
+    rows = case.db.execute("SELECT kind, feature FROM probe WHERE track = ?", (track,)).fetchall()
+    found = {Kind(row["kind"]): np.frombuffer(row["feature"], np.float32) for row in rows}
+    return {kind: found[kind] for kind in Kind if kind in found}
+
+
+def digest(case: Case) -> str:
+    """One hash over all probes and restorations, so that the log's chain covers them."""
+    hasher = hashlib.sha256()
+    for query in (
+        "SELECT track, kind, hex(feature) FROM probe ORDER BY track, kind",
+        "SELECT * FROM probed ORDER BY track",
+        "SELECT * FROM restoration ORDER BY track",
+    ):
+        for row in case.db.execute(query):
+            hasher.update(json.dumps(tuple(row)).encode())
+    return hasher.hexdigest()
+
+
+def _aligned(case: Case, row: Row) -> AlignedFace:
+    return align(*_cut(case, row))
+
+
+def _cut(case: Case, row: Row) -> tuple[Image, Matrix, Matrix | None]:
+    """A kept face in the recording's own pixels, its box and landmarks in that picture."""
+    origin = np.array([row["native_x"], row["native_y"]], np.float64)
+    box = np.array([row["x1"], row["y1"], row["x2"], row["y2"]]) - np.tile(origin, 2)
+    marks = None if row["landmarks"] is None else np.array(json.loads(row["landmarks"])) - origin
+    return case.read_picture(row["native"]), box, marks
+
+
+def _write(case: Case, restoration: Restoration | None) -> Restored | None:
+    """Its pictures into the case: the mean, the samples, where they disagree; with the facts inside."""
+    if restoration is None:
+        return None
+    facts = {k: v for k, v in asdict(restoration).items() if k not in {"picture", "samples", "spread"}}
+    facts |= {"what": BANNER, "disagreement": float(restoration.spread.mean())}
+    note = png_note(facts)
+    samples = [case.write_picture(s, note) for s in restoration.samples]
+    several = len(samples) > 1
+    picture = case.write_picture(restoration.picture, note) if several else samples[0]
+    spread = case.write_picture(heat(restoration.spread), note) if several else None
+    return picture, json.dumps(samples), spread, json.dumps(facts)
+
+
+def _store(case: Case, track: int, models: str, answer: Probes, restored: Restored | None) -> None:
+    for table in ("probe", "probed", "restoration"):
+        case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
+    case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, models, answer.norm))
+    for kind, feature in answer.features.items():
+        case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, feature.astype(np.float32).tobytes()))
+    if restored is not None:
+        case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", (track, *restored))

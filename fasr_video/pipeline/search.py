@@ -1,0 +1,126 @@
+"""The tracks of a case against a gallery: which gallery, which calibration, and what is written of the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from fasr_video.configs.settings import SearchSettings
+from fasr_video.errors import UsageError
+from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.enrol import sync
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.photos import files_in
+from fasr_video.gallery.probes import Prober
+from fasr_video.gallery.search import Answer, Mode, Question, Searcher
+from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.detect import Detector
+from fasr_video.pipeline.probes import features
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.sr.methods import WEIGHTS
+
+IN_THE_BOX = WEIGHTS / "calibration.json"
+
+
+def check_given(given: Path) -> None:
+    """Tell before the footage is looked at that there is no such gallery."""
+    if not (given / GALLERY_DATABASE).is_file():
+        files_in(given)
+
+
+def open_gallery(
+    case: Case, given: Path, detector: Detector, embedder: Embedder, listen: Callable[[int, int], None]
+) -> Gallery:
+    """A gallery that `gallery create` made, as it is; or the folder of photographs, enrolled into the case."""
+    if (given / GALLERY_DATABASE).is_file():
+        gallery = Gallery.open(given, read_only=True)
+        gallery.require(embedder)
+        return gallery
+    own = case.folder / "gallery"
+    if (own / GALLERY_DATABASE).is_file():
+        gallery = Gallery.open(own)
+        gallery.require(embedder)
+    else:
+        gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
+    sync(gallery, given, detector, embedder, listen)
+    return gallery
+
+
+def read_calibration(settings: SearchSettings, models: dict[str, object]) -> tuple[Calibration | None, str]:
+    """The calibration that fits these models, and what is to be said about it."""
+    if settings.calibration is not None:
+        found = Calibration.load(settings.calibration)
+        reason = found.fits(models)
+        if reason is not None:
+            raise UsageError(settings.calibration, reason, "calibrate these models, or use those that it was made for")
+        return found, ""
+    if not IN_THE_BOX.is_file():
+        return None, "scores are raw: there is no calibration"
+    found = Calibration.load(IN_THE_BOX)
+    reason = found.fits(models)
+    return (found, "") if reason is None else (None, f"scores are raw: the calibration in the box does not fit ({reason})")
+
+
+def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings) -> bool:
+    """Ask for every track that has probes; returns whether the question had not been asked before."""
+    calibration, remark = read_calibration(settings, prober.facts())
+    people = len(gallery.subjects())
+    remarks = [remark] if remark else []
+    if calibration is not None:
+        remarks += calibration.warnings(people)
+    asked = {
+        "gallery": {"folder": str(gallery.folder.absolute()), "generation": gallery.generation, "people": people},
+        "models": prober.facts(),
+        "question": settings.model_dump(mode="json"),
+        "calibration": None if calibration is None else calibration.sha256,
+        "remarks": remarks,
+        "tracks": [r[0] for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()],
+    }
+    if case.searched() == asked:
+        return False
+    question = Question(Mode(settings.mode), settings.candidates, settings.fpir)
+    searcher = Searcher(gallery, Index.open(gallery), question, calibration)
+    answers = {track: searcher.answer(features(case, track)) for track in asked["tracks"]}
+    with case.transaction():
+        record_photos(case, gallery)
+        case.db.execute("DELETE FROM candidate")
+        case.db.execute("DELETE FROM answer")
+        for track, answer in answers.items():
+            _store(case, track, answer)
+        case.set_meta("searched", json.dumps(asked))
+        case.log("searched", {**asked, "digest": digest(case)})
+    return True
+
+
+def record_photos(case: Case, gallery: Gallery) -> None:
+    """Which photographs stood behind the answers, and which could not be used."""
+    case.db.execute("DELETE FROM gallery_photo")
+    rows = [(i.path, i.subject, i.sha256, None) for s in gallery.subjects() for i in gallery.images(s.id)]
+    rows += [(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
+    case.db.executemany("INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)", rows)
+
+
+def digest(case: Case) -> str:
+    """One hash over all answers, so that the log's chain covers them."""
+    hasher = hashlib.sha256()
+    for query in ("SELECT * FROM answer ORDER BY track", "SELECT * FROM candidate ORDER BY track, list, rank"):
+        for row in case.db.execute(query):
+            hasher.update(json.dumps(tuple(row)).encode())
+    return hasher.hexdigest()
+
+
+def _store(case: Case, track: int, answer: Answer) -> None:
+    case.db.execute(
+        "INSERT INTO answer VALUES (?, ?, ?, ?)", (track, answer.verdict, answer.threshold, answer.extrapolated)
+    )
+    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    for kind, hits in answer.lists.items():
+        for rank, h in enumerate(hits, 1):
+            case.db.execute(insert, (track, kind, rank, h.subject, h.cosine, h.score, None, None, None))
+    for rank, c in enumerate(answer.joined, 1):
+        cosines, support = json.dumps(c.cosines), json.dumps(c.support)
+        case.db.execute(insert, (track, "joined", rank, c.subject, None, c.score, cosines, support, c.passes))
