@@ -420,7 +420,9 @@ def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, ba
     for name, answer in leads.items():
         first = answer["joined"][0]
         mark = " (only the reconstruction says so)" if first["only_sr"] else ""
-        click.echo(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {first['score']:+.1f}{mark}")
+        click.echo(
+            f"  {name}: candidate {first['subject']}, log10 likelihood ratio {first['log10_likelihood_ratio']:+.1f}{mark}"
+        )
     for remark in searched["remarks"]:
         click.echo(f"note: {remark}")
 
@@ -501,16 +503,19 @@ def _candidates(track: dict[str, Any]) -> Table:
     scored = answer["threshold"] is not None
     title = f"{track['name']}: {answer['verdict']}"
     if scored:
-        limit = f"{answer['threshold']:+.2f}" + (", extrapolated" if answer["extrapolated"] else "")
-        title += f" (threshold {limit}; a lead is no proof)"
+        limit = f"{answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
+        title += f" (threshold of the score {limit}; a lead is no proof)"
     kinds = list(answer["lists"])
-    score = "log10 likelihood ratio" if scored else "mean cosine, raw"
-    table = Table("rank", "candidate", score, *(f"{k}, cosine" for k in kinds), "supported by", title=title)
+    score = "score" if scored else "mean cosine, raw"
+    cosines = (f"{k}, cosine" for k in kinds)
+    table = Table("rank", "candidate", score, "log10 LR", *cosines, "supported by", title=title)
     for c in answer["joined"]:
         support = "only the reconstruction" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
         name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
-        cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
-        table.add_row(str(c["rank"]), name, f"{c['score']:+.2f}", *cosines, support)
+        ratio = c["log10_likelihood_ratio"]
+        numbers = [f"{c['score']:.2f}", "" if ratio is None else f"{ratio:+.1f}"]
+        numbers += [f"{c['cosines'][k]:.3f}" for k in kinds]
+        table.add_row(str(c["rank"]), name, *numbers, support)
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class Prober:
         faces = [f for t in tracks for f in (t.lr0, *t.auxiliaries)]
         every, norms = self.embedder.embed(*as_tensors(faces))
         starts = np.cumsum([0, *(1 + len(t.auxiliaries) for t in tracks)])
-        pooled = [self._pool(every[a:b]) for a, b in zip(starts, starts[1:], strict=False)]
+        pooled = [self._pool(every[a:b]) for a, b in pairwise(starts)]
         restored = self._restore(tracks, pooled, seeds)
         answers = []
         for k, start in enumerate(starts[:-1]):

@@ -13,7 +13,7 @@ from enum import StrEnum
 import numpy as np
 
 from fasr_video.errors import UsageError
-from fasr_video.gallery.calibration import FUSED, Calibration
+from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.store import Gallery
@@ -51,9 +51,8 @@ class Hit:
     subject: str
     cosine: float
     """Of the probe with the nearest of the subject's templates: raw."""
-    score: float | None
+    ratio: float | None
     """Calibrated log10 likelihood ratio, if there is a calibration for these models."""
-    template: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,9 @@ class Candidate:
     subject: str
     cosines: dict[Kind, float]
     score: float
-    """Calibrated log10 likelihood ratio of all probes together; without a calibration, the mean of the cosines."""
+    """What the list is ordered by: the calibrated sum of the cosines, or their plain mean without a calibration."""
+    ratio: float | None
+    """Calibrated log10 likelihood ratio of all probes together."""
     support: tuple[Kind, ...]
     """The probes that pass their own threshold; without a calibration, those that rank the subject first."""
     passes: bool
@@ -100,7 +101,7 @@ class Searcher:
         lists = {kind: self._rank(kind, feature) for kind, feature in features.items()}
         named = list(dict.fromkeys(hit.subject for hits in lists.values() for hit in hits))
         cosines = self._cosines(features, named)
-        threshold, extrapolated = self._threshold(FUSED)
+        threshold, extrapolated = self._threshold(scale_name(features))
         candidates = [self._candidate(s, cosines[s], lists, threshold) for s in named]
         # A lead that only a synthetic face supports stands after those that the camera's own pictures support.
         candidates.sort(key=lambda c: (c.only_sr, -c.score, c.subject))
@@ -112,25 +113,25 @@ class Searcher:
     def _rank(self, kind: Kind, feature: Feature) -> list[Hit]:
         """The nearest subjects, each by its nearest template."""
         found: dict[str, Hit] = {}
-        for cosine, template, subject in self._nearest(feature):
+        for cosine, subject in self._nearest(feature):
             if subject not in found:
-                score = None if self._calibration is None else self._calibration.score(kind, cosine)
-                found[subject] = Hit(subject, cosine, score, template)
+                ratio = None if self._calibration is None else float(self._calibration.score(kind, cosine))
+                found[subject] = Hit(subject, cosine, ratio)
         hits = list(found.values())[: self._question.length]
         if self._question.mode is Mode.IDENTIFICATION:
             threshold, _ = self._threshold(kind)
             hits = [h for h in hits if threshold is not None and h.cosine >= threshold]
         return hits
 
-    def _nearest(self, feature: Feature) -> list[tuple[float, int, str]]:
+    def _nearest(self, feature: Feature) -> list[tuple[float, str]]:
         """Templates, nearest first, as many as it takes to name enough subjects."""
         wanted, k = min(self._question.length, self._people), 4 * self._question.length
         while True:
             cosines, ids = self._index.search(feature[None], k)
             rows = [(float(c), int(i)) for c, i in zip(cosines[0], ids[0], strict=True) if i >= 0]
             templates = self._gallery.templates([i for _, i in rows])
-            found = [(c, i, templates[i].subject) for c, i in rows]
-            if len({s for _, _, s in found}) >= wanted or len(rows) < k:
+            found = [(c, templates[i].subject) for c, i in rows]
+            if len({s for _, s in found}) >= wanted or len(rows) < k:
                 return found
             k *= 4
 
@@ -147,10 +148,10 @@ class Searcher:
     ) -> Candidate:
         if self._calibration is None or threshold is None:
             first = tuple(k for k, hits in lists.items() if hits and hits[0].subject == subject)
-            return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), first, False)
-        score = self._calibration.fuse(cosines)
+            return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), None, first, False)
+        score, ratio = float(self._calibration.fused_score(cosines)), float(self._calibration.fuse(cosines))
         over = tuple(k for k, c in cosines.items() if c >= self._limit(k))
-        return Candidate(subject, cosines, score, over, score >= threshold)
+        return Candidate(subject, cosines, score, ratio, over, score >= threshold)
 
     def _limit(self, kind: Kind) -> float:
         threshold, _ = self._threshold(kind)
@@ -160,4 +161,4 @@ class Searcher:
         if self._calibration is None:
             return None, False
         found = self._calibration.threshold(kind, self._question.fpir, max(1, self._people))
-        return found.value, found.extrapolated
+        return found.score, found.extrapolated

@@ -84,8 +84,8 @@ CREATE TABLE answer (
     threshold REAL, extrapolated INTEGER NOT NULL);
 CREATE TABLE candidate (
     track INTEGER NOT NULL REFERENCES track, list TEXT NOT NULL CHECK (list IN ('best', 'pooled', 'sr', 'joined')),
-    rank INTEGER NOT NULL, subject TEXT NOT NULL, cosine REAL, score REAL, cosines TEXT, support TEXT, passes INTEGER,
-    PRIMARY KEY (track, list, rank)) WITHOUT ROWID;
+    rank INTEGER NOT NULL, subject TEXT NOT NULL, cosine REAL, ratio REAL, score REAL, cosines TEXT, support TEXT,
+    passes INTEGER, PRIMARY KEY (track, list, rank)) WITHOUT ROWID;
 CREATE TABLE gallery_photo (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, subject TEXT NOT NULL, sha256 TEXT, problem TEXT);
 CREATE TABLE log (
@@ -234,7 +234,9 @@ class Case:
 
     def picture_names(self) -> list[str]:
         """Of every picture that the case refers to."""
-        faces = "SELECT aligned FROM face WHERE aligned IS NOT NULL UNION SELECT native FROM face WHERE native IS NOT NULL"
+        faces = (
+            "SELECT aligned FROM face WHERE aligned IS NOT NULL UNION SELECT native FROM face WHERE native IS NOT NULL"
+        )
         names = [str(row[0]) for row in self.db.execute(faces).fetchall()]
         for row in self.db.execute("SELECT picture, samples, spread FROM restoration").fetchall():
             names += [row["picture"], *json.loads(row["samples"]), *([row["spread"]] if row["spread"] else [])]

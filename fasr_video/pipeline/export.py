@@ -18,7 +18,7 @@ TRACK_COLUMNS = (
     *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
     *("verdict", "verdict_reason", "auxiliaries", "shown_frame", "shown_pts", "shown_aligned", "shown_native"),
     *(f"shown_{m}" for m in MEASURES),
-    *("sr_picture", "sr_disagreement", "answer", "candidate", "candidate_score", "candidate_support"),
+    *("sr_picture", "sr_disagreement", "answer", "candidate", "candidate_ratio", "candidate_support"),
 )
 FACE_COLUMNS = (
     *("id", "source", "source_sha256", "track", "frame_index", "pts", "seconds", "x1", "y1", "x2", "y2", "landmarks"),
@@ -166,7 +166,8 @@ def _restoration(case: Case, track: int) -> dict[str, Any] | None:
         return None
     named = {"picture": row["picture"], "spread": row["spread"]}
     samples = [_relative(case, s) for s in json.loads(row["samples"])]
-    return json.loads(row["facts"]) | {k: v and _relative(case, v) for k, v in named.items()} | {"samples": samples}
+    facts: dict[str, Any] = json.loads(row["facts"])
+    return facts | {k: v and _relative(case, v) for k, v in named.items()} | {"samples": samples}
 
 
 def _answer(case: Case, track: int) -> dict[str, Any] | None:
@@ -177,10 +178,15 @@ def _answer(case: Case, track: int) -> dict[str, Any] | None:
     lists: dict[str, list[dict[str, Any]]] = {}
     query = "SELECT * FROM candidate WHERE track = ? ORDER BY list, rank"
     for c in case.db.execute(query, (track,)).fetchall():
-        line = {"rank": c["rank"], "subject": c["subject"], "score": c["score"]}
+        line = {"rank": c["rank"], "subject": c["subject"], "log10_likelihood_ratio": c["ratio"]}
         if c["list"] == "joined":
             support = json.loads(c["support"])
-            line |= {"cosines": json.loads(c["cosines"]), "support": support, "passes": bool(c["passes"])}
+            line |= {
+                "score": c["score"],
+                "cosines": json.loads(c["cosines"]),
+                "support": support,
+                "passes": bool(c["passes"]),
+            }
             line["only_sr"] = support == ["sr"]
         else:
             line["cosine"] = c["cosine"]
@@ -207,6 +213,6 @@ def _flat(track: dict[str, Any]) -> dict[str, Any]:
         # No name below the threshold in any table: a list to look through is in the JSON.
         passing = [c for c in track["answer"]["joined"] if c["passes"]][:1]
         for c in passing:
-            line |= {"candidate": c["subject"], "candidate_score": c["score"]}
+            line |= {"candidate": c["subject"], "candidate_ratio": c["log10_likelihood_ratio"]}
             line["candidate_support"] = " ".join(c["support"])
     return line

@@ -32,7 +32,7 @@ def propose_all(case: Case, settings: LinkSettings) -> None:
         face = features(case, row["id"]).get(Kind.POOLED)
         if face is not None:
             faces.append(Tracklet(row["id"], row["source"], *_span(case, row), face))
-        if (crops := _crops(case, row["id"])):
+        if crops := _crops(case, row["id"]):
             looks.append(Tracklet(row["id"], row["source"], *_span(case, row), appearance(crops)))
     known = {t.id for t in faces}
     by_face = propose_by_face(faces, settings.min_similarity, _refused(case))

@@ -19,7 +19,15 @@ from fasr_video.configs.settings import Settings
 from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces
 from fasr_video.pipeline.case import Case, environment
 from fasr_video.pipeline.stills import heat
-from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, Matrix, align, similarity, three_points, to_canonical
+from fasr_video.recognition.align import (
+    CANONICAL,
+    CANONICAL_SIDE,
+    Matrix,
+    align,
+    similarity,
+    three_points,
+    to_canonical,
+)
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.recognition.embedder import open_embedder
 from fasr_video.sr.denoiser import PRECISIONS

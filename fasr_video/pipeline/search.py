@@ -62,7 +62,9 @@ def read_calibration(settings: SearchSettings, models: dict[str, object]) -> tup
         return None, "scores are raw: there is no calibration"
     found = Calibration.load(IN_THE_BOX)
     reason = found.fits(models)
-    return (found, "") if reason is None else (None, f"scores are raw: the calibration in the box does not fit ({reason})")
+    return (
+        (found, "") if reason is None else (None, f"scores are raw: the calibration in the box does not fit ({reason})")
+    )
 
 
 def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings) -> bool:
@@ -72,19 +74,20 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     remarks = [remark] if remark else []
     if calibration is not None:
         remarks += calibration.warnings(people)
+    tracks = [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
     asked = {
         "gallery": {"folder": str(gallery.folder.absolute()), "generation": gallery.generation, "people": people},
         "models": prober.facts(),
         "question": settings.model_dump(mode="json"),
         "calibration": None if calibration is None else calibration.sha256,
         "remarks": remarks,
-        "tracks": [r[0] for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()],
+        "tracks": tracks,
     }
     if case.searched() == asked:
         return False
     question = Question(Mode(settings.mode), settings.candidates, settings.fpir)
     searcher = Searcher(gallery, Index.open(gallery), question, calibration)
-    answers = {track: searcher.answer(features(case, track)) for track in asked["tracks"]}
+    answers = {track: searcher.answer(features(case, track)) for track in tracks}
     with case.transaction():
         record_photos(case, gallery)
         case.db.execute("DELETE FROM candidate")
@@ -117,10 +120,10 @@ def _store(case: Case, track: int, answer: Answer) -> None:
     case.db.execute(
         "INSERT INTO answer VALUES (?, ?, ?, ?)", (track, answer.verdict, answer.threshold, answer.extrapolated)
     )
-    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     for kind, hits in answer.lists.items():
         for rank, h in enumerate(hits, 1):
-            case.db.execute(insert, (track, kind, rank, h.subject, h.cosine, h.score, None, None, None))
+            case.db.execute(insert, (track, kind, rank, h.subject, h.cosine, h.ratio, None, None, None, None))
     for rank, c in enumerate(answer.joined, 1):
         cosines, support = json.dumps(c.cosines), json.dumps(c.support)
-        case.db.execute(insert, (track, "joined", rank, c.subject, None, c.score, cosines, support, c.passes))
+        case.db.execute(insert, (track, "joined", rank, c.subject, None, c.ratio, c.score, cosines, support, c.passes))

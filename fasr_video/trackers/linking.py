@@ -70,7 +70,9 @@ def propose(tracklets: Sequence[Tracklet], max_gap: float, min_score: float) -> 
     return sorted(best, key=lambda p: -p.score)
 
 
-def propose_by_face(tracklets: Sequence[Tracklet], min_score: float, apart: Callable[[int, int], bool]) -> list[Proposal]:
+def propose_by_face(
+    tracklets: Sequence[Tracklet], min_score: float, apart: Callable[[int, int], bool]
+) -> list[Proposal]:
     """Clusters of tracklets with like faces, whenever and wherever they were seen: the links that hold each together.
 
     Single linkage, the most like first; two tracklets of one source that overlap in time are two people, and so never
@@ -85,7 +87,9 @@ def propose_by_face(tracklets: Sequence[Tracklet], min_score: float, apart: Call
     for k in np.argsort(-cosines[first, second], kind="stable"):
         i, j = int(first[k]), int(second[k])
         a, b = clusters[i], clusters[j]
-        if a is b or any(_two_people(ordered[x], ordered[y]) or apart(ordered[x].id, ordered[y].id) for x in a for y in b):
+        if a is b or any(
+            _two_people(ordered[x], ordered[y]) or apart(ordered[x].id, ordered[y].id) for x in a for y in b
+        ):
             continue
         a |= b
         for member in b:
