@@ -420,9 +420,8 @@ def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, ba
     for name, answer in leads.items():
         first = answer["joined"][0]
         mark = " (only the reconstruction says so)" if first["only_sr"] else ""
-        click.echo(
-            f"  {name}: candidate {first['subject']}, log10 likelihood ratio {first['log10_likelihood_ratio']:+.1f}{mark}"
-        )
+        ratio = f"log10 likelihood ratio {first['log10_likelihood_ratio']:+.1f}"
+        click.echo(f"  {name}: candidate {first['subject']}, {ratio}{mark}")
     for remark in searched["remarks"]:
         click.echo(f"note: {remark}")
 

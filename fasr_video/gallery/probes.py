@@ -1,4 +1,4 @@
-"""What a track asks a gallery: its best raw face, its faces pooled, and its super-resolved face, told apart for good."""
+"""What a track asks a gallery: its best raw face, its faces pooled, and its super-resolved face, always told apart."""
 
 from __future__ import annotations
 

@@ -1,0 +1,167 @@
+"""A track against a gallery: who is ranked where, what supports a candidate, and when the answer is unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fasr_video.errors import UsageError
+from fasr_video.gallery.calibrate import LabelledProbe, from_probes
+from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.search import Mode, Question, Searcher, Verdict
+from fasr_video.gallery.store import EnrolledPhoto, Gallery
+
+LENGTH = 64
+FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "mean", "restorer": None}
+
+
+def unit(v: NDArray[np.floating]) -> NDArray[np.float32]:
+    return (v / np.linalg.norm(v)).astype(np.float32)
+
+
+def person(name: str) -> NDArray[np.float32]:
+    """A direction of its own for each name."""
+    return unit(np.random.default_rng(sum(map(ord, name)) * 7919 + len(name)).standard_normal(LENGTH))
+
+
+def near(centre: NDArray[np.float32], cosine: float, seed: int = 0) -> NDArray[np.float32]:
+    """A unit vector with exactly this cosine to `centre`."""
+    noise = np.random.default_rng(seed).standard_normal(LENGTH)
+    across = unit(noise - (noise @ centre) * centre)
+    return unit(cosine * centre + (1 - cosine**2) ** 0.5 * across)
+
+
+def photo(name: str, feature: NDArray[np.float32], number: int = 0) -> EnrolledPhoto:
+    sha256 = f"{sum(map(ord, name)) * 1000 + number:064x}"
+    return EnrolledPhoto(sha256, f"{name}-{number}.jpg", feature, 20.0, 60.0, 0.9, None)
+
+
+NAMES = ("anna", "bert", "carla", "dora", "emil", "fred")
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    with Gallery.create(tmp_path / "gallery", "test", "e", LENGTH) as made:
+        for name in NAMES:
+            for k, cosine in enumerate((0.9, 0.8)):
+                made.add(name, photo(name, near(person(name), cosine, k), k))
+        yield made
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    """From 160 people whose probes are as like them as 0.6 (best), 0.75 (pooled) and 0.7 (sr) say."""
+    rng = np.random.default_rng(3)
+    probes, enrolled = [], {}
+    for i in range(160):
+        name, centre = f"p{i}", unit(rng.standard_normal(LENGTH))
+        likeness = {Kind.BEST: 0.6, Kind.POOLED: 0.75, Kind.SR: 0.7}
+        features = {k: near(centre, c, 10 * i + j) for j, (k, c) in enumerate(likeness.items())}
+        probes.append(LabelledProbe(name, features))
+        if i % 2 == 0:
+            enrolled[name] = near(centre, 0.9, 10 * i + 9)
+    return from_probes(probes, enrolled, {**FACTS, "restorer": "r"}, "made", seed=0)
+
+
+def ask(
+    gallery: Gallery, calibration: Calibration | None, mode: Mode = Mode.INVESTIGATION, length: int = 4
+) -> Searcher:
+    return Searcher(gallery, Index.open(gallery), Question(mode, length, 0.03), calibration)
+
+
+def probes(name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75) -> dict[Kind, NDArray[np.float32]]:
+    cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
+    return {k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}
+
+
+def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(gallery: Gallery, calibration: Calibration) -> None:
+    answer = ask(gallery, calibration).answer(probes("carla"))
+    assert list(answer.lists) == [Kind.BEST, Kind.POOLED, Kind.SR]
+    assert all(len(hits) == 4 and hits[0].subject == "carla" for hits in answer.lists.values())
+    assert answer.verdict is Verdict.CANDIDATES
+    first = answer.joined[0]
+    assert first.subject == "carla" and first.passes and set(first.support) == set(Kind)
+    assert [c.score for c in answer.joined] == sorted((c.score for c in answer.joined), reverse=True)
+
+
+def test_a_subject_counts_by_its_nearest_template_and_stands_once(gallery: Gallery) -> None:
+    feature = near(person("bert"), 0.8, 1)  # one of bert's photographs, exactly
+    hits = ask(gallery, None).answer({Kind.BEST: feature}).lists[Kind.BEST]
+    assert len({h.subject for h in hits}) == len(hits) == 4
+    assert hits[0].subject == "bert" and hits[0].cosine == pytest.approx(1.0, abs=1e-6)
+
+
+def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
+    feature = unit(np.random.default_rng(9).standard_normal(LENGTH))
+    vectors = gallery.vectors()
+    owners = gallery.templates(vectors.ids.tolist())
+    best: dict[str, float] = {}
+    for i, cosine in zip(vectors.ids.tolist(), (vectors.features @ feature).tolist(), strict=True):
+        best[owners[i].subject] = max(cosine, best.get(owners[i].subject, -2.0))
+    expected = sorted(best.items(), key=lambda x: -x[1])
+    hits = ask(gallery, None, length=6).answer({Kind.BEST: feature}).lists[Kind.BEST]
+    assert [h.subject for h in hits] == [s for s, _ in expected]
+    assert [h.cosine for h in hits] == pytest.approx([c for _, c in expected], abs=1e-6)
+
+
+def test_stranger_is_unknown_and_the_investigator_still_has_a_list(gallery: Gallery, calibration: Calibration) -> None:
+    answer = ask(gallery, calibration).answer(probes("somebody else"))
+    assert answer.verdict is Verdict.UNKNOWN
+    assert len(answer.joined) == 4 and not any(c.passes for c in answer.joined)
+
+
+def test_identification_names_nobody_below_the_threshold(gallery: Gallery, calibration: Calibration) -> None:
+    searcher = ask(gallery, calibration, Mode.IDENTIFICATION)
+    stranger = searcher.answer(probes("somebody else"))
+    assert stranger.verdict is Verdict.UNKNOWN and stranger.joined == []
+    known = searcher.answer(probes("dora"))
+    assert [c.subject for c in known.joined] == ["dora"]
+    assert known.threshold is not None and known.joined[0].score >= known.threshold
+
+
+def test_candidate_that_only_the_reconstruction_supports_is_marked_and_comes_last(
+    gallery: Gallery, calibration: Calibration
+) -> None:
+    features = probes("anna")
+    features[Kind.SR] = near(person("emil"), 0.95, 77)
+    answer = ask(gallery, calibration, length=6).answer(features)
+    by_name = {c.subject: c for c in answer.joined}
+    assert by_name["emil"].only_sr and not by_name["anna"].only_sr
+    assert by_name["anna"].support == (Kind.BEST, Kind.POOLED)
+    assert answer.joined[-1].subject == "emil"
+
+
+def test_without_a_calibration_scores_are_raw_and_the_answer_is_unknown(gallery: Gallery) -> None:
+    answer = ask(gallery, None).answer(probes("fred"))
+    assert answer.verdict is Verdict.UNKNOWN and answer.threshold is None
+    first = answer.joined[0]
+    assert first.subject == "fred" and first.ratio is None and not first.passes
+    assert first.score == pytest.approx(np.mean(list(first.cosines.values())))
+
+
+def test_identification_without_a_calibration_is_refused(gallery: Gallery) -> None:
+    with pytest.raises(UsageError, match="a threshold needs a calibration"):
+        ask(gallery, None, Mode.IDENTIFICATION)
+
+
+def test_a_larger_gallery_asks_for_a_higher_threshold(
+    gallery: Gallery, calibration: Calibration, tmp_path: Path
+) -> None:
+    with Gallery.create(tmp_path / "large", "test", "e", LENGTH) as large:
+        for i in range(60):
+            large.add(f"s{i}", photo(f"s{i}", person(f"s{i}"), i))
+        few = ask(gallery, calibration).answer(probes("anna")).threshold
+        many = ask(large, calibration).answer(probes("anna")).threshold
+    assert few is not None and many is not None and many > few
+
+
+def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration) -> None:
+    with Gallery.create(tmp_path / "none", "test", "e", LENGTH) as none:
+        answer = ask(none, calibration).answer(probes("anna"))
+    assert answer.verdict is Verdict.UNKNOWN and answer.joined == [] and not any(answer.lists.values())
