@@ -1,0 +1,260 @@
+"""From tracklets to leads: a case's probes, reconstructions, candidate lists and clusters, and what undoes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from fasr_video.configs import settings as configs
+from fasr_video.errors import CaseError, InputError
+from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.store import Gallery, WrongEmbedder
+from fasr_video.pipeline import export
+from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.links import clusters, decide
+from fasr_video.pipeline.probes import features
+from fasr_video.pipeline.run import Stage, run
+from fasr_video.pipeline.verify import verify
+from fasr_video.sr.restoration import BANNER, NOTE
+from tests.conftest import SAMPLES
+
+QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
+CPU = configs.load("cpu", QUICK)
+MUGSHOTS = SAMPLES / "mugshots"
+
+
+def document(folder: Path) -> dict[str, Any]:
+    with Case.open(folder, read_only=True) as case:
+        return export.as_document(case)
+
+
+@pytest.fixture(scope="module")
+def searched(corridor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two people of whom both are in the gallery."""
+    out = tmp_path_factory.mktemp("searched") / "case"
+    run([corridor], out, CPU, MUGSHOTS)
+    return out
+
+
+@pytest.fixture
+def copy(searched: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(searched, tmp_path / "case"))
+
+
+def test_every_usable_track_has_a_reconstruction_three_lists_and_an_answer(searched: Path) -> None:
+    tracks = [t for t in document(searched)["tracks"] if t["verdict"] == "usable"]
+    assert len(tracks) >= 2
+    for t in tracks:
+        assert t["restoration"]["method"] == "fasr++" and len(t["restoration"]["samples"]) == 2
+        assert set(t["answer"]["lists"]) == {"best", "pooled", "sr"}
+        assert t["answer"]["verdict"] in {"candidates", "unknown"}
+        assert {c["subject"] for c in t["answer"]["joined"]} == {"eileen_collins", "grace_hopper"}
+        assert all(set(c["cosines"]) == {"best", "pooled", "sr"} for c in t["answer"]["joined"])
+
+
+def test_insufficient_tracks_are_neither_restored_nor_searched(searched: Path) -> None:
+    for t in document(searched)["tracks"]:
+        if t["verdict"] == "insufficient":
+            assert t["restoration"] is None and t["answer"] is None
+
+
+def test_right_person_is_ranked_first(searched: Path) -> None:
+    truth = json.loads((SAMPLES / "ground_truth.json").read_text())["corridor.mp4"]["frames"]
+    asked = 0
+    for t in document(searched)["tracks"]:
+        people = truth.get(str(t["shown"]["frame"]), {})
+        x1, y1, x2, y2 = t["shown"]["box"]
+        for name, face in people.items():
+            bx1, by1, bx2, by2 = face["box"]
+            inside = bx1 < (x1 + x2) / 2 < bx2 and by1 < (y1 + y2) / 2 < by2
+            if inside and t["answer"] is not None and face["occluded"] < 0.2:
+                assert t["answer"]["joined"][0]["subject"] == name
+                asked += 1
+    assert asked >= 2
+
+
+def test_reconstruction_says_what_it_is_wherever_it_goes(searched: Path) -> None:
+    for t in document(searched)["tracks"]:
+        if t["restoration"] is None:
+            continue
+        for name in (t["restoration"]["picture"], t["restoration"]["spread"], *t["restoration"]["samples"]):
+            with PilImage.open(searched / name) as picture:
+                assert picture.info["Description"] == BANNER
+                assert json.loads(picture.info[NOTE])["method"] == "fasr++"
+        first, second = (np.asarray(PilImage.open(searched / s)) for s in t["restoration"]["samples"])
+        assert not np.array_equal(first, second) and t["restoration"]["disagreement"] > 0
+
+
+def test_picture_of_a_track_does_not_depend_on_the_rest_of_the_case(
+    searched: Path, corridor: Path, entrance: Path, tmp_path: Path
+) -> None:
+    run([entrance, corridor], tmp_path / "case", CPU)
+    alone = {t["first_pts"]: t["restoration"]["samples"] for t in document(searched)["tracks"] if t["restoration"]}
+    both = [t for t in document(tmp_path / "case")["tracks"] if t["source"].endswith("corridor.mp4")]
+    beside = {t["first_pts"]: t["restoration"]["samples"] for t in both if t["restoration"]}
+    assert beside.keys() == alone.keys()
+    for pts, names in alone.items():
+        for a, b in zip(names, beside[pts], strict=True):
+            one = np.asarray(PilImage.open(searched / a)).astype(int)
+            other = np.asarray(PilImage.open(tmp_path / "case" / b)).astype(int)
+            assert np.abs(one - other).max() <= 1  # sums come in another order in a larger batch
+
+
+def test_changed_findings_are_found_by_verify(copy: Path) -> None:
+    with Case.open(copy) as case:
+        assert not any(c.problems for c in verify(case))
+        case.db.execute("UPDATE candidate SET subject = 'somebody'")
+        assert any("candidates were changed" in p for c in verify(case) for p in c.problems)
+        case.db.execute("UPDATE restoration SET facts = '{}'")
+        assert any("reconstructions were changed" in p for c in verify(case) for p in c.problems)
+
+
+def test_same_run_again_does_nothing(copy: Path, corridor: Path) -> None:
+    before = document(copy)
+    assert run([corridor], copy, CPU, MUGSHOTS)[1] is False
+    assert document(copy) == before
+
+
+def test_other_question_is_asked_without_any_work_done_again(copy: Path, corridor: Path) -> None:
+    stages: list[Stage] = []
+    other = configs.load("cpu", (*QUICK, "search.candidates=1"))
+    _, worked = run([corridor], copy, other, MUGSHOTS, lambda p: stages.append(p) if isinstance(p, Stage) else None)
+    assert worked and not [s for s in stages if s.what == "super-resolving"]
+    for t in document(copy)["tracks"]:
+        if t["answer"] is not None:
+            assert len(t["answer"]["joined"]) == 1 and all(len(hits) == 1 for hits in t["answer"]["lists"].values())
+    with Case.open(copy, read_only=True) as case:
+        assert not any(c.problems for c in verify(case))
+
+
+def test_person_whose_photograph_is_gone_is_no_candidate_any_more(copy: Path, corridor: Path, tmp_path: Path) -> None:
+    fewer = tmp_path / "mugshots"
+    fewer.mkdir()
+    shutil.copy(MUGSHOTS / "grace_hopper.jpg", fewer)
+    assert run([corridor], copy, CPU, fewer)[1] is True
+    text = json.dumps([t["answer"] for t in document(copy)["tracks"]])
+    assert "grace_hopper" in text and "eileen_collins" not in text
+
+
+def test_gallery_that_was_made_before_is_used_as_it_is(copy: Path, corridor: Path, tmp_path: Path) -> None:
+    made = tmp_path / "gallery"
+    shutil.copytree(copy / "gallery", made)
+    with Gallery.open(made) as gallery:
+        gallery.remove_subject("eileen_collins", "a test")
+        generation = gallery.generation
+    run([corridor], copy, CPU, made)
+    assert document(copy)["searched"]["gallery"] == {"folder": str(made), "generation": generation, "people": 1}
+
+
+def test_gallery_of_another_embedder_is_refused(corridor: Path, copy: Path, tmp_path: Path) -> None:
+    Gallery.create(tmp_path / "other", "another", "f" * 64, 512).close()
+    with pytest.raises(WrongEmbedder, match="gallery migrate"):
+        run([corridor], copy, CPU, tmp_path / "other")
+
+
+def test_no_gallery_is_told_before_the_footage_is_looked_at(corridor: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such gallery folder"):
+        run([corridor], tmp_path / "case", CPU, tmp_path / "nowhere")
+    assert not (tmp_path / "case").exists()
+
+
+def test_without_super_resolution_there_are_two_probes(entrance: Path, tmp_path: Path) -> None:
+    run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, "restore.method=none")), MUGSHOTS)
+    (track,) = [t for t in document(tmp_path / "case")["tracks"] if t["verdict"] == "usable"]
+    assert track["restoration"] is None and set(track["answer"]["lists"]) == {"best", "pooled"}
+
+
+def test_killed_while_super_resolving_it_goes_on_to_the_same_end(
+    searched: Path, corridor: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "case"
+    overrides = [part for o in QUICK for part in ("--set", o)]
+    command = [sys.executable, "-m", "fasr_video", "run", str(corridor), "--out", str(out), *overrides]
+    command += ["--gallery", str(MUGSHOTS)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not _all_tracks_done(out):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run([corridor], out, CPU, MUGSHOTS)
+    ours, theirs = document(out), document(searched)
+    assert [t["restoration"] for t in ours["tracks"]] == [t["restoration"] for t in theirs["tracks"]]
+    assert [t["answer"] for t in ours["tracks"]] == [t["answer"] for t in theirs["tracks"]]
+    with Case.open(out, read_only=True) as case:
+        assert not any(c.problems for c in verify(case))
+        assert {p.stem for p in (out / "crops").glob("*/*")} == set(case.picture_names())
+
+
+def _all_tracks_done(out: Path) -> bool:
+    if not (out / DATABASE).exists():
+        return False
+    with sqlite3.connect(out / DATABASE) as db:
+        return bool(db.execute("SELECT count(*) FROM source WHERE state = 'done'").fetchone()[0])
+
+
+class TestClusters:
+    @pytest.fixture(scope="class")
+    def twice(self, corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Grace Hopper on two cameras."""
+        out = tmp_path_factory.mktemp("twice") / "case"
+        run([corridor, entrance], out, configs.load("cpu", (*QUICK, "restore.method=none", "link.min_similarity=0.1")))
+        return out
+
+    def test_same_person_on_two_cameras_is_proposed_with_a_score(self, twice: Path) -> None:
+        found = document(twice)
+        source = {t["id"]: Path(t["source"]).name for t in found["tracks"]}
+        across = [x for x in found["links"] if {source[x["a"]], source[x["b"]]} == {"corridor.mp4", "entrance.mp4"}]
+        assert across and all(x["state"] == "proposed" and "face recognition" in x["evidence"] for x in across)
+
+    def test_two_people_of_one_picture_are_never_in_one_cluster(self, twice: Path) -> None:
+        with Case.open(twice, read_only=True) as case:
+            for cluster in clusters(case, ["proposed", "accepted"]):
+                frames: list[tuple[int, int]] = []
+                for track in cluster:
+                    query = "SELECT source, frame_index FROM face WHERE track = ?"
+                    frames += [tuple(r) for r in case.db.execute(query, (track,)).fetchall()]
+                assert len(frames) == len(set(frames))
+
+    def test_link_that_would_join_two_people_seen_at_once_is_refused(self, twice: Path, tmp_path: Path) -> None:
+        copied = Path(shutil.copytree(twice, tmp_path / "case"))
+        with Case.open(copied) as case:
+            pair = case.db.execute(
+                "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON one.source ="
+                " other.source AND one.frame_index = other.frame_index WHERE one.track < other.track"
+            ).fetchone()
+            case.db.execute(
+                "INSERT INTO link (id, a, b, score, evidence, state) VALUES (99, ?, ?, 0.9, 'x', 'proposed')"
+                " ON CONFLICT (a, b) DO UPDATE SET id = 99",
+                tuple(pair),
+            )
+            with pytest.raises(CaseError, match="seen at the same time"):
+                decide(case, 99, "accepted", "somebody")
+
+    def test_accepted_links_make_a_cluster(self, twice: Path, tmp_path: Path) -> None:
+        copied = Path(shutil.copytree(twice, tmp_path / "case"))
+        with Case.open(copied) as case:
+            link = case.db.execute("SELECT * FROM link ORDER BY score DESC").fetchone()
+            assert clusters(case, ["accepted"]) == []
+            decide(case, link["id"], "accepted", "somebody")
+            assert clusters(case, ["accepted"]) == [sorted((link["a"], link["b"]))]
+
+
+def test_probes_are_unit_vectors_one_a_kind(searched: Path) -> None:
+    with Case.open(searched, read_only=True) as case:
+        tracks = [r[0] for r in case.db.execute("SELECT track FROM probed").fetchall()]
+        assert tracks
+        for track in tracks:
+            found = features(case, track)
+            assert list(found) == list(Kind)
+            assert all(np.linalg.norm(f) == pytest.approx(1, abs=1e-5) for f in found.values())
