@@ -102,7 +102,7 @@ class AdaFaceEmbedder:
 
     length = LENGTH
     licence = (
-        "AdaFace: MIT code; its published weights learned from web faces (MS1MV2, WebFace …) given for research only"
+        "AdaFace's code: MIT; its published weights: trained on web faces (MS1MV2, WebFace) meant for research only"
     )
 
     def __init__(self, weights: Path, device: torch.device) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.files import sha256_file
-from fasr_video.recognition.align import fill_marks, mirror_marks
 from fasr_video.recognition.network import LENGTH, EmbedderNet
 from fasr_video.types import Image
 
@@ -56,26 +54,9 @@ class BuiltinEmbedder:
 
     @torch.no_grad()
     def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        parts = [self._net(part.to(self.device)).float().cpu() for part in torch.split(faces, 64)]
-        features = torch.cat(parts) if parts else torch.zeros(0, LENGTH)
-        return F.normalize(features, dim=1), features.norm(dim=1)
-
-
-class Flipped:
-    """An embedder that sees each face and its mirror image, and tells the mean of both features."""
-
-    def __init__(self, inner: Embedder) -> None:
-        self._inner = inner
-        self.name = f"{inner.name} + flip"
-        self.sha256 = hashlib.sha256(f"{inner.sha256} flip".encode()).hexdigest()
-        self.length, self.licence, self.device = inner.length, inner.licence, inner.device
-
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # Filled in before it is mirrored: the mirror image of a canonical face is not quite in the canonical frame.
-        marks = fill_marks(marks, len(faces))
-        unit, norms = self._inner.embed(faces, marks)
-        other, other_norms = self._inner.embed(faces.flip(3), mirror_marks(marks))
-        features = (unit * norms[:, None] + other * other_norms[:, None]) / 2
+        starts = range(0, len(faces), 64)
+        parts = [self._net(faces[i : i + 64].to(self.device)).float().cpu() for i in starts]
+        features = torch.cat([torch.zeros(0, LENGTH), *parts])
         return F.normalize(features, dim=1), features.norm(dim=1)
 
 
@@ -90,7 +71,7 @@ class _Request:
         return self.weights
 
 
-# Each imports its library only when it is asked for: a run with one embedder does not wait for the others.
+# Each imports what it needs only when it is asked for: training on a machine without OpenCV needs the builtin one only.
 def _builtin(request: _Request) -> Embedder:
     return BuiltinEmbedder(request.weights or BUILTIN, find_device(request.device))
 
@@ -121,7 +102,11 @@ def open_embedder(backend: str, weights: Path | None, device: str, flip: bool = 
     if backend not in EMBEDDERS:
         raise SettingsError(f"embedder {backend}", "no such embedder", f"use one of {', '.join(EMBEDDERS)}")
     embedder = EMBEDDERS[backend](_Request(weights, device))
-    return Flipped(embedder) if flip else embedder
+    if not flip:
+        return embedder
+    from fasr_video.recognition.flip import Flipped
+
+    return Flipped(embedder)
 
 
 def as_tensor(images: Sequence[Image]) -> Tensor:
