@@ -20,6 +20,17 @@ _scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
 NUMPY_NUMBERS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
 
 
+class Inert:
+    """Stands in for a class that a file names and we do not want: nothing of it is imported or run."""
+
+
+# PyTorch Lightning leaves, beside the tensors, the states of its callbacks under their classes, and its settings.
+LIGHTNING = [
+    (Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
+    (dict, "pytorch_lightning.utilities.parsing.AttributeDict"),
+]
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file or of a PyTorch state dict, by name.
 
@@ -37,7 +48,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def load_state(net: nn.Module, path: Path) -> None:
     """Fill `net` from `path`; every tensor has to be there, with its shape, and no other."""
-    state, remedy = read_state(path), f"give weights made for {type(net).__name__}"
+    fill(net, read_state(path), path, f"give weights made for {type(net).__name__}")
+
+
+def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, remedy: str) -> None:
+    """`load_state` with tensors that were read from `path`."""
     # Counters of training steps: no part of the function, and absent from old files.
     own = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
@@ -85,7 +100,7 @@ def _read_safetensors(path: Path) -> object:
 def read_torch(path: Path) -> object:
     """What `torch.save` wrote, as long as it is tensors, numbers and containers."""
     try:
-        with torch.serialization.safe_globals(NUMPY_NUMBERS):
+        with torch.serialization.safe_globals([*NUMPY_NUMBERS, *LIGHTNING]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = "not a plain state dict: it is damaged or asks to run code, which we never do"

@@ -1,4 +1,4 @@
-"""The canonical frame: the similarity transform that leads there, and the pictures that it gives."""
+"""The canonical frame and ArcFace's: the similarity transform that leads there, and the pictures that it gives."""
 
 from __future__ import annotations
 
@@ -6,12 +6,28 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
-from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, IN_BOX, similarity, three_points, to_canonical
+from fasr_video.recognition.align import (
+    ARCFACE,
+    ARCFACE_SIDE,
+    CANONICAL,
+    CANONICAL_SIDE,
+    IN_BOX,
+    align,
+    canonical_to_arcface,
+    eyes_and_mouth,
+    inverse,
+    mirror_marks,
+    similarity,
+    three_points,
+    to_arcface,
+    to_canonical,
+)
 from fasr_video.types import Image
 
 Matrix = NDArray[np.float64]
@@ -68,6 +84,28 @@ def test_no_other_similarity_comes_nearer(
     for size in (1.0, 1e-2, 1e-4):
         other = best + size * np.array([[a, -b, x], [b, a, y]])
         assert squared_error(other, source, target) >= least * (1 - 1e-9) - 1e-6
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_it_is_what_a_general_least_squares_solver_finds(count: int) -> None:
+    rng = np.random.default_rng(count)
+    for _ in range(50):
+        source, target = rng.normal(0, 50, (2, count, 2))
+        ones, zeros = np.ones(count), np.zeros(count)
+        x, y = source.T
+        rows = np.concatenate((np.stack((x, -y, ones, zeros), 1), np.stack((y, x, zeros, ones), 1)))
+        (a, b, right, down), (residual,), *_ = np.linalg.lstsq(rows, target.T.ravel())
+        found = similarity(source, target)
+        assert_allclose(found, [[a, -b, right], [b, a, down]], atol=1e-9)
+        assert squared_error(found, source, target) == pytest.approx(residual)
+
+
+def test_a_stack_of_point_sets_gets_each_its_own_transform() -> None:
+    sources = np.random.default_rng(1).normal(0, 50, (4, 5, 2))
+    stacked = similarity(sources, ARCFACE)
+    assert_allclose(stacked, [similarity(points, ARCFACE) for points in sources], rtol=1e-12)
+    for transform, back in zip(stacked, inverse(stacked), strict=True):
+        assert_allclose(apply(back, apply(transform, ARCFACE)), ARCFACE, atol=1e-9)
 
 
 @given(
@@ -183,3 +221,113 @@ def test_beyond_the_edge_of_the_picture_it_is_black(size: float) -> None:
 def test_face_outside_the_picture_is_black(size: float) -> None:
     points = CANONICAL * CANONICAL_SIDE * size + 5000
     assert (to_canonical(np.full((300, 300, 3), 200, np.uint8), points) == 0).all()
+
+
+# --- ArcFace's frame ---------------------------------------------------------------------------------------------
+
+THREE = eyes_and_mouth(ARCFACE)
+FACE = apply(inverse(similarity(CANONICAL * CANONICAL_SIDE, THREE)), ARCFACE)  # the template in the canonical frame
+
+
+def placed(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]:
+    """The template turned and scaled from a picture of 112 px, with some room around; and the side that holds it."""
+    face = turned(size, np.radians(degrees), (0, 0))
+    corners = np.array(list(itertools.product((-room, 1 + room), repeat=2))) * ARCFACE_SIDE
+    around = apply(face, corners)
+    face[:, 2] = 3.3 - around.min(0)
+    return apply(face, ARCFACE), int(np.ptp(around, 0).max()) + 8
+
+
+@pytest.mark.parametrize("count", [3, 5])
+@pytest.mark.parametrize("size", [0.3, 1.0, 1.9, 2.1, 6.0])
+@pytest.mark.parametrize("degrees", [0, 17, 180, -45])
+def test_landmarks_come_to_lie_on_the_template(count: int, size: float, degrees: float) -> None:
+    """Each landmark has a colour of its own: a mirrored or bent face would show."""
+    landmarks, side = placed(size, degrees)
+    shown = landmarks[[0, 1, 4]]
+    points = landmarks if count == 5 else eyes_and_mouth(landmarks)
+    aligned = to_arcface(dotted(shown, max(0.7, 3 * size), side), points)
+    assert aligned.shape == (ARCFACE_SIDE, ARCFACE_SIDE, 3)
+    assert_allclose(centres(aligned), ARCFACE[[0, 1, 4]], atol=0.15)
+
+
+def test_detail_too_fine_for_arcface_becomes_grey() -> None:
+    landmarks, side = placed(4.0, 0)
+    board = np.repeat((np.indices((side, side)).sum(0) % 2 * 255)[..., None], 3, 2).astype(np.uint8)
+    inner = to_arcface(board, landmarks)[8:-8, 8:-8]
+    assert inner.mean() == pytest.approx(127.5, abs=2)
+    assert inner.std() < 0.15 * board.std()
+
+
+def waves(side: int) -> Image:
+    """Colours that change slowly, and differently everywhere."""
+    y, x = np.mgrid[:side, :side] / side * 2 * np.pi
+    channels = (np.sin(3 * x + y), np.cos(2 * y - x), np.sin(2 * x) * np.cos(3 * y))
+    return np.stack([127.5 + 120 * c for c in channels], -1).round().astype(np.uint8)
+
+
+def as_canonical(image: Image, landmarks: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    face = align(image, np.zeros(4), landmarks.astype(np.float32))
+    assert face.marks is not None
+    return torch.from_numpy(face.picture).permute(2, 0, 1)[None] / 255, torch.from_numpy(face.marks)[None]
+
+
+def as_image(pictures: torch.Tensor) -> Matrix:
+    return (pictures[0] * 255).permute(1, 2, 0).double().numpy()
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("size", [0.8, 1.7, 3.0])
+@pytest.mark.parametrize("degrees", [0, 30, -100])
+def test_both_ways_to_arcfaces_frame_give_one_picture(known: bool, size: float, degrees: float) -> None:
+    """From the image at once, or by way of the canonical frame, with landmarks or with the frame's three points only.
+
+    With its landmarks a face of any form goes where it should; without them, one of the template's form.
+    """
+    landmarks, side = placed(size, degrees)
+    if known:
+        landmarks = landmarks + np.random.default_rng(0).normal(0, 1.5 * size, (5, 2))
+    image = waves(side)
+    faces, marks = as_canonical(image, landmarks)
+    direct = to_arcface(image, landmarks)
+    by_way = as_image(canonical_to_arcface(faces, marks if known else None))
+    inside = np.s_[4:-8, 4:-4]  # the canonical picture ends a few rows earlier
+    assert np.abs(by_way - direct)[inside].max() < 4
+    assert np.abs(by_way - direct)[inside].mean() < 1
+
+
+def test_without_landmarks_the_three_points_of_the_canonical_frame_come_to_the_templates() -> None:
+    dots = dotted(CANONICAL * CANONICAL_SIDE, 3, CANONICAL_SIDE)
+    faces = torch.from_numpy(dots).permute(2, 0, 1)[None] / 255
+    expected = apply(similarity(CANONICAL * CANONICAL_SIDE, THREE), CANONICAL * CANONICAL_SIDE)
+    assert_allclose(expected, THREE, atol=1.5)
+    assert_allclose(centres(as_image(canonical_to_arcface(faces, None))), expected, atol=0.1)
+
+
+def test_each_face_of_a_batch_goes_by_its_own_landmarks() -> None:
+    faces = torch.rand(4, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0))
+    marks = torch.from_numpy(FACE).float() + 4 * torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(1))
+    marks[1, 3, 0] = torch.nan
+    marks[2] = 64.0  # all in one place: they tell nothing
+    together = canonical_to_arcface(faces, marks)
+    assert together.shape == (4, 3, ARCFACE_SIDE, ARCFACE_SIDE)
+    for i in range(4):
+        given = None if i in (1, 2) else marks[i : i + 1]
+        assert torch.equal(canonical_to_arcface(faces[i : i + 1], given)[0], together[i])
+    assert not torch.equal(canonical_to_arcface(faces[:1], None)[0], together[0])
+
+
+def test_autocast_does_not_move_the_pixels() -> None:
+    faces = torch.rand(1, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0))
+    expected = canonical_to_arcface(faces, None)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(canonical_to_arcface(faces, None), expected)
+
+
+def test_in_a_mirror_left_is_right() -> None:
+    """A mirrored face with mirrored landmarks comes to lie where the face itself does, with its sides exchanged."""
+    marks = torch.from_numpy(FACE).float()[None]
+    assert_allclose(mirror_marks(mirror_marks(marks)), marks, atol=1e-4)
+    dots = torch.from_numpy(dotted(FACE[[0, 1, 2]], 3, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
+    left, right, nose = centres(as_image(canonical_to_arcface(dots.flip(3), mirror_marks(marks))))
+    assert_allclose([right, left, nose], ARCFACE[:3], atol=1)

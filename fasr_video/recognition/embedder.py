@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.checkpoint import load_state
+from fasr_video.checkpoint import find_device, load_state
+from fasr_video.errors import SettingsError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.network import LENGTH, EmbedderNet
 from fasr_video.types import Image
@@ -26,8 +28,8 @@ class Embedder(Protocol):
     """Of the weights: features of other ones mean nothing beside these."""
     length: int
     device: torch.device
-
     licence: str
+    """The terms of the model in one line."""
 
     def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """N×3×128×128 RGB in [0, 1], the canonical frame → (unit vectors N×length, their norms before that, N).
@@ -52,9 +54,59 @@ class BuiltinEmbedder:
 
     @torch.no_grad()
     def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        parts = [self._net(part.to(self.device)).float().cpu() for part in torch.split(faces, 64)]
-        features = torch.cat(parts) if parts else torch.zeros(0, LENGTH)
+        starts = range(0, len(faces), 64)
+        parts = [self._net(faces[i : i + 64].to(self.device)).float().cpu() for i in starts]
+        features = torch.cat([torch.zeros(0, LENGTH), *parts])
         return F.normalize(features, dim=1), features.norm(dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    weights: Path | None
+    device: str
+
+    def given_weights(self, what: str) -> Path:
+        if self.weights is None:
+            raise UsageError("embedder weights", "this embedder brings none of its own", f"give {what}")
+        return self.weights
+
+
+# Each imports what it needs only when it is asked for: training on a machine without OpenCV needs the builtin one only.
+def _builtin(request: _Request) -> Embedder:
+    return BuiltinEmbedder(request.weights or BUILTIN, find_device(request.device))
+
+
+def _adaface(request: _Request) -> Embedder:
+    from fasr_video.recognition.adaface import AdaFaceEmbedder
+
+    weights = request.given_weights("the path of one of AdaFace's checkpoints")
+    return AdaFaceEmbedder(weights, find_device(request.device))
+
+
+def _insightface(request: _Request) -> Embedder:
+    from fasr_video.recognition.arcface import ArcFaceEmbedder
+
+    weights = request.given_weights("an ArcFace .onnx file of InsightFace's, or the folder that it lies in")
+    return ArcFaceEmbedder(weights, request.device)
+
+
+EMBEDDERS: dict[str, Callable[[_Request], Embedder]] = {
+    "builtin": _builtin,
+    "adaface": _adaface,
+    "insightface": _insightface,
+}
+
+
+def open_embedder(backend: str, weights: Path | None, device: str, flip: bool = False) -> Embedder:
+    """The embedder of that name; with `flip`, the mean of a face's and its mirror image's features."""
+    if backend not in EMBEDDERS:
+        raise SettingsError(f"embedder {backend}", "no such embedder", f"use one of {', '.join(EMBEDDERS)}")
+    embedder = EMBEDDERS[backend](_Request(weights, device))
+    if not flip:
+        return embedder
+    from fasr_video.recognition.flip import Flipped
+
+    return Flipped(embedder)
 
 
 def as_tensor(images: Sequence[Image]) -> Tensor:

@@ -1,0 +1,124 @@
+"""AdaFace's published networks (Kim, Jain and Liu 2022): the improved ResNets of ArcFace, and their checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fasr_video.checkpoint import fill, read_state
+from fasr_video.errors import ModelError
+from fasr_video.files import sha256_file
+from fasr_video.recognition.align import canonical_to_arcface
+
+LENGTH = 512
+WIDTHS = (64, 128, 256, 512)
+UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
+"""Residual units at each width, by the depth that the network is called after."""
+DEPTHS = {sum(units): depth for depth, units in UNITS.items()}
+PARTS = ("input_layer.", "body.", "output_layer.")
+
+
+class Unit(nn.Module):
+    """BN, conv, BN, PReLU, strided conv, BN; beside it the input, strided, or a 1×1 conv where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        # Names and their order are the published ones, here and below.
+        self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
+        if inputs != outputs:
+            conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+            self.shortcut_layer = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.res_layer(x) + self.shortcut_layer(x)  # type: ignore[no-any-return]
+
+
+class AdaFaceNet(nn.Module):
+    """N×3×112×112 BGR in [-1, 1] → (unit features N×512, their norms before that N×1)."""
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.depth = depth
+        first = WIDTHS[0]
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(3, first, 3, 1, 1, bias=False), nn.BatchNorm2d(first), nn.PReLU(first)
+        )
+        last = WIDTHS[-1]
+        self.output_layer = nn.Sequential(
+            nn.BatchNorm2d(last),
+            nn.Dropout(0.4),
+            nn.Flatten(),
+            nn.Linear(last * 7 * 7, LENGTH),
+            nn.BatchNorm1d(LENGTH, affine=False),
+        )
+        units, before = [], first
+        for width, count in zip(WIDTHS, UNITS[depth], strict=True):
+            units += [Unit(before, width, 2)] + [Unit(width, width, 1) for _ in range(count - 1)]
+            before = width
+        self.body = nn.Sequential(*units)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        feature = self.output_layer(self.body(self.input_layer(x))).float()
+        return F.normalize(feature, dim=1), feature.norm(dim=1, keepdim=True)
+
+
+def load(path: Path) -> AdaFaceNet:
+    """A published checkpoint, or its network's state dict, as the network that its keys tell, in eval mode.
+
+    The checkpoints hold the margin head of the training beside the network, under other names: it is left out.
+    """
+    given = {key.removeprefix("model."): value for key, value in read_state(path).items()}
+    state = {key: value for key, value in given.items() if key.startswith(PARTS)}
+    net = AdaFaceNet(_depth(path, state))
+    fill(net, state, path, f"give AdaFace's weights; its units are those of an IR-{net.depth}")
+    return net.eval()
+
+
+def _depth(path: Path, keys: Iterable[str]) -> int:
+    numbers = [int(found[1]) for key in keys if (found := re.match(r"body\.(\d+)\.", key))]
+    count = max(numbers, default=-1) + 1
+    if count not in DEPTHS:
+        known = ", ".join(f"{units} (IR-{depth})" for units, depth in DEPTHS.items())
+        reason = f"it holds {count} residual units body.N, AdaFace's networks {known}"
+        raise ModelError(path, reason, "give one of AdaFace's checkpoints of these depths")
+    return DEPTHS[count]
+
+
+class AdaFaceEmbedder:
+    """The norm tells quality: AdaFace's training weighs faces by it."""
+
+    length = LENGTH
+    licence = (
+        "AdaFace's code: MIT; its published weights: trained on web faces (MS1MV2, WebFace) meant for research only"
+    )
+
+    def __init__(self, weights: Path, device: torch.device) -> None:
+        net = load(weights)
+        self.device = device
+        self.name = f"adaface ir_{net.depth}"
+        self.sha256 = sha256_file(weights)
+        self._net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        unit, norms = [torch.zeros(0, LENGTH)], [torch.zeros(0)]
+        for start in range(0, len(faces), 32):
+            rows = slice(start, start + 32)
+            x = canonical_to_arcface(faces[rows].to(self.device), None if marks is None else marks[rows])
+            features, lengths = self._net((x.flip(1) * 2 - 1).contiguous(memory_format=torch.channels_last))
+            unit.append(features.cpu())
+            norms.append(lengths[:, 0].cpu())
+        return torch.cat(unit), torch.cat(norms)

@@ -1,0 +1,295 @@
+"""AdaFace's published networks: the same function, whatever habit its file has; and what every bad file is told.
+
+The weights are made from the parameters' names, those of the files for mistakes are one number a tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import types
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fasr_video.checkpoint import read_torch
+from fasr_video.errors import ModelError
+from fasr_video.recognition.adaface import UNITS, AdaFaceNet, load
+
+FIXTURES = Path(__file__).parent / "fixtures"
+State = dict[str, Tensor]
+
+
+def seeded(name: str, shape: tuple[int, ...]) -> Tensor:
+    """The tensor of that name with which the golden features were computed."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    normal = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(0)
+    if len(shape) > 1:
+        return torch.from_numpy(normal / math.sqrt(math.prod(shape[1:])))
+    if name.endswith("running_var"):
+        return torch.from_numpy(1 + 0.1 * np.abs(normal))
+    return torch.from_numpy(0.1 * normal + (1 if name.endswith("weight") else 0))
+
+
+def shapes(depth: int) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in AdaFaceNet(depth).state_dict().items()}
+
+
+def seeded_state() -> State:
+    """Of an IR-18."""
+    return {name: seeded(name, shape) for name, shape in shapes(18).items()}
+
+
+def small_state(depth: int = 18) -> State:
+    """Each tensor is one number over and over, which takes no room in a file."""
+    return {name: torch.tensor(1 + i % 8 / 8).expand(shape) for i, (name, shape) in enumerate(shapes(depth).items())}
+
+
+def saved(content: object, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def same(net: AdaFaceNet, state: State) -> bool:
+    """All tensors that have a part in the function."""
+    own = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    return all(torch.equal(value, state[name].float()) for name, value in own.items())
+
+
+# --- as a training with PyTorch Lightning leaves it --------------------------------------------------------------
+
+
+def lightning(state: State) -> dict[str, Any]:
+    """The tensors under `model.`, and the margin head's under `head.`."""
+    head = {"head.kernel": torch.zeros(512, 3), "head.t": torch.zeros(1)}
+    return {
+        "epoch": 25,
+        "global_step": 7,
+        "pytorch-lightning_version": "1.4.4",
+        "state_dict": OrderedDict({f"model.{name}": value for name, value in state.items()} | head),
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]}],
+        "lr_schedulers": [{"milestones": Counter([12, 20, 24]), "gamma": 0.1, "_last_lr": [0.1]}],
+    }
+
+
+@contextmanager
+def for_a_while(names: Mapping[str, type]) -> Iterator[list[type]]:
+    """Classes of packages that are not installed, by their full names, with their bases; gone again afterwards."""
+    modules: dict[str, types.ModuleType] = {}
+    classes = []
+    for full, base in names.items():
+        place, _, name = full.rpartition(".")
+        for outer in accumulate(place.split("."), lambda a, b: f"{a}.{b}"):
+            modules.setdefault(outer, types.ModuleType(outer))
+        classes.append(type(name, (base,), {"__module__": place}))
+        setattr(modules[place], name, classes[-1])
+    assert not modules.keys() & sys.modules.keys()
+    sys.modules.update(modules)
+    try:
+        yield classes
+    finally:
+        for name in modules:
+            del sys.modules[name]
+
+
+CALLBACK = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+SETTINGS = "pytorch_lightning.utilities.parsing.AttributeDict"
+
+
+def test_a_lightning_checkpoint_loads_without_lightning(tmp_path: Path) -> None:
+    state = small_state()
+    content = lightning(state)
+    with for_a_while({CALLBACK: object, SETTINGS: dict}) as (callback, settings):
+        content |= {"callbacks": {callback: {"best_model_score": torch.tensor(0.9)}}}
+        content |= {"hparams_name": "kwargs", "hyper_parameters": settings(arch="ir_18", lr=0.1)}
+        path = saved(content, tmp_path / "adaface_ir18.ckpt")
+    assert same(load(path), state)
+    read = read_torch(path)
+    assert isinstance(read, dict) and read["hyper_parameters"] == {"arch": "ir_18", "lr": 0.1}
+    assert not [name for name in sys.modules if name.startswith("pytorch_lightning")]
+
+
+@pytest.mark.parametrize(
+    "name", ["pytorch_lightning.trainer.trainer.Trainer", "pytorch_lightning.utilities.parsing.Other", "other.Settings"]
+)
+def test_no_other_class_is_let_in(name: str, tmp_path: Path) -> None:
+    with for_a_while({name: dict}) as (other,):
+        path = saved(lightning(small_state()) | {"hyper_parameters": other()}, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="asks to run code, which we never do; convert it"):
+        load(path)
+
+
+class Trap:
+    """Unpickling it would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
+    path = saved(lightning(small_state()) | {"callbacks": Trap(tmp_path / "sprung")}, tmp_path / "a.ckpt")
+    with pytest.raises(ModelError, match="asks to run code, which we never do; convert it"):
+        load(path)
+    assert not (tmp_path / "sprung").exists()
+    torch.load(path, weights_only=False)  # the trap is a real one
+    assert (tmp_path / "sprung").exists()
+
+
+# --- the networks ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_names_shapes_and_order_are_the_published_ones(depth: int) -> None:
+    published = json.loads((FIXTURES / f"adaface_ir_{depth}.keys.json").read_text())
+    assert [[name, list(shape)] for name, shape in shapes(depth).items()] == published
+
+
+@pytest.mark.parametrize(("depth", "millions"), {18: 24.02, 34: 34.13, 50: 43.59, 101: 65.15}.items())
+def test_the_depth_is_found_from_the_keys(depth: int, millions: float, tmp_path: Path) -> None:
+    net = load(saved(lightning(small_state(depth)), tmp_path / "a.ckpt"))
+    assert net.depth == depth
+    assert len(net.body) == sum(UNITS[depth])
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+    assert not any(module.training for module in net.modules())
+
+
+@torch.no_grad()
+def test_published_features_and_norms(tmp_path: Path) -> None:
+    path = saved(lightning(seeded_state()), tmp_path / "a.ckpt")
+    net = load(path)
+    path.unlink()  # 96 MB: pytest keeps the folders of the last runs
+    with np.load(FIXTURES / "adaface_ir_18.npz") as file:
+        x, expected, expected_norms = (torch.from_numpy(file[name]) for name in ("x", "feat", "norm"))
+    features, norms = net(x)
+    assert features.shape == (len(x), 512) and norms.shape == (len(x), 1)
+    assert (features - expected).norm(dim=1).max() < 1e-5
+    assert (norms / expected_norms - 1).abs().max() < 1e-5
+    assert torch.allclose(features.norm(dim=1), torch.ones(len(x)), atol=1e-6)
+
+
+def prefixed(state: State, prefix: str) -> State:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def tensors_file(state: State, folder: Path) -> Path:
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+FORMS: dict[str, Callable[[State, Path], Path]] = {
+    "published": lambda s, d: saved(lightning(s), d / "a.ckpt"),
+    "state_dict, no prefix": lambda s, d: saved({"state_dict": s}, d / "a.pth"),
+    "prefix, not wrapped": lambda s, d: saved(prefixed(s, "model."), d / "a.pth"),
+    "bare": lambda s, d: saved(s, d / "a.pth"),
+    "bare, from several GPUs": lambda s, d: saved(prefixed(s, "module."), d / "a.pth"),
+    "half precision": lambda s, d: saved({k: v.half() for k, v in s.items()}, d / "a.pth"),
+    "without counters": lambda s, d: saved({k: v for k, v in s.items() if "num_batches" not in k}, d / "a.pth"),
+    "safetensors": tensors_file,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_of_all_habits_load(form: str, tmp_path: Path) -> None:
+    state = small_state()
+    path = FORMS[form](state, tmp_path)
+    net = load(path)
+    path.unlink()
+    assert same(net, state)
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def changed(folder: Path, edit: Callable[[State], object], depth: int = 18) -> Path:
+    state = small_state(depth)
+    edit(state)
+    return saved(lightning(state), folder / "a.ckpt")
+
+
+def half(path: Path) -> Path:
+    os.truncate(path, path.stat().st_size // 2)
+    return path
+
+
+def text(path: Path) -> Path:
+    path.write_text("no model\n" * 100)
+    return path
+
+
+def spoil(state: State, name: str, value: float) -> None:
+    state[name] = state[name].clone()
+    state[name].view(-1)[3] = value
+
+
+def squeeze(state: State) -> None:
+    """As the variants with squeeze-and-excitation have it."""
+    for unit in range(8):
+        state[f"body.{unit}.res_layer.6.fc1.weight"] = torch.ones(1)
+
+
+CONV = "body.5.res_layer.4.weight"
+MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no file": (lambda d: d / "none.ckpt", "no such file; check the path"),
+    "a text file": (lambda d: text(d / "a.ckpt"), "damaged or asks to run code"),
+    "truncated": (lambda d: half(changed(d, lambda s: None)), "not a readable PyTorch file; copy or download it again"),
+    "a list": (lambda d: saved([1, 2], d / "a.ckpt"), "something else than tensors by name"),
+    "NaN": (lambda d: changed(d, lambda s: spoil(s, CONV, math.nan)), f"NaN or infinity in {CONV}; give weights from"),
+    "infinity": (
+        lambda d: changed(d, lambda s: spoil(s, "output_layer.4.running_mean", math.inf)),
+        "NaN or infinity in output_layer.4.running_mean",
+    ),
+    "lacking": (
+        lambda d: changed(d, lambda s: s.pop(CONV)),
+        rf"lacks 1 of \d+ tensors: {CONV}; give AdaFace's weights; its units are those of an IR-18",
+    ),
+    "lacking the head": (
+        lambda d: changed(d, lambda s: s.pop("output_layer.3.weight")),
+        "lacks 1 of .*_layer.3.weight",
+    ),
+    "a unit missing": (
+        lambda d: changed(d, lambda s: [s.pop(k) for k in list(s) if k.startswith("body.4.")]),
+        "lacks .* body.4.shortcut_layer.0.weight",
+    ),
+    "squeeze-and-excitation": (lambda d: changed(d, squeeze), "has unknown 8 of .*body.0.res_layer.6.fc1.weight"),
+    "other shape": (
+        lambda d: changed(d, lambda s: s.update({CONV: torch.zeros(1)})),
+        f"another shape of 1 of .*{CONV}",
+    ),
+    "another depth": (
+        lambda d: changed(d, lambda s: s.update({"body.9.res_layer.0.weight": torch.zeros(512)})),
+        r"holds 10 residual units body.N, AdaFace's networks 8 \(IR-18\), 16 \(IR-34\), 24 .*, 49 \(IR-101\); give",
+    ),
+    "another network": (
+        lambda d: saved({"conv.weight": torch.zeros(1)}, d / "a.pth"),
+        "holds 0 residual units body.N.*; give one of AdaFace's checkpoints",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+    prepare, expected = MISTAKES[mistake]
+    path = prepare(tmp_path)
+    with pytest.raises(ModelError, match=expected) as caught:
+        load(path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert str(caught.value).startswith(str(path))

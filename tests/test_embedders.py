@@ -1,0 +1,393 @@
+"""The contract of every embedder, and what is particular to each.
+
+AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
+from fasr_video.recognition.adaface import AdaFaceNet
+from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, mirror_marks
+from fasr_video.recognition.embedder import BUILTIN, EMBEDDERS, Embedder, open_embedder
+from tests.test_adaface import seeded_state
+
+GRAPH_LENGTH = 40
+
+
+# --- weights -----------------------------------------------------------------------------------------------------
+
+
+def arcface_graph(path: Path, side: int = 112, batch: int | str = "None", normalises: bool = False) -> Path:
+    """A conv, a ReLU and a dense layer; with `normalises`, it brings pixels of 0-255 to [-1, 1] itself."""
+    rng = np.random.default_rng(0)
+    cells = (side // 16) ** 2 * 4
+    constants = {
+        "mean": np.float32(127.5),
+        "gain": np.float32(1 / 127.5),
+        "conv": rng.normal(0, 0.05, (4, 3, 16, 16)),
+        "dense": rng.normal(0, 0.1, (cells, GRAPH_LENGTH)),
+    }
+    start = [
+        helper.make_node("Sub", ["data", "mean"], ["centred"], name="Sub_0"),
+        helper.make_node("Mul", ["centred", "gain"], ["scaled"], name="Mul_1"),
+    ]
+    nodes = (start if normalises else []) + [
+        helper.make_node("Conv", ["scaled" if normalises else "data", "conv"], ["map"], strides=[16, 16]),
+        helper.make_node("Relu", ["map"], ["positive"]),
+        helper.make_node("Flatten", ["positive"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "dense"], ["feature"]),
+    ]
+    data = helper.make_tensor_value_info("data", TensorProto.FLOAT, [batch, 3, side, side])
+    # As published: one row is declared, whatever the batch.
+    feature = helper.make_tensor_value_info("feature", TensorProto.FLOAT, [1, GRAPH_LENGTH])
+    return graph_file(path, nodes, data, [feature], constants)
+
+
+def other_graph(path: Path, side: int, outputs: int) -> Path:
+    """What lies beside ArcFace in a pack: a detector, a landmark network."""
+    data = helper.make_tensor_value_info("data", TensorProto.FLOAT, ["None", 3, side, side])
+    names = [f"said_{i}" for i in range(outputs)]
+    nodes = [helper.make_node("Identity", ["data"], [name]) for name in names]
+    said = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    return graph_file(path, nodes, data, said, {})
+
+
+def graph_file(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    data: onnx.ValueInfoProto,
+    outputs: list[onnx.ValueInfoProto],
+    constants: dict[str, NDArray[np.generic] | np.generic],
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "graph", [data], outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.save(model, path)
+    return path
+
+
+def pack(folder: Path) -> Path:
+    """As buffalo_l is laid out."""
+    other_graph(folder / "det_10g.onnx", 640, 9)
+    other_graph(folder / "2d106det.onnx", 192, 1)
+    other_graph(folder / "genderage.onnx", 96, 1)
+    return arcface_graph(folder / "w600k_r50.onnx").parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Pictures this small are slower on several threads, and much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    folder = tmp_path_factory.mktemp("models")
+    large = folder / "adaface_ir18.ckpt"
+    torch.save({"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, large)
+    yield {"builtin": BUILTIN, "adaface": large, "insightface": pack(folder / "pack")}
+    large.unlink()  # 96 MB: pytest keeps the folders of the last runs
+
+
+# --- the contract ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    name: str
+    length: int
+    licence: str
+    uses_marks: bool
+
+
+FACTS = {
+    "builtin": Facts("builtin", 512, "research use: trained on CelebA", False),
+    "adaface": Facts("adaface ir_18", 512, "AdaFace's code: MIT", True),
+    "insightface": Facts("insightface w600k_r50", GRAPH_LENGTH, "InsightFace's published models", True),
+}
+
+
+def test_every_embedder_is_under_contract() -> None:
+    assert EMBEDDERS.keys() == FACTS.keys()
+
+
+@pytest.fixture(scope="module", params=[(name, flip) for name in FACTS for flip in (False, True)], ids=str)
+def opened(request: pytest.FixtureRequest, models: dict[str, Path]) -> tuple[Facts, Embedder, bool]:
+    name, flip = request.param
+    return FACTS[name], open_embedder(name, models[name], "cpu", flip), flip
+
+
+def some_faces(count: int) -> tuple[Tensor, Tensor]:
+    """Soft patches of colour, and landmarks near where faces have them; those of the third are unknown."""
+    generator = torch.Generator().manual_seed(0)
+    faces = F.interpolate(torch.rand(count, 3, 9, 9, generator=generator), (128, 128), mode="bicubic").clamp(0, 1)
+    marks = torch.from_numpy(USUAL_MARKS).float() + 3 * torch.randn(count, 5, 2, generator=generator)
+    marks[2:3] = torch.nan
+    return faces, marks
+
+
+Opened = tuple[Facts, Embedder, bool]
+
+
+def test_features_are_unit_vectors_with_positive_norms(opened: Opened) -> None:
+    facts, embedder, _ = opened
+    faces, marks = some_faces(8)
+    features, norms = embedder.embed(faces, marks)
+    assert embedder.length == facts.length
+    assert features.shape == (8, facts.length) and norms.shape == (8,)
+    assert features.dtype == norms.dtype == torch.float32
+    assert features.isfinite().all() and norms.isfinite().all() and (norms > 0).all()
+    assert torch.allclose(features.norm(dim=1), torch.ones(8), atol=1e-5)
+    others = features @ features.T - 2 * torch.eye(8)
+    assert others.max() < 0.9999, "different faces have different features"
+
+
+def test_it_says_what_it_is(opened: Opened) -> None:
+    facts, embedder, flip = opened
+    assert embedder.name == facts.name + " + flip" * flip
+    assert embedder.licence.startswith(facts.licence)
+    assert embedder.device == torch.device("cpu")
+
+
+def test_a_face_has_one_feature_whatever_its_company(opened: Opened) -> None:
+    _, embedder, _ = opened
+    faces, marks = some_faces(8)
+    features, norms = embedder.embed(faces, marks)
+    for i in (0, 2, 7):
+        alone, norm = embedder.embed(faces[i : i + 1], marks[i : i + 1])
+        assert (alone[0] - features[i]).norm() < 1e-5
+        assert float(norm) == pytest.approx(float(norms[i]), rel=1e-5)
+
+
+def test_the_same_question_has_the_same_answer(opened: Opened) -> None:
+    _, embedder, _ = opened
+    faces, marks = some_faces(3)
+    for first, second in zip(embedder.embed(faces, marks), embedder.embed(faces.clone(), marks.clone()), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_no_faces_have_no_features(opened: Opened) -> None:
+    facts, embedder, _ = opened
+    for marks in (None, torch.zeros(0, 5, 2)):
+        features, norms = embedder.embed(torch.zeros(0, 3, 128, 128), marks)
+        assert features.shape == (0, facts.length) and norms.shape == (0,)
+
+
+def test_unknown_landmarks_are_those_of_a_usual_face(opened: Opened) -> None:
+    facts, embedder, _ = opened
+    faces, marks = some_faces(3)
+    unknown, _ = embedder.embed(faces, None)
+    for other in (torch.full((3, 5, 2), torch.nan), torch.from_numpy(USUAL_MARKS).float().expand(3, -1, -1)):
+        assert torch.allclose(embedder.embed(faces, other)[0], unknown, atol=1e-5)
+    moved = (embedder.embed(faces, marks)[0] - unknown).norm(dim=1) > 1e-3
+    assert moved.tolist() == [facts.uses_marks, facts.uses_marks, False]
+
+
+def test_with_flip_a_face_and_its_mirror_image_have_one_feature(opened: Opened) -> None:
+    _, embedder, flip = opened
+    faces, marks = some_faces(2)
+    one, norm = embedder.embed(faces, marks)
+    other, other_norm = embedder.embed(faces.flip(3), mirror_marks(marks))
+    assert ((one - other).norm(dim=1) < 1e-5).all() == flip
+    assert torch.allclose(norm, other_norm, rtol=1e-5) == flip
+
+
+@pytest.mark.parametrize("backend", EMBEDDERS)
+def test_flip_is_the_mean_of_both_features_under_a_hash_of_its_own(backend: str, models: dict[str, Path]) -> None:
+    plain, flipped = (open_embedder(backend, models[backend], "cpu", flip) for flip in (False, True))
+    faces, marks = some_faces(2)
+    (one, norm), (two, other) = plain.embed(faces, marks), plain.embed(faces.flip(3), mirror_marks(marks))
+    mean = (one * norm[:, None] + two * other[:, None]) / 2
+    features, norms = flipped.embed(faces, marks)
+    assert torch.allclose(features * norms[:, None], mean, atol=1e-5 * float(mean.norm()))
+    assert flipped.sha256 == hashlib.sha256(f"{plain.sha256} flip".encode()).hexdigest()
+
+
+@pytest.mark.parametrize("backend", EMBEDDERS)
+def test_its_hash_is_that_of_the_weights(backend: str, models: dict[str, Path]) -> None:
+    file = models[backend] / "w600k_r50.onnx" if backend == "insightface" else models[backend]
+    expected = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert open_embedder(backend, models[backend], "cpu").sha256 == expected
+
+
+# --- particulars -------------------------------------------------------------------------------------------------
+
+
+def test_builtin_brings_its_weights() -> None:
+    assert open_embedder("builtin", None, "cpu").sha256 == hashlib.sha256(BUILTIN.read_bytes()).hexdigest()
+
+
+def test_adaface_sees_bgr_from_minus_one_to_one(models: dict[str, Path]) -> None:
+    """As its authors feed it: an OpenCV picture of the aligned face."""
+    faces, marks = some_faces(2)
+    aligned = (canonical_to_arcface(faces, marks) * 255).permute(0, 2, 3, 1).numpy()
+    bgr = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) for picture in aligned])
+    net = AdaFaceNet(18).eval()
+    net.load_state_dict(seeded_state())
+    with torch.no_grad():
+        expected, norms = net(torch.from_numpy((bgr / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).float())
+    features, found = open_embedder("adaface", models["adaface"], "cpu").embed(faces, marks)
+    assert torch.allclose(features, expected, atol=1e-5)
+    assert torch.allclose(found, norms[:, 0], rtol=1e-5)
+
+
+def test_insightface_tells_what_its_own_package_tells(models: dict[str, Path]) -> None:
+    from insightface.model_zoo.arcface_onnx import ArcFaceONNX
+
+    faces, marks = some_faces(4)
+    faces = (faces * 255).round() / 255
+    pictures = (canonical_to_arcface(faces, marks) * 255).permute(0, 2, 3, 1).numpy()
+    peer = ArcFaceONNX(str(models["insightface"] / "w600k_r50.onnx"))
+    expected = torch.from_numpy(peer.get_feat([np.ascontiguousarray(p[..., ::-1]) for p in pictures]))
+    features, norms = open_embedder("insightface", models["insightface"], "cpu").embed(faces, marks)
+    assert torch.allclose(features, F.normalize(expected), atol=1e-5)
+    assert torch.allclose(norms, expected.norm(dim=1), rtol=1e-5)
+
+
+VARIANTS: dict[str, Callable[[Path], Path]] = {
+    "by the file": lambda d: arcface_graph(d / "w600k_r50.onnx"),
+    "for one face at a time": lambda d: arcface_graph(d / "w600k_r50.onnx", batch=1),
+    "normalising by itself": lambda d: arcface_graph(d / "w600k_r50.onnx", normalises=True),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_graphs_of_all_habits_are_the_same_function(variant: str, models: dict[str, Path], tmp_path: Path) -> None:
+    faces, marks = some_faces(5)
+    expected, norms = open_embedder("insightface", models["insightface"], "cpu").embed(faces, marks)
+    features, found = open_embedder("insightface", VARIANTS[variant](tmp_path), "cpu").embed(faces, marks)
+    assert torch.allclose(features, expected, atol=1e-5)
+    assert torch.allclose(found, norms, rtol=1e-4)
+
+
+def test_more_faces_than_one_call_takes(models: dict[str, Path]) -> None:
+    embedder = open_embedder("insightface", models["insightface"], "cpu")
+    faces, marks = some_faces(70)
+    features, _ = embedder.embed(faces, marks)
+    assert torch.allclose(embedder.embed(faces[64:], marks[64:])[0], features[64:], atol=1e-5)
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def text_file(path: Path) -> Path:
+    path.write_text("no model\n" * 100)
+    return path
+
+
+def truncated(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-2000])
+    return path
+
+
+def not_finite(path: Path) -> Path:
+    model = onnx.load(arcface_graph(path))
+    dense = next(c for c in model.graph.initializer if c.name == "dense")
+    dense.CopyFrom(numpy_helper.from_array(np.full((196, GRAPH_LENGTH), np.nan, np.float32), "dense"))
+    onnx.save(model, path)
+    return path
+
+
+def two_networks(folder: Path) -> Path:
+    arcface_graph(folder / "r50.onnx")
+    return arcface_graph(folder / "r100.onnx").parent
+
+
+MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], str]] = {
+    "no such embedder": ("facenet", lambda d: None, SettingsError, "use one of builtin, adaface, insightface"),
+    "builtin, no file": ("builtin", lambda d: d / "none.safetensors", ModelError, "no such file; check the path"),
+    "adaface, none given": (
+        "adaface",
+        lambda d: None,
+        UsageError,
+        "none of its own; give the path of one of AdaFace's",
+    ),
+    "adaface, no file": ("adaface", lambda d: d / "none.ckpt", ModelError, "no such file; check the path"),
+    "adaface, builtin's": ("adaface", lambda d: BUILTIN, ModelError, "holds 0 residual units"),
+    "insightface, none given": ("insightface", lambda d: None, UsageError, "none of its own; give an ArcFace .onnx"),
+    "insightface, no folder": ("insightface", lambda d: d / "none", ModelError, "no such file.*; give an ArcFace"),
+    "insightface, empty folder": ("insightface", lambda d: d, ModelError, "no .onnx file in the folder; give an ArcF"),
+    "insightface, a text file": (
+        "insightface",
+        lambda d: text_file(d / "a.onnx"),
+        ModelError,
+        "not a readable ONNX file; copy or download it again",
+    ),
+    "insightface, truncated": (
+        "insightface",
+        lambda d: truncated(arcface_graph(d / "a.onnx")),
+        ModelError,
+        "not a readable ONNX file; copy or download it again",
+    ),
+    "insightface, NaN": ("insightface", lambda d: not_finite(d / "a.onnx"), ModelError, "not finite; check"),
+    "insightface, a detector": (
+        "insightface",
+        lambda d: other_graph(d / "a.onnx", 112, 9),
+        ModelError,
+        "0 ArcFace networks.*; give the path",
+    ),
+    "insightface, no features": (
+        "insightface",
+        lambda d: other_graph(d / "a.onnx", 112, 1),
+        ModelError,
+        "cannot use it",
+    ),
+    "insightface, larger pictures": (
+        "insightface",
+        lambda d: arcface_graph(d / "a.onnx", side=128),
+        ModelError,
+        "0 ArcFace networks .*N×3×112×112",
+    ),
+    "insightface, two networks": (
+        "insightface",
+        two_networks,
+        ModelError,
+        "2 ArcFace networks.*; give the path of the",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+    backend, prepare, kind, expected = MISTAKES[mistake]
+    weights = prepare(tmp_path)
+    with pytest.raises(kind, match=expected) as caught:
+        open_embedder(backend, weights, "cpu")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    if kind is ModelError:
+        assert str(caught.value).startswith(str(weights))
+
+
+@pytest.mark.parametrize("backend", EMBEDDERS)
+def test_there_is_no_silent_fallback_to_another_device(backend: str, models: dict[str, Path]) -> None:
+    with pytest.raises(UsageError, match="use device cpu"):
+        open_embedder(backend, models[backend], "warp")
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[insightface\]'"):
+        open_embedder("insightface", models["insightface"], "cpu")
