@@ -1,1 +1,1 @@
-"""Photographs of known people: which of them can be used (the store and the search come with step 3)."""
+"""Photographs of known people: the store, the index, enrolment (and what tracks ask them)."""

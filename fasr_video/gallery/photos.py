@@ -1,17 +1,24 @@
-"""The gallery folder of a run: which photographs are there, whose they are said to be, and which cannot be used."""
+"""Photographs of known people: which there are, whose they are said to be, and which of them cannot be used."""
 
 from __future__ import annotations
 
-import hashlib
+import csv
+import unicodedata
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.errors import InputError
+from fasr_video.files import sha256_file
+from fasr_video.gallery.store import Problem
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import UNREADABLE, read_picture
-from fasr_video.recognition.align import three_points
+from fasr_video.recognition.align import align, three_points
+from fasr_video.types import AlignedFace, Image
 
 MIN_EYE_PX = 20  # between the eyes of a gallery photograph
+MIN_SCORE = 0.5  # of a face that counts
+COLUMNS = {"path", "subject", "note", "source", "authority"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,43 @@ class Photo:
     faces: int | None
     problem: str | None
     """Why it cannot be enrolled; None when it can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, and what is said about it."""
+
+    file: Path
+    path: str
+    """As given: below the folder, or as in the manifest."""
+    subject: str
+    note: str = ""
+    source: str = ""
+    authority: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    entries: tuple[Entry, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """The one usable face of a photograph."""
+
+    aligned: AlignedFace
+    eye_px: float
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class NoFace:
+    """Why a photograph cannot be used, and the number of faces in it as far as it is known."""
+
+    reason: str
+    faces: int | None
 
 
 def files_in(gallery: Path) -> list[Path]:
@@ -38,22 +82,104 @@ def files_in(gallery: Path) -> list[Path]:
 
 def examine(gallery: Path, file: Path, detector: Detector) -> Photo:
     path = file.relative_to(gallery)
-    subject = path.parts[0] if len(path.parts) > 1 else path.stem
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = look(file, detector)
+    faces, problem = (1, None) if isinstance(found, Face) else (found.faces, found.reason)
+    return Photo(path, _subject(path), sha256_file(file), faces, problem)
+
+
+def look(file: Path, detector: Detector) -> Face | NoFace:
     try:
         image = read_picture(file)
     except UNREADABLE:
-        return Photo(path, subject, digest, None, "not a picture that can be read")
+        return NoFace("not a picture that can be read", None)
+    return find(image, detector)
+
+
+def find(image: Image, detector: Detector) -> Face | NoFace:
     found = detector.detect([image])[0]
-    found = found.take(found.scores >= 0.5)
-    problem = None
-    if len(found) == 0:
-        problem = "no face found"
-    elif len(found) > 1:
-        problem = f"{len(found)} faces found: cut it to one"
-    else:
-        points = three_points(found.boxes[0], None if found.landmarks is None else found.landmarks[0])
-        eye_px = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
-        if eye_px < MIN_EYE_PX:
-            problem = f"{eye_px:.0f} px between the eyes, {MIN_EYE_PX} needed"
-    return Photo(path, subject, digest, len(found), problem)
+    found = found.take(found.scores >= MIN_SCORE)
+    if len(found) != 1:
+        return NoFace(f"{len(found)} faces found: cut it to one" if len(found) else "no face found", len(found))
+    landmarks = None if found.landmarks is None else found.landmarks[0]
+    points = three_points(found.boxes[0], landmarks)
+    eye_px = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
+    if eye_px < MIN_EYE_PX:
+        return NoFace(f"{eye_px:.0f} px between the eyes, {MIN_EYE_PX} needed", 1)
+    return Face(align(image, found.boxes[0], landmarks), eye_px, float(found.scores[0]))
+
+
+def read_listing(given: Path) -> Listing:
+    """A folder with a file, or a folder, a subject; or a CSV manifest."""
+    listing = _manifest(given) if given.is_file() else _folder(given)
+    if not listing.entries and not listing.problems:
+        raise InputError(given, "it names no photographs", "give a line a photograph")
+    spellings: dict[str, set[str]] = defaultdict(set)
+    for entry in listing.entries:
+        spellings[unicodedata.normalize("NFC", entry.subject).casefold()].add(entry.subject)
+    warnings = [
+        f"{' and '.join(sorted(ids))} are enrolled as different subjects, though their ids differ only in spelling"
+        for ids in spellings.values()
+        if len(ids) > 1
+    ]
+    return Listing(listing.entries, listing.problems, (*listing.warnings, *warnings))
+
+
+def _subject(path: Path) -> str:
+    return path.parts[0] if len(path.parts) > 1 else path.stem
+
+
+def _folder(folder: Path) -> Listing:
+    entries, problems = [], []
+    folders = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
+    first: dict[str, str] = {}
+    for file in files_in(folder):
+        path = file.relative_to(folder)
+        subject, reason = _subject(path), None
+        if len(path.parts) == 1:
+            if subject in folders:
+                reason = f"the subject id {subject} is also that of a folder: put the photograph into it, or rename it"
+            elif first.setdefault(subject, str(path)) != str(path):
+                reason = f"the subject id {subject} is also that of {first[subject]}: put both into a folder {subject}"
+        if reason is None:
+            entries.append(Entry(file, str(path), subject))
+        else:
+            problems.append(Problem(str(path), subject, sha256_file(file), reason))
+    return Listing(tuple(entries), tuple(problems), ())
+
+
+def _manifest(file: Path) -> Listing:
+    remedy = "give a CSV file with the columns path, subject and, if wanted, note, source, authority"
+    entries, problems, seen = [], [], dict[Path, int]()
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as handle:
+            reader = csv.DictReader(handle, strict=True)
+            columns = set(reader.fieldnames or ())
+            if not {"path", "subject"} <= columns:
+                raise InputError(file, "not a manifest (it lacks the columns path and subject)", remedy)
+            unknown = sorted(columns - COLUMNS)
+            for row in reader:
+                line = f"{file.name}, line {reader.line_num}"
+                path, subject = (row["path"] or "").strip(), (row["subject"] or "").strip()
+                target = file.parent / path
+                reason = _bad_row(row, path, subject, target)
+                if reason is None and seen.setdefault(target.resolve(), reader.line_num) != reader.line_num:
+                    reason = f"the same file as in line {seen[target.resolve()]}"
+                if reason is not None:
+                    problems.append(Problem(line, subject, None, f"{path}: {reason}" if path else reason))
+                    continue
+                told = {key: (row.get(key) or "").strip() for key in ("note", "source", "authority")}
+                entries.append(Entry(target, path, subject, **told))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(file, f"not a CSV file that can be read ({error})", remedy) from error
+    except OSError as error:
+        raise InputError(file, f"cannot be read ({error.strerror})", "check its permissions") from error
+    warnings = (f"columns that are not read: {', '.join(unknown)}",) if unknown else ()
+    return Listing(tuple(entries), tuple(problems), warnings)
+
+
+def _bad_row(row: dict[str, str], path: str, subject: str, target: Path) -> str | None:
+    if None in row or None in row.values():
+        return "the row has another number of fields than the header"
+    if not path or not subject:
+        return "path or subject is empty"
+    return None if target.is_file() else "no such file"

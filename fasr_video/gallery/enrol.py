@@ -1,0 +1,256 @@
+"""From photographs to templates: a batch at a time, each safe before the next, and nothing computed twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasr_video.errors import UsageError
+from fasr_video.files import sha256_file
+from fasr_video.gallery.photos import Entry, Face, NoFace, look, read_listing
+from fasr_video.gallery.probes import as_tensors
+from fasr_video.gallery.store import EnrolledPhoto, Gallery, Problem, Removal, environment
+from fasr_video.pipeline.detect import Detector
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.types import AlignedFace
+
+BATCH = 32  # photographs: what a kill can cost
+
+Listener = Callable[[int, int], None]
+"""Told the photographs that were looked at, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    added: int
+    removed: int
+    unchanged: int
+    renamed: int
+    """Photographs that only have another path, or another subject: nothing was computed."""
+    problems: tuple[Problem, ...]
+    """Photographs that are not enrolled, and why."""
+    warnings: tuple[str, ...]
+    removal: Removal | None
+    """The proof for what was removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is said of all photographs for which nothing else is said, and whether to keep their pictures."""
+
+    source: str = ""
+    authority: str = ""
+    pictures: bool = True
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the listing asks for, by content."""
+
+    new: list[tuple[Entry, str]] = field(default_factory=list)
+    renamed: list[tuple[Entry, str]] = field(default_factory=list)
+    unchanged: list[tuple[Entry, str]] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    present: set[str] = field(default_factory=set)
+    """Photographs that are there, by hash; those whose file cannot be read now are taken for unchanged."""
+
+
+def enrol(
+    gallery: Gallery,
+    given: Path,
+    detector: Detector,
+    embedder: Embedder,
+    listen: Listener | None = None,
+    told: Told = Told(),
+) -> SyncReport:
+    """Add the photographs of a folder or CSV manifest; nothing is removed, and none changes its subject."""
+    return _work(gallery, given, detector, embedder, listen, told, remove=False)
+
+
+def sync(
+    gallery: Gallery,
+    given: Path,
+    detector: Detector,
+    embedder: Embedder,
+    listen: Listener | None = None,
+    told: Told = Told(),
+) -> SyncReport:
+    """Make the gallery equal to a folder or CSV manifest, by content: only new photographs are computed."""
+    return _work(gallery, given, detector, embedder, listen, told, remove=True)
+
+
+def _work(
+    gallery: Gallery,
+    given: Path,
+    detector: Detector,
+    embedder: Embedder,
+    listen: Listener | None,
+    told: Told,
+    remove: bool,
+) -> SyncReport:
+    gallery.require(embedder)
+    listing = read_listing(given)
+    entries = [
+        replace(e, source=e.source or told.source, authority=e.authority or told.authority) for e in listing.entries
+    ]
+    plan = _compare(gallery, entries, move=remove)
+    _rename(gallery, plan)
+    known: dict[tuple[str | None, str | None], str] = {}
+    known |= {(p.sha256, p.detector): p.reason for p in gallery.problems() if p.detector is not None}
+    problems, added = [*listing.problems, *plan.problems], 0
+    for start in range(0, len(plan.new), BATCH):
+        batch = plan.new[start : start + BATCH]
+        done, failed = _enrol_batch(gallery, batch, detector, embedder, told.pictures, known)
+        added += done
+        problems += failed
+        if listen is not None:
+            listen(start + len(batch), len(plan.new))
+    stale = [i.sha256 for i in gallery.images() if i.sha256 not in plan.present] if remove else []
+    removal = gallery.remove(stale, f"not among the photographs of {given.name} any more") if stale else None
+    _note_problems(gallery, problems, remove)
+    if added or stale or plan.renamed:
+        counts = {"added": added, "removed": len(stale), "renamed": len(plan.renamed), "problems": len(problems)}
+        gallery.log("sync" if remove else "enrol", counts | {"detector": detector.fingerprint})
+    report = (added, len(stale), len(plan.unchanged), len(plan.renamed))
+    return SyncReport(*report, tuple(problems), listing.warnings, removal)
+
+
+def _compare(gallery: Gallery, entries: Sequence[Entry], move: bool) -> _Plan:
+    """Each file against the store, by its hash. What is enrolled stays where it is if any file says so."""
+    images = gallery.images()
+    stored, by_path = {i.sha256: i for i in images}, {i.path: i for i in images}
+    plan = _Plan()
+    hashed: dict[str, list[Entry]] = {}
+    for entry in entries:
+        try:
+            hashed.setdefault(sha256_file(entry.file), []).append(entry)
+        except OSError as error:
+            plan.problems.append(Problem(entry.path, entry.subject, None, f"cannot be read ({error.strerror})"))
+            if entry.path in by_path:  # whether it changed is not known: no reason to remove anybody
+                plan.present.add(by_path[entry.path].sha256)
+    for sha256, alike in hashed.items():
+        before = stored.get(sha256)
+        # The first to speak for a photograph is the one that did so before, if it is still there.
+        alike.sort(key=lambda e: before is not None and (e.subject != before.subject, e.path != before.path))
+        entry, *others = alike
+        plan.problems += [_twice(other, entry.subject, entry.path, sha256) for other in others]
+        plan.present.add(sha256)
+        if before is None:
+            plan.new.append((entry, sha256))
+        elif before.subject != entry.subject and not move:
+            plan.problems.append(_twice(entry, before.subject, before.path, sha256))
+        elif (before.subject, before.path) != (entry.subject, entry.path):
+            plan.renamed.append((entry, sha256))
+        else:
+            plan.unchanged.append((entry, sha256))
+    return plan
+
+
+def _twice(entry: Entry, subject: str, path: str, sha256: str) -> Problem:
+    if entry.subject == subject:
+        reason = f"the same photograph as {path}, kept once"
+    else:
+        reason = f"the same photograph as {path}, which is enrolled as {subject}: remove one of the two"
+    return Problem(entry.path, entry.subject, sha256, reason)
+
+
+def _rename(gallery: Gallery, plan: _Plan) -> None:
+    """What is said about photographs that are enrolled already."""
+    notes = {s.id: s.note for s in gallery.subjects()}
+    stored = {i.sha256: i for i in gallery.images()}
+    with gallery.transaction():
+        for entry, sha256 in (*plan.renamed, *plan.unchanged):
+            before = stored[sha256]
+            if before.subject != entry.subject:
+                gallery.move(sha256, entry.subject, entry.note)
+            said = (entry.path, entry.source or before.source, entry.authority or before.authority)
+            if said != (before.path, before.source, before.authority):
+                gallery.describe(sha256, *said)
+            if entry.note and notes.get(entry.subject, entry.note) != entry.note:
+                gallery.set_note(entry.subject, entry.note)
+
+
+def _enrol_batch(
+    gallery: Gallery,
+    batch: Sequence[tuple[Entry, str]],
+    detector: Detector,
+    embedder: Embedder,
+    pictures: bool,
+    known: dict[tuple[str | None, str | None], str],
+) -> tuple[int, list[Problem]]:
+    """One transaction. What this detector could not use before is not looked at again."""
+    good: list[tuple[Entry, str, Face]] = []
+    problems: list[Problem] = []
+    for entry, sha256 in batch:
+        before = known.get((sha256, detector.fingerprint))
+        found = look(entry.file, detector) if before is None else NoFace(before, None)
+        if isinstance(found, Face):
+            good.append((entry, sha256, found))
+        else:
+            problems.append(Problem(entry.path, entry.subject, sha256, found.reason, detector.fingerprint))
+    vectors = _embed(embedder, [face.aligned for _, _, face in good])
+    with gallery.transaction():
+        for (entry, sha256, face), (feature, norm) in zip(good, vectors, strict=True):
+            kept = face.aligned if pictures else None
+            said = {"source": entry.source, "authority": entry.authority}
+            photo = EnrolledPhoto(sha256, entry.path, feature, norm, face.eye_px, face.score, kept, **said)
+            gallery.add(entry.subject, photo, entry.note)
+        gallery.set_problems(problems)
+    return len(good), problems
+
+
+def _embed(embedder: Embedder, faces: Sequence[AlignedFace]) -> list[tuple[NDArray[np.float32], float]]:
+    if not faces:
+        return []
+    features, norms = embedder.embed(*as_tensors(faces))
+    return list(zip(features.numpy(), norms.tolist(), strict=True))
+
+
+def _note_problems(gallery: Gallery, problems: Sequence[Problem], all_of_them: bool) -> None:
+    """Those of before that are solved are forgotten: when the listing is all there is, each that it does not name."""
+    named = {p.path for p in problems}
+    forget = [p.path for p in gallery.problems() if p.path not in named] if all_of_them else []
+    gallery.set_problems(problems, forget)
+
+
+def migrate(
+    gallery: Gallery, embedder: Embedder, drop_missing: bool = False, listen: Listener | None = None
+) -> tuple[int, Removal | None]:
+    """Embed every stored picture with another embedder. Until all is done the gallery is what it was."""
+    images = gallery.images()
+    missing = [i for i in images if not i.has_picture]
+    if missing and not drop_missing:
+        paths = ", ".join(i.path for i in missing[:3]) + (", …" if len(missing) > 3 else "")
+        reason = f"{len(missing)} of {len(images)} photographs have no stored picture ({paths})"
+        remedy = "add them again after --drop-missing, or enrol all into a new gallery; nothing was changed"
+        raise UsageError(gallery.folder, reason, remedy)
+    kept = [i for i in images if i.has_picture]
+    aside = gallery.folder / "migrate.part"
+    record = np.dtype([("image", "<i8"), ("norm", "<f4"), ("vector", "<f4", (embedder.length,))])
+    try:
+        with environment(gallery.folder), aside.open("wb") as handle:
+            for start in range(0, len(kept), BATCH):
+                batch = kept[start : start + BATCH]
+                faces = [face for i in batch if (face := gallery.face(i)) is not None]
+                rows = zip(batch, _embed(embedder, faces), strict=True)
+                handle.write(np.array([(i.id, norm, vector) for i, (vector, norm) in rows], record).tobytes())
+                if listen is not None:
+                    listen(start + len(batch), len(kept))
+        removal = gallery.replace_vectors(
+            embedder, _read(aside, record), [i.sha256 for i in missing], "no stored picture to migrate"
+        )
+    finally:
+        aside.unlink(missing_ok=True)
+    gallery.log("migrated", {"embedder": embedder.sha256, "images": len(kept), "dropped": len(missing)})
+    return len(kept), removal
+
+
+def _read(aside: Path, record: np.dtype[np.void]) -> Iterator[tuple[int, NDArray[np.float32], float]]:
+    with aside.open("rb") as handle:
+        while data := handle.read(BATCH * record.itemsize):
+            for row in np.frombuffer(data, record):
+                yield int(row["image"]), row["vector"], float(row["norm"])

@@ -1,0 +1,281 @@
+"""Search among a gallery's vectors with FAISS: exact, and made anew from the store whenever it does not fit.
+
+Beyond APPROXIMATE_ABOVE templates IVF-PQ and HNSW are built, too, and held against the exact answer on stored vectors
+with noise; the fastest that finds ENOUGH of it is used, its measured recall kept beside it. Each puts what it found in
+order by the exact vectors, which lie in the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasr_video.errors import MissingExtra, UsageError
+from fasr_video.files import sha256_file, write_whole
+
+if TYPE_CHECKING:
+    from fasr_video.gallery.store import Gallery
+
+FILE, STAMP = "vectors.faiss", "vectors.json"
+APPROXIMATE_ABOVE = 1_000_000
+ENOUGH = 0.99
+RECALL_AT = 50  # candidates: the length of an investigation's list
+SAMPLE = 200  # stored vectors to measure with
+NOISE = 0.75  # length of the noise on each, a unit vector: cosine 0.8 to what is stored
+RERANKED = 4.0  # candidates that are put in order for each that is asked for
+FLAT = "flat"
+DAMAGED = "its file is damaged, or a kill came while it was written"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One kind of index against the exact answer."""
+
+    kind: str
+    recall: float
+    """Share of the exact RECALL_AT that it finds."""
+    ms: float
+    """A query."""
+
+
+class Index:
+    """A gallery's vectors as they were at one generation."""
+
+    def __init__(
+        self, engine: Any, kind: str, generation: int, measured: tuple[Measured, ...], rebuilt: str | None
+    ) -> None:
+        self._engine, self.kind, self.generation, self.measured = engine, kind, generation, measured
+        self.rebuilt = rebuilt
+        """Why it was made anew from the store; None when the file on disk fits."""
+
+    @classmethod
+    def open(cls, gallery: Gallery, approximate_above: int = APPROXIMATE_ABOVE) -> Index:
+        """From the file when it fits, otherwise from the store; then the file is written, where that is possible."""
+        faiss = _faiss()
+        with gallery.snapshot():
+            facts = facts_of(gallery)
+            reason = unfit(gallery.folder, facts, approximate_above)
+            if reason is not None:
+                built = _build(faiss, gallery, approximate_above)
+        if reason is None:
+            stamp = read_stamp(gallery.folder)
+            engine = faiss.read_index(str(gallery.folder / FILE), _how(faiss, stamp["kind"]))
+            measured = tuple(Measured(**m) for m in stamp["measured"])
+            return cls(_on_gpu(faiss, engine, stamp["kind"]), stamp["kind"], facts["generation"], measured, None)
+        _save(faiss, gallery, built, facts)
+        engine = _on_gpu(faiss, built.engine, built.kind)
+        return cls(engine, built.kind, facts["generation"], built.measured, reason)
+
+    def __len__(self) -> int:
+        return int(self._engine.ntotal)
+
+    def search(self, features: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """M×L unit vectors → cosines (M×k, the highest first) and ids of the templates; fewer columns when there are
+        fewer than k templates."""
+        features = np.ascontiguousarray(features, np.float32)
+        if features.ndim != 2 or features.shape[1] != self._engine.d:
+            reason = f"M×{self._engine.d} wanted, not {'×'.join(map(str, features.shape))}"
+            raise UsageError("features", reason, "give one row a face, from the gallery's embedder")
+        k = min(k, len(self))
+        if k == 0 or len(features) == 0:
+            return np.empty((len(features), k), np.float32), np.empty((len(features), k), np.int64)
+        return self._engine.search(features, k)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    engine: Any
+    kind: str
+    measured: tuple[Measured, ...]
+
+
+def unfit(folder: Path, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE) -> str | None:
+    """Why the index on disk cannot be used for a gallery with these facts; None when it can."""
+    if not (folder / FILE).is_file():
+        return "there was none"
+    stamp = read_stamp(folder)
+    if stamp is None:
+        return "its stamp is missing or damaged"
+    if any(stamp.get(key) != value for key, value in facts.items()):
+        return "the gallery has changed since it was made"
+    if bool(stamp["measured"]) != (facts["count"] > approximate_above):
+        return "it was made for another number of templates"
+    if sha256_file(folder / FILE) != stamp["sha256"]:
+        return DAMAGED
+    return None
+
+
+def facts_of(gallery: Gallery) -> dict[str, Any]:
+    """What an index has to have been made from, to fit this gallery now."""
+    state = {"gallery": gallery.id, "generation": gallery.generation, "state": gallery.state}
+    return state | {"count": gallery.count(), "length": gallery.length}
+
+
+def read_stamp(folder: Path) -> Any:
+    """What the index on disk was made from; None when that is not to be found."""
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        return stamp if {"kind", "measured", "sha256"} <= stamp.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The ids and exact vectors that the file holds."""
+    faiss = _faiss()
+    mapped = faiss.read_index(str(folder / FILE))
+    inner = faiss.downcast_index(mapped.index)
+    exact = faiss.downcast_index(inner.refine_index) if hasattr(inner, "refine_index") else inner
+    vectors = faiss.rev_swig_ptr(exact.get_xb(), exact.ntotal * exact.d).reshape(exact.ntotal, exact.d)
+    return faiss.vector_to_array(mapped.id_map), vectors.copy()
+
+
+def drop(folder: Path) -> None:
+    for path in folder.glob("vectors.*"):
+        path.unlink()
+
+
+def write(gallery: Gallery) -> None:
+    """Make the file anew. A large gallery's index takes minutes to measure: it is left to the next search."""
+    if gallery.count() <= APPROXIMATE_ABOVE:
+        with suppress(MissingExtra):  # without FAISS there is nothing to write, and nothing old
+            Index.open(gallery)
+
+
+def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) -> None:
+    """A folder that cannot be written gets no file, and neither does one that is being changed: what was removed from
+    the store meanwhile must not come back to the disk."""
+    stamp = facts | {"kind": built.kind, "measured": [asdict(m) for m in built.measured]}
+    with gallery.sole_writer() as allowed:
+        if not allowed or facts_of(gallery) != facts:
+            return
+        with suppress(OSError, RuntimeError):  # FAISS tells of a full disk by a RuntimeError
+            write_whole(gallery.folder / FILE, lambda part: faiss.write_index(built.engine, str(part)))
+            stamp["sha256"] = sha256_file(gallery.folder / FILE)
+            text = json.dumps(stamp, indent=2)
+            write_whole(gallery.folder / STAMP, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _build(faiss: Any, gallery: Gallery, approximate_above: int) -> _Built:
+    flat = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
+    for chunk in gallery.vector_chunks():
+        flat.add_with_ids(np.ascontiguousarray(chunk.features), chunk.ids)
+    return _Built(flat, FLAT, ()) if flat.ntotal <= approximate_above else _choose(faiss, flat)
+
+
+def _choose(faiss: Any, flat: Any) -> _Built:
+    """The fastest index that finds ENOUGH of what `flat` finds, or `flat`; and what each was measured at."""
+    vectors = _stored(faiss, flat)
+    queries = _noisy(vectors)
+    truth, ms = _answers(flat, queries)
+    best, fastest, measured = (flat, FLAT), ms, [Measured(FLAT, 1.0, ms)]
+    for name, (make, efforts) in _KINDS.items():
+        base = make(faiss, vectors)
+        base.add(vectors)
+        engine = _reranked(faiss, flat, base)
+        for effort in efforts:
+            told = _set_effort(base, effort)
+            found, ms = _answers(engine, queries)
+            measured.append(Measured(f"{name}, {told}", _recall(truth, found), ms))
+            if measured[-1].recall >= ENOUGH:
+                if ms < fastest:
+                    best, fastest = (engine, measured[-1].kind), ms
+                break  # more effort would only be slower
+    return _Built(*best, tuple(measured))
+
+
+def _ivf_pq(faiss: Any, vectors: NDArray[np.float32]) -> Any:
+    count, length = vectors.shape
+    lists = max(1, min(round(4 * count**0.5), count // 39))  # fewer vectors a list would train it badly
+    parts = next(m for m in (64, 32, 16, 8, 4, 2, 1) if length % m == 0)
+    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(length), length, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)  # FAISS takes a sample as large as it needs
+    return index
+
+
+def _hnsw(faiss: Any, vectors: NDArray[np.float32]) -> Any:
+    index = faiss.IndexHNSWSQ(vectors.shape[1], faiss.ScalarQuantizer.QT_8bit, 32, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors[:: max(1, len(vectors) // 100_000)])
+    return index
+
+
+_KINDS: dict[str, tuple[Callable[[Any, NDArray[np.float32]], Any], tuple[int, ...]]] = {
+    "IVF-PQ": (_ivf_pq, (16, 64, 256)),
+    "HNSW": (_hnsw, (64, 256, 1024)),
+}
+
+
+def _set_effort(base: Any, effort: int) -> str:
+    if hasattr(base, "hnsw"):
+        base.hnsw.efSearch = effort
+        return f"efSearch {effort}"
+    base.nprobe = min(effort, base.nlist)
+    return f"nprobe {base.nprobe} of {base.nlist}"
+
+
+def _reranked(faiss: Any, flat: Any, base: Any) -> Any:
+    """`base`, whose answers the vectors of `flat` put in order. They are shared, not copied."""
+    refined = faiss.IndexRefine(base, faiss.downcast_index(flat.index))
+    refined.k_factor = RERANKED
+    count, refined.ntotal = refined.ntotal, 0  # FAISS gives ids to an empty index only
+    mapped = faiss.IndexIDMap2(refined)
+    refined.ntotal = mapped.ntotal = count
+    faiss.copy_array_to_vector(faiss.vector_to_array(flat.id_map), mapped.id_map)
+    mapped.construct_rev_map()
+    mapped.referenced_objects.append(flat)  # alive as long as it is
+    return mapped
+
+
+def _stored(faiss: Any, flat: Any) -> NDArray[np.float32]:
+    exact = faiss.downcast_index(flat.index)
+    return faiss.rev_swig_ptr(exact.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)  # type: ignore[no-any-return]
+
+
+def _noisy(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    chosen = vectors[rng.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False)]
+    noise = rng.standard_normal(chosen.shape, np.float32)
+    noisy = chosen + NOISE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    return np.ascontiguousarray(noisy / np.linalg.norm(noisy, axis=1, keepdims=True), np.float32)
+
+
+def _answers(engine: Any, queries: NDArray[np.float32]) -> tuple[NDArray[np.int64], float]:
+    """Ids, and milliseconds for a query alone."""
+    began = time.perf_counter()
+    ids = [engine.search(q[None], min(RECALL_AT, engine.ntotal))[1] for q in queries]
+    return np.concatenate(ids), 1e3 * (time.perf_counter() - began) / len(queries)
+
+
+def _recall(truth: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
+
+
+def _how(faiss: Any, kind: str) -> int:
+    """An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory."""
+    return int(0 if kind == FLAT else faiss.IO_FLAG_MMAP_IFC)
+
+
+def _on_gpu(faiss: Any, engine: Any, kind: str) -> Any:
+    """The exact index on the first GPU, where FAISS was built for one."""
+    if kind != FLAT or not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() == 0:
+        return engine
+    resources = faiss.StandardGpuResources()
+    moved = faiss.index_cpu_to_gpu(resources, 0, engine)
+    moved.referenced_objects = [resources]  # alive as long as it is
+    return moved
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise MissingExtra("faiss-cpu", "cpu", "searching a gallery") from error
+    return faiss

@@ -1,0 +1,166 @@
+"""Is a gallery what it was when it was written, and what is in it, in numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from statistics import mean
+
+import numpy as np
+
+from fasr_video.gallery import index
+from fasr_video.gallery.index import Index, Measured
+from fasr_video.gallery.store import Gallery
+
+COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
+
+_ORPHANS = {
+    "subjects without a photograph": "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)",
+    "photographs without a template": "SELECT sha256 FROM image WHERE id NOT IN "
+    "(SELECT image FROM template WHERE image IS NOT NULL)",
+    "templates filed under another subject than their photograph": "SELECT t.id FROM template t "
+    "JOIN image i ON i.id = t.image WHERE i.subject <> t.subject",
+    "subjects with several photographs and not one pooled template, or the other way round": "SELECT s.id "
+    "FROM subject s WHERE (SELECT count(*) FROM image WHERE subject = s.id) > 1 <> "
+    "(SELECT count(*) FROM template WHERE subject = s.id AND kind = 'pooled')",
+}
+
+
+@dataclass(slots=True)
+class Check:
+    what: str
+    checked: int
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    remedy: str = "restore the gallery from a copy, or enrol again into a new one"
+
+
+def check(gallery: Gallery) -> list[Check]:
+    """Database, rows, stored hashes, index. A damaged database ends it there: nothing more can be said of it."""
+    with gallery.snapshot():
+        first = Check("the database's own structure", 1)
+        first.problems += [r[0] for r in gallery.query("PRAGMA integrity_check(20)") if r[0] != "ok"]
+        if first.problems:
+            return [first]
+        return [first, _rows(gallery), _templates(gallery), _pictures(gallery), _index(gallery)]
+
+
+def _rows(gallery: Gallery) -> Check:
+    found = Check("rows belong together", sum(s.images for s in gallery.subjects()))
+    strays = gallery.query("PRAGMA foreign_key_check")
+    found.problems += [f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays]
+    for what, sql in _ORPHANS.items():
+        rows = gallery.query(sql)
+        if rows:
+            found.problems.append(f"{what}: {', '.join(str(r[0]) for r in rows[:5])}{', …' if len(rows) > 5 else ''}")
+    return found
+
+
+def _templates(gallery: Gallery) -> Check:
+    found = Check("templates against their hashes", 0)
+    for number, digest, vector in gallery.stream("SELECT id, sha256, vector FROM template ORDER BY id"):
+        found.checked += 1
+        if hashlib.sha256(vector).digest() != digest or len(vector) != 4 * gallery.length:
+            found.problems.append(f"template {number} was changed")
+    return found
+
+
+def _pictures(gallery: Gallery) -> Check:
+    found = Check("pictures against their hashes", 0)
+    for path, digest, picture in gallery.stream("SELECT path, picture_sha256, picture FROM image ORDER BY id"):
+        found.checked += picture is not None
+        if (picture is None) != (digest is None) or (
+            picture is not None and hashlib.sha256(picture).digest() != digest
+        ):
+            found.problems.append(f"the stored picture of {path} was changed")
+    return found
+
+
+def _index(gallery: Gallery) -> Check:
+    found = Check("index against the store", gallery.count())
+    found.remedy = f"delete {gallery.folder / index.FILE}: the next search makes it anew from the store"
+    facts, stamp = index.facts_of(gallery), index.read_stamp(gallery.folder)
+    reason = index.unfit(gallery.folder, facts, facts["count"] - bool(stamp and stamp["measured"]))
+    if reason == index.DAMAGED:
+        found.problems.append(f"{index.FILE}: {reason}")
+    elif reason is not None:
+        found.notes.append(f"to be made anew by the next search: {reason}")
+    else:
+        ids, features = index.contents(gallery.folder)
+        vectors = gallery.vectors()
+        if not (np.array_equal(ids, vectors.ids) and np.array_equal(features, vectors.features)):
+            found.problems.append(f"{index.FILE} holds other vectors than the store")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class NearestPair:
+    """The two templates of different subjects that are most alike: how near a stranger can come in this gallery."""
+
+    subjects: tuple[str, str]
+    cosine: float
+    compared: int
+    """Templates that were held against all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    subjects: int
+    images: int
+    pictures: int
+    templates: int
+    pooled: int
+    problems: int
+    removals: int
+    fewest_photos: int
+    mean_photos: float
+    most_photos: int
+    nearest: NearestPair | None
+    index_kind: str
+    index_state: str
+    measured: tuple[Measured, ...]
+    disk_bytes: int
+
+
+def statistics(gallery: Gallery) -> Statistics:
+    subjects, images = gallery.subjects(), gallery.images()
+    counts = [s.images for s in subjects] or [0]
+    made = Index.open(gallery)
+    pooled = gallery.query("SELECT count(*) FROM template WHERE kind = 'pooled'")[0][0]
+    return Statistics(
+        subjects=len(subjects),
+        images=len(images),
+        pictures=sum(i.has_picture for i in images),
+        templates=len(made),
+        pooled=pooled,
+        problems=len(gallery.problems()),
+        removals=len(gallery.removals()),
+        fewest_photos=min(counts),
+        mean_photos=mean(counts),
+        most_photos=max(counts),
+        nearest=nearest_pair(gallery, made, max(counts)),
+        index_kind=made.kind,
+        index_state="fits" if made.rebuilt is None else f"made anew: {made.rebuilt}",
+        measured=made.measured,
+        disk_bytes=sum(f.stat().st_size for f in gallery.files()),
+    )
+
+
+def nearest_pair(gallery: Gallery, made: Index, most_photos: int) -> NearestPair | None:
+    stored = gallery.vectors()
+    chosen = np.arange(len(stored.ids))
+    if len(chosen) > COMPARED:
+        chosen = np.random.default_rng(0).choice(chosen, COMPARED, replace=False)
+    best: NearestPair | None = None
+    for part in np.array_split(chosen, max(1, len(chosen) // 256)):
+        # A subject has at most its photographs and a pooled one: what comes after them is somebody else.
+        cosines, ids = made.search(stored.features[part], most_photos + 2)
+        whose = gallery.templates({*ids.ravel().tolist(), *stored.ids[part].tolist()})
+        for own, row, line in zip(stored.ids[part].tolist(), ids.tolist(), cosines.tolist(), strict=True):
+            subject = whose[own].subject
+            others = ((c, whose[i].subject) for c, i in zip(line, row, strict=True) if whose[i].subject != subject)
+            cosine, other = next(others, (-2.0, ""))
+            if cosine > (-2.0 if best is None else best.cosine):
+                first, second = sorted((subject, other))
+                best = NearestPair((first, second), cosine, len(chosen))
+    return best

@@ -1,0 +1,760 @@
+"""The gallery: one folder that holds the people one looks for, bound to the embedder that made their vectors.
+
+    GALLERY/
+      gallery.sqlite                 the truth: subjects, images, templates, problems, removals, log
+      vectors.faiss, vectors.json    the index and what it was made from: disposable, made anew from the truth
+
+Each batch of photographs is one transaction. What is removed leaves the rows, the free pages, the write-ahead log and
+the index, and the files are then searched for its bytes. Several photographs of a subject make one more template,
+their mean weighted by the embedder's norms.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import secrets
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+
+from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
+from fasr_video.gallery import index, traces
+from fasr_video.recognition.combiner import Source, weighted_mean
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.types import AlignedFace, Image
+
+SCHEMA_VERSION = 1
+DATABASE = "gallery.sqlite"
+LOCK = ".lock"
+PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4096 bytes would hold one and half of air
+CHUNK = 8192  # rows at a time
+ASKED = 900  # values in one SQL list
+BUSY_SECONDS = 10.0
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE subject (id TEXT PRIMARY KEY, note TEXT NOT NULL, created TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE image (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL REFERENCES subject, sha256 TEXT NOT NULL UNIQUE,
+    path TEXT NOT NULL, source TEXT NOT NULL, authority TEXT NOT NULL, eye_px REAL NOT NULL, score REAL NOT NULL,
+    norm REAL NOT NULL, marks TEXT, added_at TEXT NOT NULL, picture_sha256 BLOB, picture BLOB);
+CREATE INDEX image_by_subject ON image (subject);
+CREATE TABLE template (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL REFERENCES subject,
+    image INTEGER UNIQUE REFERENCES image, kind TEXT NOT NULL CHECK (kind IN ('single', 'pooled')),
+    sha256 BLOB NOT NULL, vector BLOB NOT NULL, CHECK ((kind = 'pooled') = (image IS NULL)));
+CREATE INDEX template_by_subject ON template (subject, kind, image);
+CREATE TABLE problem (
+    path TEXT PRIMARY KEY, subject TEXT NOT NULL, sha256 TEXT, reason TEXT NOT NULL, detector TEXT) WITHOUT ROWID;
+CREATE TABLE removal (
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, why TEXT NOT NULL, subjects TEXT NOT NULL, images TEXT NOT NULL,
+    templates INTEGER NOT NULL);
+CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL);
+"""
+Kind = Literal["single", "pooled"]
+
+
+class GalleryError(UsageError):
+    """The folder is not the gallery that the command needs."""
+
+
+class WrongEmbedder(UsageError):
+    """Vectors of two embedders mean nothing to each other."""
+
+
+class PhotoOfAnother(UsageError):
+    """One photograph cannot show two people."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPhoto:
+    """A photograph with one usable face, embedded."""
+
+    sha256: str
+    """Of the file."""
+    path: str
+    """As given."""
+    feature: NDArray[np.float32]
+    """A unit vector of the gallery's length."""
+    norm: float
+    """Of the feature before it was a unit vector: the embedder's measure of quality, and its weight."""
+    eye_px: float
+    score: float
+    """The detector's."""
+    face: AlignedFace | None
+    """None to keep no picture."""
+    source: str = ""
+    """Where the photograph comes from."""
+    authority: str = ""
+    """By what consent, order or law it is here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    id: str
+    note: str
+    images: int
+    added_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryImage:
+    id: int
+    subject: str
+    sha256: str
+    path: str
+    source: str
+    authority: str
+    eye_px: float
+    score: float
+    norm: float
+    added_at: str
+    has_picture: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    id: int
+    subject: str
+    kind: Kind
+    image: str | None
+    """SHA-256 of its photograph; None for a pooled one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    ids: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A photograph that could not be enrolled."""
+
+    path: str
+    subject: str
+    sha256: str | None
+    reason: str
+    detector: str | None = None
+    """Fingerprint of the detector that judged the picture; None when none was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    at: str
+    why: str
+    subjects: tuple[str, ...]
+    """Those of which nothing is left."""
+    images: tuple[str, ...]
+    templates: int
+    files_scanned: int
+    bytes_scanned: int
+    occurrences: int
+    """Of bytes of what was removed, in all files of the gallery: 0, or the removal failed."""
+    shared: int
+    """Occurrences of bytes that photographs which stay have in common with the removed ones."""
+
+
+class Gallery:
+    """An open gallery. Use `Gallery.create` or `Gallery.open`, in a with statement."""
+
+    def __init__(self, folder: Path, database: sqlite3.Connection, lock: IO[str] | None) -> None:
+        self.folder, self.read_only = folder, lock is None
+        self._db, self._lock = database, lock
+        self._touched: set[str] = set()
+        self.id = self._meta("gallery")
+
+    @classmethod
+    def create(cls, folder: Path, embedder_name: str, embedder_sha256: str, length: int) -> Gallery:
+        with environment(folder):
+            new = folder / f"{DATABASE}.new"
+            begun = {LOCK, *(new.name + end for end in ("", "-wal", "-shm", "-journal"))}
+            if folder.is_dir() and (strange := {p.name for p in folder.iterdir()} - begun):
+                what = "already a gallery" if DATABASE in strange else "not empty"
+                raise GalleryError(folder, what, "give a new folder")
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
+                    leftover.unlink()
+                # The database appears under its name only when it is whole.
+                database = _connect(new)
+                with database:
+                    database.executescript(_SCHEMA)
+                    facts = {"schema": SCHEMA_VERSION, "gallery": secrets.token_hex(8), "generation": 0, "purge": 0}
+                    facts |= {"state": secrets.token_hex(8), "length": length, "created": now()}
+                    facts |= {"embedder": embedder_name, "embedder_sha256": embedder_sha256}
+                    database.executemany("INSERT INTO meta VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
+                database.close()
+                new.rename(folder / DATABASE)
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: Path, read_only: bool = False) -> Gallery:
+        path = folder / DATABASE
+        if not path.is_file():
+            remedy = "give the folder of a gallery, or make one: fasr-video gallery create"
+            raise GalleryError(folder, f"no gallery here (it holds no {DATABASE})", remedy)
+        lock = None if read_only else _lock(folder)
+        database: sqlite3.Connection | None = None
+        try:
+            with environment(folder):
+                database = _connect_to_read(path) if read_only else _connect(path)
+                made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+                if made is None or made[0] != str(SCHEMA_VERSION):
+                    made_by = f"gallery format {made[0] if made else 'unknown'}, this one writes {SCHEMA_VERSION}"
+                    reason = f"made by another version of fasr-video ({made_by})"
+                    raise GalleryError(folder, reason, "open it with that version, or enrol again into a new gallery")
+                gallery = cls(folder, database, lock)
+                if not read_only:
+                    gallery._finish_removal()
+                return gallery
+        except BaseException:
+            if database is not None:
+                database.close()
+            if lock is not None:
+                lock.close()
+            raise
+
+    def __enter__(self) -> Gallery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    # What it is.
+
+    @property
+    def embedder(self) -> Source:
+        return Source(self._meta("embedder"), self._meta("embedder_sha256"))
+
+    @property
+    def length(self) -> int:
+        """Of each vector."""
+        return int(self._meta("length"))
+
+    @property
+    def generation(self) -> int:
+        """Raised by every transaction that changes templates."""
+        return int(self._meta("generation"))
+
+    @property
+    def state(self) -> str:
+        """A new random word for each generation: two copies of a gallery that went apart are told apart by it."""
+        return self._meta("state")
+
+    def require(self, embedder: Embedder) -> None:
+        own = self.embedder
+        if (own.sha256, self.length) != (embedder.sha256, embedder.length):
+            reason = (
+                f"made with embedder {own.embedder} (sha256 {own.sha256}), not with {embedder.name} "
+                f"(sha256 {embedder.sha256})"
+            )
+            remedy = f"use that embedder, or bring the gallery over: fasr-video gallery migrate {self.folder}"
+            raise WrongEmbedder(self.folder, reason, remedy)
+
+    # What is in it.
+
+    def subjects(self) -> list[Subject]:
+        sql = """SELECT s.id, s.note, count(i.id), s.created FROM subject s LEFT JOIN image i ON i.subject = s.id
+                 GROUP BY s.id ORDER BY s.id"""
+        return [Subject(*row) for row in self.query(sql)]
+
+    def images(self, subject: str | None = None) -> list[GalleryImage]:
+        """Those of a subject, or all."""
+        where = "" if subject is None else "WHERE subject = ?"
+        sql = f"""SELECT id, subject, sha256, path, source, authority, eye_px, score, norm, added_at,
+                  picture_sha256 IS NOT NULL FROM image {where} ORDER BY id"""
+        rows = self.query(sql, () if subject is None else (subject,))
+        return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in rows]
+
+    def face(self, image: GalleryImage) -> AlignedFace | None:
+        """The aligned face, if it was kept."""
+        rows = self.query("SELECT picture, marks, picture_sha256 FROM image WHERE id = ?", (image.id,))
+        if not rows or rows[0][0] is None:
+            return None
+        data, marks, digest = rows[0]
+        if hashlib.sha256(data).digest() != digest:
+            remedy = "restore the gallery from a copy, or remove this photograph and add it again"
+            raise IntegrityError(self.folder, f"the stored picture of {image.path} was changed", remedy)
+        picture = np.asarray(PilImage.open(io.BytesIO(data)).convert("RGB"))
+        return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
+
+    def picture(self, image: GalleryImage) -> Image | None:
+        """128×128×3, in the canonical frame, if it was kept."""
+        face = self.face(image)
+        return None if face is None else face.picture
+
+    def count(self) -> int:
+        """Of templates."""
+        return int(self.query("SELECT count(*) FROM template")[0][0])
+
+    def vectors(self) -> Vectors:
+        """Of all templates, in the order of their ids."""
+        with self.snapshot():
+            ids, features = np.empty(self.count(), np.int64), np.empty((self.count(), self.length), np.float32)
+            done = 0
+            for chunk in self.vector_chunks():
+                ids[done : done + len(chunk.ids)] = chunk.ids
+                features[done : done + len(chunk.ids)] = chunk.features
+                done += len(chunk.ids)
+        return Vectors(ids, features)
+
+    def vector_chunks(self) -> Iterator[Vectors]:
+        """The same, some thousand at a time: a million vectors need their own memory once, not thrice."""
+        with environment(self.folder):
+            cursor = self._db.execute("SELECT id, vector FROM template ORDER BY id")
+            length = self.length
+            while rows := cursor.fetchmany(CHUNK):
+                joined = b"".join([vector for _, vector in rows])
+                if len(joined) != 4 * length * len(rows):
+                    raise IntegrityError(self.folder, "a vector has the wrong length", "restore it from a copy")
+                ids = np.fromiter((i for i, _ in rows), np.int64, len(rows))
+                yield Vectors(ids, np.frombuffer(joined, "<f4").reshape(len(rows), length))
+
+    def templates(self, ids: Iterable[int]) -> dict[int, Template]:
+        asked, found = [int(i) for i in ids], {}
+        for start in range(0, len(asked), ASKED):
+            part = asked[start : start + ASKED]
+            sql = f"""SELECT t.id, t.subject, t.kind, i.sha256 FROM template t LEFT JOIN image i ON i.id = t.image
+                      WHERE t.id IN ({_marks(part)})"""
+            found.update({row[0]: Template(*row) for row in self.query(sql, part)})
+        return found
+
+    def problems(self) -> list[Problem]:
+        return [Problem(*r) for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")]
+
+    def removals(self) -> list[dict[str, Any]]:
+        """What was removed, when and why. Subjects are told by the SHA-256 of their ids."""
+        rows = self.query("SELECT at, why, subjects, images, templates FROM removal ORDER BY id")
+        keys = ("at", "why", "subjects_sha256", "images_sha256", "templates")
+        return [dict(zip(keys, (a, w, json.loads(s), json.loads(i), t), strict=True)) for a, w, s, i, t in rows]
+
+    def log_lines(self) -> list[tuple[str, str, dict[str, Any]]]:
+        rows = self.query("SELECT at, event, details FROM log ORDER BY id")
+        return [(at, event, json.loads(details)) for at, event, details in rows]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read within is of one moment, whatever another process writes meanwhile."""
+        if self._db.in_transaction:
+            yield
+            return
+        with environment(self.folder):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._db.execute("ROLLBACK")
+
+    # Changing it.
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. One within another is part of it."""
+        if self.read_only:
+            raise GalleryError(self.folder, "opened to be read only", "open it for writing")
+        if self._db.in_transaction:
+            yield
+            return
+        with environment(self.folder):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._settle()
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.rollback()
+                raise
+            finally:
+                self._touched.clear()
+
+    def add(self, subject: str, photo: EnrolledPhoto, note: str = "") -> bool:
+        """Enrol a photograph; False when this subject has it already."""
+        feature = self._checked(photo.feature, photo.norm)
+        if not subject or "\0" in subject:
+            raise UsageError("subject", f"{subject!r} is no id", "give each subject an id that is not empty")
+        with self.transaction():
+            whose = self.whose(photo.sha256)
+            if whose is not None and whose != subject:
+                raise PhotoOfAnother(
+                    photo.path, f"the same photograph is enrolled as {whose}, not {subject}", "remove one of the two"
+                )
+            if whose == subject:
+                return False
+            at = now()
+            self._db.execute("INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, at))
+            picture = None if photo.face is None else _png(photo.face.picture)
+            marks = None if photo.face is None or photo.face.marks is None else photo.face.marks.tolist()
+            row: dict[str, object] = {
+                "subject": subject,
+                "sha256": photo.sha256,
+                "path": photo.path,
+                "source": photo.source,
+                "authority": photo.authority,
+                "eye_px": photo.eye_px,
+                "score": photo.score,
+                "norm": photo.norm,
+                "marks": None if marks is None else json.dumps(marks),
+                "added_at": at,
+                "picture_sha256": None if picture is None else hashlib.sha256(picture).digest(),
+                "picture": picture,
+            }
+            sql = f"INSERT INTO image ({', '.join(row)}) VALUES ({_marks(row)})"
+            self._insert_template(subject, self._db.execute(sql, tuple(row.values())).lastrowid, feature)
+            self._db.execute("DELETE FROM problem WHERE path = ?", (photo.path,))
+            return True
+
+    def whose(self, sha256: str) -> str | None:
+        """The subject that this photograph is enrolled for."""
+        rows = self.query("SELECT subject FROM image WHERE sha256 = ?", (sha256,))
+        return str(rows[0][0]) if rows else None
+
+    def move(self, sha256: str, subject: str, note: str = "") -> None:
+        """File a photograph under another subject; its vector stays what it is."""
+        with self.transaction():
+            before = self._known_image(sha256)
+            self._db.execute("INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, now()))
+            template = "image = (SELECT id FROM image WHERE sha256 = ?)"
+            self._db.execute(f"UPDATE template SET subject = ? WHERE {template}", (subject, sha256))
+            self._db.execute("UPDATE image SET subject = ? WHERE sha256 = ?", (subject, sha256))
+            self._touched |= {before, subject}
+
+    def describe(self, sha256: str, path: str, source: str, authority: str) -> None:
+        """Change what is told about a photograph; empty texts leave what was told before."""
+        sql = """UPDATE image SET path = ?, source = coalesce(nullif(?, ''), source),
+                 authority = coalesce(nullif(?, ''), authority) WHERE sha256 = ?"""
+        with self.transaction():
+            self._db.execute(sql, (path, source, authority, sha256))
+
+    def set_note(self, subject: str, note: str) -> None:
+        with self.transaction():
+            self._db.execute("UPDATE subject SET note = ? WHERE id = ?", (note, subject))
+
+    def set_problems(self, problems: Iterable[Problem], forget: Iterable[str] = ()) -> None:
+        """Note photographs that could not be enrolled; problems of the paths in `forget` are no more."""
+        rows = [(p.path, p.subject, p.sha256, p.reason, p.detector) for p in problems]
+        with self.transaction():
+            self._db.executemany("DELETE FROM problem WHERE path = ?", [(path,) for path in forget])
+            self._db.executemany("INSERT OR REPLACE INTO problem VALUES (?, ?, ?, ?, ?)", rows)
+
+    def log(self, event: str, details: dict[str, Any]) -> None:
+        """A line of the log. It outlives what it tells of: numbers and hashes, no names."""
+        with self.transaction():
+            text = json.dumps(details, sort_keys=True)
+            self._db.execute("INSERT INTO log (at, event, details) VALUES (?, ?, ?)", (now(), event, text))
+
+    def replace_vectors(
+        self,
+        embedder: Embedder,
+        vectors: Iterable[tuple[int, NDArray[np.float32], float]],
+        drop: Sequence[str],
+        why: str,
+    ) -> Removal | None:
+        """Take another embedder's features: (image id, unit vector, norm) for every image but those in `drop`."""
+        with self.transaction():
+            gone = self._delete(drop, why) if drop else None
+            self._db.execute("DELETE FROM template")
+            rows = {"embedder": embedder.name, "embedder_sha256": embedder.sha256, "length": str(embedder.length)}
+            for key, value in rows.items():
+                self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
+            subjects = dict(self.query("SELECT id, subject FROM image"))
+            for image, feature, norm in vectors:
+                self._db.execute("UPDATE image SET norm = ? WHERE id = ?", (norm, image))
+                self._insert_template(subjects.pop(image), image, self._checked(feature, norm))
+            if subjects:
+                raise GalleryError(self.folder, f"{len(subjects)} images have no new vector", "embed each of them")
+            self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
+        index.drop(self.folder)
+        self._purge()
+        return None if gone is None else self._proven(gone)
+
+    # Removing.
+
+    def remove_subject(self, subject: str, why: str) -> Removal:
+        return self.remove([i.sha256 for i in self.images(self._known_subject(subject))], why)
+
+    def remove_image(self, sha256: str, why: str) -> Removal:
+        """A subject without any photograph left goes with it."""
+        self._known_image(sha256)
+        return self.remove([sha256], why)
+
+    def remove(self, images: Sequence[str], why: str) -> Removal:
+        """Remove photographs, by SHA-256, from rows, pages, write-ahead log and index; then search all files for them.
+
+        Killed in the middle, the next one to open the gallery for writing finishes it.
+        """
+        index.drop(self.folder)  # first: it must not outlive what it holds, whenever a kill comes
+        with self.transaction():
+            gone = self._delete(images, why)
+        self._purge()
+        index.write(self)
+        return self._proven(gone)
+
+    def _delete(self, images: Sequence[str], why: str) -> _Gone:
+        subjects = {self._known_image(sha256) for sha256 in images}
+        gone: list[bytes] = []
+        templates = 0
+        before = {s: {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (s,))} for s in subjects}
+        pooled = "SELECT vector FROM template WHERE subject = ? AND kind = 'pooled'"
+        gone += [vector for s in sorted(subjects) for (vector,) in self.query(pooled, (s,))]
+        for start in range(0, len(images), ASKED):
+            part = images[start : start + ASKED]
+            chosen = f"SELECT id FROM image WHERE sha256 IN ({_marks(part)})"
+            gone += [r[0] for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)]
+            gone += [r[0] for r in self.query(f"SELECT picture FROM image WHERE id IN ({chosen})", part) if r[0]]
+            self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", part)
+            self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_marks(part)})", part)
+        self._touched |= subjects
+        emptied = self._settle()
+        for subject in subjects:
+            after = {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (subject,))}
+            templates += len(before[subject] - after)
+        at = now()
+        names = json.dumps([hashlib.sha256(s.encode()).hexdigest() for s in emptied])
+        sql = "INSERT INTO removal (at, why, subjects, images, templates) VALUES (?, ?, ?, ?, ?)"
+        self._db.execute(sql, (at, why, names, json.dumps(sorted(images)), templates))
+        self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
+        return _Gone(at, why, tuple(emptied), tuple(images), templates, tuple(gone))
+
+    def _purge(self) -> None:
+        """Write the database anew without what was removed, and empty the write-ahead log."""
+        with environment(self.folder):
+            # secure_delete has zeroed the cells themselves; pages that were split or merged may still hold copies.
+            self._db.execute("VACUUM")
+            busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            reason = "removed, but another process still reads the gallery, so old bytes may stay in its log"
+            raise EnvironmentFailure(self.folder, reason, "end that process and run: fasr-video gallery check")
+        with self.transaction():
+            self._db.execute("UPDATE meta SET value = '0' WHERE key = 'purge'")
+
+    def _finish_removal(self) -> None:
+        for leftover in self.folder.glob("*.part"):  # of a kill: it may hold anybody
+            leftover.unlink()
+        if self._meta("purge") == "1":
+            index.drop(self.folder)
+            self._purge()
+
+    def _proven(self, gone: _Gone) -> Removal:
+        found = traces.search(self.files(), gone.secrets)
+        # What photographs that stay have in common with the removed ones, such as the same picture saved twice, stays.
+        stays = {p for p in set(found.found) if self._holds(p)}
+        shared = sum(p in stays for p in found.found)
+        return Removal(
+            gone.at,
+            gone.why,
+            gone.subjects,
+            gone.images,
+            gone.templates,
+            found.files,
+            found.size,
+            len(found.found) - shared,
+            shared,
+        )
+
+    def _holds(self, piece: bytes) -> bool:
+        tables = (("template", "vector"), ("image", "picture"))
+        return any(self.query(f"SELECT 1 FROM {t} WHERE instr({c}, ?) LIMIT 1", (piece,)) for t, c in tables)
+
+    def files(self) -> list[Path]:
+        return sorted(p for p in self.folder.rglob("*") if p.is_file())
+
+    # Below the rest.
+
+    def _settle(self) -> list[str]:
+        """Bring what depends on photographs up to them: pooled templates, empty subjects, the generation."""
+        emptied = [s for s in sorted(self._touched) if not self._pool(s)]
+        if self._touched:
+            self._touched.clear()
+            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+            self._db.execute("UPDATE meta SET value = ? WHERE key = 'state'", (secrets.token_hex(8),))
+        return emptied
+
+    def _pool(self, subject: str) -> bool:
+        """The subject's one weighted template, if it has several photographs; False when it has none and is gone."""
+        sql = """SELECT t.vector, i.norm FROM template t JOIN image i ON i.id = t.image WHERE i.subject = ?
+                 ORDER BY i.id"""
+        rows = self.query(sql, (subject,))
+        self._db.execute("DELETE FROM template WHERE subject = ? AND kind = 'pooled'", (subject,))
+        if len(rows) > 1:
+            features = np.frombuffer(b"".join([v for v, _ in rows]), "<f4").reshape(len(rows), self.length)
+            weights = torch.tensor([n for _, n in rows])
+            pooled = weighted_mean(torch.from_numpy(features.copy()), weights).numpy()
+            self._insert_template(subject, None, pooled)
+        if not rows:
+            self._db.execute("DELETE FROM problem WHERE subject = ?", (subject,))
+            self._db.execute("DELETE FROM subject WHERE id = ?", (subject,))
+        return bool(rows)
+
+    def _insert_template(self, subject: str, image: int | None, feature: NDArray[np.float32]) -> None:
+        data = feature.astype("<f4").tobytes()
+        kind = "pooled" if image is None else "single"
+        values = (subject, image, kind, hashlib.sha256(data).digest(), data)
+        self._db.execute("INSERT INTO template (subject, image, kind, sha256, vector) VALUES (?, ?, ?, ?, ?)", values)
+        if image is not None:
+            self._touched.add(subject)
+
+    def _checked(self, feature: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
+        feature = np.asarray(feature, np.float32)
+        if feature.shape != (self.length,) or not abs(float(feature @ feature) - 1) < 1e-3 or not 0 <= norm < np.inf:
+            reason = f"a unit vector of {self.length} and a norm wanted"
+            raise UsageError("feature", reason, "give what the gallery's embedder gives")
+        return feature
+
+    def _known_subject(self, subject: str) -> str:
+        if not self.query("SELECT 1 FROM subject WHERE id = ?", (subject,)):
+            remedy = f"see: fasr-video gallery list {self.folder}"
+            raise GalleryError(self.folder, f"no subject {subject!r} in it", remedy)
+        return subject
+
+    def _known_image(self, sha256: str) -> str:
+        whose = self.whose(sha256)
+        if whose is None:
+            remedy = f"see: fasr-video gallery show {self.folder} SUBJECT"
+            raise GalleryError(self.folder, f"no photograph {sha256} in it", remedy)
+        return whose
+
+    def _meta(self, key: str) -> str:
+        rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
+        if not rows:
+            raise IntegrityError(self.folder, f"its {key} is missing", "restore the gallery from a copy")
+        return str(rows[0][0])
+
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        with environment(self.folder):
+            return self._db.execute(sql, tuple(values)).fetchall()
+
+    def stream(self, sql: str) -> Iterator[Any]:
+        """Rows one by one, of a table that need not fit into memory."""
+        with environment(self.folder):
+            yield from self._db.execute(sql)
+
+    @contextmanager
+    def sole_writer(self) -> Iterator[bool]:
+        """Whether this process may write files beside the database: nobody else is changing it, the folder can be."""
+        if not self.read_only:
+            yield True
+            return
+        try:
+            lock = _lock(self.folder)
+        except FasrError:
+            yield False
+            return
+        with lock:
+            yield True
+
+
+@dataclass(frozen=True, slots=True)
+class _Gone:
+    at: str
+    why: str
+    subjects: tuple[str, ...]
+    images: tuple[str, ...]
+    templates: int
+    secrets: tuple[bytes, ...]
+
+
+def _marks(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _png(picture: Image) -> bytes:
+    buffer = io.BytesIO()
+    PilImage.fromarray(picture).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+    database.execute(f"PRAGMA page_size = {PAGE}")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")  # WAL: a power cut may lose the last batch, never half of one
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA secure_delete = ON")
+    return database
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Without writing a byte of data; also from read-only media."""
+    place = quote(str(path.absolute()))
+    try:
+        database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        database.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
+    return database
+
+
+def _lock(folder: Path) -> IO[str]:
+    with environment(folder):
+        handle = (folder / LOCK).open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        handle.close()
+        raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
+    return handle
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with _lock(folder):
+        yield
+
+
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+
+
+@contextmanager
+def environment(folder: Path) -> Iterator[None]:
+    """Turn what the machine refuses, and damage, into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full(folder) from error
+        if error.errno in _REFUSALS:
+            reason = f"cannot be written ({error.strerror})"
+            raise EnvironmentFailure(folder, reason, "change its permissions, or give another folder") from error
+        raise
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text:
+            raise _full(folder) from error
+        if "locked" in text:
+            reason = "another process is writing this gallery"
+            raise EnvironmentFailure(folder, reason, "wait for it, or stop it") from error
+        if "readonly" in text or "unable to open" in text:
+            raise EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions") from error
+        if "malformed" in text or "not a database" in text or "no such table" in text or "no such column" in text:
+            reason, remedy = f"damaged ({text})", "restore it from a copy; nothing was written"
+            raise IntegrityError(folder / DATABASE, reason, remedy) from error
+        raise
+
+
+def _full(folder: Path) -> EnvironmentFailure:
+    remedy = "free some space and run the same command again: it goes on where it stopped"
+    return EnvironmentFailure(folder, "the disk is full; what was finished is safe in the gallery", remedy)
