@@ -24,6 +24,7 @@ from rich.table import Column, Table
 from fasr_video import __version__
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
+from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.training.commands import train_group
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -525,3 +526,4 @@ def _clock(seconds: float) -> str:
 
 
 cli.add_command(train_group)
+cli.add_command(calibrate_command)

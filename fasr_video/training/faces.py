@@ -19,6 +19,10 @@ from torch import Tensor
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import PICTURES
 
+CELEBA = (218, 178)
+CELEBA_FACE = (slice(42, 186), slice(17, 161))
+"""The rows and columns whose middle 128×128 are the canonical frame."""
+
 
 @dataclass(frozen=True, slots=True)
 class Faces:
@@ -53,7 +57,8 @@ def identity_of(path: str) -> str:
 def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[str]]:
     """All faces of the folders and tar files, and a line for each that was left out and why.
 
-    The first readable picture sets the size; it must be square and at least `side`.
+    The first readable picture sets the size; it must be square and at least `side`. CelebA's own aligned pictures are
+    cut to the canonical frame and a rim.
     """
     pictures: list[np.ndarray] = []
     paths: list[str] = []
@@ -65,6 +70,8 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
         except (UnidentifiedImageError, OSError, SyntaxError, Pictures.DecompressionBombError):
             left_out.append(f"{name}: not a readable picture")
             continue
+        if array.shape[:2] == CELEBA:
+            array = array[CELEBA_FACE]
         height, width = array.shape[:2]
         if height != width or height < side:
             left_out.append(f"{name}: {width}×{height}, but an aligned face is square and at least {side} px")

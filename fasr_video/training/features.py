@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,13 @@ def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, rep
     for start in range(0, len(faces), PART):
         file = parts / f"{start}.npz"
         if not file.exists():
-            _write(file, _embed(faces, slice(start, start + PART), embedder, lr_side, report))
+            write_arrays(file, _embed(faces, slice(start, start + PART), embedder, lr_side, report))
         with np.load(file) as part:
             made.append({name: part[name] for name in ("hr", "lr")})
         report(min(start + PART, len(faces)))
     both = {name: np.concatenate([part[name] for part in made]) for name in ("hr", "lr")}
     whose = {"embedder": np.array(embedder.name), "embedder_sha256": np.array(embedder.sha256)}
-    _write(out, {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **whose})
+    write_arrays(out, {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **whose})
     shutil.rmtree(parts)
 
 
@@ -53,7 +53,7 @@ def _embed(faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: 
     return {"hr": np.concatenate(high), "lr": np.concatenate(low)}
 
 
-def _write(file: Path, arrays: Arrays) -> None:
+def write_arrays(file: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
     def write(path: Path) -> None:
         with path.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)

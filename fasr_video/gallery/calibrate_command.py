@@ -1,0 +1,136 @@
+"""`fasr-video calibrate`: reads its arguments, calibrates, and shows what came out."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from fasr_video.gallery.calibration import Calibration
+    from fasr_video.gallery.probes import Prober
+
+SIZES = (10, 100, 1_000, 10_000)
+SIDES = (12, 16, 24, 32)
+
+
+@click.command("calibrate")
+@click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@click.option("--no-sr", is_flag=True, help="Without super-resolution, which takes most of the time.")
+@click.option("--method", default="fasr++", show_default=True, help="Of super-resolution: as for `fasr-video sr`.")
+@click.option(
+    "--samples", type=click.IntRange(min=1), help="Pictures to draw of each face. [default: the method's own]"
+)
+@click.option(
+    "--side",
+    "sides",
+    multiple=True,
+    type=int,
+    default=SIDES,
+    show_default=True,
+    help="Size in px to bring searched faces down to; several times: one is drawn for each person.",
+)
+@click.option("--people", type=click.IntRange(min=24), help="At most so many. [default: all with two photographs]")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+def calibrate_command(
+    faces: tuple[Path, ...],
+    out: Path,
+    no_sr: bool,
+    method: str,
+    samples: int | None,
+    sides: tuple[int, ...],
+    people: int | None,
+    seed: int,
+    device: str,
+) -> None:
+    """Find out what scores mean, on labelled FACES: folders or tar shards of IDENTITY/PHOTO, aligned.
+
+    Stopped or killed, the same command goes on where it was.
+    """
+    from fasr_video.errors import UsageError
+    from fasr_video.gallery.calibrate import Protocol, from_images
+    from fasr_video.pipeline.case import environment
+
+    if out.exists():
+        raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")
+    protocol = Protocol(sides=sides, people=people, seed=seed)
+    prober, plain = make_probers(None if no_sr else method, samples, device)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with environment(out), click.progressbar(length=1, label="people", show_pos=True) as bar:
+
+        def tell(done: int, people: int) -> None:
+            bar.length = people
+            bar.update(done - bar.pos)
+
+        calibration, left_out = from_images(faces, prober, plain, protocol, out, tell)
+    for line in left_out[:5]:
+        click.echo(f"left out: {line}", err=True)
+    show(calibration, out)
+
+
+def make_probers(method: str | None, samples: int | None, device: str) -> tuple[Prober, Prober]:
+    """With the builtin models: one that searches with super-resolution, if a method is named, and one without."""
+    from fasr_video.checkpoint import find_device
+    from fasr_video.gallery.probes import Prober
+    from fasr_video.recognition.combiner import load_combiner
+    from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+    from fasr_video.sr.methods import METHODS, WEIGHTS, load_models, make_restorer, samples_of
+
+    place = find_device(device)
+    embedder, combiner = BuiltinEmbedder(BUILTIN, place), load_combiner(WEIGHTS / "combiner.safetensors")
+    plain = Prober(embedder, combiner)
+    if method is None:
+        return plain, plain
+    restorer = make_restorer(method, lambda: load_models(None, None, None, place, METHODS[method].merge), None, place)
+    return Prober(embedder, combiner, restorer, samples or samples_of(method)), plain
+
+
+def show(calibration: Calibration, path: Path) -> None:
+    console = Console()
+    first = next(iter(calibration.scales.values())).report
+    click.echo(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
+    click.echo(
+        f"measured on people that nothing was fitted on: {first.mated} mated and {first.non_mated} non-mated searches "
+        f"over {first.gallery} subjects"
+    )
+    console.print(_how_well(calibration), _how_far(calibration), _thresholds(calibration))
+    click.echo("* beyond what so many comparisons can show: from the fitted tail")
+
+
+def _how_well(calibration: Calibration) -> Table:
+    points = next(iter(calibration.scales.values())).report.points
+    columns = ("rank-1", "AUC", *(f"FNIR at FPIR {p.fpir:g}" for p in points))
+    table = Table("scale", *columns, title="how well it tells people apart")
+    for name, scale in calibration.scales.items():
+        rates = [f"{p.fnir_at_fpir:.3f}" if p.resolved else "too few" for p in scale.report.points]
+        table.add_row(escape(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates)
+    return table
+
+
+def _how_far(calibration: Calibration) -> Table:
+    columns = ("nearest stranger", "nearest pair", "log10 LR from", "to", "form", "Cllr raw", "calibrated", "least")
+    table = Table("scale", *columns, title="what scores mean")
+    for name, scale in calibration.scales.items():
+        r, told = scale.report, scale.map
+        near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
+        costs = (f"{v:.3f}" for v in (r.cllr_raw, r.cllr, r.cllr_least))
+        table.add_row(escape(name), *near, f"{told.values[0]:.2f}", f"{told.values[-1]:.2f}", told.form, *costs)
+    return table
+
+
+def _thresholds(calibration: Calibration) -> Table:
+    points = next(iter(calibration.scales.values())).report.points
+    table = Table("scale", "subjects", *(f"FPIR {p.fpir:g}" for p in points), title="thresholds by gallery size")
+    for name in calibration.scales:
+        for size in SIZES:
+            found = [calibration.threshold(name, p.fpir, size) for p in points]
+            cells = [f"{t.score:.3f}{'*' if t.extrapolated else ' '}" for t in found]
+            table.add_row(escape(name), f"{size:,}", *cells)
+    return table
