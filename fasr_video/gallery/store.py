@@ -339,6 +339,14 @@ class Gallery:
             found.update({row[0]: Template(*row) for row in self.query(sql, part)})
         return found
 
+    def features_of(self, subjects: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+        """All vectors of each of these subjects, K×length."""
+        found = {}
+        for subject in subjects:
+            rows = self.query("SELECT vector FROM template WHERE subject = ? ORDER BY id", (subject,))
+            found[subject] = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(-1, self.length)
+        return found
+
     def problems(self) -> list[Problem]:
         return [Problem(*r) for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")]
 

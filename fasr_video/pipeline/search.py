@@ -12,7 +12,7 @@ from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.photos import files_in
+from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Prober
 from fasr_video.gallery.search import Answer, Mode, Question, Searcher
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
@@ -29,7 +29,7 @@ IN_THE_BOX = WEIGHTS / "calibration.json"
 def check_given(given: Path) -> None:
     """Tell before the footage is looked at that there is no such gallery."""
     if not (given / GALLERY_DATABASE).is_file():
-        files_in(given)
+        read_listing(given)
 
 
 def open_gallery(
@@ -102,7 +102,8 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
 def record_photos(case: Case, gallery: Gallery) -> None:
     """Which photographs stood behind the answers, and which could not be used."""
     case.db.execute("DELETE FROM gallery_photo")
-    rows = [(i.path, i.subject, i.sha256, None) for s in gallery.subjects() for i in gallery.images(s.id)]
+    rows: list[tuple[str, str, str | None, str | None]]
+    rows = [(i.path, i.subject, i.sha256, None) for i in gallery.images()]
     rows += [(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
     case.db.executemany("INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)", rows)
 
