@@ -152,9 +152,9 @@ def test_gallery_that_was_made_before_is_used_as_it_is(copy: Path, corridor: Pat
     shutil.copytree(copy / "gallery", made)
     with Gallery.open(made) as gallery:
         gallery.remove_subject("eileen_collins", "a test")
-        generation = gallery.generation
+        facts = {"id": gallery.id, "folder": str(made), "generation": gallery.generation, "people": 1}
     run([corridor], copy, CPU, made)
-    assert document(copy)["searched"]["gallery"] == {"folder": str(made), "generation": generation, "people": 1}
+    assert document(copy)["searched"]["gallery"] == facts
 
 
 def test_gallery_of_another_embedder_is_refused(corridor: Path, copy: Path, tmp_path: Path) -> None:

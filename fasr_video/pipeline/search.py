@@ -75,8 +75,10 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     if calibration is not None:
         remarks += calibration.warnings(people)
     tracks = [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
+    # The case's own gallery moves with it.
+    folder = "gallery" if gallery.folder == case.folder / "gallery" else str(gallery.folder.absolute())
     asked = {
-        "gallery": {"folder": str(gallery.folder.absolute()), "generation": gallery.generation, "people": people},
+        "gallery": {"id": gallery.id, "folder": folder, "generation": gallery.generation, "people": people},
         "models": prober.facts(),
         "question": settings.model_dump(mode="json"),
         "calibration": None if calibration is None else calibration.sha256,
