@@ -329,5 +329,7 @@ def test_in_a_mirror_left_is_right() -> None:
     marks = torch.from_numpy(FACE).float()[None]
     assert_allclose(mirror_marks(mirror_marks(marks)), marks, atol=1e-4)
     dots = torch.from_numpy(dotted(FACE[[0, 1, 2]], 3, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
+    right, left, nose = mirror_marks(marks)[0, :3].numpy()
+    assert_allclose(centres(as_image(dots.flip(3))), [left, right, nose], atol=0.1)
     left, right, nose = centres(as_image(canonical_to_arcface(dots.flip(3), mirror_marks(marks))))
     assert_allclose([right, left, nose], ARCFACE[:3], atol=1)

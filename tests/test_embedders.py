@@ -265,9 +265,19 @@ def test_insightface_tells_what_its_own_package_tells(models: dict[str, Path]) -
     assert torch.allclose(norms, expected.norm(dim=1), rtol=1e-5)
 
 
+def old_graph(path: Path) -> Path:
+    """Files of the first years list their weights among the inputs."""
+    model = onnx.load(arcface_graph(path))
+    for constant in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(constant.name, TensorProto.FLOAT, list(constant.dims)))
+    onnx.save(model, path)
+    return path
+
+
 VARIANTS: dict[str, Callable[[Path], Path]] = {
     "by the file": lambda d: arcface_graph(d / "w600k_r50.onnx"),
     "for one face at a time": lambda d: arcface_graph(d / "w600k_r50.onnx", batch=1),
+    "weights among its inputs": lambda d: old_graph(d / "w600k_r50.onnx"),
     "normalising by itself": lambda d: arcface_graph(d / "w600k_r50.onnx", normalises=True),
 }
 
