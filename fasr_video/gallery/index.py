@@ -32,7 +32,7 @@ SAMPLE = 200  # stored vectors to measure with
 NOISE = 0.75  # length of the noise on each, a unit vector: cosine 0.8 to what is stored
 RERANKED = 4.0  # candidates that are put in order for each that is asked for
 FLAT = "flat"
-DAMAGED = "its file is damaged, or a kill came while it was written"
+DAMAGED = "its file is damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +132,7 @@ def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ids and exact vectors that the file holds."""
     faiss = _faiss()
     mapped = faiss.read_index(str(folder / FILE))
-    inner = faiss.downcast_index(mapped.index)
-    exact = faiss.downcast_index(inner.refine_index) if hasattr(inner, "refine_index") else inner
-    vectors = faiss.rev_swig_ptr(exact.get_xb(), exact.ntotal * exact.d).reshape(exact.ntotal, exact.d)
-    return faiss.vector_to_array(mapped.id_map), vectors.copy()
+    return faiss.vector_to_array(mapped.id_map), _stored(faiss, mapped).copy()
 
 
 def drop(folder: Path) -> None:
@@ -158,6 +155,7 @@ def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) ->
         if not allowed or facts_of(gallery) != facts:
             return
         with suppress(OSError, RuntimeError):  # FAISS tells of a full disk by a RuntimeError
+            (gallery.folder / STAMP).unlink(missing_ok=True)  # a kill leaves no stamp rather than one of another file
             write_whole(gallery.folder / FILE, lambda part: faiss.write_index(built.engine, str(part)))
             stamp["sha256"] = sha256_file(gallery.folder / FILE)
             text = json.dumps(stamp, indent=2)
@@ -234,9 +232,11 @@ def _reranked(faiss: Any, flat: Any, base: Any) -> Any:
     return mapped
 
 
-def _stored(faiss: Any, flat: Any) -> NDArray[np.float32]:
-    exact = faiss.downcast_index(flat.index)
-    return faiss.rev_swig_ptr(exact.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)  # type: ignore[no-any-return]
+def _stored(faiss: Any, mapped: Any) -> NDArray[np.float32]:
+    """The exact vectors of any of our indexes, not copied."""
+    inner = faiss.downcast_index(mapped.index)
+    exact = faiss.downcast_index(inner.refine_index) if hasattr(inner, "refine_index") else inner
+    return faiss.rev_swig_ptr(exact.get_xb(), exact.ntotal * exact.d).reshape(-1, exact.d)  # type: ignore[no-any-return]
 
 
 def _noisy(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

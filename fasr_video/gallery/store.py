@@ -44,6 +44,7 @@ PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4
 CHUNK = 8192  # rows at a time
 ASKED = 900  # values in one SQL list
 BUSY_SECONDS = 10.0
+HEADER = 64  # bytes that all our PNG files begin with, more or less
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -286,6 +287,12 @@ class Gallery:
         rows = self.query(sql, () if subject is None else (subject,))
         return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in rows]
 
+    def chosen(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
+        """All photographs of these subjects, and these by hash; each has to be there."""
+        whole = [i for s in dict.fromkeys(subjects) for i in self.images(self._known_subject(s))]
+        single = {i.sha256: i for h in images for i in self.images(self._known_image(h)) if i.sha256 == h}
+        return [*whole, *(i for i in single.values() if i.subject not in subjects)]
+
     def face(self, image: GalleryImage) -> AlignedFace | None:
         """The aligned face, if it was kept."""
         rows = self.query("SELECT picture, marks, picture_sha256 FROM image WHERE id = ?", (image.id,))
@@ -490,7 +497,7 @@ class Gallery:
     # Removing.
 
     def remove_subject(self, subject: str, why: str) -> Removal:
-        return self.remove([i.sha256 for i in self.images(self._known_subject(subject))], why)
+        return self.remove([i.sha256 for i in self.chosen((subject,), ())], why)
 
     def remove_image(self, sha256: str, why: str) -> Removal:
         """A subject without any photograph left goes with it."""
@@ -520,7 +527,7 @@ class Gallery:
             part = images[start : start + ASKED]
             chosen = f"SELECT id FROM image WHERE sha256 IN ({_marks(part)})"
             gone += [r[0] for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)]
-            gone += [r[0] for r in self.query(f"SELECT picture FROM image WHERE id IN ({chosen})", part) if r[0]]
+            gone += [r[0][HEADER:] for r in self.query(f"SELECT picture FROM image WHERE id IN ({chosen})", part) if r[0]]
             self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", part)
             self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_marks(part)})", part)
         self._touched |= subjects
