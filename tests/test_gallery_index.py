@@ -166,7 +166,7 @@ class TestApproximate:
 
     @pytest.fixture
     def large(self, tmp_path: Path) -> Iterator[Gallery]:
-        """Four hundred people with some photographs each: what is near lies in clusters, as faces do."""
+        """Few numbers a vector, so that an approximate index can find enough."""
         rng = np.random.default_rng(4)
         with Gallery.create(tmp_path / "g", "toy", "ab", self.LENGTH) as gallery, gallery.transaction():
             for i in range(6000):
