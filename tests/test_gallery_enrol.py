@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.store import Gallery, WrongEmbedder
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+from fasr_video.types import Detections, Image
 from tests import gallery_ops as ops
 from tests.conftest import SAMPLES
 
@@ -50,7 +51,7 @@ class Looking:
         self.inner, self.pictures = inner, 0
         self.name, self.fingerprint = inner.name, inner.fingerprint
 
-    def detect(self, frames):
+    def detect(self, frames: Sequence[Image]) -> list[Detections]:
         self.pictures += len(frames)
         return self.inner.detect(frames)
 

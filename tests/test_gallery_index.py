@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,10 +213,10 @@ class TestApproximate:
         assert Index.open(large, approximate_above=1000).rebuilt is None
 
 
-def slow_when_flat(answers):
+def slow_when_flat(answers: Any) -> Any:
     """The flat index told slower than it is: at this size it is the fastest, and would be chosen."""
 
-    def told(engine, queries):
+    def told(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
         import faiss
 
         ids, ms = answers(engine, queries)
