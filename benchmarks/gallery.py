@@ -179,7 +179,8 @@ def approximate(args: argparse.Namespace, folder: Path) -> Table:
     table.note(
         "Ten photographs a person (cosine 0.78 to the person's centre) and their pooled ones; queries are stored "
         f"vectors with noise {NOISE} times their length. Building and measuring all took {spent:.0f} s. In a gallery "
-        "of this size the exact index is used whatever this says; the table shows what the choice above 1,000,000 goes by."
+        "of this size the exact index is used whatever this says; the table shows what the choice above 1,000,000 goes "
+        "by."
     )
     return table
 

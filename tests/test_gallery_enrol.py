@@ -276,6 +276,21 @@ def test_unusual_forms_of_pictures_give_the_same_person(
     assert float(features[0] @ features[1]) > 0.9
 
 
+def test_a_file_that_changes_while_it_is_read_is_not_enrolled_under_the_wrong_hash(
+    gallery: Gallery, folder: Path, builtin: Detector, embedder: Counting
+) -> None:
+    class Slow(Looking):
+        def detect(self, frames: Sequence[Image]) -> list[Detections]:
+            shutil.copy(EILEEN, folder / "grace.jpg")
+            return super().detect(frames)
+
+    (folder / "eileen" / "1.jpg").unlink()
+    report = enrol(gallery, folder, Slow(builtin), embedder)
+    assert [p.path for p in report.problems] == ["grace.jpg"] and "while it was read" in report.problems[0].reason
+    assert enrol(gallery, folder, builtin, embedder).added == 1
+    assert {i.sha256 for i in gallery.images("grace")} == {sha256_file(EILEEN)}
+
+
 class TestListings:
     def test_a_file_and_a_folder_of_one_name_are_told(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting

@@ -188,7 +188,7 @@ class Gallery:
                 what = "already a gallery" if DATABASE in strange else "not empty"
                 raise GalleryError(folder, what, "give a new folder")
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with _lock(folder):
                 for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
                     leftover.unlink()
                 # The database appears under its name only when it is whole.
@@ -527,7 +527,8 @@ class Gallery:
             part = images[start : start + ASKED]
             chosen = f"SELECT id FROM image WHERE sha256 IN ({_marks(part)})"
             gone += [r[0] for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)]
-            gone += [r[0][HEADER:] for r in self.query(f"SELECT picture FROM image WHERE id IN ({chosen})", part) if r[0]]
+            pictures = self.query(f"SELECT picture FROM image WHERE id IN ({chosen}) AND picture IS NOT NULL", part)
+            gone += [picture[HEADER:] for (picture,) in pictures]
             self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", part)
             self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_marks(part)})", part)
         self._touched |= subjects
@@ -724,12 +725,6 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()
         raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
     return handle
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with _lock(folder):
-        yield
 
 
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
