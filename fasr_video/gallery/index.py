@@ -63,16 +63,25 @@ class Index:
         with gallery.snapshot():
             facts = facts_of(gallery)
             reason = unfit(gallery.folder, facts, approximate_above)
-            if reason is not None:
-                built = _build(faiss, gallery, approximate_above)
-        if reason is None:
-            stamp = read_stamp(gallery.folder)
-            engine = faiss.read_index(str(gallery.folder / FILE), _how(faiss, stamp["kind"]))
-            measured = tuple(Measured(**m) for m in stamp["measured"])
-            return cls(_on_gpu(faiss, engine, stamp["kind"]), stamp["kind"], facts["generation"], measured, None)
+            if reason is None:
+                try:
+                    return cls._read(faiss, gallery)
+                except RuntimeError:  # FAISS: a process that removes somebody took the file away just now
+                    reason = "its file went away"
+            built = _build(faiss, gallery, approximate_above)
         _save(faiss, gallery, built, facts)
         engine = _on_gpu(faiss, built.engine, built.kind)
         return cls(engine, built.kind, facts["generation"], built.measured, reason)
+
+    @classmethod
+    def _read(cls, faiss: Any, gallery: Gallery) -> Index:
+        stamp = read_stamp(gallery.folder)
+        if stamp is None:
+            raise RuntimeError("no stamp")
+        # An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory.
+        how = 0 if stamp["kind"] == FLAT else faiss.IO_FLAG_MMAP_IFC
+        engine = _on_gpu(faiss, faiss.read_index(str(gallery.folder / FILE), how), stamp["kind"])
+        return cls(engine, stamp["kind"], stamp["generation"], tuple(Measured(**m) for m in stamp["measured"]), None)
 
     def __len__(self) -> int:
         return int(self._engine.ntotal)
@@ -108,9 +117,10 @@ def unfit(folder: Path, facts: dict[str, Any], approximate_above: int = APPROXIM
         return "the gallery has changed since it was made"
     if bool(stamp["measured"]) != (facts["count"] > approximate_above):
         return "it was made for another number of templates"
-    if sha256_file(folder / FILE) != stamp["sha256"]:
-        return DAMAGED
-    return None
+    try:
+        return None if sha256_file(folder / FILE) == stamp["sha256"] else DAMAGED
+    except FileNotFoundError:
+        return "there was none"
 
 
 def facts_of(gallery: Gallery) -> dict[str, Any]:
@@ -256,11 +266,6 @@ def _answers(engine: Any, queries: NDArray[np.float32]) -> tuple[NDArray[np.int6
 
 def _recall(truth: NDArray[np.int64], found: NDArray[np.int64]) -> float:
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
-
-
-def _how(faiss: Any, kind: str) -> int:
-    """An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory."""
-    return int(0 if kind == FLAT else faiss.IO_FLAG_MMAP_IFC)
 
 
 def _on_gpu(faiss: Any, engine: Any, kind: str) -> Any:
