@@ -154,7 +154,8 @@ def searches(args: argparse.Namespace, folder: Path) -> Table:
     table.note(
         f"Random unit vectors of {LENGTH} numbers, one a subject. Bare is `faiss.IndexFlatIP` on the same vectors in "
         f"the same process, the two by turns, {args.queries} queries each; the target is at most {TARGET} times bare. "
-        f"The process sets no number of threads (OMP_NUM_THREADS is {os.environ.get('OMP_NUM_THREADS', 'not set')})."
+        f"The process sets no number of threads (OMP_NUM_THREADS is {os.environ.get('OMP_NUM_THREADS', 'not set')}). "
+        f"The machine's load average at the end was {os.getloadavg()[1]:.1f}: other work shows in the 99th percentiles."
     )
     return table
 
