@@ -25,6 +25,7 @@ from fasr_video import __version__
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.gallery.calibrate_command import calibrate_command
+from fasr_video.gallery.commands import gallery_group
 from fasr_video.training.commands import train_group
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -525,5 +526,6 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
+cli.add_command(gallery_group)
 cli.add_command(train_group)
 cli.add_command(calibrate_command)

@@ -188,7 +188,9 @@ def _enrol_batch(
     for entry, sha256 in batch:
         before = known.get((sha256, detector.fingerprint))
         found = look(entry.file, detector) if before is None else NoFace(before, None)
-        if isinstance(found, Face):
+        if before is None and not _is_still(entry.file, sha256):
+            problems.append(Problem(entry.path, entry.subject, None, "it changed or went away while it was read"))
+        elif isinstance(found, Face):
             good.append((entry, sha256, found))
         else:
             problems.append(Problem(entry.path, entry.subject, sha256, found.reason, detector.fingerprint))
@@ -201,6 +203,13 @@ def _enrol_batch(
             gallery.add(entry.subject, photo, entry.note)
         gallery.set_problems(problems)
     return len(good), problems
+
+
+def _is_still(file: Path, sha256: str) -> bool:
+    try:
+        return sha256_file(file) == sha256
+    except OSError:
+        return False
 
 
 def _embed(embedder: Embedder, faces: Sequence[AlignedFace]) -> list[tuple[NDArray[np.float32], float]]:

@@ -32,7 +32,7 @@ SAMPLE = 200  # stored vectors to measure with
 NOISE = 0.75  # length of the noise on each, a unit vector: cosine 0.8 to what is stored
 RERANKED = 4.0  # candidates that are put in order for each that is asked for
 FLAT = "flat"
-DAMAGED = "its file is damaged, or a kill came while it was written"
+DAMAGED = "its file is damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +63,25 @@ class Index:
         with gallery.snapshot():
             facts = facts_of(gallery)
             reason = unfit(gallery.folder, facts, approximate_above)
-            if reason is not None:
-                built = _build(faiss, gallery, approximate_above)
-        if reason is None:
-            stamp = read_stamp(gallery.folder)
-            engine = faiss.read_index(str(gallery.folder / FILE), _how(faiss, stamp["kind"]))
-            measured = tuple(Measured(**m) for m in stamp["measured"])
-            return cls(_on_gpu(faiss, engine, stamp["kind"]), stamp["kind"], facts["generation"], measured, None)
+            if reason is None:
+                try:
+                    return cls._read(faiss, gallery)
+                except RuntimeError:  # FAISS: a process that removes somebody took the file away just now
+                    reason = "its file went away"
+            built = _build(faiss, gallery, approximate_above)
         _save(faiss, gallery, built, facts)
         engine = _on_gpu(faiss, built.engine, built.kind)
         return cls(engine, built.kind, facts["generation"], built.measured, reason)
+
+    @classmethod
+    def _read(cls, faiss: Any, gallery: Gallery) -> Index:
+        stamp = read_stamp(gallery.folder)
+        if stamp is None:
+            raise RuntimeError("no stamp")
+        # An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory.
+        how = 0 if stamp["kind"] == FLAT else faiss.IO_FLAG_MMAP_IFC
+        engine = _on_gpu(faiss, faiss.read_index(str(gallery.folder / FILE), how), stamp["kind"])
+        return cls(engine, stamp["kind"], stamp["generation"], tuple(Measured(**m) for m in stamp["measured"]), None)
 
     def __len__(self) -> int:
         return int(self._engine.ntotal)
@@ -108,9 +117,10 @@ def unfit(folder: Path, facts: dict[str, Any], approximate_above: int = APPROXIM
         return "the gallery has changed since it was made"
     if bool(stamp["measured"]) != (facts["count"] > approximate_above):
         return "it was made for another number of templates"
-    if sha256_file(folder / FILE) != stamp["sha256"]:
-        return DAMAGED
-    return None
+    try:
+        return None if sha256_file(folder / FILE) == stamp["sha256"] else DAMAGED
+    except FileNotFoundError:
+        return "there was none"
 
 
 def facts_of(gallery: Gallery) -> dict[str, Any]:
@@ -132,10 +142,7 @@ def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ids and exact vectors that the file holds."""
     faiss = _faiss()
     mapped = faiss.read_index(str(folder / FILE))
-    inner = faiss.downcast_index(mapped.index)
-    exact = faiss.downcast_index(inner.refine_index) if hasattr(inner, "refine_index") else inner
-    vectors = faiss.rev_swig_ptr(exact.get_xb(), exact.ntotal * exact.d).reshape(exact.ntotal, exact.d)
-    return faiss.vector_to_array(mapped.id_map), vectors.copy()
+    return faiss.vector_to_array(mapped.id_map), _stored(faiss, mapped).copy()
 
 
 def drop(folder: Path) -> None:
@@ -158,6 +165,7 @@ def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) ->
         if not allowed or facts_of(gallery) != facts:
             return
         with suppress(OSError, RuntimeError):  # FAISS tells of a full disk by a RuntimeError
+            (gallery.folder / STAMP).unlink(missing_ok=True)  # a kill leaves no stamp rather than one of another file
             write_whole(gallery.folder / FILE, lambda part: faiss.write_index(built.engine, str(part)))
             stamp["sha256"] = sha256_file(gallery.folder / FILE)
             text = json.dumps(stamp, indent=2)
@@ -234,9 +242,11 @@ def _reranked(faiss: Any, flat: Any, base: Any) -> Any:
     return mapped
 
 
-def _stored(faiss: Any, flat: Any) -> NDArray[np.float32]:
-    exact = faiss.downcast_index(flat.index)
-    return faiss.rev_swig_ptr(exact.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)  # type: ignore[no-any-return]
+def _stored(faiss: Any, mapped: Any) -> NDArray[np.float32]:
+    """The exact vectors of any of our indexes, not copied."""
+    inner = faiss.downcast_index(mapped.index)
+    exact = faiss.downcast_index(inner.refine_index) if hasattr(inner, "refine_index") else inner
+    return faiss.rev_swig_ptr(exact.get_xb(), exact.ntotal * exact.d).reshape(-1, exact.d)  # type: ignore[no-any-return]
 
 
 def _noisy(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -256,11 +266,6 @@ def _answers(engine: Any, queries: NDArray[np.float32]) -> tuple[NDArray[np.int6
 
 def _recall(truth: NDArray[np.int64], found: NDArray[np.int64]) -> float:
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
-
-
-def _how(faiss: Any, kind: str) -> int:
-    """An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory."""
-    return int(0 if kind == FLAT else faiss.IO_FLAG_MMAP_IFC)
 
 
 def _on_gpu(faiss: Any, engine: Any, kind: str) -> Any:

@@ -44,6 +44,7 @@ PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4
 CHUNK = 8192  # rows at a time
 ASKED = 900  # values in one SQL list
 BUSY_SECONDS = 10.0
+HEADER = 64  # bytes that all our PNG files begin with, more or less
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -187,7 +188,7 @@ class Gallery:
                 what = "already a gallery" if DATABASE in strange else "not empty"
                 raise GalleryError(folder, what, "give a new folder")
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with _lock(folder):
                 for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
                     leftover.unlink()
                 # The database appears under its name only when it is whole.
@@ -285,6 +286,12 @@ class Gallery:
                   picture_sha256 IS NOT NULL FROM image {where} ORDER BY id"""
         rows = self.query(sql, () if subject is None else (subject,))
         return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in rows]
+
+    def chosen(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
+        """All photographs of these subjects, and these by hash; each has to be there."""
+        whole = [i for s in dict.fromkeys(subjects) for i in self.images(self._known_subject(s))]
+        single = {i.sha256: i for h in images for i in self.images(self._known_image(h)) if i.sha256 == h}
+        return [*whole, *(i for i in single.values() if i.subject not in subjects)]
 
     def face(self, image: GalleryImage) -> AlignedFace | None:
         """The aligned face, if it was kept."""
@@ -498,7 +505,7 @@ class Gallery:
     # Removing.
 
     def remove_subject(self, subject: str, why: str) -> Removal:
-        return self.remove([i.sha256 for i in self.images(self._known_subject(subject))], why)
+        return self.remove([i.sha256 for i in self.chosen((subject,), ())], why)
 
     def remove_image(self, sha256: str, why: str) -> Removal:
         """A subject without any photograph left goes with it."""
@@ -528,7 +535,8 @@ class Gallery:
             part = images[start : start + ASKED]
             chosen = f"SELECT id FROM image WHERE sha256 IN ({_marks(part)})"
             gone += [r[0] for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)]
-            gone += [r[0] for r in self.query(f"SELECT picture FROM image WHERE id IN ({chosen})", part) if r[0]]
+            pictures = self.query(f"SELECT picture FROM image WHERE id IN ({chosen}) AND picture IS NOT NULL", part)
+            gone += [picture[HEADER:] for (picture,) in pictures]
             self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", part)
             self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_marks(part)})", part)
         self._touched |= subjects
@@ -725,12 +733,6 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()
         raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
     return handle
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with _lock(folder):
-        yield
 
 
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}

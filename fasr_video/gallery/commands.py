@@ -1,0 +1,337 @@
+"""`fasr-video gallery …`: each command reads its arguments, calls one function, and shows what came back."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fasr_video.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from fasr_video.gallery.enrol import Listener, SyncReport
+    from fasr_video.gallery.store import GalleryImage, Problem, Removal
+    from fasr_video.pipeline.detect import Detector
+    from fasr_video.recognition.embedder import Embedder
+
+GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
+EMBEDDER = click.option(
+    "--embedder",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Weights of the builtin kind. [default: builtin]",
+)
+DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+
+
+@click.group("gallery")
+def gallery_group() -> None:
+    """The people one looks for: photographs, templates, and the proof of what was removed."""
+
+
+@gallery_group.command("create")
+@GALLERY
+@EMBEDDER
+def create_command(gallery: Path, embedder: Path | None) -> None:
+    """Make an empty GALLERY, bound to an embedder."""
+    from fasr_video.gallery.store import Gallery
+
+    model = open_embedder(embedder, "cpu")
+    Gallery.create(gallery, model.name, model.sha256, model.length).close()
+    click.echo(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
+
+
+@gallery_group.command("add")
+@GALLERY
+@click.argument("photos", type=click.Path(path_type=Path))
+@EMBEDDER
+@click.option("--source", default="", help="Where the photographs come from, unless the manifest says so.")
+@click.option("--authority", default="", help="By what consent, order or law they are here, likewise.")
+@click.option("--no-pictures", is_flag=True, help="Keep vectors only. Such photographs cannot be migrated.")
+@click.option("--sync", "equal", is_flag=True, help="Remove photographs that are not among PHOTOS any more.")
+@DEVICE
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def add_command(
+    gallery: Path,
+    photos: Path,
+    embedder: Path | None,
+    source: str,
+    authority: str,
+    no_pictures: bool,
+    equal: bool,
+    device: str,
+    as_json: bool,
+) -> int:
+    """Enrol PHOTOS: a folder with a file, or a folder, a person, or a CSV manifest.
+
+    Stopped or killed, the same command goes on. Ends with 3 when photographs could not be enrolled; each is listed
+    with its reason.
+    """
+    from fasr_video.gallery.enrol import Told, enrol, sync
+    from fasr_video.gallery.store import Gallery
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told = Told(source, authority, not no_pictures)
+    with Gallery.open(gallery) as opened:
+        model = open_embedder(embedder, device)
+        opened.require(model)
+        with _progress("enrolling", as_json) as listen:
+            report = (sync if equal else enrol)(opened, photos, open_detector(device), model, listen, told)
+    if as_json:
+        click.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+    else:
+        _show_report(gallery, report)
+    if report.removal is not None and report.removal.occurrences:
+        return ExitCode.INTEGRITY
+    return ExitCode.LOSSES if report.problems else ExitCode.DONE
+
+
+@gallery_group.command("remove")
+@GALLERY
+@click.argument("subjects", nargs=-1)
+@click.option("--image", "images", multiple=True, metavar="SHA256", help="One photograph, by its hash. Repeatable.")
+@click.option("--why", required=True, help="The reason, for the log of removals.")
+@DRY_RUN
+@click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
+def remove_command(
+    gallery: Path, subjects: tuple[str, ...], images: tuple[str, ...], why: str, dry_run: bool, as_json: bool
+) -> int:
+    """Remove SUBJECTS, or single photographs, from rows, pictures, index and log, and search all files for their bytes.
+
+    Copies of the photographs outside GALLERY, backups and snapshots are not touched. Ends with 4 if anything is found.
+    """
+    from fasr_video.gallery.store import Gallery
+
+    if not subjects and not images:
+        raise UsageError("gallery remove", "nothing to remove was named", "give subjects, or --image SHA256")
+    with Gallery.open(gallery, read_only=dry_run) as opened:
+        chosen = opened.chosen(subjects, images)
+        if dry_run:
+            _show_dry_run(gallery, chosen, as_json)
+            return ExitCode.DONE
+        removal = opened.remove([i.sha256 for i in chosen], why)
+    if as_json:
+        click.echo(json.dumps(asdict(removal), indent=2, ensure_ascii=False))
+    else:
+        _show_removal(removal)
+    return ExitCode.INTEGRITY if removal.occurrences else ExitCode.DONE
+
+
+@gallery_group.command("list")
+@GALLERY
+@JSON
+def list_command(gallery: Path, as_json: bool) -> None:
+    """List the subjects of GALLERY, and the photographs that could not be enrolled."""
+    from fasr_video.gallery.store import Gallery
+
+    with Gallery.open(gallery, read_only=True) as opened:
+        subjects, problems = opened.subjects(), opened.problems()
+    if as_json:
+        document = {"subjects": [asdict(s) for s in subjects], "problems": [asdict(p) for p in problems]}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    rows = [(s.id, str(s.images), s.note, s.added_at[:10]) for s in subjects]
+    _table(("subject", "photographs", "note", "since"), rows)
+    _show_problems(problems)
+
+
+@gallery_group.command("show")
+@GALLERY
+@click.argument("subject")
+@JSON
+def show_command(gallery: Path, subject: str, as_json: bool) -> None:
+    """Show the photographs of SUBJECT: hash, size, quality, source, authority."""
+    from fasr_video.gallery.store import Gallery
+
+    with Gallery.open(gallery, read_only=True) as opened:
+        images = opened.chosen((subject,), ())
+        (known,) = (s for s in opened.subjects() if s.id == subject)
+    if as_json:
+        document = asdict(known) | {"images": [asdict(i) for i in images]}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
+    for i in images:
+        click.echo(f"{i.sha256}  {i.path}")
+        kept = "picture kept" if i.has_picture else "no picture kept"
+        facts = (f"{i.eye_px:.0f} px between the eyes", f"norm {i.norm:.1f}", kept, f"added {i.added_at[:10]}")
+        click.echo(f"    {', '.join(facts)}")
+        for what, text in (("source", i.source), ("authority", i.authority)):
+            if text:
+                click.echo(f"    {what}: {text}")
+
+
+@gallery_group.command("check")
+@GALLERY
+@JSON
+def check_command(gallery: Path, as_json: bool) -> int:
+    """Check that GALLERY is what was written: database, rows, hashes of vectors and pictures, index against store."""
+    from fasr_video.gallery.inspect import check
+    from fasr_video.gallery.store import Gallery
+
+    with Gallery.open(gallery, read_only=True) as opened:
+        checks = check(opened)
+    bad = any(c.problems for c in checks)
+    if as_json:
+        click.echo(json.dumps({"intact": not bad, "checks": [asdict(c) for c in checks]}, indent=2))
+        return ExitCode.INTEGRITY if bad else ExitCode.DONE
+    for c in checks:
+        click.echo(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+        for line in (*c.problems, *c.notes):
+            click.echo(f"        {line}")
+        if c.problems:
+            click.echo(f"        what to do: {c.remedy}")
+    return ExitCode.INTEGRITY if bad else ExitCode.DONE
+
+
+@gallery_group.command("migrate")
+@GALLERY
+@EMBEDDER
+@click.option("--drop-missing", is_flag=True, help="Remove photographs that have no stored picture.")
+@DRY_RUN
+@DEVICE
+def migrate_command(gallery: Path, embedder: Path | None, drop_missing: bool, dry_run: bool, device: str) -> int:
+    """Bring GALLERY over to another embedder: every stored picture is embedded again, then all vectors are swapped.
+
+    Killed in the middle, the gallery is what it was.
+    """
+    from fasr_video.gallery.enrol import migrate
+    from fasr_video.gallery.store import Gallery
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    model = open_embedder(embedder, device)
+    with Gallery.open(gallery, read_only=dry_run) as opened:
+        before, images = opened.embedder, opened.images()
+        missing = [i for i in images if not i.has_picture]
+        click.echo(f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)")
+        for image in missing:
+            click.echo(f"no stored picture: {image.path} ({image.subject})")
+        if dry_run:
+            click.echo(f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed")
+            return ExitCode.DONE
+        with _progress("embedding", False) as listen:
+            count, removal = migrate(opened, model, drop_missing, listen)
+    click.echo(f"{gallery}: {count} photographs embedded again")
+    if removal is not None:
+        _show_removal(removal)
+        return ExitCode.INTEGRITY if removal.occurrences else ExitCode.DONE
+    return ExitCode.DONE
+
+
+@gallery_group.command("stats")
+@GALLERY
+@JSON
+def stats_command(gallery: Path, as_json: bool) -> None:
+    """Count what is in GALLERY: photographs a subject, templates, the nearest two subjects, the index, disk space."""
+    from fasr_video.gallery.inspect import statistics
+    from fasr_video.gallery.store import Gallery
+
+    with Gallery.open(gallery, read_only=True) as opened:
+        found, embedder = statistics(opened), opened.embedder
+    if as_json:
+        click.echo(json.dumps(asdict(found) | {"embedder": asdict(embedder)}, indent=2, ensure_ascii=False))
+        return
+    rows = [
+        ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
+        ("subjects", str(found.subjects)),
+        ("photographs", f"{found.images}, {found.pictures} with stored picture"),
+        ("a subject", f"{found.fewest_photos} to {found.most_photos}, {found.mean_photos:.1f} in the mean"),
+        ("templates", f"{found.templates}, {found.pooled} of them pooled"),
+        ("not enrolled", f"{found.problems} photographs"),
+        ("removals", str(found.removals)),
+        ("index", f"{found.index_kind}, {found.index_state}"),
+        *((m.kind, f"recall {m.recall:.4f}, {m.ms:.2f} ms a query") for m in found.measured),
+        ("disk", f"{found.disk_bytes / 2**20:.1f} MiB"),
+    ]
+    if found.nearest is not None:
+        a, b = found.nearest.subjects
+        sampled = "" if found.nearest.compared == found.templates else f" ({found.nearest.compared} templates sampled)"
+        rows.append(("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}"))
+    _table(("", ""), rows)
+
+
+def open_embedder(weights: Path | None, device: str) -> Embedder:
+    from fasr_video.checkpoint import find_device
+    from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+
+    return BuiltinEmbedder(weights or BUILTIN, find_device(device))
+
+
+def open_detector(device: str) -> Detector:
+    from fasr_video.gallery.photos import MIN_SCORE
+    from fasr_video.pipeline import detect
+
+    return detect.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
+
+
+@contextmanager
+def _progress(what: str, silent: bool) -> Iterator[Listener | None]:
+    """A bar on standard error."""
+    if silent:
+        yield None
+        return
+    bar: Any
+    with click.progressbar(length=1, label=what, file=sys.stderr) as bar:
+
+        def listen(done: int, total: int) -> None:
+            bar.length = total
+            bar.update(done - bar.pos)
+
+        yield listen
+
+
+def _show_report(gallery: Path, report: SyncReport) -> None:
+    for line in report.warnings:
+        click.echo(f"warning: {line}", err=True)
+    counts = f"{report.added} added, {report.removed} removed, {report.renamed} renamed, {report.unchanged} unchanged"
+    click.echo(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
+    _show_problems(report.problems)
+    if report.removal is not None:
+        _show_removal(report.removal)
+
+
+def _show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
+    if problems:
+        _table(("not enrolled", "why"), [(p.path, p.reason) for p in problems])
+
+
+def _show_removal(removal: Removal) -> None:
+    gone = f", subjects {', '.join(removal.subjects)} with them" if removal.subjects else ""
+    click.echo(f"removed: {len(removal.images)} photographs, {removal.templates} templates{gone}")
+    for sha256 in removal.images:
+        click.echo(f"         {sha256}")
+    size = f"{removal.files_scanned} files, {removal.bytes_scanned / 2**20:.1f} MiB"
+    click.echo(f"proof:   their vectors and pictures were searched for in {size}: {removal.occurrences} occurrences")
+    if removal.shared:
+        click.echo(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
+    if removal.occurrences:
+        click.echo("what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean")
+
+
+def _show_dry_run(gallery: Path, chosen: list[GalleryImage], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"would_remove": [asdict(i) for i in chosen]}, indent=2, ensure_ascii=False))
+        return
+    for image in chosen:
+        click.echo(f"would be removed: {image.sha256} {image.subject} {image.path}")
+    click.echo(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
+
+
+def _table(columns: tuple[str, ...], rows: list[Any]) -> None:
+    table = Table(box=None, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    Console().print(table, highlight=False)

@@ -1,0 +1,163 @@
+"""`fasr-video gallery …` from the outside: what it prints, the exit codes, and one line for each error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image as PilImage
+from PIL import ImageOps
+
+from fasr_video.gallery.index import FILE
+from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.recognition.embedder import BUILTIN
+from tests.conftest import SAMPLES
+from tests.test_cli import called
+
+MUGSHOTS = SAMPLES / "mugshots"
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from fasr_video.gallery.commands import open_detector, open_embedder
+    from fasr_video.gallery.enrol import enrol
+
+    folder = tmp_path_factory.mktemp("commands") / "gallery"
+    embedder = open_embedder(None, "cpu")
+    with Gallery.create(folder, embedder.name, embedder.sha256, embedder.length) as gallery:
+        enrol(gallery, MUGSHOTS, open_detector("cpu"), embedder)
+    return folder
+
+
+@pytest.fixture
+def gallery(enrolled: Path, tmp_path: Path) -> Path:
+    shutil.copytree(enrolled, tmp_path / "gallery")
+    return tmp_path / "gallery"
+
+
+def document(capsys: Capture, *arguments: object) -> Any:
+    code, out, err = called(capsys, "gallery", *arguments, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+def test_from_nothing_to_a_gallery(tmp_path: Path, capsys: Capture) -> None:
+    folder, photos = tmp_path / "gallery", tmp_path / "photos"
+    shutil.copytree(MUGSHOTS, photos)
+    (photos / "notes.txt").write_text("no picture")
+    assert called(capsys, "gallery", "create", folder)[0] == 0
+    code, out, err = called(capsys, "gallery", "add", folder, photos, "--source", "web", "--authority", "order 5")
+    assert code == 3 and "2 added" in out and "1 not enrolled" in out and "notes.txt" in out, err
+    listed = document(capsys, "list", folder)
+    assert [s["id"] for s in listed["subjects"]] == ["eileen_collins", "grace_hopper"]
+    assert [p["path"] for p in listed["problems"]] == ["notes.txt"]
+    shown = document(capsys, "show", folder, "grace_hopper")
+    assert (shown["images"][0]["source"], shown["images"][0]["authority"]) == ("web", "order 5")
+    (photos / "notes.txt").unlink()
+    (photos / "grace_hopper.jpg").unlink()
+    code, out, _ = called(capsys, "gallery", "add", folder, photos, "--sync")
+    assert code == 0 and "1 removed" in out and "0 occurrences" in out
+    assert [s["id"] for s in document(capsys, "list", folder)["subjects"]] == ["eileen_collins"]
+
+
+def test_list_show_and_stats_for_people(gallery: Path, capsys: Capture) -> None:
+    assert "grace_hopper" in called(capsys, "gallery", "list", gallery)[1]
+    _, out, _ = called(capsys, "gallery", "show", gallery, "grace_hopper")
+    assert "grace_hopper.jpg" in out and "picture kept" in out
+    _, out, _ = called(capsys, "gallery", "stats", gallery)
+    assert "eileen_collins and grace_hopper, cosine" in out and "flat" in out
+    found = document(capsys, "stats", gallery)
+    assert (found["subjects"], found["templates"], found["index_state"]) == (2, 2, "fits")
+    assert found["embedder"]["embedder"] == "builtin" and found["disk_bytes"] > 10_000
+
+
+def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> None:
+    before = (gallery / DATABASE).read_bytes()
+    code, out, _ = called(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order", "--dry-run")
+    assert code == 0 and "1 photographs would be removed; nothing was changed" in out
+    assert (gallery / DATABASE).read_bytes() == before
+    sha256 = document(capsys, "show", gallery, "grace_hopper")["images"][0]["sha256"]
+    proof = document(capsys, "remove", gallery, "--image", sha256, "--why", "order")
+    assert (proof["images"], proof["subjects"], proof["occurrences"]) == ([sha256], ["grace_hopper"], 0)
+    assert proof["files_scanned"] >= 3
+    code, out, _ = called(capsys, "gallery", "remove", gallery, "eileen_collins", "--why", "order")
+    assert code == 0 and "0 occurrences" in out
+    assert document(capsys, "list", gallery) == {"subjects": [], "problems": []}
+    assert document(capsys, "stats", gallery)["nearest"] is None
+
+
+def test_bytes_that_are_still_there_end_with_four(gallery: Path, capsys: Capture) -> None:
+    with Gallery.open(gallery) as opened:
+        vector = opened.vectors().features[0].tobytes()
+        subject = next(iter(opened.templates(opened.vectors().ids).values())).subject
+    (gallery / "export.bin").write_bytes(vector)
+    code, out, _ = called(capsys, "gallery", "remove", gallery, subject, "--why", "order")
+    assert code == 4 and "4 occurrences" in out and "what to do" in out
+
+
+def test_check(gallery: Path, capsys: Capture) -> None:
+    document(capsys, "stats", gallery)
+    code, out, _ = called(capsys, "gallery", "check", gallery)
+    assert code == 0 and "FAILED" not in out
+    data = bytearray((gallery / FILE).read_bytes())
+    data[1000] ^= 1
+    (gallery / FILE).write_bytes(data)
+    code, out, _ = called(capsys, "gallery", "check", gallery)
+    assert code == 4 and "what to do: delete" in out
+    code, out, _ = called(capsys, "gallery", "check", gallery, "--json")
+    assert code == 4 and json.loads(out)["intact"] is False
+
+
+def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other.safetensors"
+    state = {k: v.clone() for k, v in load_file(BUILTIN).items()}
+    last = [k for k, v in state.items() if v.ndim == 2][-1]
+    save_file(state | {last: state[last].flip(0).contiguous()}, other)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    ImageOps.mirror(PilImage.open(MUGSHOTS / "grace_hopper.jpg")).save(photos / "mirrored.png")
+    assert called(capsys, "gallery", "add", gallery, photos, "--no-pictures")[0] == 0
+    code, _, err = called(capsys, "gallery", "add", gallery, photos, "--embedder", other)
+    assert code == 2 and "gallery migrate" in err and len(err.strip().splitlines()) == 1
+    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--embedder", other, "--dry-run")
+    assert code == 0 and "no stored picture: mirrored.png" in out and "2 photographs would be" in out
+    code, _, err = called(capsys, "gallery", "migrate", gallery, "--embedder", other)
+    assert code == 2 and "--drop-missing" in err
+    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--embedder", other, "--drop-missing")
+    assert code == 0 and "2 photographs embedded again" in out and "0 occurrences" in out
+    assert called(capsys, "gallery", "check", gallery)[0] == 0
+    assert called(capsys, "gallery", "add", gallery, photos, "--embedder", other)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["list", "{nowhere}"], 2, "no gallery here"),
+        (["create", "{gallery}"], 2, "already a gallery"),
+        (["add", "{gallery}", "{nowhere}"], 2, "no such gallery folder"),
+        (["show", "{gallery}", "nobody"], 2, "no subject 'nobody'"),
+        (["remove", "{gallery}", "nobody", "--why", "x"], 2, "no subject 'nobody'"),
+        (["remove", "{gallery}", "--image", "00", "--why", "x"], 2, "no photograph 00"),
+        (["remove", "{gallery}", "--why", "x"], 2, "nothing to remove"),
+        (["migrate", "{gallery}", "--embedder", "{nowhere}"], 2, "no such file"),
+        (["list", "{damaged}"], 4, "nothing was written"),
+        (["check", "{damaged}"], 4, "nothing was written"),
+        (["add", "{damaged}", "{gallery}"], 4, "nothing was written"),
+    ],
+)
+def test_errors_are_one_line(
+    arguments: list[str], code: int, says: str, gallery: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / DATABASE).write_bytes(b"no database" * 1000)
+    places = {"gallery": gallery, "nowhere": tmp_path / "nowhere", "damaged": damaged}
+    ended, _, err = called(capsys, "gallery", *(a.format(**places) for a in arguments))
+    told = [line for line in err.splitlines() if line.startswith("fasr-video: ")]
+    assert ended == code and len(told) == 1 and says in told[0] and "Traceback" not in err

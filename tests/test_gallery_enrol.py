@@ -1,0 +1,493 @@
+"""Enrolment: real photographs through the real detector and embedder; what cannot be used is told with its reason."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PilImage
+from PIL import ImageOps
+from torch import Tensor
+
+from fasr_video.errors import InputError, UsageError
+from fasr_video.files import sha256_file
+from fasr_video.gallery import enrol as module
+from fasr_video.gallery.enrol import Told, enrol, migrate, sync
+from fasr_video.gallery.inspect import check
+from fasr_video.gallery.photos import read_listing
+from fasr_video.gallery.probes import as_tensors
+from fasr_video.gallery.store import Gallery, WrongEmbedder
+from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+from fasr_video.types import Detections, Image
+from tests import gallery_ops as ops
+from tests.conftest import SAMPLES
+
+GRACE, EILEEN = (SAMPLES / "mugshots" / f"{n}.jpg" for n in ("grace_hopper", "eileen_collins"))
+ROOT = Path(__file__).parents[1]
+
+
+class Counting(BuiltinEmbedder):
+    """The real one, that counts the faces it is shown."""
+
+    faces = 0
+
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.faces += len(faces)
+        return super().embed(faces, marks)
+
+
+class Looking:
+    """The real detector, that counts the pictures it is shown."""
+
+    def __init__(self, inner: Detector) -> None:
+        self.inner, self.pictures = inner, 0
+        self.name, self.fingerprint = inner.name, inner.fingerprint
+
+    def detect(self, frames: Sequence[Image]) -> list[Detections]:
+        self.pictures += len(frames)
+        return self.inner.detect(frames)
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Detector:
+    return open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+
+
+@pytest.fixture
+def detector(builtin: Detector) -> Looking:
+    return Looking(builtin)
+
+
+@pytest.fixture
+def embedder() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, embedder: Counting) -> Iterator[Gallery]:
+    with Gallery.create(tmp_path / "gallery", embedder.name, embedder.sha256, embedder.length) as opened:
+        yield opened
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A file for one subject, a folder with two photographs for another."""
+    folder = tmp_path / "photos"
+    (folder / "eileen").mkdir(parents=True)
+    shutil.copy(GRACE, folder / "grace.jpg")
+    shutil.copy(EILEEN, folder / "eileen" / "1.jpg")
+    ImageOps.mirror(PilImage.open(EILEEN)).save(folder / "eileen" / "2.png")
+    return folder
+
+
+def subjects(gallery: Gallery) -> dict[str, int]:
+    return {s.id: s.images for s in gallery.subjects()}
+
+
+def test_a_folder_becomes_subjects(gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+    told: list[tuple[int, int]] = []
+    report = enrol(gallery, folder, detector, embedder, lambda *p: told.append(p), Told("web", "order 5"))
+    assert (report.added, report.problems, report.warnings) == (3, (), ())
+    assert told == [(3, 3)]
+    assert subjects(gallery) == {"grace": 1, "eileen": 2}
+    (image,) = gallery.images("grace")
+    assert (image.path, image.sha256) == ("grace.jpg", sha256_file(GRACE))
+    assert (image.source, image.authority) == ("web", "order 5")
+    assert image.eye_px > 20 and image.norm > 0 and image.score > 0.5
+    face = gallery.face(image)
+    assert face is not None and face.marks is not None and face.marks.shape == (5, 2)
+    feature, norm = embedder.embed(*as_tensors([face]))
+    (template,) = (t for t in gallery.templates(gallery.vectors().ids).values() if t.image == image.sha256)
+    vectors = gallery.vectors()
+    np.testing.assert_allclose(vectors.features[vectors.ids == template.id], feature, atol=1e-4)
+    assert float(norm) == pytest.approx(image.norm, rel=1e-4)
+
+
+class TestSync:
+    @pytest.fixture(autouse=True)
+    def enrolled(self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+        report = sync(gallery, folder, detector, embedder)
+        assert (report.added, embedder.faces, detector.pictures) == (3, 3, 3)
+        embedder.faces = detector.pictures = 0
+
+    def test_nothing_new_computes_nothing_and_changes_nothing(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        before = gallery.state
+        report = sync(gallery, folder, detector, embedder)
+        assert (report.added, report.removed, report.renamed, report.unchanged) == (0, 0, 0, 3)
+        assert (embedder.faces, detector.pictures) == (0, 0) and gallery.state == before
+
+    def test_added_changed_and_deleted_photographs_are_noticed(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        ImageOps.mirror(PilImage.open(GRACE)).save(folder / "new.png")
+        ImageOps.mirror(PilImage.open(GRACE)).save(folder / "grace.jpg", quality=90)
+        (folder / "eileen" / "1.jpg").unlink()
+        gone = {sha256_file(EILEEN), sha256_file(GRACE)}
+        report = sync(gallery, folder, detector, embedder)
+        assert (report.added, report.removed, report.unchanged, report.renamed) == (2, 2, 1, 0)
+        assert (embedder.faces, detector.pictures) == (2, 2)
+        assert report.removal is not None and report.removal.occurrences == 0
+        assert set(report.removal.images) == gone
+        assert subjects(gallery) == {"eileen": 1, "grace": 1, "new": 1}
+        assert {i.sha256 for i in gallery.images()} == {sha256_file(f) for f in folder.rglob("*.*")}
+
+    def test_renamed_and_refiled_photographs_are_not_computed_again(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        before = {t for t in ops.stored(gallery) if t[1] != "pooled"}
+        (folder / "grace.jpg").rename(folder / "hopper.jpg")
+        (folder / "eileen" / "2.png").rename(folder / "eileen" / "3.png")
+        report = sync(gallery, folder, detector, embedder)
+        assert (report.renamed, report.unchanged, report.added, report.removed) == (2, 1, 0, 0)
+        assert embedder.faces == detector.pictures == 0
+        assert subjects(gallery) == {"eileen": 2, "hopper": 1}
+        assert {v for _, _, v in before} == {v for _, k, v in ops.stored(gallery) if k != "pooled"}
+        (folder / "hopper.jpg").rename(folder / "eileen" / "4.jpg")
+        sync(gallery, folder, detector, embedder)
+        assert subjects(gallery) == {"eileen": 3} and gallery.count() == 4
+        assert [c.problems for c in check(gallery)] == [[]] * 5
+
+    def test_adding_never_removes_and_never_refiles(
+        self, gallery: Gallery, folder: Path, tmp_path: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        other = tmp_path / "other"
+        other.mkdir()
+        shutil.copy(GRACE, other / "somebody.jpg")
+        report = enrol(gallery, other, detector, embedder)
+        assert (report.added, report.removed) == (0, 0)
+        assert "enrolled as grace" in report.problems[0].reason
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+    def test_a_problem_is_not_looked_at_again_and_goes_when_it_is_solved(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        PilImage.new("RGB", (300, 300), "grey").save(folder / "wall.png")
+        first = sync(gallery, folder, detector, embedder)
+        assert [p.reason for p in first.problems] == ["no face found"] and detector.pictures == 1
+        again = sync(gallery, folder, detector, embedder)
+        assert again.problems == first.problems and detector.pictures == 1
+        assert gallery.problems() == list(first.problems)
+        ImageOps.mirror(PilImage.open(GRACE)).save(folder / "wall.png")
+        assert sync(gallery, folder, detector, embedder).problems == ()
+        assert gallery.problems() == []
+
+    def test_a_file_that_cannot_be_read_now_is_no_reason_to_remove_anybody(
+        self,
+        gallery: Gallery,
+        folder: Path,
+        detector: Looking,
+        embedder: Counting,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Root reads everything, so the refusal is made at the one call that reads."""
+
+        def refusing(path: Path) -> str:
+            if path.name == "grace.jpg":
+                raise PermissionError(13, "Permission denied")
+            return sha256_file(path)
+
+        monkeypatch.setattr(module, "sha256_file", refusing)
+        report = sync(gallery, folder, detector, embedder)
+        assert report.removed == 0 and "Permission denied" in report.problems[0].reason
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+    def test_an_empty_folder_is_an_error_and_removes_nobody(
+        self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        (tmp_path / "empty").mkdir()
+        for place in ("empty", "nowhere"):
+            with pytest.raises(InputError):
+                sync(gallery, tmp_path / place, detector, embedder)
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+
+def test_photographs_that_cannot_be_used_are_told_and_the_rest_enrolled(
+    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+) -> None:
+    grace, eileen = PilImage.open(GRACE).convert("RGB"), PilImage.open(EILEEN).convert("RGB")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "cut.jpg").write_bytes(GRACE.read_bytes()[:2000])
+    (folder / "empty.jpg").touch()
+    PilImage.new("RGB", (300, 300), "grey").save(folder / "wall.png")
+    pair = PilImage.new("RGB", (1000, 500))
+    pair.paste(grace.resize((500, 500)), (0, 0))
+    pair.paste(eileen.resize((500, 500)), (500, 0))
+    pair.save(folder / "pair.png")
+    small = PilImage.new("RGB", (200, 200), "grey")
+    small.paste(grace.resize((grace.width * 16 // 79, grace.height * 16 // 79)), (60, 60))
+    small.save(folder / "small.png")
+    report = enrol(gallery, folder, detector, embedder)
+    reasons = {p.path: p.reason for p in report.problems}
+    assert report.added == 3 and subjects(gallery) == {"grace": 1, "eileen": 2}
+    for name in ("notes.txt", "cut.jpg", "empty.jpg"):
+        assert reasons.pop(name) == "not a picture that can be read"
+    assert reasons.pop("wall.png") == "no face found"
+    assert reasons.pop("pair.png").startswith("2 faces found")
+    assert reasons.pop("small.png").endswith("px between the eyes, 20 needed")
+    assert reasons == {}
+    assert {p.path for p in gallery.problems()} == {p.path for p in report.problems}
+
+
+def _cmyk(picture: PilImage.Image, path: Path) -> None:
+    picture.convert("CMYK").save(path.with_suffix(".jpg"), quality=95)
+
+
+def _sixteen_bit(picture: PilImage.Image, path: Path) -> None:
+    grey = np.asarray(picture.convert("L")).astype(np.uint16) * 257
+    PilImage.fromarray(grey).save(path.with_suffix(".png"))
+
+
+def _exif_rotated(picture: PilImage.Image, path: Path) -> None:
+    exif = PilImage.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    picture.rotate(90, expand=True).save(path.with_suffix(".jpg"), quality=95, exif=exif)
+
+
+def _palette_with_alpha(picture: PilImage.Image, path: Path) -> None:
+    picture.convert("RGBA").save(path.with_suffix(".webp"), quality=95)
+
+
+@pytest.mark.parametrize("form", [_cmyk, _sixteen_bit, _exif_rotated, _palette_with_alpha])
+def test_unusual_forms_of_pictures_give_the_same_person(
+    form: Callable[[PilImage.Image, Path], None],
+    gallery: Gallery,
+    tmp_path: Path,
+    detector: Looking,
+    embedder: Counting,
+) -> None:
+    folder = tmp_path / "forms"
+    (folder / "grace").mkdir(parents=True)
+    plain = PilImage.open(GRACE).convert("L" if form is _sixteen_bit else "RGB")
+    plain.save(folder / "grace" / "plain.png")
+    form(plain, folder / "grace" / "form")
+    report = enrol(gallery, folder, detector, embedder)
+    assert report.added == 2 and report.problems == ()
+    features = gallery.vectors().features
+    assert float(features[0] @ features[1]) > 0.9
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_enrolled_under_the_wrong_hash(
+    gallery: Gallery, folder: Path, builtin: Detector, embedder: Counting
+) -> None:
+    class Slow(Looking):
+        def detect(self, frames: Sequence[Image]) -> list[Detections]:
+            shutil.copy(EILEEN, folder / "grace.jpg")
+            return super().detect(frames)
+
+    (folder / "eileen" / "1.jpg").unlink()
+    report = enrol(gallery, folder, Slow(builtin), embedder)
+    assert [p.path for p in report.problems] == ["grace.jpg"] and "while it was read" in report.problems[0].reason
+    assert enrol(gallery, folder, builtin, embedder).added == 1
+    assert {i.sha256 for i in gallery.images("grace")} == {sha256_file(EILEEN)}
+
+
+class TestListings:
+    def test_a_file_and_a_folder_of_one_name_are_told(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        shutil.copy(GRACE, folder / "eileen.jpg")
+        (folder / "grace.jpg").rename(folder / "hopper.jpg")
+        report = enrol(gallery, folder, detector, embedder)
+        (problem,) = report.problems
+        assert problem.path == "eileen.jpg" and "also that of a folder" in problem.reason
+        assert subjects(gallery) == {"eileen": 2, "hopper": 1}
+
+    def test_two_files_of_one_name_are_told(self, folder: Path) -> None:
+        PilImage.open(GRACE).save(folder / "grace.png")
+        (problem,) = read_listing(folder).problems
+        assert problem.path == "grace.png" and "also that of grace.jpg" in problem.reason
+
+    def test_ids_that_differ_in_case_are_allowed_and_warned_of(self, folder: Path) -> None:
+        shutil.copy(EILEEN, folder / "Grace.jpg")
+        listing = read_listing(folder)
+        assert {e.subject for e in listing.entries} == {"grace", "Grace", "eileen"}
+        (warning,) = listing.warnings
+        assert "Grace and grace" in warning
+
+    def test_the_same_photograph_twice(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        shutil.copy(EILEEN, folder / "eileen" / "again.jpg")
+        shutil.copy(GRACE, folder / "other.jpg")
+        report = enrol(gallery, folder, detector, embedder)
+        reasons = {p.path: p.reason for p in report.problems}
+        assert (
+            reasons
+            == {
+                "eileen/again.jpg": "the same photograph as eileen/1.jpg, kept once",
+                "other.jpg": "the same photograph as grace.jpg, which is enrolled as grace: remove one of the two",
+            }
+            or reasons["eileen/1.jpg"] == "the same photograph as eileen/again.jpg, kept once"
+        )
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+        assert sync(gallery, folder, detector, embedder).renamed == 0
+
+    def test_a_manifest(self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+        manifest = folder / "who.csv"
+        manifest.write_text(
+            "subject,path,note,authority,colour\n"
+            'A-1,grace.jpg,"admiral, retired",order 7,red\n'
+            "A-2,eileen/1.jpg,,,\n"
+            "A-2,nowhere.jpg,,,\n"
+            ",grace.jpg,,,\n"
+            "A-3,eileen/2.png\n"
+            "A-2,eileen/../eileen/1.jpg,,,\n",
+            encoding="utf-8-sig",
+        )
+        report = enrol(gallery, manifest, detector, embedder, told=Told(source="archive"))
+        assert subjects(gallery) == {"A-1": 1, "A-2": 1}
+        assert gallery.subjects()[0].note == "admiral, retired"
+        (image,) = gallery.images("A-1")
+        assert (image.path, image.source, image.authority) == ("grace.jpg", "archive", "order 7")
+        assert [(p.path, p.reason) for p in report.problems] == [
+            ("who.csv, line 4", "nowhere.jpg: no such file"),
+            ("who.csv, line 5", "grace.jpg: path or subject is empty"),
+            ("who.csv, line 6", "eileen/2.png: the row has another number of fields than the header"),
+            ("who.csv, line 7", "eileen/../eileen/1.jpg: the same file as in line 3"),
+        ]
+        assert report.warnings == ("columns that are not read: colour",)
+        manifest.write_text("subject,path,note\nA-1,grace.jpg,rear admiral\nA-2,eileen/1.jpg,\n")
+        assert sync(gallery, manifest, detector, embedder).unchanged == 2
+        assert [s.note for s in gallery.subjects()] == ["rear admiral", ""]
+        assert gallery.images("A-1")[0].authority == "order 7"
+
+    @pytest.mark.parametrize(
+        ("text", "says"),
+        [
+            (b"", "lacks"),
+            (b"a,b\n1,2\n", "lacks"),
+            (b"path,subject\n", "names no"),
+            (b"\xff\xfe\x00", "cannot|lacks|not a CSV"),
+        ],
+    )
+    def test_a_manifest_that_is_none(self, tmp_path: Path, text: bytes, says: str) -> None:
+        (tmp_path / "who.csv").write_bytes(text)
+        with pytest.raises(InputError, match=says):
+            read_listing(tmp_path / "who.csv")
+
+
+def test_another_embedder_is_refused_before_anything_is_read(
+    gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
+) -> None:
+    embedder.sha256 = "0" * 64
+    with pytest.raises(WrongEmbedder):
+        enrol(gallery, tmp_path / "nowhere", detector, embedder)
+
+
+def test_a_killed_enrolment_goes_on(tmp_path: Path, detector: Looking, embedder: Counting) -> None:
+    """Killed once two batches are safe: the same command computes the rest and no photograph twice."""
+    photos, folder = tmp_path / "photos", tmp_path / "gallery"
+    photos.mkdir()
+    picture = PilImage.open(GRACE).convert("RGB").resize((256, 256))
+    for i in range(10):
+        picture.point(lambda v, i=i: max(0, v - 3 * i)).save(photos / f"{i}.png")
+    Gallery.create(folder, embedder.name, embedder.sha256, embedder.length).close()
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from fasr_video.gallery import enrol\n"
+        "from fasr_video.gallery.commands import open_detector, open_embedder\n"
+        "from fasr_video.gallery.store import Gallery\n"
+        "enrol.BATCH = 2\n"
+        "def listen(done, total):\n"
+        "    if done == 4:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
+        "    enrol.enrol(gallery, Path(sys.argv[2]), open_detector('cpu'), open_embedder(None, 'cpu'), listen)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(folder), str(photos)], cwd=ROOT, timeout=100)
+    assert ended.returncode == -signal.SIGKILL
+    with Gallery.open(folder) as gallery:
+        assert len(gallery.subjects()) == 4
+        report = enrol(gallery, photos, detector, embedder)
+        assert (report.added, report.unchanged, embedder.faces) == (6, 4, 6)
+        assert [c.problems for c in check(gallery)] == [[]] * 5
+
+
+class TestMigration:
+    @pytest.fixture
+    def other(self, tmp_path: Path) -> Counting:
+        """The builtin embedder with other weights: its last layer turned around."""
+        from safetensors.torch import load_file, save_file
+
+        state = {k: v.clone() for k, v in load_file(BUILTIN).items()}
+        last = [k for k, v in state.items() if v.ndim == 2][-1]
+        state[last] = state[last].flip(0).contiguous()
+        save_file(state, tmp_path / "other.safetensors")
+        return Counting(tmp_path / "other.safetensors")
+
+    def test_every_picture_is_embedded_again(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting, other: Counting
+    ) -> None:
+        enrol(gallery, folder, detector, embedder)
+        old = gallery.vectors()
+        count, removal = migrate(gallery, other)
+        assert (count, removal, other.faces) == (3, None, 3)
+        gallery.require(other)
+        new = gallery.vectors()
+        assert new.features.shape == old.features.shape and set(new.ids.tolist()).isdisjoint(old.ids.tolist())
+        for image in gallery.images():
+            face = gallery.face(image)
+            assert face is not None
+            feature, norm = other.embed(*as_tensors([face]))
+            row = next(i for i, t in gallery.templates(new.ids).items() if t.image == image.sha256)
+            assert torch.allclose(torch.from_numpy(new.features[new.ids == row]), feature, atol=1e-4)
+            assert image.norm == pytest.approx(float(norm), rel=1e-4)
+        assert [c.problems for c in check(gallery)] == [[]] * 5
+        data = b"".join(f.read_bytes() for f in gallery.files())
+        assert not any(v.tobytes() in data for v in old.features)
+
+    def test_photographs_without_picture_stop_it_before_anything_changes(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting, other: Counting
+    ) -> None:
+        enrol(gallery, folder, detector, embedder)
+        (folder / "grace.jpg").unlink()
+        ImageOps.mirror(PilImage.open(GRACE)).save(folder / "hopper.png")
+        enrol(gallery, folder, detector, embedder, told=Told(pictures=False))
+        before, state = ops.stored(gallery), gallery.state
+        with pytest.raises(UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"):
+            migrate(gallery, other)
+        assert ops.stored(gallery) == before and gallery.state == state
+        gallery.require(embedder)
+        count, removal = migrate(gallery, other, drop_missing=True)
+        assert count == 3 and removal is not None
+        assert (removal.subjects, removal.occurrences) == (("hopper",), 0)
+        assert subjects(gallery) == {"eileen": 2, "grace": 1}
+
+    @pytest.mark.parametrize("moment", ["embedding", "swapping"])
+    def test_a_kill_leaves_the_old_gallery_whole(
+        self, moment: str, tmp_path: Path, folder: Path, detector: Looking, embedder: Counting, other: Counting
+    ) -> None:
+        with Gallery.create(tmp_path / "g", embedder.name, embedder.sha256, embedder.length) as gallery:
+            enrol(gallery, folder, detector, embedder)
+            before = ops.stored(gallery)
+        script = (
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from fasr_video.gallery import enrol, store\n"
+            "from fasr_video.recognition.embedder import BuiltinEmbedder\n"
+            "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "if sys.argv[3] == 'swapping':\n"
+            "    store.Gallery._settle = kill\n"
+            "listen = kill if sys.argv[3] == 'embedding' else None\n"
+            "with store.Gallery.open(Path(sys.argv[1])) as gallery:\n"
+            "    enrol.migrate(gallery, BuiltinEmbedder(Path(sys.argv[2])), listen=listen)\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path / "g"), str(tmp_path / "other.safetensors"), moment]
+        assert subprocess.run(command, cwd=ROOT, timeout=100).returncode == -signal.SIGKILL
+        assert (tmp_path / "g" / "migrate.part").exists()
+        with Gallery.open(tmp_path / "g") as gallery:
+            gallery.require(embedder)
+            assert ops.stored(gallery) == before
+            assert not (tmp_path / "g" / "migrate.part").exists()
+            assert [c.problems for c in check(gallery)] == [[]] * 5

@@ -1,0 +1,244 @@
+"""The index: exact, made anew whenever it does not fit, and never trusted when it was changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fasr_video.errors import MissingExtra, UsageError
+from fasr_video.gallery import index
+from fasr_video.gallery.index import ENOUGH, FILE, FLAT, RECALL_AT, STAMP, Index
+from fasr_video.gallery.inspect import check, nearest_pair, statistics
+from fasr_video.gallery.store import Gallery
+from tests import gallery_ops as ops
+from tests.gallery_ops import LENGTH
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    rng = np.random.default_rng(0)
+    with Gallery.create(tmp_path / "gallery", "toy", "ab", LENGTH) as opened:
+        with opened.transaction():
+            for i in range(300):
+                opened.add(f"p{i % 200}", ops.photo(str(i), rng))
+        yield opened
+
+
+def unit(rng: np.random.Generator, count: int, length: int = LENGTH) -> np.ndarray:
+    x = rng.standard_normal((count, length)).astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 600), st.integers(0, 2**32))
+def test_search_is_what_the_definition_says(count: int, k: int, seed: int) -> None:
+    import tempfile
+
+    rng = np.random.default_rng(seed)
+    queries = unit(rng, count)
+    with tempfile.TemporaryDirectory() as name, Gallery.create(Path(name) / "g", "toy", "ab", LENGTH) as gallery:
+        with gallery.transaction():
+            for i in range(40):
+                gallery.add(f"p{i // 2}", ops.photo(str(i), rng))
+        stored = gallery.vectors()
+        cosines, ids = Index.open(gallery).search(queries, k)
+        exact = queries.astype(np.float64) @ stored.features.T.astype(np.float64)
+        k = min(k, len(stored.ids))
+        assert cosines.shape == ids.shape == (count, k)
+        assert cosines.dtype == np.float32 and ids.dtype == np.int64
+        np.testing.assert_allclose(cosines, -np.sort(-exact, axis=1)[:, :k], atol=1e-6)
+        rows = np.searchsorted(stored.ids, ids)
+        np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), cosines, atol=1e-6)
+
+
+def test_an_empty_gallery_answers_with_no_columns(tmp_path: Path) -> None:
+    with Gallery.create(tmp_path / "g", "toy", "ab", LENGTH) as gallery:
+        cosines, ids = Index.open(gallery).search(np.eye(LENGTH, dtype=np.float32)[:3], 5)
+        assert cosines.shape == ids.shape == (3, 0)
+
+
+def test_features_of_another_length_are_refused(gallery: Gallery) -> None:
+    with pytest.raises(UsageError, match="M×32 wanted, not 3×33"):
+        Index.open(gallery).search(np.zeros((3, 33), np.float32), 5)
+
+
+def test_it_is_made_once_and_then_read(gallery: Gallery) -> None:
+    assert Index.open(gallery).rebuilt == "there was none"
+    again = Index.open(gallery)
+    assert again.rebuilt is None and again.generation == gallery.generation and again.kind == FLAT
+    gallery.add("new", ops.photo("new", np.random.default_rng(9)))
+    assert Index.open(gallery).rebuilt == "the gallery has changed since it was made"
+    assert len(Index.open(gallery)) == gallery.count()
+
+
+def test_two_copies_that_went_apart_do_not_take_each_others_index(gallery: Gallery, tmp_path: Path) -> None:
+    """The same gallery id, generation and number of templates; only what was added differs."""
+    shutil.copytree(gallery.folder, tmp_path / "copy")
+    with Gallery.open(tmp_path / "copy") as copy:
+        for opened, name in ((gallery, "x"), (copy, "y")):
+            opened.add("new", ops.photo(name, np.random.default_rng(len(name + opened.folder.name))))
+            Index.open(opened)
+        assert (copy.id, copy.generation, copy.count()) == (gallery.id, gallery.generation, gallery.count())
+        for name in (FILE, STAMP):
+            shutil.copy(gallery.folder / name, copy.folder / name)
+        assert Index.open(copy).rebuilt is not None
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no stamp", "bad stamp", "half a stamp"])
+def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) -> None:
+    Index.open(gallery)
+    file, stamp = gallery.folder / FILE, gallery.folder / STAMP
+    data = bytearray(file.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif damage == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "no stamp":
+        stamp.unlink()
+    elif damage == "bad stamp":
+        stamp.write_text("[]")
+    else:
+        stamp.write_text(json.dumps({"kind": "flat"}))
+    made = Index.open(gallery)
+    assert made.rebuilt is not None and "damaged" in made.rebuilt
+    np.testing.assert_array_equal(index.contents(gallery.folder)[1], gallery.vectors().features)
+    assert Index.open(gallery).rebuilt is None
+
+
+def test_check_tells_an_index_that_is_not_the_stores(gallery: Gallery) -> None:
+    Index.open(gallery)
+    assert [c.problems for c in check(gallery)] == [[]] * 5
+    file = gallery.folder / FILE
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    found = check(gallery)[-1]
+    assert found.problems and "delete" in found.remedy
+    file.unlink()
+    found = check(gallery)[-1]
+    assert not found.problems and found.notes
+
+
+def test_a_folder_that_cannot_be_written_is_searched_in_memory(gallery: Gallery) -> None:
+    """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder of that name."""
+    gallery.close()
+    (gallery.folder / f"{FILE}.part").mkdir()
+    gallery.folder.chmod(stat.S_IREAD | stat.S_IEXEC)
+    try:
+        with Gallery.open(gallery.folder, read_only=True) as opened:
+            assert len(Index.open(opened)) == opened.count()
+            assert not (gallery.folder / FILE).exists()
+    finally:
+        gallery.folder.chmod(stat.S_IRWXU)
+
+
+def test_a_reader_writes_no_file_while_another_process_changes_the_gallery(gallery: Gallery) -> None:
+    """Else what was just removed could come back to the disk."""
+    with Gallery.open(gallery.folder, read_only=True) as reader:
+        assert len(Index.open(reader)) == gallery.count()
+        assert not (gallery.folder / FILE).exists()
+        gallery.close()
+        Index.open(reader)
+        assert (gallery.folder / FILE).exists()
+
+
+def test_without_faiss_the_command_that_installs_it_is_named(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[cpu\]'"):
+        Index.open(gallery)
+    assert gallery.remove_subject("p1", "test").occurrences == 0
+
+
+class TestApproximate:
+    LENGTH = 16
+
+    @pytest.fixture
+    def large(self, tmp_path: Path) -> Iterator[Gallery]:
+        """Few numbers a vector, so that an approximate index can find enough."""
+        rng = np.random.default_rng(4)
+        with Gallery.create(tmp_path / "g", "toy", "ab", self.LENGTH) as gallery, gallery.transaction():
+            for i in range(6000):
+                gallery.add(f"p{i}", ops.photo(str(i), rng, self.LENGTH))
+        with Gallery.open(tmp_path / "g") as gallery:
+            yield gallery
+
+    def test_one_that_finds_enough_is_used_and_its_recall_kept(self, large: Gallery) -> None:
+        made = Index.open(large, approximate_above=1000)
+        assert {m.kind.split(",")[0] for m in made.measured} == {FLAT, "IVF-PQ", "HNSW"}
+        best = next(m for m in made.measured if m.kind == made.kind)
+        assert best.recall >= ENOUGH and best.ms == min(m.ms for m in made.measured if m.recall >= ENOUGH)
+        again = Index.open(large, approximate_above=1000)
+        assert (again.rebuilt, again.kind, again.measured) == (None, made.kind, made.measured)
+        assert [c.problems for c in check(large)] == [[]] * 5
+        assert statistics(large).index_state.startswith("made anew")
+
+    @pytest.mark.parametrize("kind", ["IVF-PQ", "HNSW"])
+    def test_answers_are_in_the_order_of_the_exact_vectors(
+        self, large: Gallery, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also after it was written and read again. Its measured recall is what is measured here on other queries."""
+        monkeypatch.setattr(index, "_KINDS", {kind: index._KINDS[kind]})
+        monkeypatch.setattr(index, "_answers", slow_when_flat(index._answers))
+        Index.open(large, approximate_above=1000)
+        made = Index.open(large, approximate_above=1000)
+        assert made.rebuilt is None and made.kind.startswith(kind)
+        stored = large.vectors()
+        queries = index._noisy(stored.features[::3])
+        cosines, ids = made.search(queries, RECALL_AT)
+        exact = queries @ stored.features.T
+        rows = np.searchsorted(stored.ids, ids)
+        np.testing.assert_allclose(cosines, np.take_along_axis(exact, rows, 1), atol=1e-5)
+        assert (np.diff(cosines, axis=1) <= 0).all()
+        truth = np.argsort(-exact, axis=1)[:, :RECALL_AT]
+        recall = np.mean([np.isin(a, b).mean() for a, b in zip(truth, rows, strict=True)])
+        assert recall == pytest.approx(next(m.recall for m in made.measured if m.kind == made.kind), abs=0.01)
+
+    def test_flat_is_kept_when_none_finds_enough(self, large: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(index, "ENOUGH", 1.01)
+        made = Index.open(large, approximate_above=1000)
+        assert made.kind == FLAT and len(made.measured) > 3
+        assert Index.open(large, approximate_above=1000).rebuilt is None
+
+
+def slow_when_flat(answers: Any) -> Any:
+    """The flat index told slower than it is: at this size it is the fastest, and would be chosen."""
+
+    def told(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
+        import faiss
+
+        ids, ms = answers(engine, queries)
+        flat = isinstance(faiss.downcast_index(engine.index), faiss.IndexFlat)
+        return ids, ms + 1e6 * flat
+
+    return told
+
+
+def test_statistics_name_the_two_subjects_that_are_most_alike(tmp_path: Path) -> None:
+    x = np.eye(LENGTH, dtype=np.float32)
+    near = 0.8 * x[0] + 0.6 * x[1]
+    with Gallery.create(tmp_path / "g", "toy", "ab", LENGTH) as gallery:
+        rng = np.random.default_rng(0)
+        for i, (subject, vector) in enumerate((("a", x[0]), ("a", x[0]), ("b", near), ("c", x[5]), ("a", x[9]))):
+            given = ops.photo(str(i), rng)
+            gallery.add(subject, type(given)(given.sha256, given.path, vector, 1.0, 40, 0.9, None))
+        found = statistics(gallery)
+        assert found.nearest is not None and found.nearest.subjects == ("a", "b")
+        assert found.nearest.cosine == pytest.approx(0.8, abs=1e-6)
+        assert (found.subjects, found.images, found.templates, found.pooled) == (3, 5, 6, 1)
+        assert (found.fewest_photos, found.most_photos) == (1, 3)
+        gallery.remove_subject("b", "test")
+        gallery.remove_subject("c", "test")
+        assert nearest_pair(gallery, Index.open(gallery), 3) is None

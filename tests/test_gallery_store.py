@@ -1,0 +1,348 @@
+"""The gallery's store: what goes in comes out, what is removed is gone, and kills leave whole batches."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fasr_video.errors import EnvironmentFailure, IntegrityError, UsageError
+from fasr_video.gallery import traces
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.inspect import check
+from fasr_video.gallery.store import DATABASE, EnrolledPhoto, Gallery, GalleryError, PhotoOfAnother, WrongEmbedder
+from fasr_video.recognition.combiner import Source
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from tests import gallery_ops as ops
+from tests.gallery_ops import LENGTH
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
+    with Gallery.create(tmp_path / "gallery", "toy", "ab" * 32, LENGTH) as opened:
+        yield opened
+
+
+def test_what_goes_in_comes_out(gallery: Gallery, rng: np.random.Generator) -> None:
+    given = ops.photo("one", rng, picture=True)
+    assert gallery.add("Ada ✓", given, note="seen twice")
+    (subject,) = gallery.subjects()
+    assert (subject.id, subject.note, subject.images) == ("Ada ✓", "seen twice", 1)
+    (image,) = gallery.images("Ada ✓")
+    assert (image.sha256, image.path, image.norm, image.has_picture) == (given.sha256, "one.png", given.norm, True)
+    assert given.face is not None
+    np.testing.assert_array_equal(gallery.picture(image), given.face.picture)
+    vectors = gallery.vectors()
+    np.testing.assert_array_equal(vectors.features, given.feature[None])
+    (template,) = gallery.templates(vectors.ids).values()
+    assert (template.subject, template.kind, template.image) == ("Ada ✓", "single", given.sha256)
+    assert gallery.embedder == Source("toy", "ab" * 32) and gallery.length == LENGTH
+
+
+def test_several_photographs_make_one_more_template_weighted_by_their_norms(gallery: Gallery) -> None:
+    a, b = np.eye(LENGTH, dtype=np.float32)[:2]
+    gallery.add("x", EnrolledPhoto("1" * 64, "a", a, 3.0, 40, 0.9, None))
+    assert [t.kind for t in gallery.templates(gallery.vectors().ids).values()] == ["single"]
+    gallery.add("x", EnrolledPhoto("2" * 64, "b", b, 4.0, 40, 0.9, None))
+    vectors = gallery.vectors()
+    kinds = [gallery.templates(vectors.ids)[i].kind for i in vectors.ids]
+    assert kinds == ["single", "single", "pooled"]
+    np.testing.assert_allclose(vectors.features[2], 0.6 * a + 0.8 * b, atol=1e-6)
+    gallery.remove_image("2" * 64, "test")
+    np.testing.assert_array_equal(gallery.vectors().features, a[None])
+
+
+def test_the_same_photograph_twice(gallery: Gallery, rng: np.random.Generator) -> None:
+    given = ops.photo("one", rng)
+    assert gallery.add("a", given)
+    generation = gallery.generation
+    assert not gallery.add("a", given)
+    assert gallery.generation == generation
+    with pytest.raises(PhotoOfAnother, match="enrolled as a, not b"):
+        gallery.add("b", given)
+    assert [s.id for s in gallery.subjects()] == ["a"]
+
+
+def test_generation_rises_with_each_change_of_templates_and_ids_are_never_used_again(
+    gallery: Gallery, rng: np.random.Generator
+) -> None:
+    seen: set[int] = set()
+    for i in range(5):
+        before, state = gallery.generation, gallery.state
+        gallery.add("a", ops.photo(str(i), rng))
+        assert gallery.generation == before + 1 and gallery.state != state
+        new = set(gallery.vectors().ids.tolist()) - seen
+        assert not seen or min(new) > max(seen)
+        seen |= new
+        gallery.remove_subject("a", "test") if i == 2 else None
+    gallery.log("nothing", {})
+    assert gallery.generation == before + 1
+
+
+def test_a_failed_batch_leaves_nothing(gallery: Gallery, rng: np.random.Generator) -> None:
+    with pytest.raises(UsageError, match="unit vector"), gallery.transaction():
+        gallery.add("a", ops.photo("one", rng))
+        gallery.add("b", EnrolledPhoto("0" * 64, "b", np.full(LENGTH, 2, np.float32), 1, 40, 0.9, None))
+    assert gallery.subjects() == [] and gallery.count() == 0 and gallery.generation == 0
+
+
+@pytest.mark.parametrize("bad", [np.zeros(LENGTH), np.full(LENGTH, np.nan), np.eye(LENGTH + 1)[0]])
+def test_a_vector_that_is_none_is_refused(gallery: Gallery, bad: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="unit vector of 32"):
+        gallery.add("a", EnrolledPhoto("0" * 64, "b", bad.astype(np.float32), 1, 40, 0.9, None))
+
+
+def test_another_embedder_is_refused_by_name(gallery: Gallery) -> None:
+    builtin = BuiltinEmbedder()
+    with pytest.raises(WrongEmbedder) as told:
+        gallery.require(builtin)
+    assert "ab" * 32 in str(told.value) and builtin.sha256 in str(told.value) and "gallery migrate" in str(told.value)
+
+
+class TestRemoval:
+    def test_it_is_gone_from_every_file(self, gallery: Gallery, rng: np.random.Generator) -> None:
+        """Judged by reading the files here, apart from the gallery's own search."""
+        photos = [ops.photo(str(i), rng, picture=True) for i in range(12)]
+        for i, p in enumerate(photos):
+            gallery.add(f"p{i // 3}", p)
+        Index.open(gallery)
+        pooled = [v for s, kind, v in ops.stored(gallery) if s == "p1" and kind == "pooled"]
+        pictures = gallery.query("SELECT picture FROM image WHERE subject = 'p1'")
+        gone = [p.feature.tobytes() for p in photos[3:6]] + pooled + [r[0][1000:1100] for r in pictures]
+        assert len(gone) == 7 and all(self.places(gallery, g) for g in gone)
+        removal = gallery.remove_subject("p1", "order 12/34")
+        assert (removal.subjects, len(removal.images), removal.templates) == (("p1",), 3, 4)
+        assert (removal.occurrences, removal.shared) == (0, 0)
+        assert removal.files_scanned == len(gallery.files())
+        assert removal.bytes_scanned == sum(f.stat().st_size for f in gallery.files())
+        assert not any(self.places(gallery, g) for g in gone)
+        assert all(self.places(gallery, p.feature.tobytes()) for p in photos[:3])
+        assert Index.open(gallery).rebuilt is None and len(Index.open(gallery)) == 12
+
+    @staticmethod
+    def places(gallery: Gallery, data: bytes) -> int:
+        return sum(f.read_bytes().count(data) for f in gallery.files())
+
+    def test_the_log_tells_hashes_when_and_why_but_no_names(self, gallery: Gallery, rng: np.random.Generator) -> None:
+        given = ops.photo("somebody", rng)
+        gallery.add("somebody", given)
+        gallery.remove_image(given.sha256, "expunged")
+        (line,) = gallery.removals()
+        assert line["why"] == "expunged" and line["images_sha256"] == [given.sha256] and line["templates"] == 1
+        assert not self.places(gallery, b"somebody")
+        assert gallery.subjects() == []
+
+    def test_the_same_picture_in_two_files_stays_with_the_other(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
+        given = ops.photo("one", rng, picture=True)
+        again = EnrolledPhoto("9" * 64, "again.bmp", given.feature, 5.0, 40, 0.9, given.face)
+        gallery.add("a", given)
+        gallery.add("b", again)
+        removal = gallery.remove_subject("a", "test")
+        assert removal.occurrences == 0 and removal.shared > 0
+        assert [s.id for s in gallery.subjects()] == ["b"]
+
+    def test_bytes_left_in_any_file_of_the_folder_are_found(self, gallery: Gallery, rng: np.random.Generator) -> None:
+        given = ops.photo("one", rng)
+        gallery.add("a", given)
+        (gallery.folder / "notes.bin").write_bytes(b"xyz" + given.feature.tobytes())
+        assert gallery.remove_subject("a", "test").occurrences == 1
+
+    def test_what_is_not_there_cannot_be_removed(self, gallery: Gallery) -> None:
+        with pytest.raises(GalleryError, match="no subject 'nobody'"):
+            gallery.remove_subject("nobody", "test")
+        with pytest.raises(GalleryError, match="no photograph 00"):
+            gallery.remove_image("00", "test")
+
+    def test_a_kill_before_the_pages_are_cleaned_is_made_good_by_the_next_opening(
+        self, tmp_path: Path, rng: np.random.Generator
+    ) -> None:
+        folder = tmp_path / "gallery"
+        photos = [ops.photo(str(i), rng, picture=True) for i in range(4)]
+        with Gallery.create(folder, "toy", "ab", LENGTH) as gallery:
+            for i, p in enumerate(photos):
+                gallery.add(f"p{i}", p)
+        script = (
+            "import os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from fasr_video.gallery.store import Gallery\n"
+            "gallery = Gallery.open(Path(sys.argv[1]))\n"
+            "gallery._purge = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "gallery.remove_subject('p1', 'test')\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, timeout=60)
+        assert ended.returncode == -signal.SIGKILL
+        secret = photos[1].feature.tobytes()
+        (folder / "vectors.faiss.part").write_bytes(secret)  # as a kill in the writing of an index leaves it
+        with Gallery.open(folder) as gallery:
+            assert [s.id for s in gallery.subjects()] == ["p0", "p2", "p3"]
+            assert not self.places(gallery, secret)
+
+
+@given(
+    st.binary(min_size=64, max_size=3000),
+    st.binary(max_size=100),
+    st.integers(0, 40),
+    st.integers(0, 2**32),
+)
+def test_a_secret_is_found_at_any_offset(secret: bytes, before: bytes, rest: int, seed: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "file"
+        noise = np.random.default_rng(seed).bytes(5000 + rest)
+        file.write_bytes(before + secret + noise)
+        found = traces.search([file], [secret])
+        assert found.found and (found.files, found.size) == (1, file.stat().st_size)
+        assert all(p in secret for p in found.found)
+        file.write_bytes(noise)
+        assert not traces.search([file], [np.random.default_rng(seed + 1).bytes(2048)]).found
+
+
+def test_ten_thousand_random_changes(gallery: Gallery) -> None:
+    model = ops.Model()
+    for change in ops.changes(seed=1):
+        change.apply(gallery)
+        model.apply(change)
+        assert gallery.count() == sum(len(p) + (len(p) > 1) for p in model.people.values())
+        if model.operations > 10_000:
+            break
+    assert ops.disagreements(gallery, model) == 0
+    assert [c.problems for c in check(gallery)] == [[]] * 5
+
+
+def test_kills_leave_whole_batches(tmp_path: Path) -> None:
+    """A writer is killed at random moments; the store is then what it was after its last change or one more."""
+    folder, done = tmp_path / "gallery", tmp_path / "done"
+    rng = np.random.default_rng(3)
+    models = []
+    for seed in range(3):
+        Gallery.create(folder / str(seed), "toy", "ab", LENGTH).close()
+        done.write_text("")
+        command = [sys.executable, str(Path(ops.__file__)), str(folder / str(seed)), str(seed), str(done)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, env=environment) as writer:
+            while not done.read_text():
+                assert writer.poll() is None
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 0.6))
+            writer.send_signal(signal.SIGKILL)
+        count = len(done.read_text().splitlines())
+        with Gallery.open(folder / str(seed)) as gallery:
+            model = ops.Model()
+            history = ops.changes(seed)
+            for change in itertools.islice(history, count):
+                model.apply(change)
+            if ops.disagreements(gallery, model):
+                model.apply(next(history))
+            assert ops.disagreements(gallery, model) == 0
+            assert [c.problems for c in check(gallery)] == [[]] * 5
+            models.append(model.operations)
+    assert sum(models) > 100
+
+
+class TestBadGalleries:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, rng: np.random.Generator) -> Path:
+        with Gallery.create(tmp_path / "gallery", "toy", "ab", LENGTH) as gallery:
+            for i in range(50):
+                gallery.add(f"p{i}", ops.photo(str(i), rng, picture=True))
+        return tmp_path / "gallery"
+
+    def test_a_damaged_database_is_told_and_not_written(self, folder: Path) -> None:
+        file = folder / DATABASE
+        file.write_bytes(b"not a database at all" * 100)
+        before = file.read_bytes()
+        for read_only in (True, False):
+            with pytest.raises(IntegrityError, match="nothing was written"):
+                Gallery.open(folder, read_only)
+        assert file.read_bytes() == before
+
+    def test_damage_in_the_middle_is_told_and_not_written(self, folder: Path) -> None:
+        file = folder / DATABASE
+        data = bytearray(file.read_bytes())
+        data[16384:] = bytes(len(data) - 16384)
+        file.write_bytes(data)
+        with pytest.raises(IntegrityError, match="damaged"), Gallery.open(folder) as gallery:
+            gallery.add("new", ops.photo("new", np.random.default_rng(0)))
+        assert file.read_bytes() == data
+
+    def test_a_changed_vector_and_picture_are_found(self, folder: Path) -> None:
+        database = sqlite3.connect(folder / DATABASE)
+        with database:
+            database.execute("UPDATE template SET vector = zeroblob(128) WHERE id = 7")
+            database.execute("UPDATE image SET picture = zeroblob(900) WHERE id = 9")
+            database.execute("DELETE FROM template WHERE id = 11")
+            database.execute("DELETE FROM subject WHERE id = 'p20'")
+        database.close()
+        with Gallery.open(folder, read_only=True) as gallery:
+            told = " ".join(p for c in check(gallery) for p in c.problems)
+            assert "template 7 was changed" in told and "the stored picture of 8.png was changed" in told
+            assert "photographs without a template" in told and "a row of image points at a subject" in told
+            with pytest.raises(IntegrityError, match=r"8\.png was changed"):
+                gallery.picture(gallery.images("p8")[0])
+
+    def test_a_second_writer_is_told(self, folder: Path) -> None:
+        with Gallery.open(folder), pytest.raises(GalleryError, match="another process is writing"):
+            Gallery.open(folder)
+        with Gallery.open(folder), Gallery.open(folder, read_only=True) as reader:
+            assert len(reader.subjects()) == 50
+
+    def test_a_reader_that_holds_old_pages_makes_the_removal_say_so(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("fasr_video.gallery.store.BUSY_SECONDS", 0.2)
+        with Gallery.open(folder, read_only=True) as reader, reader.snapshot():
+            reader.subjects()
+            with pytest.raises(EnvironmentFailure, match="still reads"), Gallery.open(folder) as gallery:
+                gallery.remove_subject("p1", "test")
+        with Gallery.open(folder) as gallery:
+            assert gallery.query("SELECT value FROM meta WHERE key = 'purge'") == [("0",)]
+
+    def test_no_gallery_and_a_foreign_folder(self, folder: Path, tmp_path: Path) -> None:
+        with pytest.raises(GalleryError, match="no gallery here"):
+            Gallery.open(tmp_path)
+        with pytest.raises(GalleryError, match="not empty"):
+            Gallery.create(tmp_path, "toy", "ab", LENGTH)
+        with pytest.raises(GalleryError, match="already a gallery"):
+            Gallery.create(folder, "toy", "ab", LENGTH)
+
+    def test_another_version_is_refused(self, folder: Path) -> None:
+        database = sqlite3.connect(folder / DATABASE)
+        with database:
+            database.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
+        database.close()
+        with pytest.raises(GalleryError, match="another version"):
+            Gallery.open(folder)
+
+    def test_reading_changes_nothing(self, folder: Path) -> None:
+        before = (folder / DATABASE).read_bytes()
+        folder.chmod(stat.S_IREAD | stat.S_IEXEC)
+        try:
+            with Gallery.open(folder, read_only=True) as gallery:
+                assert len(gallery.vectors().ids) == 50
+                with pytest.raises(GalleryError, match="read only"):
+                    gallery.remove_subject("p1", "test")
+        finally:
+            folder.chmod(stat.S_IRWXU)
+        assert (folder / DATABASE).read_bytes() == before
