@@ -158,12 +158,12 @@ def _make_scale(
     everyone: Comparisons,
     seed: int,
 ) -> Scale:
-    trial, scored = _fit_scorer(kinds, fit), {}
+    trial, scored = fit_scorer(kinds, fit), {}
     for form in FORMS:
         told = fit_map(form, fit.same(trial(fit.cosines)), fit.different(trial(fit.cosines)))
         ratios = told(trial(choose.cosines))
         scored[form] = cllr(choose.same(ratios), choose.different(ratios))
-    scorer = _fit_scorer(kinds, both)
+    scorer = fit_scorer(kinds, both)
     scores = scorer(both.cosines)
     told = fit_map(min(FORMS, key=lambda f: scored[f]), both.same(scores), both.different(scores))
     tail = Tail.of(both.different(scores))
@@ -179,7 +179,7 @@ def _make_scale(
     )
 
 
-def _fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
+def fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
     """A single kind is scored by its cosine, several by logistic regression on theirs.
 
     No weight is below zero, as one may come out for a kind that another contains: being more alike never counts against
@@ -277,7 +277,7 @@ def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
     chosen = []
     for i, (number, name) in enumerate(sorted(several)[: protocol.people]):
         rows = tuple(faces.people[name][: 2 + protocol.auxiliaries])
-        side = protocol.sides[number // 7 % len(protocol.sides)]
+        side = protocol.sides[number // 7 % len(protocol.sides)]  # by 7: not the bits that make the seed
         chosen.append(Person(name, i % 2 == 0, side, number % 2**31, rows))
     return chosen
 
