@@ -226,6 +226,7 @@ def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: py
     assert (made.people, made.enrolled) == (36, 18)
     assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
     assert made.fits(make_probers("bicubic", None, "cpu")[0].facts()) is None
+    assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
     assert "1 photographs could not be used" in made.data and "broken.png" in err
     for word in (
         "rank-1",

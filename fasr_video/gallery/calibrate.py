@@ -321,6 +321,12 @@ def _digest(question: bytes, people: Sequence[Person], faces: Faces) -> str:
     return digest.hexdigest()
 
 
+def _digest_all(faces: Faces) -> str:
+    digest = hashlib.sha256("\n".join(faces.paths).encode())
+    digest.update(faces.pictures.numpy().data)
+    return digest.hexdigest()
+
+
 def _features(people: Sequence[Person], faces: Faces, prober: Prober, plain: Prober) -> dict[str, Feature]:
     """A row a person: the enrolled photograph's feature, and the search's by kind."""
     tracks, photographs = [], []
@@ -360,10 +366,9 @@ def from_images(
     faces, left_out = read_faces(sources)
     parts = out.with_name(f".{out.name}-parts")
     probes, gallery = probe_images(faces, prober, plain, protocol, parts, tell)
-    names = ", ".join(str(s) for s in sources)
-    sides = "/".join(map(str, protocol.sides))
-    data = f"{len(probes)} people of {names}: one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
-    data += f"{sides} px; {len(left_out)} photographs could not be used"
+    data = f"{len(probes)} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
+    data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
+    data += f"{'/'.join(map(str, protocol.sides))} px; {len(left_out)} photographs could not be used"
     made = from_probes(probes, gallery, prober.facts(), data, protocol.seed)
     made.save(out)
     shutil.rmtree(parts)
