@@ -158,12 +158,12 @@ def _make_scale(
     everyone: Comparisons,
     seed: int,
 ) -> Scale:
-    trial, scored = _fit_scorer(kinds, fit), {}
+    trial, scored = fit_scorer(kinds, fit), {}
     for form in FORMS:
         told = fit_map(form, fit.same(trial(fit.cosines)), fit.different(trial(fit.cosines)))
         ratios = told(trial(choose.cosines))
         scored[form] = cllr(choose.same(ratios), choose.different(ratios))
-    scorer = _fit_scorer(kinds, both)
+    scorer = fit_scorer(kinds, both)
     scores = scorer(both.cosines)
     told = fit_map(min(FORMS, key=lambda f: scored[f]), both.same(scores), both.different(scores))
     tail = Tail.of(both.different(scores))
@@ -179,7 +179,7 @@ def _make_scale(
     )
 
 
-def _fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
+def fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
     """A single kind is scored by its cosine, several by logistic regression on theirs.
 
     No weight is below zero, as one may come out for a kind that another contains: being more alike never counts against
@@ -277,7 +277,7 @@ def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
     chosen = []
     for i, (number, name) in enumerate(sorted(several)[: protocol.people]):
         rows = tuple(faces.people[name][: 2 + protocol.auxiliaries])
-        side = protocol.sides[number // 7 % len(protocol.sides)]
+        side = protocol.sides[number // 7 % len(protocol.sides)]  # by 7: not the bits that make the seed
         chosen.append(Person(name, i % 2 == 0, side, number % 2**31, rows))
     return chosen
 
@@ -321,6 +321,12 @@ def _digest(question: bytes, people: Sequence[Person], faces: Faces) -> str:
     return digest.hexdigest()
 
 
+def _digest_all(faces: Faces) -> str:
+    digest = hashlib.sha256("\n".join(faces.paths).encode())
+    digest.update(faces.pictures.numpy().data)
+    return digest.hexdigest()
+
+
 def _features(people: Sequence[Person], faces: Faces, prober: Prober, plain: Prober) -> dict[str, Feature]:
     """A row a person: the enrolled photograph's feature, and the search's by kind."""
     tracks, photographs = [], []
@@ -360,10 +366,9 @@ def from_images(
     faces, left_out = read_faces(sources)
     parts = out.with_name(f".{out.name}-parts")
     probes, gallery = probe_images(faces, prober, plain, protocol, parts, tell)
-    names = ", ".join(str(s) for s in sources)
-    sides = "/".join(map(str, protocol.sides))
-    data = f"{len(probes)} people of {names}: one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
-    data += f"{sides} px; {len(left_out)} photographs could not be used"
+    data = f"{len(probes)} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
+    data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
+    data += f"{'/'.join(map(str, protocol.sides))} px; {len(left_out)} photographs could not be used"
     made = from_probes(probes, gallery, prober.facts(), data, protocol.seed)
     made.save(out)
     shutil.rmtree(parts)

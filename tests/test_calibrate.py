@@ -1,0 +1,352 @@
+"""Making a calibration: who serves for what, from features with known answers, from photographs, after a kill."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pictures
+
+from fasr_video import cli
+from fasr_video.errors import UsageError
+from fasr_video.evaluation import open_set
+from fasr_video.gallery import calibrate
+from fasr_video.gallery.calibrate import LabelledProbe, Protocol, choose_people, compare, divide, from_probes
+from fasr_video.gallery.calibrate_command import make_probers
+from fasr_video.gallery.calibration import Calibration, Tail
+from fasr_video.gallery.probes import Feature, Kind
+from fasr_video.training.faces import CELEBA, read_faces
+
+LENGTH = 48
+FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "c", "restorer": None}
+
+
+def unit(x: np.ndarray) -> Feature:
+    return (x / np.linalg.norm(x, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def crowd(
+    people: int, noise: dict[Kind, float], seed: int = 0, searches: int = 1
+) -> tuple[list[LabelledProbe], dict[str, Feature]]:
+    """People as random directions, half of them enrolled; a probe is its person's direction and noise."""
+    generator = np.random.default_rng(seed)
+    truth = unit(generator.normal(size=(people, LENGTH)))
+    gallery = {f"p{i:04d}": truth[i] for i in range(0, people, 2)}
+    probes = [
+        LabelledProbe(
+            f"p{i:04d}", {k: unit(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH)) for k, s in noise.items()}
+        )
+        for i in range(people)
+        for _ in range(searches)
+    ]
+    return probes, gallery
+
+
+NOISE = {Kind.BEST: 2.8, Kind.POOLED: 2.0, Kind.SR: 2.4}
+
+
+@pytest.fixture(scope="module")
+def made() -> Calibration:
+    return from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
+
+
+# --- who serves for what
+
+
+def test_nobody_serves_for_two_things() -> None:
+    probes, gallery = crowd(120, NOISE, searches=2)
+    people = divide(probes, gallery, 0)
+    everyone = {p.person for p in probes}
+    assert people.fit | people.choose | people.report == everyone
+    assert len(people.fit) + len(people.choose) + len(people.report) == len(everyone)
+    for part, share in ((people.fit, 1 / 3), (people.choose, 1 / 6), (people.report, 1 / 2)):
+        assert len(part & set(gallery)) == len(part - set(gallery)) == share * len(gallery)
+    assert divide(probes, gallery, 0) == people != divide(probes, gallery, 1)
+
+
+def test_a_part_is_compared_within_itself() -> None:
+    probes, gallery = crowd(60, NOISE)
+    people = divide(probes, gallery, 0)
+    held = compare(probes, gallery, people.report)
+    assert set(held.person) == people.report
+    subjects = sorted(people.report & set(gallery))
+    assert held.gallery == len(subjects)
+    for person, column in zip(held.person, held.own, strict=True):
+        assert subjects.index(person) == column if person in gallery else column == -1
+    row = held.person.index(subjects[3])
+    probe = next(p for p in probes if p.person == subjects[3])
+    assert held.cosines[Kind.SR][row, 3] == pytest.approx(float(probe.features[Kind.SR] @ gallery[subjects[3]]))
+
+
+def test_too_few_people_is_one_clear_error() -> None:
+    probes, gallery = crowd(22, NOISE)
+    with pytest.raises(UsageError, match="11 enrolled people and 11 others"):
+        from_probes(probes, gallery, FACTS, "", 0)
+    with pytest.raises(UsageError, match="and 0 others"):
+        divide([p for p in probes if p.person in gallery], gallery, 0)
+
+
+# --- what comes out
+
+
+def test_every_kind_and_both_fusions_have_a_scale(made: Calibration) -> None:
+    assert list(made.scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
+    assert made.gallery_size == 150
+    assert (made.people, made.enrolled, made.searches) == (600, 300, 600)
+    alone = from_probes(*crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", 0)
+    assert list(alone.scales) == ["best", "pooled", "best+pooled"]
+
+
+def test_independent_kinds_are_weighted_by_what_they_tell(made: Calibration) -> None:
+    weights = made.scale("best+pooled+sr").scorer.weights
+    assert weights[1] > weights[2] > weights[0] > 0
+    alone, together = (made.scale(n).report for n in ("pooled", "best+pooled+sr"))
+    assert together.cllr < alone.cllr
+    assert together.ranks[0][1] >= alone.ranks[0][1]
+
+
+def test_a_kind_that_says_nothing_new_never_counts_against_a_candidate() -> None:
+    probes, gallery = crowd(300, {Kind.POOLED: 1.0})
+    generator = np.random.default_rng(9)
+    worse = [
+        LabelledProbe(
+            p.person, p.features | {Kind.BEST: unit(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))}
+        )
+        for p in probes
+    ]
+    for seed in range(4):
+        scorer = from_probes(worse, gallery, FACTS, "", seed).scale("best+pooled").scorer
+        assert min(scorer.weights) >= 0
+
+
+def test_ratios_hold_on_people_that_nothing_was_fitted_on(made: Calibration) -> None:
+    for scale in made.scales.values():
+        r = scale.report
+        assert r.cllr_least <= r.cllr < r.cllr_least + 0.1
+        assert r.cllr < r.cllr_raw or len(scale.scorer.kinds) > 1  # a fused score is nearly a ratio already
+
+
+def test_the_better_form_is_stored(made: Calibration) -> None:
+    for scale in made.scales.values():
+        cost = dict(scale.cllr_by_form)
+        assert scale.map.form == min(cost, key=lambda f: cost[f])
+
+
+def test_fpir_asked_for_is_fpir_observed() -> None:
+    """On the held-out halves of twenty crowds of independent directions, as FPIR(N) = 1 - (1 - FMR)^N takes them."""
+    asked, observed = np.array([0.3, 0.1, 0.03]), []
+    for seed in range(20):
+        probes, gallery = crowd(600, {Kind.BEST: 2.8}, seed=seed)
+        people = divide(probes, gallery, seed)
+        fit, held = (compare(probes, gallery, part) for part in (people.fit | people.choose, people.report))
+        tail = Tail.of(fit.different(fit.cosines[Kind.BEST]))
+        found = held.searches(held.cosines[Kind.BEST])
+        observed.append(open_set.fpir(found, [tail.threshold(f, held.gallery).score for f in asked]))
+    assert np.mean(observed, 0) == pytest.approx(asked, rel=0.15)
+
+
+def test_each_point_of_the_report_lies_in_its_band(made: Calibration) -> None:
+    for scale in made.scales.values():
+        for p in scale.report.points:
+            assert p.observed_band[0] <= p.observed <= p.observed_band[1]
+            assert p.fnir_band[0] <= p.fnir <= p.fnir_band[1]
+        assert [p.resolved for p in scale.report.points] == [True, True, True, True, False]
+
+
+def test_thresholds_hold_on_a_new_crowd_of_another_size(made: Calibration) -> None:
+    """A gallery four times as large, of people from nowhere in the calibration."""
+    probes, gallery = crowd(1200, NOISE, seed=77)
+    new = compare(probes, gallery, frozenset(p.person for p in probes))
+    scores = made.fused_score(new.cosines)
+    found = new.searches(scores)
+    for fpir in (0.3, 0.1):
+        threshold = made.threshold("best+pooled+sr", fpir, new.gallery)
+        observed = float((found.wrong[~found.mated] >= threshold.score).mean())
+        assert fpir / 2 < observed < fpir * 2
+
+
+def test_the_nearest_are_the_highest_scores_there_were(made: Calibration) -> None:
+    probes, gallery = crowd(600, NOISE)
+    block = np.stack(list(gallery.values()))
+    strangers = np.stack([p.features[Kind.SR] for p in probes if p.person not in gallery])
+    assert made.scale("sr").nearest_stranger == pytest.approx(float((strangers @ block.T).max()), abs=1e-5)
+    enrolled = np.stack([p.features[Kind.SR] for p in probes if p.person in gallery]) @ block.T
+    np.fill_diagonal(enrolled, -1)
+    assert made.scale("sr").nearest_pair == pytest.approx(float(enrolled.max()), abs=1e-5)
+
+
+def test_the_same_data_and_seed_give_the_same_numbers(made: Calibration) -> None:
+    again = from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
+    assert again.scales == made.scales
+
+
+# --- from photographs
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """36 'people': smooth random pictures, three of each with a little noise; and files that are no faces."""
+    folder = tmp_path_factory.mktemp("faces")
+    generator = np.random.default_rng(0)
+    for person in range(36):
+        base = torch.from_numpy(generator.random((1, 3, 8, 8), np.float32))
+        picture = torch.nn.functional.interpolate(base, 128, mode="bicubic").clamp(0, 1)[0].permute(1, 2, 0).numpy()
+        (folder / f"{person:02d}").mkdir()
+        for photo in range(3):
+            noisy = (picture + generator.normal(0, 0.03, picture.shape)).clip(0, 1)
+            Pictures.fromarray((noisy * 255).astype(np.uint8)).save(folder / f"{person:02d}" / f"{photo}.png")
+    (folder / "00" / "broken.png").write_bytes(b"no picture")
+    (folder / "alone").mkdir()
+    Pictures.fromarray(np.full((128, 128, 3), 90, np.uint8)).save(folder / "alone" / "only.png")
+    return folder
+
+
+def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
+        patch.setenv("COLUMNS", "200")
+        cli.main()
+    out, err = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out, err
+
+
+def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a restorer that needs no weights; every table and number is there, and nothing stays behind."""
+    out = tmp_path / "new" / "c.json"
+    code, told, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
+    assert code == 0, err
+    made = Calibration.load(out)
+    assert list(made.scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
+    assert (made.people, made.enrolled) == (36, 18)
+    assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
+    assert made.fits(make_probers("bicubic", None, "cpu")[0].facts()) is None
+    assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
+    assert "1 photographs could not be used" in made.data and "broken.png" in err
+    for word in (
+        "rank-1",
+        "FNIR at FPIR 0.003",
+        "nearest stranger",
+        "nearest pair",
+        "10,000",
+        "Cllr",
+        made.sha256[:16],
+    ):
+        assert word in told
+    assert [p.name for p in out.parent.iterdir()] == ["c.json"]
+    code, _, err = run_command(capsys, "calibrate", faces, "--out", out, "--no-sr")
+    assert code == 2 and "there already" in err and Calibration.load(out) == made
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--side", "4"], "8 to 128 px"),
+        (["--method", "magic"], "no such method"),
+        (["--people", "3"], "--people"),
+        (["--device", "cuda:77"], "cannot use it"),
+    ],
+)
+def test_bad_options_are_one_line(
+    arguments: list[str], says: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run_command(capsys, "calibrate", faces, "--out", tmp_path / "c.json", *arguments)
+    assert code == 2 and says in err and "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_without_people_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = run_command(capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr")
+    assert code == 2 and "no aligned face" in err
+    (tmp_path / "empty" / "a").mkdir()
+    Pictures.fromarray(np.zeros((128, 128, 3), np.uint8)).save(tmp_path / "empty" / "a" / "1.png")
+    code, _, err = run_command(capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr")
+    assert code == 2 and "0 enrolled people and 0 others" in err
+
+
+def test_what_is_drawn_for_a_person_depends_on_nobody_else(faces: Path) -> None:
+    opened, _ = read_faces([faces])
+    everyone = choose_people(opened, Protocol())
+    few = choose_people(opened, Protocol(people=24))
+    assert everyone[:24] == few
+    assert all(len(p.photos) == 3 for p in everyone) and "alone" not in {p.name for p in everyone}
+    assert sum(p.enrolled for p in everyone) == 18
+    assert len({p.side for p in everyone}) == 4
+    other = {p.name: p for p in choose_people(opened, Protocol(seed=1))}
+    assert any(other[p.name].side != p.side for p in everyone)
+
+
+def test_degraded_faces_are_as_small_as_asked() -> None:
+    track = calibrate.degrade(torch.rand(3, 3, 128, 128), 12)
+    assert track.small.shape == (12, 12, 3) and track.small.dtype == np.uint8
+    assert len(track.auxiliaries) == 2
+    assert track.lr0.picture.shape == (128, 128, 3) and track.lr0.marks is None
+
+
+def test_celeba_pictures_are_cut_to_the_canonical_frame(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*CELEBA, 3), np.uint8)
+    (tmp_path / "a").mkdir()
+    Pictures.fromarray(picture).save(tmp_path / "a" / "1.png")
+    opened, left_out = read_faces([tmp_path])
+    assert not left_out
+    assert (opened.pictures[0].permute(1, 2, 0).numpy() == picture[42:186, 17:161]).all()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from fasr_video.gallery.calibrate import Protocol, from_images
+from fasr_video.gallery.calibrate_command import make_probers
+
+def tell(done, people):
+    if done >= 32:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+from_images([Path(sys.argv[1])], *make_probers(None, None, "cpu"), Protocol(), Path(sys.argv[2]), tell)
+"""
+
+
+def test_killed_it_goes_on_with_what_was_made(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c.json"
+    killed = subprocess.run([sys.executable, "-c", KILLED, faces, out], capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not out.exists()
+    parts = tmp_path / ".c.json-parts"
+    before = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
+    assert len(before) == 2
+    probers = make_probers(None, None, "cpu")
+    opened, _ = read_faces([faces])
+    probes, gallery = calibrate.probe_images(opened, *probers, Protocol(), parts, lambda *_: None)
+    after = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
+    assert len(after) == 3 and before.items() <= after.items()
+    whole, subjects = calibrate.probe_images(opened, *probers, Protocol(), tmp_path / "other", lambda *_: None)
+    assert subjects.keys() == gallery.keys()
+    for a, b in zip(probes, whole, strict=True):
+        assert a.person == b.person
+        assert all((a.features[k] == b.features[k]).all() for k in Kind if k in a.features)
+
+
+def test_changed_photographs_and_models_are_not_taken_from_what_was_made(faces: Path, tmp_path: Path) -> None:
+    opened, _ = read_faces([faces])
+    probers = make_probers(None, None, "cpu")
+    protocol = Protocol(people=24)
+    first, _ = calibrate.probe_images(opened, *probers, protocol, tmp_path, lambda *_: None)
+    assert len(list(tmp_path.iterdir())) == 2
+    person = choose_people(opened, protocol)[0]
+    opened.pictures[person.photos[1]] = 255 - opened.pictures[person.photos[1]]
+    second, _ = calibrate.probe_images(opened, *probers, protocol, tmp_path, lambda *_: None)
+    changed = [
+        a.person for a, b in zip(first, second, strict=True) if (a.features[Kind.BEST] != b.features[Kind.BEST]).any()
+    ]
+    assert changed == [person.name]
+    assert len(list(tmp_path.iterdir())) == 3
+    calibrate.probe_images(
+        opened, make_probers("bicubic", None, "cpu")[0], probers[1], protocol, tmp_path, lambda *_: None
+    )
+    assert len(list(tmp_path.iterdir())) == 5

@@ -1,0 +1,311 @@
+"""Scores to likelihood ratios and thresholds: closed forms, scikit-learn as the oracle, and the stored file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from fasr_video.errors import InputError, IntegrityError, UsageError
+from fasr_video.gallery import likelihood
+from fasr_video.gallery.calibration import (
+    TAIL,
+    Calibration,
+    Point,
+    Report,
+    Scale,
+    ScoreMap,
+    Scorer,
+    Tail,
+    scale_name,
+)
+from fasr_video.gallery.likelihood import cllr, fit_map, isotonic, least_cllr, logistic, supported
+from fasr_video.gallery.probes import Kind
+
+SHIFT = 2.0
+LN10 = math.log(10)
+
+
+def even(n: int, mean: float = 0.0) -> np.ndarray:
+    """A normal sample without chance in it."""
+    return norm.ppf((np.arange(n) + 0.5) / n) + mean
+
+
+# --- likelihood ratios
+
+
+def test_of_two_gaussians_the_ratio_is_a_known_line() -> None:
+    """N(2, 1) against N(0, 1): ln LR = 2·s - 2, whatever the numbers of either."""
+    slopes, offset = logistic(even(2_000, SHIFT)[:, None], even(50_000)[:, None])
+    assert slopes[0] * LN10 == pytest.approx(SHIFT, abs=0.01)
+    assert offset * LN10 == pytest.approx(-(SHIFT**2) / 2, abs=0.01)
+
+
+def test_both_maps_find_the_known_ratio() -> None:
+    same, different = even(3_000, SHIFT), even(30_000)
+    at = np.linspace(-0.5, 2.5, 13)
+    truth = (SHIFT * at - SHIFT**2 / 2) / LN10
+    assert fit_map("logistic", same, different)(at) == pytest.approx(truth, abs=0.01)
+    assert fit_map("isotonic", same, different)(at) == pytest.approx(truth, abs=0.12)
+
+
+def test_logistic_regression_agrees_with_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    same, different = generator.normal(0.5, 0.2, (60, 3)), generator.normal(0.2, 0.1, (900, 3))
+    slopes, offset = logistic(same, different)
+    x = np.concatenate((same, different))
+    spread = x.std(0)
+    y = np.repeat([1, 0], [60, 900])
+    oracle = LogisticRegression(C=1 / likelihood.PENALTY, tol=1e-12, max_iter=10_000)
+    oracle.fit((x - x.mean(0)) / spread, y, sample_weight=np.where(y == 1, 1.0, 60 / 900))
+    expected = oracle.coef_[0] / spread
+    assert slopes * LN10 == pytest.approx(expected, rel=1e-4)
+    assert offset * LN10 == pytest.approx(oracle.intercept_[0] - expected @ x.mean(0), rel=1e-4)
+
+
+def test_classes_that_do_not_overlap_give_finite_weights() -> None:
+    slopes, offset = logistic(np.full((20, 1), 0.9), np.full((500, 1), 0.1))
+    assert np.isfinite(slopes).all() and math.isfinite(offset) and slopes[0] > 0
+
+
+@given(st.data())
+def test_isotonic_agrees_with_scikit_learn(data: st.DataObject) -> None:
+    score = st.integers(0, 12).map(float)
+    same = np.array(data.draw(st.lists(score, min_size=1, max_size=30)))
+    different = np.array(data.draw(st.lists(score, min_size=1, max_size=30)))
+    knots, values = isotonic(same, different)
+    x = np.concatenate((same, different))
+    y = np.repeat([1.0, 0.0], [len(same), len(different)])
+    weight = np.where(y == 1, 1 / len(same), 1 / len(different))
+    share = IsotonicRegression().fit(x, y, weight).predict(x)
+    with np.errstate(divide="ignore"):
+        expected = np.log10(share) - np.log10(1 - share)
+    expected = expected.clip(-math.log10(len(same) + 1), math.log10(len(different) + 1))
+    assert np.interp(x, knots, values) == pytest.approx(expected, abs=1e-9)
+
+
+@given(
+    st.sampled_from(["logistic", "isotonic"]),
+    st.lists(st.floats(-1, 1), min_size=1, max_size=40),
+    st.lists(st.floats(-1, 1), min_size=1, max_size=40),
+)
+@settings(deadline=None)
+def test_no_map_falls_or_claims_more_than_the_samples_support(
+    form: likelihood.Form, same: list[float], different: list[float]
+) -> None:
+    told = fit_map(form, np.array(same), np.array(different))(np.linspace(-1.5, 1.5, 301))
+    assert np.isfinite(told).all() and (np.diff(told) >= -1e-12).all()  # `interp` rounds
+    assert told.max() <= math.log10(len(different) + 1) + 1e-9
+    assert told.min() >= -math.log10(len(same) + 1) - 1e-9
+
+
+def test_scores_that_tell_nothing_become_a_ratio_of_one() -> None:
+    scores = even(200)
+    for form in likelihood.Form.__args__:
+        assert fit_map(form, scores, scores)([-3.0, 0.0, 3.0]) == pytest.approx([0, 0, 0])
+        assert fit_map(form, scores - 5, scores)([-3.0, 0.0, 3.0]) == pytest.approx([0, 0, 0])
+
+
+def test_bounds_of_a_perfect_system_are_what_one_more_sample_could_spoil() -> None:
+    """99 of one person all high, 999 of two all low. One false high: 1/1000 of the different, and one of 100 missed."""
+    low, high = supported(np.full(99, 9.0), np.full(999, -9.0))
+    assert high == pytest.approx(math.log10(0.99 * 1000))
+    assert low == pytest.approx(-math.log10(0.999 * 100))
+
+
+def test_cllr_of_ratios_known_by_hand() -> None:
+    assert cllr(np.zeros(3), np.zeros(5)) == pytest.approx(1)
+    assert cllr(np.array([1.0]), np.array([-1.0])) == pytest.approx(math.log2(1.1))
+    assert cllr(np.array([300.0]), np.array([-300.0])) == pytest.approx(0, abs=1e-12)
+    assert cllr(np.array([-1.0]), np.array([1.0])) == pytest.approx(math.log2(11))
+
+
+def test_calibration_brings_cllr_near_the_least_possible() -> None:
+    generator = np.random.default_rng(1)
+    fit = generator.normal(SHIFT, 1, 400), generator.normal(0, 1, 20_000)
+    new = generator.normal(SHIFT, 1, 400), generator.normal(0, 1, 20_000)
+    told = fit_map("logistic", *fit)
+    least = least_cllr(*new)
+    assert least <= cllr(told(new[0]), told(new[1])) < least + 0.02 < cllr(*new)
+
+
+@pytest.mark.parametrize("same, different", [([], [0.1]), ([0.1], []), ([math.nan], [0.1]), ([0.1], [math.inf])])
+def test_scores_that_cannot_be_fitted_are_one_clear_error(same: list[float], different: list[float]) -> None:
+    for call in (
+        lambda: fit_map("isotonic", np.array(same), np.array(different)),
+        lambda: cllr(*map(np.array, (same, different))),
+    ):
+        with pytest.raises(UsageError, match="give more people"):
+            call()
+
+
+# --- thresholds
+
+
+def test_thresholds_within_the_data_are_quantiles() -> None:
+    tail = Tail.of(even(100_000))
+    for fpir, size in ((0.3, 10), (0.1, 100), (0.01, 50), (0.3, 1000)):
+        found = tail.threshold(fpir, size)
+        fmr = 1 - (1 - fpir) ** (1 / size)
+        assert found.fmr == pytest.approx(fmr)
+        assert not found.extrapolated
+        assert found.score == pytest.approx(norm.isf(fmr), abs=0.02)
+
+
+def test_an_exponential_tail_is_followed_beyond_the_data() -> None:
+    """Scores with P(≥ s) = e^(-10 s): the threshold at rate p is ln(1/p) / 10, seen or not."""
+    n = 20_000
+    tail = Tail.of(-np.log((np.arange(n) + 0.5) / n) / 10)
+    for rate in (1e-5, 1e-7, 1e-9):
+        found = tail.at(rate)
+        assert found.extrapolated
+        assert found.score == pytest.approx(-math.log(rate) / 10, rel=0.03)
+    assert not tail.at(3 / n).extrapolated
+
+
+def test_a_lighter_tail_than_exponential_gets_a_cautious_threshold() -> None:
+    """Normal scores fall faster: the extrapolated threshold lies above the true one."""
+    tail = Tail.of(even(10_000))
+    for rate in (1e-5, 1e-6, 1e-7):
+        assert tail.at(rate).score > norm.isf(rate)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=6, max_size=400), st.data())
+def test_a_larger_gallery_or_a_lower_rate_never_lowers_the_threshold(scores: list[float], data: st.DataObject) -> None:
+    tail = Tail.of(np.array(scores))
+    rates = sorted(data.draw(st.lists(st.floats(1e-6, 0.99), min_size=2, max_size=2)))
+    sizes = sorted(data.draw(st.lists(st.integers(1, 10**7), min_size=2, max_size=2)))
+    assert tail.threshold(rates[0], sizes[0]).score >= tail.threshold(rates[1], sizes[0]).score
+    assert tail.threshold(rates[0], sizes[1]).score >= tail.threshold(rates[0], sizes[0]).score
+
+
+def test_no_more_comparisons_than_allowed_reach_a_counted_threshold() -> None:
+    scores = np.random.default_rng(0).normal(size=5_000)
+    tail = Tail.of(scores)
+    for k in range(3, TAIL):
+        assert (scores >= tail.at(k / 5_000).score).sum() == k
+
+
+def test_impossible_questions_are_one_clear_error() -> None:
+    tail = Tail.of(even(100))
+    for fpir, size in ((0.0, 10), (1.0, 10), (0.1, 0)):
+        with pytest.raises(UsageError, match="give others"):
+            tail.threshold(fpir, size)
+    with pytest.raises(UsageError, match="more people"):
+        Tail.of(even(5))
+
+
+# --- the stored object
+
+FACTS: dict[str, object] = {
+    "embedder": "e" * 64,
+    "pooled_by": "c" * 64,
+    "restorer": {"method": "fasr++", "network": "n" * 64, "samples": 2},
+}
+
+
+def made(restorer: bool = True) -> Calibration:
+    same, different = even(100, SHIFT), even(9_900)
+    point = Point(0.1, 1.5, False, 0.1, (0.05, 0.15), 0.3, (0.2, 0.4), 0.25, (0.2, 0.3), True)
+    report = Report(100, 100, 100, ((1, 0.8), (10, 0.9)), 0.98, 0.9, 0.4, 0.35, (point,))
+
+    def scale(*kinds: Kind) -> Scale:
+        scorer = Scorer(kinds, (1.0,), 0.0) if len(kinds) == 1 else Scorer(kinds, tuple([2.0] * len(kinds)), -1.0)
+        told = fit_map("logistic", scorer(dict.fromkeys(kinds, same)), scorer(dict.fromkeys(kinds, different)))
+        tail = Tail.of(scorer(dict.fromkeys(kinds, different)))
+        return Scale(scorer, told, (("logistic", 0.4), ("isotonic", 0.5)), tail, 3.0, 2.9, report)
+
+    wanted = [(Kind.BEST,), (Kind.POOLED,), (Kind.BEST, Kind.POOLED)]
+    wanted += [(Kind.SR,), tuple(Kind)] if restorer else []
+    facts = FACTS if restorer else {**FACTS, "restorer": None}
+    scales = {scale_name(w): scale(*w) for w in wanted}
+    return Calibration(facts, "200 people", "2026-01-01T00:00:00+00:00", 0, 200, 100, 200, scales)
+
+
+def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
+    calibration = made()
+    calibration.save(tmp_path / "c.json")
+    loaded = Calibration.load(tmp_path / "c.json")
+    assert loaded == calibration
+    assert loaded.sha256 == calibration.sha256
+    assert dataclasses.replace(calibration, data="others").sha256 != calibration.sha256
+
+
+def test_a_changed_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    made().save(path)
+    path.write_text(path.read_text().replace('"people": 200', '"people": 2000'))
+    with pytest.raises(IntegrityError, match="changed since it was written"):
+        Calibration.load(path)
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"format": "fasr-video/calibration/9"}', "\x00\xff"])
+def test_a_file_that_is_no_calibration_is_told(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match="not a calibration"):
+        Calibration.load(path)
+    with pytest.raises(InputError, match="no such file"):
+        Calibration.load(tmp_path / "nowhere.json")
+
+
+def test_it_is_used_only_with_the_models_it_was_made_for() -> None:
+    calibration = made()
+    assert calibration.fits(FACTS) is None
+    assert calibration.fits({**FACTS, "restorer": None}) is None
+    assert "embedder" in (calibration.fits({**FACTS, "embedder": "x" * 64}) or "")
+    assert "pooled_by" in (calibration.fits({**FACTS, "pooled_by": "mean"}) or "")
+    assert "restorer" in (calibration.fits({**FACTS, "restorer": {"method": "bicubic"}}) or "")
+    assert "without super-resolution" in (made(restorer=False).fits(FACTS) or "")
+    assert made(restorer=False).fits({**FACTS, "restorer": None}) is None
+
+
+def test_it_fits_the_same_models_after_a_trip_through_the_file(tmp_path: Path) -> None:
+    made().save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json").fits(FACTS) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [(50, None), (100, None), (111, None), (112, "extrapolated"), (999, "extrapolated"), (1000, "do not rely")],
+)
+def test_a_larger_gallery_than_the_tested_one_is_warned_of(size: int, says: str | None) -> None:
+    told = made().warnings(size)
+    assert (told == []) if says is None else (len(told) == 1 and says in told[0])
+
+
+def test_scores_of_one_candidate_and_of_many() -> None:
+    calibration = made()
+    cosines = {k: np.array([0.1, 0.5, 0.9]) for k in Kind}
+    assert calibration.fused_score(cosines) == pytest.approx(6 * np.array([0.1, 0.5, 0.9]) - 1)
+    many = calibration.fuse(cosines)
+    assert many == pytest.approx([float(calibration.fuse({k: c[i] for k, c in cosines.items()})) for i in range(3)])
+    assert calibration.score(Kind.BEST, 0.5) == pytest.approx(calibration.scales["best"].map(0.5))
+    pair = {k: 0.5 for k in (Kind.POOLED, Kind.BEST)}
+    assert calibration.fuse(pair) == pytest.approx(calibration.scales["best+pooled"].map(1.0))
+
+
+def test_a_scale_that_is_not_there_is_told() -> None:
+    with pytest.raises(UsageError, match="no scale sr in it"):
+        made(restorer=False).score(Kind.SR, 0.5)
+
+
+def test_the_file_is_plain_json(tmp_path: Path) -> None:
+    made().save(tmp_path / "c.json")
+    content = json.loads((tmp_path / "c.json").read_text())
+    assert content["scales"]["best+pooled+sr"]["scorer"]["kinds"] == ["best", "pooled", "sr"]
+    assert content["facts"] == FACTS
+
+
+def test_a_map_is_level_outside_its_knots() -> None:
+    told = ScoreMap("isotonic", (0.0, 1.0), (-1.0, 2.0))
+    assert told([-9, 0, 0.5, 1, 9]) == pytest.approx([-1, -1, 0.5, 2, 2])
