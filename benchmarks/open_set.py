@@ -16,6 +16,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from results import RESULTS, Table
 
 from fasr_video.evaluation import open_set
@@ -30,9 +31,10 @@ from fasr_video.gallery.calibrate import (
     from_probes,
     probe_images,
 )
-from fasr_video.gallery.calibrate_command import make_probers
 from fasr_video.gallery.calibration import Calibration, Tail, Threshold
-from fasr_video.gallery.probes import Feature
+from fasr_video.gallery.probes import Feature, make_prober
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr.methods import open_restorer, samples_of
 from fasr_video.training.faces import read_faces
 
 matplotlib.use("Agg")
@@ -141,7 +143,9 @@ def main() -> None:
     parser.add_argument("--no-sr", action="store_true")
     args = parser.parse_args()
     faces, _ = read_faces([args.faces])
-    prober, plain = make_probers(None if args.no_sr else "fasr++", None, "cpu")
+    plain = make_prober(BuiltinEmbedder(), None, 1)
+    restorer = None if args.no_sr else open_restorer("fasr++", torch.device("cpu"))
+    prober = make_prober(BuiltinEmbedder(), restorer, samples_of("fasr++"))
     protocol = Protocol(people=args.people)
     began = time.monotonic()
 

@@ -17,9 +17,10 @@ from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.gallery import calibrate
 from fasr_video.gallery.calibrate import LabelledProbe, Protocol, choose_people, compare, divide, from_probes
-from fasr_video.gallery.calibrate_command import make_probers
 from fasr_video.gallery.calibration import Calibration, Tail
-from fasr_video.gallery.probes import Feature, Kind
+from fasr_video.gallery.probes import Feature, Kind, make_prober
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr.methods import Bicubic
 from fasr_video.training.faces import CELEBA, read_faces
 
 LENGTH = 48
@@ -225,7 +226,7 @@ def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: py
     assert list(made.scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
     assert (made.people, made.enrolled) == (36, 18)
     assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
-    assert made.fits(make_probers("bicubic", None, "cpu")[0].facts()) is None
+    assert made.fits(make_prober(BuiltinEmbedder(), Bicubic(), 1).facts()) is None
     assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
     assert "1 photographs could not be used" in made.data and "broken.png" in err
     for word in (
@@ -302,13 +303,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from fasr_video.gallery.calibrate import Protocol, from_images
-from fasr_video.gallery.calibrate_command import make_probers
+from fasr_video.gallery.probes import make_prober
+from fasr_video.recognition.embedder import BuiltinEmbedder
+
+prober = make_prober(BuiltinEmbedder(), None, 1)
 
 def tell(done, people):
     if done >= 32:
         os.kill(os.getpid(), signal.SIGKILL)
 
-from_images([Path(sys.argv[1])], *make_probers(None, None, "cpu"), Protocol(), Path(sys.argv[2]), tell)
+from_images([Path(sys.argv[1])], prober, prober, Protocol(), Path(sys.argv[2]), tell)
 """
 
 
@@ -320,12 +324,12 @@ def test_killed_it_goes_on_with_what_was_made(faces: Path, tmp_path: Path) -> No
     parts = tmp_path / ".c.json-parts"
     before = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     assert len(before) == 2
-    probers = make_probers(None, None, "cpu")
+    plain = make_prober(BuiltinEmbedder(), None, 1)
     opened, _ = read_faces([faces])
-    probes, gallery = calibrate.probe_images(opened, *probers, Protocol(), parts, lambda *_: None)
+    probes, gallery = calibrate.probe_images(opened, plain, plain, Protocol(), parts, lambda *_: None)
     after = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     assert len(after) == 3 and before.items() <= after.items()
-    whole, subjects = calibrate.probe_images(opened, *probers, Protocol(), tmp_path / "other", lambda *_: None)
+    whole, subjects = calibrate.probe_images(opened, plain, plain, Protocol(), tmp_path / "other", lambda *_: None)
     assert subjects.keys() == gallery.keys()
     for a, b in zip(probes, whole, strict=True):
         assert a.person == b.person
@@ -334,19 +338,19 @@ def test_killed_it_goes_on_with_what_was_made(faces: Path, tmp_path: Path) -> No
 
 def test_changed_photographs_and_models_are_not_taken_from_what_was_made(faces: Path, tmp_path: Path) -> None:
     opened, _ = read_faces([faces])
-    probers = make_probers(None, None, "cpu")
+    plain = make_prober(BuiltinEmbedder(), None, 1)
     protocol = Protocol(people=24)
-    first, _ = calibrate.probe_images(opened, *probers, protocol, tmp_path, lambda *_: None)
+    first, _ = calibrate.probe_images(opened, plain, plain, protocol, tmp_path, lambda *_: None)
     assert len(list(tmp_path.iterdir())) == 2
     person = choose_people(opened, protocol)[0]
     opened.pictures[person.photos[1]] = 255 - opened.pictures[person.photos[1]]
-    second, _ = calibrate.probe_images(opened, *probers, protocol, tmp_path, lambda *_: None)
+    second, _ = calibrate.probe_images(opened, plain, plain, protocol, tmp_path, lambda *_: None)
     changed = [
         a.person for a, b in zip(first, second, strict=True) if (a.features[Kind.BEST] != b.features[Kind.BEST]).any()
     ]
     assert changed == [person.name]
     assert len(list(tmp_path.iterdir())) == 3
     calibrate.probe_images(
-        opened, make_probers("bicubic", None, "cpu")[0], probers[1], protocol, tmp_path, lambda *_: None
+        opened, make_prober(BuiltinEmbedder(), Bicubic(), 1), plain, protocol, tmp_path, lambda *_: None
     )
     assert len(list(tmp_path.iterdir())) == 5

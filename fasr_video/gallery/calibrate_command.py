@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fasr_video.gallery.commands import Chosen, embedder_options
+
 if TYPE_CHECKING:
     from fasr_video.gallery.calibration import Calibration
-    from fasr_video.gallery.probes import Prober
 
 SIZES = (10, 100, 1_000, 10_000)
 SIDES = (12, 16, 24, 32)
@@ -22,8 +23,17 @@ SIDES = (12, 16, 24, 32)
 @click.command("calibrate")
 @click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@embedder_options
 @click.option("--no-sr", is_flag=True, help="Without super-resolution, which takes most of the time.")
 @click.option("--method", default="fasr++", show_default=True, help="Of super-resolution: as for `fasr-video sr`.")
+@click.option("--sampler", help="Likewise. [default: the method's own]")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the super-resolution network, as in the runs that it is for.",
+)
 @click.option(
     "--samples", type=click.IntRange(min=1), help="Pictures to draw of each face. [default: the method's own]"
 )
@@ -42,8 +52,11 @@ SIDES = (12, 16, 24, 32)
 def calibrate_command(
     faces: tuple[Path, ...],
     out: Path,
+    embedder: Chosen,
     no_sr: bool,
     method: str,
+    sampler: str | None,
+    precision: str,
     samples: int | None,
     sides: tuple[int, ...],
     people: int | None,
@@ -54,14 +67,22 @@ def calibrate_command(
 
     Stopped or killed, the same command goes on where it was.
     """
+    from fasr_video.checkpoint import find_device
     from fasr_video.errors import UsageError
     from fasr_video.gallery.calibrate import Protocol, from_images
+    from fasr_video.gallery.probes import make_prober
     from fasr_video.pipeline.case import environment
+    from fasr_video.sr.methods import open_restorer, samples_of
 
     if out.exists():
         raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")
     protocol = Protocol(sides=sides, people=people, seed=seed)
-    prober, plain = make_probers(None if no_sr else method, samples, device)
+    model = embedder.open(device)
+    plain = make_prober(model, None, 1)
+    prober = plain
+    if not no_sr:
+        restorer = open_restorer(method, find_device(device), sampler, precision)
+        prober = make_prober(model, restorer, samples or samples_of(method))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with environment(out), click.progressbar(length=1, label="people", show_pos=True) as bar:
 
@@ -73,23 +94,6 @@ def calibrate_command(
     for line in left_out[:5]:
         click.echo(f"left out: {line}", err=True)
     show(calibration, out)
-
-
-def make_probers(method: str | None, samples: int | None, device: str) -> tuple[Prober, Prober]:
-    """With the builtin models: one that searches with super-resolution, if a method is named, and one without."""
-    from fasr_video.checkpoint import find_device
-    from fasr_video.gallery.probes import Prober
-    from fasr_video.recognition.combiner import load_combiner
-    from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
-    from fasr_video.sr.methods import METHODS, WEIGHTS, load_models, make_restorer, samples_of
-
-    place = find_device(device)
-    embedder, combiner = BuiltinEmbedder(BUILTIN, place), load_combiner(WEIGHTS / "combiner.safetensors")
-    plain = Prober(embedder, combiner)
-    if method is None:
-        return plain, plain
-    restorer = make_restorer(method, lambda: load_models(None, None, None, place, METHODS[method].merge), None, place)
-    return Prober(embedder, combiner, restorer, samples or samples_of(method)), plain
 
 
 def show(calibration: Calibration, path: Path) -> None:

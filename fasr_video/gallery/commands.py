@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,14 +26,49 @@ if TYPE_CHECKING:
     from fasr_video.recognition.embedder import Embedder
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
-EMBEDDER = click.option(
-    "--embedder",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Weights of the builtin kind. [default: builtin]",
+EMBEDDER_OPTIONS = (
+    click.option(
+        "--embedder",
+        type=click.Choice(["builtin", "adaface", "insightface"]),
+        default="builtin",
+        show_default=True,
+        help="What makes vectors of faces.",
+    ),
+    click.option(
+        "--weights", type=click.Path(path_type=Path), help="Its file, or folder. [default: builtin's own in the box]"
+    ),
+    click.option("--flip", is_flag=True, help="Average each face with its mirror image."),
 )
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An embedder as the command line names it."""
+
+    backend: str
+    weights: Path | None
+    flip: bool
+
+    def open(self, device: str) -> Embedder:
+        from fasr_video.recognition.embedder import open_embedder
+
+        return open_embedder(self.backend, self.weights, device, self.flip)
+
+
+def embedder_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--embedder`, `--weights` and `--flip`, which the command gets as one `Chosen` named `embedder`."""
+
+    @functools.wraps(command)
+    def with_embedder(*, embedder: str, weights: Path | None, flip: bool, **others: Any) -> Any:
+        return command(embedder=Chosen(embedder, weights, flip), **others)
+
+    decorated: Callable[..., Any] = with_embedder
+    for option in reversed(EMBEDDER_OPTIONS):
+        decorated = option(decorated)
+    return decorated
 
 
 @click.group("gallery")
@@ -42,12 +78,12 @@ def gallery_group() -> None:
 
 @gallery_group.command("create")
 @GALLERY
-@EMBEDDER
-def create_command(gallery: Path, embedder: Path | None) -> None:
+@embedder_options
+def create_command(gallery: Path, embedder: Chosen) -> None:
     """Make an empty GALLERY, bound to an embedder."""
     from fasr_video.gallery.store import Gallery
 
-    model = open_embedder(embedder, "cpu")
+    model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
     click.echo(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
 
@@ -55,7 +91,7 @@ def create_command(gallery: Path, embedder: Path | None) -> None:
 @gallery_group.command("add")
 @GALLERY
 @click.argument("photos", type=click.Path(path_type=Path))
-@EMBEDDER
+@embedder_options
 @click.option("--source", default="", help="Where the photographs come from, unless the manifest says so.")
 @click.option("--authority", default="", help="By what consent, order or law they are here, likewise.")
 @click.option("--no-pictures", is_flag=True, help="Keep vectors only. Such photographs cannot be migrated.")
@@ -65,7 +101,7 @@ def create_command(gallery: Path, embedder: Path | None) -> None:
 def add_command(
     gallery: Path,
     photos: Path,
-    embedder: Path | None,
+    embedder: Chosen,
     source: str,
     authority: str,
     no_pictures: bool,
@@ -84,7 +120,7 @@ def add_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     told = Told(source, authority, not no_pictures)
     with Gallery.open(gallery) as opened:
-        model = open_embedder(embedder, device)
+        model = embedder.open(device)
         opened.require(model)
         with _progress("enrolling", as_json) as listen:
             report = (sync if equal else enrol)(opened, photos, open_detector(device), model, listen, told)
@@ -197,11 +233,11 @@ def check_command(gallery: Path, as_json: bool) -> int:
 
 @gallery_group.command("migrate")
 @GALLERY
-@EMBEDDER
+@embedder_options
 @click.option("--drop-missing", is_flag=True, help="Remove photographs that have no stored picture.")
 @DRY_RUN
 @DEVICE
-def migrate_command(gallery: Path, embedder: Path | None, drop_missing: bool, dry_run: bool, device: str) -> int:
+def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run: bool, device: str) -> int:
     """Bring GALLERY over to another embedder: every stored picture is embedded again, then all vectors are swapped.
 
     Killed in the middle, the gallery is what it was.
@@ -210,7 +246,7 @@ def migrate_command(gallery: Path, embedder: Path | None, drop_missing: bool, dr
     from fasr_video.gallery.store import Gallery
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    model = open_embedder(embedder, device)
+    model = embedder.open(device)
     with Gallery.open(gallery, read_only=dry_run) as opened:
         before, images = opened.embedder, opened.images()
         missing = [i for i in images if not i.has_picture]
@@ -259,13 +295,6 @@ def stats_command(gallery: Path, as_json: bool) -> None:
         sampled = "" if found.nearest.compared == found.templates else f" ({found.nearest.compared} templates sampled)"
         rows.append(("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}"))
     _table(("", ""), rows)
-
-
-def open_embedder(weights: Path | None, device: str) -> Embedder:
-    from fasr_video.checkpoint import find_device
-    from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
-
-    return BuiltinEmbedder(weights or BUILTIN, find_device(device))
 
 
 def open_detector(device: str) -> Detector:

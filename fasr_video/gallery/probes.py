@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.sr.methods import WEIGHTS
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
 
@@ -101,6 +102,12 @@ class Prober:
         restored = self._restorer.restore_all(asked, self._samples, seeds)
         drawn = [AlignedFace(r.picture, t.lr0.marks) for r, t in zip(restored, tracks, strict=True)]
         return restored, self.embedder.embed(*as_tensors(drawn))[0]
+
+
+def make_prober(embedder: Embedder, restorer: Restorer | None, samples: int) -> Prober:
+    """Pools by the Feature Combiner in the box where it was trained on this embedder's features, else by the mean."""
+    combiner = merging.load_combiner(WEIGHTS / "combiner.safetensors")
+    return Prober(embedder, combiner if combiner.source.sha256 == embedder.sha256 else None, restorer, samples)
 
 
 def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ and which probes support it. `unknown` is an answer, and the only one where noth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -90,18 +90,27 @@ class Answer:
 class Searcher:
     """One gallery, one question, and how scores are read."""
 
-    def __init__(self, gallery: Gallery, index: Index, question: Question, calibration: Calibration | None) -> None:
+    def __init__(
+        self,
+        gallery: Gallery,
+        index: Index,
+        question: Question,
+        calibration: Calibration | None,
+        calibrated: Collection[Kind] = tuple(Kind),
+    ) -> None:
         if question.mode is Mode.IDENTIFICATION and calibration is None:
             reason = "a threshold needs a calibration made with these models"
             raise UsageError("search.mode identification", reason, "run `fasr-video calibrate`, or use investigation")
         self._gallery, self._index, self._question, self._calibration = gallery, index, question, calibration
+        self._calibrated = () if calibration is None else calibrated
         self._people = len(gallery.subjects())
 
     def answer(self, features: dict[Kind, Feature]) -> Answer:
         lists = {kind: self._rank(kind, feature) for kind, feature in features.items()}
         named = list(dict.fromkeys(hit.subject for hits in lists.values() for hit in hits))
         cosines = self._cosines(features, named)
-        threshold, extrapolated = self._threshold(scale_name(features))
+        joined = [k for k in features if k in self._calibrated]
+        threshold, extrapolated = self._threshold(scale_name(joined)) if joined else (None, False)
         candidates = [self._candidate(s, cosines[s], lists, threshold) for s in named]
         # A lead that only a synthetic face supports stands after those that the camera's own pictures support.
         candidates.sort(key=lambda c: (c.only_sr, -c.score, c.subject))
@@ -115,13 +124,16 @@ class Searcher:
         found: dict[str, Hit] = {}
         for cosine, subject in self._nearest(feature):
             if subject not in found:
-                ratio = None if self._calibration is None else float(self._calibration.score(kind, cosine))
-                found[subject] = Hit(subject, cosine, ratio)
+                found[subject] = Hit(subject, cosine, self._ratio(kind, cosine))
         hits = list(found.values())[: self._question.length]
         if self._question.mode is Mode.IDENTIFICATION:
-            threshold, _ = self._threshold(kind)
-            hits = [h for h in hits if threshold is not None and h.cosine >= threshold]
+            hits = [h for h in hits if h.cosine >= self._limit(kind)]
         return hits
+
+    def _ratio(self, kind: Kind, cosine: float) -> float | None:
+        if self._calibration is None or kind not in self._calibrated:
+            return None
+        return float(self._calibration.score(kind, cosine))
 
     def _nearest(self, feature: Feature) -> list[tuple[float, str]]:
         """Templates, nearest first, as many as it takes to name enough subjects."""
@@ -149,16 +161,18 @@ class Searcher:
         if self._calibration is None or threshold is None:
             first = tuple(k for k, hits in lists.items() if hits and hits[0].subject == subject)
             return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), None, first, False)
-        score, ratio = float(self._calibration.fused_score(cosines)), float(self._calibration.fuse(cosines))
+        known = {k: c for k, c in cosines.items() if k in self._calibrated}
+        score, ratio = float(self._calibration.fused_score(known)), float(self._calibration.fuse(known))
         over = tuple(k for k, c in cosines.items() if c >= self._limit(k))
         return Candidate(subject, cosines, score, ratio, over, score >= threshold)
 
     def _limit(self, kind: Kind) -> float:
-        threshold, _ = self._threshold(kind)
+        """The cosine from which this probe speaks for somebody; none does where it is not calibrated."""
+        threshold = self._threshold(kind)[0] if kind in self._calibrated else None
         return np.inf if threshold is None else threshold
 
-    def _threshold(self, kind: str) -> tuple[float | None, bool]:
+    def _threshold(self, scale: str) -> tuple[float | None, bool]:
         if self._calibration is None:
             return None, False
-        found = self._calibration.threshold(kind, self._question.fpir, max(1, self._people))
+        found = self._calibration.threshold(scale, self._question.fpir, max(1, self._people))
         return found.score, found.extrapolated

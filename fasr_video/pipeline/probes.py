@@ -16,7 +16,7 @@ import numpy as np
 
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import Settings
-from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces
+from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces, make_prober
 from fasr_video.pipeline.case import Case, environment
 from fasr_video.pipeline.stills import heat
 from fasr_video.recognition.align import (
@@ -28,11 +28,9 @@ from fasr_video.recognition.align import (
     three_points,
     to_canonical,
 )
-from fasr_video.recognition.combiner import load_combiner
 from fasr_video.recognition.embedder import open_embedder
-from fasr_video.sr.denoiser import PRECISIONS
-from fasr_video.sr.methods import METHODS, WEIGHTS, Models, load_models, make_restorer
-from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, Restorer, png_note
+from fasr_video.sr.methods import open_restorer
+from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, png_note
 from fasr_video.types import AlignedFace, Image
 
 Restored = tuple[str, str, str | None, str]
@@ -43,26 +41,12 @@ TOGETHER = 8
 
 
 def open_prober(settings: Settings) -> Prober:
-    chosen = settings.recognise
+    chosen, how = settings.recognise, settings.restore
+    restorer = None
+    if how.method != "none":
+        restorer = open_restorer(how.method, find_device(how.device), how.sampler, how.precision)
     embedder = open_embedder(chosen.embedder, chosen.weights, chosen.device, chosen.flip)
-    combiner = load_combiner(WEIGHTS / "combiner.safetensors")
-    # Another embedder's features mean nothing to the combiner in the box.
-    own = combiner if combiner.source.sha256 == embedder.sha256 else None
-    return Prober(embedder, own, _open_restorer(settings), settings.restore.samples)
-
-
-def _open_restorer(settings: Settings) -> Restorer | None:
-    chosen = settings.restore
-    if chosen.method == "none":
-        return None
-    device = find_device(chosen.device)
-
-    def models() -> Models:
-        loaded = load_models(None, None, None, device, METHODS[chosen.method].merge)
-        loaded.denoiser.precision = PRECISIONS[chosen.precision]
-        return loaded
-
-    return make_restorer(chosen.method, models, chosen.sampler, device)
+    return make_prober(embedder, restorer, how.samples)
 
 
 def probe_all(case: Case, prober: Prober, seed: int, listen: Callable[[int, int], None]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.configs.settings import SearchSettings
@@ -13,7 +14,7 @@ from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
-from fasr_video.gallery.probes import Prober
+from fasr_video.gallery.probes import Kind, Prober
 from fasr_video.gallery.search import Answer, Mode, Question, Searcher
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.gallery.store import Gallery
@@ -50,30 +51,38 @@ def open_gallery(
     return gallery
 
 
-def read_calibration(settings: SearchSettings, models: dict[str, object]) -> tuple[Calibration | None, str]:
-    """The calibration that fits these models, and what is to be said about it."""
-    if settings.calibration is not None:
-        found = Calibration.load(settings.calibration)
-        reason = found.fits(models)
-        if reason is not None:
-            raise UsageError(settings.calibration, reason, "calibrate these models, or use those that it was made for")
-        return found, ""
-    if not IN_THE_BOX.is_file():
-        return None, "scores are raw: there is no calibration"
-    found = Calibration.load(IN_THE_BOX)
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How scores are read in this case."""
+
+    calibration: Calibration | None
+    calibrated: tuple[Kind, ...]
+    remarks: tuple[str, ...]
+
+
+def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> Reading:
+    """The given calibration, or the one in the box, as far as it fits these models."""
+    file = settings.calibration or IN_THE_BOX
+    if settings.calibration is None and not file.is_file():
+        return Reading(None, (), ("scores are raw: there is no calibration",))
+    found = Calibration.load(file)
     reason = found.fits(models)
-    return (
-        (found, "") if reason is None else (None, f"scores are raw: the calibration in the box does not fit ({reason})")
-    )
+    if reason is None:
+        return Reading(found, tuple(Kind), ())
+    if found.fits({**models, "restorer": None}) is None:
+        # Super-resolved otherwise: what it says of the camera's own pictures still holds.
+        remark = f"scores of the reconstructions are raw and count for nothing: the calibration does not fit ({reason})"
+        return Reading(found, (Kind.BEST, Kind.POOLED), (remark,))
+    if settings.calibration is not None:
+        raise UsageError(file, reason, "calibrate these models, or use those that it was made for")
+    return Reading(None, (), (f"scores are raw: the calibration in the box does not fit ({reason})",))
 
 
 def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings) -> bool:
     """Ask for every track that has probes; returns whether the question had not been asked before."""
-    calibration, remark = read_calibration(settings, prober.facts())
-    people = len(gallery.subjects())
-    remarks = [remark] if remark else []
-    if calibration is not None:
-        remarks += calibration.warnings(people)
+    reading = read_calibration(settings, prober.facts())
+    calibration, people = reading.calibration, len(gallery.subjects())
+    remarks = [*reading.remarks, *(calibration.warnings(people) if calibration else ())]
     tracks = [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
     # The case's own gallery moves with it.
     folder = "gallery" if gallery.folder == case.folder / "gallery" else str(gallery.folder.absolute())
@@ -88,7 +97,7 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     if case.searched() == asked:
         return False
     question = Question(Mode(settings.mode), settings.candidates, settings.fpir)
-    searcher = Searcher(gallery, Index.open(gallery), question, calibration)
+    searcher = Searcher(gallery, Index.open(gallery), question, calibration, reading.calibrated)
     answers = {track: searcher.answer(features(case, track)) for track in tracks}
     with case.transaction():
         record_photos(case, gallery)

@@ -25,15 +25,13 @@ from fasr_video.pipeline.media.folder import pictures_in
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge
-from fasr_video.sr.denoiser import PRECISIONS
-from fasr_video.sr.methods import METHODS, Models, as_image, load_models, make_restorer, samples_of
+from fasr_video.sr.methods import as_image, open_restorer, samples_of
 from fasr_video.sr.restoration import (
     BANNER,
     NOTE,
     SMALLEST,
     Probe,
     Restoration,
-    Restorer,
     png_note,
     restore,
     square_face,
@@ -89,7 +87,8 @@ def run(job: Job) -> Iterator[Done]:
     """Each image in turn; one that cannot be used is told and does not stop the others."""
     if job.samples is not None and not 1 <= job.samples <= 64:
         raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
-    restorer = open_restorer(job)
+    files = (job.model, job.embedder, job.combiner)
+    restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files)
     samples = job.samples or samples_of(job.method)
     detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
     auxiliaries, about_aux = _read_auxiliaries(job.aux, detector)
@@ -116,17 +115,6 @@ def run(job: Job) -> Iterator[Done]:
             warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
             target.write(answer, warnings)
         yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
-
-
-def open_restorer(job: Job) -> Restorer:
-    device = find_device(job.device)
-
-    def models() -> Models:
-        loaded = load_models(job.model, job.embedder, job.combiner, device, METHODS[job.method].merge)
-        loaded.denoiser.precision = PRECISIONS[job.precision]
-        return loaded
-
-    return make_restorer(job.method, models, job.sampler, device)
 
 
 def _read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[list[Still], list[str]]:

@@ -16,7 +16,7 @@ from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder, Embedder, as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.sr.sampling import Sampling
 from fasr_video.types import Image
@@ -97,6 +97,23 @@ def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, 
     if sampler is not None:
         raise UsageError(f"sampler {sampler}", f"method {name} does not sample", "leave --sampler out")
     return other
+
+
+def open_restorer(
+    name: str,
+    device: torch.device,
+    sampler: str | None = None,
+    precision: str = "float32",
+    files: tuple[Path | None, Path | None, Path | None] = (None, None, None),
+) -> Restorer:
+    """The restorer of that name; `files` are network, embedder and combiner, None for those in the box."""
+
+    def models() -> Models:
+        loaded = load_models(*files, device, METHODS[name].merge)
+        loaded.denoiser.precision = PRECISIONS[precision]
+        return loaded
+
+    return make_restorer(name, models, sampler, device)
 
 
 class Bicubic:
