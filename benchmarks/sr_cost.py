@@ -7,11 +7,11 @@ Speeds are wall time on a quiet machine; exactness is against the same weights i
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from results import Table
@@ -77,17 +77,23 @@ def error(denoiser: Denoiser, precision: torch.dtype) -> float:
     return worst
 
 
-def two_samples() -> None:
+def two_samples(precision: str) -> None:
     """Run alone in a process of its own: one face, two samples, as `fasr-video sr` draws them."""
     denoiser = compact()
-    denoiser.precision = torch.bfloat16
+    denoiser.precision = PRECISIONS[precision]
     _, condition = given(1, denoiser)
     both = condition[torch.tensor([0, 0])]
     how = sampling.parse(FAST)
     sampling.draw(denoiser, both, how, generators([0, 1]))
     began = time.monotonic()
     sampling.draw(denoiser, both, how, generators([0, 1]))
-    print(time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(time.monotonic() - began, own_peak())
+
+
+def own_peak() -> float:
+    """This process's largest memory in MiB. (The kernel's ru_maxrss may be that of the process that started it.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def main() -> None:
@@ -102,14 +108,16 @@ def main() -> None:
             for n in (1, 2, 8):
                 ms = 1e3 * seconds(denoiser, n, 2 if name != "compact" else 10) / n
                 table.row([name, size, label, n, f"{ms:.0f}" if ms > 100 else f"{ms:.1f}", f"{wrong:.1e}"])
-    out = subprocess.run([sys.executable, __file__, "--two-samples"], capture_output=True, text=True, check=True)
-    spent, memory = map(float, out.stdout.split())
-    table.note(
-        f"Two samples of one face with the compact network, {FAST}, bfloat16, in a process of its own: {spent:.2f} s, "
-        f"{memory:.0f} MiB of memory at most, Python and torch included."
-    )
+    for label in PRECISIONS:
+        command = [sys.executable, __file__, "--two-samples", label]
+        out = subprocess.run(command, capture_output=True, text=True, check=True)
+        spent, memory = map(float, out.stdout.split())
+        table.note(
+            f"Two samples of one face, compact network, {FAST}, {label}, in a process of its own: {spent:.2f} s, "
+            f"{memory:.0f} MiB of memory at most, Python and torch included."
+        )
     table.write()
 
 
 if __name__ == "__main__":
-    two_samples() if "--two-samples" in sys.argv else main()
+    two_samples(sys.argv[-1]) if "--two-samples" in sys.argv else main()

@@ -68,6 +68,8 @@ class Measured:
     sample_identity: float
     consistency: float
     spread: float
+    honesty: float
+    """Squared distance of two samples over that of a sample and the truth: 1 for draws from the true posterior."""
     seconds: float
 
 
@@ -101,7 +103,8 @@ def measure(name: str, faces: Faces, models: Models, samples: int, batch: int = 
     mean, first = drawn.mean(1), drawn[:, 0]
     assert models.embedder is not None
     of_mean, of_first = (models.embedder.embed(x)[0] for x in (mean, first))
-    spread = drawn.std(1).mean() if samples > 1 else torch.tensor(0.0)
+    apart = (drawn[:, 0] - drawn[:, 1]).square().mean()
+    off = (drawn[:, :2] - faces.clean[:, None]).square().mean()
     return Measured(
         float(psnr(mean, faces.clean).mean()),
         float(psnr(first, faces.clean).mean()),
@@ -109,7 +112,8 @@ def measure(name: str, faces: Faces, models: Models, samples: int, batch: int = 
         float((of_mean * faces.own).sum(1).mean()),
         float((of_first * faces.own).sum(1).mean()),
         float(consistency(mean, faces.small).mean()),
-        float(spread),
+        float(drawn.std(1).mean()),
+        float(apart / off),
         seconds,
     )
 
@@ -124,6 +128,7 @@ COLUMNS = (
     "identity of a sample",
     "LR consistency",
     "spread, share of the reference's",
+    "samples' distance², share of that to the truth",
     "time, share of the reference's",
 )
 
@@ -144,6 +149,7 @@ def fill(table: Table, names: tuple[str, ...], reference: str, faces: Faces, mod
                 f"{m.sample_identity:.3f}",
                 f"{m.consistency:.1f}",
                 f"{m.spread / base.spread:.3f}",
+                f"{m.honesty:.2f}",
                 f"{m.seconds / base.seconds:.4f}",
             ]
         )
@@ -152,7 +158,17 @@ def fill(table: Table, names: tuple[str, ...], reference: str, faces: Faces, mod
     identity = float((models.embedder.embed(low)[0] * faces.own).sum(1).mean())
     bicubic = (f"{float(psnr(low, faces.clean).mean()):.2f}", "", f"{float(ssim(low, faces.clean).mean()):.4f}")
     table.row(
-        ["bicubic", 0, *bicubic, f"{identity:.3f}", "", f"{float(consistency(low, faces.small).mean()):.1f}", "", ""]
+        [
+            "bicubic",
+            0,
+            *bicubic,
+            f"{identity:.3f}",
+            "",
+            f"{float(consistency(low, faces.small).mean()):.1f}",
+            "",
+            "",
+            "",
+        ]
     )
 
 
@@ -160,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=int, default=8)
     parser.add_argument("--more", type=int, default=48)
-    parser.add_argument("--samples", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=2, help="two or more")
     parser.add_argument("--model", type=Path)
     parser.add_argument("--reference", default=REFERENCE)
     args = parser.parse_args()
@@ -174,7 +190,9 @@ def main() -> None:
     fill(more, LADDER[1:], LADDER[0], choose(args.more, models), models, args.samples)
     more.note(
         "Identity is the cosine of the builtin embedder's features, the embedder whose features the network is told: a "
-        "friendly judge. LR consistency is the mean squared error ×10⁻⁵ of the picture brought down again. Faces are "
+        "friendly judge. The true face is itself a draw from the posterior, so two samples should lie as far from each "
+        "other as from it: a share above 1 is a sampler that makes things up, below 1 one that is too sure. LR "
+        "consistency is the mean squared error ×10⁻⁵ of the picture brought down again. Faces are "
         "of CelebA's validation people, never trained on; none is shown here."
     )
     ladder.write(more)

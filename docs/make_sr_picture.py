@@ -27,7 +27,7 @@ def main() -> None:
         Image.fromarray(as_image(shrink(face, 16)[0])).save(still)
         command = [sys.executable, "-m", "fasr_video", "sr", str(still), "--samples", "3", "--out", folder]
         subprocess.run(command, check=True)
-        (ROOT / "docs" / "images" / "sr.png").write_bytes((Path(folder) / "still.sheet.png").read_bytes())
+        (ROOT / "docs" / "images" / "sr.png").write_bytes(next(Path(folder).glob("still-*.sheet.png")).read_bytes())
 
 
 if __name__ == "__main__":

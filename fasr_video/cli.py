@@ -201,7 +201,7 @@ def verify_command(case: Path, as_json: bool) -> int:
 @click.option("--method", default="fasr++", show_default=True, help="How: see docs/cli.md for the list.")
 @click.option("--samples", type=int, help="Pictures to draw of each face. [default: the method's own]")
 @click.option("--seed", default=0, show_default=True, help="The same seed draws the same pictures.")
-@click.option("--sampler", help="KIND-STEPS, as dpmpp-15 or pc-2000. [default: the method's own]")
+@click.option("--sampler", help="KIND-STEPS, as dpmpp-10 or pc-2000. [default: the method's own]")
 @click.option("--feature-only", is_flag=True, help="Draw from the merged feature alone, without the LR face (y = 0).")
 @click.option(
     "--align", is_flag=True, help="Find the face in each picture first, in place of taking it as a face crop."

@@ -353,9 +353,7 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
         assert Image.open(tmp_path / picture).size[0] > 100
 
 
-def test_the_papers_network_trains_their_way(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_papers_network_trains_their_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCSN++ on a VE process, with surveillance pictures, small enough for a test."""
     small = sr.NCSNpp(width=16)
     monkeypatch.setitem(sr.NETWORKS, "ncsnpp", lambda n: sr.ScoreDenoiser(small, 0.001, 348.0))

@@ -233,7 +233,7 @@ def sheet(still: Still, answer: Restoration) -> Image:
     cells.append((f"mean of {len(answer.samples)}" if len(answer.samples) > 1 else answer.method, answer.picture))
     if len(answer.samples) > 1:
         cells += [(f"sample {k + 1}", sample) for k, sample in enumerate(answer.samples)]
-        cells.append(("disagreement ×4", heat(answer.spread)))
+        cells.append(("disagreement, 4 times", heat(answer.spread)))
     head, foot, gap = 16, 18, 6
     page = Pictures.new("RGB", (gap + len(cells) * (side + gap), head + side + foot), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)

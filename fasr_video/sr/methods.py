@@ -35,7 +35,7 @@ class Method:
     """By default; docs/methods.md has the papers' own."""
 
 
-FAST = "dpmpp-15"
+FAST = "dpmpp-10"
 METHODS = {
     "fasr++": Method("combiner", 2, FAST),
     "fasr": Method("mean", 1, FAST),

@@ -19,7 +19,7 @@ SNR = 0.16
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """For instance `dpmpp-15`, `pc-2000`, or `dpmpp-10@2` (begin at the LR face with noise 2 on it)."""
+    """For instance `dpmpp-10`, `pc-2000`, or `dpmpp-10@2` (begin at the LR face with noise 2 on it)."""
 
     kind: str
     steps: int
@@ -54,7 +54,7 @@ def parse(text: str) -> Sampling:
         dash = ""
     known = ", ".join(KINDS)
     if not dash or sampling.kind not in KINDS or not 1 <= sampling.steps <= 10_000:
-        raise UsageError(f"sampler {text}", "not KIND-STEPS", f"KIND is one of {known}; for instance dpmpp-15")
+        raise UsageError(f"sampler {text}", "not KIND-STEPS", f"KIND is one of {known}; for instance dpmpp-10")
     if sampling.warm is not None and not (KINDS[kind].warm and sampling.warm > 0):
         able = ", ".join(k for k, v in KINDS.items() if v.warm)
         raise UsageError(f"sampler {text}", "cannot begin at that noise level", f"only {able} can, at a level above 0")
