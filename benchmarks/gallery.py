@@ -29,10 +29,11 @@ from results import Table
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fasr_video.gallery.commands import open_detector, open_embedder  # noqa: E402
+from fasr_video.gallery.commands import open_detector  # noqa: E402
 from fasr_video.gallery.enrol import sync  # noqa: E402
 from fasr_video.gallery.index import NOISE, RECALL_AT, Index  # noqa: E402
 from fasr_video.gallery.store import EnrolledPhoto, Gallery  # noqa: E402
+from fasr_video.recognition.embedder import open_embedder  # noqa: E402
 from tests import gallery_ops as ops  # noqa: E402
 
 LENGTH = 512
@@ -68,7 +69,7 @@ def _faces(faces: Path) -> Iterator[tuple[str, Image.Image]]:
 def enrolment(args: argparse.Namespace, folder: Path) -> Table:
     table = Table("", "Enrolment", "", ("what", "photographs", "seconds", "photographs/s", "not enrolled"))
     made_from = photographs(args.faces, args.photos, folder / "photos")
-    detector, embedder = open_detector("cpu"), open_embedder(None, "cpu")
+    detector, embedder = open_detector("cpu"), open_embedder("builtin", None, "cpu")
     with Gallery.create(folder / "g", embedder.name, embedder.sha256, embedder.length) as gallery:
         for what in ("new", "again, nothing changed"):
             began = time.perf_counter()

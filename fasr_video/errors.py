@@ -4,9 +4,12 @@
     ├── UsageError                   2   the command line asks for something that cannot be
     │   ├── SettingsError            2   an unknown key, a value out of range
     │   ├── MissingExtra             2   a package that this option needs is not installed
-    │   └── InputError               2   a file that cannot be used
-    │       ├── MediaError           2   footage
-    │       └── ModelError           2   weights
+    │   ├── InputError               2   a file that cannot be used
+    │   │   ├── MediaError           2   footage
+    │   │   └── ModelError           2   weights
+    │   ├── GalleryError             2   not the gallery that the command needs (gallery/store.py, with the next two)
+    │   ├── WrongEmbedder            2   a gallery, and an embedder that did not make its vectors
+    │   └── PhotoOfAnother           2   one photograph, said to be of two people
     ├── CaseError                    2   the case folder is not what the command needs
     ├── EnvironmentFailure           1   the machine gave up: disk full, folder unwritable; resumable
     └── IntegrityError               4   something stored is not what it was when it was stored

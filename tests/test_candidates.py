@@ -203,51 +203,54 @@ def _all_tracks_done(out: Path) -> bool:
         return bool(db.execute("SELECT count(*) FROM source WHERE state = 'done'").fetchone()[0])
 
 
-class TestClusters:
-    @pytest.fixture(scope="class")
-    def twice(self, corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Grace Hopper on two cameras."""
-        out = tmp_path_factory.mktemp("twice") / "case"
-        run([corridor, entrance], out, configs.load("cpu", (*QUICK, "restore.method=none", "link.min_similarity=0.1")))
-        return out
+@pytest.fixture(scope="module")
+def twice(corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Grace Hopper on two cameras."""
+    out = tmp_path_factory.mktemp("twice") / "case"
+    run([corridor, entrance], out, configs.load("cpu", (*QUICK, "restore.method=none", "link.min_similarity=0.1")))
+    return out
 
-    def test_same_person_on_two_cameras_is_proposed_with_a_score(self, twice: Path) -> None:
-        found = document(twice)
-        source = {t["id"]: Path(t["source"]).name for t in found["tracks"]}
-        across = [x for x in found["links"] if {source[x["a"]], source[x["b"]]} == {"corridor.mp4", "entrance.mp4"}]
-        assert across and all(x["state"] == "proposed" and "face recognition" in x["evidence"] for x in across)
 
-    def test_two_people_of_one_picture_are_never_in_one_cluster(self, twice: Path) -> None:
-        with Case.open(twice, read_only=True) as case:
-            for cluster in clusters(case, ["proposed", "accepted"]):
-                frames: list[tuple[int, int]] = []
-                for track in cluster:
-                    query = "SELECT source, frame_index FROM face WHERE track = ?"
-                    frames += [tuple(r) for r in case.db.execute(query, (track,)).fetchall()]
-                assert len(frames) == len(set(frames))
+def test_same_person_on_two_cameras_is_proposed_with_a_score(twice: Path) -> None:
+    found = document(twice)
+    source = {t["id"]: Path(t["source"]).name for t in found["tracks"]}
+    across = [x for x in found["links"] if {source[x["a"]], source[x["b"]]} == {"corridor.mp4", "entrance.mp4"}]
+    assert across and all(x["state"] == "proposed" and "face recognition" in x["evidence"] for x in across)
 
-    def test_link_that_would_join_two_people_seen_at_once_is_refused(self, twice: Path, tmp_path: Path) -> None:
-        copied = Path(shutil.copytree(twice, tmp_path / "case"))
-        with Case.open(copied) as case:
-            pair = case.db.execute(
-                "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON one.source ="
-                " other.source AND one.frame_index = other.frame_index WHERE one.track < other.track"
-            ).fetchone()
-            case.db.execute(
-                "INSERT INTO link (id, a, b, score, evidence, state) VALUES (99, ?, ?, 0.9, 'x', 'proposed')"
-                " ON CONFLICT (a, b) DO UPDATE SET id = 99",
-                tuple(pair),
-            )
-            with pytest.raises(CaseError, match="seen at the same time"):
-                decide(case, 99, "accepted", "somebody")
 
-    def test_accepted_links_make_a_cluster(self, twice: Path, tmp_path: Path) -> None:
-        copied = Path(shutil.copytree(twice, tmp_path / "case"))
-        with Case.open(copied) as case:
-            link = case.db.execute("SELECT * FROM link ORDER BY score DESC").fetchone()
-            assert clusters(case, ["accepted"]) == []
-            decide(case, link["id"], "accepted", "somebody")
-            assert clusters(case, ["accepted"]) == [sorted((link["a"], link["b"]))]
+def test_two_people_of_one_picture_are_never_in_one_cluster(twice: Path) -> None:
+    with Case.open(twice, read_only=True) as case:
+        for cluster in clusters(case, ["proposed", "accepted"]):
+            frames: list[tuple[int, int]] = []
+            for track in cluster:
+                query = "SELECT source, frame_index FROM face WHERE track = ?"
+                frames += [tuple(r) for r in case.db.execute(query, (track,)).fetchall()]
+            assert len(frames) == len(set(frames))
+
+
+def test_link_that_would_join_two_people_seen_at_once_is_refused(twice: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(twice, tmp_path / "case"))
+    with Case.open(copied) as case:
+        pair = case.db.execute(
+            "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON one.source ="
+            " other.source AND one.frame_index = other.frame_index WHERE one.track < other.track"
+        ).fetchone()
+        case.db.execute(
+            "INSERT INTO link (id, a, b, score, evidence, state) VALUES (99, ?, ?, 0.9, 'x', 'proposed')"
+            " ON CONFLICT (a, b) DO UPDATE SET id = 99",
+            tuple(pair),
+        )
+        with pytest.raises(CaseError, match="seen at the same time"):
+            decide(case, 99, "accepted", "somebody")
+
+
+def test_accepted_links_make_a_cluster(twice: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(twice, tmp_path / "case"))
+    with Case.open(copied) as case:
+        link = case.db.execute("SELECT * FROM link ORDER BY score DESC").fetchone()
+        assert clusters(case, ["accepted"]) == []
+        decide(case, link["id"], "accepted", "somebody")
+        assert clusters(case, ["accepted"]) == [sorted((link["a"], link["b"]))]
 
 
 def test_probes_are_unit_vectors_one_a_kind(searched: Path) -> None:

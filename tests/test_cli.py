@@ -153,7 +153,7 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
     _, exported, _ = called(capsys, "export", case, "--format", "json")
     assert json.loads(shown) == json.loads(exported)
     document = json.loads(shown)
-    assert document["schema"] == "fasr-video/case/1"
+    assert document["schema"] == "fasr-video/case/2"
     _, text, _ = called(capsys, "export", case, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [r["name"] for r in rows] == [t["name"] for t in document["tracks"]]
@@ -189,5 +189,5 @@ def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) ->
     assert code == 0
     assert found["torch"]["state"].startswith("2.")
     boxed = [f for what, f in found.items() if what.endswith("in the box")]
-    assert len(boxed) == 4 and all("sha256" in f["state"] and "research use" in f["state"] for f in boxed)
+    assert len(boxed) == 5 and all("sha256" in f["state"] and "research use" in f["state"] for f in boxed)
     assert called(capsys, "doctor")[0] == 0

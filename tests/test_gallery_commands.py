@@ -23,11 +23,12 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from fasr_video.gallery.commands import open_detector, open_embedder
+    from fasr_video.gallery.commands import open_detector
     from fasr_video.gallery.enrol import enrol
+    from fasr_video.recognition.embedder import open_embedder
 
     folder = tmp_path_factory.mktemp("commands") / "gallery"
-    embedder = open_embedder(None, "cpu")
+    embedder = open_embedder("builtin", None, "cpu")
     with Gallery.create(folder, embedder.name, embedder.sha256, embedder.length) as gallery:
         enrol(gallery, MUGSHOTS, open_detector("cpu"), embedder)
     return folder
@@ -123,16 +124,16 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
     photos.mkdir()
     ImageOps.mirror(PilImage.open(MUGSHOTS / "grace_hopper.jpg")).save(photos / "mirrored.png")
     assert called(capsys, "gallery", "add", gallery, photos, "--no-pictures")[0] == 0
-    code, _, err = called(capsys, "gallery", "add", gallery, photos, "--embedder", other)
+    code, _, err = called(capsys, "gallery", "add", gallery, photos, "--weights", other)
     assert code == 2 and "gallery migrate" in err and len(err.strip().splitlines()) == 1
-    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--embedder", other, "--dry-run")
+    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--dry-run")
     assert code == 0 and "no stored picture: mirrored.png" in out and "2 photographs would be" in out
-    code, _, err = called(capsys, "gallery", "migrate", gallery, "--embedder", other)
+    code, _, err = called(capsys, "gallery", "migrate", gallery, "--weights", other)
     assert code == 2 and "--drop-missing" in err
-    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--embedder", other, "--drop-missing")
+    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--drop-missing")
     assert code == 0 and "2 photographs embedded again" in out and "0 occurrences" in out
     assert called(capsys, "gallery", "check", gallery)[0] == 0
-    assert called(capsys, "gallery", "add", gallery, photos, "--embedder", other)[0] == 0
+    assert called(capsys, "gallery", "add", gallery, photos, "--weights", other)[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
         (["remove", "{gallery}", "nobody", "--why", "x"], 2, "no subject 'nobody'"),
         (["remove", "{gallery}", "--image", "00", "--why", "x"], 2, "no photograph 00"),
         (["remove", "{gallery}", "--why", "x"], 2, "nothing to remove"),
-        (["migrate", "{gallery}", "--embedder", "{nowhere}"], 2, "no such file"),
+        (["migrate", "{gallery}", "--weights", "{nowhere}"], 2, "no such file"),
         (["list", "{damaged}"], 4, "nothing was written"),
         (["check", "{damaged}"], 4, "nothing was written"),
         (["add", "{damaged}", "{gallery}"], 4, "nothing was written"),

@@ -396,14 +396,16 @@ def test_a_killed_enrolment_goes_on(tmp_path: Path, detector: Looking, embedder:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from fasr_video.gallery import enrol\n"
-        "from fasr_video.gallery.commands import open_detector, open_embedder\n"
+        "from fasr_video.gallery.commands import open_detector\n"
+        "from fasr_video.recognition.embedder import open_embedder\n"
         "from fasr_video.gallery.store import Gallery\n"
         "enrol.BATCH = 2\n"
         "def listen(done, total):\n"
         "    if done == 4:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
-        "    enrol.enrol(gallery, Path(sys.argv[2]), open_detector('cpu'), open_embedder(None, 'cpu'), listen)\n"
+        "    embedder = open_embedder('builtin', None, 'cpu')\n"
+        "    enrol.enrol(gallery, Path(sys.argv[2]), open_detector('cpu'), embedder, listen)\n"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(folder), str(photos)], cwd=ROOT, timeout=100)
     assert ended.returncode == -signal.SIGKILL

@@ -14,14 +14,28 @@ from rich.table import Table
 from fasr_video.gallery.commands import Chosen, embedder_options
 
 if TYPE_CHECKING:
+    from fasr_video.gallery.calibrate import Protocol
     from fasr_video.gallery.calibration import Calibration
+    from fasr_video.gallery.probes import Prober
 
 SIZES = (10, 100, 1_000, 10_000)
 SIDES = (12, 16, 24, 32)
 
 
 @click.command("calibrate")
-@click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+@click.argument("faces", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--tracks",
+    "labels",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="In place of FACES: a CSV with the columns case, track, person.",
+)
+@click.option(
+    "--gallery",
+    "people_known",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="With --tracks: the gallery that they are searched in.",
+)
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
 @embedder_options
 @click.option("--no-sr", is_flag=True, help="Without super-resolution, which takes most of the time.")
@@ -51,6 +65,8 @@ SIDES = (12, 16, 24, 32)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def calibrate_command(
     faces: tuple[Path, ...],
+    labels: Path | None,
+    people_known: Path | None,
     out: Path,
     embedder: Chosen,
     no_sr: bool,
@@ -63,19 +79,27 @@ def calibrate_command(
     seed: int,
     device: str,
 ) -> None:
-    """Find out what scores mean, on labelled FACES: folders or tar shards of IDENTITY/PHOTO, aligned.
+    """Find out what scores mean, on labelled FACES (folders or tar shards of IDENTITY/PHOTO, aligned) or tracks.
 
     Stopped or killed, the same command goes on where it was.
     """
     from fasr_video.checkpoint import find_device
     from fasr_video.errors import UsageError
-    from fasr_video.gallery.calibrate import Protocol, from_images
+    from fasr_video.gallery.calibrate import Protocol
     from fasr_video.gallery.probes import make_prober
     from fasr_video.pipeline.case import environment
     from fasr_video.sr.methods import open_restorer, samples_of
 
     if out.exists():
         raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")
+    if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
+        reason = "it takes either FACES, or --tracks and --gallery"
+        raise UsageError("calibrate", reason, "give one of them")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if labels and people_known:
+        with environment(out):
+            show(_from_tracks(labels, people_known, seed, out), out)
+        return
     protocol = Protocol(sides=sides, people=people, seed=seed)
     model = embedder.open(device)
     plain = make_prober(model, None, 1)
@@ -83,8 +107,24 @@ def calibrate_command(
     if not no_sr:
         restorer = open_restorer(method, find_device(device), sampler, precision)
         prober = make_prober(model, restorer, samples or samples_of(method))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with environment(out), click.progressbar(length=1, label="people", show_pos=True) as bar:
+    with environment(out):
+        show(_from_images(faces, prober, plain, protocol, out), out)
+
+
+def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibration:
+    from fasr_video.gallery.store import Gallery
+    from fasr_video.pipeline.labelled import from_tracks
+
+    with Gallery.open(people, read_only=True) as gallery:
+        made = from_tracks(labels, gallery, seed)
+    made.save(out)
+    return made
+
+
+def _from_images(faces: tuple[Path, ...], prober: Prober, plain: Prober, protocol: Protocol, out: Path) -> Calibration:
+    from fasr_video.gallery.calibrate import from_images
+
+    with click.progressbar(length=1, label="people", show_pos=True) as bar:
 
         def tell(done: int, people: int) -> None:
             bar.length = people
@@ -93,7 +133,7 @@ def calibrate_command(
         calibration, left_out = from_images(faces, prober, plain, protocol, out, tell)
     for line in left_out[:5]:
         click.echo(f"left out: {line}", err=True)
-    show(calibration, out)
+    return calibration
 
 
 def show(calibration: Calibration, path: Path) -> None:

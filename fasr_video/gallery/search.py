@@ -103,7 +103,7 @@ class Searcher:
             raise UsageError("search.mode identification", reason, "run `fasr-video calibrate`, or use investigation")
         self._gallery, self._index, self._question, self._calibration = gallery, index, question, calibration
         self._calibrated = () if calibration is None else calibrated
-        self._people = len(gallery.subjects())
+        self._people, self._templates = len(gallery.subjects()), gallery.count()
 
     def answer(self, features: dict[Kind, Feature]) -> Answer:
         lists = {kind: self._rank(kind, feature) for kind, feature in features.items()}
@@ -174,5 +174,6 @@ class Searcher:
     def _threshold(self, scale: str) -> tuple[float | None, bool]:
         if self._calibration is None:
             return None, False
-        found = self._calibration.threshold(scale, self._question.fpir, max(1, self._people))
+        # Each template is a chance to come near a stranger, and a subject with several photographs has several.
+        found = self._calibration.threshold(scale, self._question.fpir, max(1, self._templates))
         return found.score, found.extrapolated

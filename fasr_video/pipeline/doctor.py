@@ -70,6 +70,7 @@ IN_THE_BOX = {
     "embedder in the box": "embedder.safetensors",
     "Feature Combiner in the box": "combiner.safetensors",
     "super-resolution in the box": "sr.safetensors",
+    "calibration in the box": "calibration.json",
 }
 
 

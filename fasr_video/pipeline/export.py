@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from fractions import Fraction
+from sqlite3 import Row
 from typing import Any
 
 from fasr_video.pipeline.case import Case
@@ -75,7 +76,7 @@ def tracks(case: Case) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": row["id"],
-                "name": f"T{row['number']}" if row["source"] == 1 else f"S{row['source']}-T{row['number']}",
+                "name": _name(row),
                 "source": row["path"],
                 "source_sha256": row["sha256"],
                 "time_source": info["time_source"],
@@ -98,6 +99,16 @@ def tracks(case: Case) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def track_names(case: Case) -> dict[str, int]:
+    """Finished tracks by the name that they are shown under."""
+    rows = case.db.execute("SELECT id, source, number FROM track WHERE state = 'done'").fetchall()
+    return {_name(row): int(row["id"]) for row in rows}
+
+
+def _name(track: Row) -> str:
+    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
 
 
 def faces(case: Case) -> list[dict[str, Any]]:

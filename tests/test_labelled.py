@@ -1,0 +1,117 @@
+"""Calibrating on tracks of one's own footage whose people are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fasr_video.configs import settings as configs
+from fasr_video.errors import InputError, UsageError
+from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.labelled import from_tracks, read_labels
+from tests.test_search import near, unit
+
+LENGTH = 32
+MODELS = json.dumps({"embedder": "e", "pooled_by": "mean", "restorer": None})
+PEOPLE = 30
+
+
+def centre(person: int) -> np.ndarray:
+    return unit(np.random.default_rng(1000 + person).standard_normal(LENGTH))
+
+
+def make_case(folder: Path, people: range, models: str = MODELS) -> None:
+    """A finished case with a track a person; even ones are in the gallery."""
+    settings = configs.load("cpu")
+    with Case.create(folder, json.loads(settings.model_dump_json()), "") as case:
+        case.db.execute(
+            "INSERT INTO source (id, path, sha256, info, detector, state, losses)"
+            " VALUES (1, 'a.mp4', 'a', '{}', '{}', 'done', '{}')"
+        )
+        for i in people:
+            case.db.execute(
+                "INSERT INTO track (id, source, tracker_id, number, state, verdict) VALUES (?, 1, ?, ?, 'done', 'usable')",
+                (i + 1, i, i + 1),
+            )
+            case.db.execute("INSERT INTO probed VALUES (?, ?, 20.0)", (i + 1, models))
+            for k, kind in enumerate((Kind.BEST, Kind.POOLED)):
+                feature = near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
+                case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes()))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("labelled")
+    make_case(folder / "one", range(0, 40))
+    make_case(folder / "two", range(40, 2 * PEOPLE))
+    with Gallery.create(folder / "gallery", "test", "e", LENGTH) as gallery, gallery.transaction():
+        for i in range(0, 2 * PEOPLE, 2):
+            for k in range(2):
+                photo = near(centre(i), 0.9, 7000 + 2 * i + k)
+                gallery.add(f"p{i}", EnrolledPhoto(f"{2 * i + k:064x}", f"{i}-{k}.jpg", photo, 20.0, 60.0, 0.9, None))
+    return folder
+
+
+def write_labels(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
+    file = folder / f"labels{len(list(folder.glob('*.csv')))}.csv"
+    file.write_text("case,track,person\n" + "".join(f"{c},{t},{p}\n" for c, t, p in rows))
+    return file
+
+
+def everybody() -> list[tuple[str, str, str]]:
+    place = {i: "one" if i < 40 else "two" for i in range(2 * PEOPLE)}
+    return [(place[i], f"T{i + 1}", f"p{i}" if i % 2 == 0 else "") for i in range(2 * PEOPLE)]
+
+
+def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place: Path) -> None:
+    with Gallery.open(place / "gallery", read_only=True) as gallery:
+        made = from_tracks(write_labels(place, everybody()), gallery, seed=0)
+    assert made.fits(json.loads(MODELS)) is None
+    assert (made.enrolled, made.searches) == (PEOPLE, 2 * PEOPLE)
+    assert list(made.scales) == ["best", "pooled", "best+pooled"]
+    # Probes lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
+    assert made.score(Kind.POOLED, 0.75) > 0 > made.score(Kind.POOLED, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([("one", "T99", "p0")], "no track T99"),
+        ([("one", "", "p0")], "line 2.*no case or no track"),
+        ([], "no labels in it"),
+    ],
+)
+def test_labels_that_cannot_be_are_one_line(place: Path, rows: list[tuple[str, str, str]], says: str) -> None:
+    file = write_labels(place, rows)
+    with Gallery.open(place / "gallery", read_only=True) as gallery, pytest.raises(UsageError, match=says):
+        from_tracks(file, gallery, seed=0)
+
+
+def test_cases_of_other_models_are_not_mixed(place: Path, tmp_path: Path) -> None:
+    other = json.dumps({"embedder": "e", "pooled_by": "combiner", "restorer": None})
+    make_case(tmp_path / "three", range(2), other)
+    file = write_labels(place, [("one", "T1", "p0"), (str(tmp_path / "three"), "T1", "p0")])
+    with (
+        Gallery.open(place / "gallery", read_only=True) as gallery,
+        pytest.raises(UsageError, match="2 sets of models"),
+    ):
+        from_tracks(file, gallery, seed=0)
+
+
+def test_gallery_of_another_embedder_is_refused(place: Path, tmp_path: Path) -> None:
+    with (
+        Gallery.create(tmp_path / "other", "test", "f", LENGTH) as gallery,
+        pytest.raises(UsageError, match="another embedder"),
+    ):
+        from_tracks(write_labels(place, everybody()), gallery, seed=0)
+
+
+def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(InputError, match="columns case, track, person"):
+        read_labels(tmp_path / "labels.csv")
