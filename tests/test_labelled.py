@@ -16,7 +16,7 @@ from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.labelled import from_tracks, read_labels
 from tests.test_search import near, unit
 
-LENGTH = 32
+LENGTH = 64
 MODELS = json.dumps({"embedder": "e", "pooled_by": "mean", "restorer": None})
 PEOPLE = 30
 
@@ -35,7 +35,8 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
         )
         for i in people:
             case.db.execute(
-                "INSERT INTO track (id, source, tracker_id, number, state, verdict) VALUES (?, 1, ?, ?, 'done', 'usable')",
+                "INSERT INTO track (id, source, tracker_id, number, state, verdict)"
+                " VALUES (?, 1, ?, ?, 'done', 'usable')",
                 (i + 1, i, i + 1),
             )
             case.db.execute("INSERT INTO probed VALUES (?, ?, 20.0)", (i + 1, models))
