@@ -476,6 +476,8 @@ def _show(document: dict[str, Any]) -> None:
                 verdict,
             )
         console.print(table)
+    if any(t["restoration"] for t in document["tracks"]):
+        console.print(_reconstructions(document["tracks"]))
     for t in document["tracks"]:
         if t["answer"] is not None:
             console.print(_candidates(t))
@@ -498,6 +500,18 @@ def _show(document: dict[str, Any]) -> None:
         console.print(table)
 
 
+def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "track", "method", "samples", "disagreement", "warnings", title="reconstructions: synthetic, leads only"
+    )
+    for t in tracks:
+        made = t["restoration"]
+        if made is not None:
+            numbers = (str(len(made["samples"])), f"{made['disagreement']:.3f}")
+            table.add_row(t["name"], made["method"], *numbers, escape("; ".join(made["warnings"])))
+    return table
+
+
 def _candidates(track: dict[str, Any]) -> Table:
     """The joined list of a track: leads to look at, with what speaks for each."""
     answer = track["answer"]
@@ -506,6 +520,8 @@ def _candidates(track: dict[str, Any]) -> Table:
     if scored:
         limit = f"{answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
         title += f" (threshold of the score {limit}; a lead is no proof)"
+    if answer["remark"]:
+        title += f"\n{answer['remark']}"
     kinds = list(answer["lists"])
     score = "score" if scored else "mean cosine, raw"
     cosines = (f"{k}, cosine" for k in kinds)

@@ -39,7 +39,7 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
                 " VALUES (?, 1, ?, ?, 'done', 'usable')",
                 (i + 1, i, i + 1),
             )
-            case.db.execute("INSERT INTO probed VALUES (?, ?, 20.0)", (i + 1, models))
+            case.db.execute("INSERT INTO probed VALUES (?, ?, 20.0, ?)", (i + 1, models, 16 + i))
             for k, kind in enumerate((Kind.BEST, Kind.POOLED)):
                 feature = near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
                 case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes()))
@@ -74,6 +74,8 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place:
         made = from_tracks(write_labels(place, everybody()), gallery, seed=0)
     assert made.fits(json.loads(MODELS)) is None
     assert (made.enrolled, made.searches) == (PEOPLE, 2 * PEOPLE)
+    assert made.band == (16, 16 + 2 * PEOPLE - 1)
+    assert made.outside(40) is None and "larger than the 16-75 px" in str(made.outside(100))
     assert list(made.scales) == ["best", "pooled", "best+pooled"]
     # Probes lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
     assert made.score(Kind.POOLED, 0.75) > 0 > made.score(Kind.POOLED, 0.0)

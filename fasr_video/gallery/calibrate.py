@@ -54,6 +54,8 @@ class LabelledProbe:
     person: str
     """A subject of the gallery, or the name of a stranger: all searches of one person bear the same."""
     features: Mapping[Kind, Feature]
+    side: int | None = None
+    """Of LR0 in px, where it is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ def from_probes(
     kinds = kinds_of(probes)
     wanted = [(k,) for k in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
     scales = {scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed) for w in wanted}
+    sides = [p.side for p in probes if p.side is not None]
     return Calibration(
         facts=facts,
         data=data,
@@ -146,6 +149,7 @@ def from_probes(
         enrolled=len(gallery),
         searches=len(probes),
         scales=scales,
+        band=(min(sides), max(sides)) if len(sides) == len(probes) else None,
     )
 
 
@@ -306,7 +310,7 @@ def probe_images(
         with np.load(file) as made:
             for i, person in enumerate(some):
                 features = {Kind(k): made[k][i] for k in made.files if k != ENROLLED}
-                probes.append(LabelledProbe(person.name, features))
+                probes.append(LabelledProbe(person.name, features, person.side))
                 if person.enrolled:
                     gallery[person.name] = made[ENROLLED][i]
         tell(start + len(some), len(people))

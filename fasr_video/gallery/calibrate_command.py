@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from fasr_video.gallery.commands import Chosen, embedder_options
 
@@ -151,7 +151,7 @@ def show(calibration: Calibration, path: Path) -> None:
 def _how_well(calibration: Calibration) -> Table:
     points = next(iter(calibration.scales.values())).report.points
     columns = ("rank-1", "AUC", *(f"FNIR at FPIR {p.fpir:g}" for p in points))
-    table = Table("scale", *columns, title="how well it tells people apart")
+    table = Table(Column("scale", no_wrap=True), *columns, title="how well it tells people apart")
     for name, scale in calibration.scales.items():
         rates = [f"{p.fnir_at_fpir:.3f}" if p.resolved else "too few" for p in scale.report.points]
         table.add_row(escape(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates)
@@ -160,7 +160,7 @@ def _how_well(calibration: Calibration) -> Table:
 
 def _how_far(calibration: Calibration) -> Table:
     columns = ("nearest stranger", "nearest pair", "log10 LR from", "to", "form", "Cllr raw", "calibrated", "least")
-    table = Table("scale", *columns, title="what scores mean")
+    table = Table(Column("scale", no_wrap=True), *columns, title="what scores mean")
     for name, scale in calibration.scales.items():
         r, told = scale.report, scale.map
         near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
@@ -171,7 +171,8 @@ def _how_far(calibration: Calibration) -> Table:
 
 def _thresholds(calibration: Calibration) -> Table:
     points = next(iter(calibration.scales.values())).report.points
-    table = Table("scale", "subjects", *(f"FPIR {p.fpir:g}" for p in points), title="thresholds by gallery size")
+    rates = (f"FPIR {p.fpir:g}" for p in points)
+    table = Table(Column("scale", no_wrap=True), "subjects", *rates, title="thresholds by gallery size")
     for name in calibration.scales:
         for size in SIZES:
             found = [calibration.threshold(name, p.fpir, size) for p in points]

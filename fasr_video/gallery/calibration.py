@@ -184,6 +184,8 @@ class Calibration:
     searches: int
     scales: Mapping[str, Scale]
     """By `scale_name`."""
+    band: tuple[int, int] | None = None
+    """Sides in px of the smallest and the largest face searched for, where they are known."""
 
     @property
     def gallery_size(self) -> int:
@@ -244,6 +246,14 @@ class Calibration:
             return [f"{told}: false-positive rates are extrapolated"]
         return [f"{told}, {size / tested:.0f} times as many: do not rely on a stated false-positive rate"]
 
+    def outside(self, side: int) -> str | None:
+        """What to say of a face of this size; None where it is one of those calibrated on."""
+        if self.band is None or self.band[0] <= side <= self.band[1]:
+            return None
+        low, high = self.band
+        kind = "smaller" if side < low else "larger"
+        return f"face of {side} px, {kind} than the {low}-{high} px that scores were calibrated on"
+
     def save(self, path: Path) -> None:
         content = {"format": FORMAT, "sha256": self.sha256, **asdict(self)}
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
@@ -264,7 +274,8 @@ class Calibration:
         if digest != hashlib.sha256(_canonical(content)).hexdigest():
             raise IntegrityError(path, "changed since it was written", "restore it from a copy, or calibrate again")
         try:
-            return cls(**{**content, "scales": {name: _scale(s) for name, s in content["scales"].items()}})
+            scales = {name: _scale(s) for name, s in content["scales"].items()}
+            return cls(**{**content, "scales": scales, "band": _frozen(content["band"])})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(path, f"not a whole calibration ({error})", remedy) from error
 

@@ -75,13 +75,14 @@ CREATE TABLE link (
 CREATE TABLE probe (
     track INTEGER NOT NULL REFERENCES track, kind TEXT NOT NULL CHECK (kind IN ('best', 'pooled', 'sr')),
     feature BLOB NOT NULL, PRIMARY KEY (track, kind)) WITHOUT ROWID;
-CREATE TABLE probed (track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, norm REAL NOT NULL);
+CREATE TABLE probed (
+    track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, norm REAL NOT NULL, side INTEGER NOT NULL);
 CREATE TABLE restoration (
     track INTEGER PRIMARY KEY REFERENCES track, picture TEXT NOT NULL, samples TEXT NOT NULL, spread TEXT,
     facts TEXT NOT NULL);
 CREATE TABLE answer (
     track INTEGER PRIMARY KEY REFERENCES track, verdict TEXT NOT NULL CHECK (verdict IN ('candidates', 'unknown')),
-    threshold REAL, extrapolated INTEGER NOT NULL);
+    threshold REAL, extrapolated INTEGER NOT NULL, remark TEXT);
 CREATE TABLE candidate (
     track INTEGER NOT NULL REFERENCES track, list TEXT NOT NULL CHECK (list IN ('best', 'pooled', 'sr', 'joined')),
     rank INTEGER NOT NULL, subject TEXT NOT NULL, cosine REAL, ratio REAL, score REAL, cosines TEXT, support TEXT,

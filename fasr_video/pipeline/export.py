@@ -204,7 +204,7 @@ def _answer(case: Case, track: int) -> dict[str, Any] | None:
         lists.setdefault(c["list"], []).append(line)
     joined = lists.pop("joined", [])
     facts = {"verdict": row["verdict"], "threshold": row["threshold"], "extrapolated": bool(row["extrapolated"])}
-    return {**facts, "joined": joined, "lists": lists}
+    return {**facts, "remark": row["remark"], "joined": joined, "lists": lists}
 
 
 def _relative(case: Case, picture: str) -> str:

@@ -74,7 +74,8 @@ def _probes(labels: list[Label]) -> tuple[list[LabelledProbe], Mapping[str, obje
                 found = features(case, names[label.track])
                 if not found:
                     raise UsageError(folder, f"track {label.track} is not usable", "leave it out")
-                probes.append(LabelledProbe(label.person, found))
+                side = case.db.execute("SELECT side FROM probed WHERE track = ?", (names[label.track],)).fetchone()[0]
+                probes.append(LabelledProbe(label.person, found, side))
             models |= {row[0] for row in case.db.execute("SELECT DISTINCT models FROM probed")}
     if len(models) != 1:
         reason = f"the cases were probed with {len(models)} sets of models"

@@ -62,12 +62,13 @@ def probe_all(case: Case, prober: Prober, seed: int, listen: Callable[[int, int]
         part = waiting[start : start + TOGETHER]
         listen(start, len(waiting))
         seeds = [track_seed(seed, row) for row in part]
-        answers = prober.ask([track_faces(case, row) for row in part], seeds)
+        faces = [track_faces(case, row) for row in part]
+        answers = prober.ask(faces, seeds)
         with environment(case.folder):
             pictures = [_write(case, a.restoration) for a in answers]
         with case.transaction():
-            for row, answer, restored in zip(part, answers, pictures, strict=True):
-                _store(case, row["id"], models, answer, restored)
+            for row, face, answer, restored in zip(part, faces, answers, pictures, strict=True):
+                _store(case, row["id"], models, len(face.small), answer, restored)
     if waiting:
         with case.transaction():
             case.log("probed", {"tracks": len(waiting), "models": json.loads(models), "digest": digest(case)})
@@ -138,10 +139,10 @@ def _write(case: Case, restoration: Restoration | None) -> Restored | None:
     return picture, json.dumps(samples), spread, json.dumps(facts)
 
 
-def _store(case: Case, track: int, models: str, answer: Probes, restored: Restored | None) -> None:
+def _store(case: Case, track: int, models: str, side: int, answer: Probes, restored: Restored | None) -> None:
     for table in ("probe", "probed", "restoration"):
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
-    case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, models, answer.norm))
+    case.db.execute("INSERT INTO probed VALUES (?, ?, ?, ?)", (track, models, answer.norm, side))
     for kind, feature in answer.features.items():
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, feature.astype(np.float32).tobytes()))
     if restored is not None:

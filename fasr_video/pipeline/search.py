@@ -99,12 +99,13 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     question = Question(Mode(settings.mode), settings.candidates, settings.fpir)
     searcher = Searcher(gallery, Index.open(gallery), question, calibration, reading.calibrated)
     answers = {track: searcher.answer(features(case, track)) for track in tracks}
+    sides = dict(case.db.execute("SELECT track, side FROM probed").fetchall())
     with case.transaction():
         record_photos(case, gallery)
         case.db.execute("DELETE FROM candidate")
         case.db.execute("DELETE FROM answer")
         for track, answer in answers.items():
-            _store(case, track, answer)
+            _store(case, track, answer, calibration.outside(sides[track]) if calibration else None)
         case.set_meta("searched", json.dumps(asked))
         case.log("searched", {**asked, "digest": digest(case)})
     return True
@@ -128,10 +129,9 @@ def digest(case: Case) -> str:
     return hasher.hexdigest()
 
 
-def _store(case: Case, track: int, answer: Answer) -> None:
-    case.db.execute(
-        "INSERT INTO answer VALUES (?, ?, ?, ?)", (track, answer.verdict, answer.threshold, answer.extrapolated)
-    )
+def _store(case: Case, track: int, answer: Answer, remark: str | None) -> None:
+    row = (track, answer.verdict, answer.threshold, answer.extrapolated, remark)
+    case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
     insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     for kind, hits in answer.lists.items():
         for rank, h in enumerate(hits, 1):
