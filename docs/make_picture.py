@@ -30,8 +30,10 @@ def draw(folder: Path, out: Path) -> None:
         shown = track["shown"]
         pictures = [(shown["native"], "LR0, own pixels")]
         pictures.append((shown["aligned"], "LR0, canonical"))
-        pictures += [(a["aligned"], f"LR{n}") for n, a in enumerate(track["auxiliaries"], 1)]
-        for column, (picture, label) in enumerate(pictures[:COLUMNS]):
+        pictures += [(a["aligned"], f"LR{n}") for n, a in enumerate(track["auxiliaries"][: COLUMNS - 3], 1)]
+        if track["restoration"] is not None:
+            pictures.append((track["restoration"]["picture"], "reconstruction, synthetic"))
+        for column, (picture, label) in enumerate(pictures):
             axis = figure.add_subplot(grid[2 * i + 1, column])
             axis.imshow(Image.open(folder / picture), interpolation="nearest")
             axis.set_title(label, fontsize=8)
@@ -51,7 +53,15 @@ def _timeline(axis: plt.Axes, track: dict[str, Any], end: float) -> None:
     axis.set_xticks([])
     text = f"{track['name']} · {start:.2f}-{stop:.2f} s · seen {track['sightings']} times · {track['verdict']} · "
     text += f"LR0: {track['shown']['quality']['eye_px']:.0f} px between the eyes"
-    axis.set_title(text, loc="left", fontsize=10)
+    axis.set_title(f"{text} · {_answer(track)}", loc="left", fontsize=10)
+
+
+def _answer(track: dict[str, Any]) -> str:
+    answer = track["answer"]
+    if answer is None or answer["verdict"] == "unknown":
+        return "unknown"
+    first = answer["joined"][0]
+    return f"candidate {first['subject']} (a lead, log10 LR {first['log10_likelihood_ratio']:+.1f})"
 
 
 def _share(face: dict[str, Any], track: dict[str, Any]) -> float:

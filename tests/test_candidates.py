@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import shutil
 import signal
@@ -17,16 +19,19 @@ import pytest
 from PIL import Image as PilImage
 
 from fasr_video.configs import settings as configs
-from fasr_video.errors import CaseError, InputError
+from fasr_video.configs.settings import SearchSettings
+from fasr_video.errors import CaseError, InputError, UsageError
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.store import Gallery, WrongEmbedder
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import clusters, decide
-from fasr_video.pipeline.probes import features
+from fasr_video.pipeline.probes import features, open_prober
 from fasr_video.pipeline.run import Stage, run
+from fasr_video.pipeline.search import read_calibration
 from fasr_video.pipeline.verify import verify
 from fasr_video.sr.restoration import BANNER, NOTE
+from tests import test_search
 from tests.conftest import SAMPLES
 
 QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
@@ -82,6 +87,60 @@ def test_right_person_is_ranked_first(searched: Path) -> None:
                 assert t["answer"]["joined"][0]["subject"] == name
                 asked += 1
     assert asked >= 2
+
+
+def test_person_of_the_gallery_is_a_candidate_and_a_stranger_unknown(
+    copy: Path, corridor: Path, tmp_path: Path
+) -> None:
+    """With the calibration in the box; each of the two is a stranger to a gallery of the other."""
+    first = {t["id"]: t["answer"]["joined"][0]["subject"] for t in document(copy)["tracks"] if t["answer"]}
+    assert set(first.values()) == {"eileen_collins", "grace_hopper"}
+    only = tmp_path / "mugshots"
+    only.mkdir()
+    shutil.copy(MUGSHOTS / "eileen_collins.jpg", only)
+    run([corridor], copy, CPU, only)
+    for t in document(copy)["tracks"]:
+        if t["answer"] is not None:
+            expected = "candidates" if first[t["id"]] == "eileen_collins" else "unknown"
+            assert t["answer"]["verdict"] == expected
+    lines = list(csv.DictReader(export_csv(copy).splitlines()))
+    assert {x["candidate"] for x in lines if x["answer"] == "unknown"} == {""}
+
+
+def export_csv(folder: Path) -> str:
+    with Case.open(folder, read_only=True) as case:
+        return export.as_csv(case, "tracks")
+
+
+def test_identification_lists_only_who_passes(copy: Path, corridor: Path) -> None:
+    run([corridor], copy, configs.load("cpu", (*QUICK, "search.mode=identification")), MUGSHOTS)
+    answers = [t["answer"] for t in document(copy)["tracks"] if t["answer"]]
+    assert answers and all(len(a["joined"]) == 1 and a["joined"][0]["passes"] for a in answers)
+
+
+def test_calibration_speaks_as_far_as_it_fits(tmp_path: Path) -> None:
+    restorer: dict[str, object] = {"method": "bicubic", "samples": 1}
+    made = dataclasses.replace(test_search.make_calibration(), facts={**test_search.FACTS, "restorer": restorer})
+    file = tmp_path / "calibration.json"
+    made.save(file)
+    chosen = SearchSettings(mode="investigation", candidates=5, fpir=0.1, calibration=file)
+    whole = read_calibration(chosen, made.facts)
+    assert whole.calibrated == tuple(Kind) and whole.remarks == ()
+    other = read_calibration(chosen, {**made.facts, "restorer": {"method": "bicubic", "samples": 2}})
+    assert other.calibrated == (Kind.BEST, Kind.POOLED) and "reconstructions are raw" in other.remarks[0]
+    with pytest.raises(UsageError, match="another embedder"):
+        read_calibration(chosen, {**made.facts, "embedder": "f"})
+
+
+def test_calibration_in_the_box_is_for_the_models_in_the_box() -> None:
+    settings = configs.load("cpu")
+    reading = read_calibration(settings.search, open_prober(settings).facts())
+    assert reading.calibrated == tuple(Kind) and reading.remarks == ()
+
+
+def test_models_without_a_calibration_have_raw_scores_and_it_is_said() -> None:
+    reading = read_calibration(configs.load("cpu").search, test_search.FACTS)
+    assert reading.calibration is None and reading.remarks[0].startswith("scores are raw")
 
 
 def test_reconstruction_says_what_it_is_wherever_it_goes(searched: Path) -> None:

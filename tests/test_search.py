@@ -56,6 +56,10 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
+    return make_calibration()
+
+
+def make_calibration() -> Calibration:
     """From 160 people whose probes are as like them as 0.6 (best), 0.75 (pooled) and 0.7 (sr) say."""
     rng = np.random.default_rng(3)
     probes, enrolled = [], {}
