@@ -71,7 +71,9 @@ def cli() -> None:
 @cli.command("run")
 @click.argument("footage", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--gallery", type=click.Path(path_type=Path), help="Folder of photographs: one file, or one folder, a person."
+    "--gallery",
+    type=click.Path(path_type=Path),
+    help="Whom to search for: a gallery, a folder of photographs (one file, or one folder, a person) or a CSV.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The case folder. [default: cases/NAME-HASH of the first file]"
