@@ -75,6 +75,8 @@ def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(unbroken: Path
     kept = {f["native"] for f in document["faces"] if f["native"]} | {
         f["aligned"] for f in document["faces"] if f["aligned"]
     }
+    drawn = [t["restoration"] for t in document["tracks"] if t["restoration"]]
+    kept |= {Path(name).stem for made in drawn for name in (made["picture"], made["spread"], *made["samples"])}
     assert {p.stem for p in (unbroken / "crops").glob("*/*")} == kept
     shown = document["tracks"][0]["shown"]
     frame = next(f for f in open_video(entrance).frames(Sampling()) if f.ref.index == shown["frame"])

@@ -83,11 +83,13 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     reading = read_calibration(settings, prober.facts())
     calibration, people = reading.calibration, len(gallery.subjects())
     remarks = [*reading.remarks, *(calibration.warnings(people) if calibration else ())]
+    photographs = _photographs(gallery)
     tracks = [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
     # The case's own gallery moves with it.
     folder = "gallery" if gallery.folder == case.folder / "gallery" else str(gallery.folder.absolute())
     asked = {
         "gallery": {"id": gallery.id, "folder": folder, "generation": gallery.generation, "people": people},
+        "photographs": hashlib.sha256(json.dumps(photographs).encode()).hexdigest(),
         "models": prober.facts(),
         "question": settings.model_dump(mode="json"),
         "calibration": None if calibration is None else calibration.sha256,
@@ -101,7 +103,9 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     answers = {track: searcher.answer(features(case, track)) for track in tracks}
     sides = dict(case.db.execute("SELECT track, side FROM probed").fetchall())
     with case.transaction():
-        record_photos(case, gallery)
+        case.db.execute("DELETE FROM gallery_photo")
+        insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
+        case.db.executemany(insert, photographs)
         case.db.execute("DELETE FROM candidate")
         case.db.execute("DELETE FROM answer")
         for track, answer in answers.items():
@@ -111,13 +115,12 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     return True
 
 
-def record_photos(case: Case, gallery: Gallery) -> None:
-    """Which photographs stood behind the answers, and which could not be used."""
-    case.db.execute("DELETE FROM gallery_photo")
-    rows: list[tuple[str, str, str | None, str | None]]
-    rows = [(i.path, i.subject, i.sha256, None) for i in gallery.images()]
-    rows += [(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
-    case.db.executemany("INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)", rows)
+def _photographs(gallery: Gallery) -> list[tuple[str, str, str | None, str | None]]:
+    """Path, subject, hash and problem of those that stand behind the answers, and of those that could not be used."""
+    found: list[tuple[str, str, str | None, str | None]] = [
+        (i.path, i.subject, i.sha256, None) for i in gallery.images()
+    ]
+    return found + [(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
 
 
 def digest(case: Case) -> str:
