@@ -37,7 +37,7 @@ from fasr_video.recognition.embedder import open_embedder  # noqa: E402
 from tests import gallery_ops as ops  # noqa: E402
 
 LENGTH = 512
-FACES = Path("/work/shared/data/celeba/val-00.tar")
+FACES = ROOT.parent / "shared" / "data" / "celeba" / "val-00.tar"
 MUGSHOTS = ROOT / "sample_videos" / "mugshots"
 TARGET = 1.1  # times bare FAISS
 
