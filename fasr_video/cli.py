@@ -415,19 +415,37 @@ def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
 
 
 def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]) -> None:
+    from fasr_video.pipeline.export import state_of
+
+    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
     searched = document["searched"]
     if searched is None:
         return
+    if waiting:
+        click.echo(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
     people = searched["gallery"]["people"]
-    left_out = f", {len(bad)} photographs left out" if bad else ""
-    click.echo(f"gallery: {people} people{left_out}; {len(leads)} of {asked} tracks have candidates, the rest: unknown")
+    left_out = f", photographs left out: {len(bad)}" if bad else ""
+    click.echo(f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}")
     for name, answer in leads.items():
-        first = answer["joined"][0]
+        first = next(c for c in answer["joined"] if c["passes"])
         mark = " (only the reconstruction says so)" if first["only_sr"] else ""
-        ratio = f"log10 likelihood ratio {first['log10_likelihood_ratio']:+.1f}"
-        click.echo(f"  {name}: candidate {first['subject']}, {ratio}{mark}")
+        outside = f" [{answer['remark']}]" if answer["remark"] else ""
+        click.echo(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
     for remark in searched["remarks"]:
         click.echo(f"note: {remark}")
+    last = next(x for x in reversed(document["log"]) if x["event"] == "searched")
+    anew = json.loads(last["details"])["index_made_anew"]
+    if anew not in {None, "there was none"}:
+        click.echo(f"note: the gallery's index was made anew from the store: {anew}")
+
+
+def _ratio(candidate: dict[str, Any]) -> str:
+    """With a mark where more could not be said by the data that was calibrated on."""
+    ratio = candidate["log10_likelihood_ratio"]
+    if ratio is None:
+        return "not calibrated"
+    bound = ("at least " if ratio > 0 else "at most ") if candidate["at_bound_of_calibration"] else ""
+    return f"{bound}{ratio:+.1f}"
 
 
 def _show(document: dict[str, Any]) -> None:
@@ -482,7 +500,7 @@ def _show(document: dict[str, Any]) -> None:
         console.print(_reconstructions(document["tracks"]))
     for t in document["tracks"]:
         if t["answer"] is not None:
-            console.print(_candidates(t))
+            console.print(_candidates(t, document["searched"]))
     if document["searched"] is not None:
         for remark in document["searched"]["remarks"]:
             console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
@@ -495,6 +513,8 @@ def _show(document: dict[str, Any]) -> None:
                 str(link["id"]), pair, f"{link['score']:.3f} raw", link["evidence"], escape(link["state"] + by)
             )
         console.print(table)
+    if any(document["clusters"].values()):
+        console.print(_clusters(document["clusters"]))
     if document["gallery"]:
         table = Table("photograph", "subject", "state", title="gallery")
         for p in document["gallery"]:
@@ -514,27 +534,40 @@ def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _candidates(track: dict[str, Any]) -> Table:
+def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
     """The joined list of a track: leads to look at, with what speaks for each."""
-    answer = track["answer"]
+    answer, question = track["answer"], searched["question"]
+    title = [f"{track['name']}: {answer['verdict']} ({question['mode']})"]
     scored = answer["threshold"] is not None
-    title = f"{track['name']}: {answer['verdict']}"
     if scored:
-        limit = f"{answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
-        title += f" (threshold of the score {limit}; a lead is no proof)"
+        limit = f"score {answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
+        title.append(
+            f"threshold: {limit}, for FPIR {question['fpir']:g} and {searched['gallery']['templates']} templates"
+        )
     if answer["remark"]:
-        title += f"\n{answer['remark']}"
+        title.append(answer["remark"])
+    if not answer["joined"]:
+        title.append("nobody passes")
     kinds = list(answer["lists"])
     score = "score" if scored else "mean cosine, raw"
-    cosines = (f"{k}, cosine" for k in kinds)
-    table = Table("rank", "candidate", score, "log10 LR", *cosines, "supported by", title=title)
+    names = ("candidate", score, "log10 LR", *kinds, "supported by")
+    table = Table(*(Column(n, no_wrap=n != "supported by") for n in names), title="\n".join(title))
     for c in answer["joined"]:
-        support = "only the reconstruction" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
+        support = "only sr" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
         name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
-        ratio = c["log10_likelihood_ratio"]
-        numbers = [f"{c['score']:.2f}", "" if ratio is None else f"{ratio:+.1f}"]
-        numbers += [f"{c['cosines'][k]:.3f}" for k in kinds]
-        table.add_row(str(c["rank"]), name, *numbers, support)
+        cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
+        ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ") if scored else ""
+        table.add_row(name, f"{c['score']:.2f}", ratio, *cosines, support)
+    return table
+
+
+def _clusters(found: dict[str, list[dict[str, Any]]]) -> Table:
+    table = Table("tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each")
+    for state, rows in found.items():
+        for c in rows:
+            links = ", ".join(map(str, c["links"]))
+            accepted = f"{c['links_accepted']} of {len(c['links'])}"
+            table.add_row(", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state)
     return table
 
 

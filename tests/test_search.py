@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibrate import LabelledProbe, from_probes
-from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.search import Mode, Question, Searcher, Verdict
@@ -138,7 +138,8 @@ def test_candidate_that_only_the_reconstruction_supports_is_marked_and_comes_las
     by_name = {c.subject: c for c in answer.joined}
     assert by_name["emil"].only_sr and not by_name["anna"].only_sr
     assert by_name["anna"].support == (Kind.BEST, Kind.POOLED)
-    assert answer.joined[-1].subject == "emil"
+    order = [(not c.passes, c.only_sr) for c in answer.joined]
+    assert order == sorted(order) and order[0] == (False, False)
 
 
 def test_without_a_calibration_scores_are_raw_and_the_answer_is_unknown(gallery: Gallery) -> None:
@@ -169,3 +170,42 @@ def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration)
     with Gallery.create(tmp_path / "none", "test", "e", LENGTH) as none:
         answer = ask(none, calibration).answer(probes("anna"))
     assert answer.verdict is Verdict.UNKNOWN and answer.joined == [] and not any(answer.lists.values())
+
+
+def over_none_but_the_joined(calibration: Calibration, templates: int) -> dict[Kind, float]:
+    """Cosines that no probe's own threshold lets through, but the joined one does."""
+    limit = {k: calibration.threshold(k, 0.03, templates).score for k in Kind}
+    joined = calibration.threshold(scale_name(list(Kind)), 0.03, templates).score
+    cosines = {k: limit[k] - 0.005 for k in Kind}
+    assert calibration.fused_score(cosines) >= joined
+    return cosines
+
+
+def test_who_passes_does_not_depend_on_the_mode(tmp_path: Path, calibration: Calibration) -> None:
+    """Poor probes that agree: none passes alone, all together do."""
+    with Gallery.create(tmp_path / "singles", "test", "e", LENGTH) as singles:
+        for name in NAMES:
+            singles.add(name, photo(name, person(name)))
+        cosines = over_none_but_the_joined(calibration, singles.count())
+        features = {k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}
+        listed = ask(singles, calibration).answer(features)
+        named = ask(singles, calibration, Mode.IDENTIFICATION).answer(features)
+    assert listed.verdict is named.verdict is Verdict.CANDIDATES
+    assert named.joined[0].subject == listed.joined[0].subject == "dora"
+    assert named.joined[0].support == () and not any(named.lists.values())
+
+
+def test_candidate_that_passes_is_never_cut_off_by_one_that_does_not(
+    gallery: Gallery, calibration: Calibration
+) -> None:
+    features = probes("somebody else")
+    features[Kind.SR] = near(person("emil"), 0.999, 77)
+    answer = ask(gallery, calibration, length=1).answer(features)
+    assert answer.verdict is Verdict.CANDIDATES
+    assert answer.joined[0].subject == "emil" and answer.joined[0].only_sr and answer.joined[0].passes
+
+
+def test_ratio_at_the_end_of_what_the_data_support_says_so(gallery: Gallery, calibration: Calibration) -> None:
+    first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
+    assert first.at_bound and first.ratio == pytest.approx(calibration.bounds(list(Kind))[1])
+    assert last.at_bound == (last.ratio == pytest.approx(calibration.bounds(list(Kind))[0]))

@@ -215,6 +215,11 @@ class Calibration:
         scale = self.scale(scale_name(cosines))
         return scale.map(scale.scorer(cosines))
 
+    def bounds(self, kinds: Collection[Kind]) -> tuple[float, float]:
+        """The lowest and the highest log10 likelihood ratio that the data can support, of these kinds together."""
+        values = self.scale(scale_name(kinds)).map.values
+        return min(values), max(values)
+
     def threshold(self, name: str, fpir: float, size: int) -> Threshold:
         """Where a search over `size` subjects has this false-positive identification rate.
 

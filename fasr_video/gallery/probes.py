@@ -69,7 +69,7 @@ class Prober:
         return {"embedder": self.embedder.sha256, "pooled_by": combiner, "restorer": restorer}
 
     def ask(self, tracks: Sequence[TrackFaces], seeds: Sequence[int]) -> list[Probes]:
-        """One answer a track; each depends on its own faces and seed, never on the others."""
+        """One answer a track; each depends on its own faces and seed, never (but for rounding) on the others."""
         if not tracks:
             return []
         faces = [f for t in tracks for f in (t.lr0, *t.auxiliaries)]

@@ -43,6 +43,11 @@ class Question:
     fpir: float
     """Share of strangers that may pass the threshold."""
 
+    def check(self, calibration: Calibration | None) -> None:
+        if self.mode is Mode.IDENTIFICATION and calibration is None:
+            reason = "a threshold needs a calibration made with these models"
+            raise UsageError("search.mode identification", reason, "run `fasr-video calibrate`, or use investigation")
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -65,6 +70,8 @@ class Candidate:
     """What the list is ordered by: the calibrated sum of the cosines, or their plain mean without a calibration."""
     ratio: float | None
     """Calibrated log10 likelihood ratio of all probes together."""
+    at_bound: bool
+    """The ratio is the highest or lowest that the calibration's data can support."""
     support: tuple[Kind, ...]
     """The probes that pass their own threshold; without a calibration, those that rank the subject first."""
     passes: bool
@@ -98,9 +105,7 @@ class Searcher:
         calibration: Calibration | None,
         calibrated: Collection[Kind] = tuple(Kind),
     ) -> None:
-        if question.mode is Mode.IDENTIFICATION and calibration is None:
-            reason = "a threshold needs a calibration made with these models"
-            raise UsageError("search.mode identification", reason, "run `fasr-video calibrate`, or use investigation")
+        question.check(calibration)
         self._gallery, self._index, self._question, self._calibration = gallery, index, question, calibration
         self._calibrated = () if calibration is None else calibrated
         self._people, self._templates = len(gallery.subjects()), gallery.count()
@@ -113,11 +118,13 @@ class Searcher:
         threshold, extrapolated = self._threshold(scale_name(joined)) if joined else (None, False)
         candidates = [self._candidate(s, cosines[s], lists, threshold) for s in named]
         # A lead that only a synthetic face supports stands after those that the camera's own pictures support.
-        candidates.sort(key=lambda c: (c.only_sr, -c.score, c.subject))
+        candidates.sort(key=lambda c: (not c.passes, c.only_sr, -c.score, c.subject))
         passing = [c for c in candidates if c.passes]
-        shown = passing if self._question.mode is Mode.IDENTIFICATION else candidates
         verdict = Verdict.CANDIDATES if passing else Verdict.UNKNOWN
-        return Answer(verdict, lists, shown[: self._question.length], threshold, extrapolated)
+        if self._question.mode is Mode.IDENTIFICATION:
+            candidates = passing
+            lists = {kind: [h for h in hits if h.cosine >= self._limit(kind)] for kind, hits in lists.items()}
+        return Answer(verdict, lists, candidates[: self._question.length], threshold, extrapolated)
 
     def _rank(self, kind: Kind, feature: Feature) -> list[Hit]:
         """The nearest subjects, each by its nearest template."""
@@ -125,10 +132,7 @@ class Searcher:
         for cosine, subject in self._nearest(feature):
             if subject not in found:
                 found[subject] = Hit(subject, cosine, self._ratio(kind, cosine))
-        hits = list(found.values())[: self._question.length]
-        if self._question.mode is Mode.IDENTIFICATION:
-            hits = [h for h in hits if h.cosine >= self._limit(kind)]
-        return hits
+        return list(found.values())[: self._question.length]
 
     def _ratio(self, kind: Kind, cosine: float) -> float | None:
         if self._calibration is None or kind not in self._calibrated:
@@ -160,11 +164,12 @@ class Searcher:
     ) -> Candidate:
         if self._calibration is None or threshold is None:
             first = tuple(k for k, hits in lists.items() if hits and hits[0].subject == subject)
-            return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), None, first, False)
+            return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), None, False, first, False)
         known = {k: c for k, c in cosines.items() if k in self._calibrated}
         score, ratio = float(self._calibration.fused_score(known)), float(self._calibration.fuse(known))
+        low, high = self._calibration.bounds(known)
         over = tuple(k for k, c in cosines.items() if c >= self._limit(k))
-        return Candidate(subject, cosines, score, ratio, over, score >= threshold)
+        return Candidate(subject, cosines, score, ratio, not low < ratio < high, over, score >= threshold)
 
     def _limit(self, kind: Kind) -> float:
         """The cosine from which this probe speaks for somebody; none does where it is not calibrated."""

@@ -86,7 +86,7 @@ CREATE TABLE answer (
 CREATE TABLE candidate (
     track INTEGER NOT NULL REFERENCES track, list TEXT NOT NULL CHECK (list IN ('best', 'pooled', 'sr', 'joined')),
     rank INTEGER NOT NULL, subject TEXT NOT NULL, cosine REAL, ratio REAL, score REAL, cosines TEXT, support TEXT,
-    passes INTEGER, PRIMARY KEY (track, list, rank)) WITHOUT ROWID;
+    passes INTEGER, at_bound INTEGER, PRIMARY KEY (track, list, rank)) WITHOUT ROWID;
 CREATE TABLE gallery_photo (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, subject TEXT NOT NULL, sha256 TEXT, problem TEXT);
 CREATE TABLE log (
@@ -310,6 +310,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")  # WAL: a power cut may lose the last segment, never half of one
     database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA secure_delete = ON")  # a name that is taken out leaves no trace in free pages
     return database
 
 

@@ -19,7 +19,8 @@ TRACK_COLUMNS = (
     *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
     *("verdict", "verdict_reason", "auxiliaries", "shown_frame", "shown_pts", "shown_aligned", "shown_native"),
     *(f"shown_{m}" for m in MEASURES),
-    *("sr_picture", "sr_disagreement", "answer", "candidate", "candidate_ratio", "candidate_support"),
+    *("sr_picture", "sr_disagreement", "answer", "threshold", "extrapolated", "remark"),
+    *("candidate", "candidate_score", "candidate_ratio", "candidate_support"),
 )
 FACE_COLUMNS = (
     *("id", "source", "source_sha256", "track", "frame_index", "pts", "seconds", "x1", "y1", "x2", "y2", "landmarks"),
@@ -38,7 +39,7 @@ def as_document(case: Case) -> dict[str, Any]:
         ],
         "tracks": tracks(case),
         "links": links(case),
-        "clusters": clusters(case, ["proposed", "accepted"]),
+        "clusters": {"accepted": _clusters(case, {"accepted"}), "proposed": _clusters(case, {"proposed", "accepted"})},
         "searched": case.searched(),
         "gallery": [dict(r) for r in case.db.execute("SELECT * FROM gallery_photo ORDER BY path").fetchall()],
         "log": [dict(r) for r in case.db.execute("SELECT * FROM log ORDER BY id").fetchall()],
@@ -132,6 +133,26 @@ def links(case: Case) -> list[dict[str, Any]]:
     return [dict(r) for r in case.db.execute(query).fetchall()]
 
 
+def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
+    """Tracks that may be (with proposed links) or were decided to be one person, and what holds them together."""
+    names = {number: name for name, number in track_names(case).items()}
+    held = [x for x in links(case) if x["state"] in states]
+    found = []
+    for tracks_of_one in clusters(case, states):
+        own = [x for x in held if x["a"] in tracks_of_one]
+        if "proposed" in states and all(x["state"] == "accepted" for x in own):
+            continue  # nothing in it is open
+        found.append(
+            {
+                "tracks": [names[t] for t in tracks_of_one],
+                "links": sorted(x["id"] for x in own),
+                "links_accepted": sum(x["state"] == "accepted" for x in own),
+                "weakest_score": min(x["score"] for x in own),
+            }
+        )
+    return found
+
+
 def _source(case: Case, source: int) -> dict[str, Any]:
     row = case.db.execute("SELECT * FROM source WHERE id = ?", (source,)).fetchone()
     counted = "SELECT reason, count(*) FROM face WHERE source = ? AND reason IS NOT NULL GROUP BY reason"
@@ -171,6 +192,13 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
     }
 
 
+def state_of(track: dict[str, Any]) -> str:
+    """What there is to say of a track: candidates, unknown, insufficient, or that nobody has asked."""
+    if track["answer"] is not None:
+        return str(track["answer"]["verdict"])
+    return "not searched" if track["verdict"] == "usable" else "insufficient"
+
+
 def _restoration(case: Case, track: int) -> dict[str, Any] | None:
     row = case.db.execute("SELECT * FROM restoration WHERE track = ?", (track,)).fetchone()
     if row is None:
@@ -198,7 +226,7 @@ def _answer(case: Case, track: int) -> dict[str, Any] | None:
                 "support": support,
                 "passes": bool(c["passes"]),
             }
-            line["only_sr"] = support == ["sr"]
+            line |= {"only_sr": support == ["sr"], "at_bound_of_calibration": bool(c["at_bound"])}
         else:
             line["cosine"] = c["cosine"]
         lists.setdefault(c["list"], []).append(line)
@@ -213,17 +241,22 @@ def _relative(case: Case, picture: str) -> str:
 
 def _flat(track: dict[str, Any]) -> dict[str, Any]:
     shown = track["shown"] or {}
-    line = {k: v for k, v in track.items() if not isinstance(v, dict | list)}
+    line = {k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)}
     line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
     line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
     line["auxiliaries"] = len(track["auxiliaries"])
     if track["restoration"] is not None:
         line |= {"sr_picture": track["restoration"]["picture"], "sr_disagreement": track["restoration"]["disagreement"]}
+    line["answer"] = state_of(track)
     if track["answer"] is not None:
-        line["answer"] = track["answer"]["verdict"]
+        line |= {k: track["answer"][k] for k in ("threshold", "extrapolated", "remark")}
         # No name below the threshold in any table: a list to look through is in the JSON.
         passing = [c for c in track["answer"]["joined"] if c["passes"]][:1]
         for c in passing:
-            line |= {"candidate": c["subject"], "candidate_ratio": c["log10_likelihood_ratio"]}
+            line |= {
+                "candidate": c["subject"],
+                "candidate_score": c["score"],
+                "candidate_ratio": c["log10_likelihood_ratio"],
+            }
             line["candidate_support"] = " ".join(c["support"])
     return line

@@ -69,9 +69,9 @@ def probe_all(case: Case, prober: Prober, seed: int, listen: Callable[[int, int]
         with case.transaction():
             for row, face, answer, restored in zip(part, faces, answers, pictures, strict=True):
                 _store(case, row["id"], models, len(face.small), answer, restored)
-    if waiting:
-        with case.transaction():
-            case.log("probed", {"tracks": len(waiting), "models": json.loads(models), "digest": digest(case)})
+            case.log(
+                "probed", {"models": json.loads(models), "digests": {r["id"]: digest(case, r["id"]) for r in part}}
+            )
     return bool(waiting)
 
 
@@ -100,15 +100,15 @@ def features(case: Case, track: int) -> dict[Kind, Feature]:
     return {kind: found[kind] for kind in Kind if kind in found}
 
 
-def digest(case: Case) -> str:
-    """One hash over all probes and restorations, so that the log's chain covers them."""
+def digest(case: Case, track: int) -> str:
+    """One hash over the probes and the restoration of a track, so that the log's chain covers them."""
     hasher = hashlib.sha256()
     for query in (
-        "SELECT track, kind, hex(feature) FROM probe ORDER BY track, kind",
-        "SELECT * FROM probed ORDER BY track",
-        "SELECT * FROM restoration ORDER BY track",
+        "SELECT track, kind, hex(feature) FROM probe WHERE track = ? ORDER BY kind",
+        "SELECT * FROM probed WHERE track = ?",
+        "SELECT * FROM restoration WHERE track = ?",
     ):
-        for row in case.db.execute(query):
+        for row in case.db.execute(query, (track,)):
             hasher.update(json.dumps(tuple(row)).encode())
     return hasher.hexdigest()
 

@@ -23,7 +23,7 @@ from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import open_prober, probe_all
-from fasr_video.pipeline.search import check_given, open_gallery, search_all
+from fasr_video.pipeline.search import check_question, open_gallery, search_all
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import FrameRef
 
@@ -81,10 +81,10 @@ def run(
         if first_path != reader.info.path:
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
     sampling = _sampling(settings)
-    if gallery is not None:
-        check_given(gallery)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
     prober = open_prober(settings)
+    if gallery is not None:
+        check_question(out, gallery, prober, settings.search)
     worked = False
     with only_writer(out), open_case(out, settings) as case:
         for reader in readers:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import UsageError
@@ -16,8 +17,7 @@ from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
 from fasr_video.gallery.search import Answer, Mode, Question, Searcher
-from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.probes import features
@@ -25,24 +25,33 @@ from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.methods import WEIGHTS
 
 IN_THE_BOX = WEIGHTS / "calibration.json"
+GALLERY = "gallery"
+"""In the case: the gallery of the folder of photographs that it was given."""
 
 
-def check_given(given: Path) -> None:
-    """Tell before the footage is looked at that there is no such gallery."""
-    if not (given / GALLERY_DATABASE).is_file():
+def check_question(folder: Path, given: Path, prober: Prober, settings: SearchSettings) -> None:
+    """Whatever would stop the search in this case is told before the footage is looked at."""
+    reading = read_calibration(settings, prober.facts())
+    _question(settings).check(reading.calibration)
+    is_gallery = (given / DATABASE).is_file()
+    if not is_gallery:
         read_listing(given)
+    place = given if is_gallery else folder / GALLERY
+    if (place / DATABASE).is_file():
+        with Gallery.open(place, read_only=True) as gallery:
+            gallery.require(prober.embedder)
 
 
 def open_gallery(
     case: Case, given: Path, detector: Detector, embedder: Embedder, listen: Callable[[int, int], None]
 ) -> Gallery:
     """A gallery that `gallery create` made, as it is; or the folder of photographs, enrolled into the case."""
-    if (given / GALLERY_DATABASE).is_file():
+    if (given / DATABASE).is_file():
         gallery = Gallery.open(given, read_only=True)
         gallery.require(embedder)
         return gallery
-    own = case.folder / "gallery"
-    if (own / GALLERY_DATABASE).is_file():
+    own = case.folder / GALLERY
+    if (own / DATABASE).is_file():
         gallery = Gallery.open(own)
         gallery.require(embedder)
     else:
@@ -81,38 +90,54 @@ def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> 
 def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings) -> bool:
     """Ask for every track that has probes; returns whether the question had not been asked before."""
     reading = read_calibration(settings, prober.facts())
-    calibration, people = reading.calibration, len(gallery.subjects())
-    remarks = [*reading.remarks, *(calibration.warnings(people) if calibration else ())]
     photographs = _photographs(gallery)
-    tracks = [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
-    # The case's own gallery moves with it.
-    folder = "gallery" if gallery.folder == case.folder / "gallery" else str(gallery.folder.absolute())
-    asked = {
-        "gallery": {"id": gallery.id, "folder": folder, "generation": gallery.generation, "people": people},
-        "photographs": hashlib.sha256(json.dumps(photographs).encode()).hexdigest(),
-        "models": prober.facts(),
-        "question": settings.model_dump(mode="json"),
-        "calibration": None if calibration is None else calibration.sha256,
-        "remarks": remarks,
-        "tracks": tracks,
-    }
+    asked = _asked(case, gallery, prober, settings, reading) | {"photographs": _hash(photographs)}
     if case.searched() == asked:
         return False
-    question = Question(Mode(settings.mode), settings.candidates, settings.fpir)
-    searcher = Searcher(gallery, Index.open(gallery), question, calibration, reading.calibrated)
-    answers = {track: searcher.answer(features(case, track)) for track in tracks}
+    index = Index.open(gallery)
+    searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
+    answers = {track: searcher.answer(features(case, track)) for track in asked["tracks"]}
     sides = dict(case.db.execute("SELECT track, side FROM probed").fetchall())
     with case.transaction():
-        case.db.execute("DELETE FROM gallery_photo")
+        for table in ("gallery_photo", "candidate", "answer"):
+            case.db.execute(f"DELETE FROM {table}")
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         case.db.executemany(insert, photographs)
-        case.db.execute("DELETE FROM candidate")
-        case.db.execute("DELETE FROM answer")
         for track, answer in answers.items():
-            _store(case, track, answer, calibration.outside(sides[track]) if calibration else None)
+            _store(case, track, answer, _remark(reading.calibration, sides[track]))
         case.set_meta("searched", json.dumps(asked))
-        case.log("searched", {**asked, "digest": digest(case)})
+        case.log("searched", {**asked, "index_made_anew": index.rebuilt, "digest": digest(case)})
     return True
+
+
+def _question(settings: SearchSettings) -> Question:
+    return Question(Mode(settings.mode), settings.candidates, settings.fpir)
+
+
+def _asked(case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings, reading: Reading) -> dict[str, Any]:
+    """All that the answers depend on."""
+    people = len(gallery.subjects())
+    facts = {"id": gallery.id, "generation": gallery.generation, "state": gallery.state, "people": people}
+    # The case's own gallery moves with it.
+    own = gallery.folder == case.folder / GALLERY
+    facts |= {"templates": gallery.count(), "folder": GALLERY if own else str(gallery.folder.absolute())}
+    warnings = reading.calibration.warnings(people) if reading.calibration else []
+    return {
+        "gallery": facts,
+        "models": prober.facts(),
+        "question": settings.model_dump(mode="json"),
+        "calibration": None if reading.calibration is None else reading.calibration.sha256,
+        "remarks": [*reading.remarks, *warnings],
+        "tracks": [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()],
+    }
+
+
+def _remark(calibration: Calibration | None, side: int) -> str | None:
+    return None if calibration is None else calibration.outside(side)
+
+
+def _hash(rows: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def _photographs(gallery: Gallery) -> list[tuple[str, str, str | None, str | None]]:
@@ -124,9 +149,13 @@ def _photographs(gallery: Gallery) -> list[tuple[str, str, str | None, str | Non
 
 
 def digest(case: Case) -> str:
-    """One hash over all answers, so that the log's chain covers them."""
+    """One hash over all answers and what stood behind them, so that the log's chain covers them."""
     hasher = hashlib.sha256()
-    for query in ("SELECT * FROM answer ORDER BY track", "SELECT * FROM candidate ORDER BY track, list, rank"):
+    for query in (
+        "SELECT * FROM answer ORDER BY track",
+        "SELECT * FROM candidate ORDER BY track, list, rank",
+        "SELECT path, subject, sha256, problem FROM gallery_photo ORDER BY id",
+    ):
         for row in case.db.execute(query):
             hasher.update(json.dumps(tuple(row)).encode())
     return hasher.hexdigest()
@@ -135,10 +164,12 @@ def digest(case: Case) -> str:
 def _store(case: Case, track: int, answer: Answer, remark: str | None) -> None:
     row = (track, answer.verdict, answer.threshold, answer.extrapolated, remark)
     case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
-    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     for kind, hits in answer.lists.items():
         for rank, h in enumerate(hits, 1):
-            case.db.execute(insert, (track, kind, rank, h.subject, h.cosine, h.ratio, None, None, None, None))
+            case.db.execute(insert, (track, kind, rank, h.subject, h.cosine, h.ratio, None, None, None, None, None))
     for rank, c in enumerate(answer.joined, 1):
         cosines, support = json.dumps(c.cosines), json.dumps(c.support)
-        case.db.execute(insert, (track, "joined", rank, c.subject, None, c.ratio, c.score, cosines, support, c.passes))
+        case.db.execute(
+            insert, (track, "joined", rank, c.subject, None, c.ratio, c.score, cosines, support, c.passes, c.at_bound)
+        )

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.files import sha256_file
+from fasr_video.gallery.inspect import check as check_gallery
+from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest
+from fasr_video.pipeline.search import GALLERY
 from fasr_video.pipeline.search import digest as answers_digest
 
 
@@ -26,7 +29,7 @@ class Check:
 
 def verify(case: Case) -> list[Check]:
     checks = []
-    for check in (_database, _log, _found, _answers, _pictures, _sources):
+    for check in (_database, _log, _found, _probes, _answers, _pictures, _sources):
         try:
             checks.append(check(case))
         except sqlite3.DatabaseError as error:
@@ -92,22 +95,35 @@ def _found(case: Case) -> Check:
     return Check("faces and tracks", len(said), problems, [])
 
 
+def _probes(case: Case) -> Check:
+    """Probes and reconstructions against the hashes that the log holds."""
+    said: dict[int, str] = {}
+    for row in case.db.execute("SELECT details FROM log WHERE event = 'probed' ORDER BY id"):
+        said |= {int(track): digest for track, digest in json.loads(row["details"])["digests"].items()}
+    made = "SELECT track FROM probed UNION SELECT track FROM probe UNION SELECT track FROM restoration"
+    there = {int(row["track"]) for row in case.db.execute(made)}
+    bad = sorted(track for track in said.keys() | there if said.get(track) != probes_digest(case, track))
+    problems = [f"probes or reconstruction of track {track} were changed after the run" for track in bad]
+    return Check("probes and reconstructions", len(said), problems, [])
+
+
 def _answers(case: Case) -> Check:
-    """Probes, reconstructions and candidates against the hashes that the log holds."""
-    said = dict(case.db.execute("SELECT event, details FROM log WHERE event IN ('probed', 'searched') ORDER BY id"))
+    """Candidates against the hash that the log holds, and the case's own gallery against its own."""
+    row = case.db.execute("SELECT details FROM log WHERE event = 'searched' ORDER BY id DESC LIMIT 1").fetchone()
+    said = None if row is None else json.loads(row["details"])
+    digest = None
+    if said is not None:
+        digest = said.pop("digest")
+        del said["index_made_anew"]
     problems = []
-    for event, what, found in (
-        ("probed", "probes or reconstructions", probes_digest(case)),
-        ("searched", "candidates", answers_digest(case)),
-    ):
-        if event in said and json.loads(said[event])["digest"] != found:
-            problems.append(f"{what} were changed after the run")
-    searched = json.loads(said["searched"]) if "searched" in said else None
-    if searched is not None:
-        del searched["digest"]
-    if case.searched() != searched:
+    if case.searched() != said:
         problems.append("what was searched for is not what the log says")
-    return Check("probes and candidates", len(said), problems, [])
+    if digest is not None and digest != answers_digest(case):
+        problems.append("candidates, or the list of photographs, were changed after the run")
+    if (case.folder / GALLERY / DATABASE).is_file():
+        with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:
+            problems += [f"gallery: {p}" for c in check_gallery(gallery) for p in c.problems]
+    return Check("candidates", int(said is not None), problems, [])
 
 
 def _pictures(case: Case) -> Check:
