@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.gallery.store import EnrolledPhoto, Gallery, Removal
 from fasr_video.recognition.combiner import weighted_mean
 from fasr_video.types import AlignedFace
 
@@ -93,6 +93,10 @@ def changes(seed: int, most: int = 60) -> Iterator[Change]:
             come = tuple((f"p{rng.integers(PEOPLE)}", photo(n, rng, picture=rng.random() < 0.02)) for n in names)
             held += [p.sha256 for _, p in come]
             yield Change(photos=come)
+
+
+def remove(gallery: Gallery, subject: str) -> Removal:
+    return gallery.remove([i.sha256 for i in gallery.chosen((subject,), ())], "test", (subject,))
 
 
 def stored(gallery: Gallery) -> set[tuple[str, str, bytes]]:

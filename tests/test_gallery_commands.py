@@ -91,6 +91,27 @@ def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> 
     assert document(capsys, "stats", gallery)["nearest"] is None
 
 
+def test_no_name_stays_behind_when_a_person_is_removed(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    ImageOps.mirror(PilImage.open(MUGSHOTS / "grace_hopper.jpg")).save(photos / "alice_secret.jpg")
+    shutil.copy(photos / "alice_secret.jpg", photos / "bob.jpg")
+    PilImage.new("RGB", (300, 300), "grey").save(photos / "dave_noface.jpg")
+    assert called(capsys, "gallery", "add", gallery, photos)[0] == 3
+    assert "alice_secret" in called(capsys, "gallery", "list", gallery)[1]
+    ask = ("gallery", "remove", gallery, "alice_secret", "dave_noface", "--why", "order")
+    code, out, _ = called(capsys, *ask, "--dry-run")
+    assert code == 0 and "would be forgotten: bob.jpg" in out and "would be forgotten: dave_noface.jpg" in out
+    code, out, _ = called(capsys, *ask)
+    assert code == 0 and "subjects alice_secret, dave_noface with them" in out and "0 occurrences" in out
+    assert "2 lines about photographs that were not enrolled" in out
+    assert document(capsys, "list", gallery)["problems"] == []
+    data = b"".join(f.read_bytes() for f in gallery.iterdir() if f.is_file())
+    assert b"alice_secret" not in data and b"dave_noface" not in data
+    code, _, err = called(capsys, "gallery", "show", gallery, "dave_noface")
+    assert code == 2 and "no subject 'dave_noface'" in err
+
+
 def test_bytes_that_are_still_there_end_with_four(gallery: Path, capsys: Capture) -> None:
     with Gallery.open(gallery) as opened:
         vector = opened.vectors().features[0].tobytes()
@@ -128,6 +149,11 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
     assert code == 2 and "gallery migrate" in err and len(err.strip().splitlines()) == 1
     code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--dry-run")
     assert code == 0 and "no stored picture: mirrored.png" in out and "2 photographs would be" in out
+    before = (gallery / DATABASE).read_bytes()
+    for options in ((), ("--dry-run",), ("--drop-missing",)):
+        code, out, _ = called(capsys, "gallery", "migrate", gallery, *options)
+        assert code == 0 and "nothing to do" in out and "embedded again" not in out
+    assert (gallery / DATABASE).read_bytes() == before
     code, _, err = called(capsys, "gallery", "migrate", gallery, "--weights", other)
     assert code == 2 and "--drop-missing" in err
     code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--drop-missing")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,6 +203,113 @@ class TestSync:
         assert report.removed == 0 and "Permission denied" in report.problems[0].reason
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
+    def test_a_folder_that_cannot_be_read_now_is_told_and_keeps_its_people(
+        self,
+        gallery: Gallery,
+        folder: Path,
+        detector: Looking,
+        embedder: Counting,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Root reads everything, so the refusal is made at the one call that reads folders."""
+        PilImage.new("RGB", (300, 300), "grey").save(folder / "eileen" / "wall.png")
+        (wall,) = sync(gallery, folder, detector, embedder).problems
+        (folder / "grace.jpg").unlink()
+        ImageOps.mirror(PilImage.open(GRACE)).save(folder / "new.png")
+        before = gallery.images("eileen")
+        with monkeypatch.context() as patch:
+            _refuse(patch, folder / "eileen")
+            report = sync(gallery, folder, detector, embedder)
+            (problem,) = report.problems
+            assert (problem.path, problem.subject) == ("eileen", "eileen")
+            assert problem.reason == "a folder that cannot be read (Permission denied)"
+            assert (report.added, report.removed) == (1, 1)
+            assert subjects(gallery) == {"eileen": 2, "new": 1} and gallery.images("eileen") == before
+            assert gallery.problems() == [problem, wall]
+        report = sync(gallery, folder, detector, embedder)
+        assert report.problems == (wall,) and (report.unchanged, report.removed) == (3, 0)
+        assert gallery.problems() == [wall]
+
+    def test_a_photograph_of_a_folder_out_of_reach_is_not_given_to_another(
+        self,
+        gallery: Gallery,
+        folder: Path,
+        detector: Looking,
+        embedder: Counting,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        shutil.copy(EILEEN, folder / "other.jpg")
+        _refuse(monkeypatch, folder / "eileen")
+        report = sync(gallery, folder, detector, embedder)
+        assert report.problems[1].reason.startswith("the same photograph as eileen/1.jpg, which is enrolled as eileen")
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+    def test_nothing_that_can_be_read_is_an_error_and_removes_nobody(
+        self,
+        gallery: Gallery,
+        folder: Path,
+        detector: Looking,
+        embedder: Counting,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (folder / "grace.jpg").unlink()
+        with monkeypatch.context() as patch:
+            _refuse(patch, folder / "eileen")
+            with pytest.raises(InputError, match=r"none of its photographs can be read \(eileen: a folder that cannot"):
+                sync(gallery, folder, detector, embedder)
+        with monkeypatch.context() as patch:
+            _refuse(patch, folder)
+            with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+                sync(gallery, folder, detector, embedder)
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+    def test_a_manifest_whose_pictures_are_not_mounted_removes_nobody(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        manifest = folder.parent / "m.csv"
+        manifest.write_text("path,subject\nphotos/grace.jpg,g\nphotos/eileen/1.jpg,e\nmore/2.png,m\n")
+        (folder.parent / "more").mkdir()
+        ImageOps.mirror(PilImage.open(GRACE)).save(folder.parent / "more" / "2.png")
+        report = sync(gallery, manifest, detector, embedder)
+        assert subjects(gallery) == {"g": 1, "e": 1, "m": 1} and report.removed == 1
+        folder.rename(folder.parent / "away")
+        manifest.write_text("path,subject\nphotos/grace.jpg,g\n./photos/eileen/1.jpg,e\nmore/2.png,m\n")
+        report = sync(gallery, manifest, detector, embedder)
+        assert [p.reason for p in report.problems] == [
+            "photos/grace.jpg: no such file",
+            "./photos/eileen/1.jpg: no such file",
+        ]
+        assert report.removed == 0 and subjects(gallery) == {"g": 1, "e": 1, "m": 1}
+        manifest.write_text("path,subject\nphotos/grace.jpg,g\nmore/2.png,m\n")  # e is struck off
+        assert sync(gallery, manifest, detector, embedder).removed == 1
+        assert subjects(gallery) == {"g": 1, "m": 1}
+        (folder.parent / "more").rename(folder.parent / "away2")
+        with pytest.raises(InputError, match=r"m\.csv: none of .* \(m\.csv, line 2: photos/grace\.jpg: no such file\)"):
+            sync(gallery, manifest, detector, embedder)
+        assert subjects(gallery) == {"g": 1, "m": 1}
+
+    def test_a_line_with_a_slip_keeps_what_it_names(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        (folder / "m.csv").write_text("path,subject\ngrace.jpg,grace\neileen/1.jpg,eileen\neileen/2.png\n")
+        report = sync(gallery, folder / "m.csv", detector, embedder)
+        assert len(report.problems) == 1 and report.removed == 0
+        assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+    def test_a_link_to_nothing_is_told_and_keeps_what_it_led_to(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        (folder / "grace.jpg").rename(folder.parent / "store.jpg")
+        (folder / "grace.jpg").symlink_to("../store.jpg")
+        assert sync(gallery, folder, detector, embedder).unchanged == 3
+        (folder.parent / "store.jpg").unlink()
+        report = sync(gallery, folder, detector, embedder)
+        assert [(p.path, p.subject, p.reason) for p in report.problems] == [("grace.jpg", "grace", "a link to nothing")]
+        assert report.removed == 0 and subjects(gallery) == {"grace": 1, "eileen": 2}
+        (folder / "grace.jpg").unlink()
+        report = sync(gallery, folder, detector, embedder)
+        assert report.problems == () and report.removed == 1 and subjects(gallery) == {"eileen": 2}
+
     def test_an_empty_folder_is_an_error_and_removes_nobody(
         self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
     ) -> None:
@@ -209,6 +318,17 @@ class TestSync:
             with pytest.raises(InputError):
                 sync(gallery, tmp_path / place, detector, embedder)
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
+
+
+def _refuse(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    patch.setattr(os, "scandir", refusing)
 
 
 def test_photographs_that_cannot_be_used_are_told_and_the_rest_enrolled(
@@ -324,13 +444,34 @@ class TestListings:
         assert (
             reasons
             == {
-                "eileen/again.jpg": "the same photograph as eileen/1.jpg, kept once",
-                "other.jpg": "the same photograph as grace.jpg, which is enrolled as grace: remove one of the two",
+                "eileen/again.jpg": "the same file as eileen/1.jpg: one of them is enough",
+                "other.jpg": "the same file as grace.jpg, which stands for grace: remove one of the two",
             }
-            or reasons["eileen/1.jpg"] == "the same photograph as eileen/again.jpg, kept once"
+            or reasons["eileen/1.jpg"] == "the same file as eileen/again.jpg: one of them is enough"
         )
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
         assert sync(gallery, folder, detector, embedder).renamed == 0
+
+    def test_the_same_useless_file_twice_is_not_said_to_be_enrolled(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        PilImage.new("RGB", (300, 300), "grey").save(folder / "big.png")
+        shutil.copy(folder / "big.png", folder / "wall.png")
+        reasons = {p.path: p.reason for p in enrol(gallery, folder, detector, embedder).problems}
+        assert reasons == {
+            "big.png": "no face found",
+            "wall.png": "the same file as big.png, which stands for big: remove one of the two",
+        }
+
+    def test_links_to_nothing_and_what_is_no_file_are_told(self, folder: Path) -> None:
+        (folder / "gone.jpg").symlink_to("nowhere.jpg")
+        (folder / "round.jpg").symlink_to("round.jpg")
+        os.mkfifo(folder / "pipe.jpg")
+        listing = read_listing(folder)
+        reasons = {p.path: p.reason for p in listing.problems}
+        assert reasons.pop("round.jpg").startswith("cannot be reached")
+        assert reasons == {"gone.jpg": "a link to nothing", "pipe.jpg": "not a file"}
+        assert {e.path for e in listing.entries} == {"grace.jpg", "eileen/1.jpg", "eileen/2.png"}
 
     def test_a_manifest(self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
         manifest = folder / "who.csv"

@@ -22,7 +22,15 @@ from fasr_video.errors import EnvironmentFailure, IntegrityError, UsageError
 from fasr_video.gallery import traces
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.store import DATABASE, EnrolledPhoto, Gallery, GalleryError, PhotoOfAnother, WrongEmbedder
+from fasr_video.gallery.store import (
+    DATABASE,
+    EnrolledPhoto,
+    Gallery,
+    GalleryError,
+    PhotoOfAnother,
+    Problem,
+    WrongEmbedder,
+)
 from fasr_video.recognition.combiner import Source
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from tests import gallery_ops as ops
@@ -50,7 +58,9 @@ def test_what_goes_in_comes_out(gallery: Gallery, rng: np.random.Generator) -> N
     (image,) = gallery.images("Ada ✓")
     assert (image.sha256, image.path, image.norm, image.has_picture) == (given.sha256, "one.png", given.norm, True)
     assert given.face is not None
-    np.testing.assert_array_equal(gallery.picture(image), given.face.picture)
+    face = gallery.face(image)
+    assert face is not None
+    np.testing.assert_array_equal(face.picture, given.face.picture)
     vectors = gallery.vectors()
     np.testing.assert_array_equal(vectors.features, given.feature[None])
     (template,) = gallery.templates(vectors.ids).values()
@@ -67,7 +77,7 @@ def test_several_photographs_make_one_more_template_weighted_by_their_norms(gall
     kinds = [gallery.templates(vectors.ids)[i].kind for i in vectors.ids]
     assert kinds == ["single", "single", "pooled"]
     np.testing.assert_allclose(vectors.features[2], 0.6 * a + 0.8 * b, atol=1e-6)
-    gallery.remove_image("2" * 64, "test")
+    gallery.remove(["2" * 64], "test")
     np.testing.assert_array_equal(gallery.vectors().features, a[None])
 
 
@@ -93,7 +103,7 @@ def test_generation_rises_with_each_change_of_templates_and_ids_are_never_used_a
         new = set(gallery.vectors().ids.tolist()) - seen
         assert not seen or min(new) > max(seen)
         seen |= new
-        gallery.remove_subject("a", "test") if i == 2 else None
+        ops.remove(gallery, "a") if i == 2 else None
     gallery.log("nothing", {})
     assert gallery.generation == before + 1
 
@@ -129,7 +139,7 @@ class TestRemoval:
         pictures = gallery.query("SELECT picture FROM image WHERE subject = 'p1'")
         gone = [p.feature.tobytes() for p in photos[3:6]] + pooled + [r[0][1000:1100] for r in pictures]
         assert len(gone) == 7 and all(self.places(gallery, g) for g in gone)
-        removal = gallery.remove_subject("p1", "order 12/34")
+        removal = gallery.remove([p.sha256 for p in photos[3:6]], "order 12/34")
         assert (removal.subjects, len(removal.images), removal.templates) == (("p1",), 3, 4)
         assert (removal.occurrences, removal.shared) == (0, 0)
         assert removal.files_scanned == len(gallery.files())
@@ -145,11 +155,69 @@ class TestRemoval:
     def test_the_log_tells_hashes_when_and_why_but_no_names(self, gallery: Gallery, rng: np.random.Generator) -> None:
         given = ops.photo("somebody", rng)
         gallery.add("somebody", given)
-        gallery.remove_image(given.sha256, "expunged")
+        gallery.remove([given.sha256], "expunged")
         (line,) = gallery.removals()
         assert line["why"] == "expunged" and line["images_sha256"] == [given.sha256] and line["templates"] == 1
         assert not self.places(gallery, b"somebody")
         assert gallery.subjects() == []
+
+    def test_what_is_said_about_the_removed_goes_and_what_is_said_about_others_stays(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
+        given, other = ops.photo("alice", rng), ops.photo("ali", rng)
+        gallery.add("alice_secret", given)
+        gallery.add("ali", other)
+        gone = [
+            Problem("alice2.png", "alice_secret", "1" * 64, "no face found", "detector"),
+            Problem("bob.jpg", "bob", given.sha256, "twice"),
+            Problem(
+                "carol.jpg", "carol", "2" * 64, "the same file as x.png, which stands for alice_secret: remove one"
+            ),
+        ]
+        stays = [
+            Problem("dave.jpg", "dave", "3" * 64, "the same file as y.png, which stands for alice_secret2"),
+            Problem("erin.jpg", "erin", "4" * 64, "no face found", "detector"),
+        ]
+        gallery.set_problems([*gone, *stays])
+        assert set(gallery.problems_about(["alice_secret"], [given.sha256])) == set(gone)
+        removal = gallery.remove([given.sha256], "order")
+        assert (removal.subjects, removal.problems, removal.occurrences) == (("alice_secret",), 3, 0)
+        assert gallery.problems() == stays
+        assert gallery.remove([other.sha256], "order").problems == 0
+        assert self.places(gallery, b"alice_secret") == self.places(gallery, b"alice_secret2")
+
+    def test_lines_without_a_subject_go_alone(self, gallery: Gallery) -> None:
+        stays = Problem("m.csv, line 3", "a", None, "x.jpg: no such file")
+        gallery.set_problems([Problem("m.csv, line 2", "", None, "path or subject is empty"), stays])
+        assert ops.remove(gallery, "").problems == 1 and gallery.problems() == [stays]
+
+    def test_one_photograph_of_several_takes_only_what_is_said_about_it(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
+        first, second = ops.photo("1", rng), ops.photo("2", rng)
+        gallery.add("a", first)
+        gallery.add("a", second)
+        own = Problem("3.png", "a", "3" * 64, "no face found", "detector")
+        gallery.set_problems([own, Problem("b.png", "b", first.sha256, "the same file as 1.png, which stands for a")])
+        removal = gallery.remove([first.sha256], "order")
+        assert (removal.subjects, removal.problems, gallery.problems()) == ((), 1, [own])
+
+    def test_a_subject_of_which_nothing_could_be_enrolled(self, gallery: Gallery, rng: np.random.Generator) -> None:
+        gallery.add("a", ops.photo("one", rng))
+        before = gallery.generation
+        gallery.set_problems([Problem("dave_noface.png", "dave_noface", "1" * 64, "no face found", "detector")])
+        removal = ops.remove(gallery, "dave_noface")
+        assert (removal.subjects, removal.images, removal.templates, removal.problems) == (("dave_noface",), (), 0, 1)
+        assert removal.files_scanned == len(gallery.files()) and removal.occurrences == 0
+        assert [line["templates"] for line in gallery.removals()] == [0]
+        assert (
+            gallery.problems() == []
+            and not self.places(gallery, b"dave_noface")
+            and not self.places(gallery, b"1" * 64)
+        )
+        assert gallery.generation == before and [s.id for s in gallery.subjects()] == ["a"]
+        with pytest.raises(GalleryError, match="no subject 'dave_noface'"):
+            ops.remove(gallery, "dave_noface")
 
     def test_the_same_picture_in_two_files_stays_with_the_other(
         self, gallery: Gallery, rng: np.random.Generator
@@ -158,7 +226,7 @@ class TestRemoval:
         again = EnrolledPhoto("9" * 64, "again.bmp", given.feature, 5.0, 40, 0.9, given.face)
         gallery.add("a", given)
         gallery.add("b", again)
-        removal = gallery.remove_subject("a", "test")
+        removal = ops.remove(gallery, "a")
         assert removal.occurrences == 0 and removal.shared > 0
         assert [s.id for s in gallery.subjects()] == ["b"]
 
@@ -166,13 +234,13 @@ class TestRemoval:
         given = ops.photo("one", rng)
         gallery.add("a", given)
         (gallery.folder / "notes.bin").write_bytes(b"xyz" + given.feature.tobytes())
-        assert gallery.remove_subject("a", "test").occurrences == 1
+        assert ops.remove(gallery, "a").occurrences == 1
 
     def test_what_is_not_there_cannot_be_removed(self, gallery: Gallery) -> None:
         with pytest.raises(GalleryError, match="no subject 'nobody'"):
-            gallery.remove_subject("nobody", "test")
+            ops.remove(gallery, "nobody")
         with pytest.raises(GalleryError, match="no photograph 00"):
-            gallery.remove_image("00", "test")
+            gallery.remove(["00"], "test")
 
     def test_a_kill_before_the_pages_are_cleaned_is_made_good_by_the_next_opening(
         self, tmp_path: Path, rng: np.random.Generator
@@ -188,7 +256,7 @@ class TestRemoval:
             "from fasr_video.gallery.store import Gallery\n"
             "gallery = Gallery.open(Path(sys.argv[1]))\n"
             "gallery._purge = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
-            "gallery.remove_subject('p1', 'test')\n"
+            "gallery.remove([i.sha256 for i in gallery.images('p1')], 'test')\n"
         )
         ended = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, timeout=60)
         assert ended.returncode == -signal.SIGKILL
@@ -300,7 +368,7 @@ class TestBadGalleries:
             assert "template 7 was changed" in told and "the stored picture of 8.png was changed" in told
             assert "photographs without a template" in told and "a row of image points at a subject" in told
             with pytest.raises(IntegrityError, match=r"8\.png was changed"):
-                gallery.picture(gallery.images("p8")[0])
+                gallery.face(gallery.images("p8")[0])
 
     def test_a_second_writer_is_told(self, folder: Path) -> None:
         with Gallery.open(folder), pytest.raises(GalleryError, match="another process is writing"):
@@ -315,7 +383,7 @@ class TestBadGalleries:
         with Gallery.open(folder, read_only=True) as reader, reader.snapshot():
             reader.subjects()
             with pytest.raises(EnvironmentFailure, match="still reads"), Gallery.open(folder) as gallery:
-                gallery.remove_subject("p1", "test")
+                ops.remove(gallery, "p1")
         with Gallery.open(folder) as gallery:
             assert gallery.query("SELECT value FROM meta WHERE key = 'purge'") == [("0",)]
 
@@ -342,7 +410,7 @@ class TestBadGalleries:
             with Gallery.open(folder, read_only=True) as gallery:
                 assert len(gallery.vectors().ids) == 50
                 with pytest.raises(GalleryError, match="read only"):
-                    gallery.remove_subject("p1", "test")
+                    ops.remove(gallery, "p1")
         finally:
             folder.chmod(stat.S_IRWXU)
         assert (folder / DATABASE).read_bytes() == before

@@ -143,8 +143,9 @@ def add_command(
 def remove_command(
     gallery: Path, subjects: tuple[str, ...], images: tuple[str, ...], why: str, dry_run: bool, as_json: bool
 ) -> int:
-    """Remove SUBJECTS, or single photographs, from rows, pictures, index and log, and search all files for their bytes.
+    """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files for their bytes.
 
+    So are subjects of which no photograph could be enrolled. The search is for pieces of 32 bytes out of every 512.
     Copies of the photographs outside GALLERY, backups and snapshots are not touched. Ends with 4 if anything is found.
     """
     from fasr_video.gallery.store import Gallery
@@ -154,9 +155,9 @@ def remove_command(
     with Gallery.open(gallery, read_only=dry_run) as opened:
         chosen = opened.chosen(subjects, images)
         if dry_run:
-            _show_dry_run(gallery, chosen, as_json)
+            _show_dry_run(gallery, chosen, opened.problems_about(subjects, [i.sha256 for i in chosen]), as_json)
             return ExitCode.DONE
-        removal = opened.remove([i.sha256 for i in chosen], why)
+        removal = opened.remove([i.sha256 for i in chosen], why, subjects)
     if as_json:
         click.echo(json.dumps(asdict(removal), indent=2, ensure_ascii=False))
     else:
@@ -191,8 +192,7 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
     from fasr_video.gallery.store import Gallery
 
     with Gallery.open(gallery, read_only=True) as opened:
-        images = opened.chosen((subject,), ())
-        (known,) = (s for s in opened.subjects() if s.id == subject)
+        known, images = opened.subject(subject), opened.images(subject)
     if as_json:
         document = asdict(known) | {"images": [asdict(i) for i in images]}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -249,6 +249,9 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
     model = embedder.open(device)
     with Gallery.open(gallery, read_only=dry_run) as opened:
         before, images = opened.embedder, opened.images()
+        if (before.sha256, opened.length) == (model.sha256, model.length):
+            click.echo(f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do")
+            return ExitCode.DONE
         missing = [i for i in images if not i.has_picture]
         click.echo(f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)")
         for image in missing:
@@ -340,20 +343,26 @@ def _show_removal(removal: Removal) -> None:
     click.echo(f"removed: {len(removal.images)} photographs, {removal.templates} templates{gone}")
     for sha256 in removal.images:
         click.echo(f"         {sha256}")
+    if removal.problems:
+        click.echo(f"         {removal.problems} lines about photographs that were not enrolled")
     size = f"{removal.files_scanned} files, {removal.bytes_scanned / 2**20:.1f} MiB"
-    click.echo(f"proof:   their vectors and pictures were searched for in {size}: {removal.occurrences} occurrences")
+    found = f"{removal.occurrences} occurrences"
+    click.echo(f"proof:   pieces of their vectors and pictures were searched for in {size}: {found}")
     if removal.shared:
         click.echo(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
     if removal.occurrences:
         click.echo("what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean")
 
 
-def _show_dry_run(gallery: Path, chosen: list[GalleryImage], as_json: bool) -> None:
+def _show_dry_run(gallery: Path, chosen: list[GalleryImage], problems: list[Problem], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"would_remove": [asdict(i) for i in chosen]}, indent=2, ensure_ascii=False))
+        found = {"would_remove": [asdict(i) for i in chosen], "would_forget": [asdict(p) for p in problems]}
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
         return
     for image in chosen:
         click.echo(f"would be removed: {image.sha256} {image.subject} {image.path}")
+    for problem in problems:
+        click.echo(f"would be forgotten: {problem.path}: {problem.reason}")
     click.echo(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
 
 

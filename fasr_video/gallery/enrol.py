@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fasr_video.errors import UsageError
+from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
-from fasr_video.gallery.photos import Entry, Face, NoFace, look, read_listing
+from fasr_video.gallery.photos import Entry, Face, NoFace, lies_in, look, read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.store import EnrolledPhoto, Gallery, Problem, Removal, environment
 from fasr_video.pipeline.detect import Detector
@@ -56,7 +56,7 @@ class _Plan:
     unchanged: list[tuple[Entry, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     present: set[str] = field(default_factory=set)
-    """Photographs that are there, by hash; those whose file cannot be read now are taken for unchanged."""
+    """Photographs that are there, by hash; those whose file cannot be reached now are taken for unchanged."""
 
 
 def enrol(
@@ -97,11 +97,17 @@ def _work(
     entries = [
         replace(e, source=e.source or told.source, authority=e.authority or told.authority) for e in listing.entries
     ]
-    plan = _compare(gallery, entries, move=remove)
+    by_hash, unread = _hash(entries)
+    if remove and not by_hash:
+        first = next(f" ({p.path}: {p.reason})" for p in (*listing.problems, *unread))
+        remedy = "see that its disk is mounted and may be read; nobody was removed"
+        raise InputError(given, f"none of its photographs can be read{first}", remedy)
+    unreached = listing.unreached | {PurePath(p.path) for p in unread}
+    plan = _compare(gallery, by_hash, unreached, move=remove)
     _rename(gallery, plan)
     known: dict[tuple[str | None, str | None], str] = {}
     known |= {(p.sha256, p.detector): p.reason for p in gallery.problems() if p.detector is not None}
-    problems, added = [*listing.problems, *plan.problems], 0
+    problems, added = [*listing.problems, *unread, *plan.problems], 0
     for start in range(0, len(plan.new), BATCH):
         batch = plan.new[start : start + BATCH]
         done, failed = _enrol_batch(gallery, batch, detector, embedder, told.pictures, known)
@@ -111,7 +117,7 @@ def _work(
             listen(start + len(batch), len(plan.new))
     stale = [i.sha256 for i in gallery.images() if i.sha256 not in plan.present] if remove else []
     removal = gallery.remove(stale, f"not among the photographs of {given.name} any more") if stale else None
-    _note_problems(gallery, problems, remove)
+    _note_problems(gallery, problems, unreached, remove)
     if added or stale or plan.renamed:
         counts = {"added": added, "removed": len(stale), "renamed": len(plan.renamed), "problems": len(problems)}
         gallery.log("sync" if remove else "enrol", counts | {"detector": detector.fingerprint})
@@ -119,30 +125,39 @@ def _work(
     return SyncReport(*report, tuple(problems), listing.warnings, removal)
 
 
-def _compare(gallery: Gallery, entries: Sequence[Entry], move: bool) -> _Plan:
-    """Each file against the store, by its hash. What is enrolled stays where it is if any file says so."""
-    images = gallery.images()
-    stored, by_path = {i.sha256: i for i in images}, {i.path: i for i in images}
-    plan = _Plan()
-    hashed: dict[str, list[Entry]] = {}
+def _hash(entries: Sequence[Entry]) -> tuple[dict[str, list[Entry]], list[Problem]]:
+    """By content; and those that cannot be read."""
+    by_hash: dict[str, list[Entry]] = {}
+    unread: list[Problem] = []
     for entry in entries:
         try:
-            hashed.setdefault(sha256_file(entry.file), []).append(entry)
+            by_hash.setdefault(sha256_file(entry.file), []).append(entry)
         except OSError as error:
-            plan.problems.append(Problem(entry.path, entry.subject, None, f"cannot be read ({error.strerror})"))
-            if entry.path in by_path:  # whether it changed is not known: no reason to remove anybody
-                plan.present.add(by_path[entry.path].sha256)
-    for sha256, alike in hashed.items():
+            unread.append(Problem(entry.path, entry.subject, None, f"cannot be read ({error.strerror})"))
+    return by_hash, unread
+
+
+def _compare(
+    gallery: Gallery, by_hash: Mapping[str, list[Entry]], unreached: Collection[PurePath], move: bool
+) -> _Plan:
+    """What is listed against the store. What is enrolled stays where it is if any file says so, or may say so."""
+    images = gallery.images()
+    stored = {i.sha256: i for i in images}
+    # Whether what lies out of reach changed is not known: no reason to remove anybody.
+    kept = {i.sha256 for i in images if lies_in(i.path, unreached)}
+    plan = _Plan(present=kept | by_hash.keys())
+    for sha256, alike in by_hash.items():
         before = stored.get(sha256)
         # The first to speak for a photograph is the one that did so before, if it is still there.
         alike.sort(key=lambda e: before is not None and (e.subject != before.subject, e.path != before.path))
         entry, *others = alike
-        plan.problems += [_twice(other, entry.subject, entry.path, sha256) for other in others]
-        plan.present.add(sha256)
+        plan.problems += [_twice(other, entry, sha256) for other in others]
         if before is None:
             plan.new.append((entry, sha256))
-        elif before.subject != entry.subject and not move:
-            plan.problems.append(_twice(entry, before.subject, before.path, sha256))
+        elif before.subject != entry.subject and (not move or sha256 in kept):
+            whose = f"{before.path}, which is enrolled as {before.subject}"
+            reason = f"the same photograph as {whose}: remove one of the two"
+            plan.problems.append(Problem(entry.path, entry.subject, sha256, reason))
         elif (before.subject, before.path) != (entry.subject, entry.path):
             plan.renamed.append((entry, sha256))
         else:
@@ -150,12 +165,13 @@ def _compare(gallery: Gallery, entries: Sequence[Entry], move: bool) -> _Plan:
     return plan
 
 
-def _twice(entry: Entry, subject: str, path: str, sha256: str) -> Problem:
-    if entry.subject == subject:
-        reason = f"the same photograph as {path}, kept once"
+def _twice(other: Entry, entry: Entry, sha256: str) -> Problem:
+    """Whether `entry` can be used is not known yet."""
+    if other.subject == entry.subject:
+        reason = f"the same file as {entry.path}: one of them is enough"
     else:
-        reason = f"the same photograph as {path}, which is enrolled as {subject}: remove one of the two"
-    return Problem(entry.path, entry.subject, sha256, reason)
+        reason = f"the same file as {entry.path}, which stands for {entry.subject}: remove one of the two"
+    return Problem(other.path, other.subject, sha256, reason)
 
 
 def _rename(gallery: Gallery, plan: _Plan) -> None:
@@ -219,10 +235,13 @@ def _embed(embedder: Embedder, faces: Sequence[AlignedFace]) -> list[tuple[NDArr
     return list(zip(features.numpy(), norms.tolist(), strict=True))
 
 
-def _note_problems(gallery: Gallery, problems: Sequence[Problem], all_of_them: bool) -> None:
+def _note_problems(
+    gallery: Gallery, problems: Sequence[Problem], unreached: Collection[PurePath], all_of_them: bool
+) -> None:
     """Those of before that are solved are forgotten: when the listing is all there is, each that it does not name."""
     named = {p.path for p in problems}
-    forget = [p.path for p in gallery.problems() if p.path not in named] if all_of_them else []
+    solved = [p.path for p in gallery.problems() if p.path not in named and not lies_in(p.path, unreached)]
+    forget = solved if all_of_them else []
     gallery.set_problems(problems, forget)
 
 

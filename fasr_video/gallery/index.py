@@ -49,10 +49,8 @@ class Measured:
 class Index:
     """A gallery's vectors as they were at one generation."""
 
-    def __init__(
-        self, engine: Any, kind: str, generation: int, measured: tuple[Measured, ...], rebuilt: str | None
-    ) -> None:
-        self._engine, self.kind, self.generation, self.measured = engine, kind, generation, measured
+    def __init__(self, engine: Any, kind: str, measured: tuple[Measured, ...], rebuilt: str | None) -> None:
+        self._engine, self.kind, self.measured = engine, kind, measured
         self.rebuilt = rebuilt
         """Why it was made anew from the store; None when the file on disk fits."""
 
@@ -71,7 +69,7 @@ class Index:
             built = _build(faiss, gallery, approximate_above)
         _save(faiss, gallery, built, facts)
         engine = _on_gpu(faiss, built.engine, built.kind)
-        return cls(engine, built.kind, facts["generation"], built.measured, reason)
+        return cls(engine, built.kind, built.measured, reason)
 
     @classmethod
     def _read(cls, faiss: Any, gallery: Gallery) -> Index:
@@ -81,7 +79,7 @@ class Index:
         # An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory.
         how = 0 if stamp["kind"] == FLAT else faiss.IO_FLAG_MMAP_IFC
         engine = _on_gpu(faiss, faiss.read_index(str(gallery.folder / FILE), how), stamp["kind"])
-        return cls(engine, stamp["kind"], stamp["generation"], tuple(Measured(**m) for m in stamp["measured"]), None)
+        return cls(engine, stamp["kind"], tuple(Measured(**m) for m in stamp["measured"]), None)
 
     def __len__(self) -> int:
         return int(self._engine.ntotal)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
+import stat
 import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from fasr_video.errors import InputError
 from fasr_video.files import sha256_file
@@ -19,17 +22,6 @@ from fasr_video.types import AlignedFace, Image
 MIN_EYE_PX = 20  # between the eyes of a gallery photograph
 MIN_SCORE = 0.5  # of a face that counts
 COLUMNS = {"path", "subject", "note", "source", "authority"}
-
-
-@dataclass(frozen=True, slots=True)
-class Photo:
-    path: Path
-    subject: str
-    """The file's name, or the folder's when photographs lie in folders by subject."""
-    sha256: str | None
-    faces: int | None
-    problem: str | None
-    """Why it cannot be enrolled; None when it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +42,8 @@ class Listing:
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
+    unreached: frozenset[PurePath]
+    """Files, and folders, that are named but not to be had now: what was enrolled from there may still be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +61,6 @@ class NoFace:
 
     reason: str
     faces: int | None
-
-
-def files_in(gallery: Path) -> list[Path]:
-    if not gallery.is_dir():
-        raise InputError(
-            gallery, "no such gallery folder", "give a folder with one photograph, or one folder, a person"
-        )
-    files = sorted(p for p in gallery.rglob("*") if p.is_file())
-    if not files:
-        raise InputError(gallery, "the gallery holds no files", "put one photograph, or one folder, a person in it")
-    return files
-
-
-def examine(gallery: Path, file: Path, detector: Detector) -> Photo:
-    path = file.relative_to(gallery)
-    found = look(file, detector)
-    faces, problem = (1, None) if isinstance(found, Face) else (found.faces, found.reason)
-    return Photo(path, _subject(path), sha256_file(file), faces, problem)
 
 
 def look(file: Path, detector: Detector) -> Face | NoFace:
@@ -110,7 +86,7 @@ def find(image: Image, detector: Detector) -> Face | NoFace:
 
 def read_listing(given: Path) -> Listing:
     """A folder with a file, or a folder, a subject; or a CSV manifest."""
-    listing = _manifest(given) if given.is_file() else _folder(given)
+    listing = _manifest(given) if os.path.isfile(given) else _folder(given)
     if not listing.entries and not listing.problems:
         raise InputError(given, "it names no photographs", "give a line a photograph")
     spellings: dict[str, set[str]] = defaultdict(set)
@@ -121,35 +97,81 @@ def read_listing(given: Path) -> Listing:
         for ids in spellings.values()
         if len(ids) > 1
     ]
-    return Listing(listing.entries, listing.problems, (*listing.warnings, *warnings))
+    return replace(listing, warnings=(*listing.warnings, *warnings))
 
 
 def _subject(path: Path) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
+def lies_in(path: str, places: Collection[PurePath]) -> bool:
+    """At one of these places, or below it."""
+    return bool(places) and any(p in places for p in (PurePath(path), *PurePath(path).parents))
+
+
 def _folder(folder: Path) -> Listing:
-    entries, problems = [], []
-    folders = {p.name for p in folder.iterdir() if p.is_dir()} if folder.is_dir() else set()
-    first: dict[str, str] = {}
-    for file in files_in(folder):
-        path = file.relative_to(folder)
-        subject, reason = _subject(path), None
-        if len(path.parts) == 1:
-            if subject in folders:
-                reason = f"the subject id {subject} is also that of a folder: put the photograph into it, or rename it"
-            elif first.setdefault(subject, str(path)) != str(path):
-                reason = f"the subject id {subject} is also that of {first[subject]}: put both into a folder {subject}"
+    files, folders, failed = _walk(folder)
+    entries: list[Entry] = []
+    problems = [Problem(str(p), p.parts[0], None, f"a folder that cannot be read ({e.strerror})") for p, e in failed]
+    unreached, first = {p for p, _ in failed}, dict[str, Path]()
+    for path in files:
+        subject, lost = _subject(path), _out_of_reach(folder / path)
+        reason = lost or _clash(path, subject, folders, first)
+        if lost is not None:
+            unreached.add(path)
         if reason is None:
-            entries.append(Entry(file, str(path), subject))
+            entries.append(Entry(folder / path, str(path), subject))
         else:
-            problems.append(Problem(str(path), subject, sha256_file(file), reason))
-    return Listing(tuple(entries), tuple(problems), ())
+            problems.append(Problem(str(path), subject, None if lost else _hash(folder / path), reason))
+    return Listing(tuple(entries), tuple(problems), (), frozenset(unreached))
+
+
+def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]]]:
+    """All files, and the folders that cannot be read, each by its path below this one; and the folders just in it."""
+    if not os.path.isdir(folder):
+        remedy = "give a folder with one photograph, or one folder, a person"
+        raise InputError(folder, "no such gallery folder", remedy)
+    errors: list[OSError] = []
+    walked = list(os.walk(folder, onerror=errors.append))
+    if not walked:
+        raise InputError(folder, f"cannot be read ({errors[0].strerror})", "check its permissions")
+    files = sorted(Path(place, name).relative_to(folder) for place, _, names in walked for name in names)
+    if not files and not errors:
+        raise InputError(folder, "the gallery holds no files", "put one photograph, or one folder, a person in it")
+    return files, set(walked[0][1]), [(Path(e.filename).relative_to(folder), e) for e in errors]
+
+
+def _clash(path: Path, subject: str, folders: set[str], first: dict[str, Path]) -> str | None:
+    """Why this file cannot have its subject id. `first` gets the files that have theirs."""
+    if len(path.parts) > 1:
+        return None
+    if subject in folders:
+        return f"the subject id {subject} is also that of a folder: put the photograph into it, or rename it"
+    if first.setdefault(subject, path) != path:
+        return f"the subject id {subject} is also that of {first[subject]}: put both into a folder {subject}"
+    return None
+
+
+def _out_of_reach(file: Path) -> str | None:
+    """Why nothing can be said about its content now."""
+    try:
+        return None if stat.S_ISREG(file.stat().st_mode) else "not a file"
+    except FileNotFoundError:
+        return "a link to nothing" if file.is_symlink() else "no such file"
+    except OSError as error:
+        return f"cannot be reached ({error.strerror})"
+
+
+def _hash(file: Path) -> str | None:
+    try:
+        return sha256_file(file)
+    except OSError:
+        return None
 
 
 def _manifest(file: Path) -> Listing:
     remedy = "give a CSV file with the columns path, subject and, if wanted, note, source, authority"
-    entries, problems, seen = [], [], dict[Path, int]()
+    entries, problems, unreached, seen = [], [], set[PurePath](), dict[Path, int]()
     try:
         with file.open(encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, strict=True)
@@ -162,6 +184,8 @@ def _manifest(file: Path) -> Listing:
                 path, subject = (row["path"] or "").strip(), (row["subject"] or "").strip()
                 target = file.parent / path
                 reason = _bad_row(row, path, subject, target)
+                if reason is not None and path:
+                    unreached.add(PurePath(path))
                 if reason is None and seen.setdefault(target.resolve(), reader.line_num) != reader.line_num:
                     reason = f"the same file as in line {seen[target.resolve()]}"
                 if reason is not None:
@@ -174,7 +198,7 @@ def _manifest(file: Path) -> Listing:
     except OSError as error:
         raise InputError(file, f"cannot be read ({error.strerror})", "check its permissions") from error
     warnings = (f"columns that are not read: {', '.join(unknown)}",) if unknown else ()
-    return Listing(tuple(entries), tuple(problems), warnings)
+    return Listing(tuple(entries), tuple(problems), warnings, frozenset(unreached))
 
 
 def _bad_row(row: dict[str, str], path: str, subject: str, target: Path) -> str | None:
@@ -182,4 +206,4 @@ def _bad_row(row: dict[str, str], path: str, subject: str, target: Path) -> str 
         return "the row has another number of fields than the header"
     if not path or not subject:
         return "path or subject is empty"
-    return None if target.is_file() else "no such file"
+    return _out_of_reach(target)

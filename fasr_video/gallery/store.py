@@ -5,7 +5,7 @@
       vectors.faiss, vectors.json    the index and what it was made from: disposable, made anew from the truth
 
 Each batch of photographs is one transaction. What is removed leaves the rows, the free pages, the write-ahead log and
-the index, and the files are then searched for its bytes. Several photographs of a subject make one more template,
+the index, and the files are then searched for pieces of it. Several photographs of a subject make one more template,
 their mean weighted by the embedder's norms.
 """
 
@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import io
 import json
+import re
 import secrets
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -162,12 +163,14 @@ class Removal:
     """Those of which nothing is left."""
     images: tuple[str, ...]
     templates: int
+    problems: int
+    """Lines about photographs that were not enrolled: of these subjects, or naming them, or of these photographs."""
     files_scanned: int
     bytes_scanned: int
     occurrences: int
-    """Of bytes of what was removed, in all files of the gallery: 0, or the removal failed."""
+    """Of pieces of what was removed, in all files of the gallery: 0, or the removal failed."""
     shared: int
-    """Occurrences of bytes that photographs which stay have in common with the removed ones."""
+    """Occurrences of pieces that photographs which stay have in common with the removed ones."""
 
 
 class Gallery:
@@ -279,6 +282,13 @@ class Gallery:
                  GROUP BY s.id ORDER BY s.id"""
         return [Subject(*row) for row in self.query(sql)]
 
+    def subject(self, name: str) -> Subject:
+        """One that has photographs enrolled."""
+        found = next((s for s in self.subjects() if s.id == name), None)
+        if found is None:
+            raise self._no_subject(name)
+        return found
+
     def images(self, subject: str | None = None) -> list[GalleryImage]:
         """Those of a subject, or all."""
         where = "" if subject is None else "WHERE subject = ?"
@@ -288,7 +298,7 @@ class Gallery:
         return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in rows]
 
     def chosen(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
-        """All photographs of these subjects, and these by hash; each has to be there."""
+        """All photographs of these subjects, and these by hash; each has to be known, if only from a problem."""
         whole = [i for s in dict.fromkeys(subjects) for i in self.images(self._known_subject(s))]
         single = {i.sha256: i for h in images for i in self.images(self._known_image(h)) if i.sha256 == h}
         return [*whole, *(i for i in single.values() if i.subject not in subjects)]
@@ -304,11 +314,6 @@ class Gallery:
             raise IntegrityError(self.folder, f"the stored picture of {image.path} was changed", remedy)
         picture = np.asarray(PilImage.open(io.BytesIO(data)).convert("RGB"))
         return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
-
-    def picture(self, image: GalleryImage) -> Image | None:
-        """128×128×3, in the canonical frame, if it was kept."""
-        face = self.face(image)
-        return None if face is None else face.picture
 
     def count(self) -> int:
         """Of templates."""
@@ -356,6 +361,19 @@ class Gallery:
 
     def problems(self) -> list[Problem]:
         return [Problem(*r) for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")]
+
+    def problems_about(self, subjects: Collection[str], images: Collection[str]) -> list[Problem]:
+        """Those of these subjects, of these photographs, and those that name one of these subjects."""
+        # What a detector says names nobody.
+        names = "|".join(re.escape(s) for s in subjects if s)  # a line of a manifest may lack its subject
+        naming = re.compile(rf"(?<!\w)({names})(?!\w)") if names else None
+        return [
+            p
+            for p in self.problems()
+            if p.subject in subjects
+            or p.sha256 in images
+            or (naming is not None and p.detector is None and naming.search(p.reason))
+        ]
 
     def removals(self) -> list[dict[str, Any]]:
         """What was removed, when and why. Subjects are told by the SHA-256 of their ids."""
@@ -504,27 +522,22 @@ class Gallery:
 
     # Removing.
 
-    def remove_subject(self, subject: str, why: str) -> Removal:
-        return self.remove([i.sha256 for i in self.chosen((subject,), ())], why)
-
-    def remove_image(self, sha256: str, why: str) -> Removal:
-        """A subject without any photograph left goes with it."""
-        self._known_image(sha256)
-        return self.remove([sha256], why)
-
-    def remove(self, images: Sequence[str], why: str) -> Removal:
+    def remove(self, images: Sequence[str], why: str, subjects: Sequence[str] = ()) -> Removal:
         """Remove photographs, by SHA-256, from rows, pages, write-ahead log and index; then search all files for them.
+
+        Subjects without any left go with them, and what is said about them; so do those of `subjects` that never had
+        one enrolled.
 
         Killed in the middle, the next one to open the gallery for writing finishes it.
         """
         index.drop(self.folder)  # first: it must not outlive what it holds, whenever a kill comes
         with self.transaction():
-            gone = self._delete(images, why)
+            gone = self._delete(images, why, subjects)
         self._purge()
         index.write(self)
         return self._proven(gone)
 
-    def _delete(self, images: Sequence[str], why: str) -> _Gone:
+    def _delete(self, images: Sequence[str], why: str, never_enrolled: Sequence[str] = ()) -> _Gone:
         subjects = {self._known_image(sha256) for sha256 in images}
         gone: list[bytes] = []
         templates = 0
@@ -544,12 +557,16 @@ class Gallery:
         for subject in subjects:
             after = {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (subject,))}
             templates += len(before[subject] - after)
+        left = {s for (s,) in self.query("SELECT id FROM subject")}
+        emptied = sorted({*emptied, *never_enrolled} - left)
+        problems = self.problems_about(set(emptied), set(images))
+        self.set_problems((), [p.path for p in problems])
         at = now()
         names = json.dumps([hashlib.sha256(s.encode()).hexdigest() for s in emptied])
         sql = "INSERT INTO removal (at, why, subjects, images, templates) VALUES (?, ?, ?, ?, ?)"
         self._db.execute(sql, (at, why, names, json.dumps(sorted(images)), templates))
         self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
-        return _Gone(at, why, tuple(emptied), tuple(images), templates, tuple(gone))
+        return _Gone(at, why, tuple(emptied), tuple(images), templates, len(problems), tuple(gone))
 
     def _purge(self) -> None:
         """Write the database anew without what was removed, and empty the write-ahead log."""
@@ -581,6 +598,7 @@ class Gallery:
             gone.subjects,
             gone.images,
             gone.templates,
+            gone.problems,
             found.files,
             found.size,
             len(found.found) - shared,
@@ -617,7 +635,6 @@ class Gallery:
             pooled = weighted_mean(torch.from_numpy(features.copy()), weights).numpy()
             self._insert_template(subject, None, pooled)
         if not rows:
-            self._db.execute("DELETE FROM problem WHERE subject = ?", (subject,))
             self._db.execute("DELETE FROM subject WHERE id = ?", (subject,))
         return bool(rows)
 
@@ -637,10 +654,13 @@ class Gallery:
         return feature
 
     def _known_subject(self, subject: str) -> str:
-        if not self.query("SELECT 1 FROM subject WHERE id = ?", (subject,)):
-            remedy = f"see: fasr-video gallery list {self.folder}"
-            raise GalleryError(self.folder, f"no subject {subject!r} in it", remedy)
+        told = "SELECT 1 FROM subject WHERE id = ? UNION ALL SELECT 1 FROM problem WHERE subject = ?"
+        if not self.query(told, (subject, subject)):
+            raise self._no_subject(subject)
         return subject
+
+    def _no_subject(self, name: str) -> GalleryError:
+        return GalleryError(self.folder, f"no subject {name!r} in it", f"see: fasr-video gallery list {self.folder}")
 
     def _known_image(self, sha256: str) -> str:
         whose = self.whose(sha256)
@@ -686,6 +706,7 @@ class _Gone:
     subjects: tuple[str, ...]
     images: tuple[str, ...]
     templates: int
+    problems: int
     secrets: tuple[bytes, ...]
 
 
