@@ -144,7 +144,8 @@ def show_command(case: Path, as_json: bool) -> None:
 def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
     from fasr_video.pipeline import export
-    from fasr_video.pipeline.case import Case, environment
+    from fasr_video.pipeline.case import Case
+    from fasr_video.storage import environment
 
     with Case.open(case, read_only=True) as opened:
         text = export.as_json(opened) if kind == "json" else export.as_csv(opened, rows)

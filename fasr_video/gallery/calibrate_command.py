@@ -87,8 +87,8 @@ def calibrate_command(
     from fasr_video.errors import UsageError
     from fasr_video.gallery.calibrate import Protocol
     from fasr_video.gallery.probes import make_prober
-    from fasr_video.pipeline.case import environment
     from fasr_video.sr.methods import open_restorer, samples_of
+    from fasr_video.storage import environment
 
     if out.exists():
         raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")

@@ -11,7 +11,6 @@ their mean weighted by the embedder's norms.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import io
@@ -25,7 +24,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal
-from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -36,6 +34,7 @@ from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, Usa
 from fasr_video.gallery import index, traces
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
+from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
@@ -44,7 +43,6 @@ LOCK = ".lock"
 PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4096 bytes would hold one and half of air
 CHUNK = 8192  # rows at a time
 ASKED = 900  # values in one SQL list
-BUSY_SECONDS = 10.0
 HEADER = 64  # bytes that all our PNG files begin with, more or less
 
 _SCHEMA = """
@@ -216,7 +214,7 @@ class Gallery:
         database: sqlite3.Connection | None = None
         try:
             with environment(folder):
-                database = _connect_to_read(path) if read_only else _connect(path)
+                database = connect_to_read(path) if read_only else _connect(path)
                 made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
                 if made is None or made[0] != str(SCHEMA_VERSION):
                     made_by = f"gallery format {made[0] if made else 'unknown'}, this one writes {SCHEMA_VERSION}"
@@ -734,17 +732,6 @@ def _connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """Without writing a byte of data; also from read-only media."""
-    place = quote(str(path.absolute()))
-    try:
-        database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
-        database.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
-        database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
-    return database
-
-
 def _lock(folder: Path) -> IO[str]:
     with environment(folder):
         handle = (folder / LOCK).open("w")
@@ -754,38 +741,3 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()
         raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
     return handle
-
-
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
-
-
-@contextmanager
-def environment(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses, and damage, into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _full(folder) from error
-        if error.errno in _REFUSALS:
-            reason = f"cannot be written ({error.strerror})"
-            raise EnvironmentFailure(folder, reason, "change its permissions, or give another folder") from error
-        raise
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "full" in text or "disk I/O" in text:
-            raise _full(folder) from error
-        if "locked" in text:
-            reason = "another process is writing this gallery"
-            raise EnvironmentFailure(folder, reason, "wait for it, or stop it") from error
-        if "readonly" in text or "unable to open" in text:
-            raise EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions") from error
-        if "malformed" in text or "not a database" in text or "no such table" in text or "no such column" in text:
-            reason, remedy = f"damaged ({text})", "restore it from a copy; nothing was written"
-            raise IntegrityError(folder / DATABASE, reason, remedy) from error
-        raise
-
-
-def _full(folder: Path) -> EnvironmentFailure:
-    remedy = "free some space and run the same command again: it goes on where it stopped"
-    return EnvironmentFailure(folder, "the disk is full; what was finished is safe in the gallery", remedy)

@@ -13,7 +13,6 @@ and swept when a source is done.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -29,14 +28,14 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
-from fasr_video.errors import CaseError, EnvironmentFailure, IntegrityError
+from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
 from fasr_video.types import Image
 
 SCHEMA_VERSION = 2
@@ -141,7 +140,8 @@ class Case:
             raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
         with environment(folder):
             try:
-                database = _connect_to_read(path) if read_only else _connect(path)
+                database = connect_to_read(path) if read_only else _connect(path)
+                database.row_factory = sqlite3.Row
                 found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
@@ -255,9 +255,6 @@ class Case:
         return swept
 
 
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
-
-
 def refuse_foreign(folder: Path) -> None:
     """Raise when a folder that is no case holds anything but what a run killed at its very start left behind."""
     if not folder.is_dir() or (folder / DATABASE).exists():
@@ -292,20 +289,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
-    """Without writing a byte; also from read-only media."""
-    place = quote(str(path.absolute()))
-    try:
-        database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=10)
-        database.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
-        database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
-    database.row_factory = sqlite3.Row
-    return database
-
-
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, timeout=10)
+    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     database.row_factory = sqlite3.Row
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")  # WAL: a power cut may lose the last segment, never half of one
@@ -320,30 +305,3 @@ def chain_hash(previous: str, at: str, event: str, details: str) -> str:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-@contextmanager
-def environment(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _full(folder) from error
-        if error.errno in _REFUSALS:
-            raise EnvironmentFailure(folder, f"cannot be written ({error.strerror})", "choose another --out") from error
-        raise
-    except sqlite3.OperationalError as error:
-        text = str(error)
-        if "full" in text or "disk I/O" in text:
-            raise _full(folder) from error
-        if "locked" in text:
-            raise EnvironmentFailure(folder, "another run is writing this case", "wait for it, or stop it") from error
-        if "readonly" in text or "unable to open" in text:
-            raise EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions") from error
-        raise
-
-
-def _full(folder: Path) -> EnvironmentFailure:
-    remedy = "free some space and run the same command again: it goes on where it stopped"
-    return EnvironmentFailure(folder, "the disk is full; what was finished is safe in the case", remedy)

@@ -17,7 +17,7 @@ import numpy as np
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import Settings
 from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces, make_prober
-from fasr_video.pipeline.case import Case, environment
+from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.stills import heat
 from fasr_video.recognition.align import (
     CANONICAL,
@@ -31,6 +31,7 @@ from fasr_video.recognition.align import (
 from fasr_video.recognition.embedder import open_embedder
 from fasr_video.sr.methods import open_restorer
 from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, png_note
+from fasr_video.storage import environment
 from fasr_video.types import AlignedFace, Image
 
 Restored = tuple[str, str, str | None, str]

@@ -10,10 +10,11 @@ from typing import Any
 
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.errors import CaseError
-from fasr_video.pipeline.case import Case, environment, now
+from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.media import Losses, MediaInfo
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
+from fasr_video.storage import environment
 from fasr_video.trackers import Tracker
 from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.configs.settings import SearchSettings
-from fasr_video.errors import UsageError
+from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
@@ -34,8 +34,9 @@ def check_question(folder: Path, given: Path, prober: Prober, settings: SearchSe
     reading = read_calibration(settings, prober.facts())
     _question(settings).check(reading.calibration)
     is_gallery = (given / DATABASE).is_file()
-    if not is_gallery:
-        read_listing(given)
+    if not is_gallery and not (listing := read_listing(given)).entries:
+        first = next((f" ({p.path}: {p.reason})" for p in listing.problems), "")
+        raise InputError(given, f"none of its photographs can be read{first}", "see that its disk is mounted")
     place = given if is_gallery else folder / GALLERY
     if (place / DATABASE).is_file():
         with Gallery.open(place, read_only=True) as gallery:

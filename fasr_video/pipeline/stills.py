@@ -18,7 +18,6 @@ from fasr_video import __version__
 from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file, write_whole
-from fasr_video.pipeline.case import environment
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.media.folder import pictures_in
@@ -36,6 +35,7 @@ from fasr_video.sr.restoration import (
     restore,
     square_face,
 )
+from fasr_video.storage import environment
 from fasr_video.types import Image
 
 

@@ -64,8 +64,8 @@ def train_group() -> None:
 def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str) -> None:
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
     from fasr_video.checkpoint import find_device
-    from fasr_video.pipeline.case import environment
     from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+    from fasr_video.storage import environment
     from fasr_video.training.features import make_features
 
     opened = _faces(faces)
@@ -87,7 +87,7 @@ def combiner_command(
     features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
 ) -> None:
     """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
-    from fasr_video.pipeline.case import environment
+    from fasr_video.storage import environment
     from fasr_video.training.combiner import CombinerFeatures, train_combiner
 
     opened = CombinerFeatures.load(features)
@@ -102,7 +102,7 @@ def combiner_command(
 @run_options(steps=20_000, batch=64, lr=2e-3)
 def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> None:
     """Train the builtin embedder on FACES, distilled from a teacher's vectors."""
-    from fasr_video.pipeline.case import environment
+    from fasr_video.storage import environment
     from fasr_video.training.embedder import train_embedder
     from fasr_video.training.faces import rows_of
 
@@ -152,7 +152,7 @@ def sr_command(
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
-    from fasr_video.pipeline.case import environment
+    from fasr_video.storage import environment
     from fasr_video.training import sr
 
     opened = _faces(faces)

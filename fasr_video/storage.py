@@ -1,0 +1,59 @@
+"""Cases and galleries are folders around a SQLite file: reading one, and a clear line for what the machine refuses."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from fasr_video.errors import EnvironmentFailure, IntegrityError
+
+BUSY_SECONDS = 10.0
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+_DAMAGE = ("malformed", "not a database", "no such table", "no such column")
+
+
+@contextmanager
+def environment(folder: Path) -> Iterator[None]:
+    """Turn what the machine refuses, and damage, into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full(folder) from error
+        if error.errno in _REFUSALS:
+            reason = f"cannot be written ({error.strerror})"
+            raise EnvironmentFailure(folder, reason, "change its permissions, or give another folder") from error
+        raise
+    except sqlite3.DatabaseError as error:
+        text = str(error)
+        if "full" in text or "disk I/O" in text:
+            raise _full(folder) from error
+        if "locked" in text:
+            remedy = "wait for it, or stop it"
+            raise EnvironmentFailure(folder, "another process is writing to it", remedy) from error
+        if "readonly" in text or "unable to open" in text:
+            raise EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions") from error
+        if any(sign in text for sign in _DAMAGE):
+            remedy = "restore it from a copy; nothing was written"
+            raise IntegrityError(folder, f"its database is damaged ({text})", remedy) from error
+        raise
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """Without writing a byte of data; also from read-only media."""
+    place = quote(str(path.absolute()))
+    try:
+        database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        database.execute("SELECT count(*) FROM sqlite_master")
+    except sqlite3.OperationalError:
+        database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
+    return database
+
+
+def _full(folder: Path) -> EnvironmentFailure:
+    remedy = "free some space and run the same command again: it goes on where it stopped"
+    return EnvironmentFailure(folder, "the disk is full; what was finished is safe", remedy)
