@@ -1,0 +1,81 @@
+"""Clusters of tracklets by face: what is proposed as one person, and what never is."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fasr_video.trackers.linking import Proposal, Tracklet, propose_by_face
+from tests.test_search import near, person
+
+
+def tracklet(number: int, name: str, source: int = 1, start: float = 0.0, end: float = 1.0) -> Tracklet:
+    return Tracklet(number, source, start, end, near(person(name), 0.9, number))
+
+
+def nobody(a: int, b: int) -> bool:
+    return False
+
+
+def clusters(proposals: list[Proposal], count: int) -> list[set[int]]:
+    groups = {i: {i} for i in range(count)}
+    for p in proposals:
+        joined = groups[p.a] | groups[p.b]
+        for i in joined:
+            groups[i] = joined
+    return [set(g) for g in {frozenset(g) for g in groups.values()}]
+
+
+def test_one_person_on_three_cameras_is_one_cluster_held_by_two_links() -> None:
+    tracks = [tracklet(0, "anna", 1), tracklet(1, "bert", 1), tracklet(2, "anna", 2), tracklet(3, "anna", 3)]
+    found = propose_by_face(tracks, 0.5, nobody)
+    assert len(found) == 2 and {frozenset((p.a, p.b)) for p in found} <= {
+        frozenset(x) for x in ((0, 2), (0, 3), (2, 3))
+    }
+    assert all(p.score > 0.6 for p in found)
+
+
+def test_two_faces_of_one_moment_are_two_people_even_through_a_third() -> None:
+    """Twins in one picture, and a photograph of one of them on another camera: one link, never both."""
+    tracks = [tracklet(0, "anna", 1, 0, 5), tracklet(1, "anna", 1, 4, 9), tracklet(2, "anna", 2)]
+    assert len(propose_by_face(tracks, 0.5, nobody)) == 1
+
+
+def test_same_camera_later_is_proposed() -> None:
+    tracks = [tracklet(0, "anna", 1, 0, 5), tracklet(1, "anna", 1, 3600, 3605)]
+    (only,) = propose_by_face(tracks, 0.5, nobody)
+    assert (only.a, only.b) == (0, 1)  # the earlier first
+
+
+def test_what_a_person_has_set_apart_stays_apart() -> None:
+    tracks = [tracklet(0, "anna", 1), tracklet(1, "anna", 2), tracklet(2, "anna", 3)]
+    found = propose_by_face(tracks, 0.5, lambda a, b: {a, b} == {0, 1})
+    assert len(found) == 1 and not any({0, 1} <= g for g in clusters(found, 3))
+
+
+def test_strangers_are_not_proposed() -> None:
+    assert propose_by_face([tracklet(0, "anna", 1), tracklet(1, "bert", 2)], 0.5, nobody) == []
+    assert propose_by_face([], 0.5, nobody) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(1, 2), st.floats(0, 20), st.floats(0.1, 5)), min_size=1, max_size=14
+    )
+)
+def test_links_are_a_forest_and_no_cluster_holds_two_of_one_moment(
+    drawn: list[tuple[int, int, float, float]],
+) -> None:
+    names = ("anna", "bert", "carla", "dora")
+    tracks = [tracklet(i, names[n], s, a, a + d) for i, (n, s, a, d) in enumerate(drawn)]
+    found = propose_by_face(tracks, 0.3, nobody)
+    groups = clusters(found, len(tracks))
+    assert len(found) == len(tracks) - len(groups)
+    for group in groups:
+        for a in group:
+            for b in group - {a}:
+                one, other = tracks[a], tracks[b]
+                assert one.source != other.source or one.end < other.start or other.end < one.start
+    assert all(np.isclose(p.score, tracks[p.a].look @ tracks[p.b].look, atol=1e-6) for p in found)
