@@ -64,7 +64,7 @@ def _listen(process: subprocess.Popen[str], seen: Watched, began: float) -> None
     assert process.stdout
     for line in process.stdout:
         told = json.loads(line)
-        if told["event"] == "progress":
+        if told["event"] == "progress" and "frames" in told:
             seen.told.append((time.monotonic() - began, told))
         else:
             seen.result = told

@@ -30,7 +30,7 @@ from fasr_video.configs import settings
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.run import AHEAD, Progress, run
+from fasr_video.pipeline.run import AHEAD, Progress, Stage, run
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections
 
@@ -80,11 +80,16 @@ def detect(path: Path, end: float) -> Counted:
 
 def whole(path: Path, end: float, detector: str) -> Counted:
     with tempfile.TemporaryDirectory() as folder:
-        told: list[Progress] = []
+        frames: list[int] = []
+
+        def listen(told: Progress | Stage) -> None:
+            if isinstance(told, Progress):
+                frames.append(told.frames)
+
         chosen = settings.load("cpu", [f"detect.backend={detector}", f"sampling.end={end}"])
         began = time.perf_counter()
-        run([path], Path(folder) / "case", chosen, listen=told.append)
-        return told[-1].frames, time.perf_counter() - began
+        run([path], Path(folder) / "case", chosen, listen=listen)
+        return frames[-1], time.perf_counter() - began
 
 
 SHORT: dict[str, Callable[[Path], Counted]] = {
