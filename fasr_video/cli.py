@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from fasr_video import __version__
 from fasr_video.configs import settings as configs
@@ -27,7 +27,6 @@ from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
 from fasr_video.training.commands import train_group
-from fasr_video.types import REASON_TEXT, Reason
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WEIGHTS = click.Path(path_type=Path, dir_okay=False)
@@ -104,6 +103,7 @@ def run_command(
     Stopped or killed, the same command goes on where it was. Ends with 3 when parts of the footage could not be
     read; the case counts them.
     """
+    from fasr_video import screen
     from fasr_video.pipeline.run import run
 
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
@@ -113,7 +113,7 @@ def run_command(
     began = time.monotonic()
     with _progress(as_json) as listen:
         folder, worked = run(footage, out, chosen, gallery, listen)
-    return _summary(folder, worked, time.monotonic() - began, as_json)
+    return screen.summary(folder, worked, time.monotonic() - began, as_json)
 
 
 @cli.command("show")
@@ -121,6 +121,7 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
 def show_command(case: Path, as_json: bool) -> None:
     """Show what is in CASE: sources, losses, tracks, proposed links, gallery."""
+    from fasr_video import screen
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.export import as_document
 
@@ -129,7 +130,7 @@ def show_command(case: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     else:
-        _show(document)
+        screen.show(document)
 
 
 @cli.command("export")
@@ -358,224 +359,6 @@ class _PlainProgress:
             rest = "" if left is None else f", {left:.0f} s left"
             text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks{rest}"
             click.echo(text, err=True)
-
-
-def _summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
-    from fasr_video.pipeline.case import Case
-    from fasr_video.pipeline.export import as_document
-
-    with Case.open(folder) as case:
-        document = as_document(case)
-    losses: dict[str, int] = {}
-    for source in document["sources"]:
-        for kind, count in source["losses"].items():
-            losses[kind] = losses.get(kind, 0) + count
-    code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
-    tracks = document["tracks"]
-    usable = sum(t["verdict"] == "usable" for t in tracks)
-    faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
-    frames = sum(s["frames_looked_at"] for s in document["sources"])
-    answers = {t["name"]: t["answer"] for t in tracks if t["answer"] is not None}
-    leads = {name: a for name, a in answers.items() if a["verdict"] == "candidates"}
-    bad = [p for p in document["gallery"] if p["problem"]]
-    if as_json:
-        result = {
-            "event": "done",
-            "case": str(folder),
-            "frames": frames,
-            "faces": faces,
-            "tracks": len(tracks),
-            "usable": usable,
-            "links_proposed": len(document["links"]),
-            "searched": len(answers),
-            "with_candidates": len(leads),
-            "unknown": len(answers) - len(leads),
-            "photographs_left_out": len(bad),
-            "losses": losses,
-            "seconds": round(seconds, 2),
-            "exit_code": int(code),
-            "nothing_to_do": not worked,
-        }
-        click.echo(json.dumps(result))
-        return code
-    state = "nothing left to do" if not worked else f"done in {seconds:.1f} s"
-    click.echo(f"{folder}: {state}")
-    if not tracks:
-        click.echo(f"no face was seen long enough to be a track ({frames} frames, {faces} faces)")
-    else:
-        click.echo(
-            f"{frames} frames, {faces} faces, {len(tracks)} tracks: "
-            f"{usable} usable, {len(tracks) - usable} insufficient"
-        )
-    for kind, count in losses.items():
-        if count:
-            click.echo(f"lost: {count} {kind.replace('_', ' ')}")
-    _say_answers(document, leads, len(answers), bad)
-    click.echo(f"look at it: fasr-video show {folder}")
-    return code
-
-
-def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]) -> None:
-    from fasr_video.pipeline.export import state_of
-
-    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
-    searched = document["searched"]
-    if searched is None:
-        return
-    if waiting:
-        click.echo(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
-    people = searched["gallery"]["people"]
-    left_out = f", photographs left out: {len(bad)}" if bad else ""
-    click.echo(f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}")
-    for name, answer in leads.items():
-        first = next(c for c in answer["joined"] if c["passes"])
-        mark = " (only the reconstruction says so)" if first["only_sr"] else ""
-        outside = f" [{answer['remark']}]" if answer["remark"] else ""
-        click.echo(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
-    for remark in searched["remarks"]:
-        click.echo(f"note: {remark}")
-    last = next(x for x in reversed(document["log"]) if x["event"] == "searched")
-    anew = json.loads(last["details"])["index_made_anew"]
-    if anew not in {None, "there was none"}:
-        click.echo(f"note: the gallery's index was made anew from the store: {anew}")
-
-
-def _ratio(candidate: dict[str, Any]) -> str:
-    """With a mark where more could not be said by the data that was calibrated on."""
-    ratio = candidate["log10_likelihood_ratio"]
-    if ratio is None:
-        return "not calibrated"
-    bound = ("at least " if ratio > 0 else "at most ") if candidate["at_bound_of_calibration"] else ""
-    return f"{bound}{ratio:+.1f}"
-
-
-def _show(document: dict[str, Any]) -> None:
-    console = Console()
-    for source in document["sources"]:
-        info = source["info"]
-        console.print(
-            f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  \\[{source['state']}]",
-            highlight=False,
-        )
-        console.print(
-            f"  {info['width']}×{info['height']} {info['codec']} in {info['container'].split(',')[0]}, times from "
-            f"{info['time_source']}, {info['colour']}, {source['frames_looked_at']} frames looked at",
-            highlight=False,
-        )
-        detector = source["detector"]
-        marks = "" if detector["landmarks"] else " It finds no landmarks: faces are aligned by their boxes."
-        console.print(f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False)
-        for kind, count in source["losses"].items():
-            if count:
-                console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
-        for reason, count in sorted(source["faces_by_reason"].items(), key=lambda r: -r[1]):
-            console.print(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}", highlight=False)
-    names = {t["id"]: t["name"] for t in document["tracks"]}
-    if document["tracks"]:
-        table = Table(
-            "track",
-            Column("from", no_wrap=True),
-            Column("to", no_wrap=True),
-            "seen",
-            "eye px",
-            "quality",
-            "aux",
-            "verdict",
-            title="tracks",
-        )
-        for t in document["tracks"]:
-            quality = t["shown"]["quality"] if t["shown"] else {}
-            verdict = t["verdict"] if t["verdict"] == "usable" else f"[yellow]insufficient: {t['verdict_reason']}[/]"
-            table.add_row(
-                t["name"],
-                _clock(t["start_seconds"]),
-                _clock(t["end_seconds"]),
-                str(t["sightings"]),
-                f"{quality.get('eye_px', 0):.1f}",
-                f"{quality.get('total', 0):.2f}",
-                str(len(t["auxiliaries"])),
-                verdict,
-            )
-        console.print(table)
-    if any(t["restoration"] for t in document["tracks"]):
-        console.print(_reconstructions(document["tracks"]))
-    for t in document["tracks"]:
-        if t["answer"] is not None:
-            console.print(_candidates(t, document["searched"]))
-    if document["searched"] is not None:
-        for remark in document["searched"]["remarks"]:
-            console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
-    if document["links"]:
-        table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
-        for link in document["links"]:
-            pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
-            by = f" by {link['decided_by']}" if link["decided_by"] else ""
-            table.add_row(
-                str(link["id"]), pair, f"{link['score']:.3f} raw", link["evidence"], escape(link["state"] + by)
-            )
-        console.print(table)
-    if any(document["clusters"].values()):
-        console.print(_clusters(document["clusters"]))
-    if document["gallery"]:
-        table = Table("photograph", "subject", "state", title="gallery")
-        for p in document["gallery"]:
-            table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
-        console.print(table)
-
-
-def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
-    table = Table(
-        "track", "method", "samples", "disagreement", "warnings", title="reconstructions: synthetic, leads only"
-    )
-    for t in tracks:
-        made = t["restoration"]
-        if made is not None:
-            numbers = (str(len(made["samples"])), f"{made['disagreement']:.3f}")
-            table.add_row(t["name"], made["method"], *numbers, escape("; ".join(made["warnings"])))
-    return table
-
-
-def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
-    """The joined list of a track: leads to look at, with what speaks for each."""
-    answer, question = track["answer"], searched["question"]
-    title = [f"{track['name']}: {answer['verdict']} ({question['mode']})"]
-    scored = answer["threshold"] is not None
-    if scored:
-        limit = f"score {answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
-        title.append(
-            f"threshold: {limit}, for FPIR {question['fpir']:g} and {searched['gallery']['templates']} templates"
-        )
-    if answer["remark"]:
-        title.append(answer["remark"])
-    if not answer["joined"]:
-        title.append("nobody passes")
-    kinds = list(answer["lists"])
-    score = "score" if scored else "mean cosine, raw"
-    names = ("candidate", score, "log10 LR", *kinds, "supported by")
-    table = Table(*(Column(n, no_wrap=n != "supported by") for n in names), title="\n".join(title))
-    for c in answer["joined"]:
-        support = "only sr" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
-        name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
-        cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
-        ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ") if scored else ""
-        table.add_row(name, f"{c['score']:.2f}", ratio, *cosines, support)
-    return table
-
-
-def _clusters(found: dict[str, list[dict[str, Any]]]) -> Table:
-    table = Table("tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each")
-    for state, rows in found.items():
-        for c in rows:
-            links = ", ".join(map(str, c["links"]))
-            accepted = f"{c['links_accepted']} of {len(c['links'])}"
-            table.add_row(", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state)
-    return table
-
-
-def _clock(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
 
 
 cli.add_command(gallery_group)

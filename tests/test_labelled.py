@@ -39,7 +39,7 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
                 " VALUES (?, 1, ?, ?, 'done', 'usable')",
                 (i + 1, i, i + 1),
             )
-            case.db.execute("INSERT INTO probed VALUES (?, ?, 20.0, ?)", (i + 1, models, 16 + i))
+            case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (i + 1, models, 16 + i))
             for k, kind in enumerate((Kind.BEST, Kind.POOLED)):
                 feature = near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
                 case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes()))

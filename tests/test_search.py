@@ -205,6 +205,20 @@ def test_candidate_that_passes_is_never_cut_off_by_one_that_does_not(
     assert answer.joined[0].subject == "emil" and answer.joined[0].only_sr and answer.joined[0].passes
 
 
+def test_who_passes_does_not_depend_on_how_many_are_shown(tmp_path: Path, calibration: Calibration) -> None:
+    """Second in every list, behind three others who are each first in one."""
+    with Gallery.create(tmp_path / "singles", "test", "e", LENGTH) as singles:
+        for name in NAMES:
+            singles.add(name, photo(name, person(name)))
+        firsts = dict(zip(Kind, ("anna", "bert", "carla"), strict=True))
+        features = {k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}
+        one, many = (ask(singles, calibration, length=n).answer(features) for n in (1, 6))
+    assert [hits[0].subject for hits in one.lists.values()] == list(firsts.values())
+    assert all(len(hits) == 1 for hits in one.lists.values()) and len(one.joined) == 1
+    assert one.verdict is many.verdict is Verdict.CANDIDATES
+    assert one.joined[0].subject == many.joined[0].subject == "dora"
+
+
 def test_ratio_at_the_end_of_what_the_data_support_says_so(gallery: Gallery, calibration: Calibration) -> None:
     first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
     assert first.at_bound and first.ratio == pytest.approx(calibration.bounds(list(Kind))[1])

@@ -45,8 +45,6 @@ class TrackFaces:
 class Probes:
     features: dict[Kind, Feature]
     """Without `sr` when nothing was super-resolved."""
-    norm: float
-    """Of LR0's feature before it was made a unit vector: the embedder's own measure of quality."""
     restoration: Restoration | None
 
 
@@ -73,7 +71,7 @@ class Prober:
         if not tracks:
             return []
         faces = [f for t in tracks for f in (t.lr0, *t.auxiliaries)]
-        every, norms = self.embedder.embed(*as_tensors(faces))
+        every, _ = self.embedder.embed(*as_tensors(faces))
         starts = np.cumsum([0, *(1 + len(t.auxiliaries) for t in tracks)])
         pooled = [self._pool(every[a:b]) for a, b in pairwise(starts)]
         restored = self._restore(tracks, pooled, seeds)
@@ -83,7 +81,7 @@ class Prober:
             restoration = None if restored is None else restored[0][k]
             if restored is not None:
                 features[Kind.SR] = restored[1][k].numpy()
-            answers.append(Probes(features, float(norms[start]), restoration))
+            answers.append(Probes(features, restoration))
         return answers
 
     def _pool(self, features: Tensor) -> Tensor:

@@ -94,6 +94,10 @@ class Answer:
     """The threshold lies beyond what the calibration's comparisons can support."""
 
 
+NAMED = 50
+"""Nearest subjects of each probe that are looked at, however few are shown: who passes must not hang on that."""
+
+
 class Searcher:
     """One gallery, one question, and how scores are read."""
 
@@ -109,6 +113,9 @@ class Searcher:
         self._gallery, self._index, self._question, self._calibration = gallery, index, question, calibration
         self._calibrated = () if calibration is None else calibrated
         self._people, self._templates = len(gallery.subjects()), gallery.count()
+        self._named = max(NAMED, question.length)
+        # The cosine from which a probe speaks for somebody; none does where it is not calibrated.
+        self._limits = {kind: self._threshold(kind)[0] for kind in self._calibrated}
 
     def answer(self, features: dict[Kind, Feature]) -> Answer:
         lists = {kind: self._rank(kind, feature) for kind, feature in features.items()}
@@ -123,8 +130,10 @@ class Searcher:
         verdict = Verdict.CANDIDATES if passing else Verdict.UNKNOWN
         if self._question.mode is Mode.IDENTIFICATION:
             candidates = passing
-            lists = {kind: [h for h in hits if h.cosine >= self._limit(kind)] for kind, hits in lists.items()}
-        return Answer(verdict, lists, candidates[: self._question.length], threshold, extrapolated)
+            lists = {kind: [h for h in hits if self._supports(kind, h.cosine)] for kind, hits in lists.items()}
+        length = self._question.length
+        lists = {kind: hits[:length] for kind, hits in lists.items()}
+        return Answer(verdict, lists, candidates[:length], threshold, extrapolated)
 
     def _rank(self, kind: Kind, feature: Feature) -> list[Hit]:
         """The nearest subjects, each by its nearest template."""
@@ -132,7 +141,7 @@ class Searcher:
         for cosine, subject in self._nearest(feature):
             if subject not in found:
                 found[subject] = Hit(subject, cosine, self._ratio(kind, cosine))
-        return list(found.values())[: self._question.length]
+        return list(found.values())[: self._named]
 
     def _ratio(self, kind: Kind, cosine: float) -> float | None:
         if self._calibration is None or kind not in self._calibrated:
@@ -141,7 +150,7 @@ class Searcher:
 
     def _nearest(self, feature: Feature) -> list[tuple[float, str]]:
         """Templates, nearest first, as many as it takes to name enough subjects."""
-        wanted, k = min(self._question.length, self._people), 4 * self._question.length
+        wanted, k = min(self._named, self._people), 4 * self._named
         while True:
             cosines, ids = self._index.search(feature[None], k)
             rows = [(float(c), int(i)) for c, i in zip(cosines[0], ids[0], strict=True) if i >= 0]
@@ -168,13 +177,12 @@ class Searcher:
         known = {k: c for k, c in cosines.items() if k in self._calibrated}
         score, ratio = float(self._calibration.fused_score(known)), float(self._calibration.fuse(known))
         low, high = self._calibration.bounds(known)
-        over = tuple(k for k, c in cosines.items() if c >= self._limit(k))
+        over = tuple(k for k, c in cosines.items() if self._supports(k, c))
         return Candidate(subject, cosines, score, ratio, not low < ratio < high, over, score >= threshold)
 
-    def _limit(self, kind: Kind) -> float:
-        """The cosine from which this probe speaks for somebody; none does where it is not calibrated."""
-        threshold = self._threshold(kind)[0] if kind in self._calibrated else None
-        return np.inf if threshold is None else threshold
+    def _supports(self, kind: Kind, cosine: float) -> bool:
+        limit = self._limits.get(kind)
+        return limit is not None and cosine >= limit
 
     def _threshold(self, scale: str) -> tuple[float | None, bool]:
         if self._calibration is None:

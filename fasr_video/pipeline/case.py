@@ -74,8 +74,7 @@ CREATE TABLE link (
 CREATE TABLE probe (
     track INTEGER NOT NULL REFERENCES track, kind TEXT NOT NULL CHECK (kind IN ('best', 'pooled', 'sr')),
     feature BLOB NOT NULL, PRIMARY KEY (track, kind)) WITHOUT ROWID;
-CREATE TABLE probed (
-    track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, norm REAL NOT NULL, side INTEGER NOT NULL);
+CREATE TABLE probed (track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, side INTEGER NOT NULL);
 CREATE TABLE restoration (
     track INTEGER PRIMARY KEY REFERENCES track, picture TEXT NOT NULL, samples TEXT NOT NULL, spread TEXT,
     facts TEXT NOT NULL);

@@ -8,7 +8,7 @@ from sqlite3 import Row
 
 from fasr_video.configs.settings import LinkSettings
 from fasr_video.errors import CaseError
-from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.probes import features
 from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face
@@ -27,16 +27,14 @@ def propose_all(case: Case, settings: LinkSettings) -> None:
     state = _state(case)
     if case.meta("linked_tracks") == state:
         return
-    faces, looks = [], []
-    for row in case.db.execute("SELECT * FROM track WHERE state = 'done'").fetchall():
-        face = features(case, row["id"]).get(Kind.POOLED)
-        if face is not None:
-            faces.append(Tracklet(row["id"], row["source"], *_span(case, row), face))
-        if crops := _crops(case, row["id"]):
-            looks.append(Tracklet(row["id"], row["source"], *_span(case, row), appearance(crops)))
-    known = {t.id for t in faces}
+    tracks = case.db.execute("SELECT * FROM track WHERE state = 'done'").fetchall()
+    probed = {row["id"]: face for row in tracks if (face := features(case, row["id"]).get(Kind.POOLED)) is not None}
+    faces = [_tracklet(case, row, probed[row["id"]]) for row in tracks if row["id"] in probed]
+    looks = []
+    if len(probed) < len(tracks):  # reading every track's pictures is the dear part
+        looks = [_tracklet(case, row, appearance(crops)) for row in tracks if (crops := _crops(case, row["id"]))]
     by_face = propose_by_face(faces, settings.min_similarity, _refused(case))
-    by_looks = [p for p in propose(looks, settings.max_gap, settings.min_score) if not {p.a, p.b} <= known]
+    by_looks = [p for p in propose(looks, settings.max_gap, settings.min_score) if not {p.a, p.b} <= probed.keys()]
     with case.transaction():
         _replace(case, [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks])
         case.set_meta("linked_tracks", state)
@@ -119,11 +117,10 @@ def _refused(case: Case) -> Callable[[int, int], bool]:
     return lambda a, b: frozenset((a, b)) in pairs
 
 
-def _span(case: Case, track: Row) -> tuple[float, float]:
-    """First and last sighting, in seconds."""
+def _tracklet(case: Case, track: Row, look: Feature) -> Tracklet:
     first, last = case.db.execute("SELECT min(pts), max(pts) FROM face WHERE track = ?", (track["id"],)).fetchone()
     base = case.time_base(track["source"])
-    return float(first * base), float(last * base)
+    return Tracklet(track["id"], track["source"], float(first * base), float(last * base), look)
 
 
 def _crops(case: Case, track: int) -> list[FaceCrop]:

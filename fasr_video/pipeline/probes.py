@@ -143,7 +143,7 @@ def _write(case: Case, restoration: Restoration | None) -> Restored | None:
 def _store(case: Case, track: int, models: str, side: int, answer: Probes, restored: Restored | None) -> None:
     for table in ("probe", "probed", "restoration"):
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
-    case.db.execute("INSERT INTO probed VALUES (?, ?, ?, ?)", (track, models, answer.norm, side))
+    case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, models, side))
     for kind, feature in answer.features.items():
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, feature.astype(np.float32).tobytes()))
     if restored is not None:

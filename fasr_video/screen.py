@@ -1,0 +1,232 @@
+"""What `run` and `show` print of a case, for people."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from fasr_video.errors import ExitCode
+from fasr_video.pipeline.export import state_of
+from fasr_video.types import REASON_TEXT, Reason
+
+
+def summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.export import as_document
+
+    with Case.open(folder) as case:
+        document = as_document(case)
+    losses: dict[str, int] = {}
+    for source in document["sources"]:
+        for kind, count in source["losses"].items():
+            losses[kind] = losses.get(kind, 0) + count
+    code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
+    tracks = document["tracks"]
+    usable = sum(t["verdict"] == "usable" for t in tracks)
+    faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
+    frames = sum(s["frames_looked_at"] for s in document["sources"])
+    answers = {t["name"]: t["answer"] for t in tracks if t["answer"] is not None}
+    leads = {name: a for name, a in answers.items() if a["verdict"] == "candidates"}
+    bad = [p for p in document["gallery"] if p["problem"]]
+    if as_json:
+        result = {
+            "event": "done",
+            "case": str(folder),
+            "frames": frames,
+            "faces": faces,
+            "tracks": len(tracks),
+            "usable": usable,
+            "links_proposed": len(document["links"]),
+            "searched": len(answers),
+            "with_candidates": len(leads),
+            "unknown": len(answers) - len(leads),
+            "photographs_left_out": len(bad),
+            "losses": losses,
+            "seconds": round(seconds, 2),
+            "exit_code": int(code),
+            "nothing_to_do": not worked,
+        }
+        click.echo(json.dumps(result))
+        return code
+    state = "nothing left to do" if not worked else f"done in {seconds:.1f} s"
+    click.echo(f"{folder}: {state}")
+    if not tracks:
+        click.echo(f"no face was seen long enough to be a track ({frames} frames, {faces} faces)")
+    else:
+        click.echo(
+            f"{frames} frames, {faces} faces, {len(tracks)} tracks: "
+            f"{usable} usable, {len(tracks) - usable} insufficient"
+        )
+    for kind, count in losses.items():
+        if count:
+            click.echo(f"lost: {count} {kind.replace('_', ' ')}")
+    _say_answers(document, leads, len(answers), bad)
+    click.echo(f"look at it: fasr-video show {folder}")
+    return code
+
+
+def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]) -> None:
+    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
+    searched = document["searched"]
+    if searched is None:
+        return
+    if waiting:
+        click.echo(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
+    people = searched["gallery"]["people"]
+    left_out = f", photographs left out: {len(bad)}" if bad else ""
+    click.echo(f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}")
+    for name, answer in leads.items():
+        first = next(c for c in answer["joined"] if c["passes"])
+        mark = " (only the reconstruction says so)" if first["only_sr"] else ""
+        outside = f" [{answer['remark']}]" if answer["remark"] else ""
+        click.echo(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
+    for remark in searched["remarks"]:
+        click.echo(f"note: {remark}")
+    last = next(x for x in reversed(document["log"]) if x["event"] == "searched")
+    anew = json.loads(last["details"])["index_made_anew"]
+    if anew not in {None, "there was none"}:
+        click.echo(f"note: the gallery's index was made anew from the store: {anew}")
+
+
+def _ratio(candidate: dict[str, Any]) -> str:
+    """With a mark where more could not be said by the data that was calibrated on."""
+    ratio = candidate["log10_likelihood_ratio"]
+    if ratio is None:
+        return "not calibrated"
+    bound = ("at least " if ratio > 0 else "at most ") if candidate["at_bound_of_calibration"] else ""
+    return f"{bound}{ratio:+.1f}"
+
+
+def show(document: dict[str, Any]) -> None:
+    console = Console()
+    for source in document["sources"]:
+        info = source["info"]
+        console.print(
+            f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  \\[{source['state']}]",
+            highlight=False,
+        )
+        console.print(
+            f"  {info['width']}×{info['height']} {info['codec']} in {info['container'].split(',')[0]}, times from "
+            f"{info['time_source']}, {info['colour']}, {source['frames_looked_at']} frames looked at",
+            highlight=False,
+        )
+        detector = source["detector"]
+        marks = "" if detector["landmarks"] else " It finds no landmarks: faces are aligned by their boxes."
+        console.print(f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False)
+        for kind, count in source["losses"].items():
+            if count:
+                console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
+        for reason, count in sorted(source["faces_by_reason"].items(), key=lambda r: -r[1]):
+            console.print(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}", highlight=False)
+    names = {t["id"]: t["name"] for t in document["tracks"]}
+    if document["tracks"]:
+        table = Table(
+            "track",
+            Column("from", no_wrap=True),
+            Column("to", no_wrap=True),
+            "seen",
+            "eye px",
+            "quality",
+            "aux",
+            "verdict",
+            title="tracks",
+        )
+        for t in document["tracks"]:
+            quality = t["shown"]["quality"] if t["shown"] else {}
+            verdict = t["verdict"] if t["verdict"] == "usable" else f"[yellow]insufficient: {t['verdict_reason']}[/]"
+            table.add_row(
+                t["name"],
+                _clock(t["start_seconds"]),
+                _clock(t["end_seconds"]),
+                str(t["sightings"]),
+                f"{quality.get('eye_px', 0):.1f}",
+                f"{quality.get('total', 0):.2f}",
+                str(len(t["auxiliaries"])),
+                verdict,
+            )
+        console.print(table)
+    if any(t["restoration"] for t in document["tracks"]):
+        console.print(_reconstructions(document["tracks"]))
+    for t in document["tracks"]:
+        if t["answer"] is not None:
+            console.print(_candidates(t, document["searched"]))
+    if document["searched"] is not None:
+        for remark in document["searched"]["remarks"]:
+            console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
+    if document["links"]:
+        table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
+        for link in document["links"]:
+            pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
+            by = f" by {link['decided_by']}" if link["decided_by"] else ""
+            table.add_row(
+                str(link["id"]), pair, f"{link['score']:.3f} raw", link["evidence"], escape(link["state"] + by)
+            )
+        console.print(table)
+    if any(document["clusters"].values()):
+        console.print(_clusters(document["clusters"]))
+    if document["gallery"]:
+        table = Table("photograph", "subject", "state", title="gallery")
+        for p in document["gallery"]:
+            table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
+        console.print(table)
+
+
+def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "track", "method", "samples", "disagreement", "warnings", title="reconstructions: synthetic, leads only"
+    )
+    for t in tracks:
+        made = t["restoration"]
+        if made is not None:
+            numbers = (str(len(made["samples"])), f"{made['disagreement']:.3f}")
+            table.add_row(t["name"], made["method"], *numbers, escape("; ".join(made["warnings"])))
+    return table
+
+
+def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
+    """The joined list of a track: leads to look at, with what speaks for each."""
+    answer, question = track["answer"], searched["question"]
+    title = [f"{track['name']}: {answer['verdict']} ({question['mode']})"]
+    scored = answer["threshold"] is not None
+    if scored:
+        limit = f"score {answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
+        title.append(
+            f"threshold: {limit}, for FPIR {question['fpir']:g} and {searched['gallery']['templates']} templates"
+        )
+    if answer["remark"]:
+        title.append(answer["remark"])
+    if not answer["joined"]:
+        title.append("nobody passes")
+    kinds = list(answer["lists"])
+    score = "score" if scored else "mean cosine, raw"
+    names = ("candidate", score, "log10 LR", *kinds, "supported by")
+    table = Table(*(Column(n, no_wrap=n != "supported by") for n in names), title="\n".join(title))
+    for c in answer["joined"]:
+        support = "only sr" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
+        name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
+        cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
+        ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ") if scored else ""
+        table.add_row(name, f"{c['score']:.2f}", ratio, *cosines, support)
+    return table
+
+
+def _clusters(found: dict[str, list[dict[str, Any]]]) -> Table:
+    table = Table("tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each")
+    for state, rows in found.items():
+        for c in rows:
+            links = ", ".join(map(str, c["links"]))
+            accepted = f"{c['links_accepted']} of {len(c['links'])}"
+            table.add_row(", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state)
+    return table
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
