@@ -99,8 +99,9 @@ def combiner_command(
 @train_group.command("embedder")
 @SOURCES
 @click.option("--teacher", required=True, type=FILE, help=".npz with path (N) and teacher (N×T) arrays.")
+@click.option("--from", "begin", type=FILE, help="Embedder weights that a new run begins with. [default: random]")
 @run_options(steps=20_000, batch=64, lr=2e-3)
-def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> None:
+def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None, **options: Any) -> None:
     """Train the builtin embedder on FACES, distilled from a teacher's vectors."""
     from fasr_video.storage import environment
     from fasr_video.training.embedder import train_embedder
@@ -108,9 +109,9 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, **options: Any) -> 
 
     opened = _faces(faces)
     rows = rows_of(teacher, opened, ("teacher",))["teacher"]
-    plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.05)
+    plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.05, muon=True)
     with environment(options["out"]):
-        step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report)
+        step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report, begin)
     _finish(options["out"], step, plan.steps)
 
 

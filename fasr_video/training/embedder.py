@@ -2,7 +2,8 @@
 
 Each photo is seen at full resolution and brought down to 12-32 pixels. Both views must name the person (AdaFace's
 adaptive margin), both must tell the teacher's vector of the full-resolution photo, and their pairwise cosines must be
-the teacher's (relational distillation): so a poor face lands where its good twin is.
+the teacher's (relational distillation): so a poor face lands where its good twin is. What a view tells of the teacher's
+vector must also be nearest to the person's own mean teacher vector among all people's: centres that need no learning.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.checkpoint import load_state
 from fasr_video.errors import UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition.network import LENGTH, EmbedderNet
@@ -25,7 +27,8 @@ from fasr_video.training.faces import Faces, views
 from fasr_video.training.loop import Plan, Progress, train
 
 SCALE, MARGIN, CONCENTRATION = 32.0, 0.4, 0.333  # AdaFace's s, m and h; s is smaller for fewer classes
-CLASSES, DISTIL, RELATIONS, TWINS = 0.25, 2.0, 20.0, 1.0
+CLASSES, DISTIL, RELATIONS, TWINS, PEOPLE = 0.25, 2.0, 20.0, 1.0, 1.0
+PEOPLE_SCALE = 16.0
 
 
 class Trainee(nn.Module):
@@ -56,6 +59,8 @@ class Material:
     """N class numbers."""
     teacher: Tensor
     """N×T, zero mean and unit mean square over the set."""
+    people: Tensor
+    """P×T: each person's mean teacher vector, a unit vector."""
 
 
 def material(faces: Faces, teacher: Tensor, device: torch.device) -> Material:
@@ -64,7 +69,9 @@ def material(faces: Faces, teacher: Tensor, device: torch.device) -> Material:
     names = {name: i for i, name in enumerate(dict.fromkeys(faces.identities))}
     person = torch.tensor([names[n] for n in faces.identities])
     centred = teacher.float() - teacher.float().mean(0)
-    return Material(faces.pictures.to(device), person.to(device), (centred / centred.square().mean().sqrt()).to(device))
+    centred = centred / centred.square().mean().sqrt()
+    people = F.normalize(torch.zeros(len(names), teacher.shape[1]).index_add_(0, person, centred), dim=1)
+    return Material(faces.pictures.to(device), person.to(device), centred.to(device), people.to(device))
 
 
 def adaface(trainee: Trainee, cosine: Tensor, norms: Tensor, person: Tensor) -> Tensor:
@@ -107,14 +114,36 @@ def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generato
         with torch.autocast(x.device.type, enabled=False):
             unit = F.normalize(features, dim=1)
             classes = adaface(trainee, cosine.float(), features.norm(dim=1), person)
-            distil = F.mse_loss(trainee.to_teacher(unit * LENGTH**0.5), teacher)
+            told = trainee.to_teacher(unit * LENGTH**0.5)
+            distil = F.mse_loss(told, teacher)
+            people = F.cross_entropy(PEOPLE_SCALE * F.normalize(told, dim=1) @ data.people.T, person)
             wanted = F.normalize(teacher, dim=1)
             relations = F.mse_loss(unit @ unit.T, wanted @ wanted.T)
             twins = (1 - (unit[:batch].detach() * unit[batch:]).sum(1)).mean()
-            total = CLASSES * classes + DISTIL * distil + RELATIONS * relations + TWINS * twins
-        return {"loss": total, "classes": classes, "distil": distil, "relations": relations, "twins": twins}
+            total = CLASSES * classes + DISTIL * distil + RELATIONS * relations + TWINS * twins + PEOPLE * people
+        terms = {"classes": classes, "distil": distil, "relations": relations, "twins": twins, "people": people}
+        return {"loss": total, **terms}
 
     return loss
+
+
+@torch.no_grad()
+def begin_at(trainee: Trainee, weights: Path, data: Material) -> None:
+    """Go on from an embedder's weights: class centres and the head that speaks teacher are fitted to its features."""
+    load_state(trainee.embedder, weights)
+    net = trainee.embedder.to(data.pictures.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    parts = []
+    with torch.autocast(data.pictures.device.type, torch.bfloat16):
+        for some in data.pictures.split(256):
+            x = views(some, 128, False, torch.Generator(some.device)).contiguous(memory_format=torch.channels_last)
+            parts.append(F.normalize(net(x).float(), dim=1))
+    unit = torch.cat(parts)
+    trainee.centres.copy_(torch.zeros_like(trainee.centres).to(unit).index_add_(0, data.person, unit))
+    inputs = torch.cat((unit * LENGTH**0.5, torch.ones_like(unit[:, :1])), 1)
+    squares = inputs.T @ inputs + 1e-2 * len(inputs) * torch.eye(LENGTH + 1, device=inputs.device)
+    fit = torch.linalg.solve(squares, inputs.T @ data.teacher)
+    trainee.to_teacher.weight.copy_(fit[:-1].T)
+    trainee.to_teacher.bias.copy_(fit[-1])
 
 
 def train_embedder(
@@ -125,19 +154,25 @@ def train_embedder(
     batch: int,
     device: torch.device,
     report: Callable[[Progress], None],
+    begin: Path | None = None,
 ) -> int:
-    """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached."""
+    """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached.
+
+    A new run begins with the weights of `begin`, if given.
+    """
     out.mkdir(parents=True, exist_ok=True)
     data = material(faces, teacher, device)
     torch.manual_seed(plan.seed)
     trainee = Trainee(int(data.person.max()) + 1, teacher.shape[1])
+    if begin is not None and not (out / "state.pt").exists():
+        begin_at(trainee, begin, data)
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in kept.items()}
         write_whole(out / "embedder.safetensors", lambda path: save_file(half, path))
-        draw_run(out, ("loss", "classes", "distil"))
+        draw_run(out, ("loss", "classes", "distil", "people"))
 
     settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
     return train(trainee, make_loss(data, batch), out, plan, device, save, report, settings)

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fasr_video.checkpoint import find_device, read_torch
 from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.files import write_whole
+from fasr_video.training.muon import MATRICES, Muon
 
 Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
 """One batch's terms by name; the one named `loss` is minimised, the others are logged."""
@@ -47,6 +48,8 @@ class Plan:
     save_seconds: float = 120.0
     seconds: float = math.inf
     """Stop after this long, whatever the step; a later call goes on."""
+    muon: bool = False
+    """Matrices move by Muon in place of AdamW."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +183,11 @@ def rate(step: int, plan: Plan) -> float:
 def _optimizer(net: nn.Module, plan: Plan) -> torch.optim.Optimizer:
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": plan.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=plan.lr, fused=True)
+    groups = [
+        {"params": decayed, "weight_decay": plan.weight_decay, MATRICES: plan.muon},
+        {"params": plain, "weight_decay": 0.0, MATRICES: False},
+    ]
+    return Muon(groups, lr=plan.lr, fused=True)
 
 
 # ------------------------------------------------------------------------------------------------- several processes
