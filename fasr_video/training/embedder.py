@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.checkpoint import save_own
 from fasr_video.errors import UsageError
-from fasr_video.files import write_whole
-from fasr_video.recognition.network import LENGTH, EmbedderNet
+from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, views
@@ -117,6 +116,12 @@ def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generato
     return loss
 
 
+def save_embedder(state: Mapping[str, Tensor], path: Path) -> None:
+    """An EmbedderNet's tensors in float16, with its contract in the header."""
+    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
+    save_own(half, path, FORMAT, CONTRACT)
+
+
 def train_embedder(
     faces: Faces,
     teacher: Tensor,
@@ -135,8 +140,7 @@ def train_embedder(
     def save(state: Mapping[str, Tensor], step: int) -> None:
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in kept.items()}
-        write_whole(out / "embedder.safetensors", lambda path: save_file(half, path))
+        save_embedder(kept, out / "embedder.safetensors")
         draw_run(out, ("loss", "classes", "distil"))
 
     settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
