@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from results import Table
 
+from fasr_video.box import boxed
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.methods import WEIGHTS
 from fasr_video.training.faces import read_faces, views
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--faces", type=Path, default=DATA)
     args = parser.parse_args()
     faces, _ = read_faces([args.faces])
-    embedder, combiner = BuiltinEmbedder(), load_combiner(WEIGHTS / "combiner.safetensors")
+    embedder, combiner = BuiltinEmbedder(), load_combiner(boxed("combiner.safetensors"))
     groups = [g for g in faces.people.values() if len(g) >= 4]
     tracks = []
     for k, rows in enumerate(groups):

@@ -16,10 +16,10 @@ import torch
 from results import Table
 from torch import Tensor
 
+from fasr_video.box import boxed
 from fasr_video.recognition.combiner import load_combiner, mean, robust_mean, weighted_mean
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.methods import WEIGHTS
 from fasr_video.training.faces import read_faces, views
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faces", type=Path, default=DATA)
     args = parser.parse_args()
-    combiner = load_combiner(WEIGHTS / "combiner.safetensors")
+    combiner = load_combiner(boxed("combiner.safetensors"))
     merges: dict[str, Merge] = {
         "one face alone": lambda f, n: f[0],
         "mean": lambda f, n: mean(f),

@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from results import Table
 
+from fasr_video.box import boxed
 from fasr_video.sr import sampling
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
-from fasr_video.sr.methods import FAST, WEIGHTS
+from fasr_video.sr.methods import FAST
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import load_own
@@ -37,7 +38,7 @@ def published() -> Denoiser:
 
 
 def compact() -> Denoiser:
-    return load_own(WEIGHTS / "sr.safetensors")
+    return load_own(boxed("sr.safetensors"))
 
 
 NETWORKS: dict[str, Callable[[], Denoiser]] = {"NCSN++, FASR's size": published, "compact": compact}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fasr_video.errors import ModelError, UsageError
+from fasr_video.files import write_whole
 
 # A training loop that warms up with np.minimum leaves NumPy numbers in its optimizer's state, FASR's among them.
 # They come under the name that NumPy 1 or NumPy 2 gives their constructor.
@@ -46,9 +48,47 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
-def load_state(net: nn.Module, path: Path) -> None:
-    """Fill `net` from `path`; every tensor has to be there, with its shape, and no other."""
-    fill(net, read_state(path), path, f"give weights made for {type(net).__name__}")
+def load_state(net: nn.Module, path: Path, contract: str | None = None) -> None:
+    """Fill `net` from `path`; every tensor has to be there, with its shape, and no other.
+
+    `contract` is that of a network of ours: a file of ours that names another one is refused before its tensors are.
+    """
+    state = read_state(path)
+    if contract is not None:
+        check_contract(path, contract)
+    fill(net, state, path, f"give weights made for {type(net).__name__}")
+
+
+def save_own(tensors: Mapping[str, Tensor], path: Path, contract: str, header: str) -> None:
+    """A weights file of our own: safetensors with the contract in its header, and beside that what `header` says."""
+    # One entry alone: safetensors writes several in random order, and the file's hash would change with it.
+    write_whole(path, lambda partial: save_file(dict(tensors), partial, {contract: header}))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the header of a safetensors file says beside the tensors' names."""
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def contract_of(path: Path) -> str | None:
+    """The contract that a weights file of our own names, as fasr-video/embedder/1; None for any other file."""
+    if path.suffix != ".safetensors":
+        return None
+    metadata = read_metadata(path)
+    # It is the header's only key; in a Feature Combiner's it stands within the only entry.
+    named = re.search(r"fasr-video/\w+/\d+", " ".join([*metadata, *metadata.values()]))
+    return None if named is None else named[0]
+
+
+def check_contract(path: Path, wanted: str) -> None:
+    """Refuse a file of our own that was made for another contract; one without our header may be what is wanted."""
+    named = contract_of(path)
+    if named not in (None, wanted):
+        raise ModelError(path, f"its header says {named}, but {wanted} is wanted", "give weights of that contract")
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, remedy: str) -> None:
@@ -94,7 +134,11 @@ def _read_safetensors(path: Path) -> object:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ModelError(path, f"not a readable safetensors file ({error})", "copy or download it again") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    return ModelError(path, f"not a readable safetensors file ({error})", "copy or download it again")
 
 
 def read_torch(path: Path) -> object:

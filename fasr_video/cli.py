@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fasr_video import __version__
+from fasr_video import __version__, box
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.gallery.calibrate_command import calibrate_command
@@ -258,6 +259,38 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
                 click.echo(f"{done.path}: {done.state} {done.sheet}")
 
         yield tick
+
+
+@cli.command("models")
+@click.option("--json", "as_json", is_flag=True, help="The manifest's entries and their states as JSON.")
+def models_command(as_json: bool) -> int:
+    """Show the models in the box: contract, data, licence, hash, and whether each file is what it should be.
+
+    Ends with 4 when one is missing or altered.
+    """
+    states = {entry: entry.state for entry in box.read_manifest().values()}
+    if as_json:
+        click.echo(json.dumps([{**asdict(e), "state": state} for e, state in states.items()], indent=2))
+    else:
+        Console().print(_models_table(states), highlight=False)
+    if all(state is box.State.OK for state in states.values()):
+        return ExitCode.DONE
+    click.echo(f"fasr-video: the box is not whole; {box.REMEDY}", err=True)
+    return ExitCode.INTEGRITY
+
+
+def _models_table(states: dict[box.Entry, box.State]) -> Table:
+    table = Table(box=None, padding=(0, 2, 1, 0))
+    for name in ("model", "contract"):
+        table.add_column(name)
+    for name in ("MB", "sha256", "state"):
+        table.add_column(name, no_wrap=True)
+    for e, state in states.items():
+        size = f"{e.path.stat().st_size / 1e6:.1f}" if e.path.is_file() else "–"
+        colour = "green" if state is box.State.OK else "red"
+        told = escape(f"{e.contract}\ndata: {e.data}\nlicence: {e.licence}")
+        table.add_row(escape(f"{e.file}\n{e.what}"), told, size, e.sha256[:12], f"[{colour}]{state}[/]")
+    return table
 
 
 @cli.command("doctor")

@@ -238,7 +238,7 @@ def test_files_that_are_no_combiner_are_refused(tmp_path: Path) -> None:
     file.write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="not a readable safetensors file"):
         load_combiner(file)
-    for metadata in (None, {"header": '{"format": "fasr-video/denoiser/1"}'}, {"header": "[]"}):
+    for metadata in (None, {"header": '{"format": "of somebody else"}'}, {"header": "[]"}):
         save_file({"a": torch.zeros(1)}, file, metadata)
         with pytest.raises(ModelError, match="does not name a Feature Combiner"):
             load_combiner(file)

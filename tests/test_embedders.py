@@ -21,10 +21,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.box import boxed
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.recognition.adaface import AdaFaceNet
 from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, mirror_marks
-from fasr_video.recognition.embedder import BUILTIN, EMBEDDERS, Embedder, open_embedder
+from fasr_video.recognition.embedder import EMBEDDERS, Embedder, open_embedder
 from tests.test_adaface import seeded_state
 
 GRAPH_LENGTH = 40
@@ -106,7 +107,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     folder = tmp_path_factory.mktemp("models")
     large = folder / "adaface_ir18.ckpt"
     torch.save({"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, large)
-    yield {"builtin": BUILTIN, "adaface": large, "insightface": pack(folder / "pack")}
+    yield {"builtin": boxed("embedder.safetensors"), "adaface": large, "insightface": pack(folder / "pack")}
     large.unlink()  # 96 MB: pytest keeps the folders of the last runs
 
 
@@ -235,7 +236,8 @@ def test_its_hash_is_that_of_the_weights(backend: str, models: dict[str, Path]) 
 
 
 def test_builtin_brings_its_weights() -> None:
-    assert open_embedder("builtin", None, "cpu").sha256 == hashlib.sha256(BUILTIN.read_bytes()).hexdigest()
+    expected = hashlib.sha256(boxed("embedder.safetensors").read_bytes()).hexdigest()
+    assert open_embedder("builtin", None, "cpu").sha256 == expected
 
 
 def test_adaface_sees_bgr_from_minus_one_to_one(models: dict[str, Path]) -> None:
@@ -334,7 +336,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "none of its own; give the path of one of AdaFace's",
     ),
     "adaface, no file": ("adaface", lambda d: d / "none.ckpt", ModelError, "no such file; check the path"),
-    "adaface, builtin's": ("adaface", lambda d: BUILTIN, ModelError, "holds 0 residual units"),
+    "adaface, builtin's": ("adaface", lambda d: boxed("embedder.safetensors"), ModelError, "holds 0 residual units"),
     "insightface, none given": ("insightface", lambda d: None, UsageError, "none of its own; give an ArcFace .onnx"),
     "insightface, no folder": ("insightface", lambda d: d / "none", ModelError, "no such file.*; give an ArcFace"),
     "insightface, empty folder": ("insightface", lambda d: d, ModelError, "no .onnx file in the folder; give an ArcF"),

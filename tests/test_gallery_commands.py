@@ -11,9 +11,9 @@ import pytest
 from PIL import Image as PilImage
 from PIL import ImageOps
 
+from fasr_video.box import boxed
 from fasr_video.gallery.index import FILE
 from fasr_video.gallery.store import DATABASE, Gallery
-from fasr_video.recognition.embedder import BUILTIN
 from tests.conftest import SAMPLES
 from tests.test_cli import called
 
@@ -138,7 +138,7 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
     from safetensors.torch import load_file, save_file
 
     other = tmp_path / "other.safetensors"
-    state = {k: v.clone() for k, v in load_file(BUILTIN).items()}
+    state = {k: v.clone() for k, v in load_file(boxed("embedder.safetensors")).items()}
     last = [k for k, v in state.items() if v.ndim == 2][-1]
     save_file(state | {last: state[last].flip(0).contiguous()}, other)
     photos = tmp_path / "photos"

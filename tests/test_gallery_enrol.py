@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 from torch import Tensor
 
+from fasr_video.box import boxed
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
@@ -27,7 +28,7 @@ from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.store import Gallery, WrongEmbedder
 from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
 from tests import gallery_ops as ops
 from tests.conftest import SAMPLES
@@ -563,7 +564,7 @@ class TestMigration:
         """The builtin embedder with other weights: its last layer turned around."""
         from safetensors.torch import load_file, save_file
 
-        state = {k: v.clone() for k, v in load_file(BUILTIN).items()}
+        state = {k: v.clone() for k, v in load_file(boxed("embedder.safetensors")).items()}
         last = [k for k, v in state.items() if v.ndim == 2][-1]
         state[last] = state[last].flip(0).contiguous()
         save_file(state, tmp_path / "other.safetensors")

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fasr_video.box import boxed
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.sr.methods import WEIGHTS
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
 
@@ -104,7 +104,7 @@ class Prober:
 
 def make_prober(embedder: Embedder, restorer: Restorer | None, samples: int) -> Prober:
     """Pools by the Feature Combiner in the box where it was trained on this embedder's features, else by the mean."""
-    combiner = merging.load_combiner(WEIGHTS / "combiner.safetensors")
+    combiner = merging.load_combiner(boxed("combiner.safetensors"))
     return Prober(embedder, combiner if combiner.source.sha256 == embedder.sha256 else None, restorer, samples)
 
 

@@ -9,7 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasr_video import __version__
+from fasr_video import __version__, box
+from fasr_video.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +66,18 @@ def _package(name: str, remedy: str) -> Finding:
         return Finding(name, "not installed", remedy or "pip install fasr-video")
 
 
-IN_THE_BOX = {
-    "detector in the box": "detector.safetensors",
-    "embedder in the box": "embedder.safetensors",
-    "Feature Combiner in the box": "combiner.safetensors",
-    "super-resolution in the box": "sr.safetensors",
-    "calibration in the box": "calibration.json",
-}
-
-
 def _models() -> list[Finding]:
-    from fasr_video.files import sha256_file
-    from fasr_video.pipeline.detect.builtin import DEFAULT_WEIGHTS, BuiltinDetector
-
+    try:
+        states = {entry: entry.state for entry in box.read_manifest().values()}
+    except ModelError as error:
+        return [Finding("the box", error.reason, error.remedy)]
     findings = []
-    for what, name in IN_THE_BOX.items():
-        file = DEFAULT_WEIGHTS.with_name(name)
-        if file.is_file():
-            # All of them were trained on the same faces, under the same terms.
-            findings.append(Finding(what, f"sha256 {sha256_file(file)[:16]}…, licence: {BuiltinDetector.licence}", ""))
-        else:
-            findings.append(Finding(what, "missing", "install fasr-video again"))
-    return findings
+    for entry, state in states.items():
+        whole = state is box.State.OK
+        told = f"sha256 {entry.sha256[:16]}…, licence: {entry.licence}" if whole else str(state)
+        findings.append(Finding(f"{entry.what} in the box", told, "" if whole else box.REMEDY))
+    bad = sum(state is not box.State.OK for state in states.values())
+    summary = f"whole: {len(states)} files, each as the manifest says"
+    if bad:
+        summary = f"not whole: {bad} of {len(states)} files missing or altered"
+    return [*findings, Finding("the box", summary, box.REMEDY if bad else "")]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fasr_video.box import boxed
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
@@ -22,9 +23,7 @@ from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.probes import features
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.sr.methods import WEIGHTS
 
-IN_THE_BOX = WEIGHTS / "calibration.json"
 GALLERY = "gallery"
 """In the case: the gallery of the folder of photographs that it was given."""
 
@@ -72,9 +71,7 @@ class Reading:
 
 def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> Reading:
     """The given calibration, or the one in the box, as far as it fits these models."""
-    file = settings.calibration or IN_THE_BOX
-    if settings.calibration is None and not file.is_file():
-        return Reading(None, (), ("scores are raw: there is no calibration",))
+    file = settings.calibration or boxed("calibration.json")
     found = Calibration.load(file)
     reason = found.fits(models)
     if reason is None:

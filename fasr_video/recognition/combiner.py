@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.checkpoint import load_state
+from fasr_video.checkpoint import check_contract, load_state, read_metadata
 from fasr_video.errors import ModelError, SettingsError, UsageError
 from fasr_video.files import write_whole
 
@@ -159,11 +158,11 @@ def load_combiner(path: Path) -> FeatureCombiner:
 def _read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
+    check_contract(path, FORMAT)
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {}).get("header", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(path, f"not a readable safetensors file ({error})", "copy or download it again") from error
+        header = json.loads(read_metadata(path).get("header", "{}"))
+    except ValueError as error:
+        raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelError(
             path, "its header does not name a Feature Combiner", "give weights that `train combiner` wrote"

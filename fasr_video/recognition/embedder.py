@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.box import boxed
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.files import sha256_file
-from fasr_video.recognition.network import LENGTH, EmbedderNet
+from fasr_video.recognition.network import FORMAT, LENGTH, EmbedderNet
 from fasr_video.types import Image
-
-BUILTIN = Path(__file__).parent.parent / "weights" / "embedder.safetensors"
 
 
 class Embedder(Protocol):
@@ -45,10 +44,12 @@ class BuiltinEmbedder:
     length = LENGTH
     licence = "research use: trained on CelebA"
 
-    def __init__(self, weights: Path = BUILTIN, device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
+        """With these weights; without any, with those in the box."""
+        weights = weights or boxed("embedder.safetensors")
         self.device = torch.device(device)
         self._net = EmbedderNet()
-        load_state(self._net, weights)
+        load_state(self._net, weights, FORMAT)
         self.sha256 = sha256_file(weights)
         self._net = self._net.float().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -73,7 +74,7 @@ class _Request:
 
 # Each imports what it needs only when it is asked for: training on a machine without OpenCV needs the builtin one only.
 def _builtin(request: _Request) -> Embedder:
-    return BuiltinEmbedder(request.weights or BUILTIN, find_device(request.device))
+    return BuiltinEmbedder(request.weights, find_device(request.device))
 
 
 def _adaface(request: _Request) -> Embedder:

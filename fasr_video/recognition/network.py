@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LENGTH = 512
+FORMAT = "fasr-video/embedder/1"
+CONTRACT = "canonical RGB 128x128 in [0, 1] -> 512"
 
 
 class Block(nn.Module):

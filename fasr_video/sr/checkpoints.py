@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fasr_video.checkpoint import check_finite, check_shapes, find_device, read_state, read_torch
+from fasr_video.checkpoint import check_contract, check_finite, check_shapes, find_device, read_state, read_torch
 from fasr_video.errors import EnvironmentFailure, ModelError, UsageError
 from fasr_video.sr import weights
 from fasr_video.sr.denoiser import Denoiser, ScoreDenoiser
@@ -76,6 +76,7 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Denoiser:
     path, place = Path(path), find_device(str(device))
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
+    check_contract(path, weights.FORMAT)
     if weights.is_own(path):
         return weights.load_own(path).to(place)
     with path.open("rb") as handle:

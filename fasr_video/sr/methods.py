@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasr_video.box import boxed
 from fasr_video.errors import MissingExtra, ModelError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
-from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser
@@ -22,7 +23,6 @@ from fasr_video.sr.sampling import Sampling
 from fasr_video.types import Image
 
 SIDE = 128
-WEIGHTS = Path(__file__).parent.parent / "weights"
 SPANDREL = "spandrel:"
 
 
@@ -68,14 +68,15 @@ def load_models(
     denoiser: Path | None, embedder: Path | None, combiner: Path | None, device: torch.device, merge: str | None
 ) -> Models:
     """The given weights, or those in the box; what a method with this `merge` does not need is not loaded."""
-    network_file, combiner_file = denoiser or WEIGHTS / "sr.safetensors", combiner or WEIGHTS / "combiner.safetensors"
+    network_file = denoiser or boxed("sr.safetensors")
     network = checkpoints.load(network_file, device)
     if merge is None:
         return Models(network, sha256_file(network_file), None, None, "")
-    faces = BuiltinEmbedder(embedder or BUILTIN, device)
+    faces = BuiltinEmbedder(embedder, device)
     _check_same(network_file, network.embedder, faces)
     if merge == "mean":
         return Models(network, sha256_file(network_file), faces, None, "")
+    combiner_file = combiner or boxed("combiner.safetensors")
     joined = merging.load_combiner(combiner_file)
     _check_same(combiner_file, joined.source.sha256, faces)
     return Models(network, sha256_file(network_file), faces, joined, sha256_file(combiner_file))

@@ -6,12 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
-from fasr_video.checkpoint import load_state
+from fasr_video.checkpoint import load_state, read_metadata, save_own
 from fasr_video.errors import ModelError
-from fasr_video.files import write_whole
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
@@ -42,9 +38,7 @@ class Header:
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
     state = denoiser.network.state_dict()
     tensors = {k: (v if k in CONSTANTS else v.half()).cpu().contiguous() for k, v in state.items()}
-    # One entry alone: safetensors writes several in random order, and the file's hash would change with it.
-    header = json.dumps(asdict(_header(denoiser)))
-    write_whole(path, lambda partial: save_file(tensors, partial, {FORMAT: header}))
+    save_own(tensors, path, FORMAT, json.dumps(asdict(_header(denoiser))))
 
 
 def _header(denoiser: Denoiser) -> Header:
@@ -81,11 +75,7 @@ def load_own(path: Path) -> Denoiser:
 def _read_header(path: Path) -> Header | None:
     if path.suffix != ".safetensors":
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError):
-        return None
+    metadata = read_metadata(path)
     if FORMAT not in metadata:
         return None
     try:

@@ -64,12 +64,12 @@ def train_group() -> None:
 def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str) -> None:
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
     from fasr_video.checkpoint import find_device
-    from fasr_video.recognition.embedder import BUILTIN, BuiltinEmbedder
+    from fasr_video.recognition.embedder import BuiltinEmbedder
     from fasr_video.storage import environment
     from fasr_video.training.features import make_features
 
     opened = _faces(faces)
-    model = BuiltinEmbedder(embedder or BUILTIN, find_device(device))
+    model = BuiltinEmbedder(embedder, find_device(device))
     with click.progressbar(length=len(opened), label="embedding") as bar, environment(out):
         make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
     click.echo(f"{out}: {len(opened)} faces of {len(set(opened.identities))} people")

@@ -10,16 +10,17 @@ import argparse
 import csv
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.pipeline.detect.network import BASE, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
+from fasr_video.checkpoint import save_own
+from fasr_video.pipeline.detect.network import BASE, CONTRACT, FORMAT, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
 from fasr_video.training.detector_data import Material, Points, Stream, face_box
 
 
@@ -90,6 +91,11 @@ def level_loss(output: LevelOutput, target: Target) -> tuple[Tensor, Tensor, Ten
     return focal, error[:, :4].sum() / 9, error[:, 4:].sum() / 9, int(positive.sum())
 
 
+def save_detector(state: Mapping[str, Tensor], path: Path) -> None:
+    """A DetectorNet's tensors in float16, with its contract in the header."""
+    save_own({k: v.half().contiguous() for k, v in state.items()}, path, FORMAT, CONTRACT)
+
+
 def train(data: Path, out: Path, steps: int, batch: int, side: int, lr: float, shards: int, device: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     state_file = out / "state.pt"
@@ -153,7 +159,7 @@ def train(data: Path, out: Path, steps: int, batch: int, side: int, lr: float, s
             state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}
             torch.save(state, partial)
             partial.replace(state_file)
-            save_file({k: v.half().contiguous() for k, v in ema.items()}, out / "detector.safetensors")
+            save_detector(ema, out / "detector.safetensors")
             last_save = time.monotonic()
 
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.checkpoint import load_state
+from fasr_video.checkpoint import load_state, save_own
 from fasr_video.errors import UsageError
-from fasr_video.files import write_whole
-from fasr_video.recognition.network import LENGTH, EmbedderNet
+from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, views
@@ -130,11 +128,12 @@ def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generato
 @torch.no_grad()
 def begin_at(trainee: Trainee, weights: Path, data: Material) -> None:
     """Go on from an embedder's weights: class centres and the head that speaks teacher are fitted to its features."""
-    load_state(trainee.embedder, weights)
+    load_state(trainee.embedder, weights, FORMAT)
     net = trainee.embedder.to(data.pictures.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     parts = []
     with torch.autocast(data.pictures.device.type, torch.bfloat16):
-        for some in data.pictures.split(256):
+        for start in range(0, len(data.pictures), 256):
+            some = data.pictures[start : start + 256]
             x = views(some, 128, False, torch.Generator(some.device)).contiguous(memory_format=torch.channels_last)
             parts.append(F.normalize(net(x).float(), dim=1))
     unit = torch.cat(parts)
@@ -144,6 +143,12 @@ def begin_at(trainee: Trainee, weights: Path, data: Material) -> None:
     fit = torch.linalg.solve(squares, inputs.T @ data.teacher)
     trainee.to_teacher.weight.copy_(fit[:-1].T)
     trainee.to_teacher.bias.copy_(fit[-1])
+
+
+def save_embedder(state: Mapping[str, Tensor], path: Path) -> None:
+    """An EmbedderNet's tensors in float16, with its contract in the header."""
+    half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
+    save_own(half, path, FORMAT, CONTRACT)
 
 
 def train_embedder(
@@ -170,8 +175,7 @@ def train_embedder(
     def save(state: Mapping[str, Tensor], step: int) -> None:
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in kept.items()}
-        write_whole(out / "embedder.safetensors", lambda path: save_file(half, path))
+        save_embedder(kept, out / "embedder.safetensors")
         draw_run(out, ("loss", "classes", "distil", "people"))
 
     settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}

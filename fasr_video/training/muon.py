@@ -1,7 +1,7 @@
 """Muon: matrices move along the orthogonal matrix nearest to their momentum; everything else moves by AdamW.
 
-(Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate found with AdamW fits.) On the embedder it
-needs about two thirds of AdamW's time to the same loss.
+(Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate found with AdamW fits.) The
+embedder comes to the same loss in about two thirds of AdamW's time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Muon(torch.optim.AdamW):
     """Parameter groups with `matrices` true move by Muon; a convolution counts as outputs × everything else."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         for group in self.param_groups:
             for p in group["params"] if group[MATRICES] else ():
                 if p.grad is not None:
@@ -41,7 +41,7 @@ class Muon(torch.optim.AdamW):
 
 def orthogonal(x: Tensor) -> Tensor:
     """About U Vᵀ of x = U S Vᵀ, by Newton-Schulz."""
-    wide = x.bfloat16() if len(x) <= x.shape[1] else x.bfloat16().T
+    wide: Tensor = x.bfloat16() if len(x) <= x.shape[1] else x.bfloat16().T
     wide = wide / (wide.norm() + 1e-7)
     for _ in range(ROUNDS):
         square = wide @ wide.T

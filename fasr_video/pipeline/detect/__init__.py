@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fasr_video.box import boxed
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.pipeline.detect.contract import Detector
 from fasr_video.pipeline.detect.tiling import TiledDetector
@@ -28,9 +29,9 @@ class _Request:
 
 # Each imports its library only when it is asked for: a run with one backend does not wait for the others.
 def _builtin(request: _Request) -> Detector:
-    from fasr_video.pipeline.detect.builtin import DEFAULT_WEIGHTS, BuiltinDetector
+    from fasr_video.pipeline.detect.builtin import BuiltinDetector
 
-    return BuiltinDetector(request.weights or DEFAULT_WEIGHTS, request.min_score, request.device)
+    return BuiltinDetector(request.weights or boxed("detector.safetensors"), request.min_score, request.device)
 
 
 def _haar(request: _Request) -> Detector:

@@ -15,10 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.files import sha256_file
-from fasr_video.pipeline.detect.network import PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
+from fasr_video.pipeline.detect.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.types import Detections, Image
 
-DEFAULT_WEIGHTS = Path(__file__).parents[2] / "weights" / "detector.safetensors"
 # The network knows faces of 10-200 px. A second look at a quarter of the size, for a sixteenth of the cost, finds the
 # larger ones; only those are taken from it.
 REDUCTION = 4
@@ -36,7 +35,7 @@ class BuiltinDetector:
         self._device = find_device(device)
         self._dtype = torch.bfloat16 if _has_bfloat16(self._device) else torch.float32
         net = DetectorNet()
-        load_state(net, weights)
+        load_state(net, weights, FORMAT)
         fuse_batch_norms(net.eval())
         self._net = net.to(self._device, self._dtype)
         convert_conv2d_weight_memory_format(net, torch.channels_last)

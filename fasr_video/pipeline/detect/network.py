@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+FORMAT = "fasr-video/detector/1"
+CONTRACT = "RGB in [-1, 1], any size -> faces with 5 landmarks at strides 4, 8, 16"
 STRIDES = (4, 8, 16)
 PAD_TO = 32  # the deepest stage halves five times
 LEVEL_LIMITS = (28.0, 72.0)  # px, square root of the face box's area: the level a face belongs to

@@ -1,0 +1,330 @@
+"""The box: what comes with fasr-video is what its manifest says, and loads for its own contract alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fasr_video import box
+from fasr_video.checkpoint import contract_of, read_metadata
+from fasr_video.errors import ModelError
+from fasr_video.files import sha256_file
+from fasr_video.gallery.calibration import FORMAT as CALIBRATION
+from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.probes import make_prober
+from fasr_video.pipeline.detect import network as detection
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.detect.builtin import BuiltinDetector
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition import network as recognition
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr import checkpoints
+from fasr_video.sr.methods import load_models
+from fasr_video.sr.weights import FORMAT as DENOISER
+from fasr_video.training.detector import save_detector
+from fasr_video.training.embedder import save_embedder
+from tests.test_cli import called
+
+ENTRIES = box.read_manifest()
+NAMES = sorted(ENTRIES)
+ROOT = Path(__file__).parents[1]
+EMBEDDER, DETECTOR = "embedder.safetensors", "detector.safetensors"
+
+Capture = pytest.CaptureFixture[str]
+
+
+# --- what is in it -----------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_names_every_file_of_the_box_and_no_other() -> None:
+    there = {p.name for p in box.BOX.iterdir() if p.is_file()} - {box.MANIFEST, "__init__.py"}
+    assert there == set(ENTRIES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_has_its_hash_and_is_small_enough_to_come_along(name: str) -> None:
+    entry = ENTRIES[name]
+    assert entry.sha256 == sha256_file(entry.path)
+    assert entry.path.stat().st_size < 25e6
+    assert box.boxed(name) == entry.path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_entry_says_what_somebody_has_to_know(name: str) -> None:
+    entry = ENTRIES[name]
+    assert entry.what and entry.data and entry.training
+    assert re.fullmatch(r"[a-z]+/\d+: .+ -> .+", entry.contract)
+    assert entry.licence.startswith("research use: ")
+    assert set(entry.needs) <= set(ENTRIES) - {name}
+    page, anchor = entry.card.split("#")
+    headings = re.findall(r"^#+ (.+)$", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE)
+    assert anchor in {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".safetensors")])
+def test_a_header_names_the_contract_of_the_manifest(name: str) -> None:
+    named = contract_of(box.boxed(name))
+    assert named in (None, f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}")
+    assert named is not None or name == EMBEDDER, "the embedder alone was written before there were headers"
+
+
+def test_contracts_are_those_of_the_code() -> None:
+    told = {name: f"fasr-video/{e.contract}" for name, e in ENTRIES.items()}
+    assert told[DETECTOR] == f"{detection.FORMAT}: {detection.CONTRACT}"
+    assert told[EMBEDDER] == f"{recognition.FORMAT}: {recognition.CONTRACT}"
+    assert told["combiner.safetensors"].startswith(f"{merging.FORMAT}: ")
+    assert told["sr.safetensors"].startswith(f"{DENOISER}: ")
+    assert told["calibration.json"].startswith(f"{CALIBRATION}: ")
+
+
+def test_files_were_made_with_those_that_they_need() -> None:
+    sha256 = {name: e.sha256 for name, e in ENTRIES.items()}
+    combiner = merging.load_combiner(box.boxed("combiner.safetensors"))
+    assert ENTRIES["combiner.safetensors"].needs == (EMBEDDER,)
+    assert combiner.source.sha256 == sha256[EMBEDDER]
+    assert ENTRIES["sr.safetensors"].needs == (EMBEDDER,)
+    assert checkpoints.load(box.boxed("sr.safetensors")).embedder == sha256[EMBEDDER]
+    assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors", "sr.safetensors")
+    facts = Calibration.load(box.boxed("calibration.json")).facts
+    restorer = facts["restorer"]
+    assert isinstance(restorer, dict)
+    assert facts["embedder"] == restorer["embedder"] == sha256[EMBEDDER]
+    assert facts["pooled_by"] == merging.fingerprint(combiner)
+    assert restorer["combiner"] == sha256["combiner.safetensors"] and restorer["network"] == sha256["sr.safetensors"]
+
+
+# --- what happens when it is not what it was -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A box of the test's own, in place of the one in the package."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for name in (*NAMES, box.MANIFEST):
+        (folder / name).symlink_to(box.BOX / name)
+    monkeypatch.setattr(box, "BOX", folder)
+    return folder
+
+
+def alter(file: Path) -> None:
+    """One bit of its last byte."""
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()  # a link to the true one
+    file.write_bytes(content)
+
+
+def own(file: Path) -> Path:
+    """The file in place of the link to it."""
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_altered_file_is_told_with_both_hashes(name: str, copy: Path) -> None:
+    alter(copy / name)
+    with pytest.raises(ModelError) as caught:
+        box.boxed(name)
+    told = str(caught.value)
+    assert told.startswith(f"{copy / name}: it was altered") and "install fasr-video again" in told
+    assert ENTRIES[name].sha256[:12] in told and sha256_file(copy / name)[:12] in told
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_file_is_told_with_its_hash(name: str, copy: Path) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ModelError) as caught:
+        box.boxed(name)
+    told = str(caught.value)
+    assert told.startswith(f"{copy / name}: it is missing") and "install fasr-video again" in told
+    assert ENTRIES[name].sha256[:12] in told
+
+
+def test_a_file_is_looked_at_again_when_it_changed_since(copy: Path) -> None:
+    box.boxed("calibration.json")
+    alter(copy / "calibration.json")
+    with pytest.raises(ModelError, match="altered"):
+        box.boxed("calibration.json")
+
+
+CPU = torch.device("cpu")
+DEFAULTS: dict[str, tuple[str, Callable[[], object]]] = {
+    "detector": (DETECTOR, lambda: open_detector("builtin", weights=None, device="cpu", min_score=0.5)),
+    "embedder": (EMBEDDER, BuiltinEmbedder),
+    "combiner of fasr++": ("combiner.safetensors", lambda: load_models(None, None, None, CPU, "combiner")),
+    "combiner of a gallery": ("combiner.safetensors", lambda: make_prober(BuiltinEmbedder(), None, 1)),
+    "super-resolution": ("sr.safetensors", lambda: load_models(None, None, None, CPU, None)),
+}
+
+
+@pytest.mark.parametrize("which", DEFAULTS)
+def test_nothing_altered_is_ever_loaded_by_default(which: str, copy: Path) -> None:
+    name, load = DEFAULTS[which]
+    alter(copy / name)
+    with pytest.raises(ModelError, match=f"{name}: it was altered"):
+        load()
+
+
+def test_an_altered_calibration_stops_a_search(copy: Path, entrance: Path, tmp_path: Path, capsys: Capture) -> None:
+    alter(copy / "calibration.json")
+    gallery = ROOT / "sample_videos" / "mugshots"
+    code, _, err = called(capsys, "run", entrance, "--gallery", gallery, "--out", tmp_path / "case")
+    assert code == 2 and "calibration.json: it was altered" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"file": "a"}]'])
+def test_a_damaged_manifest_is_one_clear_line(content: str, copy: Path) -> None:
+    own(copy / box.MANIFEST).write_text(content)
+    with pytest.raises(ModelError, match=rf"{box.MANIFEST}: (not a whole manifest|it does not name)"):
+        box.boxed(EMBEDDER)
+
+
+# --- the command -------------------------------------------------------------------------------------------------
+
+
+def test_models_shows_the_box(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    code, out, err = called(capsys, "models")
+    assert (code, err) == (0, "")
+    for e in ENTRIES.values():
+        assert all(part in out for part in (e.file, e.what, e.contract, e.data, e.licence, e.sha256[:12]))
+    assert out.count(" ok ") == len(ENTRIES) and "altered" not in out and "missing" not in out
+
+
+def test_models_as_json_is_the_manifest_with_states(capsys: Capture) -> None:
+    code, out, _ = called(capsys, "models", "--json")
+    expected = json.loads((box.BOX / box.MANIFEST).read_text(encoding="utf-8"))
+    assert code == 0 and json.loads(out) == [entry | {"state": "ok"} for entry in expected]
+
+
+def test_models_ends_with_four_when_the_box_is_not_whole(copy: Path, capsys: Capture) -> None:
+    alter(copy / "calibration.json")
+    (copy / DETECTOR).unlink()
+    code, out, err = called(capsys, "models")
+    assert code == 4 and "altered" in out and "missing" in out
+    assert "install fasr-video again" in err and len(err.splitlines()) == 1
+    code, out, _ = called(capsys, "models", "--json")
+    states = {e["file"]: e["state"] for e in json.loads(out)}
+    assert code == 4 and states == dict.fromkeys(NAMES, "ok") | {"calibration.json": "altered", DETECTOR: "missing"}
+
+
+def test_doctor_says_when_the_box_is_not_whole(copy: Path, capsys: Capture) -> None:
+    alter(copy / "calibration.json")
+    code, out, _ = called(capsys, "doctor", "--json")
+    found = {f["what"]: f for f in json.loads(out)}
+    assert code == 0 and found["calibration of scores in the box"]["state"] == "altered"
+    assert found["the box"]["state"].startswith(f"not whole: 1 of {len(NAMES)} files")
+    assert "install fasr-video again" in found["the box"]["remedy"]
+
+
+# --- after retraining --------------------------------------------------------------------------------------------
+
+
+def test_hashes_are_written_anew_and_told(copy: Path) -> None:
+    before = own(copy / box.MANIFEST).read_bytes()
+    assert box.refresh() == [] and (copy / box.MANIFEST).read_bytes() == before
+    alter(copy / "combiner.safetensors")
+    (told,) = box.refresh()
+    old, new = ENTRIES["combiner.safetensors"].sha256[:12], sha256_file(copy / "combiner.safetensors")[:12]
+    assert told.startswith(f"combiner.safetensors: {old}… is now {new}…") and "calibration.json" in told
+    assert box.boxed("combiner.safetensors") == copy / "combiner.safetensors"
+    changed = {n for n, e in box.read_manifest().items() if e != ENTRIES[n]}
+    assert changed == {"combiner.safetensors"}
+
+
+def test_hashes_are_not_written_for_a_box_that_is_not_whole(copy: Path) -> None:
+    before = own(copy / box.MANIFEST).read_bytes()
+    save_file({"a": torch.zeros(1)}, copy / "stray.safetensors")
+    with pytest.raises(ModelError, match=r"no entry for stray\.safetensors"):
+        box.refresh()
+    (copy / "stray.safetensors").unlink()
+    (copy / EMBEDDER).unlink()
+    with pytest.raises(ModelError, match=f"{EMBEDDER}: it is missing"):
+        box.refresh()
+    assert (copy / box.MANIFEST).read_bytes() == before
+
+
+def test_looking_at_the_box_does_not_load_torch() -> None:
+    code = "import sys, fasr_video.box as b; b.boxed('calibration.json'); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+# --- contracts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file of each of our contracts; the embedder as its trainer writes it."""
+    embedder = tmp_path_factory.mktemp("contracts") / EMBEDDER
+    save_embedder(recognition.EmbedderNet().state_dict(), embedder)
+    return {
+        detection.FORMAT: box.boxed(DETECTOR),
+        recognition.FORMAT: embedder,
+        merging.FORMAT: box.boxed("combiner.safetensors"),
+        DENOISER: box.boxed("sr.safetensors"),
+    }
+
+
+LOADERS: dict[str, Callable[[Path], object]] = {
+    detection.FORMAT: lambda path: BuiltinDetector(path, 0.5, "cpu"),
+    recognition.FORMAT: BuiltinEmbedder,
+    merging.FORMAT: merging.load_combiner,
+    DENOISER: checkpoints.load,
+}
+
+
+@pytest.mark.parametrize("given", LOADERS)
+@pytest.mark.parametrize("wanted", LOADERS)
+def test_a_model_loads_for_its_own_contract_alone(wanted: str, given: str, ours: dict[str, Path]) -> None:
+    if given == wanted:
+        assert LOADERS[wanted](ours[given])
+        return
+    with pytest.raises(ModelError) as caught:
+        LOADERS[wanted](ours[given])
+    assert str(caught.value).startswith(f"{ours[given]}: its header says {given}, but {wanted} is wanted; ")
+
+
+def test_a_later_version_of_a_contract_is_another_one(tmp_path: Path) -> None:
+    tensors, file = load_file(box.boxed(DETECTOR)), tmp_path / "detector.safetensors"
+    save_file(tensors, file, {"fasr-video/detector/2": "as above, but BGR"})
+    with pytest.raises(ModelError, match="says fasr-video/detector/2, but fasr-video/detector/1 is wanted"):
+        BuiltinDetector(file, 0.5, "cpu")
+
+
+def test_files_from_before_the_headers_still_load(ours: dict[str, Path], tmp_path: Path) -> None:
+    for contract in (detection.FORMAT, recognition.FORMAT):
+        bare = tmp_path / "bare.safetensors"
+        save_file(load_file(ours[contract]), bare)
+        assert contract_of(bare) is None and LOADERS[contract](bare)
+
+
+@pytest.mark.parametrize(
+    ("save", "net", "room"),
+    [
+        (save_detector, detection.DetectorNet, detection),
+        (save_embedder, recognition.EmbedderNet, recognition),
+    ],
+    ids=["detector", "embedder"],
+)
+def test_trainers_write_the_contract_and_equal_weights_are_equal_files(
+    save: Callable[..., None], net: Callable[[], torch.nn.Module], room: object, tmp_path: Path
+) -> None:
+    state = net().state_dict()
+    files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    for file in files:
+        save(state, file)
+    contract, text = room.FORMAT, room.CONTRACT  # type: ignore[attr-defined]
+    assert read_metadata(files[0]) == {contract: text} and contract_of(files[0]) == contract
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert load_file(files[0]).keys() == state.keys()
