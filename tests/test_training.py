@@ -10,14 +10,17 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fasr_video.box import boxed
 from fasr_video.errors import FasrError
 from fasr_video.recognition.combiner import FeatureCombiner, Source
 from fasr_video.recognition.combiner import save as save_combiner
@@ -26,10 +29,11 @@ from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
 from fasr_video.sr.sde import matching_loss, score
 from fasr_video.training import sr
-from fasr_video.training.embedder import train_embedder
+from fasr_video.training.embedder import Trainee, begin_at, material, train_embedder
 from fasr_video.training.faces import Faces, identity_of, read_faces, rows_of, views
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
+from fasr_video.training.muon import Muon, orthogonal
 
 CPU = torch.device("cpu")
 
@@ -381,7 +385,8 @@ def test_features_and_combiner_of_two_embedders_are_not_mixed(folder: Path, feat
 @pytest.mark.parametrize("noise", ["edm", "ve", "vp", "subvp"])
 def test_noise_levels_are_those_of_the_process(noise: str) -> None:
     denoiser = sr.ScoreDenoiser(sr.NCSNpp(16, 16, (1, 1), 8), 0.001, 348.0)
-    sigma = sr.levels(sr.Recipe(noise=noise), denoiser, 20_000, torch.Generator().manual_seed(0))
+    known = torch.ones(20_000, dtype=torch.bool)
+    sigma = sr.levels(sr.Recipe(noise=noise), denoiser, known, torch.Generator().manual_seed(0))
     t = torch.tensor(0.5)
     expected = {
         "edm": float(np.exp(-2.2)),
@@ -390,6 +395,25 @@ def test_noise_levels_are_those_of_the_process(noise: str) -> None:
         "subvp": float(sr.SDES["subvp"].std(t) / sr.SDES["subvp"].alpha(t)) / 2,
     }[noise]
     assert float(sigma.median()) == pytest.approx(expected, rel=0.1)
+
+
+def test_faces_without_lr_get_levels_as_much_higher_as_more_is_unknown_of_them() -> None:
+    denoiser = sr.ResidualDenoiser(sr.CompactNet())
+    known = torch.arange(20_000) % 2 == 0
+    sigma = sr.levels(sr.Recipe(), denoiser, known, torch.Generator().manual_seed(0))
+    ratio = float(sigma[~known].median() / sigma[known].median())
+    assert ratio == pytest.approx(denoiser.WITHOUT_LR / denoiser.WITH_LR, rel=0.1)
+
+
+def test_sr_training_begins_with_given_weights(folder: Path, features: Path, tmp_path: Path) -> None:
+    faces = read_faces([folder])[0]
+    job = sr.Job(faces, features, None, "compact", sr.Recipe(batch=2), None)
+    sr.run(job, tmp_path / "first", Plan(steps=1, lr=1e-4), CPU, quiet)
+    weights = tmp_path / "first" / "sr.safetensors"
+    # At a rate of nothing the second run ends where it began.
+    sr.run(replace(job, begin=weights), tmp_path / "second", Plan(steps=1, lr=0.0), CPU, quiet)
+    first, second = load_file(weights), load_file(tmp_path / "second" / "sr.safetensors")
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize("noise", ["ve", "vp", "subvp"])
@@ -426,6 +450,77 @@ def test_the_embedder_trainer_pulls_an_lr_face_to_its_twin(folder: Path, tmp_pat
     train_embedder(faces, teacher, tmp_path, plan, 8, CPU, seen.append)
     assert seen[-1].terms["loss"] < seen[0].terms["loss"]
     assert (tmp_path / "embedder.safetensors").stat().st_size < 25e6
+
+
+def test_an_embedder_run_that_begins_with_weights_knows_its_people_at_once(folder: Path, tmp_path: Path) -> None:
+    faces, _ = read_faces([folder])
+    teacher = torch.randn(len(faces), 16, generator=torch.Generator().manual_seed(0))
+    data = material(faces, teacher, CPU)
+    begun, fresh = Trainee(len(data.people), 16), Trainee(len(data.people), 16)
+    begin_at(begun, boxed("embedder.safetensors"), data)
+    x = views(faces.pictures, 128, False, torch.Generator())
+
+    def error(trainee: Trainee) -> tuple[float, float]:
+        features, cosine = trainee.eval()(x)
+        told = trainee.to_teacher(torch.nn.functional.normalize(features, dim=1) * 512**0.5)
+        named = (cosine.argmax(1) == data.person).float().mean()
+        return float(named), float((told - data.teacher).square().mean())
+
+    with torch.no_grad():
+        (named, apart), (by_chance, far) = error(begun), error(fresh)
+    assert named > by_chance and apart < 0.9 * far
+
+
+class TestMuon:
+    def test_orthogonal_keeps_the_directions_and_levels_their_strengths(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        u, _ = torch.linalg.qr(torch.randn(6, 6, generator=g))
+        v, _ = torch.linalg.qr(torch.randn(40, 6, generator=g))
+        x = u @ torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0, 0.7, 0.5])) @ v.T
+        for given, exact in ((x, u @ v.T), (x.T, v @ u.T)):
+            found = orthogonal(given).float()
+            assert torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.97
+            assert torch.linalg.svdvals(found).max() < 1.3 and torch.linalg.svdvals(found).min() > 0.6
+
+    def test_a_step_of_a_convolution_has_adamws_length_whatever_the_gradient_is(self) -> None:
+        for scale in (1e-4, 1.0, 1e4):
+            weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+            groups = [{"params": [weight], "weight_decay": 0.0, "matrices": True}]
+            optimizer = Muon(groups, lr=0.01, fused=True)
+            weight.grad = scale * torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+            optimizer.step()
+            assert 0.1 < float(weight.detach().square().mean().sqrt()) / 0.01 < 0.3
+
+    def test_it_goes_on_from_what_was_saved(self) -> None:
+        def move(optimizer: Muon, weight: Tensor) -> None:
+            weight.grad = torch.arange(6.0).reshape(2, 3) - weight.detach()
+            optimizer.step()
+
+        def make() -> tuple[torch.nn.Parameter, Muon]:
+            weight = torch.nn.Parameter(torch.eye(2, 3))
+            return weight, Muon([{"params": [weight], "weight_decay": 0.0, "matrices": True}], lr=0.1, fused=True)
+
+        (unbroken, one), (stopped, two) = make(), make()
+        move(one, unbroken)
+        move(two, stopped)
+        resumed, three = make()
+        resumed.data.copy_(stopped.data)
+        three.load_state_dict(two.state_dict())
+        move(one, unbroken)
+        move(three, resumed)
+        assert torch.equal(unbroken, resumed)
+
+    def test_what_is_no_matrix_moves_by_adamw(self) -> None:
+        ours, theirs = (torch.nn.Parameter(torch.ones(5)) for _ in range(2))
+        optimizers = (
+            Muon([{"params": [ours], "weight_decay": 0.1, "matrices": False}], lr=0.01, fused=True),
+            torch.optim.AdamW([theirs], lr=0.01, weight_decay=0.1, fused=True),
+        )
+        for step in range(3):
+            for p, optimizer in zip((ours, theirs), optimizers, strict=True):
+                p.grad = torch.arange(5.0) - step
+                optimizer.step()
+        assert torch.equal(ours, theirs)
 
 
 def test_training_needs_no_codec_no_index_and_no_opencv(tmp_path: Path) -> None:

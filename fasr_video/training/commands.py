@@ -139,6 +139,14 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None,
     help="Share of batches degraded as cameras do.",
 )
 @click.option(
+    "--no-lr",
+    default=0.04,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of faces drawn from the feature alone.",
+)
+@click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
+@click.option(
     "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
 )
 @run_options(steps=20_000, batch=32, lr=5e-4)
@@ -149,6 +157,8 @@ def sr_command(
     network: str,
     noise: str,
     surveillance: float,
+    no_lr: float,
+    begin: Path | None,
     shown: Path | None,
     **options: Any,
 ) -> None:
@@ -158,8 +168,8 @@ def sr_command(
 
     opened = _faces(faces)
     plan, device = _plan(options)
-    recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance)
-    job = sr.Job(opened, features, combiner, network, recipe, shown)
+    recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance, no_lr=no_lr)
+    job = sr.Job(opened, features, combiner, network, recipe, shown, begin)
     with environment(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)

@@ -32,8 +32,10 @@ class Muon(torch.optim.AdamW):
         return super().step(closure)
 
     def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-        momentum.lerp_(grad, 1 - MOMENTUM)
+        state = self.state[p]
+        if not state:  # AdamW looks for a step in every state that it loads
+            state["step"], state["momentum"] = torch.zeros(()), torch.zeros_like(p)
+        momentum = state["momentum"].lerp_(grad, 1 - MOMENTUM)
         way = grad.lerp(momentum, MOMENTUM).reshape(len(p), -1)
         p.mul_(1 - group["lr"] * group["weight_decay"])
         p.add_(orthogonal(way).reshape(p.shape).to(p), alpha=-group["lr"] * 0.2 * max(way.shape) ** 0.5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fasr_video import __version__
+from fasr_video.checkpoint import load_state
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
@@ -43,7 +45,7 @@ class Recipe:
     noise: str = "edm"
     """edm (log-normal levels) or an SDE of the papers: ve, vp, subvp."""
     log_sigma: tuple[float, float] = (-2.2, 1.5)
-    """Mean and spread of ln(sigma) for edm."""
+    """Mean and spread of ln(sigma) for edm, with an LR face; without one they lie higher, as the unknown does."""
     sides: tuple[int, ...] = (16, 16, 16, 16, 16, 24, 32, 12)
     """Sizes of the LR face, each as likely as it is often named."""
     surveillance: float = 0.0
@@ -76,7 +78,7 @@ def make_loss(
         rows = torch.randint(0, len(data.pictures), (n,), generator=generator, device=device)
         clean = views(data.pictures[rows], side, True, generator)
         condition = Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
-        sigma = levels(recipe, denoiser, n, generator)
+        sigma = levels(recipe, denoiser, condition.lr.flatten(1).any(1), generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
         error = (out.float() - clean).square().flatten(1).mean(1)
@@ -92,11 +94,14 @@ def make_loss(
     return loss
 
 
-def levels(recipe: Recipe, denoiser: Denoiser, n: int, generator: torch.Generator) -> Tensor:
-    """A noise level for each of n faces."""
+def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.Generator) -> Tensor:
+    """A noise level for each of n faces; `known` says which have an LR face."""
+    n = len(known)
     if recipe.noise == "edm":
         mean, spread = recipe.log_sigma
-        sigma = (mean + spread * torch.randn(n, generator=generator, device=generator.device)).exp()
+        unknown = math.log(ResidualDenoiser.WITHOUT_LR / ResidualDenoiser.WITH_LR)
+        centre = mean + unknown * ~known
+        sigma = (centre + spread * torch.randn(n, generator=generator, device=generator.device)).exp()
         return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
     process = SDES[recipe.noise]
     t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
@@ -145,6 +150,8 @@ class Job:
     recipe: Recipe
     shown: Path | None
     """Faces for the sample sheets, or None for no sheets."""
+    begin: Path | None = None
+    """Weights that a new run begins with."""
 
 
 def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]) -> int:
@@ -160,6 +167,8 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         merged_features(features["lr"], job.faces.people.values(), merge).to(device),
     )
     denoiser = NETWORKS[job.network](features["hr"].shape[1])
+    if job.begin is not None:
+        load_state(denoiser.network, job.begin)
     denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
     sheets = None if job.shown is None else Sheets(job.shown, out)
     about = {
@@ -170,6 +179,7 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         "features": sha256_file(job.features),
         "embedder": source.sha256,
         "combiner": "" if job.combiner is None else sha256_file(job.combiner),
+        "begun with": "" if job.begin is None else sha256_file(job.begin),
         "recipe": asdict(job.recipe),
         "plan": asdict(plan),
     }
@@ -185,7 +195,8 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         if sheets is not None:
             sheets.draw(learned)
 
-    settings = {"recipe": job.recipe, "network": job.network, "features": about["features"], "faces": len(job.faces)}
+    settings = {name: about[name] for name in ("features", "faces", "begun with")}
+    settings |= {"recipe": job.recipe, "network": job.network}
     return train(denoiser, make_loss(data, job.recipe, denoiser.side), out, plan, device, save, report, settings)
 
 
