@@ -19,14 +19,13 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
-from matplotlib.cbook import get_sample_data
 from numpy.typing import NDArray
 from PIL import Image
-from skimage import data
 
 Array = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
 HERE = Path(__file__).parent
 FACE_METRES = 0.21
@@ -40,16 +39,29 @@ HEAD_HEIGHT = FLOOR - FEET * FACE_METRES  # of the face's centre, below the came
 
 @dataclass(frozen=True)
 class Person:
-    """A photograph with what was set on it by hand, in its pixels, and the clothes to wear."""
+    """Somebody who does not exist, and the clothes to wear."""
 
     name: str
-    photo: Bytes  # H×W×3, RGB
-    landmarks: tuple[Point, Point, Point, Point, Point]  # eyes, nose tip, mouth corners; left in the picture first
-    outline: tuple[Point, ...]  # hair or cap, jaw, neck, collar
-    mugshot: tuple[int, int, int, int]
-    coat: tuple[int, int, int]
-    trousers: tuple[int, int, int]
-    collar: tuple[int, int, int]
+    coat: Colour
+    trousers: Colour
+    collar: Colour
+
+    def face(self, which: str) -> Bytes:
+        """128×128 RGB, the canonical frame: `gallery`, `walk-1` or `walk-2`."""
+        with Image.open(HERE / "people" / f"{self.name}-{which}.png") as picture:
+            return np.asarray(picture.convert("RGB"))
+
+
+ADA = Person("ada", (164, 84, 52), (58, 60, 70), (24, 22, 26))
+BRUNO = Person("bruno", (30, 31, 40), (26, 27, 34), (196, 196, 200))
+CARLA = Person("carla", (64, 96, 72), (40, 42, 52), (190, 178, 160))
+DARIO = Person("dario", (120, 118, 112), (62, 52, 44), (40, 60, 92))
+EMIL = Person("emil", (52, 72, 108), (74, 70, 62), (210, 208, 204))
+FIONA = Person("fiona", (150, 132, 60), (44, 46, 54), (60, 34, 40))
+GWEN = Person("gwen", (110, 60, 88), (40, 40, 44), (220, 214, 206))
+HUGO = Person("hugo", (70, 62, 52), (36, 40, 48), (150, 40, 40))
+ENROLLED = (ADA, BRUNO, CARLA, DARIO, GWEN, HUGO)
+"""Emil and Fiona walk, but are in no gallery; Gwen and Hugo are in the gallery, but walk nowhere."""
 
 
 def face_box(landmarks: Array) -> tuple[Array, float, float]:
@@ -59,57 +71,65 @@ def face_box(landmarks: Array) -> tuple[Array, float, float]:
     return eyes + 0.30 * (mouth - eyes), 1.05 * reach, 1.32 * reach
 
 
-def people() -> tuple[Person, Person]:
-    collins = Person(
-        name="eileen_collins",
-        photo=data.astronaut(),
-        landmarks=((203, 101.5), (245, 103.5), (223, 128), (204, 141.5), (244, 141.5)),
-        outline=(
-            (179, 131), (172, 126), (163, 112), (157, 99), (155, 84), (157, 66), (163, 51), (176, 44), (190, 40),
-            (197, 28), (211, 20), (235, 17), (260, 21), (279, 34), (291, 50), (298, 70), (299, 88), (295, 105),
-            (288, 120), (276, 133), (266, 136), (260, 151), (253, 169), (250, 188), (251, 204), (240, 210), (222, 211),
-            (204, 209), (192, 202), (188, 186), (185, 162), (182, 145),
-        ),
-        mugshot=(96, 0, 352, 256),
-        coat=(164, 84, 52),
-        trousers=(58, 60, 70),
-        collar=(24, 22, 26),
-    )  # fmt: skip
-    hopper = Person(
-        name="grace_hopper",
-        photo=np.asarray(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")),
-        landmarks=((221.5, 190), (308, 186), (266, 243), (229.5, 280.5), (305, 277)),
-        outline=(
-            (196, 298), (180, 290), (168, 276), (163, 260), (166, 248), (157, 222), (155, 200), (155, 180), (153, 150),
-            (155, 114), (162, 96), (174, 84), (184, 66), (202, 48), (219, 41), (226, 30), (246, 25), (272, 25),
-            (296, 33), (306, 42), (330, 50), (346, 64), (353, 86), (363, 90), (370, 107), (371, 136), (369, 172),
-            (375, 188), (374, 204), (365, 240), (357, 268), (349, 292), (337, 303), (328, 316), (331, 342), (324, 376),
-            (302, 430), (284, 442), (254, 446), (218, 441), (206, 420), (200, 376), (197, 340),
-        ),
-        mugshot=(64, 10, 464, 410),
-        coat=(30, 31, 40),
-        trousers=(26, 27, 34),
-        collar=(30, 31, 40),
-    )  # fmt: skip
-    return collins, hopper
+@dataclass(frozen=True)
+class Head:
+    """A drawn head around a face: hair above and beside it, a neck below."""
+
+    picture: Bytes  # H×W×3, RGB
+    matte: Bytes  # H×W
+    landmarks: Array  # eyes, nose tip, mouth corners; left in the picture first
+
+
+CANVAS, CORNER = (208, 176), (24, 36)  # rows, columns; where the face's own picture begins: x, y
+LANDMARKS = ((0.335, 0.483), (0.650, 0.478), (0.495, 0.650), (0.375, 0.815), (0.625, 0.815))
+
+
+def head(face: Bytes) -> Head:
+    """A face picture ends at the brow and the chin: what it lacks is drawn in its own colours."""
+    left, top = CORNER
+    middle = (left + 63, top + 64)
+    skin = np.median(face[70:92, 36:92].reshape(-1, 3), axis=0)
+    brow = np.median(face[0:10, 36:92].reshape(-1, 3), axis=0)
+    hair = np.minimum(brow, 0.55 * skin)  # a bright background is no hair
+
+    def ellipse(centre: tuple[int, int], axes: tuple[int, int]) -> Bytes:
+        shape = np.zeros(CANVAS, np.uint8)
+        cv2.ellipse(shape, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_AA)
+        return shape
+
+    hairdo = ellipse((middle[0], middle[1] - 14), (54, 66))
+    oval = ellipse((middle[0], middle[1] + 2), (46, 61))
+    neck = np.zeros(CANVAS, np.uint8)
+    corners = ((-27, 36), (27, 36), (30, 110), (-30, 110))
+    cv2.fillPoly(neck, [np.array(corners, np.int32) + np.array(middle, np.int32)], 255, cv2.LINE_AA)
+    neck[middle[1] + 96 :] = 0
+
+    picture = np.empty((*CANVAS, 3), np.float32)
+    picture[:] = hair
+    for paint, shape, soft in ((0.80 * skin, neck, 1.5), (hair, hairdo, 1.5)):
+        alpha = cv2.GaussianBlur(shape, (0, 0), soft).astype(np.float32)[..., None] / 255
+        picture = picture * (1 - alpha) + paint * alpha
+    placed = np.zeros((*CANVAS, 3), np.float32)
+    placed[top : top + 128, left : left + 128] = face
+    alpha = cv2.GaussianBlur(oval, (0, 0), 4).astype(np.float32)[..., None] / 255
+    alpha[: top + 1] = alpha[top + 127 :] = 0
+    picture = picture * (1 - alpha) + placed * alpha
+    matte = np.maximum(np.maximum(hairdo, oval), neck)
+    landmarks = np.array(LANDMARKS, np.float32) * 128 + np.array(CORNER, np.float32)
+    return Head(np.clip(picture, 0, 255).astype(np.uint8), matte, landmarks)
 
 
 class CutOut:
     """A head with a soft edge: RGB premultiplied with its matte, at falling sizes so that far heads do not alias."""
 
-    def __init__(self, person: Person) -> None:
-        height, width = person.photo.shape[:2]
-        matte = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(matte, [np.round(np.array(person.outline) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        self.landmarks = np.array(person.landmarks, np.float32)
+    def __init__(self, head: Head) -> None:
+        self.landmarks = head.landmarks
         self.centre, _, half = face_box(self.landmarks)
         self.height = 2 * half
-        # Blur and keep the inner half, so that nothing of the photograph's own background comes along.
-        soft = cv2.GaussianBlur(matte, (0, 0), 0.018 * self.height).astype(np.float32) / 255
-        alpha = np.clip((soft - 0.35) / 0.6, 0, 1)[..., None]
-        rgba = np.concatenate([person.photo.astype(np.float32) * alpha, alpha * 255], -1)
+        alpha = cv2.GaussianBlur(head.matte, (0, 0), 0.012 * self.height).astype(np.float32)[..., None] / 255
+        rgba = np.concatenate([head.picture.astype(np.float32) * alpha, alpha * 255], -1)
         self.sizes = [rgba]
-        while min(self.sizes[-1].shape[:2]) > 64:
+        while min(self.sizes[-1].shape[:2]) > 24:
             last = self.sizes[-1]
             self.sizes.append(cv2.resize(last, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
 
