@@ -43,6 +43,8 @@ class Plan:
     clip: float = 1.0
     seed: int = 0
     bf16: bool = True
+    channels_last: bool = True
+    """How weights and maps lie in memory: faster, but for networks of many narrow layers on a CPU."""
     log_every: int = 50
     save_seconds: float = 120.0
     seconds: float = math.inf
@@ -108,7 +110,9 @@ def train(
     `settings` are what else the run depends on; a run begun with others is not gone on with.
     """
     rank = join_processes(device)
-    net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(device)
+    if plan.channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     asked = {"seed": plan.seed, "steps": plan.steps, "lr": plan.lr, **(settings or {})}
     run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in asked.items()})
     _resume(out, run, device)
