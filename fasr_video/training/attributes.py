@@ -103,7 +103,7 @@ def train_attributes(
 ) -> int:
     """Train in folder `out`; leaves attributes.safetensors (fp16, EMA), manifest, log and curves. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
-    one_class = [name for name, column in zip(NAMES, labels.T, strict=True) if len(column.unique()) < 2]
+    one_class = [name for name, column in zip(NAMES, labels.T, strict=True) if bool((column == column[0]).all())]
     if one_class:
         raise InputError("labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes")
     torch.manual_seed(plan.seed)

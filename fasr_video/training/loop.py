@@ -1,4 +1,4 @@
-"""The training loop of embedder and SR: bf16, EMA weights, a log, checkpoints to go on from, one or several devices.
+"""The training loop of embedder, SR and attributes: bf16, EMA, a log, checkpoints to go on from, several devices.
 
 All that is random in a step comes from (seed, step): a resumed run sees what an unbroken one would. Several GPUs: start
 with `torchrun` or `accelerate launch`; each process takes its own batches, the first one writes.

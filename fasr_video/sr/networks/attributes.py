@@ -2,7 +2,7 @@
 
 Four dense blocks (Huang et al. 2017) with 2×2 pools between them; ln(sigma) joins the first map as channels. Names and
 order of the modules are those of the published Flax checkpoints, which are for one attribute. Our compact form differs
-in two things: the picture's 4×4 pixels become channels before anything else (block 4), which makes it 16 times cheaper,
+in two things: the picture's 4×4 pixels become channels before anything else (block 4), which makes it 14 times cheaper,
 and one network reads several attributes.
 """
 
