@@ -527,6 +527,6 @@ def test_training_needs_no_codec_no_index_and_no_opencv(tmp_path: Path) -> None:
     """A borrowed GPU machine has torch, numpy and Pillow, and perhaps nothing else."""
     blocked = "import sys\nfor name in ('av', 'cv2', 'faiss', 'decord', 'matplotlib'): sys.modules[name] = None\n"
     modules = "import fasr_video.training.sr, fasr_video.training.embedder, fasr_video.training.combiner\n"
-    code = blocked + modules + "import fasr_video.training.features"
+    code = blocked + modules + "import fasr_video.training.features, fasr_video.training.attributes"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Published score networks from their files: FASR, SDE-SR and SRDG, as PyTorch or Flax wrote them.
+"""Published networks from their files: FASR, SDE-SR and SRDG, as PyTorch or Flax wrote them.
 
 What a file is shows in its names; nothing in it is executed:
 
@@ -11,6 +11,8 @@ Both sample with the averaged weights. PyTorch averages the trained ones only, s
 is. The frequencies are stored already scaled in both. Flax numbers modules by class in the order of their making, which
 is the order of `all_modules`; its kernels are HWIO and [in, out], its norms' weight is called scale. A Flax file tells
 neither the noise levels nor the picture's side: those of the releases are taken (sigma 0.01 … 348, 128 px).
+
+SRDG's attribute classifiers are Flax files of their own: {'params': …, 'batch_stats': …}, for one attribute each.
 """
 
 from __future__ import annotations
@@ -28,11 +30,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fasr_video.checkpoint import check_contract, check_finite, check_shapes, find_device, read_state, read_torch
+from fasr_video.checkpoint import (
+    check_contract,
+    check_finite,
+    check_shapes,
+    fill,
+    find_device,
+    read_state,
+    read_torch,
+)
 from fasr_video.errors import EnvironmentFailure, ModelError, UsageError
 from fasr_video.sr import weights
+from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ScoreDenoiser
-from fasr_video.sr.networks.ncsnpp import BLOCKS, Attention, Block, Combine, Fourier, NCSNpp
+from fasr_video.sr.networks.attributes import AttributeNet
+from fasr_video.sr.networks.ncsnpp import (
+    BLOCKS,
+    SIGMA_MAX,
+    SIGMA_MIN_WITHOUT_FEATURE,
+    Attention,
+    Block,
+    Combine,
+    Fourier,
+    NCSNpp,
+)
 
 REMEDY = "give weights as FASR, SDE-SR or SRDG publishes them"
 ATTENTION_AT, FLAX_SIDE = 16, 128
@@ -50,6 +71,7 @@ FLAX_CLASSES: dict[type[nn.Module], str] = {
     nn.GroupNorm: "GroupNorm",
 }
 FLAX_WEIGHTS: dict[type[nn.Module], str] = {nn.Linear: "kernel", nn.Conv2d: "kernel", nn.GroupNorm: "scale"}
+CLASSIFIER_WEIGHTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 class Kind(StrEnum):
@@ -276,6 +298,34 @@ def _flax_content(network: NCSNpp) -> dict[str, object]:
     return {"step": 0, "model_state": {}, "ema_rate": EMA_RATE, "params_ema": params}
 
 
+def load_attribute_classifier(
+    path: Path | str, device: str | torch.device = "cpu", attribute: str = "attribute"
+) -> AttributeClassifier:
+    """The classifier of a file, in eval mode: SRDG's, or one of our own.
+
+    SRDG's files do not say which attribute is theirs: it gets the name `attribute`.
+    """
+    path, place = Path(path), find_device(str(device))
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    if path.suffix == ".safetensors":
+        return weights.load_attributes(path).to(place)
+    tree, network = read_flax(path), AttributeNet()
+    parts = [tree.get("params"), tree.get("batch_stats")]
+    if not all(isinstance(part, dict) for part in parts):
+        reason = f"no attribute classifier: it lacks params or batch_stats, it has {_first_names(tree)}"
+        raise ModelError(path, reason, "give a classifier as SRDG publishes it")
+    state = dict(_classifier_weight(name, value) for part in parts for name, value in _leaves(part or {}))
+    fill(network, state, path, "give a classifier as SRDG publishes it")
+    return AttributeClassifier(network, (attribute,), SIGMA_MIN_WITHOUT_FEATURE, SIGMA_MAX).eval().to(place)
+
+
+def _classifier_weight(name: str, value: NDArray[Any]) -> tuple[str, Tensor]:
+    """By its PyTorch name; modules are called alike in both."""
+    owner, _, leaf = name.replace("/", ".").rpartition(".")
+    return f"{owner}.{CLASSIFIER_WEIGHTS.get(leaf, leaf)}", _to_torch(name, torch.from_numpy(value.copy())).float()
+
+
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
     for name, value in tree.items():
         if isinstance(value, dict):
@@ -337,9 +387,12 @@ def _fill(network: NCSNpp, state: Mapping[str, Tensor]) -> None:
 
 
 def _unknown(path: Path, content: Mapping[Any, Any]) -> ModelError:
-    has = ", ".join(str(key) for key in list(content)[:3]) or "nothing by name"
     reason = (
         f"no published score network: not PyTorch (model → module.all_modules.0.W, or all_modules.0.W bare), not Flax "
-        f"(params_ema, optimizer → target or params → ResnetBlockBigGANpp_0); it has {has}"
+        f"(params_ema, optimizer → target or params → ResnetBlockBigGANpp_0); it has {_first_names(content)}"
     )
     return ModelError(path, reason, REMEDY)
+
+
+def _first_names(content: Mapping[Any, Any]) -> str:
+    return ", ".join(str(key) for key in list(content)[:3]) or "nothing by name"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from fasr_video.checkpoint import load_state, read_metadata, save_own
 from fasr_video.errors import ModelError
+from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
+from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 
-FORMAT = "fasr-video/denoiser/1"
-CONSTANTS = {"frequencies", "all_modules.0.W", "sigmas"}
+FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
+CONSTANTS = {"frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
 """Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
 
 
@@ -35,10 +41,22 @@ class Header:
     """SHA-256 of the embedder whose features it was trained with."""
 
 
+@dataclass(frozen=True, slots=True)
+class AttributesHeader:
+    names: tuple[str, ...]
+    block: int
+    side: int
+    sigma_min: float
+    sigma_max: float
+
+
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
-    state = denoiser.network.state_dict()
+    _save(denoiser.network.state_dict(), FORMAT, asdict(_header(denoiser)), path)
+
+
+def _save(state: Mapping[str, Tensor], form: str, fields: dict[str, Any], path: Path) -> None:
     tensors = {k: (v if k in CONSTANTS else v.half()).cpu().contiguous() for k, v in state.items()}
-    save_own(tensors, path, FORMAT, json.dumps(asdict(_header(denoiser))))
+    save_own(tensors, path, form, json.dumps(fields))
 
 
 def _header(denoiser: Denoiser) -> Header:
@@ -72,14 +90,51 @@ def load_own(path: Path) -> Denoiser:
     return denoiser.float().eval()
 
 
+def save_attributes(classifier: AttributeClassifier, path: Path) -> None:
+    net = classifier.network
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
+    header = AttributesHeader(classifier.names, net.block, net.side, classifier.sigma_min, classifier.sigma_max)
+    _save(state, ATTRIBUTES_FORMAT, asdict(header), path)
+
+
+def load_attributes(path: Path) -> AttributeClassifier:
+    """The classifier that `save_attributes` wrote."""
+    fields = _fields(path, ATTRIBUTES_FORMAT)
+    if fields is None:
+        reason = "its header does not name a fasr-video attribute classifier"
+        raise ModelError(path, reason, "give weights that `train attributes` wrote")
+    try:
+        header = AttributesHeader(**fields | {"names": tuple(fields["names"])})
+        net = AttributeNet(len(header.names), header.block, header.side)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    load_state(net, path)
+    return AttributeClassifier(net, header.names, header.sigma_min, header.sigma_max).float().eval()
+
+
 def _read_header(path: Path) -> Header | None:
+    fields = _fields(path, FORMAT)
+    if fields is None:
+        return None
+    try:
+        return Header(**fields | {"widths": tuple(fields["widths"]), "band": tuple(fields["band"])})
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _fields(path: Path, form: str) -> dict[str, Any] | None:
+    """What the header says under the name of a format, or None where that name is not in it."""
     if path.suffix != ".safetensors":
         return None
     metadata = read_metadata(path)
-    if FORMAT not in metadata:
+    if form not in metadata:
         return None
     try:
-        fields = json.loads(metadata[FORMAT])
-        return Header(**fields | {"widths": tuple(fields["widths"]), "band": tuple(fields["band"])})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error
+        fields = json.loads(metadata[form])
+        return dict(fields)
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(path, f"its header is damaged ({error})", "copy or download it again")

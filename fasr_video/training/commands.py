@@ -175,6 +175,23 @@ def sr_command(
     _finish(options["out"], step, plan.steps)
 
 
+@train_group.command("attributes")
+@SOURCES
+@click.option("--labels", required=True, type=FILE, help="CSV with path, male, glasses, no_beard (0 or 1).")
+@run_options(steps=5_000, batch=64, lr=2e-3)
+def attributes_command(faces: tuple[Path, ...], labels: Path, **options: Any) -> None:
+    """Train the classifier of attributes under noise on FACES."""
+    from fasr_video.storage import environment
+    from fasr_video.training.attributes import read_labels, train_attributes
+
+    opened = _faces(faces)
+    rows = read_labels(labels, opened)
+    plan, device = _plan(options, ema=0.998, weight_decay=0.05, channels_last=options["device"] != "cpu")
+    with environment(options["out"]):
+        step = train_attributes(opened, rows, options["out"], plan, options["batch"], device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
 def _faces(sources: tuple[Path, ...]) -> Faces:
     from fasr_video.training.faces import read_faces
 

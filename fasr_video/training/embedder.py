@@ -19,9 +19,8 @@ from torch.nn import functional as F
 from fasr_video.checkpoint import load_state, save_own
 from fasr_video.errors import UsageError
 from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, EmbedderNet
-from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces, views
+from fasr_video.training.faces import Faces, degrade, views
 from fasr_video.training.loop import Plan, Progress, train
 
 SCALE, MARGIN, CONCENTRATION = 32.0, 0.4, 0.333  # AdaFace's s, m and h; s is smaller for fewer classes
@@ -87,16 +86,6 @@ def adaface(trainee: Trainee, cosine: Tensor, norms: Tensor, person: Tensor) -> 
     hard = angle.cos() - MARGIN * (1 + quality)
     logits = cosine.scatter(1, person[:, None], hard[:, None])
     return F.cross_entropy(SCALE * logits, person)
-
-
-def degrade(x: Tensor, generator: torch.Generator, groups: int = 4) -> Tensor:
-    """Down to 12-32 pixels and back, half of the groups to 16: the size that the papers and the tables speak of."""
-    sides = [
-        16 if i % 2 else int(torch.randint(12, 33, (), generator=generator, device=generator.device))
-        for i in range(groups)
-    ]
-    parts = [enlarge(shrink(part, side), x.shape[-1]) for part, side in zip(x.chunk(groups), sides, strict=False)]
-    return torch.cat(parts)
 
 
 def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:

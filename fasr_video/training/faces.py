@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import PICTURES
+from fasr_video.sr.degradation import enlarge, shrink
 
 CELEBA = (218, 178)
 CELEBA_FACE = (slice(42, 186), slice(17, 161))
@@ -149,3 +150,13 @@ def views(pictures: Tensor, side: int, jitter: bool, generator: torch.Generator)
     item = torch.arange(n, device=device)[:, None, None]
     taken = pictures.permute(0, 2, 3, 1)[item, rows[:, :, None], columns[:, None, :]]
     return taken.permute(0, 3, 1, 2).float() / 255
+
+
+def degrade(x: Tensor, generator: torch.Generator, groups: int = 4) -> Tensor:
+    """Down to 12-32 pixels and back, half of the groups to 16: the size that the papers and the tables speak of."""
+    sides = [
+        16 if i % 2 else int(torch.randint(12, 33, (), generator=generator, device=generator.device))
+        for i in range(groups)
+    ]
+    parts = [enlarge(shrink(part, side), x.shape[-1]) for part, side in zip(x.chunk(groups), sides, strict=False)]
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""The training loop of embedder and SR: bf16, EMA weights, a log, checkpoints to go on from, one or several devices.
+"""The training loop of embedder, SR and attributes: bf16, EMA, a log, checkpoints to go on from, several devices.
 
 All that is random in a step comes from (seed, step): a resumed run sees what an unbroken one would. Several GPUs: start
 with `torchrun` or `accelerate launch`; each process takes its own batches, the first one writes.
@@ -44,6 +44,8 @@ class Plan:
     clip: float = 1.0
     seed: int = 0
     bf16: bool = True
+    channels_last: bool = True
+    """How weights and maps lie in memory: faster, but for networks of many narrow layers on a CPU."""
     log_every: int = 50
     save_seconds: float = 120.0
     seconds: float = math.inf
@@ -111,7 +113,9 @@ def train(
     `settings` are what else the run depends on; a run begun with others is not gone on with.
     """
     rank = join_processes(device)
-    net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net.to(device)
+    if plan.channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     asked = {"seed": plan.seed, "steps": plan.steps, "lr": plan.lr, **(settings or {})}
     run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in asked.items()})
     _resume(out, run, device)

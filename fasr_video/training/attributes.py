@@ -1,0 +1,132 @@
+"""Train the compact classifier of attributes on noisy faces, half of them brought down to 12-32 px before the noise.
+
+It serves to guide a sampler, which asks at every noise level, and to read an enlarged LR face, which has next to none.
+Classes are weighted to count alike, however rare one is (glasses: 7 % in CelebA): what is learnt is balanced accuracy,
+and C(c | x, sigma) goes by even odds before it has seen anything, 1/2 where noise hides all.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fasr_video import __version__
+from fasr_video.errors import InputError
+from fasr_video.files import sha256_file, write_whole
+from fasr_video.sr.attributes import NAMES, AttributeClassifier
+from fasr_video.sr.networks.attributes import AttributeNet
+from fasr_video.sr.weights import save_attributes
+from fasr_video.training.curves import draw_run
+from fasr_video.training.faces import Faces, degrade, views
+from fasr_video.training.loop import Plan, Progress, train
+
+BLOCK = 4
+SIGMAS = (0.002, 30.0)
+LOG_SIGMA = (-1.9, 1.8)
+"""Mean and spread of ln(sigma): 85 % of the levels are below 1, where a face can still be seen."""
+
+
+def read_labels(file: Path, faces: Faces) -> Tensor:
+    """N×3 of 0 and 1: the columns NAMES of a CSV file for each face, found by its column `path`."""
+    remedy = f"give a CSV file with the columns path, {', '.join(NAMES)}"
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = {row["path"]: [row[name] for name in NAMES] for row in csv.DictReader(stream)}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
+    except KeyError as error:
+        raise InputError(file, f"it has no column {error.args[0]}", remedy) from error
+    missing = [path for path in faces.paths if path not in rows]
+    if missing:
+        reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
+        raise InputError(file, reason, remedy)
+    wrong = [path for path in faces.paths if not set(rows[path]) <= {"0", "1"}]
+    if wrong:
+        reason = f"labels of {wrong[0]} are {', '.join(map(str, rows[wrong[0]]))}"
+        raise InputError(file, reason, "write 0 or 1")
+    return torch.tensor([[int(value) for value in rows[path]] for path in faces.paths])
+
+
+def class_weights(labels: Tensor) -> Tensor:
+    """A weight for each label that makes both classes of an attribute count alike; 1 on average."""
+    share = labels.float().mean(0)
+    return torch.where(labels > 0, 0.5 / share, 0.5 / (1 - share))
+
+
+def make_loss(
+    pictures: Tensor, labels: Tensor, batch: int, side: int
+) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+    weights = class_weights(labels)
+
+    def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        device = pictures.device
+        rows = torch.randint(0, len(pictures), (batch,), generator=generator, device=device)
+        clean = views(pictures[rows], side, True, generator)
+        half = batch // 2
+        clean = torch.cat((clean[:half], degrade(clean[half:], generator)))
+        sigma = levels(batch, generator)
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        logits = model(clean + sigma[:, None, None, None] * noise, sigma).float().unflatten(1, (-1, 2))
+        truth, weight = labels[rows], weights[rows]
+        right = (logits.argmax(2) == truth).float() * weight  # means are balanced accuracies
+        return {
+            "loss": (F.cross_entropy(logits.transpose(1, 2), truth, reduction="none") * weight).mean(),
+            "accuracy": right.mean(),
+            **dict(zip(NAMES, right.mean(0), strict=True)),
+        }
+
+    return loss
+
+
+def levels(n: int, generator: torch.Generator) -> Tensor:
+    """A noise level for each of n faces."""
+    mean, spread = LOG_SIGMA
+    return (mean + spread * torch.randn(n, generator=generator, device=generator.device)).exp().clamp(*SIGMAS)
+
+
+def train_attributes(
+    faces: Faces,
+    labels: Tensor,
+    out: Path,
+    plan: Plan,
+    batch: int,
+    device: torch.device,
+    report: Callable[[Progress], None],
+) -> int:
+    """Train in folder `out`; leaves attributes.safetensors (fp16, EMA), manifest, log and curves. Returns the step."""
+    out.mkdir(parents=True, exist_ok=True)
+    one_class = [name for name, column in zip(NAMES, labels.T, strict=True) if bool((column == column[0]).all())]
+    if one_class:
+        raise InputError("labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes")
+    torch.manual_seed(plan.seed)
+    network = AttributeNet(len(NAMES), BLOCK)
+    about = {
+        "version": __version__,
+        "licence": "follows the faces and labels it was trained on: name them, and their terms, beside these weights",
+        "faces": len(faces),
+        "people": len(set(faces.identities)),
+        "share_of_class_1": dict(zip(NAMES, labels.float().mean(0).tolist(), strict=True)),
+        "batch": batch,
+        "plan": asdict(plan),
+    }
+
+    def save(state: Mapping[str, Tensor], step: int) -> None:
+        learned = copy.deepcopy(network)
+        learned.load_state_dict(state)
+        file = out / "attributes.safetensors"
+        save_attributes(AttributeClassifier(learned, NAMES, *SIGMAS), file)
+        manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
+        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
+        draw_run(out, ("loss", "accuracy", *NAMES))
+
+    loss = make_loss(faces.pictures.to(device), labels.to(device), batch, network.side)
+    settings = {"batch": batch, "faces": len(faces), "labels": labels.sum(0).tolist()}
+    return train(network, loss, out, plan, device, save, report, settings)

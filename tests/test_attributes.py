@@ -1,0 +1,488 @@
+"""The classifier of attributes under noise: SRDG's network, its files and ours, its trainer, its measures.
+
+The published network is held against a plain NumPy evaluation of the published layout, with weights made from the
+parameters' names. With FASR_SRDG_GENDER=FILE, the path of SRDG's ckpt_gender, against its own logits too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from fasr_video.cli import cli
+from fasr_video.errors import FasrError, InputError, ModelError, UsageError
+from fasr_video.evaluation.attributes import View, scores
+from fasr_video.sr import weights
+from fasr_video.sr.attributes import NAMES, AttributeClassifier
+from fasr_video.sr.checkpoints import load, load_attribute_classifier
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.networks.attributes import MEAN, STD, AttributeNet
+from fasr_video.training.attributes import class_weights, levels, make_loss, read_labels, train_attributes
+from fasr_video.training.faces import Faces
+from fasr_video.training.loop import Plan, Progress
+from tests.test_checkpoints import as_safetensors, fasr_file, flax_file, packed
+
+KEYS = Path(__file__).parent / "fixtures" / "srdg_classifier.keys.json"
+CPU = torch.device("cpu")
+Tree = dict[str, Any]
+Array = NDArray[Any]
+
+
+# --- the published layout ----------------------------------------------------------------------------------------
+
+
+def seeded(name: str, shape: list[int]) -> Array:
+    """The array of that name."""
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+    normal = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    leaf = name.rpartition("/")[2]
+    if leaf == "kernel":
+        return normal / np.float32(math.sqrt(math.prod(shape[:-1])))
+    start, spread = {"W": (0, 16), "scale": (1, 0.1), "var": (1, 0.1)}.get(leaf, (0, 0.1))
+    return np.float32(start) + np.float32(spread) * (np.abs(normal) if leaf == "var" else normal)
+
+
+def published_tree() -> Tree:
+    tree: Tree = {}
+    for name, shape in json.loads(KEYS.read_text()).items():
+        *owners, leaf = name.split("/")
+        place = tree
+        for owner in owners:
+            place = place.setdefault(owner, {})
+        place[leaf] = seeded(name, shape)
+    return tree
+
+
+def published_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) -> Path:
+    tree = published_tree()
+    edit(tree)
+    (folder / "ckpt_gender").write_bytes(msgpack.packb(tree, default=packed))
+    return folder / "ckpt_gender"
+
+
+def norm(x: Array, tree: Tree, *path: str) -> Array:
+    """BatchNorm with running statistics, then ReLU."""
+    p, s = tree["params"], tree["batch_stats"]
+    for name in path:
+        p, s = p[name], s[name]
+    return np.asarray(np.maximum((x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"], 0))
+
+
+def conv(x: Array, kernel: Array) -> Array:
+    h, w, _ = x.shape
+    r = kernel.shape[0] // 2
+    x = np.pad(x, ((r, r), (r, r), (0, 0)))
+    taps = [x[i : i + h, j : j + w] @ kernel[i, j] for i in range(2 * r + 1) for j in range(2 * r + 1)]
+    return np.asarray(np.sum(taps, axis=0))
+
+
+def plain_logits(tree: Tree, image: Array, sigma: float) -> Array:
+    """Of one picture, 128×128×3."""
+    p = tree["params"]
+    x = (image.astype(np.float64) - MEAN) / STD
+    x = (x - x.mean()) / max(x.std(), 1 / math.sqrt(x.size))
+    angle = (np.log(np.float32(sigma)) * p["GaussianFourierProjection_0"]["W"]) * np.float32(2) * np.float32(np.pi)
+
+    def dense(v: Array, name: str) -> Array:
+        return np.asarray(v @ p[name]["kernel"] + p[name]["bias"])
+
+    def swish(v: Array) -> Array:
+        return np.asarray(v / (1 + np.exp(-v)))
+
+    time = dense(swish(dense(np.concatenate((np.sin(angle), np.cos(angle))), "Dense_0")), "Dense_1")
+    time = dense(swish(time), "Dense_2")
+    x = conv(x, p["Conv_0"]["kernel"]) + p["Conv_0"]["bias"]
+    x = np.concatenate((x, np.broadcast_to(time, (*x.shape[:2], 32))), axis=2)
+    for b in range(4):
+        for k in range(6):
+            names = (f"DenseBlock_{b}", f"DenseLayer_{k}")
+            kernels = p[names[0]][names[1]]
+            h = conv(norm(x, tree, *names, "BatchNorm_0"), kernels["Conv_0"]["kernel"])
+            h = conv(norm(h, tree, *names, "BatchNorm_1"), kernels["Conv_1"]["kernel"])
+            x = np.concatenate((x, h), axis=2)
+        if b < 3:
+            name = f"TransitionLayer_{b}"
+            x = conv(norm(x, tree, name, "BatchNorm_0"), p[name]["Conv_0"]["kernel"])
+            x = (x[::2, ::2] + x[1::2, ::2] + x[::2, 1::2] + x[1::2, 1::2]) / 4
+    return dense(norm(x, tree, "BatchNorm_0").reshape(-1), "Dense_3")
+
+
+def test_a_published_classifier_is_the_function_of_its_layout(tmp_path: Path) -> None:
+    """The fixture names all 270 arrays with their shapes; the file has to give each of them, and no other loads."""
+    tree, classifier = published_tree(), load_attribute_classifier(published_file(tmp_path), attribute="male")
+    assert (classifier.names, classifier.side) == (("male",), 128)
+    assert (classifier.sigma_min, classifier.sigma_max) == (0.01, 348.0)
+    assert not classifier.training
+    image = np.random.default_rng(0).random((128, 128, 3), np.float32)
+    for sigma in (0.01, 0.5, 5.0):
+        given = torch.from_numpy(image).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            logits = classifier(given, torch.tensor([sigma]))
+        np.testing.assert_allclose(logits[0].numpy(), plain_logits(tree, image, sigma), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif("FASR_SRDG_GENDER" not in os.environ, reason="needs SRDG's ckpt_gender")
+def test_srdgs_gender_classifier_gives_its_own_logits() -> None:
+    classifier = load_attribute_classifier(os.environ["FASR_SRDG_GENDER"])
+    images = torch.from_numpy(np.random.default_rng(21).random((3, 128, 128, 3), np.float32)).permute(0, 3, 1, 2)
+    golden = {
+        0.01: [[-1.1048323, 1.1018128], [-1.1197052, 1.1160350], [-0.7423028, 0.7337585]],
+        0.5: [[-0.9253992, 0.9192905], [-1.0660965, 1.0615206], [-0.6874982, 0.6792551]],
+        5.0: [[-4.9902759, 4.9934473], [-3.1879120, 3.1916981], [-1.5101658, 1.5163367]],
+    }
+    for sigma, expected in golden.items():
+        with torch.no_grad():
+            logits = classifier(images, torch.full((3,), sigma))
+        torch.testing.assert_close(logits, torch.tensor(expected), rtol=2e-6, atol=2e-6)
+
+
+# --- the function ------------------------------------------------------------------------------------------------
+
+
+def randomised(net: AttributeNet) -> AttributeNet:
+    """No statistic and no bias where a new network has it."""
+    g = torch.Generator().manual_seed(0)
+    for name, value in net.state_dict().items():
+        if name.endswith(("running_mean", "running_var", "bias")):
+            value += 0.1 * torch.rand(value.shape, generator=g)
+    return net.eval()
+
+
+@pytest.fixture(scope="module", params=["published", "compact"])
+def net(request: pytest.FixtureRequest) -> AttributeNet:
+    torch.manual_seed(0)
+    return randomised(AttributeNet() if request.param == "published" else AttributeNet(3, 4))
+
+
+def noisy(n: int, sigma: float) -> Tensor:
+    g = torch.Generator().manual_seed(1)
+    return enlarge(torch.rand(n, 3, 8, 8, generator=g), 128) + sigma * torch.randn(n, 3, 128, 128, generator=g)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 30.0])
+def test_pictures_have_a_finite_slope_at_every_noise_level(net: AttributeNet, sigma: float) -> None:
+    black = torch.zeros(1, 3, 128, 128)
+    grey = torch.tensor(MEAN)[None, :, None, None].expand_as(black)  # the same number everywhere once normalised
+    images = torch.cat((noisy(1, sigma), black, grey)).requires_grad_()
+    names = tuple(f"a{i}" for i in range(net.attributes))
+    classifier = AttributeClassifier(net, names, 0.002, 30.0)
+    log = classifier.log_probability(images, torch.full((3,), sigma), dict.fromkeys(names, 1))
+    (slope,) = torch.autograd.grad(log.sum(), images)
+    assert log.shape == (3,) and bool(slope.isfinite().all()) and bool(slope[0].any())
+
+
+def test_a_picture_does_not_depend_on_its_neighbours(net: AttributeNet) -> None:
+    images, sigma = noisy(3, 0.1), torch.tensor([0.01, 0.5, 5.0])
+    with torch.no_grad():
+        together = net(images, sigma)
+        alone = torch.cat([net(images[i : i + 1], sigma[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert together.shape == (3, 2 * net.attributes)
+
+
+def test_contrast_and_brightness_of_the_normalised_picture_do_not_count(net: AttributeNet) -> None:
+    images, sigma = noisy(2, 0.1), torch.tensor([0.1, 0.1])
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    with torch.no_grad():
+        expected = net(images, sigma)
+        torch.testing.assert_close(net(mean + 40 * (images - mean) + 3 * std, sigma), expected, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(net(images.flip(3), sigma), expected, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(net(images, 10 * sigma), expected, rtol=1e-3, atol=1e-4)
+
+
+def compact(names: tuple[str, ...] = NAMES) -> AttributeClassifier:
+    torch.manual_seed(0)
+    return AttributeClassifier(randomised(AttributeNet(len(names), 4)), names, 0.002, 30.0).eval()
+
+
+@torch.no_grad()
+def test_log_probabilities_are_sums_over_the_wanted_classes() -> None:
+    classifier, images, sigma = compact(), noisy(2, 0.1), torch.full((2,), 0.1)
+
+    def log(**wanted: int) -> Tensor:
+        return classifier.log_probability(images, sigma, wanted)
+
+    torch.testing.assert_close(log(glasses=0).exp() + log(glasses=1).exp(), torch.ones(2))
+    torch.testing.assert_close(log(male=0, no_beard=1), log(no_beard=1) + log(male=0))
+    odds = classifier(images, sigma)[:, 3] - classifier(images, sigma)[:, 2]
+    torch.testing.assert_close(log(glasses=1) - log(glasses=0), odds)
+
+
+def test_what_the_classifier_does_not_know_is_refused() -> None:
+    with pytest.raises(UsageError, match="attribute hat: the classifier knows male, glasses, no_beard"):
+        compact().log_probability(noisy(1, 0.1), torch.ones(1), {"hat": 1})
+    with pytest.raises(UsageError, match="N×3×128×128"):
+        compact()(torch.rand(1, 3, 64, 64), torch.ones(1))
+
+
+# --- our files ---------------------------------------------------------------------------------------------------
+
+
+def own_file(folder: Path) -> Path:
+    weights.save_attributes(compact(), folder / "attributes.safetensors")
+    return folder / "attributes.safetensors"
+
+
+def test_our_files_give_back_the_classifier(tmp_path: Path) -> None:
+    path, original = own_file(tmp_path), compact()
+    classifier = load_attribute_classifier(path)
+    assert (classifier.names, classifier.side, classifier.network.block) == (NAMES, 128, 4)
+    assert (classifier.sigma_min, classifier.sigma_max) == (0.002, 30.0)
+    own, given = original.state_dict(), classifier.state_dict()
+    frequencies = "network.GaussianFourierProjection_0.W"
+    assert torch.equal(own[frequencies], given[frequencies])
+    halves = [k for k, v in own.items() if v.is_floating_point() and k != frequencies]
+    assert all(torch.equal(own[k].half().float(), given[k]) for k in halves)
+    with torch.no_grad():
+        expected = original(noisy(2, 0.1), torch.full((2,), 0.1))
+        torch.testing.assert_close(classifier(noisy(2, 0.1), torch.full((2,), 0.1)), expected, rtol=0.02, atol=0.02)
+
+
+def test_our_files_are_the_same_bytes_each_time_and_small(tmp_path: Path) -> None:
+    first = own_file(tmp_path).read_bytes()
+    assert own_file(tmp_path).read_bytes() == first and len(first) < 1_500_000
+    with safe_open(own_file(tmp_path), "pt") as file:
+        assert list(file.metadata()) == ["fasr-video/attributes/1"]
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------------
+
+
+def written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def header(folder: Path, **changes: object) -> Path:
+    """Our file with another header."""
+    fields = {"names": NAMES, "block": 4, "side": 128, "sigma_min": 0.002, "sigma_max": 30.0} | changes
+    weights._save(compact().network.state_dict(), weights.ATTRIBUTES_FORMAT, fields, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def nan(tree: Tree) -> None:
+    tree["batch_stats"]["BatchNorm_0"]["mean"] = np.full(184, np.nan, np.float32)
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "no file": (lambda d: d / "none", "no such file; check the path"),
+    "text": (lambda d: written(d / "a", b"no model\n" * 9), "not a readable Flax file"),
+    "truncated": (lambda d: written(d / "a", published_file(d).read_bytes()[:-999]), "not a readable Flax file"),
+    "torch": (fasr_file, "not a readable Flax file"),
+    "a score network": (
+        flax_file,
+        "lacks params or batch_stats, it has step, optimizer, lr; give a classifier as SRDG",
+    ),
+    "lacking": (
+        lambda d: published_file(d, lambda t: t["params"].pop("Dense_3")),
+        r"lacks 2 of 270 tensors: Dense_3.weight, Dense_3.bias; give a classifier as SRDG",
+    ),
+    "unknown": (
+        lambda d: published_file(d, lambda t: t["params"].update(a=np.ones(1))),
+        "unknown 1 of 270 tensors: .a",
+    ),
+    "another shape": (
+        lambda d: published_file(d, lambda t: t["params"]["Dense_3"].update(kernel=np.ones((2944, 2)))),
+        "another shape of 1 of 270 tensors: Dense_3.weight",
+    ),
+    "NaN": (lambda d: published_file(d, nan), "NaN or infinity in BatchNorm_0.running_mean"),
+    "no file of ours": (
+        as_safetensors,
+        "does not name a fasr-video attribute classifier; give weights that `train attr",
+    ),
+    "broken safetensors": (
+        lambda d: written(d / "a.safetensors", b"x" * 99),
+        "does not name a fasr-video attribute classifier",
+    ),
+    "a header with more": (lambda d: header(d, hats=1), "its header is damaged"),
+    "a header without sense": (lambda d: header(d, block="four"), "its header is damaged"),
+    "no names": (lambda d: header(d, names=None), "its header is damaged"),
+    "other names": (lambda d: header(d, names=["male"]), "another shape of 2 of"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_files_that_are_no_classifier_are_refused_in_one_line(mistake: str, tmp_path: Path) -> None:
+    prepare, message = MISTAKES[mistake]
+    path = prepare(tmp_path)
+    with pytest.raises(ModelError, match=message) as caught:
+        load_attribute_classifier(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_classifier_is_no_denoiser(tmp_path: Path) -> None:
+    for path in (own_file(tmp_path), published_file(tmp_path)):
+        with pytest.raises(ModelError, match="no published score network"):
+            load(path)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+def made(n: int = 48) -> tuple[Faces, Tensor]:
+    """A disc, a bar above and a bar below it, each bright or dark: one for each attribute."""
+    g = torch.Generator().manual_seed(0)
+    labels = torch.tensor([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(n)])
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 144), torch.linspace(-1, 1, 144), indexing="ij")
+    shapes = torch.stack((x**2 + y**2 < 0.1, (y > -0.8) & (y < -0.4), (y > 0.4) & (y < 0.8))).float()
+    light = 0.5 + 0.4 * torch.einsum("na,ahw->nhw", 2.0 * labels - 1, shapes)[:, None]
+    pictures = (light + 0.02 * torch.randn(n, 3, 144, 144, generator=g)).clamp(0, 1)
+    return Faces((255 * pictures).byte(), tuple(f"{i}/a.png" for i in range(n))), labels
+
+
+def labels_file(folder: Path, faces: Faces, labels: Tensor) -> Path:
+    lines = [",".join((path, *map(str, row))) for path, row in zip(faces.paths, labels.tolist(), strict=True)]
+    text = "\n".join(("path,male,glasses,no_beard", *reversed(lines)))
+    return written(folder / "labels.csv", text.encode())
+
+
+def quiet(progress: Progress) -> None:
+    assert math.isfinite(progress.terms["loss"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    faces, labels = made()
+    out = tmp_path_factory.mktemp("run")
+    plan = Plan(steps=30, lr=3e-3, warmup=5, ema=0.9, log_every=10, channels_last=False)
+    assert train_attributes(faces, labels, out, plan, 16, CPU, quiet) == 30
+    return out
+
+
+def test_the_trainer_learns_what_can_be_seen(trained: Path) -> None:
+    faces, labels = made()
+    classifier = load_attribute_classifier(trained / "attributes.safetensors")
+    found = scores(classifier, faces, labels, (View(0.01), View(0.3), View(0.01, 16)))
+    assert [s.attribute for s in found] == list(NAMES) * 3
+    assert min(s.accuracy for s in found) > 0.9
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest["share_of_class_1"] == {name: 0.5 for name in NAMES} and manifest["people"] == 48
+    assert (trained / "log.csv").read_text().startswith("step,loss,accuracy,male,glasses,no_beard,")
+
+
+def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
+    faces, labels = made(8)
+    for path, picture in zip(faces.paths, faces.pictures, strict=True):
+        (tmp_path / "faces" / path).parent.mkdir(parents=True)
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "faces" / path)
+    table = labels_file(tmp_path, faces, labels)
+    command = ["train", "attributes", str(tmp_path / "faces"), "--labels", str(table), "--out", str(tmp_path / "run")]
+    done = CliRunner().invoke(cli, [*command, "--steps", "2", "--batch", "4"])
+    assert done.exit_code == 0 and "8 faces of 8 people" in done.output, done.output
+    assert load_attribute_classifier(tmp_path / "run" / "attributes.safetensors").names == NAMES
+    other = CliRunner().invoke(cli, [*command, "--steps", "2", "--batch", "2"])
+    assert "batch 4, not 2" in str(other.exception)
+
+
+def test_labels_follow_the_faces(tmp_path: Path) -> None:
+    faces, labels = made(8)
+    table = labels_file(tmp_path, faces, labels)
+    assert torch.equal(read_labels(table, faces), labels)
+    turned = Faces(faces.pictures, faces.paths[::-1])
+    assert torch.equal(read_labels(table, turned), labels.flip(0))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("path,male,glasses\n0/a.png,0,1\n", "no column no_beard"),
+        ("", "no row for 1 of 1 faces"),
+        ("path,male,glasses,no_beard\n1/a.png,0,1,1\n", r"no row for 1 of 1 faces \(0/a.png is the first\)"),
+        ("path,male,glasses,no_beard\n0/a.png,-1,1,1\n", "labels of 0/a.png are -1, 1, 1; write 0 or 1"),
+        ("path,male,glasses,no_beard\n0/a.png,0,1\n", "labels of 0/a.png are 0, 1, None"),
+        ("\xff", "not a readable CSV file"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    faces, _ = made(1)
+    with pytest.raises(InputError, match=message):
+        read_labels(written(tmp_path / "labels.csv", text.encode("latin-1")), faces)
+
+
+def test_faces_of_one_class_teach_nothing(tmp_path: Path) -> None:
+    faces, labels = made(4)  # all dark below
+    with pytest.raises(InputError, match="all faces are alike in no_beard"):
+        train_attributes(faces, labels, tmp_path, Plan(steps=1, lr=1e-3), 2, CPU, quiet)
+
+
+def test_both_classes_weigh_alike_however_rare_one_is() -> None:
+    labels = (torch.arange(100)[:, None] < torch.tensor([50, 6, 83])).long()
+    weight = class_weights(labels)
+    for column, truth in zip(weight.T, labels.T, strict=True):
+        assert float(column[truth == 1].sum()) == pytest.approx(50) == float(column[truth == 0].sum())
+
+
+def test_most_noise_levels_leave_a_face_to_be_seen() -> None:
+    sigma = levels(20_000, torch.Generator().manual_seed(0))
+    assert float(sigma.min()) == pytest.approx(0.002) and float(sigma.max()) == pytest.approx(30)
+    assert 0.8 < float((sigma < 1).float().mean()) < 0.9
+
+
+class Watcher(nn.Module):
+    """Keeps what it is shown."""
+
+    def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
+        self.images, self.sigma = images, sigma
+        return torch.zeros(len(images), 6)
+
+
+def test_half_of_the_faces_are_brought_down_before_the_noise() -> None:
+    pictures = torch.randint(0, 256, (8, 3, 144, 144), generator=torch.Generator().manual_seed(0)).byte()
+    watcher = Watcher()
+    make_loss(pictures, made(8)[1], 64, 128)(watcher, torch.Generator().manual_seed(0))
+    fine = (watcher.images - enlarge(shrink(watcher.images, 32), 128)).flatten(1).std(1)
+    clear = watcher.sigma < 0.02
+    sharp = fine > 0.2
+    assert bool(sharp[:32].all()) and int(clear[32:].sum()) > 3 and not bool(sharp[32:][clear[32:]].any())
+
+
+# --- measures ----------------------------------------------------------------------------------------------------
+
+
+def test_scores_of_one_who_always_says_no() -> None:
+    faces, labels = made(16)
+    labels[:, 1] = (torch.arange(16) == 0).long()
+    classifier = compact()
+    nn.init.zeros_(classifier.network.Dense_3.weight)
+    classifier.network.Dense_3.bias.data = torch.tensor([1.0, 0.0] * 3)
+    found = {s.attribute: s for s in scores(classifier, faces, labels, (View(0.1),))}
+    assert [found[n].balanced for n in NAMES] == [0.5] * 3
+    assert found["glasses"].accuracy == pytest.approx(15 / 16) and found["male"].accuracy == 0.5
+
+
+def test_scores_are_the_same_in_any_batch(trained: Path) -> None:
+    faces, labels = made(16)
+    classifier = load_attribute_classifier(trained / "attributes.safetensors")
+    shown = (View(3.0), View(0.1, 12))
+    assert scores(classifier, faces, labels, shown, 5) == scores(classifier, faces, labels, shown, 64)
+
+
+def test_scores_need_labels_of_both_classes() -> None:
+    faces, labels = made(8)
+    with pytest.raises(FasrError, match="attribute hat: there are no labels"):
+        scores(compact(("hat",)), faces, labels)
+    with pytest.raises(FasrError, match="all faces are alike in glasses"):
+        scores(compact(), faces, labels * torch.tensor([1, 0, 1]))
+
+
+def test_a_classifier_of_one_attribute_is_held_against_its_own_labels() -> None:
+    faces, labels = made(16)
+    found = {name: scores(compact((name,)), faces, labels, (View(0.1),))[0] for name in NAMES}
+    same_function = {name: scores(compact((name,)), faces, labels.roll(1, 1), (View(0.1),))[0] for name in NAMES}
+    for i, name in enumerate(NAMES):
+        assert same_function[name].accuracy == found[NAMES[i - 1]].accuracy
