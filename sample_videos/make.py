@@ -1,7 +1,7 @@
 """Makes the sample clips, their ground truth and the mugshots.  Run: .venv/bin/python sample_videos/make.py
 
-Two people are cut out of public-domain photographs, put on drawn bodies, and walk through a drawn corridor towards a
-camera. Everything follows from the numbers below: the same package versions give the same bytes.
+The faces in `people/` belong to nobody (`people.py` drew them). They get heads and bodies, and walk through a drawn
+corridor towards a camera. Everything follows from the numbers below: the same package versions give the same bytes.
 
 Units: metres in the corridor (x to the right, y down from the camera, z away from it); inside a figure the face height
 (brow to chin) is 1 and the origin is the centre of the face box.
@@ -60,6 +60,7 @@ EMIL = Person("emil", (52, 72, 108), (74, 70, 62), (210, 208, 204))
 FIONA = Person("fiona", (150, 132, 60), (44, 46, 54), (60, 34, 40))
 GWEN = Person("gwen", (110, 60, 88), (40, 40, 44), (220, 214, 206))
 HUGO = Person("hugo", (70, 62, 52), (36, 40, 48), (150, 40, 40))
+PEOPLE = (ADA, BRUNO, CARLA, DARIO, EMIL, FIONA, GWEN, HUGO)
 ENROLLED = (ADA, BRUNO, CARLA, DARIO, GWEN, HUGO)
 """Emil and Fiona walk, but are in no gallery; Gwen and Hugo are in the gallery, but walk nowhere."""
 
@@ -100,13 +101,13 @@ def head(face: Bytes) -> Head:
     hairdo = ellipse((middle[0], middle[1] - 14), (54, 66))
     oval = ellipse((middle[0], middle[1] + 2), (46, 61))
     neck = np.zeros(CANVAS, np.uint8)
-    corners = ((-27, 36), (27, 36), (30, 110), (-30, 110))
+    corners = ((-25, 30), (25, 30), (29, 110), (-29, 110))
     cv2.fillPoly(neck, [np.array(corners, np.int32) + np.array(middle, np.int32)], 255, cv2.LINE_AA)
     neck[middle[1] + 96 :] = 0
 
     picture = np.empty((*CANVAS, 3), np.float32)
     picture[:] = hair
-    for paint, shape, soft in ((0.80 * skin, neck, 1.5), (hair, hairdo, 1.5)):
+    for paint, shape, soft in ((0.72 * skin, neck, 2.0), (hair, hairdo, 1.5)):
         alpha = cv2.GaussianBlur(shape, (0, 0), soft).astype(np.float32)[..., None] / 255
         picture = picture * (1 - alpha) + paint * alpha
     placed = np.zeros((*CANVAS, 3), np.float32)
@@ -287,6 +288,7 @@ class Walk:
     z: Callable[[float], float]
     mirror: bool
     phase: float
+    face: str = "walk-1"
 
 
 @dataclass
@@ -359,6 +361,7 @@ class Clip:
     walks: tuple[Walk, ...]
     wall: tuple[int, int, int]
     floor: tuple[int, int, int]
+    light: float  # 1 is day
     blur: float  # of the lens, px
     grain: float  # of the sensor, standard deviation out of 255
     crf: int
@@ -371,20 +374,23 @@ def between(seconds: float, start: float, end: float, a: float, b: float) -> flo
     return a + (b - a) * t * t * (3 - 2 * t)
 
 
-def clips() -> tuple[Clip, Clip]:
-    collins, hopper = people()
+def clips() -> tuple[Clip, ...]:
     corridor_clip = Clip(
         name="corridor",
         fps=25,
-        seconds=8.0,
+        seconds=10.0,
         camera=Camera(1280, 720, 900, 120),
         walks=(
-            # From far on the left to near on the right; passes in front of the other, who drifts to the left.
-            Walk(collins, lambda s: between(s, 1.5, 6.0, -0.85, 0.55), lambda s: 7.5 - 0.705 * s, False, 0.0),
-            Walk(hopper, lambda s: between(s, 1.0, 6.5, 1.05, -1.0), lambda s: 6.9 - 0.42 * s, True, 0.4),
+            # Ada comes from far on the left to near on the right. Bruno drifts the other way and passes behind her;
+            # Emil overtakes both on the left; Carla stays far, and is hidden by Bruno for a moment.
+            Walk(ADA, lambda s: between(s, 2.0, 7.5, -0.85, 0.55), lambda s: 9.6 - 0.57 * s, False, 0.0),
+            Walk(BRUNO, lambda s: between(s, 1.0, 8.0, 1.05, -0.75), lambda s: 8.8 - 0.40 * s, False, 0.4),
+            Walk(EMIL, lambda s: between(s, 0.0, 9.0, -0.2, -1.35), lambda s: 11.2 - 0.66 * s, False, 0.7),
+            Walk(CARLA, lambda s: between(s, 3.0, 9.5, 1.35, 0.55), lambda s: 11.6 - 0.50 * s, False, 0.2),
         ),
         wall=(202, 198, 180),
         floor=(120, 122, 124),
+        light=1.0,
         blur=0.7,
         grain=2.2,
         crf=24,
@@ -393,25 +399,46 @@ def clips() -> tuple[Clip, Clip]:
     entrance = Clip(
         name="entrance",
         fps=15,
-        seconds=6.0,
+        seconds=8.0,
         camera=Camera(640, 480, 500, 84),
         walks=(
+            # Dario comes near and leaves on the right; Fiona crosses behind him.
             Walk(
-                hopper,
-                lambda s: between(s, 0.5, 3.5, 0.35, -0.1) + between(s, 4.5, 6.2, 0.0, 1.9),
-                lambda s: 5.2 - 0.86 * min(s, 4.7),
+                DARIO,
+                lambda s: between(s, 0.5, 4.0, 0.45, -0.1) + between(s, 6.0, 8.2, 0.0, 1.7),
+                lambda s: 5.4 - 0.52 * min(s, 6.2),
                 False,
                 0.15,
             ),
+            Walk(FIONA, lambda s: between(s, 1.0, 6.0, -0.85, 0.75), lambda s: 5.9 - 0.42 * s, False, 0.6),
         ),
         wall=(178, 190, 198),
         floor=(112, 104, 94),
+        light=1.0,
         blur=0.8,
         grain=3.0,
         crf=24,
         seed=2,
     )
-    return corridor_clip, entrance
+    night = Clip(
+        name="night",
+        fps=20,
+        seconds=8.0,
+        camera=Camera(960, 540, 700, 96),
+        walks=(
+            # Bruno and Fiona again, on another camera in poor light.
+            Walk(BRUNO, lambda s: between(s, 1.0, 6.0, -0.7, 0.6), lambda s: 7.8 - 0.58 * s, False, 0.3, "walk-2"),
+            Walk(FIONA, lambda s: between(s, 2.0, 7.0, 0.8, -0.5), lambda s: 8.6 - 0.55 * s, False, 0.8, "walk-2"),
+        ),
+        wall=(150, 156, 172),
+        floor=(96, 98, 104),
+        light=0.62,
+        blur=0.9,
+        grain=6.0,
+        crf=28,
+        seed=3,
+    )
+    return corridor_clip, entrance, night
 
 
 def render(clip: Clip) -> dict[str, object]:
@@ -419,7 +446,7 @@ def render(clip: Clip) -> dict[str, object]:
     rng = np.random.default_rng(clip.seed)
     camera = clip.camera
     scene = corridor(camera, clip.seed, clip.wall, clip.floor)
-    cuts = {walk.person.name: CutOut(walk.person) for walk in clip.walks}
+    cuts = {walk.person.name: CutOut(head(walk.person.face(walk.face))) for walk in clip.walks}
     truth: dict[str, dict[str, object]] = {}
     with av.open(str(HERE / f"{clip.name}.mp4"), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as out:
         stream = out.add_stream("libx264", rate=clip.fps, options={"crf": str(clip.crf), "preset": "medium"})
@@ -447,7 +474,7 @@ def render(clip: Clip) -> dict[str, object]:
                     here[one.name] = {"box": [round(v, 1) for v in clipped], "occluded": round(max(fraction, 0.0), 3)}
             truth[str(index)] = here
             # The camera: exposure that breathes a little, a soft lens, a noisy sensor.
-            frame = cv2.GaussianBlur(frame, (0, 0), clip.blur) * (1 + 0.03 * np.sin(2 * np.pi * seconds / 5.3))
+            frame = cv2.GaussianBlur(frame, (0, 0), clip.blur) * (clip.light + 0.03 * np.sin(2 * np.pi * seconds / 5.3))
             frame += rng.standard_normal(frame.shape, dtype=np.float32) * clip.grain
             picture = np.clip(np.round(frame), 0, 255).astype(np.uint8)
             rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -462,11 +489,23 @@ def render(clip: Clip) -> dict[str, object]:
     }
 
 
+def mugshot(person: Person) -> Bytes:
+    """Head and shoulders in front of a grey wall, 320×400."""
+    shape, unit = (400, 320), 168.0
+    colour, cover = body(person, shape, (160, 170), unit, 0.0)
+    size = shape[::-1]
+    alpha = cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+    picture = 178 + 14 * np.linspace(1, -1, shape[0], dtype=np.float32)[:, None, None].repeat(shape[1], 1).repeat(3, 2)
+    picture = picture * (1 - alpha) + cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * alpha
+    portrait, _ = CutOut(head(person.face("gallery"))).place(shape, (160, 170), unit, 0.0, False)
+    picture = picture * (1 - portrait[..., 3:] / 255) + portrait[..., :3]
+    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
+
+
 def main() -> None:
     (HERE / "mugshots").mkdir(exist_ok=True)
-    for person in people():
-        x1, y1, x2, y2 = person.mugshot
-        Image.fromarray(person.photo[y1:y2, x1:x2]).save(HERE / "mugshots" / f"{person.name}.jpg", quality=92)
+    for person in ENROLLED:
+        Image.fromarray(mugshot(person)).save(HERE / "mugshots" / f"{person.name}.jpg", quality=92)
     truth = {f"{clip.name}.mp4": render(clip) for clip in clips()}
     text = json.dumps(truth, indent=1)
     text = re.sub(r"\n {4,}|\n {3}(?=\})", " ", text)  # one line for each frame
