@@ -1,0 +1,354 @@
+"""The models in the box beside their peers, on people whom none of them was trained on.
+
+python benchmarks/models.py [--people 907] [--restored 907] [--sheets DIR]
+
+The papers' protocol: each person's first photograph is the gallery, the second is the probe; where faces are merged,
+all but the first are. `--sheets` writes pictures of the restorations, for eyes only: they show CelebA's people, so they
+stay out of the repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from merges import rank_and_area
+from PIL import Image
+from results import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.box import boxed
+from fasr_video.evaluation.attributes import scores
+from fasr_video.evaluation.pictures import consistency, psnr, ssim
+from fasr_video.recognition.combiner import FeatureCombiner, load_combiner, mean
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr import samplers, sampling
+from fasr_video.sr.attributes import NAMES
+from fasr_video.sr.checkpoints import load_attribute_classifier
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.methods import FAST, as_image, load_models, sample_seed
+from fasr_video.training.attributes import read_labels
+from fasr_video.training.faces import Faces, read_faces, views
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba"
+SIDES = (12, 16, 24, 32, 64)
+SAMPLES = 4
+BATCH = 16
+ESTIMATE = "dpmpp-1"
+"""One call at the highest noise: the network's guess of the mean of all faces that fit."""
+
+
+@dataclass
+class People:
+    """Of each person: the gallery photograph, the probe, and all photographs but the first."""
+
+    faces: Faces
+    gallery: list[int]
+    probe: list[int]
+    others: list[list[int]]
+    pictures: Tensor
+    embedder: BuiltinEmbedder
+    kept: dict[int, Tensor] = field(default_factory=dict)
+    """Features of all faces at a size; 128 for the face as it is."""
+
+    def at(self, side: int) -> Tensor:
+        if side not in self.kept:
+            seen = self.pictures if side == 128 else enlarge(shrink(self.pictures, side), 128)
+            self.kept[side] = self.embedder.embed(seen)[0]
+        return self.kept[side]
+
+
+def load_people(count: int) -> People:
+    faces, _ = read_faces([DATA / "val-00.tar"])
+    groups = [g for g in faces.people.values() if len(g) >= 3][:count]
+    rows = [r for g in groups for r in g]
+    place = {r: i for i, r in enumerate(rows)}
+    kept = Faces(faces.pictures[rows], tuple(faces.paths[r] for r in rows))
+    own = [[place[r] for r in g] for g in groups]
+    pictures = views(kept.pictures, 128, False, torch.Generator())
+    return People(kept, [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own], pictures, BuiltinEmbedder())
+
+
+# ------------------------------------------------------------------------------------------------ embedder and combiner
+
+
+def teacher(people: People, file: str, split: str | None) -> Tensor:
+    """The teacher's vectors of the faces; the file has a row for each of `labels.csv`, or of one split in it."""
+    with (DATA / "labels.csv").open(newline="") as stream:
+        paths = [row["path"] for row in csv.DictReader(stream) if split in (None, row["split"])]
+    row = {path: i for i, path in enumerate(paths)}
+    vectors = np.load(DATA / file).astype(np.float32)
+    return F.normalize(torch.from_numpy(vectors[[row[path] for path in people.faces.paths]]), dim=1)
+
+
+def embedder_table(people: People, command: str) -> Table:
+    count = len(people.gallery)
+    table = Table("models", f"Embedder: {count} people", command, ("faces searched for", "by", "Rank-1", "AUC"))
+    high, low = teacher(people, "teacher.npy", None), teacher(people, "teacher_lr.npy", "val")
+
+    def row(what: str, by: str, probes: Tensor, gallery: Tensor) -> None:
+        rank, area = rank_and_area(F.normalize(probes, dim=1), F.normalize(gallery, dim=1))
+        table.row([what, by, f"{rank:.3f}", f"{area:.4f}"])
+
+    def merged(features: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.stack([merge(features[rows]) for rows in people.others])
+
+    ours = people.at(128)[people.gallery]
+    row("full resolution", "teacher", high[people.probe], high[people.gallery])
+    row("full resolution", "ours", people.at(128)[people.probe], ours)
+    row("16×16", "teacher", low[people.probe], high[people.gallery])
+    for side in SIDES:
+        row(f"{side}×{side}", "ours", people.at(side)[people.probe], ours)
+    row("all others at 16×16", "teacher, mean", merged(low, mean), high[people.gallery])
+    row("all others at 16×16", "ours, mean", merged(people.at(16), mean), ours)
+    row("all others at 16×16", "ours, Feature Combiner", merged(people.at(16), combiner().combine), ours)
+    table.note(
+        "The teacher is dlib's recogniser, whose vectors the embedder learnt to tell at full resolution. "
+        f"Of {count} people, Rank-1 is uncertain by ±{1.96 * math.sqrt(0.25 / count):.3f} (95 %)."
+    )
+    return table
+
+
+def combiner() -> FeatureCombiner:
+    return load_combiner(boxed("combiner.safetensors"))
+
+
+def combiner_table(people: People, command: str) -> Table:
+    """How near the merged feature of a person's LR faces comes to the feature of the photograph at full resolution."""
+    table = Table("models", "Feature Combiner", command, ("merged by", "cosine to the HR feature", "better for"))
+    joined, wanted = combiner(), people.at(128)[people.gallery]
+    plain, ours = (
+        torch.stack(
+            [(merge(people.at(16)[rows]) * want).sum() for rows, want in zip(people.others, wanted, strict=True)]
+        )
+        for merge in (mean, joined.combine)
+    )
+    gain = (ours - plain).double()
+    t = float(gain.mean() / (gain.std() / math.sqrt(len(gain))))
+    table.row(["mean", f"{plain.mean():.4f}", ""])
+    table.row(["Feature Combiner", f"{ours.mean():.4f}", f"{float((gain > 0).double().mean()):.0%} of people"])
+    table.note(
+        f"Paired t-test over {len(gain)} people: gain {gain.mean():+.4f}, t = {t:.1f}, "
+        f"p = {math.erfc(abs(t) / 2**0.5):.1e}. "
+        "HR feature: of the gallery photograph, which is none of the merged ones."
+    )
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------ by kind of face
+
+
+def kinds(people: People) -> dict[str, list[int]]:
+    """Places of people whose probe is of a kind."""
+    with (DATA / "labels.csv").open(newline="") as stream:
+        label = {row["path"]: row for row in csv.DictReader(stream)}
+    rows = [label[people.faces.paths[i]] for i in people.probe]
+    turned = [_turn({k: float(v) for k, v in r.items() if k.endswith(("_x", "_y"))}) for r in rows]
+    third, two_thirds = np.quantile(turned, (1 / 3, 2 / 3))
+    chosen = {
+        "all": [True] * len(rows),
+        "men": [r["male"] == "1" for r in rows],
+        "women": [r["male"] == "0" for r in rows],
+        "glasses": [r["glasses"] == "1" for r in rows],
+        "beard": [r["no_beard"] == "0" for r in rows],
+        "most frontal third": [t <= third for t in turned],
+        "middle third": [third < t <= two_thirds for t in turned],
+        "most turned third": [t > two_thirds for t in turned],
+    }
+    return {kind: [i for i, yes in enumerate(which) if yes] for kind, which in chosen.items()}
+
+
+def _turn(p: dict[str, float]) -> float:
+    """How far the nose tip lies from the middle of the eyes, in distances of the eyes."""
+    apart = p["right_eye_x"] - p["left_eye_x"]
+    return abs(p["nose_x"] - (p["left_eye_x"] + p["right_eye_x"]) / 2) / max(apart, 1.0)
+
+
+def kinds_table(people: People, restored: Restored, command: str) -> Table:
+    columns = ("probe", "people", "Rank-1 at full size", "Rank-1 at 16×16", "PSNR gain", "SSIM gain", "identity gain")
+    table = Table("models", "By kind of face", command, columns)
+    gallery = people.at(128)[people.gallery]
+    ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
+    low = enlarge(restored.small, 128)
+    gains = [
+        psnr(ours, restored.clean) - psnr(low, restored.clean),
+        ssim(ours, restored.clean) - ssim(low, restored.clean),
+    ]
+    gains.append(restored.identity(ours, people) - restored.identity(low, people))
+    for kind, rows in kinds(people).items():
+        ranks = [_rank(people.at(side)[people.probe][rows] @ gallery.T, rows) for side in (128, 16)]
+        seen = [r for r in rows if r < len(restored.clean)]
+        table.row([kind, len(rows), *(f"{r:.3f}" for r in ranks), *(f"{g[seen].mean():+.3f}" for g in gains)])
+    table.note(
+        "Labels are CelebA's. Everybody is searched in the gallery of all. Thirds go by how far the nose lies from the "
+        f"middle of the eyes. Gains are of the mean of {SAMPLES} samples from 16×16 over the bicubic picture, of "
+        f"the first {len(restored.clean)} people."
+    )
+    return table
+
+
+def _rank(scores: Tensor, own: list[int]) -> float:
+    return float((scores.argmax(1) == torch.tensor(own)).double().mean())
+
+
+# ----------------------------------------------------------------------------------------------------- super-resolution
+
+
+@dataclass
+class Restored:
+    """The probes of the first people, and what each method made of them at 16×16."""
+
+    clean: Tensor
+    small: Tensor
+    drawn: dict[str, Tensor]
+    samples: Tensor
+    """N×SAMPLES pictures of FASR++."""
+
+    def identity(self, pictures: Tensor, people: People) -> Tensor:
+        """Cosine of each picture's feature with the true picture's."""
+        truth = people.at(128)[people.probe[: len(pictures)]]
+        return (people.embedder.embed(pictures)[0] * truth).sum(1)
+
+
+def restore(people: People, count: int) -> Restored:
+    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models.denoiser.precision = torch.bfloat16
+    rows = people.probe[:count]
+    clean = people.pictures[rows]
+    small = shrink(clean, 16)
+    lr = enlarge(small, 128)
+    auxiliaries = [[r for r in others if r != own] for others, own in zip(people.others, rows, strict=False)]
+    low = people.at(16)
+    told = {
+        "SDE-SR: no feature": torch.zeros(len(rows), low.shape[1]),
+        "FASR: mean feature": torch.stack([mean(low[a]) for a in auxiliaries]),
+        "FASR++: Feature Combiner": torch.stack([combiner().combine(low[a]) for a in auxiliaries]),
+    }
+    drawn = {name: draw(models.denoiser, Condition(lr, feature), FAST, 1)[:, 0] for name, feature in told.items()}
+    condition = Condition(lr, told["FASR++: Feature Combiner"])
+    samples = draw(models.denoiser, condition, FAST, SAMPLES)
+    drawn["FASR++, mean of 2"] = samples[:, :2].mean(1)
+    drawn[f"FASR++, mean of {SAMPLES}"] = samples.mean(1)
+    drawn[f"FASR++ by {ESTIMATE}: one call"] = draw(models.denoiser, condition, ESTIMATE, 1)[:, 0]
+    return Restored(clean, small, drawn, samples)
+
+
+def draw(denoiser: Denoiser, condition: Condition, sampler: str, samples: int) -> Tensor:
+    """N×samples×3×128×128; a face's noise is the same for every method."""
+    count = len(condition.lr)
+    rows = torch.arange(count).repeat_interleave(samples)
+    noise = samplers.generators([sample_seed(i, k) for i in range(count) for k in range(samples)])
+    how = sampling.parse(sampler)
+    parts = [
+        sampling.draw(denoiser, condition[rows[i : i + BATCH]], how, noise[i : i + BATCH])
+        for i in range(0, len(rows), BATCH)
+    ]
+    return torch.cat(parts).unflatten(0, (count, samples))
+
+
+def restoration_table(people: People, restored: Restored, command: str) -> Table:
+    columns = ("from 16×16", "PSNR", "SSIM", "identity", "Rank-1", "LR consistency")
+    title = f"Super-resolution: {len(restored.clean)} faces, gallery of {len(people.gallery)} people"
+    table = Table("models", title, command, columns)
+    gallery = people.at(128)[people.gallery]
+    own = list(range(len(restored.clean)))
+    for name, pictures in {
+        "bicubic": enlarge(restored.small, 128),
+        **restored.drawn,
+        "the true face": restored.clean,
+    }.items():
+        features = people.embedder.embed(pictures)[0]
+        cells = [
+            f"{float(psnr(pictures, restored.clean).mean()):.2f}" if name != "the true face" else "",
+            f"{float(ssim(pictures, restored.clean).mean()):.3f}",
+            f"{float(restored.identity(pictures, people).mean()):.3f}",
+            f"{_rank(features @ gallery.T, own):.3f}",
+            f"{float(consistency(pictures, restored.small).mean()):.1f}",
+        ]
+        table.row([name, *cells])
+    spread = restored.samples.std(1).mean()
+    table.note(
+        f"Sampler `{FAST}`: ten calls a sample. The feature is merged from the person's other photographs at 16×16, the "
+        "probe and the gallery photograph not among them. Identity: cosine of the builtin embedder's features of the "
+        "picture and of the true face; the network was told features of the same embedder, a friendly judge. Spread of "
+        f"the samples {spread:.3f}. A sample of a true posterior is 3 dB below the posterior's mean, however good the network is: the "
+        "mean is nearer to the truth and softer, samples show what a face may look like."
+    )
+    return table
+
+
+def sheets(people: People, restored: Restored, folder: Path) -> None:
+    """LR, samples, mean, spread, truth: of every n-th person, and of those whose identity came out worst."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
+    identity = restored.identity(ours, people)
+    count = len(ours)
+    chosen = {"every": list(range(0, count, max(1, count // 8)))[:8], "worst": identity.argsort()[:8].tolist()}
+    for name, rows in chosen.items():
+        lines = []
+        for i in rows:
+            spread = (4 * restored.samples[i].std(0).mean(0)).clamp(0, 1).expand(3, -1, -1)
+            low = enlarge(restored.small[i : i + 1], 128)[0]
+            lines.append(torch.cat([low, *restored.samples[i], ours[i], spread, restored.clean[i]], dim=2))
+        Image.fromarray(as_image(torch.cat(lines, dim=1))).save(folder / f"{name}.png")
+        print(f"written: {folder / f'{name}.png'} (LR, {SAMPLES} samples, mean, spread ×4, truth)")
+
+
+# ---------------------------------------------------------------------------------------------------------- attributes
+
+
+def attributes_table(people: People, command: str) -> Table:
+    columns = ("shown", *(f"{n}: {what}" for n in NAMES for what in ("right", "balanced")))
+    table = Table("models", f"Attributes: {len(people.faces)} faces", command, columns)
+    labels = read_labels(DATA / "labels.csv", people.faces)
+    classifier = load_attribute_classifier(boxed("attributes.safetensors"))
+    rows: dict[str, list[str]] = {}
+    for score in scores(classifier, people.faces, labels):
+        size = "" if score.view.side is None else f", brought down to {score.view.side}×{score.view.side}"
+        rows.setdefault(f"sigma {score.view.sigma:g}{size}", []).extend(
+            (f"{score.accuracy:.3f}", f"{score.balanced:.3f}")
+        )
+    for name, cells in rows.items():
+        table.row([name, *cells])
+    commoner = [float(labels[:, i].float().mean()) for i in range(len(NAMES))]
+    table.row(
+        ["the commoner answer always", *(c for share in commoner for c in (f"{max(share, 1 - share):.3f}", "0.500"))]
+    )
+    table.note("Balanced: the mean over both classes. The classifier is trained for that, since glasses are rare.")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=907)
+    parser.add_argument("--restored", type=int, default=907)
+    parser.add_argument("--sheets", type=Path)
+    args = parser.parse_args()
+    command = f"`python benchmarks/models.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    people = load_people(args.people)
+    first = embedder_table(people, command)
+    second = combiner_table(people, command)
+    restored = restore(people, args.restored)
+    third = restoration_table(people, restored, command)
+    fourth = kinds_table(people, restored, command)
+    fifth = attributes_table(people, command)
+    fifth.note(
+        "The detector stands beside Haar in `detection.md` and `clips.md`, samplers in `sr_ladder.md`, merges in "
+        "`merges.md`, searches with people who are not in the gallery in `open_set.md`."
+    )
+    first.write(second, third, fourth, fifth)
+    if args.sheets:
+        sheets(people, restored, args.sheets)
+
+
+if __name__ == "__main__":
+    main()
