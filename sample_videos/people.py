@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from make import HERE, PEOPLE
 from PIL import Image
+from synthetic import HERE, PEOPLE
 from torch import Tensor
 from torch.nn import functional as F
 
