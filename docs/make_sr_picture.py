@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
-    photo = ROOT / "sample_videos" / "mugshots" / "eileen_collins.jpg"
+    photo = ROOT / "tests" / "fixtures" / "portraits" / "mugshots" / "eileen_collins.jpg"
     face = as_tensor([read_still(photo, detector).face])
     with tempfile.TemporaryDirectory() as folder:
         still = Path(folder) / "still.png"

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-SAMPLES = Path(__file__).parents[1] / "sample_videos"
+PORTRAITS = Path(__file__).parent / "fixtures" / "portraits"
+"""Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its README)."""
 
 
 @pytest.fixture(scope="session")
 def corridor() -> Path:
     """Two people crossing, 8 s at 1280×720."""
-    return SAMPLES / "corridor.mp4"
+    return PORTRAITS / "corridor.mp4"
 
 
 @pytest.fixture(scope="session")
 def entrance() -> Path:
     """One person coming nearer, 6 s at 640×480."""
-    return SAMPLES / "entrance.mp4"
+    return PORTRAITS / "entrance.mp4"

@@ -31,6 +31,7 @@ from fasr_video.sr.methods import load_models
 from fasr_video.sr.weights import FORMAT as DENOISER
 from fasr_video.training.detector import save_detector
 from fasr_video.training.embedder import save_embedder
+from tests.conftest import PORTRAITS
 from tests.test_cli import called
 
 ENTRIES = box.read_manifest()
@@ -178,7 +179,7 @@ def test_nothing_altered_is_ever_loaded_by_default(which: str, copy: Path) -> No
 
 def test_an_altered_calibration_stops_a_search(copy: Path, entrance: Path, tmp_path: Path, capsys: Capture) -> None:
     alter(copy / "calibration.json")
-    gallery = ROOT / "sample_videos" / "mugshots"
+    gallery = PORTRAITS / "mugshots"
     code, _, err = called(capsys, "run", entrance, "--gallery", gallery, "--out", tmp_path / "case")
     assert code == 2 and "calibration.json: it was altered" in err and len(err.strip().splitlines()) == 1
 

@@ -33,11 +33,11 @@ from fasr_video.pipeline.search import read_calibration
 from fasr_video.pipeline.verify import verify
 from fasr_video.sr.restoration import BANNER, NOTE
 from tests import test_search
-from tests.conftest import SAMPLES
+from tests.conftest import PORTRAITS
 
 QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
 CPU = configs.load("cpu", QUICK)
-MUGSHOTS = SAMPLES / "mugshots"
+MUGSHOTS = PORTRAITS / "mugshots"
 
 
 def document(folder: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ def test_insufficient_tracks_are_neither_restored_nor_searched(searched: Path) -
 
 
 def test_right_person_is_ranked_first(searched: Path) -> None:
-    truth = json.loads((SAMPLES / "ground_truth.json").read_text())["corridor.mp4"]["frames"]
+    truth = json.loads((PORTRAITS / "ground_truth.json").read_text())["corridor.mp4"]["frames"]
     asked = 0
     for t in document(searched)["tracks"]:
         people = truth.get(str(t["shown"]["frame"]), {})

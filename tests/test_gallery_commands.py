@@ -14,10 +14,10 @@ from PIL import ImageOps
 from fasr_video.box import boxed
 from fasr_video.gallery.index import FILE
 from fasr_video.gallery.store import DATABASE, Gallery
-from tests.conftest import SAMPLES
+from tests.conftest import PORTRAITS
 from tests.test_cli import called
 
-MUGSHOTS = SAMPLES / "mugshots"
+MUGSHOTS = PORTRAITS / "mugshots"
 Capture = pytest.CaptureFixture[str]
 
 

@@ -31,9 +31,9 @@ from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
 from tests import gallery_ops as ops
-from tests.conftest import SAMPLES
+from tests.conftest import PORTRAITS
 
-GRACE, EILEEN = (SAMPLES / "mugshots" / f"{n}.jpg" for n in ("grace_hopper", "eileen_collins"))
+GRACE, EILEEN = (PORTRAITS / "mugshots" / f"{n}.jpg" for n in ("grace_hopper", "eileen_collins"))
 ROOT = Path(__file__).parents[1]
 
 

@@ -25,6 +25,7 @@ from fasr_video.sr.restoration import Probe, Restorer, restore, square_face
 from fasr_video.sr.sampling import parse
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.types import Image
+from tests.conftest import PORTRAITS
 
 CPU = torch.device("cpu")
 LENGTH = 512
@@ -362,7 +363,7 @@ def test_a_wrong_option_is_one_line(
 
 
 def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> None:
-    photo = Path(__file__).parents[1] / "sample_videos" / "mugshots"
+    photo = PORTRAITS / "mugshots"
     picture = sorted(p for p in photo.rglob("*") if p.suffix.lower() in {".jpg", ".png", ".webp"})[0]
     code, told, err = sr(picture, "--align", "--out", tmp_path / "out", "--method", "fasr")
     assert code == 0, err

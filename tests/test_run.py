@@ -25,7 +25,7 @@ from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.types import Reason
 from tests import videos
-from tests.conftest import SAMPLES
+from tests.conftest import PORTRAITS
 
 QUICK = ("sampling.fps=5", "case.segment_frames=5", "track.min_sightings=2")
 
@@ -48,7 +48,7 @@ def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_person_in_the_sample_is_one_usable_track(unbroken: Path) -> None:
-    truth = json.loads((SAMPLES / "ground_truth.json").read_text())["entrance.mp4"]
+    truth = json.loads((PORTRAITS / "ground_truth.json").read_text())["entrance.mp4"]
     seen = {int(k) for k, people in truth["frames"].items() if "grace_hopper" in people}
     tracks = [t for t in found(unbroken)["tracks"] if t["verdict"] == "usable"]
     assert len(tracks) == 1
@@ -281,11 +281,11 @@ class TestGalleryFolder:
     def gallery(self, tmp_path: Path) -> Path:
         folder = tmp_path / "mugshots"
         folder.mkdir()
-        for photo in (SAMPLES / "mugshots").glob("*.jpg"):
+        for photo in (PORTRAITS / "mugshots").glob("*.jpg"):
             (folder / photo.name).write_bytes(photo.read_bytes())
         (folder / "notes.txt").write_text("no picture")
         PilImage.fromarray(np.full((200, 200, 3), 128, np.uint8)).save(folder / "wall.png")
-        both = [PilImage.open(p).resize((256, 256)) for p in sorted((SAMPLES / "mugshots").glob("*.jpg"))[:2]]
+        both = [PilImage.open(p).resize((256, 256)) for p in sorted((PORTRAITS / "mugshots").glob("*.jpg"))[:2]]
         pair = PilImage.new("RGB", (512, 256))
         pair.paste(both[0], (0, 0))
         pair.paste(both[1], (256, 0))
