@@ -1,0 +1,274 @@
+"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what the file says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fasr_video.errors import FasrError
+from fasr_video.sr import samplers, sampling
+from fasr_video.sr.denoiser import Condition
+from fasr_video.sr.idfsr import (
+    KEPT,
+    RIM,
+    SIGMAS,
+    STEPS,
+    FaceCondition,
+    IdentityDenoiser,
+    assemble,
+    face_mask,
+    time_of,
+    usable,
+    warp,
+    warp_field,
+)
+from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Size
+
+SIDE = 128
+FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
+TINY = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+
+
+def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
+    """Landmarks of n faces, each a little different."""
+    return (FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))).round()
+
+
+def pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 8, 8, generator=g)
+    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
+
+
+def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
+    """Last layers start at zero, in training: here every layer has something to say."""
+    torch.manual_seed(seed)
+    net = IdfsrNet(size)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return net.eval()
+
+
+def told(n: int = 3, seed: int = 0) -> FaceCondition:
+    g = torch.Generator().manual_seed(seed)
+    feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
+    return assemble(pictures(n, seed), faces(n, seed=seed), pictures(n, seed + 1), faces(n, seed=seed + 1), feature)
+
+
+# ---------------------------------------------------------------------------------------------------------------- mask
+
+
+def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
+    marks = faces(200)
+    mask = face_mask(marks, SIDE)
+    assert mask.shape == (200, 1, SIDE, SIDE) and set(mask.unique().tolist()) == {0.0, 1.0}
+    x, y = marks.long().unbind(2)
+    assert bool((mask[torch.arange(200)[:, None], 0, y, x] == 1).all())
+    for edge in (mask[..., :RIM, :], mask[..., -RIM:, :], mask[..., :RIM], mask[..., -RIM:]):
+        assert not edge.any()
+
+
+def test_the_mask_goes_from_brow_to_chin_and_leaves_hair_and_shoulders() -> None:
+    mask = face_mask(FACE[None], SIDE)[0, 0]
+    brow, chin, ears = (63, 46), (63, 120), ((24, 82), (102, 82))
+    assert all(mask[y, x] == 1 for x, y in (brow, chin, *ears))
+    hair, collar, beside = (63, 25), (12, 124), (8, 82)
+    assert all(mask[y, x] == 0 for x, y in (hair, collar, beside))
+    assert 0.3 < float(mask.mean()) < 0.55
+
+
+def test_the_mask_turns_with_the_face() -> None:
+    middle = torch.tensor([63.5, 63.5])
+    turned = (FACE - middle) @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) + middle  # a quarter: down becomes left
+    upright = face_mask(FACE[None], SIDE)[0, 0]
+    assert (face_mask(turned[None], SIDE)[0, 0] != upright.rot90(-1)).float().mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("what", "marks"),
+    [
+        ("not found", torch.full((5, 2), float("nan"))),
+        ("outside", FACE + torch.tensor([60.0, 0.0])),
+        ("upside down", FACE.flip(0)),
+        ("mirrored names", FACE[[1, 0, 2, 4, 3]]),
+        ("all in one place", torch.full((5, 2), 60.0)),
+        ("two in one place", FACE[[0, 1, 0, 3, 4]]),
+    ],
+)
+def test_landmarks_that_cannot_be_a_faces_are_not_usable(what: str, marks: Tensor) -> None:
+    assert usable(torch.stack((FACE, marks))).tolist() == [True, False], what
+
+
+# ---------------------------------------------------------------------------------------------------------------- warp
+
+
+def test_equal_landmarks_leave_the_picture_as_it_is() -> None:
+    x, marks = pictures(8), faces(8)
+    torch.testing.assert_close(warp(x, marks, marks), x, rtol=0, atol=1e-4)
+
+
+def test_the_warp_brings_each_landmark_exactly_to_its_place() -> None:
+    source, target = faces(50, seed=1), faces(50, seed=2)
+    field = warp_field(source, target, SIDE)
+    x, y = target.long().unbind(2)
+    torch.testing.assert_close(field[torch.arange(50)[:, None], y, x], source, rtol=0, atol=1e-3)
+
+
+def test_the_border_stays_where_it_is_and_nothing_is_torn() -> None:
+    field = warp_field(faces(50, seed=1), faces(50, seed=2), SIDE)
+    line = torch.arange(SIDE).float()
+    for edge, along in ((field[:, 0], 0), (field[:, -1], 0), (field[:, :, 0], 1), (field[:, :, -1], 1)):
+        torch.testing.assert_close(edge[..., along], line.expand(50, -1), rtol=0, atol=1e-3)
+    steps = torch.cat((field.diff(dim=1).flatten(), field.diff(dim=2).flatten()))
+    assert float(steps.abs().max()) < 6  # neighbours come from near each other
+
+
+def test_symmetric_faces_have_triangles_too() -> None:
+    """Four points on one circle can be cut in two ways: one is taken, without a hole."""
+    x, even = pictures(1), torch.tensor([[[40.0, 60], [87, 60], [63.5, 63.5], [40, 100], [87, 100]]])
+    torch.testing.assert_close(warp(x, even, even), x, rtol=0, atol=1e-4)
+
+
+def test_each_warp_is_its_own() -> None:
+    x, source, target = pictures(4), faces(4, seed=1), faces(4, seed=2)
+    torch.testing.assert_close(warp(x, source, target)[2:3], warp(x[2:3], source[2:3], target[2:3]))
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
+    size = SIZES[name]
+    assert SIDE // size.block // 2**size.attention == 16
+    with torch.device("meta"):
+        net = IdfsrNet(size)
+        x, one = torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2)
+        style = net.style(x)
+        assert style.shape == (2, 512)
+        assert net(x, x, one, style, torch.zeros(2, 512)).shape == x.shape
+    attending = [name for name, module in net.named_modules() if isinstance(module, CrossAttention)]
+    assert len(attending) == 2 * size.blocks and all(f".{size.attention}." in name for name in attending)
+
+
+def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -> None:
+    with torch.device("meta"):
+        count = {name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6 for name, size in SIZES.items()}
+    assert 10 < count["compact"] < 14 and 80 < count["published"] < 110
+    assert PUBLISHED.widths == tuple(128 * m for m in (1, 1, 2, 2, 4, 4)) and COMPACT.block == 4
+
+
+def test_an_untrained_network_tells_no_noise_whatever_it_is_shown() -> None:
+    condition = told()
+    x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = IdentityDenoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
+    assert torch.equal(out, x)  # D = x − σ · 0
+
+
+def test_it_hears_context_reference_and_identity_and_not_what_is_hidden() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    inside, outside = condition.mask, 1 - condition.mask
+
+    def answer(**other: Tensor) -> Tensor:
+        changed = {name: getattr(condition, name) for name in ("lr", "feature", "mask", "reference")} | other
+        with torch.no_grad():
+            return denoiser(x, sigma, FaceCondition(**changed))
+
+    base, noise = answer(), pictures(3, seed=9)
+    assert torch.equal(answer(lr=condition.lr * outside + noise * inside), base)
+    for other in (
+        {"lr": condition.lr * inside + noise * outside},
+        {"reference": noise},
+        {"feature": condition.feature.flip(1)},
+    ):
+        assert float((answer(**other) - base).abs().max()) > 1e-4, other.keys()
+
+
+def test_an_item_does_not_depend_on_the_rest_of_its_batch() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
+    with torch.no_grad():
+        together, alone = denoiser(x, sigma, condition), denoiser(x[1:2], sigma[1:2], condition[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_samplers_encode_the_reference_once_and_see_the_same_function() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    encoded: list[int] = []
+    denoiser.network.style.register_forward_hook(lambda *_: encoded.append(1))
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    with torch.no_grad():
+        call = denoiser.given(condition)
+        first, _ = call(x, sigma), call(x, sigma)
+        assert len(encoded) == 1
+        assert torch.equal(first, denoiser(x, sigma, condition))
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    with torch.no_grad():
+        exact = denoiser(x, sigma, condition)
+        denoiser.precision = torch.bfloat16
+        rough = denoiser(x, sigma, condition)
+    assert rough.dtype == torch.float32 and (rough - exact).norm() < 0.05 * (exact - x).norm()
+
+
+def test_without_mask_and_reference_it_says_what_is_missing() -> None:
+    condition = told()
+    with pytest.raises(FasrError, match="no reference"):
+        IdentityDenoiser(speaking()).given(Condition(condition.lr, condition.feature))
+
+
+# ------------------------------------------------------------------------------------------------- DDPM and our levels
+
+
+def test_each_step_of_the_ddpm_has_its_noise_level() -> None:
+    t = torch.arange(STEPS).double()
+    torch.testing.assert_close(time_of(SIGMAS), t, rtol=0, atol=1e-9)
+    torch.testing.assert_close(time_of(SIGMAS.float()), t.float(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(1 / (1 + 4 * SIGMAS**2), KEPT)
+    between = time_of((SIGMAS[500] * SIGMAS[501]).sqrt()[None])
+    assert float(between) == pytest.approx(500.5)
+    assert time_of(torch.tensor([1e-9, 1e9])).tolist() == [0, STEPS - 1]
+
+
+def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
+    """Pictures that are Gaussian: y ~ N(m, s²), whose noise E[ε | x_t] is known."""
+    mean, spread = 0.3, 0.2  # of y = 2 · clean − 1
+    t = torch.linspace(STEPS - 1, 0, 20).round().long()
+
+    def noise(x: Tensor, kept: Tensor) -> Tensor:
+        return (1 - kept).sqrt() * (x - kept.sqrt() * mean) / (kept * spread**2 + 1 - kept)
+
+    class Gaussian(IdfsrNet):
+        """Told the time alone, as the network is; x_t must come as a DDPM sees it."""
+
+        def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+            return noise(x, KEPT[time.round().long()][:, None, None, None])
+
+    x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = (x_t / KEPT[t[0]].sqrt() + 1) / 2
+    for now, after in zip(t, [*t[1:], None], strict=True):  # Song, Meng and Ermon 2021, eq. 12 with η = 0
+        kept, then = KEPT[now], torch.ones(()) if after is None else KEPT[after]
+        told = noise(x_t, kept)
+        clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
+        x_t = then.sqrt() * clean + (1 - then).sqrt() * told
+    denoiser = IdentityDenoiser(Gaussian(TINY), side=16)
+    some = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
+    condition = FaceCondition(some, torch.zeros(3, 512), some[:, :1], some.float())
+    levels = torch.cat((SIGMAS[t], torch.zeros(1)))
+    with torch.no_grad():
+        ours = samplers.ddim(denoiser.given(condition), ours, levels)
+    torch.testing.assert_close(2 * ours - 1, x_t, rtol=0, atol=1e-5)
+
+
+def test_a_seed_draws_the_same_picture_whatever_the_batch() -> None:
+    denoiser, condition, how = IdentityDenoiser(speaking()), told(), sampling.parse("ddim-4")
+    together = sampling.draw(denoiser, condition, how, samplers.generators([5, 6, 7]))
+    alone = sampling.draw(denoiser, condition[1:2], how, samplers.generators([6]))
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
