@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import combinations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video.errors import UsageError
@@ -221,3 +221,10 @@ class IdentityDenoiser(Denoiser):
         with self._inside(x):
             noise = self.network(seen, context, time_of(sigma), style, condition.feature)
         return torch.addcmul(x, level, noise.to(x.dtype), value=-1)
+
+
+def noise_error(model: nn.Module, clean: Tensor, condition: FaceCondition, sigma: Tensor, noise: Tensor) -> Tensor:
+    """|ε − ε̂|² of each picture, a mean over its pixels: the DDPM's loss, from what the denoiser says of clean + σ ε."""
+    level = sde.per_item(sigma, clean)
+    out: Tensor = model(clean + level * noise, sigma, condition)
+    return ((out.float() - clean) / level).square().flatten(1).mean(1)
