@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,24 @@ from PIL import Image
 from torch import Tensor
 
 from fasr_video.box import boxed
+from fasr_video.cli import main
 from fasr_video.errors import FasrError
+from fasr_video.files import sha256_file
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.stills import read_still
+from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
+from fasr_video.sr.identity import (
+    About,
+    Identity,
+    References,
+    fit,
+    load_identity,
+    save_identity,
+    stranger,
+)
 from fasr_video.sr.idfsr import (
     KEPT,
     RIM,
@@ -34,13 +49,16 @@ from fasr_video.sr.idfsr import (
     warp,
     warp_field,
 )
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
+from fasr_video.sr.methods import as_image, open_restorer
 from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Size
+from fasr_video.sr.restoration import Probe, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.training import idfsr as training
 from fasr_video.training.faces import draw_moves, read_faces, rows_of
 from fasr_video.training.loop import Plan
 
+ROOT = Path(__file__).parents[1]
 SIDE = 128
 FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
 TINY = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
@@ -458,3 +476,281 @@ def test_training_needs_no_codec_no_index_and_no_opencv() -> None:
     code = f"import sys\nfor name in {names}: sys.modules[name] = None\nimport fasr_video.training.idfsr"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------- fitting
+
+
+def person(n: int = 4, seed: int = 0) -> References:
+    """Photographs that are alike, with features that are, too."""
+    g = torch.Generator().manual_seed(seed)
+    base = pictures(1, seed=seed)
+    shots = (base + 0.05 * (pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
+    features = torch.nn.functional.normalize(torch.ones(n, 512) + torch.randn(n, 512, generator=g), dim=1)
+    names = tuple(f"{i}.png" for i in range(n))
+    return References(names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features)
+
+
+def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is() -> None:
+    denoiser, told_of = IdentityDenoiser(speaking()), []
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    vector, first, last = fit(denoiser, person(), 8, 0, told_of.append)
+    assert last < first
+    assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+    assert [p.step for p in told_of] == list(range(1, 9)) and told_of[0].steps == 8
+    start = torch.nn.functional.normalize(person().features.sum(0), dim=0)
+    assert vector.shape == (512,) and 0 < float((vector - start).norm()) < 2
+    assert torch.equal(fit(denoiser, person(), 8, 0, told_of.append)[0], vector)  # the same seed, the same vector
+
+
+def test_a_fit_that_helps_nothing_is_no_fit() -> None:
+    deaf = IdentityDenoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
+    with pytest.raises(FasrError, match="did not fall"):
+        fit(deaf, person(), 1, 0, lambda progress: None)
+
+
+def test_a_stranger_among_the_references_is_named() -> None:
+    references = person()
+    assert stranger(references) is None
+    mixed = references.features.clone()
+    mixed[2] = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(9)), dim=0)
+    doubt = stranger(replace(references, features=mixed))
+    assert doubt is not None and doubt.startswith("2.png") and "lowest" in doubt and "\n" not in doubt
+
+
+@pytest.mark.parametrize("n", [0, 1, 11])
+def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
+    with pytest.raises(FasrError, match=f"{n} that can be used, but 2 to 10"):
+        person(n) if n else References((), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512))
+
+
+ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
+
+
+def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path) -> None:
+    file, vector = tmp_path / "person.id", torch.randn(512)
+    save_identity(Identity(vector, ABOUT), file)
+    back = load_identity(file, "a" * 64)
+    assert torch.equal(back.vector, vector) and back.about == ABOUT
+    with pytest.raises(FasrError, match="fitted to the weights aaaaaaaaaaaa…, but ffffffffffff… are given"):
+        load_identity(file, "f" * 64)
+
+
+def test_a_file_that_is_no_identity_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "person.id"
+    save_identity(Identity(torch.randn(512), ABOUT), file)
+    whole = file.read_bytes()
+    poisoned, short = Identity(torch.full((512,), float("nan")), ABOUT), Identity(torch.zeros(8), ABOUT)
+    for write in (
+        lambda: file.unlink(),
+        lambda: file.write_bytes(whole[:700]),
+        lambda: file.write_bytes(b"no identity"),
+        lambda: file.write_bytes(whole.replace(b"loss_after", b"loss_other")),
+        lambda: file.write_bytes(boxed("sr.safetensors").read_bytes()),
+        lambda: save_identity(poisoned, file),
+        lambda: save_identity(short, file),
+    ):
+        write()
+        with pytest.raises(FasrError, match=r"person\.id") as told_error:
+            load_identity(file, "a" * 64)
+        assert "\n" not in str(told_error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ restorer
+
+
+class Finder:
+    """Landmarks where the picture is not too dark: as a detector, it finds some and not others."""
+
+    sha256 = "dd"
+
+    def __call__(self, face: np.ndarray) -> np.ndarray | None:
+        return FACE.numpy() if face.mean() > 60 else None
+
+
+class Embedder:
+    """A face's feature is where its brightness lies."""
+
+    name, sha256, length, device, licence = "told", "bb", 512, torch.device("cpu"), ""
+
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
+        return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
+
+
+def restorer(identity: Identity | None = None) -> Idfsr:
+    denoiser = IdentityDenoiser(speaking())
+    models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
+    return Idfsr(models, "ddim-3", torch.device("cpu"))
+
+
+def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
+    picture = light + 0.4 * light * (pictures(1, seed=seed, side=side)[0] - 0.5)
+    return as_image(picture)
+
+
+PROBE = Probe(shot(0), (shot(1, 128), shot(2, 100)))
+DARK = 0.1
+
+
+def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for() -> None:
+    answer = restore(restorer(), PROBE, 2, seed=3)
+    assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
+    assert answer.feature == "mean" and answer.calls == 6
+    assert answer.warnings == ("conditioned on references given: never compare it with those",)
+    other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
+    assert not np.array_equal(other.picture, answer.picture)
+
+
+def test_without_references_the_face_speaks_for_itself_and_that_is_said() -> None:
+    answer = restore(restorer(), Probe(PROBE.lr0), 1, seed=3)
+    assert answer.feature == "own" and len(answer.warnings) == 1
+    assert answer.warnings[0].startswith("reference-free") and "not used" not in answer.warnings[0]
+
+
+def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
+    dark = Probe(shot(0, light=DARK), PROBE.auxiliaries)
+    answer = restore(restorer(), dark, 1, seed=3)
+    told_all = " ".join(answer.warnings)
+    assert answer.feature == "own" and "no usable landmarks on the LR face" in told_all
+    assert "references given were not used" in told_all
+    assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
+
+
+def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
+    answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
+    assert any("reference 2 of 2 left out" in w for w in answer.warnings)
+    assert np.array_equal(answer.picture, restore(restorer(), Probe(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture)
+
+
+def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
+    identity = Identity(3 * torch.randn(512, generator=torch.Generator().manual_seed(0)), ABOUT)
+    plain, fitted = (restore(r, PROBE, 1, seed=3) for r in (restorer(), restorer(identity)))
+    assert fitted.feature == "fitted" and not np.array_equal(plain.picture, fitted.picture)
+    alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
+    assert alone.feature == "fitted"
+    assert [w.partition(":")[0] for w in alone.warnings] == [
+        "conditioned on references given",
+        "no reference for the style",
+    ]
+
+
+@pytest.mark.parametrize(("side", "warned"), [(4, False), (16, False), (20, True)])
+def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
+    warnings = restore(restorer(), Probe(shot(0, side)), 1, seed=0).warnings
+    assert any("4-16 px" in w for w in warnings) == warned
+
+
+def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
+    others = [Probe(shot(7, 8)), PROBE, Probe(shot(8, light=DARK), PROBE.auxiliaries)]
+    together, alone = restorer().restore_all(others, 2, [1, 3, 2])[1], restore(restorer(), PROBE, 2, seed=3)
+    assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
+    assert not np.array_equal(restore(restorer(), PROBE, 2, seed=4).picture, alone.picture)
+
+
+def test_facts_name_all_that_the_answer_depends_on() -> None:
+    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).facts()
+    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {"aa", "bb", "dd", "ii"}
+    assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fasr-video", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
+    save_idfsr(IdentityDenoiser(speaking()), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
+    root = tmp_path_factory.mktemp("album")
+    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+    collins, hopper = (
+        read_still(ROOT / "sample_videos" / "mugshots" / f"{name}.jpg", detector).face
+        for name in ("eileen_collins", "grace_hopper")
+    )
+    brighter = np.clip(collins * 0.9 + 10, 0, 255).astype(np.uint8)
+    for name, picture in (("one/a", collins), ("one/b", brighter), ("two/a", collins), ("two/b", hopper)):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(root / f"{name}.png")
+    Image.fromarray(as_image(shrink(as_tensor([collins]), 16)[0])).save(root / "still.png")
+    return root
+
+
+def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    person_id = tmp_path / "person.id"
+    code, out, err = call("fit", "--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
+    assert code == 0, err
+    assert "2 references, loss" in out
+    assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(boxed("embedder.safetensors"))
+    draw = ("sr", album / "still.png", "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    code, out, err = call(*draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr")
+    assert code == 0 and "never compare it with those" in err
+    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
+    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(person_id)
+    code, _, err = call("fit", "--refs", album / "one", "--model", weights, "--out", person_id)
+    assert code == 2 and "there already" in err
+
+
+def test_references_of_two_people_are_refused_unless_forced(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    fitting = ("fit", "--refs", album / "two", "--model", weights, "--out", tmp_path / "mixed.id", "--steps", 8)
+    code, _, err = call(*fitting)
+    assert code == 2 and "mean cosine" in err and "--force" in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "mixed.id").exists()
+    code, _, err = call(*fitting, "--force")
+    assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
+
+
+def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    with Image.open(album / "one" / "a.png") as picture:
+        picture.resize((4, 4), Image.Resampling.BOX).save(tmp_path / "dot.png")
+    draw = ("sr", tmp_path / "dot.png", "--out", tmp_path / "sr")
+    assert call(*draw, "--method", "bicubic")[0] == 3
+    code, _, err = call(*draw, "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    assert code == 0 and "reference-free" in err
+
+
+def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
+    still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
+    small = tmp_path / "small"
+    small.mkdir()
+    for name in "ab":
+        with Image.open(album / "one" / f"{name}.png") as picture:
+            picture.resize((40, 40)).save(small / f"{name}.png")
+    fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
+    for arguments, says in (
+        (("sr", still, *idfsr), "give --model"),
+        (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
+        (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
+        (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
+        (("sr", still, "--identity", weights), "takes no fitted identity"),
+        ((*fitting, "--refs", "/nowhere"), "no such folder"),
+        ((*fitting, "--refs", small), "0 that can be used"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
+    with pytest.raises(FasrError, match="stills alone"):
+        open_restorer("idfsr", torch.device("cpu"))

@@ -31,8 +31,8 @@ BETA = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
 KEPT = torch.cumprod(1 - BETA, 0)
 """ᾱ of each step."""
 SIGMAS = ((1 - KEPT) / KEPT).sqrt() / 2
-BAND = (4, 16)
-"""Smallest and largest LR faces: ×32, ×16, ×8."""
+SIDES = (4, 8, 16)
+"""Of the LR faces that it is for: ×32, ×16, ×8."""
 
 RIM = 4
 """Pixels along each edge that are never hidden: without any context there is nothing to fit the face to."""
@@ -184,7 +184,8 @@ class IdentityDenoiser(Denoiser):
     def __init__(self, network: IdfsrNet, side: int = SIDE) -> None:
         super().__init__()
         self.network, self.side, self.feature_length = network, side, IDENTITY
-        self.sigma_min, self.sigma_max, self.band = float(SIGMAS[0]), float(SIGMAS[-1]), BAND
+        self.sigma_min, self.sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
+        self.band = (min(SIDES), max(SIDES))
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         told = self._told(condition)
