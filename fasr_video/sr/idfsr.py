@@ -104,10 +104,10 @@ def warp_field(source: Tensor, target: Tensor, side: int) -> Tensor:
         weights = torch.linalg.inv(F.pad(corners, (0, 1), value=1.0).mT)
         affine = (from_corners.mT @ weights).float()
         pixels = F.pad(_pixels(side).to(source.device), (0, 1), value=1.0)
-        within = (weights.float() @ pixels.T).amin(2)
-        chosen = within.argmax(1)
+        within = (weights.float().flatten(0, 2) @ pixels.T).unflatten(0, weights.shape[:3]).amin(2)
+        chosen = within.max(1).indices
         taken: Tensor = affine[item[:, :, 0], chosen]
-        return (taken @ pixels[None, :, :, None])[..., 0].reshape(-1, side, side, 2)
+        return (taken * pixels[:, None]).sum(-1).reshape(-1, side, side, 2)
 
 
 def _triangles(points: Tensor) -> Tensor:
