@@ -214,6 +214,7 @@ def verify_command(case: Path, as_json: bool) -> int:
 @click.option("--model", type=WEIGHTS, help="SR network: ours, or a published checkpoint. [default: builtin]")
 @click.option("--embedder", type=WEIGHTS, help="Weights of the builtin embedder's kind. [default: builtin]")
 @click.option("--combiner", type=WEIGHTS, help="Feature Combiner. [default: builtin]")
+@click.option("--identity", type=WEIGHTS, help="What `fasr-video fit` wrote of the person, for --method idfsr.")
 @click.option("--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option(
@@ -259,6 +260,36 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
                 click.echo(f"{done.path}: {done.state} {done.sheet}")
 
         yield tick
+
+
+@cli.command("fit")
+@click.option("--refs", required=True, type=FOLDER, help="Folder with 2 to 10 photographs of one person's face.")
+@click.option("--model", required=True, type=WEIGHTS, help="Weights that `train idfsr` wrote.")
+@click.option("--out", required=True, type=WEIGHTS, help="The identity file to write, as person.id.")
+@click.option("--embedder", type=WEIGHTS, help="Weights of the builtin embedder's kind. [default: builtin]")
+@click.option("--align", is_flag=True, help="Find the face in each photograph first.")
+@click.option("--steps", default=200, type=click.IntRange(min=1), show_default=True, help="Of fitting.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
+@click.option("--force", is_flag=True, help="Fit although the photographs seem to be of different people.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+def fit_command(**options: Any) -> int:
+    """Fit one vector of IDFSR to a person's photographs, for `fasr-video sr --method idfsr --identity`."""
+    from fasr_video.pipeline.identity import Job, fit_person
+
+    job = Job(**options)
+    console = Console(stderr=True)
+    try:
+        with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task("fitting", total=job.steps)
+            fitted = fit_person(job, lambda p: bar.update(task, completed=p.step))
+    except KeyboardInterrupt:
+        click.echo("fasr-video: stopped, nothing was written; the same command begins again", err=True)
+        return ExitCode.STOPPED
+    for warning in fitted.warnings:
+        click.echo(f"{job.refs}: warning: {warning}", err=True)
+    a = fitted.about
+    click.echo(f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after")
+    return ExitCode.DONE
 
 
 @cli.command("models")

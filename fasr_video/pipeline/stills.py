@@ -19,10 +19,12 @@ from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.media.folder import pictures_in
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr import idfsr_restorer
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.methods import as_image, open_restorer, samples_of
 from fasr_video.sr.restoration import (
@@ -31,6 +33,7 @@ from fasr_video.sr.restoration import (
     SMALLEST,
     Probe,
     Restoration,
+    Restorer,
     png_note,
     restore,
     square_face,
@@ -66,6 +69,8 @@ class Job:
     combiner: Path | None
     device: str
     precision: str
+    identity: Path | None = None
+    """A fitted identity, for idfsr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +92,17 @@ def run(job: Job) -> Iterator[Done]:
     """Each image in turn; one that cannot be used is told and does not stop the others."""
     if job.samples is not None and not 1 <= job.samples <= 64:
         raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
+    if job.identity is not None and job.method != idfsr_restorer.NAME:
+        raise UsageError(f"method {job.method}", "it takes no fitted identity", "use --method idfsr")
     files = (job.model, job.embedder, job.combiner)
-    restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files)
+    if job.method == idfsr_restorer.NAME:
+        restorer = _open_idfsr(job)
+    else:
+        restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files)
     samples = job.samples or samples_of(job.method)
+    smallest = idfsr_restorer.SMALLEST if job.method == idfsr_restorer.NAME else SMALLEST
     detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
-    auxiliaries, about_aux = _read_auxiliaries(job.aux, detector)
+    auxiliaries, about_aux = read_auxiliaries(job.aux, detector)
     shared = {
         "auxiliaries": [a.sha256 for a in auxiliaries],
         "restorer": restorer.facts(),
@@ -104,7 +115,7 @@ def run(job: Job) -> Iterator[Done]:
     faces = tuple(a.face for a in auxiliaries)
     for path in job.images:
         try:
-            still = read_still(path, detector)
+            still = read_still(path, detector, smallest)
         except InputError as error:
             yield Done(path, "refused", None, (), str(error))
             continue
@@ -117,7 +128,13 @@ def run(job: Job) -> Iterator[Done]:
         yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
 
 
-def _read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[list[Still], list[str]]:
+def _open_idfsr(job: Job) -> Restorer:
+    device = find_device(job.device)
+    models = idfsr_restorer.load_idfsr_models(job.model, job.embedder, job.identity, device, LandmarkFinder(job.device))
+    return idfsr_restorer.Idfsr(models, job.sampler, device, job.precision)
+
+
+def read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[list[Still], list[str]]:
     """The faces of the folder, and a warning for each that cannot be used or had to be cut."""
     if folder is None:
         return [], []
@@ -136,7 +153,7 @@ def _read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[l
     return stills, warnings
 
 
-def read_still(path: Path, detector: Detector | None) -> Still:
+def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) -> Still:
     """A face crop; with a detector, the one face of a larger picture brought into the canonical frame."""
     if not path.is_file():
         raise InputError(path, "a folder" if path.is_dir() else "no such file", "give pictures of faces")
@@ -147,9 +164,9 @@ def read_still(path: Path, detector: Detector | None) -> Still:
     if _is_ours(path):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
-        face, warnings = _aligned(path, image, detector)
+        face, warnings = _aligned(path, image, detector, smallest)
     else:
-        face, warnings = square_face(str(path), image)
+        face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
             reason = f"a face of {len(face)} px needs no super-resolution to {CANONICAL_SIDE} px"
             raise InputError(path, reason, "give a small face crop, or --align for a picture with a face in it")
@@ -163,7 +180,7 @@ def _is_ours(path: Path) -> bool:
         return NOTE in picture.info
 
 
-def _aligned(path: Path, image: Image, detector: Detector) -> tuple[Image, tuple[str, ...]]:
+def _aligned(path: Path, image: Image, detector: Detector, smallest: int) -> tuple[Image, tuple[str, ...]]:
     found = detector.detect([image])[0]
     found = found.take(found.scores >= 0.5)
     if len(found) != 1:
@@ -174,8 +191,8 @@ def _aligned(path: Path, image: Image, detector: Detector) -> tuple[Image, tuple
     # The canonical square in the picture's own pixels: no larger than the camera saw it.
     one = similarity(points, CANONICAL)
     side = min(CANONICAL_SIDE, round(1 / float(np.hypot(one[0, 0], one[1, 0]))))
-    if side < SMALLEST:
-        raise InputError(path, f"its face is {side} px, {SMALLEST} needed", "choose a frame where the person is nearer")
+    if side < smallest:
+        raise InputError(path, f"its face is {side} px, {smallest} needed", "choose a frame where the person is nearer")
     warnings = () if found.landmarks is not None else ("aligned by the face's box: the detector gives no landmarks",)
     return to_canonical(image, points, side), warnings
 

@@ -45,7 +45,8 @@ METHODS = {
     "sde-sr-subvp": Method(None, 1, "subvp-100"),
     "sr3": Method(None, 1, "ddpm-100"),
 }
-NAMES = (*METHODS, "bicubic", f"{SPANDREL}FILE")
+STILLS_ONLY = "idfsr"
+NAMES = (*METHODS, STILLS_ONLY, "bicubic", f"{SPANDREL}FILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, 
     """The restorer of that name; `models` is called only when the method needs them."""
     if name in METHODS:
         return Diffusion(name, models(), sampling.parse(sampler or METHODS[name].sampler), device)
+    if name == STILLS_ONLY:
+        raise UsageError(f"method {name}", "it restores stills alone", "use it with fasr-video sr, or another one here")
     if name != "bicubic" and not name.startswith(SPANDREL):
         raise UsageError(f"method {name}", "no such method", f"use one of: {', '.join(NAMES)}")
     other = Bicubic() if name == "bicubic" else ThirdParty(Path(name.removeprefix(SPANDREL)), device)

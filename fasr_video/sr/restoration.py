@@ -56,7 +56,7 @@ class Restoration:
     model: str
     """SHA-256 of the network's weights; empty for bicubic."""
     feature: str
-    """Where the feature came from: combiner, mean, given, or none."""
+    """Where the feature came from: combiner, mean, given, fitted, own (the LR face's), or none."""
     warnings: tuple[str, ...]
 
 
@@ -76,12 +76,12 @@ def restore(restorer: Restorer, probe: Probe, samples: int, seed: int) -> Restor
     return restorer.restore_all([probe], samples, [seed])[0]
 
 
-def square_face(name: str, image: Image) -> tuple[Image, tuple[str, ...]]:
+def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Image, tuple[str, ...]]:
     """The picture as a square face, and warnings; refuses what is no face-shaped crop."""
     height, width = image.shape[:2]
     short, long = sorted((height, width))
-    if short < SMALLEST:
-        reason = f"{width}×{height} px, but a face needs {SMALLEST}×{SMALLEST} to say anything"
+    if short < smallest:
+        reason = f"{width}×{height} px, but a face needs {smallest}×{smallest} to say anything"
         raise InputError(name, reason, "choose a frame where the person is nearer")
     if long > LARGEST_RATIO * short:
         reason = f"{width}×{height} px is not the shape of a face crop"

@@ -14,11 +14,14 @@ from fasr_video.checkpoint import load_state, read_metadata, save_own
 from fasr_video.errors import ModelError
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
+from fasr_video.sr.idfsr import IdentityDenoiser
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 
 FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
+IDFSR_FORMAT = "fasr-video/idfsr/1"
 CONSTANTS = {"frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
 """Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
 
@@ -48,6 +51,15 @@ class AttributesHeader:
     side: int
     sigma_min: float
     sigma_max: float
+
+
+@dataclass(frozen=True, slots=True)
+class IdfsrHeader:
+    size: Size
+    side: int
+    band: tuple[int, int]
+    embedder: str
+    """SHA-256 of the embedder whose features are its identities."""
 
 
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
@@ -110,6 +122,29 @@ def load_attributes(path: Path) -> AttributeClassifier:
         raise _damaged(path, error) from error
     load_state(net, path)
     return AttributeClassifier(net, header.names, header.sigma_min, header.sigma_max).float().eval()
+
+
+def save_idfsr(denoiser: IdentityDenoiser, path: Path) -> None:
+    header = IdfsrHeader(denoiser.network.size, denoiser.side, denoiser.band, denoiser.embedder)
+    _save(denoiser.network.state_dict(), IDFSR_FORMAT, asdict(header), path)
+
+
+def load_idfsr(path: Path) -> IdentityDenoiser:
+    """The denoiser that `save_idfsr` wrote."""
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    fields = _fields(path, IDFSR_FORMAT)
+    if fields is None:
+        raise ModelError(path, "its header does not name an IDFSR network", "give weights that `train idfsr` wrote")
+    try:
+        size = Size(**fields["size"] | {"widths": tuple(fields["size"]["widths"])})
+        header = IdfsrHeader(**fields | {"size": size, "band": tuple(fields["band"])})
+        denoiser = IdentityDenoiser(IdfsrNet(size), header.side)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    denoiser.band, denoiser.embedder = header.band, header.embedder
+    load_state(denoiser.network, path)
+    return denoiser.float().eval()
 
 
 def _read_header(path: Path) -> Header | None:

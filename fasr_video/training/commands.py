@@ -192,6 +192,50 @@ def attributes_command(faces: tuple[Path, ...], labels: Path, **options: Any) ->
     _finish(options["out"], step, plan.steps)
 
 
+@train_group.command("idfsr")
+@SOURCES
+@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
+@click.option("--landmarks", required=True, type=FILE, help="CSV with path and five landmarks of each face.")
+@click.option("--embedder", type=FILE, help="Weights of the embedder that made the features. [default: builtin]")
+@click.option(
+    "--size", type=click.Choice(["compact", "published"]), default="compact", show_default=True, help="Of it."
+)
+@click.option(
+    "--surveillance",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of batches degraded as cameras do.",
+)
+@click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
+@click.option(
+    "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
+)
+@run_options(steps=50_000, batch=32, lr=4e-4)
+def idfsr_command(
+    faces: tuple[Path, ...],
+    features: Path,
+    landmarks: Path,
+    embedder: Path | None,
+    size: str,
+    surveillance: float,
+    begin: Path | None,
+    shown: Path | None,
+    **options: Any,
+) -> None:
+    """Train IDFSR, for faces of 4, 8 and 16 px, on FACES of people with two photos or more."""
+    from fasr_video.storage import environment
+    from fasr_video.training import idfsr
+
+    opened = _faces(faces)
+    plan, device = _plan(options)
+    recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance)
+    job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, shown, begin)
+    with environment(options["out"]):
+        step = idfsr.run(job, options["out"], plan, device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
 def _faces(sources: tuple[Path, ...]) -> Faces:
     from fasr_video.training.faces import read_faces
 

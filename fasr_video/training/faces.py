@@ -142,9 +142,18 @@ def views(pictures: Tensor, side: int, jitter: bool, generator: torch.Generator)
     if not jitter:
         low = rim // 2
         return pictures[..., low : low + side, low : low + side].float() / 255
+    return cut(pictures, side, *draw_moves(len(pictures), rim, generator))
+
+
+def draw_moves(n: int, rim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For n faces: rows and columns to leave out before the cut (2×n×1, up to the rim), and who is mirrored (n×1)."""
+    moves = torch.randint(0, rim + 1, (2, n, 1), generator=generator, device=generator.device)
+    return moves, torch.rand(n, 1, generator=generator, device=generator.device) < 0.5
+
+
+def cut(pictures: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> Tensor:
+    """uint8 faces as N×3×side×side in [0,1], moved and mirrored so."""
     n, device = len(pictures), pictures.device
-    moves = torch.randint(0, rim + 1, (2, n, 1), generator=generator, device=device)
-    mirrored = torch.rand(n, 1, generator=generator, device=device) < 0.5
     line = torch.arange(side, device=device)
     rows, columns = moves[0] + line, moves[1] + torch.where(mirrored, side - 1 - line, line)
     item = torch.arange(n, device=device)[:, None, None]

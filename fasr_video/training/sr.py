@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -110,23 +110,23 @@ def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.G
 
 
 def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """LR twins."""
-    chance = torch.rand((), generator=generator, device=generator.device)
-    if chance < recipe.surveillance:
-        seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
-        low = Surveillance()(clean, seeds)
-    else:
-        low = _papers_low(clean, recipe, generator)
+    """LR twins, and zeros where there is to be none."""
+    low = poor(clean, recipe.sides, recipe.surveillance, Surveillance(), generator)
     keep = torch.rand(len(clean), generator=generator, device=generator.device) >= recipe.no_lr
     return low * sde.per_item(keep.to(clean), clean)
 
 
-def _papers_low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """One size for each quarter of the batch, since faces of one size go through together."""
-    picks = torch.randint(0, len(recipe.sides), (4,), generator=generator, device=generator.device).tolist()
-    parts = [
-        enlarge(shrink(part, recipe.sides[k]), clean.shape[-1]) for part, k in zip(clean.chunk(4), picks, strict=False)
-    ]
+def poor(
+    clean: Tensor, sides: Sequence[int], share: float, surveillance: Surveillance, generator: torch.Generator
+) -> Tensor:
+    """LR twins at full size: by the papers' degradation, or, for that share of batches, by what cameras do."""
+    chance = torch.rand((), generator=generator, device=generator.device)
+    if chance < share:
+        seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
+        return surveillance(clean, seeds)
+    # One size for each quarter of the batch, since faces of one size go through together.
+    picks = torch.randint(0, len(sides), (4,), generator=generator, device=generator.device).tolist()
+    parts = [enlarge(shrink(part, sides[k]), clean.shape[-1]) for part, k in zip(clean.chunk(4), picks, strict=False)]
     return torch.cat(parts)
 
 

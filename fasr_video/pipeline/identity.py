@@ -1,0 +1,97 @@
+"""`fasr-video fit`: photographs of a person in, a fitted identity out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fasr_video.checkpoint import find_device
+from fasr_video.errors import UsageError
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.marks import LandmarkFinder
+from fasr_video.pipeline.stills import Still, read_auxiliaries
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.identity import About, Identity, Progress, References, cosines, fit, lowest, save_identity, stranger
+from fasr_video.sr.idfsr import SIDE
+from fasr_video.sr.idfsr_restorer import IdfsrModels, load_idfsr_models
+from fasr_video.sr.methods import as_image
+from fasr_video.storage import environment
+
+SMALLEST_REFERENCE = 64
+"""Side in pixels below which a photograph would teach the vector its own blur."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `fasr-video fit` is asked for."""
+
+    refs: Path
+    model: Path
+    out: Path
+    embedder: Path | None
+    align: bool
+    steps: int
+    seed: int
+    force: bool
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    about: About
+    warnings: tuple[str, ...]
+
+
+def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
+    """Fit one vector to the photographs in a folder, and write it."""
+    if job.out.exists():
+        raise UsageError(job.out, "it is there already", "give another name, or remove it")
+    models = load_idfsr_models(job.model, job.embedder, None, find_device(job.device), LandmarkFinder(job.device))
+    detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
+    stills, warnings = read_auxiliaries(job.refs, detector)
+    references, left_out = _references(stills, models)
+    doubt = stranger(references)
+    if doubt is not None and not job.force:
+        raise UsageError(job.refs, f"not of one person, it seems: {doubt}", "take that one out, or give --force")
+    if doubt is not None:
+        warnings.append(f"fitted by force, to photographs that may not be of one person: {doubt}")
+    vector, before, after = fit(models.denoiser, references, job.steps, job.seed, report)
+    about = About(
+        weights=models.denoiser_sha256,
+        embedder=models.embedder.sha256,
+        references=references.sha256,
+        steps=job.steps,
+        loss_before=before,
+        loss_after=after,
+        lowest_cosine=lowest(cosines(references)),
+    )
+    with environment(job.out):
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        save_identity(Identity(vector, about), job.out)
+    return Fitted(about, (*warnings, *left_out))
+
+
+def _references(stills: Sequence[Still], models: IdfsrModels) -> tuple[References, list[str]]:
+    """The photographs that can be used, and a warning for each other one."""
+    good: list[tuple[Still, Tensor, Tensor]] = []
+    left_out = []
+    for still in stills:
+        picture = enlarge(as_tensor([still.face]), SIDE)
+        marks = models.find_marks(as_image(picture[0]))
+        if len(still.face) < SMALLEST_REFERENCE:
+            left_out.append(f"{still.path.name} left out: {len(still.face)} px, {SMALLEST_REFERENCE} needed")
+        elif marks is None:
+            left_out.append(f"{still.path.name} left out: no usable landmarks on it")
+        elif still.sha256 in (other.sha256 for other, _, _ in good):
+            left_out.append(f"{still.path.name} left out: the same file as another one")
+        else:
+            good.append((still, picture, torch.from_numpy(marks)))
+    pictures = torch.cat([torch.zeros(0, 3, SIDE, SIDE), *(picture for _, picture, _ in good)])
+    marks_of = torch.stack([torch.zeros(5, 2), *(found for _, _, found in good)])[1:]
+    names, digests = tuple(s.path.name for s, _, _ in good), tuple(s.sha256 for s, _, _ in good)
+    return References(names, digests, pictures, marks_of, models.embedder.embed(pictures)[0]), left_out

@@ -1,0 +1,231 @@
+"""IDFSR: what the network is told of a face (mask, warped reference, identity), and the network as a denoiser.
+
+Landmarks are N×5×2 in a picture's pixels, whole numbers at the pixels' centres, in the order of `types.Landmarks`.
+
+The network is a DDPM's: it sees x_t = √ᾱ_t y + √(1 − ᾱ_t) ε of a picture y in [−1, 1] and tells ε. Our samplers see
+x = clean + σ ε with clean = (y + 1) / 2. Both are one picture when
+
+    x_t = √ᾱ (2x − 1)    with    σ_t = ½ √((1 − ᾱ_t) / ᾱ_t),    that is    ᾱ = 1 / (1 + 4σ²),
+
+and D(x, σ) = x − σ ε̂(x_t, t). Between the thousand steps t is linear in ln σ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fasr_video.errors import UsageError
+from fasr_video.sr import sde
+from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.networks.idfsr import IDENTITY, IdfsrNet
+
+SIDE = 128
+STEPS = 1000
+BETA = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+KEPT = torch.cumprod(1 - BETA, 0)
+"""ᾱ of each step."""
+SIGMAS = ((1 - KEPT) / KEPT).sqrt() / 2
+SIDES = (4, 8, 16)
+"""Of the LR faces that it is for: ×32, ×16, ×8."""
+
+RIM = 4
+"""Pixels along each edge that are never hidden: without any context there is nothing to fit the face to."""
+
+
+def time_of(sigma: Tensor) -> Tensor:
+    """The step, from 0 to 999 and fractions too, at which a DDPM's picture has noise sigma on it."""
+    table = SIGMAS.log().to(sigma.device)
+    level = sigma.double().log().clamp(table[0], table[-1])
+    after = torch.searchsorted(table, level).clamp(1, STEPS - 1)
+    low, high = table[after - 1], table[after]
+    return (after - 1 + (level - low) / (high - low)).to(sigma)
+
+
+# ------------------------------------------------------------------------------------------------------- mask and warp
+
+
+def usable(marks: Tensor, side: int = SIDE) -> Tensor:
+    """N booleans: whether the landmarks can be those of a face that fills most of the picture."""
+    inside = (marks.isfinite() & (marks >= 0) & (marks <= side - 1)).flatten(1).all(1)
+    eyes, mouth = marks[:, :2], marks[:, 3:]
+    apart = (eyes[:, 1, 0] - eyes[:, 0, 0] > side / 10) & (mouth[:, 1, 0] > mouth[:, 0, 0])
+    upright = mouth.mean(1)[:, 1] - eyes.mean(1)[:, 1] > side / 10
+    distances = torch.cdist(marks.double(), marks.double()) + side * torch.eye(5, device=marks.device)
+    return inside & apart & upright & (distances > side / 64).flatten(1).all(1)
+
+
+def face_mask(marks: Tensor, side: int = SIDE) -> Tensor:
+    """N×1×side×side, 1 within the face's oval: from the brows to the chin, from ear to ear.
+
+    Seen from the middle of the eyes, with the way to the middle of the mouth as the unit: the brows lie 0.45 above, the
+    chin 1.5 below, the ears 1.1 eye distances to the sides (a turned head's eyes come nearer, its width hardly does).
+    """
+    eyes, mouth = marks[:, :2].mean(1), marks[:, 3:].mean(1)
+    down = mouth - eyes
+    height = down.norm(dim=1, keepdim=True)
+    width = (marks[:, 1] - marks[:, 0]).norm(dim=1, keepdim=True)
+    across, along = 1.1 * torch.maximum(width, 0.9 * height), 0.975 * height
+    centre, unit = eyes + 0.525 * down, down / height
+    offset = _pixels(side).to(marks) - centre[:, None]
+    v = (offset * unit[:, None]).sum(2) / along
+    u = (offset[..., 0] * unit[:, None, 1] - offset[..., 1] * unit[:, None, 0]) / across
+    oval = (u**2 + v**2 <= 1).to(marks).unflatten(1, (1, side, side))
+    return F.pad(oval[..., RIM:-RIM, RIM:-RIM], (RIM, RIM, RIM, RIM))
+
+
+def warp(reference: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """N×3×S×S, bent triangle by triangle so that what lay at the landmarks `source` comes to `target`.
+
+    The corners of the triangles are the landmarks and eight points of the border, which stay where they are.
+    """
+    side = reference.shape[-1]
+    grid = warp_field(source, target, side) * (2 / (side - 1)) - 1
+    return F.grid_sample(reference, grid.to(reference), padding_mode="border", align_corners=True)
+
+
+def warp_field(source: Tensor, target: Tensor, side: int) -> Tensor:
+    """N×side×side×2: from where in the reference each pixel (x, y) is taken."""
+    with torch.autocast(source.device.type, enabled=False):  # bfloat16 counts pixels in steps of a half
+        border = _BORDER.to(source.device) * (side - 1)
+        points, origins = (
+            torch.cat((marks.double().clamp(1, side - 2), border.expand(len(marks), -1, -1)), 1)
+            for marks in (target, source)
+        )
+        triangles = _triangles(points / (side - 1))
+        item = torch.arange(len(points), device=points.device)[:, None, None]
+        corners, from_corners = points[item, triangles], origins[item, triangles]
+        # Columns of corners (x, y, 1): its inverse tells a pixel's weights on the three corners.
+        weights = torch.linalg.inv(F.pad(corners, (0, 1), value=1.0).mT)
+        affine = (from_corners.mT @ weights).float()
+        pixels = F.pad(_pixels(side).to(source.device), (0, 1), value=1.0)
+        within = (weights.float().flatten(0, 2) @ pixels.T).unflatten(0, weights.shape[:3]).amin(2)
+        chosen = within.max(1).indices
+        taken: Tensor = affine[item[:, :, 0], chosen]
+        return (taken * pixels[:, None]).sum(-1).reshape(-1, side, side, 2)
+
+
+def _triangles(points: Tensor) -> Tensor:
+    """N×16×3: the Delaunay triangles of N×13 points, five landmarks and the border's, in the unit square.
+
+    Those of all triples whose circle holds no other point: with 13 points that is soon tried.
+    """
+    # Faces are symmetric: without a small displacement four points would lie on one circle and leave two ways to cut.
+    # The border's middles go outwards, so that no flat triangle lies along an edge.
+    points = points + _DISPLACED.to(points.device)
+    triples = _TRIPLES.to(points.device)
+    corners = points[:, triples]
+    a, b, c = (corners[:, :, None, k] - points[:, None] for k in range(3))
+    turn = _cross(corners[:, :, 1] - corners[:, :, 0], corners[:, :, 2] - corners[:, :, 0]).sign()
+    lifted = (v.square().sum(-1) for v in (a, b, c))
+    crossed = (_cross(b, c), _cross(c, a), _cross(a, b))
+    inside = sum(x * y for x, y in zip(lifted, crossed, strict=True)) * turn[..., None]
+    emptiest = torch.as_tensor(inside).amax(2).topk(_COUNT, largest=False).indices
+    return triples[emptiest]
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+@lru_cache(maxsize=4)
+def _pixels(side: int) -> Tensor:
+    """side²×2: x and y of each pixel, row by row."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    return torch.stack((x, y), -1).reshape(-1, 2).float()
+
+
+_BORDER = torch.tensor([(0, 0), (0.5, 0), (1, 0), (1, 0.5), (1, 1), (0.5, 1), (0, 1), (0, 0.5)], dtype=torch.float64)
+_TRIPLES = torch.tensor(list(combinations(range(5 + len(_BORDER)), 3)))
+_COUNT = 2 * (5 + len(_BORDER)) - 2 - len(_BORDER)  # of triangles, by Euler's formula
+
+
+def _displacements() -> Tensor:
+    order = torch.arange(5, dtype=torch.float64)
+    inner = 1e-4 * torch.stack((torch.sin(1 + 2.3 * order), torch.sin(2 + 3.7 * order)), 1)
+    middles = (_BORDER == 0.5).any(1, keepdim=True)
+    return torch.cat((inner, 1e-3 * middles * (_BORDER - 0.5)))
+
+
+_DISPLACED = _displacements()
+
+
+# ----------------------------------------------------------------------------------------------- condition and denoiser
+
+
+@dataclass(frozen=True, slots=True)
+class FaceCondition(Condition):
+    """A masked LR face, a reference that was warped onto it, and an identity."""
+
+    mask: Tensor
+    """N×1×S×S: 1 where the LR face is hidden from the network."""
+    reference: Tensor
+    """N×3×S×S in [0, 1]."""
+
+    def __getitem__(self, rows: Tensor | slice) -> FaceCondition:
+        return FaceCondition(self.lr[rows], self.feature[rows], self.mask[rows], self.reference[rows])
+
+
+def assemble(lr: Tensor, marks: Tensor, reference: Tensor, reference_marks: Tensor, feature: Tensor) -> FaceCondition:
+    """What the network is told of LR faces with these landmarks. Without a reference the LR face is its own."""
+    return FaceCondition(lr, feature, face_mask(marks, lr.shape[-1]), warp(reference, reference_marks, marks))
+
+
+class IdentityDenoiser(Denoiser):
+    """IDFSR's network as D(x, σ, condition); the condition is a FaceCondition."""
+
+    network: IdfsrNet
+
+    def __init__(self, network: IdfsrNet, side: int = SIDE) -> None:
+        super().__init__()
+        self.network, self.side, self.feature_length = network, side, IDENTITY
+        self.sigma_min, self.sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
+        self.band = (min(SIDES), max(SIDES))
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        told = self._told(condition)
+        return self._clean(x, sigma, told, self._style(told))
+
+    def given(self, condition: Condition) -> sde.Denoiser:
+        """The reference is encoded once for all calls."""
+        self.check(condition)
+        told = self._told(condition)
+        style = self._style(told)
+        return lambda x, sigma: self._clean(x, sigma, told, style)
+
+    def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
+        """|ε − ε̂|², the DDPM's loss, is |D − clean|² / σ²."""
+        return sigma**-2
+
+    def check(self, condition: Condition) -> None:
+        Denoiser.check(self, condition)
+        self._check_size("reference", self._told(condition).reference)
+
+    def _told(self, condition: Condition) -> FaceCondition:
+        if not isinstance(condition, FaceCondition):
+            raise UsageError("IDFSR network", "no mask and no reference beside the LR face", "use method idfsr")
+        return condition
+
+    def _style(self, condition: FaceCondition) -> Tensor:
+        with self._inside(condition.lr):
+            return self.network.style(2 * condition.reference - 1)  # type: ignore[no-any-return]
+
+    def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
+        level = sde.per_item(sigma, x)
+        seen = (2 * x - 1) / (1 + 4 * level**2).sqrt()
+        context = (2 * condition.lr - 1) * (1 - condition.mask)
+        with self._inside(x):
+            noise = self.network(seen, context, time_of(sigma), style, condition.feature)
+        return torch.addcmul(x, level, noise.to(x.dtype), value=-1)
+
+
+def noise_error(model: nn.Module, clean: Tensor, condition: FaceCondition, sigma: Tensor, noise: Tensor) -> Tensor:
+    """|ε − ε̂|² of each picture, a mean over its pixels: the DDPM's loss, from what the denoiser says of clean + σ ε."""
+    level = sde.per_item(sigma, clean)
+    out: Tensor = model(clean + level * noise, sigma, condition)
+    return ((out.float() - clean) / level).square().flatten(1).mean(1)

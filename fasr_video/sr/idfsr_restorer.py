@@ -1,0 +1,208 @@
+"""The restorer `idfsr`: rebuilds the face of a very poor picture from references or a fitted identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fasr_video.errors import ModelError, UsageError
+from fasr_video.files import sha256_file
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.align import USUAL_MARKS
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.sr import samplers, sampling
+from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.denoiser import PRECISIONS
+from fasr_video.sr.identity import Identity, load_identity
+from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
+from fasr_video.sr.methods import as_image, sample_seed
+from fasr_video.sr.restoration import Probe, Restoration
+from fasr_video.sr.sampling import Sampling
+from fasr_video.sr.weights import load_idfsr
+from fasr_video.types import Image
+
+NAME = "idfsr"
+SAMPLER = "ddim-20"
+SMALLEST = min(SIDES)
+"""Side in pixels of the smallest faces that are drawn."""
+
+
+class MarkFinder(Protocol):
+    sha256: str
+    """Of the model that finds them."""
+
+    def __call__(self, face: Image) -> NDArray[np.float32] | None:
+        """5×2: usable landmarks of a canonical picture (128×128×3), or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IdfsrModels:
+    denoiser: IdentityDenoiser
+    denoiser_sha256: str
+    embedder: Embedder
+    find_marks: MarkFinder
+    identity: Identity | None = None
+    identity_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _References:
+    """The auxiliary faces on which landmarks were found."""
+
+    pictures: Tensor
+    marks: Tensor
+    feature: Tensor
+    """512: the mean of theirs."""
+    warnings: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    condition: FaceCondition
+    """One row."""
+    source: str
+    warnings: tuple[str, ...]
+
+
+def load_idfsr_models(
+    weights: Path | None, embedder: Path | None, identity: Path | None, device: torch.device, find_marks: MarkFinder
+) -> IdfsrModels:
+    if weights is None:
+        reason = "no weights of it come along"
+        raise UsageError(f"method {NAME}", reason, "give --model with weights that `fasr-video train idfsr` wrote")
+    denoiser = load_idfsr(weights).to(device)
+    digest = sha256_file(weights)
+    faces = BuiltinEmbedder(embedder, device)
+    if denoiser.embedder and denoiser.embedder != faces.sha256:
+        reason = f"trained with the embedder {denoiser.embedder[:12]}…, but {faces.sha256[:12]}… is given"
+        raise ModelError(weights, reason, "give the embedder that it was trained with")
+    models = IdfsrModels(denoiser, digest, faces, find_marks)
+    if identity is None:
+        return models
+    return IdfsrModels(denoiser, digest, faces, find_marks, load_identity(identity, digest), sha256_file(identity))
+
+
+class Idfsr:
+    """Draws p(picture | context of the LR face, warped reference, identity)."""
+
+    name = NAME
+
+    def __init__(self, models: IdfsrModels, sampler: str | None, device: torch.device, precision: str = "float32"):
+        self._models, self._device = models, device
+        self._sampling: Sampling = sampling.parse(sampler or SAMPLER)
+        models.denoiser.precision = PRECISIONS[precision]
+        self._seen: tuple[tuple[Image, ...], _References] | None = None
+
+    def facts(self) -> dict[str, object]:
+        m = self._models
+        return {
+            "method": self.name,
+            "sampler": str(self._sampling),
+            "network": m.denoiser_sha256,
+            "precision": str(m.denoiser.precision).removeprefix("torch."),
+            "embedder": m.embedder.sha256,
+            "landmarks": m.find_marks.sha256,
+            "identity": m.identity_sha256,
+        }
+
+    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+        return [self._restore(probe, samples, seed) for probe, seed in zip(probes, seeds, strict=True)]
+
+    def _restore(self, probe: Probe, samples: int, seed: int) -> Restoration:
+        if not probe.lr_known:
+            raise UsageError(
+                "feature-only", f"method {NAME} needs the LR face around the features", "use fasr++ or fasr"
+            )
+        told = self._told(probe)
+        rows = torch.zeros(samples, dtype=torch.long)
+        repeated = told.condition[rows]
+        condition = FaceCondition(
+            *(v.to(self._device) for v in (repeated.lr, repeated.feature, repeated.mask, repeated.reference))
+        )
+        noise = samplers.generators([sample_seed(seed, k) for k in range(samples)])
+        drawn = sampling.draw(self._models.denoiser, condition, self._sampling, noise).float().cpu()
+        spread = drawn.std(0).mean(0) if samples > 1 else torch.zeros(drawn.shape[-2:])
+        return Restoration(
+            picture=as_image(drawn.mean(0)),
+            samples=tuple(as_image(sample) for sample in drawn),
+            spread=spread.numpy(),
+            method=self.name,
+            sampler=str(self._sampling),
+            calls=self._sampling.calls * samples,
+            seed=seed,
+            model=self._models.denoiser_sha256,
+            feature=told.source,
+            warnings=told.warnings,
+        )
+
+    def _told(self, probe: Probe) -> _Told:
+        """What the network is told of a face: by references, by a fitted identity, or by the face itself."""
+        lr = enlarge(as_tensor([probe.lr0]), SIDE)
+        found, references = self._marks_of(lr), self._references(probe.auxiliaries)
+        marks = torch.from_numpy(USUAL_MARKS).float()[None] if found is None else found
+        warnings = [*self._outside(probe), *references.warnings]
+        reference, reference_marks = lr, marks
+        if found is not None and len(references):
+            nearest = int((references.marks - found).square().sum((1, 2)).argmin())  # it is bent least
+            reference, reference_marks = references.pictures[nearest, None], references.marks[nearest, None]
+        feature, source = self._identity(probe, lr, references if found is not None else None)
+        if found is None:
+            warnings.append("no usable landmarks on the LR face: the usual ones of its frame hide the face region")
+        if source == "own":
+            unused = " The references given were not used." if probe.auxiliaries else ""
+            warnings.append(f"reference-free: style and identity are those of the LR face itself.{unused}")
+        else:
+            warnings.append("conditioned on references given: never compare it with those")
+            if reference is lr:
+                warnings.append("no reference for the style: it is that of the LR face itself")
+        return _Told(assemble(lr, marks, reference, reference_marks, feature[None]), source, tuple(warnings))
+
+    def _identity(self, probe: Probe, lr: Tensor, references: _References | None) -> tuple[Tensor, str]:
+        """512 numbers, and where they are from."""
+        if self._models.identity is not None:
+            return self._models.identity.vector, "fitted"
+        if probe.feature is not None:
+            return torch.from_numpy(np.asarray(probe.feature, np.float32)), "given"
+        if references is not None and len(references):
+            return references.feature, "mean"
+        return self._models.embedder.embed(lr)[0][0], "own"
+
+    def _references(self, faces: tuple[Image, ...]) -> _References:
+        if self._seen is not None and self._seen[0] is faces:
+            return self._seen[1]  # many stills of one person share their references
+        pictures, marks, warnings = [], [], []
+        for number, face in enumerate(faces, 1):
+            picture = enlarge(as_tensor([face]), SIDE)
+            found = self._marks_of(picture)
+            if found is None:
+                warnings.append(f"reference {number} of {len(faces)} left out: no usable landmarks on it")
+            else:
+                pictures.append(picture)
+                marks.append(found)
+        block = torch.cat([torch.zeros(0, 3, SIDE, SIDE), *pictures])
+        feature = merging.mean(self._models.embedder.embed(block)[0])
+        told = _References(block, torch.cat([torch.zeros(0, 5, 2), *marks]), feature, tuple(warnings))
+        self._seen = (faces, told)
+        return told
+
+    def _marks_of(self, picture: Tensor) -> Tensor | None:
+        found = self._models.find_marks(as_image(picture[0]))
+        return None if found is None else torch.from_numpy(found).float()[None]
+
+    def _outside(self, probe: Probe) -> list[str]:
+        low, high = self._models.denoiser.band
+        side = len(probe.lr0)
+        if low <= side <= high:
+            return []
+        return [f"LR face of {side} px, outside the {low}-{high} px that the network was trained on"]

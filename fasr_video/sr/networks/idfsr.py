@@ -1,0 +1,172 @@
+"""IDFSR's network: (noisy picture, masked LR, time, style, identity) → the noise. One class in two sizes.
+
+A U-Net that two codes enter by ways of their own. The style code (512 numbers that an encoder like the U-Net's own
+first half makes of the warped reference) scales each block's normalised map, z_s · (t_s · GroupNorm(h) + t_b). The
+identity (an embedder's feature, or a fitted vector) is looked at by each cell of the 16×16 map: cross-attention
+stands there in place of self-attention. A block size above 1 cuts pixels into channels, as in `compact.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 16
+STYLE, IDENTITY = 512, 512
+TOKENS, TOKEN = 8, 64
+"""Attention to a single vector says the same to every cell, so the identity is told as eight vectors of 64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    block: int
+    """Pixels a side that become channels."""
+    widths: tuple[int, ...]
+    """Channels of each level; each level halves the one before."""
+    blocks: int
+    """Residual blocks a level, each way."""
+    condition: int
+    """Length of the time embedding."""
+    attention: int
+    """The level with cross-attention: that of 16×16 cells."""
+
+
+PUBLISHED = Size(block=1, widths=(128, 128, 256, 256, 512, 512), blocks=2, condition=512, attention=3)
+COMPACT = Size(block=4, widths=(128, 192, 320), blocks=1, condition=256, attention=1)
+SIZES = {"compact": COMPACT, "published": PUBLISHED}
+
+
+class PlainResidual(nn.Module):
+    """Norm, SiLU, conv, norm, SiLU, conv: a block that no code enters. The last conv starts at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm_1, self.conv_1 = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, width, 3, 1, 1)
+        self.norm_2, self.conv_2 = nn.GroupNorm(GROUPS, width), nn.Conv2d(width, width, 3, 1, 1)
+        nn.init.zeros_(self.conv_2.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        return x + self.conv_2(F.silu(self.norm_2(h)))  # type: ignore[no-any-return]
+
+
+class Residual(PlainResidual):
+    """The same with AdaGN for its second norm: (1 + z_s) · ((1 + t_s) · GroupNorm(h) + t_b)."""
+
+    def __init__(self, width: int, condition: int) -> None:
+        super().__init__(width)
+        self.dense_t, self.dense_z = nn.Linear(condition, 2 * width), nn.Linear(STYLE, width)
+
+    def forward(self, x: Tensor, time: Tensor, style: Tensor) -> Tensor:  # type: ignore[override]
+        h = self.norm_2(self.conv_1(F.silu(self.norm_1(x))))
+        scale, shift = self.dense_t(time)[:, :, None, None].chunk(2, dim=1)
+        h = (1 + self.dense_z(style))[:, :, None, None] * torch.addcmul(shift, h, 1 + scale)
+        return x + self.conv_2(F.silu(h))  # type: ignore[no-any-return]
+
+
+class CrossAttention(nn.Module):
+    """Each cell of the map looks at the identity's tokens, in heads of 64 channels or less."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.heads = nn.GroupNorm(GROUPS, width), max(1, width // 64)
+        self.query, self.key_value = nn.Conv2d(width, width, 1), nn.Linear(TOKEN, 2 * width)
+        self.out = nn.Conv2d(width, width, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        q = self.query(self.norm(x)).reshape(n, self.heads, c // self.heads, h * w).transpose(-1, -2)
+        k, v = self.key_value(tokens).reshape(n, TOKENS, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
+        return x + self.out(seen)  # type: ignore[no-any-return]
+
+
+class Level(nn.Module):
+    """Residual blocks at one size, each followed by cross-attention where the level has it."""
+
+    def __init__(self, width: int, size: Size, attention: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Residual(width, size.condition) for _ in range(size.blocks))
+        self.attention = nn.ModuleList(CrossAttention(width) for _ in range(size.blocks if attention else 0))
+
+    def forward(self, x: Tensor, time: Tensor, style: Tensor, tokens: Tensor) -> Tensor:
+        for i, block in enumerate(self.blocks):
+            x = block(x, time, style)
+            if self.attention:
+                x = self.attention[i](x, tokens)
+        return x
+
+
+class StyleEncoder(nn.Module):
+    """The U-Net's way down, without time: N×3×S×S in [−1, 1] → N×512."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.block = size.block
+        self.enter = nn.Conv2d(3 * size.block**2, size.widths[0], 3, 1, 1)
+        self.levels = nn.ModuleList(
+            nn.Sequential(*(PlainResidual(width) for _ in range(size.blocks))) for width in size.widths
+        )
+        self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairwise(size.widths))
+        self.norm, self.leave = nn.GroupNorm(GROUPS, size.widths[-1]), nn.Linear(size.widths[-1], STYLE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.levels[0](self.enter(F.pixel_unshuffle(x, self.block)))
+        for shrink, level in zip(self.shrink, self.levels[1:], strict=True):
+            h = level(shrink(F.pixel_unshuffle(h, 2)))
+        return self.leave(F.silu(self.norm(h)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+class IdfsrNet(nn.Module):
+    """The U-Net and, as `style`, the encoder of the reference. Pictures are in [−1, 1]; the output starts at zero."""
+
+    def __init__(self, size: Size = COMPACT) -> None:
+        super().__init__()
+        self.size = size
+        condition, pixels = size.condition, 3 * size.block**2
+        self.style = StyleEncoder(size)
+        self.time = nn.Sequential(nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.tokens = nn.Linear(IDENTITY, TOKENS * TOKEN)
+        self.enter = nn.Conv2d(2 * pixels, size.widths[0], 3, 1, 1)
+        # At the lowest size the ways down and up are one after the other, as the middle of a U-Net.
+        self.down, self.up = (
+            nn.ModuleList(Level(w, size, i == size.attention) for i, w in enumerate(size.widths)) for _ in range(2)
+        )
+        pairs = list(pairwise(size.widths))
+        self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairs)
+        self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
+        last = nn.Conv2d(size.widths[0], pixels, 3, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.leave = nn.Sequential(nn.GroupNorm(GROUPS, size.widths[0]), nn.SiLU(), last)
+
+    def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+        """The noise in x. `time` counts from 0 to 999, fractions too; `identity` N×512 is a unit vector or zeros."""
+        told = F.silu(self.time(_waves(time, self.size.condition)))
+        tokens = self.tokens(identity * math.sqrt(IDENTITY)).unflatten(1, (TOKENS, TOKEN))
+        h = self.enter(F.pixel_unshuffle(torch.cat((x, lr), dim=1), self.size.block))
+        skips = []
+        for i, level in enumerate(self.down):
+            h = level(h, told, style, tokens)
+            skips.append(h)
+            if i < len(self.shrink):
+                h = self.shrink[i](F.pixel_unshuffle(h, 2))
+        for i in reversed(range(len(self.up))):
+            if i < len(self.grow):
+                h = F.pixel_shuffle(self.grow[i](h), 2) + skips[i]
+            h = self.up[i](h, told, style, tokens)
+        return F.pixel_shuffle(self.leave(h), self.size.block)
+
+
+def _waves(time: Tensor, length: int) -> Tensor:
+    """Sines and cosines of the time at periods from 2π to 10,000 · 2π. (DDPM, as Transformers tell places)"""
+    half = length // 2
+    frequency = torch.exp(torch.arange(half, device=time.device, dtype=time.dtype) * (-math.log(10_000) / half))
+    angles = time[:, None] * frequency
+    return torch.cat((angles.sin(), angles.cos()), dim=1)

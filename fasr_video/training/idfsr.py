@@ -1,0 +1,294 @@
+"""Train IDFSR on aligned faces of people with two photos or more, with landmarks and identity features beside them.
+
+Each step: faces, moved and mirrored; their LR twins, landmarks found on those a little wrong; another photo of each
+person, warped onto them; that person's feature; a step of the DDPM; |ε − ε̂|². A share of the faces has to do without
+references, as in the reference-free mode: the LR face is then its own, and the embedder looks at nothing else.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fasr_video import __version__
+from fasr_video.checkpoint import load_state
+from fasr_video.errors import InputError, ModelError, UsageError
+from fasr_video.files import sha256_file, write_whole
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder
+from fasr_video.sr import samplers, sampling, sde
+from fasr_video.sr.idfsr import (
+    SIDE,
+    SIDES,
+    SIGMAS,
+    STEPS,
+    FaceCondition,
+    IdentityDenoiser,
+    assemble,
+    noise_error,
+    usable,
+)
+from fasr_video.sr.networks.idfsr import SIZES, IdfsrNet
+from fasr_video.sr.surveillance import Surveillance
+from fasr_video.sr.weights import save_idfsr
+from fasr_video.training.combiner import CombinerFeatures
+from fasr_video.training.curves import draw_run
+from fasr_video.training.faces import Faces, cut, draw_moves, read_faces, rows_of, views
+from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.sr import merged_features, poor
+
+COLUMNS = tuple(
+    f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for axis in "xy"
+)
+MIRRORED = [1, 0, 2, 4, 3]
+Embed = Callable[[Tensor], Tensor]
+"""N×3×128×128 in [0, 1] → N×512."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the network is shown."""
+
+    batch: int = 32
+    sides: tuple[int, ...] = SIDES
+    """Sizes of the LR face."""
+    surveillance: float = 0.0
+    """Share of batches that suffer what cameras and recorders do, in place of the papers' degradation."""
+    alone: float = 0.1
+    """Share of faces without references."""
+    merged: float = 0.5
+    """Share of faces that get the mean feature of the person's other photos in place of the reference's alone."""
+    marks_noise: float = 3.0
+    """Deviation in pixels, of 128: the builtin detector's on faces of 16 px is 2.8, on those of 8 px 4.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Faces of people with two photos or more, each person's together."""
+
+    pictures: Tensor
+    """N×3×S×S uint8."""
+    marks: Tensor
+    """N×5×2 in their pixels."""
+    own: Tensor
+    """N×512: the feature of each."""
+    merged: Tensor
+    """N×512: the mean feature of the person's other photos."""
+    first: Tensor
+    """N: the row where the person begins,"""
+    count: Tensor
+    """and how many rows it has."""
+
+    def partners(self, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """Another photo of each one's person, drawn at random."""
+        first, count = self.first[rows], self.count[rows]
+        draw = torch.rand(len(rows), generator=generator, device=generator.device)
+        step = 1 + (draw * (count - 1)).long().clamp_max(count - 2)
+        return first + (rows - first + step) % count
+
+
+def read_marks(file: Path, faces: Faces) -> Tensor:
+    """N×5×2: the landmarks of each face from a CSV file, found by its column `path`; NaN where `found` is 0."""
+    remedy = f"give a CSV file with the columns path, {', '.join(COLUMNS)}"
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = {row["path"]: row for row in csv.DictReader(stream)}
+        missing = [path for path in faces.paths if path not in rows]
+        if missing:
+            reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
+            raise InputError(file, reason, remedy)
+        values = [
+            [math.nan if rows[path].get("found") == "0" else float(rows[path][name]) for name in COLUMNS]
+            for path in faces.paths
+        ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
+    except KeyError as error:
+        raise InputError(file, f"it has no column {error.args[0]}", remedy) from error
+    except (ValueError, TypeError) as error:
+        raise InputError(file, f"a landmark is no number ({error})", remedy) from error
+    return torch.tensor(values).reshape(-1, 5, 2)
+
+
+def material(faces: Faces, marks: Tensor, features: Tensor) -> Material:
+    """The faces that can be used: with usable landmarks, and another such photo of the same person."""
+    good = usable(marks, faces.pictures.shape[-1]).tolist()
+    groups = [[i for i in group if good[i]] for group in faces.people.values()]
+    groups = [group for group in groups if len(group) > 1]
+    if not groups:
+        raise UsageError("faces", "nobody has two photos with usable landmarks", "give more photos of each person")
+    rows = torch.tensor([i for group in groups for i in group])
+    count = torch.tensor([len(group) for group in groups])
+    own = features[rows]
+    first = torch.cumsum(count, 0) - count
+    people = [list(range(f, f + n)) for f, n in zip(first.tolist(), count.tolist(), strict=True)]
+    each = [value.repeat_interleave(count) for value in (first, count)]
+    return Material(faces.pictures[rows], marks[rows], own, merged_features(own, people, merging.mean), *each)
+
+
+def make_loss(
+    data: Material, recipe: Recipe, side: int, embed: Embed
+) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+    device = data.pictures.device
+    sigmas = SIGMAS.float().to(device)
+
+    def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        rows = torch.randint(0, len(data.pictures), (recipe.batch,), generator=generator, device=device)
+        clean, condition = shown(data, rows, recipe, side, embed, generator)
+        sigma = sigmas[torch.randint(0, STEPS, (recipe.batch,), generator=generator, device=device)]
+        error = noise_error(
+            model, clean, condition, sigma, torch.randn(clean.shape, generator=generator, device=device)
+        )
+        low, high = sigma < 0.3, sigma > 1.5  # a quarter of the steps, and half of them
+        return {
+            "loss": error.mean(),
+            "fine": (error * low).sum() / low.sum().clamp_min(1),
+            "coarse": (error * high).sum() / high.sum().clamp_min(1),
+        }
+
+    return loss
+
+
+def shown(
+    data: Material, rows: Tensor, recipe: Recipe, side: int, embed: Embed, generator: torch.Generator
+) -> tuple[Tensor, FaceCondition]:
+    """The faces of these rows, and what the network is told of them."""
+    partners = data.partners(rows, generator)
+    rim = data.pictures.shape[-1] - side
+    moves, mirrored = draw_moves(len(rows), rim, generator)
+    other_moves, _ = draw_moves(len(rows), rim, generator)
+    clean, marks = _view(data, rows, side, moves, mirrored)
+    # A mole stays on its cheek: the reference is mirrored with its face.
+    reference, reference_marks = _view(data, partners, side, other_moves, mirrored)
+    ranges = Surveillance(side=(min(recipe.sides), max(recipe.sides)))
+    lr = poor(clean, recipe.sides, recipe.surveillance, ranges, generator)
+    seen = marks + recipe.marks_noise * torch.randn(marks.shape, generator=generator, device=marks.device)
+    use_merged = torch.rand(len(rows), 1, generator=generator, device=rows.device) < recipe.merged
+    feature = torch.where(use_merged, data.merged[rows], data.own[partners])
+    alone = torch.rand(len(rows), generator=generator, device=rows.device) < recipe.alone
+    if bool(alone.any()):
+        reference = torch.where(sde.per_item(alone, lr), lr, reference)
+        reference_marks = torch.where(alone[:, None, None], seen, reference_marks)
+        feature[alone] = embed(lr[alone]).to(feature)
+    return clean, assemble(lr, seen, reference, reference_marks, feature)
+
+
+def _view(data: Material, rows: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+    """The faces, moved and mirrored, and where their landmarks are then."""
+    marks = data.marks[rows] - moves.flip(0).permute(1, 2, 0)  # moves are rows, columns; landmarks x, y
+    flipped = marks[:, MIRRORED] * marks.new_tensor([-1.0, 1.0]) + marks.new_tensor([side - 1.0, 0.0])
+    return cut(data.pictures[rows], side, moves, mirrored), torch.where(mirrored[..., None], flipped, marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `fasr-video train idfsr` is asked for."""
+
+    faces: Faces
+    features: Path
+    """.npz of `train features`."""
+    landmarks: Path
+    """CSV with the landmarks of the faces, in their pixels."""
+    embedder: Path | None
+    """The one that the features are of; None for that in the box."""
+    size: str
+    """compact or published."""
+    recipe: Recipe
+    shown: Path | None = None
+    """Faces for the sample sheets, of people with two photos or more, or None for no sheets."""
+    begin: Path | None = None
+    """Weights that a new run begins with."""
+
+
+def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]) -> int:
+    """Train in folder `out`; leaves idfsr.safetensors, its manifest, log, curves and samples. Returns the step."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(plan.seed)
+    embedder = BuiltinEmbedder(job.embedder, device)
+    source = CombinerFeatures.load(job.features).source
+    if source.sha256 and source.sha256 != embedder.sha256:
+        reason = f"its features are of the embedder {source.sha256[:12]}…, but {embedder.sha256[:12]}… is given"
+        raise ModelError(job.features, reason, "give the embedder that made them")
+    data = material(job.faces, read_marks(job.landmarks, job.faces), rows_of(job.features, job.faces, ("hr",))["hr"])
+    data = Material(*(getattr(data, name).to(device) for name in Material.__slots__))
+    denoiser = IdentityDenoiser(IdfsrNet(SIZES[job.size]))
+    if job.begin is not None:
+        load_state(denoiser.network, job.begin)
+    denoiser.embedder, denoiser.band = source.sha256, (min(job.recipe.sides), max(job.recipe.sides))
+    embed = _embedding(embedder)
+    sheets = None if job.shown is None else Sheets(job.shown, job.landmarks, embed, out)
+    about = {
+        "version": __version__,
+        "licence": "follows the faces it was trained on: name them, and their terms, beside these weights",
+        "faces": len(data.pictures),
+        "people": len(set(data.first.tolist())),
+        "features": sha256_file(job.features),
+        "landmarks": sha256_file(job.landmarks),
+        "embedder": embedder.sha256,
+        "begun with": "" if job.begin is None else sha256_file(job.begin),
+        "size": job.size,
+        "recipe": asdict(job.recipe),
+        "plan": asdict(plan),
+    }
+
+    def save(state: Mapping[str, Tensor], step: int) -> None:
+        learned = copy.deepcopy(denoiser)
+        learned.load_state_dict(state)
+        file = out / "idfsr.safetensors"
+        save_idfsr(learned.eval(), file)
+        manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
+        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
+        draw_run(out, ("loss", "fine", "coarse"))
+        if sheets is not None:
+            sheets.draw(learned)
+
+    settings = {name: about[name] for name in ("features", "landmarks", "embedder", "faces", "begun with", "size")}
+    settings |= {"recipe": job.recipe}
+    loss = make_loss(data, job.recipe, denoiser.side, embed)
+    return train(denoiser, loss, out, plan, device, save, report, settings)
+
+
+def _embedding(embedder: Embedder) -> Embed:
+    return lambda faces: embedder.embed(faces)[0]
+
+
+HOW = sampling.parse("ddim-20")
+
+
+class Sheets:
+    """A few people drawn at each checkpoint, with what the network is told and the truth: whether the loss means it."""
+
+    def __init__(self, source: Path, landmarks: Path, embed: Embed, out: Path, count: int = 8) -> None:
+        everybody, _ = read_faces([source])
+        groups = [group for group in everybody.people.values() if len(group) > 1][:count]
+        chosen = [i for group in groups for i in group]
+        faces = Faces(everybody.pictures[chosen], tuple(everybody.paths[i] for i in chosen))
+        generator = torch.Generator().manual_seed(0)
+        features = embed(views(faces.pictures, SIDE, False, generator))
+        data = material(faces, read_marks(landmarks, faces), features)
+        rows = torch.tensor(sorted(set(data.first.tolist())))
+        recipe = Recipe(alone=0.0, marks_noise=0.0)
+        self._clean, self._told = shown(data, rows, recipe, SIDE, embed, generator)
+        self._out = out
+
+    def draw(self, denoiser: IdentityDenoiser) -> None:
+        device = next(denoiser.parameters()).device
+        told = self._told
+        condition = FaceCondition(*(v.to(device) for v in (told.lr, told.feature, told.mask, told.reference)))
+        noise = samplers.generators(range(len(told.lr)))
+        drawn = sampling.draw(denoiser, condition, HOW, noise).cpu()
+        masked = told.lr * (1 - told.mask) + 0.5 * told.mask
+        rows = torch.cat(
+            [torch.cat(list(row), dim=2) for row in (told.lr, masked, told.reference, drawn, self._clean)], dim=1
+        )
+        image = Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
+        write_whole(self._out / "samples.png", lambda path: image.save(path, "PNG"))

@@ -1,0 +1,756 @@
+"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what the file says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fasr_video.box import boxed
+from fasr_video.cli import main
+from fasr_video.errors import FasrError
+from fasr_video.files import sha256_file
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.stills import read_still
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr import checkpoints, samplers, sampling
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.denoiser import Condition
+from fasr_video.sr.identity import (
+    About,
+    Identity,
+    References,
+    fit,
+    load_identity,
+    save_identity,
+    stranger,
+)
+from fasr_video.sr.idfsr import (
+    KEPT,
+    RIM,
+    SIGMAS,
+    STEPS,
+    FaceCondition,
+    IdentityDenoiser,
+    assemble,
+    face_mask,
+    time_of,
+    usable,
+    warp,
+    warp_field,
+)
+from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
+from fasr_video.sr.methods import as_image, open_restorer
+from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Size
+from fasr_video.sr.restoration import Probe, restore
+from fasr_video.sr.weights import load_idfsr, save_idfsr
+from fasr_video.training import idfsr as training
+from fasr_video.training.faces import draw_moves, read_faces, rows_of
+from fasr_video.training.loop import Plan
+
+ROOT = Path(__file__).parents[1]
+SIDE = 128
+FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
+TINY = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+
+
+def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
+    """Landmarks of n faces, each a little different."""
+    return (FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))).round()
+
+
+def pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 8, 8, generator=g)
+    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
+
+
+def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
+    """Last layers start at zero, in training: here every layer has something to say."""
+    torch.manual_seed(seed)
+    net = IdfsrNet(size)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return net.eval()
+
+
+def told(n: int = 3, seed: int = 0) -> FaceCondition:
+    g = torch.Generator().manual_seed(seed)
+    feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
+    return assemble(pictures(n, seed), faces(n, seed=seed), pictures(n, seed + 1), faces(n, seed=seed + 1), feature)
+
+
+# ---------------------------------------------------------------------------------------------------------------- mask
+
+
+def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
+    marks = faces(200)
+    mask = face_mask(marks, SIDE)
+    assert mask.shape == (200, 1, SIDE, SIDE) and set(mask.unique().tolist()) == {0.0, 1.0}
+    x, y = marks.long().unbind(2)
+    assert bool((mask[torch.arange(200)[:, None], 0, y, x] == 1).all())
+    for edge in (mask[..., :RIM, :], mask[..., -RIM:, :], mask[..., :RIM], mask[..., -RIM:]):
+        assert not edge.any()
+
+
+def test_the_mask_goes_from_brow_to_chin_and_leaves_hair_and_shoulders() -> None:
+    mask = face_mask(FACE[None], SIDE)[0, 0]
+    brow, chin, ears = (63, 46), (63, 120), ((24, 82), (102, 82))
+    assert all(mask[y, x] == 1 for x, y in (brow, chin, *ears))
+    hair, collar, beside = (63, 25), (12, 124), (8, 82)
+    assert all(mask[y, x] == 0 for x, y in (hair, collar, beside))
+    assert 0.3 < float(mask.mean()) < 0.55
+
+
+def test_the_mask_turns_with_the_face() -> None:
+    middle = torch.tensor([63.5, 63.5])
+    turned = (FACE - middle) @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) + middle  # a quarter: down becomes left
+    upright = face_mask(FACE[None], SIDE)[0, 0]
+    assert (face_mask(turned[None], SIDE)[0, 0] != upright.rot90(-1)).float().mean() < 0.005
+
+
+@pytest.mark.parametrize(
+    ("what", "marks"),
+    [
+        ("not found", torch.full((5, 2), float("nan"))),
+        ("outside", FACE + torch.tensor([60.0, 0.0])),
+        ("upside down", FACE.flip(0)),
+        ("mirrored names", FACE[[1, 0, 2, 4, 3]]),
+        ("all in one place", torch.full((5, 2), 60.0)),
+        ("two in one place", FACE[[0, 1, 0, 3, 4]]),
+    ],
+)
+def test_landmarks_that_cannot_be_a_faces_are_not_usable(what: str, marks: Tensor) -> None:
+    assert usable(torch.stack((FACE, marks))).tolist() == [True, False], what
+
+
+# ---------------------------------------------------------------------------------------------------------------- warp
+
+
+def test_equal_landmarks_leave_the_picture_as_it_is() -> None:
+    x, marks = pictures(8), faces(8)
+    torch.testing.assert_close(warp(x, marks, marks), x, rtol=0, atol=1e-4)
+
+
+def test_the_warp_brings_each_landmark_exactly_to_its_place() -> None:
+    source, target = faces(50, seed=1), faces(50, seed=2)
+    field = warp_field(source, target, SIDE)
+    x, y = target.long().unbind(2)
+    torch.testing.assert_close(field[torch.arange(50)[:, None], y, x], source, rtol=0, atol=1e-3)
+
+
+def test_the_border_stays_where_it_is_and_nothing_is_torn() -> None:
+    field = warp_field(faces(50, seed=1), faces(50, seed=2), SIDE)
+    line = torch.arange(SIDE).float()
+    for edge, along in ((field[:, 0], 0), (field[:, -1], 0), (field[:, :, 0], 1), (field[:, :, -1], 1)):
+        torch.testing.assert_close(edge[..., along], line.expand(50, -1), rtol=0, atol=1e-3)
+    steps = torch.cat((field.diff(dim=1).flatten(), field.diff(dim=2).flatten()))
+    assert float(steps.abs().max()) < 6  # neighbours come from near each other
+
+
+def test_symmetric_faces_have_triangles_too() -> None:
+    """Four points on one circle can be cut in two ways: one is taken, without a hole."""
+    x, even = pictures(1), torch.tensor([[[40.0, 60], [87, 60], [63.5, 63.5], [40, 100], [87, 100]]])
+    torch.testing.assert_close(warp(x, even, even), x, rtol=0, atol=1e-4)
+
+
+def test_each_warp_is_its_own() -> None:
+    x, source, target = pictures(4), faces(4, seed=1), faces(4, seed=2)
+    torch.testing.assert_close(warp(x, source, target)[2:3], warp(x[2:3], source[2:3], target[2:3]))
+
+
+# ------------------------------------------------------------------------------------------------------------- network
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
+    size = SIZES[name]
+    assert SIDE // size.block // 2**size.attention == 16
+    with torch.device("meta"):
+        net = IdfsrNet(size)
+        x, one = torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2)
+        style = net.style(x)
+        assert style.shape == (2, 512)
+        assert net(x, x, one, style, torch.zeros(2, 512)).shape == x.shape
+    attending = [name for name, module in net.named_modules() if isinstance(module, CrossAttention)]
+    assert len(attending) == 2 * size.blocks and all(f".{size.attention}." in name for name in attending)
+
+
+def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -> None:
+    with torch.device("meta"):
+        count = {name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6 for name, size in SIZES.items()}
+    assert 10 < count["compact"] < 14 and 80 < count["published"] < 110
+    assert PUBLISHED.widths == tuple(128 * m for m in (1, 1, 2, 2, 4, 4)) and COMPACT.block == 4
+
+
+def test_an_untrained_network_tells_no_noise_whatever_it_is_shown() -> None:
+    condition = told()
+    x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = IdentityDenoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
+    assert torch.equal(out, x)  # D = x − σ · 0
+
+
+def test_it_hears_context_reference_and_identity_and_not_what_is_hidden() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    inside, outside = condition.mask, 1 - condition.mask
+
+    def answer(**other: Tensor) -> Tensor:
+        changed = {name: getattr(condition, name) for name in ("lr", "feature", "mask", "reference")} | other
+        with torch.no_grad():
+            return denoiser(x, sigma, FaceCondition(**changed))
+
+    base, noise = answer(), pictures(3, seed=9)
+    assert torch.equal(answer(lr=condition.lr * outside + noise * inside), base)
+    for other in (
+        {"lr": condition.lr * inside + noise * outside},
+        {"reference": noise},
+        {"feature": condition.feature.flip(1)},
+    ):
+        assert float((answer(**other) - base).abs().max()) > 1e-4, other.keys()
+
+
+def test_an_item_does_not_depend_on_the_rest_of_its_batch() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
+    with torch.no_grad():
+        together, alone = denoiser(x, sigma, condition), denoiser(x[1:2], sigma[1:2], condition[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_samplers_encode_the_reference_once_and_see_the_same_function() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    encoded: list[int] = []
+    denoiser.network.style.register_forward_hook(lambda *_: encoded.append(1))
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
+    with torch.no_grad():
+        call = denoiser.given(condition)
+        first, _ = call(x, sigma), call(x, sigma)
+        assert len(encoded) == 1
+        assert torch.equal(first, denoiser(x, sigma, condition))
+
+
+def test_bfloat16_stays_near_float32() -> None:
+    denoiser, condition = IdentityDenoiser(speaking()), told()
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    with torch.no_grad():
+        exact = denoiser(x, sigma, condition)
+        denoiser.precision = torch.bfloat16
+        rough = denoiser(x, sigma, condition)
+    assert rough.dtype == torch.float32 and (rough - exact).norm() < 0.05 * (exact - x).norm()
+
+
+def test_without_mask_and_reference_it_says_what_is_missing() -> None:
+    condition = told()
+    with pytest.raises(FasrError, match="no reference"):
+        IdentityDenoiser(speaking()).given(Condition(condition.lr, condition.feature))
+
+
+# ------------------------------------------------------------------------------------------------- DDPM and our levels
+
+
+def test_each_step_of_the_ddpm_has_its_noise_level() -> None:
+    t = torch.arange(STEPS).double()
+    torch.testing.assert_close(time_of(SIGMAS), t, rtol=0, atol=1e-9)
+    torch.testing.assert_close(time_of(SIGMAS.float()), t.float(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(1 / (1 + 4 * SIGMAS**2), KEPT)
+    between = time_of((SIGMAS[500] * SIGMAS[501]).sqrt()[None])
+    assert float(between) == pytest.approx(500.5)
+    assert time_of(torch.tensor([1e-9, 1e9])).tolist() == [0, STEPS - 1]
+
+
+def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
+    """Pictures that are Gaussian: y ~ N(m, s²), whose noise E[ε | x_t] is known."""
+    mean, spread = 0.3, 0.2  # of y = 2 · clean − 1
+    t = torch.linspace(STEPS - 1, 0, 20).round().long()
+
+    def noise(x: Tensor, kept: Tensor) -> Tensor:
+        return (1 - kept).sqrt() * (x - kept.sqrt() * mean) / (kept * spread**2 + 1 - kept)
+
+    class Gaussian(IdfsrNet):
+        """Told the time alone, as the network is; x_t must come as a DDPM sees it."""
+
+        def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+            return noise(x, KEPT[time.round().long()][:, None, None, None])
+
+    x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ours = (x_t / KEPT[t[0]].sqrt() + 1) / 2
+    for now, after in zip(t, [*t[1:], None], strict=True):  # Song, Meng and Ermon 2021, eq. 12 with η = 0
+        kept, then = KEPT[now], torch.ones(()) if after is None else KEPT[after]
+        told = noise(x_t, kept)
+        clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
+        x_t = then.sqrt() * clean + (1 - then).sqrt() * told
+    denoiser = IdentityDenoiser(Gaussian(TINY), side=16)
+    some = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
+    condition = FaceCondition(some, torch.zeros(3, 512), some[:, :1], some.float())
+    levels = torch.cat((SIGMAS[t], torch.zeros(1)))
+    with torch.no_grad():
+        ours = samplers.ddim(denoiser.given(condition), ours, levels)
+    torch.testing.assert_close(2 * ours - 1, x_t, rtol=0, atol=1e-5)
+
+
+def test_a_seed_draws_the_same_picture_whatever_the_batch() -> None:
+    denoiser, condition, how = IdentityDenoiser(speaking()), told(), sampling.parse("ddim-4")
+    together = sampling.draw(denoiser, condition, how, samplers.generators([5, 6, 7]))
+    alone = sampling.draw(denoiser, condition[1:2], how, samplers.generators([6]))
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
+    denoiser, condition = IdentityDenoiser(speaking().half().float()), told()  # what a float16 file can hold
+    denoiser.embedder, denoiser.band = "e" * 64, (4, 16)
+    save_idfsr(denoiser, tmp_path / "idfsr.safetensors")
+    back = load_idfsr(tmp_path / "idfsr.safetensors")
+    x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
+    with torch.no_grad():
+        assert torch.equal(back(x, sigma, condition), denoiser(x, sigma, condition))
+    assert back.network.size == TINY and back.embedder == "e" * 64 and back.band == (4, 16)
+
+
+def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    with pytest.raises(FasrError, match="no such file"):
+        load_idfsr(file)
+    with pytest.raises(FasrError, match="does not name an IDFSR network"):
+        load_idfsr(boxed("sr.safetensors"))
+    save_idfsr(IdentityDenoiser(speaking()), file)
+    with pytest.raises(FasrError, match="fasr-video/idfsr/1"):
+        checkpoints.load(file)
+    for length in (5000, 200):
+        file.write_bytes(file.read_bytes()[:length])
+        with pytest.raises(FasrError, match=r"weights\.safetensors"):
+            load_idfsr(file)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four people with three photos each, a fifth with one; features and landmarks beside the folder."""
+    root = tmp_path_factory.mktemp("idfsr")
+    lines = [["path", *training.COLUMNS, "found"]]
+    paths = [f"p{person}/{photo}.png" for person in range(4) for photo in range(3)] + ["single/0.png"]
+    for i, path in enumerate(paths):
+        picture = as_image(pictures(1, seed=i, side=144)[0])
+        (root / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(root / "faces" / path)
+        lines.append([path, *map(str, (faces(1, seed=i)[0] + 8).flatten().tolist()), "1"])
+    (root / "labels.csv").write_text("\n".join(map(",".join, lines)))
+    vectors = np.random.default_rng(0).standard_normal((len(paths), 512)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    who = [path.partition("/")[0] for path in paths]
+    np.savez(root / "features.npz", path=np.array(paths), identity=np.array(who), hr=vectors, lr=vectors)
+    return root
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "compact", TINY)
+
+
+def data_of(people: Path) -> training.Material:
+    opened, _ = read_faces([people / "faces"])
+    features = rows_of(people / "features.npz", opened, ("hr",))["hr"]
+    return training.material(opened, training.read_marks(people / "labels.csv", opened), features)
+
+
+def no_feature(lr: Tensor) -> Tensor:
+    return torch.zeros(len(lr), 512)
+
+
+def test_a_reference_is_another_photo_of_the_same_person(people: Path) -> None:
+    data = data_of(people)
+    assert len(data.pictures) == 12  # the person with one photo is left out
+    rows = torch.arange(12).repeat(50)
+    partners = data.partners(rows, torch.Generator().manual_seed(0))
+    assert bool((partners != rows).all()) and bool((partners // 3 == rows // 3).all())
+    pairs = set(zip(rows.tolist(), partners.tolist(), strict=True))
+    assert len(pairs) == 24  # each of the two others, now and then
+
+
+def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
+    """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks are said to be."""
+    data = data_of(people)
+    dotted = torch.zeros_like(data.pictures)
+    x, y = data.marks.round().long().unbind(2)
+    for point in range(5):
+        dotted[torch.arange(12), 0, y[:, point], x[:, point]] = 40 * (point + 1)
+    data = replace(data, pictures=dotted, marks=data.marks.round())
+    for seed in range(4):
+        g = torch.Generator().manual_seed(seed)
+        moves, mirrored = draw_moves(12, 16, g)
+        seen, marks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
+        x, y = marks.long().unbind(2)
+        there = (seen[torch.arange(12)[:, None], 0, y, x] * 255).round()
+        straight, turned = torch.tensor([40.0, 80, 120, 160, 200]), torch.tensor([80.0, 40, 120, 200, 160])
+        assert torch.equal(there, torch.where(mirrored, turned, straight))
+
+
+def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
+    data, g = data_of(people), torch.Generator().manual_seed(0)
+
+    def brightness(lr: Tensor) -> Tensor:
+        return lr.mean((1, 2, 3))[:, None].expand(-1, 512)
+
+    _, condition = training.shown(data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g)
+    torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
+    torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
+    _, condition = training.shown(data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g)
+    assert float((condition.reference - condition.lr).abs().mean()) > 0.05 and condition.feature.any(1).all()
+
+
+def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
+    data, g = data_of(people), torch.Generator().manual_seed(0)
+    recipe = training.Recipe(sides=(4,), alone=0.0)
+    clean, condition = training.shown(data, torch.arange(12), recipe, SIDE, no_feature, g)
+    torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
+
+
+def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path: Path, tiny: None) -> None:
+    job = training.Job(
+        read_faces([people / "faces"])[0],
+        people / "features.npz",
+        people / "labels.csv",
+        None,
+        "compact",
+        training.Recipe(batch=8, surveillance=0.3),
+        people / "faces",
+    )
+    plan = Plan(steps=16, lr=3e-3, warmup=3, ema=0.9, log_every=4)
+    assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["people"] == 4 and manifest["faces"] == 12 and manifest["step"] == 16
+    back = load_idfsr(tmp_path / "idfsr.safetensors")
+    assert back.band == (4, 16) and back.network.size == TINY
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert sheet.size == (4 * SIDE, 5 * SIDE)  # LR, masked, reference, drawn, truth
+    # The same command goes on where it was: here, at the end.
+    assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
+
+
+def test_landmarks_that_are_not_there_are_named(people: Path, tmp_path: Path) -> None:
+    opened, _ = read_faces([people / "faces"])
+    file, text = tmp_path / "labels.csv", (people / "labels.csv").read_text()
+    for bad, says in (
+        (text.replace("nose_x", "snout_x"), "no column nose_x"),
+        (text.replace("p1/2.png", "p9/2.png"), r"no row for 1 of 13 faces \(p1/2\.png"),
+        (text.replace("\np0/0.png,", "\np0/0.png,left"), "no number"),
+    ):
+        file.write_text(bad)
+        with pytest.raises(FasrError, match=says):
+            training.read_marks(file, opened)
+    file.write_text(text.replace(",1\n", ",0\n"))  # found nowhere
+    with pytest.raises(FasrError, match="nobody has two photos"):
+        training.material(opened, training.read_marks(file, opened), torch.zeros(13, 512))
+
+
+def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, tiny: None) -> None:
+    with np.load(people / "features.npz") as content:
+        np.savez(tmp_path / "f.npz", **content, embedder=np.array("other"), embedder_sha256=np.array("f" * 64))
+    opened, _ = read_faces([people / "faces"])
+    job = training.Job(opened, tmp_path / "f.npz", people / "labels.csv", None, "compact", training.Recipe())
+    with pytest.raises(FasrError, match="embedder ffffffffffff"):
+        training.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), torch.device("cpu"), lambda progress: None)
+
+
+def test_training_needs_no_codec_no_index_and_no_opencv() -> None:
+    names = ("av", "cv2", "faiss", "decord", "matplotlib", "scipy")
+    code = f"import sys\nfor name in {names}: sys.modules[name] = None\nimport fasr_video.training.idfsr"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------- fitting
+
+
+def person(n: int = 4, seed: int = 0) -> References:
+    """Photographs that are alike, with features that are, too."""
+    g = torch.Generator().manual_seed(seed)
+    base = pictures(1, seed=seed)
+    shots = (base + 0.05 * (pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
+    features = torch.nn.functional.normalize(torch.ones(n, 512) + torch.randn(n, 512, generator=g), dim=1)
+    names = tuple(f"{i}.png" for i in range(n))
+    return References(names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features)
+
+
+def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is() -> None:
+    denoiser, told_of = IdentityDenoiser(speaking()), []
+    before = {name: value.clone() for name, value in denoiser.state_dict().items()}
+    vector, first, last = fit(denoiser, person(), 8, 0, told_of.append)
+    assert last < first
+    assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
+    assert [p.step for p in told_of] == list(range(1, 9)) and told_of[0].steps == 8
+    start = torch.nn.functional.normalize(person().features.sum(0), dim=0)
+    assert vector.shape == (512,) and 0 < float((vector - start).norm()) < 2
+    assert torch.equal(fit(denoiser, person(), 8, 0, told_of.append)[0], vector)  # the same seed, the same vector
+
+
+def test_a_fit_that_helps_nothing_is_no_fit() -> None:
+    deaf = IdentityDenoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
+    with pytest.raises(FasrError, match="did not fall"):
+        fit(deaf, person(), 1, 0, lambda progress: None)
+
+
+def test_a_stranger_among_the_references_is_named() -> None:
+    references = person()
+    assert stranger(references) is None
+    mixed = references.features.clone()
+    mixed[2] = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(9)), dim=0)
+    doubt = stranger(replace(references, features=mixed))
+    assert doubt is not None and doubt.startswith("2.png") and "lowest" in doubt and "\n" not in doubt
+
+
+@pytest.mark.parametrize("n", [0, 1, 11])
+def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
+    with pytest.raises(FasrError, match=f"{n} that can be used, but 2 to 10"):
+        person(n) if n else References((), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512))
+
+
+ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
+
+
+def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path) -> None:
+    file, vector = tmp_path / "person.id", torch.randn(512)
+    save_identity(Identity(vector, ABOUT), file)
+    back = load_identity(file, "a" * 64)
+    assert torch.equal(back.vector, vector) and back.about == ABOUT
+    with pytest.raises(FasrError, match="fitted to the weights aaaaaaaaaaaa…, but ffffffffffff… are given"):
+        load_identity(file, "f" * 64)
+
+
+def test_a_file_that_is_no_identity_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "person.id"
+    save_identity(Identity(torch.randn(512), ABOUT), file)
+    whole = file.read_bytes()
+    poisoned, short = Identity(torch.full((512,), float("nan")), ABOUT), Identity(torch.zeros(8), ABOUT)
+    for write in (
+        lambda: file.unlink(),
+        lambda: file.write_bytes(whole[:700]),
+        lambda: file.write_bytes(b"no identity"),
+        lambda: file.write_bytes(whole.replace(b"loss_after", b"loss_other")),
+        lambda: file.write_bytes(boxed("sr.safetensors").read_bytes()),
+        lambda: save_identity(poisoned, file),
+        lambda: save_identity(short, file),
+    ):
+        write()
+        with pytest.raises(FasrError, match=r"person\.id") as told_error:
+            load_identity(file, "a" * 64)
+        assert "\n" not in str(told_error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ restorer
+
+
+class Finder:
+    """Landmarks where the picture is not too dark: as a detector, it finds some and not others."""
+
+    sha256 = "dd"
+
+    def __call__(self, face: np.ndarray) -> np.ndarray | None:
+        return FACE.numpy() if face.mean() > 60 else None
+
+
+class Embedder:
+    """A face's feature is where its brightness lies."""
+
+    name, sha256, length, device, licence = "told", "bb", 512, torch.device("cpu"), ""
+
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
+        return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
+
+
+def restorer(identity: Identity | None = None) -> Idfsr:
+    denoiser = IdentityDenoiser(speaking())
+    models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
+    return Idfsr(models, "ddim-3", torch.device("cpu"))
+
+
+def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
+    picture = light + 0.4 * light * (pictures(1, seed=seed, side=side)[0] - 0.5)
+    return as_image(picture)
+
+
+PROBE = Probe(shot(0), (shot(1, 128), shot(2, 100)))
+DARK = 0.1
+
+
+def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for() -> None:
+    answer = restore(restorer(), PROBE, 2, seed=3)
+    assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
+    assert answer.feature == "mean" and answer.calls == 6
+    assert answer.warnings == ("conditioned on references given: never compare it with those",)
+    other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
+    assert not np.array_equal(other.picture, answer.picture)
+
+
+def test_without_references_the_face_speaks_for_itself_and_that_is_said() -> None:
+    answer = restore(restorer(), Probe(PROBE.lr0), 1, seed=3)
+    assert answer.feature == "own" and len(answer.warnings) == 1
+    assert answer.warnings[0].startswith("reference-free") and "not used" not in answer.warnings[0]
+
+
+def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
+    dark = Probe(shot(0, light=DARK), PROBE.auxiliaries)
+    answer = restore(restorer(), dark, 1, seed=3)
+    told_all = " ".join(answer.warnings)
+    assert answer.feature == "own" and "no usable landmarks on the LR face" in told_all
+    assert "references given were not used" in told_all
+    assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
+
+
+def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
+    answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
+    assert any("reference 2 of 2 left out" in w for w in answer.warnings)
+    assert np.array_equal(answer.picture, restore(restorer(), Probe(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture)
+
+
+def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
+    identity = Identity(3 * torch.randn(512, generator=torch.Generator().manual_seed(0)), ABOUT)
+    plain, fitted = (restore(r, PROBE, 1, seed=3) for r in (restorer(), restorer(identity)))
+    assert fitted.feature == "fitted" and not np.array_equal(plain.picture, fitted.picture)
+    alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
+    assert alone.feature == "fitted"
+    assert [w.partition(":")[0] for w in alone.warnings] == [
+        "conditioned on references given",
+        "no reference for the style",
+    ]
+
+
+@pytest.mark.parametrize(("side", "warned"), [(4, False), (16, False), (20, True)])
+def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
+    warnings = restore(restorer(), Probe(shot(0, side)), 1, seed=0).warnings
+    assert any("4-16 px" in w for w in warnings) == warned
+
+
+def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
+    others = [Probe(shot(7, 8)), PROBE, Probe(shot(8, light=DARK), PROBE.auxiliaries)]
+    together, alone = restorer().restore_all(others, 2, [1, 3, 2])[1], restore(restorer(), PROBE, 2, seed=3)
+    assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
+    assert not np.array_equal(restore(restorer(), PROBE, 2, seed=4).picture, alone.picture)
+
+
+def test_facts_name_all_that_the_answer_depends_on() -> None:
+    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).facts()
+    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {"aa", "bb", "dd", "ii"}
+    assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fasr-video", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
+    save_idfsr(IdentityDenoiser(speaking()), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
+    root = tmp_path_factory.mktemp("album")
+    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+    collins, hopper = (
+        read_still(ROOT / "sample_videos" / "mugshots" / f"{name}.jpg", detector).face
+        for name in ("eileen_collins", "grace_hopper")
+    )
+    brighter = np.clip(collins * 0.9 + 10, 0, 255).astype(np.uint8)
+    for name, picture in (("one/a", collins), ("one/b", brighter), ("two/a", collins), ("two/b", hopper)):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(root / f"{name}.png")
+    Image.fromarray(as_image(shrink(as_tensor([collins]), 16)[0])).save(root / "still.png")
+    return root
+
+
+def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    person_id = tmp_path / "person.id"
+    code, out, err = call("fit", "--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
+    assert code == 0, err
+    assert "2 references, loss" in out
+    assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(boxed("embedder.safetensors"))
+    draw = ("sr", album / "still.png", "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    code, out, err = call(*draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr")
+    assert code == 0 and "never compare it with those" in err
+    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
+    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(person_id)
+    code, _, err = call("fit", "--refs", album / "one", "--model", weights, "--out", person_id)
+    assert code == 2 and "there already" in err
+
+
+def test_references_of_two_people_are_refused_unless_forced(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    fitting = ("fit", "--refs", album / "two", "--model", weights, "--out", tmp_path / "mixed.id", "--steps", 8)
+    code, _, err = call(*fitting)
+    assert code == 2 and "mean cosine" in err and "--force" in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "mixed.id").exists()
+    code, _, err = call(*fitting, "--force")
+    assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
+
+
+def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    with Image.open(album / "one" / "a.png") as picture:
+        picture.resize((4, 4), Image.Resampling.BOX).save(tmp_path / "dot.png")
+    draw = ("sr", tmp_path / "dot.png", "--out", tmp_path / "sr")
+    assert call(*draw, "--method", "bicubic")[0] == 3
+    code, _, err = call(*draw, "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    assert code == 0 and "reference-free" in err
+
+
+def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
+    still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
+    small = tmp_path / "small"
+    small.mkdir()
+    for name in "ab":
+        with Image.open(album / "one" / f"{name}.png") as picture:
+            picture.resize((40, 40)).save(small / f"{name}.png")
+    fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
+    for arguments, says in (
+        (("sr", still, *idfsr), "give --model"),
+        (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
+        (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
+        (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
+        (("sr", still, "--identity", weights), "takes no fitted identity"),
+        ((*fitting, "--refs", "/nowhere"), "no such folder"),
+        ((*fitting, "--refs", small), "0 that can be used"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
+    with pytest.raises(FasrError, match="stills alone"):
+        open_restorer("idfsr", torch.device("cpu"))
