@@ -278,10 +278,10 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
     spread = restored.samples.std(1).mean()
     table.note(
         f"Sampler `{FAST}`: ten calls a sample. The feature is merged from the person's other photographs at 16×16, "
-        "the probe and the gallery photograph not among them. Identity: cosine of the builtin embedder's features of the "
-        "picture and of the true face; the network was told features of the same embedder, a friendly judge. Spread of "
-        f"the samples {spread:.3f}. A sample of a true posterior is 3 dB below the posterior's mean, however good the "
-        "network is: the mean is nearer to the truth and softer, samples show what a face may look like."
+        "the probe and the gallery photograph not among them. Identity: cosine of the builtin embedder's features of "
+        "the picture and of the true face; the network was told features of the same embedder, a friendly judge. "
+        f"Spread of the samples {spread:.3f}. A sample of a true posterior is 3 dB below the posterior's mean, however "
+        "good the network is: the mean is nearer to the truth and softer, samples show what a face may look like."
     )
     return table
 
