@@ -24,7 +24,7 @@ READ = "read"
 """Said in place of an attribute: read those that nobody has said."""
 
 SURE, CLEAR = 0.2, 0.9
-"""Certainties, from 0 for an even guess to 1: a reading below the first is not used, one from the second on is clear."""
+"""Certainties from 0 (an even guess) to 1: below the first a reading is not used, from the second on it is clear."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def make_loss(
         rows = torch.randint(0, len(pictures), (batch,), generator=generator, device=device)
         clean = views(pictures[rows], side, True, generator)
         half = batch // 2
-        clean = torch.cat((clean[:half], _low(clean[half:], surveillance, generator)))
+        clean = torch.cat((clean[:half], small(clean[half:], surveillance, generator)))
         sigma = levels(batch, generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         logits = model(clean + sigma[:, None, None, None] * noise, sigma).float().unflatten(1, (-1, 2))
@@ -93,7 +93,7 @@ def make_loss(
     return loss
 
 
-def _low(clean: Tensor, surveillance: float, generator: torch.Generator) -> Tensor:
+def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Tensor:
     """Small and brought up again, in a share of the batches as cameras and recorders do it."""
     # Without such batches nothing is drawn: a run from before there were any goes on as it began.
     if surveillance and torch.rand((), generator=generator, device=generator.device) < surveillance:
