@@ -562,7 +562,9 @@ def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder / "attributes.safetensors"
 
 
-def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(boxed: Path, entrance: Path, tmp_path: Path) -> None:
+def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
+    boxed: Path, entrance: Path, tmp_path: Path, capsys: Capture
+) -> None:
     out, settings = tmp_path / "case", configs.load("cpu", READING)
     run([entrance], out, settings)
     (track,) = [t for t in document(out)["tracks"] if t["restoration"]]
@@ -573,6 +575,8 @@ def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(boxed: Path, 
         ("beard", False, "read"),
     ]
     assert any("guessed by a network" in w for w in told["warnings"])
+    shown = " ".join(called(capsys, "show", out)[1].split())
+    assert "drawn" in shown and "(read)" in shown
     with Pictures.open(out / told["picture"]) as picture:
         assert json.loads(picture.info["fasr-video"])["attributes"] == told["attributes"]
     with Case.open(out, read_only=True) as case:
