@@ -215,6 +215,19 @@ def verify_command(case: Path, as_json: bool) -> int:
 @click.option("--embedder", type=WEIGHTS, help="Weights of the builtin embedder's kind. [default: builtin]")
 @click.option("--combiner", type=WEIGHTS, help="Feature Combiner. [default: builtin]")
 @click.option("--identity", type=WEIGHTS, help="What `fasr-video fit` wrote of the person, for --method idfsr.")
+@click.option(
+    "--attr",
+    multiple=True,
+    metavar="NAME=yes|no[:CONFIDENCE]",
+    help="Draw towards it: male, glasses, beard; or read, for what a classifier reads. Repeat it for more.",
+)
+@click.option("--guidance", type=float, metavar="H", help="How hard attributes draw. [default: 50]")
+@click.option(
+    "--classifier",
+    multiple=True,
+    metavar="FILE",
+    help="Of attributes: ours, or NAME=FILE for each published one. [default: builtin]",
+)
 @click.option("--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option(

@@ -179,14 +179,20 @@ def show(document: dict[str, Any]) -> None:
 
 def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
     table = Table(
-        "track", "method", "samples", "disagreement", "warnings", title="reconstructions: synthetic, leads only"
+        "track", "method", "samples", "disagreement", "to know", title="reconstructions: synthetic, leads only"
     )
     for t in tracks:
         made = t["restoration"]
         if made is not None:
             numbers = (str(len(made["samples"])), f"{made['disagreement']:.3f}")
-            table.add_row(t["name"], made["method"], *numbers, escape("; ".join(made["warnings"])))
+            table.add_row(t["name"], made["method"], *numbers, escape("; ".join([*_towards(made), *made["warnings"]])))
     return table
+
+
+def _towards(made: dict[str, Any]) -> list[str]:
+    """What a guided picture was drawn towards."""
+    told = [f"{a['name']}={'yes' if a['value'] else 'no'} ({a['source']})" for a in made.get("attributes", ())]
+    return [f"drawn towards {', '.join(told)}"] if told else []
 
 
 def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:

@@ -27,13 +27,14 @@ from torch import Tensor, nn
 from fasr_video.cli import cli
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.attributes import View, scores
+from fasr_video.files import sha256_file
 from fasr_video.sr import weights
 from fasr_video.sr.attributes import NAMES, AttributeClassifier
 from fasr_video.sr.checkpoints import load, load_attribute_classifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.attributes import MEAN, STD, AttributeNet
-from fasr_video.training.attributes import class_weights, levels, make_loss, read_labels, train_attributes
-from fasr_video.training.faces import Faces
+from fasr_video.training.attributes import class_weights, levels, make_loss, read_labels, small, train_attributes
+from fasr_video.training.faces import Faces, degrade
 from fasr_video.training.loop import Plan, Progress
 from tests.test_checkpoints import as_safetensors, fasr_file, flax_file, packed
 
@@ -390,6 +391,58 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     assert load_attribute_classifier(tmp_path / "run" / "attributes.safetensors").names == NAMES
     other = CliRunner().invoke(cli, [*command, "--steps", "2", "--batch", "2"])
     assert "batch 4, not 2" in str(other.exception)
+
+
+def tuned(out: Path, begin: str | None = None, **more: float) -> AttributeClassifier:
+    faces, labels = made(16)
+    plan = Plan(steps=1, lr=1e-9, warmup=1, ema=0.0, channels_last=False)
+    train_attributes(faces, labels, out, plan, 4, CPU, quiet, begin, **more)
+    return load_attribute_classifier(out / "attributes.safetensors")
+
+
+def test_a_run_may_begin_with_a_classifier_of_ours_or_a_published_one(tmp_path: Path) -> None:
+    ours, published = own_file(tmp_path), published_file(tmp_path)
+    for begin, original in (
+        (str(ours), load_attribute_classifier(ours)),
+        (f"beard={published}", load_attribute_classifier(published, attribute="no_beard")),
+    ):
+        out = tmp_path / original.names[0]
+        after = tuned(out, begin)
+        assert after.names == original.names and after.network.block == original.network.block
+        for name, weight in original.network.named_parameters():
+            torch.testing.assert_close(after.network.get_parameter(name), weight, rtol=1e-3, atol=1e-3)
+        file = Path(begin.removeprefix("beard="))
+        assert json.loads((out / "manifest.json").read_text())["begun with"] == sha256_file(file)
+        with pytest.raises(UsageError, match="begun with"):
+            tuned(out)
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"),
+    [("none", "no such file"), ("hat=none", "no attribute hat"), ("strange", "it knows hat, of which there are no")],
+)
+def test_what_no_run_can_begin_with_is_refused(begin: str, message: str, tmp_path: Path) -> None:
+    if begin == "strange":
+        begin = str(tmp_path / "strange.safetensors")
+        weights.save_attributes(compact(("hat",)), Path(begin))
+    with pytest.raises(FasrError, match=message):
+        tuned(tmp_path, begin)
+
+
+def test_small_faces_are_those_of_cameras_in_a_share_of_the_batches(tmp_path: Path) -> None:
+    clean = enlarge(torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)), 128)
+
+    def by_a_camera(share: float, seed: int) -> bool:
+        g, same = (torch.Generator().manual_seed(seed) for _ in range(2))
+        if share:
+            torch.rand((), generator=same)
+        return not torch.equal(small(clean, share, g), degrade(clean, same))
+
+    assert [by_a_camera(share, 0) for share in (0.0, 1.0)] == [False, True]
+    assert 5 < sum(by_a_camera(0.5, seed) for seed in range(24)) < 19
+    tuned(tmp_path, surveillance=0.5)
+    with pytest.raises(UsageError, match=r"surveillance 0\.5, not None"):
+        tuned(tmp_path)
 
 
 def test_labels_follow_the_faces(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def short(name: str) -> Restorer:
 
 
 PROBE = Probe(face(0, 16), (face(1, 16), face(2, 20), face(3, 128)))
-ALL = pytest.mark.parametrize("name", [*METHODS, "bicubic"])
+UNGUIDED = {name: method for name, method in METHODS.items() if not method.guided}
+"""Those that need no attributes; with them, all are tried in test_guidance.py."""
+ALL = pytest.mark.parametrize("name", [*UNGUIDED, "bicubic"])
 
 
 def make(name: str) -> Restorer:
@@ -99,7 +101,7 @@ def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) 
         assert np.abs(restore(restorer, PROBE, 2, 4).picture.astype(int) - alone.picture).max() > 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", UNGUIDED)
 def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
     two, three = (restore(short(name), PROBE, k, 3).samples for k in (2, 3))
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, three, strict=False))
@@ -107,7 +109,7 @@ def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
 
 def test_the_feature_is_heard_where_the_method_takes_one() -> None:
     stranger = Probe(PROBE.lr0, (255 - face(1, 16),))
-    for name, method in METHODS.items():
+    for name, method in UNGUIDED.items():
         a, b = (restore(short(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
         assert (np.abs(a - b).max() > 0) == (method.merge is not None), name
 

@@ -81,6 +81,8 @@ class RestoreSettings(_Group):
     samples: int = Field(ge=1, le=64)
     sampler: str | None
     seed: int = Field(ge=0, le=2**31)
+    attributes: Literal["none", "read"]
+    guidance: float = Field(ge=0, le=10_000)
     device: str
     precision: Literal["float32", "bfloat16"]
 

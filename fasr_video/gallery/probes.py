@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from fasr_video.box import boxed
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.sr.attributes import Attribute, Classifiers, read
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
 
@@ -57,8 +58,11 @@ class Prober:
         combiner: merging.FeatureCombiner | None = None,
         restorer: Restorer | None = None,
         samples: int = 2,
+        reader: Classifiers | None = None,
     ) -> None:
+        """With a reader, attributes are read off each track's faces, and its restoration is drawn towards them."""
         self.embedder, self._combiner, self._restorer, self._samples = embedder, combiner, restorer, samples
+        self._reader = reader
 
     def facts(self) -> dict[str, object]:
         """What the probes depend on: scores of probes made otherwise are other scores."""
@@ -97,15 +101,24 @@ class Prober:
             asked = [Probe(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)]
         else:
             asked = [Probe(t.small, tuple(f.picture for f in (t.lr0, *t.auxiliaries))) for t in tracks]
+        asked = [replace(p, attributes=self._read(t)) for p, t in zip(asked, tracks, strict=True)]
         restored = self._restorer.restore_all(asked, self._samples, seeds)
         drawn = [AlignedFace(r.picture, t.lr0.marks) for r, t in zip(restored, tracks, strict=True)]
         return restored, self.embedder.embed(*as_tensors(drawn))[0]
 
+    def _read(self, track: TrackFaces) -> tuple[Attribute, ...]:
+        if self._reader is None:
+            return ()
+        return read(self._reader, [track.small, *(f.picture for f in track.auxiliaries)])
 
-def make_prober(embedder: Embedder, restorer: Restorer | None, samples: int) -> Prober:
+
+def make_prober(
+    embedder: Embedder, restorer: Restorer | None, samples: int, reader: Classifiers | None = None
+) -> Prober:
     """Pools by the Feature Combiner in the box where it was trained on this embedder's features, else by the mean."""
     combiner = merging.load_combiner(boxed("combiner.safetensors"))
-    return Prober(embedder, combiner if combiner.source.sha256 == embedder.sha256 else None, restorer, samples)
+    fitting = combiner if combiner.source.sha256 == embedder.sha256 else None
+    return Prober(embedder, fitting, restorer, samples, reader)
 
 
 def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import Settings
+from fasr_video.errors import SettingsError
 from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces, make_prober
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.stills import heat
@@ -29,6 +30,8 @@ from fasr_video.recognition.align import (
     to_canonical,
 )
 from fasr_video.recognition.embedder import open_embedder
+from fasr_video.sr.attributes import READ
+from fasr_video.sr.guidance import open_guidance
 from fasr_video.sr.methods import open_restorer
 from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, png_note
 from fasr_video.storage import environment
@@ -43,11 +46,15 @@ TOGETHER = 8
 
 def open_prober(settings: Settings) -> Prober:
     chosen, how = settings.recognise, settings.restore
-    restorer = None
+    restorer = guidance = None
+    if how.attributes == READ:
+        if how.method == "none":
+            raise SettingsError("restore.attributes=read", "restore.method none draws nothing", "set it to none")
+        guidance = open_guidance((), how.guidance, find_device(how.device))
     if how.method != "none":
-        restorer = open_restorer(how.method, find_device(how.device), how.sampler, how.precision)
+        restorer = open_restorer(how.method, find_device(how.device), how.sampler, how.precision, guidance=guidance)
     embedder = open_embedder(chosen.embedder, chosen.weights, chosen.device, chosen.flip)
-    return make_prober(embedder, restorer, how.samples)
+    return make_prober(embedder, restorer, how.samples, None if guidance is None else guidance.classifiers)
 
 
 def probe_all(case: Case, prober: Prober, seed: int, listen: Callable[[int, int], None]) -> bool:

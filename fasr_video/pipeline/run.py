@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
-from fasr_video.configs.settings import Settings, as_yaml, fraction
+from fasr_video.configs.settings import Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
@@ -114,8 +114,14 @@ def open_case(out: Path, settings: Settings) -> Case:
         return Case.create(out, chosen, as_yaml(settings))
     case = Case.open(out)
     stored = json.loads(case.meta("settings"))
-    fixed = [g for g in chosen if g != "search"]
-    changed = [f"{g}.{k}" for g in fixed for k in chosen[g] if stored.get(g, {}).get(k) != chosen[g][k]]
+    before = json.loads(load("cpu").model_dump_json())  # a setting that came after the case was made had its default
+    changed = [
+        f"{g}.{k}"
+        for g in chosen
+        if g != "search"
+        for k in chosen[g]
+        if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]
+    ]
     if changed:
         reason = f"this case was made with other settings ({', '.join(changed)})"
         raise CaseError(out, reason, "give another --out, or the same settings to go on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,9 @@ from fasr_video.pipeline.media.folder import pictures_in
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr import idfsr_restorer
+from fasr_video.sr.attributes import complete, parse_all
 from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import as_image, open_restorer, samples_of
 from fasr_video.sr.restoration import (
     BANNER,
@@ -69,6 +72,11 @@ class Job:
     combiner: Path | None
     device: str
     precision: str
+    attr: Sequence[str]
+    """NAME=yes|no[:CONFIDENCE], or read."""
+    guidance: float | None
+    classifier: Sequence[str]
+    """FILE of ours, or NAME=FILE for each published one; none for the one in the box."""
     identity: Path | None = None
     """A fitted identity, for idfsr."""
 
@@ -94,11 +102,13 @@ def run(job: Job) -> Iterator[Done]:
         raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
     if job.identity is not None and job.method != idfsr_restorer.NAME:
         raise UsageError(f"method {job.method}", "it takes no fitted identity", "use --method idfsr")
+    said, reading = parse_all(job.attr)
+    guidance = _guidance(job)
     files = (job.model, job.embedder, job.combiner)
     if job.method == idfsr_restorer.NAME:
         restorer = _open_idfsr(job)
     else:
-        restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files)
+        restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files, guidance)
     samples = job.samples or samples_of(job.method)
     smallest = idfsr_restorer.SMALLEST if job.method == idfsr_restorer.NAME else SMALLEST
     detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
@@ -112,6 +122,9 @@ def run(job: Job) -> Iterator[Done]:
         "aligned": job.align,
         "version": __version__,
     }
+    if guidance is not None:
+        guidance.classifiers.check(said)
+        shared["attributes"] = {"said": [asdict(a) for a in said], "read": reading}
     faces = tuple(a.face for a in auxiliaries)
     for path in job.images:
         try:
@@ -122,16 +135,30 @@ def run(job: Job) -> Iterator[Done]:
         target = Target(job.out, still, {"picture": still.sha256, **shared})
         warnings, state = target.earlier(), "there already"
         if warnings is None:
-            answer = restore(restorer, Probe(still.face, faces, lr_known=not job.feature_only), samples, job.seed)
+            held = complete(said, guidance.classifiers, [still.face, *faces]) if guidance and reading else said
+            probe = Probe(still.face, faces, lr_known=not job.feature_only, attributes=held)
+            answer = restore(restorer, probe, samples, job.seed)
             warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
             target.write(answer, warnings)
         yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
 
 
 def _open_idfsr(job: Job) -> Restorer:
+    if job.attr:
+        raise UsageError("--attr", f"method {job.method} cannot be drawn towards any", "leave it out, or use fasr++")
     device = find_device(job.device)
     models = idfsr_restorer.load_idfsr_models(job.model, job.embedder, job.identity, device, LandmarkFinder(job.device))
     return idfsr_restorer.Idfsr(models, job.sampler, device, job.precision)
+
+
+def _guidance(job: Job) -> Guidance | None:
+    if job.attr:
+        strength = STRENGTH if job.guidance is None else job.guidance
+        return open_guidance(job.classifier, strength, find_device(job.device))
+    for option, given in (("--guidance", job.guidance is not None), ("--classifier", job.classifier)):
+        if given:
+            raise UsageError(option, "there are no attributes to draw towards", "give some with --attr")
+    return None
 
 
 def read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[list[Still], list[str]]:
@@ -225,6 +252,7 @@ class Target:
             "asked": self._asked,
             "network_calls": answer.calls,
             "feature": answer.feature,
+            "attributes": [asdict(a) for a in answer.attributes],
             "disagreement": float(answer.spread.mean()),
             "warnings": warnings,
         }
@@ -251,15 +279,26 @@ def sheet(still: Still, answer: Restoration) -> Image:
     if len(answer.samples) > 1:
         cells += [(f"sample {k + 1}", sample) for k, sample in enumerate(answer.samples)]
         cells.append(("disagreement, 4 times", heat(answer.spread)))
-    head, foot, gap = 16, 18, 6
-    page = Pictures.new("RGB", (gap + len(cells) * (side + gap), head + side + foot), "white")
+    head, line, gap = 16, 15, 6
+    width = gap + len(cells) * (side + gap)
+    told = _about_attributes(answer, width // 6)
+    page = Pictures.new("RGB", (width, head + side + 18 + line * len(told)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
     for i, (label, picture) in enumerate(cells):
         left = gap + i * (side + gap)
         page.paste(Pictures.fromarray(np.ascontiguousarray(picture)), (left, head))
         pen.text((left, 2), label, fill="black", font=font)
-    pen.text((gap, head + side + 3), BANNER, fill=(176, 0, 0), font=font)
+    for i, text in enumerate((BANNER, *told)):
+        pen.text((gap, head + side + 3 + line * i), text, fill=(176, 0, 0), font=font)
     return np.asarray(page)
+
+
+def _about_attributes(answer: Restoration, letters: int) -> list[str]:
+    """Lines of so many letters: what a guided picture was drawn towards, and what is to be said of it."""
+    if not answer.attributes:
+        return []
+    told = [f"drawn towards {', '.join(map(str, answer.attributes))}: it shows them because of that", *answer.warnings]
+    return [line for text in told for line in textwrap.wrap(text, letters)]
 
 
 def heat(spread: NDArray[np.float32]) -> Image:

@@ -16,8 +16,10 @@ from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
+from fasr_video.sr.attributes import CLEAR, SURE, Attribute, Classifiers, read
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser
+from fasr_video.sr.guidance import Guidance
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.sr.sampling import Sampling
 from fasr_video.types import Image
@@ -33,6 +35,8 @@ class Method:
     samples: int
     sampler: str
     """By default; docs/methods.md has the papers' own."""
+    guided: bool = False
+    """Whether it is nothing without attributes; the others take them where they are given."""
 
 
 FAST = "dpmpp-10"
@@ -43,6 +47,7 @@ METHODS = {
     "sde-sr-vecs": Method(None, 1, "vecs-100"),
     "sde-sr-vp": Method(None, 1, "vp-100"),
     "sde-sr-subvp": Method(None, 1, "subvp-100"),
+    "srdg": Method(None, 1, "ve-100", guided=True),
     "sr3": Method(None, 1, "ddpm-100"),
 }
 STILLS_ONLY = "idfsr"
@@ -89,10 +94,19 @@ def _check_same(file: Path, trained_with: str, embedder: Embedder) -> None:
         raise ModelError(file, reason, "give the embedder that it was trained with, or train it again with this one")
 
 
-def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, device: torch.device) -> Restorer:
+def make_restorer(
+    name: str,
+    models: Callable[[], Models],
+    sampler: str | None,
+    device: torch.device,
+    guidance: Guidance | None = None,
+) -> Restorer:
     """The restorer of that name; `models` is called only when the method needs them."""
     if name in METHODS:
-        return Diffusion(name, models(), sampling.parse(sampler or METHODS[name].sampler), device)
+        if METHODS[name].guided and guidance is None:
+            raise _unguided(name)
+        how = sampling.parse(sampler or METHODS[name].sampler)
+        return Diffusion(name, models(), how, device, guidance=guidance)
     if name == STILLS_ONLY:
         raise UsageError(f"method {name}", "it restores stills alone", "use it with fasr-video sr, or another one here")
     if name != "bicubic" and not name.startswith(SPANDREL):
@@ -100,7 +114,14 @@ def make_restorer(name: str, models: Callable[[], Models], sampler: str | None, 
     other = Bicubic() if name == "bicubic" else ThirdParty(Path(name.removeprefix(SPANDREL)), device)
     if sampler is not None:
         raise UsageError(f"sampler {sampler}", f"method {name} does not sample", "leave --sampler out")
+    if guidance is not None:
+        raise UsageError("attributes", f"method {name} cannot be drawn towards any", "leave them out, or use fasr++")
     return other
+
+
+def _unguided(name: str) -> UsageError:
+    remedy = "give them with --attr, set restore.attributes=read for a run, or use sde-sr-ve"
+    return UsageError(f"method {name}", "it is guided by attributes, and there are none", remedy)
 
 
 def open_restorer(
@@ -109,6 +130,7 @@ def open_restorer(
     sampler: str | None = None,
     precision: str = "float32",
     files: tuple[Path | None, Path | None, Path | None] = (None, None, None),
+    guidance: Guidance | None = None,
 ) -> Restorer:
     """The restorer of that name; `files` are network, embedder and combiner, None for those in the box."""
 
@@ -117,7 +139,7 @@ def open_restorer(
         loaded.denoiser.precision = PRECISIONS[precision]
         return loaded
 
-    return make_restorer(name, models, sampler, device)
+    return make_restorer(name, models, sampler, device, guidance)
 
 
 class Bicubic:
@@ -138,8 +160,17 @@ class Bicubic:
 class Diffusion:
     """Draws pictures from p(picture | LR0, feature) with one trained denoiser."""
 
-    def __init__(self, name: str, models: Models, sampler: Sampling, device: torch.device, batch: int = 16) -> None:
+    def __init__(
+        self,
+        name: str,
+        models: Models,
+        sampler: Sampling,
+        device: torch.device,
+        batch: int = 16,
+        guidance: Guidance | None = None,
+    ) -> None:
         self.name = name
+        self._guidance = guidance
         self._method, self._models, self._sampling = METHODS[name], models, sampler
         self._denoiser = models.denoiser.to(device).eval()
         self._device, self._batch = device, batch
@@ -153,6 +184,8 @@ class Diffusion:
         m = self._models
         facts: dict[str, object] = {"method": self.name, "sampler": str(self._sampling), "network": m.denoiser_sha256}
         facts["precision"] = str(m.denoiser.precision).removeprefix("torch.")
+        if self._guidance is not None:
+            facts |= self._guidance.facts()
         if self._method.merge:
             facts |= {
                 "embedder": m.embedder.sha256 if m.embedder else "",
@@ -164,6 +197,7 @@ class Diffusion:
         if not all(p.lr_known for p in probes) and (self._method.merge is None or self._sampling.warm is not None):
             reason = "it would draw from nothing: no feature, or a start at the LR face that is left out"
             raise UsageError("feature-only", reason, "use fasr++ or fasr, with a sampler that begins at noise")
+        drawn_to = [self._drawn_to(p) for p in probes]
         told = [self._feature(p) for p in probes]
         side = self._denoiser.side
         lr = torch.cat([enlarge(as_tensor([p.lr0]), side) * p.lr_known for p in probes])
@@ -172,13 +206,25 @@ class Diffusion:
         generators = samplers.generators([sample_seed(s, k) for s in seeds for k in range(samples)])
         parts = []
         for i in range(0, len(rows), self._batch):
-            part = condition[rows[i : i + self._batch]]
-            part = Condition(part.lr.to(self._device), part.feature.to(self._device))
-            parts.append(
-                sampling.draw(self._denoiser, part, self._sampling, generators[i : i + self._batch]).float().cpu()
-            )
+            some = rows[i : i + self._batch]
+            part = Condition(condition.lr[some].to(self._device), condition.feature[some].to(self._device))
+            denoiser = self._guided([drawn_to[k] for k in some.tolist()])
+            parts.append(sampling.draw(denoiser, part, self._sampling, generators[i : i + self._batch]).float().cpu())
         drawn = torch.cat(parts).reshape(len(probes), samples, *lr.shape[1:])
         return [self._answer(*row) for row in zip(probes, drawn, seeds, (source for _, source in told), strict=True)]
+
+    def _guided(self, rows: Sequence[tuple[Attribute, ...]]) -> Denoiser:
+        if self._guidance is None:
+            return self._denoiser
+        return self._guidance.guided(self._denoiser, rows, bounded=self._sampling.in_few_steps)
+
+    def _drawn_to(self, probe: Probe) -> tuple[Attribute, ...]:
+        """The probe's attributes, without what was read but not surely enough."""
+        if self._method.guided and not probe.attributes:
+            raise _unguided(self.name)
+        known = Classifiers((), ()) if self._guidance is None else self._guidance.classifiers
+        known.check(probe.attributes)
+        return tuple(a for a in probe.attributes if a.source != "read" or a.confidence >= SURE)
 
     def _feature(self, probe: Probe) -> tuple[Tensor, str]:
         """The person's feature and where it is from."""
@@ -219,6 +265,8 @@ class Diffusion:
             )
         if source == "none" and probe.auxiliaries:
             warnings.append(f"method {self.name} takes no feature: the auxiliary faces were not used")
+        if self._guidance is not None and probe.attributes:
+            warnings += self._about_attributes(probe, self._guidance.classifiers)
         spread = drawn.std(0).mean(0) if len(drawn) > 1 else torch.zeros(drawn.shape[-2:])
         return Restoration(
             picture=as_image(drawn.mean(0)),
@@ -231,7 +279,28 @@ class Diffusion:
             model=self._models.denoiser_sha256,
             feature=source,
             warnings=tuple(warnings),
+            attributes=self._drawn_to(probe),
         )
+
+    def _about_attributes(self, probe: Probe, classifiers: Classifiers) -> list[str]:
+        side, used = len(probe.lr0), self._drawn_to(probe)
+        warnings = [
+            f"attribute {a.name}: read with certainty {a.confidence:g}, too little to use it"
+            for a in probe.attributes
+            if a not in used
+        ]
+        guessed = ", ".join(a.name for a in used if a.source == "read")
+        if guessed:
+            warnings.append(f"{guessed}: guessed by a network (LR face of {side} px), which may be sure and wrong")
+        if not used:
+            warnings.append("drawn without guidance: no attribute was read surely enough")
+        said = {a.name: a for a in used if a.source == "examiner"}
+        shown = read(classifiers, [probe.lr0]) if said else ()
+        return warnings + [
+            f"attribute {said[a.name]}: the LR face of {side} px reads as the opposite, with certainty {a.confidence:g}"
+            for a in shown
+            if a.name in said and a.value != said[a.name].value and a.confidence >= CLEAR
+        ]
 
 
 class ThirdParty:

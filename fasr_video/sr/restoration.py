@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL.PngImagePlugin import PngInfo
 
 from fasr_video.errors import InputError
+from fasr_video.sr.attributes import Attribute
 from fasr_video.types import Image
 
 SMALLEST = 8
@@ -36,6 +37,8 @@ class Probe:
     """The person's merged feature where it is known already; it stands before the auxiliaries."""
     lr_known: bool = True
     """False draws from the feature alone (y = 0), as in the papers' figure."""
+    attributes: tuple[Attribute, ...] = ()
+    """What is held of the person's face: said by the examiner, or read off its pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,8 @@ class Restoration:
     feature: str
     """Where the feature came from: combiner, mean, given, fitted, own (the LR face's), or none."""
     warnings: tuple[str, ...]
+    attributes: tuple[Attribute, ...] = ()
+    """Those that it was drawn towards."""
 
 
 class Restorer(Protocol):

@@ -34,6 +34,11 @@ class Sampling:
         """Network calls for one picture."""
         return self.steps * KINDS[self.kind].calls - (self.kind == "heun")
 
+    @property
+    def in_few_steps(self) -> bool:
+        """Whether its kind walks a short list of noise levels, in place of a paper's process in thousands of steps."""
+        return KINDS[self.kind].warm
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video import __version__
-from fasr_video.errors import InputError
+from fasr_video.errors import InputError, ModelError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.sr.attributes import NAMES, AttributeClassifier
+from fasr_video.sr.guidance import open_classifier
 from fasr_video.sr.networks.attributes import AttributeNet
+from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_attributes
 from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, degrade, views
@@ -62,7 +64,12 @@ def class_weights(labels: Tensor) -> Tensor:
 
 
 def make_loss(
-    pictures: Tensor, labels: Tensor, batch: int, side: int
+    pictures: Tensor,
+    labels: Tensor,
+    batch: int,
+    side: int,
+    names: Sequence[str] = NAMES,
+    surveillance: float = 0.0,
 ) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
     weights = class_weights(labels)
 
@@ -71,7 +78,7 @@ def make_loss(
         rows = torch.randint(0, len(pictures), (batch,), generator=generator, device=device)
         clean = views(pictures[rows], side, True, generator)
         half = batch // 2
-        clean = torch.cat((clean[:half], degrade(clean[half:], generator)))
+        clean = torch.cat((clean[:half], small(clean[half:], surveillance, generator)))
         sigma = levels(batch, generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
         logits = model(clean + sigma[:, None, None, None] * noise, sigma).float().unflatten(1, (-1, 2))
@@ -80,10 +87,19 @@ def make_loss(
         return {
             "loss": (F.cross_entropy(logits.transpose(1, 2), truth, reduction="none") * weight).mean(),
             "accuracy": right.mean(),
-            **dict(zip(NAMES, right.mean(0), strict=True)),
+            **dict(zip(names, right.mean(0), strict=True)),
         }
 
     return loss
+
+
+def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Tensor:
+    """Small and brought up again, in a share of the batches as cameras and recorders do it."""
+    # Without such batches nothing is drawn: a run from before there were any goes on as it began.
+    if surveillance and torch.rand((), generator=generator, device=generator.device) < surveillance:
+        seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
+        return Surveillance()(clean, seeds)
+    return degrade(clean, generator)
 
 
 def levels(n: int, generator: torch.Generator) -> Tensor:
@@ -100,20 +116,28 @@ def train_attributes(
     batch: int,
     device: torch.device,
     report: Callable[[Progress], None],
+    begin: str | None = None,
+    surveillance: float = 0.0,
 ) -> int:
-    """Train in folder `out`; leaves attributes.safetensors (fp16, EMA), manifest, log and curves. Returns the step."""
+    """Train in folder `out`; leaves attributes.safetensors (fp16, EMA), manifest, log and curves. Returns the step.
+
+    A new run begins with the classifier `begin` (FILE or NAME=FILE), if given, and learns the attributes that it knows.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    one_class = [name for name, column in zip(NAMES, labels.T, strict=True) if bool((column == column[0]).all())]
+    torch.manual_seed(plan.seed)
+    network, names, begun_with = _begun(begin)
+    labels = labels[:, [NAMES.index(name) for name in names]]
+    one_class = [name for name, column in zip(names, labels.T, strict=True) if bool((column == column[0]).all())]
     if one_class:
         raise InputError("labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes")
-    torch.manual_seed(plan.seed)
-    network = AttributeNet(len(NAMES), BLOCK)
     about = {
         "version": __version__,
         "licence": "follows the faces and labels it was trained on: name them, and their terms, beside these weights",
         "faces": len(faces),
         "people": len(set(faces.identities)),
-        "share_of_class_1": dict(zip(NAMES, labels.float().mean(0).tolist(), strict=True)),
+        "share_of_class_1": dict(zip(names, labels.float().mean(0).tolist(), strict=True)),
+        "begun with": begun_with,
+        "surveillance": surveillance,
         "batch": batch,
         "plan": asdict(plan),
     }
@@ -122,11 +146,24 @@ def train_attributes(
         learned = copy.deepcopy(network)
         learned.load_state_dict(state)
         file = out / "attributes.safetensors"
-        save_attributes(AttributeClassifier(learned, NAMES, *SIGMAS), file)
+        save_attributes(AttributeClassifier(learned, names, *SIGMAS), file)
         manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
         write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
-        draw_run(out, ("loss", "accuracy", *NAMES))
+        draw_run(out, ("loss", "accuracy", *names))
 
-    loss = make_loss(faces.pictures.to(device), labels.to(device), batch, network.side)
+    loss = make_loss(faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance)
     settings = {"batch": batch, "faces": len(faces), "labels": labels.sum(0).tolist()}
+    # What is not asked for is not named: runs from before these options go on.
+    settings |= {k: v for k, v in (("begun with", begun_with), ("surveillance", surveillance)) if v}
     return train(network, loss, out, plan, device, save, report, settings)
+
+
+def _begun(begin: str | None) -> tuple[AttributeNet, tuple[str, ...], str]:
+    """A new network of ours, or that of a file; what it knows; the file's SHA-256, empty for a new one."""
+    if begin is None:
+        return AttributeNet(len(NAMES), BLOCK), NAMES, ""
+    classifier, path = open_classifier(begin)
+    strange = [name for name in classifier.names if name not in NAMES]
+    if strange:
+        raise ModelError(path, f"it knows {', '.join(strange)}, of which there are no labels", "begin with another")
+    return classifier.network, classifier.names, sha256_file(path)

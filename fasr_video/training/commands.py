@@ -178,8 +178,23 @@ def sr_command(
 @train_group.command("attributes")
 @SOURCES
 @click.option("--labels", required=True, type=FILE, help="CSV with path, male, glasses, no_beard (0 or 1).")
+@click.option(
+    "--from",
+    "begin",
+    metavar="FILE",
+    help="Classifier that a new run begins with: ours, or NAME=FILE for a published one.",
+)
+@click.option(
+    "--surveillance",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of batches whose small faces are degraded as cameras do.",
+)
 @run_options(steps=5_000, batch=64, lr=2e-3)
-def attributes_command(faces: tuple[Path, ...], labels: Path, **options: Any) -> None:
+def attributes_command(
+    faces: tuple[Path, ...], labels: Path, begin: str | None, surveillance: float, **options: Any
+) -> None:
     """Train the classifier of attributes under noise on FACES."""
     from fasr_video.storage import environment
     from fasr_video.training.attributes import read_labels, train_attributes
@@ -188,7 +203,9 @@ def attributes_command(faces: tuple[Path, ...], labels: Path, **options: Any) ->
     rows = read_labels(labels, opened)
     plan, device = _plan(options, ema=0.998, weight_decay=0.05, channels_last=options["device"] != "cpu")
     with environment(options["out"]):
-        step = train_attributes(opened, rows, options["out"], plan, options["batch"], device, _report)
+        step = train_attributes(
+            opened, rows, options["out"], plan, options["batch"], device, _report, begin, surveillance
+        )
     _finish(options["out"], step, plan.steps)
 
 

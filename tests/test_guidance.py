@@ -1,0 +1,625 @@
+"""Guidance by attributes: the exact answer where there is one, what is said and read of a face, and how it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pictures
+from torch import Tensor
+
+from fasr_video import box
+from fasr_video.configs import settings as configs
+from fasr_video.errors import CaseError, FasrError, SettingsError, UsageError
+from fasr_video.files import sha256_file
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.probes import open_prober, probe_all
+from fasr_video.pipeline.run import open_case, run
+from fasr_video.pipeline.verify import verify
+from fasr_video.sr import sampling, sde
+from fasr_video.sr.attributes import (
+    CLEAR,
+    NAMES,
+    SURE,
+    Attribute,
+    AttributeClassifier,
+    Classifiers,
+    complete,
+    parse,
+    parse_all,
+    read,
+)
+from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser
+from fasr_video.sr.guidance import Guidance, Guided, open_guidance, open_spread
+from fasr_video.sr.methods import METHODS, make_restorer
+from fasr_video.sr.networks.attributes import AttributeNet
+from fasr_video.sr.restoration import Probe, Restorer, restore
+from fasr_video.sr.samplers import generators
+from fasr_video.sr.weights import save_attributes
+from fasr_video.types import Image
+from tests.test_attributes import made, published_file, randomised
+from tests.test_candidates import QUICK, document
+from tests.test_cli import called
+from tests.test_methods import CPU, PROBE, face, models
+from tests.test_methods import weights as weights  # a fixture
+
+GLASSES, NO_GLASSES, BEARD = Attribute("glasses", True), Attribute("glasses", False), Attribute("beard", True)
+SIDE = 32
+Capture = pytest.CaptureFixture[str]
+
+
+# --- the exact answer --------------------------------------------------------------------------------------------
+
+MEAN, SPREAD, PULL, STRENGTH = 0.4, ResidualDenoiser.WITH_LR, 0.2, 30.0
+MOVED = MEAN + STRENGTH * SPREAD**2 * PULL
+
+
+class Gaussian(Denoiser):
+    """D for pictures of which each number is N(mean, SPREAD²)."""
+
+    def __init__(self, mean: float = MEAN, side: int = 8) -> None:
+        super().__init__()
+        self.mean, self.side, self.feature_length = mean, side, 0
+        self.sigma_min, self.sigma_max, self.band = 0.002, 20.0, (1, 1)
+        self.network = torch.nn.Identity()
+
+    def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        v = sde.per_item(sigma, x) ** 2
+        return (SPREAD**2 * x + v * self.mean) / (SPREAD**2 + v)
+
+
+def pulled(x: Tensor, sigma: Tensor) -> Tensor:
+    """log C(c | x, sigma) for C(c | clean) ∝ exp(PULL · Σ clean), but for what does not depend on x."""
+    return PULL * Gaussian()(x, sigma, nothing(len(x))).flatten(1).sum(1)
+
+
+def nothing(n: int, side: int = 8) -> Condition:
+    return Condition(torch.full((n, 3, side, side), 0.5), torch.zeros(n, 0))
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_guidance_of_gaussian_data_is_the_denoiser_of_the_moved_gaussian(bounded: bool) -> None:
+    x = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.tensor([0.002, 0.05, 0.3, 2.0, 20.0])
+    guided = Guided(Gaussian(), pulled, STRENGTH, bounded)
+    torch.testing.assert_close(guided(x, sigma, nothing(5)), Gaussian(MOVED)(x, sigma, nothing(5)))
+
+
+KINDS = {kind: 60 if row.warm else 120 for kind, row in sampling.KINDS.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_sampler_draws_the_moved_gaussian(kind: str) -> None:
+    """In all that they do: a corrector or a step that was not guided would draw back to the mean."""
+    how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 24
+    drawn = [
+        sampling.draw(d, nothing(n), how, generators(range(n)))
+        for d in (Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps), Gaussian(MOVED), Gaussian())
+    ]
+    torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=2e-4)
+    shift = float((drawn[0] - drawn[2]).mean())
+    assert shift == pytest.approx(MOVED - MEAN, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["pc", "dpmpp", "heun"])
+def test_the_mean_of_the_pictures_is_the_moved_one(kind: str) -> None:
+    how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 48
+    guided = Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps)
+    assert float(sampling.draw(guided, nothing(n), how, generators(range(n))).mean()) == pytest.approx(MOVED, abs=4e-3)
+
+
+# --- what keeps few steps within pictures ------------------------------------------------------------------------
+
+
+def hard(x: Tensor, sigma: Tensor) -> Tensor:
+    return 1e4 * pulled(x, sigma)
+
+
+def test_in_few_steps_guidance_moves_no_further_than_what_is_open() -> None:
+    x, sigma = torch.rand(3, 3, 8, 8), torch.tensor([0.01, 0.3, 20.0])
+    condition = nothing(3)
+    condition.lr[2] = 0  # no LR face: more is open
+    plain, bounded = (Guided(Gaussian(), hard, 1.0, b)(x, sigma, condition) for b in (False, True))
+    far, near = (d - Gaussian()(x, sigma, condition) for d in (plain, bounded))
+    room = open_spread(sigma, condition)
+    torch.testing.assert_close(near.square().mean((1, 2, 3)).sqrt(), room)
+    assert bool((far.square().mean((1, 2, 3)).sqrt() > 10 * room).all())
+    torch.testing.assert_close(torch.cosine_similarity(near.flatten(1), far.flatten(1)), torch.ones(3))
+    assert room[0] < 0.01 and room[1] < ResidualDenoiser.WITH_LR < room[2] < ResidualDenoiser.WITHOUT_LR
+
+
+def test_the_samplers_of_few_steps_are_bounded_and_the_papers_are_as_published() -> None:
+    few = {kind for kind in sampling.KINDS if sampling.parse(f"{kind}-5").in_few_steps}
+    assert few == {"dpmpp", "dpmpp-sde", "heun", "ddim"}
+
+
+# --- attributes --------------------------------------------------------------------------------------------------
+
+
+def test_what_people_say_is_read_as_they_write_it() -> None:
+    assert parse("glasses=yes") == GLASSES
+    assert parse("beard=no:0.7") == Attribute("beard", False, 0.7, "examiner")
+    assert parse_all(["read", "male=no", "beard=yes"]) == ((BEARD, Attribute("male", False)), True)
+    assert parse_all([]) == ((), False)
+    assert str(parse("beard=no:0.7")) == "beard=no:0.7 (examiner)"
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        (["hat=yes"], "attribute hat: known are male, glasses, beard"),
+        (["no_beard=yes"], "known are male, glasses, beard"),
+        (["glasses"], "not NAME=yes|no"),
+        (["glasses=maybe"], "not NAME=yes|no"),
+        (["glasses=yes:0"], "no confidence"),
+        (["glasses=yes:1.1"], "no confidence"),
+        (["glasses=yes:nan"], "no confidence"),
+        (["glasses=yes:"], "no confidence"),
+        (["glasses=yes", "glasses=no"], "attribute glasses: given twice"),
+        ([""], "known are"),
+    ],
+)
+def test_what_cannot_be_said_is_refused(texts: list[str], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_all(texts)
+    assert says in str(caught.value)
+
+
+def classifier(names: tuple[str, ...] = NAMES, side: int = 128) -> AttributeClassifier:
+    torch.manual_seed(0)
+    return AttributeClassifier(randomised(AttributeNet(len(names), 4, side)), names, 0.002, 30.0).eval()
+
+
+def certain(odds: float, names: tuple[str, ...] = NAMES) -> AttributeClassifier:
+    """Says class 1 of everything, with these log odds."""
+    always = classifier(names)
+    torch.nn.init.zeros_(always.network.Dense_3.weight)
+    always.network.Dense_3.bias.data = torch.tensor([0.0, odds] * len(names))
+    return always
+
+
+def all_of(*parts: AttributeClassifier) -> Classifiers:
+    return Classifiers(parts, tuple(f"{i}" * 64 for i in range(len(parts))))
+
+
+def test_classifiers_of_ours_and_of_others_know_attributes_by_the_same_names(tmp_path: Path) -> None:
+    save_attributes(classifier(), tmp_path / "a.safetensors")
+    ours, published = str(tmp_path / "a.safetensors"), published_file(tmp_path)
+    sha256 = sha256_file(Path(ours))
+    assert open_guidance([ours], 50, CPU).facts() == {
+        "guidance": 50,
+        "classifier": {"male": sha256, "glasses": sha256, "beard": sha256},
+    }
+    two = open_guidance([f"male={published}", f"beard={published}"], 50, CPU).classifiers
+    assert [p.names for p in two.parts] == [("male",), ("no_beard",)]
+    assert two.facts == dict.fromkeys(("male", "beard"), sha256_file(published))
+    for files, says in (
+        ([str(published)], "does not say which attribute is its"),
+        ([f"hat={published}"], "no attribute hat: known are male, glasses, beard"),
+        ([f"male={ours}"], "it says itself what it knows: male, glasses, no_beard"),
+        ([ours, f"beard={published}"], "classifier of beard: there are two"),
+        ([str(tmp_path / "none")], "no such file"),
+    ):
+        with pytest.raises(FasrError) as caught:
+            open_guidance(files, 50, CPU)
+        assert says in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male; "):
+        all_of(classifier(("male",))).check([BEARD])
+
+
+@pytest.mark.parametrize("strength", [-1.0, 1e9, float("nan")])
+def test_a_strength_that_is_none_is_refused(strength: float) -> None:
+    with pytest.raises(UsageError, match="out of range"):
+        Guidance(all_of(classifier()), strength)
+
+
+# --- the denoiser, drawn to each row's own -----------------------------------------------------------------------
+
+
+def guided(*rows: tuple[Attribute, ...], strength: float = 50.0, bounded: bool = False) -> Denoiser:
+    return Guidance(all_of(classifier(side=SIDE)), strength).guided(Gaussian(side=SIDE), rows, bounded)
+
+
+def pictures(n: int) -> tuple[Tensor, Tensor, Condition]:
+    g = torch.Generator().manual_seed(0)
+    return torch.rand(n, 3, SIDE, SIDE, generator=g), torch.full((n,), 0.3), nothing(n, SIDE)
+
+
+def test_nothing_to_draw_to_changes_nothing() -> None:
+    x, sigma, condition = pictures(3)
+    plain = Gaussian(side=SIDE)(x, sigma, condition)
+    for same in (guided((), (), ()), guided((GLASSES,), (), (), strength=0)):
+        assert torch.equal(same(x, sigma, condition), plain)
+    beside = guided((), (GLASSES,), ())(x, sigma, condition)
+    assert torch.equal(beside[[0, 2]], plain[[0, 2]]) and not torch.equal(beside[1], plain[1])
+
+
+def test_a_face_does_not_depend_on_the_others_nor_on_their_attributes() -> None:
+    x, sigma, condition = pictures(3)
+    alone = guided((BEARD,), strength=5000)(x[:1], sigma[:1], condition[:1])
+    assert float((alone - Gaussian(side=SIDE)(x, sigma, condition)[:1]).detach().abs().max()) > 0.01
+    for others in (((), ()), ((GLASSES,), (NO_GLASSES, Attribute("male", True)))):
+        together = guided((BEARD,), *others, strength=5000)(x, sigma, condition)
+        torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_each_attribute_draws_by_its_own_slope_and_confidence() -> None:
+    x, sigma, condition = pictures(1)
+    plain = Gaussian(side=SIDE)(x, sigma, condition)
+    x.requires_grad_()
+    log = classifier(side=SIDE).log_probability(x, sigma, {"no_beard": 0})
+    (slope,) = torch.autograd.grad(log.sum(), x)
+
+    def move(*attributes: Attribute) -> Tensor:
+        return guided(attributes)(x, sigma, condition) - plain
+
+    torch.testing.assert_close(move(BEARD), 50 * 0.3**2 * slope, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(move(replace(BEARD, confidence=0.25)), move(BEARD) / 4, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(move(BEARD, GLASSES), move(BEARD) + move(GLASSES), rtol=1e-3, atol=1e-6)
+    assert bool((move(GLASSES) * move(NO_GLASSES)).sum() < 0)
+
+
+def test_a_classifier_is_asked_within_its_training() -> None:
+    asked: list[Tensor] = []
+
+    class Listening(AttributeClassifier):
+        def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
+            asked.append(sigma)
+            return super().forward(images, sigma)
+
+    part = classifier(side=SIDE)
+    listening = Listening(part.network, part.names, 0.01, 30.0)
+    x, _, condition = pictures(3)
+    sigma = torch.tensor([0.002, 0.3, 348.0])
+    out = Guidance(all_of(listening)).guided(Gaussian(side=SIDE), [(BEARD,)] * 3, False)(x, sigma, condition)
+    assert bool(out.isfinite().all())
+    torch.testing.assert_close(asked[0], torch.tensor([0.01, 0.3, 30.0]))
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def seeing() -> AttributeClassifier:
+    """Sees the shapes of `made`: its last layer is fitted to them in closed form."""
+    faces, labels = made(64)
+    seen = classifier()
+    torch.nn.init.zeros_(seen.network.Dense_2.weight)  # goes by the picture alone, whatever the noise level
+    shown = faces.pictures[..., 8:136, 8:136].float() / 255
+    inputs: list[Tensor] = []
+    hook = seen.network.Dense_3.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    with torch.no_grad():
+        seen(shown, torch.full((len(shown),), 0.002))
+        hook.remove()
+        mean = inputs[0].mean(0)
+        centred = inputs[0] - mean
+        wanted = 8.0 * (2 * labels.float() - 1)
+        weight = centred.T @ torch.linalg.solve(centred @ centred.T + 1e-3 * torch.eye(len(shown)), wanted)
+        last = seen.network.Dense_3
+        last.weight.zero_()
+        last.bias.zero_()
+        last.weight[1::2], last.bias[1::2] = weight.T, -mean @ weight
+    return seen
+
+
+def as_face(k: int) -> Image:
+    return np.ascontiguousarray(made(64)[0].pictures[k, :, 8:136, 8:136].permute(1, 2, 0).numpy())
+
+
+def test_attributes_are_read_by_the_mean_log_odds_of_all_faces(seeing: AttributeClassifier) -> None:
+    classifiers = all_of(seeing)
+    dark, light = read(classifiers, [as_face(0)]), read(classifiers, [as_face(7)])
+    assert [(a.name, a.value) for a in dark] == [("male", False), ("glasses", False), ("beard", True)]
+    assert [(a.name, a.value) for a in light] == [("male", True), ("glasses", True), ("beard", False)]
+    assert all(a.source == "read" and CLEAR < a.confidence <= 1 for a in (*dark, *light))
+    balanced = read(classifiers, [as_face(0), as_face(7)])
+    twice = read(classifiers, [as_face(0), as_face(0), as_face(7)])
+    assert all(a.confidence < b.confidence < c.confidence for a, b, c in zip(balanced, twice, dark, strict=True))
+
+
+def test_faces_of_any_size_are_read(seeing: AttributeClassifier) -> None:
+    small = np.asarray(Pictures.fromarray(as_face(7)).resize((24, 24), Pictures.Resampling.BOX))
+    assert [a.value for a in read(all_of(seeing), [small, as_face(7)])] == [True, True, False]
+
+
+@pytest.mark.parametrize("odds", [0.0, 1.0, -3.0])
+def test_certainty_is_how_far_the_probability_is_from_even(odds: float) -> None:
+    probability = 1 / (1 + np.exp(-abs(odds)))
+    glasses = read(all_of(certain(odds)), [face(0, 16)])[1]
+    assert glasses.confidence == pytest.approx(max(2 * probability - 1, 0.001), abs=6e-4)
+    assert glasses.value == (odds > 0)
+
+
+def test_what_the_examiner_says_stands_before_what_is_read() -> None:
+    held = complete((NO_GLASSES,), all_of(certain(3.0)), [face(0, 16)])
+    assert [(a.name, a.value, a.source) for a in held] == [
+        ("glasses", False, "examiner"),
+        ("male", True, "read"),
+        ("beard", False, "read"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["dpmpp-6", "ve-8"])
+def test_a_picture_is_drawn_to_where_the_classifier_sees_it(kind: str, seeing: AttributeClassifier) -> None:
+    how, rows, condition = sampling.parse(kind), ((BEARD,), (NO_GLASSES,)), nothing(2, 128)
+    towards, plain = (
+        sampling.draw(
+            Guidance(all_of(seeing), strength).guided(Gaussian(side=128), rows, how.in_few_steps),
+            condition,
+            how,
+            generators([1, 2]),
+        )
+        for strength in (50.0, 0.0)
+    )
+    with torch.no_grad():
+        after, before = (seeing.logs(picture, torch.full((2,), 0.002)) for picture in (towards, plain))
+    assert after[0, 2, 0] > before[0, 2, 0] and after[1, 1, 0] > before[1, 1, 0]
+
+
+# --- restorers ---------------------------------------------------------------------------------------------------
+
+
+def restorer(name: str, part: AttributeClassifier | None = None, strength: float = 50.0) -> Restorer:
+    kind = METHODS[name].sampler.rpartition("-")[0]
+    return make_restorer(name, models, f"{kind}-3", CPU, Guidance(all_of(part or classifier()), strength))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_guidance_draws_with_every_method(name: str) -> None:
+    drawn = {
+        attribute: restore(restorer(name), replace(PROBE, attributes=(attribute,)), 1, 0)
+        for attribute in (GLASSES, NO_GLASSES)
+    }
+    assert not np.array_equal(drawn[GLASSES].picture, drawn[NO_GLASSES].picture)
+    assert all(answer.attributes == (attribute,) for attribute, answer in drawn.items())
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.guided])
+def test_without_attributes_or_strength_the_picture_is_bit_for_bit_the_unguided_one(name: str) -> None:
+    kind = METHODS[name].sampler.rpartition("-")[0]
+    plain = restore(make_restorer(name, models, f"{kind}-3", CPU), PROBE, 1, 0).picture
+    for same in (
+        restore(restorer(name), PROBE, 1, 0),
+        restore(restorer(name, strength=0), replace(PROBE, attributes=(GLASSES,)), 1, 0),
+    ):
+        assert np.array_equal(same.picture, plain)
+
+
+def test_pictures_do_not_depend_on_their_neighbours_attributes() -> None:
+    ours = replace(PROBE, attributes=(GLASSES,))
+    others = [Probe(face(7, 24), attributes=(NO_GLASSES, BEARD)), ours, Probe(face(8, 16))]
+    together = restorer("fasr++").restore_all(others, 2, [1, 3, 2])
+    alone = [restore(restorer("fasr++"), p, 2, s) for p, s in zip(others, (1, 3, 2), strict=True)]
+    for a, b in zip(together, alone, strict=True):
+        assert np.abs(a.picture.astype(int) - b.picture).max() <= 1 and a.attributes == b.attributes
+
+
+def test_srdg_is_sde_sr_that_is_guided() -> None:
+    with pytest.raises(UsageError, match="method srdg: it is guided by attributes, and there are none"):
+        make_restorer("srdg", models, None, CPU)
+    with pytest.raises(UsageError, match="method srdg: it is guided by attributes, and there are none"):
+        restore(restorer("srdg"), PROBE, 1, 0)
+    probe = replace(PROBE, attributes=(GLASSES,))
+    ours, theirs = (restore(restorer(name), probe, 1, 0) for name in ("srdg", "sde-sr-ve"))
+    assert np.array_equal(ours.picture, theirs.picture) and ours.feature == "none"
+
+
+def test_attributes_need_a_classifier_that_knows_them() -> None:
+    probe = replace(PROBE, attributes=(BEARD,))
+    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know none"):
+        restore(make_restorer("fasr", models, "dpmpp-2", CPU), probe, 1, 0)
+    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male"):
+        restore(restorer("fasr", classifier(("male",))), probe, 1, 0)
+    with pytest.raises(UsageError, match="method bicubic cannot be drawn towards any"):
+        make_restorer("bicubic", models, None, CPU, Guidance(all_of(classifier())))
+
+
+def test_facts_name_the_classifier_and_the_strength() -> None:
+    plain = make_restorer("fasr++", models, "dpmpp-3", CPU).facts()
+    more = {"guidance": 50.0, "classifier": dict.fromkeys(("male", "glasses", "beard"), "0" * 64)}
+    assert restorer("fasr++").facts() == plain | more
+
+
+def warnings(part: AttributeClassifier, *attributes: Attribute) -> list[str]:
+    answer = restore(restorer("fasr", part), replace(PROBE, attributes=attributes), 1, 0)
+    return [w for w in answer.warnings if any(name in w for name in ("attribute", "guessed"))]
+
+
+def test_a_reading_that_is_unsure_is_not_used_and_that_is_said() -> None:
+    unsure, sure = (Attribute(n, True, c, "read") for n, c in (("male", SURE / 2), ("glasses", SURE)))
+    answer = restore(restorer("fasr"), replace(PROBE, attributes=(unsure, sure)), 1, 0)
+    only = restore(restorer("fasr"), replace(PROBE, attributes=(sure,)), 1, 0)
+    assert answer.attributes == (sure,) and np.array_equal(answer.picture, only.picture)
+    assert any(w.startswith("attribute male: read with certainty 0.1, too little") for w in answer.warnings)
+    told = warnings(classifier(), unsure)
+    assert any("drawn without guidance" in w for w in told)
+
+
+def test_what_was_read_is_called_a_guess() -> None:
+    (told,) = warnings(classifier(), Attribute("glasses", True, 0.9, "read"))
+    assert told == "glasses: guessed by a network (LR face of 16 px), which may be sure and wrong"
+
+
+def test_what_the_examiner_says_against_what_is_clearly_seen_is_a_warning() -> None:
+    (told,) = warnings(certain(5.0), NO_GLASSES)
+    assert told == "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with certainty 0.987"
+    (told,) = warnings(certain(5.0), BEARD)
+    assert told.startswith("attribute beard=yes (examiner): ")
+    assert warnings(certain(5.0), GLASSES) == []
+    assert warnings(certain(1.0), NO_GLASSES) == [], "it is not clearly seen"
+
+
+# --- fasr-video sr -----------------------------------------------------------------------------------------------
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def sr(weights: list[str], tmp_path: Path, capsys: Capture) -> Run:
+    save_attributes(certain(5.0), tmp_path / "attributes.safetensors")
+    Pictures.fromarray(face(0, 16)).save(tmp_path / "still.png")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        return called(capsys, "sr", tmp_path / "still.png", *weights, "--out", tmp_path / "out", *arguments)
+
+    return call
+
+
+def facts_in(folder: Path) -> list[dict[str, object]]:
+    files = sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime_ns)
+    return [json.loads(p.read_text()) for p in files]
+
+
+def test_a_still_is_drawn_towards_what_is_said_and_says_so_everywhere(sr: Run, tmp_path: Path) -> None:
+    file = tmp_path / "attributes.safetensors"
+    code, _, err = sr("--classifier", file, "--attr", "glasses=no:0.7", "--attr", "read", "--guidance", 20)
+    assert code == 0 and "attribute glasses=no:0.7 (examiner): the LR face of 16 px reads as the opposite" in err
+    (facts,) = facts_in(tmp_path / "out")
+    said = {"name": "glasses", "value": False, "confidence": 0.7, "source": "examiner"}
+    asked, attributes = facts["asked"], facts["attributes"]
+    assert isinstance(asked, dict) and isinstance(attributes, list)
+    assert asked["attributes"] == {"said": [said], "read": True}
+    assert asked["restorer"]["guidance"] == 20 and asked["restorer"]["classifier"]["beard"] == sha256_file(file)
+    assert [(a["name"], a["source"]) for a in attributes] == [
+        ("glasses", "examiner"),
+        ("male", "read"),
+        ("beard", "read"),
+    ]
+    assert any("reads as the opposite" in w for w in facts["warnings"])  # type: ignore[attr-defined]
+    pages = []
+    for path in (tmp_path / "out").glob("*.png"):
+        with Pictures.open(path) as picture:
+            assert json.loads(picture.text["fasr-video"])["attributes"] == attributes  # type: ignore[attr-defined]
+            pages.append(picture.height)
+    assert max(pages) > 128 + 16 + 18, "the sheet has lines about them"
+
+
+def test_another_question_is_drawn_and_the_same_is_not(sr: Run, tmp_path: Path) -> None:
+    file, other = tmp_path / "attributes.safetensors", tmp_path / "other.safetensors"
+    save_attributes(certain(4.0), other)
+    questions: list[tuple[object, ...]] = [
+        (),
+        ("--attr", "glasses=yes", "--attr", "beard=no", "--classifier", file),
+        ("--attr", "glasses=yes:0.5", "--attr", "beard=no", "--classifier", file),
+        ("--attr", "glasses=yes", "--attr", "beard=no", "--classifier", file, "--guidance", 10),
+        ("--attr", "glasses=yes", "--attr", "beard=no", "--classifier", other),
+        ("--attr", "read", "--classifier", file),
+    ]
+    assert all(": drawn " in sr(*q)[1] for q in questions)
+    assert all(": there already " in sr(*q)[1] for q in questions)
+    assert ": there already " in sr("--attr", "beard=no", "--attr", "glasses=yes", "--classifier", file)[1]
+    assert "attributes" not in facts_in(tmp_path / "out")[0]["asked"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--attr", "hat=yes"), "attribute hat: known are male, glasses, beard"),
+        (("--attr", "male=yes", "--attr", "male=no"), "given twice"),
+        (("--attr", "male=yes", "--guidance", "-1"), "out of range"),
+        (("--method", "srdg"), "it is guided by attributes, and there are none"),
+        (("--attr", "male=yes", "--classifier", "/nowhere"), "no such file"),
+    ],
+)
+def test_a_wrong_question_is_one_line(sr: Run, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    ours = ("--classifier", tmp_path / "attributes.safetensors")
+    needed = "--attr" in arguments and "--classifier" not in arguments
+    code, _, err = sr(*arguments, *(ours if needed else ()))
+    assert code == 2 and says in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", [("--guidance", "20"), ("--classifier", "a.safetensors")])
+def test_an_option_without_attributes_is_refused(sr: Run, option: tuple[str, str]) -> None:
+    code, _, err = sr(*option)
+    assert code == 2 and f"{option[0]}: there are no attributes" in err
+
+
+# --- fasr-video run ----------------------------------------------------------------------------------------------
+
+READING = (*QUICK, "restore.attributes=read", "restore.guidance=20")
+
+
+@pytest.fixture
+def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A box whose classifier always reads glasses and a beard's absence; the classifier's file."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for path in box.BOX.iterdir():
+        if path.name not in {box.MANIFEST, "attributes.safetensors"}:
+            (folder / path.name).symlink_to(path)
+    save_attributes(certain(5.0), folder / "attributes.safetensors")
+    entries = [e for e in json.loads((box.BOX / box.MANIFEST).read_text()) if e["file"] != "attributes.safetensors"]
+    ours = entries[0] | {"file": "attributes.safetensors", "needs": []}
+    (folder / box.MANIFEST).write_text(json.dumps([*entries, ours]))
+    monkeypatch.setattr(box, "BOX", folder)
+    box.refresh()
+    return folder / "attributes.safetensors"
+
+
+def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
+    boxed: Path, entrance: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out, settings = tmp_path / "case", configs.load("cpu", READING)
+    run([entrance], out, settings)
+    (track,) = [t for t in document(out)["tracks"] if t["restoration"]]
+    told = track["restoration"]
+    assert [(a["name"], a["value"], a["source"]) for a in told["attributes"]] == [
+        ("male", True, "read"),
+        ("glasses", True, "read"),
+        ("beard", False, "read"),
+    ]
+    assert any("guessed by a network" in w for w in told["warnings"])
+    shown = " ".join(called(capsys, "show", out)[1].split())
+    assert "drawn" in shown and "(read)" in shown
+    with Pictures.open(out / told["picture"]) as picture:
+        assert json.loads(picture.info["fasr-video"])["attributes"] == told["attributes"]
+    with Case.open(out, read_only=True) as case:
+        (models,) = (json.loads(row["models"]) for row in case.db.execute("SELECT models FROM probed"))
+        assert not any(c.problems for c in verify(case))
+    sha256 = sha256_file(boxed)
+    assert models["restorer"]["guidance"] == 20 and set(models["restorer"]["classifier"].values()) == {sha256}
+    assert run([entrance], out, settings)[1] is False
+
+    with pytest.raises(CaseError, match=r"restore\.attributes, restore\.guidance"):
+        open_case(out, configs.load("cpu", QUICK))
+    save_attributes(certain(-5.0), boxed)
+    box.refresh()
+    assert run([entrance], out, settings)[1] is True, "another classifier is another question"
+    (track,) = [t for t in document(out)["tracks"] if t["restoration"]]
+    assert [a["value"] for a in track["restoration"]["attributes"]] == [False, False, True]
+
+
+def test_probes_made_before_are_made_anew_with_guidance(boxed: Path, entrance: Path, tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    run([entrance], out, configs.load("cpu", QUICK))
+    (before,) = [t["restoration"] for t in document(out)["tracks"] if t["restoration"]]
+    assert before["attributes"] == []
+    with Case.open(out) as case:
+        assert probe_all(case, open_prober(configs.load("cpu", QUICK)), 0, lambda *_: None) is False
+        assert probe_all(case, open_prober(configs.load("cpu", READING)), 0, lambda *_: None) is True
+    (after,) = [t["restoration"] for t in document(out)["tracks"] if t["restoration"]]
+    assert after["attributes"] and after["picture"] != before["picture"]
+
+
+def test_a_case_from_before_these_settings_is_one_without_guidance(entrance: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "case", configs.load("cpu", QUICK)
+    with open_case(out, settings) as case:
+        stored = json.loads(case.meta("settings"))
+        del stored["restore"]["attributes"], stored["restore"]["guidance"]
+        case.db.execute("UPDATE meta SET value = ? WHERE key = 'settings'", (json.dumps(stored),))
+    with open_case(out, settings):
+        pass
+    with pytest.raises(CaseError, match=r"restore\.attributes"):
+        open_case(out, configs.load("cpu", READING))
+
+
+def test_nothing_is_read_for_a_method_that_draws_nothing() -> None:
+    with pytest.raises(SettingsError, match=r"restore\.attributes=read: restore\.method none draws nothing"):
+        open_prober(configs.load("cpu", (*READING, "restore.method=none")))
+    assert "guidance" not in str(open_prober(configs.load("cpu", QUICK)).facts())
