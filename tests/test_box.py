@@ -27,7 +27,9 @@ from fasr_video.recognition import combiner as merging
 from fasr_video.recognition import network as recognition
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints
+from fasr_video.sr.guidance import STRENGTH, open_guidance
 from fasr_video.sr.methods import load_models
+from fasr_video.sr.weights import ATTRIBUTES_FORMAT
 from fasr_video.sr.weights import FORMAT as DENOISER
 from fasr_video.training.detector import save_detector
 from fasr_video.training.embedder import save_embedder
@@ -166,6 +168,7 @@ DEFAULTS: dict[str, tuple[str, Callable[[], object]]] = {
     "combiner of fasr++": ("combiner.safetensors", lambda: load_models(None, None, None, CPU, "combiner")),
     "combiner of a gallery": ("combiner.safetensors", lambda: make_prober(BuiltinEmbedder(), None, 1)),
     "super-resolution": ("sr.safetensors", lambda: load_models(None, None, None, CPU, None)),
+    "attributes": ("attributes.safetensors", lambda: open_guidance((), STRENGTH, CPU)),
 }
 
 
@@ -274,6 +277,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         recognition.FORMAT: embedder,
         merging.FORMAT: box.boxed("combiner.safetensors"),
         DENOISER: box.boxed("sr.safetensors"),
+        ATTRIBUTES_FORMAT: box.boxed("attributes.safetensors"),
     }
 
 
@@ -282,6 +286,7 @@ LOADERS: dict[str, Callable[[Path], object]] = {
     recognition.FORMAT: BuiltinEmbedder,
     merging.FORMAT: merging.load_combiner,
     DENOISER: checkpoints.load,
+    ATTRIBUTES_FORMAT: checkpoints.load_attribute_classifier,
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fasr_video.checkpoint import load_state, read_metadata, save_own
+from fasr_video.checkpoint import check_contract, load_state, read_metadata, save_own
 from fasr_video.errors import ModelError
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
@@ -111,6 +111,7 @@ def save_attributes(classifier: AttributeClassifier, path: Path) -> None:
 
 def load_attributes(path: Path) -> AttributeClassifier:
     """The classifier that `save_attributes` wrote."""
+    check_contract(path, ATTRIBUTES_FORMAT)
     fields = _fields(path, ATTRIBUTES_FORMAT)
     if fields is None:
         reason = "its header does not name a fasr-video attribute classifier"
