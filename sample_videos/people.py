@@ -6,7 +6,8 @@
 3. What walks is another draw: from the same feature and the face brought down further, mirrored, moved, turned, and in
    another light.
 
-Out of many, those are kept that a detector finds and that are least like each other; no choice looks at the clips.
+Out of many, those are kept that a detector finds and that are least like each other; no choice looks at the clips. The
+network in the box draws no faces in step 1 yet: it saw too few without an LR face (`train sr --no-lr` shows it more).
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 from PIL import Image
-from synthetic import HERE, PEOPLE
+from scene import HERE
+from synthetic import PEOPLE
 from torch import Tensor
 from torch.nn import functional as F
 

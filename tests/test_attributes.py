@@ -182,7 +182,7 @@ def test_pictures_have_a_finite_slope_at_every_noise_level(net: AttributeNet, si
     images = torch.cat((noisy(1, sigma), black, grey)).requires_grad_()
     names = tuple(f"a{i}" for i in range(net.attributes))
     classifier = AttributeClassifier(net, names, 0.002, 30.0)
-    log = classifier.log_probability(images, torch.full((3,), sigma), dict.fromkeys(names, 1))
+    log = classifier.logs(images, torch.full((3,), sigma))[:, :, 1].sum(1)
     (slope,) = torch.autograd.grad(log.sum(), images)
     assert log.shape == (3,) and bool(slope.isfinite().all()) and bool(slope[0].any())
 
@@ -212,21 +212,15 @@ def compact(names: tuple[str, ...] = NAMES) -> AttributeClassifier:
 
 
 @torch.no_grad()
-def test_log_probabilities_are_sums_over_the_wanted_classes() -> None:
+def test_the_two_classes_of_each_attribute_are_all_there_is() -> None:
     classifier, images, sigma = compact(), noisy(2, 0.1), torch.full((2,), 0.1)
-
-    def log(**wanted: int) -> Tensor:
-        return classifier.log_probability(images, sigma, wanted)
-
-    torch.testing.assert_close(log(glasses=0).exp() + log(glasses=1).exp(), torch.ones(2))
-    torch.testing.assert_close(log(male=0, no_beard=1), log(no_beard=1) + log(male=0))
-    odds = classifier(images, sigma)[:, 3] - classifier(images, sigma)[:, 2]
-    torch.testing.assert_close(log(glasses=1) - log(glasses=0), odds)
+    logs, logits = classifier.logs(images, sigma), classifier(images, sigma)
+    assert logs.shape == (2, 3, 2)
+    torch.testing.assert_close(logs.exp().sum(2), torch.ones(2, 3))
+    torch.testing.assert_close(logs[:, 1, 1] - logs[:, 1, 0], logits[:, 3] - logits[:, 2])
 
 
-def test_what_the_classifier_does_not_know_is_refused() -> None:
-    with pytest.raises(UsageError, match="attribute hat: the classifier knows male, glasses, no_beard"):
-        compact().log_probability(noisy(1, 0.1), torch.ones(1), {"hat": 1})
+def test_pictures_of_another_size_are_refused() -> None:
     with pytest.raises(UsageError, match="N×3×128×128"):
         compact()(torch.rand(1, 3, 64, 64), torch.ones(1))
 

@@ -252,7 +252,7 @@ def test_each_attribute_draws_by_its_own_slope_and_confidence() -> None:
     x, sigma, condition = pictures(1)
     plain = Gaussian(side=SIDE)(x, sigma, condition)
     x.requires_grad_()
-    log = classifier(side=SIDE).log_probability(x, sigma, {"no_beard": 0})
+    log = classifier(side=SIDE).logs(x, sigma)[:, NAMES.index("no_beard"), 0]
     (slope,) = torch.autograd.grad(log.sum(), x)
 
     def move(*attributes: Attribute) -> Tensor:

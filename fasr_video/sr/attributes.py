@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,18 +91,6 @@ class AttributeClassifier(nn.Module):
     def logs(self, images: Tensor, sigma: Tensor) -> Tensor:
         """N×attributes×2: log C of class 0 and 1; differentiable in the pictures."""
         return F.log_softmax(self(images, sigma).float().unflatten(1, (-1, 2)), dim=2)
-
-    def log_probability(self, images: Tensor, sigma: Tensor, wanted: Mapping[str, int]) -> Tensor:
-        """Σ log C(c | x, sigma) over the wanted classes by name, for each picture; differentiable in the pictures."""
-        logs = self.logs(images, sigma)
-        return torch.stack([logs[:, self._row(name), c] for name, c in wanted.items()]).sum(0)
-
-    def _row(self, name: str) -> int:
-        if name not in self.names:
-            raise UsageError(
-                f"attribute {name}", f"the classifier knows {', '.join(self.names)}", "ask for one of them"
-            )
-        return self.names.index(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 MANY, SEED = click.IntRange(min=1), click.IntRange(0, 2**31)
 FILE = click.Path(path_type=Path, dir_okay=False)
 SOURCES = click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+BEGIN = click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
+SHOWN = click.option(
+    "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
+)
+SURVEILLANCE = click.option(
+    "--surveillance",
+    default=0.0,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of batches degraded as cameras do.",
+)
 
 
 def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -131,13 +142,7 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None,
     show_default=True,
     help="Where noise levels come from: log-normal, or an SDE of the papers.",
 )
-@click.option(
-    "--surveillance",
-    default=0.0,
-    type=click.FloatRange(0, 1),
-    show_default=True,
-    help="Share of batches degraded as cameras do.",
-)
+@SURVEILLANCE
 @click.option(
     "--no-lr",
     default=0.04,
@@ -145,10 +150,8 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None,
     show_default=True,
     help="Share of faces drawn from the feature alone.",
 )
-@click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
-@click.option(
-    "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
-)
+@BEGIN
+@SHOWN
 @run_options(steps=20_000, batch=32, lr=5e-4)
 def sr_command(
     faces: tuple[Path, ...],
@@ -184,13 +187,7 @@ def sr_command(
     metavar="FILE",
     help="Classifier that a new run begins with: ours, or NAME=FILE for a published one.",
 )
-@click.option(
-    "--surveillance",
-    default=0.0,
-    type=click.FloatRange(0, 1),
-    show_default=True,
-    help="Share of batches whose small faces are degraded as cameras do.",
-)
+@SURVEILLANCE
 @run_options(steps=5_000, batch=64, lr=2e-3)
 def attributes_command(
     faces: tuple[Path, ...], labels: Path, begin: str | None, surveillance: float, **options: Any
@@ -217,17 +214,9 @@ def attributes_command(
 @click.option(
     "--size", type=click.Choice(["compact", "published"]), default="compact", show_default=True, help="Of it."
 )
-@click.option(
-    "--surveillance",
-    default=0.0,
-    type=click.FloatRange(0, 1),
-    show_default=True,
-    help="Share of batches degraded as cameras do.",
-)
-@click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
-@click.option(
-    "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
-)
+@SURVEILLANCE
+@BEGIN
+@SHOWN
 @run_options(steps=50_000, batch=32, lr=4e-4)
 def idfsr_command(
     faces: tuple[Path, ...],

@@ -1,7 +1,7 @@
 """Muon: matrices move along the orthogonal matrix nearest to their momentum; everything else moves by AdamW.
 
-(Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate found with AdamW fits.) The
-embedder comes to the same loss in about two thirds of AdamW's time.
+(Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate found with AdamW fits.) At
+its start the embedder's training comes to the same loss in about two thirds of AdamW's time.
 """
 
 from __future__ import annotations
