@@ -11,7 +11,7 @@ from torch import Tensor
 from fasr_video.errors import FasrError
 from fasr_video.sr import sampling, sde
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, ScoreDenoiser
-from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.compact import CompactNet, Layout
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import load_own, save_denoiser
@@ -30,9 +30,9 @@ def speaking(net: torch.nn.Module) -> torch.nn.Module:
 
 def compact() -> Denoiser:
     torch.manual_seed(0)
-    net = CompactNet((32, 64), blocks=1, feature_length=LENGTH, condition=64)
+    net = CompactNet((32, 64), blocks=1, feature_length=LENGTH, condition=64, side=SIDE)
     speaking(net)
-    return ResidualDenoiser(net, SIDE).eval()
+    return ResidualDenoiser(net).eval()
 
 
 def score_network() -> Denoiser:
@@ -123,7 +123,7 @@ def test_a_feature_of_another_length_names_the_length_it_wants(make: type[Denois
 
 def test_an_exact_network_gets_no_loss_and_the_weight_makes_every_level_count_alike() -> None:
     """With EDM's weight an untrained (zero) network loses 1 at every noise level, for data of the right spread."""
-    denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64), SIDE).eval()
+    denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)).eval()
     g = torch.Generator().manual_seed(0)
     lr = torch.full((400, 3, SIDE, SIDE), 0.5)
     clean = lr + ResidualDenoiser.WITH_LR * torch.randn(lr.shape, generator=g)
@@ -136,8 +136,30 @@ def test_an_exact_network_gets_no_loss_and_the_weight_makes_every_level_count_al
         assert float((error * denoiser.weight(sigma, condition)).mean()) == pytest.approx(1.0, abs=0.02)
 
 
+def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
+    denoiser = compact()
+    x, condition = faces(1)
+    with torch.no_grad():
+        before = denoiser(x, torch.tensor([1.0]), condition)
+        places = denoiser.network.places_up[0]  # type: ignore[index, union-attr]
+        places.bias.view(places.shape)[:, 0, 0] = 2.0  # type: ignore[operator, union-attr]
+        moved = (denoiser(x, torch.tensor([1.0]), condition) - before).abs().mean(1)[0]
+    assert moved[:4, :4].mean() > 3 * moved[12:, 12:].mean()
+
+
+def test_the_feature_is_laid_out_over_the_smallest_map_once_it_is_learnt() -> None:
+    layout, x = Layout(condition=8, width=16, cells=4), torch.zeros(2, 16, 4, 4)
+    features = torch.eye(8)[:2]
+    torch.nn.init.zeros_(layout.out.bias)
+    with torch.no_grad():
+        assert torch.equal(layout(x, features), x)
+        torch.nn.init.normal_(layout.out.weight)
+        first, second = layout(x, features)
+    assert (first - second).std(dim=(1, 2)).min() > 1e-3
+
+
 def test_without_an_lr_face_the_picture_is_built_around_grey() -> None:
-    denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64), SIDE).eval()  # a zero network
+    denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)).eval()  # a zero network
     _, condition = faces()
     none = Condition(torch.zeros_like(condition.lr), condition.feature)
     x = 0.5 + 30.0 * torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -182,7 +204,7 @@ def test_the_promised_number_of_calls_is_made(kind: str) -> None:
             return condition.lr
 
     _, condition = faces(1)
-    counting = Counting(CompactNet((32, 64), 1, LENGTH, 64), SIDE)
+    counting = Counting(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE))
     sampling.draw(counting, condition, how, generators([0]))
     assert len(made) == how.calls
 

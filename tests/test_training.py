@@ -357,6 +357,31 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
         assert Image.open(tmp_path / picture).size[0] > 100
 
 
+def test_with_an_identity_term_it_learns_to_look_like_the_person(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64)))
+    faces, _ = read_faces([folder])
+    file = tmp_path / "features.npz"
+    make_features(faces, BuiltinEmbedder(), 16, file, lambda done: None)
+    recipe = sr.Recipe(batch=8, identity=1.0)
+    plan = Plan(steps=20, lr=3e-3, warmup=2, log_every=10)
+    sr.run(sr.Job(faces, file, None, "compact", recipe, None), tmp_path / "run", plan, CPU, quiet)
+    first, last = csv.DictReader((tmp_path / "run" / "log.csv").open())
+    assert float(last["identity"]) < float(first["identity"])
+
+
+def test_a_judge_that_did_not_make_the_features_is_refused(folder: Path, tmp_path: Path) -> None:
+    faces, _ = read_faces([folder])
+    vectors = np.ones((len(faces), 512), np.float32)
+    own = {"embedder": np.array("builtin"), "embedder_sha256": np.array("f" * 64)}
+    file = tmp_path / "features.npz"
+    np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=vectors, lr=vectors, **own)
+    job = sr.Job(faces, file, None, "compact", sr.Recipe(identity=1.0), None)
+    with pytest.raises(FasrError, match="of the embedder ffffffffffff"):
+        sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
+
+
 def test_the_papers_network_trains_their_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NCSN++ on a VE process, with surveillance pictures, small enough for a test."""
     small = sr.NCSNpp(width=16)

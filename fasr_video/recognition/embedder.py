@@ -48,15 +48,16 @@ class BuiltinEmbedder:
         """With these weights; without any, with those in the box."""
         weights = weights or boxed("embedder.safetensors")
         self.device = torch.device(device)
-        self._net = EmbedderNet()
-        load_state(self._net, weights, FORMAT)
+        self.net = EmbedderNet()
+        load_state(self.net, weights, FORMAT)
         self.sha256 = sha256_file(weights)
-        self._net = self._net.float().eval().to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.float().eval().requires_grad_(False).to(self.device)
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
     def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         starts = range(0, len(faces), 64)
-        parts = [self._net(faces[i : i + 64].to(self.device)).float().cpu() for i in starts]
+        parts = [self.net(faces[i : i + 64].to(self.device)).float().cpu() for i in starts]
         features = torch.cat([torch.zeros(0, LENGTH), *parts])
         return F.normalize(features, dim=1), features.norm(dim=1)
 

@@ -126,11 +126,11 @@ class ResidualDenoiser(Denoiser):
 
     WITH_LR, WITHOUT_LR = 0.085, 0.28
 
-    def __init__(self, network: CompactNet, side: int = 128, sigma_min: float = 0.002, sigma_max: float = 30.0) -> None:
+    def __init__(self, network: CompactNet, sigma_min: float = 0.002, sigma_max: float = 30.0) -> None:
         super().__init__()
-        self.network, self.side, self.sigma_min, self.sigma_max = network, side, sigma_min, sigma_max
-        self.feature_length = network.feature_length
-        self.band = (side // 8, side // 8)
+        self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
+        self.side, self.feature_length = network.side, network.feature_length
+        self.band = (self.side // 8, self.side // 8)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         known = _known(condition.lr)

@@ -92,8 +92,8 @@ def load_own(path: Path) -> Denoiser:
         raise ModelError(path, "its header does not name a fasr-video denoiser", "give weights that `train sr` wrote")
     denoiser: Denoiser
     if header.network == "compact":
-        net = CompactNet(header.widths, header.blocks, header.feature_length, header.condition)
-        denoiser = ResidualDenoiser(net, header.side, header.sigma_min, header.sigma_max)
+        net = CompactNet(header.widths, header.blocks, header.feature_length, header.condition, side=header.side)
+        denoiser = ResidualDenoiser(net, header.sigma_min, header.sigma_max)
     else:
         published = NCSNpp(header.side, header.widths[0], feature=header.feature_length > 0)
         denoiser = ScoreDenoiser(published, header.sigma_min, header.sigma_max)

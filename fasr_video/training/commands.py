@@ -19,6 +19,9 @@ BEGIN = click.option("--from", "begin", type=FILE, help="Weights of such a netwo
 SHOWN = click.option(
     "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
 )
+EMBEDDER = click.option(
+    "--embedder", type=FILE, help="Weights of the embedder that made the features. [default: builtin]"
+)
 SURVEILLANCE = click.option(
     "--surveillance",
     default=0.0,
@@ -150,6 +153,14 @@ def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None,
     show_default=True,
     help="Share of faces drawn from the feature alone.",
 )
+@click.option(
+    "--identity",
+    default=0.0,
+    type=click.FloatRange(0),
+    show_default=True,
+    help="Weight of looking like the person to the embedder.",
+)
+@EMBEDDER
 @BEGIN
 @SHOWN
 @run_options(steps=20_000, batch=32, lr=5e-4)
@@ -161,6 +172,8 @@ def sr_command(
     noise: str,
     surveillance: float,
     no_lr: float,
+    identity: float,
+    embedder: Path | None,
     begin: Path | None,
     shown: Path | None,
     **options: Any,
@@ -170,9 +183,9 @@ def sr_command(
     from fasr_video.training import sr
 
     opened = _faces(faces)
-    plan, device = _plan(options)
-    recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance, no_lr=no_lr)
-    job = sr.Job(opened, features, combiner, network, recipe, shown, begin)
+    plan, device = _plan(options, muon=True)
+    recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance, no_lr=no_lr, identity=identity)
+    job = sr.Job(opened, features, combiner, network, recipe, shown, begin, embedder)
     with environment(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
@@ -210,7 +223,7 @@ def attributes_command(
 @SOURCES
 @click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
 @click.option("--landmarks", required=True, type=FILE, help="CSV with path and five landmarks of each face.")
-@click.option("--embedder", type=FILE, help="Weights of the embedder that made the features. [default: builtin]")
+@EMBEDDER
 @click.option(
     "--size", type=click.Choice(["compact", "published"]), default="compact", show_default=True, help="Of it."
 )

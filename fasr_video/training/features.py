@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fasr_video.errors import ModelError
 from fasr_video.files import write_whole
-from fasr_video.recognition.embedder import Embedder
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder
 from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.faces import Faces, views
 
 PART = 2048
@@ -51,6 +53,16 @@ def _embed(faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: 
             low.append(embedder.embed(enlarge(shrink(x, lr_side), 128))[0].half().numpy())
         report(rows.start + start + len(x))
     return {"hr": np.concatenate(high), "lr": np.concatenate(low)}
+
+
+def embedder_of(features: Path, weights: Path | None, device: torch.device) -> BuiltinEmbedder:
+    """The embedder with these weights (None: those in the box), if `features` (.npz) are its own."""
+    embedder = BuiltinEmbedder(weights, device)
+    source = CombinerFeatures.load(features).source
+    if source.sha256 not in ("", embedder.sha256):
+        reason = f"its features are of the embedder {source.sha256[:12]}…, but {embedder.sha256[:12]}… is given"
+        raise ModelError(features, reason, "give the embedder that made them")
+    return embedder
 
 
 def write_arrays(file: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:

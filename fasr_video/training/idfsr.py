@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
-from fasr_video.errors import InputError, ModelError, UsageError
+from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
-from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder
+from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.idfsr import (
     SIDE,
@@ -40,9 +40,9 @@ from fasr_video.sr.idfsr import (
 from fasr_video.sr.networks.idfsr import SIZES, IdfsrNet
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_idfsr
-from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, cut, draw_moves, read_faces, rows_of, views
+from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
 from fasr_video.training.sr import merged_features, poor
 
@@ -213,17 +213,13 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     """Train in folder `out`; leaves idfsr.safetensors, its manifest, log, curves and samples. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    embedder = BuiltinEmbedder(job.embedder, device)
-    source = CombinerFeatures.load(job.features).source
-    if source.sha256 and source.sha256 != embedder.sha256:
-        reason = f"its features are of the embedder {source.sha256[:12]}…, but {embedder.sha256[:12]}… is given"
-        raise ModelError(job.features, reason, "give the embedder that made them")
+    embedder = embedder_of(job.features, job.embedder, device)
     data = material(job.faces, read_marks(job.landmarks, job.faces), rows_of(job.features, job.faces, ("hr",))["hr"])
     data = Material(*(getattr(data, name).to(device) for name in Material.__slots__))
     denoiser = IdentityDenoiser(IdfsrNet(SIZES[job.size]))
     if job.begin is not None:
         load_state(denoiser.network, job.begin)
-    denoiser.embedder, denoiser.band = source.sha256, (min(job.recipe.sides), max(job.recipe.sides))
+    denoiser.embedder, denoiser.band = embedder.sha256, (min(job.recipe.sides), max(job.recipe.sides))
     embed = _embedding(embedder)
     sheets = None if job.shown is None else Sheets(job.shown, job.landmarks, embed, out)
     about = {

@@ -2,6 +2,8 @@
 
 Each step: faces, moved and mirrored; their LR twins; a noise level a face; |D(clean + noise) − clean|² with the
 denoiser's own weight. With noise "ve", "vp" or "subvp" levels come from that SDE at uniform times, as in the papers.
+With `identity`, what the denoiser shows must also look like the person to the embedder: few pixels decide that, so the
+squared error alone hardly asks for it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, ScoreDenoiser
@@ -32,6 +36,7 @@ from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, read_faces, rows_of, views
+from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
 
 SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
@@ -55,6 +60,8 @@ class Recipe:
     no_feature: float = 0.12
     others: float = 0.4
     """Share of faces that get the merged feature of the person's other photos in place of their own."""
+    identity: float = 0.0
+    """Weight of 1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,8 @@ class Material:
     """N×length: the feature of each picture itself."""
     merged: Tensor
     """N×length: what the person's other pictures tell; zeros where there are none."""
+    judge: EmbedderNet | None = None
+    """The embedder that made the features, for the identity term."""
 
 
 def make_loss(
@@ -85,11 +94,17 @@ def make_loss(
         # With an SDE of the papers, std² |s − target|² (SDE eq. 7), which is |D − clean|² / sigma².
         weighted = error * (denoiser.weight(sigma, condition) if recipe.noise == "edm" else sigma**-2)
         low, high = sigma < 0.05, sigma > 0.3
-        return {
+        terms = {
             "loss": weighted.mean(),
             "fine": (weighted * low).sum() / low.sum().clamp_min(1),
             "coarse": (weighted * high).sum() / high.sum().clamp_min(1),
         }
+        if data.judge is not None:
+            noisiest = sigma.topk(n // 2).indices  # with little noise any face looks like its person
+            looks = data.judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
+            terms["identity"] = 1 - functional.cosine_similarity(looks, data.own[rows[noisiest]]).mean()
+            terms["loss"] = terms["loss"] + recipe.identity * terms["identity"]
+        return terms
 
     return loss
 
@@ -152,6 +167,8 @@ class Job:
     """Faces for the sample sheets, or None for no sheets."""
     begin: Path | None = None
     """Weights that a new run begins with."""
+    embedder: Path | None = None
+    """Weights of the embedder that made the features, for the identity term; None for the one in the box."""
 
 
 def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]) -> int:
@@ -165,6 +182,7 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         job.faces.pictures.to(device),
         features["hr"].to(device),
         merged_features(features["lr"], job.faces.people.values(), merge).to(device),
+        embedder_of(job.features, job.embedder, device).net if job.recipe.identity else None,
     )
     denoiser = NETWORKS[job.network](features["hr"].shape[1])
     if job.begin is not None:

@@ -3,6 +3,8 @@
 Half of a 128 px diffusion network's time goes into its largest maps. Here the noisy picture and the LR picture are cut
 into 4×4 blocks that become channels (pixel-unshuffle), so that the largest map is 32×32; skips are added, not joined.
 The conditions act as in FASR: each block adds Dense_t(SiLU(E_t)) + Dense_f(SiLU(F)), here as a scale and a shift.
+Faces are aligned: each cell of each map has a bias of its own, and the feature is also laid out over the smallest map,
+since a scale and a shift alone cannot say where something is.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from torch.nn import functional as F
 
 BLOCK = 4
 GROUPS = 16
+LAYOUT = 32
+"""Channels that the feature is laid out in."""
 
 
 class Residual(nn.Module):
@@ -68,8 +72,33 @@ class Level(nn.Module):
         return self.attention(x)  # type: ignore[no-any-return]
 
 
+class Places(nn.Module):
+    """A bias for each cell of a map: what is where in an aligned face."""
+
+    def __init__(self, width: int, cells: int) -> None:
+        super().__init__()
+        self.shape = (width, cells, cells)
+        self.bias = nn.Parameter(torch.zeros(width * cells**2))  # flat, as a bias that trainers let alone
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias.reshape(self.shape)
+
+
+class Layout(nn.Module):
+    """The feature as a small picture of cells, added to a map; starts at zero."""
+
+    def __init__(self, condition: int, width: int, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.draw, self.out = nn.Linear(condition, LAYOUT * cells**2, bias=False), nn.Conv2d(LAYOUT, width, 1)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
+        return x + self.out(F.silu(self.draw(feature).reshape(-1, LAYOUT, self.cells, self.cells)))  # type: ignore[no-any-return]
+
+
 class CompactNet(nn.Module):
-    """(picture scaled to unit variance, LR, ln(sigma)/4, feature) → N×3×S×S, unscaled.
+    """(picture scaled to unit variance, LR, ln(sigma)/4, feature) → N×3×side×side, unscaled.
 
     The feature is a unit vector of `feature_length`, or zero for none.
     """
@@ -83,9 +112,11 @@ class CompactNet(nn.Module):
         feature_length: int = 512,
         condition: int = 256,
         dropout: float = 0.0,
+        side: int = 128,
     ) -> None:
         super().__init__()
         self.widths, self.blocks, self.feature_length, self.condition = widths, blocks, feature_length, condition
+        self.side = side
         self.register_buffer("frequencies", torch.randn(condition // 2) * 2 * math.pi)
         self.time = nn.Sequential(nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.feature = nn.Linear(feature_length, condition, bias=False)
@@ -94,6 +125,10 @@ class CompactNet(nn.Module):
         last = len(widths) - 1
         self.down = nn.ModuleList(Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths))
         self.up = nn.ModuleList(Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths))
+        cells = [side // BLOCK // 2**i for i in range(len(widths))]
+        self.places_down = nn.ModuleList(map(Places, widths, cells))
+        self.places_up = nn.ModuleList(map(Places, widths, cells))
+        self.layout = Layout(condition, widths[-1], cells[-1])
         pairs = list(pairwise(widths))
         self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairs)
         self.grow = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in pairs)
@@ -108,12 +143,13 @@ class CompactNet(nn.Module):
         h = self.enter(F.pixel_unshuffle(torch.cat((x, lr), dim=1), BLOCK))
         skips = []
         for i, level in enumerate(self.down):
-            h = level(h, time, face)
+            h = level(self.places_down[i](h), time, face)
             skips.append(h)
             if i < len(self.shrink):
                 h = self.shrink[i](F.pixel_unshuffle(h, 2))
+        h = self.layout(h, face)
         for i in reversed(range(len(self.up))):
             if i < len(self.grow):
                 h = F.pixel_shuffle(self.grow[i](h), 2) + skips[i]
-            h = self.up[i](h, time, face)
+            h = self.up[i](self.places_up[i](h), time, face)
         return F.pixel_shuffle(self.leave(h), BLOCK)
