@@ -88,17 +88,21 @@ def adaface(trainee: Trainee, cosine: Tensor, norms: Tensor, person: Tensor) -> 
     return F.cross_entropy(SCALE * logits, person)
 
 
-def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+def make_loss(
+    data: Material, batch: int, small: bool = True
+) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+    """With `small`, each photo is also seen brought down to 12-32 pixels."""
+
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         rows = torch.randint(0, len(data.pictures), (batch,), generator=generator, device=generator.device)
         high = views(data.pictures[rows], 128, True, generator)
         gain = 1 + 0.2 * (torch.rand(2, batch, 1, 1, 1, generator=generator, device=generator.device) - 0.5)
         high = ((high - 0.5) * gain[0] + 0.5 * gain[1]).clamp(0, 1)
-        x = torch.cat((high, degrade(high, generator))).contiguous(memory_format=torch.channels_last)
-        features, cosine = model(x)
-        person, teacher = data.person[rows].repeat(2), data.teacher[rows].repeat(2, 1)
+        seen = (high, degrade(high, generator)) if small else (high,)
+        features, cosine = model(torch.cat(seen).contiguous(memory_format=torch.channels_last))
+        person, teacher = data.person[rows].repeat(len(seen)), data.teacher[rows].repeat(len(seen), 1)
         trainee: Trainee = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(high.device.type, enabled=False):
             unit = F.normalize(features, dim=1)
             classes = adaface(trainee, cosine.float(), features.norm(dim=1), person)
             told = trainee.to_teacher(unit * LENGTH**0.5)
@@ -106,7 +110,7 @@ def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generato
             people = F.cross_entropy(PEOPLE_SCALE * F.normalize(told, dim=1) @ data.people.T, person)
             wanted = F.normalize(teacher, dim=1)
             relations = F.mse_loss(unit @ unit.T, wanted @ wanted.T)
-            twins = (1 - (unit[:batch].detach() * unit[batch:]).sum(1)).mean()
+            twins = (1 - (unit[:batch].detach() * unit[-batch:]).sum(1)).mean()
             total = CLASSES * classes + DISTIL * distil + RELATIONS * relations + TWINS * twins + PEOPLE * people
         terms = {"classes": classes, "distil": distil, "relations": relations, "twins": twins, "people": people}
         return {"loss": total, **terms}
@@ -149,10 +153,12 @@ def train_embedder(
     device: torch.device,
     report: Callable[[Progress], None],
     begin: Path | None = None,
+    small: bool = True,
 ) -> int:
     """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached.
 
-    A new run begins with the weights of `begin`, if given.
+    A new run begins with the weights of `begin`, if given. Without `small` it sees photos at full size alone, as
+    recognisers commonly do: a judge of reconstructions that knows nothing of small faces.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = material(faces, teacher, device)
@@ -167,5 +173,5 @@ def train_embedder(
         save_embedder(kept, out / "embedder.safetensors")
         draw_run(out, ("loss", "classes", "distil", "people"))
 
-    settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
-    return train(trainee, make_loss(data, batch), out, plan, device, save, report, settings)
+    settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum()), "small": small}
+    return train(trainee, make_loss(data, batch, small), out, plan, device, save, report, settings)
