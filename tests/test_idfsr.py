@@ -51,7 +51,7 @@ from fasr_video.sr.idfsr import (
 )
 from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
 from fasr_video.sr.methods import as_image, open_restorer
-from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Size
+from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Level, Size
 from fasr_video.sr.restoration import Probe, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.training import idfsr as training
@@ -61,7 +61,7 @@ from fasr_video.training.loop import Plan
 ROOT = Path(__file__).parents[1]
 SIDE = 128
 FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
-TINY = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+TINY = Size(side=SIDE, block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
 
 
 def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
@@ -176,7 +176,7 @@ def test_each_warp_is_its_own() -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
     size = SIZES[name]
-    assert SIDE // size.block // 2**size.attention == 16
+    assert size.cells[size.attention] == 16
     with torch.device("meta"):
         net = IdfsrNet(size)
         x, one = torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2)
@@ -192,6 +192,29 @@ def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -
         count = {name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6 for name, size in SIZES.items()}
     assert 10 < count["compact"] < 14 and 80 < count["published"] < 110
     assert PUBLISHED.widths == tuple(128 * m for m in (1, 1, 2, 2, 4, 4)) and COMPACT.block == 4
+
+
+def test_each_cell_knows_where_it_is_when_it_looks_at_the_identity() -> None:
+    """On a map that is the same everywhere, far from its edges all cells hear the same of a person but for places."""
+    torch.manual_seed(0)
+    level = Level(width=64, cells=16, size=TINY, attention=True)
+    for parameter in level.attention.parameters():
+        torch.nn.init.normal_(parameter)
+    x, time, style, tokens = (
+        torch.ones(1, 64, 16, 16),
+        torch.zeros(1, 32),
+        torch.zeros(1, 512),
+        torch.randn(2, 1, 8, 64),
+    )
+
+    def heard() -> Tensor:
+        with torch.no_grad():
+            one, other = (level(x, time, style, who) for who in tokens)
+        return (one - other)[0, :, 4:-4, 4:-4].flatten(1)
+
+    assert float(heard().std(1).max()) < 1e-4
+    torch.nn.init.normal_(level.places.bias)
+    assert float(heard().std(1).min()) > 0.1
 
 
 def test_an_untrained_network_tells_no_noise_whatever_it_is_shown() -> None:
@@ -292,7 +315,7 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
         told = noise(x_t, kept)
         clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
         x_t = then.sqrt() * clean + (1 - then).sqrt() * told
-    denoiser = IdentityDenoiser(Gaussian(TINY), side=16)
+    denoiser = IdentityDenoiser(Gaussian(replace(TINY, side=16)))
     some = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
     condition = FaceCondition(some, torch.zeros(3, 512), some[:, :1], some.float())
     levels = torch.cat((SIGMAS[t], torch.zeros(1)))
