@@ -455,7 +455,7 @@ def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path:
         training.Recipe(batch=8, surveillance=0.3),
         people / "faces",
     )
-    plan = Plan(steps=16, lr=3e-3, warmup=3, ema=0.9, log_every=4)
+    plan = Plan(steps=16, lr=3e-3, warmup=3, ema=0.9, log_every=4, muon=True)
     assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
