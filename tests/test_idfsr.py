@@ -620,7 +620,7 @@ def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for()
     answer = restore(restorer(), PROBE, 2, seed=3)
     assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
     assert answer.feature == "mean" and answer.calls == 6
-    assert answer.warnings == ("conditioned on references given: never compare it with those",)
+    assert answer.warnings == ("conditioned on its references: never compare it with those photographs",)
     other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
     assert not np.array_equal(other.picture, answer.picture)
 
@@ -640,6 +640,25 @@ def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
     assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
 
 
+def test_at_4_px_where_nobody_finds_landmarks_the_usual_ones_bend_the_references() -> None:
+    dot = Probe(shot(0, 4, light=DARK), PROBE.auxiliaries)
+    answer = restore(restorer(), dot, 1, seed=3)
+    told_all = " ".join(answer.warnings)
+    assert answer.feature == "mean" and "the usual ones of its frame stand in" in told_all
+    assert "conditioned on its references" in told_all and "not used" not in told_all
+    assert not np.array_equal(answer.picture, restore(restorer(), Probe(dot.lr0), 1, seed=3).picture)
+
+
+def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_one() -> None:
+    named = replace(PROBE, subject="somebody")
+    answer = restore(restorer(), named, 1, seed=3)
+    assert answer.conditioned_on == "somebody"
+    assert any(w.startswith("conditioned on subject somebody") for w in answer.warnings)
+    assert restore(restorer(), PROBE, 1, seed=3).conditioned_on == ""
+    unused = restore(restorer(), replace(named, lr0=shot(0, light=DARK)), 1, seed=3)
+    assert unused.feature == "own" and unused.conditioned_on == ""
+
+
 def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
     answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
     assert any("reference 2 of 2 left out" in w for w in answer.warnings)
@@ -653,7 +672,7 @@ def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
     alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
     assert alone.feature == "fitted"
     assert [w.partition(":")[0] for w in alone.warnings] == [
-        "conditioned on references given",
+        "conditioned on its references",
         "no reference for the style",
     ]
 
@@ -765,7 +784,7 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
             picture.resize((40, 40)).save(small / f"{name}.png")
     fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
     for arguments, says in (
-        (("sr", still, *idfsr), "give --model"),
+        (("sr", still, *idfsr), "no weights of it come along"),
         (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
         (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
@@ -775,5 +794,5 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
     ):
         code, _, err = call(*arguments)
         assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
-    with pytest.raises(FasrError, match="stills alone"):
+    with pytest.raises(FasrError, match="draws from references"):
         open_restorer("idfsr", torch.device("cpu"))
