@@ -34,7 +34,7 @@ from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels, load_idfsr_models
 from fasr_video.sr.methods import as_image
 from fasr_video.sr.restoration import Probe
 from fasr_video.sr.surveillance import jpeg
-from fasr_video.training.faces import read_faces, views
+from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.types import Image
 
 CPU = torch.device("cpu")
@@ -57,9 +57,8 @@ class Person:
     """Of the references."""
 
 
-def load_people(models: IdfsrModels, count: int, photos: int) -> list[Person]:
+def choose(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[Person]:
     """The first people with so many photographs on which landmarks are found beside the one to draw."""
-    faces, _ = read_faces([DATA / "val-00.tar"])
     found: list[Person] = []
     for rows in faces.people.values():
         if len(found) == count or len(rows) <= photos:
@@ -235,9 +234,8 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
 # ------------------------------------------------------------------------------------------------------------ two codes
 
 
-def codes_table(models: IdfsrModels) -> Table:
+def codes_table(faces: Faces, models: IdfsrModels) -> Table:
     """Canonical correlations of identity and style, fitted on half of the people and measured on the other half."""
-    faces, _ = read_faces([DATA / "val-00.tar"])
     rows = [group[0] for group in faces.people.values()]
     pictures = views(faces.pictures[rows], 128, False, torch.Generator())
     identity = models.embedder.embed(pictures)[0].double()
@@ -289,9 +287,10 @@ def main() -> None:
     args = parser.parse_args()
     command = f"`python benchmarks/idfsr.py {' '.join(sys.argv[1:])}`"
     models = load_idfsr_models((args.model, None, None), CPU, LandmarkFinder("cpu"))
-    people = load_people(models, args.people, USUAL)
-    fitting = fitting_table(models, load_people(models, args.fitted, max(COUNTS)), args.steps, command)
-    fitting.write(sweep_table(models, people, 16), cross_table(models, people), codes_table(models))
+    faces, _ = read_faces([DATA / "val-00.tar"])
+    people = choose(faces, models, args.people, USUAL)
+    fitting = fitting_table(models, choose(faces, models, args.fitted, max(COUNTS)), args.steps, command)
+    fitting.write(sweep_table(models, people, 16), cross_table(models, people), codes_table(faces, models))
 
 
 if __name__ == "__main__":
