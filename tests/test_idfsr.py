@@ -51,7 +51,7 @@ from fasr_video.sr.idfsr import (
 )
 from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
 from fasr_video.sr.methods import as_image, open_restorer
-from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Size
+from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Level, Size
 from fasr_video.sr.restoration import Probe, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.training import idfsr as training
@@ -61,7 +61,7 @@ from fasr_video.training.loop import Plan
 ROOT = Path(__file__).parents[1]
 SIDE = 128
 FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
-TINY = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+TINY = Size(side=SIDE, block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
 
 
 def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
@@ -176,7 +176,7 @@ def test_each_warp_is_its_own() -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
     size = SIZES[name]
-    assert SIDE // size.block // 2**size.attention == 16
+    assert size.cells[size.attention] == 16
     with torch.device("meta"):
         net = IdfsrNet(size)
         x, one = torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2)
@@ -192,6 +192,29 @@ def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -
         count = {name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6 for name, size in SIZES.items()}
     assert 10 < count["compact"] < 14 and 80 < count["published"] < 110
     assert PUBLISHED.widths == tuple(128 * m for m in (1, 1, 2, 2, 4, 4)) and COMPACT.block == 4
+
+
+def test_each_cell_knows_where_it_is_when_it_looks_at_the_identity() -> None:
+    """On a map that is the same everywhere, far from its edges all cells hear the same of a person but for places."""
+    torch.manual_seed(0)
+    level = Level(width=64, cells=16, size=TINY, attention=True)
+    for parameter in level.attention.parameters():
+        torch.nn.init.normal_(parameter)
+    x, time, style, tokens = (
+        torch.ones(1, 64, 16, 16),
+        torch.zeros(1, 32),
+        torch.zeros(1, 512),
+        torch.randn(2, 1, 8, 64),
+    )
+
+    def heard() -> Tensor:
+        with torch.no_grad():
+            one, other = (level(x, time, style, who) for who in tokens)
+        return (one - other)[0, :, 4:-4, 4:-4].flatten(1)
+
+    assert float(heard().std(1).max()) < 1e-4
+    torch.nn.init.normal_(level.places.bias)
+    assert float(heard().std(1).min()) > 0.1
 
 
 def test_an_untrained_network_tells_no_noise_whatever_it_is_shown() -> None:
@@ -292,7 +315,7 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
         told = noise(x_t, kept)
         clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
         x_t = then.sqrt() * clean + (1 - then).sqrt() * told
-    denoiser = IdentityDenoiser(Gaussian(TINY), side=16)
+    denoiser = IdentityDenoiser(Gaussian(replace(TINY, side=16)))
     some = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
     condition = FaceCondition(some, torch.zeros(3, 512), some[:, :1], some.float())
     levels = torch.cat((SIGMAS[t], torch.zeros(1)))
@@ -432,7 +455,7 @@ def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path:
         training.Recipe(batch=8, surveillance=0.3),
         people / "faces",
     )
-    plan = Plan(steps=16, lr=3e-3, warmup=3, ema=0.9, log_every=4)
+    plan = Plan(steps=16, lr=3e-3, warmup=3, ema=0.9, log_every=4, muon=True)
     assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
@@ -597,7 +620,7 @@ def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for()
     answer = restore(restorer(), PROBE, 2, seed=3)
     assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
     assert answer.feature == "mean" and answer.calls == 6
-    assert answer.warnings == ("conditioned on references given: never compare it with those",)
+    assert answer.warnings == ("conditioned on its references: never compare it with those photographs",)
     other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
     assert not np.array_equal(other.picture, answer.picture)
 
@@ -617,6 +640,25 @@ def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
     assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
 
 
+def test_at_4_px_where_nobody_finds_landmarks_the_usual_ones_bend_the_references() -> None:
+    dot = Probe(shot(0, 4, light=DARK), PROBE.auxiliaries)
+    answer = restore(restorer(), dot, 1, seed=3)
+    told_all = " ".join(answer.warnings)
+    assert answer.feature == "mean" and "the usual ones of its frame stand in" in told_all
+    assert "conditioned on its references" in told_all and "not used" not in told_all
+    assert not np.array_equal(answer.picture, restore(restorer(), Probe(dot.lr0), 1, seed=3).picture)
+
+
+def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_one() -> None:
+    named = replace(PROBE, subject="somebody")
+    answer = restore(restorer(), named, 1, seed=3)
+    assert answer.conditioned_on == "somebody"
+    assert any(w.startswith("conditioned on subject somebody") for w in answer.warnings)
+    assert restore(restorer(), PROBE, 1, seed=3).conditioned_on == ""
+    unused = restore(restorer(), replace(named, lr0=shot(0, light=DARK)), 1, seed=3)
+    assert unused.feature == "own" and unused.conditioned_on == ""
+
+
 def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
     answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
     assert any("reference 2 of 2 left out" in w for w in answer.warnings)
@@ -630,7 +672,7 @@ def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
     alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
     assert alone.feature == "fitted"
     assert [w.partition(":")[0] for w in alone.warnings] == [
-        "conditioned on references given",
+        "conditioned on its references",
         "no reference for the style",
     ]
 
@@ -742,7 +784,7 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
             picture.resize((40, 40)).save(small / f"{name}.png")
     fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
     for arguments, says in (
-        (("sr", still, *idfsr), "give --model"),
+        (("sr", still, *idfsr), "no weights of it come along"),
         (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
         (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
@@ -752,5 +794,5 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
     ):
         code, _, err = call(*arguments)
         assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
-    with pytest.raises(FasrError, match="stills alone"):
+    with pytest.raises(FasrError, match="draws from references"):
         open_restorer("idfsr", torch.device("cpu"))

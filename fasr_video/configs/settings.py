@@ -83,6 +83,8 @@ class RestoreSettings(_Group):
     seed: int = Field(ge=0, le=2**31)
     attributes: Literal["none", "read"]
     guidance: float = Field(ge=0, le=10_000)
+    weights: Path | None
+    subjects: dict[str, str]
     device: str
     precision: Literal["float32", "bfloat16"]
 

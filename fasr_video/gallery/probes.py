@@ -16,6 +16,7 @@ from fasr_video.box import boxed
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.sr.attributes import Attribute, Classifiers, read
+from fasr_video.sr.idfsr_restorer import Idfsr
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
 
@@ -32,6 +33,17 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class References:
+    """Faces that IDFSR draws somebody from, in the canonical frame."""
+
+    faces: tuple[Image, ...] = ()
+    sha256: tuple[str, ...] = ()
+    """Of the photographs, where they are a subject's."""
+    subject: str = ""
+    """Of the gallery; empty where they are of the track itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrackFaces:
     """The faces that speak for one person."""
 
@@ -40,12 +52,13 @@ class TrackFaces:
     """LR0 in the canonical frame at its own resolution: what super-resolution starts from."""
     auxiliaries: tuple[AlignedFace, ...]
     """In the order of time."""
+    references: References = References()
 
 
 @dataclass(frozen=True, slots=True)
 class Probes:
     features: dict[Kind, Feature]
-    """Without `sr` when nothing was super-resolved."""
+    """Without `sr` where nothing was super-resolved, or where a subject's photographs were drawn from."""
     restoration: Restoration | None
 
 
@@ -83,7 +96,7 @@ class Prober:
         for k, start in enumerate(starts[:-1]):
             features = {Kind.BEST: every[start].numpy(), Kind.POOLED: pooled[k].numpy()}
             restoration = None if restored is None else restored[0][k]
-            if restored is not None:
+            if restored is not None and not restored[0][k].conditioned_on:
                 features[Kind.SR] = restored[1][k].numpy()
             answers.append(Probes(features, restoration))
         return answers
@@ -96,8 +109,10 @@ class Prober:
     ) -> tuple[list[Restoration], Tensor] | None:
         if self._restorer is None:
             return None
+        if isinstance(self._restorer, Idfsr):
+            asked = [Probe(t.small, t.references.faces, subject=t.references.subject) for t in tracks]
         # The network has to be told in the features that it was trained with; with others it makes its own.
-        if self._restorer.facts().get("embedder") == self.embedder.sha256:
+        elif self._restorer.facts().get("embedder") == self.embedder.sha256:
             asked = [Probe(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)]
         else:
             asked = [Probe(t.small, tuple(f.picture for f in (t.lr0, *t.auxiliaries))) for t in tracks]

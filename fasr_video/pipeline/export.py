@@ -19,7 +19,7 @@ TRACK_COLUMNS = (
     *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
     *("verdict", "verdict_reason", "auxiliaries", "shown_frame", "shown_pts", "shown_aligned", "shown_native"),
     *(f"shown_{m}" for m in MEASURES),
-    *("sr_picture", "sr_disagreement", "answer", "threshold", "extrapolated", "remark"),
+    *("sr_picture", "sr_disagreement", "sr_conditioned_on", "answer", "threshold", "extrapolated", "remark"),
     *("candidate", "candidate_score", "candidate_ratio", "candidate_support"),
 )
 FACE_COLUMNS = (
@@ -246,7 +246,9 @@ def _flat(track: dict[str, Any]) -> dict[str, Any]:
     line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
     line["auxiliaries"] = len(track["auxiliaries"])
     if track["restoration"] is not None:
-        line |= {"sr_picture": track["restoration"]["picture"], "sr_disagreement": track["restoration"]["disagreement"]}
+        made = track["restoration"]
+        line |= {"sr_picture": made["picture"], "sr_disagreement": made["disagreement"]}
+        line["sr_conditioned_on"] = made.get("conditioned_on", "")
     line["answer"] = state_of(track)
     if track["answer"] is not None:
         line |= {k: track["answer"][k] for k in ("threshold", "extrapolated", "remark")}

@@ -51,7 +51,7 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
     """Fit one vector to the photographs in a folder, and write it."""
     if job.out.exists():
         raise UsageError(job.out, "it is there already", "give another name, or remove it")
-    models = load_idfsr_models(job.model, job.embedder, None, find_device(job.device), LandmarkFinder(job.device))
+    models = load_idfsr_models((job.model, job.embedder, None), find_device(job.device), LandmarkFinder(job.device))
     detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
     stills, warnings = read_auxiliaries(job.refs, detector)
     references, left_out = _references(stills, models)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from sqlite3 import Row
+from types import MappingProxyType
 
 import numpy as np
 
 from fasr_video.checkpoint import find_device
-from fasr_video.configs.settings import Settings
+from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.errors import SettingsError
-from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, TrackFaces, make_prober
+from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, References, TrackFaces, make_prober
 from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.marks import LandmarkFinder
+from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
 from fasr_video.recognition.align import (
     CANONICAL,
@@ -31,9 +34,10 @@ from fasr_video.recognition.align import (
 )
 from fasr_video.recognition.embedder import open_embedder
 from fasr_video.sr.attributes import READ
-from fasr_video.sr.guidance import open_guidance
-from fasr_video.sr.methods import open_restorer
-from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, png_note
+from fasr_video.sr.guidance import Guidance, open_guidance
+from fasr_video.sr.idfsr_restorer import open_idfsr
+from fasr_video.sr.methods import METHODS, REFERENCED, open_restorer
+from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, Restorer, png_note
 from fasr_video.storage import environment
 from fasr_video.types import AlignedFace, Image
 
@@ -46,41 +50,69 @@ TOGETHER = 8
 
 def open_prober(settings: Settings) -> Prober:
     chosen, how = settings.recognise, settings.restore
-    restorer = guidance = None
-    if how.attributes == READ:
-        if how.method == "none":
-            raise SettingsError("restore.attributes=read", "restore.method none draws nothing", "set it to none")
-        guidance = open_guidance((), how.guidance, find_device(how.device))
-    if how.method != "none":
-        restorer = open_restorer(how.method, find_device(how.device), how.sampler, how.precision, guidance=guidance)
+    _check(how)
+    guidance = open_guidance((), how.guidance, find_device(how.device)) if how.attributes == READ else None
+    restorer = None if how.method == "none" else _open_restorer(how, guidance)
     embedder = open_embedder(chosen.embedder, chosen.weights, chosen.device, chosen.flip)
     return make_prober(embedder, restorer, how.samples, None if guidance is None else guidance.classifiers)
 
 
-def probe_all(case: Case, prober: Prober, seed: int, listen: Callable[[int, int], None]) -> bool:
-    """Probes for every usable track that has none made with these models; returns whether there was one."""
-    models = json.dumps(prober.facts(), sort_keys=True)
+def _check(how: RestoreSettings) -> None:
+    """Settings that ask for what the method cannot do."""
+    if how.attributes == READ and how.method in {"none", REFERENCED}:
+        does = "draws nothing" if how.method == "none" else "cannot be drawn towards any"
+        raise SettingsError("restore.attributes=read", f"restore.method {how.method} {does}", "set it to none")
+    if how.weights is not None and how.method not in {*METHODS, REFERENCED}:
+        raise SettingsError("restore.weights", f"method {how.method} takes none", "set it to null")
+    if how.subjects and how.method != REFERENCED:
+        raise SettingsError("restore.subjects", f"method {how.method} takes no references", "use method idfsr")
+
+
+def _open_restorer(how: RestoreSettings, guidance: Guidance | None) -> Restorer:
+    device = find_device(how.device)
+    if how.method == REFERENCED:
+        return open_idfsr((how.weights, None, None), LandmarkFinder(how.device), how.sampler, device, how.precision)
+    return open_restorer(how.method, device, how.sampler, how.precision, (how.weights, None, None), guidance)
+
+
+def probe_all(
+    case: Case,
+    prober: Prober,
+    seed: int,
+    listen: Callable[[int, int], None],
+    subjects: Mapping[int, References] = MappingProxyType({}),
+) -> bool:
+    """Probes for every usable track that has none made with these models; returns whether there was one.
+
+    `subjects` are the photographs that some tracks are drawn from in place of their own faces.
+    """
     query = (
-        "SELECT track.*, source.sha256 AS footage FROM track JOIN source ON source.id = track.source"
-        " WHERE track.state = 'done' AND verdict = 'usable'"
-        " AND NOT EXISTS (SELECT 1 FROM probed WHERE probed.track = track.id AND probed.models = ?) ORDER BY track.id"
+        "SELECT track.*, source.sha256 AS footage, probed.models FROM track JOIN source ON source.id = track.source"
+        " LEFT JOIN probed ON probed.track = track.id"
+        " WHERE track.state = 'done' AND verdict = 'usable' ORDER BY track.id"
     )
-    waiting = case.db.execute(query, (models,)).fetchall()
+    usable = case.db.execute(query).fetchall()
+    models = {row["id"]: _models(prober, subjects.get(row["id"])) for row in usable}
+    waiting = [row for row in usable if row["models"] != models[row["id"]]]
     for start in range(0, len(waiting), TOGETHER):
         part = waiting[start : start + TOGETHER]
         listen(start, len(waiting))
         seeds = [track_seed(seed, row) for row in part]
-        faces = [track_faces(case, row) for row in part]
+        faces = [track_faces(case, row, subjects.get(row["id"])) for row in part]
         answers = prober.ask(faces, seeds)
         with environment(case.folder):
             pictures = [_write(case, a.restoration) for a in answers]
         with case.transaction():
             for row, face, answer, restored in zip(part, faces, answers, pictures, strict=True):
-                _store(case, row["id"], models, len(face.small), answer, restored)
-            case.log(
-                "probed", {"models": json.loads(models), "digests": {r["id"]: digest(case, r["id"]) for r in part}}
-            )
+                _store(case, row["id"], models[row["id"]], len(face.small), answer, restored)
+            case.log("probed", {"models": prober.facts(), "digests": {r["id"]: digest(case, r["id"]) for r in part}})
     return bool(waiting)
+
+
+def _models(prober: Prober, subject: References | None) -> str:
+    """All that a track's probes depend on but its own faces: with other ones they are made anew."""
+    drawn_from = {} if subject is None else {"drawn_from": {"subject": subject.subject, "photographs": subject.sha256}}
+    return json.dumps(prober.facts() | drawn_from, sort_keys=True)
 
 
 def track_seed(seed: int, track: Row) -> int:
@@ -89,23 +121,32 @@ def track_seed(seed: int, track: Row) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def track_faces(case: Case, track: Row) -> TrackFaces:
+def track_faces(case: Case, track: Row, subject: References | None = None) -> TrackFaces:
     """The kept faces of a track, in the canonical frame and at LR0's own resolution."""
     query = "SELECT * FROM face WHERE track = ? AND reason = 'aux' AND native IS NOT NULL ORDER BY frame_index, id"
-    auxiliaries = tuple(_aligned(case, row) for row in case.db.execute(query, (track["id"],)).fetchall())
+    rows = case.db.execute(query, (track["id"],)).fetchall()
+    auxiliaries = tuple(_aligned(case, row) for row in rows)
     lr0 = case.db.execute("SELECT * FROM face WHERE id = ?", (track["shown_face"],)).fetchone()
     native, box, marks = _cut(case, lr0)
     points = three_points(box, marks)
     scale = similarity(points, CANONICAL)
     own = round(1 / float(np.hypot(scale[0, 0], scale[1, 0])))
     side = min(CANONICAL_SIDE, max(SMALLEST, own))
-    return TrackFaces(align(native, box, marks), to_canonical(native, points, side), auxiliaries)
+    references = subject or References(tuple(auxiliaries[i].picture for i in sharpest(lr0, rows)))
+    return TrackFaces(align(native, box, marks), to_canonical(native, points, side), auxiliaries, references)
 
 
 def features(case: Case, track: int) -> dict[Kind, Feature]:
     rows = case.db.execute("SELECT kind, feature FROM probe WHERE track = ?", (track,)).fetchall()
     found = {Kind(row["kind"]): np.frombuffer(row["feature"], np.float32) for row in rows}
     return {kind: found[kind] for kind in Kind if kind in found}
+
+
+def conditioned(case: Case) -> dict[int, str]:
+    """The tracks whose reconstruction was drawn from a gallery subject's photographs, and whose."""
+    found = case.db.execute("SELECT track, facts FROM restoration ORDER BY track").fetchall()
+    subjects = {int(row["track"]): json.loads(row["facts"]).get("conditioned_on", "") for row in found}
+    return {track: subject for track, subject in subjects.items() if subject}
 
 
 def digest(case: Case, track: int) -> str:

@@ -1,4 +1,4 @@
-"""Footage in, a case out: decode → detect → track → select → restore → search → case.
+"""Footage in, a case out: decode → detect → track → select → enrol → restore → search → case.
 
 A segment of frames at a time is made safe. What a run needs to go on is in the case after each: where it stopped,
 the tracker's state, and the faces kept for the tracks still running. A resumed run gives what an unbroken one gives.
@@ -19,10 +19,12 @@ from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import open_prober, probe_all
+from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, open_gallery, search_all
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import FrameRef
@@ -83,15 +85,21 @@ def run(
     sampling = _sampling(settings)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
     prober = open_prober(settings)
+    subjects, seed = settings.restore.subjects, settings.restore.seed
     if gallery is not None:
-        check_question(out, gallery, prober, settings.search)
+        check_question(out, gallery, prober, settings.search, set(subjects.values()))
+    elif subjects:
+        raise UsageError("restore.subjects", "there is no gallery with their photographs", "give --gallery")
     worked = False
     with only_writer(out), open_case(out, settings) as case:
         for reader in readers:
             worked |= _run_source(case, reader, detector, settings, sampling, listen)
-        worked |= probe_all(case, prober, settings.restore.seed, _stage(listen, "super-resolving"))
-        if gallery is not None:
+        if gallery is None:
+            worked |= probe_all(case, prober, seed, _stage(listen, "super-resolving"))
+        else:
             with open_gallery(case, gallery, detector, prober.embedder, _stage(listen, "enrolling")) as people:
+                drawn_from = of_tracks(case, track_names(case), people, subjects)
+                worked |= probe_all(case, prober, seed, _stage(listen, "super-resolving"), drawn_from)
                 worked |= search_all(case, people, prober, settings.search)
         propose_all(case, settings.link)
         if worked:
@@ -108,7 +116,7 @@ def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:
 
 
 def open_case(out: Path, settings: Settings) -> Case:
-    """The case at `out`, new or made with the same settings; what is searched for may be asked anew."""
+    """The case at `out`, new or made with the same settings; whom to search for, and draw from, may be asked anew."""
     chosen = json.loads(settings.model_dump_json())
     if not (out / DATABASE).is_file():
         return Case.create(out, chosen, as_yaml(settings))
@@ -118,8 +126,8 @@ def open_case(out: Path, settings: Settings) -> Case:
     changed = [
         f"{g}.{k}"
         for g in chosen
-        if g != "search"
         for k in chosen[g]
+        if g != "search" and (g, k) != ("restore", "subjects")
         if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]
     ]
     if changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,44 @@ from fasr_video.gallery.search import Answer, Mode, Question, Searcher
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
-from fasr_video.pipeline.probes import features
+from fasr_video.pipeline.probes import conditioned, features
+from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
 
 GALLERY = "gallery"
 """In the case: the gallery of the folder of photographs that it was given."""
 
 
-def check_question(folder: Path, given: Path, prober: Prober, settings: SearchSettings) -> None:
-    """Whatever would stop the search in this case is told before the footage is looked at."""
+def check_question(
+    folder: Path, given: Path, prober: Prober, settings: SearchSettings, drawn_from: Collection[str] = ()
+) -> None:
+    """Whatever would stop the search in this case is told before the footage is looked at.
+
+    `drawn_from` are subjects from whose photographs tracks are drawn.
+    """
     reading = read_calibration(settings, prober.facts())
     _question(settings).check(reading.calibration)
     is_gallery = (given / DATABASE).is_file()
-    if not is_gallery and not (listing := read_listing(given)).entries:
-        first = next((f" ({p.path}: {p.reason})" for p in listing.problems), "")
-        raise InputError(given, f"none of its photographs can be read{first}", "see that its disk is mounted")
+    if not is_gallery:
+        _check_photographs(given, drawn_from)
     place = given if is_gallery else folder / GALLERY
     if (place / DATABASE).is_file():
         with Gallery.open(place, read_only=True) as gallery:
             gallery.require(prober.embedder)
+            if is_gallery:
+                for subject in drawn_from:
+                    of_subject(gallery, subject)
+
+
+def _check_photographs(given: Path, drawn_from: Collection[str]) -> None:
+    listing = read_listing(given)
+    if not listing.entries:
+        first = next((f" ({p.path}: {p.reason})" for p in listing.problems), "")
+        raise InputError(given, f"none of its photographs can be read{first}", "see that its disk is mounted")
+    missing = sorted(set(drawn_from) - {entry.subject for entry in listing.entries})
+    if missing:
+        reason = f"no photograph of subject {missing[0]} in {given}"
+        raise UsageError(SETTING, reason, "take it out: its track is then drawn anew, from its own faces")
 
 
 def open_gallery(
@@ -95,14 +114,14 @@ def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSet
     index = Index.open(gallery)
     searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
     answers = {track: searcher.answer(features(case, track)) for track in asked["tracks"]}
-    sides = dict(case.db.execute("SELECT track, side FROM probed").fetchall())
+    sides, drawn_from = dict(case.db.execute("SELECT track, side FROM probed").fetchall()), conditioned(case)
     with case.transaction():
         for table in ("gallery_photo", "candidate", "answer"):
             case.db.execute(f"DELETE FROM {table}")
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         case.db.executemany(insert, photographs)
         for track, answer in answers.items():
-            _store(case, track, answer, _remark(reading.calibration, sides[track]))
+            _store(case, track, answer, _remark(reading.calibration, sides[track], drawn_from.get(track)))
         case.set_meta("searched", json.dumps(asked))
         case.log("searched", {**asked, "index_made_anew": index.rebuilt, "digest": digest(case)})
     return True
@@ -126,12 +145,16 @@ def _asked(case: Case, gallery: Gallery, prober: Prober, settings: SearchSetting
         "question": settings.model_dump(mode="json"),
         "calibration": None if reading.calibration is None else reading.calibration.sha256,
         "remarks": [*reading.remarks, *warnings],
+        "conditioned_on": {str(track): subject for track, subject in conditioned(case).items()},
         "tracks": [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()],
     }
 
 
-def _remark(calibration: Calibration | None, side: int) -> str | None:
-    return None if calibration is None else calibration.outside(side)
+def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) -> str | None:
+    told = [] if calibration is None else [calibration.outside(side)]
+    if drawn_from is not None:
+        told.append(f"the reconstruction is conditioned on subject {drawn_from}: it was not searched with")
+    return "; ".join(filter(None, told)) or None
 
 
 def _hash(rows: Sequence[object]) -> str:

@@ -146,9 +146,9 @@ def run(job: Job) -> Iterator[Done]:
 def _open_idfsr(job: Job) -> Restorer:
     if job.attr:
         raise UsageError("--attr", f"method {job.method} cannot be drawn towards any", "leave it out, or use fasr++")
-    device = find_device(job.device)
-    models = idfsr_restorer.load_idfsr_models(job.model, job.embedder, job.identity, device, LandmarkFinder(job.device))
-    return idfsr_restorer.Idfsr(models, job.sampler, device, job.precision)
+    files = (job.model, job.embedder, job.identity)
+    finder = LandmarkFinder(job.device)
+    return idfsr_restorer.open_idfsr(files, finder, job.sampler, find_device(job.device), job.precision)
 
 
 def _guidance(job: Job) -> Guidance | None:

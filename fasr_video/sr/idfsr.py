@@ -181,9 +181,9 @@ class IdentityDenoiser(Denoiser):
 
     network: IdfsrNet
 
-    def __init__(self, network: IdfsrNet, side: int = SIDE) -> None:
+    def __init__(self, network: IdfsrNet) -> None:
         super().__init__()
-        self.network, self.side, self.feature_length = network, side, IDENTITY
+        self.network, self.side, self.feature_length = network, network.size.side, IDENTITY
         self.sigma_min, self.sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
         self.band = (min(SIDES), max(SIDES))
 

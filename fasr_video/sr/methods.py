@@ -50,8 +50,9 @@ METHODS = {
     "srdg": Method(None, 1, "ve-100", guided=True),
     "sr3": Method(None, 1, "ddpm-100"),
 }
-STILLS_ONLY = "idfsr"
-NAMES = (*METHODS, STILLS_ONLY, "bicubic", f"{SPANDREL}FILE")
+REFERENCED = "idfsr"
+"""Draws from references, which its own restorer takes."""
+NAMES = (*METHODS, REFERENCED, "bicubic", f"{SPANDREL}FILE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,9 @@ def make_restorer(
             raise _unguided(name)
         how = sampling.parse(sampler or METHODS[name].sampler)
         return Diffusion(name, models(), how, device, guidance=guidance)
-    if name == STILLS_ONLY:
-        raise UsageError(f"method {name}", "it restores stills alone", "use it with fasr-video sr, or another one here")
+    if name == REFERENCED:
+        reason = "it draws from references, and there are none here"
+        raise UsageError(f"method {name}", reason, "use it with fasr-video sr or run, or another one here")
     if name != "bicubic" and not name.startswith(SPANDREL):
         raise UsageError(f"method {name}", "no such method", f"use one of: {', '.join(NAMES)}")
     other = Bicubic() if name == "bicubic" else ThirdParty(Path(name.removeprefix(SPANDREL)), device)

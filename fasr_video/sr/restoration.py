@@ -39,6 +39,8 @@ class Probe:
     """False draws from the feature alone (y = 0), as in the papers' figure."""
     attributes: tuple[Attribute, ...] = ()
     """What is held of the person's face: said by the examiner, or read off its pictures."""
+    subject: str = ""
+    """Of a gallery, whose photographs the auxiliaries are; empty where they are the person's own from elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Restoration:
     warnings: tuple[str, ...]
     attributes: tuple[Attribute, ...] = ()
     """Those that it was drawn towards."""
+    conditioned_on: str = ""
+    """Subject of a gallery from whose photographs it was drawn: it looks like that one because of that."""
 
 
 class Restorer(Protocol):

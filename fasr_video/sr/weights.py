@@ -56,7 +56,6 @@ class AttributesHeader:
 @dataclass(frozen=True, slots=True)
 class IdfsrHeader:
     size: Size
-    side: int
     band: tuple[int, int]
     embedder: str
     """SHA-256 of the embedder whose features are its identities."""
@@ -126,7 +125,7 @@ def load_attributes(path: Path) -> AttributeClassifier:
 
 
 def save_idfsr(denoiser: IdentityDenoiser, path: Path) -> None:
-    header = IdfsrHeader(denoiser.network.size, denoiser.side, denoiser.band, denoiser.embedder)
+    header = IdfsrHeader(denoiser.network.size, denoiser.band, denoiser.embedder)
     _save(denoiser.network.state_dict(), IDFSR_FORMAT, asdict(header), path)
 
 
@@ -140,7 +139,7 @@ def load_idfsr(path: Path) -> IdentityDenoiser:
     try:
         size = Size(**fields["size"] | {"widths": tuple(fields["size"]["widths"])})
         header = IdfsrHeader(**fields | {"size": size, "band": tuple(fields["band"])})
-        denoiser = IdentityDenoiser(IdfsrNet(size), header.side)
+        denoiser = IdentityDenoiser(IdfsrNet(size))
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     denoiser.band, denoiser.embedder = header.band, header.embedder

@@ -252,7 +252,7 @@ def idfsr_command(
     from fasr_video.training import idfsr
 
     opened = _faces(faces)
-    plan, device = _plan(options)
+    plan, device = _plan(options, muon=True)
     recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance)
     job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, shown, begin)
     with environment(options["out"]):

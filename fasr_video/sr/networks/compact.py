@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.sr.networks.places import Places
+
 BLOCK = 4
 GROUPS = 16
 LAYOUT = 32
@@ -70,18 +72,6 @@ class Level(nn.Module):
         for block in self.blocks:
             x = block(x, time, feature)
         return self.attention(x)  # type: ignore[no-any-return]
-
-
-class Places(nn.Module):
-    """A bias for each cell of a map: what is where in an aligned face."""
-
-    def __init__(self, width: int, cells: int) -> None:
-        super().__init__()
-        self.shape = (width, cells, cells)
-        self.bias = nn.Parameter(torch.zeros(width * cells**2))  # flat, as a bias that trainers let alone
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.bias.reshape(self.shape)
 
 
 class Layout(nn.Module):

@@ -3,7 +3,8 @@
 A U-Net that two codes enter by ways of their own. The style code (512 numbers that an encoder like the U-Net's own
 first half makes of the warped reference) scales each block's normalised map, z_s · (t_s · GroupNorm(h) + t_b). The
 identity (an embedder's feature, or a fitted vector) is looked at by each cell of the 16×16 map: cross-attention
-stands there in place of self-attention. A block size above 1 cuts pixels into channels, as in `compact.py`.
+stands there in place of self-attention. Faces are aligned: each cell of each map has a bias of its own, so that a cell
+knows where in the face it is when it looks. A block size above 1 cuts pixels into channels, as in `compact.py`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.sr.networks.places import Places
+
 GROUPS = 16
 STYLE, IDENTITY = 512, 512
 TOKENS, TOKEN = 8, 64
@@ -24,6 +27,8 @@ TOKENS, TOKEN = 8, 64
 
 @dataclass(frozen=True, slots=True)
 class Size:
+    side: int
+    """Of the pictures, in pixels."""
     block: int
     """Pixels a side that become channels."""
     widths: tuple[int, ...]
@@ -35,9 +40,14 @@ class Size:
     attention: int
     """The level with cross-attention: that of 16×16 cells."""
 
+    @property
+    def cells(self) -> tuple[int, ...]:
+        """A side of each level's map."""
+        return tuple(self.side // self.block // 2**i for i in range(len(self.widths)))
 
-PUBLISHED = Size(block=1, widths=(128, 128, 256, 256, 512, 512), blocks=2, condition=512, attention=3)
-COMPACT = Size(block=4, widths=(128, 192, 320), blocks=1, condition=256, attention=1)
+
+PUBLISHED = Size(side=128, block=1, widths=(128, 128, 256, 256, 512, 512), blocks=2, condition=512, attention=3)
+COMPACT = Size(side=128, block=4, widths=(128, 192, 320), blocks=1, condition=256, attention=1)
 SIZES = {"compact": COMPACT, "published": PUBLISHED}
 
 
@@ -88,14 +98,16 @@ class CrossAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """Residual blocks at one size, each followed by cross-attention where the level has it."""
+    """Places, then residual blocks at one size, each followed by cross-attention where the level has it."""
 
-    def __init__(self, width: int, size: Size, attention: bool) -> None:
+    def __init__(self, width: int, cells: int, size: Size, attention: bool) -> None:
         super().__init__()
+        self.places = Places(width, cells)
         self.blocks = nn.ModuleList(Residual(width, size.condition) for _ in range(size.blocks))
         self.attention = nn.ModuleList(CrossAttention(width) for _ in range(size.blocks if attention else 0))
 
     def forward(self, x: Tensor, time: Tensor, style: Tensor, tokens: Tensor) -> Tensor:
+        x = self.places(x)
         for i, block in enumerate(self.blocks):
             x = block(x, time, style)
             if self.attention:
@@ -136,7 +148,11 @@ class IdfsrNet(nn.Module):
         self.enter = nn.Conv2d(2 * pixels, size.widths[0], 3, 1, 1)
         # At the lowest size the ways down and up are one after the other, as the middle of a U-Net.
         self.down, self.up = (
-            nn.ModuleList(Level(w, size, i == size.attention) for i, w in enumerate(size.widths)) for _ in range(2)
+            nn.ModuleList(
+                Level(w, cells, size, i == size.attention)
+                for i, (w, cells) in enumerate(zip(size.widths, size.cells, strict=True))
+            )
+            for _ in range(2)
         )
         pairs = list(pairwise(size.widths))
         self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairs)

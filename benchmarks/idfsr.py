@@ -1,0 +1,297 @@
+"""IDFSR: before and after fitting, with poor references, with another person's identity, and what its codes share.
+
+python benchmarks/idfsr.py --model FILE [--people 24] [--fitted 3] [--steps 200]
+
+People whom the network was not trained on. The first photograph of each is drawn from 16, 8 and 4 px (×8, ×16, ×32) by
+the restorer that `fasr-video sr --method idfsr` is, the references are others of the person. `--fitted` people, of
+those with thirty photographs, have a vector fitted to 2, 5 and 10 of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from models import DATA
+from results import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from fasr_video.errors import FasrError
+from fasr_video.evaluation.pictures import psnr, ssim
+from fasr_video.pipeline.marks import LandmarkFinder
+from fasr_video.recognition.combiner import mean
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.identity import About, Identity, References, fit
+from fasr_video.sr.idfsr import SIDES
+from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels, load_idfsr_models
+from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import Probe
+from fasr_video.sr.surveillance import jpeg
+from fasr_video.training.faces import Faces, read_faces, views
+from fasr_video.types import Image
+
+CPU = torch.device("cpu")
+PRECISION = "bfloat16"
+COUNTS = (2, 5, 10)
+USUAL = 4
+"""References where their number is not in question."""
+KEPT = 32
+"""Principal components of each code that go into the correlation."""
+COLUMNS = ("PSNR", "SSIM", "identity distance")
+
+
+@dataclass(frozen=True)
+class Person:
+    truth: Tensor
+    """3×128×128."""
+    references: tuple[Image, ...]
+    marks: Tensor
+    features: Tensor
+    """Of the references."""
+
+
+def choose(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[Person]:
+    """The first people with so many photographs on which landmarks are found beside the one to draw."""
+    found: list[Person] = []
+    for rows in faces.people.values():
+        if len(found) == count or len(rows) <= photos:
+            continue
+        pictures = views(faces.pictures[rows], 128, False, torch.Generator())
+        marks = [models.find_marks(as_image(picture)) for picture in pictures]
+        good = [i for i in range(1, len(rows)) if marks[i] is not None][:photos]
+        if len(good) == photos:
+            images = tuple(as_image(pictures[i]) for i in good)
+            own = torch.stack([torch.from_numpy(marks[i]).float() for i in good])
+            found.append(Person(pictures[0], images, own, models.embedder.embed(pictures[good])[0]))
+    return found
+
+
+def lr_face(person: Person, side: int) -> Image:
+    return as_image(shrink(person.truth[None], side)[0])
+
+
+def draw(restorer: Idfsr, probes: Sequence[Probe], first: int = 0) -> Tensor:
+    """One sample each; a person's noise is the same in every row. `first` is the number of the first one."""
+    seeds = range(first, first + len(probes))
+    return as_tensor([r.picture for r in restorer.restore_all(probes, 1, seeds)])
+
+
+def measures(models: IdfsrModels, pictures: Tensor, people: Sequence[Person]) -> list[str]:
+    truth = torch.stack([p.truth for p in people])
+    apart = distance(models, pictures, models.embedder.embed(truth)[0])
+    return [f"{float(psnr(pictures, truth).mean()):.2f}", f"{float(ssim(pictures, truth).mean()):.3f}", f"{apart:.3f}"]
+
+
+def distance(models: IdfsrModels, pictures: Tensor, features: Tensor) -> float:
+    """1 − cosine of the pictures' features with these, a mean."""
+    return 1 - float((models.embedder.embed(pictures)[0] * features).sum(1).mean())
+
+
+# -------------------------------------------------------------------------------------------------------------- fitting
+
+
+def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, command: str) -> Table:
+    title = f"IDFSR before and after fitting: {len(people)} people"
+    table = Table("idfsr", title, command, ("from", "references", "identity", *COLUMNS))
+    began = time.monotonic()
+    fitted = {count: [fit_to(models, person, count, steps) for person in people] for count in COUNTS}
+    spent = (time.monotonic() - began) / max(1, len(people) * len(COUNTS))
+    plain, drawing, drawn = Idfsr(models, None, CPU, PRECISION), 0.0, 0
+    for side in sorted(SIDES, reverse=True):
+        low = enlarge(as_tensor([lr_face(p, side) for p in people]), 128)
+        table.row([f"{side} px (×{128 // side})", "", "bicubic", *measures(models, low, people)])
+        alone = draw(plain, [Probe(lr_face(p, side)) for p in people])
+        table.row([f"{side} px", 0, "its own", *measures(models, alone, people)])
+        for count, identities in fitted.items():
+            probes = [Probe(lr_face(p, side), p.references[:count]) for p in people]
+            began = time.monotonic()
+            before = draw(plain, probes)
+            drawing, drawn = drawing + time.monotonic() - began, drawn + len(probes)
+            after = [draw(own(models, v), probes[k : k + 1], k) for k, v in enumerate(identities)]
+            table.row([f"{side} px", count, "mean", *measures(models, before, people)])
+            table.row([f"{side} px", count, "fitted", *measures(models, torch.cat(after), people)])
+    failed = sum(v is None for found in fitted.values() for v in found)
+    table.note(
+        f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of {len(people) * len(COUNTS)} fits did "
+        "not lower the loss, and the mean stands in for them. Drawing: `ddim-20`, one sample, "
+        f"{drawing / max(1, drawn):.1f} s a face. Identity distance: 1 − cosine of the features of the picture and of "
+        "the true face, by the embedder whose features the network is told: a friendly judge."
+    )
+    return table
+
+
+def fit_to(models: IdfsrModels, person: Person, count: int, steps: int) -> Identity | None:
+    names = tuple(str(i) for i in range(count))
+    pictures = as_tensor(person.references[:count])
+    references = References(names, names, pictures, person.marks[:count], person.features[:count])
+    models.denoiser.precision = torch.float32  # as `fasr-video fit`
+    try:
+        vector, before, after = fit(models.denoiser, references, steps, 0, lambda progress: None)
+    except FasrError as error:
+        print(error)
+        return None
+    return Identity(vector, About(models.denoiser_sha256, models.embedder.sha256, names, steps, before, after, 0.0))
+
+
+def own(models: IdfsrModels, identity: Identity | None) -> Idfsr:
+    return Idfsr(replace(models, identity=identity), None, CPU, PRECISION)
+
+
+# ------------------------------------------------------------------------------------------------------ poor references
+
+
+def blurred(x: Tensor, deviation: float) -> Tensor:
+    reach = round(4 * deviation)
+    line = torch.exp(-((torch.arange(-reach, reach + 1) / deviation) ** 2) / 2)
+    kernel = torch.outer(line, line) / line.sum() ** 2
+    return F.conv2d(F.pad(x, (reach,) * 4, mode="replicate"), kernel.expand(3, 1, -1, -1), groups=3)
+
+
+def noisy(x: Tensor, level: float) -> Tensor:
+    return (x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+
+
+def compressed(x: Tensor, quality: float) -> Tensor:
+    return jpeg(x, torch.full((len(x), 1), quality))
+
+
+def scaled(x: Tensor, side: float) -> Tensor:
+    return enlarge(shrink(x, int(side)), 128)
+
+
+def all_together(x: Tensor, _: float) -> Tensor:
+    return compressed(noisy(scaled(blurred(x, 2), 32), 15), 60)
+
+
+SWEEP: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
+    "as they are": (lambda x, _: x, (0,)),
+    "blur, deviation in px of 128": (blurred, (1, 2, 4)),
+    "noise, deviation of 255": (noisy, (5, 15, 30)),
+    "JPEG, quality": (compressed, (90, 60, 30)),
+    "scale, px left of 128": (scaled, (64, 32, 16)),
+    "blur 2, scale 32, noise 15, JPEG 60": (all_together, (0,)),
+}
+
+
+def sweep_table(models: IdfsrModels, people: Sequence[Person], side: int) -> Table:
+    title = f"Poor references: {len(people)} people, {USUAL} references each, from {side} px"
+    table = Table("idfsr", title, "", ("references", "level", *COLUMNS, "left out"))
+    restorer = Idfsr(models, None, CPU, PRECISION)
+    for name, (degrade, levels) in SWEEP.items():
+        for level in levels:
+            poor = [degrade(as_tensor(p.references[:USUAL]), level) for p in people]
+            probes = [
+                Probe(lr_face(person, side), tuple(map(as_image, faces)))
+                for person, faces in zip(people, poor, strict=True)
+            ]
+            answers = restorer.restore_all(probes, 1, range(len(probes)))
+            lost = sum(w.startswith("reference ") for answer in answers for w in answer.warnings)
+            cells = measures(models, as_tensor([a.picture for a in answers]), people)
+            table.row([name, f"{level:g}" if level else "", *cells, f"{lost / (USUAL * len(people)):.0%}"])
+    table.note(
+        "The four steps of the Real-ESRGAN model one at a time, and one after the other. Landmarks are looked for on "
+        "the poor references, features made of them. *Left out*: references on which no landmarks were found."
+    )
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------- cross-identity
+
+
+def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
+    """Everybody's LR face drawn with the identity of the next person."""
+    columns = ("from", "identity of", "references of", "distance to the LR face's person", "to the next person", "PSNR")
+    table = Table("idfsr", f"Whose face is drawn: {len(people)} people", "", columns)
+    restorer = Idfsr(models, None, CPU, PRECISION)
+    following = [*people[1:], people[0]]
+    truth = torch.stack([p.truth for p in people])
+    who = models.embedder.embed(truth)[0]
+    for side in sorted(SIDES, reverse=True):
+        for identity, references in (("the same", "the same"), ("the next", "the same"), ("the next", "the next")):
+            probes = []
+            for person, other in zip(people, following, strict=True):
+                told = (person if identity == "the same" else other).features[:USUAL]
+                shown = (person if references == "the same" else other).references[:USUAL]
+                probes.append(Probe(lr_face(person, side), shown, mean(told).numpy()))
+            pictures = draw(restorer, probes)
+            apart = (distance(models, pictures, features) for features in (who, who.roll(-1, 0)))
+            cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
+            table.row([f"{side} px", identity, references, *cells])
+    table.note(
+        "Where the identity carries the face, that of the next person brings the picture nearer to that one. Whatever "
+        "references are given, the picture looks like their person: it says nothing about who stood before the camera."
+    )
+    return table
+
+
+# ------------------------------------------------------------------------------------------------------------ two codes
+
+
+def codes_table(faces: Faces, models: IdfsrModels) -> Table:
+    """Canonical correlations of identity and style, fitted on half of the people and measured on the other half."""
+    rows = [group[0] for group in faces.people.values()]
+    pictures = views(faces.pictures[rows], 128, False, torch.Generator())
+    identity = models.embedder.embed(pictures)[0].double()
+    style = style_codes(models, pictures).double()
+    columns = ("codes", "first correlation", f"mean of {KEPT}")
+    table = Table("idfsr", f"Identity and style codes: {len(rows)} people", "", columns)
+    shuffled = identity[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
+    for name, other in (("of one face", identity), ("of two people, by chance", shuffled)):
+        found = correlations(other, style)
+        table.row([name, f"{float(found[0]):.3f}", f"{float(found.mean()):.3f}"])
+    table.note(
+        f"Canonical correlation of the first {KEPT} principal components of each: directions from every second person, "
+        "correlations on the others. 0: the style code tells nothing of the identity."
+    )
+    return table
+
+
+@torch.no_grad()
+def style_codes(models: IdfsrModels, pictures: Tensor) -> Tensor:
+    encoder = models.denoiser.network.style
+    return torch.cat([encoder(2 * pictures[i : i + 32] - 1) for i in range(0, len(pictures), 32)])
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """On the odd rows, along the canonical directions of the even ones."""
+    (fit_a, held_a), (fit_b, held_b) = (whitened(x[::2], x[1::2]) for x in (a, b))
+    u, _, v = torch.linalg.svd(fit_a.T @ fit_b / len(fit_a))
+    one, other = held_a @ u, held_b @ v.T
+    one, other = (x - x.mean(0) for x in (one, other))
+    found: Tensor = (one * other).sum(0) / (one.norm(dim=0) * other.norm(dim=0))
+    return found
+
+
+def whitened(fitted: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Both along the principal components of the first, which then have unit variance."""
+    middle = fitted.mean(0)
+    _, spread, ways = torch.linalg.svd(fitted - middle, full_matrices=False)
+    kept = min(KEPT, int((spread > 1e-9 * spread[0]).sum()))
+    scale = ways[:kept].T / spread[:kept] * len(fitted) ** 0.5
+    return (fitted - middle) @ scale, (held - middle) @ scale
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="weights that `train idfsr` wrote")
+    parser.add_argument("--people", type=int, default=24)
+    parser.add_argument("--fitted", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=200)
+    args = parser.parse_args()
+    command = f"`python benchmarks/idfsr.py {' '.join(sys.argv[1:])}`"
+    models = load_idfsr_models((args.model, None, None), CPU, LandmarkFinder("cpu"))
+    faces, _ = read_faces([DATA / "val-00.tar"])
+    people = choose(faces, models, args.people, USUAL)
+    fitting = fitting_table(models, choose(faces, models, args.fitted, max(COUNTS)), args.steps, command)
+    fitting.write(sweep_table(models, people, 16), cross_table(models, people), codes_table(faces, models))
+
+
+if __name__ == "__main__":
+    main()

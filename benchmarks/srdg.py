@@ -1,0 +1,194 @@
+"""Guidance by attributes: what it does to a picture, with right and with wrong attributes, and what it costs.
+
+python benchmarks/srdg.py [--people 48] [--guidance 50] [--published FILE]
+
+People whom no network was trained on; the first photograph of each is the gallery, the second is drawn from 16×16 (×8)
+and 8×8 (×16). `--published` is SRDG's classifier of sex, which judges beside the one in the box that does the guiding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from models import DATA, combiner
+from results import Table
+from torch import Tensor
+
+from fasr_video.evaluation.pictures import psnr, ssim
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr import samplers, sampling
+from fasr_video.sr.attributes import NAMES, YES, Attribute, AttributeClassifier
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
+from fasr_video.sr.methods import FAST, load_models, sample_seed
+from fasr_video.training.attributes import read_labels
+from fasr_video.training.faces import Faces, read_faces, views
+
+PUBLISHED = DATA.parent / "srdg" / "ckpt_gender"
+SIDES = (16, 8)
+BATCH = 16
+ONE, ALL = ("male",), tuple(YES)
+ASKED = {
+    "none": ((), True),
+    "1 right": (ONE, True),
+    "3 right": (ALL, True),
+    "1 wrong": (ONE, False),
+    "3 wrong": (ALL, False),
+}
+TIMES = 5
+
+
+@dataclass(frozen=True)
+class People:
+    clean: Tensor
+    true: list[dict[str, bool]]
+    """Of each drawn person, by the names that people say; CelebA's labels."""
+    auxiliaries: list[Tensor]
+    """Each person's other photographs, but for that in the gallery."""
+    gallery: Tensor
+    """Features of everybody; the drawn people first."""
+    own: Tensor
+    """Features of the true pictures."""
+
+
+def load_people(count: int, embedder: BuiltinEmbedder) -> People:
+    faces, _ = read_faces([DATA / "val-00.tar"])
+    groups = [g for g in faces.people.values() if len(g) >= 3]
+    drawn = groups[:count]
+    labels = read_labels(DATA / "labels.csv", faces)
+    true = [{name: int(labels[g[1], NAMES.index(inner)]) == yes for name, (inner, yes) in YES.items()} for g in drawn]
+    clean = shown(faces, [g[1] for g in drawn])
+    gallery = embedder.embed(shown(faces, [g[0] for g in groups]))[0]
+    return People(clean, true, [shown(faces, g[2:]) for g in drawn], gallery, embedder.embed(clean)[0])
+
+
+def shown(faces: Faces, rows: list[int]) -> Tensor:
+    return views(faces.pictures[rows], 128, False, torch.Generator())
+
+
+def attributes(true: dict[str, bool], names: Sequence[str], right: bool) -> tuple[Attribute, ...]:
+    return tuple(Attribute(name, true[name] == right) for name in names)
+
+
+def draw(denoiser: Denoiser, condition: Condition, guidance: Guidance, rows: Sequence[tuple[Attribute, ...]]) -> Tensor:
+    """One sample a face; its noise is the same whatever it is drawn towards."""
+    how, parts = sampling.parse(FAST), []
+    for i in range(0, len(rows), BATCH):
+        noise = samplers.generators([sample_seed(k, 0) for k in range(i, min(i + BATCH, len(rows)))])
+        guided = guidance.guided(denoiser, rows[i : i + BATCH], bounded=how.in_few_steps)
+        parts.append(sampling.draw(guided, condition[i : i + BATCH], how, noise))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def agreement(classifier: AttributeClassifier, pictures: Tensor, wanted: Sequence[dict[str, bool]], name: str) -> float:
+    """Share of the pictures that read as wanted."""
+    inner, yes = YES[name]
+    logs = classifier.logs(pictures, torch.full((len(pictures),), classifier.sigma_min))
+    said = logs[:, classifier.names.index(inner)].argmax(1) == yes
+    return float((said == torch.tensor([w[name] for w in wanted])).double().mean())
+
+
+def effect_table(people: People, guidance: Guidance, other: Guidance | None, command: str) -> Table:
+    read = tuple(f"{name} as asked" for name in YES)
+    columns = ("from", "by", "attributes", *read, "male, another judge", "PSNR", "SSIM", "identity", "Rank-1")
+    count = len(people.clean)
+    title = f"Guidance by attributes: {count} faces, gallery of {len(people.gallery)}, strength {guidance.strength:g}"
+    table = Table("srdg", title, command, columns)
+    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models.denoiser.precision = torch.bfloat16
+    embedder, joined = models.embedder, combiner()
+    assert embedder is not None
+    (judge,) = guidance.classifiers.parts
+    for side in SIDES:
+        lr = enlarge(shrink(people.clean, side), 128)
+        merged = [joined.combine(embedder.embed(enlarge(shrink(a, side), 128))[0]) for a in people.auxiliaries]
+        feature = torch.stack(merged)
+        for method, told in (("SDE-SR", torch.zeros_like(feature)), ("FASR++", feature)):
+            for what, (names, right) in ASKED.items():
+                rows = [attributes(true, names, right) for true in people.true]
+                pictures = draw(models.denoiser, Condition(lr, told), guidance, rows)
+                wanted = [true | {a.name: a.value for a in row} for true, row in zip(people.true, rows, strict=True)]
+                features = embedder.embed(pictures)[0]
+                ranked = (features @ people.gallery.T).argmax(1) == torch.arange(count)
+                table.row(
+                    [
+                        f"{side}×{side}",
+                        method,
+                        what,
+                        *(f"{agreement(judge, pictures, wanted, name):.3f}" for name in YES),
+                        ""
+                        if other is None
+                        else f"{agreement(other.classifiers.parts[0], pictures, wanted, 'male'):.3f}",
+                        f"{float(psnr(pictures, people.clean).mean()):.2f}",
+                        f"{float(ssim(pictures, people.clean).mean()):.3f}",
+                        f"{float((features * people.own).sum(1).mean()):.3f}",
+                        f"{float(ranked.double().mean()):.3f}",
+                    ]
+                )
+    table.note(
+        f"Sampler `{FAST}`, one sample; the same noise in every row. Attributes that were not asked for are held "
+        "against CelebA's labels, those that were against what was asked; a wrong one is the opposite of the label. "
+        "The classifier that guides also reads the pictures, a friendly judge; the other judge is SRDG's published "
+        "classifier of sex. Identity: cosine of the builtin embedder's features of the picture and of the true face. "
+        "8×8 lies below what the network was trained on."
+    )
+    return table
+
+
+def cost_table(guidance: Guidance, other: Guidance | None) -> Table:
+    """Time of a guided network call over that of a plain one."""
+    columns = ("classifier", "faces a call", "ms a face, plain", "times as long, guided")
+    table = Table("srdg", "Cost of guidance a step", "", columns)
+    denoiser = load_models(None, None, None, torch.device("cpu"), None).denoiser
+    denoiser.precision = torch.bfloat16
+    classifiers = {"in the box, all three attributes": guidance}
+    if other is not None:
+        classifiers["published, one attribute"] = other
+    for name, held in classifiers.items():
+        for n in (1, 8):
+            told = attributes(dict.fromkeys(YES, True), list(held.classifiers.facts), True)
+            plain = seconds(denoiser, n)
+            guided = seconds(held.guided(denoiser, [told] * n, bounded=True), n)
+            table.row([name, n, f"{1e3 * plain / n:.1f}", f"{guided / plain:.2f}"])
+    return table
+
+
+@torch.no_grad()
+def seconds(denoiser: Denoiser, n: int) -> float:
+    """Of one network call on n faces: the shortest of a few."""
+    g = torch.Generator().manual_seed(0)
+    x, sigma = torch.rand(n, 3, 128, 128, generator=g), torch.full((n,), 0.3)
+    call: Callable[[Tensor, Tensor], Tensor] = denoiser.given(Condition(x, torch.zeros(n, denoiser.feature_length)))
+    spent = []
+    for _ in range(TIMES + 1):  # the first one warms up
+        began = time.monotonic()
+        call(x, sigma)
+        spent.append(time.monotonic() - began)
+    return min(spent[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=48)
+    parser.add_argument("--guidance", type=float, default=STRENGTH)
+    parser.add_argument("--published", type=Path, default=PUBLISHED)
+    args = parser.parse_args()
+    command = f"`python benchmarks/srdg.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    device = torch.device("cpu")
+    guidance = open_guidance((), args.guidance, device)
+    other = open_guidance([f"male={args.published}"], args.guidance, device) if args.published.is_file() else None
+    people = load_people(args.people, BuiltinEmbedder())
+    effect = effect_table(people, guidance, other, command)
+    effect.write(cost_table(guidance, other))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""A run with IDFSR: what tracks are drawn from, what is marked as conditioned on a person, and what is not searched."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pictures
+
+from fasr_video.cli import main
+from fasr_video.configs import settings as configs
+from fasr_video.configs.settings import Settings
+from fasr_video.errors import FasrError
+from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.pipeline import export
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.probes import open_prober
+from fasr_video.pipeline.references import APART, of_subject, sharpest
+from fasr_video.pipeline.run import run
+from fasr_video.pipeline.verify import verify
+from fasr_video.sr.idfsr import IdentityDenoiser
+from fasr_video.sr.networks.idfsr import IdfsrNet, Size
+from fasr_video.sr.restoration import NOTE
+from fasr_video.sr.weights import save_idfsr
+from fasr_video.types import AlignedFace
+from tests.conftest import PORTRAITS
+
+QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3")
+HOPPER = "grace_hopper"
+
+
+def case_document(folder: Path) -> dict[str, Any]:
+    with Case.open(folder, read_only=True) as case:
+        return export.as_document(case)
+
+
+def the_track(folder: Path) -> dict[str, Any]:
+    (track,) = [t for t in case_document(folder)["tracks"] if t["verdict"] == "usable"]
+    return track
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network in which every layer says something."""
+    torch.manual_seed(0)
+    net = IdfsrNet(Size(side=128, block=8, widths=(16, 32), blocks=1, condition=32, attention=0))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
+    save_idfsr(IdentityDenoiser(net), file)
+    return file
+
+
+def settings(weights: Path, *more: str) -> Settings:
+    return configs.load("cpu", (*QUICK, "restore.method=idfsr", f"restore.weights={weights}", *DRAWN, *more))
+
+
+DRAWN = ("restore.sampler=ddim-2", "restore.samples=2")
+
+
+@pytest.fixture(scope="module")
+def mugshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One photograph of Eileen Collins, two of Grace Hopper: the second a little darker."""
+    root = Path(shutil.copytree(PORTRAITS / "mugshots", tmp_path_factory.mktemp("gallery") / "mugshots"))
+    photograph = cv2.imread(str(root / f"{HOPPER}.jpg"))
+    (root / HOPPER).mkdir()
+    (root / f"{HOPPER}.jpg").rename(root / HOPPER / "1.jpg")
+    cv2.imwrite(str(root / HOPPER / "2.png"), (photograph * 0.8).astype(np.uint8))
+    return root
+
+
+@pytest.fixture(scope="module")
+def own(entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A case whose one track is drawn from its own faces."""
+    out = tmp_path_factory.mktemp("own") / "case"
+    run([entrance], out, settings(weights), mugshots)
+    return out
+
+
+@pytest.fixture(scope="module")
+def hers(own: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, drawn from Grace Hopper's photographs."""
+    out = Path(shutil.copytree(own, tmp_path_factory.mktemp("hers") / "case"))
+    assert run([entrance], out, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1] is True
+    return out
+
+
+@pytest.fixture
+def copy(hers: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(hers, tmp_path / "case"))
+
+
+def face(frame: int, sharpness: float, eye_px: float = 10) -> dict[str, float]:
+    return {"frame_index": frame, "sharpness": sharpness, "eye_px": eye_px}
+
+
+def test_the_sharpest_faces_are_references_as_far_as_they_are_twenty_frames_apart() -> None:
+    lr0 = face(100, 0.9)
+    others = [face(81, 0.8), face(40, 0.5), face(59, 0.6), face(120, 0.3), face(300, 0.3, eye_px=30)]
+    chosen = sharpest(lr0, others)  # type: ignore[arg-type]
+    assert chosen == [4, 2, 3]  # 81 is too near to LR0, 40 to the sharper 59
+    assert APART == 20 and sharpest(lr0, []) == []  # type: ignore[arg-type]
+
+
+def test_a_track_is_drawn_from_its_own_faces_and_searched_with_what_was_drawn(own: Path) -> None:
+    track = the_track(own)
+    made = track["restoration"]
+    assert made["method"] == "idfsr" and made["feature"] == "mean" and made["conditioned_on"] == ""
+    assert any("conditioned on its references" in w for w in made["warnings"])
+    assert set(track["answer"]["lists"]) == {"best", "pooled", "sr"}
+
+
+def test_what_was_drawn_from_a_subjects_photographs_says_so_everywhere(
+    hers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    track = the_track(hers)
+    made, note = track["restoration"], f"conditioned on subject {HOPPER}"
+    assert made["conditioned_on"] == HOPPER and any(w.startswith(note) for w in made["warnings"])
+    for name in (made["picture"], made["spread"], *made["samples"]):
+        with Pictures.open(hers / name) as picture:
+            assert json.loads(picture.info[NOTE])["conditioned_on"] == HOPPER
+    with Case.open(hers, read_only=True) as case:
+        (line,) = [x for x in csv.DictReader(export.as_csv(case, "tracks").splitlines()) if x["sr_picture"]]
+        assert line["sr_conditioned_on"] == HOPPER and note in line["remark"]
+        assert not any(c.problems for c in verify(case))
+    monkeypatch.setattr("sys.argv", ["fasr-video", "show", str(hers)])
+    with pytest.raises(SystemExit):
+        main()
+    shown = " ".join(word for word in capsys.readouterr().out.split() if word != "│")
+    assert "was not searched with" in shown and "conditioned on" in shown
+
+
+def test_it_is_searched_against_nobody_and_the_answer_says_so(own: Path, hers: Path) -> None:
+    answer = the_track(hers)["answer"]
+    assert set(answer["lists"]) == {"best", "pooled"} and answer["joined"]
+    assert all(set(c["cosines"]) == {"best", "pooled"} for c in answer["joined"])
+    assert answer["remark"].endswith(f"conditioned on subject {HOPPER}: it was not searched with")
+    for kind in ("best", "pooled"):  # the camera's own pictures say what they said
+        assert answer["lists"][kind] == the_track(own)["answer"]["lists"][kind]
+    assert case_document(hers)["searched"]["conditioned_on"] == {"1": HOPPER}
+
+
+def test_the_same_run_again_does_nothing(copy: Path, entrance: Path, weights: Path, mugshots: Path) -> None:
+    assert run([entrance], copy, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1] is False
+
+
+def test_taken_back_the_track_is_drawn_from_its_own_faces_again(
+    own: Path, copy: Path, entrance: Path, weights: Path, mugshots: Path
+) -> None:
+    """A copy of the case in which nothing but the log remembers the photographs."""
+    before = the_track(copy)["restoration"]
+    assert run([entrance], copy, settings(weights), mugshots)[1] is True
+    after = the_track(copy)
+    assert after == the_track(own) and set(after["answer"]["lists"]) == {"best", "pooled", "sr"}
+    assert not any((copy / name).exists() for name in (before["picture"], *before["samples"]))
+
+
+def test_a_photograph_that_is_gone_is_drawn_from_no_more(
+    copy: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path: Path
+) -> None:
+    fewer = Path(shutil.copytree(mugshots, tmp_path / "mugshots"))
+    (fewer / HOPPER / "2.png").unlink()
+    chosen, before = settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), the_track(copy)["restoration"]
+    assert run([entrance], copy, chosen, fewer)[1] is True
+    assert the_track(copy)["restoration"]["picture"] != before["picture"]
+    shutil.rmtree(fewer / HOPPER)
+    with pytest.raises(FasrError, match=f"no photograph of subject {HOPPER}.*take it out"):
+        run([entrance], copy, chosen, fewer)
+    assert run([entrance], copy, settings(weights), fewer)[1] is True
+    track = the_track(copy)
+    assert track["restoration"]["conditioned_on"] == "" and HOPPER not in json.dumps(track)
+
+
+def test_a_gallery_without_pictures_has_nothing_to_draw_from(tmp_path: Path) -> None:
+    feature, picture = np.eye(512, dtype=np.float32)[0], np.full((128, 128, 3), 99, np.uint8)
+    with Gallery.create(tmp_path / "gallery", "told", "f" * 64, 512) as gallery:
+        kept, bare = AlignedFace(picture, None), None
+        gallery.add("kept", EnrolledPhoto("1" * 64, "1.png", feature, 1.0, 30.0, 0.9, kept))
+        gallery.add("bare", EnrolledPhoto("2" * 64, "2.png", feature, 1.0, 30.0, 0.9, bare))
+        found = of_subject(gallery, "kept")
+        assert found.sha256 == ("1" * 64,) and np.array_equal(found.faces[0], picture) and found.subject == "kept"
+        with pytest.raises(FasrError, match="keeps no picture"):
+            of_subject(gallery, "bare")
+        with pytest.raises(FasrError, match="no subject 'nobody'"):
+            of_subject(gallery, "nobody")
+
+
+def test_what_cannot_be_drawn_from_is_one_line(
+    own: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(own, tmp_path / "case"))
+
+    def asked(subjects: str) -> Settings:
+        return settings(weights, f"restore.subjects={subjects}")
+
+    for chosen, gallery, says in (
+        (asked(f"{{T7: {HOPPER}}}"), mugshots, "no usable track T7 in this case, but T1"),
+        (asked("{T1: nobody}"), mugshots, "no photograph of subject nobody"),
+        (asked("{T1: nobody}"), out / "gallery", "no subject 'nobody'"),
+        (asked(f"{{T1: {HOPPER}}}"), None, "give --gallery"),
+    ):
+        with pytest.raises(FasrError, match=says) as told:
+            run([entrance], out, chosen, gallery)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("restore.method=idfsr",), "restore.weights"),
+        (("restore.method=idfsr", "restore.attributes=read"), "method idfsr cannot be drawn towards any"),
+        (("restore.method=bicubic", "restore.weights=some.file"), "method bicubic takes none"),
+        (("restore.subjects={T1: somebody}",), "takes no references"),
+    ],
+)
+def test_settings_that_a_method_cannot_follow_are_refused(overrides: tuple[str, ...], says: str) -> None:
+    with pytest.raises(FasrError, match=says):
+        open_prober(configs.load("cpu", overrides))
