@@ -1,4 +1,4 @@
-"""Long and large footage out of the sample clip, for benchmarks."""
+"""Long and large footage out of one clip of two people, for benchmarks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import cv2
 from av.video.reformatter import ColorRange, Colorspace
 
 REPO = Path(__file__).parents[1]
-SAMPLE = REPO / "sample_videos" / "corridor.mp4"
+SAMPLE = REPO / "tests" / "fixtures" / "portraits" / "corridor.mp4"
 DATA = REPO.parent / "shared" / "data"
 
 

@@ -50,7 +50,7 @@ def photographs(faces: Path, count: int, folder: Path) -> str:
         photo = picture.resize((12, 15)).resize((480, 600), Image.Resampling.BICUBIC)  # something around the face
         photo.paste(picture.resize((300, 300), Image.Resampling.BICUBIC), (90, 120))
         photo.save(person / f"{Path(name).stem}.jpg", quality=92)
-    return "CelebA validation faces" if faces.exists() else "the two sample mugshots, varied in brightness"
+    return "CelebA validation faces" if faces.exists() else "the sample mugshots, varied in brightness"
 
 
 def _faces(faces: Path) -> Iterator[tuple[str, Image.Image]]:

@@ -43,6 +43,7 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba"
 SIDES = (12, 16, 24, 32, 64)
 SAMPLES = 4
 BATCH = 16
+MEASURES = ("identity", "Rank-1")
 ESTIMATE = "dpmpp-1"
 """One call at the highest noise: the network's guess of the mean of all faces that fit."""
 
@@ -57,6 +58,8 @@ class People:
     others: list[list[int]]
     pictures: Tensor
     embedder: BuiltinEmbedder
+    judge: BuiltinEmbedder
+    """Saw photographs at full size alone, as recognisers commonly do, and told the networks nothing."""
     kept: dict[int, Tensor] = field(default_factory=dict)
     """Features of all faces at a size; 128 for the face as it is."""
 
@@ -75,7 +78,9 @@ def load_people(count: int) -> People:
     kept = Faces(faces.pictures[rows], tuple(faces.paths[r] for r in rows))
     own = [[place[r] for r in g] for g in groups]
     pictures = views(kept.pictures, 128, False, torch.Generator())
-    return People(kept, [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own], pictures, BuiltinEmbedder())
+    gallery, probe, others = [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own]
+    judge = BuiltinEmbedder(boxed("judge.safetensors"))
+    return People(kept, gallery, probe, others, pictures, BuiltinEmbedder(), judge)
 
 
 # ------------------------------------------------------------------------------------------------ embedder and combiner
@@ -111,8 +116,13 @@ def embedder_table(people: People, command: str) -> Table:
     row("all others at 16×16", "teacher, mean", merged(low, mean), high[people.gallery])
     row("all others at 16×16", "ours, mean", merged(people.at(16), mean), ours)
     row("all others at 16×16", "ours, Feature Combiner", merged(people.at(16), combiner().combine), ours)
+    known, asked = people.pictures[people.gallery], people.pictures[people.probe]
+    judged = people.judge.embed(known)[0]
+    row("full resolution", "the judge", people.judge.embed(asked)[0], judged)
+    row("16×16", "the judge", people.judge.embed(enlarge(shrink(asked, 16), 128))[0], judged)
     table.note(
         "The teacher is dlib's recogniser, whose vectors the embedder learnt to tell at full resolution. "
+        "The judge of reconstructions learnt from the same faces, but at full resolution alone. "
         f"Of {count} people, Rank-1 is uncertain by ±{1.96 * math.sqrt(0.25 / count):.3f} (95 %)."
     )
     return table
@@ -257,30 +267,34 @@ def draw(denoiser: Denoiser, condition: Condition, sampler: str, samples: int) -
 
 
 def restoration_table(people: People, restored: Restored, command: str) -> Table:
-    columns = ("from 16×16", "PSNR", "SSIM", "identity", "Rank-1", "LR consistency")
+    columns = ("from 16×16", "PSNR", "SSIM", *(f"{w} by {who}" for who in ("the judge", "ours") for w in MEASURES))
+    columns += ("LR consistency",)
     title = f"Super-resolution: {len(restored.clean)} faces, gallery of {len(people.gallery)} people"
     table = Table("models", title, command, columns)
-    truth, gallery = people.at(128)[people.probe[: len(restored.clean)]], people.at(128)[people.gallery]
     own = list(range(len(restored.clean)))
+    embedders = (people.judge, people.embedder)
+    gallery = [e.embed(people.pictures[people.gallery])[0] for e in embedders]
+    truth = [e.embed(restored.clean)[0] for e in embedders]
     for name, pictures in {
         "bicubic": enlarge(restored.small, 128),
         **restored.drawn,
         "the true face": restored.clean,
     }.items():
-        features = people.embedder.embed(pictures)[0]
         cells = [
             f"{float(psnr(pictures, restored.clean).mean()):.2f}" if name != "the true face" else "",
             f"{float(ssim(pictures, restored.clean).mean()):.3f}",
-            f"{float((features * truth).sum(1).mean()):.3f}",
-            f"{_rank(features @ gallery.T, own):.3f}",
-            f"{float(consistency(pictures, restored.small).mean()):.1f}",
         ]
+        for embedder, known, true in zip(embedders, gallery, truth, strict=True):
+            features = embedder.embed(pictures)[0]
+            cells += [f"{float((features * true).sum(1).mean()):.3f}", f"{_rank(features @ known.T, own):.3f}"]
+        cells.append(f"{float(consistency(pictures, restored.small).mean()):.1f}")
         table.row([name, *cells])
     spread = restored.samples.std(1).mean()
     table.note(
         f"Sampler `{FAST}`: ten calls a sample. The feature is merged from the person's other photographs at 16×16, "
-        "the probe and the gallery photograph not among them. Identity: cosine of the builtin embedder's features of "
-        "the picture and of the true face; the network was told features of the same embedder, a friendly judge. "
+        "the probe and the gallery photograph not among them. Identity: cosine of the features of the picture and of "
+        "the true face. Our embedder reads small faces as they are and told the network whom to draw: it gains nothing "
+        "by a reconstruction and is a friendly judge of one. The judge knows photographs at full size alone. "
         f"Spread of the samples {spread:.3f}. A sample of a true posterior is 3 dB below the posterior's mean, however "
         "good the network is: the mean is nearer to the truth and softer, samples show what a face may look like."
     )

@@ -20,8 +20,6 @@ from fasr_video.box import boxed
 from fasr_video.cli import main
 from fasr_video.errors import FasrError
 from fasr_video.files import sha256_file
-from fasr_video.pipeline.detect import open_detector
-from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
@@ -723,16 +721,14 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
     root = tmp_path_factory.mktemp("album")
-    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
-    collins, hopper = (
-        read_still(ROOT / "sample_videos" / "mugshots" / f"{name}.jpg", detector).face
-        for name in ("eileen_collins", "grace_hopper")
+    ada, bruno = (
+        np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png")) for name in ("ada", "bruno")
     )
-    brighter = np.clip(collins * 0.9 + 10, 0, 255).astype(np.uint8)
-    for name, picture in (("one/a", collins), ("one/b", brighter), ("two/a", collins), ("two/b", hopper)):
+    brighter = np.clip(ada * 0.9 + 10, 0, 255).astype(np.uint8)
+    for name, picture in (("one/a", ada), ("one/b", brighter), ("two/a", ada), ("two/b", bruno)):
         (root / name).parent.mkdir(exist_ok=True)
         Image.fromarray(picture).save(root / f"{name}.png")
-    Image.fromarray(as_image(shrink(as_tensor([collins]), 16)[0])).save(root / "still.png")
+    Image.fromarray(as_image(shrink(as_tensor([ada]), 16)[0])).save(root / "still.png")
     return root
 
 
