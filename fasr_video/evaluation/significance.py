@@ -16,7 +16,7 @@ from fasr_video.evaluation.open_set import Scores
 
 REPEATS = 1000
 MOST_GROUPS = 6
-"""Different numbers of a column up to which each is a group of its own; of more, thirds are made."""
+"""Different whole numbers of a column up to which each is a group; of more, and of measurements, thirds are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,11 @@ def paired_t(differences: Scores) -> tuple[float, float]:
 
 
 def split(column: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of each group of a label: of each value, or of thirds where there are many numbers. Empty: unknown."""
+    """The rows of each group of a label: of each value, or of thirds of a measurement. Empty: unknown."""
     known = [i for i, value in enumerate(column) if value.strip()]
     numbers = _numbers([column[i] for i in known])
     groups: dict[str, list[int]] = {}
-    if numbers is None or len(np.unique(numbers)) <= MOST_GROUPS:
+    if numbers is None or (len(np.unique(numbers)) <= MOST_GROUPS and (numbers == numbers.round()).all()):
         order = known if numbers is None else [known[k] for k in np.argsort(numbers, kind="stable")]
         for i in order if numbers is not None else sorted(known, key=lambda i: column[i]):
             groups.setdefault(column[i], []).append(i)

@@ -1,0 +1,222 @@
+"""A comparison: every system on the same items and seeds, scored by each recogniser, written as tables and plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL import Image as Pictures
+
+from fasr_video import __version__
+from fasr_video.errors import MissingExtra, ModelError, UsageError
+from fasr_video.evaluation import plots, report
+from fasr_video.evaluation.degradations import Degradation, enlarged
+from fasr_video.evaluation.perceptual import FID_WORD, LPIPS_WORD
+from fasr_video.evaluation.protocols import Trial
+from fasr_video.evaluation.scoring import Judges, Scored, Scorer, probe_parts, score
+from fasr_video.evaluation.systems import (
+    FITTED,
+    IDFSR,
+    Pooler,
+    Shown,
+    System,
+    Tools,
+    draw_all,
+    labels,
+    pooler,
+    takes_feature,
+)
+from fasr_video.evaluation.tables import Table
+from fasr_video.files import write_whole
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.types import Image
+
+GRID_ROWS = 8
+COUNTS = ("items", "people", "gallery", "strangers", "pairs", "skipped", "left_out")
+Tell = Callable[[str, int, int], None]
+"""Hears which system, how many of its items are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is compared, and by whom it is judged."""
+
+    systems: Sequence[System]
+    scorers: Sequence[Embedder]
+    judges: Judges
+    by: Sequence[str] = ()
+    baseline: str | None = None
+    batch: int = 8
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    tables: tuple[Table, ...]
+    warnings: tuple[str, ...]
+    report: Path
+
+
+def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
+    names = labels(plan.systems)
+    baseline = plan.baseline or next((n for n in names if n != report.TRUTH), names[0])
+    if baseline not in names:
+        raise UsageError(f"baseline {baseline}", "no such system here", f"give one of: {', '.join(names)}")
+    _check_columns(trial, plan.by)
+    tools.store.bind(trial)
+    shown = {d: as_shown(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
+    drawn: dict[str, list[Image] | None] = {}
+    for system, name in zip(plan.systems, names, strict=True):
+        drawn[name] = _draw(system, name, shown[system.degradation], tools, plan.batch, tell) if system.draws else None
+    warnings = _circular(plan, tools)
+    tables: list[Table] = []
+    folder = tools.store.folder
+    for k, embedder in enumerate(plan.scorers):
+        scorer = Scorer(embedder, tools.store)
+        who = _named(embedder)
+        found: dict[str, Scored] = {}
+        for system, name in zip(plan.systems, names, strict=True):
+            own, warning = _own_pooler(system, embedder)
+            warnings += [w for w in warning if w not in warnings]
+            seen = shown[system.degradation]
+            parts = probe_parts(system, seen, drawn[name], scorer, own)
+            judged = None if system.method == report.TRUTH else drawn[name]  # it is what the others are held against
+            found[name] = score(trial, seen, judged, parts, scorer, plan.judges)
+        if k == 0:
+            tables.append(report.picture_table(found, trial, _unmeasured(trial, plan.judges)))
+        tables.append(report.recognition_table(found, trial, who))
+        tables += [report.split_table(found, trial, column, who) for column in plan.by]
+        if len(found) > 1:
+            tables.append(report.gain_table(found, trial, baseline, who))
+        warnings += _plot(found, trial, folder / "plots", embedder)
+    heads = [n for n in names if drawn[n] is not None]
+    _grid(trial, shown, plan.systems, {n: drawn[n] or [] for n in heads}, folder / "plots")
+    told = [t for t in tables if t.rows and t.columns]
+    path = _write(trial, plan, tools, told, warnings)
+    return Outcome(tuple(told), tuple(warnings), path)
+
+
+def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
+    """Each item's faces as the camera sees them; every photograph by a seed of its own."""
+    if degradation is None:
+        return [Shown(i, i.probe.picture, tuple(a.picture for a in i.auxiliaries)) for i in trial.items]
+    found = []
+    for item in trial.items:
+        faces = [item.probe, *item.auxiliaries]
+        small = degradation([f.picture for f in faces], [(item.seed + k) % 2**31 for k in range(len(faces))])
+        found.append(Shown(item, small[0], tuple(small[1:])))
+    return found
+
+
+def write_inputs(trial: Trial, degradations: Sequence[Degradation | None], folder: Path) -> None:
+    """The LR faces as PNG files, for programs that are compared through `images:DIR`."""
+    for degradation in degradations:
+        name = "native" if degradation is None else str(degradation).replace(":", "-")
+        for shown in as_shown(trial, degradation):
+            path = (folder / name / shown.item.name).with_suffix(".png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Pictures.fromarray(shown.lr0).save(path)
+
+
+def _draw(system: System, name: str, shown: Sequence[Shown], tools: Tools, batch: int, tell: Tell) -> list[Image]:
+    return draw_all(system, name, shown, tools, batch, lambda done: tell(name, done, len(shown)))
+
+
+def _own_pooler(system: System, embedder: Embedder) -> tuple[Pooler | None, list[str]]:
+    """What pools for the search, in the scoring recogniser's own features; and a warning where that is another rule."""
+    if system.draws and "pooled" not in (system.fuse or ""):
+        return None, []
+    try:
+        return pooler(system, embedder), []
+    except ModelError as error:
+        told = f"pooled for the search by {_named(embedder)} with the mean: {error.reason}"
+        return pooler(replace(system, merge="mean"), embedder), [told]
+
+
+def _circular(plan: Plan, tools: Tools) -> list[str]:
+    """The embedder that a picture was told is a friendly judge of it."""
+    told = [s.method for s in plan.systems if s.draws and (takes_feature(s.method) or s.method in (IDFSR, FITTED))]
+    if not told or all(e.sha256 != tools.embedder.sha256 for e in plan.scorers):
+        return []
+    who = f"{', '.join(dict.fromkeys(told))}: {_named(tools.embedder)} conditions the pictures and scores them"
+    return [f"{who}, which is circular; give another recogniser with --scorer"]
+
+
+def _named(embedder: Embedder) -> str:
+    return f"{embedder.name} {embedder.sha256[:8]}"
+
+
+def _check_columns(trial: Trial, columns: Sequence[str]) -> None:
+    known = sorted({name for item in trial.items for name in item.probe.labels})
+    for column in columns:
+        if column not in known:
+            raise UsageError(
+                f"--by {column}", f"no such label; there are {', '.join(known)}", "give them with --labels"
+            )
+
+
+def _unmeasured(trial: Trial, judges: Judges) -> list[str]:
+    """A clear word for what is not in the table."""
+    if trial.native:
+        return ["The probes are as the camera saw them: there is no true picture to measure against."]
+    return [w for w, judge in ((LPIPS_WORD, judges.lpips), (FID_WORD, judges.inception)) if judge is None]
+
+
+def _plot(found: dict[str, Scored], trial: Trial, folder: Path, embedder: Embedder) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    mark = embedder.sha256[:8]
+    try:
+        if not trial.pairs:
+            plots.cmc(found, folder / f"cmc-{mark}.png")
+        plots.det(found, folder / f"det-{mark}.png")
+        plots.histograms(found, folder / f"scores-{mark}.png")
+    except MissingExtra as error:
+        return [f"no plots: {error}"]
+    return []
+
+
+def _grid(
+    trial: Trial,
+    shown: Mapping[Degradation | None, Sequence[Shown]],
+    systems: Sequence[System],
+    drawn: Mapping[str, Sequence[Image]],
+    folder: Path,
+) -> None:
+    """The first items: the LR faces, what each system makes of them, the true pictures. For eyes: they show people."""
+    heads, columns = [], []
+    for degradation in dict.fromkeys(s.degradation for s in systems):
+        heads.append("LR" if degradation is None or len(shown) == 1 else f"LR {degradation}")
+        columns.append(enlarged([s.lr0 for s in shown[degradation][:GRID_ROWS]]))
+    for name, pictures in drawn.items():
+        heads.append(name)
+        columns.append(list(pictures[:GRID_ROWS]))
+    if not trial.native:
+        heads.append("truth")
+        columns.append([item.probe.picture for item in trial.items[:GRID_ROWS]])
+    plots.grid(list(zip(*columns, strict=True)), heads, folder / "grid.png")
+
+
+def _write(trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warnings: Sequence[str]) -> Path:
+    folder = tools.store.folder
+    (folder / "tables").mkdir(exist_ok=True)
+    for number, table in enumerate(tables, 1):
+        for ending, text in (("csv", table.csv()), ("tex", table.latex())):
+            write_text(folder / "tables" / f"{number}.{ending}", text)
+    facts = trial.facts()
+    told = ", ".join(f"{facts[k]} {k.replace('_', ' ')}" for k in COUNTS if facts[k])
+    heads = [
+        f"# Evaluation: {trial.protocol}",
+        f"Made by fasr-video {__version__} on {datetime.now(UTC):%Y-%m-%d}; seed {trial.seed}; {told}.",
+        f"Conditioned by {_named(tools.embedder)}; scored by {', '.join(map(_named, plan.scorers))}.",
+        *plan.notes,
+        *(f"**Warning:** {w}." for w in warnings),
+    ]
+    path = folder / "report.md"
+    write_text(path, "\n\n".join([*heads, *(t.markdown() for t in tables)]))
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
