@@ -70,7 +70,7 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     drawn: dict[str, list[Image] | None] = {}
     for system, name in zip(plan.systems, names, strict=True):
         drawn[name] = _draw(system, name, shown[system.degradation], tools, plan.batch, tell) if system.draws else None
-    warnings = _circular(plan, tools)
+    warnings = [*tools.warnings, *_circular(plan, tools)]
     tables: list[Table] = []
     folder = tools.store.folder
     for k, embedder in enumerate(plan.scorers):
@@ -91,7 +91,7 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
         if len(found) > 1:
             tables.append(report.gain_table(found, trial, baseline, who))
         warnings += _plot(found, trial, folder / "plots", embedder)
-    heads = [n for n in names if drawn[n] is not None]
+    heads = [n for n in names if drawn[n] is not None and n != report.TRUTH]
     _grid(trial, shown, plan.systems, {n: drawn[n] or [] for n in heads}, folder / "plots")
     told = [t for t in tables if t.rows and t.columns]
     path = _write(trial, plan, tools, told, warnings)

@@ -15,6 +15,7 @@ from fasr_video.evaluation import open_set, verification
 from fasr_video.evaluation.scoring import Scored
 from fasr_video.files import write_whole
 from fasr_video.recognition.align import CANONICAL_SIDE
+from fasr_video.sr.restoration import png_note
 from fasr_video.types import Image
 
 MOST_PANELS = 9
@@ -85,7 +86,7 @@ def grid(rows: Sequence[Sequence[Image]], heads: Sequence[str], png: Path) -> No
     for i, row in enumerate(rows):
         for k, picture in enumerate(row):
             sheet.paste(Pictures.fromarray(picture), (MARGIN + k * cell, HEAD + MARGIN + i * cell))
-    write_whole(png, lambda path: sheet.save(path, "PNG"))
+    write_whole(png, lambda path: sheet.save(path, "PNG", pnginfo=png_note({"grid": list(heads)})))
 
 
 def _shortened(text: str, font: Any) -> str:

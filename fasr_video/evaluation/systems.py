@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fasr_video.box import boxed
-from fasr_video.errors import InputError, ModelError, UsageError
+from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, repeated
 from fasr_video.evaluation.photos import digest_of
 from fasr_video.evaluation.protocols import Item
@@ -115,16 +115,17 @@ def takes_feature(method: str) -> bool:
 
 
 def labels(systems: Sequence[System]) -> list[str]:
-    """A name for each: the method, and what of it differs between systems of that method."""
-    varied = {f.name: {getattr(s, f.name) for s in systems if getattr(s, f.name) is not None} for f in fields(System)}
-    found = []
+    """A name for each: the method, and what differs between the systems of that method."""
+    found: list[str] = []
     for system in systems:
+        peers = [s for s in systems if s.method == system.method]
         parts = [_method_label(system.method)]
-        for name, values in varied.items():
-            value = getattr(system, name)
-            if name != "method" and value is not None and len(values) > 1:
-                parts.append(_part(name, value))
-        found.append(" ".join(parts))
+        for name in (f.name for f in fields(System)):
+            if len({getattr(s, name) for s in peers}) > 1:
+                parts.append(_part(name, getattr(system, name)))
+        label = " ".join(parts)
+        twins = sum(f == label or f.startswith(f"{label} (") for f in found)  # files of one name in two folders
+        found.append(f"{label} ({twins + 1})" if twins else label)
     return found
 
 
@@ -178,6 +179,8 @@ class Tools:
     idfsr: Path | None = None
     labelled: bool = False
     """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
+    warnings: list[str] = field(default_factory=list)
+    """What there is to say of what was drawn."""
 
 
 class Plain:
@@ -312,6 +315,7 @@ class ByIdfsr:
         found = [(face, marks) for face in faces if (marks := self._models.find_marks(face)) is not None]
         found = found[: identity.MOST]
         if len(found) < identity.FEWEST:
+            self._unfitted(shown, f"{len(found)} references with landmarks, {identity.FEWEST} needed")
             return None
         pictures = as_tensor([face for face, _ in found])
         names = tuple(str(k) for k in range(len(found)))
@@ -322,9 +326,13 @@ class ByIdfsr:
             torch.stack([torch.from_numpy(marks).float() for _, marks in found]),
             self._models.embedder.embed(pictures)[0],
         )
-        vector, before, after = identity.fit(
-            self._models.denoiser, references, FIT_STEPS, shown.item.seed, lambda _: None
-        )
+        try:
+            vector, before, after = identity.fit(
+                self._models.denoiser, references, FIT_STEPS, shown.item.seed, lambda _: None
+            )
+        except FasrError as error:
+            self._unfitted(shown, error.reason)
+            return None
         about = identity.About(
             weights=self._models.denoiser_sha256,
             embedder=self._models.embedder.sha256,
@@ -335,6 +343,9 @@ class ByIdfsr:
             lowest_cosine=identity.lowest(identity.cosines(references)),
         )
         return identity.Identity(vector, about)
+
+    def _unfitted(self, shown: Shown, reason: str) -> None:
+        self._tools.warnings.append(f"{FITTED}: {shown.item.name} was drawn without fitting ({reason})")
 
 
 # ------------------------------------------------------------------------------------------------------------- pooling
