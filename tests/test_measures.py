@@ -110,6 +110,11 @@ def test_cmc_counts_own_subjects_up_to_each_rank() -> None:
     assert open_set.cmc(found, 3) == pytest.approx([1 / 3, 2 / 3, 1])
 
 
+def test_everybody_searched_among_all_has_rank_and_area() -> None:
+    scores = np.array([[0.9, 0.1, 0.2], [0.5, 0.4, 0.3], [0.0, 0.1, 0.8]])
+    assert open_set.rank_and_area(scores) == (pytest.approx(2 / 3), pytest.approx((6 + 5 + 6) / 18))
+
+
 # --------------------------------------------------------------------------------------------------------- significance
 
 

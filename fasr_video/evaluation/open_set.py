@@ -128,6 +128,13 @@ def auc(own: ArrayLike, others: ArrayLike) -> float:
     return float(below.mean() / 2 / len(second))
 
 
+def rank_and_area(scores: Scores) -> tuple[float, float]:
+    """Rank-1 and AUC of scores, searches × gallery, where each search's own subject stands in its own column."""
+    own = np.arange(len(scores))
+    found = searches(scores, own, [str(k) for k in own])
+    return rank_rate(found, 1), auc(found.right, scores[~np.eye(len(scores), dtype=bool)])
+
+
 def bootstrap(
     found: Searches, statistic: Callable[[Searches], ArrayLike], repeats: int = 1000, seed: int = 0, level: float = 0.95
 ) -> tuple[Scores, Scores]:
