@@ -32,8 +32,10 @@ from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.recognition.network import FORMAT, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import ResidualDenoiser
+from fasr_video.sr.idfsr import IdentityDenoiser
 from fasr_video.sr.networks.compact import CompactNet
-from fasr_video.sr.weights import save_denoiser
+from fasr_video.sr.networks.idfsr import IdfsrNet, Size
+from fasr_video.sr.weights import save_denoiser, save_idfsr
 from fasr_video.types import Image
 
 PEOPLE, EACH = 6, 4
@@ -352,7 +354,7 @@ def test_a_comparison_from_the_command_line(
     assert {p.suffix for p in (out / "plots").iterdir()} == {".png"} and len(list((out / "plots").iterdir())) == 4
     assert len(list((out / "tables").iterdir())) == 8
 
-    with (out / "tables" / "1.csv").open() as stream:
+    with (out / "tables" / "1-pictures.csv").open() as stream:
         pictures = {r["system"]: r for r in csv.DictReader(stream)}
     trial = json.loads((out / "trial.json").read_text())
     truths = [np.asarray(Pictures.open(faces / i["probe"])) for i in trial["items"]]
@@ -395,7 +397,7 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
         save((larger * 255).round().byte().permute(1, 2, 0).numpy(), outputs / file.relative_to(tmp_path / "lr" / "16"))
     methods = ("--method", "bicubic", "--method", f"images:{outputs}")
     assert called(capsys, "celeba", *trial, *methods)[0] == 3
-    with (tmp_path / "run" / "tables" / "1.csv").open() as stream:
+    with (tmp_path / "run" / "tables" / "1-pictures.csv").open() as stream:
         ours, theirs = ({k: v for k, v in r.items() if k != "system"} for r in csv.DictReader(stream))
     assert ours == theirs
 
@@ -434,7 +436,8 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
     chosen = ("--pairs", tmp_path / "pairs.csv", "--method", "bicubic", "--out", tmp_path / "run")
     code, _, err = called(capsys, "pairs", faces, *chosen)
     assert code == 3 and "pairs.csv line 14: no usable photograph p9/0.png" in err and "12 pairs" in err
-    with (tmp_path / "run" / "tables" / "2.csv").open() as stream:
+    (table,) = (tmp_path / "run" / "tables").glob("2-recognition-*.csv")
+    with table.open() as stream:
         (row,) = csv.DictReader(stream)
     assert float(row["AUC"]) > 0.9 and float(row["accuracy"]) > 0.7 and row["accuracy around"].startswith("±")
 
@@ -473,6 +476,28 @@ def test_a_preset_stands_where_nothing_is_said(
     report = (tmp_path / "run" / "report.md").read_text()
     assert "Preset paper-fig9: number of references" in report
     assert "bicubic 8 px" in report and "fasr++ 16 px" in report
+
+
+def test_attributes_and_references_reach_their_methods(
+    faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no landmarks."""
+    torch.manual_seed(0)
+    size = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+    save_idfsr(IdentityDenoiser(IdfsrNet(size)), tmp_path / "idfsr.safetensors")
+    names = [f"p{i}/{k}.png" for i in range(PEOPLE) for k in range(EACH)]
+    chosen = ("--people", 2, "--out", tmp_path / "run", "--labels", tmp_path / "labels.csv", "--labelled")
+    methods = ("--method", "srdg", "--method", "idfsr", "--method", "idfsr-fitted", "--sampler", "ddim-2")
+    drawn_by = []
+    for male in (0, 1):
+        lines = ["path,male", *(f"{name},{male}" for name in names)]
+        (tmp_path / "labels.csv").write_text("\n".join(lines))
+        weights = ("--model", network, "--idfsr", tmp_path / "idfsr.safetensors")
+        code, _, err = called(capsys, "celeba", faces, *chosen, *methods, *weights)
+        assert (code == 3 and "was drawn without fitting (0 references with landmarks, 2 needed)" in err) or male, err
+        with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
+            drawn_by.append(dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall()))
+    assert drawn_by == [{"srdg": 2, "idfsr": 2, "idfsr-fitted": 2}, {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2}]
 
 
 KILLED = """
@@ -551,6 +576,12 @@ def test_a_grid_has_a_head_for_each_picture(tmp_path: Path) -> None:
         assert "SYNTHETIC" in sheet.info["Description"]
     with pytest.raises(FasrError):
         plots.grid([[drawn(0, 0)]], ["one", "two"], tmp_path / "grid.png")
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    """It takes seconds to load, and has to be told first how its threads shall wait."""
+    code = "import sys, fasr_video.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0
 
 
 def test_methods_that_the_command_names_are_known() -> None:

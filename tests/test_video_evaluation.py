@@ -38,7 +38,7 @@ def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> No
     searched = {r.name: r.cells[2].value for r in found.tables[-1].rows}
     assert searched["pooled"] == 1 and set(searched) == {"best", "pooled", "sr", "joined"}
     assert not found.left_out and "HOTA" in found.report.read_text()
-    assert len(list((tmp_path / "out").glob("*.tex"))) == 4
+    assert len(list((tmp_path / "out" / "tables").glob("*.tex"))) == 4
 
 
 def test_clips_without_truth_are_listed(case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -200,10 +201,7 @@ def _grid(
 
 def _write(trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warnings: Sequence[str]) -> Path:
     folder = tools.store.folder
-    (folder / "tables").mkdir(exist_ok=True)
-    for number, table in enumerate(tables, 1):
-        for ending, text in (("csv", table.csv()), ("tex", table.latex())):
-            write_text(folder / "tables" / f"{number}.{ending}", text)
+    write_tables(tables, folder / "tables")
     facts = trial.facts()
     told = ", ".join(f"{facts[k]} {k.replace('_', ' ')}" for k in COUNTS if facts[k])
     heads = [
@@ -214,8 +212,20 @@ def _write(trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warn
         *(f"**Warning:** {w}." for w in warnings),
     ]
     path = folder / "report.md"
-    write_text(path, "\n\n".join([*heads, *(t.markdown() for t in tables)]))
+    pictures = [f"![{p.stem}](plots/{p.name})" for p in sorted((folder / "plots").glob("*.png"))]
+    write_text(path, "\n\n".join([*heads, *(t.markdown() for t in tables), *pictures, ""]))
     return path
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> None:
+    """Each as CSV and LaTeX, in place of those of an earlier comparison."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.csv"), *folder.glob("*.tex")):
+        old.unlink()
+    for number, table in enumerate(tables, 1):
+        name = re.sub(r"[^a-z0-9]+", "-", f"{number} {table.title}".lower()).strip("-")
+        write_text(folder / f"{name}.csv", table.csv())
+        write_text(folder / f"{name}.tex", table.latex())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -64,7 +64,8 @@ class Lpips:
         net, self._ends = _alexnet() if given["0.weight"].shape[-1] == 11 else _vgg16()
         fill(net, given, backbone, remedy)
         self._net = net.eval().requires_grad_(False).to(device)
-        self._weights = [w.to(device) for w in _read_linear(linear, [net[k - 1].out_channels for k in self._ends])]  # type: ignore[misc]
+        widths = [len(net.get_parameter(f"{k - 1}.bias")) for k in self._ends]
+        self._weights = [w.to(device) for w in _read_linear(linear, widths)]
         self._device = torch.device(device)
         self.facts = {"backbone": sha256_file(backbone), "linear": sha256_file(linear)}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pictures
 from PIL import ImageDraw, ImageFont
 
@@ -20,6 +21,7 @@ from fasr_video.types import Image
 
 MOST_PANELS = 9
 """Systems that histograms are drawn of."""
+MOST_POINTS = 2000
 MARGIN, HEAD = 4, 18
 
 
@@ -49,8 +51,8 @@ def det(found: Mapping[str, Scored], png: Path) -> None:
             else:
                 _, x, hit = verification.roc(scored.own, scored.others)
                 y = 1 - hit
-            kept = x > 0
-            axes.plot(x[kept], y[kept], label=name, drawstyle="steps-post")
+            kept = _thinned(np.flatnonzero(x > 0)[np.argsort(x[x > 0], kind="stable")])
+            axes.plot(x[kept], y[kept], label=name)
         labels = ("FPIR", "FNIR") if searched else ("FMR", "FNMR")
         axes.set(xscale="log", xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
 
@@ -87,6 +89,13 @@ def grid(rows: Sequence[Sequence[Image]], heads: Sequence[str], png: Path) -> No
         for k, picture in enumerate(row):
             sheet.paste(Pictures.fromarray(picture), (MARGIN + k * cell, HEAD + MARGIN + i * cell))
     write_whole(png, lambda path: sheet.save(path, "PNG", pnginfo=png_note({"grid": list(heads)})))
+
+
+def _thinned(places: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Fewer points the further on: the axis is logarithmic, and millions of comparisons would take minutes to draw."""
+    if not len(places):
+        return places
+    return places[np.unique(np.geomspace(1, len(places), MOST_POINTS).astype(np.intp)) - 1]
 
 
 def _shortened(text: str, font: Any) -> str:

@@ -1,27 +1,12 @@
-"""What the papers varied, by name. The numbers on the left are of those tables and figures whose shape a preset has;
-sizes of samples, data and weights are the user's."""
+"""What the papers varied, by name. Data, weights and numbers of people are the user's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fasr_video.evaluation.systems import FITTED, IDFSR, POOLED
-
-SYSTEMS = (
-    "hr",
-    "lr",
-    "bicubic",
-    "sde-sr-ve",
-    "sde-sr-vecs",
-    "sde-sr-vp",
-    "sde-sr-subvp",
-    "srdg",
-    "sr3",
-    "fasr",
-    "fasr++",
-)
 SDES = ("sde-sr-ve", "sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp")
+SYSTEMS = ("hr", "lr", "bicubic", *SDES, "srdg", "sr3", "idfsr", "idfsr-fitted", "fasr", "fasr++")
 ETAS = ("0", "0.25", "0.5", "0.75", "1")
 LANGEVIN = tuple(f"ve-100,r={r}" for r in ("0.05", "0.1", "0.16", "0.3", "0.5"))
 
@@ -37,12 +22,14 @@ class Preset:
 
 PRESETS = {
     "paper-table1": Preset(
-        "methods at ×8, FASR++ at eta 0 and 1", {"method": SYSTEMS, "eta": ("0", "1"), "degrade": ("16",)}
+        "methods at ×8, FASR++ at eta 0 and 1",
+        {"method": SYSTEMS, "eta": ("0", "1"), "degrade": ("16",)},
+        "--idfsr for IDFSR's two rows",
     ),
     "paper-table2": Preset(
         "methods side by side as searches: raw face, pooled feature, pictures, and all three joined",
         {
-            "method": ("bicubic", POOLED, "fasr", "fasr++"),
+            "method": ("bicubic", "pooled", "fasr", "fasr++"),
             "fuse": ("sr", "pooled+sr", "best+pooled+sr"),
             "degrade": ("12", "16", "24", "32"),
         },
@@ -56,7 +43,7 @@ PRESETS = {
     "paper-fig5": Preset("eta of the Feature Combiner", {"method": ("fasr++",), "eta": ETAS, "degrade": ("16",)}),
     "paper-fig6": Preset(
         "size of the Feature Combiner's training set",
-        {"method": (POOLED, "fasr++"), "degrade": ("16",)},
+        {"method": ("pooled", "fasr++"), "degrade": ("16",)},
         "--combiner several times: one trained on each size",
     ),
     "paper-fig7": Preset(
@@ -68,10 +55,10 @@ PRESETS = {
     "paper-fig9": Preset(
         "number of references, IDFSR before and after fitting",
         {
-            "method": ("bicubic", "fasr++", IDFSR, FITTED),
+            "method": ("bicubic", "fasr++", "idfsr", "idfsr-fitted"),
             "references": ("1", "2", "4", "8"),
             "degrade": ("16", "8"),
         },
-        "--idfsr for its two rows",
+        "--idfsr for IDFSR's two rows",
     ),
 }

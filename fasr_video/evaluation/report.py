@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.evaluation import open_set, significance
-from fasr_video.evaluation.open_set import Scores, Searches
+from fasr_video.evaluation.open_set import FPIRS, Scores, Searches
 from fasr_video.evaluation.protocols import Trial
-from fasr_video.evaluation.scoring import FPIRS, RANKS, VERIFIED_FMR, Scored, recognition
+from fasr_video.evaluation.scoring import RANKS, VERIFIED_FMR, Scored, recognition
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 
 TRUTH = "hr"
@@ -61,6 +61,8 @@ def recognition_table(found: Mapping[str, Scored], trial: Trial, scorer: str) ->
     )
     if trial.pairs:
         told += " Accuracy: each fold at the best threshold of the others, ± standard deviation of the folds."
+    if any(s.searches is not None and not s.searches.mated.all() for s in found.values()):
+        told += " An FPIR that not one stranger's search would be is left out."
     return Table(f"Recognition, scored by {scorer}", "system", tuple(RECOGNITION.values()), rows, (told,)).known()
 
 

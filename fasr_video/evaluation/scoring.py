@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fasr_video.evaluation import open_set, verification
 from fasr_video.evaluation.degradations import enlarged
-from fasr_video.evaluation.open_set import Scores, Searches
+from fasr_video.evaluation.open_set import FPIRS, Scores, Searches
 from fasr_video.evaluation.perceptual import Inception, Lpips, frechet
 from fasr_video.evaluation.photos import digest_of
 from fasr_video.evaluation.pictures import consistency, ms_ssim, psnr, ssim
@@ -27,7 +27,6 @@ from fasr_video.types import Image
 VERIFIED_FMR = 0.01
 """Of the threshold at which a picture counts as verified: so many pairs of different people in the gallery pass it."""
 RANKS = (1, 5, 10)
-FPIRS = (0.1, 0.01)
 BATCH = 32
 
 

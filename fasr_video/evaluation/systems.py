@@ -288,7 +288,9 @@ class ByIdfsr:
     """IDFSR: the auxiliaries' full-resolution photographs are its references; `fitted` fits a vector to them first."""
 
     def __init__(self, system: System, tools: Tools) -> None:
-        self._models = load_idfsr_models(tools.idfsr, None, None, tools.device, LandmarkFinder(str(tools.device)))
+        self._models = load_idfsr_models(
+            tools.idfsr, tools.embedder, None, tools.device, LandmarkFinder(str(tools.device))
+        )
         self._restorer = Idfsr(self._models, system.sampler, tools.device, tools.precision)
         self._system, self._tools = system, tools
 

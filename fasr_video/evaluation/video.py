@@ -18,7 +18,7 @@ from fasr_video.boxes import iou_matrix
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation import detection, open_set
-from fasr_video.evaluation.compare import write_text
+from fasr_video.evaluation.compare import write_tables, write_text
 from fasr_video.evaluation.open_set import Searches
 from fasr_video.evaluation.photos import LeftOut
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
@@ -78,10 +78,7 @@ def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation
         raise UsageError(truth_file, "it has none of the cases' files", "name the clips in it as the files are named")
     tables = [_detection_table(clips), _tracking_table(clips), _track_table(clips)]
     tables += [] if not answers else [_search_table(answers)]
-    out.mkdir(parents=True, exist_ok=True)
-    for number, table in enumerate(tables, 1):
-        write_text(out / f"{number}.csv", table.csv())
-        write_text(out / f"{number}.tex", table.latex())
+    write_tables(tables, out / "tables")
     told = [f"Left out: {line}." for line in left_out]
     write_text(out / "report.md", "\n\n".join(["# Evaluation: video", *told, *(t.markdown() for t in tables)]))
     return Evaluation(tuple(tables), tuple(left_out), out / "report.md")

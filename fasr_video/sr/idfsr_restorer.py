@@ -76,14 +76,18 @@ class _Told:
 
 
 def load_idfsr_models(
-    weights: Path | None, embedder: Path | None, identity: Path | None, device: torch.device, find_marks: MarkFinder
+    weights: Path | None,
+    embedder: Embedder | Path | None,
+    identity: Path | None,
+    device: torch.device,
+    find_marks: MarkFinder,
 ) -> IdfsrModels:
     if weights is None:
         reason = "no weights of it come along"
         raise UsageError(f"method {NAME}", reason, "give --model with weights that `fasr-video train idfsr` wrote")
     denoiser = load_idfsr(weights).to(device)
     digest = sha256_file(weights)
-    faces = BuiltinEmbedder(embedder, device)
+    faces = BuiltinEmbedder(embedder, device) if embedder is None or isinstance(embedder, Path) else embedder
     if denoiser.embedder and denoiser.embedder != faces.sha256:
         reason = f"trained with the embedder {denoiser.embedder[:12]}…, but {faces.sha256[:12]}… is given"
         raise ModelError(weights, reason, "give the embedder that it was trained with")
