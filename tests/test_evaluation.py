@@ -22,7 +22,7 @@ from fasr_video import cli
 from fasr_video.checkpoint import save_own
 from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.evaluation import degradations, plots, protocols, systems
-from fasr_video.evaluation.photos import MARKS, Photo, digest_of, read_photos
+from fasr_video.evaluation.photos import MARKS, Photo, digest_of, plain_name, read_photos
 from fasr_video.evaluation.pictures import psnr
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.evaluation.store import Store
@@ -143,6 +143,13 @@ def test_a_manifest_names_people_roles_and_labels(faces: Path, tmp_path: Path) -
         (tmp_path / "list.csv").write_text(text)
         with pytest.raises(InputError, match=says):
             read_photos([tmp_path / "list.csv"])
+
+
+def test_names_lead_nowhere_else() -> None:
+    """A manifest may name photographs anywhere; what is written for them stays in the folder that was given."""
+    assert plain_name("p0/1.png") == "p0/1"
+    assert plain_name("/photos/p0/1.png") == "photos/p0/1"
+    assert plain_name("../../p0/1.v2.png") == "p0/1.v2"
 
 
 def test_landmarks_tell_the_pose(faces: Path, tmp_path: Path) -> None:

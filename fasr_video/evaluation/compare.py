@@ -14,9 +14,11 @@ from fasr_video import __version__
 from fasr_video.errors import MissingExtra, ModelError, UsageError
 from fasr_video.evaluation import plots, report
 from fasr_video.evaluation.degradations import Degradation, enlarged
+from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.perceptual import FID_WORD, LPIPS_WORD
+from fasr_video.evaluation.photos import plain_name
 from fasr_video.evaluation.protocols import Trial
-from fasr_video.evaluation.scoring import Judges, Scored, Scorer, probe_parts, score
+from fasr_video.evaluation.scoring import Judges, Looked, Scored, Scorer, look, probe_parts, score, true_features
 from fasr_video.evaluation.systems import (
     FITTED,
     IDFSR,
@@ -68,35 +70,64 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     _check_columns(trial, plan.by)
     tools.store.bind(trial)
     shown = {d: as_shown(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
-    drawn: dict[str, list[Image] | None] = {}
+    entries = []
+    truths = true_features(trial, plan.judges)
     for system, name in zip(plan.systems, names, strict=True):
-        drawn[name] = _draw(system, name, shown[system.degradation], tools, plan.batch, tell) if system.draws else None
+        entries.append(_draw(trial, system, name, shown[system.degradation], plan, tools, truths, tell))
     warnings = [*tools.warnings, *_circular(plan, tools)]
     tables: list[Table] = []
-    folder = tools.store.folder
-    for k, embedder in enumerate(plan.scorers):
-        scorer = Scorer(embedder, tools.store)
-        who = _named(embedder)
-        found: dict[str, Scored] = {}
-        for system, name in zip(plan.systems, names, strict=True):
-            own, warning = _own_pooler(system, embedder)
-            warnings += [w for w in warning if w not in warnings]
-            seen = shown[system.degradation]
-            parts = probe_parts(system, seen, drawn[name], scorer, own)
-            judged = None if system.method == report.TRUTH else drawn[name]  # it is what the others are held against
-            found[name] = score(trial, seen, judged, parts, scorer, plan.judges)
-        if k == 0:
+    for embedder in plan.scorers:
+        found = {e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries}
+        if not tables:
             tables.append(report.picture_table(found, trial, _unmeasured(trial, plan.judges)))
-        tables.append(report.recognition_table(found, trial, who))
-        tables += [report.split_table(found, trial, column, who) for column in plan.by]
-        if len(found) > 1:
-            tables.append(report.gain_table(found, trial, baseline, who))
-        warnings += _plot(found, trial, folder / "plots", embedder)
-    heads = [n for n in names if drawn[n] is not None and n != report.TRUTH]
-    _grid(trial, shown, plan.systems, {n: drawn[n] or [] for n in heads}, folder / "plots")
+        tables += _tables(found, trial, plan.by, baseline, _named(embedder))
+        warnings += _plot(found, trial, tools.store.folder / "plots", embedder)
+    _grid(trial, shown, entries, tools.store.folder / "plots")
     told = [t for t in tables if t.rows and t.columns]
     path = _write(trial, plan, tools, told, warnings)
     return Outcome(tuple(told), tuple(warnings), path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A system with what it drew."""
+
+    name: str
+    system: System
+    shown: Sequence[Shown]
+    pictures: Sequence[Image] | None
+    looked: Looked
+
+
+def _draw(
+    trial: Trial,
+    system: System,
+    name: str,
+    shown: Sequence[Shown],
+    plan: Plan,
+    tools: Tools,
+    truths: Scores | None,
+    tell: Tell,
+) -> _Entry:
+    if not system.draws:
+        return _Entry(name, system, shown, None, Looked())
+    pictures = draw_all(system, name, shown, tools, plan.batch, lambda done: tell(name, done, len(shown)))
+    if system.method == report.TRUTH:  # it is what the others are held against
+        return _Entry(name, system, shown, pictures, Looked())
+    return _Entry(name, system, shown, pictures, look(trial, shown, pictures, plan.judges, truths))
+
+
+def _score(trial: Trial, entry: _Entry, scorer: Scorer, warnings: list[str]) -> Scored:
+    own, told = _own_pooler(entry.system, scorer.embedder)
+    warnings += [w for w in told if w not in warnings]
+    parts = probe_parts(entry.system, entry.shown, entry.pictures, scorer, own)
+    return score(trial, parts, entry.looked, scorer)
+
+
+def _tables(found: dict[str, Scored], trial: Trial, by: Sequence[str], baseline: str, who: str) -> list[Table]:
+    tables = [report.recognition_table(found, trial, who)]
+    tables += [report.split_table(found, trial, column, who) for column in by]
+    return tables + ([report.gain_table(found, trial, baseline, who)] if len(found) > 1 else [])
 
 
 def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
@@ -116,13 +147,9 @@ def write_inputs(trial: Trial, degradations: Sequence[Degradation | None], folde
     for degradation in degradations:
         name = "native" if degradation is None else str(degradation).replace(":", "-")
         for shown in as_shown(trial, degradation):
-            path = (folder / name / shown.item.name).with_suffix(".png")
+            path = folder / name / f"{plain_name(shown.item.name)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Pictures.fromarray(shown.lr0).save(path)
-
-
-def _draw(system: System, name: str, shown: Sequence[Shown], tools: Tools, batch: int, tell: Tell) -> list[Image]:
-    return draw_all(system, name, shown, tools, batch, lambda done: tell(name, done, len(shown)))
 
 
 def _own_pooler(system: System, embedder: Embedder) -> tuple[Pooler | None, list[str]]:
@@ -179,24 +206,19 @@ def _plot(found: dict[str, Scored], trial: Trial, folder: Path, embedder: Embedd
 
 
 def _grid(
-    trial: Trial,
-    shown: Mapping[Degradation | None, Sequence[Shown]],
-    systems: Sequence[System],
-    drawn: Mapping[str, Sequence[Image]],
-    folder: Path,
+    trial: Trial, shown: Mapping[Degradation | None, Sequence[Shown]], entries: Sequence[_Entry], folder: Path
 ) -> None:
     """The first items: the LR faces, what each system makes of them, the true pictures. For eyes: they show people."""
-    heads, columns = [], []
-    for degradation in dict.fromkeys(s.degradation for s in systems):
-        heads.append("LR" if degradation is None or len(shown) == 1 else f"LR {degradation}")
-        columns.append(enlarged([s.lr0 for s in shown[degradation][:GRID_ROWS]]))
-    for name, pictures in drawn.items():
-        heads.append(name)
-        columns.append(list(pictures[:GRID_ROWS]))
+    columns: dict[str, Sequence[Image]] = {}
+    for degradation, faces in shown.items():
+        head = "LR" if len(shown) == 1 else f"LR {degradation}"
+        columns[head] = enlarged([s.lr0 for s in faces[:GRID_ROWS]])
+    for entry in entries:
+        if entry.looked.pictures is not None:
+            columns[entry.name] = entry.looked.pictures[:GRID_ROWS]
     if not trial.native:
-        heads.append("truth")
-        columns.append([item.probe.picture for item in trial.items[:GRID_ROWS]])
-    plots.grid(list(zip(*columns, strict=True)), heads, folder / "grid.png")
+        columns["truth"] = [item.probe.picture for item in trial.items[:GRID_ROWS]]
+    plots.grid(list(zip(*columns.values(), strict=True)), list(columns), folder / "grid.png")
 
 
 def _write(trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warnings: Sequence[str]) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image as Pictures
@@ -116,6 +116,12 @@ def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Phot
     taken = {p.digest: p.path for p in others}
     left_out = [LeftOut(p.path, f"the same picture as {taken[p.digest]}") for p in photos if p.digest in taken]
     return [p for p in photos if p.digest not in taken], left_out
+
+
+def plain_name(path: str) -> str:
+    """A photograph's path without its ending, and without what would lead out of a folder that it is put into."""
+    parts = PurePosixPath(path).with_suffix("").parts
+    return "/".join(part for part in parts if part not in ("/", ".."))
 
 
 def read_labels(file: Path) -> dict[str, dict[str, str]]:

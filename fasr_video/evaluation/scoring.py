@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -52,7 +52,6 @@ class Scored:
     searches: Searches | None
     """None with pairs."""
     folds: verification.Folds | None = None
-    fid: float = math.nan
     values: Mapping[str, float] = field(default_factory=dict)
     """Of all comparisons together, by measure."""
 
@@ -87,48 +86,65 @@ def probe_parts(
     return parts
 
 
-def score(
-    trial: Trial,
-    shown: Sequence[Shown],
-    pictures: Sequence[Image] | None,
-    parts: Sequence[Tensor],
-    scorer: Scorer,
-    judges: Judges,
-) -> Scored:
+def score(trial: Trial, parts: Sequence[Tensor], looked: Looked, scorer: Scorer) -> Scored:
     gallery = scorer.unit([p.picture for p in trial.gallery])
     scores = torch.stack([part @ gallery.T for part in parts]).mean(0).double().numpy()
-    own_at = np.array(trial.own)
-    items: dict[str, Scores] = {}
-    if pictures is not None:
-        items |= _of_pictures(trial, shown, pictures, scorer, judges)
-    fid = math.nan
-    if pictures is not None and judges.inception is not None and not trial.native:
-        truth = judges.inception(as_tensor([s.item.probe.picture for s in shown]))
-        fid = frechet(judges.inception(as_tensor(pictures)), truth)
+    items = {**looked.items, **_likeness(trial, looked.pictures, scorer)}
     if trial.pairs:
-        rows = [scores[p.item, p.gallery] for p in trial.pairs]
         same = np.array([p.same for p in trial.pairs])
-        values = np.array(rows)
+        values = np.array([scores[p.item, p.gallery] for p in trial.pairs])
         folds = verification.fold_accuracies(values, same, [p.fold for p in trial.pairs])
-        return _with_values(Scored(items, values[same], values[~same], None, folds, fid))
-    mine = np.where(own_at >= 0, scores[np.arange(len(scores)), own_at], np.nan)
+        return _with_values(Scored(items, values[same], values[~same], None, folds), looked.fid)
+    own_at = np.array(trial.own)
+    enrolled = np.flatnonzero(own_at >= 0)
+    mine = np.full(len(scores), np.nan)
+    mine[enrolled] = scores[enrolled, own_at[enrolled]]
     items["own"] = mine
-    items["verified"] = np.where(np.isnan(mine), np.nan, mine >= _threshold(trial, gallery))
-    stranger = np.ones(scores.shape, np.bool_)
-    stranger[np.flatnonzero(own_at >= 0), own_at[own_at >= 0]] = False
+    items["verified"] = np.where(np.isnan(mine), np.nan, mine >= _threshold(gallery))
+    others = np.ones(scores.shape, np.bool_)
+    others[enrolled, own_at[enrolled]] = False
     found = open_set.searches(scores, own_at, trial.people)
-    return _with_values(Scored(items, mine[own_at >= 0], scores[stranger], found, None, fid))
+    return _with_values(Scored(items, mine[enrolled], scores[others], found), looked.fid)
 
 
-def _threshold(trial: Trial, gallery: Tensor) -> float:
+def _threshold(gallery: Tensor) -> float:
     """From the gallery alone, so that it is one for all systems."""
     table = (gallery @ gallery.T).numpy()
     return open_set.lowest_threshold(table[np.triu_indices(len(table), 1)], VERIFIED_FMR)
 
 
-def _of_pictures(
-    trial: Trial, shown: Sequence[Shown], pictures: Sequence[Image], scorer: Scorer, judges: Judges
-) -> dict[str, Scores]:
+def _likeness(trial: Trial, pictures: Sequence[Image] | None, scorer: Scorer) -> dict[str, Scores]:
+    """How near each picture's feature is to the true picture's."""
+    if pictures is None or trial.native:
+        return {}
+    truth = scorer.unit([item.probe.picture for item in trial.items])
+    cosines = (scorer.unit(pictures) * truth).sum(1).double()
+    return {"cs": cosines.numpy(), "distance": (2 - 2 * cosines).clamp_min(0).sqrt().numpy()}
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What is seen of a system's pictures without any recogniser."""
+
+    pictures: Sequence[Image] | None = None
+    """None where there are none, or where they are the true ones."""
+    items: Mapping[str, Scores] = field(default_factory=dict)
+    fid: float = math.nan
+
+
+def true_features(trial: Trial, judges: Judges) -> Scores | None:
+    """What FID holds pictures against."""
+    if judges.inception is None or trial.native:
+        return None
+    return judges.inception(as_tensor([item.probe.picture for item in trial.items]))
+
+
+def look(
+    trial: Trial, shown: Sequence[Shown], pictures: Sequence[Image], judges: Judges, truths: Scores | None
+) -> Looked:
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(shown), BATCH):
         some = shown[start : start + BATCH]
@@ -136,19 +152,22 @@ def _of_pictures(
         lr = [consistency(d[None], as_tensor([s.lr0])) for d, s in zip(drawn, some, strict=True)]
         told = {"consistency": torch.cat(lr)}
         if not trial.native:
-            truth = as_tensor([s.item.probe.picture for s in some])
-            told |= {"psnr": psnr(drawn, truth), "ssim": ssim(drawn, truth), "ms_ssim": ms_ssim(drawn, truth)}
-            if judges.lpips is not None:
-                told["lpips"] = judges.lpips(drawn, truth)
-            if judges.attributes is not None:
-                told["attributes"] = _agreement(judges.attributes, drawn, truth)
+            told |= _against(drawn, as_tensor([s.item.probe.picture for s in some]), judges)
         for name, values in told.items():
             found.setdefault(name, []).append(values)
-    measures = {name: torch.cat(values).double().numpy() for name, values in found.items()}
-    if not trial.native:
-        cosines = (scorer.unit(pictures) * scorer.unit([s.item.probe.picture for s in shown])).sum(1).double()
-        measures |= {"cs": cosines.numpy(), "distance": (2 - 2 * cosines).clamp_min(0).sqrt().numpy()}
-    return measures
+    items = {name: torch.cat(values).double().numpy() for name, values in found.items()}
+    if truths is None or judges.inception is None:
+        return Looked(pictures, items)
+    return Looked(pictures, items, frechet(judges.inception(as_tensor(pictures)), truths))
+
+
+def _against(drawn: Tensor, truth: Tensor, judges: Judges) -> dict[str, Tensor]:
+    told = {"psnr": psnr(drawn, truth), "ssim": ssim(drawn, truth), "ms_ssim": ms_ssim(drawn, truth)}
+    if judges.lpips is not None:
+        told["lpips"] = judges.lpips(drawn, truth)
+    if judges.attributes is not None:
+        told["attributes"] = _agreement(judges.attributes, drawn, truth)
+    return told
 
 
 @torch.no_grad()
@@ -160,12 +179,12 @@ def _agreement(classifier: AttributeClassifier, drawn: Tensor, truth: Tensor) ->
     return share
 
 
-def _with_values(scored: Scored) -> Scored:
-    values = {} if math.isnan(scored.fid) else {"fid": scored.fid}
+def _with_values(scored: Scored, fid: float) -> Scored:
+    values = {} if math.isnan(fid) else {"fid": fid}
     values |= recognition(scored.own, scored.others, scored.searches)
     if scored.folds is not None:
         values["accuracy"] = float(np.mean(scored.folds.accuracies))
-    return Scored(scored.items, scored.own, scored.others, scored.searches, scored.folds, scored.fid, values)
+    return replace(scored, values=values)
 
 
 def recognition(own: Scores, others: Scores, searches: Searches | None) -> dict[str, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from fasr_video.box import boxed
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, repeated
-from fasr_video.evaluation.photos import digest_of
+from fasr_video.evaluation.photos import digest_of, plain_name
 from fasr_video.evaluation.protocols import Item
 from fasr_video.evaluation.store import Store
 from fasr_video.files import PICTURES, sha256_file
@@ -207,11 +207,11 @@ class FromFolder:
             {} if not folder.is_dir() else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
         )
         names = [item.name for item in items]
-        missing = [name for name in names if str(Path(name).with_suffix("")) not in found]
+        missing = [name for name in names if plain_name(name) not in found]
         if missing:
             reason = f"it lacks {len(missing)} of {len(names)} pictures, the first is {missing[0]}"
             raise InputError(folder, reason, "make one for each picture that --inputs writes, under the same path")
-        self._files = {name: found[str(Path(name).with_suffix(""))] for name in names}
+        self._files = {name: found[plain_name(name)] for name in names}
 
     def facts(self, shown: Shown) -> Mapping[str, object]:
         return {"method": IMAGES, "picture": sha256_file(self._files[shown.item.name])}
