@@ -22,12 +22,14 @@ from fasr_video import cli
 from fasr_video.checkpoint import save_own
 from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.evaluation import degradations, plots, protocols, systems
+from fasr_video.evaluation.compare import _baselines
 from fasr_video.evaluation.photos import MARKS, Photo, digest_of, plain_name, read_photos
 from fasr_video.evaluation.pictures import psnr
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.evaluation.store import Store
 from fasr_video.evaluation.systems import Axes, System, labels
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
+from fasr_video.pipeline.detect import open_detector
 from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.recognition.network import FORMAT, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
@@ -37,6 +39,7 @@ from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_denoiser, save_idfsr
 from fasr_video.types import Image
+from tests.conftest import PORTRAITS
 
 PEOPLE, EACH = 6, 4
 
@@ -143,6 +146,15 @@ def test_a_manifest_names_people_roles_and_labels(faces: Path, tmp_path: Path) -
         (tmp_path / "list.csv").write_text(text)
         with pytest.raises(InputError, match=says):
             read_photos([tmp_path / "list.csv"])
+
+
+def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> None:
+    save(drawn(0, 0, 200), tmp_path / "nobody" / "0.png")
+    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+    photos, left_out = read_photos([PORTRAITS / "mugshots", tmp_path], detector=detector)
+    assert [p.person for p in photos] == ["eileen_collins", "grace_hopper"]
+    assert all(p.picture.shape == (128, 128, 3) for p in photos)
+    assert [line.what for line in left_out] == ["nobody/0.png"] and "faces found" in left_out[0].reason
 
 
 def test_names_lead_nowhere_else() -> None:
@@ -281,6 +293,19 @@ def test_axes_are_crossed_where_a_method_knows_them() -> None:
         Axes(["magic"]).systems()
 
 
+def test_gains_are_over_the_same_faces() -> None:
+    """A face of 24 px is easier than one of 12: each system is held against its own size's baseline."""
+    sides = [degradations.parse(s) for s in ("12", "24")]
+    found = Axes(["hr", "bicubic", "fasr"], sides).systems()
+    names = labels(found)
+    over = _baselines(found, names, None)
+    assert over["fasr 12 px"] == "bicubic 12 px" and over["fasr 24 px"] == "bicubic 24 px"
+    assert _baselines(found, names, "fasr")["bicubic 24 px"] == "fasr 24 px"
+    assert _baselines(found[2:4], ["a", "b"], "b") == {"a": "a", "b": "b"}
+    with pytest.raises(UsageError, match="no such system"):
+        _baselines(found, names, "gfpgan")
+
+
 def test_every_preset_is_a_comparison_of_known_systems() -> None:
     for preset in PRESETS.values():
         axes = dict(preset.axes)
@@ -354,7 +379,7 @@ def test_a_comparison_from_the_command_line(
         "LPIPS: not measured",
         "FID: not measured",
         "## By size",
-        "Gain over bicubic",
+        "pooled over bicubic",
     ):
         assert text in report
     assert "fasr pooled+sr" in report and "5 items" in report and "2 strangers" in report and "1 left out" in report

@@ -30,6 +30,9 @@ THERE = click.Path(path_type=Path, exists=True)
 SOURCES = click.argument("photos", nargs=-1, required=True, type=THERE)
 SHOWN = 5
 """Lines of what was left out that are printed; trial.json has all."""
+WIDEST = 500
+"""Characters of a table on the screen."""
+
 TRIAL_OPTIONS = (
     click.option("--people", type=click.IntRange(min=2), help="At most so many, drawn by the seed. [default: all]"),
     click.option(
@@ -63,7 +66,7 @@ COMMON_OPTIONS = (
     click.option(
         "--scorer", "scorers", multiple=True, type=THERE, help="Recognisers that score. [default: the conditioning one]"
     ),
-    click.option("--baseline", help="The system that gains are over. [default: the first one]"),
+    click.option("--baseline", help="What gains are over: a system or method. [default: the first one]"),
     click.option("--lpips", nargs=2, type=FILE, help="Weights of LPIPS: backbone and linear."),
     click.option("--fid", type=FILE, help="Weights of FID's Inception network."),
     click.option("--inputs", type=click.Path(path_type=Path, file_okay=False), help="Write the LR faces there, only."),
@@ -300,7 +303,6 @@ def _tell_left_out(lines: Sequence[object], word: str = "left out") -> None:
 
 def _show(tables: Sequence[Table]) -> None:
     """Values alone; what is around them is in the report."""
-    console = Console()
     for table in tables:
         screen = Screen(title=escape(table.title))
         screen.add_column(escape(table.first), no_wrap=True)
@@ -310,4 +312,6 @@ def _show(tables: Sequence[Table]) -> None:
             styles = [("", "bold", "underline")[table.place(i, k)] for k in range(len(table.columns))]
             texts = [f"[{s}]{t}[/]" if s else t for s, t in zip(styles, table.values(row), strict=True)]
             screen.add_row(escape(row.name), *texts)
-        console.print(screen)
+        # Numbers cut short to fit a narrow screen would be no numbers.
+        needed = Console(width=WIDEST).measure(screen).maximum
+        Console(width=max(Console().width, needed)).print(screen)

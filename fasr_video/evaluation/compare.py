@@ -64,9 +64,7 @@ class Outcome:
 
 def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     names = labels(plan.systems)
-    baseline = plan.baseline or next((n for n in names if n != report.TRUTH), names[0])
-    if baseline not in names:
-        raise UsageError(f"baseline {baseline}", "no such system here", f"give one of: {', '.join(names)}")
+    over = _baselines(plan.systems, names, plan.baseline)
     _check_columns(trial, plan.by)
     tools.store.bind(trial)
     shown = {d: as_shown(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
@@ -80,7 +78,7 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
         found = {e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries}
         if not tables:
             tables.append(report.picture_table(found, trial, _unmeasured(trial, plan.judges)))
-        tables += _tables(found, trial, plan.by, baseline, _named(embedder))
+        tables += _tables(found, trial, plan.by, over, _named(embedder))
         warnings += _plot(found, trial, tools.store.folder / "plots", embedder)
     _grid(trial, shown, entries, tools.store.folder / "plots")
     told = [t for t in tables if t.rows and t.columns]
@@ -124,10 +122,28 @@ def _score(trial: Trial, entry: _Entry, scorer: Scorer, warnings: list[str]) -> 
     return score(trial, parts, entry.looked, scorer)
 
 
-def _tables(found: dict[str, Scored], trial: Trial, by: Sequence[str], baseline: str, who: str) -> list[Table]:
+def _baselines(systems: Sequence[System], names: Sequence[str], wanted: str | None) -> dict[str, str]:
+    """For each system the one that its gains are over: of the same degradation, where there is one.
+
+    `wanted` is a system's name or method; by default the first one but the true picture.
+    """
+    known = dict(zip(names, systems, strict=True))
+    named = [n for n, s in known.items() if (wanted in (n, s.method) if wanted else s.method != report.TRUTH)]
+    if wanted and not named:
+        raise UsageError(f"baseline {wanted}", "no such system here", f"give one of: {', '.join(names)}")
+    first = named[0] if named else names[0]
+    twins = {
+        s.degradation: n for n, s in known.items() if replace(s, degradation=known[first].degradation) == known[first]
+    }
+    return {name: twins.get(system.degradation, first) for name, system in known.items()}
+
+
+def _tables(
+    found: Mapping[str, Scored], trial: Trial, by: Sequence[str], over: Mapping[str, str], who: str
+) -> list[Table]:
     tables = [report.recognition_table(found, trial, who)]
     tables += [report.split_table(found, trial, column, who) for column in by]
-    return tables + ([report.gain_table(found, trial, baseline, who)] if len(found) > 1 else [])
+    return [*tables, report.gain_table(found, trial, over, who)]
 
 
 def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:

@@ -82,17 +82,16 @@ def split_table(found: Mapping[str, Scored], trial: Trial, column: str, scorer: 
     return Table(f"By {column}, scored by {scorer}", column, heads, tuple(rows), (told,)).known()
 
 
-def gain_table(found: Mapping[str, Scored], trial: Trial, baseline: str, scorer: str) -> Table:
-    """What each system has above one of them, on the same photographs."""
+def gain_table(found: Mapping[str, Scored], trial: Trial, over: Mapping[str, str], scorer: str) -> Table:
+    """What each system has above another one, on the same photographs. `over`: which one."""
     rows = []
     for name, scored in found.items():
-        if name == baseline:
-            continue
-        cells = [_gain(scored.items.get(k), found[baseline].items.get(k), trial.people) for k in GAINS]
-        rows.append(Row(name, tuple(cells), compared=False))
+        if over[name] != name:
+            before = found[over[name]]
+            cells = [_gain(scored.items.get(k), before.items.get(k), trial.people) for k in GAINS]
+            rows.append(Row(f"{name} over {over[name]}", tuple(cells), compared=False))
     told = "In brackets: 95 % by drawing people anew; p of the paired t-test over people. Not corrected for how many."
-    title = f"Gain over {baseline}, scored by {scorer}"
-    return Table(title, "system", tuple(GAINS.values()), tuple(rows), (told,)).known()
+    return Table(f"Gains, scored by {scorer}", "system", tuple(GAINS.values()), tuple(rows), (told,)).known()
 
 
 def _gain(values: Scores | None, before: Scores | None, people: Sequence[str]) -> Cell:
