@@ -79,14 +79,14 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
         if not tables:
             tables.append(report.picture_table(found, trial, _unmeasured(trial, plan.judges)))
         tables += _tables(found, trial, plan.by, over, _named(embedder))
-        warnings += _plot(found, trial, tools.store.folder / "plots", embedder)
+        warnings += _plot(found, trial, entries, embedder, tools.store.folder / "plots")
     _grid(trial, shown, entries, tools.store.folder / "plots")
     told = [t for t in tables if t.rows and t.columns]
     path = _write(trial, plan, tools, told, warnings)
     return Outcome(tuple(told), tuple(warnings), path)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
     """A system with what it drew."""
 
@@ -208,14 +208,21 @@ def _unmeasured(trial: Trial, judges: Judges) -> list[str]:
     return [w for w, judge in ((LPIPS_WORD, judges.lpips), (FID_WORD, judges.inception)) if judge is None]
 
 
-def _plot(found: dict[str, Scored], trial: Trial, folder: Path, embedder: Embedder) -> list[str]:
+def _plot(
+    found: Mapping[str, Scored], trial: Trial, entries: Sequence[_Entry], embedder: Embedder, folder: Path
+) -> list[str]:
+    """A set of plots for each degradation."""
     folder.mkdir(exist_ok=True)
-    mark = embedder.sha256[:8]
+    degradations = dict.fromkeys(e.system.degradation for e in entries)
     try:
-        if not trial.pairs:
-            plots.cmc(found, folder / f"cmc-{mark}.png")
-        plots.det(found, folder / f"det-{mark}.png")
-        plots.histograms(found, folder / f"scores-{mark}.png")
+        for degradation in degradations:
+            some = {e.name: found[e.name] for e in entries if e.system.degradation == degradation}
+            size = f"{degradation}-".replace(":", "-") if len(degradations) > 1 else ""
+            mark = f"{size}{embedder.sha256[:8]}.png"
+            if not trial.pairs:
+                plots.cmc(some, folder / f"cmc-{mark}")
+            plots.det(some, folder / f"det-{mark}")
+            plots.histograms(some, folder / f"scores-{mark}")
     except MissingExtra as error:
         return [f"no plots: {error}"]
     return []
@@ -229,8 +236,9 @@ def _grid(
     for degradation, faces in shown.items():
         head = "LR" if len(shown) == 1 else f"LR {degradation}"
         columns[head] = enlarged([s.lr0 for s in faces[:GRID_ROWS]])
+    once = {replace(e.system, fuse=None): e for e in reversed(entries)}  # fusing changes no picture
     for entry in entries:
-        if entry.looked.pictures is not None:
+        if entry.looked.pictures is not None and entry in once.values():
             columns[entry.name] = entry.looked.pictures[:GRID_ROWS]
     if not trial.native:
         columns["truth"] = [item.probe.picture for item in trial.items[:GRID_ROWS]]

@@ -33,7 +33,7 @@ def cmc(found: Mapping[str, Scored], png: Path) -> None:
             if scored.searches is not None and scored.searches.mated.any():
                 rates = open_set.cmc(scored.searches, 20)
                 axes.step(np.arange(1, len(rates) + 1), rates, where="post", label=name)
-        axes.set(xlabel="rank", ylabel="share of people found", ylim=(0, 1.02), xlim=(1, 20))
+        axes.set(xlabel="rank", ylabel="share of people found", ylim=(0, 1.02), xlim=(1, 20), xticks=(1, 5, 10, 15, 20))
 
     _figure(png, draw)
 
@@ -107,11 +107,11 @@ def _shortened(text: str, font: Any) -> str:
 
 
 def _figure(png: Path, draw: Callable[[Any], None]) -> None:
-    figure = _new_figure((8, 5))
+    figure = _new_figure((9, 5))
     axes = figure.add_subplot()
     draw(axes)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     write_whole(png, lambda path: figure.savefig(path, format="png", dpi=120))
 
 
