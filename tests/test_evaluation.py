@@ -433,6 +433,18 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
         ours, theirs = ({k: v for k, v in r.items() if k != "system"} for r in csv.DictReader(stream))
     assert ours == theirs
 
+    for side in ("16", "32"):  # a folder for each size, where there are several
+        for file in outputs.rglob("p*/*.png"):
+            save(
+                np.asarray(Pictures.open(file)) // (1 if side == "16" else 2),
+                tmp_path / "both" / side / file.relative_to(outputs),
+            )
+    sides = ("--degrade", 16, "--degrade", 32, "--method", f"images:{tmp_path / 'both'}")
+    assert called(capsys, "celeba", *trial, *sides)[0] == 3
+    with (tmp_path / "run" / "tables" / "1-pictures.csv").open() as stream:
+        small, large = csv.DictReader(stream)
+    assert small["PSNR"] == ours["PSNR"] and float(large["PSNR"]) < float(small["PSNR"])
+
     one = outputs / inputs[0].relative_to(tmp_path / "lr" / "16")
     save(drawn(1, 1, 64), one)
     code, _, err = called(capsys, "celeba", *trial, *methods)
@@ -530,6 +542,16 @@ def test_attributes_and_references_reach_their_methods(
         with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
             drawn_by.append(dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall()))
     assert drawn_by == [{"srdg": 2, "idfsr": 2, "idfsr-fitted": 2}, {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2}]
+
+
+def test_what_is_missing_for_the_last_method_is_told_before_the_first_is_drawn(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = ("--method", "bicubic", "--method", "idfsr", "--out", tmp_path / "run")
+    code, _, err = called(capsys, "celeba", faces, *methods)
+    assert code == 2 and "no weights of it come along" in err
+    with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM drawn").fetchone()[0] == 0
 
 
 KILLED = """

@@ -13,7 +13,7 @@ from PIL import Image as Pictures
 from fasr_video import __version__
 from fasr_video.errors import MissingExtra, ModelError, UsageError
 from fasr_video.evaluation import plots, report
-from fasr_video.evaluation.degradations import Degradation, enlarged
+from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.perceptual import FID_WORD, LPIPS_WORD
 from fasr_video.evaluation.photos import plain_name
@@ -26,6 +26,7 @@ from fasr_video.evaluation.systems import (
     Shown,
     System,
     Tools,
+    check_systems,
     draw_all,
     labels,
     pooler,
@@ -67,6 +68,7 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     over = _baselines(plan.systems, names, plan.baseline)
     _check_columns(trial, plan.by)
     tools.store.bind(trial)
+    check_systems(plan.systems, tools, trial.items)
     shown = {d: as_shown(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
     entries = []
     truths = true_features(trial, plan.judges)
@@ -161,9 +163,8 @@ def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
 def write_inputs(trial: Trial, degradations: Sequence[Degradation | None], folder: Path) -> None:
     """The LR faces as PNG files, for programs that are compared through `images:DIR`."""
     for degradation in degradations:
-        name = "native" if degradation is None else str(degradation).replace(":", "-")
         for shown in as_shown(trial, degradation):
-            path = folder / name / f"{plain_name(shown.item.name)}.png"
+            path = folder / folder_name(degradation) / f"{plain_name(shown.item.name)}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Pictures.fromarray(shown.lr0).save(path)
 
@@ -217,7 +218,7 @@ def _plot(
     try:
         for degradation in degradations:
             some = {e.name: found[e.name] for e in entries if e.system.degradation == degradation}
-            size = f"{degradation}-".replace(":", "-") if len(degradations) > 1 else ""
+            size = f"{folder_name(degradation)}-" if len(degradations) > 1 else ""
             mark = f"{size}{embedder.sha256[:8]}.png"
             if not trial.pairs:
                 plots.cmc(some, folder / f"cmc-{mark}")

@@ -65,6 +65,11 @@ def parse(text: str) -> Degradation:
     return found
 
 
+def folder_name(degradation: Degradation | None) -> str:
+    """Of the folder that its faces are written to, and outputs made of them are looked for in."""
+    return "native" if degradation is None else str(degradation).replace(":", "-")
+
+
 def enlarged(small: Sequence[Image]) -> list[Image]:
     """Faces of any sizes as 128×128 pictures, bicubic: what a recogniser is shown of them."""
     return [as_image(enlarge(as_tensor([face]), CANONICAL_SIDE)[0]) for face in small]

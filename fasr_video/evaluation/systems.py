@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fasr_video.box import boxed
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
-from fasr_video.evaluation.degradations import Degradation, enlarged, repeated
+from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
 from fasr_video.evaluation.photos import digest_of, plain_name
 from fasr_video.evaluation.protocols import Item
 from fasr_video.evaluation.store import Store
@@ -199,9 +199,14 @@ class Plain:
 
 
 class FromFolder:
-    """Outputs that another program made: DIR/IDENTITY/PHOTO.png, or any other picture format, 128×128."""
+    """Outputs that another program made: DIR/IDENTITY/PHOTO.png, or any other picture format, 128×128.
 
-    def __init__(self, folder: Path, items: Iterable[Item]) -> None:
+    In DIR there may be a folder for each degradation, named as `--inputs` names it.
+    """
+
+    def __init__(self, folder: Path, degradation: Degradation | None, items: Iterable[Item]) -> None:
+        own = folder / folder_name(degradation)
+        folder = own if own.is_dir() else folder
         self._folder = folder
         found = (
             {} if not folder.is_dir() else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
@@ -393,7 +398,7 @@ def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
     if name in PLAIN:
         return Plain(name)
     if name.startswith(IMAGES):
-        return FromFolder(Path(name.removeprefix(IMAGES)), items)
+        return FromFolder(Path(name.removeprefix(IMAGES)), system.degradation, items)
     if name in (IDFSR, FITTED):
         return ByIdfsr(system, tools)
     if name.startswith(SPANDREL):
@@ -406,6 +411,14 @@ def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
     method = name if METHODS[name].merge is None else "fasr"
     restorer = Diffusion(method, models, how, tools.device, guidance=guidance)
     return ByRestorer(system, restorer, system.samples or METHODS[name].samples, tools, guidance)
+
+
+def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]) -> None:
+    """Open each once: what is missing for the last one is told before hours are spent on the first."""
+    alike = (replace(s, references=None, samples=None, eta=None, fuse=None) for s in systems if s.draws)
+    plain = (s if s.method.startswith(IMAGES) else replace(s, degradation=None) for s in alike)
+    for system in dict.fromkeys(plain):
+        open_drawer(system, tools, items)
 
 
 def _no_models() -> NoReturn:
