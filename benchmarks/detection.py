@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import torch
 from footage import DATA, find_data
-from numpy.typing import NDArray
 from results import Table
 
-from fasr_video.boxes import iou_matrix
 from fasr_video.configs import settings
+from fasr_video.evaluation.detection import Found, Judged, assign, average_precision, heights, judged, recall, threshold
+from fasr_video.evaluation.open_set import Scores
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import read_picture
 from fasr_video.types import Boxes, Image
@@ -31,30 +31,12 @@ EDGES = (10, 16, 24, 32, 64)  # px, heights at which the buckets begin
 MATCH = 0.4  # intersection over union
 PRECISION = 0.9
 MIN_SCORE = 0.01  # low, for the whole curve
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Labelled:
     image: Image
     faces: Boxes
-
-
-@dataclass(frozen=True)
-class Judged:
-    """All detections that count, best first, and all faces."""
-
-    scores: Floats
-    true: NDArray[np.bool_]
-    heights: Floats
-    """Of the matched face; of the detection itself when there is none."""
-    faces: Floats
-    """Heights of the labelled faces."""
-
-    def within(self, low: float, high: float) -> Judged:
-        at = (self.heights >= low) & (self.heights < high)
-        inside = (self.faces >= low) & (self.faces < high)
-        return Judged(self.scores[at], self.true[at], self.heights[at], self.faces[inside])
 
 
 def load(folder: Path, long_side: int, limit: int | None) -> list[Labelled]:
@@ -78,68 +60,23 @@ def judge(detector: Detector, pictures: list[Labelled]) -> tuple[Judged, float]:
     """Also: milliseconds a picture."""
     detector.detect([pictures[0].image])  # warm up
     seconds = 0.0
-    rows: list[tuple[float, bool, float]] = []
-    heights: list[Floats] = []
+    rows: list[Found] = []
+    tall: list[Scores] = []
     for picture in pictures:
         began = time.perf_counter()
         found = detector.detect([picture.image])[0]
         seconds += time.perf_counter() - began
-        rows += match(found.boxes, found.scores, picture.faces)
-        heights.append(_heights(picture.faces))
-    judged = np.array(sorted(rows, key=lambda r: -r[0]), np.float64).reshape(-1, 3)
-    faces = np.concatenate(heights)
-    whole = Judged(judged[:, 0], judged[:, 1] > 0, judged[:, 2], faces[faces >= EDGES[0]])
-    return whole, 1000 * seconds / len(pictures)
+        rows += assign(found.boxes, found.scores, picture.faces, MATCH, EDGES[0])
+        tall.append(heights(picture.faces))
+    faces = np.concatenate(tall)
+    return judged(rows, faces[faces >= EDGES[0]]), 1000 * seconds / len(pictures)
 
 
-def match(boxes: Boxes, scores: NDArray[np.float32], faces: Boxes) -> list[tuple[float, bool, float]]:
-    """(score, whether it is a face, height), for each detection of one picture that counts. Greedy, best score first.
-
-    Small faces are ignored both ways: not to be found, and no false alarm when they are; nor are small detections.
-    """
-    sides, wanted = _heights(boxes), _heights(faces) >= EDGES[0]
-    overlaps = iou_matrix(boxes, faces) if len(faces) else np.zeros((len(boxes), 0), np.float32)
-    free = wanted.copy()
-    counted = []
-    for i in np.argsort(-scores, kind="stable"):
-        open_to = np.where(free, overlaps[i], 0)
-        best = int(open_to.argmax()) if len(faces) else -1
-        if best >= 0 and open_to[best] >= MATCH:
-            free[best] = False
-            counted.append((float(scores[i]), True, float(_heights(faces)[best])))
-        elif sides[i] >= EDGES[0] and not (overlaps[i][~wanted] >= MATCH).any():
-            counted.append((float(scores[i]), False, float(sides[i])))
-    return counted
-
-
-def _heights(boxes: Boxes) -> Floats:
-    return (boxes[:, 3] - boxes[:, 1]).astype(np.float64)
-
-
-def average_precision(judged: Judged) -> float:
-    """Area under the curve of precision over recall, precision made to fall."""
-    hits = judged.true.cumsum()
-    precision = hits / np.arange(1, len(hits) + 1)
-    falling = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((falling * judged.true).sum() / max(len(judged.faces), 1))
-
-
-def threshold(judged: Judged) -> float | None:
-    """The lowest score from which on the detections are as precise as asked; None when no score is."""
-    precision = judged.true.cumsum() / np.arange(1, len(judged.true) + 1)
-    good = np.flatnonzero(precision >= PRECISION)
-    return float(judged.scores[good[-1]]) if len(good) else None
-
-
-def recall(judged: Judged, score: float) -> float:
-    return float(judged.true[judged.scores >= score].sum() / max(len(judged.faces), 1))
-
-
-def fill(table: Table, name: str, judged: Judged, milliseconds: float) -> None:
-    limit = threshold(judged)
+def fill(table: Table, name: str, found: Judged, milliseconds: float) -> None:
+    limit = threshold(found, PRECISION)
     buckets = [(float(EDGES[0]), np.inf, "all"), *_buckets()]
     for low, high, text in buckets:
-        some = judged.within(low, high)
+        some = found.within(low, high)
         reached = "–" if limit is None else f"{recall(some, limit):.3f}"
         common = ["–" if limit is None else f"{limit:.2f}", f"{milliseconds:.0f}"] if text == "all" else ["", ""]
         table.row([name, text, len(some.faces), f"{average_precision(some):.3f}", reached, *common])

@@ -17,6 +17,7 @@ from results import Table
 from torch import Tensor
 
 from fasr_video.box import boxed
+from fasr_video.evaluation.open_set import rank_and_area
 from fasr_video.recognition.combiner import load_combiner, mean, robust_mean, weighted_mean
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
@@ -25,16 +26,6 @@ from fasr_video.training.faces import read_faces, views
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 Merge = Callable[[Tensor, Tensor], Tensor]
 """(K×D features, K norms) → D."""
-
-
-def rank_and_area(probes: Tensor, gallery: Tensor) -> tuple[float, float]:
-    """Rank-1, and the area under the ROC: how often a person's own score is above a stranger's."""
-    scores = probes @ gallery.T
-    own = scores.diagonal()
-    strangers = scores[~torch.eye(len(scores), dtype=torch.bool)]
-    ordered = strangers.sort().values
-    below = torch.searchsorted(ordered, own.contiguous()).double() / len(ordered)
-    return float((scores.argmax(1) == torch.arange(len(scores))).double().mean()), float(below.mean())
 
 
 def main() -> None:
@@ -66,7 +57,9 @@ def main() -> None:
                 rows = g[1:] + ([groups[k - 1][1]] if mixed else [])
                 probes.append(merge(features[rows], norms[rows]))
             merged = torch.stack(probes)
-            cells += [*rank_and_area(merged, gallery), float((merged * gallery).sum(1).mean())][: 2 if mixed else 3]
+            cells += rank_and_area((merged @ gallery.T).numpy())
+            if not mixed:
+                cells.append(float((merged * gallery).sum(1).mean()))
         table.row([name, f"{cells[0]:.3f}", f"{cells[1]:.4f}", f"{cells[2]:.3f}", f"{cells[3]:.3f}", f"{cells[4]:.4f}"])
     table.note("People are CelebA's validation part, never trained on.")
     table.write()

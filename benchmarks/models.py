@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from merges import rank_and_area
 from PIL import Image
 from results import Table
 from torch import Tensor
@@ -27,7 +26,9 @@ from torch.nn import functional as F
 
 from fasr_video.box import boxed
 from fasr_video.evaluation.attributes import scores
+from fasr_video.evaluation.open_set import rank_and_area
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
+from fasr_video.evaluation.significance import paired_t
 from fasr_video.recognition.combiner import FeatureCombiner, load_combiner, mean
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import samplers, sampling
@@ -101,7 +102,7 @@ def embedder_table(people: People, command: str) -> Table:
     high, low = teacher(people, "teacher.npy", None), teacher(people, "teacher_lr.npy", "val")
 
     def row(what: str, by: str, probes: Tensor, gallery: Tensor) -> None:
-        rank, area = rank_and_area(F.normalize(probes, dim=1), F.normalize(gallery, dim=1))
+        rank, area = rank_and_area((F.normalize(probes, dim=1) @ F.normalize(gallery, dim=1).T).numpy())
         table.row([what, by, f"{rank:.3f}", f"{area:.4f}"])
 
     def merged(features: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
@@ -143,12 +144,11 @@ def combiner_table(people: People, command: str) -> Table:
         for merge in (mean, joined.combine)
     )
     gain = (ours - plain).double()
-    t = float(gain.mean() / (gain.std() / math.sqrt(len(gain))))
+    t, p = paired_t(gain.numpy())
     table.row(["mean", f"{plain.mean():.4f}", ""])
     table.row(["Feature Combiner", f"{ours.mean():.4f}", f"{float((gain > 0).double().mean()):.0%} of people"])
     table.note(
-        f"Paired t-test over {len(gain)} people: gain {gain.mean():+.4f}, t = {t:.1f}, "
-        f"p = {math.erfc(abs(t) / 2**0.5):.1e}. "
+        f"Paired t-test over {len(gain)} people: gain {gain.mean():+.4f}, t = {t:.1f}, p = {p:.1e}. "
         "HR feature: of the gallery photograph, which is none of the merged ones."
     )
     return table

@@ -25,6 +25,7 @@ from rich.table import Table
 from fasr_video import __version__, box
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
+from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
 from fasr_video.training.commands import train_group
@@ -441,3 +442,4 @@ class _PlainProgress:
 cli.add_command(gallery_group)
 cli.add_command(train_group)
 cli.add_command(calibrate_command)
+cli.add_command(eval_group)

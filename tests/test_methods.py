@@ -378,3 +378,16 @@ def test_the_embedder_in_the_box_gives_unit_vectors() -> None:
     features, norms = BuiltinEmbedder().embed(torch.rand(3, 3, 128, 128))
     assert features.shape == (3, 512) and norms.shape == (3,)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+
+
+def test_langevin_steps_are_as_long_as_r_says() -> None:
+    """The papers' r; where it is not named it is theirs, 0.16."""
+    pictures = [
+        restore(make_restorer("sde-sr-ve", models, f"ve-3{r}", CPU), PROBE, 1, 3) for r in ("", ",r=0.16", ",r=0.4")
+    ]
+    assert (pictures[0].picture == pictures[1].picture).all()
+    assert (pictures[0].picture != pictures[2].picture).any()
+    assert [p.sampler for p in pictures] == ["ve-3", "ve-3", "ve-3,r=0.4"]
+    for text in ("dpmpp-3,r=0.4", "vp-3,r=0.4", "ve-3,r=0", "ve-3,r=2", "ve-3,r=much"):
+        with pytest.raises(FasrError, match=text):
+            parse(text)

@@ -84,9 +84,20 @@ def rank_rate(found: Searches, k: int) -> float:
     return float((_own(found)[1] <= k).mean())
 
 
+def cmc(found: Searches, ranks: int) -> Scores:
+    """Cumulative match characteristic: `rank_rate` for each rank from 1."""
+    place = _own(found)[1]
+    return np.asarray((place[:, None] <= np.arange(1, ranks + 1)).mean(0), np.float64)
+
+
 def threshold_at(found: Searches, rate: float) -> float:
     """The lowest threshold with an FPIR of at most `rate`, measured on these very searches."""
-    highest = np.sort(_strangers(found))[::-1]
+    return lowest_threshold(_strangers(found), rate)
+
+
+def lowest_threshold(scores: ArrayLike, rate: float) -> float:
+    """The lowest one that at most this share of the scores is at or over."""
+    highest = np.sort(np.asarray(scores, np.float64), axis=None)[::-1]
     allowed = int(np.floor(rate * len(highest) + 1e-9))
     return -np.inf if allowed >= len(highest) else float(np.nextafter(highest[allowed], np.inf))
 
@@ -115,6 +126,13 @@ def auc(own: ArrayLike, others: ArrayLike) -> float:
         raise UsageError("area under the curve", "no scores of one of the two kinds", "give both")
     below = np.searchsorted(second, first, "left") + np.searchsorted(second, first, "right")
     return float(below.mean() / 2 / len(second))
+
+
+def rank_and_area(scores: Scores) -> tuple[float, float]:
+    """Rank-1 and AUC of scores, searches × gallery, where each search's own subject stands in its own column."""
+    own = np.arange(len(scores))
+    found = searches(scores, own, [str(k) for k in own])
+    return rank_rate(found, 1), auc(found.right, scores[~np.eye(len(scores), dtype=bool)])
 
 
 def bootstrap(

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.errors import UsageError
 from fasr_video.sr.degradation import shrink
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window, as published
+SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales, the finest first, as published
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
@@ -18,6 +20,33 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Structural similarity of each picture, the mean over colours and places. (Wang et al. 2004)"""
+    brightness, structure = _parts(a, b)
+    return (brightness * structure).flatten(1).mean(1)
+
+
+def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each picture. (Wang et al. 2003)
+
+    Five scales need 176 px. Of smaller pictures the scales that the window fits into are used, four at 128 px, their
+    weights scaled to sum to one.
+    """
+    fitting = [k for k in range(len(SCALES)) if min(a.shape[-2:]) >> k >= WINDOW]
+    if not fitting:
+        reason = f"{a.shape[-1]}×{a.shape[-2]} px, smaller than the window of {WINDOW}"
+        raise UsageError("pictures", reason, "give larger ones")
+    shares = torch.tensor(SCALES[: len(fitting)], dtype=a.dtype, device=a.device)
+    product = torch.ones(len(a), dtype=a.dtype, device=a.device)
+    for k, share in enumerate(shares / shares.sum()):
+        brightness, structure = _parts(a, b)
+        told = brightness * structure if k == fitting[-1] else structure
+        # A negative part has no root; as elsewhere it counts as nothing alike.
+        product = product * told.flatten(1).mean(1).clamp_min(0) ** share
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return product
+
+
+def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each place: how alike the brightness is, and how alike contrast and structure are."""
     c = a.shape[1]
     line = torch.exp(-((torch.arange(WINDOW, dtype=a.dtype) - WINDOW // 2) ** 2) / (2 * SIGMA**2))
     line = (line / line.sum()).to(a.device)
@@ -29,8 +58,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     ma, mb = mean(a), mean(b)
     va, vb, cov = mean(a * a) - ma**2, mean(b * b) - mb**2, mean(a * b) - ma * mb
     c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * ma * mb + c1) * (2 * cov + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))
-    return similarity.flatten(1).mean(1)
+    return (2 * ma * mb + c1) / (ma**2 + mb**2 + c1), (2 * cov + c2) / (va + vb + c2)
 
 
 def consistency(picture: Tensor, lr: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def measure(image: Image, found: Detections, i: int, aligned: Image) -> Quality:
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
     mean, deviation = cv2.meanStdDev(grey, mask=_FACE)
     exposure, contrast = float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255
-    turn = math.nan if landmarks is None else _turn(np.asarray(landmarks, np.float64))
+    turn = math.nan if landmarks is None else turned(np.asarray(landmarks, np.float64))
     sharpness = _sharpness(image, points, eye_px)
     inside, clear = _inside(image, box), _clear(found.boxes, i)
     return Quality(
@@ -56,7 +56,7 @@ def measure(image: Image, found: Detections, i: int, aligned: Image) -> Quality:
     )
 
 
-def _turn(marks: Matrix) -> float:
+def turned(marks: Matrix) -> float:
     """0 frontal to 1 profile: how far the nose lies beside the face's middle line, and how near the eyes have come."""
     eyes, mouth = marks[:2].mean(0), marks[3:].mean(0)
     down = mouth - eyes

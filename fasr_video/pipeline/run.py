@@ -82,7 +82,7 @@ def run(
         first_path = seen.setdefault(reader.info.sha256, reader.info.path)
         if first_path != reader.info.path:
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
-    sampling = _sampling(settings)
+    sampling = sampling_of(settings)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
     prober = open_prober(settings)
     subjects, seed = settings.restore.subjects, settings.restore.seed
@@ -200,7 +200,7 @@ def _run_source(
     return True
 
 
-def _sampling(settings: Settings) -> Sampling:
+def sampling_of(settings: Settings) -> Sampling:
     chosen = settings.sampling
     return Sampling(chosen.every, fraction(chosen.fps), fraction(chosen.start), fraction(chosen.end))
 

@@ -191,7 +191,7 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) 
     if _is_ours(path):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
-        face, warnings = _aligned(path, image, detector, smallest)
+        face, warnings = align_face(path, image, detector, smallest)
     else:
         face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
@@ -207,7 +207,8 @@ def _is_ours(path: Path) -> bool:
         return NOTE in picture.info
 
 
-def _aligned(path: Path, image: Image, detector: Detector, smallest: int) -> tuple[Image, tuple[str, ...]]:
+def align_face(path: Path, image: Image, detector: Detector, smallest: int) -> tuple[Image, tuple[str, ...]]:
+    """The one face of a picture in the canonical frame, no larger than the camera saw it; and warnings."""
     found = detector.detect([image])[0]
     found = found.take(found.scores >= 0.5)
     if len(found) != 1:

@@ -81,8 +81,8 @@ class _Told:
     warnings: tuple[str, ...]
 
 
-Files = tuple[Path | None, Path | None, Path | None]
-"""Network, embedder and fitted identity."""
+Files = tuple[Path | None, Embedder | Path | None, Path | None]
+"""Network, embedder (open or its file) and fitted identity."""
 
 
 def open_idfsr(
@@ -98,7 +98,7 @@ def load_idfsr_models(files: Files, device: torch.device, find_marks: MarkFinder
         raise UsageError(f"method {NAME}", "no weights of it come along", remedy)
     denoiser = load_idfsr(weights).to(device)
     digest = sha256_file(weights)
-    faces = BuiltinEmbedder(embedder, device)
+    faces = BuiltinEmbedder(embedder, device) if embedder is None or isinstance(embedder, Path) else embedder
     if denoiser.embedder and denoiser.embedder != faces.sha256:
         reason = f"trained with the embedder {denoiser.embedder[:12]}…, but {faces.sha256[:12]}… is given"
         raise ModelError(weights, reason, "give the embedder that it was trained with")

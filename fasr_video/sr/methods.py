@@ -72,14 +72,21 @@ def samples_of(name: str) -> int:
 
 
 def load_models(
-    denoiser: Path | None, embedder: Path | None, combiner: Path | None, device: torch.device, merge: str | None
+    denoiser: Path | None,
+    embedder: Embedder | Path | None,
+    combiner: Path | None,
+    device: torch.device,
+    merge: str | None,
 ) -> Models:
-    """The given weights, or those in the box; what a method with this `merge` does not need is not loaded."""
+    """The given weights, or those in the box; what a method with this `merge` does not need is not loaded.
+
+    An embedder of another kind than the builtin one is given open.
+    """
     network_file = denoiser or boxed("sr.safetensors")
     network = checkpoints.load(network_file, device)
     if merge is None:
         return Models(network, sha256_file(network_file), None, None, "")
-    faces = BuiltinEmbedder(embedder, device)
+    faces = BuiltinEmbedder(embedder, device) if embedder is None or isinstance(embedder, Path) else embedder
     _check_same(network_file, network.embedder, faces)
     if merge == "mean":
         return Models(network, sha256_file(network_file), faces, None, "")

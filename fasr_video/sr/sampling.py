@@ -14,20 +14,22 @@ from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.samplers import Generators
 
 SNR = 0.16
-"""Of the Langevin corrector, as published."""
+"""Of the Langevin corrector (the papers' r), as published."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """For instance `dpmpp-10`, `pc-2000`, or `dpmpp-10@2` (begin at the LR face with noise 2 on it)."""
+    """For instance `dpmpp-10`, `pc-2000,r=0.3`, or `dpmpp-10@2` (begin at the LR face with noise 2 on it)."""
 
     kind: str
     steps: int
     warm: float | None = None
     """Noise level of a warm start; None begins at pure noise."""
+    snr: float = SNR
 
     def __str__(self) -> str:
-        return f"{self.kind}-{self.steps}" + ("" if self.warm is None else f"@{self.warm:g}")
+        warm = "" if self.warm is None else f"@{self.warm:g}"
+        return f"{self.kind}-{self.steps}{warm}" + ("" if self.snr == SNR else f",r={self.snr:g}")
 
     @property
     def calls(self) -> int:
@@ -47,14 +49,17 @@ class Kind:
     """Network calls a step."""
     warm: bool = False
     """Whether it can begin at the LR face."""
+    corrected: bool = False
+    """Whether it has Langevin steps."""
 
 
 def parse(text: str) -> Sampling:
-    """`KIND-STEPS` or `KIND-STEPS@SIGMA`."""
-    kind, dash, rest = text.rpartition("-")
+    """`KIND-STEPS`, `KIND-STEPS@SIGMA` or `KIND-STEPS,r=SNR`."""
+    named, comma, snr = text.partition(",r=")
+    kind, dash, rest = named.rpartition("-")
     steps, at, warm = rest.partition("@")
     try:
-        sampling = Sampling(kind, int(steps), float(warm) if at else None)
+        sampling = Sampling(kind, int(steps), float(warm) if at else None, float(snr) if comma else SNR)
     except ValueError:
         dash = ""
     known = ", ".join(KINDS)
@@ -63,6 +68,9 @@ def parse(text: str) -> Sampling:
     if sampling.warm is not None and not (KINDS[kind].warm and sampling.warm > 0):
         able = ", ".join(k for k, v in KINDS.items() if v.warm)
         raise UsageError(f"sampler {text}", "cannot begin at that noise level", f"only {able} can, at a level above 0")
+    if comma and not (KINDS[kind].corrected and 0 < sampling.snr <= 1):
+        able = ", ".join(k for k, v in KINDS.items() if v.corrected)
+        raise UsageError(f"sampler {text}", "no Langevin steps of that r", f"only {able} have any, with r up to 1")
     return sampling
 
 
@@ -118,7 +126,7 @@ def _by_process(
             samplers.times(sampling.steps),
             generators,
             corrector,
-            SNR,
+            sampling.snr,
             corrections,
         )
         return (x + 1) / 2 if centred else x
@@ -141,10 +149,10 @@ KINDS = {
     "dpmpp-sde": Kind(_by_levels(samplers.dpmpp_2m_sde), 1, warm=True),
     "heun": Kind(_by_levels(lambda d, x, s, g: samplers.heun(d, x, s)), 2, warm=True),
     "ddim": Kind(_by_levels(lambda d, x, s, g: samplers.ddim(d, x, s)), 1, warm=True),
-    "pc": Kind(_by_process(REVERSE, _ve, samplers.langevin), 2),
-    "pc-published": Kind(_by_process(REVERSE, _ve, samplers.langevin_published), 2),
-    "ve": Kind(_by_process(REVERSE, _ve, samplers.langevin), 2),
-    "vecs": Kind(_by_process(REVERSE, _ve, samplers.langevin, corrections=2), 3),
+    "pc": Kind(_by_process(REVERSE, _ve, samplers.langevin), 2, corrected=True),
+    "pc-published": Kind(_by_process(REVERSE, _ve, samplers.langevin_published), 2, corrected=True),
+    "ve": Kind(_by_process(REVERSE, _ve, samplers.langevin), 2, corrected=True),
+    "vecs": Kind(_by_process(REVERSE, _ve, samplers.langevin, corrections=2), 3, corrected=True),
     "vp": Kind(_by_process(REVERSE, lambda d: sde.VP(), None), 1),
     "subvp": Kind(_by_process(REVERSE, lambda d: sde.SubVP(), None), 1),
     "em": Kind(_by_process(samplers.euler_maruyama, _ve, None), 1),

@@ -64,7 +64,7 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
     pictures: list[np.ndarray] = []
     paths: list[str] = []
     left_out: list[str] = []
-    for name, data in _members(sources):
+    for name, data in members(sources):
         try:
             with Pictures.open(io.BytesIO(data)) as image:
                 array = np.asarray(image.convert("RGB"))
@@ -92,7 +92,8 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
     return Faces(block, tuple(paths)), left_out
 
 
-def _members(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+def members(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
+    """The picture files of folders and tar files: IDENTITY/PHOTO and content."""
     for source in sources:
         if source.is_dir():
             for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):

@@ -1,0 +1,201 @@
+"""Labelled photographs to test on, from folders, tar shards or CSV manifests, and what was left out of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image as Pictures
+
+from fasr_video.errors import InputError, UsageError
+from fasr_video.pipeline.detect import Detector
+from fasr_video.pipeline.media import UNREADABLE
+from fasr_video.pipeline.quality import turned
+from fasr_video.pipeline.stills import align_face
+from fasr_video.recognition.align import CANONICAL_SIDE
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import SMALLEST, square_face
+from fasr_video.training.faces import CELEBA, CELEBA_FACE, identity_of, members
+from fasr_video.types import Image
+
+ROLES = ("gallery", "probe", "auxiliary")
+REMEDY = "give a CSV with the columns path, identity and, if wanted, role (gallery, probe or auxiliary) and labels"
+SMALLEST_TRUTH = 64
+"""Side in pixels of a face found by --align, below which it is no full-resolution photograph."""
+MARKS = tuple(f"{m}_{a}" for m in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for a in "xy")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    path: str
+    """IDENTITY/PHOTO, or as in the manifest."""
+    person: str
+    picture: Image
+    """A square face in the canonical frame: 128 px, or fewer for a face as the camera saw it."""
+    digest: str
+    """Of the picture: the same one under two names has one."""
+    labels: Mapping[str, str]
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    what: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    name: str
+    person: str
+    data: bytes
+    labels: Mapping[str, str]
+    role: str
+
+
+def digest_of(picture: Image) -> str:
+    """SHA-256 of a picture's size and pixels."""
+    return hashlib.sha256(str(picture.shape).encode() + picture.tobytes()).hexdigest()
+
+
+def read_photos(
+    sources: Sequence[Path],
+    labels: Path | None = None,
+    detector: Detector | None = None,
+    small: bool = False,
+) -> tuple[list[Photo], list[LeftOut]]:
+    """All photographs, and those that cannot be used.
+
+    Full-resolution ones are square and at least 128 px, the canonical frame with perhaps a rim around it, or CelebA's
+    own. `small` ones are faces as the camera saw them, 8 px and more. A detector finds the face in any picture. Of
+    equal pictures the first one is kept.
+    """
+    known = {} if labels is None else read_labels(labels)
+    photos: list[Photo] = []
+    left_out: list[LeftOut] = []
+    first: dict[str, str] = {}
+    names: set[str] = set()
+    for file in _files(sources):
+        try:
+            with Pictures.open(io.BytesIO(file.data)) as opened:
+                picture = _face(file.name, np.asarray(opened.convert("RGB")), detector, small)
+        except InputError as error:
+            left_out.append(LeftOut(file.name, error.reason))
+            continue
+        except UNREADABLE:
+            left_out.append(LeftOut(file.name, "not a readable picture"))
+            continue
+        if file.name in names:
+            raise UsageError(file.name, "there are two photographs of that name", "give sources whose paths differ")
+        names.add(file.name)
+        digest = digest_of(picture)
+        if digest in first:
+            left_out.append(LeftOut(file.name, f"the same picture as {first[digest]}"))
+            continue
+        first[digest] = file.name
+        told = {**file.labels, **known.get(file.name, {})}
+        photos.append(Photo(file.name, file.person, picture, digest, _with_measures(told, picture), file.role))
+    if not photos:
+        why = str(left_out[0]) if left_out else "no picture in it"
+        raise InputError(", ".join(map(str, sources)), f"no usable face ({why})", "give aligned faces, or use --align")
+    return photos, left_out
+
+
+def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Photo], list[LeftOut]]:
+    """Those whose picture is none of the others', and the rest: nobody is searched with a gallery's own picture."""
+    taken = {p.digest: p.path for p in others}
+    left_out = [LeftOut(p.path, f"the same picture as {taken[p.digest]}") for p in photos if p.digest in taken]
+    return [p for p in photos if p.digest not in taken], left_out
+
+
+def plain_name(path: str) -> str:
+    """A photograph's path without its ending, and without what would lead out of a folder that it is put into."""
+    parts = PurePosixPath(path).with_suffix("").parts
+    return "/".join(part for part in parts if part not in ("/", ".."))
+
+
+def read_labels(file: Path) -> dict[str, dict[str, str]]:
+    """The columns of a CSV by its column `path`."""
+    rows = _rows(file, {"path"}, "give a CSV with the column path and one for each label")
+    return {row["path"]: {k: v for k, v in row.items() if k != "path"} for row in rows}
+
+
+def _files(sources: Sequence[Path]) -> Iterator[_File]:
+    for source in sources:
+        if source.suffix.lower() == ".csv":
+            yield from _manifest(source)
+        else:
+            yield from (_File(name, identity_of(name), data, {}, "") for name, data in members([source]))
+
+
+def _manifest(file: Path) -> Iterator[_File]:
+    for number, row in enumerate(_rows(file, {"path", "identity"}, REMEDY), 2):
+        role = row.get("role", "")
+        if not row["path"] or not row["identity"] or role not in ("", *ROLES):
+            reason = f"no path, no identity, or a role that is none of {', '.join(ROLES)}"
+            raise InputError(f"{file} line {number}", reason, REMEDY)
+        try:
+            data = (file.parent / row["path"]).read_bytes()
+        except OSError:
+            data = b""  # told as a picture that cannot be read
+        labels = {k: v for k, v in row.items() if k not in ("path", "identity", "role")}
+        yield _File(row["path"], row["identity"], data, labels, role)
+
+
+def _rows(file: Path, columns: set[str], remedy: str) -> list[dict[str, str]]:
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, restval="")
+            rows = [{k: v.strip() for k, v in row.items() if k is not None} for row in reader]
+            names = set(reader.fieldnames or ())
+    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
+        raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
+    if not columns <= names:
+        raise InputError(file, f"it has no column {', '.join(sorted(columns - names))}", remedy)
+    return rows
+
+
+def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> Image:
+    if detector is not None:
+        face, _ = align_face(Path(name), picture, detector, SMALLEST if small else SMALLEST_TRUTH)
+        return face if small else _resized(face)
+    if small:
+        face, _ = square_face(name, picture)
+        return _resized(face) if len(face) > CANONICAL_SIDE else np.ascontiguousarray(face)
+    if picture.shape[:2] == CELEBA:
+        picture = picture[CELEBA_FACE]
+    height, width = picture.shape[:2]
+    if height != width or height < CANONICAL_SIDE:
+        reason = f"{width}×{height} px, but an aligned face is square and at least {CANONICAL_SIDE} px"
+        raise InputError(name, reason, "use --align")
+    low = (height - CANONICAL_SIDE) // 2
+    return np.ascontiguousarray(picture[low : low + CANONICAL_SIDE, low : low + CANONICAL_SIDE])
+
+
+def _resized(face: Image) -> Image:
+    """As 128×128."""
+    resize = shrink if len(face) > CANONICAL_SIDE else enlarge
+    return as_image(resize(as_tensor([face]), CANONICAL_SIDE)[0])
+
+
+def _with_measures(labels: dict[str, str], picture: Image) -> dict[str, str]:
+    """The labels, with `size` in pixels and, where landmarks are among them, `pose`: 0 frontal to 1 profile."""
+    found = {k: v for k, v in labels.items() if k not in MARKS}
+    found["size"] = str(len(picture))
+    if set(MARKS) <= labels.keys() and labels.get("found") != "0":
+        try:
+            points = np.array([float(labels[m]) for m in MARKS]).reshape(5, 2)
+        except ValueError:
+            return found
+        found["pose"] = f"{turned(points):.3f}"
+    return found

@@ -1,0 +1,64 @@
+"""What the papers varied, by name. Data, weights and numbers of people are the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+SDES = ("sde-sr-ve", "sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp")
+SYSTEMS = ("hr", "lr", "bicubic", *SDES, "srdg", "sr3", "idfsr", "idfsr-fitted", "fasr", "fasr++")
+ETAS = ("0", "0.25", "0.5", "0.75", "1")
+LANGEVIN = tuple(f"ve-100,r={r}" for r in ("0.05", "0.1", "0.16", "0.3", "0.5"))
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    what: str
+    axes: Mapping[str, Sequence[str]]
+    """Values of options that are not given on the command line."""
+    needs: str = ""
+    """What the user has to bring, in words; empty where the box has everything."""
+
+
+PRESETS = {
+    "paper-table1": Preset(
+        "methods at ×8, FASR++ at eta 0 and 1",
+        {"method": SYSTEMS, "eta": ("0", "1"), "degrade": ("16",)},
+        "--idfsr for IDFSR's two rows",
+    ),
+    "paper-table2": Preset(
+        "methods side by side as searches: raw face, pooled feature, pictures, and all three joined",
+        {
+            "method": ("bicubic", "pooled", "fasr", "fasr++"),
+            "fuse": ("sr", "pooled+sr", "best+pooled+sr"),
+            "degrade": ("12", "16", "24", "32"),
+        },
+    ),
+    "paper-table3": Preset("kinds of SDE", {"method": ("bicubic", *SDES), "degrade": ("16",)}),
+    "paper-table4": Preset(
+        "a network as it was and fine-tuned",
+        {"method": ("bicubic", "fasr", "fasr++"), "degrade": ("16",)},
+        "--model twice: the network before and after",
+    ),
+    "paper-fig5": Preset("eta of the Feature Combiner", {"method": ("fasr++",), "eta": ETAS, "degrade": ("16",)}),
+    "paper-fig6": Preset(
+        "size of the Feature Combiner's training set",
+        {"method": ("pooled", "fasr++"), "degrade": ("16",)},
+        "--combiner several times: one trained on each size",
+    ),
+    "paper-fig7": Preset(
+        "r of the Langevin corrector", {"method": ("sde-sr-ve",), "sampler": LANGEVIN, "degrade": ("16",)}
+    ),
+    "paper-fig8": Preset(
+        "×8 beside ×16", {"method": ("bicubic", "sde-sr-ve", "fasr", "fasr++"), "degrade": ("16", "8")}
+    ),
+    "paper-fig9": Preset(
+        "number of references, IDFSR before and after fitting",
+        {
+            "method": ("bicubic", "fasr++", "idfsr", "idfsr-fitted"),
+            "references": ("1", "2", "4", "8"),
+            "degrade": ("16", "8"),
+        },
+        "--idfsr for IDFSR's two rows",
+    ),
+}

@@ -1,0 +1,233 @@
+"""Who is searched for, with what, in which gallery: a protocol turns photographs into a trial.
+
+All that is drawn follows from the seed and the names of people and photographs; a trial says which it was.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fasr_video.errors import InputError, UsageError
+from fasr_video.evaluation.photos import ROLES, LeftOut, Photo, without
+
+PAIRS_REMEDY = "give LFW's pairs.txt, or a CSV with the columns a, b (paths), same (0 or 1) and fold"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One search."""
+
+    name: str
+    """The probe's path."""
+    person: str
+    probe: Photo
+    auxiliaries: tuple[Photo, ...]
+    seed: int
+    """For super-resolution and degradation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two photographs to compare, by their places in a trial."""
+
+    gallery: int
+    item: int
+    same: bool
+    fold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    protocol: str
+    seed: int
+    gallery: tuple[Photo, ...]
+    """Full-resolution photographs: one of each enrolled person; with pairs, the first of each."""
+    items: tuple[Item, ...]
+    native: bool = False
+    """Whether probes are as the camera saw them: then there is no true picture, and nothing is brought down."""
+    pairs: tuple[Pair, ...] = ()
+    skipped: tuple[LeftOut, ...] = ()
+    """People with too few photographs."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Photographs and pairs that cannot be used."""
+
+    @property
+    def people(self) -> list[str]:
+        return [item.person for item in self.items]
+
+    @property
+    def own(self) -> list[int]:
+        """The place of each item's person in the gallery, or -1."""
+        place = {photo.person: k for k, photo in enumerate(self.gallery)}
+        return [place.get(item.person, -1) for item in self.items]
+
+    def facts(self) -> dict[str, object]:
+        """All that makes this trial another one than others."""
+        digest = hashlib.sha256()
+        for photo in self.gallery:
+            digest.update(f"{photo.person} {photo.digest} ".encode())
+        for item in self.items:
+            shown = " ".join(p.digest for p in (item.probe, *item.auxiliaries))
+            digest.update(f"{item.name} {item.person} {item.seed} {shown} ".encode())
+        digest.update(repr(self.pairs).encode())
+        return {
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "gallery": len(self.gallery),
+            "items": len(self.items),
+            "people": len(set(self.people)),
+            "strangers": len(set(self.people) - {p.person for p in self.gallery}),
+            "pairs": len(self.pairs),
+            "skipped": len(self.skipped),
+            "left_out": len(self.left_out),
+            "sha256": digest.hexdigest(),
+        }
+
+
+def celeba(photos: Sequence[Photo], seed: int = 0, people: int | None = None, fewest: int = 3) -> Trial:
+    """Of each person one photograph is the gallery's, one the probe, the others are auxiliaries, as in the papers.
+
+    Which is which is drawn; a manifest's roles stand before that. `people`: at most so many; more keep the ones of few.
+    """
+    gallery: list[Photo] = []
+    items: list[Item] = []
+    skipped: list[LeftOut] = []
+    for person, own in _in_order(_by_person(photos), seed):
+        if len(own) < fewest:
+            skipped.append(LeftOut(person, f"{len(own)} photographs, {fewest} needed"))
+        elif people is None or len(items) < people:
+            drawn = sorted(own, key=lambda p: (_role(p), _number(seed, p.path)))
+            gallery.append(drawn[0])
+            items.append(Item(drawn[1].path, person, drawn[1], tuple(drawn[2:]), _number(seed, person) % 2**31))
+    return _checked(Trial("celeba", seed, tuple(gallery), tuple(items), skipped=tuple(skipped)))
+
+
+def quis_campi(
+    gallery: Sequence[Photo], probes: Sequence[Photo], seed: int = 0, people: int | None = None, each: int = 5
+) -> Trial:
+    """A controlled photograph of each person; faces as the camera saw them, each in turn the probe with the others as
+    its auxiliaries."""
+    probes, left_out = without(probes, gallery)
+    enrolled, seen = _by_person(gallery), _by_person(probes)
+    photos: list[Photo] = []
+    items: list[Item] = []
+    skipped: list[LeftOut] = []
+    for person, own in _in_order(seen, seed):
+        if len(own) < each:
+            skipped.append(LeftOut(person, f"{len(own)} probes, {each} needed"))
+        elif person not in enrolled:
+            skipped.append(LeftOut(person, "no gallery photograph"))
+        elif people is None or len(photos) < people:
+            photos.append(min(enrolled[person], key=lambda p: _number(seed, p.path)))
+            drawn = sorted(own, key=lambda p: _number(seed, p.path))[:each]
+            for probe in drawn:
+                others = tuple(p for p in drawn if p is not probe)
+                items.append(Item(probe.path, person, probe, others, _number(seed, probe.path) % 2**31))
+    skipped += [LeftOut(person, "no probes") for person in enrolled if person not in seen]
+    trial = Trial("quis-campi", seed, tuple(photos), tuple(items), True, (), tuple(skipped), tuple(left_out))
+    return _checked(trial)
+
+
+def leave_some_out(trial: Trial, share: float) -> Trial:
+    """An open set: this share of the people, drawn by the trial's seed, is searched for and not enrolled."""
+    if trial.pairs or not 0 <= share < 1:
+        raise UsageError(f"leave out {share:g}", "it takes a share from 0 up to 1, and no pairs", "give another share")
+    names = sorted({p.person for p in trial.gallery}, key=lambda name: _number(trial.seed, f"enrolled {name}"))
+    strangers = set(names[: round(share * len(names))])
+    if len(strangers) == len(names):
+        raise UsageError(f"leave out {share:g}", "nobody would be enrolled", "give more people, or a smaller share")
+    return replace(trial, gallery=tuple(p for p in trial.gallery if p.person not in strangers))
+
+
+def pairs(photos: Sequence[Photo], file: Path, seed: int = 0) -> Trial:
+    """1:1 comparisons of a list. The first photograph of a pair is taken as it is, the second is the probe."""
+    place, probe = dict[str, int](), dict[str, int]()
+    gallery: list[Photo] = []
+    items: list[Item] = []
+    found: list[Pair] = []
+    left_out: list[LeftOut] = []
+    known = {p.path: p for p in photos} | {str(Path(p.path).with_suffix("")): p for p in photos}
+    for line, (a, b, same, fold) in _listed(file):
+        missing = [name for name in (a, b) if name not in known]
+        if missing:
+            left_out.append(LeftOut(f"{file.name} line {line}", f"no usable photograph {missing[0]}"))
+            continue
+        first, second = known[a], known[b]
+        if first is second:
+            left_out.append(LeftOut(f"{file.name} line {line}", f"the same picture twice, {first.path}"))
+            continue
+        if first.path not in place:
+            place[first.path] = len(gallery)
+            gallery.append(first)
+        if second.path not in probe:
+            probe[second.path] = len(items)
+            items.append(Item(second.path, second.person, second, (), _number(seed, second.path) % 2**31))
+        found.append(Pair(place[first.path], probe[second.path], same, fold))
+    if len({p.same for p in found}) < 2:
+        why = f"; the first of {len(left_out)} left out is {left_out[0]}" if left_out else ""
+        raise InputError(file, f"no usable pairs of both kinds{why}", "give the photographs that the list names")
+    return Trial("pairs", seed, tuple(gallery), tuple(items), pairs=tuple(found), left_out=tuple(left_out))
+
+
+def _listed(file: Path) -> list[tuple[int, tuple[str, str, bool, int]]]:
+    """Line, and two photographs, whether they are of one person, and the fold."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix.lower() == ".csv":
+            rows = csv.DictReader(text.splitlines())
+            return [(k, _of_row(row)) for k, row in enumerate(rows, 2)]
+        lines = [line.split() for line in text.splitlines()]
+        per = 2 * int(lines[0][1])
+        return [(k + 2, _of_lfw(line, k // per)) for k, line in enumerate(lines[1:]) if line]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(file, f"not a readable list of pairs ({error})", PAIRS_REMEDY) from error
+    except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+        raise InputError(file, f"not a list of pairs ({error})", PAIRS_REMEDY) from error
+
+
+def _of_row(row: Mapping[str, str]) -> tuple[str, str, bool, int]:
+    if row["same"] not in ("0", "1"):
+        raise ValueError(f"same is {row['same']}")
+    return row["a"], row["b"], row["same"] == "1", int(row["fold"])
+
+
+def _of_lfw(words: list[str], fold: int) -> tuple[str, str, bool, int]:
+    """NAME 1 2, or NAME 1 OTHER 2."""
+    name, first, *rest = words
+    other, second = (name, *rest) if len(rest) == 1 else rest
+    return _lfw_path(name, first), _lfw_path(other, second), len(rest) == 1, fold
+
+
+def _lfw_path(name: str, number: str) -> str:
+    return f"{name}/{name}_{int(number):04d}"
+
+
+def _by_person(photos: Sequence[Photo]) -> dict[str, list[Photo]]:
+    found: dict[str, list[Photo]] = {}
+    for photo in photos:
+        found.setdefault(photo.person, []).append(photo)
+    return found
+
+
+def _in_order(people: Mapping[str, list[Photo]], seed: int) -> list[tuple[str, list[Photo]]]:
+    return sorted(people.items(), key=lambda row: _number(seed, row[0]))
+
+
+def _role(photo: Photo) -> int:
+    return ROLES.index(photo.role) if photo.role else len(ROLES)
+
+
+def _number(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:8])
+
+
+def _checked(trial: Trial) -> Trial:
+    if len(trial.gallery) < 2:
+        why = f"; the first of {len(trial.skipped)} skipped is {trial.skipped[0]}" if trial.skipped else ""
+        reason = f"{len(trial.gallery)} people can be tested{why}"
+        raise UsageError(f"protocol {trial.protocol}", reason, "give two people or more with enough photographs")
+    return trial

@@ -1,0 +1,118 @@
+"""The run's folder: what was drawn and seen so far, item by item. Stopped or killed, the same command goes on there.
+
+RUN/
+  eval.sqlite     pictures and features by the hash of what they were made from
+  trial.json      who was searched for with what: protocol, seed, hashes, what was left out
+  report.md, tables/, plots/
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import torch
+from PIL import Image as Pictures
+from torch import Tensor
+
+from fasr_video.errors import IntegrityError, UsageError
+from fasr_video.evaluation.protocols import Trial
+from fasr_video.files import write_whole
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.storage import BUSY_SECONDS
+from fasr_video.types import Image
+
+DATABASE, TRIAL = "eval.sqlite", "trial.json"
+SCHEMA = """
+    CREATE TABLE IF NOT EXISTS drawn (key TEXT PRIMARY KEY, system TEXT, item TEXT, picture BLOB NOT NULL)
+        WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS seen (embedder TEXT, picture TEXT, feature BLOB NOT NULL,
+        PRIMARY KEY (embedder, picture)) WITHOUT ROWID;
+"""
+BATCH = 64
+
+
+class Store:
+    """Pictures and features that were made already."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._db = sqlite3.connect(folder / DATABASE, isolation_level=None, timeout=BUSY_SECONDS)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.executescript(SCHEMA)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._db.close()
+
+    def bind(self, trial: Trial) -> None:
+        """A folder is for one trial: the same photographs and seeds for all that is compared in it."""
+        file, facts = self.folder / TRIAL, trial.facts()
+        if file.exists():
+            before = json.loads(file.read_text())["facts"]
+            if before != facts:
+                differing = ", ".join(k for k in facts if before.get(k) != facts[k])
+                reason = f"it holds another trial ({differing} differ)"
+                raise UsageError(self.folder, reason, "give the same photographs, protocol and seed, or another --out")
+        text = json.dumps({"facts": facts, **as_listing(trial)}, indent=1)
+        write_whole(file, lambda path: path.write_text(text))
+
+    def picture(self, key: str) -> Image | None:
+        row = self._db.execute("SELECT picture FROM drawn WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            with Pictures.open(io.BytesIO(row[0])) as opened:
+                return np.asarray(opened)
+        except OSError as error:
+            raise IntegrityError(self.folder / DATABASE, "a picture in it is damaged", "give another --out") from error
+
+    def keep(self, key: str, system: str, item: str, picture: Image) -> None:
+        file = io.BytesIO()
+        Pictures.fromarray(picture).save(file, "PNG")
+        self._db.execute("INSERT OR REPLACE INTO drawn VALUES (?, ?, ?, ?)", (key, system, item, file.getvalue()))
+
+    def features(self, embedder: Embedder, pictures: Mapping[str, Image]) -> dict[str, Tensor]:
+        """Of 128×128 pictures by their hash: the embedder's feature, as long as its norm."""
+        found = {digest: self._seen(embedder.sha256, digest) for digest in pictures}
+        missing = [digest for digest, feature in found.items() if feature is None]
+        for start in range(0, len(missing), BATCH):
+            some = missing[start : start + BATCH]
+            unit, norms = embedder.embed(as_tensor([pictures[d] for d in some]))
+            self._db.execute("BEGIN")
+            for digest, feature in zip(some, unit * norms[:, None], strict=True):
+                found[digest] = feature
+                blob = feature.numpy().astype(np.float32).tobytes()
+                self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (embedder.sha256, digest, blob))
+            self._db.execute("COMMIT")
+        return {digest: feature for digest, feature in found.items() if feature is not None}
+
+    def _seen(self, embedder: str, digest: str) -> Tensor | None:
+        query = "SELECT feature FROM seen WHERE embedder = ? AND picture = ?"
+        row = self._db.execute(query, (embedder, digest)).fetchone()
+        return None if row is None else torch.from_numpy(np.frombuffer(row[0], np.float32).copy())
+
+
+def as_listing(trial: Trial) -> dict[str, object]:
+    """Every search of the trial, and what was left out, by names."""
+    return {
+        "gallery": [{"person": p.person, "photo": p.path} for p in trial.gallery],
+        "items": [
+            {"person": i.person, "probe": i.name, "auxiliaries": [a.path for a in i.auxiliaries], "seed": i.seed}
+            for i in trial.items
+        ],
+        "skipped": lines(trial.skipped),
+        "left_out": lines(trial.left_out),
+    }
+
+
+def lines(values: Sequence[object]) -> list[str]:
+    return [str(v) for v in values]

@@ -1,0 +1,450 @@
+"""What is compared: a system is a method with all that can be varied of it, and draws a picture of each item."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import torch
+from torch import Tensor
+
+from fasr_video.box import boxed
+from fasr_video.errors import FasrError, InputError, ModelError, UsageError
+from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
+from fasr_video.evaluation.photos import digest_of, plain_name
+from fasr_video.evaluation.protocols import Item
+from fasr_video.evaluation.store import Store
+from fasr_video.files import PICTURES, sha256_file
+from fasr_video.pipeline.marks import LandmarkFinder
+from fasr_video.pipeline.media import UNREADABLE, read_picture
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.align import CANONICAL_SIDE
+from fasr_video.recognition.combiner import FeatureCombiner
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.sr import identity, sampling
+from fasr_video.sr.attributes import Attribute, complete
+from fasr_video.sr.denoiser import PRECISIONS
+from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
+from fasr_video.sr.idfsr_restorer import Idfsr, load_idfsr_models
+from fasr_video.sr.methods import METHODS, SPANDREL, Diffusion, load_models, make_restorer
+from fasr_video.sr.restoration import Probe, Restorer
+from fasr_video.types import Image
+
+IMAGES = "images:"
+PLAIN = ("hr", "lr", "bicubic")
+POOLED = "pooled"
+IDFSR, FITTED = "idfsr", "idfsr-fitted"
+FIT_STEPS = 200
+NAMES = (*PLAIN, POOLED, *METHODS, IDFSR, FITTED, f"{SPANDREL}FILE", f"{IMAGES}DIR")
+MERGES = ("combiner", "mean", "weighted", "median")
+FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
+"""Whose cosines with a subject are averaged into a search's score."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """None: the method's own, or nothing that it knows."""
+
+    method: str
+    degradation: Degradation | None = None
+    """None where probes are as the camera saw them."""
+    sampler: str | None = None
+    samples: int | None = None
+    merge: str | None = None
+    eta: float | None = None
+    combiner: Path | None = None
+    model: Path | None = None
+    references: int | None = None
+    """At most so many auxiliaries."""
+    fuse: str | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a picture to look at."""
+        return self.method != POOLED
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """What is varied; each combination is a system. An empty one leaves it at each method's own."""
+
+    method: Sequence[str]
+    degradation: Sequence[Degradation] = ()
+    sampler: Sequence[str] = ()
+    samples: Sequence[int] = ()
+    merge: Sequence[str] = ()
+    eta: Sequence[float] = ()
+    combiner: Sequence[Path] = ()
+    model: Sequence[Path] = ()
+    references: Sequence[int] = ()
+    fuse: Sequence[str] = ()
+
+    def systems(self) -> list[System]:
+        """Without those that differ only in what their method does not know."""
+        for method in self.method:
+            if method not in NAMES and not method.startswith((SPANDREL, IMAGES)):
+                raise UsageError(f"method {method}", "no such method", f"use some of: {', '.join(NAMES)}")
+        names = [f.name for f in fields(self)]
+        rows = product(*(getattr(self, name) or (None,) for name in names))
+        return list(dict.fromkeys(_sensible(System(**dict(zip(names, row, strict=True)))) for row in rows))
+
+
+def _sensible(system: System) -> System:
+    """Without what the method does not know, and with what it does by itself written out."""
+    told: dict[str, object] = {}
+    method = METHODS.get(system.method)
+    merge = (system.merge or (method.merge if method else "combiner")) if takes_feature(system.method) else None
+    if method is None and system.method not in (IDFSR, FITTED):
+        told |= {"sampler": None, "samples": None, "model": None}
+    if not takes_feature(system.method) and system.method not in (IDFSR, FITTED):
+        told |= {"references": None}
+    if merge != "combiner":
+        told |= {"eta": None, "combiner": None}
+    if system.method in (*PLAIN, POOLED):
+        told |= {"fuse": None}
+    return replace(system, merge=merge, **told)  # type: ignore[arg-type]
+
+
+def takes_feature(method: str) -> bool:
+    return method == POOLED or (method in METHODS and METHODS[method].merge is not None)
+
+
+def labels(systems: Sequence[System]) -> list[str]:
+    """A name for each: the method, and what differs between the systems of that method."""
+    found: list[str] = []
+    for system in systems:
+        peers = [s for s in systems if s.method == system.method]
+        parts = [_method_label(system.method)]
+        for name in (f.name for f in fields(System)):
+            if len({getattr(s, name) for s in peers}) > 1:
+                parts.append(_part(name, getattr(system, name)))
+        label = " ".join(parts)
+        twins = sum(f == label or f.startswith(f"{label} (") for f in found)  # files of one name in two folders
+        found.append(f"{label} ({twins + 1})" if twins else label)
+    return found
+
+
+def _method_label(method: str) -> str:
+    prefix, colon, path = method.partition(":")
+    return f"{prefix}:{Path(path).name}" if colon else method
+
+
+def _part(name: str, value: object) -> str:
+    if name == "degradation":
+        return f"{value} px" if str(value).isdigit() else str(value)
+    if name in ("sampler", "fuse", "merge"):
+        return str(value)
+    if isinstance(value, Path):
+        return f"{name}={value.stem}"
+    return f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+
+
+# ------------------------------------------------------------------------------------------------------------- drawing
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An item as the camera saw it."""
+
+    item: Item
+    lr0: Image
+    auxiliaries: tuple[Image, ...]
+    """Of their own sizes."""
+
+
+class Drawer(Protocol):
+    def facts(self, shown: Shown) -> Mapping[str, object]:
+        """All that the picture depends on beside the faces themselves."""
+        ...
+
+    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+        """128×128, one an item."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What all systems of a run share."""
+
+    store: Store
+    embedder: Embedder
+    """The one that conditions super-resolution."""
+    device: torch.device
+    precision: str = "float32"
+    idfsr: Path | None = None
+    labelled: bool = False
+    """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
+    warnings: list[str] = field(default_factory=list)
+    """What there is to say of what was drawn."""
+
+
+class Plain:
+    def __init__(self, method: str) -> None:
+        self._method = method
+
+    def facts(self, shown: Shown) -> Mapping[str, object]:
+        return {"method": self._method}
+
+    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+        if self._method == "hr":
+            return [s.item.probe.picture for s in shown]
+        if self._method == "lr":
+            return [repeated(s.lr0) for s in shown]
+        return enlarged([s.lr0 for s in shown])
+
+
+class FromFolder:
+    """Outputs that another program made: DIR/IDENTITY/PHOTO.png, or any other picture format, 128×128.
+
+    In DIR there may be a folder for each degradation, named as `--inputs` names it.
+    """
+
+    def __init__(self, folder: Path, degradation: Degradation | None, items: Iterable[Item]) -> None:
+        own = folder / folder_name(degradation)
+        folder = own if own.is_dir() else folder
+        self._folder = folder
+        found = (
+            {} if not folder.is_dir() else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
+        )
+        names = [item.name for item in items]
+        missing = [name for name in names if plain_name(name) not in found]
+        if missing:
+            reason = f"it lacks {len(missing)} of {len(names)} pictures, the first is {missing[0]}"
+            raise InputError(folder, reason, "make one for each picture that --inputs writes, under the same path")
+        self._files = {name: found[plain_name(name)] for name in names}
+
+    def facts(self, shown: Shown) -> Mapping[str, object]:
+        return {"method": IMAGES, "picture": sha256_file(self._files[shown.item.name])}
+
+    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+        return [self._read(self._files[s.item.name]) for s in shown]
+
+    def _read(self, file: Path) -> Image:
+        try:
+            picture = read_picture(file)
+        except UNREADABLE as error:
+            raise InputError(file, "not a picture that can be read", "make it again") from error
+        if picture.shape != (CANONICAL_SIDE, CANONICAL_SIDE, 3):
+            height, width = picture.shape[:2]
+            reason = f"{width}×{height} px, but all that is compared is {CANONICAL_SIDE}×{CANONICAL_SIDE}"
+            raise InputError(file, reason, "bring the outputs to that size")
+        return picture
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and path.is_file()
+
+
+def _stem(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+class ByRestorer:
+    """Any restorer of `sr/`, told the feature that the system's merge makes of LR0 and its auxiliaries."""
+
+    def __init__(
+        self, system: System, restorer: Restorer, samples: int, tools: Tools, guidance: Guidance | None
+    ) -> None:
+        self._system, self._restorer, self._samples, self._tools = system, restorer, samples, tools
+        self._guidance = guidance
+        self._pool = pooler(system, tools.embedder) if takes_feature(system.method) else None
+
+    def facts(self, shown: Shown) -> Mapping[str, object]:
+        told = {} if self._pool is None else self._pool.facts
+        attributes = [str(a) for a in self._attributes(shown)] if self._tools.labelled else []
+        common = {"samples": self._samples, "seed": shown.item.seed, "attributes": attributes}
+        return {**self._restorer.facts(), **told, **common}
+
+    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+        answers = self._restorer.restore_all(
+            [self._probe(s) for s in shown], self._samples, [s.item.seed for s in shown]
+        )
+        return [a.picture for a in answers]
+
+    def _probe(self, shown: Shown) -> Probe:
+        attributes = self._attributes(shown)
+        if self._pool is None:
+            return Probe(shown.lr0, attributes=attributes)
+        feature = self._pool(self._tools.store, shown).numpy()
+        return Probe(shown.lr0, feature=feature, attributes=attributes)
+
+    def _attributes(self, shown: Shown) -> tuple[Attribute, ...]:
+        if self._guidance is None:
+            return ()
+        said = _labelled(shown.item) if self._tools.labelled else ()
+        return said or complete((), self._guidance.classifiers, [shown.lr0, *shown.auxiliaries])
+
+
+def _labelled(item: Item) -> tuple[Attribute, ...]:
+    """CelebA's columns, as an examiner would say them."""
+    told = item.probe.labels
+    found = [Attribute(name, told[name] == "1") for name in ("male", "glasses") if told.get(name) in ("0", "1")]
+    if told.get("no_beard") in ("0", "1"):
+        found.append(Attribute("beard", told["no_beard"] == "0"))
+    return tuple(found)
+
+
+class ByIdfsr:
+    """IDFSR: the auxiliaries' full-resolution photographs are its references; `fitted` fits a vector to them first."""
+
+    def __init__(self, system: System, tools: Tools) -> None:
+        finder = LandmarkFinder(str(tools.device))
+        self._models = load_idfsr_models((tools.idfsr, tools.embedder, None), tools.device, finder)
+        self._restorer = Idfsr(self._models, system.sampler, tools.device, tools.precision)
+        self._system, self._tools = system, tools
+
+    def facts(self, shown: Shown) -> Mapping[str, object]:
+        fitted = FIT_STEPS if self._system.method == FITTED else 0
+        references = [a.digest for a in shown.item.auxiliaries[: self._system.references]]
+        common = {"samples": self._system.samples or 1, "seed": shown.item.seed}
+        return {**self._restorer.facts(), **common, "fitted": fitted, "references": references}
+
+    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+        return [self._draw(s) for s in shown]
+
+    def _draw(self, shown: Shown) -> Image:
+        faces = tuple(a.picture for a in shown.item.auxiliaries[: self._system.references])
+        restorer = self._restorer
+        if self._system.method == FITTED:
+            models = replace(self._models, identity=self._fit(shown, faces))
+            restorer = Idfsr(models, self._system.sampler, self._tools.device, self._tools.precision)
+        probe = Probe(shown.lr0, faces)
+        return restorer.restore_all([probe], self._system.samples or 1, [shown.item.seed])[0].picture
+
+    def _fit(self, shown: Shown, faces: tuple[Image, ...]) -> identity.Identity | None:
+        """The vector fitted to the references; None where fewer than two show landmarks."""
+        found = [(face, marks) for face in faces if (marks := self._models.find_marks(face)) is not None]
+        found = found[: identity.MOST]
+        if len(found) < identity.FEWEST:
+            self._unfitted(shown, f"{len(found)} references with landmarks, {identity.FEWEST} needed")
+            return None
+        pictures = as_tensor([face for face, _ in found])
+        names = tuple(str(k) for k in range(len(found)))
+        references = identity.References(
+            names,
+            names,
+            pictures,
+            torch.stack([torch.from_numpy(marks).float() for _, marks in found]),
+            self._models.embedder.embed(pictures)[0],
+        )
+        try:
+            vector, before, after = identity.fit(
+                self._models.denoiser, references, FIT_STEPS, shown.item.seed, lambda _: None
+            )
+        except FasrError as error:
+            self._unfitted(shown, error.reason)
+            return None
+        about = identity.About(
+            weights=self._models.denoiser_sha256,
+            embedder=self._models.embedder.sha256,
+            references=names,
+            steps=FIT_STEPS,
+            loss_before=before,
+            loss_after=after,
+            lowest_cosine=identity.lowest(identity.cosines(references)),
+        )
+        return identity.Identity(vector, about)
+
+    def _unfitted(self, shown: Shown, reason: str) -> None:
+        self._tools.warnings.append(f"{FITTED}: {shown.item.name} was drawn without fitting ({reason})")
+
+
+# ------------------------------------------------------------------------------------------------------------- pooling
+
+
+class Pooler:
+    """LR0 and its auxiliaries as one feature."""
+
+    def __init__(self, rule: str, embedder: Embedder, combiner: FeatureCombiner | None, references: int | None) -> None:
+        self._rule, self._embedder, self._combiner, self._references = rule, embedder, combiner, references
+        told = rule if combiner is None else f"{rule} {merging.fingerprint(combiner)} eta {combiner.eta:g}"
+        self.facts = {"pooled_by": told, "pooled_embedder": embedder.sha256, "auxiliaries": references}
+
+    def __call__(self, store: Store, shown: Shown) -> Tensor:
+        faces = enlarged([shown.lr0, *shown.auxiliaries[: self._references]])
+        named = {digest_of(face): face for face in faces}
+        seen = store.features(self._embedder, named)
+        features = torch.stack([seen[digest_of(face)] for face in faces])
+        if self._rule == "combiner" and self._combiner is not None:
+            return self._combiner.combine(features)
+        if self._rule == "weighted":
+            return merging.weighted_mean(features, features.norm(dim=1))
+        return merging.robust_mean(features) if self._rule == "median" else merging.mean(features)
+
+
+def pooler(system: System, embedder: Embedder) -> Pooler:
+    """With the Feature Combiner that was trained on this embedder's features; where there is none, that is an error."""
+    rule = system.merge or "combiner"
+    if rule != "combiner":
+        return Pooler(rule, embedder, None, system.references)
+    file = system.combiner or boxed("combiner.safetensors")
+    combiner = merging.load_combiner(file)
+    if combiner.source.sha256 not in ("", embedder.sha256):
+        reason = f"trained on features of the embedder {combiner.source.sha256[:12]}…, not of {embedder.sha256[:12]}…"
+        raise ModelError(file, reason, "give one trained on these with --combiner, or take --merge mean")
+    if system.eta is not None:
+        combiner.eta = system.eta
+    return Pooler(rule, embedder, combiner, system.references)
+
+
+def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
+    name = system.method
+    if name in PLAIN:
+        return Plain(name)
+    if name.startswith(IMAGES):
+        return FromFolder(Path(name.removeprefix(IMAGES)), system.degradation, items)
+    if name in (IDFSR, FITTED):
+        return ByIdfsr(system, tools)
+    if name.startswith(SPANDREL):
+        return ByRestorer(system, make_restorer(name, _no_models, None, tools.device), 1, tools, None)
+    guidance = open_guidance((), STRENGTH, tools.device) if METHODS[name].guided else None
+    told = "mean" if METHODS[name].merge else None  # merging is done here
+    models = load_models(system.model, tools.embedder, None, tools.device, told)
+    models.denoiser.precision = PRECISIONS[tools.precision]
+    how = sampling.parse(system.sampler or METHODS[name].sampler)
+    method = name if METHODS[name].merge is None else "fasr"
+    restorer = Diffusion(method, models, how, tools.device, guidance=guidance)
+    return ByRestorer(system, restorer, system.samples or METHODS[name].samples, tools, guidance)
+
+
+def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]) -> None:
+    """Open each once: what is missing for the last one is told before hours are spent on the first."""
+    alike = (replace(s, references=None, samples=None, eta=None, fuse=None) for s in systems if s.draws)
+    plain = (s if s.method.startswith(IMAGES) else replace(s, degradation=None) for s in alike)
+    for system in dict.fromkeys(plain):
+        open_drawer(system, tools, items)
+
+
+def _no_models() -> NoReturn:
+    raise AssertionError("a third party's restorer takes no models of ours")
+
+
+def draw_all(
+    system: System, label: str, shown: Sequence[Shown], tools: Tools, batch: int, tell: Callable[[int], None]
+) -> list[Image]:
+    """A picture of each item; those that are in the store already are not drawn again. `tell`: how many are done."""
+    drawer = open_drawer(system, tools, [s.item for s in shown])
+    keys = [_key(system, drawer, s) for s in shown]
+    found: dict[str, Image] = {key: p for key in keys if (p := tools.store.picture(key)) is not None}
+    missing = [(k, s) for k, s in zip(keys, shown, strict=True) if k not in found]
+    done = len(shown) - len(missing)
+    tell(done)
+    for start in range(0, len(missing), batch):
+        some = missing[start : start + batch]
+        for (key, s), picture in zip(some, drawer.draw([s for _, s in some]), strict=True):
+            tools.store.keep(key, label, s.item.name, picture)
+            found[key] = picture
+        done += len(some)
+        tell(done)
+    return [found[key] for key in keys]
+
+
+def _key(system: System, drawer: Drawer, shown: Shown) -> str:
+    told = [digest_of(face) for face in (shown.lr0, *shown.auxiliaries)]
+    question = [dict(drawer.facts(shown)), shown.item.name, shown.item.probe.digest, told]
+    return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()

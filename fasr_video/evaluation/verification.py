@@ -1,0 +1,85 @@
+"""How well scores tell two photographs of one person (`own`) from those of two people (`others`). Higher is more alike.
+
+FMR (false match rate): share of the others at or over a threshold. FNMR: share of the own below it. AUC, and searches
+in a gallery, are in `open_set.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fasr_video.errors import UsageError
+from fasr_video.evaluation.open_set import Scores, lowest_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Folds:
+    """Accuracy of each fold, at the threshold that suits all other folds best."""
+
+    accuracies: tuple[float, ...]
+    thresholds: tuple[float, ...]
+
+
+def roc(own: ArrayLike, others: ArrayLike) -> tuple[Scores, Scores, Scores]:
+    """Receiver operating characteristic: thresholds falling from infinity, FMR, and 1 − FNMR."""
+    first, second = _both(own, others)
+    levels = np.append(np.unique(np.concatenate((first, second))), np.inf)[::-1]
+    return levels, _share_over(second, levels), _share_over(first, levels)
+
+
+def eer(own: ArrayLike, others: ArrayLike) -> float:
+    """The equal error rate: where FMR and FNMR cross, on the straight line between the thresholds beside it."""
+    _, fmr, hit = roc(own, others)
+    gap = fmr - (1 - hit)  # from −1 rising to 1
+    k = int(np.argmax(gap >= 0))
+    share = -gap[k - 1] / (gap[k] - gap[k - 1])
+    return float(fmr[k - 1] + share * (fmr[k] - fmr[k - 1]))
+
+
+def verification_rate(own: ArrayLike, others: ArrayLike, fmr: float) -> float:
+    """1 − FNMR at the lowest threshold with at most this FMR."""
+    first, second = _both(own, others)
+    return float((first >= lowest_threshold(second, fmr)).mean())
+
+
+def fold_accuracies(scores: ArrayLike, same: ArrayLike, fold: Sequence[int]) -> Folds:
+    """LFW's way: each fold is judged at the threshold with which the other folds come out best."""
+    values, truth, part = np.asarray(scores, np.float64), np.asarray(same, np.bool_), np.asarray(fold)
+    names = np.unique(part)
+    if len(names) < 2:
+        raise UsageError("pairs", "all in one fold", "give pairs in two folds or more; LFW has ten")
+    accuracies, thresholds = [], []
+    for name in names:
+        held = part == name
+        threshold = _best_threshold(values[~held], truth[~held])
+        accuracies.append(float(((values[held] >= threshold) == truth[held]).mean()))
+        thresholds.append(threshold)
+    return Folds(tuple(accuracies), tuple(thresholds))
+
+
+def _best_threshold(values: Scores, truth: NDArray[np.bool_]) -> float:
+    """Halfway between the two scores where most come out right; the lowest of equally good ones."""
+    order = np.argsort(values, kind="stable")
+    levels, right = values[order], truth[order]
+    # With the cut before place k: all below are told apart, all from k on are told alike.
+    correct = np.concatenate(([0], np.cumsum(~right))) + np.concatenate((np.cumsum(right[::-1])[::-1], [0]))
+    between = np.concatenate(([-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]))
+    possible = np.concatenate(([True], levels[1:] > levels[:-1], [True]))
+    return float(between[int(np.where(possible, correct, -1).argmax())])
+
+
+def _both(own: ArrayLike, others: ArrayLike) -> tuple[Scores, Scores]:
+    first, second = np.asarray(own, np.float64).ravel(), np.asarray(others, np.float64).ravel()
+    if not len(first) or not len(second):
+        raise UsageError("verification", "no scores of one of the two kinds", "give pairs of one and of two people")
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise UsageError("verification", "scores that are no numbers", "leave those pairs out, and count them apart")
+    return first, second
+
+
+def _share_over(values: Scores, levels: Scores) -> Scores:
+    return np.asarray(1 - np.searchsorted(np.sort(values), levels, "left") / len(values), np.float64)

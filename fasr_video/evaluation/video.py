@@ -1,0 +1,294 @@
+"""Cases against ground truth: were faces found, people kept apart, and each track's person found in the gallery?"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasr_video.boxes import iou_matrix
+from fasr_video.configs.settings import Settings
+from fasr_video.errors import InputError, UsageError
+from fasr_video.evaluation import detection, open_set
+from fasr_video.evaluation.compare import write_tables, write_text
+from fasr_video.evaluation.open_set import Searches
+from fasr_video.evaluation.photos import LeftOut
+from fasr_video.evaluation.tables import Cell, Column, Row, Table
+from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores
+from fasr_video.evaluation.tracking import score as score_tracks
+from fasr_video.pipeline import export
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.run import sampling_of
+
+OVERLAP = 0.5
+"""Intersection over union from which a found box is a true face's."""
+PURE = 0.8
+"""Share of a track's sightings that one person has to have for the track to be that person's."""
+LISTS = ("best", "pooled", "sr", "joined")
+REMEDY = "give JSON: {clip: {fps, people, frames: {index: {person: {box: [x1, y1, x2, y2]}}}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    fps: Fraction
+    people: tuple[str, ...]
+    frames: Mapping[int, Mapping[str, Sequence[float]]]
+    """Index → person → box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One source of a case and its truth, frame by frame."""
+
+    name: str
+    frames: tuple[LabelledFrame, ...]
+    detections: detection.Judged
+    owners: Mapping[int, str | None]
+    """Track → whose it is: a person, or None for nobody's and for mixed ones."""
+    people: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    tables: tuple[Table, ...]
+    left_out: tuple[LeftOut, ...]
+    report: Path
+
+
+def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation:
+    truths = read_truth(truth_file)
+    clips: list[Clip] = []
+    answers: list[_Answer] = []
+    left_out: list[LeftOut] = []
+    for folder in folders:
+        with Case.open(folder, read_only=True) as case:
+            found, unknown = _clips(case, truths)
+            clips += found
+            left_out += unknown
+            answers += _answers(case, {t: who for clip in found for t, who in clip.owners.items()})
+    if not clips:
+        raise UsageError(truth_file, "it has none of the cases' files", "name the clips in it as the files are named")
+    tables = [_detection_table(clips), _tracking_table(clips), _track_table(clips)]
+    tables += [] if not answers else [_search_table(answers)]
+    write_tables(tables, out / "tables")
+    told = [f"Left out: {line}." for line in left_out]
+    write_text(out / "report.md", "\n\n".join(["# Evaluation: video", *told, *(t.markdown() for t in tables)]))
+    return Evaluation(tuple(tables), tuple(left_out), out / "report.md")
+
+
+def read_truth(file: Path) -> dict[str, Truth]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {name: _truth(clip) for name, clip in content.items()}
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(file, f"no ground truth ({type(error).__name__}: {error})", REMEDY) from error
+
+
+def _truth(clip: Mapping[str, Any]) -> Truth:
+    frames = {int(k): {who: _box(face["box"]) for who, face in seen.items()} for k, seen in clip["frames"].items()}
+    return Truth(Fraction(clip["fps"]).limit_denominator(1001), tuple(clip["people"]), frames)
+
+
+def _box(values: Sequence[float]) -> list[float]:
+    box = [float(v) for v in values]
+    if len(box) != 4 or not all(map(math.isfinite, box)):
+        raise ValueError(f"{values} is no box")
+    return box
+
+
+def _clips(case: Case, truths: Mapping[str, Truth]) -> tuple[list[Clip], list[LeftOut]]:
+    settings = Settings.model_validate_json(case.meta("settings"))
+    clips: list[Clip] = []
+    left_out: list[LeftOut] = []
+    for source in case.db.execute("SELECT id, path, state FROM source ORDER BY id").fetchall():
+        name = Path(source["path"]).name
+        if name not in truths:
+            left_out.append(LeftOut(f"{case.folder}: {name}", "no ground truth of it"))
+        elif source["state"] != "done":
+            left_out.append(LeftOut(f"{case.folder}: {name}", "its run is not done"))
+        else:
+            clips.append(_clip(case, source["id"], name, truths[name], settings))
+    return clips, left_out
+
+
+def _clip(case: Case, source: int, name: str, truth: Truth, settings: Settings) -> Clip:
+    number = {who: k for k, who in enumerate(truth.people)}
+    query = "SELECT frame_index, x1, y1, x2, y2, score, track, reason FROM face WHERE source = ? ORDER BY id"
+    seen: dict[int, list[Any]] = {}
+    for row in case.db.execute(query, (source,)).fetchall():
+        seen.setdefault(row["frame_index"], []).append(row)
+    frames: list[LabelledFrame] = []
+    counted: list[detection.Found] = []
+    heights = []
+    sightings: dict[int, Counter[str | None]] = {}
+    for index in sorted(set(_looked_at(truth, settings)) | set(seen)):
+        people, rows = truth.frames.get(index, {}), seen.get(index, [])
+        true, found = _boxes(list(people.values())), _boxes([[r[k] for k in ("x1", "y1", "x2", "y2")] for r in rows])
+        scores = np.array([r["score"] for r in rows], np.float32)
+        counted += detection.assign(found.astype(np.float32), scores, true.astype(np.float32), OVERLAP)
+        heights.append(detection.heights(true.astype(np.float32)))
+        tracked = [k for k, r in enumerate(rows) if r["track"] is not None]
+        ids = np.array([rows[k]["track"] for k in tracked], np.int64)
+        frames.append(LabelledFrame(np.array([number[who] for who in people], np.int64), true, ids, found[tracked]))
+        for track, who in zip(ids.tolist(), _whose(found[tracked], true, list(people)), strict=True):
+            sightings.setdefault(track, Counter())[who] += 1
+    usable = {
+        int(r[0])
+        for r in case.db.execute("SELECT id FROM track WHERE source = ? AND verdict = 'usable'", (source,)).fetchall()
+    }
+    owners = {track: _owner(counts) for track, counts in sightings.items() if track in usable}
+    faces = np.concatenate([np.zeros(0), *heights])
+    return Clip(name, tuple(frames), detection.judged(counted, faces), owners, truth.people)
+
+
+def _looked_at(truth: Truth, settings: Settings) -> Iterator[int]:
+    """Indexes of the frames that the run looked at, also of those without a face, by the truth's own frame rate."""
+    sampling = sampling_of(settings)
+    before: Fraction | None = None
+    for index in range(max(truth.frames, default=-1) + 1):
+        seconds = index / truth.fps
+        if sampling.is_past(seconds):
+            return
+        if sampling.wants(index, seconds, before):
+            yield index
+        before = seconds
+
+
+def _boxes(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def _whose(found: NDArray[np.float64], true: NDArray[np.float64], people: Sequence[str]) -> list[str | None]:
+    if not len(found) or not people:
+        return [None] * len(found)
+    overlaps = iou_matrix(found, true)
+    return [people[int(row.argmax())] if row.max() >= OVERLAP else None for row in overlaps]
+
+
+def _owner(counts: Counter[str | None]) -> str | None:
+    who, times = counts.most_common(1)[0]
+    return who if times >= PURE * counts.total() else None
+
+
+# -------------------------------------------------------------------------------------------------------------- search
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What was said of one track."""
+
+    person: str
+    enrolled: bool
+    lists: Mapping[str, Sequence[tuple[str, float]]]
+    """Subjects with scores, the first candidate first."""
+    length: int
+    """Subjects in the gallery."""
+    named: bool
+    """Whether the answer was candidates, not unknown."""
+
+
+def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
+    subjects = {r[0] for r in case.db.execute("SELECT subject FROM gallery_photo WHERE problem IS NULL").fetchall()}
+    found = []
+    for track in export.tracks(case):
+        person, answer = owners.get(track["id"]), track["answer"]
+        if person is None or answer is None:
+            continue
+        joined = [(c["subject"], float(c["score"])) for c in answer["joined"]]
+        lists = {kind: [(c["subject"], float(c["cosine"])) for c in rows] for kind, rows in answer["lists"].items()}
+        told = {**lists, "joined": joined}
+        found.append(_Answer(person, person in subjects, told, len(subjects), answer["verdict"] == "candidates"))
+    return found
+
+
+def _searches(answers: Sequence[_Answer], kind: str) -> Searches | None:
+    """Somebody who is enrolled and not on a list stands behind it, just below its last score."""
+    rows = [a for a in answers if a.lists.get(kind)]
+    if not rows:
+        return None
+    right, wrong, rank = [], [], []
+    for a in rows:
+        listed = a.lists[kind]
+        places = [k for k, (subject, _) in enumerate(listed) if subject == a.person]
+        behind = float(np.nextafter(listed[-1][1], -np.inf))
+        right.append(math.nan if not a.enrolled else listed[places[0]][1] if places else behind)
+        rank.append(0 if not a.enrolled else places[0] + 1 if places else a.length)
+        wrong.append(max((s for subject, s in listed if subject != a.person), default=-math.inf))
+    people = np.array([a.person for a in rows], np.str_)
+    return Searches(np.array(right), np.array(wrong), np.array(rank, np.intp), people)
+
+
+# -------------------------------------------------------------------------------------------------------------- tables
+
+
+def _detection_table(clips: Sequence[Clip]) -> Table:
+    rows = []
+    for clip in clips:
+        found = clip.detections
+        precision = float(found.true.mean()) if len(found.true) else math.nan
+        values = (len(found.faces), detection.average_precision(found), precision, detection.recall(found))
+        rows.append(Row(clip.name, tuple(Cell(float(v)) for v in values)))
+    columns = (Column("faces", 0), Column("AP", 3), Column("precision", 3), Column("recall", 3))
+    told = f"Every face that was seen, whatever became of it; a box is a face's from an overlap of {OVERLAP:g} on."
+    return Table("Detection", "clip", columns, tuple(rows), (told,))
+
+
+def _tracking_table(clips: Sequence[Clip]) -> Table:
+    rows = [Row(clip.name, _tracking_cells(score_tracks(clip.frames))) for clip in clips]
+    columns = [Column(n, 1) for n in ("HOTA", "DetA", "AssA", "IDF1", "MOTA")]
+    told = "In %, on the frames that were looked at; all sightings that belong to a track."
+    return Table("Tracking", "clip", (*columns, Column("switches", 0)), tuple(rows), (told,))
+
+
+def _tracking_cells(found: TrackingScores) -> tuple[Cell, ...]:
+    shares = (found.hota, found.deta, found.assa, found.idf1, found.mota)
+    return (*(Cell(100 * v) for v in shares), Cell(float(found.switches)))
+
+
+def _track_table(clips: Sequence[Clip]) -> Table:
+    rows = []
+    for clip in clips:
+        owned = [who for who in clip.owners.values() if who is not None]
+        missed = len(set(clip.people) - set(owned))
+        values = (len(clip.owners), len(clip.owners) - len(owned), len(clip.people), missed)
+        rows.append(Row(clip.name, tuple(Cell(float(v)) for v in values)))
+    columns = [Column(n, 0) for n in ("usable tracks", "nobody's or mixed", "people", "people without a track")]
+    told = f"A track is a person's who has a share of {PURE:g} of its sightings."
+    return Table("Tracks", "clip", tuple(columns), tuple(rows), (told,))
+
+
+def _search_table(answers: Sequence[_Answer]) -> Table:
+    """Identification by track: of each list, and what the case decided."""
+    rows = []
+    for kind in LISTS:
+        found = _searches(answers, kind)
+        if found is not None:
+            rows.append(Row(kind, tuple(Cell(v) for v in _search_values(found, answers if kind == "joined" else ()))))
+    columns = (
+        *(Column("tracks of enrolled people", 0), Column("of others", 0)),
+        *(Column("Rank-1", 3, "up"), Column("FNIR at FPIR 0.1", 3, "down")),
+        *(Column("FNIR as decided", 3, "down"), Column("FPIR as decided", 3, "down")),
+    )
+    told = (
+        "One search a usable track that is one person's. As decided: with the thresholds of the case's calibration; an "
+        "enrolled person counts as found when the answer is candidates and the first one is that person."
+    )
+    return Table("Identification by track", "list", columns, tuple(rows), (told,)).known()
+
+
+def _search_values(found: Searches, answers: Sequence[_Answer]) -> list[float]:
+    mated, others = int(found.mated.sum()), int((~found.mated).sum())
+    rank1 = open_set.rank_rate(found, 1) if mated else math.nan
+    fnir = open_set.fnir_at(found, 0.1) if mated and others and open_set.resolves(found, 0.1) else math.nan
+    known = [a.named and a.lists["joined"][0][0] == a.person for a in answers if a.enrolled and a.lists["joined"]]
+    strangers = [a.named for a in answers if not a.enrolled]
+    decided = [1 - float(np.mean(known)) if known else math.nan, float(np.mean(strangers)) if strangers else math.nan]
+    return [float(mated), float(others), rank1, fnir, *decided]

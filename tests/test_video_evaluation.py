@@ -1,0 +1,95 @@
+"""Cases held against ground truth: by hand where the answer is known, and on a clip of the fixtures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fasr_video import cli
+from fasr_video.configs import settings as configs
+from fasr_video.errors import InputError
+from fasr_video.evaluation import detection, video
+from fasr_video.evaluation.video import Truth, _Answer
+from fasr_video.pipeline.run import run
+from tests.conftest import PORTRAITS
+
+SETTINGS = ("sampling.fps=3", "track.min_sightings=2", "restore.method=bicubic")
+
+
+@pytest.fixture(scope="module")
+def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("video") / "case"
+    run([entrance], out, configs.load("cpu", SETTINGS), gallery=PORTRAITS / "mugshots")
+    return out
+
+
+def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> None:
+    """One person in view; the mugshot is the photograph that the clip was made from."""
+    found = video.evaluate([case], PORTRAITS / "ground_truth.json", tmp_path / "out")
+    values = {t.title: {c.title: t.rows[-1].cells[k].value for k, c in enumerate(t.columns)} for t in found.tables}
+    assert values["Detection"]["faces"] > 5 and values["Detection"]["recall"] > 0.7
+    assert values["Tracking"]["IDF1"] > 80 and values["Tracking"]["switches"] == 0
+    assert values["Tracks"] == {"usable tracks": 1, "nobody's or mixed": 0, "people": 1, "people without a track": 0}
+    searched = {r.name: r.cells[2].value for r in found.tables[-1].rows}
+    assert searched["pooled"] == 1 and set(searched) == {"best", "pooled", "sr", "joined"}
+    assert not found.left_out and "HOTA" in found.report.read_text()
+    assert len(list((tmp_path / "out" / "tables").glob("*.tex"))) == 4
+
+
+def test_clips_without_truth_are_listed(case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "truth.json").write_text(json.dumps({"other.mp4": {"fps": 25, "people": [], "frames": {}}}))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        arguments = ["eval", "video", str(case), "--truth", str(tmp_path / "truth.json"), "--out", str(tmp_path / "o")]
+        patch.setattr(sys, "argv", ["fasr-video", *arguments])
+        cli.main()
+    assert ended.value.code == 2 and "none of the cases' files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": {}}', '{"a": {"fps": 0, "people": [], "frames": {"x": {}}}}'])
+def test_a_file_that_is_no_ground_truth_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "truth.json").write_text(text)
+    with pytest.raises(InputError, match="no ground truth"):
+        video.read_truth(tmp_path / "truth.json")
+
+
+def test_frames_without_faces_count_too() -> None:
+    """At 3 looks a second of 25 fps: the first frame of each third of a second."""
+    truth = Truth(Fraction(25), ("a",), {k: {} for k in range(50)})
+    looked_at = list(video._looked_at(truth, configs.load("cpu", ("sampling.fps=3",))))
+    assert looked_at == [0, 9, 17, 25, 34, 42]
+    assert list(video._looked_at(truth, configs.load("cpu", ("sampling.every=20",)))) == [0, 20, 40]
+
+
+def test_somebody_who_is_not_on_the_list_stands_behind_it() -> None:
+    lists = {"pooled": [("a", 0.9), ("b", 0.4)]}
+    answers = [
+        _Answer("a", True, lists, 5, True),
+        _Answer("c", True, lists, 5, True),
+        _Answer("x", False, lists, 5, False),
+    ]
+    found = video._searches(answers, "pooled")
+    assert found is not None and found.rank.tolist() == [1, 5, 0]
+    assert found.right[0] == 0.9 and found.right[1] < 0.4 and np.isnan(found.right[2])
+    assert found.wrong.tolist() == [0.4, 0.9, 0.9]
+    assert video._searches(answers, "sr") is None
+
+
+def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:
+    """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) / 2."""
+    faces = np.array([[0, 0, 10, 10], [50, 50, 60, 70]], np.float32)
+    boxes = np.array([[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32)
+    rows = detection.assign(boxes[:3], np.array([0.9, 0.8, 0.7], np.float32), faces)
+    found = detection.judged(rows, detection.heights(faces))
+    assert detection.average_precision(found) == pytest.approx((1 + 2 / 3) / 2)
+    assert detection.recall(found) == 1 and detection.recall(found, 0.8) == 0.5
+    assert detection.threshold(found, 0.9) == pytest.approx(0.9)
+    doubled = detection.assign(boxes[[0, 3]], np.array([0.9, 0.8], np.float32), faces)
+    assert [true for _, true, _ in doubled] == [True, False]
+    assert found.within(15, 100).faces.tolist() == [20]
+    ignored = detection.assign(boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), faces, smallest=15)
+    assert [true for _, true, _ in ignored] == [True]
