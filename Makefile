@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE = 1
 
 help:
 	@echo "make setup   create .venv and install everything that works on a CPU"
-	@echo "make demo    run the whole chain on a sample clip, into cases/demo"
+	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   run every benchmark, into docs/results"
@@ -65,7 +65,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: ready"
 
 demo: $(READY)
-	$(BIN)/fasr-video run sample_videos/corridor.mp4 --gallery sample_videos/mugshots --out cases/demo
+	$(BIN)/fasr-video run sample_videos/*.mp4 --gallery sample_videos/mugshots --out cases/demo
 	$(BIN)/fasr-video show cases/demo
 
 # Two workers with one thread each: more threads than cores make every test slower.

@@ -1,4 +1,4 @@
-"""Draw the README's picture from a case: `python docs/make_picture.py [CASE] [OUT]` (after `make demo`)."""
+"""Draw the README's picture, a case's first clip: `python docs/make_picture.py [CASE] [OUT]` (after `make demo`)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ COLUMNS = 8
 def draw(folder: Path, out: Path) -> None:
     with Case.open(folder) as case:
         found = tracks(case)
+    found = [t for t in found if t["source"] == found[0]["source"]]
     end = max(t["end_seconds"] for t in found)
     figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(found)), facecolor="white")
     grid = figure.add_gridspec(2 * len(found), COLUMNS, height_ratios=[0.3, 2] * len(found), hspace=0.35, wspace=0.08)

@@ -1,93 +1,116 @@
-"""Makes the sample clips, their ground truth and the mugshots.  Run: .venv/bin/python sample_videos/make.py
+"""Makes clips, ground truth and mugshots of people who do not exist.  Run: .venv/bin/python sample_videos/make.py
 
-Two people are cut out of public-domain photographs.
+The faces in `people/` belong to nobody: `people.py` draws them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
-from matplotlib.cbook import get_sample_data
 from PIL import Image
-from scene import HERE, Bytes, Camera, Clip, Head, Person, Point, Walk, between, face_box, write_all
-from skimage import data
+from scene import Bytes, Camera, Clip, CutOut, Head, Person, Walk, between, body, write_all
+
+HERE = Path(__file__).parent
+
+ADA = Person("ada", (164, 84, 52), (58, 60, 70), (24, 22, 26))
+BRUNO = Person("bruno", (30, 31, 40), (26, 27, 34), (196, 196, 200))
+CARLO = Person("carlo", (64, 96, 72), (40, 42, 52), (190, 178, 160))
+DARIA = Person("daria", (120, 118, 112), (62, 52, 44), (40, 60, 92))
+EMIL = Person("emil", (52, 72, 108), (74, 70, 62), (210, 208, 204))
+FIONA = Person("fiona", (150, 132, 60), (44, 46, 54), (60, 34, 40))
+GWEN = Person("gwen", (110, 60, 88), (40, 40, 44), (220, 214, 206))
+HANNA = Person("hanna", (70, 62, 52), (36, 40, 48), (150, 40, 40))
+PEOPLE = (ADA, BRUNO, CARLO, DARIA, EMIL, FIONA, GWEN, HANNA)
+ENROLLED = (ADA, BRUNO, CARLO, DARIA, GWEN, HANNA)
+"""Emil and Fiona walk, but are in no gallery; Gwen and Hanna are in the gallery, but walk nowhere."""
+
+CANVAS, CORNER = (208, 176), (24, 36)  # rows, columns; where the face's own picture begins: x, y
+LANDMARKS = ((0.335, 0.483), (0.650, 0.478), (0.495, 0.650), (0.375, 0.815), (0.625, 0.815))
 
 
-@dataclass(frozen=True)
-class Portrait:
-    """A photograph with what was set on it by hand, in its pixels."""
+def head(person: Person, which: str) -> Head:
+    """Around the picture `gallery`, `walk-1` or `walk-2` of a person, 128×128 in the canonical frame.
 
-    person: Person
-    photo: Bytes  # H×W×3, RGB
-    landmarks: tuple[Point, Point, Point, Point, Point]  # eyes, nose tip, mouth corners; left in the picture first
-    outline: tuple[Point, ...]  # hair or cap, jaw, neck, collar
-    mugshot: tuple[int, int, int, int]
+    It ends at the brow and the chin: what it lacks is drawn in its own colours.
+    """
+    with Image.open(HERE / "people" / f"{person.name}-{which}.png") as opened:
+        face: Bytes = np.asarray(opened.convert("RGB"))
+    left, top = CORNER
+    middle = (left + 63, top + 64)
+    skin = np.median(face[70:92, 36:92].reshape(-1, 3), axis=0)
+    brow = np.median(face[0:10, 36:92].reshape(-1, 3), axis=0)
+    hair = np.minimum(brow, 0.55 * skin)  # a bright background is no hair
 
-    def head(self) -> Head:
-        matte = np.zeros(self.photo.shape[:2], np.uint8)
-        cv2.fillPoly(matte, [np.round(np.array(self.outline) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        landmarks = np.array(self.landmarks, np.float32)
-        height = 2 * face_box(landmarks)[2]
-        # Blur and keep the inner half, so that nothing of the photograph's own background comes along.
-        soft = cv2.GaussianBlur(matte, (0, 0), 0.018 * height).astype(np.float32) / 255
-        return Head(self.photo, np.clip((soft - 0.35) / 0.6, 0, 1)[..., None], landmarks)
+    def ellipse(centre: tuple[int, int], axes: tuple[int, int]) -> Bytes:
+        shape = np.zeros(CANVAS, np.uint8)
+        cv2.ellipse(shape, centre, axes, 0, 0, 360, 255, -1, cv2.LINE_AA)
+        return shape
 
+    hairdo = ellipse((middle[0], middle[1] - 14), (54, 66))
+    oval = ellipse((middle[0], middle[1] + 2), (46, 61))
+    neck = np.zeros(CANVAS, np.uint8)
+    corners = ((-25, 30), (25, 30), (29, 110), (-29, 110))
+    cv2.fillPoly(neck, [np.array(corners, np.int32) + np.array(middle, np.int32)], 255, cv2.LINE_AA)
+    neck[middle[1] + 96 :] = 0
 
-def people() -> tuple[Portrait, Portrait]:
-    collins = Portrait(
-        person=Person("eileen_collins", (164, 84, 52), (58, 60, 70), (24, 22, 26)),
-        photo=data.astronaut(),
-        landmarks=((203, 101.5), (245, 103.5), (223, 128), (204, 141.5), (244, 141.5)),
-        outline=(
-            (179, 131), (172, 126), (163, 112), (157, 99), (155, 84), (157, 66), (163, 51), (176, 44), (190, 40),
-            (197, 28), (211, 20), (235, 17), (260, 21), (279, 34), (291, 50), (298, 70), (299, 88), (295, 105),
-            (288, 120), (276, 133), (266, 136), (260, 151), (253, 169), (250, 188), (251, 204), (240, 210), (222, 211),
-            (204, 209), (192, 202), (188, 186), (185, 162), (182, 145),
-        ),
-        mugshot=(96, 0, 352, 256),
-    )  # fmt: skip
-    hopper = Portrait(
-        person=Person("grace_hopper", (30, 31, 40), (26, 27, 34), (30, 31, 40)),
-        photo=np.asarray(Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB")),
-        landmarks=((221.5, 190), (308, 186), (266, 243), (229.5, 280.5), (305, 277)),
-        outline=(
-            (196, 298), (180, 290), (168, 276), (163, 260), (166, 248), (157, 222), (155, 200), (155, 180), (153, 150),
-            (155, 114), (162, 96), (174, 84), (184, 66), (202, 48), (219, 41), (226, 30), (246, 25), (272, 25),
-            (296, 33), (306, 42), (330, 50), (346, 64), (353, 86), (363, 90), (370, 107), (371, 136), (369, 172),
-            (375, 188), (374, 204), (365, 240), (357, 268), (349, 292), (337, 303), (328, 316), (331, 342), (324, 376),
-            (302, 430), (284, 442), (254, 446), (218, 441), (206, 420), (200, 376), (197, 340),
-        ),
-        mugshot=(64, 10, 464, 410),
-    )  # fmt: skip
-    return collins, hopper
+    picture = np.empty((*CANVAS, 3), np.float32)
+    picture[:] = hair
+    for paint, shape, soft in ((0.72 * skin, neck, 2.0), (hair, hairdo, 1.5)):
+        alpha = cv2.GaussianBlur(shape, (0, 0), soft).astype(np.float32)[..., None] / 255
+        picture = picture * (1 - alpha) + paint * alpha
+    placed = np.zeros((*CANVAS, 3), np.float32)
+    placed[top : top + 128, left : left + 128] = face
+    alpha = cv2.GaussianBlur(oval, (0, 0), 4).astype(np.float32)[..., None] / 255
+    alpha[: top + 1] = alpha[top + 127 :] = 0
+    picture = picture * (1 - alpha) + placed * alpha
+    matte = np.maximum(np.maximum(hairdo, oval), neck)
+    landmarks = np.array(LANDMARKS, np.float32) * 128 + np.array(CORNER, np.float32)
+    soft = cv2.GaussianBlur(matte, (0, 0), 1.4).astype(np.float32)[..., None] / 255
+    return Head(np.clip(picture, 0, 255).astype(np.uint8), soft, landmarks)
 
 
-def clips() -> tuple[Clip, Clip]:
-    collins, hopper = people()
+def clips() -> tuple[Clip, ...]:
     corridor_clip = Clip(
         name="corridor",
         fps=25,
-        seconds=8.0,
+        seconds=10.0,
         camera=Camera(1280, 720, 900, 120),
         walks=(
-            # From far on the left to near on the right; passes in front of the other, who drifts to the left.
+            # Ada comes from far on the left to near on the right. Bruno drifts the other way and passes behind her;
+            # Emil overtakes both on the left; Carlo stays far, and is hidden by Bruno for a moment.
             Walk(
-                collins.person,
-                collins.head(),
-                lambda s: between(s, 1.5, 6.0, -0.85, 0.55),
-                lambda s: 7.5 - 0.705 * s,
+                ADA,
+                head(ADA, "walk-1"),
+                lambda s: between(s, 2.0, 7.5, -0.85, 0.55),
+                lambda s: 9.6 - 0.57 * s,
                 False,
                 0.0,
             ),
             Walk(
-                hopper.person,
-                hopper.head(),
-                lambda s: between(s, 1.0, 6.5, 1.05, -1.0),
-                lambda s: 6.9 - 0.42 * s,
-                True,
+                BRUNO,
+                head(BRUNO, "walk-1"),
+                lambda s: between(s, 1.0, 8.0, 1.05, -0.75),
+                lambda s: 8.8 - 0.40 * s,
+                False,
                 0.4,
+            ),
+            Walk(
+                EMIL,
+                head(EMIL, "walk-1"),
+                lambda s: between(s, 0.0, 9.0, -0.2, -1.35),
+                lambda s: 11.2 - 0.66 * s,
+                False,
+                0.7,
+            ),
+            Walk(
+                CARLO,
+                head(CARLO, "walk-1"),
+                lambda s: between(s, 3.0, 9.5, 1.35, 0.55),
+                lambda s: 11.6 - 0.50 * s,
+                False,
+                0.2,
             ),
         ),
         wall=(202, 198, 180),
@@ -101,16 +124,25 @@ def clips() -> tuple[Clip, Clip]:
     entrance = Clip(
         name="entrance",
         fps=15,
-        seconds=6.0,
+        seconds=8.0,
         camera=Camera(640, 480, 500, 84),
         walks=(
+            # Daria comes near and leaves on the right; Fiona crosses behind her.
             Walk(
-                hopper.person,
-                hopper.head(),
-                lambda s: between(s, 0.5, 3.5, 0.35, -0.1) + between(s, 4.5, 6.2, 0.0, 1.9),
-                lambda s: 5.2 - 0.86 * min(s, 4.7),
+                DARIA,
+                head(DARIA, "walk-1"),
+                lambda s: between(s, 0.5, 4.0, 0.45, -0.1) + between(s, 6.0, 8.2, 0.0, 1.7),
+                lambda s: 5.4 - 0.52 * min(s, 6.2),
                 False,
                 0.15,
+            ),
+            Walk(
+                FIONA,
+                head(FIONA, "walk-1"),
+                lambda s: between(s, 1.0, 6.0, -0.85, 0.75),
+                lambda s: 5.9 - 0.42 * s,
+                False,
+                0.6,
             ),
         ),
         wall=(178, 190, 198),
@@ -121,16 +153,59 @@ def clips() -> tuple[Clip, Clip]:
         crf=24,
         seed=2,
     )
-    return corridor_clip, entrance
+    night = Clip(
+        name="night",
+        fps=20,
+        seconds=8.0,
+        camera=Camera(960, 540, 700, 96),
+        walks=(
+            # Bruno and Fiona again, on another camera in poor light.
+            Walk(
+                BRUNO,
+                head(BRUNO, "walk-2"),
+                lambda s: between(s, 1.0, 6.0, -0.7, 0.6),
+                lambda s: 7.8 - 0.58 * s,
+                False,
+                0.3,
+            ),
+            Walk(
+                FIONA,
+                head(FIONA, "walk-2"),
+                lambda s: between(s, 2.0, 7.0, 0.8, -0.5),
+                lambda s: 8.6 - 0.55 * s,
+                False,
+                0.8,
+            ),
+        ),
+        wall=(150, 156, 172),
+        floor=(96, 98, 104),
+        light=0.7,
+        blur=0.8,
+        grain=4.5,
+        crf=26,
+        seed=3,
+    )
+    return corridor_clip, entrance, night
+
+
+def mugshot(person: Person) -> Bytes:
+    """Head and shoulders in front of a grey wall, 320×400."""
+    shape, unit = (400, 320), 168.0
+    colour, cover = body(person, shape, (160, 170), unit, 0.0)
+    size = shape[::-1]
+    alpha = cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+    picture = 178 + 14 * np.linspace(1, -1, shape[0], dtype=np.float32)[:, None, None].repeat(shape[1], 1).repeat(3, 2)
+    picture = picture * (1 - alpha) + cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * alpha
+    portrait, _ = CutOut(head(person, "gallery")).place(shape, (160, 170), unit, 0.0, False)
+    picture = picture * (1 - portrait[..., 3:] / 255) + portrait[..., :3]
+    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
 
 
 def main() -> None:
     (HERE / "mugshots").mkdir(exist_ok=True)
-    for portrait in people():
-        x1, y1, x2, y2 = portrait.mugshot
-        file = HERE / "mugshots" / f"{portrait.person.name}.jpg"
-        Image.fromarray(portrait.photo[y1:y2, x1:x2]).save(file, quality=92)
-    write_all(clips(), HERE / "ground_truth.json")
+    for person in ENROLLED:
+        Image.fromarray(mugshot(person)).save(HERE / "mugshots" / f"{person.name}.jpg", quality=92)
+    write_all(clips(), HERE)
 
 
 if __name__ == "__main__":

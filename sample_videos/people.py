@@ -1,22 +1,25 @@
-"""Draws people who do not exist, with the networks in the box.  Run: .venv/bin/python sample_videos/people.py
+"""Draws people who do not exist.  Run: .venv/bin/python sample_videos/people.py FACES.tar
 
-1. A person begins as a random feature. The super-resolution network draws a face from it with no LR face beside it, and
-   the embedder says what that face is like: that is the person's feature from then on.
-2. The face is brought down to 16 px, and drawn again from there and the feature: sharper, and still nobody.
+1. A person begins as 16×16 pixels: a draw from the Gaussian whose mean and first principal components are those of
+   FACES at that size. Nobody's picture goes into it; what thousands have in common does.
+2. The embedder says what that face is like, and the super-resolution network in the box draws a face of 128 px from
+   both. Its feature is the person's from then on.
 3. What walks is another draw: from the same feature and the face brought down further, mirrored, moved, turned, and in
    another light.
 
-Out of many, those are kept that a detector finds and that are least like each other; no choice looks at the clips. The
-network in the box draws no faces in step 1 yet: it saw too few without an LR face (`train sr --no-lr` shows it more).
+Out of many, those are kept that a detector finds and that are least like each other; no choice looks at the clips.
+FACES is asked who comes nearest to the people that are kept.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import torch
+from make import HERE, PEOPLE
 from PIL import Image
-from scene import HERE
-from synthetic import PEOPLE
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,10 +30,15 @@ from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.methods import as_image
+from fasr_video.training.faces import Faces, read_faces, views
 
 CANDIDATES = 48
 SEED = 2026
 HOW = sampling.parse("dpmpp-15")
+SAMPLES = 4
+"""A face is the mean of so many: smoother than one of them, and nearer to what the feature says."""
+COMPONENTS, STRENGTH = 60, 0.9
+"""Of the Gaussian: how many, and what share of their spread."""
 LOW, WALKING_LOW = 16, 14
 MOVES = (  # of what walks: mirrored, turn in degrees, shift in pixels, size, gain
     (False, 3.0, (2.0, -1.5), 1.03, 0.92),
@@ -43,15 +51,15 @@ class Artist:
         self.denoiser: Denoiser = checkpoints.load(boxed("sr.safetensors"))
         self.embedder = BuiltinEmbedder()
 
-    def draw(self, low: Tensor | None, features: Tensor, first_seed: int) -> Tensor:
-        """N faces of 128 px from LR faces brought up to size, or from nothing but their features."""
-        lr = torch.zeros(len(features), 3, 128, 128) if low is None else low
-        noise = samplers.generators(range(first_seed, first_seed + len(features)))
+    def draw(self, low: Tensor, features: Tensor, first_seed: int) -> Tensor:
+        """N faces of 128 px from LR faces brought up to size and their features."""
+        rows = torch.arange(len(low)).repeat_interleave(SAMPLES)
+        noise = samplers.generators([first_seed + i for i in range(len(rows))])
         parts = [
-            sampling.draw(self.denoiser, Condition(lr[i : i + 16], features[i : i + 16]), HOW, noise[i : i + 16])
-            for i in range(0, len(features), 16)
+            sampling.draw(self.denoiser, Condition(low[some], features[some]), HOW, noise[i : i + 16])
+            for i, some in ((i, rows[i : i + 16]) for i in range(0, len(rows), 16))
         ]
-        return torch.cat(parts)
+        return torch.cat(parts).unflatten(0, (len(low), SAMPLES)).mean(1)
 
     def feature(self, faces: Tensor) -> Tensor:
         return self.embedder.embed(faces)[0]
@@ -59,6 +67,24 @@ class Artist:
 
 def low(faces: Tensor, side: int) -> Tensor:
     return enlarge(shrink(faces, side), 128)
+
+
+def low_faces(faces: Faces, count: int) -> Tensor:
+    """Draws from the Gaussian of `faces` at LOW pixels, brought up to 128."""
+    none = torch.Generator()
+    small = torch.cat([shrink(views(part, 128, False, none), LOW) for part in faces.pictures.split(256)]).flatten(1)
+    mean = small.mean(0)
+    _, strengths, ways = torch.linalg.svd(small - mean, full_matrices=False)
+    spread = STRENGTH * strengths[:COMPONENTS] / len(small) ** 0.5
+    drawn = mean + torch.randn(count, COMPONENTS) * spread @ ways[:COMPONENTS]
+    return enlarge(drawn.unflatten(1, (3, LOW, LOW)).clamp(0, 1), 128)
+
+
+def nearest(artist: Artist, faces: Faces, features: Tensor) -> float:
+    """Highest cosine of any of `faces` with any of the features."""
+    none = torch.Generator()
+    known = torch.cat([artist.feature(views(part, 128, False, none)) for part in faces.pictures.split(256)])
+    return float((known @ features.T).max())
 
 
 def moved(faces: Tensor, mirrored: bool, turn: float, shift: tuple[float, float], size: float, gain: float) -> Tensor:
@@ -90,18 +116,18 @@ def is_found(detector: BuiltinDetector, face: Tensor) -> bool:
 
 def main() -> None:
     torch.manual_seed(SEED)
+    faces, _ = read_faces([Path(sys.argv[1])])
     artist, detector = Artist(), BuiltinDetector(boxed("detector.safetensors"), 0.5, "cpu")
-    random = F.normalize(torch.randn(CANDIDATES, artist.denoiser.feature_length), dim=1)
-    begun = artist.draw(None, random, SEED)
-    features = artist.feature(low(begun, LOW))
-    gallery = artist.draw(low(begun, LOW), features, SEED + 1000)
+    begun = low_faces(faces, CANDIDATES)
+    gallery = artist.draw(begun, artist.feature(begun), SEED)
     features = artist.feature(gallery)
     able = [i for i in range(CANDIDATES) if is_found(detector, gallery[i])]
     print(f"{len(able)} of {CANDIDATES} candidates are seen as faces")
     kept = [able[i] for i in least_alike(features[able], len(PEOPLE))]
     gallery, features = gallery[kept], features[kept]
+    print(f"nearest of {len(faces)} faces: cosine {nearest(artist, faces, features):.2f}")
     walking = [
-        artist.draw(low(moved(gallery, *move), WALKING_LOW), features, SEED + 2000 + 100 * k)
+        artist.draw(low(moved(gallery, *move), WALKING_LOW), features, SEED + 10_000 * (k + 1))
         for k, move in enumerate(MOVES)
     ]
     (HERE / "people").mkdir(exist_ok=True)

@@ -20,7 +20,6 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 
-HERE = Path(__file__).parent
 Array = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 Point = tuple[float, float]
@@ -311,14 +310,14 @@ def between(seconds: float, start: float, end: float, a: float, b: float) -> flo
     return a + (b - a) * t * t * (3 - 2 * t)
 
 
-def render(clip: Clip) -> dict[str, object]:
-    """Writes the clip; returns its ground truth."""
+def render(clip: Clip, file: Path) -> dict[str, object]:
+    """Writes the clip into the file; returns its ground truth."""
     rng = np.random.default_rng(clip.seed)
     camera = clip.camera
     scene = corridor(camera, clip.seed, clip.wall, clip.floor)
     cuts = {walk.person.name: CutOut(walk.head) for walk in clip.walks}
     truth: dict[str, dict[str, object]] = {}
-    with av.open(str(HERE / f"{clip.name}.mp4"), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as out:
+    with av.open(str(file), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as out:
         stream = out.add_stream("libx264", rate=clip.fps, options={"crf": str(clip.crf), "preset": "medium"})
         stream.width, stream.height, stream.pix_fmt = camera.width, camera.height, "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
@@ -359,12 +358,12 @@ def render(clip: Clip) -> dict[str, object]:
     }
 
 
-def write_all(clips: Sequence[Clip], ground_truth: Path) -> None:
-    """Every clip, and where its faces are."""
-    truth = {f"{clip.name}.mp4": render(clip) for clip in clips}
+def write_all(clips: Sequence[Clip], folder: Path) -> None:
+    """Every clip, and in ground_truth.json where its faces are."""
+    truth = {f"{clip.name}.mp4": render(clip, folder / f"{clip.name}.mp4") for clip in clips}
     text = json.dumps(truth, indent=1)
     text = re.sub(r"\n {4,}|\n {3}(?=\})", " ", text)  # one line for each frame
-    ground_truth.write_text(text + "\n")
-    for file in sorted(HERE.rglob("*")):
+    (folder / "ground_truth.json").write_text(text + "\n")
+    for file in sorted(folder.rglob("*")):
         if file.suffix in {".mp4", ".jpg", ".json"}:
-            print(f"{file.relative_to(HERE)}  {file.stat().st_size / 1024:.0f} KiB")
+            print(f"{file.relative_to(folder)}  {file.stat().st_size / 1024:.0f} KiB")

@@ -74,9 +74,7 @@ def test_an_entry_says_what_somebody_has_to_know(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".safetensors")])
 def test_a_header_names_the_contract_of_the_manifest(name: str) -> None:
-    named = contract_of(box.boxed(name))
-    assert named in (None, f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}")
-    assert named is not None or name == EMBEDDER, "the embedder alone was written before there were headers"
+    assert contract_of(box.boxed(name)) == f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}"
 
 
 def test_contracts_are_those_of_the_code() -> None:
