@@ -527,7 +527,7 @@ def test_attributes_and_references_reach_their_methods(
 ) -> None:
     """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no landmarks."""
     torch.manual_seed(0)
-    size = Size(block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+    size = Size(side=128, block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
     save_idfsr(IdentityDenoiser(IdfsrNet(size)), tmp_path / "idfsr.safetensors")
     names = [f"p{i}/{k}.png" for i in range(PEOPLE) for k in range(EACH)]
     chosen = ("--people", 2, "--out", tmp_path / "run", "--labels", tmp_path / "labels.csv", "--labelled")
