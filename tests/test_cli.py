@@ -153,7 +153,7 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
     _, exported, _ = called(capsys, "export", case, "--format", "json")
     assert json.loads(shown) == json.loads(exported)
     document = json.loads(shown)
-    assert document["schema"] == "fasr-video/case/2"
+    assert document["schema"] == "fasr-video/case/3"
     _, text, _ = called(capsys, "export", case, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [r["name"] for r in rows] == [t["name"] for t in document["tracks"]]

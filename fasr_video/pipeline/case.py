@@ -38,7 +38,7 @@ from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
 from fasr_video.types import Image
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 
@@ -47,7 +47,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE source (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL UNIQUE, info TEXT NOT NULL, detector TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('running', 'done')),
-    losses TEXT NOT NULL, tracker TEXT, last_index INTEGER, last_pts INTEGER,
+    camera TEXT, clock TEXT, losses TEXT NOT NULL, tracker TEXT, last_index INTEGER, last_pts INTEGER,
     frames INTEGER NOT NULL DEFAULT 0, skipped_damaged INTEGER NOT NULL DEFAULT 0, seconds REAL NOT NULL DEFAULT 0);
 CREATE TABLE segment (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL REFERENCES source, first_index INTEGER NOT NULL,
@@ -85,6 +85,10 @@ CREATE TABLE candidate (
     track INTEGER NOT NULL REFERENCES track, list TEXT NOT NULL CHECK (list IN ('best', 'pooled', 'sr', 'joined')),
     rank INTEGER NOT NULL, subject TEXT NOT NULL, cosine REAL, ratio REAL, score REAL, cosines TEXT, support TEXT,
     passes INTEGER, at_bound INTEGER, PRIMARY KEY (track, list, rank)) WITHOUT ROWID;
+CREATE TABLE decision (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, track INTEGER NOT NULL REFERENCES track, subject TEXT,
+    verdict TEXT NOT NULL CHECK (verdict IN ('accepted', 'rejected', 'insufficient')), reason TEXT NOT NULL,
+    by TEXT NOT NULL, at TEXT NOT NULL, undone_by TEXT, undone_at TEXT);
 CREATE TABLE gallery_photo (
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, subject TEXT NOT NULL, sha256 TEXT, problem TEXT);
 CREATE TABLE log (

@@ -12,7 +12,7 @@ from typing import Any
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.links import clusters
 
-SCHEMA = "fasr-video/case/2"
+SCHEMA = "fasr-video/case/3"
 MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
 TRACK_COLUMNS = (
     *("id", "name", "source", "source_sha256", "time_source", "start_seconds", "end_seconds"),
@@ -97,6 +97,7 @@ def tracks(case: Case) -> list[dict[str, Any]]:
                 "auxiliaries": [_picture(case, f) for f in _auxiliaries(case, row["id"])],
                 "restoration": _restoration(case, row["id"]),
                 "answer": _answer(case, row["id"]),
+                "decisions": _decisions(case, row["id"]),
             }
         )
     return found
@@ -162,6 +163,8 @@ def _source(case: Case, source: int) -> dict[str, Any]:
         "state": row["state"],
         "info": json.loads(row["info"]),
         "detector": json.loads(row["detector"]),
+        "camera": row["camera"],
+        "clock": None if row["clock"] is None else json.loads(row["clock"]),
         "losses": json.loads(row["losses"]),
         "frames_looked_at": row["frames"],
         "frames_skipped_as_damaged": row["skipped_damaged"],
@@ -233,6 +236,11 @@ def _answer(case: Case, track: int) -> dict[str, Any] | None:
     joined = lists.pop("joined", [])
     facts = {"verdict": row["verdict"], "threshold": row["threshold"], "extrapolated": bool(row["extrapolated"])}
     return {**facts, "remark": row["remark"], "joined": joined, "lists": lists}
+
+
+def _decisions(case: Case, track: int) -> list[dict[str, Any]]:
+    """What reviewers said of a track, those that were undone among them, in the order they said it."""
+    return [dict(r) for r in case.db.execute("SELECT * FROM decision WHERE track = ? ORDER BY id", (track,)).fetchall()]
 
 
 def _relative(case: Case, picture: str) -> str:
