@@ -1,6 +1,6 @@
 """The models in the box beside their peers, on people whom none of them was trained on.
 
-python benchmarks/models.py --judge FILE [--people 907] [--restored 907] [--sheets DIR]
+python benchmarks/models.py [--people 907] [--restored 907] [--sheets DIR]
 
 The papers' protocol: each person's first photograph is the gallery, the second is the probe; where faces are merged,
 all but the first are. `--sheets` writes pictures of the restorations, for eyes only: they show CelebA's people, so they
@@ -71,7 +71,7 @@ class People:
         return self.kept[side]
 
 
-def load_people(count: int, judge: Path) -> People:
+def load_people(count: int) -> People:
     faces, _ = read_faces([DATA / "val-00.tar"])
     groups = [g for g in faces.people.values() if len(g) >= 3][:count]
     rows = [r for g in groups for r in g]
@@ -80,7 +80,9 @@ def load_people(count: int, judge: Path) -> People:
     own = [[place[r] for r in g] for g in groups]
     pictures = views(kept.pictures, 128, False, torch.Generator())
     gallery, probe, others = [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own]
-    return People(kept, gallery, probe, others, pictures, BuiltinEmbedder(), BuiltinEmbedder(judge))
+    return People(
+        kept, gallery, probe, others, pictures, BuiltinEmbedder(), BuiltinEmbedder(boxed("judge.safetensors"))
+    )
 
 
 # ------------------------------------------------------------------------------------------------ embedder and combiner
@@ -343,13 +345,12 @@ def attributes_table(people: People, command: str) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--judge", type=Path, required=True, help="weights of `fasr-video train embedder --full-size`")
     parser.add_argument("--people", type=int, default=907)
     parser.add_argument("--restored", type=int, default=907)
     parser.add_argument("--sheets", type=Path)
     args = parser.parse_args()
     command = f"`python benchmarks/models.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
-    people = load_people(args.people, args.judge)
+    people = load_people(args.people)
     first = embedder_table(people, command)
     second = combiner_table(people, command)
     restored = restore(people, args.restored)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -29,6 +29,9 @@ from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
 from fasr_video.training.commands import train_group
+
+if TYPE_CHECKING:
+    from fasr_video.pipeline.run import StageName
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WEIGHTS = click.Path(path_type=Path, dir_okay=False)
@@ -70,7 +73,7 @@ def cli() -> None:
 
 
 @cli.command("run")
-@click.argument("footage", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("footage", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--gallery",
     type=click.Path(path_type=Path),
@@ -79,7 +82,9 @@ def cli() -> None:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="The case folder. [default: cases/NAME-HASH of the first file]"
 )
-@click.option("--preset", default="cpu", show_default=True, help="Settings to start from: cpu, gpu or a YAML file.")
+@click.option(
+    "--preset", help="Settings to start from: cpu, gpu or a YAML file. [default: cpu; with --stage, the case's]"
+)
 @click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, as detect.backend=haar."
 )
@@ -87,17 +92,23 @@ def cli() -> None:
 @click.option("--fps", type=float, help="Look at no more than this many frames a second.")
 @click.option("--start", metavar="TIME", help="Begin there: seconds or HH:MM:SS after the first frame.")
 @click.option("--end", metavar="TIME", help="Stop there.")
+@click.option(
+    "--stage",
+    type=click.Choice(["restore", "search", "link"]),
+    help="Do this again in the finished case --out, and what depends on it; no footage is read.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
     gallery: Path | None,
     out: Path | None,
-    preset: str,
+    preset: str | None,
     overrides: tuple[str, ...],
     every: int | None,
     fps: float | None,
     start: str | None,
     end: str | None,
+    stage: StageName | None,
     as_json: bool,
 ) -> int:
     """Find the people in FOOTAGE: files, or folders of pictures.
@@ -106,15 +117,23 @@ def run_command(
     read; the case counts them.
     """
     from fasr_video import screen
-    from fasr_video.pipeline.run import run
+    from fasr_video.pipeline.run import redo, run
 
+    if stage is None and not footage:
+        raise click.UsageError("Missing argument 'FOOTAGE...'.")
+    if stage is not None and (footage or out is None):
+        raise UsageError(f"--stage {stage}", "it works on a finished case", "give --out CASE and no footage")
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
-    chosen = configs.load(preset, overrides)
+    own = "cpu" if stage is None or out is None else str(out / "settings.yaml")
+    chosen = configs.load(preset or own, overrides)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with _progress(as_json) as listen:
-        folder, worked = run(footage, out, chosen, gallery, listen)
+        if stage is None or out is None:
+            folder, worked = run(footage, out, chosen, gallery, listen)
+        else:
+            folder, worked = out, redo(out, stage, chosen, gallery, listen)
     return screen.summary(folder, worked, time.monotonic() - began, as_json)
 
 

@@ -28,7 +28,7 @@ from fasr_video.pipeline import export, probes
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import clusters, decide
 from fasr_video.pipeline.probes import features, open_prober
-from fasr_video.pipeline.run import Stage, run
+from fasr_video.pipeline.run import Stage, redo, run
 from fasr_video.pipeline.search import read_calibration
 from fasr_video.pipeline.verify import verify
 from fasr_video.sr.restoration import BANNER, NOTE
@@ -407,3 +407,98 @@ def test_probes_are_unit_vectors_one_a_kind(searched: Path) -> None:
             found = features(case, track)
             assert list(found) == list(Kind)
             assert all(np.linalg.norm(f) == pytest.approx(1, abs=1e-5) for f in found.values())
+
+
+# --- one stage again, without the footage ---------------------------------------------------------------------------
+
+
+def again(folder: Path, *overrides: str) -> configs.Settings:
+    """The case's own settings, some of them changed."""
+    return configs.load(str(folder / "settings.yaml"), overrides)
+
+
+def test_a_stage_is_redone_with_other_settings_and_no_footage(copy: Path) -> None:
+    before = document(copy)
+    for source in before["sources"]:
+        assert Path(source["path"]).is_file()  # that it is not read is seen by its path, which goes now
+    with sqlite3.connect(copy / DATABASE) as db:
+        db.execute("UPDATE source SET path = '/nowhere/gone.mp4'")
+    assert redo(copy, "restore", again(copy, "restore.samples=3"))
+    after = document(copy)
+    drawn = [t["restoration"] for t in after["tracks"] if t["restoration"]]
+    assert drawn and all(len(r["samples"]) == 3 for r in drawn)
+    assert after["searched"]["models"]["restorer"]["samples"] == 3  # and the people it was asked about were asked again
+    assert after["settings"]["restore"]["samples"] == 3
+    assert again(copy).restore.samples == 3
+    told = [json.loads(x["details"]) for x in after["log"] if x["event"] == "stage redone"]
+    assert told == [{"stage": "restore", "changed": ["restore.samples"], "settings": after["settings"]}]
+    assert [t["shown"] for t in after["tracks"]] == [t["shown"] for t in before["tracks"]]
+
+
+def test_a_redone_case_is_intact_and_the_same_stage_again_does_nothing(copy: Path) -> None:
+    assert redo(copy, "search", again(copy, "search.candidates=1"))
+    assert all(len(t["answer"]["joined"]) == 1 for t in document(copy)["tracks"] if t["answer"])
+    assert not redo(copy, "search", again(copy))
+    assert not redo(copy, "restore", again(copy))
+    with Case.open(copy, read_only=True) as case:
+        assert not any(check.problems for check in verify(case))
+
+
+def test_another_seed_draws_anew(copy: Path) -> None:
+    before = [t["restoration"]["picture"] for t in document(copy)["tracks"] if t["restoration"]]
+    assert redo(copy, "restore", again(copy, "restore.seed=5"))
+    after = [t["restoration"]["picture"] for t in document(copy)["tracks"] if t["restoration"]]
+    assert not set(before) & set(after)
+    assert all((copy / picture).is_file() for picture in after)
+    assert not any((copy / picture).is_file() for picture in before)
+
+
+def test_links_are_proposed_anew(copy: Path) -> None:
+    assert redo(copy, "link", again(copy, "link.min_similarity=0"))
+    assert len(document(copy)["links"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "says"),
+    [
+        ("search", "restore.samples=3", "stage search does not depend on restore.samples"),
+        ("restore", "detect.min_score=0.9", "stage restore does not depend on detect.min_score"),
+        ("link", "search.fpir=0.1", "stage link does not depend on search.fpir"),
+    ],
+)
+def test_a_stage_takes_its_own_settings_alone(copy: Path, stage: Any, override: str, says: str) -> None:
+    before = document(copy)
+    with pytest.raises(CaseError, match=says):
+        redo(copy, stage, again(copy, override))
+    assert document(copy) == before
+
+
+def test_a_stage_of_unfinished_footage_is_refused(copy: Path) -> None:
+    with sqlite3.connect(copy / DATABASE) as db:
+        db.execute("UPDATE source SET state = 'running'")
+    with pytest.raises(CaseError, match="its footage is not done"):
+        redo(copy, "restore", again(copy))
+
+
+def test_a_case_that_was_never_searched_needs_a_gallery(corridor: Path, tmp_path: Path) -> None:
+    out = tmp_path / "case"
+    run([corridor], out, configs.load("cpu", (*QUICK, "restore.method=none")))
+    with pytest.raises(UsageError, match="never searched"):
+        redo(out, "search", again(out))
+    assert redo(out, "search", again(out), MUGSHOTS)
+    assert all(t["answer"] for t in document(out)["tracks"] if t["verdict"] == "usable")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--stage", "search"], "give --out CASE and no footage"),
+        (["--stage", "search", "x.mp4", "--out", "case"], "give --out CASE and no footage"),
+        (["--stage", "search", "--out", "no/case"], "no/case"),
+        ([], "FOOTAGE"),
+    ],
+)
+def test_what_a_stage_needs_is_said(arguments: list[str], says: str, tmp_path: Path) -> None:
+    call = [sys.executable, "-c", "from fasr_video.cli import main; main()", "run", *arguments]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ import torch
 from PIL import Image as Pictures
 
 from fasr_video import cli
+from fasr_video.box import boxed
 from fasr_video.checkpoint import save_own
 from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.evaluation import degradations, plots, protocols, systems
@@ -367,7 +368,9 @@ def test_a_comparison_from_the_command_line(
     out = tmp_path / "run"
     common = (faces, "--out", out, "--people", 5, "--leave-out", 0.4, "--method", "hr", "--method", "bicubic")
     tiny = ("--method", "pooled", "--method", "fasr", "--merge", "mean", "--model", network, "--sampler", "dpmpp-2")
-    code, _, err = called(capsys, "celeba", *common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
+    circular = ("--scorer", boxed("embedder.safetensors"))
+    ask = (*common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
+    code, _, err = called(capsys, "celeba", *ask, *circular)
     assert code == 3, err  # a photograph was left out
     assert "skipped: alone: 1 photographs, 3 needed" in err and "left out: p0/broken.png" in err
     assert "5 searches for 5 people, 2 of them not enrolled, gallery of 3" in err

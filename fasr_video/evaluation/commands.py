@@ -64,7 +64,7 @@ COMMON_OPTIONS = (
     click.option("--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."),
     embedder_options,
     click.option(
-        "--scorer", "scorers", multiple=True, type=THERE, help="Recognisers that score. [default: the conditioning one]"
+        "--scorer", "scorers", multiple=True, type=THERE, help="Recognisers that score. [default: the judge in the box]"
     ),
     click.option("--baseline", help="What gains are over: a system or method. [default: the first one]"),
     click.option("--lpips", nargs=2, type=FILE, help="Weights of LPIPS: backbone and linear."),
@@ -185,6 +185,7 @@ def _read(sources: tuple[Path, ...], options: dict[str, Any], small: bool = Fals
 def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any]) -> int:
     from dataclasses import replace
 
+    from fasr_video.box import boxed
     from fasr_video.checkpoint import find_device
     from fasr_video.evaluation.compare import Plan, compare, write_inputs
     from fasr_video.evaluation.store import Store
@@ -203,7 +204,7 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
         return code
     device, chosen = find_device(options["device"]), options["embedder"]
     embedder = chosen.open(options["device"])
-    scorers = [_open_scorer(path, options["device"]) for path in options["scorers"]] or [embedder]
+    scorers = [_open_scorer(path, options["device"]) for path in options["scorers"] or [boxed("judge.safetensors")]]
     plan = Plan(axes.systems(), scorers, _judges(options), options["by"], options["baseline"], options["batch"], notes)
     with environment(options["out"]), Store(options["out"]) as store:
         tools = Tools(store, embedder, device, options["precision"], options["idfsr"], options["labelled"])

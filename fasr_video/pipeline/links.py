@@ -18,15 +18,15 @@ LOOKS = "appearance (form and colours; not face recognition)"
 FACES = "face recognition (cosine of pooled features)"
 
 
-def propose_all(case: Case, settings: LinkSettings) -> None:
-    """Propose anew for all finished tracks, unless that is done; what a person decided stays.
+def propose_all(case: Case, settings: LinkSettings) -> bool:
+    """Propose anew for all finished tracks; what a person decided stays. Returns False where that is done already.
 
     Tracks with a usable face are compared by face, over all sources and times; the others by their looks, with what
     they follow or what follows them in one source.
     """
-    state = _state(case)
+    state = _state(case, settings)
     if case.meta("linked_tracks") == state:
-        return
+        return False
     tracks = case.db.execute("SELECT * FROM track WHERE state = 'done'").fetchall()
     probed = {row["id"]: face for row in tracks if (face := features(case, row["id"]).get(Kind.POOLED)) is not None}
     faces = [_tracklet(case, row, probed[row["id"]]) for row in tracks if row["id"] in probed]
@@ -38,6 +38,7 @@ def propose_all(case: Case, settings: LinkSettings) -> None:
     with case.transaction():
         _replace(case, [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks])
         case.set_meta("linked_tracks", state)
+    return True
 
 
 def decide(case: Case, link: int, state: str, who: str) -> None:
@@ -104,12 +105,12 @@ def _replace(case: Case, proposals: list[tuple[Proposal, str]]) -> None:
         )
 
 
-def _state(case: Case) -> str:
+def _state(case: Case, settings: LinkSettings) -> str:
     """What proposals depend on."""
     done = case.db.execute("SELECT count(*) FROM track WHERE state = 'done'").fetchone()[0]
     models = case.db.execute("SELECT DISTINCT models FROM probed ORDER BY models").fetchall()
     probed = case.db.execute("SELECT count(*) FROM probed").fetchone()[0]
-    return json.dumps([done, probed, [r[0] for r in models]])
+    return json.dumps([done, probed, [r[0] for r in models], settings.model_dump()])
 
 
 def _refused(case: Case) -> Callable[[int, int], bool]:

@@ -46,6 +46,7 @@ Restored = tuple[str, str, str | None, str]
 
 TOGETHER = 8
 """Tracks that are restored, and made safe, together."""
+NOBODY: Mapping[int, References] = MappingProxyType({})
 
 
 def open_prober(settings: Settings) -> Prober:
@@ -80,39 +81,46 @@ def probe_all(
     prober: Prober,
     seed: int,
     listen: Callable[[int, int], None],
-    subjects: Mapping[int, References] = MappingProxyType({}),
+    subjects: Mapping[int, References] = NOBODY,
 ) -> bool:
     """Probes for every usable track that has none made with these models; returns whether there was one.
 
     `subjects` are the photographs that some tracks are drawn from in place of their own faces.
     """
+    waiting = tracks_to_probe(case, prober, seed, subjects)
+    for start in range(0, len(waiting), TOGETHER):
+        part = waiting[start : start + TOGETHER]
+        listen(start, len(waiting))
+        seeds = [track_seed(seed, row) for row, _ in part]
+        faces = [track_faces(case, row, subjects.get(row["id"])) for row, _ in part]
+        answers = prober.ask(faces, seeds)
+        with environment(case.folder):
+            pictures = [_write(case, a.restoration) for a in answers]
+        with case.transaction():
+            for (row, models), face, answer, restored in zip(part, faces, answers, pictures, strict=True):
+                _store(case, row["id"], models, len(face.small), answer, restored)
+            digests = {row["id"]: digest(case, row["id"]) for row, _ in part}
+            case.log("probed", {"models": prober.facts(), "digests": digests})
+    return bool(waiting)
+
+
+def tracks_to_probe(
+    case: Case, prober: Prober, seed: int, subjects: Mapping[int, References] = NOBODY
+) -> list[tuple[Row, str]]:
+    """Usable tracks without probes made as they would be now, and what theirs would depend on."""
     query = (
         "SELECT track.*, source.sha256 AS footage, probed.models FROM track JOIN source ON source.id = track.source"
         " LEFT JOIN probed ON probed.track = track.id"
         " WHERE track.state = 'done' AND verdict = 'usable' ORDER BY track.id"
     )
-    usable = case.db.execute(query).fetchall()
-    models = {row["id"]: _models(prober, subjects.get(row["id"])) for row in usable}
-    waiting = [row for row in usable if row["models"] != models[row["id"]]]
-    for start in range(0, len(waiting), TOGETHER):
-        part = waiting[start : start + TOGETHER]
-        listen(start, len(waiting))
-        seeds = [track_seed(seed, row) for row in part]
-        faces = [track_faces(case, row, subjects.get(row["id"])) for row in part]
-        answers = prober.ask(faces, seeds)
-        with environment(case.folder):
-            pictures = [_write(case, a.restoration) for a in answers]
-        with case.transaction():
-            for row, face, answer, restored in zip(part, faces, answers, pictures, strict=True):
-                _store(case, row["id"], models[row["id"]], len(face.small), answer, restored)
-            case.log("probed", {"models": prober.facts(), "digests": {r["id"]: digest(case, r["id"]) for r in part}})
-    return bool(waiting)
+    usable = [(row, _models(prober, seed, subjects.get(row["id"]))) for row in case.db.execute(query).fetchall()]
+    return [(row, models) for row, models in usable if row["models"] != models]
 
 
-def _models(prober: Prober, subject: References | None) -> str:
+def _models(prober: Prober, seed: int, subject: References | None) -> str:
     """All that a track's probes depend on but its own faces: with other ones they are made anew."""
     drawn_from = {} if subject is None else {"drawn_from": {"subject": subject.subject, "photographs": subject.sha256}}
-    return json.dumps(prober.facts() | drawn_from, sort_keys=True)
+    return json.dumps(prober.facts() | {"seed": seed} | drawn_from, sort_keys=True)
 
 
 def track_seed(seed: int, track: Row) -> int:

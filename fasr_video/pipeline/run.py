@@ -13,9 +13,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, UsageError
+from fasr_video.files import write_whole
+from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
@@ -23,13 +26,22 @@ from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.probes import open_prober, probe_all
+from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe
 from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, open_gallery, search_all
+from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
+StageName = Literal["restore", "search", "link"]
+STAGES: dict[StageName, set[str]] = {
+    "restore": {"recognise", "restore", "search", "link"},
+    "search": {"search"},
+    "link": {"link"},
+}
+"""What can be done again, and the groups of settings that may be other ones then."""
+SUBJECTS = "restore.subjects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,7 @@ def run(
     sampling = sampling_of(settings)
     detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
     prober = open_prober(settings)
-    subjects, seed = settings.restore.subjects, settings.restore.seed
+    subjects = settings.restore.subjects
     if gallery is not None:
         check_question(out, gallery, prober, settings.search, set(subjects.values()))
     elif subjects:
@@ -94,17 +106,62 @@ def run(
     with only_writer(out), open_case(out, settings) as case:
         for reader in readers:
             worked |= _run_source(case, reader, detector, settings, sampling, listen)
-        if gallery is None:
-            worked |= probe_all(case, prober, seed, _stage(listen, "super-resolving"))
-        else:
-            with open_gallery(case, gallery, detector, prober.embedder, _stage(listen, "enrolling")) as people:
-                drawn_from = of_tracks(case, track_names(case), people, subjects)
-                worked |= probe_all(case, prober, seed, _stage(listen, "super-resolving"), drawn_from)
-                worked |= search_all(case, people, prober, settings.search)
-        propose_all(case, settings.link)
-        if worked:
-            case.sweep_pictures()
+        worked |= _after_footage(case, gallery, detector, prober, settings, listen)
     return out, worked
+
+
+def redo(
+    out: Path, stage: StageName, settings: Settings, gallery: Path | None = None, listen: Listener | None = None
+) -> bool:
+    """Do one stage of a case again with other settings or another gallery, and what depends on it; no footage is read.
+
+    Returns whether there was anything to do. Without a gallery, the one that was searched last is searched again.
+    """
+    with only_writer(out), Case.open(out) as case:
+        if case.db.execute("SELECT 1 FROM source WHERE state != 'done'").fetchone():
+            raise CaseError(out, "its footage is not done", "run the footage again first: it goes on where it was")
+        gallery = gallery or _last_searched(case)
+        if stage == "search" and gallery is None:
+            raise UsageError("--stage search", "this case was never searched", "give --gallery")
+        prober = open_prober(settings)
+        if gallery is not None:
+            check_question(out, gallery, prober, settings.search, set(settings.restore.subjects.values()))
+        _take_settings(case, settings, stage)
+        if stage == "search" and (waiting := tracks_to_probe(case, prober, settings.restore.seed)):
+            reason = f"{len(waiting)} of its tracks have no probes made with the models at hand"
+            raise CaseError(out, reason, "give --stage restore, which searches too")
+        if stage == "link":
+            return propose_all(case, settings.link)
+        detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
+        return _after_footage(case, gallery, detector, prober, settings, listen)
+
+
+def _last_searched(case: Case) -> Path | None:
+    searched = case.searched()
+    return None if searched is None else case.folder / searched["gallery"]["folder"]
+
+
+def _after_footage(
+    case: Case,
+    gallery: Path | None,
+    detector: Detector,
+    prober: Prober,
+    settings: Settings,
+    listen: Listener | None,
+) -> bool:
+    """Restore, search, link: whatever of it is not done with these models, settings and people."""
+    seed, tell = settings.restore.seed, _stage(listen, "super-resolving")
+    if gallery is None:
+        worked = probe_all(case, prober, seed, tell)
+    else:
+        with open_gallery(case, gallery, detector, prober.embedder, _stage(listen, "enrolling")) as people:
+            drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
+            worked = probe_all(case, prober, seed, tell, drawn_from)
+            worked |= search_all(case, people, prober, settings.search)
+    worked |= propose_all(case, settings.link)
+    if worked:
+        case.sweep_pictures()
+    return worked
 
 
 def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:
@@ -134,6 +191,25 @@ def open_case(out: Path, settings: Settings) -> Case:
         reason = f"this case was made with other settings ({', '.join(changed)})"
         raise CaseError(out, reason, "give another --out, or the same settings to go on")
     return case
+
+
+def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
+    """From now on the case has these settings; only those of the stage, and of what follows it, may be other ones."""
+    chosen, stored = json.loads(settings.model_dump_json()), json.loads(case.meta("settings"))
+    changed = [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k) != chosen[g][k]]
+    fixed = [name for name in changed if name.split(".")[0] not in STAGES[stage] and name != SUBJECTS]
+    if fixed:
+        reason = f"stage {stage} does not depend on {', '.join(fixed)}"
+        raise CaseError(case.folder, reason, "leave that as the case has it, or run the footage into a new case")
+    if not changed:
+        return
+    with case.transaction():
+        case.set_meta("settings", json.dumps(chosen, sort_keys=True))
+        case.log("stage redone", {"stage": stage, "changed": changed, "settings": chosen})
+    with environment(case.folder):
+        write_whole(
+            case.folder / "settings.yaml", lambda partial: partial.write_text(as_yaml(settings), encoding="utf-8")
+        )
 
 
 def _run_source(

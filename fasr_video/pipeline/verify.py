@@ -54,9 +54,9 @@ def _log(case: Case) -> Check:
         if row["previous"] != previous or row["hash"] != expected:
             problems.append(f"log line {row['id']} ({row['event']}) was changed, or a line before it is missing")
         previous = row["hash"]
-    created = next((json.loads(r["details"]) for r in rows if r["event"] == "created"), None)
-    if created is None or created.get("settings") != json.loads(case.meta("settings")):
-        problems.append("the settings are not those that the case was created with")
+    said = [json.loads(r["details"]).get("settings") for r in rows if r["event"] in {"created", "stage redone"}]
+    if not said or said[-1] != json.loads(case.meta("settings")):
+        problems.append("the settings are not those that the case was created with, or a stage redone with")
     if previous != case.meta("log_head"):
         problems.append("the end of the log is missing")
     problems += _against_log(case, rows)

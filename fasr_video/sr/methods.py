@@ -39,7 +39,7 @@ class Method:
     """Whether it is nothing without attributes; the others take them where they are given."""
 
 
-FAST = "dpmpp-10"
+FAST = "dpmpp-sde-15"
 METHODS = {
     "fasr++": Method("combiner", 2, FAST),
     "fasr": Method("mean", 1, FAST),
