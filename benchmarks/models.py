@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from results import Table
+from results import RESULTS, Table
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,8 +29,10 @@ from fasr_video.evaluation.attributes import scores
 from fasr_video.evaluation.open_set import rank_and_area
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
 from fasr_video.evaluation.significance import paired_t
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, load_combiner, mean
-from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.attributes import NAMES
 from fasr_video.sr.checkpoints import load_attribute_classifier
@@ -41,10 +43,18 @@ from fasr_video.training.attributes import read_labels
 from fasr_video.training.faces import Faces, read_faces, views
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba"
+ROOT = Path(__file__).parents[1]
+PORTRAITS, SAMPLE = ROOT / "tests" / "fixtures" / "portraits" / "mugshots", ROOT / "sample_videos" / "mugshots"
 SIDES = (12, 16, 24, 32, 64)
 SAMPLES = 4
 BATCH = 16
 MEASURES = ("identity", "Rank-1")
+SHEET = """![LR, samples, mean, spread, truth](models.png)
+
+From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the photograph. Every gallery
+photograph that comes with the project, told nothing but the LR face's own feature: two in the public domain, and below
+them people who do not exist, whom this network drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of
+them, and those that came out worst."""
 ESTIMATE = "dpmpp-1"
 """One call at the highest noise: the network's guess of the mean of all faces that fit."""
 
@@ -292,7 +302,7 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
         table.row([name, *cells])
     spread = restored.samples.std(1).mean()
     table.note(
-        f"Sampler `{FAST}`: ten calls a sample. The feature is merged from the person's other photographs at 16×16, "
+        f"Sampler `{FAST}`: {sampling.parse(FAST).calls} calls a sample. The feature is merged from the person's other photographs at 16×16, "
         "the probe and the gallery photograph not among them. Identity: cosine of the features of the picture and of "
         "the true face. Our embedder reads small faces as they are and told the network whom to draw: it gains nothing "
         "by a reconstruction and is a friendly judge of one. The judge knows photographs at full size alone. "
@@ -310,13 +320,31 @@ def sheets(people: People, restored: Restored, folder: Path) -> None:
     count = len(ours)
     chosen = {"every": list(range(0, count, max(1, count // 8)))[:8], "worst": identity.argsort()[:8].tolist()}
     for name, rows in chosen.items():
-        lines = []
-        for i in rows:
-            spread = (4 * restored.samples[i].std(0).mean(0)).clamp(0, 1).expand(3, -1, -1)
-            low = enlarge(restored.small[i : i + 1], 128)[0]
-            lines.append(torch.cat([low, *restored.samples[i], ours[i], spread, restored.clean[i]], dim=2))
-        Image.fromarray(as_image(torch.cat(lines, dim=1))).save(folder / f"{name}.png")
-        print(f"written: {folder / f'{name}.png'} (LR, {SAMPLES} samples, mean, spread ×4, truth)")
+        lines = [sheet_line(restored.small[i], restored.samples[i], restored.clean[i]) for i in rows]
+        write_sheet(lines, folder / f"{name}.png")
+
+
+def sheet_of_ours(path: Path) -> None:
+    """The photographs that may be shown: two in the public domain, and those of people who do not exist."""
+    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+    photos = sorted([*PORTRAITS.glob("*.jpg"), *SAMPLE.glob("*.jpg")], key=lambda p: (p.parent != PORTRAITS, p.name))
+    clean = as_tensor([read_still(photo, detector).face for photo in photos])
+    small = shrink(clean, 16)
+    lr = enlarge(small, 128)
+    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    told = torch.stack([combiner().combine(feature[None]) for feature in BuiltinEmbedder().embed(lr)[0]])
+    samples = draw(models.denoiser, Condition(lr, told), FAST, SAMPLES)
+    write_sheet([sheet_line(*row) for row in zip(small, samples, clean, strict=True)], path)
+
+
+def sheet_line(small: Tensor, samples: Tensor, clean: Tensor) -> Tensor:
+    spread = (4 * samples.std(0).mean(0)).clamp(0, 1).expand(3, -1, -1)
+    return torch.cat([enlarge(small[None], 128)[0], *samples, samples.mean(0), spread, clean], dim=2)
+
+
+def write_sheet(lines: list[Tensor], path: Path) -> None:
+    Image.fromarray(as_image(torch.cat(lines, dim=1))).save(path, optimize=True)
+    print(f"written: {path} (LR, {SAMPLES} samples, mean, spread ×4, truth)")
 
 
 # ---------------------------------------------------------------------------------------------------------- attributes
@@ -361,7 +389,9 @@ def main() -> None:
         "The detector stands beside Haar in `detection.md` and `clips.md`, samplers in `sr_ladder.md`, merges in "
         "`merges.md`, searches with people who are not in the gallery in `open_set.md`."
     )
+    third.note(SHEET)
     first.write(second, third, fourth, fifth)
+    sheet_of_ours(RESULTS / "models.png")
     if args.sheets:
         sheets(people, restored, args.sheets)
 
