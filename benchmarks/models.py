@@ -302,7 +302,8 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
         table.row([name, *cells])
     spread = restored.samples.std(1).mean()
     table.note(
-        f"Sampler `{FAST}`: {sampling.parse(FAST).calls} calls a sample. The feature is merged from the person's other photographs at 16×16, "
+        f"Sampler `{FAST}`: {sampling.parse(FAST).calls} calls a sample. "
+        "The feature is merged from the person's other photographs at 16×16, "
         "the probe and the gallery photograph not among them. Identity: cosine of the features of the picture and of "
         "the true face. Our embedder reads small faces as they are and told the network whom to draw: it gains nothing "
         "by a reconstruction and is a friendly judge of one. The judge knows photographs at full size alone. "
