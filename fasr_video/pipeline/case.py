@@ -258,6 +258,11 @@ class Case:
         return swept
 
 
+def track_name(track: sqlite3.Row) -> str:
+    """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
+    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
+
+
 def refuse_foreign(folder: Path) -> None:
     """Raise when a folder that is no case holds anything but what a run killed at its very start left behind."""
     if not folder.is_dir() or (folder / DATABASE).exists():

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from fractions import Fraction
-from sqlite3 import Row
 from typing import Any
 
-from fasr_video.pipeline.case import Case
+from fasr_video.errors import CaseError
+from fasr_video.pipeline.case import Case, track_name
 from fasr_video.pipeline.links import clusters
 
 SCHEMA = "fasr-video/case/3"
@@ -77,7 +77,7 @@ def tracks(case: Case) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": row["id"],
-                "name": _name(row),
+                "name": track_name(row),
                 "source": row["path"],
                 "source_sha256": row["sha256"],
                 "time_source": info["time_source"],
@@ -106,11 +106,15 @@ def tracks(case: Case) -> list[dict[str, Any]]:
 def track_names(case: Case) -> dict[str, int]:
     """Finished tracks by the name that they are shown under."""
     rows = case.db.execute("SELECT id, source, number FROM track WHERE state = 'done'").fetchall()
-    return {_name(row): int(row["id"]) for row in rows}
+    return {track_name(row): int(row["id"]) for row in rows}
 
 
-def _name(track: Row) -> str:
-    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
+def track_number(case: Case, name: str) -> int:
+    """The number of a finished track by the name that it is shown under."""
+    known = track_names(case)
+    if name not in known:
+        raise CaseError(f"track {name}", "no such finished track in this case", "`fasr-video show CASE` lists them")
+    return known[name]
 
 
 def faces(case: Case) -> list[dict[str, Any]]:
