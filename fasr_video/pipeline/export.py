@@ -60,16 +60,17 @@ def as_csv(case: Case, rows: str) -> str:
     return out.getvalue()
 
 
-def tracks(case: Case) -> list[dict[str, Any]]:
-    """Finished tracks in the order of their first sighting."""
+def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
+    """Finished tracks in the order of their first sighting, or `only` one."""
     found = []
     query = """
         SELECT track.*, source.path, source.sha256, min(face.pts) AS first_pts, max(face.pts) AS last_pts,
                min(face.frame_index) AS first_frame, max(face.frame_index) AS last_frame, count(*) AS sightings,
                max(face.eye_px) AS most_eye_px
         FROM track JOIN source ON source.id = track.source JOIN face ON face.track = track.id
-        WHERE track.state = 'done' GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
-    for row in case.db.execute(query).fetchall():
+        WHERE track.state = 'done' AND track.id = coalesce(?, track.id)
+        GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
+    for row in case.db.execute(query, (only,)).fetchall():
         info = json.loads(case.db.execute("SELECT info FROM source WHERE id = ?", (row["source"],)).fetchone()["info"])
         base = Fraction(info["time_base"])
         start = info["first_pts"] * base
