@@ -22,6 +22,7 @@ from fasr_video.pipeline.links import clusters
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
 from fasr_video.review.photographs import Photographs, photograph, photographs
 from fasr_video.review.signoff import signed_off, undecided
+from fasr_video.storage import environment
 
 pages = Blueprint("pages", __name__)
 A_PAGE = 60
@@ -32,7 +33,8 @@ NEWEST_FIRST = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
 @contextmanager
 def reading(case_id: str) -> Iterator[Case]:
     """A case as it is at this moment, whatever a run writes meanwhile."""
-    with Case.open(folder_of(case_id), read_only=True) as case:
+    folder = folder_of(case_id)
+    with environment(folder), Case.open(folder, read_only=True) as case:
         case.db.execute("BEGIN")
         yield case
 
