@@ -32,18 +32,18 @@ ARGUMENTS = [
 
 EVIL = "<img src=x onerror=\"fetch('http://203.0.113.1/')\"><script>document.title='run'</script>"
 CASES = ("keyboard", "slider", "script", "layout", "two")
-"""One for each test: it is changed there."""
+"""Copies of one case, for each test one that it may change."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     top = tmp_path_factory.mktemp("served")
-    found = {"evil": made_case(top / "evil", Names(anna=EVIL, camera=EVIL, remark=EVIL, warnings=(EVIL,)))}
-    first = made_case(top / "first")
+    first, found = made_case(top / "first"), {}
     for name in CASES:
         found[name] = Path(shutil.copytree(first, top / name))
         with Case.open(found[name]) as case:
             case.set_meta("case_id", name)
+    found["evil"] = made_case(top / "evil", Names(anna=EVIL, camera=EVIL, remark=EVIL, warnings=(EVIL,)))
     return found
 
 

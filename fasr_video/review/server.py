@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ def serve_cases(folders: Sequence[Path], port: int, tell: Callable[[str], None])
         port = claimed.getsockname()[1]
         token = secrets.token_urlsafe(32)
         app = make_app(cases, token, port)
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a browser that asks for ten pictures is no news
         server = waitress.create_server(app, sockets=[claimed], threads=THREADS, ident=None)
         tell(f"http://{HOST}:{port}/?token={token}")
         try:
