@@ -307,6 +307,12 @@ def test_what_is_not_there_is_told(browser: Browser, path: str) -> None:
     assert browser.get("/track/T9").status_code == 404
 
 
+def test_a_number_larger_than_any_is_not_there(browser: Browser) -> None:
+    assert browser.get(f"/log?page={10**30}").status_code == 404
+    assert browser.post(f"/link/{10**30}/accept", by="Anna").status_code == 404
+    assert browser.post("/join", track=[1, 10**30], by="Anna").status_code == 404
+
+
 # What is decided.
 
 

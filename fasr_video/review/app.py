@@ -38,4 +38,9 @@ def make_app(cases: Mapping[str, Path], token: str, port: int) -> Flask:
     def not_there(error: HTTPException) -> tuple[str, int]:
         return render_template("message.html", title=error.name, told=error.description), error.code or 500
 
+    @app.errorhandler(OverflowError)
+    def no_such_number(error: OverflowError) -> tuple[str, int]:
+        """A number in an address or a form that is larger than any that the case can hold."""
+        return render_template("message.html", title="Not Found", told="No such page, track or link."), 404
+
     return app

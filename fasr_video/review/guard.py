@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from hmac import compare_digest
 
-from flask import Flask, Response, redirect, render_template, request, session
+from flask import Flask, Response, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 HEADERS = {
@@ -64,7 +64,7 @@ def _let_in(token: str) -> AnyResponse | tuple[str, int]:
         return _refused("This key is not this server's. Open the address that it printed when it was started last.")
     session.clear()
     session.update(open=True, csrf=secrets.token_urlsafe(16))
-    return redirect(request.path)
+    return redirect(url_for("pages.overview"))
 
 
 def _refused(why: str) -> tuple[str, int]:
