@@ -194,6 +194,49 @@ def link_command(case: Path, link: int, decision: str, by: str | None) -> None:
     click.echo(f"link {link}: {states[decision]}")
 
 
+@cli.command("decide")
+@click.argument("case", type=FOLDER)
+@click.argument("track")
+@click.argument("verdict", type=click.Choice(["accepted", "rejected", "insufficient"]))
+@click.option("--subject", help="The candidate that it is about; without one it is about the track.")
+@click.option("--reason", required=True, help="Why: kept with it.")
+@click.option("--by", required=True, help="Who decides.")
+def decide_command(case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str) -> None:
+    """Record what a reviewer says of TRACK (as `show` names it). The same person's former decision is undone by it."""
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.decisions import decide
+    from fasr_video.pipeline.export import track_number
+
+    with Case.open(case) as opened:
+        made = decide(opened, track_number(opened, track), verdict, reason, by, subject)
+    click.echo(f"decision {made.id}: {track} {verdict}")
+
+
+@cli.command("undo")
+@click.argument("case", type=FOLDER)
+@click.argument("decision", type=int)
+@click.option("--by", required=True, help="Who takes it back.")
+def undo_command(case: Path, decision: int, by: str) -> None:
+    """Take a DECISION on a track back. It stays in CASE, marked as undone."""
+    from fasr_video.pipeline.case import Case
+    from fasr_video.pipeline.decisions import undo
+
+    with Case.open(case) as opened:
+        undo(opened, decision, by)
+    click.echo(f"decision {decision}: undone")
+
+
+@cli.command("serve")
+@click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
+def serve_command(cases: tuple[Path, ...], port: int) -> None:
+    """Review cases in a browser on this machine, by the address that it prints. Ctrl-C ends it."""
+    from fasr_video.review import serve
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    serve(cases, port, lambda address: click.echo(f"open {address}\nCtrl-C ends it"))
+
+
 @cli.command("verify")
 @click.argument("case", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")

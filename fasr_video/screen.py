@@ -170,6 +170,8 @@ def show(document: dict[str, Any]) -> None:
         console.print(table)
     if any(document["clusters"].values()):
         console.print(_clusters(document["clusters"]))
+    if any(t["decisions"] for t in document["tracks"]):
+        console.print(_decisions(document["tracks"]))
     if document["gallery"]:
         table = Table("photograph", "subject", "state", title="gallery")
         for p in document["gallery"]:
@@ -219,6 +221,15 @@ def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
         cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
         ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ") if scored else ""
         table.add_row(name, f"{c['score']:.2f}", ratio, *cosines, support)
+    return table
+
+
+def _decisions(tracks: list[dict[str, Any]]) -> Table:
+    table = Table("decision", "track", "verdict", "candidate", "reason", "by", "undone by", title="decided by people")
+    for t in tracks:
+        for d in t["decisions"]:
+            told = (d["subject"] or "", d["reason"], d["by"], d["undone_by"] or "")
+            table.add_row(str(d["id"]), t["name"], d["verdict"], *map(escape, told))
     return table
 
 

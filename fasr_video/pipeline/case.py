@@ -5,6 +5,7 @@
       settings.yaml      the settings in force, for people
       crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes; reconstructions say so inside
       gallery/           the gallery made from a folder of photographs that `run --gallery` was given
+      signed-off/        reports that reviewers signed off
 
 A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
 nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless
@@ -256,6 +257,11 @@ class Case:
                     path.unlink()
                     swept += 1
         return swept
+
+
+def track_name(track: sqlite3.Row) -> str:
+    """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
+    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
 
 
 def refuse_foreign(folder: Path) -> None:

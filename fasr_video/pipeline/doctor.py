@@ -33,6 +33,8 @@ PACKAGES = {
     "onnxruntime": "pip install 'fasr-video[insightface]'",
     "matplotlib": "pip install 'fasr-video[report]'",
     "weasyprint": "pip install 'fasr-video[report]'",
+    "flask": "pip install 'fasr-video[serve]'",
+    "waitress": "pip install 'fasr-video[serve]'",
 }
 
 

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from fractions import Fraction
-from sqlite3 import Row
 from typing import Any
 
-from fasr_video.pipeline.case import Case
+from fasr_video.errors import CaseError
+from fasr_video.pipeline.case import Case, track_name
 from fasr_video.pipeline.links import clusters
 
 SCHEMA = "fasr-video/case/3"
@@ -60,16 +60,17 @@ def as_csv(case: Case, rows: str) -> str:
     return out.getvalue()
 
 
-def tracks(case: Case) -> list[dict[str, Any]]:
-    """Finished tracks in the order of their first sighting."""
+def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
+    """Finished tracks in the order of their first sighting, or `only` one."""
     found = []
     query = """
         SELECT track.*, source.path, source.sha256, min(face.pts) AS first_pts, max(face.pts) AS last_pts,
                min(face.frame_index) AS first_frame, max(face.frame_index) AS last_frame, count(*) AS sightings,
                max(face.eye_px) AS most_eye_px
         FROM track JOIN source ON source.id = track.source JOIN face ON face.track = track.id
-        WHERE track.state = 'done' GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
-    for row in case.db.execute(query).fetchall():
+        WHERE track.state = 'done' AND track.id = coalesce(?, track.id)
+        GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
+    for row in case.db.execute(query, (only,)).fetchall():
         info = json.loads(case.db.execute("SELECT info FROM source WHERE id = ?", (row["source"],)).fetchone()["info"])
         base = Fraction(info["time_base"])
         start = info["first_pts"] * base
@@ -77,7 +78,7 @@ def tracks(case: Case) -> list[dict[str, Any]]:
         found.append(
             {
                 "id": row["id"],
-                "name": _name(row),
+                "name": track_name(row),
                 "source": row["path"],
                 "source_sha256": row["sha256"],
                 "time_source": info["time_source"],
@@ -106,11 +107,15 @@ def tracks(case: Case) -> list[dict[str, Any]]:
 def track_names(case: Case) -> dict[str, int]:
     """Finished tracks by the name that they are shown under."""
     rows = case.db.execute("SELECT id, source, number FROM track WHERE state = 'done'").fetchall()
-    return {_name(row): int(row["id"]) for row in rows}
+    return {track_name(row): int(row["id"]) for row in rows}
 
 
-def _name(track: Row) -> str:
-    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
+def track_number(case: Case, name: str) -> int:
+    """The number of a finished track by the name that it is shown under."""
+    known = track_names(case)
+    if name not in known:
+        raise CaseError(f"track {name}", "no such finished track in this case", "`fasr-video show CASE` lists them")
+    return known[name]
 
 
 def faces(case: Case) -> list[dict[str, Any]]:

@@ -6,16 +6,21 @@ import json
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fasr_video.files import sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.pipeline import decisions
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest
 from fasr_video.pipeline.search import GALLERY
 from fasr_video.pipeline.search import digest as answers_digest
+
+SIGNED_OFF = "signed-off"
+"""In the case: the reports that reviewers signed off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Check:
 
 def verify(case: Case) -> list[Check]:
     checks = []
-    for check in (_database, _log, _found, _probes, _answers, _pictures, _sources):
+    for check in (_database, _log, _found, _probes, _answers, _decided, _signed_off, _pictures, _sources):
         try:
             checks.append(check(case))
         except sqlite3.DatabaseError as error:
@@ -74,12 +79,23 @@ def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
             problems.append(f"what is known of {row['path']} was changed")
         if said.get("detector") != json.loads(row["detector"]):
             problems.append(f"the detector of {row['path']} is not the one that was used")
-    decided = {d.get("link"): (d.get("to"), d.get("by")) for event, d in events if event == "link decided"}
-    for row in case.db.execute("SELECT * FROM link").fetchall():
-        state, by = decided.get(row["id"], ("proposed", None))
-        if row["state"] != state or (state != "proposed" and row["decided_by"] != by):
-            problems.append(f"link {row['id']} is not as it was decided")
+    decided = {d.get("link"): d for event, d in events if event == "link decided"}
+    links = {row["id"]: row for row in case.db.execute("SELECT * FROM link").fetchall()}
+    for number in sorted(links.keys() | {n for n, said in decided.items() if said["to"] != "proposed"}):
+        if not _link_stands(links.get(number), decided.get(number)):
+            problems.append(f"link {number} is not as it was decided")
     return problems
+
+
+def _link_stands(row: sqlite3.Row | None, said: dict[str, Any] | None) -> bool:
+    """Whether a link is as the last decision on it left it."""
+    if row is None:
+        return False
+    if said is None:
+        return bool(row["state"] == "proposed")
+    decided_by = None if said["to"] == "proposed" else said["by"]
+    known = (row["state"], row["decided_by"], [row["a"], row["b"]])
+    return known == (said["to"], decided_by, said["tracks"])
 
 
 def _found(case: Case) -> Check:
@@ -124,6 +140,27 @@ def _answers(case: Case) -> Check:
         with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:
             problems += [f"gallery: {p}" for c in check_gallery(gallery) for p in c.problems]
     return Check("candidates", int(said is not None), problems, [])
+
+
+def _decided(case: Case) -> Check:
+    """What reviewers decided against the hash that the log holds."""
+    count = case.db.execute("SELECT count(*) FROM decision").fetchone()[0]
+    return Check("decisions", count, decisions.problems(case), [])
+
+
+def _signed_off(case: Case) -> Check:
+    """Signed-off reports that are still in the case against the hashes that the log holds."""
+    problems, unchecked, checked = [], [], 0
+    for row in case.db.execute("SELECT details FROM log WHERE event = 'signed off' ORDER BY id").fetchall():
+        for name, sha256 in json.loads(row["details"])["files"].items():
+            path = case.folder / SIGNED_OFF / name
+            if not path.is_file():
+                unchecked.append(f"{path} is not there")
+                continue
+            checked += 1
+            if sha256_file(path) != sha256:
+                problems.append(f"{path} was changed")
+    return Check("signed-off reports", checked, problems, unchecked)
 
 
 def _pictures(case: Case) -> Check:

@@ -1,0 +1,171 @@
+"""What reviewers say of a track: accepted, rejected or insufficient; why, and by whom. Nothing is ever deleted.
+
+A person has one standing decision on a track: a new one takes the place of the former, which stays as undone. Two
+people's decisions stand beside each other, and agree or not. Each change is a line of the log with a hash over all
+decisions, so that `verify` finds one that was altered, added or removed behind the log's back. A decision names its
+subject by its id: it stays when the case is searched anew, whoever is listed then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from sqlite3 import Row
+
+from fasr_video.errors import CaseError, UsageError
+from fasr_video.pipeline.case import Case, now, track_name
+
+VERDICTS = ("accepted", "rejected", "insufficient")
+LONGEST_NAME = 100
+LONGEST_REASON = 4000
+_EVENTS = ("decided", "decision undone")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    id: int
+    track: int
+    subject: str | None
+    """The candidate that it is about; None when it is about the track as a whole."""
+    verdict: str
+    reason: str
+    by: str
+    at: str
+    undone_by: str | None
+    undone_at: str | None
+
+    @property
+    def stands(self) -> bool:
+        return self.undone_at is None
+
+
+class Agreement(StrEnum):
+    """What the standing decisions on a track come to."""
+
+    UNDECIDED = "undecided"
+    ONE = "one reviewer"
+    AGREED = "reviewers agree"
+    CONFLICT = "reviewers disagree"
+
+
+def decide(case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None = None) -> Decision:
+    """Record what a person says of a track; what the same person said of it before is undone by it."""
+    by, reason = person(by), _required("a reason", reason, LONGEST_REASON)
+    with case.transaction():
+        _check(case, track, verdict, subject)
+        at = now()
+        replaced = [d.id for d in standing(case, track) if same_person(d.by, by)]
+        for former in replaced:
+            _mark_undone(case, former, by, at)
+        insert = "INSERT INTO decision (track, subject, verdict, reason, by, at) VALUES (?, ?, ?, ?, ?, ?)"
+        number = int(case.db.execute(insert, (track, subject, verdict, reason, by, at)).lastrowid or 0)
+        made = Decision(number, track, subject, verdict, reason, by, at, None, None)
+        case.log("decided", {**asdict(made), "replaces": replaced, "digest": digest(case)})
+    return made
+
+
+def undo(case: Case, decision: int, by: str) -> Decision:
+    """Take a decision back. It stays in the case, with who took it back and when."""
+    by = person(by)
+    with case.transaction():
+        row = case.db.execute("SELECT * FROM decision WHERE id = ?", (decision,)).fetchone()
+        if row is None:
+            raise CaseError(
+                f"decision {decision}", "no such decision in this case", "`fasr-video show CASE` lists them"
+            )
+        if row["undone_at"] is not None:
+            reason = f"{row['undone_by']} has undone it already"
+            raise CaseError(f"decision {decision}", reason, "decide anew in its place")
+        _mark_undone(case, decision, by, now())
+        details = {"id": decision, "track": row["track"], "by": by, "digest": digest(case)}
+        case.log("decision undone", details)
+        (undone,) = _decisions(case.db.execute("SELECT * FROM decision WHERE id = ?", (decision,)).fetchall())
+    return undone
+
+
+def decisions(case: Case, track: int) -> list[Decision]:
+    """All that were ever made on a track, in the order in which they were made."""
+    return _decisions(case.db.execute("SELECT * FROM decision WHERE track = ? ORDER BY id", (track,)).fetchall())
+
+
+def standing(case: Case, track: int) -> list[Decision]:
+    return [d for d in decisions(case, track) if d.stands]
+
+
+def all_standing(case: Case) -> dict[int, list[Decision]]:
+    """Track → its standing decisions; a track without one is not in it."""
+    found: dict[int, list[Decision]] = {}
+    for d in _decisions(case.db.execute("SELECT * FROM decision WHERE undone_at IS NULL ORDER BY id").fetchall()):
+        found.setdefault(d.track, []).append(d)
+    return found
+
+
+def agreement(standing: Collection[Decision]) -> Agreement:
+    if len(standing) < 2:
+        return Agreement.ONE if standing else Agreement.UNDECIDED
+    return Agreement.AGREED if len({(d.verdict, d.subject) for d in standing}) == 1 else Agreement.CONFLICT
+
+
+def person(name: str) -> str:
+    """The name of who decides, on one line."""
+    return _required("a name", " ".join(name.split()), LONGEST_NAME)
+
+
+def same_person(one: str, other: str) -> bool:
+    return one.casefold() == other.casefold()
+
+
+def digest(case: Case) -> str:
+    """One hash over all decisions, so that the log's chain covers them."""
+    hasher = hashlib.sha256()
+    for row in case.db.execute("SELECT * FROM decision ORDER BY id"):
+        hasher.update(json.dumps(tuple(row)).encode())
+    return hasher.hexdigest()
+
+
+def problems(case: Case) -> list[str]:
+    """Decisions against the hash that the log holds."""
+    last = "SELECT details FROM log WHERE event IN (?, ?) ORDER BY id DESC LIMIT 1"
+    row = case.db.execute(last, _EVENTS).fetchone()
+    said = hashlib.sha256().hexdigest() if row is None else json.loads(row["details"])["digest"]
+    return [] if said == digest(case) else ["decisions were changed, added or removed after they were made"]
+
+
+def _check(case: Case, track: int, verdict: str, subject: str | None) -> None:
+    if verdict not in VERDICTS:
+        raise UsageError(f"verdict {verdict}", "no such verdict", f"give one of {', '.join(VERDICTS)}")
+    row = case.db.execute("SELECT * FROM track WHERE id = ?", (track,)).fetchone()
+    if row is None or row["state"] != "done":
+        raise CaseError(f"track {track}", "no such finished track in this case", "`fasr-video show CASE` lists them")
+    name = f"track {track_name(row)}"
+    if verdict == "accepted" and subject is None:
+        raise UsageError(name, "nobody is accepted without saying whom", "name the candidate")
+    if verdict == "insufficient" and subject is not None:
+        raise UsageError(name, "insufficient is said of the track, not of a candidate", "leave the candidate out")
+    if subject is None:
+        return
+    listed = case.db.execute("SELECT DISTINCT subject FROM candidate WHERE track = ? ORDER BY subject", (track,))
+    names = [str(r["subject"]) for r in listed.fetchall()]
+    if subject not in names:
+        known = ", ".join(names) or "nobody is listed"
+        raise UsageError(name, f"{subject} is not among its candidates", f"name one that is ({known})")
+
+
+def _required(what: str, text: str, most: int) -> str:
+    text = text.strip()
+    if not text:
+        raise UsageError("decision", f"{what} is missing", "say it: a decision without it is not kept")
+    if len(text) > most:
+        raise UsageError("decision", f"{what} of {len(text)} characters", f"say it in at most {most}")
+    return text
+
+
+def _mark_undone(case: Case, decision: int, by: str, at: str) -> None:
+    case.db.execute("UPDATE decision SET undone_by = ?, undone_at = ? WHERE id = ?", (by, at, decision))
+
+
+def _decisions(rows: Sequence[Row]) -> list[Decision]:
+    return [Decision(*tuple(row)) for row in rows]

@@ -1,0 +1,19 @@
+"""`fasr-video serve`: cases looked at, and decided on, in a browser on this machine. No other machine can reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from fasr_video.errors import MissingExtra
+
+
+def serve(folders: Sequence[Path], port: int, tell: Callable[[str], None]) -> None:
+    """Serve these cases until Ctrl-C; `tell` is given the address to open."""
+    for package in ("flask", "waitress"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "serve", "`fasr-video serve`")
+    from fasr_video.review.server import serve_cases
+
+    serve_cases(folders, port, tell)

@@ -1,0 +1,46 @@
+"""The Flask app: its pages, what guards them, and how errors are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, render_template, session
+from werkzeug.exceptions import HTTPException
+
+from fasr_video.errors import FasrError
+from fasr_video.review import actions, pages
+from fasr_video.review.cards import ratio
+from fasr_video.review.guard import protect
+from fasr_video.review.times import clock
+
+
+def make_app(cases: Mapping[str, Path], token: str, port: int) -> Flask:
+    """Pages about these cases (by id), for whoever holds the token."""
+    app = Flask(__name__)
+    app.config["CASES"] = dict(cases)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.jinja_env.filters.update(clock=clock, ratio=ratio)
+    protect(app, token, port)
+    app.register_blueprint(pages.pages)
+    app.register_blueprint(actions.actions)
+
+    @app.context_processor
+    def known() -> dict[str, Any]:
+        return {"csrf": session.get("csrf", ""), "by": session.get("by", ""), "cases": cases}
+
+    @app.errorhandler(FasrError)
+    def told(error: FasrError) -> tuple[str, int]:
+        return render_template("message.html", title="That did not work", told=str(error)), actions.status(error)
+
+    @app.errorhandler(HTTPException)
+    def not_there(error: HTTPException) -> tuple[str, int]:
+        return render_template("message.html", title=error.name, told=error.description), error.code or 500
+
+    @app.errorhandler(OverflowError)
+    def no_such_number(error: OverflowError) -> tuple[str, int]:
+        """A number in an address or a form that is larger than any that the case can hold."""
+        return render_template("message.html", title="Not Found", told="No such page, track or link."), 404
+
+    return app

@@ -1,0 +1,152 @@
+"""The signed-off report: who decided what in a case, with the state of the log at that moment.
+
+    CASE/signed-off/WHEN.json    the report; its schema is `fasr-video/signed-off/1`
+    CASE/signed-off/WHEN.html    the same for people, self-contained
+
+The SHA-256 of both files goes into the log, so that `fasr-video verify` finds one that was changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from fasr_video import __version__
+from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.files import write_whole
+from fasr_video.pipeline.case import Case, now
+from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person, problems
+from fasr_video.pipeline.export import links
+from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.verify import SIGNED_OFF
+from fasr_video.review.cards import Card, cards, ratio
+from fasr_video.review.times import clock
+
+SCHEMA = "fasr-video/signed-off/1"
+_SOURCES = "SELECT path, sha256, camera, state FROM source ORDER BY id"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedOff:
+    files: dict[str, str]
+    """Name → SHA-256."""
+    at: str
+    by: str
+    undecided: tuple[str, ...]
+
+
+def undecided(found: list[Card]) -> list[str]:
+    return [card.name for card in found if card.agreement is Agreement.UNDECIDED]
+
+
+def sign_off(case: Case, by: str, although_undecided: bool = False) -> SignedOff:
+    """Write the report of what was decided into the case, and its hash into the log."""
+    by = person(by)
+    with case.transaction():  # nobody decides while the report is written
+        document = _document(case, by)
+        left = document["undecided"]
+        if not document["tracks"]:
+            raise CaseError(case.folder, "there is no finished track to sign off", "let the run finish first")
+        if left and not although_undecided:
+            reason = f"{len(left)} tracks are undecided ({', '.join(left[:20])}{', …' if len(left) > 20 else ''})"
+            raise CaseError(case.folder, reason, "decide them, or sign off although they are")
+        files = _write(case.folder / SIGNED_OFF, document)
+        case.log("signed off", {"by": by, "files": files, "undecided": left, "digest": document["decisions_sha256"]})
+    return SignedOff(files, document["at"], by, tuple(left))
+
+
+def signed_off(case: Case) -> list[SignedOff]:
+    """All that were ever written, the last one first."""
+    rows = case.db.execute("SELECT at, details FROM log WHERE event = 'signed off' ORDER BY id DESC").fetchall()
+    told = [(row["at"], json.loads(row["details"])) for row in rows]
+    return [SignedOff(d["files"], at, d["by"], tuple(d["undecided"])) for at, d in told]
+
+
+def _document(case: Case, by: str) -> dict[str, Any]:
+    altered = problems(case)
+    if altered:
+        raise IntegrityError(case.folder, altered[0], "see `fasr-video verify`; nothing was signed off")
+    found = cards(case)
+    names = {card.id: card.name for card in found}
+    searched = case.searched()
+    return {
+        "schema": SCHEMA,
+        "version": __version__,
+        "case": case.meta("case_id"),
+        "at": now(),
+        "signed_off_by": by,
+        "log_head": case.meta("log_head"),
+        "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
+        "decisions_sha256": digest(case),
+        "gallery": None if searched is None else searched["gallery"],
+        "sources": [
+            dict(row)
+            for row in case.db.execute("SELECT path, sha256, camera, state FROM source ORDER BY id").fetchall()
+        ],
+        "reviewers": sorted({d.by for card in found for d in card.decisions}),
+        "undecided": undecided(found),
+        "one_reviewer": [card.name for card in found if card.agreement is Agreement.ONE],
+        "disagreements": [card.name for card in found if card.agreement is Agreement.CONFLICT],
+        "tracks": [_track(case, card) for card in found],
+        "subjects": [[names[track] for track in group] for group in clusters(case, ["accepted"])],
+        "links": [
+            {**link, "a": names[link["a"]], "b": names[link["b"]]}
+            for link in links(case)
+            if link["state"] != "proposed"
+        ],
+    }
+
+
+def _track(case: Case, card: Card) -> dict[str, Any]:
+    lead = card.lead
+    return {
+        "name": card.name,
+        "source": card.source,
+        "footage": card.footage,
+        "camera": card.camera,
+        "start_seconds": card.start,
+        "end_seconds": card.end,
+        "wall_time": None if card.clock is None else card.clock.shown(card.start),
+        "state": card.state,
+        "insufficient_because": card.why,
+        "first_candidate": None if lead is None else lead.subject,
+        "log10_likelihood_ratio": None if lead is None else lead.ratio,
+        "only_the_reconstruction_supports_it": lead is not None and lead.only_sr,
+        "agreement": card.agreement,
+        "decisions": [_as_json(d) for d in decisions(case, card.id)],
+    }
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    names = ("id", "subject", "verdict", "reason", "by", "at", "undone_by", "undone_at")
+    return {name: getattr(decision, name) for name in names}
+
+
+def _write(folder: Path, document: dict[str, Any]) -> dict[str, str]:
+    """Both files, whole; returns their hashes by their names."""
+    folder.mkdir(exist_ok=True)
+    stem = document["at"].replace(":", "").replace("+0000", "Z")
+    texts = {f"{stem}.json": json.dumps(document, indent=2, ensure_ascii=False), f"{stem}.html": _html(document)}
+    files = {}
+    for name, text in texts.items():
+        data = text.encode()
+        write_whole(folder / name, lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
+        files[name] = hashlib.sha256(data).hexdigest()
+    return files
+
+
+def _html(document: dict[str, Any]) -> str:
+    environment = Environment(
+        loader=PackageLoader("fasr_video.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update(clock=clock, ratio=ratio)
+    style = (Path(__file__).parent / "static" / "signed_off.css").read_text(encoding="utf-8")
+    allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    template = environment.get_template("signed_off.html")
+    return template.render(report=document, style=style, policy=f"default-src 'none'; style-src 'sha256-{allowed}'")

@@ -1,0 +1,175 @@
+"""A small case made by hand, whole by `verify`: five tracks of two cameras, searched, nothing decided."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PilImage
+
+from fasr_video.configs import settings as configs
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.pipeline import probes, records, search
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.links import FACES
+from fasr_video.sr.restoration import BANNER
+from fasr_video.types import AlignedFace, Image
+from tests.conftest import PORTRAITS
+
+LENGTH = 64
+CLOCK = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "given"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What comes from outside and is shown: tests put what they like into it."""
+
+    anna: str = "anna"
+    bert: str = "bert"
+    door: str = "/footage/door.mp4"
+    yard: str = "/footage/yard.mp4"
+    camera: str = "Yard"
+    remark: str = "face of 40 px, larger than the 12-32 px that scores were calibrated on"
+    warnings: tuple[str, ...] = ("LR face of 40 px, outside the 12-32 px that the network was trained on",)
+
+
+@dataclass
+class Seen:
+    """A track: who it looks like, where and when (seconds), and what the search said."""
+
+    source: int
+    looks: str
+    start: int
+    end: int
+    usable: bool = True
+    candidates: list[tuple[str, float, list[str]]] = field(default_factory=list)  # subject, score, support
+    drawn_from: str = ""
+
+
+def made_case(folder: Path, names: Names | None = None) -> Path:
+    """T1 and T2 are seen at once; S2-T1 looks like T1; T2 and S2-T2 are linked; S2-T3 is insufficient."""
+    n = names or Names()
+    seen = [
+        Seen(1, "anna", 0, 4, candidates=[(n.anna, 3.2, ["best", "pooled", "sr"]), (n.bert, -1.1, [])]),
+        Seen(1, "bert", 2, 6, candidates=[(n.bert, 0.4, []), (n.anna, -2.0, [])]),
+        Seen(2, "anna", 0, 3, candidates=[(n.anna, 2.6, ["pooled"]), (n.bert, -0.7, [])]),
+        Seen(2, "bert", 10, 14, candidates=[(n.bert, 1.9, ["sr"]), (n.anna, -1.5, [])], drawn_from=n.anna),
+        Seen(2, "anna", 20, 21, usable=False),
+    ]
+    settings = configs.load("cpu")
+    portraits = {"anna": _portrait("eileen_collins"), "bert": _portrait("grace_hopper")}
+    with Case.create(folder, json.loads(settings.model_dump_json()), configs.as_yaml(settings)) as case:
+        with case.transaction():
+            for number, (path, camera) in enumerate(((n.door, None), (n.yard, n.camera)), 1):
+                _source(case, number, path, camera)
+            for number, track in enumerate(seen, 1):
+                _track(case, number, track, portraits[track.looks], n)
+            for number in (1, 2):
+                found = {"faces": {}, "losses": {}, "digest": records.digest(case, number)}
+                case.log("source done", {"source": number, **found})
+            digests = {t: probes.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
+            case.log("probed", {"models": {}, "digests": digests})
+            link = "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
+            case.db.execute(link, (FACES,))
+        _gallery(case, {n.anna: portraits["anna"], n.bert: portraits["bert"]})
+    return folder
+
+
+def _portrait(name: str) -> Image:
+    with PilImage.open(PORTRAITS / "mugshots" / f"{name}.jpg") as photo:
+        side = min(photo.size)
+        left = (photo.width - side) // 2
+        return np.asarray(photo.convert("RGB").crop((left, 0, left + side, side)).resize((128, 128)))
+
+
+def _person(name: str, turned: float) -> NDArray[np.float32]:
+    """A direction of its own for each name, turned a little."""
+    rng = np.random.default_rng(sum(map(ord, name)))
+    vector = rng.standard_normal(LENGTH) + turned * np.random.default_rng(1).standard_normal(LENGTH)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def _source(case: Case, number: int, path: str, camera: str | None) -> None:
+    info: dict[str, Any] = {"path": path, "width": 640, "height": 480, "time_base": "1/1000", "first_pts": 0}
+    info |= {"time_source": "pts", "codec": "h264", "container": "mp4", "colour": "bt709"}
+    detector = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True}
+    sha256 = f"{number:064x}"
+    clock = None if camera is None else json.dumps(CLOCK)
+    losses = json.dumps({"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0})
+    case.db.execute(
+        "INSERT INTO source (id, path, sha256, info, detector, state, camera, clock, losses, frames)"
+        " VALUES (?, ?, ?, ?, ?, 'done', ?, ?, ?, 300)",
+        (number, path, sha256, json.dumps(info), json.dumps(detector), camera, clock, losses),
+    )
+    case.log("source added", {"source": number, "path": path, "sha256": sha256, "info": info, "detector": detector})
+
+
+def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -> None:
+    of_source = 1 + case.db.execute("SELECT count(*) FROM track WHERE source = ?", (seen.source,)).fetchone()[0]
+    state = ("usable", None) if seen.usable else ("insufficient", "too_small")
+    case.db.execute(
+        "INSERT INTO track (id, source, tracker_id, number, state, verdict, verdict_reason, shown_face)"
+        " VALUES (?, ?, ?, ?, 'done', ?, ?, ?)",
+        (number, seen.source, number, of_source, *state, 100 * number + seen.start),
+    )
+    for second in range(seen.start, seen.end + 1):
+        reason = "too_small" if not seen.usable else "lr0" if second == seen.start else "aux"
+        _face(case, number, seen.source, second, reason, portrait)
+    if not seen.usable:
+        return
+    case.db.execute("INSERT INTO probed VALUES (?, '{}', 40)", (number,))
+    for kind in ("best", "pooled", "sr"):
+        feature = _person(seen.looks, 0.15 * number).tobytes()
+        case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (number, kind, feature))
+    facts = {"method": "fasr++", "sampler": "dpmpp-10", "seed": number, "model": "f" * 64, "calls": 20}
+    facts |= {"warnings": list(names.warnings), "disagreement": 0.02, "attributes": [], "what": BANNER}
+    facts |= {"conditioned_on": seen.drawn_from}
+    pictures = [case.write_picture(np.clip(portrait.astype(int) + d, 0, 255).astype(np.uint8)) for d in (5, 9, 13)]
+    row = (number, pictures[0], json.dumps(pictures[1:]), pictures[2], json.dumps(facts))
+    case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", row)
+    passing = [c for c in seen.candidates if c[1] > 1.5]
+    answer = (number, "candidates" if passing else "unknown", 1.5, 0, names.remark)
+    case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", answer)
+    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    for rank, (subject, score, support) in enumerate(seen.candidates, 1):
+        cosine = 0.1 + score / 6
+        for kind in ("best", "pooled", "sr"):
+            case.db.execute(insert, (number, kind, rank, subject, cosine, score, None, None, None, None, None))
+        cosines = json.dumps(dict.fromkeys(("best", "pooled", "sr"), cosine))
+        passes = score > 1.5
+        joined = (number, "joined", rank, subject, None, score, score, cosines, json.dumps(support), passes, False)
+        case.db.execute(insert, joined)
+
+
+def _face(case: Case, track: int, source: int, second: int, reason: str, portrait: Image) -> None:
+    darker = np.clip(portrait.astype(int) - 3 * second, 0, 255).astype(np.uint8)
+    small = np.asarray(PilImage.fromarray(darker).resize((48, 48)))
+    values = (100 * track + second, source, track, second, 1000 * second, 100, 80, 130, 120)
+    quality = (0.9, 14.0 + track, 0.2, 0.1, 0.4, 0.1, 1.0, 1.0, 0.5 + 0.08 * track)
+    case.db.execute(
+        "INSERT INTO face (id, source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, sharpness, turn,"
+        " exposure, contrast, inside, clear, total, reason, aligned, native, native_x, native_y)"
+        f" VALUES ({', '.join('?' * 23)})",
+        (*values, *quality, reason, case.write_picture(darker), case.write_picture(small), 90, 70),
+    )
+
+
+def _gallery(case: Case, people: dict[str, Image]) -> None:
+    with Gallery.create(case.folder / "gallery", "made", "e", LENGTH) as gallery:
+        for number, (name, picture) in enumerate(people.items()):
+            face = AlignedFace(picture, None)
+            feature = _person(name, 0.0)
+            gallery.add(name, EnrolledPhoto(f"{number:064x}", f"{name}.jpg", feature, 20.0, 60.0, 0.9, face))
+        Index.open(gallery)
+        facts = {"id": gallery.id, "state": gallery.state, "people": len(people), "folder": "gallery"}
+        facts |= {"templates": gallery.count(), "generation": gallery.generation}
+    asked = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
+    asked |= {"remarks": [], "models": {}}
+    with case.transaction():
+        case.set_meta("searched", json.dumps(asked))
+        case.log("searched", {**asked, "index_made_anew": None, "digest": search.digest(case)})

@@ -1,0 +1,225 @@
+"""What reviewers say of tracks, and who is one person: recorded, undone, and never changed unnoticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, UsageError
+from fasr_video.pipeline import links
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.decisions import Agreement, agreement, decide, standing, undo
+from fasr_video.pipeline.decisions import decisions as made_on
+from fasr_video.pipeline.export import as_document
+from fasr_video.pipeline.verify import verify
+from tests.reviewed import made_case
+from tests.test_cli import called
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_case(tmp_path_factory.mktemp("whole") / "case")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "case"))
+
+
+@pytest.fixture
+def case(folder: Path) -> Iterator[Case]:
+    with Case.open(folder) as opened:
+        yield opened
+
+
+def problems(case: Case) -> list[str]:
+    return [p for c in verify(case) for p in c.problems]
+
+
+def test_a_decision_is_kept_with_its_reason_and_its_reviewer(case: Case) -> None:
+    made = decide(case, 1, "accepted", "same scar\nover the left eye", "Anna  Huber ", "anna")
+    assert made_on(case, 1) == [made]
+    assert (made.verdict, made.subject, made.by) == ("accepted", "anna", "Anna Huber")
+    assert made.reason == "same scar\nover the left eye" and made.at and made.stands
+    (line,) = case.db.execute("SELECT details FROM log WHERE event = 'decided'").fetchall()
+    assert json.loads(line["details"])["reason"] == made.reason
+    assert problems(case) == []
+
+
+def test_a_decision_taken_back_stays_and_says_who_took_it_back(case: Case) -> None:
+    made = decide(case, 1, "rejected", "other ear", "Anna")
+    undo(case, made.id, "Ben")
+    (kept,) = made_on(case, 1)
+    assert (kept.undone_by, kept.reason) == ("Ben", "other ear") and standing(case, 1) == []
+    with pytest.raises(CaseError, match="Ben has undone it already"):
+        undo(case, made.id, "Anna")
+    assert problems(case) == []
+
+
+def test_two_reviewers_stand_beside_each_other_and_agree_or_not(case: Case) -> None:
+    assert agreement(standing(case, 1)) is Agreement.UNDECIDED
+    decide(case, 1, "accepted", "a", "Anna", "anna")
+    assert agreement(standing(case, 1)) is Agreement.ONE
+    decide(case, 1, "rejected", "b", "Ben", "anna")
+    assert agreement(standing(case, 1)) is Agreement.CONFLICT
+    decide(case, 1, "accepted", "b, looked again", "Ben", "anna")
+    assert agreement(standing(case, 1)) is Agreement.AGREED
+    decide(case, 1, "accepted", "b, a third time", "Ben", "bert")
+    assert agreement(standing(case, 1)) is Agreement.CONFLICT
+
+
+def test_the_same_person_decides_once_however_the_name_is_written(case: Case) -> None:
+    first = decide(case, 1, "accepted", "a", "Anna Huber", "anna")
+    second = decide(case, 1, "insufficient", "too blurred after all", " anna  huber")
+    former, latter = made_on(case, 1)
+    assert (former.id, former.undone_by) == (first.id, "anna huber") and latter == second
+    assert agreement(standing(case, 1)) is Agreement.ONE and problems(case) == []
+
+
+@pytest.mark.parametrize(
+    ("track", "verdict", "reason", "by", "subject", "says"),
+    [
+        (1, "accepted", " ", "Anna", "anna", "a reason is missing"),
+        (1, "accepted", "x", " \n", "anna", "a name is missing"),
+        (1, "accepted", "x", "Anna", None, "without saying whom"),
+        (1, "accepted", "x", "Anna", "nobody", "nobody is not among its candidates"),
+        (1, "insufficient", "x", "Anna", "anna", "said of the track"),
+        (1, "perhaps", "x", "Anna", None, "no such verdict"),
+        (99, "rejected", "x", "Anna", None, "no such finished track"),
+        (1, "rejected", "x" * 4001, "Anna", None, "of 4001 characters"),
+    ],
+)
+def test_half_a_decision_is_refused_in_one_line_and_nothing_is_kept(
+    case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None, says: str
+) -> None:
+    with pytest.raises(FasrError, match=says) as caught:
+        decide(case, track, verdict, reason, by, subject)
+    assert "\n" not in str(caught.value)
+    assert case.db.execute("SELECT count(*) FROM decision").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE decision SET verdict = 'rejected' WHERE id = 1",
+        "UPDATE decision SET reason = 'another' WHERE id = 1",
+        "UPDATE decision SET undone_by = 'Anna', undone_at = 'now' WHERE id = 1",
+        "UPDATE decision SET undone_by = NULL, undone_at = NULL WHERE id = 2",
+        "DELETE FROM decision WHERE id = 2",
+        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', 'now')",
+    ],
+)
+def test_a_decision_changed_added_or_removed_behind_the_log_is_found(case: Case, change: str) -> None:
+    decide(case, 1, "accepted", "a", "Anna", "anna")
+    undo(case, decide(case, 1, "rejected", "b", "Ben").id, "Ben")
+    assert problems(case) == []
+    assert case.db.execute(change).rowcount == 1
+    assert problems(case) == ["decisions were changed, added or removed after they were made"]
+
+
+def test_a_decision_smuggled_into_a_case_without_any_is_found(case: Case) -> None:
+    case.db.execute("INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', 'now')")
+    assert any("decisions were" in p for p in problems(case))
+
+
+def test_decisions_stay_when_the_case_is_searched_anew(case: Case) -> None:
+    made = decide(case, 1, "accepted", "a", "Anna", "anna")
+    case.db.execute("DELETE FROM candidate WHERE subject = 'anna'")
+    assert standing(case, 1) == [made] and made.subject == "anna"
+    with pytest.raises(UsageError, match="not among its candidates"):
+        decide(case, 1, "accepted", "b", "Ben", "anna")
+    assert as_document(case)["tracks"][0]["decisions"][0]["subject"] == "anna"
+
+
+def test_a_decision_while_another_process_writes_fails_in_one_line_and_loses_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasr_video.pipeline.case.BUSY_SECONDS", 0.1)
+    with Case.open(folder) as run, Case.open(folder) as reviewer:
+        with run.transaction():
+            run.log("noted", {})
+            with pytest.raises(EnvironmentFailure, match="another process is writing"):
+                decide(reviewer, 1, "rejected", "a", "Anna")
+            assert standing(reviewer, 1) == []
+        decide(reviewer, 1, "rejected", "a", "Anna")
+        assert len(standing(run, 1)) == 1 and problems(run) == []
+
+
+def clusters(case: Case) -> list[list[int]]:
+    return links.clusters(case, ["accepted"])
+
+
+def test_tracks_without_a_proposal_are_joined_by_a_person(case: Case) -> None:
+    (link,) = links.join(case, [3, 1], "Anna")
+    row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
+    assert (row["evidence"], row["state"], row["decided_by"]) == ("person", "accepted", "Anna")
+    assert 0.8 < row["score"] < 1  # their cosine, though nobody proposed it
+    assert clusters(case) == [[1, 3]] and problems(case) == []
+
+
+def test_a_proposed_link_is_the_one_that_joins_its_tracks(case: Case) -> None:
+    assert links.join(case, [2, 4], "Anna") == [1]
+    assert case.db.execute("SELECT evidence FROM link WHERE id = 1").fetchone()[0] == links.FACES
+
+
+def test_several_tracks_become_one_subject_and_are_split_again(case: Case) -> None:
+    links.join(case, [1, 3, 4], "Anna")
+    assert clusters(case) == [[1, 3, 4]]
+    refused = links.split(case, [4], "Ben")
+    assert clusters(case) == [[1, 3]] and len(refused) == 1
+    links.decide(case, refused[0], "proposed", "Ben")
+    links.join(case, [1, 4], "Ben")
+    assert clusters(case) == [[1, 3, 4]] and problems(case) == []
+    events = [r[0] for r in case.db.execute("SELECT event FROM log WHERE event LIKE 'link%'").fetchall()]
+    assert events == ["link decided"] * 5
+
+
+def test_two_people_of_one_picture_are_not_joined_and_no_link_is_left(case: Case) -> None:
+    before = case.db.execute("SELECT count(*) FROM link").fetchone()[0]
+    with pytest.raises(CaseError, match="tracks T1, T2, which are seen at the same time"):
+        links.join(case, [1, 2], "Anna")
+    assert case.db.execute("SELECT count(*) FROM link").fetchone()[0] == before and clusters(case) == []
+
+
+def test_who_was_set_apart_is_not_joined_by_way_of_a_third(case: Case) -> None:
+    links.join(case, [1, 4], "Anna")
+    (apart,) = links.split(case, [4], "Anna")
+    links.join(case, [1, 3], "Ben")
+    with pytest.raises(CaseError, match=f"which Anna set apart; first reopen link {apart}"):
+        links.join(case, [3, 4], "Ben")
+
+
+@pytest.mark.parametrize(
+    ("tracks", "says"), [([1], "1 chosen"), ([1, 99], "no such finished track"), ([1, 3], "one subject already")]
+)
+def test_joining_that_means_nothing_is_told(case: Case, tracks: list[int], says: str) -> None:
+    links.join(case, [1, 3], "Anna")
+    with pytest.raises(CaseError, match=says):
+        links.join(case, tracks, "Anna")
+
+
+def test_splitting_that_means_nothing_is_told(case: Case) -> None:
+    with pytest.raises(CaseError, match="track T1: no accepted link holds them"):
+        links.split(case, [1], "Anna")
+
+
+def test_an_accepted_link_that_is_removed_or_moved_is_found(case: Case) -> None:
+    (link,) = links.join(case, [1, 3], "Anna")
+    case.db.execute("UPDATE link SET b = 4 WHERE id = ?", (link,))
+    assert problems(case) == [f"link {link} is not as it was decided"]
+    case.db.execute("DELETE FROM link WHERE id = ?", (link,))
+    assert problems(case) == [f"link {link} is not as it was decided"]
+
+
+def test_deciding_and_undoing_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("--subject", "anna", "--reason", "same ear", "--by", "Anna")
+    assert called(capsys, "decide", folder, "T1", "accepted", *given)[:2] == (0, "decision 1: T1 accepted\n")
+    code, out, _ = called(capsys, "show", folder)
+    assert code == 0 and "decided by people" in out and "same ear" in out
+    assert called(capsys, "undo", folder, 1, "--by", "Anna")[:2] == (0, "decision 1: undone\n")
+    code, _, err = called(capsys, "decide", folder, "T9", "rejected", "--reason", "x", "--by", "Anna")
+    assert code == 2 and err.startswith("fasr-video: track T9: no such finished track in this case; ")

@@ -1,0 +1,509 @@
+"""The review pages: who may ask, what they show and refuse, and what each form leaves in the case."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import socket
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from fasr_video.errors import CaseError, MissingExtra, UsageError
+from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.decisions import decide, decisions, standing
+from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.verify import SIGNED_OFF, verify
+from fasr_video.review import serve
+from fasr_video.review.app import make_app
+from fasr_video.review.server import by_id, claim
+from fasr_video.review.signoff import sign_off
+from fasr_video.review.times import Clock, clock, parse
+from tests.reviewed import Names, made_case
+from tests.test_cli import called
+
+TOKEN, PORT = "the-key", 4711
+HOST = f"http://127.0.0.1:{PORT}"
+HOSTILE = "<script>alert('x')</script>\"onerror=alert(1) {{ 7*7 }}"
+ESCAPED = html.escape(HOSTILE, quote=True).replace("&quot;", "&#34;").replace("&#x27;", "&#39;")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_case(tmp_path_factory.mktemp("whole") / "case")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "case"))
+
+
+@pytest.fixture
+def app(folder: Path) -> Flask:
+    return make_app(by_id([folder]), TOKEN, PORT)
+
+
+@pytest.fixture
+def browser(app: Flask) -> Browser:
+    return Browser(app)
+
+
+class Browser:
+    """A visitor who opened the printed address, and sends each form with what the page had in it."""
+
+    def __init__(self, app: Flask) -> None:
+        (self.case,) = app.config["CASES"]
+        self.client: FlaskClient = app.test_client()
+        self.client.get(f"/?token={TOKEN}", base_url=HOST)
+        self.csrf = re.findall('name="csrf" value="([^"]+)"', self.get("/track/T1").text)[0]
+
+    def open(self, path: str) -> TestResponse:
+        return self.client.get(path, base_url=HOST)
+
+    def get(self, path: str) -> TestResponse:
+        return self.open(f"/case/{self.case}{path}")
+
+    def post(self, path: str, **fields: Any) -> TestResponse:
+        return self.client.post(f"/case/{self.case}{path}", base_url=HOST, data={"csrf": self.csrf, **fields})
+
+
+def standing_on(folder: Path, track: int) -> list[tuple[str, str | None, str]]:
+    with Case.open(folder, read_only=True) as case:
+        return [(d.verdict, d.subject, d.by) for d in standing(case, track)]
+
+
+def problems(folder: Path) -> list[str]:
+    with Case.open(folder, read_only=True) as case:
+        return [p for c in verify(case) for p in c.problems]
+
+
+def shown(page: TestResponse) -> list[str]:
+    """The tracks of an overview, in its order."""
+    return re.findall(r"<h2><a [^>]+>([^<]+)</a>", page.text)
+
+
+def paths(app: Flask) -> Iterator[tuple[str, str]]:
+    """Method and path of everything that the app answers to, but its style and script."""
+    (case,) = app.config["CASES"]
+    some = {"case_id": case, "name": "T1", "decision": 1, "link": 1, "what": "accept", "sha256": "0" * 64}
+    with app.test_request_context(base_url=HOST):
+        for rule in app.url_map.iter_rules():
+            if rule.endpoint != "static":
+                url = app.url_for(rule.endpoint, **{k: some[k] for k in rule.arguments}, _external=False)
+                for method in (rule.methods or set()) & {"GET", "POST"}:
+                    yield method, url
+
+
+# Who may ask.
+
+
+def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path) -> None:
+    asked = list(paths(app))
+    assert {m for m, _ in asked} == {"GET", "POST"} and len(asked) >= 13
+    for method, path in asked:
+        answer = app.test_client().open(path, method=method, base_url=HOST)
+        assert answer.status_code == 403, path
+        assert "anna" not in answer.text and "Set-Cookie" not in answer.headers
+    assert app.test_client().get("/?token=another", base_url=HOST).status_code == 403
+    assert problems(folder) == []
+
+
+def test_the_token_leaves_the_address_and_stays_in_a_cookie_that_no_site_or_script_can_use(app: Flask) -> None:
+    answer = app.test_client().get(f"/?token={TOKEN}", base_url=HOST)
+    assert answer.status_code == 302 and TOKEN not in answer.headers["Location"]
+    cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and f"fasr-video-{PORT}=" in cookie
+
+
+def test_a_forged_cookie_opens_nothing(app: Flask) -> None:
+    other = Flask("other")
+    other.secret_key = b"guessed"
+    serializer = other.session_interface.get_signing_serializer(other)  # type: ignore[attr-defined]
+    client = app.test_client()
+    client.set_cookie(f"fasr-video-{PORT}", serializer.dumps({"open": True, "csrf": "x"}), domain="127.0.0.1")
+    assert client.get("/", base_url=HOST).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", "0.0.0.0:4711"])
+def test_another_host_name_is_refused_also_with_the_token(browser: Browser, host: str) -> None:
+    assert browser.client.get("/", base_url=HOST, headers={"Host": host}).status_code == 421
+    assert browser.client.get(f"/?token={TOKEN}", base_url=HOST, headers={"Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("csrf", ["", "wrong", "ümlaut"])
+def test_a_form_from_elsewhere_changes_nothing(browser: Browser, folder: Path, csrf: str) -> None:
+    fields = {"verdict": "rejected", "reason": "x", "by": "Anna", "csrf": csrf}
+    assert browser.post("/track/T1/decide", **fields).status_code == 403
+    assert browser.post("/join", track=[1, 3], by="Anna", csrf=csrf).status_code == 403
+    assert standing_on(folder, 1) == []
+
+
+def test_looking_changes_nothing(app: Flask, browser: Browser, folder: Path) -> None:
+    before = (folder / DATABASE).read_bytes()
+    for _, path in paths(app):
+        browser.open(path)
+    assert (folder / DATABASE).read_bytes() == before
+
+
+def test_every_answer_forbids_what_is_not_ours(browser: Browser) -> None:
+    for answer in (browser.open("/"), browser.open("/nowhere"), browser.open("/static/review.css")):
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
+        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(browser: Browser) -> None:
+    for path in ("/", *(f"/case/{browser.case}/{p}" for p in ("track/T1", "subjects", "log", "sign-off"))):
+        text = browser.open(path).text
+        assert re.findall(r'(?:src|href|action)="(?!/[^/]|/"|#|\?)[^"]*"', text) == []
+        assert re.findall(r"<script(?![^>]* src=)", text) == [] and " style=" not in text and " onclick" not in text
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fcase.sqlite", "a" * 64, "..", "A" * 64])
+def test_only_pictures_of_the_case_can_be_asked_for(browser: Browser, name: str) -> None:
+    assert browser.get(f"/picture/{name}.png").status_code == 404
+    assert browser.get(f"/photograph/{name}.png").status_code == 404
+
+
+def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(tmp_path: Path) -> None:
+    odd = Names(HOSTILE, "bert", f"/footage/{HOSTILE.replace('/', '')}.mp4", camera=HOSTILE, remark=HOSTILE)
+    folder = made_case(tmp_path / "case", odd)
+    browser = Browser(make_app(by_id([folder]), TOKEN, PORT))
+    said = browser.post("/track/T1/decide", verdict="accepted", subject=HOSTILE, reason=HOSTILE, by=HOSTILE)
+    assert said.status_code == 303
+    browser.post("/join", track=[1, 3], by=HOSTILE)
+    browser.post("/sign-off", by=HOSTILE, although="on")
+    pages = [f"/case/{browser.case}/{page}" for page in ("track/T1", "subjects", "sign-off")]
+    for path in ("/", "/?camera=" + HOSTILE, *pages):
+        text = browser.open(path).text
+        assert ESCAPED in text and "<script>alert" not in text, path
+    assert "<script>" not in browser.get("/log").text
+    (report,) = (folder / SIGNED_OFF).glob("*.html")
+    assert "<script" not in report.read_text() and ESCAPED in report.read_text()
+    assert problems(folder) == []
+
+
+# What is shown.
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", ["T1", "T2", "S2-T1", "S2-T2", "S2-T3"]),
+        ("camera=Yard", ["S2-T1", "S2-T2", "S2-T3"]),
+        ("camera=door.mp4", ["T1", "T2"]),
+        ("state=candidates", ["T1", "S2-T1", "S2-T2"]),
+        ("state=unknown", ["T2"]),
+        ("state=insufficient", ["S2-T3"]),
+        ("since=0:00:05", ["T2", "S2-T2", "S2-T3"]),
+        ("until=1", ["T1", "S2-T1"]),
+        ("since=5&until=12", ["T2", "S2-T2"]),
+        ("since=2026-03-01+14:00:05", ["S2-T2", "S2-T3"]),
+        ("until=2026-03-01T13:00:12Z", ["S2-T1", "S2-T2"]),
+        ("quality=0.7", ["S2-T1", "S2-T2", "S2-T3"]),
+        ("score=2.7", ["T1"]),
+        ("score=-5", ["T1", "S2-T1", "S2-T2"]),
+        ("decided=undecided", ["T1", "S2-T2", "S2-T3"]),
+        ("decided=decided", ["T2", "S2-T1"]),
+        ("decided=one+reviewer", ["T2"]),
+        ("decided=reviewers+disagree", ["S2-T1"]),
+        ("camera=Yard&state=candidates&decided=undecided", ["S2-T2"]),
+        ("camera=nowhere", []),
+    ],
+)
+def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> None:
+    with Case.open(folder) as case:
+        decide(case, 2, "insufficient", "too blurred", "Anna")
+        decide(case, 3, "accepted", "same ear", "Anna", "anna")
+        decide(case, 3, "rejected", "other ear", "Ben", "anna")
+    assert shown(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
+
+
+@pytest.mark.parametrize("query", ["since=soon", "until=1:2:3:4", "quality=good", "score=nan", "state=x", "since=-1"])
+def test_a_filter_that_means_nothing_is_told_in_one_line(browser: Browser, query: str) -> None:
+    answer = browser.open(f"/?{query}")
+    assert answer.status_code == 400 and 'role="alert"' in answer.text and len(shown(answer)) == 5
+
+
+def test_a_card_names_nobody_who_does_not_pass(browser: Browser) -> None:
+    cards = browser.open("/").text.split('<li class="card">')[1:]
+    assert "anna" in cards[0] and "log10 LR +3.2" in re.sub(r"\s+", " ", cards[0]) and "bert" not in cards[0]
+    assert "anna" not in cards[1] and "bert" not in cards[1] and "unknown" in cards[1]
+    assert "only the reconstruction" in cards[3]
+
+
+def test_several_cases_are_shown_together_and_one_can_be_chosen(folder: Path, tmp_path: Path) -> None:
+    other = made_case(tmp_path / "other")
+    app = make_app(by_id([folder, other]), TOKEN, PORT)
+    client = app.test_client()
+    client.get(f"/?token={TOKEN}", base_url=HOST)
+    assert len(shown(client.get("/", base_url=HOST))) == 10
+    second = list(app.config["CASES"])[1]
+    page = client.get(f"/?case={second}", base_url=HOST)
+    assert len(shown(page)) == 5 and f"/case/{second}/track/T1" in page.text
+
+
+def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(browser: Browser) -> None:
+    text = browser.get("/track/T1").text
+    camera, banner, made, listed = (
+        text.index(s)
+        for s in (
+            "From the camera",
+            "Synthetic reconstruction:</b> a lead, not for comparison",
+            "Synthetic reconstruction: mean",
+            'id="candidates"',
+        )
+    )
+    assert camera < banner < made < listed
+
+
+def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_asked_for(browser: Browser) -> None:
+    usual, asked = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
+    assert "resampled" in usual.split('id="compare"')[1] and "Synthetic" not in usual.split('id="compare"')[1]
+    compared = asked.split('id="compare"')[1]
+    assert 'alt="Synthetic reconstruction of T1"' in compared and "not for comparison" in compared
+
+
+def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(browser: Browser) -> None:
+    page = browser.get("/track/S2-T2?candidate=anna&probe=sr").text
+    assert "Synthetic" not in page.split('id="compare"')[1] and "was drawn from these photographs" in page
+    assert "It was drawn from the photographs of anna" in page
+
+
+def test_nobody_is_compared_where_nobody_passes_until_somebody_is_chosen(browser: Browser) -> None:
+    assert "Beside" not in browser.get("/track/T2").text
+    assert "Beside anna" in browser.get("/track/T2?candidate=anna").text
+    assert "Beside" not in browser.get("/track/T2?candidate=somebody").text
+
+
+def test_pictures_and_photographs_are_served(browser: Browser) -> None:
+    pictures = re.findall(r'src="(/case/[^"]+)"', browser.get("/track/T1").text)
+    assert len(pictures) > 8
+    for path in pictures:
+        answer = browser.open(path)
+        assert answer.status_code == 200 and answer.data.startswith(b"\x89PNG")
+
+
+def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(browser: Browser, folder: Path) -> None:
+    shutil.rmtree(folder / "gallery")
+    answer = browser.get("/track/T1")
+    assert answer.status_code == 200 and "The gallery is not at hand" in answer.text
+
+
+@pytest.mark.parametrize("path", ["/case/nowhere/log", "/nowhere"])
+def test_what_is_not_there_is_told(browser: Browser, path: str) -> None:
+    assert browser.open(path).status_code == 404
+    assert browser.get("/track/T9").status_code == 404
+
+
+def test_a_number_larger_than_any_is_not_there(browser: Browser) -> None:
+    assert browser.get(f"/log?page={10**30}").status_code == 404
+    assert browser.post(f"/link/{10**30}/accept", by="Anna").status_code == 404
+    assert browser.post("/join", track=[1, 10**30], by="Anna").status_code == 404
+
+
+# What is decided.
+
+
+def test_a_decision_is_recorded_and_the_name_remembered(browser: Browser, folder: Path) -> None:
+    fields = {"verdict": "accepted", "subject": "anna", "reason": "same ear", "by": "Anna"}
+    assert browser.post("/track/T1/decide", **fields).status_code == 303
+    assert standing_on(folder, 1) == [("accepted", "anna", "Anna")] and problems(folder) == []
+    page = browser.get("/track/T1").text
+    assert "Recorded: accepted anna, by Anna." in page and "same ear" in page
+    assert 'name="by" required maxlength="100" autocomplete="name" value="Anna"' in page
+    assert "Recorded" not in browser.get("/track/T1").text
+
+
+def test_two_reviewers_agree_or_disagree_and_it_is_shown(browser: Browser) -> None:
+    browser.post("/track/T1/decide", verdict="accepted", subject="anna", reason="a", by="Anna")
+    browser.post("/track/T1/decide", verdict="insufficient", subject="anna", reason="b", by="Ben")
+    assert "reviewers disagree" in browser.get("/track/T1").text
+    browser.post("/track/T1/decide", verdict="accepted", subject="anna", reason="c", by="ben")
+    page = browser.get("/track/T1").text
+    assert "reviewers agree" in page and "undone by ben" in page
+
+
+def test_a_decision_is_undone_by_its_form(browser: Browser, folder: Path) -> None:
+    browser.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")
+    assert browser.post("/track/T1/undo/1", by="Ben").status_code == 303
+    assert standing_on(folder, 1) == [] and "undone by Ben" in browser.get("/track/T1").text
+    assert browser.post("/track/T1/undo/1", by="Ben").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"verdict": "rejected", "reason": " ", "by": "Anna"}, "a reason is missing"),
+        ({"verdict": "rejected", "reason": "what I saw", "by": ""}, "a name is missing"),
+        ({"verdict": "", "reason": "what I saw", "by": "Anna"}, "no such verdict"),
+        ({"verdict": "accepted", "reason": "what I saw", "by": "Anna"}, "without saying whom"),
+    ],
+)
+def test_what_could_not_be_recorded_stays_in_the_form(
+    browser: Browser, folder: Path, fields: dict[str, str], says: str
+) -> None:
+    answer = browser.post("/track/T1/decide", **fields)
+    assert answer.status_code == 400 and says in html.unescape(answer.text)
+    assert fields["reason"].strip() in answer.text and standing_on(folder, 1) == []
+
+
+def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_not_lost(
+    browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasr_video.pipeline.case.BUSY_SECONDS", 0.1)
+    fields = {"verdict": "rejected", "reason": "what I saw at length", "by": "Anna"}
+    with Case.open(folder) as run, run.transaction():
+        run.log("noted", {})
+        assert browser.open("/").status_code == browser.get("/track/T1").status_code == 200
+        answer = browser.post("/track/T1/decide", **fields)
+        assert answer.status_code == 503 and "another process is writing to it" in answer.text
+        assert "what I saw at length" in answer.text and 'value="Anna"' in answer.text
+    assert browser.post("/track/T1/decide", **fields).status_code == 303
+    assert standing_on(folder, 1) == [("rejected", None, "Anna")] and problems(folder) == []
+
+
+def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(browser: Browser, folder: Path) -> None:
+    with sqlite3.connect(folder / DATABASE) as db:
+        db.execute("UPDATE source SET state = 'running' WHERE id = 2")
+        db.execute("UPDATE track SET state = 'live' WHERE id = 5")
+    page = browser.open("/")
+    assert "a run is at work on yard.mp4" in page.text and "S2-T3" not in shown(page)
+
+
+# Subjects.
+
+
+def test_tracks_are_joined_split_and_opened_again_by_forms(browser: Browser, folder: Path) -> None:
+    assert browser.post("/join", track=[1, 3, 4], by="Anna").status_code == 303
+    page = browser.get("/subjects").text
+    assert "Subject 1" in page and "3 tracks" in page and "Joined, by 2 links." in page
+    browser.post("/split", track=[4], by="Ben")
+    browser.post("/link/1/accept", by="Ben")
+    with Case.open(folder, read_only=True) as case:
+        assert clusters(case, ["accepted"]) == [[1, 3], [2, 4]]
+    browser.post("/link/1/reopen", by="Ben")
+    with Case.open(folder, read_only=True) as case:
+        assert clusters(case, ["accepted"]) == [[1, 3]]
+    assert problems(folder) == [] and "link decided</b> by Ben" in browser.get("/log").text
+
+
+def test_a_contradiction_is_refused_on_the_page_and_the_choice_kept(browser: Browser) -> None:
+    answer = browser.post("/join", track=[1, 2], by="Anna")
+    assert answer.status_code == 400 and "seen at the same time" in answer.text
+    assert re.findall(r'name="track" value="(\d)" checked', answer.text) == ["1", "2"]
+
+
+# Signing off.
+
+
+def test_a_case_with_undecided_tracks_is_not_signed_off_unless_that_is_said(folder: Path) -> None:
+    with Case.open(folder) as case:
+        decide(case, 1, "accepted", "same ear", "Anna", "anna")
+        with pytest.raises(CaseError, match=re.escape("4 tracks are undecided (T2, S2-T1, S2-T2, S2-T3)")):
+            sign_off(case, "Anna")
+        assert not (folder / SIGNED_OFF).exists()
+        assert sign_off(case, "Anna", although_undecided=True).undecided == ("T2", "S2-T1", "S2-T2", "S2-T3")
+
+
+def test_a_signed_off_report_holds_what_was_decided_and_the_state_of_the_log(folder: Path) -> None:
+    with Case.open(folder) as case:
+        for track in range(1, 6):
+            decide(case, track, "insufficient", "too blurred", "Anna")
+        decide(case, 1, "accepted", "same ear", "Ben", "anna")
+        head = case.meta("log_head")
+        written = sign_off(case, "Ben")
+    (name,) = (n for n in written.files if n.endswith(".json"))
+    report = json.loads((folder / SIGNED_OFF / name).read_text())
+    assert (report["log_head"], report["reviewers"], report["disagreements"]) == (head, ["Anna", "Ben"], ["T1"])
+    assert report["tracks"][0]["decisions"][1]["reason"] == "same ear" and report["undecided"] == []
+    (page,) = (folder / SIGNED_OFF).glob("*.html")
+    text = page.read_text()
+    assert "default-src &#39;none&#39;; style-src &#39;sha256-" in text and "Reviewers disagree: T1" in text
+    assert problems(folder) == []
+    page.write_text(text.replace("same ear", "other ear"))
+    assert problems(folder) == [f"{page} was changed"]
+
+
+def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) -> None:
+    browser.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")
+    with sqlite3.connect(folder / DATABASE) as db:
+        db.execute("UPDATE decision SET verdict = 'insufficient'")
+    answer = browser.post("/sign-off", by="Anna", although="on")
+    assert answer.status_code == 500 and "decisions were changed" in answer.text
+    assert not list(folder.glob(f"{SIGNED_OFF}/*"))
+
+
+def test_signing_off_on_the_page_names_what_is_left(browser: Browser, folder: Path) -> None:
+    assert "5 tracks are undecided" in browser.post("/sign-off", by="Anna").text
+    assert browser.post("/sign-off", by="Anna", although="on").status_code == 303
+    page = browser.get("/sign-off").text
+    assert "although 5 undecided" in page
+    for file in (folder / SIGNED_OFF).iterdir():
+        assert file.name in page
+
+
+# Starting it.
+
+
+def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with claim(0) as taken:
+        port = taken.getsockname()[1]
+        code, _, err = called(capsys, "serve", folder, "--port", port)
+    line = f"fasr-video: --port {port}: another program listens there; give another, or 0 for a free one\n"
+    assert (code, err) == (2, line)
+
+
+def test_it_listens_on_the_loopback_address_only() -> None:
+    with claim(0) as taken:
+        assert taken.getsockname()[0] == "127.0.0.1"
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.2", taken.getsockname()[1]), 1):
+            pass
+
+
+@pytest.mark.parametrize("package", ["flask", "waitress"])
+def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=re.escape(f"{package}: not installed, but `fasr-video serve` needs it; ")):
+        serve([folder], 0, print)
+
+
+def test_the_same_case_twice_and_no_case_are_told(folder: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(folder, tmp_path / "copied")
+    with pytest.raises(UsageError, match="the same case as"):
+        by_id([folder, Path(copied)])
+    with pytest.raises(CaseError, match="no case here"):
+        by_id([tmp_path])
+
+
+# Times.
+
+
+def test_times_are_read_and_shown() -> None:
+    assert [parse(t) for t in ("12.5", "1:30", " 01:02:03.250 ")] == [12.5, 90.0, 3723.25]
+    assert [clock(s) for s in (0, 59.9996, 3723.25)] == ["0:00:00.000", "0:01:00.000", "1:02:03.250"]
+    known = Clock.read('{"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}')
+    assert known is not None and known.shown(4.0) == "2026-03-02 00:00:02+01:00 ± 1.5 s"
+    assert Clock.read(None) is None
+
+
+def test_decisions_of_the_page_and_of_the_command_line_are_the_same_thing(
+    browser: Browser, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    browser.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")
+    called(capsys, "decide", folder, "T1", "insufficient", "--reason", "b", "--by", "anna")
+    with Case.open(folder, read_only=True) as case:
+        assert [d.stands for d in decisions(case, 1)] == [False, True]
