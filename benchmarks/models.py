@@ -49,7 +49,7 @@ SIDES = (12, 16, 24, 32, 64)
 SAMPLES = 4
 BATCH = 16
 MEASURES = ("identity", "Rank-1")
-SHEET = """![LR, samples, mean, spread, truth](models.png)
+SHEET = """![LR, samples, mean, spread, truth](models.jpg)
 
 From left to right: the 16×16 face, four samples, their mean, where they differ (×4), the photograph. Every gallery
 photograph that comes with the project, told nothing but the LR face's own feature: two in the public domain, and below
@@ -322,14 +322,15 @@ def sheets(people: People, restored: Restored, folder: Path) -> None:
     chosen = {"every": list(range(0, count, max(1, count // 8)))[:8], "worst": identity.argsort()[:8].tolist()}
     for name, rows in chosen.items():
         lines = [sheet_line(restored.small[i], restored.samples[i], restored.clean[i]) for i in rows]
-        write_sheet(lines, folder / f"{name}.png")
+        write_sheet(lines, folder / f"{name}.jpg")
 
 
 def sheet_of_ours(path: Path) -> None:
     """The photographs that may be shown: two in the public domain, and those of people who do not exist."""
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
     photos = sorted([*PORTRAITS.glob("*.jpg"), *SAMPLE.glob("*.jpg")], key=lambda p: (p.parent != PORTRAITS, p.name))
-    clean = as_tensor([read_still(photo, detector).face for photo in photos])
+    faces = [as_tensor([read_still(photo, detector).face]) for photo in photos]
+    clean = torch.cat([shrink(f, 128) if f.shape[-1] > 128 else enlarge(f, 128) for f in faces])
     small = shrink(clean, 16)
     lr = enlarge(small, 128)
     models = load_models(None, None, None, torch.device("cpu"), "combiner")
@@ -344,7 +345,7 @@ def sheet_line(small: Tensor, samples: Tensor, clean: Tensor) -> Tensor:
 
 
 def write_sheet(lines: list[Tensor], path: Path) -> None:
-    Image.fromarray(as_image(torch.cat(lines, dim=1))).save(path, optimize=True)
+    Image.fromarray(as_image(torch.cat(lines, dim=1))).save(path, quality=90)
     print(f"written: {path} (LR, {SAMPLES} samples, mean, spread ×4, truth)")
 
 
@@ -392,7 +393,7 @@ def main() -> None:
     )
     third.note(SHEET)
     first.write(second, third, fourth, fifth)
-    sheet_of_ours(RESULTS / "models.png")
+    sheet_of_ours(RESULTS / "models.jpg")
     if args.sheets:
         sheets(people, restored, args.sheets)
 
