@@ -79,7 +79,10 @@ class FeatureCombiner(nn.Module):
 
 
 def shares(count: int, paired: bool) -> list[float]:
-    """What each of so many features weighs in `combine` (paired), the learned correction apart, or in `mean`."""
+    """What each of so many features, alike as those of one face are, weighs in `combine` (paired) or in `mean`.
+
+    The learned correction is left out: it has no share that could be told apart.
+    """
     if not paired:
         return [1 / count] * count
     units = (count + 1) // 2  # pairs, and an odd last feature, count alike

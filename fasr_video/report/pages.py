@@ -29,6 +29,9 @@ MEASURES = {
     "score": "Detector's score",
 }
 
+POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What browsers let a page do: show its own pictures. Its style is let in by its hash."""
+
 
 def track_page(report: Mapping[str, Any], number: int, shown: TrackPictures, photographs: Photographs) -> str:
     """The page of the track at that place of the report."""
@@ -106,7 +109,7 @@ def _track(
 
 def _line(track: Mapping[str, Any], source: Mapping[str, Any], kept: list[dict[str, Any]]) -> dict[str, Any]:
     """Where the track and its kept faces lie in the footage, in thousandths of its length."""
-    length = max(_duration(source), track["end_seconds"], 1e-9)
+    length: float = max(_duration(source), track["end_seconds"], 1e-9)
 
     def place(seconds: float) -> float:
         return round(1000 * seconds / length, 1)
@@ -134,11 +137,11 @@ def _ratio(value: float | None, at_bound: bool = False) -> str:
     if value is None:
         return "–"
     bound = ("≥ " if value > 0 else "≤ ") if at_bound else ""
-    return f"{bound}{value:+.1f}"
+    return f"{bound}{round(value, 1) + 0.0:+.1f}"
 
 
 def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
+    return "not measured" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _losses(counts: Mapping[str, int]) -> str:
@@ -169,7 +172,7 @@ def _templates() -> Environment:
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     found.globals |= {
         "style": Markup(style),
-        "policy": f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",
+        "policy": f"{POLICY}; style-src 'sha256-{digest}'",
         "banner": words.BANNER,
         "banner_why": words.BANNER_WHY,
         "probes": words.PROBES,
@@ -190,7 +193,7 @@ def _templates() -> Environment:
         "hashes": _hashes,
         "standing": standing,
         "cosine": "{:.3f}".format,
-        "percent": "{:.0%}".format,
+        "percent": lambda share: f"{share:.0%}".replace("%", " %"),
         "slug": lambda text: text.replace(" ", "-"),
         "name": lambda path: PurePosixPath(path).name,
         "stem": lambda path: PurePosixPath(path).stem,

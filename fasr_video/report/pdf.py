@@ -22,6 +22,6 @@ def find_weasyprint() -> Any:
 
 def write_pdf(html: str, path: Path) -> None:
     weasyprint = find_weasyprint()
-    # Pictures are in the page: whatever else it might ask for is not fetched.
+    # Pictures are in the page, and as large as their attributes say; nothing else is fetched.
     fetcher = weasyprint.URLFetcher(allowed_protocols=("data",))
-    weasyprint.HTML(string=html, url_fetcher=fetcher).write_pdf(path)
+    weasyprint.HTML(string=html, url_fetcher=fetcher).write_pdf(path, presentational_hints=True)

@@ -107,4 +107,4 @@ def _unknown(answer: dict[str, Any], searched: dict[str, Any]) -> tuple[str, str
 def _meaning(answer: dict[str, Any], searched: dict[str, Any]) -> str:
     size, share = searched["gallery"]["templates"], searched["question"]["fpir"]
     beyond = "; it lies beyond what the calibration's data can support" if answer["extrapolated"] else ""
-    return f"set so that {share:.3g} of strangers' searches pass it in a gallery of {size} templates{beyond}"
+    return f"set so that {100 * share:g} % of strangers' searches pass it in a gallery of {size} templates{beyond}"
