@@ -178,6 +178,16 @@ def test_conditioned_reconstruction_names_its_subject(written: Path) -> None:
     assert "Conditioned on" not in page(written, PAGES["lead"]).text
 
 
+def test_without_a_calibration_nobody_passes_and_that_is_said(copy: Path) -> None:
+    with Case.open(copy) as case:
+        case.db.execute("UPDATE answer SET threshold = NULL, verdict = 'unknown' WHERE track = 1")
+        case.db.execute("UPDATE candidate SET ratio = NULL, passes = 0 WHERE track = 1")
+    text = page(write_report(copy), PAGES["lead"]).text
+    assert "Its scores are not calibrated, so nobody can pass a threshold." in text
+    assert "There is no threshold, for scores are raw: a list to look through, no leads" in text
+    assert "●" not in text and "Over the threshold" not in text
+
+
 def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
     text = " ".join(page(written, PAGES["unknown"]).text.split())
     assert "2026-03-01 14:03:00.480+01:00 to 2026-03-01 14:03:00.720+01:00" in text
@@ -212,6 +222,11 @@ def test_case_page_tells_sources_reasons_models_settings_and_log(written: Path) 
     assert "research use" in text and "unknown here: ask who gave the file" in text
     assert "min_eye_px" in text
     assert all(line["hash"] in text for line in report["log"])
+
+
+def test_track_page_counts_its_faces_by_reason(written: Path) -> None:
+    assert "3\xa0an auxiliary face of its track; 1\xa0the best" in page(written, PAGES["lead"]).text
+    assert "4\xa0fewer pixels between the eyes" in page(written, PAGES["insufficient"]).text
 
 
 def test_clusters_link_to_their_tracks(copy: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ FORMATS = ("html", "json", "csv", "pdf", "folder")
 USUAL = ("html", "json", "csv")
 INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = "index.html", "report.json", "tracks.csv", "report.pdf", "SHA256SUMS"
 """All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's own."""
+_OF_TRACKS = {"html": re.compile(r"(S\d+-)?T\d+\.html"), "folder": re.compile(r"pictures/[^/]+\.png")}
+"""Files that come and go with tracks, by format."""
 EXTRA_COLUMNS = ("camera", "wall_start", "wall_end", "wall_uncertainty_seconds", "decisions")
 
 
@@ -52,7 +55,7 @@ def refresh(folder: Path) -> Path:
     out = folder / FOLDER
     with Case.open(folder, read_only=True) as case:
         head = case.meta("log_head")
-    if _written_at(out) != head:
+    if _written_at(out) != head or not (out / INDEX).is_file():
         write_report(folder)
     return out / INDEX
 
@@ -134,8 +137,8 @@ class _Target:
         """Take away pages and pictures of tracks that are gone, and write the manifest."""
         kept = {}
         for name, digest in self._before.items():
-            kind = {".html": "html", ".png": "folder"}.get(Path(name).suffix)
-            if kind in formats and name not in self._written:
+            ours = any(pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats)
+            if ours and name not in self._written:
                 (self._out / name).unlink(missing_ok=True)
             else:
                 kept[name] = digest
