@@ -332,6 +332,17 @@ def test_report_is_written_anew_only_when_the_case_went_on(copy: Path) -> None:
     assert "insufficient" in page(copy / "report", PAGES["unknown"]).text
 
 
+def test_report_that_was_cut_short_or_has_old_pages_is_written_anew(copy: Path) -> None:
+    index = refresh(copy)
+    whole = index.read_bytes()
+    index.write_bytes(whole[: len(whole) // 2])
+    assert refresh(copy).read_bytes().endswith(b"</html>")
+    decide(copy, 2, "insufficient", None, "R. Viewer")
+    write_report(copy, None, ("json",))
+    refresh(copy)
+    assert "insufficient by" in " ".join(page(copy / "report", PAGES["unknown"]).text.split())
+
+
 def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(copy: Path) -> None:
     out = write_report(copy, None, ("html", "folder"))
     (out / "notes.txt").write_text("mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -24,7 +25,6 @@ from fasr_video.storage import environment
 
 FOLDER = "report"
 """In the case, unless told otherwise."""
-FORMATS = ("html", "json", "csv", "pdf", "folder")
 USUAL = ("html", "json", "csv")
 INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = "index.html", "report.json", "tracks.csv", "report.pdf", "SHA256SUMS"
 """All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's own."""
@@ -55,17 +55,18 @@ def refresh(folder: Path) -> Path:
     out = folder / FOLDER
     with Case.open(folder, read_only=True) as case:
         head = case.meta("log_head")
-    if _written_at(out) != head or not (out / INDEX).is_file():
+    if not _is_of(out, head):
         write_report(folder)
     return out / INDEX
 
 
-def _written_at(out: Path) -> str | None:
-    """The end of the log that the whole report there was made of."""
+def _is_of(out: Path, head: str) -> bool:
+    """Whether the pages there are whole, and of the state of the case whose log ends so."""
     try:
-        return str(json.loads((out / DOCUMENT).read_text(encoding="utf-8"))["log_head"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+        index, listed = (out / INDEX).read_bytes(), (out / MANIFEST).read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return head.encode() in index and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
 
 
 Data = bytes | Callable[[Path], object]
@@ -75,7 +76,7 @@ Data = bytes | Callable[[Path], object]
 def _files(
     case: Case, report: dict[str, Any], people: Photographs, formats: Sequence[str]
 ) -> Iterator[tuple[str, Data]]:
-    """Each file of the report in turn, the document last: with it the report counts as whole."""
+    """Each file of the report in turn."""
     thumbnails: dict[str, Picture | None] = {}
     for number, track in enumerate(report["tracks"]):
         if not {"html", "pdf", "folder"} & set(formats):
