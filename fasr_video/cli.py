@@ -97,6 +97,7 @@ def cli() -> None:
     type=click.Choice(["restore", "search", "link"]),
     help="Do this again in the finished case --out, and what depends on it; no footage is read.",
 )
+@click.option("--no-report", is_flag=True, help="Leave out the report that is written into the case at the end.")
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
@@ -109,6 +110,7 @@ def run_command(
     start: str | None,
     end: str | None,
     stage: StageName | None,
+    no_report: bool,
     as_json: bool,
 ) -> int:
     """Find the people in FOOTAGE: files, or folders of pictures.
@@ -118,6 +120,7 @@ def run_command(
     """
     from fasr_video import screen
     from fasr_video.pipeline.run import redo, run
+    from fasr_video.report.write import refresh
 
     if stage is None and not footage:
         raise click.UsageError("Missing argument 'FOOTAGE...'.")
@@ -134,7 +137,8 @@ def run_command(
             folder, worked = run(footage, out, chosen, gallery, listen)
         else:
             folder, worked = out, redo(out, stage, chosen, gallery, listen)
-    return screen.summary(folder, worked, time.monotonic() - began, as_json)
+    report = None if no_report else refresh(folder)
+    return screen.summary(folder, worked, time.monotonic() - began, as_json, report)
 
 
 @cli.command("show")
@@ -176,6 +180,25 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     else:
         with environment(out):
             out.write_text(text, encoding="utf-8")
+
+
+@cli.command("report")
+@click.argument("case", type=FOLDER)
+@click.option("--out", type=FOLDER, help="Folder for it. [default: report in the case]")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["html", "json", "csv", "pdf", "folder"]),
+    help="What to write; repeat it for more. [default: html, json, csv]",
+)
+@click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
+def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool) -> None:
+    """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
+    from fasr_video.report.write import USUAL, write_report
+
+    folder = write_report(case, out, formats or USUAL, not no_photos)
+    click.echo(f"{folder}: report written")
 
 
 @cli.command("link")

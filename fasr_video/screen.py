@@ -16,7 +16,7 @@ from fasr_video.pipeline.export import state_of
 from fasr_video.types import REASON_TEXT, Reason
 
 
-def summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
+def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.export import as_document
 
@@ -51,6 +51,7 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
             "seconds": round(seconds, 2),
             "exit_code": int(code),
             "nothing_to_do": not worked,
+            "report": None if report is None else str(report),
         }
         click.echo(json.dumps(result))
         return code
@@ -67,7 +68,7 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool) -> int:
         if count:
             click.echo(f"lost: {count} {kind.replace('_', ' ')}")
     _say_answers(document, leads, len(answers), bad)
-    click.echo(f"look at it: fasr-video show {folder}")
+    click.echo(f"look at it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
     return code
 
 

@@ -6,6 +6,7 @@
       crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes; reconstructions say so inside
       gallery/           the gallery made from a folder of photographs that `run --gallery` was given
       signed-off/        reports that reviewers signed off
+      report/            what is handed on of all that, made anew when the case went on
 
 A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
 nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless

@@ -52,7 +52,7 @@ def as_json(case: Case) -> str:
 
 def as_csv(case: Case, rows: str) -> str:
     """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
-    lines = faces(case) if rows == "faces" else [_flat(t) for t in tracks(case)]
+    lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
     out = io.StringIO()
     writer = csv.DictWriter(out, FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -252,7 +252,8 @@ def _relative(case: Case, picture: str) -> str:
     return str(case.picture_path(picture).relative_to(case.folder))
 
 
-def _flat(track: dict[str, Any]) -> dict[str, Any]:
+def flat(track: dict[str, Any]) -> dict[str, Any]:
+    """A track as a line of a table."""
     shown = track["shown"] or {}
     line = {k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)}
     line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}

@@ -78,6 +78,17 @@ class FeatureCombiner(nn.Module):
         return F.normalize(torch.cat((pairs, features[paired:])).sum(0), dim=0)
 
 
+def shares(count: int, paired: bool) -> list[float]:
+    """What each of so many features, alike as those of one face are, weighs in `combine` (paired) or in `mean`.
+
+    The learned correction is left out: it has no share that could be told apart.
+    """
+    if not paired:
+        return [1 / count] * count
+    units = (count + 1) // 2  # pairs, and an odd last feature, count alike
+    return [0.5 / units] * (count // 2 * 2) + [1 / units] * (count % 2)
+
+
 def _layer(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
     return nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU(), nn.Dropout(0.2)
 

@@ -1,0 +1,121 @@
+"""A case as a report tells it: what `export` gives out, with times of day, verdicts in words, weights and licences.
+
+The same values stand in report.json and on the pages; docs/report.md names each field.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import datetime, timedelta
+from fractions import Fraction
+from typing import Any
+
+from fasr_video import __version__
+from fasr_video.box import Entry, read_manifest
+from fasr_video.gallery.probes import Kind
+from fasr_video.pipeline.case import Case, now
+from fasr_video.pipeline.export import as_document, state_of
+from fasr_video.pipeline.probes import features
+from fasr_video.recognition.combiner import shares
+from fasr_video.report.words import NOTICE, verdict
+
+SCHEMA = "fasr-video/report/1"
+PAIRS = ((Kind.SR, Kind.BEST), (Kind.SR, Kind.POOLED), (Kind.BEST, Kind.POOLED))
+
+
+def as_report(case: Case) -> dict[str, Any]:
+    document = as_document(case)
+    sources = {s["sha256"]: s for s in document["sources"]}
+    probed = {row["track"]: row for row in case.db.execute("SELECT * FROM probed").fetchall()}
+    models = {t: json.loads(row["models"]) for t, row in probed.items()}
+    faces: Counter[str] = Counter()
+    for source in document["sources"]:
+        faces.update(source["faces_by_reason"])
+    for track in document["tracks"]:
+        source, row = sources[track["source_sha256"]], probed.get(track["id"])
+        track |= _times(track, source)
+        headline, why = verdict(track, document["searched"])
+        track |= {"state": state_of(track), "headline": headline, "why": why, "page": f"{track['name']}.html"}
+        track["lr_px"] = None if row is None else row["side"]
+        track["models"] = models.get(track["id"])
+        track["cosines_between_probes"] = _cosines(case, track["id"])
+        _weigh(track)
+    return {
+        "schema": SCHEMA,
+        "case_schema": document.pop("schema"),
+        "made_at": now(),
+        "version": __version__,
+        "log_head": case.meta("log_head"),
+        "notice": NOTICE,
+        "tools": json.loads(case.meta("versions")),
+        "models": _models(document["sources"], list(models.values())),
+        "faces_by_reason": dict(faces.most_common()),
+        **document,
+    }
+
+
+def standing(track: dict[str, Any]) -> list[dict[str, Any]]:
+    """What reviewers decided and nobody took back."""
+    return [d for d in track["decisions"] if d["undone_by"] is None]
+
+
+def _times(track: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of each kept face, and the time of day where the source's clock is known."""
+    info, clock = source["info"], source["clock"]
+    for face in filter(None, (track["shown"], *track["auxiliaries"])):
+        face["seconds"] = float((face["pts"] - info["first_pts"]) * Fraction(info["time_base"]))
+        face["wall"] = None if clock is None else _wall(clock, face["seconds"])
+    wall = None
+    if clock is not None:
+        wall = {k: _wall(clock, track[f"{k}_seconds"]) for k in ("start", "end")}
+        wall |= {"uncertainty_seconds": clock["uncertainty_seconds"], "from": clock["from"]}
+    return {"camera": source["camera"], "wall": wall}
+
+
+def _wall(clock: dict[str, Any], seconds: float) -> str:
+    at = datetime.fromisoformat(clock["start"]) + timedelta(seconds=seconds)
+    return at.isoformat(sep=" ", timespec="milliseconds")
+
+
+def _cosines(case: Case, track: int) -> dict[str, float]:
+    """How near a track's probes are to each other: how far the reconstruction drifted from the camera's own faces."""
+    found = features(case, track)
+    return {f"{a}_{b}": float(found[a] @ found[b]) for a, b in PAIRS if a in found and b in found}
+
+
+def _weigh(track: dict[str, Any]) -> None:
+    """What each face weighs in the pooled probe; None where nothing was pooled."""
+    kept = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
+    models = track["models"]
+    weights = [None] * len(kept) if models is None else shares(len(kept), paired=models["pooled_by"] != "mean")
+    for face, weight in zip(kept, weights, strict=True):
+        face["weight"] = weight
+
+
+def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each model at work with its hash, and what the box's manifest says of it: data, licence, conditions of use."""
+    boxed = {entry.sha256: entry for entry in read_manifest().values()}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def add(role: str, sha256: str | None, licence: str | None = None) -> None:
+        if sha256:
+            found.setdefault((role, sha256), {"role": role, "sha256": sha256, **_described(boxed.get(sha256), licence)})
+
+    for source in sources:
+        add("finds faces", source["detector"]["model_sha256"], source["detector"]["licence"])
+    for models in of_tracks:
+        restorer = models["restorer"] or {}
+        add("compares faces", models["embedder"])
+        add("pools faces", restorer.get("combiner"))
+        add("draws reconstructions", restorer.get("network"))
+        add("finds landmarks", restorer.get("landmarks"))
+        for name, sha256 in restorer.get("classifier", {}).items():
+            add(f"reads {name}", sha256)
+    return list(found.values())
+
+
+def _described(entry: Entry | None, licence: str | None) -> dict[str, Any]:
+    if entry is None:
+        return {"what": "not from the box", "data": None, "licence": licence or "unknown here: ask who gave the file"}
+    return {"what": f"{entry.what} ({entry.file})", "data": entry.data, "licence": entry.licence}

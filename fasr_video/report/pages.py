@@ -1,0 +1,204 @@
+"""Pages of a report: static HTML in one file each, with its pictures and its style inside and no script at all."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fasr_video.pipeline.case import Case
+from fasr_video.report import pictures, words
+from fasr_video.report.document import standing
+from fasr_video.report.photographs import Photographs
+from fasr_video.report.pictures import Picture, TrackPictures
+from fasr_video.types import REASON_TEXT
+
+MEASURES = {
+    "total": "Quality, all measures together",
+    "sharpness": "Sharpness, 0 to 1",
+    "turn": "Turn, 0 frontal to 1 profile",
+    "exposure": "Brightness, 0 to 1",
+    "contrast": "Contrast, 0 to 1",
+    "inside": "Inside the picture, 0 to 1",
+    "clear": "Not covered, 0 to 1",
+    "score": "Detector's score",
+}
+
+POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
+"""What browsers let a page do: show its own pictures. Its style is let in by its hash."""
+
+
+def track_page(report: Mapping[str, Any], number: int, shown: TrackPictures, photographs: Photographs) -> str:
+    """The page of the track at that place of the report."""
+    tracks = report["tracks"]
+    before = tracks[number - 1] if number else None
+    after = tracks[number + 1] if number + 1 < len(tracks) else None
+    values = _track(report, tracks[number], shown, photographs)
+    return _TEMPLATES.get_template("track.html").render(values, before=before, after=after)
+
+
+def case_page(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -> str:
+    return _TEMPLATES.get_template("case.html").render(_case(report, thumbnails), href=lambda t: t["page"])
+
+
+def whole(
+    report: Mapping[str, Any], case: Case, thumbnails: Mapping[str, Picture | None], photographs: Photographs
+) -> str:
+    """Case and tracks in one document, for print."""
+    part = _TEMPLATES.get_template("track_parts.html")
+    parts = [
+        {"name": t["name"], "html": Markup(part.render(_track(report, t, pictures.of_track(case, t), photographs)))}
+        for t in report["tracks"]
+    ]
+    values = _case(report, thumbnails)
+    return _TEMPLATES.get_template("pdf.html").render(values, parts=parts, href=lambda t: f"#{t['name']}")
+
+
+def thumbnail_of(track: Mapping[str, Any], shown: TrackPictures) -> Picture | None:
+    """What a track is shown by on the page of the case: its LR0, the camera's own."""
+    return None if track["shown"] is None else shown.thumbnails.get(track["shown"]["face"])
+
+
+def _case(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -> dict[str, Any]:
+    tracks = report["tracks"]
+    states = [t["state"] for t in tracks]
+    tiles = [
+        ("sources", len(report["sources"])),
+        ("frames looked at", sum(s["frames_looked_at"] for s in report["sources"])),
+        ("faces seen", sum(report["faces_by_reason"].values())),
+        ("tracks", len(tracks)),
+        ("with candidates", states.count("candidates")),
+        ("unknown", states.count("unknown")),
+        ("insufficient quality", states.count("insufficient")),
+        ("not searched", states.count("not searched")),
+        ("undecided", sum(not standing(t) for t in tracks)),
+    ]
+    lost = {kind: sum(s["losses"][kind] for s in report["sources"]) for kind in words.LOSSES}
+    return {
+        "report": report,
+        "tiles": tiles,
+        "lost": _losses(lost),
+        "thumbnails": thumbnails,
+        "by_name": {t["name"]: t for t in tracks},
+        "by_id": {t["id"]: t["name"] for t in tracks},
+    }
+
+
+def _track(
+    report: Mapping[str, Any], track: dict[str, Any], shown: TrackPictures, photographs: Photographs
+) -> dict[str, Any]:
+    source = next(s for s in report["sources"] if s["sha256"] == track["source_sha256"])
+    kept = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
+    kept.sort(key=lambda f: f["frame"])
+    joined = track["answer"]["joined"] if track["answer"] else []
+    return {
+        "report": report,
+        "t": track,
+        "p": shown,
+        "photographs": photographs,
+        "kept": kept,
+        "line": _line(track, source, kept),
+        "supported": {kind: {c["subject"] for c in joined if kind in c["support"]} for kind in words.PROBES},
+    }
+
+
+def _line(track: Mapping[str, Any], source: Mapping[str, Any], kept: list[dict[str, Any]]) -> dict[str, Any]:
+    """Where the track and its kept faces lie in the footage, in thousandths of its length."""
+    length: float = max(_duration(source), track["end_seconds"], 1e-9)
+
+    def place(seconds: float) -> float:
+        return round(1000 * seconds / length, 1)
+
+    left, right = place(track["start_seconds"]), place(track["end_seconds"])
+    marks = [{"x": min(997.0, place(f["seconds"])), "lr0": f["reason"] == "lr0"} for f in kept]
+    return {"length": length, "left": left, "width": max(2.0, right - left), "marks": marks}
+
+
+def _duration(source: Mapping[str, Any]) -> float:
+    declared = source["info"]["duration"]
+    if declared is None:
+        return 0.0
+    above, _, below = str(declared).partition("/")
+    return float(above) / float(below or 1)
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
+
+
+def _ratio(value: float | None, at_bound: bool = False) -> str:
+    if value is None:
+        return "–"
+    bound = ("≥ " if value > 0 else "≤ ") if at_bound else ""
+    return f"{bound}{round(value, 1) + 0.0:+.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{round(value, 2) + 0.0:.2f}"
+
+
+def _losses(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {words.LOSSES[kind]}" for kind, count in counts.items() if count)
+
+
+def _hashes(models: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each model by what it does in the track's probes."""
+    restorer = models["restorer"] or {}
+    yield "embedder", models["embedder"]
+    yield "pooled by", models["pooled_by"]
+    for name in ("network", "combiner", "landmarks", "identity"):
+        if restorer.get(name):
+            yield name, restorer[name]
+    for name, value in restorer.get("classifier", {}).items():
+        yield f"classifier of {name}", value
+
+
+def _templates() -> Environment:
+    found = Environment(
+        loader=PackageLoader("fasr_video.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    found.globals |= {
+        "style": Markup(style),
+        "policy": f"{POLICY}; style-src 'sha256-{digest}'",
+        "banner": words.BANNER,
+        "banner_why": words.BANNER_WHY,
+        "probes": words.PROBES,
+        "clocks": words.CLOCKS,
+        "times": words.TIMES,
+        "components": words.COMPONENTS,
+        "limits": words.LIMITS,
+        "measures": MEASURES,
+        "reasons": REASON_TEXT,
+        "large": pictures.LARGE,
+        "small": pictures.SMALL,
+    }
+    found.filters |= {
+        "clock": _clock,
+        "ratio": _ratio,
+        "number": _number,
+        "losses": _losses,
+        "hashes": _hashes,
+        "standing": standing,
+        "cosine": "{:.3f}".format,
+        "percent": lambda share: f"{share:.0%}".replace("%", " %"),
+        "slug": lambda text: text.replace(" ", "-"),
+        "name": lambda path: PurePosixPath(path).name,
+        "stem": lambda path: PurePosixPath(path).stem,
+    }
+    return found
+
+
+_TEMPLATES = _templates()

@@ -1,0 +1,129 @@
+"""The pictures of a report: the case's own files byte for byte, and what classical means make of them.
+
+Pages hold them as data URIs, so that a page is one file. A picture whose bytes are not those that its name promises is
+never shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image as PilImage
+
+from fasr_video.errors import IntegrityError
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.probes import track_faces
+from fasr_video.recognition.align import CANONICAL_SIDE
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.methods import as_image
+from fasr_video.storage import environment
+from fasr_video.types import Image
+
+LARGE = 336
+"""Longest side, in pixels of the page, that a native crop is magnified to by whole numbers."""
+SMALL = 136
+"""The same for auxiliary crops."""
+THUMBNAIL = 72
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    data: bytes
+    """A whole PNG or WebP file."""
+    width: int
+    height: int
+
+    @property
+    def uri(self) -> str:
+        kind = "webp" if self.data[:4] == b"RIFF" else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
+
+    def times(self, longest: int) -> int:
+        """By which whole number it can be magnified to be no longer than that."""
+        return max(1, longest // max(self.width, self.height))
+
+
+@dataclass(frozen=True, slots=True)
+class TrackPictures:
+    """All that is shown of one track, at its own size."""
+
+    kept: dict[int, Picture]
+    """Native crops of LR0 and the auxiliaries, by face."""
+    thumbnails: dict[int, Picture]
+    """The same in the canonical frame, small."""
+    lr0: Picture | None
+    """In the canonical frame."""
+    bicubic: Picture | None
+    average: Picture | None
+    """Of all kept faces in the canonical frame; None where there is but one."""
+    reconstruction: Picture | None
+    samples: tuple[Picture, ...]
+    spread: Picture | None
+
+
+def of_track(case: Case, track: dict[str, Any]) -> TrackPictures:
+    faces = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None and f["native"] is not None]
+    kept = {f["face"]: stored(case, f["native"]) for f in faces}
+    thumbnails = {f["face"]: thumbnail(stored(case, f["aligned"])) for f in faces}
+    made: Mapping[str, Any] = track["restoration"] or {"picture": None, "samples": (), "spread": None}
+    lr0, bicubic, average = _classical(case, track) if faces else (None, None, None)
+    return TrackPictures(
+        kept,
+        thumbnails,
+        lr0,
+        bicubic,
+        average,
+        None if made["picture"] is None else stored(case, made["picture"]),
+        tuple(stored(case, s) for s in made["samples"]),
+        None if made["spread"] is None else stored(case, made["spread"]),
+    )
+
+
+def stored(case: Case, relative: str) -> Picture:
+    """A file of the case as it is."""
+    path = case.folder / relative
+    with environment(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise IntegrityError(path, "it is missing", "restore it from a copy of the case") from error
+    if hashlib.sha256(data).hexdigest() != path.stem:
+        raise IntegrityError(path, "it was changed", "restore it from a copy of the case")
+    return Picture(data, *PilImage.open(io.BytesIO(data)).size)
+
+
+def thumbnail(picture: Picture, side: int = THUMBNAIL) -> Picture:
+    image = PilImage.open(io.BytesIO(picture.data)).convert("RGB")
+    image.thumbnail((side, side), PilImage.Resampling.LANCZOS)
+    return _encoded(image, "WEBP", quality=80)
+
+
+def of_array(image: Image) -> Picture:
+    return _encoded(PilImage.fromarray(image), "PNG", compress_level=6)
+
+
+def photograph(image: Image) -> Picture:
+    return _encoded(PilImage.fromarray(image), "WEBP", quality=90)
+
+
+def _classical(case: Case, track: dict[str, Any]) -> tuple[Picture, Picture, Picture | None]:
+    """LR0 in the canonical frame, enlarged bicubically, and averaged with the auxiliaries: nothing is learned here."""
+    row = case.db.execute("SELECT * FROM track WHERE id = ?", (track["id"],)).fetchone()
+    faces = track_faces(case, row)
+    bicubic = as_image(enlarge(as_tensor([faces.small]), CANONICAL_SIDE)[0])
+    frames = [f.picture for f in (faces.lr0, *faces.auxiliaries)]
+    average = np.mean(frames, axis=0).round().astype(np.uint8) if len(frames) > 1 else None
+    return of_array(faces.lr0.picture), of_array(bicubic), None if average is None else of_array(average)
+
+
+def _encoded(image: PilImage.Image, kind: str, **how: int) -> Picture:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **how)
+    return Picture(buffer.getvalue(), *image.size)

@@ -1,0 +1,147 @@
+"""A case's report on the disk: which files, and what becomes of those that an earlier report left."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fasr_video.errors import CaseError
+from fasr_video.files import sha256_file, write_whole
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.export import TRACK_COLUMNS, flat
+from fasr_video.report import pages, pictures
+from fasr_video.report.document import as_report, standing
+from fasr_video.report.folder import README, files_of
+from fasr_video.report.pdf import find_weasyprint, write_pdf
+from fasr_video.report.photographs import Photographs, photographs
+from fasr_video.report.pictures import Picture
+from fasr_video.storage import environment
+
+FOLDER = "report"
+"""In the case, unless told otherwise."""
+USUAL = ("html", "json", "csv")
+INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = "index.html", "report.json", "tracks.csv", "report.pdf", "SHA256SUMS"
+"""All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's own."""
+_OF_TRACKS = {"html": re.compile(r"(S\d+-)?T\d+\.html"), "folder": re.compile(r"pictures/[^/]+\.png")}
+"""Files that come and go with tracks, by format."""
+EXTRA_COLUMNS = ("camera", "wall_start", "wall_end", "wall_uncertainty_seconds", "decisions")
+
+
+def write_report(
+    folder: Path, out: Path | None = None, formats: Sequence[str] = USUAL, with_photographs: bool = True
+) -> Path:
+    """Write the report of the case at `folder` to `out` (in the case, if None), and return where it is."""
+    out = folder / FOLDER if out is None else out
+    if "pdf" in formats:
+        find_weasyprint()
+    with Case.open(folder, read_only=True) as case, environment(out):
+        report = as_report(case)
+        with photographs(case, report["searched"], with_photographs) as people:
+            target = _Target(out)
+            for name, data in _files(case, report, people, formats):
+                target.put(name, data)
+        target.finish(formats)
+    return out
+
+
+def refresh(folder: Path) -> Path:
+    """Write the report in the case unless the one there is of this very state; returns its first page."""
+    out = folder / FOLDER
+    with Case.open(folder, read_only=True) as case:
+        head = case.meta("log_head")
+    if not _is_of(out, head):
+        write_report(folder)
+    return out / INDEX
+
+
+def _is_of(out: Path, head: str) -> bool:
+    """Whether the pages there are whole, and of the state of the case whose log ends so."""
+    try:
+        index, listed = (out / INDEX).read_bytes(), (out / MANIFEST).read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return head.encode() in index and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
+
+
+Data = bytes | Callable[[Path], object]
+"""What a file holds, or a function that fills it."""
+
+
+def _files(
+    case: Case, report: dict[str, Any], people: Photographs, formats: Sequence[str]
+) -> Iterator[tuple[str, Data]]:
+    """Each file of the report in turn."""
+    thumbnails: dict[str, Picture | None] = {}
+    for number, track in enumerate(report["tracks"]):
+        if not {"html", "pdf", "folder"} & set(formats):
+            break  # no other format shows pictures
+        shown = pictures.of_track(case, track)
+        thumbnails[track["name"]] = pages.thumbnail_of(track, shown)
+        if "html" in formats:
+            yield track["page"], pages.track_page(report, number, shown, people).encode()
+        if "folder" in formats:
+            yield from files_of(track, shown)
+    if "html" in formats:
+        yield INDEX, pages.case_page(report, thumbnails).encode()
+    if "pdf" in formats:
+        html = pages.whole(report, case, thumbnails, people)
+        yield PRINT, lambda path: write_pdf(html, path)
+    if "folder" in formats:
+        yield "README.txt", README.encode()
+    if {"csv", "folder"} & set(formats):
+        yield TABLE, _table(report).encode()
+    if {"json", "html", "folder"} & set(formats):
+        yield DOCUMENT, json.dumps(report, indent=2, ensure_ascii=False).encode()
+
+
+def _table(report: dict[str, Any]) -> str:
+    """One line a track: `fasr-video export` with camera, time of day and what reviewers decided."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, (*TRACK_COLUMNS, *EXTRA_COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    for track in report["tracks"]:
+        wall = track["wall"] or {}
+        decided = (f"{d['verdict']} {d['subject'] or ''} by {d['by']}".replace("  ", " ") for d in standing(track))
+        line = {"camera": track["camera"], "wall_start": wall.get("start"), "wall_end": wall.get("end")}
+        line |= {"wall_uncertainty_seconds": wall.get("uncertainty_seconds"), "decisions": "; ".join(decided)}
+        known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}
+        writer.writerow(known | line)
+    return out.getvalue()
+
+
+class _Target:
+    """The folder of a report. What it holds of its own stands in its manifest; other folders are left alone."""
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._written = out, dict[str, str]()
+        manifest = out / MANIFEST
+        if out.is_dir() and any(out.iterdir()) and not manifest.is_file():
+            raise CaseError(out, "not empty and no report", "give another --out or empty it")
+        out.mkdir(parents=True, exist_ok=True)
+        manifest.touch()  # a report that is killed from here on is known as one
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+        self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+
+    def put(self, name: str, data: Data) -> None:
+        path = self._out / name
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, data if callable(data) else lambda partial: partial.write_bytes(data))
+        self._written[name] = sha256_file(path)
+
+    def finish(self, formats: Sequence[str]) -> None:
+        """Take away pages and pictures of tracks that are gone, and write the manifest."""
+        kept = {}
+        for name, digest in self._before.items():
+            ours = any(pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats)
+            if ours and name not in self._written:
+                (self._out / name).unlink(missing_ok=True)
+            else:
+                kept[name] = digest
+        lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | self._written).items())]
+        write_whole(self._out / MANIFEST, lambda path: path.write_text("".join(lines), encoding="utf-8"))

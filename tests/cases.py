@@ -1,0 +1,183 @@
+"""Cases made through the real store without footage or models: every kind of track, in no time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as PilImage
+
+from fasr_video.configs.settings import as_yaml, load
+from fasr_video.gallery.probes import Feature, Kind, Probes
+from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
+from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.pipeline import probes, search
+from fasr_video.pipeline.case import Case, now
+from fasr_video.pipeline.links import propose_all
+from fasr_video.pipeline.media import Losses, MediaInfo
+from fasr_video.pipeline.records import register_source, save_segment
+from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
+from fasr_video.sr.restoration import Restoration
+from fasr_video.trackers import TRACKERS, TrackerSettings
+from fasr_video.types import AlignedFace, FaceCrop, FrameRef, Image, Quality, Reason
+
+HOSTILE = "<script>alert(1)</script>"
+LEAD, LOOKED_THROUGH = f"{HOSTILE} & son", "below & <b>threshold</b>"
+KINDS = ("lead", "unknown", "insufficient", "only sr", "conditioned", "not searched")
+"""Of the tracks, in turn."""
+BASE = Fraction(1, 25)
+MODELS = {
+    "embedder": "e" * 64,
+    "pooled_by": "c" * 64,
+    "restorer": {"method": "fasr++", "sampler": "dpmpp-10", "network": "9" * 64, "combiner": "a" * 64, "samples": 2},
+}
+
+
+def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
+    """A case of so many tracks in two sources, the first of which has a camera and a clock; with its gallery."""
+    random = np.random.default_rng(0)
+    settings = load("cpu")
+    with Case.create(folder, json.loads(settings.model_dump_json()), as_yaml(settings)) as case:
+        first = (tracks + 1) // 2
+        _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random)
+        _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
+        clock = {"start": "2026-03-01T14:03:00+01:00", "uncertainty_seconds": 2.5, "from": "path"}
+        case.db.execute("UPDATE source SET camera = 'Gate <1>', clock = ? WHERE id = 1", (json.dumps(clock),))
+        people = _gallery(folder / "gallery", random)
+        _answers(case, people, random)
+        propose_all(case, settings.link)
+    return folder
+
+
+def decide(folder: Path, track: int, verdict: str, subject: str | None, by: str, undone_by: str | None = None) -> None:
+    with Case.open(folder) as case, case.transaction():
+        row = (track, subject, verdict, "ears & chin", by, now(), undone_by, now() if undone_by else None)
+        case.db.execute(
+            "INSERT INTO decision (track, subject, verdict, reason, by, at, undone_by, undone_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        case.log("decided", {"track": track, "verdict": verdict, "by": by})
+
+
+def face_like(random: np.random.Generator, height: int, width: int) -> Image:
+    """Something that compresses as a small face does."""
+    coarse = random.integers(60, 200, (9, 7, 3), np.uint8)
+    large = PilImage.fromarray(coarse).resize((width, height), PilImage.Resampling.BICUBIC)
+    noise = random.integers(-6, 7, (height, width, 3))
+    return np.clip(np.asarray(large).astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def unit(random: np.random.Generator) -> Feature:
+    vector = random.normal(size=512).astype(np.float32)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+def _source(case: Case, path: str, numbers: range, auxiliaries: int, random: np.random.Generator) -> None:
+    """A source with those tracks, one after the other, half a second each."""
+    digest = hashlib.sha256(path.encode()).hexdigest()
+    info = MediaInfo(
+        path=Path(path),
+        sha256=digest,
+        backend="pyav",
+        container="mp4",
+        codec="h264",
+        width=640,
+        height=480,
+        time_base=BASE,
+        time_source="pts",
+        first_pts=0,
+        rate=1 / BASE,
+        declared_frames=12 * len(numbers),
+        duration=12 * len(numbers) * BASE,
+        orientation="none",
+        pixel_format="yuv420p",
+        colour="bt709",
+        interlaced=False,
+        pixel_aspect=Fraction(1),
+    )
+    detector = {"name": "builtin (cpu)", "model_sha256": "d" * 64, "licence": "research use", "landmarks": True}
+    source = register_source(case, info, detector)
+    segment = Segment(frames=12 * len(numbers))
+    number = 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
+    for place, track in enumerate(numbers):
+        usable = KINDS[track % len(KINDS)] != "insufficient"
+        shown = number
+        for k in range(1 + auxiliaries):
+            reason = (Reason.LR0 if k == 0 else Reason.AUX) if usable else Reason.TOO_SMALL
+            quality = Quality(12.5 - k if usable else 4.0, 0.2, 0.05, 0.4, 0.1, 1.0, 1.0, 0.9, 0.8)
+            ref = FrameRef(digest, 12 * place + 2 * k, 12 * place + 2 * k, BASE)
+            box = (100.0, 80.0, 130.0, 118.0)
+            marks = [[108.0, 95.0], [121.0, 95.0], [114.5, 102.0], [109.0, 109.0], [120.0, 109.0]]
+            segment.faces.append(Face(number, track, ref, box, marks, quality, reason))
+            if usable or k == 0:
+                crop = FaceCrop(face_like(random, 128, 128), face_like(random, 60, 48), (91, 70))
+                segment.crops[number] = crop
+            number += 1
+        segment.ended.append(EndedTrack(track, True, shown, usable))
+    last = FrameRef(digest, 12 * len(numbers), 12 * len(numbers), BASE)
+    tracker = TRACKERS["sort"](TrackerSettings())
+    save_segment(
+        case, source, segment, (last, last), tracker=tracker, losses=Losses(), damaged=0, seconds=1.0, done=True
+    )
+
+
+def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
+    gallery = Gallery.create(folder, "builtin", "e" * 64, 512)
+    for subject in (LEAD, LOOKED_THROUGH):
+        face = AlignedFace(face_like(random, 128, 128), None)
+        digest = hashlib.sha256(subject.encode()).hexdigest()
+        gallery.add(subject, EnrolledPhoto(digest, f"{subject}.jpg", unit(random), 20.0, 50.0, 0.9, face))
+    return gallery
+
+
+def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
+    """Probes and reconstructions of the usable tracks, and what a search said of them."""
+    rows = case.db.execute("SELECT id, verdict FROM track ORDER BY id").fetchall()
+    asked = []
+    with case.transaction():
+        for place, row in enumerate(rows):
+            kind = KINDS[place % len(KINDS)]
+            if row["verdict"] == "insufficient":
+                continue
+            made = _restoration(random, LEAD if kind == "conditioned" else "")
+            found = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
+            if kind != "conditioned":
+                found[Kind.SR] = unit(random)
+            stored = probes._write(case, made)
+            probes._store(case, row["id"], json.dumps(MODELS), 36, Probes(found, made), stored)
+            if kind != "not searched":
+                remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
+                search._store(case, row["id"], _answer(kind, found), remark)
+                asked.append(row["id"])
+        facts = {"id": gallery.id, "generation": gallery.generation, "state": gallery.state, "people": 2}
+        question = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
+        searched = {"gallery": facts | {"templates": 2, "folder": "gallery"}, "models": MODELS, "question": question}
+        searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked, "photographs": ""}
+        case.set_meta("searched", json.dumps(searched))
+        case.log("searched", {**searched, "index_made_anew": None})
+
+
+def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoration:
+    samples = (face_like(random, 128, 128), face_like(random, 128, 128))
+    spread = random.uniform(0, 0.1, (128, 128)).astype(np.float32)
+    mean = np.mean(samples, axis=0).astype(np.uint8)
+    return Restoration(
+        mean, samples, spread, "fasr++", "dpmpp-10", 20, 7, "9" * 64, "given", (), conditioned_on=conditioned_on
+    )
+
+
+def _answer(kind: str, found: dict[Kind, Feature]) -> Answer:
+    """LEAD passes where the track has a lead; LOOKED_THROUGH never does."""
+    passes = kind in {"lead", "only sr"}
+    support = (Kind.SR,) if kind == "only sr" else tuple(found) if passes else ()
+    scores = {LEAD: 3.5 if passes else 0.2, LOOKED_THROUGH: -1.0}
+    lists = {k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in found}
+    joined = [
+        Candidate(s, dict.fromkeys(found, 0.5), score, score, False, support if s == LEAD else (), passes and s == LEAD)
+        for s, score in scores.items()
+    ]
+    return Answer(Verdict.CANDIDATES if passes else Verdict.UNKNOWN, lists, joined, 1.7, False)

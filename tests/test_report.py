@@ -1,0 +1,440 @@
+"""What a report says, file by file. How its pages look and behave in a browser: test_report_pages.py."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import shutil
+import sys
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image as PilImage
+
+from fasr_video import cli
+from fasr_video.errors import CaseError, IntegrityError, MissingExtra
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.links import decide as decide_link
+from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
+from fasr_video.report.write import refresh, write_report
+from fasr_video.sr.restoration import NOTE
+from tests.cases import LEAD, LOOKED_THROUGH, decide, synthetic
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    "lead": "T1",
+    "unknown": "T2",
+    "insufficient": "T3",
+    "only sr": "S2-T1",
+    "conditioned": "S2-T2",
+    "not searched": "S2-T3",
+}
+CLAIMS = ("match", "identified", "recovered", "enhanced likeness")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = synthetic(tmp_path_factory.mktemp("report") / "case")
+    decide(folder, 1, "accepted", LEAD, "R. Viewer")
+    decide(folder, 1, "rejected", LEAD, "S. Second", undone_by="S. Second")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(case: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(case, tmp_path_factory.mktemp("written") / "report", ("html", "json", "csv", "folder"))
+
+
+@pytest.fixture
+def copy(case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(case, tmp_path / "case"))
+
+
+class Page(HTMLParser):
+    """The parts of a page in their order: its text, headings and pictures."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.headings, self.alts, self.order = "", list[str](), list[str](), list[str]()
+        self._open = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        facts = dict(attrs)
+        self._open = tag
+        if tag == "img":
+            self.alts.append(facts["alt"] or "")
+            self.order.append(f"picture: {facts['alt']}")
+        if tag == "p" and facts.get("class") == "banner":
+            self.order.append("banner")
+        if tag == "h2":
+            self.headings.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._open == "style":
+            return
+        self.text += data
+        if self._open == "h2":
+            self.headings[-1] += data
+            self.order.append(f"heading: {data}")
+
+
+def page(folder: Path, name: str) -> Page:
+    return Page((folder / f"{name}.html").read_text(encoding="utf-8"))
+
+
+def report_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path) -> None:
+    says = {
+        "lead": ("Candidates: 1 lead", "threshold of 1.70, set so that 1 % of strangers' searches pass it"),
+        "unknown": ("Unknown", "Nobody in the gallery passes the threshold of 1.70"),
+        "insufficient": ("Insufficient quality", "4 of 4 sightings: fewer pixels between the eyes"),
+        "only sr": ("Candidates: 1 lead", "Nothing but the reconstruction supports this"),
+        "conditioned": ("Unknown", "is conditioned on subject"),
+        "not searched": ("Not searched", "no gallery was searched"),
+    }
+    for kind, name in PAGES.items():
+        text = " ".join(page(written, name).text.split())
+        headline, why = says[kind]
+        assert f"Track {name} {headline}" in text
+        assert why in text
+
+
+def test_original_comes_before_what_was_made_of_it_and_people_decide_last(written: Path) -> None:
+    assert page(written, PAGES["lead"]).headings == [
+        "Times",
+        "LR0: the best face as the camera saw it",
+        "Classical enhancement",
+        "Reconstruction",
+        "Auxiliary faces",
+        "Candidates",
+        "How it was made",
+        "Decisions of reviewers",
+        "Review by two people",
+    ]
+
+
+def test_every_reconstruction_stands_under_the_banner_and_none_outside(written: Path) -> None:
+    for name in PAGES.values():
+        order = page(written, name).order
+        drawn = [i for i, part in enumerate(order) if "econstruction of track" in part or "disagree" in part]
+        if name == PAGES["insufficient"]:
+            assert not drawn and "banner" not in order
+            continue
+        assert len(drawn) == 4  # mean, two samples, where they disagree
+        assert order[drawn[0] - 2 : drawn[0]] == ["banner", "heading: Reconstruction"]
+        assert drawn == list(range(drawn[0], drawn[0] + 4))
+    assert not any("econstruction" in alt for alt in page(written, "index").alts)
+
+
+def test_no_word_claims_too_much(written: Path) -> None:
+    for path in (*written.glob("*.html"), written / "README.txt", ROOT / "docs" / "report.md"):
+        text = Page(path.read_text(encoding="utf-8")).text.lower()
+        assert [word for word in CLAIMS if word in text] == []
+
+
+def test_names_are_escaped(written: Path) -> None:
+    for path in written.glob("*.html"):
+        assert "<script" not in path.read_text(encoding="utf-8")
+    assert LEAD in page(written, PAGES["lead"]).text
+    assert "/footage/<script>alert(1).mp4" in page(written, "index").text
+
+
+def test_names_below_the_threshold_are_a_list_to_look_through_on_the_tracks_page_alone(written: Path) -> None:
+    text = page(written, PAGES["lead"]).text
+    assert text.index("Below the threshold: a list to look through, no leads") < text.index(LOOKED_THROUGH)
+    assert LOOKED_THROUGH not in page(written, "index").text
+    rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
+    assert [r["name"] for r in rows if r["candidate"]] == [PAGES["lead"], PAGES["only sr"]]
+    assert LOOKED_THROUGH not in {r["candidate"] for r in rows}
+    for track in report_of(written)["tracks"]:
+        for c in track["answer"]["joined"] if track["answer"] else ():
+            assert c["passes"] == (c["subject"] == LEAD and track["state"] == "candidates")
+
+
+def test_lead_of_the_reconstruction_alone_is_marked(written: Path) -> None:
+    assert "only the reconstruction" in page(written, PAGES["only sr"]).text
+    assert "only the reconstruction" not in page(written, PAGES["lead"]).text
+    assert (written / "index.html").read_text(encoding="utf-8").count('class="chip synthetic"') == 1
+
+
+def test_conditioned_reconstruction_names_its_subject(written: Path) -> None:
+    text = page(written, PAGES["conditioned"]).text
+    assert f"Conditioned on subject {LEAD}" in text and "was not searched with" in text
+    assert "Conditioned on" not in page(written, PAGES["lead"]).text
+
+
+def test_without_a_calibration_nobody_passes_and_that_is_said(copy: Path) -> None:
+    with Case.open(copy) as case:
+        case.db.execute("UPDATE answer SET threshold = NULL, verdict = 'unknown' WHERE track = 1")
+        case.db.execute("UPDATE candidate SET ratio = NULL, passes = 0 WHERE track = 1")
+    text = page(write_report(copy), PAGES["lead"]).text
+    assert "Its scores are not calibrated, so nobody can pass a threshold." in text
+    assert "There is no threshold, for scores are raw: a list to look through, no leads" in text
+    assert "●" not in text and "Over the threshold" not in text
+
+
+def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
+    text = " ".join(page(written, PAGES["unknown"]).text.split())
+    assert "2026-03-01 14:03:00.480+01:00 to 2026-03-01 14:03:00.720+01:00" in text
+    assert "± 2.5 s; the clock is from the file's path" in text and "Gate <1>" in text
+    assert "no clock of this source was given" in page(written, PAGES["only sr"]).text
+    first, *_, last = csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8")))
+    assert first["wall_start"] == "2026-03-01 14:03:00.000+01:00" and first["wall_uncertainty_seconds"] == "2.5"
+    assert (last["wall_start"], last["camera"]) == ("", "")
+
+
+def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path) -> None:
+    text = " ".join(page(written, PAGES["lead"]).text.split())
+    assert f"Reviewed: accepted {LEAD} by R. Viewer" in text
+    assert "by S. Second, 20" in text and "ears & chin" in text
+    assert "None so far." in page(written, PAGES["unknown"]).text
+    rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
+    assert [r["decisions"] for r in rows] == [f"accepted {LEAD} by R. Viewer", "", "", "", "", ""]
+
+
+def test_block_for_two_reviewers_is_blank(written: Path) -> None:
+    html = (written / f"{PAGES['lead']}.html").read_text(encoding="utf-8")
+    block = html[html.index('<section class="review"') :]
+    assert "Reviewer 1" in block and "Reviewer 2" in block and "Ears" in block and "Signature" in block
+    assert set(re.findall(r"<td>(.*?)</td>", block)) == {""}
+
+
+def test_case_page_tells_sources_reasons_models_settings_and_log(written: Path) -> None:
+    text, report = page(written, "index").text, report_of(written)
+    for source in report["sources"]:
+        assert source["sha256"] in text
+    assert "fewer pixels between the eyes than the setting asks for" in text
+    assert "research use" in text and "unknown here: ask who gave the file" in text
+    assert "min_eye_px" in text
+    assert all(line["hash"] in text for line in report["log"])
+
+
+def test_track_page_counts_its_faces_by_reason(written: Path) -> None:
+    assert "3\xa0an auxiliary face of its track; 1\xa0the best" in page(written, PAGES["lead"]).text
+    assert "4\xa0fewer pixels between the eyes" in page(written, PAGES["insufficient"]).text
+
+
+def test_clusters_link_to_their_tracks(copy: Path) -> None:
+    with Case.open(copy) as case:
+        link = "INSERT INTO link (a, b, score, evidence, state) VALUES (1, 4, 0.8, 'face', 'proposed')"
+        number = case.db.execute(link).lastrowid
+        decide_link(case, int(number or 0), "accepted", "R. Viewer")
+    html = (write_report(copy) / "index.html").read_text(encoding="utf-8")
+    joined = html[html.index("Joined by reviewers") : html.index("Proposed, undecided")]
+    assert 'href="T1.html"' in joined and 'href="S2-T1.html"' in joined and "Accepted: 1 of 1" in joined
+
+
+def test_json_holds_the_documented_fields_and_no_other(written: Path) -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    documented = {
+        heading: set(re.findall(r"^\| `(\w+)`", part, re.MULTILINE))
+        for heading, part in re.findall(r"^### (.+?)\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    }
+    report = report_of(written)
+    assert report["schema"] == "fasr-video/report/1" and "`fasr-video/report/1`" in text
+    assert set(report) == documented["The document"]
+    faces = [f for t in report["tracks"] for f in (t["shown"], *t["auxiliaries"])]
+    for heading, found in {
+        "A track": report["tracks"],
+        "A kept face": faces,
+        "A reconstruction": [t["restoration"] for t in report["tracks"] if t["restoration"]],
+        "An answer": [t["answer"] for t in report["tracks"] if t["answer"]],
+        "A candidate of the joined list": [c for t in report["tracks"] if t["answer"] for c in t["answer"]["joined"]],
+        "A decision": [d for t in report["tracks"] for d in t["decisions"]],
+        "A source": report["sources"],
+        "A model": report["models"],
+    }.items():
+        assert found and all(set(x) == documented[heading] for x in found), heading
+
+
+def test_weights_are_those_of_the_merged_feature() -> None:
+    """A little of its own direction is added to each of some equal features, and sought in what they merge to."""
+    for merge, paired in ((FeatureCombiner(eta=0).combine, True), (mean, False)):
+        for count in (1, 2, 4, 9):
+            features = torch.zeros(count, 512)
+            features[:, -1] = 1
+            features[range(count), range(count)] = 1e-3
+            merged = merge(features)
+            assert (merged[:count] / 1e-3).tolist() == pytest.approx(shares(count, paired), rel=1e-3)
+            assert sum(shares(count, paired)) == pytest.approx(1)
+
+
+def test_track_page_shows_the_weights_of_the_pooled_feature(written: Path) -> None:
+    track = report_of(written)["tracks"][0]
+    assert [f["weight"] for f in (track["shown"], *track["auxiliaries"])] == [0.25] * 4
+    assert page(written, PAGES["lead"]).text.count("25 %") == 4
+
+
+def test_original_pictures_are_in_the_page_byte_for_byte(written: Path, case: Path) -> None:
+    import base64
+
+    html = (written / f"{PAGES['lead']}.html").read_text(encoding="utf-8")
+    shown = report_of(written)["tracks"][0]["shown"]
+    original = base64.b64encode((case / shown["native"]).read_bytes()).decode()
+    assert html.count(original) == 2  # magnified, and 1:1
+    assert hashlib.sha256((case / shown["native"]).read_bytes()).hexdigest() in html
+
+
+def test_photographs_can_be_left_out(case: Path, written: Path, tmp_path: Path) -> None:
+    name = PAGES["lead"]
+    assert sum(alt.startswith("Gallery photograph") for alt in page(written, name).alts) == 3
+    plain = write_report(case, tmp_path / "plain", ("html",), with_photographs=False)
+    assert not any(alt.startswith("Gallery photograph") for alt in page(plain, name).alts)
+    assert "Photographs were left out of this report." in page(plain, name).text
+
+
+def test_report_is_made_without_the_gallery(copy: Path) -> None:
+    shutil.rmtree(copy / "gallery")
+    told = page(write_report(copy), PAGES["lead"])
+    assert "the gallery is not at hand" in told.text and LEAD in told.text
+    assert not any(alt.startswith("Gallery photograph") for alt in told.alts)
+
+
+def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> None:
+    lines = (written / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = dict(reversed(line.split("  ", 1)) for line in lines)
+    present = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()} - {"SHA256SUMS"}
+    assert set(listed) == present
+    for name, digest in listed.items():
+        assert hashlib.sha256((written / name).read_bytes()).hexdigest() == digest
+    pictures = {p.name for p in (written / "pictures").iterdir()}
+    made = {"SYNTHETIC_mean", "SYNTHETIC_sample1", "SYNTHETIC_sample2", "SYNTHETIC_spread"}
+    own = {"lr0_native", "lr0_canonical", "aux01_native", "aux02_native", "aux03_native", "bicubic", "average"}
+    assert {p for p in pictures if p.startswith("T1_")} == {f"T1_{kind}.png" for kind in made | own}
+    assert {p for p in pictures if p.startswith("T3_")} == {
+        f"T3_{k}.png" for k in ("lr0_native", "lr0_canonical", "bicubic")
+    }
+    for kind in made:
+        with PilImage.open(written / "pictures" / f"T1_{kind}.png") as picture:
+            assert NOTE in picture.info
+
+
+def test_report_is_written_anew_only_when_the_case_went_on(copy: Path) -> None:
+    first = refresh(copy).stat().st_mtime_ns
+    assert refresh(copy).stat().st_mtime_ns == first
+    decide(copy, 2, "insufficient", None, "R. Viewer")
+    assert refresh(copy).stat().st_mtime_ns > first
+    assert "insufficient" in page(copy / "report", PAGES["unknown"]).text
+
+
+def test_report_that_was_cut_short_or_has_old_pages_is_written_anew(copy: Path) -> None:
+    index = refresh(copy)
+    whole = index.read_bytes()
+    index.write_bytes(whole[: len(whole) // 2])
+    assert refresh(copy).read_bytes().endswith(b"</html>")
+    decide(copy, 2, "insufficient", None, "R. Viewer")
+    write_report(copy, None, ("json",))
+    refresh(copy)
+    assert "insufficient by" in " ".join(page(copy / "report", PAGES["unknown"]).text.split())
+
+
+def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(copy: Path) -> None:
+    out = write_report(copy, None, ("html", "folder"))
+    (out / "notes.txt").write_text("mine")
+    with Case.open(copy) as case:
+        case.db.execute("UPDATE track SET state = 'live' WHERE number = 3 AND source = 2")
+    write_report(copy)
+    assert not (out / "S2-T3.html").exists() and (out / "S2-T2.html").exists()
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "pictures" / "T1_lr0_native.png").exists()  # of a format that was not asked for this time
+    assert "S2-T3.html" not in (out / "SHA256SUMS").read_text(encoding="utf-8")
+
+
+def test_folder_with_other_things_in_it_is_refused(case: Path, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(CaseError, match="not empty and no report"):
+        write_report(case, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_altered_picture_is_not_shown(copy: Path) -> None:
+    shown = report_of(write_report(copy))["tracks"][0]["shown"]["native"]
+    PilImage.new("RGB", (48, 60)).save(copy / shown)
+    with pytest.raises(IntegrityError, match="it was changed"):
+        write_report(copy)
+    (copy / shown).unlink()
+    with pytest.raises(IntegrityError, match="it is missing"):
+        write_report(copy)
+
+
+def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
+    pytest.importorskip("weasyprint", reason="the extra `report` is not installed", exc_type=ImportError)
+    small = synthetic(tmp_path / "case", tracks=1)
+    text = pdf_text((write_report(small, tmp_path / "pdf", ("pdf",)) / "report.pdf").read_bytes())
+    for said in ("Track T1", "Candidates: 1 lead", "Synthetic reconstruction: a lead", "Review by two people", LEAD):
+        assert "".join(said.split()) in text
+    assert [p.name for p in sorted((tmp_path / "pdf").iterdir())] == ["SHA256SUMS", "report.pdf"]
+
+
+def pdf_text(data: bytes) -> str:
+    """The letters that are drawn on the pages, without spaces: through the maps from glyphs that PDF readers use."""
+    streams = []
+    for found in re.finditer(rb"stream\r?\n", data):
+        try:
+            streams.append(zlib.decompressobj().decompress(data[found.end() :]))
+        except zlib.error:
+            continue
+    maps = [dict(re.findall(rb"<([0-9a-f]+)> <([0-9a-f]+)>", s)) for s in streams if b"beginbfchar" in s]
+    drawn = [b"".join(re.findall(rb"<([0-9a-f]+)>", s)) for s in streams if b" Tf" in s and b"BT" in s]
+    texts = []
+    for glyphs in maps:  # each font in turn: what it cannot say is left out
+        letters = {code: bytes.fromhex(to.decode()).decode("utf-16-be") for code, to in glyphs.items()}
+        for line in drawn:
+            codes = [line[i : i + 4] for i in range(0, len(line), 4)]
+            texts.append("".join(letters.get(c, "") for c in codes))
+    return "".join("\n".join(texts).split(" "))
+
+
+def test_missing_weasyprint_is_one_line_and_nothing_is_written(
+    case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "weasyprint", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[report\]'"):
+        write_report(case, tmp_path / "out", ("pdf",))
+    assert not (tmp_path / "out").exists()
+
+
+def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
+        cli.main()
+    out, err = capsys.readouterr()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, out + err
+
+
+def test_command_writes_the_formats_asked_for(case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
+    assert {p.name for p in out.iterdir()} == {"report.json", "tracks.csv", "SHA256SUMS"}
+    code, said = called(capsys, "report", tmp_path)
+    assert code == 2 and "no case here" in said and len(said.splitlines()) == 1
+
+
+def test_run_ends_with_a_report(entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = ["--fps", 2, "--set", "track.min_sightings=2", "--set", "restore.method=bicubic"]
+    folder = tmp_path / "case"
+    assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
+    assert not (folder / "report").exists()
+    code, said = called(capsys, "run", entrance, *quick, "--out", folder)
+    assert code == 0 and f"look at it: {folder}/report/index.html" in said
+    assert "Track T1" in page(folder / "report", "T1").text
+    written = (folder / "report" / "index.html").stat().st_mtime_ns
+    _, said = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
+    assert json.loads(said.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
+    assert (folder / "report" / "index.html").stat().st_mtime_ns == written
