@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from fasr_video import __version__, box
+from fasr_video.archive.commands import batch_command, search_command, watch_command
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.evaluation.commands import eval_group
@@ -87,6 +88,16 @@ def cli() -> None:
 @click.option("--fps", type=float, help="Look at no more than this many frames a second.")
 @click.option("--start", metavar="TIME", help="Begin there: seconds or HH:MM:SS after the first frame.")
 @click.option("--end", metavar="TIME", help="Stop there.")
+@click.option("--camera", help="The camera's name, for one file; the case keeps it.")
+@click.option("--clock", metavar="ISO8601", help="Wall time of the first frame, with its zone, for one file.")
+@click.option(
+    "--clock-uncertainty",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How far --clock may be off.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
@@ -98,6 +109,9 @@ def run_command(
     fps: float | None,
     start: str | None,
     end: str | None,
+    camera: str | None,
+    clock: str | None,
+    clock_uncertainty: float,
     as_json: bool,
 ) -> int:
     """Find the people in FOOTAGE: files, or folders of pictures.
@@ -106,15 +120,17 @@ def run_command(
     read; the case counts them.
     """
     from fasr_video import screen
+    from fasr_video.pipeline import place
     from fasr_video.pipeline.run import run
 
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
     chosen = configs.load(preset, overrides)
+    told = None if camera is None and clock is None else place.given(camera, clock, clock_uncertainty)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with _progress(as_json) as listen:
-        folder, worked = run(footage, out, chosen, gallery, listen)
+        folder, worked = run(footage, out, chosen, gallery, listen, told)
     return screen.summary(folder, worked, time.monotonic() - began, as_json)
 
 
@@ -439,6 +455,9 @@ class _PlainProgress:
             click.echo(text, err=True)
 
 
+cli.add_command(batch_command)
+cli.add_command(watch_command)
+cli.add_command(search_command)
 cli.add_command(gallery_group)
 cli.add_command(train_group)
 cli.add_command(calibrate_command)

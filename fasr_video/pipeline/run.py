@@ -16,12 +16,14 @@ from pathlib import Path
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, UsageError
+from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
+from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import open_prober, probe_all
 from fasr_video.pipeline.references import of_tracks
@@ -57,16 +59,31 @@ class Stage:
 Listener = Callable[[Progress | Stage], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What a run computes with: opened once, and used for any number of cases with the same settings."""
+
+    detector: Detector
+    prober: Prober
+
+
+def open_models(settings: Settings) -> Models:
+    return Models(open_detector(**settings.detect.model_dump(exclude={"batch"})), open_prober(settings))
+
+
 def run(
     sources: Sequence[Path],
     out: Path | None,
     settings: Settings,
     gallery: Path | None = None,
     listen: Listener | None = None,
+    place: Place | None = None,
+    models: Models | None = None,
 ) -> tuple[Path, bool]:
     """Process footage into the case at `out`, going on where an earlier run stopped.
 
-    Returns the case's folder and whether there was anything left to do.
+    `place` says where and when a single source was recorded; `models` are those of the settings, where they are open
+    already. Returns the case's folder and whether there was anything left to do.
     """
     readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
     for reader in readers:
@@ -82,9 +99,11 @@ def run(
         first_path = seen.setdefault(reader.info.sha256, reader.info.path)
         if first_path != reader.info.path:
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
+    if place is not None and len(readers) > 1:
+        raise UsageError("--camera and --clock", "they are about one recording", "give one file a case")
     sampling = sampling_of(settings)
-    detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
-    prober = open_prober(settings)
+    models = models or open_models(settings)
+    detector, prober = models.detector, models.prober
     subjects, seed = settings.restore.subjects, settings.restore.seed
     if gallery is not None:
         check_question(out, gallery, prober, settings.search, set(subjects.values()))
@@ -93,7 +112,7 @@ def run(
     worked = False
     with only_writer(out), open_case(out, settings) as case:
         for reader in readers:
-            worked |= _run_source(case, reader, detector, settings, sampling, listen)
+            worked |= _run_source(case, reader, detector, settings, sampling, listen, place)
         if gallery is None:
             worked |= probe_all(case, prober, seed, _stage(listen, "super-resolving"))
         else:
@@ -137,7 +156,13 @@ def open_case(out: Path, settings: Settings) -> Case:
 
 
 def _run_source(
-    case: Case, reader: VideoReader, detector: Detector, settings: Settings, sampling: Sampling, listen: Listener | None
+    case: Case,
+    reader: VideoReader,
+    detector: Detector,
+    settings: Settings,
+    sampling: Sampling,
+    listen: Listener | None,
+    place: Place | None,
 ) -> bool:
     info = reader.info
     described = {
@@ -147,6 +172,8 @@ def _run_source(
         "landmarks": detector.has_landmarks,
     }
     source = records.register_source(case, info, described)
+    if place is not None:
+        records.place_source(case, source, place)
     if records.is_done(case, source):
         return False
     track = settings.track
