@@ -299,7 +299,8 @@ class Batch:
 
     def _correct(self, unit: Unit, place: Place) -> None:
         """Camera and clock of a case that is done, where they were said otherwise since."""
-        if {k: unit.facts.get(k) for k in ("camera", "clock")} == _placed(place):
+        said = {k: unit.facts.get(k) for k in ("camera", "clock")}
+        if place == Place() or said == _placed(place):
             return
         folder = self._job.cases / unit.folder
         with only_writer(folder), Case.open(folder) as case:

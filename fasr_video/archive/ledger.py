@@ -154,7 +154,9 @@ class Ledger:
                 "INSERT INTO file (path, name, size, mtime_ns, sha256, camera, clock, priority, problem)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
                 " size = excluded.size, mtime_ns = excluded.mtime_ns, sha256 = excluded.sha256,"
-                " camera = excluded.camera, clock = excluded.clock, priority = excluded.priority,"
+                # What was said of it before holds until something else is said.
+                " camera = ifnull(excluded.camera, camera), clock = ifnull(excluded.clock, clock),"
+                " priority = excluded.priority,"
                 " problem = excluded.problem",
                 (*row, known.priority, problem or known.problem),
             )
