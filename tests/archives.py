@@ -47,6 +47,10 @@ def change_once(order: Order, tell: Tell) -> Outcome:
     return copy_content(order, tell)
 
 
+def just_done(order: Order, tell: Tell) -> Outcome:
+    return Outcome(End.DONE)
+
+
 def change_always(order: Order, tell: Tell) -> Outcome:
     order.path.write_text(order.path.read_text() + "x")
     return Outcome(End.CHANGED, f"{order.path}: it changed while it was read; it is read again")
@@ -98,3 +102,24 @@ def ledger_says(cases: Path, query: str) -> list[tuple[object, ...]]:
             return db.execute(query).fetchall()
         except sqlite3.OperationalError:  # just being made
             return []
+
+
+def environment(order: Order, tell: Tell) -> Outcome:
+    """Tells what its process was given."""
+    tell(0.5)
+    facts = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")}
+    return Outcome(End.DONE, facts=facts)
+
+
+def hoard(order: Order, tell: Tell) -> Outcome:
+    """Takes memory without end, but for a file that says `modest`."""
+    if order.path.read_text() == "modest":
+        return Outcome(End.DONE)
+    held = []
+    while True:
+        held.append(bytearray(b"x" * 20_000_000))
+        time.sleep(0.02)
+
+
+def never_fit(order: Order, tell: Tell) -> Outcome:
+    return Outcome(End.UNFIT, "detector.safetensors: missing; put the box back")

@@ -261,9 +261,8 @@ class Dask:
         some_unfit = len(fit) < len(self._problems)
         # Not more than a wish: those that are fit may leave, and others join.
         where = {"workers": fit, "allow_other_workers": True} if some_unfit else {}
-        future: Any = self._client.submit(
-            _do, self._work, order, pure=False, key=f"fasr-{os.urandom(8).hex()}", **where
-        )
+        key = f"fasr-{os.urandom(8).hex()}"  # the same unit may come again
+        future: Any = self._client.submit(_do, self._work, order, pure=False, key=key, **where)
         self._orders[future] = order
         future.add_done_callback(self._ended.put)
 
@@ -276,8 +275,6 @@ class Dask:
                 future = self._ended.get_nowait()
         except queue.Empty:
             pass
-        if self._client.status != "running":
-            raise self._gone()
         self._look_at_workers()
         return found
 
@@ -308,20 +305,29 @@ class Dask:
 
     def _look_at_workers(self) -> None:
         """Workers that came since the last look are asked whether they can do units; those that left are forgotten."""
+        if self._client.status != "running":
+            raise self._gone()
         if self._asked is None or time.monotonic() - self._looked < TICK:
             return
         self._looked = time.monotonic()
-        there = self._client.scheduler_info(n_workers=-1)["workers"]
+        try:
+            there, said = self._ask(self._asked)
+        except OSError as error:  # which distributed's own CommClosedError is
+            raise self._gone() from error
         self._problems = {w: p for w, p in self._problems.items() if w in there}
-        new = [w for w in there if w not in self._problems]
-        if new:
-            said = self._client.run(_question(*self._asked), workers=new, on_error="return")
-            for worker, problem in said.items():
-                self._problems[worker] = None
-                if problem is not None:
-                    self._note(worker, " ".join(str(problem).split()))
+        said = {w: problem for w, problem in said.items() if not isinstance(problem, OSError)}  # those left just then
+        self._problems |= dict.fromkeys(said)
+        for worker, problem in said.items():
+            if problem is not None:
+                self._note(worker, " ".join(str(problem).split()))
         threads = sum(there[w]["nthreads"] for w, problem in self._problems.items() if problem is None)
         self._room = max(1, 2 * threads)  # one is at work, one waits: a worker never idles for our answer
+
+    def _ask(self, asked: tuple[str, str, str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The workers that are there, and what those say that nobody has asked."""
+        there = self._client.scheduler_info(n_workers=-1)["workers"]
+        new = [w for w in there if w not in self._problems]
+        return there, self._client.run(_question(*asked), workers=new, on_error="return") if new else {}
 
     def _note(self, worker: str, problem: str) -> None:
         self._problems[worker] = problem
