@@ -17,13 +17,16 @@ from typing import Any
 
 import pytest
 
+from fasr_video import __version__
 from fasr_video.archive.canonical import digest
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory, resident
 from fasr_video.archive.unit import Order, work
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.place import Place
 from tests.archives import (
+    SETTINGS,
     Told,
     copy_content,
     environment,
@@ -159,20 +162,28 @@ def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         Dask(copy_content, "tcp://127.0.0.1:1", print)
 
 
-def test_a_worker_that_cannot_see_the_cases_is_left_out_by_name(cluster: Any, tmp_path: Path) -> None:
-    from fasr_video import __version__
-
-    scheduler = Dask(copy_content, cluster.scheduler_address, print)
-    (worker,) = cluster.scheduler_info["workers"]
-    for asked, says in (
-        (("0.0.0", "{}", str(tmp_path), None), "0.0.0's; install the same"),
-        ((__version__, "{}", str(tmp_path / "nowhere"), None), "mount them under the same path"),
-    ):
-        scheduler._asked, scheduler._problems, scheduler._looked = asked, {}, 0.0
-        with pytest.raises(UsageError, match=says) as told:
-            scheduler._look_at_workers()
-        assert worker in str(told.value)
+@pytest.mark.parametrize(
+    ("version", "cases", "says"),
+    [
+        ("0.0.0", ".", "the batch is 0.0.0's; install the same there"),
+        (__version__, "nowhere", "mount them under the same"),
+    ],
+)
+def test_a_worker_that_cannot_do_units_is_left_out_by_name(
+    version: str, cases: str, says: str, cluster: Any, tmp_path: Path
+) -> None:
+    text = files(tmp_path, a="1") / "a.mp4"
+    asked = Order(
+        1, text, "", 1, 1, tmp_path / cases / "case", SETTINGS.model_dump_json(), None, Place(), version=version
+    )
+    scheduler = Dask(work, cluster.scheduler_address, print)
+    with pytest.raises(UsageError, match=says) as told:
+        scheduler.submit(asked)
+        for _ in range(600):
+            scheduler.wait(0.1)
     scheduler.close()
+    (worker,) = cluster.scheduler_info["workers"]
+    assert worker in str(told.value)
 
 
 def dask(*arguments: str) -> subprocess.Popen[bytes]:

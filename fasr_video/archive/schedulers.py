@@ -247,20 +247,24 @@ class Dask:
         self._problems: dict[str, str | None] = {}
         """Of the workers that were asked: why they cannot do units."""
         self._asked: tuple[str, str, str, str | None] | None = None
+        self._questions: dict[Any, str] = {}
+        """Workers that have not answered yet."""
+        self._threads: dict[str, int] = {}
+        """Of the workers that are there."""
         self._looked = 0.0
-        self._room = 1
 
     def room(self) -> int:
-        return self._room - len(self._orders)
+        threads = sum(count for worker, count in self._threads.items() if self._problems.get(worker) is None)
+        # One is at work, one waits: a worker never idles for our answer.
+        return max(1, 2 * threads) - len(self._orders)
 
     def submit(self, order: Order) -> None:
         gallery = None if order.gallery is None else str(order.gallery)
         self._asked = (order.version, order.settings, str(order.case.parent), gallery)
         self._look_at_workers()
-        fit = [w for w, problem in self._problems.items() if problem is None]
-        some_unfit = len(fit) < len(self._problems)
+        fit = [w for w in self._threads if self._problems.get(w) is None]
         # Not more than a wish: those that are fit may leave, and others join.
-        where = {"workers": fit, "allow_other_workers": True} if some_unfit else {}
+        where = {"workers": fit, "allow_other_workers": True} if len(fit) < len(self._threads) else {}
         key = f"fasr-{os.urandom(8).hex()}"  # the same unit may come again
         future: Any = self._client.submit(_do, self._work, order, pure=False, key=key, **where)
         self._orders[future] = order
@@ -280,11 +284,14 @@ class Dask:
 
     def close(self) -> None:
         if self._client.status == "running":
-            self._client.cancel(list(self._orders), force=True)
+            self._client.cancel([*self._orders, *self._questions], force=True)
         self._client.close(timeout=TICK)
         self._orders.clear()
 
     def _result(self, future: Any) -> list[Finished]:
+        if future in self._questions:
+            self._answered(self._questions.pop(future), future)
+            return []
         order = self._orders.pop(future, None)
         if order is None:
             return []
@@ -311,28 +318,35 @@ class Dask:
             return
         self._looked = time.monotonic()
         try:
-            there, said = self._ask(self._asked)
-        except OSError as error:  # which distributed's own CommClosedError is
+            there = self._client.scheduler_info(n_workers=-1)["workers"]
+        except (OSError, TimeoutError) as error:  # distributed's own CommClosedError is an OSError
             raise self._gone() from error
+        self._threads = {worker: facts["nthreads"] for worker, facts in there.items()}
         self._problems = {w: p for w, p in self._problems.items() if w in there}
-        said = {w: problem for w, problem in said.items() if not isinstance(problem, OSError)}  # those left just then
-        self._problems |= dict.fromkeys(said)
-        for worker, problem in said.items():
-            if problem is not None:
-                self._note(worker, " ".join(str(problem).split()))
-        threads = sum(there[w]["nthreads"] for w, problem in self._problems.items() if problem is None)
-        self._room = max(1, 2 * threads)  # one is at work, one waits: a worker never idles for our answer
+        for future in [f for f, w in self._questions.items() if w not in there]:
+            del self._questions[future]
+            future.cancel()
+        for worker in set(there) - set(self._problems) - set(self._questions.values()):
+            # As a task of that worker alone: what runs beside a worker's tasks keeps it from answering its scheduler.
+            key = f"fasr-question-{os.urandom(8).hex()}"
+            asked = self._client.submit(_question(*self._asked), pure=False, key=key, workers=[worker], priority=1)
+            self._questions[asked] = worker
+            asked.add_done_callback(self._ended.put)
 
-    def _ask(self, asked: tuple[str, str, str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The workers that are there, and what those say that nobody has asked."""
-        there = self._client.scheduler_info(n_workers=-1)["workers"]
-        new = [w for w in there if w not in self._problems]
-        return there, self._client.run(_question(*asked), workers=new, on_error="return") if new else {}
+    def _answered(self, worker: str, future: Any) -> None:
+        if worker not in self._threads or future.cancelled():
+            return
+        error = future.exception()
+        problem = future.result() if error is None else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if problem is None:
+            self._problems[worker] = None
+        else:
+            self._note(worker, problem)
 
     def _note(self, worker: str, problem: str) -> None:
         self._problems[worker] = problem
         self._warn(f"worker {worker} is left out: {problem}")
-        if all(self._problems.values()):
+        if all(self._problems.get(w) for w in self._threads):
             raise refuse(f"worker {worker}", Outcome(End.UNFIT, problem))
 
     def _gone(self) -> EnvironmentFailure:
