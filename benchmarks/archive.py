@@ -204,17 +204,18 @@ def main() -> None:
         long_file(table, place, gallery, args.minutes, args.fps)
         killed(table, place, gallery, args)
     table.note(
-        f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, 720p, two people) with a comment of its own, the long "
-        f"one the same packets over and over; {args.fps:g} frames a second are looked at. Wall time begins with the command and "
-        "ends with its summary. Memory is the most that the batch and its workers (with Dask: and the scheduler) held "
-        "together, sampled twice a second. Cases are compared by every row of every table, without what differs by nature."
+        f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, 720p, two people) with a comment of its own, "
+        f"the long one the same packets over and over; {args.fps:g} frames a second are looked at. Wall time begins "
+        "with the command and ends with its summary. Memory is the most that the batch and its workers (with Dask: and "
+        "the scheduler) held together, sampled twice a second. Cases are compared by every row of every table, without "
+        "what differs by nature."
     )
     table.write()
     hours = 1000 / rate
     fill_cost(
-        f"{hours:.0f} hours of one core for 1,000 hours of 720p footage with two people always in view, {args.fps:g} frames "
-        f"a second looked at, reconstructions and search included ([measured](results/archive.md)); money is that times what "
-        "a core hour costs you. Empty footage costs less, crowds more."
+        f"{hours:.0f} hours of one core for 1,000 hours of 720p footage with two people always in view, {args.fps:g} "
+        "frames a second looked at, reconstructions and search included ([measured](results/archive.md)); money is "
+        "that times what a core hour costs you. Empty footage costs less, crowds more."
     )
 
 
@@ -267,8 +268,8 @@ def killed(table: Table, place: Path, gallery: Path, args: argparse.Namespace) -
     kills, rounds = survive(broken, place / "broken", args.kills, measured.seconds)
     same = sum(found == unbroken for found in rounds)
     table.note(
-        f"Killed: a batch of {args.kill_files} files was killed (SIGKILL) {kills} times, each time at a moment drawn from the "
-        f"{measured.seconds:.0f} s that an unbroken one takes, and given again until it was through, {len(rounds)} "
+        f"Killed: a batch of {args.kill_files} files was killed (SIGKILL) {kills} times, each at a moment drawn from "
+        f"the {measured.seconds:.0f} s that an unbroken one takes, and given again until it was through, {len(rounds)} "
         f"times over. All cases were those of the unbroken batch **{same} of {len(rounds)} times**."
     )
 

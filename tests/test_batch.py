@@ -14,29 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video.archive.batch import settings_key
+from fasr_video import cli
+from fasr_video.archive.batch import prepare_gallery, settings_key
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.canonical import LEFT_OUT, TABLES, digest, dump
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.looks import Remembering
+from fasr_video.archive.orders import End, Order
 from fasr_video.archive.scan import scan
-from fasr_video.archive.unit import End, Order, work
+from fasr_video.archive.unit import work
 from fasr_video.configs import settings as configs
+from fasr_video.errors import InputError, UsageError
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
-from tests.archives import (
-    QUICK,
-    SETTINGS,
-    change_always,
-    change_once,
-    files,
-    just_done,
-    ledger_says,
-    work_off,
-)
+from tests.archives import QUICK, SETTINGS, files, ledger_says, work_off
+from tests.units import change_always, change_once, just_done
 
 
 def test_each_file_becomes_a_case_named_after_it(tmp_path: Path) -> None:
@@ -158,6 +154,48 @@ def test_a_glob_goes_through_folders_and_takes_any_ending(tmp_path: Path) -> Non
     files(tmp_path, cam3__x="1", cam4__x="2")
     (tmp_path / "cam3" / "y.dat").write_text("3")
     assert [f.name for f in scan(tmp_path, "cam3/*", tmp_path / "cases").files] == ["cam3/x.mp4", "cam3/y.dat"]
+
+
+def test_a_case_that_was_deleted_is_made_again(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", a="1")
+    _, (unit,) = work_off(archive, tmp_path / "cases")
+    shutil.rmtree(tmp_path / "cases" / unit.folder)
+    told, _ = work_off(archive, tmp_path / "cases")
+    assert told.about("done") == ["a"] and (tmp_path / "cases" / unit.folder).is_dir()
+
+
+def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_path: Path) -> None:
+    Gallery.create(tmp_path / "gallery", "another", "0" * 64, 512).close()
+    with pytest.raises(UsageError, match="another"):
+        prepare_gallery(tmp_path / "gallery", tmp_path / "cases", SETTINGS)
+    with pytest.raises(InputError, match="no such gallery"):
+        prepare_gallery(tmp_path / "nowhere", tmp_path / "cases", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{in}", "--scheduler", "slurm"], "no such scheduler"),
+        (["{in}", "--scheduler", "local", "--workers", "2"], "--workers: it is for --scheduler processes"),
+        (["{in}", "--after", "noon"], "not a time in ISO 8601"),
+        (["{in}", "--before", "2024-05-01T12:00:00"], "it names no zone"),
+        (["{in}", "--names", "(?P<who>.)"], "no such group who"),
+        (["{in}", "--set", "restore.subjects={T1: X}", "--set", "restore.method=idfsr"], "restore.subjects"),
+        (["{in}", "--set", "sampling.every=2", "--set", "sampling.fps=5"], "each chooses the frames alone"),
+        (["{in}/nowhere", "--scheduler", "local"], "no such folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_two(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    given = [a.replace("{in}", str(tmp_path / "in")) for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["fasr-video", "batch", *given, "--out", str(tmp_path / "cases")])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and says in told
+    assert len(told.strip().splitlines()) == 1 and "Traceback" not in told
 
 
 def test_settings_that_may_be_asked_anew_make_no_other_unit() -> None:

@@ -15,9 +15,9 @@ import av
 
 from fasr_video.archive.cameras import Cameras, Known
 from fasr_video.archive.ledger import File, Ledger, Unit
+from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
-from fasr_video.archive.unit import End, Order, Outcome, Part
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.files import sha256_file
@@ -29,6 +29,7 @@ from fasr_video.pipeline.case import Case, only_writer
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.run import open_models
+from fasr_video.pipeline.search import check_question
 
 BUSY_WAIT = 5.0
 """Seconds after which a case that somebody else is writing is tried again."""
@@ -191,7 +192,9 @@ class Batch:
         first = self._ledger.files(unit)[0]
         if first.path != found.path:
             self._listen(Note("skipped", str(found.path), f"the same footage as {first.path}"))
-        if unit.state == "done":
+        if unit.state == "done" and not (self._job.cases / unit.folder).is_dir():
+            self._ledger.failed(unit.id, "waiting", "its case is not there any more")
+        elif unit.state == "done":
             self._correct(unit, first.place)
 
     def _problem(self, found: Found, known: Known, why: str) -> None:
@@ -341,11 +344,17 @@ def length_of(path: Path) -> float | None:
 
 
 def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path | None:
-    """The gallery for all units: as it is, or a folder of photographs enrolled once into the cases' folder."""
-    if given is None or (given / GALLERY_DATABASE).is_file():
+    """The gallery for all units: as it is, or a folder of photographs enrolled once into the cases' folder.
+
+    What would stop each search is told here: it is no fault of any file.
+    """
+    if given is None:
+        return None
+    models, own = open_models(settings), cases / GALLERY
+    check_question(cases, given, models.prober, settings.search)
+    if (given / GALLERY_DATABASE).is_file():
         return given
-    models = open_models(settings)
-    embedder, own = models.prober.embedder, cases / GALLERY
+    embedder = models.prober.embedder
     if (own / GALLERY_DATABASE).is_file():
         gallery = Gallery.open(own)
     else:

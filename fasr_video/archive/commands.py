@@ -23,9 +23,9 @@ from fasr_video.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick
     from fasr_video.archive.ledger import Ledger
+    from fasr_video.archive.orders import Order
     from fasr_video.archive.scan import Scan
     from fasr_video.archive.schedulers import Scheduler
-    from fasr_video.archive.unit import Order
 
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
 POLL = 1.0  # seconds that a step waits for a unit to end
@@ -271,8 +271,10 @@ def _job(asked: Asked, after: str | None, before: str | None) -> Job:
     from fasr_video.archive.batch import Job
     from fasr_video.archive.cameras import read_cameras
     from fasr_video.pipeline.place import read_time
+    from fasr_video.pipeline.run import sampling_of
 
     settings = configs.load(asked.preset, asked.overrides)
+    sampling_of(settings)  # what is wrong with it is no fault of any file
     if settings.restore.subjects:
         reason = "it names tracks of one case, and a batch makes many"
         raise UsageError("restore.subjects", reason, "give it to `run` on that case")
@@ -299,6 +301,10 @@ def _scheduler(asked: Asked, share: Callable[[Order, float], None], show: Listen
     from fasr_video.archive.unit import work
 
     kind, equals, address = asked.scheduler.partition("=")
+    given = [name for name in ("workers", "memory", "gpus") if getattr(asked, name) is not None]
+    if kind != "processes" and given:
+        remedy = "leave it out: a cluster's workers are given theirs when they are started"
+        raise UsageError(f"--{given[0]}", f"it is for --scheduler processes, not {kind}", remedy)
     if kind == "dask" and address:
         return Dask(work, address, lambda text: show(Note("warning", f"dask={address}", text)))
     if kind == "local" and not equals:

@@ -187,6 +187,8 @@ class Ledger:
 
     def put_unread(self, unread: Mapping[str, str]) -> None:
         """What could not be looked at this time; what was so before is forgotten."""
+        if dict(self.db.execute("SELECT path, reason FROM unread").fetchall()) == unread:
+            return
         with self.transaction():
             self.db.execute("DELETE FROM unread")
             self.db.executemany("INSERT INTO unread VALUES (?, ?)", unread.items())
@@ -218,6 +220,9 @@ class Ledger:
                 "UPDATE unit SET state = 'done', error = NULL, facts = ?, seconds = ifnull(seconds, 0) + ?"
                 " WHERE id = ?",
                 (json.dumps(facts), seconds, unit),
+            )
+            self.db.execute(
+                "UPDATE file SET changes = 0 WHERE sha256 = (SELECT sha256 FROM unit WHERE id = ?)", (unit,)
             )
             self._event("done", unit)
 

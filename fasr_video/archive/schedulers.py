@@ -21,7 +21,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from fasr_video.archive.unit import End, Order, Outcome, Work
+from fasr_video.archive.orders import End, Order, Outcome, Work
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 
 Tell = Callable[[Order, float], None]
