@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from fasr_video import __version__
+from fasr_video.archive import schedulers
 from fasr_video.archive.canonical import digest
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.orders import Order
@@ -141,8 +142,9 @@ def test_a_cluster_makes_the_same_cases_to_the_byte(cluster: Any, entrance: Path
     assert len(digests) == 1
 
 
-def test_no_scheduler_there_is_one_line() -> None:
+def test_no_scheduler_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(schedulers, "ANSWER", 1)
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         with pytest.raises(UsageError, match="no scheduler answers there"):
@@ -190,8 +192,11 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(tmp_path: Path) -> None:
+def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(schedulers, "ANSWER", 2)
     archive, cases, port = files(tmp_path / "in", a="killer", b="good"), tmp_path / "cases", free_port()
     address = f"tcp://127.0.0.1:{port}"
     boss = dask("scheduler", "--port", str(port), "--host", "127.0.0.1")

@@ -298,9 +298,13 @@ class Dask:
         if future.cancelled():
             raise self._gone()
         try:
-            worker, outcome = future.result()
+            worker, outcome = future.result(timeout=ANSWER)
         except CancelledError as error:
             raise self._gone() from error
+        except TimeoutError:  # the worker died with what it had to say: Dask has it done again
+            self._orders[future] = order
+            future.add_done_callback(self._ended.put)
+            return []
         except Exception as error:  # a worker that died, too often for Dask
             text = f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}"
             return [(order, Outcome(End.FAILED, text))]
@@ -336,8 +340,12 @@ class Dask:
     def _answered(self, worker: str, future: Any) -> None:
         if worker not in self._threads or future.cancelled():
             return
-        error = future.exception()
-        problem = future.result() if error is None else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        try:
+            problem = future.result(timeout=ANSWER)
+        except (TimeoutError, CancelledError):
+            return  # it died with its answer, or will be asked again
+        except Exception as error:
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if problem is None:
             self._problems[worker] = None
         else:
