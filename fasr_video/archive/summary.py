@@ -121,6 +121,7 @@ def as_csv(document: Mapping[str, Any]) -> str:
 def as_html(document: Mapping[str, Any]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page.filters["clock"] = lambda text: datetime.fromisoformat(text).isoformat(" ", "seconds")
     return page.get_template("summary.html").render(document)
 
 
