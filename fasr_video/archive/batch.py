@@ -25,6 +25,7 @@ from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.case import Case, only_writer
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.records import place_source
@@ -236,7 +237,7 @@ class Batch:
     def _cut(self, order: Order) -> list[Order]:
         """The parts of a long file that nobody has looked at."""
         length, seconds = None if self._job.cut is None else length_of(order.path), self._job.cut
-        if length is None or seconds is None or length < LONG * seconds or (order.case / "case.sqlite").exists():
+        if length is None or seconds is None or length < LONG * seconds or (order.case / CASE_DATABASE).exists():
             return []
         folder = self._job.cases.absolute() / PARTS / order.case.name
         sampling = self._job.settings.sampling

@@ -111,6 +111,8 @@ def _changed(order: Order) -> Outcome:
     """Whatever its case holds is of no content that ever was: it goes."""
     if order.part is None:
         shutil.rmtree(order.case, ignore_errors=True)
+        if order.looks is not None:
+            shutil.rmtree(order.looks, ignore_errors=True)
     return Outcome(End.CHANGED, f"{order.path}: it changed while it was read; it is read again")
 
 
