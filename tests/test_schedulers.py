@@ -24,10 +24,11 @@ from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.orders import Order
 from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory, resident
 from fasr_video.archive.unit import work
+from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.place import Place
-from tests.archives import SETTINGS, Told, files, work_off
+from tests.archives import Told, files, work_off
 from tests.units import copy_content, environment, hoard, never_fit
 
 ROOT = Path(__file__).parents[1]
@@ -158,19 +159,20 @@ def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(
-    ("version", "cases", "says"),
+    ("version", "cases", "weights", "says"),
     [
-        ("0.0.0", ".", "the batch is 0.0.0's; install the same there"),
-        (__version__, "nowhere", "mount them under the same"),
+        ("0.0.0", ".", "null", "the batch is 0.0.0's; install the same there"),
+        (__version__, "nowhere", "null", "mount them under the same paths?"),
+        (__version__, ".", "not_there.safetensors", "not_there.safetensors"),
     ],
+    ids=["another version", "cases not seen", "without the models"],
 )
 def test_a_worker_that_cannot_do_units_is_left_out_by_name(
-    version: str, cases: str, says: str, cluster: Any, tmp_path: Path
+    version: str, cases: str, weights: str, says: str, cluster: Any, tmp_path: Path
 ) -> None:
     text = files(tmp_path, a="1") / "a.mp4"
-    asked = Order(
-        1, text, "", 1, 1, tmp_path / cases / "case", SETTINGS.model_dump_json(), None, Place(), version=version
-    )
+    settings = configs.load("cpu", ("detect.backend=builtin", f"detect.weights={weights}")).model_dump_json()
+    asked = Order(1, text, "", 1, 1, tmp_path / cases / "case", settings, None, Place(), version=version)
     scheduler = Dask(work, cluster.scheduler_address, print)
     with pytest.raises(UsageError, match=says) as told:
         scheduler.submit(asked)
@@ -178,7 +180,7 @@ def test_a_worker_that_cannot_do_units_is_left_out_by_name(
             scheduler.wait(0.1)
     scheduler.close()
     (worker,) = cluster.scheduler_info["workers"]
-    assert worker in str(told.value)
+    assert worker in str(told.value) and "nothing done is lost" in str(told.value)
 
 
 def dask(*arguments: str) -> subprocess.Popen[bytes]:
