@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgpack
 import numpy as np
@@ -23,7 +24,6 @@ from fasr_video.files import write_whole
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import VideoReader
 from fasr_video.pipeline.run import sampling_of
-from fasr_video.storage import connect_to_read
 from fasr_video.types import Detections, Image
 
 
@@ -51,7 +51,9 @@ class Remembering:
 
     def __init__(self, detector: Detector, folder: Path) -> None:
         self._detector = detector
-        self._parts = [connect_to_read(path) for path in sorted(folder.glob("*.sqlite"))]
+        # A run may detect in another thread than the one that opens and closes this; never in two at once.
+        parts = (f"file:{quote(str(path))}?mode=ro" for path in sorted(folder.absolute().glob("*.sqlite")))
+        self._parts = [sqlite3.connect(part, uri=True, check_same_thread=False) for part in parts]
         self.name, self.has_landmarks = detector.name, detector.has_landmarks
         self.fingerprint, self.licence = detector.fingerprint, detector.licence
         self.looked = 0

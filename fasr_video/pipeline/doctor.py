@@ -29,11 +29,11 @@ PACKAGES = {
     "numpy": "",
     "filterpy": "",
     "faiss-cpu": "pip install 'fasr-video[cpu]'",
+    "distributed": "pip install 'fasr-video[dist]'",
     "insightface": "pip install 'fasr-video[insightface]'",
     "onnxruntime": "pip install 'fasr-video[insightface]'",
     "matplotlib": "pip install 'fasr-video[report]'",
     "weasyprint": "pip install 'fasr-video[report]'",
-    "distributed": "pip install 'fasr-video[dist]'",
 }
 
 

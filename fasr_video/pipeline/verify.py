@@ -70,14 +70,14 @@ def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
     added = {d.get("source"): d for event, d in events if event == "source added"}
     placed = {d.get("source"): (d.get("camera"), d.get("clock")) for event, d in events if event == "camera and clock"}
     for row in case.db.execute("SELECT * FROM source").fetchall():
+        clock = None if row["clock"] is None else json.loads(row["clock"])
+        if placed.get(row["id"], (None, None)) != (row["camera"], clock):
+            problems.append(f"camera or clock of {row['path']} is not what the log says")
         said = added.get(row["id"], {})
         if any(said.get(k) != v for k, v in (("sha256", row["sha256"]), ("info", json.loads(row["info"])))):
             problems.append(f"what is known of {row['path']} was changed")
         if said.get("detector") != json.loads(row["detector"]):
             problems.append(f"the detector of {row['path']} is not the one that was used")
-        clock = None if row["clock"] is None else json.loads(row["clock"])
-        if placed.get(row["id"], (None, None)) != (row["camera"], clock):
-            problems.append(f"camera or clock of {row['path']} is not what the log says")
     decided = {d.get("link"): (d.get("to"), d.get("by")) for event, d in events if event == "link decided"}
     for row in case.db.execute("SELECT * FROM link").fetchall():
         state, by = decided.get(row["id"], ("proposed", None))
