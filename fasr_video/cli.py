@@ -23,6 +23,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from fasr_video import __version__, box
+from fasr_video.archive.commands import batch_command, search_command, watch_command
 from fasr_video.configs import settings as configs
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.evaluation.commands import eval_group
@@ -98,6 +99,16 @@ def cli() -> None:
     help="Do this again in the finished case --out, and what depends on it; no footage is read.",
 )
 @click.option("--no-report", is_flag=True, help="Leave out the report that is written into the case at the end.")
+@click.option("--camera", help="The camera's name, for one file; the case keeps it.")
+@click.option("--clock", metavar="ISO8601", help="Wall time of the first frame, with its zone, for one file.")
+@click.option(
+    "--clock-uncertainty",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How far --clock may be off.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
@@ -111,6 +122,9 @@ def run_command(
     end: str | None,
     stage: StageName | None,
     no_report: bool,
+    camera: str | None,
+    clock: str | None,
+    clock_uncertainty: float,
     as_json: bool,
 ) -> int:
     """Find the people in FOOTAGE: files, or folders of pictures.
@@ -119,6 +133,7 @@ def run_command(
     read; the case counts them.
     """
     from fasr_video import screen
+    from fasr_video.pipeline import place
     from fasr_video.pipeline.run import redo, run
     from fasr_video.report.write import refresh
 
@@ -128,13 +143,14 @@ def run_command(
         raise UsageError(f"--stage {stage}", "it works on a finished case", "give --out CASE and no footage")
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
+    told = None if camera is None and clock is None else place.given(camera, clock, clock_uncertainty)
     own = "cpu" if stage is None or out is None else str(out / "settings.yaml")
     chosen = configs.load(preset or own, overrides)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with _progress(as_json) as listen:
         if stage is None or out is None:
-            folder, worked = run(footage, out, chosen, gallery, listen)
+            folder, worked = run(footage, out, chosen, gallery, listen, told)
         else:
             folder, worked = out, redo(out, stage, chosen, gallery, listen)
     report = None if no_report else refresh(folder)
@@ -524,6 +540,9 @@ class _PlainProgress:
             click.echo(text, err=True)
 
 
+cli.add_command(batch_command)
+cli.add_command(watch_command)
+cli.add_command(search_command)
 cli.add_command(gallery_group)
 cli.add_command(train_group)
 cli.add_command(calibrate_command)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fasr_video.trackers import linking
 from fasr_video.trackers.linking import Proposal, Tracklet, propose_by_face
 from tests.test_search import near, person
 
@@ -79,3 +81,11 @@ def test_links_are_a_forest_and_no_cluster_holds_two_of_one_moment(
                 one, other = tracks[a], tracks[b]
                 assert one.source != other.source or one.end < other.start or other.end < one.start
     assert all(np.isclose(p.score, tracks[p.a].look @ tracks[p.b].look, atol=1e-6) for p in found)
+
+
+def test_many_tracks_are_compared_a_block_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks = [tracklet(k, f"person{k % 3}", source=k) for k in range(11)]
+    whole = propose_by_face(tracks, 0.5, nobody)
+    monkeypatch.setattr(linking, "BLOCK", 4)
+    blocks = propose_by_face(tracks, 0.5, nobody)
+    assert whole and [(p.a, p.b) for p in blocks] == [(p.a, p.b) for p in whole]

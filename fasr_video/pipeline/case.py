@@ -99,6 +99,10 @@ CREATE TABLE log (
 """
 
 
+class CaseBusy(CaseError):
+    """Another process is writing it."""
+
+
 class Case:
     """An open case. Use `Case.create`, `Case.open` or, in a with statement, either."""
 
@@ -286,7 +290,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CaseError(folder, "another run is writing this case", "wait for it, or stop it") from error
+            raise CaseBusy(folder, "another run is writing this case", "wait for it, or stop it") from error
         yield
 
 

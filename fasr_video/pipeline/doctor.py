@@ -29,6 +29,7 @@ PACKAGES = {
     "numpy": "",
     "filterpy": "",
     "faiss-cpu": "pip install 'fasr-video[cpu]'",
+    "distributed": "pip install 'fasr-video[dist]'",
     "insightface": "pip install 'fasr-video[insightface]'",
     "onnxruntime": "pip install 'fasr-video[insightface]'",
     "matplotlib": "pip install 'fasr-video[report]'",

@@ -12,6 +12,7 @@ from fasr_video.configs.settings import SelectSettings
 from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.media import Losses, MediaInfo
+from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
 from fasr_video.storage import environment
@@ -39,6 +40,17 @@ def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> in
         facts = {"sha256": info.sha256, "info": info.as_json(), "detector": detector}
         case.log("source added", {"source": cursor.lastrowid, "path": path, **facts})
     return int(cursor.lastrowid or 0)
+
+
+def place_source(case: Case, source: int, place: Place) -> None:
+    """Note camera and clock; they may be corrected later, and the log keeps what was said before."""
+    said = (place.camera, None if place.clock is None else json.dumps(place.clock, sort_keys=True))
+    row = case.db.execute("SELECT camera, clock FROM source WHERE id = ?", (source,)).fetchone()
+    if tuple(row) == said:
+        return
+    with case.transaction():
+        case.db.execute("UPDATE source SET camera = ?, clock = ? WHERE id = ?", (*said, source))
+        case.log("camera and clock", {"source": source, "camera": place.camera, "clock": place.clock})
 
 
 def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | None:

@@ -25,6 +25,7 @@ from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
+from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe
 from fasr_video.pipeline.references import of_tracks
@@ -69,16 +70,31 @@ class Stage:
 Listener = Callable[[Progress | Stage], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Models:
+    """What a run computes with: opened once, and used for any number of cases with the same settings."""
+
+    detector: Detector
+    prober: Prober
+
+
+def open_models(settings: Settings) -> Models:
+    return Models(open_detector(**settings.detect.model_dump(exclude={"batch"})), open_prober(settings))
+
+
 def run(
     sources: Sequence[Path],
     out: Path | None,
     settings: Settings,
     gallery: Path | None = None,
     listen: Listener | None = None,
+    place: Place | None = None,
+    models: Models | None = None,
 ) -> tuple[Path, bool]:
     """Process footage into the case at `out`, going on where an earlier run stopped.
 
-    Returns the case's folder and whether there was anything left to do.
+    `place` says where and when a single source was recorded; `models` are those of the settings, where they are open
+    already. Returns the case's folder and whether there was anything left to do.
     """
     readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
     for reader in readers:
@@ -94,19 +110,20 @@ def run(
         first_path = seen.setdefault(reader.info.sha256, reader.info.path)
         if first_path != reader.info.path:
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
+    if place is not None and len(readers) > 1:
+        raise UsageError("--camera and --clock", "they are about one recording", "give one file a case")
     sampling = sampling_of(settings)
-    detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
-    prober = open_prober(settings)
+    models = models or open_models(settings)
     subjects = settings.restore.subjects
     if gallery is not None:
-        check_question(out, gallery, prober, settings.search, set(subjects.values()))
+        check_question(out, gallery, models.prober, settings.search, set(subjects.values()))
     elif subjects:
         raise UsageError("restore.subjects", "there is no gallery with their photographs", "give --gallery")
     worked = False
     with only_writer(out), open_case(out, settings) as case:
         for reader in readers:
-            worked |= _run_source(case, reader, detector, settings, sampling, listen)
-        worked |= _after_footage(case, gallery, detector, prober, settings, listen)
+            worked |= _run_source(case, reader, models.detector, settings, sampling, listen, place)
+        worked |= _after_footage(case, gallery, models, settings, listen)
     return out, worked
 
 
@@ -123,17 +140,16 @@ def redo(
         gallery = gallery or _last_searched(case)
         if stage == "search" and gallery is None:
             raise UsageError("--stage search", "this case was never searched", "give --gallery")
-        prober = open_prober(settings)
+        models = open_models(settings)
         if gallery is not None:
-            check_question(out, gallery, prober, settings.search, set(settings.restore.subjects.values()))
+            check_question(out, gallery, models.prober, settings.search, set(settings.restore.subjects.values()))
         _take_settings(case, settings, stage)
-        if stage == "search" and (waiting := tracks_to_probe(case, prober, settings.restore.seed)):
+        if stage == "search" and (waiting := tracks_to_probe(case, models.prober, settings.restore.seed)):
             reason = f"{len(waiting)} of its tracks have no probes made with the models at hand"
             raise CaseError(out, reason, "give --stage restore, which searches too")
         if stage == "link":
             return propose_all(case, settings.link)
-        detector = open_detector(**settings.detect.model_dump(exclude={"batch"}))
-        return _after_footage(case, gallery, detector, prober, settings, listen)
+        return _after_footage(case, gallery, models, settings, listen)
 
 
 def _last_searched(case: Case) -> Path | None:
@@ -142,19 +158,14 @@ def _last_searched(case: Case) -> Path | None:
 
 
 def _after_footage(
-    case: Case,
-    gallery: Path | None,
-    detector: Detector,
-    prober: Prober,
-    settings: Settings,
-    listen: Listener | None,
+    case: Case, gallery: Path | None, models: Models, settings: Settings, listen: Listener | None
 ) -> bool:
     """Restore, search, link: whatever of it is not done with these models, settings and people."""
-    seed, tell = settings.restore.seed, _stage(listen, "super-resolving")
+    prober, seed, tell = models.prober, settings.restore.seed, _stage(listen, "super-resolving")
     if gallery is None:
         worked = probe_all(case, prober, seed, tell)
     else:
-        with open_gallery(case, gallery, detector, prober.embedder, _stage(listen, "enrolling")) as people:
+        with open_gallery(case, gallery, models.detector, prober.embedder, _stage(listen, "enrolling")) as people:
             drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
             worked = probe_all(case, prober, seed, tell, drawn_from)
             worked |= search_all(case, people, prober, settings.search)
@@ -213,7 +224,13 @@ def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
 
 
 def _run_source(
-    case: Case, reader: VideoReader, detector: Detector, settings: Settings, sampling: Sampling, listen: Listener | None
+    case: Case,
+    reader: VideoReader,
+    detector: Detector,
+    settings: Settings,
+    sampling: Sampling,
+    listen: Listener | None,
+    place: Place | None,
 ) -> bool:
     info = reader.info
     described = {
@@ -223,6 +240,8 @@ def _run_source(
         "landmarks": detector.has_landmarks,
     }
     source = records.register_source(case, info, described)
+    if place is not None:
+        records.place_source(case, source, place)
     if records.is_done(case, source):
         return False
     track = settings.track

@@ -104,14 +104,19 @@ def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> 
     return Reading(None, (), (f"scores are raw: the calibration in the box does not fit ({reason})",))
 
 
-def search_all(case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings) -> bool:
-    """Ask for every track that has probes; returns whether the question had not been asked before."""
+def search_all(
+    case: Case, gallery: Gallery, prober: Prober, settings: SearchSettings, index: Index | None = None
+) -> bool:
+    """Ask for every track that has probes; returns whether the question had not been asked before.
+
+    `index` is the gallery's, where it is open already.
+    """
     reading = read_calibration(settings, prober.facts())
     photographs = _photographs(gallery)
     asked = _asked(case, gallery, prober, settings, reading) | {"photographs": _hash(photographs)}
     if case.searched() == asked:
         return False
-    index = Index.open(gallery)
+    index = index or Index.open(gallery)
     searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
     answers = {track: searcher.answer(features(case, track)) for track in asked["tracks"]}
     sides, drawn_from = dict(case.db.execute("SELECT track, side FROM probed").fetchall()), conditioned(case)

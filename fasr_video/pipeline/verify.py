@@ -73,7 +73,11 @@ def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
     problems = []
     events = [(row["event"], json.loads(row["details"])) for row in log]
     added = {d.get("source"): d for event, d in events if event == "source added"}
+    placed = {d.get("source"): (d.get("camera"), d.get("clock")) for event, d in events if event == "camera and clock"}
     for row in case.db.execute("SELECT * FROM source").fetchall():
+        clock = None if row["clock"] is None else json.loads(row["clock"])
+        if placed.get(row["id"], (None, None)) != (row["camera"], clock):
+            problems.append(f"camera or clock of {row['path']} is not what the log says")
         said = added.get(row["id"], {})
         if any(said.get(k) != v for k, v in (("sha256", row["sha256"]), ("info", json.loads(row["info"])))):
             problems.append(f"what is known of {row['path']} was changed")

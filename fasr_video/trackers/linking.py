@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fasr_video.types import FaceCrop
 
 _HOG = cv2.HOGDescriptor((64, 64), (16, 16), (8, 8), (8, 8), 9)
+BLOCK = 4096  # tracklets that are compared with all others at a time
 FACE_WEIGHT = 0.5  # of the face's form; the rest is the colours of the face and what surrounds it
 
 
@@ -80,11 +81,10 @@ def propose_by_face(
     """
     ordered = sorted(tracklets, key=lambda t: (t.source, t.start, t.id))
     looks = np.stack([t.look for t in ordered]) if ordered else np.zeros((0, 1), np.float32)
-    cosines = np.triu(looks @ looks.T, 1)
-    first, second = np.nonzero(cosines >= max(min_score, 1e-6))
+    first, second, cosines = _alike(looks, max(min_score, 1e-6))
     clusters = [{i} for i in range(len(ordered))]
     found = []
-    for k in np.argsort(-cosines[first, second], kind="stable"):
+    for k in np.argsort(-cosines, kind="stable"):
         i, j = int(first[k]), int(second[k])
         a, b = clusters[i], clusters[j]
         if a is b or any(
@@ -94,8 +94,22 @@ def propose_by_face(
         a |= b
         for member in b:
             clusters[member] = a
-        found.append(Proposal(ordered[i].id, ordered[j].id, float(cosines[i, j])))
+        found.append(Proposal(ordered[i].id, ordered[j].id, float(cosines[k])))
     return found
+
+
+def _alike(looks: NDArray[np.float32], least: float) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Pairs i < j with at least that cosine, in order, and their cosines; memory is of one block of rows."""
+    rows, columns, cosines = [], [], []
+    for start in range(0, len(looks), BLOCK):
+        block = np.triu(looks[start : start + BLOCK] @ looks.T, start + 1)
+        i, j = np.nonzero(block >= least)
+        rows.append(i + start)
+        columns.append(j)
+        cosines.append(block[i, j])
+    if not rows:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0, np.float32)
+    return np.concatenate(rows), np.concatenate(columns), np.concatenate(cosines)
 
 
 def _two_people(a: Tracklet, b: Tracklet) -> bool:

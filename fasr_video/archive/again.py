@@ -1,0 +1,124 @@
+"""Finished cases searched again, without their footage: the features of their tracks are in them.
+
+For a gallery that somebody was enrolled into, or removed from, since.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fasr_video.configs.settings import SearchSettings, Settings, load
+from fasr_video.errors import CaseError, FasrError, UsageError
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.probes import Prober
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import DATABASE, Case, only_writer
+from fasr_video.pipeline.export import tracks as tracks_of
+from fasr_video.pipeline.probes import open_prober
+from fasr_video.pipeline.search import search_all
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What another search says otherwise of one track."""
+
+    track: str
+    new: tuple[str, ...]
+    """Candidates that pass the threshold now and did not."""
+    gone: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    case: Path
+    problem: str | None
+    """Why it could not be searched."""
+    asked: bool = False
+    """False where the same question was answered before."""
+    tracks: int = 0
+    changes: tuple[Change, ...] = ()
+
+
+def cases_in(places: Sequence[Path]) -> list[Path]:
+    """Case folders, each once: those given, and those in folders of cases that are given."""
+    found: dict[Path, None] = {}
+    for place in places:
+        if (place / DATABASE).is_file():
+            own = [place]
+        elif place.is_dir():
+            own = sorted(p.parent for p in place.glob(f"*/{DATABASE}"))
+        else:
+            own = []
+        if not own:
+            raise CaseError(place, "no case here, nor in the folders in it", "give what `run` or `batch` made")
+        found |= dict.fromkeys(own)
+    return list(found)
+
+
+def search_again(cases: Sequence[Path], given: Path) -> Iterator[Searched]:
+    """One after another; a case that cannot be searched is told of, and the rest goes on."""
+    with Gallery.open(given, read_only=True) as gallery:
+        index = Index.open(gallery)
+        for folder in cases:
+            try:
+                yield _search(folder, gallery, index)
+            except FasrError as error:
+                yield Searched(folder, str(error))
+
+
+def _search(folder: Path, gallery: Gallery, index: Index) -> Searched:
+    with only_writer(folder), Case.open(folder) as case:
+        if case.db.execute("SELECT count(*) FROM source WHERE state = 'running'").fetchone()[0]:
+            raise CaseError(folder, "its footage is not done", "let `run` or `batch` finish it")
+        settings = _settings(case)
+        prober = _prober(settings.model_dump_json())
+        gallery.require(prober.embedder)
+        _check_probes(case, prober)
+        question = case.searched()
+        search = settings.search if question is None else SearchSettings.model_validate(question["question"])
+        before = _passing(case)
+        asked = search_all(case, gallery, prober, search, index)
+        after = _passing(case)
+    changes = (
+        Change(t, tuple(sorted(now - then)), tuple(sorted(then - now))) for t, then, now in _beside(before, after)
+    )
+    return Searched(folder, None, asked, len(after), tuple(c for c in changes if c.new or c.gone))
+
+
+def _settings(case: Case) -> Settings:
+    """Those the case was made with; one that came later has its default."""
+    stored: dict[str, dict[str, Any]] = json.loads(case.meta("settings"))
+    default = load("cpu").model_dump(mode="json")
+    return Settings.model_validate({group: values | stored.get(group, {}) for group, values in default.items()})
+
+
+@lru_cache(maxsize=4)
+def _prober(settings: str) -> Prober:
+    return open_prober(Settings.model_validate_json(settings))
+
+
+def _check_probes(case: Case, prober: Prober) -> None:
+    """Features of other models mean something else."""
+    now = json.loads(json.dumps(prober.facts()))
+    for row in case.db.execute("SELECT DISTINCT models FROM probed").fetchall():
+        made = json.loads(row["models"])
+        made.pop("drawn_from", None)
+        if made != now:
+            reason = "its features were made with other models than those at hand"
+            raise UsageError(case.folder, reason, "give `run` its footage and --gallery again: they are made anew")
+
+
+def _passing(case: Case) -> dict[str, set[str]]:
+    """Candidates of each track that was asked for, by its name."""
+    asked = [t for t in tracks_of(case) if t["answer"] is not None]
+    return {t["name"]: {c["subject"] for c in t["answer"]["joined"] if c["passes"]} for t in asked}
+
+
+def _beside(before: dict[str, set[str]], after: dict[str, set[str]]) -> Iterator[tuple[str, set[str], set[str]]]:
+    for track in after | before:
+        yield track, before.get(track, set()), after.get(track, set())

@@ -1,0 +1,375 @@
+"""An archive into cases: files in their order, each content once, each unit until it is done or given up."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import av
+
+from fasr_video.archive.cameras import Cameras, Known
+from fasr_video.archive.ledger import File, Ledger, Unit
+from fasr_video.archive.orders import End, Order, Outcome, Part
+from fasr_video.archive.scan import Found
+from fasr_video.archive.schedulers import Scheduler
+from fasr_video.configs.settings import Settings
+from fasr_video.errors import EnvironmentFailure
+from fasr_video.files import sha256_file
+from fasr_video.gallery.enrol import sync
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
+from fasr_video.pipeline.case import Case, only_writer
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.records import place_source
+from fasr_video.pipeline.run import open_models
+from fasr_video.pipeline.search import check_question
+
+BUSY_WAIT = 5.0
+"""Seconds after which a case that somebody else is writing is tried again."""
+LONG = 1.5
+"""A file is cut when it is so many times longer than its parts would be: else there is nothing to spread."""
+GALLERY = "gallery"
+PARTS = "parts"
+NO_CAMERAS = Cameras()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is asked of a batch."""
+
+    cases: Path
+    settings: Settings
+    gallery: Path | None = None
+    cameras: Cameras = NO_CAMERAS
+    after: datetime | None = None
+    before: datetime | None = None
+    retries: int = 2
+    again: bool = False
+    """Try what failed before, too."""
+    cut: float | None = None
+    """Seconds of the parts that a long file is looked at in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """How far it all is."""
+
+    done: int
+    failed: int
+    running: int
+    waiting: int
+    seconds_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One line about one thing."""
+
+    event: str
+    """done, failed, again, changed, skipped, warning"""
+    about: str
+    text: str
+
+
+Listener = Callable[[Tick | Note], None]
+
+
+class Batch:
+    """Feed it files; take steps until nothing is open."""
+
+    def __init__(self, ledger: Ledger, scheduler: Scheduler, job: Job, listen: Listener) -> None:
+        self._ledger, self._scheduler, self._job, self._listen = ledger, scheduler, job, listen
+        self._settings = job.settings.model_dump_json()
+        self._key = settings_key(job.settings)
+        self._feed: deque[tuple[Found, Known]] = deque()
+        self._ready: list[tuple[float, Order]] = []
+        """Orders of units that are taken, and when they may be given out."""
+        self._parts: deque[Order] = deque()
+        self._held: dict[int, tuple[Order, int]] = {}
+        """Units of which parts are looked at: the order that follows, and how many parts are open."""
+        self._running: dict[int, tuple[int, float]] = {}
+        """Bytes of each unit at work, and the share of them that is done."""
+        self._began, self._worked = time.monotonic(), 0
+        self.outside = 0
+        """Files outside of the window."""
+
+    def feed(self, files: Iterable[Found]) -> None:
+        """Files to be worked off: by priority, then by wall time (unknown ones last), then by name."""
+        for found in files:
+            known = self._job.cameras.of(found.name)
+            reason = self._out_of_window(found.path, known)
+            if reason is None:
+                self._feed.append((found, known))
+            elif reason:
+                self._ledger.put_file(found, None, known, reason)
+                self._listen(Note("failed", str(found.path), reason))
+            else:
+                self.outside += 1
+        self._feed = deque(sorted(self._feed, key=lambda x: _order(*x)))
+
+    @property
+    def open(self) -> bool:
+        at_work = self._running or self._ready or self._parts or self._held
+        return bool(self._feed or at_work or self._ledger.sizes()["waiting"][0])
+
+    def step(self, seconds: float) -> None:
+        """Give out what there is room for, and note what has ended."""
+        while self._scheduler.room() > 0 and (order := self._next()) is not None:
+            self._running.setdefault(order.unit, (order.size, 0.0))
+            self._scheduler.submit(order)
+        for order, outcome in self._scheduler.wait(seconds):
+            self._note(order, outcome)
+        self._listen(self.tick())
+
+    def share(self, order: Order, share: float) -> None:
+        """A worker says how far it is."""
+        self._running[order.unit] = (order.size, share)
+        self._listen(self.tick())
+
+    def tick(self) -> Tick:
+        sizes = self._ledger.sizes()
+        waiting = len(self._feed) + sizes["waiting"][0]
+        left = sum(found.size for found, _ in self._feed) + sizes["waiting"][1]
+        left += sum(round(size * (1 - share)) for size, share in self._running.values())
+        worked = self._worked + sum(size * share for size, share in self._running.values())
+        spent = time.monotonic() - self._began
+        rate = worked / spent if spent > 0 else 0.0
+        left_over = left / rate if rate and left else None
+        return Tick(sizes["done"][0], sizes["failed"][0], sizes["running"][0], waiting, left_over)
+
+    # What comes next.
+
+    def _next(self) -> Order | None:
+        now = time.monotonic()
+        for k, (when, order) in enumerate(self._ready):
+            if when <= now:
+                del self._ready[k]
+                return order
+        while not self._parts:
+            unit = self._ledger.take()
+            if unit is not None:
+                self._begin(unit)
+            elif self._feed:
+                self._put(*self._feed.popleft())
+            else:
+                return None
+            if self._ready and self._ready[-1][0] == 0.0:
+                return self._ready.pop()[1]
+        return self._parts.popleft()
+
+    def _begin(self, unit: Unit) -> None:
+        order = self._order_of(unit)
+        if order is None:
+            return
+        parts = self._cut(order)
+        if parts:
+            self._held[unit.id] = (replace(order, looks=parts[0].looks), len(parts))
+            self._parts.extend(parts)
+        else:
+            self._ready.append((0.0, order))
+
+    def _put(self, found: Found, known: Known) -> None:
+        """A file into the ledger, and its content among the units."""
+        try:
+            found, sha256 = self._hash(found)
+        except OSError as error:
+            self._problem(found, known, f"cannot be read ({error.strerror})")
+            return
+        if sha256 is None:
+            self._problem(found, known, "it changes while it is read")
+            return
+        self._ledger.put_file(found, sha256, known)
+        if known.problem:
+            self._listen(Note("warning", str(found.path), known.problem))
+        unit = self._ledger.put_unit(sha256, self._key, self._folder(found, sha256), found.size, self._job.again)
+        first = self._ledger.files(unit)[0]
+        if first.path != found.path:
+            self._listen(Note("skipped", str(found.path), f"the same footage as {first.path}"))
+        if unit.state == "done" and not (self._job.cases / unit.folder).is_dir():
+            self._ledger.failed(unit.id, "waiting", "its case is not there any more")
+        elif unit.state == "done":
+            self._correct(unit, first.place)
+
+    def _problem(self, found: Found, known: Known, why: str) -> None:
+        self._ledger.put_file(found, None, known, why)
+        self._listen(Note("failed", str(found.path), why))
+
+    def _hash(self, found: Found) -> tuple[Found, str | None]:
+        """Of a file that is the same before and after; None when it never is."""
+        known = self._ledger.hash_of(found)
+        if known is not None:
+            return found, known
+        for _ in range(self._job.retries + 1):
+            sha256, facts = sha256_file(found.path), found.path.stat()
+            if (facts.st_size, facts.st_mtime_ns) == (found.size, found.mtime_ns):
+                return found, sha256
+            found = replace(found, size=facts.st_size, mtime_ns=facts.st_mtime_ns)
+        return found, None
+
+    def _folder(self, found: Found, sha256: str) -> str:
+        key = hashlib.sha256(f"{sha256} {self._key}".encode()).hexdigest()
+        names = (f"{found.path.stem[:40]}-{key[:digits]}" for digits in (8, 16, 64))
+        return self._ledger.free_folder(sha256, self._key, names)
+
+    def _order_of(self, unit: Unit) -> Order | None:
+        there = [f for f in self._ledger.files(unit) if f.path.exists()]
+        if not there:
+            self._ledger.failed(unit.id, "missing", "its file is not there any more")
+            return None
+        f: File = there[0]
+        cases, gallery = self._job.cases.absolute(), self._job.gallery
+        looks = cases / PARTS / unit.folder
+        return Order(
+            *(unit.id, f.path, unit.sha256, f.size, f.mtime_ns, cases / unit.folder, self._settings),
+            gallery=None if gallery is None else gallery.absolute(),
+            place=f.place,
+            looks=looks if looks.is_dir() else None,
+        )
+
+    def _cut(self, order: Order) -> list[Order]:
+        """The parts of a long file that nobody has looked at."""
+        length, seconds = None if self._job.cut is None else length_of(order.path), self._job.cut
+        if length is None or seconds is None or length < LONG * seconds or (order.case / CASE_DATABASE).exists():
+            return []
+        folder = self._job.cases.absolute() / PARTS / order.case.name
+        sampling = self._job.settings.sampling
+        at, stop = sampling.start or 0.0, min(length + seconds, sampling.end or float("inf"))
+        orders = []
+        while at < min(stop, length):
+            part = Part(at, min(at + seconds, stop), folder / f"{round(at * 1000):012d}.sqlite")
+            if not part.file.exists():
+                orders.append(replace(order, looks=folder, part=part))
+            at += seconds
+        return orders
+
+    # What became of it.
+
+    def _note(self, order: Order, outcome: Outcome) -> None:
+        if outcome.end is End.STOPPED:
+            reason, remedy = (
+                f"the machine gave up ({outcome.text})",
+                "put it right and give the same command: it goes on",
+            )
+            raise EnvironmentFailure(self._job.cases, reason, remedy)
+        if order.part is not None:
+            self._note_part(order, outcome)
+            return
+        if outcome.end is End.BUSY:
+            self._ready.append((time.monotonic() + BUSY_WAIT, order))
+            return
+        self._running.pop(order.unit, None)
+        unit = self._ledger.unit(order.unit)
+        if outcome.end is End.DONE:
+            self._worked += order.size
+            self._ledger.done(unit.id, {**outcome.facts, **_placed(order.place)}, outcome.seconds)
+            self._listen(Note("done", str(order.path), f"{order.case} ({outcome.seconds:.1f} s)"))
+        elif outcome.end is End.CHANGED:
+            self._note_change(unit, order, outcome)
+        else:
+            tried = unit.tries <= self._job.retries and outcome.end is not End.BAD
+            self._ledger.failed(unit.id, "waiting" if tried else "failed", outcome.text)
+            self._listen(Note("again" if tried else "failed", str(order.path), outcome.text))
+
+    def _note_part(self, order: Order, outcome: Outcome) -> None:
+        """Whatever a part does not bring, the run looks at itself."""
+        whole, parts = self._held.pop(order.unit)
+        if outcome.end is not End.DONE:
+            self._listen(Note("warning", str(order.path), f"a part of it was not looked at beforehand: {outcome.text}"))
+        if parts > 1:
+            self._held[order.unit] = (whole, parts - 1)
+        else:
+            self._ready.append((0.0, whole))
+
+    def _note_change(self, unit: Unit, order: Order, outcome: Outcome) -> None:
+        times = self._ledger.changed(unit, order.path, outcome.text)
+        if times > self._job.retries:
+            self._listen(Note("failed", str(order.path), f"{outcome.text.partition(';')[0]}, {times} times"))
+            return
+        self._listen(Note("changed", str(order.path), outcome.text))
+        try:
+            facts = order.path.stat()
+        except OSError:
+            return  # gone: its unit is missing
+        found = Found(order.path, self._ledger.name_of(order.path), facts.st_size, facts.st_mtime_ns)
+        self._feed.append((found, self._job.cameras.of(found.name)))
+
+    def _correct(self, unit: Unit, place: Place) -> None:
+        """Camera and clock of a case that is done, where they were said otherwise since."""
+        said = {k: unit.facts.get(k) for k in ("camera", "clock")}
+        if place == Place() or said == _placed(place):
+            return
+        folder = self._job.cases / unit.folder
+        with only_writer(folder), Case.open(folder) as case:
+            place_source(case, 1, place)
+        self._ledger.done(unit.id, {**unit.facts, **_placed(place)}, 0.0)
+        self._listen(Note("done", str(folder), "camera and clock corrected"))
+
+    def _out_of_window(self, path: Path, known: Known) -> str | None:
+        """None within it, "" outside of it, and a reason where nobody can say."""
+        after, before = self._job.after, self._job.before
+        if after is None and before is None:
+            return None
+        if known.span is None:
+            return known.problem or "no time is known of it, and a window was asked for"
+        first, last = known.span
+        if before is not None and first >= before.astimezone(UTC):
+            return ""
+        if after is not None and last < after.astimezone(UTC):
+            length = length_of(path)
+            if length is not None and last + timedelta(seconds=length) < after.astimezone(UTC):
+                return ""
+        return None
+
+
+def settings_key(settings: Settings) -> str:
+    """Of all settings that a case is fixed with; whom to search for may be asked anew."""
+    chosen = settings.model_dump(mode="json", exclude={"search": True, "restore": {"subjects"}})
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def length_of(path: Path) -> float | None:
+    """Seconds, as the file declares; None when it does not."""
+    try:
+        with av.open(str(path)) as container:
+            return None if container.duration is None else container.duration / av.time_base
+    except (av.error.FFmpegError, OSError, ValueError):
+        return None
+
+
+def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path | None:
+    """The gallery for all units: as it is, or a folder of photographs enrolled once into the cases' folder.
+
+    What would stop each search is told here: it is no fault of any file.
+    """
+    if given is None:
+        return None
+    models, own = open_models(settings), cases / GALLERY
+    check_question(cases, given, models.prober, settings.search)
+    if (given / GALLERY_DATABASE).is_file():
+        return given
+    embedder = models.prober.embedder
+    if (own / GALLERY_DATABASE).is_file():
+        gallery = Gallery.open(own)
+    else:
+        gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
+    with gallery:
+        sync(gallery, given, models.detector, embedder)
+        Index.open(gallery)  # made once, for all workers
+    return own
+
+
+def _order(found: Found, known: Known) -> tuple[int, bool, datetime, str]:
+    start = datetime.max.replace(tzinfo=UTC) if known.span is None else known.span[0]
+    return -known.priority, known.span is None, start, found.name
+
+
+def _placed(place: Place) -> dict[str, object]:
+    return {"camera": place.camera, "clock": place.clock}

@@ -1,0 +1,66 @@
+"""What a case holds, without what differs by nature between two runs of the same footage with the same settings.
+
+Left out are: the case's random id; times of day (when segments were made safe, links decided, a review made); seconds
+of work; where the source and the gallery lay; and the log, whose lines carry times of day and whose chain follows from
+them. All else, every row of every table, is here: two runs are equal when these texts are equal to the byte. Pictures
+are in it by the SHA-256 of their bytes, which are their names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from fasr_video.pipeline.case import Case
+
+TABLES = (
+    *("meta", "source", "segment", "track", "face", "link", "probe", "probed", "restoration", "answer", "candidate"),
+    *("decision", "gallery_photo"),
+)
+LEFT_OUT = {
+    "meta": {"case_id", "log_head"},
+    "source": {"path", "seconds"},
+    "segment": {"at"},
+    "link": {"decided_at"},
+    "decision": {"at", "undone_at"},
+}
+"""Columns; of `meta`, keys. The table `log` is left out whole."""
+
+
+def dump(case: Case) -> str:
+    """A line of JSON a row, in the order of the tables and of their keys."""
+    return "".join(f"{line}\n" for table in TABLES for line in _rows(case.db, table))
+
+
+def digest(case: Case) -> str:
+    return hashlib.sha256(dump(case).encode()).hexdigest()
+
+
+def _rows(database: sqlite3.Connection, table: str) -> Iterator[str]:
+    left_out = LEFT_OUT.get(table, set())
+    cursor = database.execute(f"SELECT * FROM {table}")
+    columns = [c[0] for c in cursor.description]
+    order = ", ".join(str(k + 1) for k in range(len(columns)))
+    for row in database.execute(f"SELECT * FROM {table} ORDER BY {order}"):
+        values = {c: _plain(v) for c, v in zip(columns, row, strict=True) if c not in left_out}
+        if table == "meta" and values["key"] in left_out:
+            continue
+        if table == "meta" and values["key"] == "searched":
+            values["value"] = _without_folder(values["value"])
+        if table == "source":
+            values["info"] = json.dumps(json.loads(values["info"]) | {"path": None}, sort_keys=True)
+        yield json.dumps([table, values], sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def _without_folder(text: str) -> str:
+    said = json.loads(text)
+    if said is not None:
+        said["gallery"]["folder"] = None
+    return json.dumps(said, sort_keys=True)

@@ -1,0 +1,309 @@
+"""The ledger of an archive: which files there are, what is done of them, and what went wrong.
+
+    CASES/ledger.sqlite
+      file     path, size, time of change, SHA-256, and what is known of its camera and clock
+      unit     one content under one set of settings: its case folder, its state, its tries
+      unread   folders and files that could not be looked at
+      event    what happened, in order
+
+A unit is waiting, running, done, failed, or missing (no file with its content is there any more). One process holds a
+ledger; what is "running" when it opens one was left behind by an owner that died, and waits again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from fasr_video.archive.cameras import Known
+from fasr_video.archive.scan import Found
+from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.pipeline.place import Place
+from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
+
+DATABASE = "ledger.sqlite"
+LOCK = ".ledger.lock"
+SCHEMA_VERSION = 1
+STATES = ("waiting", "running", "done", "failed", "missing")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS file (
+    path TEXT PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT,
+    camera TEXT, clock TEXT, priority INTEGER NOT NULL DEFAULT 0, problem TEXT,
+    changes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS file_by_content ON file (sha256);
+CREATE TABLE IF NOT EXISTS unit (
+    id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, settings TEXT NOT NULL, folder TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'done', 'failed', 'missing')),
+    tries INTEGER NOT NULL DEFAULT 0, error TEXT, size INTEGER NOT NULL, facts TEXT, seconds REAL,
+    UNIQUE (sha256, settings));
+CREATE TABLE IF NOT EXISTS unread (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS event (
+    id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, unit INTEGER, path TEXT, details TEXT);
+"""
+_PLANNED = "CREATE TEMP TABLE planned (unit INTEGER PRIMARY KEY)"
+"""What this process was asked for: a ledger may hold units of other folders, windows and settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """One that holds a unit's content."""
+
+    path: Path
+    name: str
+    size: int
+    mtime_ns: int
+    place: Place
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    id: int
+    sha256: str
+    folder: str
+    """Of its case, within the cases' folder."""
+    state: str
+    tries: int
+    error: str | None
+    size: int
+    facts: dict[str, Any]
+    """What its case holds, in numbers; empty until it is done."""
+    seconds: float | None
+
+
+class Ledger:
+    """An open ledger. Use `Ledger.open` or `Ledger.read`, in a with statement."""
+
+    def __init__(self, cases: Path, database: sqlite3.Connection, lock: IO[str] | None) -> None:
+        self.cases = cases
+        self.db = database
+        self._lock = lock
+
+    @classmethod
+    def open(cls, cases: Path) -> Ledger:
+        with environment(cases):
+            cases.mkdir(parents=True, exist_ok=True)
+            lock = (cases / LOCK).open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.close()
+                reason = "another batch or watch is working on these cases"
+                raise CaseError(cases, reason, "wait for it, or stop it") from error
+            # No write-ahead log: its shared memory does not work over a network, where cases may lie.
+            database = sqlite3.connect(cases / DATABASE, isolation_level=None, timeout=BUSY_SECONDS)
+            database.row_factory = sqlite3.Row
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+            ledger = cls(cases, database, lock)
+            database.execute(_PLANNED)
+            ledger._check_version()
+            ledger.give_back()
+        return ledger
+
+    @classmethod
+    def read(cls, cases: Path) -> Ledger:
+        """Without a lock, and without writing: while a batch is at work, too."""
+        if not (cases / DATABASE).is_file():
+            raise CaseError(cases, f"no ledger here (it holds no {DATABASE})", "give the folder that `batch` made")
+        database = connect_to_read(cases / DATABASE)
+        database.row_factory = sqlite3.Row
+        return cls(cases, database, None)
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with environment(self.cases):
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    # What there is.
+
+    def hash_of(self, found: Found) -> str | None:
+        """The SHA-256 of a file that has the size and time of change that it had when it was hashed."""
+        row = self.db.execute("SELECT size, mtime_ns, sha256 FROM file WHERE path = ?", (str(found.path),)).fetchone()
+        same = row is not None and (row["size"], row["mtime_ns"]) == (found.size, found.mtime_ns)
+        return row["sha256"] if same else None
+
+    def put_file(self, found: Found, sha256: str | None, known: Known, problem: str | None = None) -> None:
+        clock = None if known.place.clock is None else json.dumps(known.place.clock, sort_keys=True)
+        row = (str(found.path), found.name, found.size, found.mtime_ns, sha256, known.place.camera, clock)
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO file (path, name, size, mtime_ns, sha256, camera, clock, priority, problem)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET name = excluded.name,"
+                " size = excluded.size, mtime_ns = excluded.mtime_ns, sha256 = excluded.sha256,"
+                # What was said of it before holds until something else is said.
+                " camera = ifnull(excluded.camera, camera), clock = ifnull(excluded.clock, clock),"
+                " priority = excluded.priority,"
+                " problem = excluded.problem",
+                (*row, known.priority, problem or known.problem),
+            )
+
+    def put_unit(self, sha256: str, settings: str, folder: str, size: int, again: bool) -> Unit:
+        """The unit of a content under these settings; a new one waits, as does one whose file is back, or (`again`)
+        one that failed."""
+        with self.transaction():
+            self.db.execute(
+                "INSERT INTO unit (sha256, settings, folder, state, size) VALUES (?, ?, ?, 'waiting', ?)"
+                " ON CONFLICT (sha256, settings) DO NOTHING",
+                (sha256, settings, folder, size),
+            )
+            key = "WHERE sha256 = ? AND settings = ?"
+            self.db.execute(f"UPDATE unit SET state = 'waiting' {key} AND state = 'missing'", (sha256, settings))
+            if again:
+                self.db.execute(
+                    f"UPDATE unit SET state = 'waiting', tries = 0 {key} AND state = 'failed'", (sha256, settings)
+                )
+        unit = _unit(self.db.execute(f"SELECT * FROM unit {key}", (sha256, settings)).fetchone())
+        self.db.execute("INSERT OR IGNORE INTO planned VALUES (?)", (unit.id,))
+        return unit
+
+    def free_folder(self, sha256: str, settings: str, names: Iterable[str]) -> str:
+        """The first of these names that is no other unit's."""
+        query = "SELECT 1 FROM unit WHERE folder = ? AND (sha256, settings) <> (?, ?)"
+        return next(n for n in names if self.db.execute(query, (n, sha256, settings)).fetchone() is None)
+
+    def put_unread(self, unread: Mapping[str, str]) -> None:
+        """What could not be looked at this time; what was so before is forgotten."""
+        if dict(self.db.execute("SELECT path, reason FROM unread").fetchall()) == unread:
+            return
+        with self.transaction():
+            self.db.execute("DELETE FROM unread")
+            self.db.executemany("INSERT INTO unread VALUES (?, ?)", unread.items())
+
+    # What is to be done, and what became of it.
+
+    def take(self) -> Unit | None:
+        """The next of those that were put; one that failed comes after those that nobody tried."""
+        row = self.db.execute(
+            "SELECT id FROM unit WHERE state = 'waiting' AND id IN (SELECT unit FROM planned)"
+            " ORDER BY tries, id LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        with self.transaction():
+            self.db.execute("UPDATE unit SET state = 'running', tries = tries + 1 WHERE id = ?", (row["id"],))
+        return self.unit(row["id"])
+
+    def files(self, unit: Unit) -> list[File]:
+        rows = self.db.execute("SELECT * FROM file WHERE sha256 = ? ORDER BY name, path", (unit.sha256,)).fetchall()
+        return [_file(row) for row in rows]
+
+    def name_of(self, path: Path) -> str:
+        return str(self.db.execute("SELECT name FROM file WHERE path = ?", (str(path),)).fetchone()["name"])
+
+    def done(self, unit: int, facts: Mapping[str, Any], seconds: float) -> None:
+        with self.transaction():
+            self.db.execute(
+                "UPDATE unit SET state = 'done', error = NULL, facts = ?, seconds = ifnull(seconds, 0) + ?"
+                " WHERE id = ?",
+                (json.dumps(facts), seconds, unit),
+            )
+            self.db.execute(
+                "UPDATE file SET changes = 0 WHERE sha256 = (SELECT sha256 FROM unit WHERE id = ?)", (unit,)
+            )
+            self._event("done", unit)
+
+    def failed(self, unit: int, state: str, why: str) -> None:
+        """`state` is failed, missing, or waiting for another try."""
+        with self.transaction():
+            self.db.execute("UPDATE unit SET state = ?, error = ? WHERE id = ?", (state, why, unit))
+            self._event("failed" if state == "failed" else f"failed, {state}", unit, details=why)
+
+    def put_back(self, unit: int, why: str) -> None:
+        """It waits again, and that was no try."""
+        with self.transaction():
+            self.db.execute("UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE id = ?", (unit,))
+            self._event("put back", unit, details=why)
+
+    def changed(self, unit: Unit, path: Path, why: str) -> int:
+        """A file is not what it was when it was hashed: its content is unknown again. Returns how often that was."""
+        with self.transaction():
+            self.db.execute(
+                "UPDATE file SET sha256 = NULL, changes = changes + 1, problem = ? WHERE path = ?", (why, str(path))
+            )
+            left = self.db.execute("SELECT count(*) FROM file WHERE sha256 = ?", (unit.sha256,)).fetchone()[0]
+            state = "waiting" if left else "missing"
+            self.db.execute(
+                "UPDATE unit SET state = ?, tries = tries - 1, error = ? WHERE id = ?", (state, why, unit.id)
+            )
+            self._event("changed while it was read", unit.id, path)
+        row = self.db.execute("SELECT changes FROM file WHERE path = ?", (str(path),)).fetchone()
+        return int(row["changes"])
+
+    def give_back(self) -> int:
+        """Units that an owner left running wait again: no try of theirs."""
+        with self.transaction():
+            left = self.db.execute("SELECT id FROM unit WHERE state = 'running'").fetchall()
+            self.db.execute("UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE state = 'running'")
+            for row in left:
+                self._event("taken up again", row["id"])
+        return len(left)
+
+    # To look at.
+
+    def unit(self, number: int) -> Unit:
+        return _unit(self.db.execute("SELECT * FROM unit WHERE id = ?", (number,)).fetchone())
+
+    def units(self) -> list[Unit]:
+        return [_unit(row) for row in self.db.execute("SELECT * FROM unit ORDER BY folder").fetchall()]
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Count and bytes of the units that were put, by state."""
+        query = "SELECT state, count(*), sum(size) FROM unit WHERE id IN (SELECT unit FROM planned) GROUP BY state"
+        found = {row[0]: (row[1], row[2]) for row in self.db.execute(query).fetchall()}
+        return {state: found.get(state, (0, 0)) for state in STATES}
+
+    def problems(self) -> list[tuple[str, str]]:
+        """Files that are in no unit, and folders that could not be read, each with the reason."""
+        rows = self.db.execute(
+            "SELECT path, problem FROM file WHERE sha256 IS NULL AND problem IS NOT NULL"
+            " UNION ALL SELECT path, reason FROM unread ORDER BY 1"
+        )
+        return [(row[0], row[1]) for row in rows.fetchall()]
+
+    def _event(self, event: str, unit: int | None = None, path: Path | None = None, details: str | None = None) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row = (at, event, unit, None if path is None else str(path), details)
+        self.db.execute("INSERT INTO event (at, event, unit, path, details) VALUES (?, ?, ?, ?, ?)", row)
+
+    def _check_version(self) -> None:
+        self.db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        made = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()[0]
+        if made != str(SCHEMA_VERSION):
+            reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
+            raise IntegrityError(self.cases / DATABASE, reason, "go on with that version, or give another --out")
+
+
+def _unit(row: sqlite3.Row) -> Unit:
+    facts = {} if row["facts"] is None else json.loads(row["facts"])
+    kept = ("id", "sha256", "folder", "state", "tries", "error", "size", "seconds")
+    return Unit(**{k: row[k] for k in kept}, facts=facts)
+
+
+def _file(row: sqlite3.Row) -> File:
+    clock = None if row["clock"] is None else json.loads(row["clock"])
+    place = Place(row["camera"], clock)
+    return File(Path(row["path"]), row["name"], row["size"], row["mtime_ns"], place, row["problem"])

@@ -1,0 +1,103 @@
+"""One long file looked at by several workers: what the detector found in each picture, kept until the run asks.
+
+Detecting is the dear part of a run and depends on one picture alone; tracking needs all of them in order. So the parts
+of a long file are looked at beside each other, and the tracks are then made in one pass, which takes what it needs from
+here by the picture's own hash. There are no seams: the case is the one that an uncut run makes. A picture that is not
+here (a part failed, or a decoder that began elsewhere gave other pixels) is looked at then and there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgpack
+import numpy as np
+
+from fasr_video.configs.settings import Settings
+from fasr_video.files import write_whole
+from fasr_video.pipeline.detect import Detector
+from fasr_video.pipeline.media import VideoReader
+from fasr_video.pipeline.run import sampling_of
+from fasr_video.types import Detections, Image
+
+
+def look(reader: VideoReader, detector: Detector, settings: Settings, path: Path) -> None:
+    """Detect in the frames that `settings` choose, and write what was found to `path`, whole or not at all."""
+
+    def write(partial: Path) -> None:
+        partial.unlink(missing_ok=True)  # of a worker that was killed
+        database = sqlite3.connect(partial)
+        database.execute("CREATE TABLE look (picture BLOB PRIMARY KEY, found BLOB NOT NULL) WITHOUT ROWID")
+        frames = reader.frames(sampling_of(settings))
+        while batch := list(islice(frames, settings.detect.batch)):
+            images = [f.image for f in batch if not f.damaged]
+            rows = [(_key(i), _pack(d)) for i, d in zip(images, detector.detect(images), strict=True)]
+            database.executemany("INSERT OR REPLACE INTO look VALUES (?, ?)", rows)
+        database.commit()
+        database.close()
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+
+
+class Remembering:
+    """A detector that does not look twice at a picture that a part has seen."""
+
+    def __init__(self, detector: Detector, folder: Path) -> None:
+        self._detector = detector
+        # A run may detect in another thread than the one that opens and closes this; never in two at once.
+        parts = (f"file:{quote(str(path))}?mode=ro" for path in sorted(folder.absolute().glob("*.sqlite")))
+        self._parts = [sqlite3.connect(part, uri=True, check_same_thread=False) for part in parts]
+        self.name, self.has_landmarks = detector.name, detector.has_landmarks
+        self.fingerprint, self.licence = detector.fingerprint, detector.licence
+        self.looked = 0
+        """Pictures that no part had seen."""
+
+    def close(self) -> None:
+        for part in self._parts:
+            part.close()
+
+    def detect(self, frames: Sequence[Image]) -> list[Detections]:
+        found = [self._remembered(frame) for frame in frames]
+        missing = [k for k, f in enumerate(found) if f is None]
+        if missing:
+            self.looked += len(missing)
+            for k, seen in zip(missing, self._detector.detect([frames[k] for k in missing]), strict=True):
+                found[k] = seen
+        return [f for f in found if f is not None]
+
+    def _remembered(self, frame: Image) -> Detections | None:
+        key = _key(frame)
+        for k, part in enumerate(self._parts):
+            row = part.execute("SELECT found FROM look WHERE picture = ?", (key,)).fetchone()
+            if row is not None:
+                self._parts.insert(0, self._parts.pop(k))  # the next picture is likely in the same part
+                return _unpack(row[0])
+        return None
+
+
+def _key(image: Image) -> bytes:
+    hasher = hashlib.sha256(repr(image.shape).encode())
+    hasher.update(np.ascontiguousarray(image).data)
+    return hasher.digest()
+
+
+def _pack(found: Detections) -> bytes:
+    marks = None if found.landmarks is None else np.asarray(found.landmarks, np.float32).tobytes()
+    boxes, scores = np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
+    packed: bytes = msgpack.packb((boxes.tobytes(), scores.tobytes(), marks))
+    return packed
+
+
+def _unpack(data: bytes) -> Detections:
+    def array(raw: bytes, *shape: int) -> Any:
+        return np.frombuffer(raw, np.float32).reshape(-1, *shape).copy()
+
+    boxes, scores, marks = msgpack.unpackb(data)
+    return Detections(array(boxes, 4), array(scores).ravel(), None if marks is None else array(marks, 5, 2))

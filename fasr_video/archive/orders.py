@@ -1,0 +1,75 @@
+"""What a batch asks of a worker, and what it hears back. Light to import: schedulers pass these on, and do no work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from fasr_video import __version__
+from fasr_video.pipeline.place import Place
+
+Tell = Callable[[float], None]
+"""Is told what share of the footage is done, now and then."""
+
+
+class End(StrEnum):
+    """How a unit ended."""
+
+    DONE = "done"
+    BAD = "bad"
+    """What is wrong will be wrong again: a file that is no footage."""
+    FAILED = "failed"
+    """It may go better another time."""
+    CHANGED = "changed"
+    """The file is not, or did not stay, what was hashed."""
+    BUSY = "busy"
+    """Somebody else is writing its case: a worker that lost its scheduler, and ends in its own time."""
+    UNFIT = "unfit"
+    """This worker cannot do any unit: no models, or another version."""
+    STOPPED = "stopped"
+    """The machine gave up: the disk is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A stretch of a long file, to be looked at beside the others."""
+
+    start: float
+    end: float
+    file: Path
+    """Where to write what was found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """All that a worker needs to know; paths mean the same file on every machine."""
+
+    unit: int
+    path: Path
+    sha256: str
+    size: int
+    mtime_ns: int
+    case: Path
+    settings: str
+    """As JSON."""
+    gallery: Path | None
+    place: Place
+    looks: Path | None = None
+    """Folder of what was found in parts of it."""
+    part: Part | None = None
+    version: str = __version__
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    end: End
+    text: str = ""
+    """One line, when it is not done."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+Work = Callable[[Order, Tell], Outcome]

@@ -1,0 +1,73 @@
+"""What lies in an archive: files that may be footage, and folders that could not be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from fasr_video.errors import InputError
+
+ENDINGS = frozenset(
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
+        *(".h264", ".264", ".h265", ".265", ".hevc", ".flv", ".asf", ".wmv", ".mxf", ".dav", ".ogv", ".dv", ".mjpeg"),
+        *(".mjpg", ".ivf"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    path: Path
+    name: str
+    """Within the archive, with /."""
+    size: int
+    mtime_ns: int
+
+
+@dataclass(slots=True)
+class Scan:
+    files: list[Found] = field(default_factory=list)
+    unread: dict[str, str] = field(default_factory=dict)
+    """Folders and files that could not be looked at, and why."""
+
+
+def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
+    """Files below `archive` whose path within it fits `glob` (`*` goes through folders), or whose ending is known.
+
+    `leave_out` is a folder that is no part of it: the cases, where they lie inside.
+    """
+    if not archive.is_dir():
+        raise InputError(archive, "no such folder", "give the folder that the footage is in")
+    result = Scan()
+    skip = leave_out.resolve()
+
+    def refused(error: OSError) -> None:
+        result.unread[str(error.filename)] = error.strerror or str(error)
+
+    for folder, below, names in os.walk(archive, onerror=refused):
+        here = Path(folder)
+        for link in [b for b in below if (here / b).is_symlink()]:
+            result.unread[str(here / link)] = "a link to a folder is not followed"
+        below[:] = sorted(b for b in below if (here / b).resolve() != skip)
+        for name in sorted(names):
+            path = here / name
+            within = path.relative_to(archive).as_posix()
+            if fnmatchcase(within, glob) if glob else path.suffix.lower() in ENDINGS:
+                _add(result, path, within)
+    return result
+
+
+def _add(result: Scan, path: Path, within: str) -> None:
+    try:
+        within.encode()
+        facts = path.stat()
+    except UnicodeEncodeError:
+        name = str(path).encode("utf-8", "backslashreplace").decode()
+        result.unread[name] = "its name is not UTF-8"
+    except OSError as error:
+        result.unread[str(path)] = error.strerror or str(error)
+    else:
+        result.files.append(Found(path.absolute(), within, facts.st_size, facts.st_mtime_ns))

@@ -1,0 +1,153 @@
+"""One unit of an archive: a file becomes a case. The same function on every scheduler, so the same case."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fasr_video import __version__
+from fasr_video.archive.looks import Remembering, look
+from fasr_video.archive.orders import End, Order, Outcome, Tell
+from fasr_video.configs.settings import Settings
+from fasr_video.errors import EnvironmentFailure, FasrError
+from fasr_video.files import sha256_file
+from fasr_video.pipeline.case import Case, CaseBusy
+from fasr_video.pipeline.export import as_document
+from fasr_video.pipeline.media import open_video
+from fasr_video.pipeline.run import Models, Progress, open_models, run
+
+_alone = threading.Lock()  # a Dask worker may have several threads; models and cv2 are for one
+
+
+def work(order: Order, tell: Tell) -> Outcome:
+    """Never raises but for a signal: whatever happens is an outcome."""
+    began = time.monotonic()
+    with _alone:
+        problem = unfit(order.version, order.settings, order.case.parent, order.gallery)
+        outcome = _try(order, tell) if problem is None else Outcome(End.UNFIT, problem)
+    return replace(outcome, seconds=time.monotonic() - began)
+
+
+def unfit(version: str, settings: str, cases: Path, gallery: Path | None) -> str | None:
+    """Why no unit of a batch could be done in this process; None when nothing speaks against it."""
+    if version != __version__:
+        return f"it has fasr-video {__version__}, and the batch is {version}'s; install the same there"
+    for what, place in {"cases": cases, "gallery": gallery}.items():
+        if place is not None and not place.exists():
+            return f"{place}: the {what} cannot be seen from there; mount them under the same path"
+    try:
+        _models(settings)
+    except FasrError as error:
+        return str(error)
+    return None
+
+
+def _try(order: Order, tell: Tell) -> Outcome:
+    try:
+        if not _as_hashed(order):
+            return _changed(order)
+        outcome = _look(order) if order.part else _run(order, tell)
+        whole = _as_hashed(order) and sha256_file(order.path) == order.sha256
+        return outcome if whole else _changed(order)
+    except CaseBusy as error:
+        return Outcome(End.BUSY, str(error))
+    except EnvironmentFailure as error:
+        return Outcome(End.STOPPED, str(error))
+    except FasrError as error:
+        return Outcome(End.BAD, str(error)) if _as_hashed(order) else _changed(order)
+    except Exception as error:  # isolates the file: the others go on
+        return Outcome(End.FAILED, f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def _run(order: Order, tell: Tell) -> Outcome:
+    settings = Settings.model_validate_json(order.settings)
+    models, told = _models(order.settings), [0.0]
+
+    def listen(event: object) -> None:
+        if isinstance(event, Progress) and event.share is not None and time.monotonic() - told[0] > 0.5:
+            told[0] = time.monotonic()
+            tell(event.share)
+
+    if order.looks is None:
+        run([order.path], order.case, settings, order.gallery, listen, order.place, models)
+    else:
+        remembering = Remembering(models.detector, order.looks)
+        try:
+            with_looks = Models(remembering, models.prober)
+            run([order.path], order.case, settings, order.gallery, listen, order.place, with_looks)
+        finally:
+            remembering.close()
+        shutil.rmtree(order.looks, ignore_errors=True)
+    facts = facts_of(order.case, order.sha256)
+    return _changed(order) if facts is None else Outcome(End.DONE, facts=facts)
+
+
+def _look(order: Order) -> Outcome:
+    assert order.part is not None
+    settings = Settings.model_validate_json(order.settings)
+    stretch = settings.sampling.model_copy(update={"start": order.part.start, "end": order.part.end})
+    settings = settings.model_copy(update={"sampling": stretch})
+    reader = open_video(order.path, settings.media.backend, Fraction(str(settings.media.assumed_fps)))
+    look(reader, _models(order.settings).detector, settings, order.part.file)
+    return Outcome(End.DONE)
+
+
+def _as_hashed(order: Order) -> bool:
+    try:
+        facts = order.path.stat()
+    except OSError:
+        return True  # it is gone, which reading it says better
+    return (facts.st_size, facts.st_mtime_ns) == (order.size, order.mtime_ns)
+
+
+def _changed(order: Order) -> Outcome:
+    """Whatever its case holds is of no content that ever was: it goes."""
+    if order.part is None:
+        shutil.rmtree(order.case, ignore_errors=True)
+        if order.looks is not None:
+            shutil.rmtree(order.looks, ignore_errors=True)
+    return Outcome(End.CHANGED, f"{order.path}: it changed while it was read; it is read again")
+
+
+def facts_of(folder: Path, sha256: str) -> dict[str, Any] | None:
+    """A finished case in numbers; None when it is not of this footage alone."""
+    with Case.open(folder, read_only=True) as case:
+        document = as_document(case)
+    source = document["sources"][0]
+    if [s["sha256"] for s in document["sources"]] != [sha256]:
+        return None
+    tracks = document["tracks"]
+    verdicts = [t["answer"]["verdict"] for t in tracks if t["answer"] is not None]
+    return {
+        "frames": source["frames_looked_at"],
+        "faces": sum(source["faces_by_reason"].values()),
+        "tracks": len(tracks),
+        "usable": sum(t["verdict"] == "usable" for t in tracks),
+        "with_candidates": verdicts.count("candidates"),
+        "unknown": verdicts.count("unknown"),
+        "losses": sum(source["losses"].values()),
+        "footage_seconds": _length(source["info"]),
+    }
+
+
+def _length(info: Mapping[str, Any]) -> float | None:
+    return None if info["duration"] in (None, "None") else round(float(Fraction(info["duration"])), 3)
+
+
+@lru_cache(maxsize=1)
+def _models(settings: str) -> Models:
+    """Opened once a process. One thread each: sums of several threads come in another order, and other workers have
+    the other cores."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    return open_models(Settings.model_validate_json(settings))

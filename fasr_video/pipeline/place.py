@@ -1,0 +1,42 @@
+"""Where and when footage was recorded, as far as somebody says so: a camera's name, and its clock."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from fasr_video.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is known of a recording from outside of it. Times in the video stay those of the file."""
+
+    camera: str | None = None
+    clock: dict[str, Any] | None = None
+    """`start` (ISO 8601, with its zone: the first frame's wall time), `uncertainty_seconds`, `from` (given, csv, path),
+    and what a correction was made from."""
+
+
+def given(camera: str | None, start: str | None, uncertainty: float) -> Place:
+    """As the command line names it."""
+    if start is None:
+        return Place(camera)
+    at = read_time("--clock", start)
+    if not math.isfinite(uncertainty) or uncertainty < 0:
+        raise UsageError("--clock-uncertainty", f"{uncertainty} is not a length of time", "give seconds, 0 or more")
+    return Place(camera, {"start": at.isoformat(), "uncertainty_seconds": uncertainty, "from": "given"})
+
+
+def read_time(what: str, text: str) -> datetime:
+    """ISO 8601 with its zone: a time of day without one is no time."""
+    remedy = "write it as 2024-05-01T13:00:00+02:00"
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{what} {text}", "not a time in ISO 8601", remedy) from error
+    if at.tzinfo is None:
+        raise UsageError(f"{what} {text}", "it names no zone", remedy)
+    return at

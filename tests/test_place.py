@@ -1,0 +1,76 @@
+"""Where and when footage was recorded, as somebody says: kept in the case, corrected with a trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fasr_video.errors import UsageError
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.place import Place, given
+from fasr_video.pipeline.run import run
+from fasr_video.pipeline.verify import verify
+from tests.archives import SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("start", "uncertainty", "says"),
+    [
+        ("noon", 0.0, "not a time in ISO 8601"),
+        ("2024-05-01T12:00:00", 0.0, "names no zone"),
+        ("2024-05-01T12:00:00+00:00", -1.0, "0 or more"),
+        ("2024-05-01T12:00:00+00:00", float("nan"), "0 or more"),
+    ],
+)
+def test_a_clock_that_says_nothing_certain_is_refused(start: str, uncertainty: float, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        given("door", start, uncertainty)
+
+
+@pytest.fixture(scope="module")
+def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("place") / "case"
+    run([entrance], out, SETTINGS, place=given("door", "2024-05-01T12:00:00+02:00", 1.5))
+    return out
+
+
+def said(folder: Path) -> tuple[str | None, dict[str, object] | None]:
+    with Case.open(folder, read_only=True) as opened:
+        camera, clock = opened.db.execute("SELECT camera, clock FROM source").fetchone()
+        assert not [p for c in verify(opened) for p in c.problems]
+        return camera, None if clock is None else json.loads(clock)
+
+
+def test_the_case_keeps_camera_and_clock(case: Path) -> None:
+    clock = {"start": "2024-05-01T12:00:00+02:00", "uncertainty_seconds": 1.5, "from": "given"}
+    assert said(case) == ("door", clock)
+
+
+def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
+    case: Path, entrance: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(case, tmp_path / "case"))
+    before = said(copy)
+    run([entrance], copy, SETTINGS)
+    assert said(copy) == before
+    run([entrance], copy, SETTINGS, place=Place("yard"))
+    assert said(copy) == ("yard", None)
+    with Case.open(copy, read_only=True) as opened:
+        events = [r[0] for r in opened.db.execute("SELECT event FROM log ORDER BY id")]
+    assert events.count("camera and clock") == 2
+
+
+def test_a_camera_that_the_log_does_not_know_is_found_out(case: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(case, tmp_path / "case"))
+    with Case.open(copy) as opened:
+        opened.db.execute("UPDATE source SET camera = 'elsewhere'")
+        assert any("camera or clock" in p for c in verify(opened) for p in c.problems)
+
+
+def test_one_camera_is_not_said_of_several_files(entrance: Path, corridor: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="about one recording"):
+        run([entrance, corridor], tmp_path / "case", SETTINGS, place=Place("door"))
+    assert not (tmp_path / "case").exists()

@@ -1,0 +1,120 @@
+"""Finished cases against a gallery that grew: their footage is not needed, and what changed is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from fasr_video import cli
+from fasr_video.archive.again import cases_in, search_again
+from fasr_video.archive.ledger import Ledger
+from fasr_video.archive.summary import write_summary
+from fasr_video.archive.unit import work
+from fasr_video.configs import settings as configs
+from fasr_video.errors import CaseError
+from fasr_video.gallery import enrol as enrolling
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.run import open_models
+from fasr_video.pipeline.verify import verify
+from tests.archives import SETTINGS, work_off
+from tests.conftest import PORTRAITS
+
+MODELS = open_models(SETTINGS)
+"""Opened once."""
+
+
+def enrol(gallery: Path, *people: str) -> None:
+    photographs = gallery.parent / "photographs"
+    photographs.mkdir(exist_ok=True)
+    for person in people:
+        shutil.copy(PORTRAITS / "mugshots" / f"{person}.jpg", photographs)
+    embedder = MODELS.prober.embedder
+    opened = (
+        Gallery.open(gallery)
+        if gallery.exists()
+        else Gallery.create(gallery, embedder.name, embedder.sha256, embedder.length)
+    )
+    with opened:
+        enrolling.enrol(opened, photographs, MODELS.detector, embedder)
+
+
+@pytest.fixture(scope="module")
+def archive(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `cases` of one clip under two names (so two cameras), its footage deleted, and a `gallery` of
+    somebody who is not in it."""
+    place = tmp_path_factory.mktemp("again")
+    (place / "in").mkdir()
+    shutil.copy(entrance, place / "in" / "a.mp4")
+    enrol(place / "gallery", "eileen_collins")
+    work_off(place / "in", place / "cases", work, gallery=place / "gallery")
+    shutil.rmtree(place / "in")
+    return place
+
+
+@pytest.fixture
+def again(archive: Path, tmp_path: Path) -> Path:
+    """A copy of it, to change."""
+    return Path(shutil.copytree(archive, tmp_path / "again"))
+
+
+def test_the_same_question_is_not_asked_twice(again: Path) -> None:
+    first = list(search_again(cases_in([again / "cases"]), again / "gallery"))
+    second = list(search_again(cases_in([again / "cases"]), again / "gallery"))
+    assert [s.problem for s in first + second] == [None, None]
+    assert [s.asked for s in second] == [False]
+
+
+def test_who_was_enrolled_since_is_a_new_candidate_without_the_footage(again: Path) -> None:
+    enrol(again / "gallery", "grace_hopper")
+    (result,) = search_again(cases_in([again / "cases"]), again / "gallery")
+    assert result.asked and result.problem is None
+    assert [(c.track, c.new, c.gone) for c in result.changes] == [("T1", ("grace_hopper",), ())]
+    with Case.open(result.case, read_only=True) as case:
+        assert not [p for c in verify(case) for p in c.problems]
+    with Ledger.read(again / "cases") as ledger:
+        assert write_summary(ledger)["leads"][0]["candidates"][0]["subject"] == "grace_hopper"
+
+
+def test_features_of_other_models_are_not_compared(again: Path) -> None:
+    (folder,) = cases_in([again / "cases"])
+    with Case.open(folder) as case, case.transaction():
+        case.db.execute("UPDATE probed SET models = json_set(models, '$.pooled_by', 'another')")
+    (result,) = search_again([folder], again / "gallery")
+    assert result.problem is not None and "other models" in result.problem
+
+
+def test_a_folder_without_cases_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CaseError, match="no case here, nor"):
+        cases_in([tmp_path])
+
+
+def test_the_command_tells_changes_and_ends_with_three_when_a_case_could_not_be_searched(
+    again: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrol(again / "gallery", "grace_hopper")
+    (again / "cases" / "broken").mkdir()
+    (again / "cases" / "broken" / "case.sqlite").write_text("no database at all, but long enough to be one" * 50)
+    command = ["fasr-video", "search", str(again / "cases"), "--gallery", str(again / "gallery"), "--json"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ended.value.code == 3
+    assert {"tracks_changed": 1, "failed": 1}.items() <= lines[-1].items()
+    assert any("damaged" in (line.get("problem") or "") for line in lines)
+
+
+def test_settings_of_a_search_are_those_that_were_asked_last(again: Path) -> None:
+    (folder,) = cases_in([again / "cases"])
+    other = configs.load("cpu", ("search.fpir=0.1",)).search
+    with Case.open(folder) as case, case.transaction():
+        asked = case.searched() or {}
+        case.set_meta("searched", json.dumps({**asked, "question": other.model_dump(mode="json")}))
+    list(search_again([folder], again / "gallery"))
+    with Case.open(folder, read_only=True) as case:
+        assert (case.searched() or {})["question"]["fpir"] == 0.1

@@ -1,0 +1,90 @@
+"""One page over all cases: what was done and what not, and who may be one person across cameras."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fasr_video.archive.cameras import read_cameras
+from fasr_video.archive.ledger import Ledger
+from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary
+from fasr_video.archive.unit import work
+from fasr_video.trackers.linking import Tracklet
+from tests.archives import files, work_off
+
+NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
+
+
+def seen(number: int, look: tuple[float, float], camera: str, embedder: str = "e", refused: Any = ()) -> Seen:
+    """A track of a case of its own."""
+    unit = np.array(look, np.float32) / np.hypot(*look)
+    facts = {"case": f"case{number}", "track": "T1", "camera": camera}
+    return Seen(Tracklet(number, number, 0.0, 1.0, unit), embedder, 0.5, frozenset(refused), facts)
+
+
+def who(found: list[dict[str, Any]]) -> list[list[str]]:
+    return [[t["case"] for t in s["tracks"]] for s in found]
+
+
+def test_tracks_with_like_faces_are_proposed_as_one_subject_across_cameras() -> None:
+    found = subjects([seen(0, (1, 0), "door"), seen(1, (0, 1), "door"), seen(2, (0.9, 0.1), "yard")])
+    assert who(found) == [["case0", "case2"]]
+    assert found[0]["subject"] == "P1" and found[0]["weakest_score"] == pytest.approx(0.994, abs=1e-3)
+
+
+def test_features_of_two_embedders_are_never_compared() -> None:
+    assert subjects([seen(0, (1, 0), "door"), seen(1, (1, 0), "yard", embedder="other")]) == []
+
+
+def test_what_a_person_set_apart_stays_apart() -> None:
+    assert subjects([seen(0, (1, 0), "door", refused=[1]), seen(1, (1, 0), "yard")]) == []
+
+
+def test_several_tracks_of_one_person_are_one_subject() -> None:
+    found = subjects([seen(k, (1, 0.05 * k), f"camera{k}") for k in range(4)])
+    assert who(found) == [["case0", "case1", "case2", "case3"]]
+
+
+@pytest.fixture(scope="module")
+def cases(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("summary")
+    archive = files(place / "in", door_20240501_130000="no film")
+    shutil.copy(entrance, archive / "yard_20240501_120000.mp4")
+    (archive / "link").symlink_to(archive.parent)
+    work_off(archive, place / "cases", work, cameras=read_cameras(NAMES, None, "UTC"))
+    return place / "cases"
+
+
+@pytest.fixture(scope="module")
+def document(cases: Path) -> dict[str, Any]:
+    with Ledger.read(cases) as ledger:
+        return summary(ledger)
+
+
+def test_every_unit_and_everything_that_was_not_read_is_listed(document: dict[str, Any]) -> None:
+    states = {u["files"][0]: u["state"] for u in document["units"]}
+    assert states == {"door_20240501_130000.mp4": "failed", "yard_20240501_120000.mp4": "done"}
+    assert document["units_by_state"]["failed"] == 1 and document["totals"]["tracks"] == 1
+    assert ["link to a folder" in p["reason"] for p in document["not_read"]] == [True]
+
+
+def test_the_table_has_a_line_a_unit(document: dict[str, Any]) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(document))))
+    assert list(rows[0]) == list(COLUMNS)
+    assert [(r["camera"], r["state"]) for r in rows] == [("door", "failed"), ("yard", "done")]
+
+
+def test_the_page_stands_alone_and_its_names_are_only_text(document: dict[str, Any]) -> None:
+    evil = {"path": "<script>alert(1)</script>", "reason": "no"}
+    page = as_html({**document, "not_read": [evil]})
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in page
+    assert 'src="http' not in page and 'href="http' not in page
+    for word in ("match", "identified", "recovered", "enhanced likeness"):
+        assert word not in page.lower()
