@@ -25,13 +25,14 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fasr_video.boxes import iou_matrix, nms, shrink
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector, retinaface
-from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms
-from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput
+from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms, looked_up, pad
+from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.pipeline.detect.tiling import EDGE
 from fasr_video.types import Detections, Image
 
@@ -379,6 +380,26 @@ def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> Non
     frame[68, 100] = RED
     found = open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5).detect([frame])[0]
     assert found.boxes.tolist() == [[94, 62, 110, 78]]  # sticks out, and says so
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_table_of_pixel_values_gives_what_arithmetic_gives(dtype: torch.dtype) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3)).astype(np.uint8)
+    computed = pad((torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype))
+    found = looked_up(list(frames), dtype)
+    assert torch.equal(found, computed) and found.stride() == computed.stride()
+
+
+def test_a_peak_is_the_highest_of_its_neighbourhood() -> None:
+    torch.manual_seed(0)
+    logit = torch.randn(1, 1, 40, 60)
+    logit[0, 0, 0, 0] = 9  # in a corner
+    logit[0, 0, 20, 20:22] = 9  # of two that are equally high, both
+    rest = [torch.zeros(1, channels, 40, 60) for channels in (2, 2, 10)]
+    _, scores, _ = decode_level(LevelOutput(logit, *rest), 4, 0.3)[0]
+    score = logit.sigmoid()
+    peaks = (score == F.max_pool2d(score, 3, 1, 1)) & (score >= 0.3)
+    assert scores.tolist() == score[peaks].tolist()
 
 
 def test_fusing_batch_norms_changes_nothing_but_the_number_of_steps() -> None:

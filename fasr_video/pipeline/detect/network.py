@@ -100,12 +100,15 @@ def decode_level(output: LevelOutput, stride: int, min_score: float, limit: int 
 
     A cell counts when it is the highest of its 3×3 neighbourhood: one face, one peak.
     """
-    score = output.logit.float().sigmoid()
-    peak = (score == F.max_pool2d(score, 3, 1, 1)) & (score >= min_score)
+    score = output.logit.float().sigmoid()[:, 0]
+    around = F.pad(score, (1, 1, 1, 1))
     found: list[tuple[Tensor, ...]] = []
     for n in range(score.shape[0]):
-        ys, xs = torch.nonzero(peak[n, 0], as_tuple=True)
-        scores = score[n, 0, ys, xs]
+        ys, xs = torch.nonzero(score[n] >= min_score, as_tuple=True)  # few: only around them is it worth looking
+        highest = torch.stack([around[n, ys + dy, xs + dx] for dy in range(3) for dx in range(3)]).amax(0)
+        peak = score[n, ys, xs] == highest
+        ys, xs = ys[peak], xs[peak]
+        scores = score[n, ys, xs]
         if len(scores) > limit:
             scores, top = scores.topk(limit)
             ys, xs = ys[top], xs[top]
