@@ -38,6 +38,7 @@ class DetectSettings(_Group):
     backend: Literal["builtin", "haar", "retinaface", "insightface"]
     weights: Path | None
     device: str
+    engine: Literal["torch", "openvino"]
     min_score: float = Share
     tile: int = Field(ge=0)
     tile_overlap: int = Field(ge=0)

@@ -31,6 +31,7 @@ PACKAGES = {
     "faiss-cpu": "pip install 'fasr-video[cpu]'",
     "insightface": "pip install 'fasr-video[insightface]'",
     "onnxruntime": "pip install 'fasr-video[insightface]'",
+    "openvino": "pip install 'fasr-video[fast]'",
     "matplotlib": "pip install 'fasr-video[report]'",
     "weasyprint": "pip install 'fasr-video[report]'",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
+from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.pipeline.detect.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.types import Detections, Image
@@ -27,48 +29,86 @@ GPU_BATCH = 8  # frames; on a CPU a batch is slower than its frames one by one
 
 
 class BuiltinDetector:
-    """DetectorNet in bfloat16 where the machine computes in it, else in float32; `name` says which."""
+    """DetectorNet, computed by one of two engines; `name` says by which, and in what numbers."""
 
     has_landmarks = True
     licence = "research use: trained on CelebA"
 
-    def __init__(self, weights: Path, min_score: float, device: str) -> None:
-        self._device = find_device(device)
-        self._dtype = torch.bfloat16 if _has_bfloat16(self._device) else torch.float32
+    def __init__(self, weights: Path, min_score: float, device: str, engine: str = "torch") -> None:
         net = DetectorNet()
         load_state(net, weights, FORMAT)
-        fuse_batch_norms(net.eval())
-        self._net = net.to(self._device, self._dtype)
-        convert_conv2d_weight_memory_format(net, torch.channels_last)
+        self._net = _on_openvino(net, device) if engine == "openvino" else TorchNet(net, find_device(device))
         self._min_score = min_score
-        self.name = f"builtin ({self._device}, {str(self._dtype).removeprefix('torch.')})"
+        self.name = f"builtin ({self._net.name})"
         self.fingerprint = sha256_file(weights)
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        limit = GPU_BATCH if self._device.type == "cuda" else 1
         found: dict[int, Detections] = {}
-        for rows in _same_size(frames, limit):
+        for rows in _same_size(frames, self._net.batch):
             found |= zip(rows, self._batch([frames[i] for i in rows]), strict=True)
         return [found[i] for i in range(len(frames))]
 
     @torch.inference_mode()
     def _batch(self, frames: list[Image]) -> list[Detections]:
-        near = decode_frames(self._net(self._pixels(frames)), self._min_score)
+        near = decode_frames(self._net(frames), self._min_score)
         if min(frames[0].shape[:2]) < LARGE_FACE:
             return near
-        far = decode_frames(self._net(self._pixels([reduced(f) for f in frames])), self._min_score)
+        far = decode_frames(self._net([reduced(f) for f in frames]), self._min_score)
         return [_with_large(a, b) for a, b in zip(near, far, strict=True)]
 
-    def _pixels(self, frames: list[Image]) -> Tensor:
-        """Frames of one size as the network takes them: N×3×H×W in [-1, 1], channels last, padded to its strides."""
+
+class Engine(Protocol):
+    """Computes DetectorNet."""
+
+    @property
+    def name(self) -> str:
+        """The device and the numbers it computes in."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Frames that it takes at a time."""
+        ...
+
+    def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
+        """Frames of one size → one LevelOutput a stride."""
+        ...
+
+
+class TorchNet:
+    """In bfloat16 where the machine computes in it, else in float32."""
+
+    def __init__(self, net: DetectorNet, device: torch.device) -> None:
+        self._device = device
+        self._dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
+        fuse_batch_norms(net.eval())
+        self._net = net.to(device, self._dtype)
+        convert_conv2d_weight_memory_format(net, torch.channels_last)
+        self.name = f"{device}, {str(self._dtype).removeprefix('torch.')}"
+        self.batch = GPU_BATCH if device.type == "cuda" else 1
+
+    def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
+        levels: list[LevelOutput] = self._net(self._pixels(frames))
+        return levels
+
+    def _pixels(self, frames: Sequence[Image]) -> Tensor:
+        """N×3×H×W in [-1, 1], channels last, padded to the network's strides."""
         if self._device.type == "cpu":
             return looked_up(frames, self._dtype)
         x = torch.from_numpy(np.stack(frames)).to(self._device).permute(0, 3, 1, 2)
         return pad((x.float() / 127.5 - 1).to(self._dtype))
 
 
+def _on_openvino(net: DetectorNet, device: str) -> Engine:
+    from fasr_video.pipeline.detect.openvino import OpenVinoNet
+
+    if device != "cpu":
+        raise UsageError(f"device {device}", "engine openvino computes on the CPU only", "use device cpu")
+    return OpenVinoNet(net)
+
+
 def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
-    """The same by a table of the 256 values: one pass over the pixels where arithmetic takes four."""
+    """`TorchNet._pixels` by a table of the 256 values: one pass over the pixels where arithmetic takes four."""
     bits = np.int16 if dtype == torch.bfloat16 else np.float32  # NumPy and OpenCV know no bfloat16
     table = (torch.arange(256).float() / 127.5 - 1).to(dtype).view(torch.int16 if bits is np.int16 else dtype).numpy()
     height, width = frames[0].shape[:2]

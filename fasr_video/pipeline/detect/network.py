@@ -49,7 +49,7 @@ def _separable(channels: int) -> nn.Sequential:
     return nn.Sequential(_conv(channels, channels, groups=channels), _conv(channels, channels, kernel=1))
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.a = _conv(channels, channels)
@@ -67,9 +67,9 @@ class DetectorNet(nn.Module):
         w2, w4, w8, w16, w32 = WIDTHS
         self.stem = _conv(3, w2, stride=2)
         self.stage4 = nn.Sequential(_conv(w2, w4, stride=2), _conv(w4, w4))
-        self.stage8 = nn.Sequential(_conv(w4, w8, stride=2), _Residual(w8))
-        self.stage16 = nn.Sequential(_conv(w8, w16, stride=2), _Residual(w16))
-        self.stage32 = nn.Sequential(_conv(w16, w32, stride=2), _Residual(w32))
+        self.stage8 = nn.Sequential(_conv(w4, w8, stride=2), Residual(w8))
+        self.stage16 = nn.Sequential(_conv(w8, w16, stride=2), Residual(w16))
+        self.stage32 = nn.Sequential(_conv(w16, w32, stride=2), Residual(w32))
         self.lateral = nn.ModuleList(_conv(w, PYRAMID, kernel=1) for w in (w4, w8, w16, w32))
         # Stride 4 has four times the cells of stride 8: separable convolutions keep it affordable.
         self.smooth = nn.ModuleList([_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)])
