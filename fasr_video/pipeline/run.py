@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
@@ -31,9 +32,10 @@ from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, open_gallery, search_all
 from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
-from fasr_video.types import FrameRef
+from fasr_video.types import Detections, FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
+FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
 StageName = Literal["restore", "search", "link"]
 STAGES: dict[StageName, set[str]] = {
     "restore": {"recognise", "restore", "search", "link"},
@@ -233,6 +235,8 @@ def _run_source(
         with case.transaction():
             case.log("resumed", {"source": source, "after_frame": after.index})
     frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
+    # The next faces are looked for while those found are tracked, measured and stored.
+    batches = prefetch(_detected(frames, detector, settings), FOUND_AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
     looked = faces = damaged = 0
@@ -254,10 +258,9 @@ def _run_source(
         began, counted, span, damaged = now, losses, None, 0
 
     try:
-        while batch := list(islice(frames, settings.detect.batch)):
-            good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
+        for batch, good, detections in batches:
             losses = batch[-1][1]
-            for frame, found in zip(good, detector.detect([f.image for f in good]), strict=True):
+            for frame, found in zip(good, detections, strict=True):
                 tracklets.look(frame, found)
                 faces += len(found)
             looked += len(good)
@@ -269,7 +272,7 @@ def _run_source(
                 share = _share(batch[-1][0].ref, reader, settings)
                 listen(Progress(info.path, looked, share, faces, tracklets.confirmed + tracklets.running))
     finally:
-        frames.close()
+        batches.close()
     losses = replace(reader.losses)
     tracklets.finish()
     save(done=True)
@@ -285,6 +288,16 @@ def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None
     """Each frame with what was lost up to it: the reader itself is some frames ahead of the detector."""
     for frame in reader.frames(sampling, after):
         yield frame, replace(reader.losses)
+
+
+def _detected(
+    frames: Generator[tuple[Frame, Losses]], detector: Detector, settings: Settings
+) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections]]]:
+    """Each batch of frames, those of it that are looked at, and what is found in these."""
+    with closing(frames):
+        while batch := list(islice(frames, settings.detect.batch)):
+            good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
+            yield batch, good, detector.detect([f.image for f in good])
 
 
 def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:
