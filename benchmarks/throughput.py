@@ -111,7 +111,7 @@ LONG: dict[str, Callable[[Path, float], Counted]] = {
 
 
 def make_detector(name: str) -> Detector:
-    return open_detector(**settings.load("cpu", DETECTORS[name]).detect.model_dump(exclude={"batch"}))
+    return open_detector(**settings.load("cpu", DETECTORS[name]).detect.model_dump(exclude={"batch", "every"}))
 
 
 def in_own_process(what: str, path: Path, end: float) -> float:
