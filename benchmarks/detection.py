@@ -25,7 +25,7 @@ from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import read_picture
 from fasr_video.types import Boxes, Image
 
-DETECTORS = ("builtin", "haar")
+DETECTORS = {"builtin": ("builtin", "torch"), "builtin, OpenVINO": ("builtin", "openvino"), "haar": ("haar", "torch")}
 STORED = 416  # px: the side of the stretched pictures
 EDGES = (10, 16, 24, 32, 64)  # px, heights at which the buckets begin
 MATCH = 0.4  # intersection over union
@@ -104,8 +104,9 @@ def main() -> None:
         [*columns, "ms a picture"],
     )
     chosen = settings.load("cpu").detect
-    for name in DETECTORS:
-        detector = open_detector(name, weights=None, device="cpu", min_score=MIN_SCORE, max_side=chosen.max_side)
+    for name, (backend, engine) in DETECTORS.items():
+        common = {"weights": None, "device": "cpu", "min_score": MIN_SCORE, "max_side": chosen.max_side}
+        detector = open_detector(backend, engine=engine, **common)
         fill(table, name, *judge(detector, pictures))
     table.note(
         f"Pictures of the validation set, stored stretched to {STORED}×{STORED} and brought back to their proportions "
@@ -113,7 +114,7 @@ def main() -> None:
         "detectors here, not with published ones. Heights are those that the detector sees."
     )
     table.note(
-        f"The same rule for both: detections are taken best score first, each to the free face that it overlaps most, "
+        f"The same rule for all: detections are taken best score first, each to the free face that it overlaps most, "
         f"from IoU {MATCH} on; faces and false alarms under {EDGES[0]} px are ignored. A false alarm counts in the "
         "bucket of its own height. AP is the area under the curve of precision over recall, over all detections with "
         f"a score of {MIN_SCORE} or more. The recall is that at the lowest score from which on {PRECISION:.0%} of all "

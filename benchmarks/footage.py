@@ -1,13 +1,17 @@
-"""Long and large footage out of one clip of two people, for benchmarks."""
+"""Long, large and crowded footage out of one clip of two people and the sample people's heads, for benchmarks."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import cv2
+import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
+from numpy.typing import NDArray
 
 REPO = Path(__file__).parents[1]
 SAMPLE = REPO / "tests" / "fixtures" / "portraits" / "corridor.mp4"
@@ -50,22 +54,55 @@ def repeat(source: Path, path: Path, times: int) -> Path:
 
 def enlarge(source: Path, path: Path, width: int, height: int) -> Path:
     """`source` scaled and encoded once, as the sample clips are encoded."""
-    with av.open(str(source)) as given, av.open(str(path), "w") as out:
+    with av.open(str(source)) as given:
         rate = given.streams.video[0].average_rate
         assert rate
+        frames = (frame.to_ndarray(format="rgb24") for frame in given.decode(video=0))
+        larger = (cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC) for rgb in frames)
+        return encode(larger, path, width, height, Fraction(rate))
+
+
+def encode(frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: int, rate: Fraction) -> Path:
+    with av.open(str(path), "w") as out:
         target = out.add_stream("libx264", rate=rate, options={"crf": "24", "preset": "medium"})
         target.width, target.height, target.pix_fmt = width, height, "yuv420p"
-        target.time_base = target.codec_context.time_base = 1 / Fraction(rate)
+        target.time_base = target.codec_context.time_base = 1 / rate
         target.codec_context.gop_size = int(2 * rate)
         target.codec_context.colorspace = int(Colorspace.ITU709)
         target.codec_context.color_range = int(ColorRange.MPEG)
-        for index, frame in enumerate(given.decode(video=0)):
-            rgb = frame.to_ndarray(format="rgb24")
-            large = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_CUBIC)
-            picture = av.VideoFrame.from_ndarray(large, "rgb24").reformat(
+        for index, rgb in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(rgb, "rgb24").reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
-            picture.pts, picture.time_base = index, 1 / Fraction(rate)
+            picture.pts, picture.time_base = index, 1 / rate
             out.mux(target.encode(picture))
         out.mux(target.encode())
     return path
+
+
+def crowd(path: Path, width: int, height: int, faces: int, seconds: float) -> Path:
+    """So many heads, each swaying in a place of its own before a grey wall, their faces two fifths of it high."""
+    return encode(_crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25))
+
+
+def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray[np.uint8]]:
+    sys.path.insert(0, str(REPO / "sample_videos"))
+    from make import PEOPLE, head
+    from scene import CutOut
+
+    heads = [CutOut(head(person, which)) for which in ("walk-1", "walk-2") for person in PEOPLE]
+    rng = np.random.default_rng(0)
+    wall = cv2.GaussianBlur(rng.normal(120, 60, (height, width, 3)).astype(np.float32), (0, 0), 4)
+    columns = max(1, round((faces * width / height) ** 0.5))
+    rows = -(-faces // columns)
+    cell = np.array((width / columns, height / rows))
+    phases = rng.uniform(0, 2 * np.pi, (faces, 2))
+    for index in range(frames):
+        picture = wall.copy()
+        for i in range(faces):
+            place = (np.array((i % columns, i // columns)) + 0.5) * cell
+            place += 0.12 * cell * np.sin(phases[i] + index / 12)
+            side = 0.4 * min(cell.min(), 300)
+            drawn, _ = heads[i % len(heads)].place((height, width), (place[0], place[1]), side, 0.0, False)
+            picture = picture * (1 - drawn[..., 3:] / 255) + drawn[..., :3]
+        yield np.clip(picture, 0, 255).astype(np.uint8)

@@ -117,6 +117,9 @@ def show(document: dict[str, Any]) -> None:
             f"{info['time_source']}, {info['colour']}, {source['frames_looked_at']} frames looked at",
             highlight=False,
         )
+        if parts := source["frames_looked_at"] - source["frames_looked_at_whole"]:
+            told = f"{parts} of these only around the faces of the frames before (detect.every)"
+            console.print(f"  [yellow]{told}[/]", highlight=False)
         detector = source["detector"]
         marks = "" if detector["landmarks"] else " It finds no landmarks: faces are aligned by their boxes."
         console.print(f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False)

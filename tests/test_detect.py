@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 
 import cv2
@@ -25,19 +25,22 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fasr_video.boxes import iou_matrix, nms, shrink
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector, retinaface
-from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms
-from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput
+from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms, looked_up, pad
+from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.pipeline.detect.tiling import EDGE
+from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.types import Detections, Image
 
 LEARNED = ("builtin", "retinaface", "insightface")
 MARKS = np.array([(-4, -4), (4, -4), (0, 0), (-2, 4), (2, 4)], np.float32)  # px, from the face's centre
 RED = (255, 0, 0)
+SAMPLES = Path(__file__).parents[1] / "sample_videos"
 ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
 
 
@@ -173,10 +176,10 @@ def draw_astronaut(frame: Image, x: int, y: int, brightness: int) -> tuple[float
     return x, y
 
 
-@pytest.fixture(scope="module", params=list(BACKENDS))
+@pytest.fixture(scope="module", params=[*((name, "torch") for name in BACKENDS), ("builtin", "openvino")])
 def subject(request: pytest.FixtureRequest, models: dict[str, Path]) -> Subject:
-    backend = request.param
-    detector = open_detector(backend, weights=models.get(backend), device="cpu", min_score=0.5)
+    backend, engine = request.param
+    detector = open_detector(backend, weights=models.get(backend), device="cpu", min_score=0.5, engine=engine)
     shifts = {"builtin": 2, "retinaface": 4, "insightface": 0}
     if backend in shifts:
         return Subject(detector, draw_dot(shifts[backend]), tolerance=1e-3)
@@ -338,6 +341,20 @@ def test_haar_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
+@pytest.mark.parametrize("clip", ["corridor", "entrance", "night"])
+def test_eight_bits_find_the_faces_of_the_sample_clips(clip: str) -> None:
+    exact, coarse = (
+        open_detector("builtin", weights=None, device="cpu", min_score=0.3, engine=e) for e in ("torch", "openvino")
+    )
+    assert "int8" in coarse.name and exact.fingerprint == coarse.fingerprint
+    for frame in islice(open_video(SAMPLES / f"{clip}.mp4").frames(Sampling()), 10, 180, 60):
+        a, b = (detector.detect([frame.image])[0] for detector in (exact, coarse))
+        sure = a.take(a.scores >= 0.5)
+        overlap = iou_matrix(sure.boxes, b.boxes)
+        assert (overlap.max(1) > 0.8).all()
+        assert sure.scores == pytest.approx(b.scores[overlap.argmax(1)], abs=0.1)
+
+
 # --- builtin -----------------------------------------------------------------------------------------------------
 
 FACES = {4: (41.0, 30.5, 14.0, 18.0), 8: (93.5, 40.0, 50.0, 62.0), 16: (70.0, 110.0, 100.0, 120.0)}  # cx, cy, w, h
@@ -379,6 +396,26 @@ def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> Non
     frame[68, 100] = RED
     found = open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5).detect([frame])[0]
     assert found.boxes.tolist() == [[94, 62, 110, 78]]  # sticks out, and says so
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_table_of_pixel_values_gives_what_arithmetic_gives(dtype: torch.dtype) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3)).astype(np.uint8)
+    computed = pad((torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype))
+    found = looked_up(list(frames), dtype)
+    assert torch.equal(found, computed) and found.stride() == computed.stride()
+
+
+def test_a_peak_is_the_highest_of_its_neighbourhood() -> None:
+    torch.manual_seed(0)
+    logit = torch.randn(1, 1, 40, 60)
+    logit[0, 0, 0, 0] = 9  # in a corner
+    logit[0, 0, 20, 20:22] = 9  # of two that are equally high, both
+    rest = [torch.zeros(1, channels, 40, 60) for channels in (2, 2, 10)]
+    _, scores, _ = decode_level(LevelOutput(logit, *rest), 4, 0.3)[0]
+    score = logit.sigmoid()
+    peaks = (score == F.max_pool2d(score, 3, 1, 1)) & (score >= 0.3)
+    assert scores.tolist() == score[peaks].tolist()
 
 
 def test_fusing_batch_norms_changes_nothing_but_the_number_of_steps() -> None:
@@ -720,6 +757,23 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "insightface", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[insightface\]'"):
         open_detector("insightface", weights=models["insightface"], device="cpu", min_score=0.5)
+
+
+def test_without_openvino_its_engine_is_no_silent_torch(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "fasr_video.pipeline.detect.openvino", raising=False)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[fast\]'"):
+        open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5, engine="openvino")
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "said"), [("haar", "cpu", "haar backend"), ("builtin", "cuda", "CPU only")]
+)
+def test_openvino_is_refused_where_it_cannot_compute(backend: str, device: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_detector(backend, weights=None, device=device, min_score=0.5, engine="openvino")
 
 
 @pytest.mark.parametrize("overlap", [-1, 100, 200])

@@ -21,7 +21,7 @@ from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputErr
 from fasr_video.pipeline import case as case_module
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import DATABASE, Case
-from fasr_video.pipeline.run import run
+from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.pipeline.verify import verify
 from fasr_video.types import Reason
 from tests import videos
@@ -146,6 +146,24 @@ def test_stopped_anywhere_it_goes_on_and_finds_the_same(
     with Case.open(out) as case:
         events = [r["event"] for r in case.db.execute("SELECT event FROM log ORDER BY id")]
     assert events.count("source added") == 1 and events.count("source done") == 1 and "resumed" in events
+
+
+def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(entrance: Path, tmp_path: Path) -> None:
+    settings = configs.load("cpu", (*QUICK, "detect.every=4", "restore.method=none"))
+    run([entrance], tmp_path / "unbroken", settings)
+
+    def stop(told: Progress | Stage) -> None:
+        if isinstance(told, Progress) and told.frames == 18:  # in the fourth segment, not after a whole frame
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([entrance], tmp_path / "case", settings, listen=stop)
+    run([entrance], tmp_path / "case", settings)
+    document = found(tmp_path / "case")
+    assert document == found(tmp_path / "unbroken")
+    (source,) = document["sources"]
+    assert source["frames_looked_at_whole"] == -(-source["frames_looked_at"] // 4)
+    assert any(face["reason"] == "lr0" for face in document["faces"])
 
 
 @pytest.mark.parametrize("short_by", [1, 2, 3])

@@ -114,6 +114,26 @@ def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
     assert [h.cosine for h in hits] == pytest.approx([c for _, c in expected], abs=1e-6)
 
 
+def test_tracks_asked_about_together_get_the_answers_they_get_alone(
+    gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fasr_video.gallery.search.TOGETHER", 30)
+    searcher = ask(gallery, calibration)
+    asked = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
+    asked += [{Kind.POOLED: near(person("dora"), 0.7)}, {}]  # more than FAISS compares one by one, not all of one kind
+    assert searcher.answers(asked) == [searcher.answer(features) for features in asked]
+
+
+def test_a_subject_with_hundreds_of_photographs_hides_nobody(gallery: Gallery) -> None:
+    for k in range(300):
+        gallery.add("anna", photo("anna", near(person("anna"), 0.95, 100 + k), 100 + k))
+    searcher = ask(gallery, None, length=6)
+    asked = [{Kind.BEST: near(person(name), 0.9, 7)} for name in NAMES]
+    found = [answer.lists[Kind.BEST] for answer in searcher.answers(asked)]
+    assert [hits[0].subject for hits in found] == list(NAMES)
+    assert all({h.subject for h in hits} == set(NAMES) for hits in found)
+
+
 def test_stranger_is_unknown_and_the_investigator_still_has_a_list(gallery: Gallery, calibration: Calibration) -> None:
     answer = ask(gallery, calibration).answer(probes("somebody else"))
     assert answer.verdict is Verdict.UNKNOWN

@@ -32,6 +32,7 @@ PACKAGES = {
     "distributed": "pip install 'fasr-video[dist]'",
     "insightface": "pip install 'fasr-video[insightface]'",
     "onnxruntime": "pip install 'fasr-video[insightface]'",
+    "openvino": "pip install 'fasr-video[fast]'",
     "matplotlib": "pip install 'fasr-video[report]'",
     "weasyprint": "pip install 'fasr-video[report]'",
     "flask": "pip install 'fasr-video[serve]'",

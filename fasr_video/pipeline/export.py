@@ -172,6 +172,7 @@ def _source(case: Case, source: int) -> dict[str, Any]:
         "clock": None if row["clock"] is None else json.loads(row["clock"]),
         "losses": json.loads(row["losses"]),
         "frames_looked_at": row["frames"],
+        "frames_looked_at_whole": -(-row["frames"] // json.loads(case.meta("settings"))["detect"].get("every", 1)),
         "frames_skipped_as_damaged": row["skipped_damaged"],
         "seconds_of_work": row["seconds"],
         "faces_by_reason": dict(case.db.execute(counted, (source,)).fetchall()),

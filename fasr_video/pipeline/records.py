@@ -8,6 +8,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import Case, now
@@ -17,7 +19,7 @@ from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
 from fasr_video.storage import environment
 from fasr_video.trackers import Tracker
-from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
+from fasr_video.types import Boxes, FaceCrop, FrameRef, Quality, Reason
 
 _MEASURES = tuple(Quality.__slots__)
 
@@ -60,6 +62,13 @@ def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | Non
     return FrameRef(info.sha256, row["last_index"], row["last_pts"], info.time_base)
 
 
+def where_it_looked(case: Case, source: int) -> tuple[int, Boxes]:
+    """Frames looked at so far, and the last places of faces: the state of a `Gate`."""
+    row = case.db.execute("SELECT frames, tracker FROM source WHERE id = ?", (source,)).fetchone()
+    places = [] if row["tracker"] is None else json.loads(row["tracker"]).get("places", [])
+    return int(row["frames"]), np.array(places, np.float32).reshape(-1, 4)
+
+
 def is_done(case: Case, source: int) -> bool:
     return bool(case.db.execute("SELECT state = 'done' FROM source WHERE id = ?", (source,)).fetchone()[0])
 
@@ -99,12 +108,14 @@ def save_segment(
     span: tuple[FrameRef, FrameRef] | None,
     *,
     tracker: Tracker,
+    places: Boxes,
     losses: Losses,
     damaged: int,
     seconds: float,
     done: bool,
 ) -> None:
-    """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none."""
+    """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none; `places`
+    is where a `Gate` looks for faces after it."""
     with environment(case.folder):
         pictures = {
             number: (case.write_picture(crop.aligned), case.write_picture(crop.native), *crop.native_origin)
@@ -121,10 +132,11 @@ def save_segment(
             _end_track(case, tracks[ended.tracker_id], source, ended)
         stored = case.db.execute("SELECT losses FROM source WHERE id = ?", (source,)).fetchone()["losses"]
         total = Losses(**json.loads(stored)) + losses
+        state = tracker.state() | {"places": places.tolist()}
         case.db.execute(
             "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
             " seconds = seconds + ? WHERE id = ?",
-            (json.dumps(asdict(total)), json.dumps(tracker.state()), segment.frames, damaged, seconds, source),
+            (json.dumps(asdict(total)), json.dumps(state), segment.frames, damaged, seconds, source),
         )
         if span is not None:
             first, last = span

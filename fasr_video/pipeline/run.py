@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, UsageError
@@ -22,6 +23,7 @@ from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.detect.gate import Gate
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
@@ -32,9 +34,10 @@ from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, open_gallery, search_all
 from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
-from fasr_video.types import FrameRef
+from fasr_video.types import Boxes, Detections, FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
+FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
 StageName = Literal["restore", "search", "link"]
 STAGES: dict[StageName, set[str]] = {
     "restore": {"recognise", "restore", "search", "link"},
@@ -79,7 +82,7 @@ class Models:
 
 
 def open_models(settings: Settings) -> Models:
-    return Models(open_detector(**settings.detect.model_dump(exclude={"batch"})), open_prober(settings))
+    return Models(open_detector(**settings.detect.model_dump(exclude={"batch", "every"})), open_prober(settings))
 
 
 def run(
@@ -189,25 +192,23 @@ def open_case(out: Path, settings: Settings) -> Case:
     if not (out / DATABASE).is_file():
         return Case.create(out, chosen, as_yaml(settings))
     case = Case.open(out)
-    stored = json.loads(case.meta("settings"))
-    before = json.loads(load("cpu").model_dump_json())  # a setting that came after the case was made had its default
-    changed = [
-        f"{g}.{k}"
-        for g in chosen
-        for k in chosen[g]
-        if g != "search" and (g, k) != ("restore", "subjects")
-        if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]
-    ]
+    changed = [name for name in _changed(case, chosen) if name.split(".")[0] != "search" and name != SUBJECTS]
     if changed:
         reason = f"this case was made with other settings ({', '.join(changed)})"
         raise CaseError(out, reason, "give another --out, or the same settings to go on")
     return case
 
 
+def _changed(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
+    """The settings that are not the case's; one that came after the case was made had its default."""
+    stored, before = json.loads(case.meta("settings")), json.loads(load("cpu").model_dump_json())
+    return [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
+
+
 def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
     """From now on the case has these settings; only those of the stage, and of what follows it, may be other ones."""
-    chosen, stored = json.loads(settings.model_dump_json()), json.loads(case.meta("settings"))
-    changed = [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k) != chosen[g][k]]
+    chosen = json.loads(settings.model_dump_json())
+    changed = _changed(case, chosen)
     fixed = [name for name in changed if name.split(".")[0] not in STAGES[stage] and name != SUBJECTS]
     if fixed:
         reason = f"stage {stage} does not depend on {', '.join(fixed)}"
@@ -252,8 +253,12 @@ def _run_source(
         with case.transaction():
             case.log("resumed", {"source": source, "after_frame": after.index})
     frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
+    # The next faces are looked for while those found are tracked, measured and stored.
+    gate = Gate(detector, settings.detect.every, *records.where_it_looked(case, source))
+    batches = prefetch(_detected(frames, gate, settings), FOUND_AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
+    places = gate.boxes
     looked = faces = damaged = 0
 
     def save(done: bool) -> None:
@@ -265,6 +270,7 @@ def _run_source(
             tracklets.take_segment(),
             span,
             tracker=tracker,
+            places=places,
             losses=losses - counted,
             damaged=damaged,
             seconds=now - began,
@@ -273,10 +279,9 @@ def _run_source(
         began, counted, span, damaged = now, losses, None, 0
 
     try:
-        while batch := list(islice(frames, settings.detect.batch)):
-            good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
-            losses = batch[-1][1]
-            for frame, found in zip(good, detector.detect([f.image for f in good]), strict=True):
+        for batch, good, detections, after_them in batches:
+            losses, places = batch[-1][1], after_them
+            for frame, found in zip(good, detections, strict=True):
                 tracklets.look(frame, found)
                 faces += len(found)
             looked += len(good)
@@ -288,7 +293,7 @@ def _run_source(
                 share = _share(batch[-1][0].ref, reader, settings)
                 listen(Progress(info.path, looked, share, faces, tracklets.confirmed + tracklets.running))
     finally:
-        frames.close()
+        batches.close()
     losses = replace(reader.losses)
     tracklets.finish()
     save(done=True)
@@ -304,6 +309,16 @@ def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None
     """Each frame with what was lost up to it: the reader itself is some frames ahead of the detector."""
     for frame in reader.frames(sampling, after):
         yield frame, replace(reader.losses)
+
+
+def _detected(
+    frames: Generator[tuple[Frame, Losses]], gate: Gate, settings: Settings
+) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], Boxes]]:
+    """Each batch of frames, those of it that are looked at, what is found in these, and the gate's state after it."""
+    with closing(frames):
+        while batch := list(islice(frames, settings.detect.batch)):
+            good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
+            yield batch, good, gate.detect([f.image for f in good]), gate.boxes
 
 
 def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:

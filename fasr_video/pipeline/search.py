@@ -118,7 +118,8 @@ def search_all(
         return False
     index = index or Index.open(gallery)
     searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
-    answers = {track: searcher.answer(features(case, track)) for track in asked["tracks"]}
+    tracks = asked["tracks"]
+    answers = dict(zip(tracks, searcher.answers([features(case, track) for track in tracks]), strict=True))
     sides, drawn_from = dict(case.db.execute("SELECT track, side FROM probed").fetchall()), conditioned(case)
     with case.transaction():
         for table in ("gallery_photo", "candidate", "answer"):

@@ -20,6 +20,7 @@ class _Request:
     device: str
     min_score: float
     max_side: int
+    engine: str
 
     def given_weights(self, what: str) -> Path:
         if self.weights is None:
@@ -31,7 +32,8 @@ class _Request:
 def _builtin(request: _Request) -> Detector:
     from fasr_video.pipeline.detect.builtin import BuiltinDetector
 
-    return BuiltinDetector(request.weights or boxed("detector.safetensors"), request.min_score, request.device)
+    weights = request.weights or boxed("detector.safetensors")
+    return BuiltinDetector(weights, request.min_score, request.device, request.engine)
 
 
 def _haar(request: _Request) -> Detector:
@@ -75,12 +77,16 @@ def open_detector(
     tile: int = 0,
     tile_overlap: int = 96,
     max_side: int = 1280,
+    engine: str = "torch",
 ) -> Detector:
     """The detector of that name, in tiles if `tile` (px) is not 0.
 
     `max_side` bounds what retinaface and insightface see of a frame or tile: larger ones are shrunk.
+    `engine` is what computes the builtin one: torch, or openvino.
     """
     if backend not in BACKENDS:
         raise SettingsError("detect.backend", f"unknown backend {backend!r}", f"use one of {', '.join(BACKENDS)}")
-    detector = BACKENDS[backend](_Request(weights, device, min_score, max_side))
+    if engine != "torch" and backend != "builtin":
+        raise SettingsError("detect.engine", f"the {backend} backend has no engine {engine}", "leave it at torch")
+    detector = BACKENDS[backend](_Request(weights, device, min_score, max_side, engine))
     return TiledDetector(detector, tile, tile_overlap) if tile else detector

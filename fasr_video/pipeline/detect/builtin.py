@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
+from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.pipeline.detect.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.types import Detections, Image
@@ -26,46 +29,106 @@ GPU_BATCH = 8  # frames; on a CPU a batch is slower than its frames one by one
 
 
 class BuiltinDetector:
-    """DetectorNet in bfloat16 where the machine computes in it, else in float32; `name` says which."""
+    """DetectorNet, computed by one of two engines; `name` says by which, and in what numbers."""
 
     has_landmarks = True
     licence = "research use: trained on CelebA"
 
-    def __init__(self, weights: Path, min_score: float, device: str) -> None:
-        self._device = find_device(device)
-        self._dtype = torch.bfloat16 if _has_bfloat16(self._device) else torch.float32
+    def __init__(self, weights: Path, min_score: float, device: str, engine: str = "torch") -> None:
         net = DetectorNet()
         load_state(net, weights, FORMAT)
-        fuse_batch_norms(net.eval())
-        self._net = net.to(self._device, self._dtype)
-        convert_conv2d_weight_memory_format(net, torch.channels_last)
+        self._net = _on_openvino(net, device) if engine == "openvino" else TorchNet(net, find_device(device))
         self._min_score = min_score
-        self.name = f"builtin ({self._device}, {str(self._dtype).removeprefix('torch.')})"
+        self.name = f"builtin ({self._net.name})"
         self.fingerprint = sha256_file(weights)
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        limit = GPU_BATCH if self._device.type == "cuda" else 1
         found: dict[int, Detections] = {}
-        for rows in _same_size(frames, limit):
+        for rows in _same_size(frames, self._net.batch):
             found |= zip(rows, self._batch([frames[i] for i in rows]), strict=True)
         return [found[i] for i in range(len(frames))]
 
     @torch.inference_mode()
     def _batch(self, frames: list[Image]) -> list[Detections]:
-        x = torch.from_numpy(np.stack(frames)).to(self._device).permute(0, 3, 1, 2)
-        x = (x.float() / 127.5 - 1).to(self._dtype)
-        near = decode_frames(self._net(self._pad(x)), self._min_score)
-        if min(x.shape[2:]) < LARGE_FACE:
+        near = decode_frames(self._net(frames), self._min_score)
+        if min(frames[0].shape[:2]) < LARGE_FACE:
             return near
-        small = F.avg_pool2d(x, REDUCTION)
-        far = decode_frames(self._net(self._pad(small)), self._min_score)
+        far = decode_frames(self._net([reduced(f) for f in frames]), self._min_score)
         return [_with_large(a, b) for a, b in zip(near, far, strict=True)]
 
-    @staticmethod
-    def _pad(x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        # Zero is mid-grey: what the network's own convolutions see beyond the other edges.
-        return F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(memory_format=torch.channels_last)
+
+class Engine(Protocol):
+    """Computes DetectorNet."""
+
+    @property
+    def name(self) -> str:
+        """The device and the numbers it computes in."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Frames that it takes at a time."""
+        ...
+
+    def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
+        """Frames of one size → one LevelOutput a stride."""
+        ...
+
+
+class TorchNet:
+    """In bfloat16 where the machine computes in it, else in float32."""
+
+    def __init__(self, net: DetectorNet, device: torch.device) -> None:
+        self._device = device
+        self._dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
+        fuse_batch_norms(net.eval())
+        self._net = net.to(device, self._dtype)
+        convert_conv2d_weight_memory_format(net, torch.channels_last)
+        self.name = f"{device}, {str(self._dtype).removeprefix('torch.')}"
+        self.batch = GPU_BATCH if device.type == "cuda" else 1
+
+    def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
+        levels: list[LevelOutput] = self._net(self._pixels(frames))
+        return levels
+
+    def _pixels(self, frames: Sequence[Image]) -> Tensor:
+        """N×3×H×W in [-1, 1], channels last, padded to the network's strides."""
+        if self._device.type == "cpu":
+            return looked_up(frames, self._dtype)
+        x = torch.from_numpy(np.stack(frames)).to(self._device).permute(0, 3, 1, 2)
+        return pad((x.float() / 127.5 - 1).to(self._dtype))
+
+
+def _on_openvino(net: DetectorNet, device: str) -> Engine:
+    from fasr_video.pipeline.detect.openvino import OpenVinoNet
+
+    if device != "cpu":
+        raise UsageError(f"device {device}", "engine openvino computes on the CPU only", "use device cpu")
+    return OpenVinoNet(net)
+
+
+def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
+    """`TorchNet._pixels` by a table of the 256 values: one pass over the pixels where arithmetic takes four."""
+    bits = np.int16 if dtype == torch.bfloat16 else np.float32  # NumPy and OpenCV know no bfloat16
+    table = (torch.arange(256).float() / 127.5 - 1).to(dtype).view(torch.int16 if bits is np.int16 else dtype).numpy()
+    height, width = frames[0].shape[:2]
+    padded = np.zeros((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), bits)
+    for frame, row in zip(frames, padded, strict=True):
+        row[:height, :width] = cv2.LUT(frame, table)
+    return torch.from_numpy(padded).view(dtype).permute(0, 3, 1, 2)
+
+
+def pad(x: Tensor) -> Tensor:
+    height, width = x.shape[2:]
+    # Zero is mid-grey: what the network's own convolutions see beyond the other edges.
+    return F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(memory_format=torch.channels_last)
+
+
+def reduced(frame: Image) -> Image:
+    """The mean of each REDUCTION×REDUCTION pixels; what is left over at the right and below is left out."""
+    height, width = (side // REDUCTION for side in frame.shape[:2])
+    whole = frame[: height * REDUCTION, : width * REDUCTION]
+    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def decode_frames(outputs: list[LevelOutput], min_score: float) -> list[Detections]:
@@ -78,15 +141,15 @@ def decode_frames(outputs: list[LevelOutput], min_score: float) -> list[Detectio
     return found
 
 
-def _with_large(found: Detections, reduced: Detections) -> Detections:
+def _with_large(found: Detections, small: Detections) -> Detections:
     """The faces of a frame, and the large ones of its reduced picture."""
-    boxes = reduced.boxes * REDUCTION
+    boxes = small.boxes * REDUCTION
     large = np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(1)) >= LARGE_FACE
-    assert found.landmarks is not None and reduced.landmarks is not None
+    assert found.landmarks is not None and small.landmarks is not None
     return best_first(
         np.concatenate((found.boxes, boxes[large])),
-        np.concatenate((found.scores, reduced.scores[large])),
-        np.concatenate((found.landmarks, reduced.landmarks[large] * REDUCTION)),
+        np.concatenate((found.scores, small.scores[large])),
+        np.concatenate((found.landmarks, small.landmarks[large] * REDUCTION)),
     )
 
 

@@ -49,7 +49,7 @@ def _separable(channels: int) -> nn.Sequential:
     return nn.Sequential(_conv(channels, channels, groups=channels), _conv(channels, channels, kernel=1))
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.a = _conv(channels, channels)
@@ -67,9 +67,9 @@ class DetectorNet(nn.Module):
         w2, w4, w8, w16, w32 = WIDTHS
         self.stem = _conv(3, w2, stride=2)
         self.stage4 = nn.Sequential(_conv(w2, w4, stride=2), _conv(w4, w4))
-        self.stage8 = nn.Sequential(_conv(w4, w8, stride=2), _Residual(w8))
-        self.stage16 = nn.Sequential(_conv(w8, w16, stride=2), _Residual(w16))
-        self.stage32 = nn.Sequential(_conv(w16, w32, stride=2), _Residual(w32))
+        self.stage8 = nn.Sequential(_conv(w4, w8, stride=2), Residual(w8))
+        self.stage16 = nn.Sequential(_conv(w8, w16, stride=2), Residual(w16))
+        self.stage32 = nn.Sequential(_conv(w16, w32, stride=2), Residual(w32))
         self.lateral = nn.ModuleList(_conv(w, PYRAMID, kernel=1) for w in (w4, w8, w16, w32))
         # Stride 4 has four times the cells of stride 8: separable convolutions keep it affordable.
         self.smooth = nn.ModuleList([_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)])
@@ -100,12 +100,15 @@ def decode_level(output: LevelOutput, stride: int, min_score: float, limit: int 
 
     A cell counts when it is the highest of its 3×3 neighbourhood: one face, one peak.
     """
-    score = output.logit.float().sigmoid()
-    peak = (score == F.max_pool2d(score, 3, 1, 1)) & (score >= min_score)
+    score = output.logit.float().sigmoid()[:, 0]
+    around = F.pad(score, (1, 1, 1, 1))
     found: list[tuple[Tensor, ...]] = []
     for n in range(score.shape[0]):
-        ys, xs = torch.nonzero(peak[n, 0], as_tuple=True)
-        scores = score[n, 0, ys, xs]
+        ys, xs = torch.nonzero(score[n] >= min_score, as_tuple=True)  # few: only around them is it worth looking
+        highest = torch.stack([around[n, ys + dy, xs + dx] for dy in range(3) for dx in range(3)]).amax(0)
+        peak = score[n, ys, xs] == highest
+        ys, xs = ys[peak], xs[peak]
+        scores = score[n, ys, xs]
         if len(scores) > limit:
             scores, top = scores.topk(limit)
             ys, xs = ys[top], xs[top]

@@ -18,7 +18,7 @@ PART = 0.6  # a cut box with this share in common with another tile's box is tak
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class Tile:
     x: int
     y: int
     image: Image
@@ -54,14 +54,14 @@ class TiledDetector:
         found = self._inner.detect([tile.image for tile in tiles])
         cut = np.concatenate([tile.cuts(part.boxes, frame) for tile, part in zip(tiles, found, strict=True)])
         owner = np.repeat(np.arange(len(tiles)), [len(part) for part in found])
-        whole = _join([_shifted(part, tile) for tile, part in zip(tiles, found, strict=True)])
+        whole = join([shifted(part, tile) for tile, part in zip(tiles, found, strict=True)])
         kept = whole.take(_without_doubles(whole, cut, owner))
         return kept.take(np.argsort(-kept.scores, kind="stable"))
 
-    def _cut(self, frame: Image) -> list[_Tile]:
+    def _cut(self, frame: Image) -> list[Tile]:
         rows, columns = (self._starts(side) for side in frame.shape[:2])
         side = self._tile
-        return [_Tile(x, y, np.ascontiguousarray(frame[y : y + side, x : x + side])) for y in rows for x in columns]
+        return [Tile(x, y, np.ascontiguousarray(frame[y : y + side, x : x + side])) for y in rows for x in columns]
 
     def _starts(self, side: int) -> list[int]:
         """The last tile is moved back to end with the frame: tiles of one size go through a network together."""
@@ -69,13 +69,13 @@ class TiledDetector:
         return [*range(0, last, self._tile - self._overlap), last]
 
 
-def _shifted(found: Detections, tile: _Tile) -> Detections:
+def shifted(found: Detections, tile: Tile) -> Detections:
     corner = np.array((tile.x, tile.y), np.float32)
     marks = None if found.landmarks is None else found.landmarks + corner
     return Detections(found.boxes + np.tile(corner, 2), found.scores, marks)
 
 
-def _join(parts: list[Detections]) -> Detections:
+def join(parts: list[Detections]) -> Detections:
     marks = [part.landmarks for part in parts if part.landmarks is not None]
     boxes = np.concatenate([part.boxes for part in parts])
     return Detections(boxes, np.concatenate([p.scores for p in parts]), np.concatenate(marks) if marks else None)

@@ -1,0 +1,216 @@
+"""How the cost of a run grows: with the length of the footage, the faces a frame, the tracks, and the gallery.
+
+python benchmarks/scale.py [--minutes 0.5 1 2 4] [--faces 1 5 10 20 40] [--tracks 100 …] [--gallery 1000 …]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from footage import SAMPLE, crowd, repeat, seconds_of
+from results import Table
+
+from fasr_video.configs import settings
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.search import Mode, Question, Searcher
+from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.pipeline.run import Progress, Stage, run
+from fasr_video.trackers.linking import Tracklet, propose_by_face
+
+LENGTH = 512
+MIN_SIMILARITY = settings.load("cpu").link.min_similarity
+
+
+def unit(rng: np.random.Generator, count: int) -> np.ndarray:
+    vectors = rng.standard_normal((count, LENGTH)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+# --- what is measured, each in a process of its own ---------------------------------------------------------------
+
+
+def footage(path: str, fps: str) -> dict[str, float]:
+    """A run without super-resolution: seconds until the footage is done and of all, frames, faces, tracks."""
+    told: list[Progress] = []
+    with tempfile.TemporaryDirectory() as name:
+        overrides = ["restore.method=none", *([f"sampling.fps={fps}"] if float(fps) else [])]
+        began = time.perf_counter()
+
+        def listen(event: Progress | Stage) -> None:
+            if isinstance(event, Progress):
+                told.append(event)
+
+        run([Path(path)], Path(name) / "case", settings.load("cpu", overrides), listen=listen)
+        spent = time.perf_counter() - began
+        held = sum(f.stat().st_size for f in (Path(name) / "case").rglob("*") if f.is_file()) / 2**20
+    last = told[-1]
+    return {"seconds": spent, "frames": last.frames, "faces": last.faces, "tracks": last.tracks, "disk": held}
+
+
+def tracks(count: str, people: str) -> dict[str, float]:
+    """Tracks of one source after the other: searched among so many people, and held against each other."""
+    rng = np.random.default_rng(0)
+    looks = unit(rng, int(count))
+    with tempfile.TemporaryDirectory() as name, made(Path(name) / "g", int(people)) as gallery:
+        searcher = Searcher(gallery, Index.open(gallery), Question(Mode.INVESTIGATION, 20, 0.01), None)
+        began = time.perf_counter()
+        searcher.answers([{Kind.BEST: look, Kind.POOLED: look} for look in looks])
+        searching = time.perf_counter() - began
+    tracklets = [Tracklet(i, 1, float(i), i + 0.5, look) for i, look in enumerate(looks)]
+    began = time.perf_counter()
+    propose_by_face(tracklets, MIN_SIMILARITY, lambda a, b: False)
+    return {"searching": searching, "linking": time.perf_counter() - began}
+
+
+def gallery(people: str, asked: str) -> dict[str, float]:
+    rng = np.random.default_rng(1)
+    with tempfile.TemporaryDirectory() as name:
+        began = time.perf_counter()
+        with made(Path(name) / "g", int(people)) as opened:
+            enrolling = time.perf_counter() - began
+            began = time.perf_counter()
+            index = Index.open(opened)
+            indexing = time.perf_counter() - began
+            searcher = Searcher(opened, index, Question(Mode.INVESTIGATION, 20, 0.01), None)
+            probes = [{Kind.POOLED: look} for look in unit(rng, int(asked))]
+            began = time.perf_counter()
+            searcher.answers(probes)
+            searching = time.perf_counter() - began
+        held = sum(f.stat().st_size for f in (Path(name) / "g").iterdir()) / 2**20
+    return {"enrolling": enrolling, "indexing": indexing, "searching": searching, "disk": held}
+
+
+def made(folder: Path, people: int) -> Gallery:
+    rng = np.random.default_rng(2)
+    gallery = Gallery.create(folder, "random", "0" * 64, LENGTH)
+    for start in range(0, people, 10_000):
+        rows = range(start, min(start + 10_000, people))
+        with gallery.transaction():
+            for i, vector in zip(rows, unit(rng, len(rows)), strict=True):
+                gallery.add(f"p{i}", EnrolledPhoto(f"{i:064x}", f"{i}.png", vector, 1.0, 40.0, 0.9, None))
+    return gallery
+
+
+MEASURED = {"footage": footage, "tracks": tracks, "gallery": gallery}
+
+
+def in_own_process(what: str, *arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, "--one", what, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+# --- curves ------------------------------------------------------------------------------------------------------
+
+
+class Curve(Table):
+    """A table whose last row says with which power of the first column the others grow."""
+
+    def __init__(self, title: str, columns: Sequence[str], command: str = "") -> None:
+        super().__init__("scale", title, command, columns)
+        self._points: list[list[float]] = []
+
+    def point(self, values: Sequence[float]) -> None:
+        self._points.append(list(values))
+        self.row([f"{v:,.3g}" if v < 1000 else f"{v:,.0f}" for v in values])
+
+    def powers(self) -> None:
+        """Between the last two points: 1 is linear."""
+        for before, last in list(pairwise(self._points))[-1:]:
+            step = math.log(last[0] / before[0])
+            grown = [math.log(b / a) / step if a > 0 and b > 0 else math.nan for a, b in zip(before, last, strict=True)]
+            self.row(["power", *(f"{g:.2f}" for g in grown[1:])])
+
+
+def lengths(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
+    columns = ["minutes of 720p", "seconds", "peak memory, MiB", "case, MiB", "faces", "tracks"]
+    curve = Curve("How the cost of a run grows", columns, f"`python benchmarks/scale.py {' '.join(sys.argv[1:])}`")
+    for length in minutes:
+        times = max(1, round(60 * length / seconds_of(SAMPLE)))
+        film = repeat(SAMPLE, folder / f"{times}.mp4", times)
+        told = in_own_process("footage", film, fps)
+        values = [told[k] for k in ("seconds", "peak", "disk", "faces", "tracks")]
+        curve.point([seconds_of(film) / 60, *values])
+    curve.powers()
+    curve.note(
+        f"The 8 s sample over and over, {fps:g} frames a second looked at, no super-resolution. The last row is the "
+        "power of the first column that each grows with between the last two lines: 1 is linear, 0 not at all."
+    )
+    return curve
+
+
+def faces(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
+    curve = Curve("Faces a frame", ["faces", "found a frame", "ms a frame", "peak memory, MiB", "case, MiB"])
+    for count in counts:
+        film = crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds)
+        told = in_own_process("footage", film, 0)
+        each = told["frames"]
+        values = [told["faces"] / each, 1000 * told["seconds"] / each, told["peak"], told["disk"]]
+        curve.point([count, *values])
+    curve.powers()
+    curve.note(f"{seconds:g} s of 720p, every frame (`footage.crowd`); loading and embedding are in the time.")
+    return curve
+
+
+def many_tracks(counts: Sequence[int], people: int) -> Curve:
+    curve = Curve("Tracks", ["tracks", "search, s", "search, ms a track", "links, s", "peak memory, MiB"])
+    for count in counts:
+        told = in_own_process("tracks", count, people)
+        each = 1000 * told["searching"] / count
+        curve.point([count, told["searching"], each, told["linking"], told["peak"]])
+    curve.powers()
+    curve.note(f"Made-up tracks with two probes each, {people:,} people in the gallery; links compare all pairs.")
+    return curve
+
+
+def galleries(sizes: Sequence[int], asked: int) -> Curve:
+    columns = ["people", "enrolled, s", "index made, s", f"{asked} tracks searched, s", "disk, MiB", "peak memory, MiB"]
+    curve = Curve("People in the gallery", columns)
+    for size in sizes:
+        told = in_own_process("gallery", size, asked)
+        curve.point([size, *(told[k] for k in ("enrolling", "indexing", "searching", "disk", "peak"))])
+    curve.powers()
+    curve.note(f"Random vectors of {LENGTH} numbers, one a person, put in without photographs; the exact index.")
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1, 2, 4], help="of footage")
+    parser.add_argument("--fps", type=float, default=5.0, help="frames a second looked at in these")
+    parser.add_argument("--faces", type=int, nargs="+", default=[1, 5, 10, 20, 40], help="a frame")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of crowds")
+    parser.add_argument("--tracks", type=int, nargs="+", default=[100, 1_000, 4_000])
+    parser.add_argument("--gallery", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="people")
+    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    if args.one:
+        what, *arguments = args.one
+        told = MEASURED[what](*arguments)
+        print(json.dumps(told | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        first = lengths(sorted(args.minutes), args.fps, Path(name))
+        crowds = faces(sorted(args.faces), args.seconds, Path(name))
+    people = min(10_000, max(args.gallery))
+    first.write(crowds, many_tracks(sorted(args.tracks), people), galleries(sorted(args.gallery), 64))
+
+
+if __name__ == "__main__":
+    main()
