@@ -121,7 +121,16 @@ def _source(case: Case, path: str, numbers: range, auxiliaries: int, random: np.
     last = FrameRef(digest, 12 * len(numbers), 12 * len(numbers), BASE)
     tracker = TRACKERS["sort"](TrackerSettings())
     save_segment(
-        case, source, segment, (last, last), tracker=tracker, losses=Losses(), damaged=0, seconds=1.0, done=True
+        case,
+        source,
+        segment,
+        (last, last),
+        tracker=tracker,
+        places=np.empty((0, 4), np.float32),
+        losses=Losses(),
+        damaged=0,
+        seconds=1.0,
+        done=True,
     )
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+import sqlite3
 import sys
 import zlib
 from html.parser import HTMLParser
@@ -20,7 +21,7 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra
-from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import decide as decide_link
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
@@ -438,3 +439,13 @@ def test_run_ends_with_a_report(entrance: Path, tmp_path: Path, capsys: pytest.C
     _, said = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
     assert json.loads(said.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
     assert (folder / "report" / "index.html").stat().st_mtime_ns == written
+
+
+def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
+    with sqlite3.connect(copy / DATABASE) as db:
+        db.execute("DELETE FROM restoration")
+        db.execute("DELETE FROM probe WHERE kind = 'sr'")
+        models = json.loads(db.execute("SELECT models FROM probed").fetchone()[0]) | {"restorer": None}
+        db.execute("UPDATE probed SET models = ?", (json.dumps(models),))
+    page = (write_report(copy) / "T1.html").read_text(encoding="utf-8")
+    assert "no reconstruction" in Page(page).text and "Synthetic" not in Page(page).text

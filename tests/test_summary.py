@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -88,3 +90,9 @@ def test_the_page_stands_alone_and_its_names_are_only_text(document: dict[str, A
     assert 'src="http' not in page and 'href="http' not in page
     for word in ("match", "identified", "recovered", "enhanced likeness"):
         assert word not in page.lower()
+
+
+def test_what_the_page_links_to_is_there(cases: Path, document: dict[str, Any]) -> None:
+    links = re.findall(r'href="([^"]+)"', as_html(document))
+    assert any(link.endswith("/report/index.html") for link in links) and any("/T1.html" in link for link in links)
+    assert all((cases / unquote(link)).exists() for link in links if not link.startswith(("#", "data:")))

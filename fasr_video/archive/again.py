@@ -21,6 +21,7 @@ from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import open_prober
 from fasr_video.pipeline.search import search_all
+from fasr_video.report.write import refresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ def _search(folder: Path, gallery: Gallery, index: Index) -> Searched:
         before = _passing(case)
         asked = search_all(case, gallery, prober, search, index)
         after = _passing(case)
+    refresh(folder)
     changes = (
         Change(t, tuple(sorted(now - then)), tuple(sorted(then - now))) for t, then, now in _beside(before, after)
     )
@@ -107,10 +109,9 @@ def _check_probes(case: Case, prober: Prober) -> None:
     now = json.loads(json.dumps(prober.facts()))
     for row in case.db.execute("SELECT DISTINCT models FROM probed").fetchall():
         made = json.loads(row["models"])
-        made.pop("drawn_from", None)
-        if made != now:
+        if {key: made.get(key) for key in now} != now:
             reason = "its features were made with other models than those at hand"
-            raise UsageError(case.folder, reason, "give `run` its footage and --gallery again: they are made anew")
+            raise UsageError(case.folder, reason, f"make them anew: fasr-video run --stage restore --out {case.folder}")
 
 
 def _passing(case: Case) -> dict[str, set[str]]:

@@ -22,6 +22,7 @@ from fasr_video.pipeline.case import Case, CaseBusy
 from fasr_video.pipeline.export import as_document
 from fasr_video.pipeline.media import open_video
 from fasr_video.pipeline.run import Models, Progress, open_models, run
+from fasr_video.report.write import refresh
 
 _alone = threading.Lock()  # a Dask worker may have several threads; models and cv2 are for one
 
@@ -85,6 +86,7 @@ def _run(order: Order, tell: Tell) -> Outcome:
         finally:
             remembering.close()
         shutil.rmtree(order.looks, ignore_errors=True)
+    refresh(order.case)
     facts = facts_of(order.case, order.sha256)
     return _changed(order) if facts is None else Outcome(End.DONE, facts=facts)
 
