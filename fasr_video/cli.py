@@ -196,19 +196,26 @@ def link_command(case: Path, link: int, decision: str, by: str | None) -> None:
 
 @cli.command("verify")
 @click.argument("case", type=FOLDER)
+@click.option(
+    "--rerun",
+    "count",
+    type=click.IntRange(min=1),
+    help="Probe and restore so many tracks again, always the same ones, and compare.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
-def verify_command(case: Path, as_json: bool) -> int:
+def verify_command(case: Path, count: int | None, as_json: bool) -> int:
     """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
+    from fasr_video.custody.rerun import rerun
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.verify import verify
 
     with Case.open(case, read_only=True) as opened:
         checks = verify(opened)
+        if count is not None:
+            checks.append(rerun(opened, count))
     bad = any(c.problems for c in checks)
     if as_json:
-        rows = [
-            {"check": c.what, "checked": c.checked, "problems": c.problems, "unchecked": c.unchecked} for c in checks
-        ]
+        rows = [{"check": c.what, **{k: v for k, v in asdict(c).items() if k != "what"}} for c in checks]
         click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
     else:
         for c in checks:
@@ -217,6 +224,8 @@ def verify_command(case: Path, as_json: bool) -> int:
                 click.echo(f"        {line}")
             for line in c.unchecked:
                 click.echo(f"        not checked: {line}")
+            for line in c.notes:
+                click.echo(f"        {line}")
     return ExitCode.INTEGRITY if bad else ExitCode.DONE
 
 

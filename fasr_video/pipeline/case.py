@@ -124,14 +124,14 @@ class Case:
                     "schema": str(SCHEMA_VERSION),
                     "case_id": secrets.token_hex(8),
                     "version": __version__,
-                    "versions": json.dumps(_versions()),
+                    "versions": json.dumps(package_versions()),
                     "linked_tracks": "",
                     "searched": "null",
                     "log_head": "",
                     "settings": json.dumps(settings, sort_keys=True),
                 }.items():
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-                case.log("created", {"version": __version__, "versions": _versions(), "settings": settings})
+                case.log("created", {"version": __version__, "versions": package_versions(), "settings": settings})
             database.close()
             partial.rename(folder / DATABASE)
         return cls.open(folder)
@@ -283,7 +283,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     packages = ("av", "decord", "filterpy", "numpy", "opencv-python", "scipy", "torch")
     found = {"python": platform.python_version()}
     for package in packages:

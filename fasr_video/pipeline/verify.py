@@ -25,6 +25,8 @@ class Check:
     problems: list[str]
     unchecked: list[str]
     """What could not be looked at: a source that is not where it was."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of what was found in order."""
 
 
 def verify(case: Case) -> list[Check]:
