@@ -24,6 +24,7 @@ from rich.table import Table
 
 from fasr_video import __version__, box
 from fasr_video.configs import settings as configs
+from fasr_video.custody.commands import COMMANDS as custody_commands
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
@@ -471,3 +472,5 @@ cli.add_command(gallery_group)
 cli.add_command(train_group)
 cli.add_command(calibrate_command)
 cli.add_command(eval_group)
+for command in custody_commands:
+    cli.add_command(command)

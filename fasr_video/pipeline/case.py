@@ -229,12 +229,19 @@ class Case:
     def picture_path(self, name: str) -> Path:
         return self.folder / "crops" / name[:2] / f"{name}.png"
 
-    def read_picture(self, name: str) -> Image:
-        path = self.picture_path(name)
+    def picture_bytes(self, name: str) -> bytes:
+        """The picture's file, which is what its name says."""
+        path, remedy = self.picture_path(name), "restore it from a copy of the case"
         try:
-            return np.asarray(PilImage.open(path).convert("RGB"))
+            data = path.read_bytes()
         except OSError as error:
-            raise IntegrityError(path, f"cannot be read ({error})", "restore it from a copy of the case") from error
+            raise IntegrityError(path, f"cannot be read ({error})", remedy) from error
+        if hashlib.sha256(data).hexdigest() != name:
+            raise IntegrityError(path, "it was changed", remedy)
+        return data
+
+    def read_picture(self, name: str) -> Image:
+        return np.asarray(PilImage.open(io.BytesIO(self.picture_bytes(name))).convert("RGB"))
 
     def picture_names(self) -> list[str]:
         """Of every picture that the case refers to."""

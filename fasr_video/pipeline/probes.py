@@ -23,6 +23,7 @@ from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
+from fasr_video.provenance import BANNER, png_note
 from fasr_video.recognition.align import (
     CANONICAL,
     CANONICAL_SIDE,
@@ -37,7 +38,7 @@ from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance
 from fasr_video.sr.idfsr_restorer import open_idfsr
 from fasr_video.sr.methods import METHODS, REFERENCED, open_restorer
-from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, Restorer, png_note
+from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.storage import environment
 from fasr_video.types import AlignedFace, Image
 
