@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: installing torch (minutes)"
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
 	@echo "setup: installing the rest (minutes)"
-	@$(PIP) -e '.[cpu,insightface,report,serve,dist,dev]'
+	@$(PIP) -e '.[cpu,custody,insightface,report,serve,dist,dev]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \
 		echo "setup: OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0" >&2; \

@@ -33,6 +33,7 @@ PACKAGES = {
     "onnxruntime": "pip install 'fasr-video[insightface]'",
     "matplotlib": "pip install 'fasr-video[report]'",
     "weasyprint": "pip install 'fasr-video[report]'",
+    "cryptography": "pip install 'fasr-video[custody]'",
 }
 
 

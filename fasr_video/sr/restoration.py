@@ -93,4 +93,3 @@ def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Imag
         return image, ()
     top, left = (height - short) // 2, (width - short) // 2
     return image[top : top + short, left : left + short], (f"{width}×{height} px: cut to its middle square",)
-
