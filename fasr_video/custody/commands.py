@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from fasr_video.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from fasr_video.custody.purge import Due
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -58,4 +68,84 @@ def check_signature_command(target: Path, key: Path) -> None:
     click.echo(f"intact  {target}: {signed.files} files as signed at {signed.at} with key {signed.fingerprint}")
 
 
-COMMANDS = (pictures_command, keygen_command, sign_command, check_signature_command)
+@click.command("purge")
+@click.argument("cases", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--now", "anyway", is_flag=True, help="Remove the named cases although their time is not over. Needs --why."
+)
+@click.option("--why", help="The reason, for the tombstone. [default: its time is over]")
+@click.option("--by", help="Who removes it. [default: your login name]")
+@click.option(
+    "--search", "places", multiple=True, type=FOLDER, help="Look there for copies. [default: where each case lies]"
+)
+@click.option("--dry-run", is_flag=True, help="Show what would be removed. That is what happens without --yes, too.")
+@click.option("--yes", is_flag=True, help="Remove it.")
+@click.option("--json", "as_json", is_flag=True, help="The plan, or the tombstones, as JSON.")
+def purge_command(
+    cases: tuple[Path, ...],
+    anyway: bool,
+    why: str | None,
+    by: str | None,
+    places: tuple[Path, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Remove those CASES whose time (case.retention_days) is over, and leave a tombstone that proves it.
+
+    CASES are cases, or folders that hold some. Ends with 4 if copies of their pictures or vectors are left elsewhere,
+    with 3 if a case could not be opened.
+    """
+    from fasr_video.custody.purge import cases_in, copies, purge
+
+    if dry_run and yes:
+        raise UsageError("--dry-run --yes", "one shows, the other removes", "give one of them")
+    if anyway and not why:
+        raise UsageError("--now", "nobody will know why these cases are gone", "give --why TEXT")
+    at = datetime.now(UTC)
+    found = cases_in(cases)
+    for due in found:
+        if due.problem:
+            click.echo(f"fasr-video: {due.problem}", err=True)
+    chosen = [d for d in found if not d.problem and (anyway or d.over(at))]
+    code = ExitCode.LOSSES if any(d.problem for d in found) else ExitCode.DONE
+    if not yes:
+        _show_plan(found, chosen, at, as_json)
+        return code
+    search = copies(chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen)))
+    stones = [purge(d, search, by or getpass.getuser(), why or "its time is over") for d in chosen]
+    if as_json:
+        click.echo(json.dumps(stones, indent=2, ensure_ascii=False))
+    else:
+        for due, stone in zip(chosen, stones, strict=True):
+            size = sum(file.get("size", 0) for file in stone["removed"].values())
+            click.echo(f"{due.folder}: {len(stone['removed'])} files removed, {size} bytes")
+        searched = f"{search.files} files, {search.size} bytes searched for copies"
+        click.echo(f"{len(stones)} of {len(found)} cases removed; {searched}")
+        for what, files in (("copies are left in", search.found), ("could not be searched:", search.unread)):
+            for file in files:
+                click.echo(f"{what} {file}")
+    return ExitCode.INTEGRITY if search.found else code
+
+
+def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_json: bool) -> None:
+    if as_json:
+        rows = [{"case": str(d.folder), "time": _time_of(d, at), "would_be_removed": d in chosen} for d in found]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for due in found:
+        click.echo(f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}")
+    click.echo("nothing was removed: that takes --yes")
+
+
+def _time_of(due: Due, at: datetime) -> str:
+    if due.problem:
+        return "it cannot be opened"
+    if due.begun:
+        return "its purge was begun"
+    if due.until is None:
+        return f"made {due.made_at[:10]}, no end was set"
+    return f"made {due.made_at[:10]}, its time {'ended' if due.over(at) else 'ends'} {due.until:%Y-%m-%d %H:%M} UTC"
+
+
+COMMANDS = (pictures_command, keygen_command, sign_command, check_signature_command, purge_command)

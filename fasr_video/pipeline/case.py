@@ -41,6 +41,8 @@ from fasr_video.types import Image
 SCHEMA_VERSION = 3
 DATABASE = "case.sqlite"
 LOCK = ".lock"
+TOMBSTONE = "purged.json"
+"""What is left of a case that was purged."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -139,6 +141,8 @@ class Case:
     @classmethod
     def open(cls, folder: Path, read_only: bool = False) -> Case:
         path = folder / DATABASE
+        if not path.is_file() and (folder / TOMBSTONE).is_file():
+            raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give a case that is kept")
         if not path.is_file():
             raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
         with environment(folder):
@@ -281,6 +285,13 @@ def only_writer(folder: Path) -> Iterator[None]:
     with environment(folder):
         refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    with environment(folder):
         handle = (folder / LOCK).open("w")
     with handle:
         try:
