@@ -25,6 +25,7 @@ from rich.table import Table
 from fasr_video import __version__, box
 from fasr_video.configs import settings as configs
 from fasr_video.custody.commands import COMMANDS as custody_commands
+from fasr_video.custody.commands import KEY_FILE
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
@@ -98,6 +99,7 @@ def cli() -> None:
     type=click.Choice(["restore", "search", "link"]),
     help="Do this again in the finished case --out, and what depends on it; no footage is read.",
 )
+@KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
@@ -203,6 +205,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None) -> None:
     type=click.IntRange(min=1),
     help="Probe and restore so many tracks again, always the same ones, and compare.",
 )
+@KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 def verify_command(case: Path, count: int | None, as_json: bool) -> int:
     """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""

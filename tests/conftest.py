@@ -12,6 +12,8 @@ from fasr_video.pipeline.run import run
 
 PORTRAITS = Path(__file__).parent / "fixtures" / "portraits"
 """Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its README)."""
+CORRIDOR_QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
+"""Settings of `corridor_case`."""
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +32,7 @@ def entrance() -> Path:
 def corridor_case(corridor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corridor as a whole case of two usable tracks; to be copied before it is changed."""
     out = tmp_path_factory.mktemp("corridor") / "case"
-    quick = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
-    run([corridor], out, configs.load("cpu", quick))
+    run([corridor], out, configs.load("cpu", CORRIDOR_QUICK))
     return out
 
 

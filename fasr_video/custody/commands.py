@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from fasr_video.errors import ExitCode, UsageError
+from fasr_video.vault import VARIABLE, new_key, read_key
+from fasr_video.vault import fingerprint as key_fingerprint
 
 if TYPE_CHECKING:
     from fasr_video.custody.purge import Due
@@ -20,10 +23,29 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
+def _take_key(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Into the environment while the command runs, where processes that it starts find it too."""
+    if path is not None:
+        before = os.environ.get(VARIABLE, "")
+        context.call_on_close(lambda: os.environ.update({VARIABLE: before}))
+        os.environ[VARIABLE] = str(path.absolute())
+
+
+KEY_FILE = click.option(
+    "--key-file",
+    type=FILE,
+    expose_value=False,
+    callback=_take_key,
+    help=f"Key of an encrypted case. [default: what {VARIABLE} names]",
+)
+"""For every command that reads or writes pictures or vectors."""
+
+
 @click.command("pictures")
 @click.argument("case", type=FOLDER)
 @click.argument("tracks", nargs=-1)
 @click.option("--out", type=FOLDER, required=True, help="Folder for the pictures.")
+@KEY_FILE
 @click.option("--redact", is_flag=True, help="Pixelate every face but the track's own.")
 def pictures_command(case: Path, tracks: tuple[str, ...], out: Path, redact: bool) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
@@ -37,10 +59,23 @@ def pictures_command(case: Path, tracks: tuple[str, ...], out: Path, redact: boo
 
 @click.command("keygen")
 @click.argument("file", type=FILE)
-def keygen_command(file: Path) -> None:
-    """Make a pair of Ed25519 keys: FILE to sign with, FILE.pub for those who check."""
-    from fasr_video.custody.keys import make_signing_keys
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["signing", "encryption"]),
+    default="signing",
+    show_default=True,
+    help="A pair to sign exports with, or a key to encrypt cases with.",
+)
+def keygen_command(file: Path, purpose: str) -> None:
+    """Make a pair of Ed25519 keys, FILE to sign with and FILE.pub for those who check; or a key for cases."""
+    from fasr_video.custody.keys import make_signing_keys, write_secret
 
+    if purpose == "encryption":
+        write_secret(file, new_key())
+        click.echo(f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts")
+        click.echo(f"fingerprint {key_fingerprint(read_key(file))}")
+        return
     public, fingerprint = make_signing_keys(file)
     click.echo(f"{file}: keep it to yourself; hand out {public}")
     click.echo(f"fingerprint {fingerprint}")
@@ -78,6 +113,7 @@ def check_signature_command(target: Path, key: Path) -> None:
 @click.option(
     "--search", "places", multiple=True, type=FOLDER, help="Look there for copies. [default: where each case lies]"
 )
+@KEY_FILE
 @click.option("--dry-run", is_flag=True, help="Show what would be removed. That is what happens without --yes, too.")
 @click.option("--yes", is_flag=True, help="Remove it.")
 @click.option("--json", "as_json", is_flag=True, help="The plan, or the tombstones, as JSON.")

@@ -10,17 +10,19 @@ import base64
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from fasr_video import __version__
-from fasr_video.errors import CaseError, FasrError
+from fasr_video.errors import CaseError, FasrError, IntegrityError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
 from fasr_video.storage import environment
+from fasr_video.vault import given_key
 
 SCHEMA = "fasr-video/purged/1"
 PIECE = 48
@@ -118,6 +120,8 @@ def _tombstone(folder: Path, search: Search, by: str, why: str) -> dict[str, Any
             "why": why,
             "log_head": case.meta("log_head"),
             "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
+            "encryption": case.encryption,
+            "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
             "sources": [r["sha256"] for r in case.db.execute("SELECT sha256 FROM source ORDER BY id")],
         }
     removed = {p.relative_to(folder).as_posix(): _facts(p) for p in sorted(_files(folder))}
@@ -143,6 +147,9 @@ def _telling(folder: Path) -> Iterator[bytes]:
         for name in sorted(set(case.picture_names())):
             if (path := case.picture_path(name)).is_file():
                 yield from _pieces(path.read_bytes())
+                if case.encryption is not None and given_key() is not None:
+                    with suppress(IntegrityError):  # of one that was changed there is no plain picture
+                        yield from _pieces(case.picture_bytes(name))
         for row in case.db.execute("SELECT feature FROM probe"):
             yield row["feature"]
 

@@ -30,6 +30,7 @@ TOLERANCE = 1e-3
 
 def rerun(case: Case, count: int) -> Check:
     """So many of the case's tracks again, or all where it has fewer."""
+    case.check_key()
     problems: list[str] = []
     unchecked: list[str] = []
     notes: list[str] = []
