@@ -6,11 +6,15 @@ import getpass
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from fasr_video.errors import ExitCode, UsageError
 from fasr_video.vault import VARIABLE, new_key, read_key
@@ -184,4 +188,24 @@ def _time_of(due: Due, at: datetime) -> str:
     return f"made {due.made_at[:10]}, its time {'ended' if due.over(at) else 'ends'} {due.until:%Y-%m-%d %H:%M} UTC"
 
 
-COMMANDS = (pictures_command, keygen_command, sign_command, check_signature_command, purge_command)
+@click.command("licences")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def licences_command(as_json: bool) -> None:
+    """Show the licences of fasr-video, of the packages that it needs as they are installed here, and of its weights."""
+    from fasr_video.custody.licences import packages, weights
+
+    code, models = packages(), weights()
+    if as_json:
+        rows = {"packages": [asdict(row) for row in code], "weights": [asdict(row) for row in models]}
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for title, rows_of in (("package", code), ("weights", models)):
+        table = Table(
+            title, "version" if rows_of is code else "sha256", "licence", "for", box=None, padding=(0, 2, 0, 0)
+        )
+        for row in rows_of:
+            table.add_row(*(escape(value) for value in astuple(row)))
+        Console().print(table, highlight=False)
+
+
+COMMANDS = (pictures_command, keygen_command, sign_command, check_signature_command, purge_command, licences_command)
