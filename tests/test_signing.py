@@ -132,8 +132,8 @@ def test_what_cannot_be_signed_is_told_in_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "passwords").symlink_to("/etc/passwd")
-    (tmp_path / "named").mkdir()
-    (tmp_path / "named" / "a\nb").write_text("")
+    (tmp_path / "named" / "a\nb").mkdir(parents=True)
+    (tmp_path / "named" / "a\nb" / "c").write_text("")
     (tmp_path / "text").write_text("no key")
     good = tmp_path / "text"
     for target, signing_key, says in (

@@ -95,6 +95,7 @@ def _files(folder: Path) -> Iterator[Path]:
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(path, "a link, or no plain file, which a manifest cannot vouch for", "take it out")
         if path.is_file():
-            if set(path.name) & set("\n\r\\") or not path.name.isprintable():
-                raise InputError(folder, f"it holds a file with an unprintable name ({path.name!r})", "rename it")
+            name = path.relative_to(folder).as_posix()
+            if "\\" in name or not name.isprintable():
+                raise InputError(folder, f"it holds a file with an unprintable name ({name!r})", "rename it")
             yield path
