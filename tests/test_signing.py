@@ -12,6 +12,7 @@ import pytest
 from fasr_video.custody.keys import make_signing_keys
 from fasr_video.custody.signing import check_signature, sign
 from fasr_video.errors import IntegrityError
+from fasr_video.pipeline.case import DATABASE
 from tests.test_cli import called
 
 
@@ -127,9 +128,11 @@ def test_a_key_is_never_written_over(key: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_what_cannot_be_signed_is_told_in_one_line(
-    corridor_case: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "case").mkdir()
+    (tmp_path / "case" / DATABASE).touch()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "passwords").symlink_to("/etc/passwd")
     (tmp_path / "named" / "a\nb").mkdir(parents=True)
@@ -141,7 +144,7 @@ def test_what_cannot_be_signed_is_told_in_one_line(
         (tmp_path / "empty", key, "it holds no files"),
         (tmp_path / "linked", key, "a link"),
         (tmp_path / "named", key, "unprintable name"),
-        (corridor_case, key, "a case, which changes"),
+        (tmp_path / "case", key, "a case, which changes"),
         (good, good, "not a private key in PEM"),
         (good, public(key), "not a private key in PEM"),
         (good, tmp_path / "gone", "cannot be read"),
