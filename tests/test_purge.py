@@ -169,6 +169,20 @@ def test_a_damaged_case_stays_and_does_not_stop_the_others(
     assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and (damaged / DATABASE).is_file()
 
 
+def test_a_place_to_search_that_is_not_there_stops_it(
+    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = called(capsys, "purge", over, "--yes", "--search", tmp_path / "nowhere")
+    assert code == 2 and "no such folder to search" in err and (over / DATABASE).is_file()
+
+
+def test_a_case_without_a_log_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(over / DATABASE) as db:
+        db.execute("DELETE FROM log")
+    code, _, err = called(capsys, "purge", over, "--yes")
+    assert code == 3 and "its log is empty" in err and (over / DATABASE).is_file()
+
+
 def test_a_folder_without_cases_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = called(capsys, "purge", tmp_path, "--yes")
     assert code == 2 and "no case here" in err

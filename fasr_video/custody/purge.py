@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video import __version__
-from fasr_video.errors import CaseError, FasrError, IntegrityError
+from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
@@ -68,6 +68,9 @@ def cases_in(places: Sequence[Path]) -> list[Due]:
 
 def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
     """Every file in these places, but for the cases themselves, that holds pictures or vectors of the cases."""
+    for place in places:
+        if not place.is_dir():
+            raise UsageError(place, "no such folder to search", "give a folder that is there")
     own = {d.folder.resolve() for d in cases}
     files = {p.resolve() for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()}
     files = {f for f in files if not own & set(f.parents)}
@@ -98,13 +101,20 @@ def _due(folder: Path) -> Due:
     try:
         if _state(folder) == "removing":
             return Due(folder, str(_read(folder)["made_at"]), None, begun=True)
-        with Case.open(folder, read_only=True) as case:
-            made_at = str(case.db.execute("SELECT at FROM log ORDER BY id LIMIT 1").fetchone()["at"])
+        with environment(folder), Case.open(folder, read_only=True) as case:
+            made_at = _made_at(case)
             days = json.loads(case.meta("settings"))["case"].get("retention_days")
     except FasrError as error:
         return Due(folder, "", None, begun=False, problem=str(error))
     until = None if days is None else datetime.fromisoformat(made_at) + timedelta(days=days)
     return Due(folder, made_at, until, begun=False)
+
+
+def _made_at(case: Case) -> str:
+    row = case.db.execute("SELECT at FROM log ORDER BY id LIMIT 1").fetchone()
+    if row is None:
+        raise IntegrityError(case.folder, "its log is empty", "restore the case from a copy, or remove it by hand")
+    return str(row["at"])
 
 
 def _tombstone(folder: Path, search: Search, by: str, why: str) -> dict[str, Any]:
@@ -114,7 +124,7 @@ def _tombstone(folder: Path, search: Search, by: str, why: str) -> dict[str, Any
             "version": __version__,
             "state": "removing",
             "case_id": case.meta("case_id"),
-            "made_at": case.db.execute("SELECT at FROM log ORDER BY id LIMIT 1").fetchone()["at"],
+            "made_at": _made_at(case),
             "begun_at": now(),
             "by": by,
             "why": why,
