@@ -12,13 +12,14 @@ export ORT_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint lock bench clean
 
 help:
 	@echo "make setup   create .venv and install everything that works on a CPU"
 	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
+	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, for this platform"
 	@echo "make bench   run every benchmark, into docs/results"
 	@echo "make clean   remove caches, build output and cases/demo"
 
@@ -49,7 +50,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: installing torch (minutes)"
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
 	@echo "setup: installing the rest (minutes)"
-	@$(PIP) -e '.[cpu,fast,insightface,report,serve,dist,dev]'
+	@$(PIP) -e '.[cpu,custody,fast,insightface,report,serve,dist,dev]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \
 		echo "setup: OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0" >&2; \
@@ -79,6 +80,13 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+lock: $(READY)
+	mkdir -p build
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --no-deps \
+		--only-binary :all: $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --report build/lock.json -r constraints.txt
+	$(BIN)/python lock.py build/lock.json > build/constraints.lock
+	mv build/constraints.lock constraints.lock
 
 bench: $(READY)
 	@set -e; for script in benchmarks/[a-z]*.py; do \

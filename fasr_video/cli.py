@@ -25,6 +25,8 @@ from rich.table import Table
 from fasr_video import __version__, box
 from fasr_video.archive.commands import batch_command, search_command, watch_command
 from fasr_video.configs import settings as configs
+from fasr_video.custody.commands import COMMANDS as custody_commands
+from fasr_video.custody.commands import KEY_FILE
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
@@ -109,6 +111,7 @@ def cli() -> None:
     metavar="SECONDS",
     help="How far --clock may be off.",
 )
+@KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
@@ -209,6 +212,7 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     help="What to write; repeat it for more. [default: html, json, csv]",
 )
 @click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
+@KEY_FILE
 def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool) -> None:
     """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
     from fasr_video.report.write import USUAL, write_report
@@ -267,6 +271,7 @@ def undo_command(case: Path, decision: int, by: str) -> None:
 
 @cli.command("serve")
 @click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
+@KEY_FILE
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 def serve_command(cases: tuple[Path, ...], port: int) -> None:
     """Review cases in a browser on this machine, by the address that it prints. Ctrl-C ends it."""
@@ -278,19 +283,27 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
 
 @cli.command("verify")
 @click.argument("case", type=FOLDER)
+@click.option(
+    "--rerun",
+    "count",
+    type=click.IntRange(min=1),
+    help="Probe and restore so many tracks again, always the same ones, and compare.",
+)
+@KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
-def verify_command(case: Path, as_json: bool) -> int:
+def verify_command(case: Path, count: int | None, as_json: bool) -> int:
     """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
+    from fasr_video.custody.rerun import rerun
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.verify import verify
 
     with Case.open(case, read_only=True) as opened:
         checks = verify(opened)
+        if count is not None:
+            checks.append(rerun(opened, count))
     bad = any(c.problems for c in checks)
     if as_json:
-        rows = [
-            {"check": c.what, "checked": c.checked, "problems": c.problems, "unchecked": c.unchecked} for c in checks
-        ]
+        rows = [{"check": c.what, **{k: v for k, v in asdict(c).items() if k != "what"}} for c in checks]
         click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
     else:
         for c in checks:
@@ -299,6 +312,8 @@ def verify_command(case: Path, as_json: bool) -> int:
                 click.echo(f"        {line}")
             for line in c.unchecked:
                 click.echo(f"        not checked: {line}")
+            for line in c.notes:
+                click.echo(f"        {line}")
     return ExitCode.INTEGRITY if bad else ExitCode.DONE
 
 
@@ -547,3 +562,5 @@ cli.add_command(gallery_group)
 cli.add_command(train_group)
 cli.add_command(calibrate_command)
 cli.add_command(eval_group)
+for command in custody_commands:
+    cli.add_command(command)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from fasr_video.configs import settings as configs
+from fasr_video.pipeline.run import run
+
 PORTRAITS = Path(__file__).parent / "fixtures" / "portraits"
 """Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its README)."""
+CORRIDOR_QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
+"""Settings of `corridor_case`."""
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +26,16 @@ def corridor() -> Path:
 def entrance() -> Path:
     """One person coming nearer, 6 s at 640×480."""
     return PORTRAITS / "entrance.mp4"
+
+
+@pytest.fixture(scope="session")
+def corridor_case(corridor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corridor as a whole case of two usable tracks; to be copied before it is changed."""
+    out = tmp_path_factory.mktemp("corridor") / "case"
+    run([corridor], out, configs.load("cpu", CORRIDOR_QUICK))
+    return out
+
+
+@pytest.fixture
+def copied_case(corridor_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(corridor_case, tmp_path / "case"))

@@ -17,7 +17,7 @@ from fasr_video.gallery.store import EnrolledPhoto, Gallery
 from fasr_video.pipeline import probes, records, search
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.links import FACES
-from fasr_video.sr.restoration import BANNER
+from fasr_video.provenance import BANNER
 from fasr_video.types import AlignedFace, Image
 from tests.conftest import PORTRAITS
 

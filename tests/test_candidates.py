@@ -31,7 +31,7 @@ from fasr_video.pipeline.probes import features, open_prober
 from fasr_video.pipeline.run import Stage, redo, run
 from fasr_video.pipeline.search import read_calibration
 from fasr_video.pipeline.verify import verify
-from fasr_video.sr.restoration import BANNER, NOTE
+from fasr_video.provenance import BANNER, NOTE
 from tests import test_search
 from tests.conftest import PORTRAITS
 

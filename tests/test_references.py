@@ -25,9 +25,9 @@ from fasr_video.pipeline.probes import open_prober
 from fasr_video.pipeline.references import APART, of_subject, sharpest
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
+from fasr_video.provenance import NOTE
 from fasr_video.sr.idfsr import IdentityDenoiser
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
-from fasr_video.sr.restoration import NOTE
 from fasr_video.sr.weights import save_idfsr
 from fasr_video.types import AlignedFace
 from tests.conftest import PORTRAITS

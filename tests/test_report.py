@@ -23,9 +23,9 @@ from fasr_video import cli
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import decide as decide_link
+from fasr_video.provenance import NOTE
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
-from fasr_video.sr.restoration import NOTE
 from tests.cases import LEAD, LOOKED_THROUGH, decide, synthetic
 
 ROOT = Path(__file__).parents[1]

@@ -107,6 +107,7 @@ class LinkSettings(_Group):
 
 class CaseSettings(_Group):
     segment_frames: int = Field(ge=1)
+    retention_days: int | None = Field(default=None, ge=0, le=36500)  # cases of before know nothing of it
 
 
 class Settings(_Group):

@@ -15,8 +15,8 @@ from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.evaluation import open_set, verification
 from fasr_video.evaluation.scoring import Scored
 from fasr_video.files import write_whole
+from fasr_video.provenance import png_note
 from fasr_video.recognition.align import CANONICAL_SIDE
-from fasr_video.sr.restoration import png_note
 from fasr_video.types import Image
 
 MOST_PANELS = 9

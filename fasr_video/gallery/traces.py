@@ -26,6 +26,8 @@ class Traces:
     """Bytes that were looked through."""
     found: tuple[bytes, ...]
     """Pieces of the secrets, once for each place where they stand."""
+    places: tuple[Path, ...]
+    """The file of each."""
 
 
 def search(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
@@ -41,7 +43,9 @@ def search(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
         for shift in range(8):
             keys[int.from_bytes(piece[shift : shift + 8], "little")].append((piece, shift))
     wanted = np.fromiter(keys, np.uint64, len(keys))
-    size, found = 0, []
+    size = 0
+    found: list[bytes] = []
+    where: list[Path] = []
     for file in files:
         size += file.stat().st_size
         if pieces and file.stat().st_size >= PIECE:
@@ -49,8 +53,10 @@ def search(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
                 for at in _words(data, wanted):
                     word = int.from_bytes(data[at : at + 8], "little")
                     places = ((piece, at - shift) for piece, shift in keys[word])
-                    found += [piece for piece, i in places if i >= 0 and data[i : i + len(piece)] == piece]
-    return Traces(len(files), size, tuple(found))
+                    here = [piece for piece, i in places if i >= 0 and data[i : i + len(piece)] == piece]
+                    found += here
+                    where += [file] * len(here)
+    return Traces(len(files), size, tuple(found), tuple(where))
 
 
 def pieces_of(secret: bytes) -> list[bytes]:

@@ -4,6 +4,7 @@
       case.sqlite        the truth: sources, segments, tracks, faces, probes, candidates, links, settings, log
       settings.yaml      the settings in force, for people
       crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes; reconstructions say so inside
+                         (….aes where the case is encrypted; its vectors are then too)
       gallery/           the gallery made from a folder of photographs that `run --gallery` was given
       signed-off/        reports that reviewers signed off
       report/            what is handed on of all that, made anew when the case went on
@@ -28,6 +29,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,13 @@ from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
 from fasr_video.types import Image
+from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
 SCHEMA_VERSION = 3
 DATABASE = "case.sqlite"
 LOCK = ".lock"
+TOMBSTONE = "purged.json"
+"""What is left of a case that was purged."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -112,6 +117,9 @@ class Case:
 
     @classmethod
     def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Case:
+        """With a key given, an encrypted one."""
+        case_id = secrets.token_hex(8)
+        sealed = _encryption(case_id)
         with environment(folder):
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f"{DATABASE}.new"
@@ -128,16 +136,19 @@ class Case:
             with case.transaction():
                 for key, value in {
                     "schema": str(SCHEMA_VERSION),
-                    "case_id": secrets.token_hex(8),
+                    "case_id": case_id,
                     "version": __version__,
-                    "versions": json.dumps(_versions()),
+                    "versions": json.dumps(package_versions()),
                     "linked_tracks": "",
                     "searched": "null",
                     "log_head": "",
                     "settings": json.dumps(settings, sort_keys=True),
+                    **{k: json.dumps(v) for k, v in sealed.items()},
                 }.items():
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-                case.log("created", {"version": __version__, "versions": _versions(), "settings": settings})
+                case.log(
+                    "created", {"version": __version__, "versions": package_versions(), "settings": settings, **sealed}
+                )
             database.close()
             partial.rename(folder / DATABASE)
         return cls.open(folder)
@@ -145,6 +156,8 @@ class Case:
     @classmethod
     def open(cls, folder: Path, read_only: bool = False) -> Case:
         path = folder / DATABASE
+        if not path.is_file() and (folder / TOMBSTONE).is_file():
+            raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give a case that is kept")
         if not path.is_file():
             raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
         with environment(folder):
@@ -193,6 +206,32 @@ class Case:
     def set_meta(self, key: str, value: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
+    @cached_property
+    def encryption(self) -> dict[str, Any] | None:
+        """Cipher and fingerprint of the key; None where pictures and vectors are kept as they are."""
+        row = self.db.execute("SELECT value FROM meta WHERE key = 'encryption'").fetchone()
+        found: dict[str, Any] | None = None if row is None else json.loads(row[0])
+        return found
+
+    @cached_property
+    def vault(self) -> Vault | None:
+        """None where the case is not encrypted; an error where it is and its key was not given."""
+        sealed = self.encryption
+        return None if sealed is None else open_vault(self.folder, self.meta("case_id"), sealed["key"])
+
+    def check_key(self) -> None:
+        """Before anything is written: the key that was given is the case's, and none was where it has none."""
+        if self.vault is None and given_key() is not None:
+            reason = "it was made without a key: its pictures and vectors are not encrypted"
+            raise CaseError(self.folder, reason, "leave the key out, or run the footage into a new case")
+
+    def seal(self, data: bytes, place: str) -> bytes:
+        """As it may lie on the disk, bound to its place in the case."""
+        return data if self.vault is None else self.vault.seal(data, place)
+
+    def unseal(self, stored: bytes, place: str) -> bytes:
+        return stored if self.vault is None else self.vault.open(stored, place)
+
     def searched(self) -> dict[str, Any] | None:
         """What was asked when the tracks were searched for last; None when they never were."""
         found: dict[str, Any] | None = json.loads(self.meta("searched"))
@@ -226,21 +265,28 @@ class Case:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".new")
             with partial.open("wb") as handle:
-                handle.write(data)
+                handle.write(self.seal(data, name))
                 handle.flush()
                 os.fsync(handle.fileno())
             partial.rename(path)
         return name
 
     def picture_path(self, name: str) -> Path:
-        return self.folder / "crops" / name[:2] / f"{name}.png"
+        return self.folder / "crops" / name[:2] / f"{name}.{'png' if self.encryption is None else 'aes'}"
+
+    def picture_bytes(self, name: str) -> bytes:
+        """The picture as a PNG file, which is what its name says."""
+        path, remedy = self.picture_path(name), "restore it from a copy of the case"
+        try:
+            data = self.unseal(path.read_bytes(), name)
+        except OSError as error:
+            raise IntegrityError(path, f"cannot be read ({error})", remedy) from error
+        if hashlib.sha256(data).hexdigest() != name:
+            raise IntegrityError(path, "it was changed", remedy)
+        return data
 
     def read_picture(self, name: str) -> Image:
-        path = self.picture_path(name)
-        try:
-            return np.asarray(PilImage.open(path).convert("RGB"))
-        except OSError as error:
-            raise IntegrityError(path, f"cannot be read ({error})", "restore it from a copy of the case") from error
+        return np.asarray(PilImage.open(io.BytesIO(self.picture_bytes(name))).convert("RGB"))
 
     def picture_names(self) -> list[str]:
         """Of every picture that the case refers to."""
@@ -258,7 +304,7 @@ class Case:
         swept = 0
         with environment(self.folder):
             for path in (self.folder / "crops").glob("*/*"):
-                if path.is_file() and (path.stem not in named or path.suffix != ".png"):
+                if path.is_file() and (path.stem not in named or path != self.picture_path(path.stem)):
                     path.unlink()
                     swept += 1
         return swept
@@ -285,6 +331,13 @@ def only_writer(folder: Path) -> Iterator[None]:
     with environment(folder):
         refuse_foreign(folder)
         folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    with environment(folder):
         handle = (folder / LOCK).open("w")
     with handle:
         try:
@@ -294,7 +347,17 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _versions() -> dict[str, str]:
+def _encryption(case_id: str) -> dict[str, Any]:
+    """What a new case says of its encryption; nothing where no key was given."""
+    path = given_key()
+    if path is None:
+        return {}
+    key = read_key(path)
+    make_vault(key, case_id)  # a package that is missing is told before there is a case
+    return {"encryption": {"cipher": CIPHER, "key": fingerprint(key)}}
+
+
+def package_versions() -> dict[str, str]:
     packages = ("av", "decord", "filterpy", "numpy", "opencv-python", "scipy", "torch")
     found = {"python": platform.python_version()}
     for package in packages:

@@ -37,6 +37,7 @@ PACKAGES = {
     "weasyprint": "pip install 'fasr-video[report]'",
     "flask": "pip install 'fasr-video[serve]'",
     "waitress": "pip install 'fasr-video[serve]'",
+    "cryptography": "pip install 'fasr-video[custody]'",
 }
 
 

@@ -23,6 +23,7 @@ from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
+from fasr_video.provenance import BANNER, png_note
 from fasr_video.recognition.align import (
     CANONICAL,
     CANONICAL_SIDE,
@@ -37,7 +38,7 @@ from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance
 from fasr_video.sr.idfsr_restorer import open_idfsr
 from fasr_video.sr.methods import METHODS, REFERENCED, open_restorer
-from fasr_video.sr.restoration import BANNER, SMALLEST, Restoration, Restorer, png_note
+from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.storage import environment
 from fasr_video.types import AlignedFace, Image
 
@@ -146,7 +147,8 @@ def track_faces(case: Case, track: Row, subject: References | None = None) -> Tr
 
 def features(case: Case, track: int) -> dict[Kind, Feature]:
     rows = case.db.execute("SELECT kind, feature FROM probe WHERE track = ?", (track,)).fetchall()
-    found = {Kind(row["kind"]): np.frombuffer(row["feature"], np.float32) for row in rows}
+    stored = {Kind(row["kind"]): case.unseal(row["feature"], _place(track, row["kind"])) for row in rows}
+    found = {kind: np.frombuffer(data, np.float32) for kind, data in stored.items()}
     return {kind: found[kind] for kind in Kind if kind in found}
 
 
@@ -196,11 +198,16 @@ def _write(case: Case, restoration: Restoration | None) -> Restored | None:
     return picture, json.dumps(samples), spread, json.dumps(facts)
 
 
+def _place(track: int, kind: str) -> str:
+    return f"probe {kind} of track {track}"
+
+
 def _store(case: Case, track: int, models: str, side: int, answer: Probes, restored: Restored | None) -> None:
     for table in ("probe", "probed", "restoration"):
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
     case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, models, side))
     for kind, feature in answer.features.items():
-        case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, feature.astype(np.float32).tobytes()))
+        data = case.seal(feature.astype(np.float32).tobytes(), _place(track, kind))
+        case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, data))
     if restored is not None:
         case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", (track, *restored))

@@ -138,6 +138,7 @@ def redo(
     Returns whether there was anything to do. Without a gallery, the one that was searched last is searched again.
     """
     with only_writer(out), Case.open(out) as case:
+        case.check_key()
         if case.db.execute("SELECT 1 FROM source WHERE state != 'done'").fetchone():
             raise CaseError(out, "its footage is not done", "run the footage again first: it goes on where it was")
         gallery = gallery or _last_searched(case)
@@ -192,6 +193,7 @@ def open_case(out: Path, settings: Settings) -> Case:
     if not (out / DATABASE).is_file():
         return Case.create(out, chosen, as_yaml(settings))
     case = Case.open(out)
+    case.check_key()
     changed = [name for name in _changed(case, chosen) if name.split(".")[0] != "search" and name != SUBJECTS]
     if changed:
         reason = f"this case was made with other settings ({', '.join(changed)})"

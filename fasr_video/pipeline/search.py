@@ -24,6 +24,7 @@ from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.probes import conditioned, features
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
+from fasr_video.vault import given_key
 
 GALLERY = "gallery"
 """In the case: the gallery of the folder of photographs that it was given."""
@@ -39,6 +40,9 @@ def check_question(
     reading = read_calibration(settings, prober.facts())
     _question(settings).check(reading.calibration)
     is_gallery = (given / DATABASE).is_file()
+    if not is_gallery and given_key() is not None:
+        reason = "photographs would be enrolled into the case, and a gallery is not encrypted"
+        raise UsageError(given, reason, "give a gallery that `gallery create` made, on an encrypted disk")
     if not is_gallery:
         _check_photographs(given, drawn_from)
     place = given if is_gallery else folder / GALLERY

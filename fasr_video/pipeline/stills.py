@@ -23,6 +23,7 @@ from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.media.folder import pictures_in
+from fasr_video.provenance import BANNER, is_synthetic, png_note
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr import idfsr_restorer
@@ -30,17 +31,7 @@ from fasr_video.sr.attributes import complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import as_image, open_restorer, samples_of
-from fasr_video.sr.restoration import (
-    BANNER,
-    NOTE,
-    SMALLEST,
-    Probe,
-    Restoration,
-    Restorer,
-    png_note,
-    restore,
-    square_face,
-)
+from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
 from fasr_video.storage import environment
 from fasr_video.types import Image
 
@@ -188,7 +179,7 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) 
         digest, image = sha256_file(path), read_picture(path)
     except UNREADABLE as error:
         raise InputError(path, "not a picture that can be read", "give PNG, JPEG, WebP, BMP or TIFF") from error
-    if _is_ours(path):
+    if is_synthetic(path.read_bytes()):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
         face, warnings = align_face(path, image, detector, smallest)
@@ -200,11 +191,6 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) 
     if face.min() == face.max():
         raise InputError(path, "one flat colour", "give a picture of a face")
     return Still(path, digest, face, warnings)
-
-
-def _is_ours(path: Path) -> bool:
-    with Pictures.open(path) as picture:
-        return NOTE in picture.info
 
 
 def align_face(path: Path, image: Image, detector: Detector, smallest: int) -> tuple[Image, tuple[str, ...]]:

@@ -7,23 +7,21 @@ never shown.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image as PilImage
 
-from fasr_video.errors import IntegrityError
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import track_faces
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.methods import as_image
-from fasr_video.storage import environment
 from fasr_video.types import Image
 
 LARGE = 336
@@ -88,14 +86,7 @@ def of_track(case: Case, track: dict[str, Any]) -> TrackPictures:
 
 def stored(case: Case, relative: str) -> Picture:
     """A file of the case as it is."""
-    path = case.folder / relative
-    with environment(path):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise IntegrityError(path, "it is missing", "restore it from a copy of the case") from error
-    if hashlib.sha256(data).hexdigest() != path.stem:
-        raise IntegrityError(path, "it was changed", "restore it from a copy of the case")
+    data = case.picture_bytes(Path(relative).stem)
     return Picture(data, *PilImage.open(io.BytesIO(data)).size)
 
 

@@ -50,10 +50,15 @@ def write_report(
     return out
 
 
-def refresh(folder: Path) -> Path:
-    """Write the report in the case unless the one there is of this very state; returns its first page."""
+def refresh(folder: Path) -> Path | None:
+    """Write the report in the case unless the one there is of this very state; returns its first page.
+
+    None for an encrypted case: a report shows its pictures to anybody, so it is written only where somebody says so.
+    """
     out = folder / FOLDER
     with Case.open(folder, read_only=True) as case:
+        if case.encryption is not None:
+            return None
         head = case.meta("log_head")
     if not _is_of(out, head):
         write_report(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any
 
-from flask import Blueprint, Response, abort, current_app, render_template, request, send_file
+from flask import Blueprint, Response, abort, current_app, render_template, request
 
 from fasr_video.errors import FasrError
 from fasr_video.pipeline import export
@@ -260,10 +260,10 @@ def sign_off_page(case_id: str, error: FasrError | None = None) -> str:
 @pages.get("/case/<case_id>/picture/<name>.png")
 def picture(case_id: str, name: str) -> Response:
     """A picture of the case by its name, which is a hash: nothing else of the folder can be asked for."""
-    path = folder_of(case_id).resolve() / "crops" / name[:2] / f"{name}.png"
-    if not re.fullmatch("[0-9a-f]{64}", name) or not path.is_file():
-        abort(404, "No such picture in this case.")
-    return send_file(path, "image/png")
+    with reading(case_id) as case:
+        if not re.fullmatch("[0-9a-f]{64}", name) or not case.picture_path(name).is_file():
+            abort(404, "No such picture in this case.")
+        return Response(case.picture_bytes(name), mimetype="image/png")
 
 
 @pages.get("/case/<case_id>/photograph/<sha256>.png")

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL.PngImagePlugin import PngInfo
 
 from fasr_video.errors import InputError
 from fasr_video.sr.attributes import Attribute
@@ -19,10 +17,6 @@ SMALLEST = 8
 """Side in pixels below which a face says nothing."""
 LARGEST_RATIO = 1.25
 """Of the sides of a picture that may still be cut to the square of a face."""
-
-NOTE = "fasr-video"
-"""Under which the facts stand in a PNG."""
-BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +93,3 @@ def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Imag
         return image, ()
     top, left = (height - short) // 2, (width - short) // 2
     return image[top : top + short, left : left + short], (f"{width}×{height} px: cut to its middle square",)
-
-
-def png_note(facts: Mapping[str, object]) -> PngInfo:
-    """What a reconstruction's file says of itself wherever it goes."""
-    note = PngInfo()
-    note.add_text("Description", BANNER)
-    note.add_itxt(NOTE, json.dumps(facts))
-    return note

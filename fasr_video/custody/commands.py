@@ -1,0 +1,211 @@
+"""Commands of custody: each reads its arguments, calls one function, and shows what came back."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, astuple
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fasr_video.errors import ExitCode, UsageError
+from fasr_video.vault import VARIABLE, new_key, read_key
+from fasr_video.vault import fingerprint as key_fingerprint
+
+if TYPE_CHECKING:
+    from fasr_video.custody.purge import Due
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _take_key(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Into the environment while the command runs, where processes that it starts find it too."""
+    if path is not None:
+        before = os.environ.get(VARIABLE, "")
+        context.call_on_close(lambda: os.environ.update({VARIABLE: before}))
+        os.environ[VARIABLE] = str(path.absolute())
+
+
+KEY_FILE = click.option(
+    "--key-file",
+    type=FILE,
+    expose_value=False,
+    callback=_take_key,
+    help=f"Key of an encrypted case. [default: what {VARIABLE} names]",
+)
+"""For every command that reads or writes pictures or vectors."""
+
+
+@click.command("pictures")
+@click.argument("case", type=FOLDER)
+@click.argument("tracks", nargs=-1)
+@click.option("--out", type=FOLDER, required=True, help="Folder for the pictures.")
+@KEY_FILE
+@click.option("--redact", is_flag=True, help="Pixelate every face but the track's own.")
+def pictures_command(case: Path, tracks: tuple[str, ...], out: Path, redact: bool) -> None:
+    """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
+    from fasr_video.custody.pictures import export_pictures
+    from fasr_video.pipeline.case import Case
+
+    with Case.open(case, read_only=True) as opened:
+        written = export_pictures(opened, tracks, out, redact)
+    click.echo(f"{out}: {len(written)} pictures, each with its facts beside it")
+
+
+@click.command("keygen")
+@click.argument("file", type=FILE)
+@click.option(
+    "--for",
+    "purpose",
+    type=click.Choice(["signing", "encryption"]),
+    default="signing",
+    show_default=True,
+    help="A pair to sign exports with, or a key to encrypt cases with.",
+)
+def keygen_command(file: Path, purpose: str) -> None:
+    """Make a pair of Ed25519 keys, FILE to sign with and FILE.pub for those who check; or a key for cases."""
+    from fasr_video.custody.keys import make_signing_keys, write_secret
+
+    if purpose == "encryption":
+        write_secret(file, new_key())
+        click.echo(f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts")
+        click.echo(f"fingerprint {key_fingerprint(read_key(file))}")
+        return
+    public, fingerprint = make_signing_keys(file)
+    click.echo(f"{file}: keep it to yourself; hand out {public}")
+    click.echo(f"fingerprint {fingerprint}")
+
+
+@click.command("sign")
+@click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
+@click.option("--key", type=FILE, required=True, help="Private Ed25519 key, as `keygen` makes it.")
+def sign_command(target: Path, key: Path) -> None:
+    """Sign an export: a manifest of SHA-256 and its signature are written beside FILE_OR_FOLDER."""
+    from fasr_video.custody.signing import sign
+
+    signed = sign(target, key)
+    click.echo(f"{signed.manifest}: {signed.files} files signed with key {signed.fingerprint}")
+
+
+@click.command("check-signature")
+@click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
+@click.option("--key", type=FILE, required=True, help="Public key of the one who signed, from a source that you trust.")
+def check_signature_command(target: Path, key: Path) -> None:
+    """Check that FILE_OR_FOLDER is what was signed with that key: no file altered, missing or added; 4 if it is not."""
+    from fasr_video.custody.signing import check_signature
+
+    signed = check_signature(target, key)
+    click.echo(f"intact  {target}: {signed.files} files as signed at {signed.at} with key {signed.fingerprint}")
+
+
+@click.command("purge")
+@click.argument("cases", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--now", "anyway", is_flag=True, help="Remove the named cases although their time is not over. Needs --why."
+)
+@click.option("--why", help="The reason, for the tombstone. [default: its time is over]")
+@click.option("--by", help="Who removes it. [default: your login name]")
+@click.option(
+    "--search", "places", multiple=True, type=FOLDER, help="Look there for copies. [default: where each case lies]"
+)
+@KEY_FILE
+@click.option("--dry-run", is_flag=True, help="Show what would be removed. That is what happens without --yes, too.")
+@click.option("--yes", is_flag=True, help="Remove it.")
+@click.option("--json", "as_json", is_flag=True, help="The plan, or the tombstones, as JSON.")
+def purge_command(
+    cases: tuple[Path, ...],
+    anyway: bool,
+    why: str | None,
+    by: str | None,
+    places: tuple[Path, ...],
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> int:
+    """Remove those CASES whose time (case.retention_days) is over, and leave a tombstone that proves it.
+
+    CASES are cases, or folders that hold some. Ends with 4 if copies of their pictures or vectors are left elsewhere,
+    with 3 if a case could not be opened.
+    """
+    from fasr_video.custody.purge import cases_in, copies, purge
+
+    if dry_run and yes:
+        raise UsageError("--dry-run --yes", "one shows, the other removes", "give one of them")
+    if anyway and not why:
+        raise UsageError("--now", "nobody will know why these cases are gone", "give --why TEXT")
+    at = datetime.now(UTC)
+    found = cases_in(cases)
+    for due in found:
+        if due.problem:
+            click.echo(f"fasr-video: {due.problem}", err=True)
+    chosen = [d for d in found if not d.problem and (anyway or d.over(at))]
+    code = ExitCode.LOSSES if any(d.problem for d in found) else ExitCode.DONE
+    if not yes:
+        _show_plan(found, chosen, at, as_json)
+        return code
+    search = copies(chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen)))
+    stones = [purge(d, search, by or getpass.getuser(), why or "its time is over") for d in chosen]
+    if as_json:
+        click.echo(json.dumps(stones, indent=2, ensure_ascii=False))
+    else:
+        for due, stone in zip(chosen, stones, strict=True):
+            size = sum(file.get("size", 0) for file in stone["removed"].values())
+            click.echo(f"{due.folder}: {len(stone['removed'])} files removed, {size} bytes")
+        searched = f"{search.files} files, {search.size} bytes searched for copies"
+        click.echo(f"{len(stones)} of {len(found)} cases removed; {searched}")
+        for what, files in (("copies are left in", search.found), ("could not be searched:", search.unread)):
+            for file in files:
+                click.echo(f"{what} {file}")
+    return ExitCode.INTEGRITY if search.found else code
+
+
+def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_json: bool) -> None:
+    if as_json:
+        rows = [{"case": str(d.folder), "time": _time_of(d, at), "would_be_removed": d in chosen} for d in found]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for due in found:
+        click.echo(f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}")
+    click.echo("nothing was removed: that takes --yes")
+
+
+def _time_of(due: Due, at: datetime) -> str:
+    if due.problem:
+        return "it cannot be opened"
+    if due.begun:
+        return "its purge was begun"
+    if due.until is None:
+        return f"made {due.made_at[:10]}, no end was set"
+    return f"made {due.made_at[:10]}, its time {'ended' if due.over(at) else 'ends'} {due.until:%Y-%m-%d %H:%M} UTC"
+
+
+@click.command("licences")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def licences_command(as_json: bool) -> None:
+    """Show the licences of fasr-video, of the packages that it needs as they are installed here, and of its weights."""
+    from fasr_video.custody.licences import packages, weights
+
+    code, models = packages(), weights()
+    if as_json:
+        rows = {"packages": [asdict(row) for row in code], "weights": [asdict(row) for row in models]}
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for title, rows_of in (("package", code), ("weights", models)):
+        table = Table(
+            title, "version" if rows_of is code else "sha256", "licence", "for", box=None, padding=(0, 2, 0, 0)
+        )
+        for row in rows_of:
+            table.add_row(*(escape(value) for value in astuple(row)))
+        Console().print(table, highlight=False)
+
+
+COMMANDS = (pictures_command, keygen_command, sign_command, check_signature_command, purge_command, licences_command)

@@ -1,0 +1,87 @@
+"""Keys: a pair of Ed25519 to sign with, and the key that a case is encrypted with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from fasr_video.errors import InputError, MissingExtra, UsageError
+from fasr_video.storage import environment
+
+try:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        PublicFormat,
+        load_pem_private_key,
+        load_pem_public_key,
+    )
+except ImportError as missing:
+    raise MissingExtra("cryptography", "custody", "signing") from missing
+
+
+def make_signing_keys(private: Path) -> tuple[Path, str]:
+    """A new pair: FILE, which only its owner may read, and FILE.pub beside it; with the fingerprint."""
+    key = Ed25519PrivateKey.generate()
+    public = private.with_name(private.name + ".pub")
+    write_secret(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    with environment(public):
+        public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return public, fingerprint(key.public_key())
+
+
+def write_secret(path: Path, secret: bytes) -> None:
+    """A new file that only its owner may read; one that is there is never written over."""
+    if path.exists():
+        raise UsageError(path, "it is there already", "give another name: a key that is gone cannot be made again")
+    with environment(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
+        handle.write(secret)
+
+
+def read_private(path: Path) -> Ed25519PrivateKey:
+    data = _read(path)
+    try:
+        key = load_pem_private_key(data, None)
+    except TypeError as error:
+        raise InputError(path, "it is protected by a password", "give a copy without one, kept safe") from error
+    except ValueError as error:
+        raise InputError(path, "not a private key in PEM", "`fasr-video keygen FILE` makes one") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise InputError(path, "not an Ed25519 key", "`fasr-video keygen FILE` makes one")
+    return key
+
+
+def read_public(path: Path) -> Ed25519PublicKey:
+    data = _read(path)
+    try:
+        key = load_pem_public_key(data)
+    except ValueError as error:
+        reason = "a private key" if b"PRIVATE KEY" in data else "not a public key in PEM"
+        raise InputError(path, reason, "give the .pub file of the one who signed") from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise InputError(path, "not an Ed25519 key", "give the .pub file of the one who signed")
+    return key
+
+
+def fingerprint(key: Ed25519PublicKey) -> str:
+    """SHA-256 of the public key as DER, as `openssl pkey -pubin -in FILE -outform DER | sha256sum` prints it."""
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def is_signed_by(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:
+    try:
+        key.verify(signature, text)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(path, f"cannot be read ({error.strerror})", "give the file of a key") from error

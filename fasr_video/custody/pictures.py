@@ -1,0 +1,128 @@
+"""The pictures of a track as files that say where they are from, each with its facts in a file beside it.
+
+Camera pictures lie in a case as they were cut, named by their own hash. What they are is written into them here, on
+their way out; the compressed pixels stay the same bytes, so that a copy can be found by them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pictures
+
+from fasr_video.custody.redact import without_bystanders
+from fasr_video.errors import CaseError
+from fasr_video.files import write_whole
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.export import tracks
+from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
+from fasr_video.storage import environment
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    name: str
+    """Of the file: the track, what it is, and the frame."""
+    data: bytes
+    facts: dict[str, object]
+
+
+def export_pictures(case: Case, names: Collection[str], out: Path, redact: bool) -> list[Path]:
+    """The pictures of these tracks, or of all, into a folder, and a JSON with the facts of each."""
+    found = {t["name"]: t for t in tracks(case)}
+    if strange := sorted(set(names) - found.keys()):
+        reason = f"no such track, but {', '.join(found) or 'none'}"
+        raise CaseError(strange[0], reason, "name tracks as `fasr-video show` does")
+    written = []
+    with environment(out):
+        out.mkdir(parents=True, exist_ok=True)
+        for name in names or found:
+            for picture in of_track(case, found[name], redact):
+                written.append(out / picture.name)
+                _write(written[-1], picture)
+    return written
+
+
+def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Exported]:
+    """Its kept faces in the recording's own pixels, and what was drawn of them."""
+    name, shown, made = track["name"], track["shown"], track["restoration"]
+    for face in filter(None, (shown, *track["auxiliaries"])):
+        if face["native"] is not None:
+            yield _camera(case, track, face, redact)
+    if made is not None:
+        kinds = {"sr": made["picture"], "disagreement": made["spread"]}
+        kinds |= {f"sample{k}": sample for k, sample in enumerate(made["samples"], 1)}
+        drawn = {k: made[k] for k in made.keys() - {"what", "picture", "spread", "samples"}}
+        frames = [_when(track, face) for face in (shown, *track["auxiliaries"])]
+        for kind, stored in kinds.items():
+            if stored is not None:
+                facts = (
+                    _about(case, track, stored) | {"frames": frames, "made_with": _models(case, track["id"])} | drawn
+                )
+                yield _exported(f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts)
+
+
+def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:
+    facts = _about(case, track, face["native"]) | _when(track, face) | {"box": face["box"], "face": face["reason"]}
+    name = f"{track['name']}-{face['reason']}-frame{face['frame']}.png"
+    if not redact:
+        return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
+    buffer = io.BytesIO()
+    Pictures.fromarray(without_bystanders(case, face["face"])).save(buffer, "PNG")
+    return _exported(name, buffer.getvalue(), COVERED, facts)
+
+
+def _exported(name: str, png: bytes, what: str, facts: dict[str, object]) -> Exported:
+    return Exported(name, with_note(png, facts, what), described(what, facts))
+
+
+def _about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
+    """Where in which case it lies, and the footage that it is from."""
+    return {
+        "case": {
+            "id": case.meta("case_id"),
+            "version": case.meta("version"),
+            "settings_sha256": hashlib.sha256(case.meta("settings").encode()).hexdigest(),
+            "log_head": case.meta("log_head"),
+        },
+        "picture_sha256": Path(stored).stem,
+        "source": {"name": Path(track["source"]).name, "sha256": track["source_sha256"]},
+        "detector": _detector(case, track["source_sha256"]),
+        "track": track["name"],
+    }
+
+
+def _when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
+    seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
+    return {
+        "frame": face["frame"],
+        "pts": face["pts"],
+        "time_base": track["time_base"],
+        "seconds": track["start_seconds"] + float(seconds),
+    }
+
+
+def _detector(case: Case, sha256: str) -> dict[str, object]:
+    row = case.db.execute("SELECT detector FROM source WHERE sha256 = ?", (sha256,)).fetchone()
+    found: dict[str, object] = json.loads(row["detector"])
+    return found
+
+
+def _models(case: Case, track: int) -> dict[str, object]:
+    row = case.db.execute("SELECT models FROM probed WHERE track = ?", (track,)).fetchone()
+    found: dict[str, object] = json.loads(row["models"])
+    return found
+
+
+def _write(path: Path, picture: Exported) -> None:
+    write_whole(path, lambda partial: partial.write_bytes(picture.data))
+    facts = picture.facts | {"file": path.name, "sha256": hashlib.sha256(picture.data).hexdigest()}
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    write_whole(path.with_suffix(".json"), lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -1,0 +1,197 @@
+"""The end of a case: what is past its time is removed; a tombstone says what it was and where copies were looked for.
+
+Copies are looked for first, while there is something to compare with. Then the tombstone is written, then the files go,
+the database before all others: a case is whole, or it cannot be opened. Killed in between, the next purge goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from fasr_video import __version__
+from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
+from fasr_video.files import sha256_file
+from fasr_video.gallery import traces
+from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
+from fasr_video.storage import environment
+from fasr_video.vault import given_key
+
+SCHEMA = "fasr-video/purged/1"
+PIECE = 48
+"""Bytes of a picture that are looked for, and their base64, as pages hold pictures: a multiple of three."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    folder: Path
+    made_at: str
+    until: datetime | None
+    """When its time is over; None where no time was set."""
+    begun: bool
+    """A purge of it was begun and not finished."""
+    problem: str = ""
+    """Why it cannot be opened: such a case is never removed."""
+
+    def over(self, at: datetime) -> bool:
+        return self.begun or (self.until is not None and self.until <= at)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Where copies were looked for, and the files that hold some."""
+
+    folders: list[str]
+    files: int
+    size: int
+    unread: list[str]
+    found: list[str]
+
+
+def cases_in(places: Sequence[Path]) -> list[Due]:
+    """The cases that these folders are, or hold at any depth, the oldest first; those that are gone are left out."""
+    folders: dict[Path, None] = {}
+    for place in places:
+        inside = {p.parent for name in (DATABASE, TOMBSTONE) for p in place.rglob(name)}
+        if not inside:
+            raise CaseError(place, "no case here", "give cases, or a folder that holds some")
+        folders |= dict.fromkeys(sorted(inside))
+    return sorted((_due(folder) for folder in folders if not _is_done(folder)), key=lambda d: d.made_at)
+
+
+def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
+    """Every file in these places, but for the cases themselves, that holds pictures or vectors of the cases."""
+    for place in places:
+        if not place.is_dir():
+            raise UsageError(place, "no such folder to search", "give a folder that is there")
+    own = {d.folder.resolve() for d in cases}
+    files = {p.resolve() for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()}
+    files = {f for f in files if not own & set(f.parents)}
+    readable = sorted(f for f in files if os.access(f, os.R_OK))
+    looked = traces.search(readable, [piece for d in cases if not d.begun for piece in _telling(d.folder)])
+    unread, found = sorted(map(str, files - set(readable))), sorted({str(f) for f in looked.places})
+    return Search([str(p.resolve()) for p in places], looked.files, looked.size, unread, found)
+
+
+def purge(due: Due, search: Search, by: str, why: str) -> dict[str, Any]:
+    """Remove all files of the case but its tombstone; returns what the tombstone says."""
+    folder = due.folder
+    with environment(folder), locked(folder):
+        if not due.begun:
+            _write(folder, _tombstone(folder, search, by, why))
+        told = _read(folder)
+        for path in sorted(_files(folder), key=lambda p: (not p.name.startswith(DATABASE), p)):
+            path.unlink()
+        for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            path.rmdir()
+        told |= {"state": "removed", "removed_at": now()}
+        _write(folder, told)
+        (folder / LOCK).unlink()
+    return told
+
+
+def _due(folder: Path) -> Due:
+    try:
+        if _state(folder) == "removing":
+            return Due(folder, str(_read(folder)["made_at"]), None, begun=True)
+        with environment(folder), Case.open(folder, read_only=True) as case:
+            made_at = _made_at(case)
+            days = json.loads(case.meta("settings"))["case"].get("retention_days")
+    except FasrError as error:
+        return Due(folder, "", None, begun=False, problem=str(error))
+    until = None if days is None else datetime.fromisoformat(made_at) + timedelta(days=days)
+    return Due(folder, made_at, until, begun=False)
+
+
+def _made_at(case: Case) -> str:
+    row = case.db.execute("SELECT at FROM log ORDER BY id LIMIT 1").fetchone()
+    if row is None:
+        raise IntegrityError(case.folder, "its log is empty", "restore the case from a copy, or remove it by hand")
+    return str(row["at"])
+
+
+def _tombstone(folder: Path, search: Search, by: str, why: str) -> dict[str, Any]:
+    with Case.open(folder, read_only=True) as case:
+        told: dict[str, Any] = {
+            "schema": SCHEMA,
+            "version": __version__,
+            "state": "removing",
+            "case_id": case.meta("case_id"),
+            "made_at": _made_at(case),
+            "begun_at": now(),
+            "by": by,
+            "why": why,
+            "log_head": case.meta("log_head"),
+            "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
+            "encryption": case.encryption,
+            "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
+            "sources": [r["sha256"] for r in case.db.execute("SELECT sha256 FROM source ORDER BY id")],
+        }
+    removed = {p.relative_to(folder).as_posix(): _facts(p) for p in sorted(_files(folder))}
+    looked_in = {k: getattr(search, k) for k in ("folders", "files", "size", "unread", "found")}
+    return told | {"removed": removed, "copies": looked_in}
+
+
+def _facts(path: Path) -> dict[str, object]:
+    if path.is_symlink():
+        return {"link": True}
+    return {"sha256": sha256_file(path), "size": path.stat().st_size}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All that is no folder, but for the lock and the tombstone. Links are removed and never followed."""
+    kept = {folder / LOCK, folder / TOMBSTONE}
+    return (p for p in folder.rglob("*") if (p.is_symlink() or not p.is_dir()) and p not in kept)
+
+
+def _telling(folder: Path) -> Iterator[bytes]:
+    """A piece of each picture, as it is and in base64, and each vector."""
+    with Case.open(folder, read_only=True) as case:
+        for name in sorted(set(case.picture_names())):
+            if (path := case.picture_path(name)).is_file():
+                yield from _pieces(path.read_bytes())
+                if case.encryption is not None and given_key() is not None:
+                    with suppress(IntegrityError):  # of one that was changed there is no plain picture
+                        yield from _pieces(case.picture_bytes(name))
+        for row in case.db.execute("SELECT feature FROM probe"):
+            yield row["feature"]
+
+
+def _pieces(picture: bytes) -> Iterator[bytes]:
+    start = len(picture) // 2 // 3 * 3  # in the compressed pixels: heads are alike
+    yield picture[start : start + PIECE]
+    yield base64.b64encode(picture[start : start + PIECE])
+
+
+def _is_done(folder: Path) -> bool:
+    return _state(folder) == "removed" and not (folder / DATABASE).is_file()
+
+
+def _state(folder: Path) -> str:
+    return str(_read(folder)["state"]) if (folder / TOMBSTONE).is_file() else ""
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / TOMBSTONE
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return {"state": told["state"], **told}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CaseError(path, f"not a whole tombstone ({error})", "look at the folder yourself") from error
+
+
+def _write(folder: Path, told: dict[str, Any]) -> None:
+    """Whole and on the disk before anything else happens."""
+    partial = folder / f"{TOMBSTONE}.part"
+    with partial.open("w", encoding="utf-8") as handle:
+        json.dump(told, handle, indent=2, ensure_ascii=False)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(folder / TOMBSTONE)

@@ -1,0 +1,73 @@
+"""Faces of people who have nothing to do with it, made so coarse that nothing here or elsewhere can draw them again.
+
+The other faces of a crop are known without looking: every face that was found in a frame has a row in the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fasr_video.pipeline.case import Case
+from fasr_video.types import Image
+
+BLOCKS = 3
+"""Across the longer side of a face: IDFSR rebuilds a face from 4 px."""
+RIM = 0.3
+"""Of a face's box, on each side: hair and ears are outside of it."""
+
+Box = Sequence[float]
+"""x1, y1, x2, y2 in the picture's pixels."""
+
+
+def pixelated(image: Image, others: Sequence[Box], own: Box | None = None) -> Image:
+    """The picture with these faces in coarse blocks. What lies in the person's own box is left as it is."""
+    covered = image.copy()
+    for box in others:
+        area = _inside(_widened(box), image)
+        if area is not None:
+            covered[area] = _blocks(image[area])
+    if own is not None and (area := _inside(own, image)) is not None:
+        covered[area] = image[area]
+    return covered
+
+
+def without_bystanders(case: Case, face: int) -> Image:
+    """The native crop of a kept face, with every other face of its frame pixelated."""
+    own = case.db.execute("SELECT * FROM face WHERE id = ?", (face,)).fetchone()
+    query = "SELECT x1, y1, x2, y2 FROM face WHERE source = ? AND frame_index = ? AND id != ?"
+    others = case.db.execute(query, (own["source"], own["frame_index"], face)).fetchall()
+    corner = np.tile([own["native_x"], own["native_y"]], 2)
+    place = np.array([own[k] for k in ("x1", "y1", "x2", "y2")]) - corner
+    return pixelated(case.read_picture(own["native"]), [np.array(tuple(o)) - corner for o in others], place)
+
+
+def photograph(image: Image) -> Image:
+    """A gallery's photograph, whole: it shows one person and no more."""
+    return _blocks(image)
+
+
+def _widened(box: Box) -> Box:
+    x1, y1, x2, y2 = box
+    across, down = RIM * (x2 - x1), RIM * (y2 - y1)
+    return x1 - across, y1 - down, x2 + across, y2 + down
+
+
+def _inside(box: Box, image: Image) -> tuple[slice, slice] | None:
+    height, width = image.shape[:2]
+    x1, y1 = (max(0, int(np.floor(v))) for v in box[:2])
+    x2, y2 = min(width, int(np.ceil(box[2]))), min(height, int(np.ceil(box[3])))
+    return (slice(y1, y2), slice(x1, x2)) if x1 < x2 and y1 < y2 else None
+
+
+def _blocks(image: Image) -> Image:
+    """Each block is the mean of its pixels."""
+    side = -(-max(image.shape[:2]) // BLOCKS)
+    covered = np.empty_like(image)
+    for y in range(0, image.shape[0], side):
+        for x in range(0, image.shape[1], side):
+            part: NDArray[np.uint8] = image[y : y + side, x : x + side]
+            covered[y : y + side, x : x + side] = part.mean((0, 1)).round()
+    return covered

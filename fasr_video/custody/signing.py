@@ -1,0 +1,101 @@
+"""Signed exports: a manifest of SHA-256 beside a file or a folder, and an Ed25519 signature of the manifest.
+
+    EXPORT/
+    EXPORT.sha256        what `sha256sum` writes
+    EXPORT.sha256.sig    64 bytes
+
+Both can be checked without this program: by `sha256sum --check` and `openssl pkeyutl -verify -rawin`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
+from fasr_video.errors import InputError, IntegrityError
+from fasr_video.files import sha256_file, write_whole
+from fasr_video.pipeline.case import DATABASE, now
+from fasr_video.storage import environment
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    files: int
+    manifest: Path
+    at: str
+    fingerprint: str
+    """Of the public key."""
+
+
+def sign(target: Path, key: Path) -> Signed:
+    """Write manifest and signature beside the target, in place of earlier ones."""
+    target, private = target.absolute(), read_private(key)
+    found, at = _hashes(target), now()
+    by = fingerprint(private.public_key())
+    lines = [f"# signed {at} by Ed25519 key {by}", *(f"{digest}  {name}" for name, digest in found.items())]
+    text = "".join(f"{line}\n" for line in lines).encode()
+    manifest, signature = _beside(target)
+    with environment(manifest):
+        write_whole(manifest, lambda partial: partial.write_bytes(text))
+        write_whole(signature, lambda partial: partial.write_bytes(private.sign(text)))
+    return Signed(len(found), manifest, at, by)
+
+
+def check_signature(target: Path, key: Path) -> Signed:
+    """Raise unless the manifest was signed with this key and each file is as it says, with none more or less."""
+    target, public = target.absolute(), read_public(key)
+    manifest, signature = _beside(target)
+    try:
+        text, signed = manifest.read_bytes(), signature.read_bytes()
+    except OSError as error:
+        reason = f"no signature beside it ({error.filename}: {error.strerror})"
+        raise InputError(target, reason, "keep its .sha256 and .sha256.sig beside it") from error
+    by = fingerprint(public)
+    if not is_signed_by(public, signed, text):
+        reason = f"it was altered, or not signed with key {by[:16]}…"
+        raise IntegrityError(manifest, reason, "do not rely on it; ask the one who signed for another copy")
+    head, *lines = text.decode().splitlines()
+    said = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    found = _hashes(target)
+    wrong = [f"{name} is missing" for name in said.keys() - found.keys()]
+    wrong += [f"{name} was added" for name in found.keys() - said.keys()]
+    wrong += [f"{name} was altered" for name in said.keys() & found.keys() if said[name] != found[name]]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise IntegrityError(target, f"not as it was signed: {sorted(wrong)[0]}{more}", "ask for another copy")
+    return Signed(len(found), manifest, head.split()[2], by)
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    return target.with_name(f"{target.name}.sha256"), target.with_name(f"{target.name}.sha256.sig")
+
+
+def _hashes(target: Path) -> dict[str, str]:
+    """SHA-256 of the file, or of all files in the folder, by their names in it."""
+    if not target.exists():
+        raise InputError(target, "no such file or folder", "give what was exported")
+    if (target / DATABASE).is_file():
+        reason = "a case, which changes while people work on it and proves itself by its log"
+        raise InputError(target, reason, "sign what `pictures` or `export` wrote of it; `verify` checks the case")
+    names = (
+        {path.relative_to(target).as_posix(): path for path in _files(target)}
+        if target.is_dir()
+        else {target.name: target}
+    )
+    if not names:
+        raise InputError(target, "it holds no files", "give what was exported")
+    with environment(target):
+        return {name: sha256_file(names[name]) for name in sorted(names)}
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise InputError(path, "a link, or no plain file, which a manifest cannot vouch for", "take it out")
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            if "\\" in name or not name.isprintable():
+                raise InputError(folder, f"it holds a file with an unprintable name ({name!r})", "rename it")
+            yield path

@@ -1,0 +1,80 @@
+"""What a picture's file says of itself wherever it goes: where it is from, and whether a camera or a network made it.
+
+A PNG carries it three times: as a line for people (`Description`), as facts in JSON (`fasr-video`), and as IPTC's
+digital source type in XMP, which other programs read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+
+from PIL import Image as Pictures
+from PIL.PngImagePlugin import PngInfo
+
+from fasr_video import __version__
+
+NOTE = "fasr-video"
+"""Under which the facts stand in a PNG."""
+BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
+CAMERA = "CAMERA PICTURE · the recording's own pixels"
+COVERED = "CAMERA PICTURE · the recording's own pixels, other people's faces pixelated"
+
+_TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SOURCE_TYPES = {
+    BANNER: f"{_TERMS}compositeWithTrainedAlgorithmicMedia",
+    CAMERA: f"{_TERMS}digitalCapture",
+    COVERED: f"{_TERMS}algorithmicallyEnhanced",
+}
+"""IPTC's term for each."""
+
+_XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    ' Iptc4xmpExt:DigitalSourceType="{term}"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+)
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+
+
+def described(what: str, facts: Mapping[str, object]) -> dict[str, object]:
+    """The facts, headed by what the picture is and by what wrote them."""
+    return {"what": what, "digital_source_type": SOURCE_TYPES[what], "version": __version__, **facts}
+
+
+def png_note(facts: Mapping[str, object], what: str = BANNER) -> PngInfo:
+    """For a picture that is about to be written; a reconstruction unless told otherwise."""
+    note = PngInfo()
+    note.add_text("Description", what)
+    note.add_itxt(NOTE, json.dumps(described(what, facts)))
+    note.add_itxt("XML:com.adobe.xmp", _XMP.format(term=SOURCE_TYPES[what]))
+    return note
+
+
+def with_note(png: bytes, facts: Mapping[str, object], what: str) -> bytes:
+    """A PNG file with this in place of what it said before; its pixels stay the same bytes."""
+    head, *rest = ((kind, data) for kind, data in _chunks(png) if kind not in _TEXTS)
+    told = [(kind, data) for kind, data, *_ in png_note(facts, what).chunks]
+    return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in (head, *told, *rest))
+
+
+def is_synthetic(png: bytes) -> bool:
+    """Whether a picture file says that this program drew it."""
+    with Pictures.open(io.BytesIO(png)) as picture:
+        return NOTE in picture.info and picture.info.get("Description") not in {CAMERA, COVERED}
+
+
+def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(_SIGNATURE)
+    while at < len(png):
+        length, kind = struct.unpack_from(">I4s", png, at)
+        yield kind, png[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

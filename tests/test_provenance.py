@@ -1,0 +1,160 @@
+"""Pictures that leave a case say where they are from; other people's faces can be made unrecognisable in them."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image as Pictures
+
+from fasr_video.custody.pictures import export_pictures
+from fasr_video.custody.redact import BLOCKS, photograph, pixelated, without_bystanders
+from fasr_video.errors import IntegrityError
+from fasr_video.files import sha256_file
+from fasr_video.pipeline import export
+from fasr_video.pipeline.case import Case
+from fasr_video.provenance import BANNER, CAMERA, COVERED, NOTE, is_synthetic, with_note
+from tests.test_cli import called
+
+TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+
+
+@pytest.fixture(scope="module")
+def exported(corridor_case: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported")
+    with Case.open(corridor_case, read_only=True) as case:
+        assert export_pictures(case, (), out, redact=False)
+    return out
+
+
+def facts(picture: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(Pictures.open(picture).info[NOTE])
+    return found
+
+
+def source_type(picture: Path) -> str:
+    packet = Pictures.open(picture).info["XML:com.adobe.xmp"]
+    (told,) = [v for e in ElementTree.fromstring(packet.encode()).iter() for k, v in e.items() if "DigitalSource" in k]
+    return str(told)
+
+
+def test_a_camera_picture_names_footage_frame_and_time(exported: Path, corridor: Path, corridor_case: Path) -> None:
+    (picture,) = exported.glob("T1-lr0-*.png")
+    told = facts(picture)
+    with Case.open(corridor_case, read_only=True) as case:
+        track = export.tracks(case)[0]
+        assert told["case"]["id"] == case.meta("case_id")
+    assert told["what"] == CAMERA and source_type(picture) == told["digital_source_type"] == TERMS + "digitalCapture"
+    assert told["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
+    assert (told["frame"], told["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
+    assert told["seconds"] == pytest.approx(told["frame"] / 25, abs=0.05)
+    assert told["detector"]["model_sha256"] and told["version"] and told["case"]["settings_sha256"]
+
+
+def test_a_reconstruction_says_that_a_network_made_it_and_from_what(exported: Path) -> None:
+    for picture in exported.glob("T1-s*.png"):
+        told = facts(picture)
+        assert told["what"] == Pictures.open(picture).info["Description"] == BANNER
+        assert source_type(picture) == TERMS + "compositeWithTrainedAlgorithmicMedia"
+        assert told["made_with"]["restorer"]["network"] == told["model"] and told["seed"] and told["frames"][0]["pts"]
+        assert is_synthetic(picture.read_bytes())
+
+
+def test_pictures_in_the_case_and_of_stills_say_it_too(corridor_case: Path) -> None:
+    with Case.open(corridor_case, read_only=True) as case:
+        name = case.db.execute("SELECT picture FROM restoration").fetchone()[0]
+        assert source_type(case.picture_path(name)) == TERMS + "compositeWithTrainedAlgorithmicMedia"
+
+
+def test_every_picture_has_its_facts_beside_it(exported: Path) -> None:
+    pictures = sorted(exported.glob("*.png"))
+    assert len(pictures) == len(list(exported.glob("*.json")))
+    for picture in pictures:
+        beside = json.loads(picture.with_suffix(".json").read_text())
+        assert (beside.pop("file"), beside.pop("sha256")) == (picture.name, sha256_file(picture))
+        assert beside == facts(picture)
+
+
+def test_what_is_told_changes_no_pixel_and_no_compressed_byte(exported: Path, corridor_case: Path) -> None:
+    (picture,) = exported.glob("T1-lr0-*.png")
+    with Case.open(corridor_case, read_only=True) as case:
+        stored = case.picture_bytes(facts(picture)["picture_sha256"])
+    assert np.array_equal(np.asarray(Pictures.open(picture)), np.asarray(Pictures.open(io.BytesIO(stored))))
+    assert stored[stored.index(b"IDAT") :] in picture.read_bytes()
+
+
+def test_telling_twice_is_telling_once(exported: Path) -> None:
+    (picture,) = exported.glob("T1-sr.png")
+    data = picture.read_bytes()
+    told = facts(picture)
+    assert with_note(data, told, BANNER) == data
+
+
+def test_a_camera_picture_that_was_exported_can_be_super_resolved_and_a_reconstruction_cannot(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = tmp_path / "small.png"
+    lr0 = Pictures.open(next(exported.glob("T1-lr0-*.png")))
+    buffer = io.BytesIO()
+    lr0.resize((24, 24)).save(buffer, "PNG")
+    small.write_bytes(with_note(buffer.getvalue(), {}, CAMERA))
+    assert called(capsys, "sr", small, "--method", "bicubic", "--out", tmp_path)[0] == 0
+    drawn = tmp_path / "drawn.png"
+    drawn.write_bytes(with_note(small.read_bytes(), {}, BANNER))
+    code, _, err = called(capsys, "sr", drawn, "--method", "bicubic", "--out", tmp_path)
+    assert code == 3 and "a reconstruction that this program drew" in err
+
+
+def test_a_picture_that_was_changed_is_not_exported(copied_case: Path, tmp_path: Path) -> None:
+    with Case.open(copied_case, read_only=True) as case:
+        picture = case.folder / export.tracks(case)[0]["shown"]["native"]
+        picture.write_bytes(picture.read_bytes() + b"\0")
+        with pytest.raises(IntegrityError, match="it was changed"):
+            export_pictures(case, ["T1"], tmp_path / "out", redact=False)
+
+
+def test_a_track_that_is_not_there_is_named(
+    corridor_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = called(capsys, "pictures", corridor_case, "T9", "--out", tmp_path / "out")
+    assert code == 2 and "T9: no such track, but T1, T2" in err and not (tmp_path / "out").exists()
+
+
+def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
+    covered = pixelated(image, [(60, 20, 80, 40), (200, 200, 220, 220)], own=(10, 10, 64, 50))
+    face = covered[14:46, 64:86]
+    assert len(np.unique(face.reshape(-1, 3), axis=0)) <= (BLOCKS + 1) ** 2
+    assert np.array_equal(covered[10:50, 10:64], image[10:50, 10:64]), "what lies in the own box stays"
+    assert np.array_equal(covered[:, 90:], image[:, 90:]), "and so does what is far from any face"
+    assert len(np.unique(photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
+
+
+def test_a_redacted_export_covers_who_else_is_in_the_frame(copied_case: Path, tmp_path: Path) -> None:
+    with Case.open(copied_case) as case:
+        track = export.tracks(case)[0]
+        shown, face = track["shown"], track["shown"]["face"]
+        before = case.read_picture(Path(shown["native"]).stem)
+        assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"
+        row = case.db.execute("SELECT native_x, native_y FROM face WHERE id = ?", (face,)).fetchone()
+        beside = {"x1": row["native_x"], "y1": row["native_y"], "x2": row["native_x"] + 8, "y2": row["native_y"] + 8}
+        with case.transaction():  # somebody at the crop's corner
+            columns = [
+                r["name"] for r in case.db.execute("PRAGMA table_info(face)") if r["name"] not in {"id", *beside}
+            ]
+            values = ", ".join([*map(str, beside.values()), *columns])
+            insert = f"INSERT INTO face ({', '.join([*beside, *columns])}) SELECT {values} FROM face WHERE id = ?"
+            case.db.execute(insert, (face,))
+        export_pictures(case, ["T1"], tmp_path, redact=True)
+    (picture,) = tmp_path.glob("T1-lr0-*.png")
+    after = np.asarray(Pictures.open(picture))
+    assert facts(picture)["what"] == COVERED and source_type(picture) == TERMS + "algorithmicallyEnhanced"
+    assert len(np.unique(after[:8, :8].reshape(-1, 3), axis=0)) <= BLOCKS**2
+    assert not np.array_equal(after[:8, :8], before[:8, :8])
+    x1, y1, x2, y2 = (round(v) for v in np.array(shown["box"]) - np.tile([row["native_x"], row["native_y"]], 2))
+    assert np.array_equal(after[y1:y2, x1:x2], before[y1:y2, x1:x2])

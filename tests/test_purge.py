@@ -1,0 +1,188 @@
+"""Cases end: what is past its time is removed, the tombstone says what it was, and copies elsewhere are found."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasr_video.custody import purge as purging
+from fasr_video.errors import CaseError
+from fasr_video.pipeline.case import DATABASE, TOMBSTONE, Case, locked
+from fasr_video.pipeline.export import tracks
+from tests.test_cli import called
+
+
+def set_days(folder: Path, days: int | None) -> None:
+    with sqlite3.connect(folder / DATABASE) as db:
+        change = "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'"
+        db.execute(change, (days,))
+
+
+@pytest.fixture
+def over(copied_case: Path) -> Path:
+    """A case whose time is over."""
+    set_days(copied_case, 0)
+    return copied_case
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob("*")
+        if p.is_file() and p.suffix == ".png"
+    }
+
+
+def tombstone(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / TOMBSTONE).read_text())
+    return told
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "told to")])
+def test_nothing_is_removed_without_yes(
+    options: tuple[str, ...], over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = hashes(over)
+    code, out, _ = called(capsys, "purge", over, *options)
+    assert code == 0 and "would be removed" in out and "nothing was removed" in out
+    assert hashes(over) == before and not (over / TOMBSTONE).exists()
+
+
+def test_what_is_left_is_a_tombstone_with_the_proof(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = hashes(over)
+    (over / "link").symlink_to("/etc/passwd")
+    with Case.open(over, read_only=True) as case:
+        head, case_id = case.meta("log_head"), case.meta("case_id")
+    code, out, _ = called(capsys, "purge", over, "--yes", "--by", "an officer")
+    assert code == 0 and "1 of 1 cases removed" in out
+    assert [p.name for p in over.iterdir()] == [TOMBSTONE]
+    assert Path("/etc/passwd").exists()
+    told = tombstone(over)
+    assert (told["state"], told["by"], told["case_id"], told["log_head"]) == ("removed", "an officer", case_id, head)
+    assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
+    assert {DATABASE, "settings.yaml", "link"} < told["removed"].keys() and told["copies"]["found"] == []
+    with pytest.raises(CaseError, match="it was purged"):
+        Case.open(over)
+
+
+@pytest.mark.parametrize("days", [None, 30])
+def test_a_case_stays_until_its_time_is_over(
+    days: int | None, copied_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_days(copied_case, days)
+    code, out, _ = called(capsys, "purge", copied_case, "--yes")
+    assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
+
+
+def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
+    set_days(copied_case, 30)
+    (due,) = purging.cases_in([copied_case.parent])
+    made = datetime.fromisoformat(due.made_at)
+    assert not due.over(made + timedelta(days=29.99)) and due.over(made + timedelta(days=30))
+
+
+def test_a_named_case_goes_before_its_time_when_somebody_says_why(
+    copied_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(capsys, "purge", copied_case, "--now", "--yes")[0] == 2
+    assert called(capsys, "purge", copied_case, "--now", "--yes", "--why", "court order 7")[0] == 0
+    assert tombstone(copied_case)["why"] == "court order 7"
+
+
+def test_copies_elsewhere_are_named_and_left(over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Case.open(over, read_only=True) as case:
+        shown = case.folder / tracks(case)[0]["shown"]["native"]
+        feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
+    copied = Path(shutil.copy(shown, tmp_path / "copy.png"))
+    page, packed, other = tmp_path / "page.html", tmp_path / "packed.bin", tmp_path / "other.bin"
+    page.write_text(f"<img src='data:image/png;base64,{base64.b64encode(shown.read_bytes()).decode()}'>")
+    packed.write_bytes(b"abc" + feature + b"def")
+    other.write_bytes(os.urandom(10_000))
+    code, out, _ = called(capsys, "purge", over, "--yes")
+    assert code == 4
+    assert {line.rsplit(" ", 1)[1] for line in out.splitlines() if "copies are left in" in line} == {
+        str(p) for p in (copied, page, packed)
+    }
+    assert tombstone(over)["copies"]["found"] == sorted(map(str, (copied, page, packed)))
+    assert copied.exists() and page.exists() and packed.exists()
+
+
+def test_what_pictures_wrote_is_found_as_a_copy(over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(capsys, "pictures", over, "--out", tmp_path / "handed out")[0] == 0
+    _, out, _ = called(capsys, "purge", over, "--yes", "--json")
+    found = {Path(p).name for p in json.loads(out)[0]["copies"]["found"]}
+    assert found == {p.name for p in (tmp_path / "handed out").glob("*.png")}
+
+
+@pytest.mark.parametrize("after", range(0, 12, 3))
+def test_killed_in_between_it_cannot_be_opened_and_goes_on(
+    after: int, over: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (due,) = purging.cases_in([over])
+    search = purging.copies([due], [over.parent])
+    pictures, unlink, left = hashes(over), Path.unlink, [after]
+
+    def until_killed(path: Path, missing_ok: bool = False) -> None:
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", until_killed)
+        purging.purge(due, search, "one", "its time is over")
+    if after:
+        with pytest.raises(CaseError, match="it was purged"):
+            Case.open(over)
+    (again,) = purging.cases_in([over])
+    assert again.over(datetime.now(UTC))
+    purging.purge(again, purging.copies([again], []), "another", "")
+    told = tombstone(over)
+    assert [p.name for p in over.iterdir()] == [TOMBSTONE] and told["state"] == "removed" and told["by"] == "one"
+    assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
+    assert purging.cases_in([over]) == []
+
+
+def test_a_case_that_is_being_written_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = hashes(over)
+    with locked(over):
+        code, _, err = called(capsys, "purge", over, "--yes")
+    assert code == 2 and "another run is writing" in err and hashes(over) == before
+
+
+def test_a_damaged_case_stays_and_does_not_stop_the_others(
+    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / DATABASE).write_bytes(b"no database" * 1000)
+    code, out, err = called(capsys, "purge", tmp_path, "--yes")
+    assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and (damaged / DATABASE).is_file()
+
+
+def test_a_place_to_search_that_is_not_there_stops_it(
+    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = called(capsys, "purge", over, "--yes", "--search", tmp_path / "nowhere")
+    assert code == 2 and "no such folder to search" in err and (over / DATABASE).is_file()
+
+
+def test_a_case_without_a_log_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(over / DATABASE) as db:
+        db.execute("DELETE FROM log")
+    code, _, err = called(capsys, "purge", over, "--yes")
+    assert code == 3 and "its log is empty" in err and (over / DATABASE).is_file()
+
+
+def test_a_folder_without_cases_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = called(capsys, "purge", tmp_path, "--yes")
+    assert code == 2 and "no case here" in err

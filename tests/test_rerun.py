@@ -1,0 +1,77 @@
+"""`verify --rerun`: some tracks are probed and restored again and come out as stored, or it is told."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fasr_video.custody.rerun import _chosen, rerun
+from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.verify import Check
+from tests.test_cli import called
+
+
+def again(folder: Path, count: int = 1) -> Check:
+    with Case.open(folder, read_only=True) as case:
+        return rerun(case, count)
+
+
+def test_tracks_done_again_are_what_is_stored(corridor_case: Path) -> None:
+    check = again(corridor_case, 2)
+    assert (check.checked, check.problems, check.unchecked) == (2, [], [])
+    assert check.notes[-1].startswith("the case's own versions")
+
+
+def test_the_same_tracks_are_chosen_each_time(corridor_case: Path, copied_case: Path) -> None:
+    assert again(corridor_case).notes == again(copied_case).notes
+    chosen = set()
+    for salt in range(12):
+        with sqlite3.connect(copied_case / DATABASE) as db:
+            db.execute("UPDATE meta SET value = ? WHERE key = 'case_id'", (str(salt),))
+        with Case.open(copied_case) as case:
+            chosen |= {row["id"] for rows in _chosen(case, 1).values() for row in rows}
+    assert len(chosen) == 2, "other cases, other tracks"
+
+
+def test_a_feature_that_was_changed_is_found(copied_case: Path) -> None:
+    with sqlite3.connect(copied_case / DATABASE) as db:
+        other = np.full(512, 512**-0.5, np.float32)
+        db.execute("UPDATE probe SET feature = ? WHERE kind = 'best'", (other.tobytes(),))
+    assert "features differ by up to" in again(copied_case).problems[0]
+
+
+def test_pictures_of_another_track_are_found(copied_case: Path) -> None:
+    with sqlite3.connect(copied_case / DATABASE) as db:
+        first, second = (r[0] for r in db.execute("SELECT picture FROM restoration ORDER BY track"))
+        db.execute("UPDATE restoration SET picture = ? WHERE picture = ?", (first, second))
+    assert any("grey levels" in p for p in again(copied_case, 2).problems)
+
+
+def test_a_model_that_is_not_at_hand_any_more_is_named(copied_case: Path) -> None:
+    with sqlite3.connect(copied_case / DATABASE) as db:
+        models = json.loads(db.execute("SELECT models FROM probed").fetchone()[0])
+        models["restorer"]["network"] = "ab" * 32
+        db.execute("UPDATE probed SET models = ?", (json.dumps(models),))
+    check = again(copied_case)
+    assert check.checked == 0 and not check.problems
+    assert "restorer.network: abababababab… in the case" in check.unchecked[0]
+
+
+def test_weights_that_are_gone_are_named(copied_case: Path) -> None:
+    with sqlite3.connect(copied_case / DATABASE) as db:
+        gone = (
+            "UPDATE meta SET value = json_set(value, '$.restore.weights', '/gone.safetensors') WHERE key = 'settings'"
+        )
+        db.execute(gone)
+    assert "/gone.safetensors: no such file" in again(copied_case).unchecked[0]
+
+
+def test_from_the_command_line(corridor_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = called(capsys, "verify", corridor_case, "--rerun", 1, "--json")
+    done = json.loads(out)["checks"][-1]
+    assert code == 0
+    assert done["check"] == "tracks done again" and done["checked"] == 1 and done["notes"][0].startswith("track ")
