@@ -107,6 +107,8 @@ def _source(case: Case, number: int, path: str, camera: str | None) -> None:
         (number, path, sha256, json.dumps(info), json.dumps(detector), camera, clock, losses),
     )
     case.log("source added", {"source": number, "path": path, "sha256": sha256, "info": info, "detector": detector})
+    if camera is not None:
+        case.log("camera and clock", {"source": number, "camera": camera, "clock": CLOCK})
 
 
 def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -> None:

@@ -420,7 +420,7 @@ def test_attributes_need_a_classifier_that_knows_them() -> None:
 
 
 def test_facts_name_the_classifier_and_the_strength() -> None:
-    plain = make_restorer("fasr++", models, "dpmpp-3", CPU).facts()
+    plain = make_restorer("fasr++", models, "dpmpp-sde-3", CPU).facts()
     more = {"guidance": 50.0, "classifier": dict.fromkeys(("male", "glasses", "beard"), "0" * 64)}
     assert restorer("fasr++").facts() == plain | more
 

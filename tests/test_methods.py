@@ -146,7 +146,7 @@ def test_what_a_method_does_not_use_is_said() -> None:
 def test_facts_name_all_that_the_answer_depends_on() -> None:
     assert short("fasr++").facts() == {
         "method": "fasr++",
-        "sampler": "dpmpp-3",
+        "sampler": "dpmpp-sde-3",
         "network": "aa",
         "precision": "float32",
         "embedder": "bb",
