@@ -31,7 +31,7 @@ from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe
 from fasr_video.pipeline.references import of_tracks
-from fasr_video.pipeline.search import check_question, open_gallery, search_all
+from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, search_all
 from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Boxes, Detections, FrameRef
@@ -141,7 +141,7 @@ def redo(
         case.check_key()
         if case.db.execute("SELECT 1 FROM source WHERE state != 'done'").fetchone():
             raise CaseError(out, "its footage is not done", "run the footage again first: it goes on where it was")
-        gallery = gallery or _last_searched(case)
+        gallery = gallery or last_gallery(case)
         if stage == "search" and gallery is None:
             raise UsageError("--stage search", "this case was never searched", "give --gallery")
         models = open_models(settings)
@@ -154,11 +154,6 @@ def redo(
         if stage == "link":
             return propose_all(case, settings.link)
         return _after_footage(case, gallery, models, settings, listen)
-
-
-def _last_searched(case: Case) -> Path | None:
-    searched = case.searched()
-    return None if searched is None else case.folder / searched["gallery"]["folder"]
 
 
 def _after_footage(

@@ -83,6 +83,12 @@ def open_gallery(
     return gallery
 
 
+def last_gallery(case: Case) -> Path | None:
+    """Where the gallery lies that the case was searched in last; None when it never was."""
+    searched = case.searched()
+    return None if searched is None else case.folder / searched["gallery"]["folder"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How scores are read in this case."""

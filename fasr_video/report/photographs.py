@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fasr_video.gallery.store import Gallery, GalleryError
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.search import GALLERY
 from fasr_video.report.pictures import Picture, photograph, thumbnail
 
 MOST = 4
@@ -53,9 +51,8 @@ def photographs(case: Case, searched: dict[str, Any] | None, wanted: bool) -> It
         yield Photographs(None, "Photographs were left out of this report." if searched is not None else "")
         return
     asked = searched["gallery"]
-    folder = case.folder / GALLERY if asked["folder"] == GALLERY else Path(asked["folder"])
     try:
-        gallery = Gallery.open(folder, read_only=True)
+        gallery = Gallery.open(case.folder / asked["folder"], read_only=True)
     except GalleryError as error:
         yield Photographs(None, f"No photographs are shown: the gallery is not at hand ({error.reason}).")
         return
