@@ -1,9 +1,9 @@
 """The papers' tables and figures in shape: `fasr-video eval` on people whom no model in the box was trained on.
 
-python benchmarks/evaluation.py [--people 32] [--searches 200] [--idfsr FILE] [--runs DIR]
+python benchmarks/evaluation.py [--few 64] [--many 454] [--idfsr FILE] [--runs DIR]
 
-`--people` are drawn by every method, some of which ask the network 300 times a picture; `--searches` by the fast ones
-alone. The runs' folders hold CelebA's faces: they stay out of the repository.
+`--few` are drawn by every method, some of which ask the network 300 times a picture, `--many` by the fast ones alone;
+the gallery is always everybody's. The runs' folders hold CelebA's faces: they stay out of the repository.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SYSTEM = "fasr++ eta=1"
 class Part:
     title: str
     shape_of: str
-    people: str
+    count: str
     options: tuple[str, ...]
 
 
@@ -55,8 +55,8 @@ PAPER = {"PSNR": "+3.37 dB", "SSIM": "+0.131", "Rank-1": "0.118 to 0.596"}
 
 def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
     folder: Path = args.runs / name
-    people = args.people if part.people == FEW else args.searches
-    command = [sys.executable, "-m", "fasr_video", "eval", "celeba", str(PHOTOS), "--people", str(people)]
+    count = args.few if part.count == FEW else args.many
+    command = [sys.executable, "-m", "fasr_video", "eval", "celeba", str(PHOTOS), "--searches", str(count)]
     command += [*part.options, *LABELS, *PRECISION, "--out", str(folder)]
     if args.idfsr is not None and "paper-fig5" not in part.options:
         command += ["--idfsr", str(args.idfsr)]
@@ -66,7 +66,7 @@ def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
     return folder
 
 
-def beside_the_paper(folder: Path, command: str, people: int) -> Table:
+def beside_the_paper(folder: Path, command: str, count: int) -> Table:
     """What FASR++ gains on the LR face, in its paper and here."""
     columns = ("measure", "the paper", "here: bicubic", f"here: {SYSTEM}")
     table = Table("evaluation", "The papers' tables with the models in the box", command, columns)
@@ -81,8 +81,8 @@ def beside_the_paper(folder: Path, command: str, people: int) -> Table:
     table.note(
         f"The papers trained on FFHQ with networks of 71 M parameters on GPUs, tested on CelebA and Quis-Campi, and "
         "scored with a published recogniser. Here: the same protocol on CelebA's validation people, networks of 12 M "
-        f"parameters from two CPU cores, scored by the judge in the box, {people} people and a gallery of as many (the "
-        "paper's Rank-1 is in a larger one). Same shape, not the same test. Not made here: the table of fine-tuning on "
+        f"parameters from two CPU cores, scored by the judge in the box, {count} searches in a gallery of everybody. "
+        "Same shape, not the same test. Not made here: the table of fine-tuning on "
         "camera faces, which needs such faces, and rows of other restorers, whose weights are not at hand "
         "(`--method spandrel:FILE`). What each preset varies is in `../evaluation.md`."
     )
@@ -98,14 +98,14 @@ def tables_of(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--people", type=int, default=32)
-    parser.add_argument("--searches", type=int, default=200)
+    parser.add_argument("--few", type=int, default=64)
+    parser.add_argument("--many", type=int, default=454)
     parser.add_argument("--idfsr", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/eval"))
     args = parser.parse_args()
     command = f"`python benchmarks/evaluation.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
     folders = {name: evaluate(name, part, args) for name, part in PARTS.items()}
-    text = [beside_the_paper(folders["methods"], command, args.people).text()]
+    text = [beside_the_paper(folders["methods"], command, args.few).text()]
     for name, part in PARTS.items():
         options = " ".join(part.options)
         text += [f"## {part.title}\n", f"In the shape of {part.shape_of}: `fasr-video eval celeba … {options}`.\n"]

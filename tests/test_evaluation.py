@@ -228,6 +228,9 @@ def test_an_open_set_searches_for_people_who_are_not_enrolled() -> None:
     open_one = protocols.leave_some_out(trial, 0.3)
     assert len(open_one.gallery) == 7 and open_one.own.count(-1) == 3 and open_one.items == trial.items
     assert protocols.leave_some_out(trial, 0).gallery == trial.gallery
+    few = protocols.first_searches(open_one, 2)
+    assert few.items == open_one.items[:2] and few.gallery == open_one.gallery
+    assert protocols.first_searches(trial, None) == trial
     with pytest.raises(UsageError):
         protocols.leave_some_out(trial, 1.0)
 

@@ -35,6 +35,7 @@ WIDEST = 500
 
 TRIAL_OPTIONS = (
     click.option("--people", type=click.IntRange(min=2), help="At most so many, drawn by the seed. [default: all]"),
+    click.option("--searches", type=click.IntRange(min=1), help="Only the first so many; the gallery stays whole."),
     click.option(
         "--leave-out",
         default=0.0,
@@ -103,15 +104,18 @@ def eval_group() -> None:
 @_with(TRIAL_OPTIONS)
 @click.option("--fewest", default=3, type=click.IntRange(min=2), show_default=True, help="Photographs a person needs.")
 @_with(COMMON_OPTIONS)
-def celeba_command(photos: tuple[Path, ...], people: int | None, leave_out: float, fewest: int, **options: Any) -> int:
+def celeba_command(
+    photos: tuple[Path, ...], people: int | None, searches: int | None, leave_out: float, fewest: int, **options: Any
+) -> int:
     """Of each person of PHOTOS one is enrolled, one is brought down and searched for, the rest are auxiliaries.
 
     PHOTOS are folders or tar shards of IDENTITY/PHOTO, aligned and at full resolution, or CSV manifests.
     """
-    from fasr_video.evaluation.protocols import celeba, leave_some_out
+    from fasr_video.evaluation.protocols import celeba, first_searches, leave_some_out
 
     found, left_out = _read(photos, options)
-    return _compare(leave_some_out(celeba(found, options["seed"], people, fewest), leave_out), left_out, options)
+    trial = leave_some_out(celeba(found, options["seed"], people, fewest), leave_out)
+    return _compare(first_searches(trial, searches), left_out, options)
 
 
 @eval_group.command("quis-campi")
@@ -124,19 +128,21 @@ def quis_campi_command(
     photos: tuple[Path, ...],
     enrolled: tuple[Path, ...],
     people: int | None,
+    searches: int | None,
     leave_out: float,
     each: int,
     **options: Any,
 ) -> int:
     """Search for PHOTOS as a camera saw them, each with the person's others as auxiliaries, among controlled ones."""
-    from fasr_video.evaluation.protocols import leave_some_out, quis_campi
+    from fasr_video.evaluation.protocols import first_searches, leave_some_out, quis_campi
 
     if options["degrade"]:
         raise UsageError("--degrade", "the probes are as the camera saw them", "leave it out, or use eval celeba")
     gallery, first = _read(enrolled, options)
     probes, second = _read(photos, options, small=True)
     trial = quis_campi(gallery, probes, options["seed"], people, each)
-    return _compare(leave_some_out(trial, leave_out), [*first, *second], options)
+    trial = first_searches(leave_some_out(trial, leave_out), searches)
+    return _compare(trial, [*first, *second], options)
 
 
 @eval_group.command("pairs")

@@ -106,6 +106,11 @@ def celeba(photos: Sequence[Photo], seed: int = 0, people: int | None = None, fe
     return _checked(Trial("celeba", seed, tuple(gallery), tuple(items), skipped=tuple(skipped)))
 
 
+def first_searches(trial: Trial, count: int | None) -> Trial:
+    """The first so many items alone: slow methods are compared on few faces, in a gallery of everybody."""
+    return replace(trial, items=trial.items[:count])
+
+
 def quis_campi(
     gallery: Sequence[Photo], probes: Sequence[Photo], seed: int = 0, people: int | None = None, each: int = 5
 ) -> Trial:
