@@ -137,6 +137,7 @@ def run_command(
     """
     from fasr_video import screen
     from fasr_video.pipeline import place
+    from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.run import redo, run
     from fasr_video.report.write import refresh
 
@@ -144,6 +145,10 @@ def run_command(
         raise click.UsageError("Missing argument 'FOOTAGE...'.")
     if stage is not None and (footage or out is None):
         raise UsageError(f"--stage {stage}", "it works on a finished case", "give --out CASE and no footage")
+    if stage is not None and (camera is not None or clock is not None):
+        raise UsageError(f"--stage {stage}", "it places no footage", "leave --camera and --clock out")
+    if stage is not None and out is not None:
+        Case.open(out, read_only=True).db.close()  # says it, where there is none
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
     told = None if camera is None and clock is None else place.given(camera, clock, clock_uncertainty)
@@ -156,8 +161,15 @@ def run_command(
             folder, worked = run(footage, out, chosen, gallery, listen, told)
         else:
             folder, worked = out, redo(out, stage, chosen, gallery, listen)
-    report = None if no_report else refresh(folder)
-    return screen.summary(folder, worked, time.monotonic() - began, as_json, report)
+    report, failed = None, None
+    try:
+        report = None if no_report else refresh(folder)
+    except FasrError as error:
+        failed = error
+    code = screen.summary(folder, worked, time.monotonic() - began, as_json, report)
+    if failed is not None:
+        raise failed
+    return code
 
 
 @cli.command("show")

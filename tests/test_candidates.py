@@ -495,7 +495,8 @@ def test_a_case_that_was_never_searched_needs_a_gallery(corridor: Path, tmp_path
     [
         (["--stage", "search"], "give --out CASE and no footage"),
         (["--stage", "search", "x.mp4", "--out", "case"], "give --out CASE and no footage"),
-        (["--stage", "search", "--out", "no/case"], "no/case"),
+        (["--stage", "search", "--out", "no/case"], "no/case: no case here"),
+        (["--stage", "search", "--out", "no/case", "--camera", "door"], "it places no footage"),
         ([], "FOOTAGE"),
     ],
 )

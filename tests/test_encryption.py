@@ -22,6 +22,8 @@ from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.probes import features
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
+from fasr_video.report.write import refresh, write_report
+from fasr_video.review.server import by_id
 from fasr_video.vault import VARIABLE, fingerprint, new_key, read_key
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS
 from tests.test_cli import called
@@ -195,3 +197,24 @@ def test_the_option_leaves_no_key_behind(
 ) -> None:
     assert called(capsys, "verify", sealed_case, "--key-file", key)[0] == 0
     assert called(capsys, "pictures", sealed_case, "--out", tmp_path)[0] == 2
+
+
+def test_a_report_of_it_is_written_outside_of_it_alone(
+    sealed_copy: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(key))
+    assert refresh(sealed_copy) is None
+    with pytest.raises(UsageError, match="it is encrypted, and a report is not"):
+        write_report(sealed_copy)
+    assert not (sealed_copy / "report").exists()
+    assert (write_report(sealed_copy, tmp_path / "report") / "T1.html").is_file()
+
+
+def test_review_asks_for_the_key_before_it_begins(
+    sealed_copy: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    with pytest.raises(UsageError):
+        by_id([sealed_copy])
+    monkeypatch.setenv(VARIABLE, str(key))
+    assert list(by_id([sealed_copy]).values()) == [sealed_copy]

@@ -85,3 +85,9 @@ def test_a_ledger_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
         db.execute("UPDATE meta SET value = '99'")
     with pytest.raises(FasrError, match="ledger format 99"):
         Ledger.open(tmp_path)
+
+
+def test_a_case_is_no_folder_for_cases(tmp_path: Path) -> None:
+    (tmp_path / "case.sqlite").touch()
+    with pytest.raises(CaseError, match="it is a case itself"):
+        Ledger.open(tmp_path)

@@ -118,3 +118,12 @@ def test_settings_of_a_search_are_those_that_were_asked_last(again: Path) -> Non
     list(search_again([folder], again / "gallery"))
     with Case.open(folder, read_only=True) as case:
         assert (case.searched() or {})["question"]["fpir"] == 0.1
+
+
+def test_what_a_search_found_is_told_when_its_report_cannot_be_written(again: Path) -> None:
+    enrol(again / "gallery", "grace_hopper")
+    (folder,) = cases_in([again / "cases"])
+    (folder / "report" / "SHA256SUMS").unlink()  # a folder of somebody else's, as far as one can see
+    (result,) = search_again([folder], again / "gallery")
+    assert result.asked and [c.new for c in result.changes] == [("grace_hopper",)]
+    assert result.problem is not None and "its report was not written" in result.problem

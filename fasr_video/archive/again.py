@@ -38,7 +38,7 @@ class Change:
 class Searched:
     case: Path
     problem: str | None
-    """Why it could not be searched."""
+    """Why it could not be searched, or what went wrong after."""
     asked: bool = False
     """False where the same question was answered before."""
     tracks: int = 0
@@ -85,11 +85,15 @@ def _search(folder: Path, gallery: Gallery, index: Index) -> Searched:
         before = _passing(case)
         asked = search_all(case, gallery, prober, search, index)
         after = _passing(case)
-    refresh(folder)
     changes = (
         Change(t, tuple(sorted(now - then)), tuple(sorted(then - now))) for t, then, now in _beside(before, after)
     )
-    return Searched(folder, None, asked, len(after), tuple(c for c in changes if c.new or c.gone))
+    told = tuple(c for c in changes if c.new or c.gone)
+    try:
+        refresh(folder)
+    except FasrError as error:  # what the search found is told all the same: it is in the case, and new but once
+        return Searched(folder, f"searched, but its report was not written: {error}", asked, len(after), told)
+    return Searched(folder, None, asked, len(after), told)
 
 
 def _settings(case: Case) -> Settings:

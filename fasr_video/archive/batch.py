@@ -19,7 +19,7 @@ from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
 from fasr_video.configs.settings import Settings
-from fasr_video.errors import EnvironmentFailure
+from fasr_video.errors import EnvironmentFailure, FasrError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
@@ -31,6 +31,7 @@ from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.run import open_models
 from fasr_video.pipeline.search import check_question
+from fasr_video.report.write import refresh
 
 BUSY_WAIT = 5.0
 """Seconds after which a case that somebody else is writing is tried again."""
@@ -236,6 +237,8 @@ class Batch:
 
     def _cut(self, order: Order) -> list[Order]:
         """The parts of a long file that nobody has looked at."""
+        if self._job.settings.detect.every > 1:
+            return []  # the run asks for few whole pictures then: looking at all of them beforehand would cost more
         length, seconds = None if self._job.cut is None else length_of(order.path), self._job.cut
         if length is None or seconds is None or length < LONG * seconds or (order.case / CASE_DATABASE).exists():
             return []
@@ -307,8 +310,13 @@ class Batch:
         if place == Place() or said == _placed(place):
             return
         folder = self._job.cases / unit.folder
-        with only_writer(folder), Case.open(folder) as case:
-            place_source(case, 1, place)
+        try:
+            with only_writer(folder), Case.open(folder) as case:
+                place_source(case, 1, place)
+            refresh(folder)
+        except FasrError as error:  # one case that is gone or held by somebody stops no archive
+            self._listen(Note("warning", str(folder), f"camera and clock not corrected: {error}"))
+            return
         self._ledger.done(unit.id, {**unit.facts, **_placed(place)}, 0.0)
         self._listen(Note("done", str(folder), "camera and clock corrected"))
 

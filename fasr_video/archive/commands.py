@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fasr_video.configs import settings as configs
+from fasr_video.custody.commands import KEY_FILE
 from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 OPTIONS = (
     click.option("--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."),
     click.option("--out", "cases", type=FOLDER, required=True, help="The folder of cases, with their ledger."),
+    KEY_FILE,
     click.option("--glob", help="Only files whose path within the folder fits this, as '*/cam3/*.mp4'."),
     click.option("--preset", default="cpu", show_default=True, help="Settings to start from, as for `run`."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, as for `run`."),
@@ -83,6 +86,12 @@ class Asked:
     as_json: bool
 
 
+def _finite(_: click.Context, option: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise UsageError(f"--{option.name} {value}", "not a length of time", "give seconds")
+    return value
+
+
 def _options(command: Callable[..., int]) -> Callable[..., int]:
     for option in reversed(OPTIONS):
         command = option(command)
@@ -115,6 +124,7 @@ def batch_command(archive: Path, after: str | None, before: str | None, **option
 @click.option(
     "--still",
     type=click.FloatRange(min=0),
+    callback=_finite,
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -123,6 +133,7 @@ def batch_command(archive: Path, after: str | None, before: str | None, **option
 @click.option(
     "--every",
     type=click.FloatRange(min=0.1),
+    callback=_finite,
     default=5.0,
     show_default=True,
     metavar="SECONDS",
@@ -157,6 +168,7 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
 @click.command("search")
 @click.argument("cases", nargs=-1, required=True, type=FOLDER)
 @click.option("--gallery", required=True, type=FOLDER, help="A gallery that `gallery create`, or `batch`, made.")
+@KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each case.")
 def search_command(cases: tuple[Path, ...], gallery: Path, as_json: bool) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and tell what changed.
@@ -174,9 +186,9 @@ def search_command(cases: tuple[Path, ...], gallery: Path, as_json: bool) -> int
         changed += len(result.changes)
         if as_json:
             click.echo(json.dumps({"event": "searched", **asdict(result), "case": str(result.case)}))
-        elif result.problem is not None:
-            click.echo(f"fasr-video: {result.problem}", err=True)
         else:
+            if result.problem is not None:
+                click.echo(f"fasr-video: {result.problem}", err=True)
             for c in result.changes:
                 told = [f"new candidate {s}" for s in c.new] + [f"no longer a candidate: {s}" for s in c.gone]
                 click.echo(f"{result.case} {c.track}: {', '.join(told)}")

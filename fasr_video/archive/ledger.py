@@ -25,6 +25,7 @@ from typing import IO, Any
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found
 from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
 from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
 
@@ -90,6 +91,8 @@ class Ledger:
 
     @classmethod
     def open(cls, cases: Path) -> Ledger:
+        if (cases / CASE_DATABASE).exists():
+            raise CaseError(cases, "it is a case itself", "give a folder for many cases")
         with environment(cases):
             cases.mkdir(parents=True, exist_ok=True)
             lock = (cases / LOCK).open("w")

@@ -21,7 +21,7 @@ from PIL import Image as PilImage
 
 from fasr_video import __version__
 from fasr_video.archive.ledger import STATES, Ledger, Unit
-from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.errors import FasrError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.case import Case
@@ -70,7 +70,7 @@ def summary(ledger: Ledger) -> dict[str, Any]:
         if unit.state == "done":
             try:
                 seen += _seen(ledger.cases / unit.folder, line, len(seen))
-            except (CaseError, IntegrityError) as error:
+            except FasrError as error:
                 unread.append({"path": unit.folder, "reason": str(error)})
     unread += [{"path": path, "reason": reason} for path, reason in ledger.problems()]
     states = {state: sum(u["state"] == state for u in units) for state in STATES}
@@ -187,10 +187,11 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
 
 
 def _thumbnail(case: Case, track: Mapping[str, Any]) -> str | None:
-    """LR0 as a data URI: to find it again, not to look at."""
-    if track["shown"] is None:
+    """LR0 as a data URI: to find it again, not to look at. None of an encrypted case, for the summary is not."""
+    if track["shown"] is None or case.encryption is not None:
         return None
-    picture = PilImage.open(case.folder / track["shown"]["aligned"]).convert("RGB").resize((THUMB, THUMB))
+    name = Path(track["shown"]["aligned"]).stem
+    picture = PilImage.fromarray(case.read_picture(name)).resize((THUMB, THUMB))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

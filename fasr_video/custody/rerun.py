@@ -19,6 +19,7 @@ from fasr_video.configs.settings import Settings, load
 from fasr_video.errors import FasrError
 from fasr_video.gallery.probes import Prober, Probes
 from fasr_video.pipeline.case import Case, package_versions
+from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.probes import features, open_prober, track_faces, track_seed
 from fasr_video.pipeline.verify import Check
 
@@ -34,20 +35,21 @@ def rerun(case: Case, count: int) -> Check:
     problems: list[str] = []
     unchecked: list[str] = []
     notes: list[str] = []
+    names = {number: name for name, number in track_names(case).items()}
     for made_with, tracks in _chosen(case, count).items():
         try:
             prober, seed = _as_it_was(case, json.loads(made_with))
         except FasrError as error:
-            unchecked += [f"track {track['id']}: {error}" for track in tracks]
+            unchecked += [f"track {names[track['id']]}: {error}" for track in tracks]
             continue
         for track in tracks:
             try:
                 answer = prober.ask([track_faces(case, track)], [track_seed(seed, track)])[0]
                 levels, numbers = _apart(case, track["id"], answer)
             except FasrError as error:
-                problems.append(f"track {track['id']}: {error}")
+                problems.append(f"track {names[track['id']]}: {error}")
                 continue
-            notes.append(f"track {track['id']}: {_told(levels, numbers)}")
+            notes.append(f"track {names[track['id']]}: {_told(levels, numbers)}")
             if levels > GREY_LEVELS or numbers > TOLERANCE:
                 problems.append(notes[-1])
     if notes:

@@ -319,6 +319,8 @@ def refuse_foreign(folder: Path) -> None:
     """Raise when a folder that is no case holds anything but what a run killed at its very start left behind."""
     if not folder.is_dir() or (folder / DATABASE).exists():
         return
+    if (folder / TOMBSTONE).is_file():
+        raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give another --out")
     new = f"{DATABASE}.new"
     begun = {LOCK, "crops", "settings.yaml", new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
     if {p.name for p in folder.iterdir()} - begun:

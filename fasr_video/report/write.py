@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fasr_video.errors import CaseError
+from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import TRACK_COLUMNS, flat
@@ -37,6 +37,9 @@ def write_report(
     folder: Path, out: Path | None = None, formats: Sequence[str] = USUAL, with_photographs: bool = True
 ) -> Path:
     """Write the report of the case at `folder` to `out` (in the case, if None), and return where it is."""
+    with Case.open(folder, read_only=True) as case:
+        if out is None and case.encryption is not None:
+            raise UsageError(folder, "it is encrypted, and a report is not", "give --out DIR, outside of the case")
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()

@@ -23,6 +23,7 @@ DECIDED = ("undecided", "decided", *(str(a) for a in Agreement if a is not Agree
 _QUERY = """
     SELECT track.*, source.path, source.camera, source.clock, source.info, shown.native, shown.aligned, shown.eye_px,
         shown.total, answer.verdict AS answered, lead.subject, lead.score AS lead_score, lead.ratio, lead.support,
+        lead.at_bound,
         (SELECT pts FROM face WHERE face.track = track.id ORDER BY frame_index LIMIT 1) AS first_pts,
         (SELECT pts FROM face WHERE face.track = track.id ORDER BY frame_index DESC LIMIT 1) AS last_pts,
         (SELECT count(*) FROM face WHERE face.track = track.id) AS sightings
@@ -43,6 +44,8 @@ class Lead:
     """log10 of the likelihood ratio; None where the scores are raw."""
     score: float
     only_sr: bool
+    at_bound: bool
+    """Whether the ratio is as far as the calibration's data reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,8 @@ def _card(case_id: str, row: Row, decided: Sequence[Decision]) -> Card:
     footage = Path(row["path"]).name
     lead = None
     if row["subject"] is not None:
-        lead = Lead(row["subject"], row["ratio"], row["lead_score"], json.loads(row["support"]) == ["sr"])
+        only_sr = json.loads(row["support"]) == ["sr"]
+        lead = Lead(row["subject"], row["ratio"], row["lead_score"], only_sr, bool(row["at_bound"]))
     return Card(
         case=case_id,
         id=row["id"],

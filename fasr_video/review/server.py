@@ -39,6 +39,7 @@ def by_id(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         with Case.open(folder, read_only=True) as case:
+            _ = case.vault  # an encrypted case whose key was not given is told before anybody decides unseen
             first = found.setdefault(case.meta("case_id"), folder)
         if first is not folder:
             raise UsageError(folder, f"the same case as {first}, or a copy of it", "give one of them")

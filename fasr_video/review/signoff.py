@@ -117,6 +117,7 @@ def _track(case: Case, card: Card) -> dict[str, Any]:
         "insufficient_because": card.why,
         "first_candidate": None if lead is None else lead.subject,
         "log10_likelihood_ratio": None if lead is None else lead.ratio,
+        "at_bound_of_calibration": lead is not None and lead.at_bound,
         "only_the_reconstruction_supports_it": lead is not None and lead.only_sr,
         "agreement": card.agreement,
         "decisions": [_as_json(d) for d in decisions(case, card.id)],
