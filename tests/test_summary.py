@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary
+from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary, write_summary
 from fasr_video.archive.unit import work
 from fasr_video.trackers.linking import Tracklet
 from tests.archives import files, work_off
+from tests.test_cli import called
 
 NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
 
@@ -96,3 +98,15 @@ def test_what_the_page_links_to_is_there(cases: Path, document: dict[str, Any]) 
     links = re.findall(r'href="([^"]+)"', as_html(document))
     assert any(link.endswith("/report/index.html") for link in links)
     assert all((cases / unquote(link)).exists() for link in links if not link.startswith(("#", "data:")))
+
+
+def test_a_purged_case_leaves_the_summary(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there = Path(shutil.copytree(cases, tmp_path / "cases"))
+    with Ledger.read(there) as ledger:
+        write_summary(ledger)
+        (unit,) = [u for u in ledger.units() if u.state == "done"]
+    done = called(capsys, "purge", there / unit.folder, "--now", "--why", "its people asked", "--yes")
+    assert done[0] == 0, done[2]
+    page, table = (there / "summary.html").read_text(), json.loads((there / "summary.json").read_text())
+    assert "data:image/jpeg" not in page and table["leads"] == []
+    assert any("it was purged" in p["reason"] for p in table["not_read"])

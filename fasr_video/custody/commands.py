@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,6 +154,7 @@ def purge_command(
         return code
     search = copies(chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen)))
     stones = [purge(d, search, by or getpass.getuser(), why or "its time is over") for d in chosen]
+    _rewrite_summaries({d.folder.resolve().parent for d in chosen})
     if as_json:
         click.echo(json.dumps(stones, indent=2, ensure_ascii=False))
     else:
@@ -166,6 +167,17 @@ def purge_command(
             for file in files:
                 click.echo(f"{what} {file}")
     return ExitCode.INTEGRITY if search.found else code
+
+
+def _rewrite_summaries(folders: Iterable[Path]) -> None:
+    """A batch's summary shows faces and candidates of its cases: it must not outlive them."""
+    from fasr_video.archive.ledger import DATABASE, Ledger
+    from fasr_video.archive.summary import write_summary
+
+    for folder in folders:
+        if (folder / DATABASE).is_file():
+            with Ledger.read(folder) as ledger:
+                write_summary(ledger)
 
 
 def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_json: bool) -> None:

@@ -76,7 +76,7 @@ def _hashes(target: Path) -> dict[str, str]:
     """SHA-256 of the file, or of all files in the folder, by their names in it."""
     if not target.exists():
         raise InputError(target, "no such file or folder", "give what was exported")
-    if (target / DATABASE).is_file():
+    if target.is_dir() and next(target.rglob(DATABASE), None) is not None:
         reason = "a case, which changes while people work on it and proves itself by its log"
         raise InputError(target, reason, "sign what `pictures` or `export` wrote of it; `verify` checks the case")
     names = (
