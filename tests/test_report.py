@@ -449,3 +449,11 @@ def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
         db.execute("UPDATE probed SET models = ?", (json.dumps(models),))
     page = (write_report(copy) / "T1.html").read_text(encoding="utf-8")
     assert "no reconstruction" in Page(page).text and "Synthetic" not in Page(page).text
+
+
+def test_a_folder_with_sums_of_other_things_is_left_alone(case: Path, tmp_path: Path) -> None:
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text(f"{'0' * 64}  disk.iso\n")
+    with pytest.raises(CaseError, match="of something else"):
+        write_report(case, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["SHA256SUMS"] and "disk.iso" in sums.read_text()

@@ -135,6 +135,8 @@ class _Target:
         manifest.touch()  # a report that is killed from here on is known as one
         lines = manifest.read_text(encoding="utf-8").splitlines()
         self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
+            raise CaseError(out, "its SHA256SUMS is of something else", "give another --out")
 
     def put(self, name: str, data: Data) -> None:
         path = self._out / name
