@@ -35,7 +35,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.recognition.network import FORMAT, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import ResidualDenoiser
-from fasr_video.sr.idfsr import IdentityDenoiser
+from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_denoiser, save_idfsr
@@ -533,8 +533,8 @@ def test_attributes_and_references_reach_their_methods(
 ) -> None:
     """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no landmarks."""
     torch.manual_seed(0)
-    size = Size(side=128, block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
-    save_idfsr(IdentityDenoiser(IdfsrNet(size)), tmp_path / "idfsr.safetensors")
+    size = Size(128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True)
+    save_idfsr(identity_denoiser(IdfsrNet(size)), tmp_path / "idfsr.safetensors")
     names = [f"p{i}/{k}.png" for i in range(PEOPLE) for k in range(EACH)]
     chosen = ("--people", 2, "--out", tmp_path / "run", "--labels", tmp_path / "labels.csv", "--labelled")
     methods = ("--method", "srdg", "--method", "idfsr", "--method", "idfsr-fitted", "--sampler", "ddim-2")

@@ -23,7 +23,7 @@ from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.denoiser import Condition
+from fasr_video.sr.denoiser import Condition, ResidualDenoiser
 from fasr_video.sr.identity import (
     About,
     Identity,
@@ -34,14 +34,17 @@ from fasr_video.sr.identity import (
     stranger,
 )
 from fasr_video.sr.idfsr import (
+    HIDDEN,
     KEPT,
+    KNOWN,
+    LOG_SIGMA,
     RIM,
     SIGMAS,
     STEPS,
     FaceCondition,
-    IdentityDenoiser,
     assemble,
     face_mask,
+    identity_denoiser,
     time_of,
     usable,
     warp,
@@ -49,9 +52,10 @@ from fasr_video.sr.idfsr import (
 )
 from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
 from fasr_video.sr.methods import as_image, open_restorer
+from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Level, Size
 from fasr_video.sr.restoration import Probe, restore
-from fasr_video.sr.weights import load_idfsr, save_idfsr
+from fasr_video.sr.weights import load_idfsr, save_denoiser, save_idfsr
 from fasr_video.training import idfsr as training
 from fasr_video.training.faces import draw_moves, read_faces, rows_of
 from fasr_video.training.loop import Plan
@@ -59,7 +63,8 @@ from fasr_video.training.loop import Plan
 ROOT = Path(__file__).parents[1]
 SIDE = 128
 FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
-TINY = Size(side=SIDE, block=8, widths=(16, 32), blocks=1, condition=32, attention=0)
+TINY = Size(SIDE, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=False)
+RESIDUAL = replace(TINY, residual=True)
 
 
 def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
@@ -81,6 +86,12 @@ def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.05)
     return net.eval()
+
+
+@pytest.fixture(params=[TINY, RESIDUAL], ids=["noise", "residual"])
+def size(request: pytest.FixtureRequest) -> Size:
+    """What holds for one kind of network holds for the other."""
+    return request.param  # type: ignore[no-any-return]
 
 
 def told(n: int = 3, seed: int = 0) -> FaceCondition:
@@ -215,16 +226,94 @@ def test_each_cell_knows_where_it_is_when_it_looks_at_the_identity() -> None:
     assert float(heard().std(1).min()) > 0.1
 
 
-def test_an_untrained_network_tells_no_noise_whatever_it_is_shown() -> None:
+def test_an_untrained_published_network_tells_no_noise_whatever_it_is_shown() -> None:
     condition = told()
     x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        out = IdentityDenoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
+        out = identity_denoiser(IdfsrNet(TINY))(x, torch.tensor([0.01, 1.0, 50.0]), condition)
     assert torch.equal(out, x)  # D = x − σ · 0
 
 
-def test_it_hears_context_reference_and_identity_and_not_what_is_hidden() -> None:
-    denoiser, condition = IdentityDenoiser(speaking()), told()
+def test_an_untrained_compact_network_stands_between_the_noisy_picture_and_what_it_is_told() -> None:
+    """As E[clean | x] of pictures that are Gaussian around the LR face, and the reference where that is hidden."""
+    condition, sigma = told(), torch.tensor([0.01, 0.28, 25.0])
+    x = torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        out = identity_denoiser(IdfsrNet(RESIDUAL))(x, sigma, condition)
+    hidden = condition.mask.expand_as(x) == 1
+    base, spread = torch.where(hidden, condition.reference, condition.lr), torch.where(hidden, HIDDEN, KNOWN)
+    level = sigma[:, None, None, None]
+    torch.testing.assert_close(out, (base * level**2 + x * spread**2) / (level**2 + spread**2), rtol=0, atol=1e-4)
+
+
+def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
+    condition, sigma = told(), torch.tensor([0.01, 0.5, 20.0])
+    clean, noise = pictures(3, seed=5), torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    heard: list[Tensor] = []
+
+    class Heard(IdfsrNet):
+        def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+            heard.append(super().forward(x, lr, time, style, identity))
+            return heard[-1]
+
+    torch.manual_seed(0)
+    denoiser = identity_denoiser(Heard(RESIDUAL))
+    torch.nn.init.normal_(denoiser.network.leave[2].weight, std=0.1)
+    level, hidden = sigma[:, None, None, None], condition.mask.expand_as(clean) == 1
+    base, spread = torch.where(hidden, condition.reference, condition.lr), torch.where(hidden, HIDDEN, KNOWN)
+    total = (level**2 + spread**2).sqrt()
+    residual = clean + level * noise - base
+    wanted = (clean - base - (spread / total) ** 2 * residual) * total / (level * spread)  # EDM's F, eq. 8
+    with torch.no_grad():
+        out = denoiser(clean + level * noise, sigma, condition)
+    expected = (heard[0] - wanted).square().flatten(1).mean(1)
+    torch.testing.assert_close(denoiser.weighted(out, clean, sigma, condition), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_training_draws_each_step_of_the_ddpm_as_often_and_the_compact_sizes_levels_log_normally() -> None:
+    share = (torch.arange(STEPS) + 0.5) / STEPS
+    published, compact = (identity_denoiser(IdfsrNet(size)) for size in (TINY, RESIDUAL))
+    torch.testing.assert_close(published.levels(share), SIGMAS.float())
+    assert published.levels(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([float(SIGMAS[0]), float(SIGMAS[-1])])
+    drawn, (mean, spread) = compact.levels(share).log(), LOG_SIGMA
+    assert float(drawn.mean()) == pytest.approx(mean, abs=0.02) and float(drawn.std()) == pytest.approx(
+        spread, abs=0.02
+    )
+    assert compact.levels(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0.002, 30.0])
+
+
+def test_the_compact_size_can_begin_with_what_an_sr_network_knows(tmp_path: Path) -> None:
+    """Deaf to style and identity it then draws, of a face that is not hidden, what the SR network draws of it."""
+    torch.manual_seed(0)
+    sr = ResidualDenoiser(CompactNet((16, 32), blocks=1, condition=32)).eval()
+    for name, parameter in sr.network.named_parameters():
+        if name.startswith(("layout.out", "down.1.attention", "up.1.attention")):
+            torch.nn.init.zeros_(parameter)
+        elif parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    sr.half().float()  # what the file can hold
+    save_denoiser(sr, tmp_path / "sr.safetensors")
+    net = IdfsrNet(replace(RESIDUAL, block=4))
+    training.begin_with(net, tmp_path / "sr.safetensors")
+    for name, parameter in net.named_parameters():
+        if "dense_z" in name or ".attention." in name:
+            torch.nn.init.zeros_(parameter)
+    condition, sigma = told(), torch.tensor([0.05, 0.5, 5.0])
+    bare = FaceCondition(condition.lr, condition.feature, torch.zeros_like(condition.mask), condition.reference)
+    x = pictures(3, seed=5) + sigma[:, None, None, None] * torch.randn(3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        known = sr(x, sigma, Condition(bare.lr, torch.zeros(3, 512)))
+        torch.testing.assert_close(identity_denoiser(net.eval())(x, sigma, bare), known, rtol=0, atol=2e-3)
+
+
+def test_weights_that_a_new_run_cannot_begin_with_are_refused(tmp_path: Path) -> None:
+    save_denoiser(ResidualDenoiser(CompactNet((32, 64), blocks=1, condition=32)), tmp_path / "sr.safetensors")
+    with pytest.raises(FasrError, match=r"sr\.safetensors: nothing in it fits"):
+        training.begin_with(IdfsrNet(RESIDUAL), tmp_path / "sr.safetensors")
+
+
+def test_it_hears_context_reference_and_identity_and_not_what_is_hidden(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), told()
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
     inside, outside = condition.mask, 1 - condition.mask
 
@@ -243,16 +332,16 @@ def test_it_hears_context_reference_and_identity_and_not_what_is_hidden() -> Non
         assert float((answer(**other) - base).abs().max()) > 1e-4, other.keys()
 
 
-def test_an_item_does_not_depend_on_the_rest_of_its_batch() -> None:
-    denoiser, condition = IdentityDenoiser(speaking()), told()
+def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), told()
     x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
         together, alone = denoiser(x, sigma, condition), denoiser(x[1:2], sigma[1:2], condition[1:2])
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_samplers_encode_the_reference_once_and_see_the_same_function() -> None:
-    denoiser, condition = IdentityDenoiser(speaking()), told()
+def test_samplers_encode_the_reference_once_and_see_the_same_function(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), told()
     encoded: list[int] = []
     denoiser.network.style.register_forward_hook(lambda *_: encoded.append(1))
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.5)
@@ -263,8 +352,8 @@ def test_samplers_encode_the_reference_once_and_see_the_same_function() -> None:
         assert torch.equal(first, denoiser(x, sigma, condition))
 
 
-def test_bfloat16_stays_near_float32() -> None:
-    denoiser, condition = IdentityDenoiser(speaking()), told()
+def test_bfloat16_stays_near_float32(size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size)), told()
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         exact = denoiser(x, sigma, condition)
@@ -276,7 +365,7 @@ def test_bfloat16_stays_near_float32() -> None:
 def test_without_mask_and_reference_it_says_what_is_missing() -> None:
     condition = told()
     with pytest.raises(FasrError, match="no reference"):
-        IdentityDenoiser(speaking()).given(Condition(condition.lr, condition.feature))
+        identity_denoiser(speaking()).given(Condition(condition.lr, condition.feature))
 
 
 # ------------------------------------------------------------------------------------------------- DDPM and our levels
@@ -313,7 +402,7 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
         told = noise(x_t, kept)
         clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
         x_t = then.sqrt() * clean + (1 - then).sqrt() * told
-    denoiser = IdentityDenoiser(Gaussian(replace(TINY, side=16)))
+    denoiser = identity_denoiser(Gaussian(replace(TINY, side=16)))
     some = torch.zeros(3, 3, 16, 16, dtype=torch.float64)
     condition = FaceCondition(some, torch.zeros(3, 512), some[:, :1], some.float())
     levels = torch.cat((SIGMAS[t], torch.zeros(1)))
@@ -322,8 +411,8 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
     torch.testing.assert_close(2 * ours - 1, x_t, rtol=0, atol=1e-5)
 
 
-def test_a_seed_draws_the_same_picture_whatever_the_batch() -> None:
-    denoiser, condition, how = IdentityDenoiser(speaking()), told(), sampling.parse("ddim-4")
+def test_a_seed_draws_the_same_picture_whatever_the_batch(size: Size) -> None:
+    denoiser, condition, how = identity_denoiser(speaking(size)), told(), sampling.parse("ddim-4")
     together = sampling.draw(denoiser, condition, how, samplers.generators([5, 6, 7]))
     alone = sampling.draw(denoiser, condition[1:2], how, samplers.generators([6]))
     torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
@@ -332,15 +421,15 @@ def test_a_seed_draws_the_same_picture_whatever_the_batch() -> None:
 # --------------------------------------------------------------------------------------------------------------- files
 
 
-def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
-    denoiser, condition = IdentityDenoiser(speaking().half().float()), told()  # what a float16 file can hold
+def test_weights_come_back_from_their_file(tmp_path: Path, size: Size) -> None:
+    denoiser, condition = identity_denoiser(speaking(size).half().float()), told()  # what a float16 file can hold
     denoiser.embedder, denoiser.band = "e" * 64, (4, 16)
     save_idfsr(denoiser, tmp_path / "idfsr.safetensors")
     back = load_idfsr(tmp_path / "idfsr.safetensors")
     x, sigma = pictures(3, seed=5), torch.full((3,), 0.3)
     with torch.no_grad():
         assert torch.equal(back(x, sigma, condition), denoiser(x, sigma, condition))
-    assert back.network.size == TINY and back.embedder == "e" * 64 and back.band == (4, 16)
+    assert back.network.size == size and back.embedder == "e" * 64 and back.band == (4, 16)
 
 
 def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
@@ -349,8 +438,8 @@ def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
         load_idfsr(file)
     with pytest.raises(FasrError, match="does not name an IDFSR network"):
         load_idfsr(boxed("sr.safetensors"))
-    save_idfsr(IdentityDenoiser(speaking()), file)
-    with pytest.raises(FasrError, match="fasr-video/idfsr/1"):
+    save_idfsr(identity_denoiser(speaking()), file)
+    with pytest.raises(FasrError, match="fasr-video/idfsr/2"):
         checkpoints.load(file)
     for length in (5000, 200):
         file.write_bytes(file.read_bytes()[:length])
@@ -382,7 +471,8 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "compact", TINY)
+    monkeypatch.setitem(SIZES, "compact", RESIDUAL)
+    monkeypatch.setitem(SIZES, "published", TINY)
 
 
 def data_of(people: Path) -> training.Material:
@@ -443,24 +533,27 @@ def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
-def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path: Path, tiny: None) -> None:
+@pytest.mark.parametrize("name", SIZES)
+def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path: Path, tiny: None, name: str) -> None:
     job = training.Job(
         read_faces([people / "faces"])[0],
         people / "features.npz",
         people / "labels.csv",
         None,
-        "compact",
-        training.Recipe(batch=8, surveillance=0.3),
+        name,
+        training.Recipe(batch=8, surveillance=0.3, identity=0.1),
         people / "faces",
     )
-    plan = Plan(steps=16, lr=3e-3, warmup=3, ema=0.9, log_every=4, muon=True)
+    plan = Plan(steps=16, lr=1e-2, warmup=3, ema=0.9, log_every=16, muon=True)
     assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
-    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
-    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    # The same faces and noise at each step, seen by a network that stays as it began.
+    training.run(job, tmp_path / "still", replace(plan, lr=1e-9), torch.device("cpu"), lambda progress: None)
+    learnt, still = (next(csv.DictReader((f / "log.csv").open())) for f in (tmp_path, tmp_path / "still"))
+    assert float(learnt["loss"]) < float(still["loss"])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["people"] == 4 and manifest["faces"] == 12 and manifest["step"] == 16
     back = load_idfsr(tmp_path / "idfsr.safetensors")
-    assert back.band == (4, 16) and back.network.size == TINY
+    assert back.band == (4, 16) and back.network.size == SIZES[name]
     with Image.open(tmp_path / "samples.png") as sheet:
         assert sheet.size == (4 * SIDE, 5 * SIDE)  # LR, masked, reference, drawn, truth
     # The same command goes on where it was: here, at the end.
@@ -512,8 +605,8 @@ def person(n: int = 4, seed: int = 0) -> References:
     return References(names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features)
 
 
-def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is() -> None:
-    denoiser, told_of = IdentityDenoiser(speaking()), []
+def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is(size: Size) -> None:
+    denoiser, told_of = identity_denoiser(speaking(size)), []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     vector, first, last = fit(denoiser, person(), 8, 0, told_of.append)
     assert last < first
@@ -525,7 +618,7 @@ def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_
 
 
 def test_a_fit_that_helps_nothing_is_no_fit() -> None:
-    deaf = IdentityDenoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
+    deaf = identity_denoiser(IdfsrNet(TINY))  # its output is zero, whoever it is told of
     with pytest.raises(FasrError, match="did not fall"):
         fit(deaf, person(), 1, 0, lambda progress: None)
 
@@ -600,7 +693,7 @@ class Embedder:
 
 
 def restorer(identity: Identity | None = None) -> Idfsr:
-    denoiser = IdentityDenoiser(speaking())
+    denoiser = identity_denoiser(speaking())
     models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
     return Idfsr(models, "ddim-3", torch.device("cpu"))
 
@@ -713,7 +806,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
-    save_idfsr(IdentityDenoiser(speaking()), file)
+    save_idfsr(identity_denoiser(speaking()), file)
     return file
 
 

@@ -26,7 +26,7 @@ from fasr_video.pipeline.references import APART, of_subject, sharpest
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.provenance import NOTE
-from fasr_video.sr.idfsr import IdentityDenoiser
+from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_idfsr
 from fasr_video.types import AlignedFace
@@ -50,11 +50,11 @@ def the_track(folder: Path) -> dict[str, Any]:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network in which every layer says something."""
     torch.manual_seed(0)
-    net = IdfsrNet(Size(side=128, block=8, widths=(16, 32), blocks=1, condition=32, attention=0))
+    net = IdfsrNet(Size(128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
-    save_idfsr(IdentityDenoiser(net), file)
+    save_idfsr(identity_denoiser(net), file)
     return file
 
 

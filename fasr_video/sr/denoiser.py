@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -134,27 +135,38 @@ class ResidualDenoiser(Denoiser):
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         known = _known(condition.lr)
-        data = sde.per_item(self._spread(known), x)
         base = torch.where(sde.per_item(known, x), condition.lr, 0.5)
-        level = sde.per_item(sigma, x)
-        total = (level**2 + data**2).sqrt()
-        residual = x - base
         noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4  # beyond its training all is noise alike
-        with self._inside(x):
-            net_input = (residual / total).to(self._dtype()).contiguous(memory_format=torch.channels_last)
-            out = self.network(net_input, 4 * (base - 0.5), noise, condition.feature)
-        return torch.addcmul(base + (data / total) ** 2 * residual, level * data / total, out.to(x.dtype))
+
+        def network(residual: Tensor) -> Tensor:
+            seen = residual.to(self._dtype()).contiguous(memory_format=torch.channels_last)
+            with self._inside(x):
+                return self.network(seen, 4 * (base - 0.5), noise, condition.feature)  # type: ignore[no-any-return]
+
+        return around(base, sde.per_item(self._spread(known), x), x, sde.per_item(sigma, x), network)
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
         """EDM's: the network's own output is matched with weight 1 at every noise level."""
-        data = self._spread(_known(condition.lr))
-        return (sigma**2 + data**2) / (sigma * data) ** 2
+        return even_weight(self._spread(_known(condition.lr)), sigma)
 
     def _spread(self, known: Tensor) -> Tensor:
         return torch.where(known, self.WITH_LR, self.WITHOUT_LR)
 
     def _dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
+
+
+def around(base: Tensor, spread: Tensor, x: Tensor, sigma: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+    """EDM's preconditioning (Karras et al. 2022, eq. 7) with `base` for zero and `spread` for sigma_data."""
+    total = (sigma**2 + spread**2).sqrt()
+    residual = x - base
+    out = network(residual / total)
+    return torch.addcmul(base + (spread / total) ** 2 * residual, sigma * spread / total, out.to(x.dtype))
+
+
+def even_weight(spread: Tensor, sigma: Tensor) -> Tensor:
+    """By which |D − clean|² of `around` matches the network's own output with weight 1 at every noise level."""
+    return (sigma**2 + spread**2) / (sigma * spread) ** 2
 
 
 def _known(lr: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from torch import Tensor
 from fasr_video.checkpoint import check_finite, read_metadata, save_own
 from fasr_video.errors import FasrError, ModelError, UsageError
 from fasr_video.recognition import combiner as merging
+from fasr_video.sr import sde
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.idfsr import SIDES, SIGMAS, STEPS, FaceCondition, IdentityDenoiser, assemble, noise_error
+from fasr_video.sr.idfsr import SIDES, FaceCondition, IdentityDenoiser, assemble
 from fasr_video.sr.networks.idfsr import IDENTITY
 
 FORMAT = "fasr-video/identity/1"
@@ -124,8 +125,8 @@ def fit(
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(0, len(references.names), (BATCH,), generator=generator)
-        levels = torch.randint(0, STEPS, (BATCH,), generator=generator)
-        loss = _errors(denoiser, references, vector, rows, levels, generator).mean()
+        sigma = denoiser.levels(torch.rand(BATCH, generator=generator))
+        loss = _errors(denoiser, references, vector, rows, sigma, generator).mean()
         optimizer.param_groups[0]["lr"] = RATE * (1 - step / steps)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -143,9 +144,9 @@ def fit(
 def loss_on(denoiser: IdentityDenoiser, references: References, vector: Tensor, seed: int) -> float:
     """The loss of drawing each reference at eight noise levels, the same draws at each call."""
     generator = torch.Generator().manual_seed(seed)
-    levels = ((torch.arange(LEVELS) + 0.5) * STEPS / LEVELS).long()
+    sigma = denoiser.levels((torch.arange(LEVELS) + 0.5) / LEVELS)
     losses = [
-        _errors(denoiser, references, vector, torch.full((LEVELS,), row), levels, generator).mean()
+        _errors(denoiser, references, vector, torch.full((LEVELS,), row), sigma, generator).mean()
         for row in range(len(references.names))
     ]
     return float(torch.stack(losses).mean())
@@ -156,10 +157,10 @@ def _errors(
     references: References,
     vector: Tensor,
     rows: Tensor,
-    levels: Tensor,
+    sigma: Tensor,
     generator: torch.Generator,
 ) -> Tensor:
-    """|ε − ε̂|² of these references, each told by another one and the vector."""
+    """The training loss of these references, each told by another one and the vector."""
     others = (rows + torch.randint(1, len(references.names), rows.shape, generator=generator)) % len(references.names)
     clean, marks = references.pictures[rows], references.marks[rows]
     sides = torch.randint(0, len(SIDES), rows.shape, generator=generator).tolist()
@@ -167,9 +168,9 @@ def _errors(
     noise = torch.randn(clean.shape, generator=generator)
     told = assemble(lr, marks, references.pictures[others], references.marks[others], vector.expand(len(rows), -1))
     condition = FaceCondition(*(v.to(vector.device) for v in (told.lr, told.feature, told.mask, told.reference)))
-    sigma = SIGMAS[levels].float()
     clean, sigma, noise = (v.to(vector.device) for v in (clean, sigma, noise))
-    return noise_error(denoiser, clean, condition, sigma, noise)
+    out = denoiser(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
+    return denoiser.weighted(out, clean, sigma, condition)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -2,27 +2,33 @@
 
 Landmarks are N×5×2 in a picture's pixels, whole numbers at the pixels' centres, in the order of `types.Landmarks`.
 
-The network is a DDPM's: it sees x_t = √ᾱ_t y + √(1 − ᾱ_t) ε of a picture y in [−1, 1] and tells ε. Our samplers see
-x = clean + σ ε with clean = (y + 1) / 2. Both are one picture when
+The published network is a DDPM's: it sees x_t = √ᾱ_t y + √(1 − ᾱ_t) ε of a picture y in [−1, 1] and tells ε. Our
+samplers see x = clean + σ ε with clean = (y + 1) / 2. Both are one picture when
 
     x_t = √ᾱ (2x − 1)    with    σ_t = ½ √((1 − ᾱ_t) / ᾱ_t),    that is    ᾱ = 1 / (1 + 4σ²),
 
 and D(x, σ) = x − σ ε̂(x_t, t). Between the thousand steps t is linear in ln σ.
+
+The compact network tells what its base lacks, as that of FASR++ here does: ε̂ has to be right to a hundredth before a
+picture begun at pure noise is right to a tenth, which a training on two cores does not reach. Its base has the warped
+reference where the LR face is hidden: a style code alone takes millions of faces to say what a face looks like.
 """
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.errors import UsageError
 from fasr_video.sr import sde
-from fasr_video.sr.denoiser import Condition, Denoiser
+from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, around, even_weight
 from fasr_video.sr.networks.idfsr import IDENTITY, IdfsrNet
 
 SIDE = 128
@@ -33,6 +39,14 @@ KEPT = torch.cumprod(1 - BETA, 0)
 SIGMAS = ((1 - KEPT) / KEPT).sqrt() / 2
 SIDES = (4, 8, 16)
 """Of the LR faces that it is for: ×32, ×16, ×8."""
+
+SAMPLER = "ddim-20"
+
+LOG_SIGMA = (-1.0, 1.4)
+"""Mean and spread of ln(sigma) in the compact size's training: half of a face is unknown at first."""
+
+KNOWN, HIDDEN = ResidualDenoiser.WITH_LR, 0.23
+"""Deviation of the true face from the LR face, and from the warped reference where that is hidden."""
 
 RIM = 4
 """Pixels along each edge that are never hidden: without any context there is nothing to fit the face to."""
@@ -184,36 +198,62 @@ class IdentityDenoiser(Denoiser):
     def __init__(self, network: IdfsrNet) -> None:
         super().__init__()
         self.network, self.side, self.feature_length = network, network.size.side, IDENTITY
-        self.sigma_min, self.sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
         self.band = (min(SIDES), max(SIDES))
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
-        told = self._told(condition)
+        told = _told(condition)
         return self._clean(x, sigma, told, self._style(told))
 
     def given(self, condition: Condition) -> sde.Denoiser:
         """The reference is encoded once for all calls."""
         self.check(condition)
-        told = self._told(condition)
+        told = _told(condition)
         style = self._style(told)
         return lambda x, sigma: self._clean(x, sigma, told, style)
 
-    def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """|ε − ε̂|², the DDPM's loss, is |D − clean|² / σ²."""
-        return sigma**-2
-
     def check(self, condition: Condition) -> None:
         Denoiser.check(self, condition)
-        self._check_size("reference", self._told(condition).reference)
+        self._check_size("reference", _told(condition).reference)
 
-    def _told(self, condition: Condition) -> FaceCondition:
-        if not isinstance(condition, FaceCondition):
-            raise UsageError("IDFSR network", "no mask and no reference beside the LR face", "use method idfsr")
-        return condition
+    def weighted(self, out: Tensor, clean: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The training loss of each face, from D's answer."""
+        error = self.weight(sigma, condition) * (out.float() - clean).square()
+        return error.flatten(1).mean(1)
+
+    @abstractmethod
+    def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
+        """Of each pixel's |D − clean|² in training: N×1×S×S or N×1×1×1."""
+
+    @abstractmethod
+    def levels(self, share: Tensor) -> Tensor:
+        """The noise level below which that share of training's draws lies."""
+
+    @abstractmethod
+    def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
+        """D(x, σ) with the reference's style code."""
 
     def _style(self, condition: FaceCondition) -> Tensor:
         with self._inside(condition.lr):
             return self.network.style(2 * condition.reference - 1)  # type: ignore[no-any-return]
+
+
+def _told(condition: Condition) -> FaceCondition:
+    if not isinstance(condition, FaceCondition):
+        raise UsageError("IDFSR network", "no mask and no reference beside the LR face", "use method idfsr")
+    return condition
+
+
+class PublishedIdfsr(IdentityDenoiser):
+    """Tells the noise."""
+
+    sigma_min, sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
+
+    def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
+        """|ε − ε̂|², the DDPM's loss, is |D − clean|² / σ²."""
+        return sde.per_item(sigma, condition.lr) ** -2
+
+    def levels(self, share: Tensor) -> Tensor:
+        return SIGMAS.to(share)[(share * STEPS).long().clamp_max(STEPS - 1)]
 
     def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
         level = sde.per_item(sigma, x)
@@ -224,8 +264,34 @@ class IdentityDenoiser(Denoiser):
         return torch.addcmul(x, level, noise.to(x.dtype), value=-1)
 
 
-def noise_error(model: nn.Module, clean: Tensor, condition: FaceCondition, sigma: Tensor, noise: Tensor) -> Tensor:
-    """|ε − ε̂|² of each picture, a mean over its pixels: the DDPM's loss, from what the denoiser says of clean + σ ε."""
-    level = sde.per_item(sigma, clean)
-    out: Tensor = model(clean + level * noise, sigma, condition)
-    return ((out.float() - clean) / level).square().flatten(1).mean(1)
+class CompactIdfsr(IdentityDenoiser):
+    """Tells what its base lacks: the LR face, and the warped reference where that is hidden."""
+
+    sigma_min, sigma_max = 0.002, 30.0
+
+    def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
+        """The network's own output is to be right by the same measure at every noise level and place."""
+        return even_weight(_spread(_told(condition).mask), sde.per_item(sigma, condition.lr))
+
+    def levels(self, share: Tensor) -> Tensor:
+        mean, spread = LOG_SIGMA
+        log_sigma = mean + spread * math.sqrt(2) * torch.erfinv(2 * share - 1)
+        return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
+
+    def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
+        base = torch.lerp(condition.lr, condition.reference, condition.mask)
+        noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
+
+        def network(residual: Tensor) -> Tensor:
+            with self._inside(x):
+                return self.network(residual, 4 * (base - 0.5), noise, style, condition.feature)  # type: ignore[no-any-return]
+
+        return around(base, _spread(condition.mask), x, sde.per_item(sigma, x), network)
+
+
+def _spread(mask: Tensor) -> Tensor:
+    return KNOWN + (HIDDEN - KNOWN) * mask
+
+
+def identity_denoiser(network: IdfsrNet) -> IdentityDenoiser:
+    return (CompactIdfsr if network.size.residual else PublishedIdfsr)(network)

@@ -21,7 +21,7 @@ from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.identity import Identity, load_identity
-from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
+from fasr_video.sr.idfsr import SAMPLER, SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
 from fasr_video.sr.methods import as_image, sample_seed
 from fasr_video.sr.restoration import Probe, Restoration
 from fasr_video.sr.sampling import Sampling
@@ -29,7 +29,6 @@ from fasr_video.sr.weights import load_idfsr
 from fasr_video.types import Image
 
 NAME = "idfsr"
-SAMPLER = "ddim-20"
 SMALLEST = min(SIDES)
 """Side in pixels of the smallest faces that are drawn."""
 FINDABLE = 12

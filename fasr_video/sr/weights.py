@@ -14,15 +14,15 @@ from fasr_video.checkpoint import check_contract, load_state, read_metadata, sav
 from fasr_video.errors import ModelError
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
-from fasr_video.sr.idfsr import IdentityDenoiser
+from fasr_video.sr.idfsr import IdentityDenoiser, identity_denoiser
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 
 FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
-IDFSR_FORMAT = "fasr-video/idfsr/1"
-CONSTANTS = {"frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
+IDFSR_FORMAT = "fasr-video/idfsr/2"
+CONSTANTS = {"frequencies", "waves.frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
 """Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
 
 
@@ -137,9 +137,10 @@ def load_idfsr(path: Path) -> IdentityDenoiser:
     if fields is None:
         raise ModelError(path, "its header does not name an IDFSR network", "give weights that `train idfsr` wrote")
     try:
-        size = Size(**fields["size"] | {"widths": tuple(fields["size"]["widths"])})
+        widths = {name: tuple(fields["size"][name]) for name in ("widths", "style_widths")}
+        size = Size(**fields["size"] | widths)
         header = IdfsrHeader(**fields | {"size": size, "band": tuple(fields["band"])})
-        denoiser = IdentityDenoiser(IdfsrNet(size))
+        denoiser = identity_denoiser(IdfsrNet(size))
     except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise _damaged(path, error) from error
     denoiser.band, denoiser.embedder = header.band, header.embedder

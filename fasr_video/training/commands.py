@@ -29,6 +29,13 @@ SURVEILLANCE = click.option(
     show_default=True,
     help="Share of batches degraded as cameras do.",
 )
+IDENTITY = click.option(
+    "--identity",
+    default=0.0,
+    type=click.FloatRange(0),
+    show_default=True,
+    help="Weight of looking like the person to the embedder.",
+)
 
 
 def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -158,13 +165,7 @@ def embedder_command(
     show_default=True,
     help="Share of faces drawn from the feature alone.",
 )
-@click.option(
-    "--identity",
-    default=0.0,
-    type=click.FloatRange(0),
-    show_default=True,
-    help="Weight of looking like the person to the embedder.",
-)
+@IDENTITY
 @EMBEDDER
 @BEGIN
 @SHOWN
@@ -233,6 +234,7 @@ def attributes_command(
     "--size", type=click.Choice(["compact", "published"]), default="compact", show_default=True, help="Of it."
 )
 @SURVEILLANCE
+@IDENTITY
 @BEGIN
 @SHOWN
 @run_options(steps=50_000, batch=32, lr=4e-4)
@@ -243,6 +245,7 @@ def idfsr_command(
     embedder: Path | None,
     size: str,
     surveillance: float,
+    identity: float,
     begin: Path | None,
     shown: Path | None,
     **options: Any,
@@ -253,7 +256,7 @@ def idfsr_command(
 
     opened = _faces(faces)
     plan, device = _plan(options, muon=True)
-    recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance)
+    recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance, identity=identity)
     job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, shown, begin)
     with environment(options["out"]):
         step = idfsr.run(job, options["out"], plan, device, _report)

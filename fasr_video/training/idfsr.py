@@ -11,8 +11,9 @@ import copy
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -21,30 +22,30 @@ from torch import Tensor, nn
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
-from fasr_video.errors import InputError, UsageError
+from fasr_video.errors import InputError, ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder
+from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.idfsr import (
+    SAMPLER,
     SIDE,
     SIDES,
-    SIGMAS,
-    STEPS,
     FaceCondition,
     IdentityDenoiser,
     assemble,
-    noise_error,
+    identity_denoiser,
     usable,
 )
 from fasr_video.sr.networks.idfsr import SIZES, IdfsrNet
 from fasr_video.sr.surveillance import Surveillance
-from fasr_video.sr.weights import save_idfsr
+from fasr_video.sr.weights import is_own, load_own, save_idfsr
 from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces, cut, draw_moves, read_faces, rows_of, views
 from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
-from fasr_video.training.sr import merged_features, poor
+from fasr_video.training.sr import merged_features, poor, unlike
 
 COLUMNS = tuple(
     f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for axis in "xy"
@@ -69,6 +70,8 @@ class Recipe:
     """Share of faces that get the mean feature of the person's other photos in place of the reference's alone."""
     marks_noise: float = 3.0
     """Deviation in pixels, of 128: the builtin detector's on faces of 16 px is 2.8, on those of 8 px 4.1."""
+    identity: float = 0.0
+    """Weight of looking like the person, as in `training/sr.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,12 @@ class Material:
     """N: the row where the person begins,"""
     count: Tensor
     """and how many rows it has."""
+    judge: EmbedderNet | None = None
+    """The embedder that made the features, for the identity term."""
+
+    def on(self, device: torch.device, judge: EmbedderNet | None) -> Material:
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "judge"}
+        return Material(**tensors, judge=judge)
 
     def partners(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Another photo of each one's person, drawn at random."""
@@ -131,29 +140,34 @@ def material(faces: Faces, marks: Tensor, features: Tensor) -> Material:
     own = features[rows]
     first = torch.cumsum(count, 0) - count
     people = [list(range(f, f + n)) for f, n in zip(first.tolist(), count.tolist(), strict=True)]
-    each = [value.repeat_interleave(count) for value in (first, count)]
-    return Material(faces.pictures[rows], marks[rows], own, merged_features(own, people, merging.mean), *each)
+    merged = merged_features(own, people, merging.mean)
+    first, count = (value.repeat_interleave(count) for value in (first, count))
+    return Material(faces.pictures[rows], marks[rows], own, merged, first, count)
 
 
 def make_loss(
     data: Material, recipe: Recipe, side: int, embed: Embed
 ) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
     device = data.pictures.device
-    sigmas = SIGMAS.float().to(device)
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        denoiser: IdentityDenoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
         rows = torch.randint(0, len(data.pictures), (recipe.batch,), generator=generator, device=device)
         clean, condition = shown(data, rows, recipe, side, embed, generator)
-        sigma = sigmas[torch.randint(0, STEPS, (recipe.batch,), generator=generator, device=device)]
-        error = noise_error(
-            model, clean, condition, sigma, torch.randn(clean.shape, generator=generator, device=device)
-        )
-        low, high = sigma < 0.3, sigma > 1.5  # a quarter of the steps, and half of them
-        return {
+        sigma = denoiser.levels(torch.rand(recipe.batch, generator=generator, device=device))
+        noise = torch.randn(clean.shape, generator=generator, device=device)
+        out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
+        error = denoiser.weighted(out, clean, sigma, condition)
+        low, high = sigma < 0.15, sigma > 0.9
+        terms = {
             "loss": error.mean(),
             "fine": (error * low).sum() / low.sum().clamp_min(1),
             "coarse": (error * high).sum() / high.sum().clamp_min(1),
         }
+        if data.judge is not None:
+            terms["identity"] = unlike(data.judge, out, data.own[rows], sigma)
+            terms["loss"] = terms["loss"] + recipe.identity * terms["identity"]
+        return terms
 
     return loss
 
@@ -215,10 +229,10 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     torch.manual_seed(plan.seed)
     embedder = embedder_of(job.features, job.embedder, device)
     data = material(job.faces, read_marks(job.landmarks, job.faces), rows_of(job.features, job.faces, ("hr",))["hr"])
-    data = Material(*(getattr(data, name).to(device) for name in Material.__slots__))
-    denoiser = IdentityDenoiser(IdfsrNet(SIZES[job.size]))
+    data = data.on(device, embedder.net if job.recipe.identity else None)
+    denoiser = identity_denoiser(IdfsrNet(SIZES[job.size]))
     if job.begin is not None:
-        load_state(denoiser.network, job.begin)
+        begin_with(denoiser.network, job.begin)
     denoiser.embedder, denoiser.band = embedder.sha256, (min(job.recipe.sides), max(job.recipe.sides))
     embed = _embedding(embedder)
     sheets = None if job.shown is None else Sheets(job.shown, job.landmarks, embed, out)
@@ -253,11 +267,33 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     return train(denoiser, loss, out, plan, device, save, report, settings)
 
 
+def begin_with(network: IdfsrNet, file: Path) -> None:
+    """Fill it with weights of its own kind, or with what it has in common with a compact SR network."""
+    if not is_own(file):
+        load_state(network, file)
+        return
+    state = {_name_here(name): value for name, value in load_own(file).network.state_dict().items()}
+    own = network.state_dict()
+    common = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if "enter.weight" not in common:
+        remedy = "give weights of `train idfsr` or, for the compact size, of a compact `train sr`"
+        raise ModelError(file, "nothing in it fits this network", remedy)
+    network.load_state_dict(common, strict=False)
+
+
+def _name_here(name: str) -> str:
+    """What the SR network's layer is called here."""
+    level = re.fullmatch(r"places_(down|up)\.(\d+)\.bias", name)
+    if level:
+        return f"{level[1]}.{level[2]}.places.bias"
+    return "waves.frequencies" if name == "frequencies" else name
+
+
 def _embedding(embedder: Embedder) -> Embed:
     return lambda faces: embedder.embed(faces)[0]
 
 
-HOW = sampling.parse("ddim-20")
+HOW = sampling.parse(SAMPLER)
 
 
 class Sheets:

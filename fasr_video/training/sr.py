@@ -100,13 +100,18 @@ def make_loss(
             "coarse": (weighted * high).sum() / high.sum().clamp_min(1),
         }
         if data.judge is not None:
-            noisiest = sigma.topk(n // 2).indices  # with little noise any face looks like its person
-            looks = data.judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
-            terms["identity"] = 1 - functional.cosine_similarity(looks, data.own[rows[noisiest]]).mean()
+            terms["identity"] = unlike(data.judge, out, data.own[rows], sigma)
             terms["loss"] = terms["loss"] + recipe.identity * terms["identity"]
         return terms
 
     return loss
+
+
+def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tensor:
+    """1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
+    noisiest = sigma.topk(len(sigma) // 2).indices  # with little noise any face looks like its person
+    looks = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
+    return 1 - functional.cosine_similarity(looks, own[noisiest]).mean()
 
 
 def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.Generator) -> Tensor:

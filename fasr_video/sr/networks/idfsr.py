@@ -1,4 +1,7 @@
-"""IDFSR's network: (noisy picture, masked LR, time, style, identity) → the noise. One class in two sizes.
+"""IDFSR's network: (noisy picture, masked LR, time, style, identity) → what is asked of it. One class in two sizes.
+
+The published size is told a DDPM's step and answers with the noise. The compact size is told ln(sigma)/4 and answers
+with what its base lacks, as `compact.py` does; layers that both have bear one name, so it can begin with those weights.
 
 A U-Net that two codes enter by ways of their own. The style code (512 numbers that an encoder like the U-Net's own
 first half makes of the warped reference) scales each block's normalised map, z_s · (t_s · GroupNorm(h) + t_b). The
@@ -39,6 +42,10 @@ class Size:
     """Length of the time embedding."""
     attention: int
     """The level with cross-attention: that of 16×16 cells."""
+    style_widths: tuple[int, ...]
+    """Channels of the style encoder's levels."""
+    residual: bool
+    """Whether it answers with what its base lacks; the published one answers with the noise."""
 
     @property
     def cells(self) -> tuple[int, ...]:
@@ -46,8 +53,9 @@ class Size:
         return tuple(self.side // self.block // 2**i for i in range(len(self.widths)))
 
 
-PUBLISHED = Size(side=128, block=1, widths=(128, 128, 256, 256, 512, 512), blocks=2, condition=512, attention=3)
-COMPACT = Size(side=128, block=4, widths=(128, 192, 320), blocks=1, condition=256, attention=1)
+WIDTHS = (128, 128, 256, 256, 512, 512)
+PUBLISHED = Size(128, 1, WIDTHS, blocks=2, condition=512, attention=3, style_widths=WIDTHS, residual=False)
+COMPACT = Size(128, 4, (128, 192, 384), blocks=1, condition=256, attention=1, style_widths=(64, 96, 192), residual=True)
 SIZES = {"compact": COMPACT, "published": PUBLISHED}
 
 
@@ -120,13 +128,12 @@ class StyleEncoder(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        self.block = size.block
-        self.enter = nn.Conv2d(3 * size.block**2, size.widths[0], 3, 1, 1)
-        self.levels = nn.ModuleList(
-            nn.Sequential(*(PlainResidual(width) for _ in range(size.blocks))) for width in size.widths
-        )
-        self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairwise(size.widths))
-        self.norm, self.leave = nn.GroupNorm(GROUPS, size.widths[-1]), nn.Linear(size.widths[-1], STYLE)
+        self.block, widths = size.block, size.style_widths
+        self.enter = nn.Conv2d(3 * size.block**2, widths[0], 3, 1, 1)
+        levels = (nn.Sequential(*(PlainResidual(width) for _ in range(size.blocks))) for width in widths)
+        self.levels = nn.ModuleList(levels)
+        self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairwise(widths))
+        self.norm, self.leave = nn.GroupNorm(GROUPS, widths[-1]), nn.Linear(widths[-1], STYLE)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.levels[0](self.enter(F.pixel_unshuffle(x, self.block)))
@@ -143,6 +150,7 @@ class IdfsrNet(nn.Module):
         self.size = size
         condition, pixels = size.condition, 3 * size.block**2
         self.style = StyleEncoder(size)
+        self.waves: nn.Module = RandomWaves(condition) if size.residual else StepWaves(condition)
         self.time = nn.Sequential(nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.tokens = nn.Linear(IDENTITY, TOKENS * TOKEN)
         self.enter = nn.Conv2d(2 * pixels, size.widths[0], 3, 1, 1)
@@ -163,8 +171,8 @@ class IdfsrNet(nn.Module):
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, size.widths[0]), nn.SiLU(), last)
 
     def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
-        """The noise in x. `time` counts from 0 to 999, fractions too; `identity` N×512 is a unit vector or zeros."""
-        told = F.silu(self.time(_waves(time, self.size.condition)))
+        """`time` is ln(sigma)/4 or a step from 0 to 999, fractions too; `identity` N×512 is a unit vector or zeros."""
+        told = F.silu(self.time(self.waves(time)))
         tokens = self.tokens(identity * math.sqrt(IDENTITY)).unflatten(1, (TOKENS, TOKEN))
         h = self.enter(F.pixel_unshuffle(torch.cat((x, lr), dim=1), self.size.block))
         skips = []
@@ -180,9 +188,31 @@ class IdfsrNet(nn.Module):
         return F.pixel_shuffle(self.leave(h), self.size.block)
 
 
-def _waves(time: Tensor, length: int) -> Tensor:
-    """Sines and cosines of the time at periods from 2π to 10,000 · 2π. (DDPM, as Transformers tell places)"""
-    half = length // 2
-    frequency = torch.exp(torch.arange(half, device=time.device, dtype=time.dtype) * (-math.log(10_000) / half))
-    angles = time[:, None] * frequency
+class StepWaves(nn.Module):
+    """Sines and cosines of the step at periods from 2π to 10,000 · 2π. (DDPM, as Transformers tell places)"""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.pairs = length // 2
+
+    def forward(self, step: Tensor) -> Tensor:
+        count = torch.arange(self.pairs, device=step.device, dtype=step.dtype)
+        return _waves(step, torch.exp(count * (-math.log(10_000) / self.pairs)))
+
+
+class RandomWaves(nn.Module):
+    """Sines and cosines at random frequencies, as in `compact.py`."""
+
+    frequencies: Tensor
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", torch.randn(length // 2) * 2 * math.pi)
+
+    def forward(self, level: Tensor) -> Tensor:
+        return _waves(level, self.frequencies)
+
+
+def _waves(value: Tensor, frequencies: Tensor) -> Tensor:
+    angles = value[:, None] * frequencies
     return torch.cat((angles.sin(), angles.cos()), dim=1)
