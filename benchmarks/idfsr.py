@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,14 +23,16 @@ from results import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.box import boxed
 from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
 from fasr_video.pipeline.marks import LandmarkFinder
+from fasr_video.recognition.align import USUAL_MARKS
 from fasr_video.recognition.combiner import mean
-from fasr_video.recognition.embedder import as_tensor
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.identity import About, Identity, References, fit
-from fasr_video.sr.idfsr import SIDES
+from fasr_video.sr.idfsr import SIDES, assemble
 from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels, load_idfsr_models
 from fasr_video.sr.methods import as_image
 from fasr_video.sr.restoration import Probe
@@ -44,7 +47,8 @@ USUAL = 4
 """References where their number is not in question."""
 KEPT = 32
 """Principal components of each code that go into the correlation."""
-COLUMNS = ("PSNR", "SSIM", "identity distance")
+COLUMNS = ("PSNR", "SSIM", "identity distance", "by the judge")
+"""The identity distance by the embedder in the networks' ear, and by the judge that told them nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,28 @@ def draw(restorer: Idfsr, probes: Sequence[Probe], first: int = 0) -> Tensor:
 
 def measures(models: IdfsrModels, pictures: Tensor, people: Sequence[Person]) -> list[str]:
     truth = torch.stack([p.truth for p in people])
-    apart = distance(models, pictures, models.embedder.embed(truth)[0])
-    return [f"{float(psnr(pictures, truth).mean()):.2f}", f"{float(ssim(pictures, truth).mean()):.3f}", f"{apart:.3f}"]
+    apart = [distance(by, pictures, by.embed(truth)[0]) for by in (models.embedder, judge())]
+    likeness = [f"{float(psnr(pictures, truth).mean()):.2f}", f"{float(ssim(pictures, truth).mean()):.3f}"]
+    return [*likeness, *(f"{d:.3f}" for d in apart)]
 
 
-def distance(models: IdfsrModels, pictures: Tensor, features: Tensor) -> float:
+@cache
+def judge() -> Embedder:
+    return BuiltinEmbedder(boxed("judge.safetensors"))
+
+
+def distance(by: Embedder, pictures: Tensor, features: Tensor) -> float:
     """1 − cosine of the pictures' features with these, a mean."""
-    return 1 - float((models.embedder.embed(pictures)[0] * features).sum(1).mean())
+    return 1 - float((by.embed(pictures)[0] * features).sum(1).mean())
+
+
+def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
+    """The LR face with the first reference bent onto it, where the network would draw: what needs no network."""
+    lr = enlarge(as_tensor([lr_face(person, side)]), 128)
+    found = models.find_marks(as_image(lr[0]))
+    marks = torch.from_numpy(USUAL_MARKS if found is None else found).float()[None]
+    told = assemble(lr, marks, as_tensor(person.references[:1]), person.marks[:1], person.features[:1])
+    return torch.lerp(lr, told.reference, told.mask)
 
 
 # -------------------------------------------------------------------------------------------------------------- fitting
@@ -107,6 +126,8 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
     for side in sorted(SIDES, reverse=True):
         low = enlarge(as_tensor([lr_face(p, side) for p in people]), 128)
         table.row([f"{side} px (×{128 // side})", "", "bicubic", *measures(models, low, people)])
+        bent = torch.cat([pasted(models, p, side) for p in people])
+        table.row([f"{side} px", 1, "pasted, no network", *measures(models, bent, people)])
         alone = draw(plain, [Probe(lr_face(p, side)) for p in people])
         table.row([f"{side} px", 0, "its own", *measures(models, alone, people)])
         for count, identities in fitted.items():
@@ -122,7 +143,8 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
         f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of {len(people) * len(COUNTS)} fits did "
         "not lower the loss, and the mean stands in for them. Drawing: `ddim-20`, one sample, "
         f"{drawing / max(1, drawn):.1f} s a face. Identity distance: 1 − cosine of the features of the picture and of "
-        "the true face, by the embedder whose features the network is told: a friendly judge."
+        "the true face, by the embedder whose features the network is told, a friendly judge, and by the judge that "
+        "told it nothing."
     )
     return table
 
@@ -212,7 +234,7 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
     restorer = Idfsr(models, None, CPU, PRECISION)
     following = [*people[1:], people[0]]
     truth = torch.stack([p.truth for p in people])
-    who = models.embedder.embed(truth)[0]
+    who = judge().embed(truth)[0]
     for side in sorted(SIDES, reverse=True):
         for identity, references in (("the same", "the same"), ("the next", "the same"), ("the next", "the next")):
             probes = []
@@ -221,12 +243,13 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
                 shown = (person if references == "the same" else other).references[:USUAL]
                 probes.append(Probe(lr_face(person, side), shown, mean(told).numpy()))
             pictures = draw(restorer, probes)
-            apart = (distance(models, pictures, features) for features in (who, who.roll(-1, 0)))
+            apart = (distance(judge(), pictures, features) for features in (who, who.roll(-1, 0)))
             cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
             table.row([f"{side} px", identity, references, *cells])
     table.note(
-        "Where the identity carries the face, that of the next person brings the picture nearer to that one. Whatever "
-        "references are given, the picture looks like their person: it says nothing about who stood before the camera."
+        "Distances by the judge. Where the identity carries the face, that of the next person brings the picture nearer "
+        "to that one. Whatever references are given, the picture looks like their person: it says nothing about who "
+        "stood before the camera."
     )
     return table
 
