@@ -247,9 +247,9 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
             cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
             table.row([f"{side} px", identity, references, *cells])
     table.note(
-        "Distances by the judge. Where the identity carries the face, that of the next person brings the picture nearer "
-        "to that one. Whatever references are given, the picture looks like their person: it says nothing about who "
-        "stood before the camera."
+        "Distances by the judge. Where the identity carries the face, that of the next person brings the picture "
+        "nearer to that one. Whatever references are given, the picture looks like their person: it says nothing about "
+        "who stood before the camera."
     )
     return table
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fasr_video.errors import ExitCode
-from fasr_video.pipeline.export import state_of
+from fasr_video.pipeline.export import decided_subject, state_of
 from fasr_video.types import REASON_TEXT, Reason
 
 
@@ -135,7 +135,7 @@ def show(document: dict[str, Any]) -> None:
             Column("from", no_wrap=True),
             Column("to", no_wrap=True),
             "seen",
-            "eye px",
+            "eyes, px",
             "quality",
             "aux",
             "verdict",
@@ -224,7 +224,7 @@ def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
         name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
         cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
         ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ") if scored else ""
-        table.add_row(name, f"{c['score']:.2f}", ratio, *cosines, support)
+        table.add_row(name, f"{round(c['score'], 2) + 0.0:.2f}", ratio, *cosines, support)
     return table
 
 
@@ -232,7 +232,7 @@ def _decisions(tracks: list[dict[str, Any]]) -> Table:
     table = Table("decision", "track", "verdict", "candidate", "reason", "by", "undone by", title="decided by people")
     for t in tracks:
         for d in t["decisions"]:
-            told = (d["subject"] or "", d["reason"], d["by"], d["undone_by"] or "")
+            told = (decided_subject(d), d["reason"], d["by"], d["undone_by"] or "")
             table.add_row(str(d["id"]), t["name"], d["verdict"], *map(escape, told))
     return table
 

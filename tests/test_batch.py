@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -199,6 +200,23 @@ def test_bad_input_is_one_line_and_exit_code_two(
     assert len(told.strip().splitlines()) == 1 and "Traceback" not in told
 
 
+def test_what_failed_before_is_named_again_by_the_next_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path / "in", a="no film")
+    command = ["batch", str(tmp_path / "in"), "--out", str(tmp_path / "cases"), "--scheduler", "local"]
+    command += [part for one in QUICK for part in ("--set", one)]
+    said = []
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["fasr-video", *command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 3
+        said.append(capsys.readouterr().out)
+    assert "not done:" not in said[0]  # it was told of when it failed
+    assert re.search(r"not done: a\.mp4: .*not a video.*; --again tries it again", said[1])
+
+
 def test_settings_that_may_be_asked_anew_make_no_other_unit() -> None:
     key = settings_key(SETTINGS)
     assert settings_key(configs.load("cpu", (*QUICK, "search.fpir=0.1"))) == key
@@ -260,6 +278,21 @@ def test_a_file_that_is_not_what_was_hashed_makes_no_case(entrance: Path, tmp_pa
     clip.write_bytes(clip.read_bytes()[:-10])
     outcome = work(stale, lambda share: None)
     assert outcome.end is End.CHANGED and not (tmp_path / "case").exists()
+
+
+def test_a_case_whose_report_cannot_be_written_is_done_and_says_so(
+    unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(unbroken, tmp_path / "case")
+    report = tmp_path / "case" / "report"
+    shutil.rmtree(report)
+    report.mkdir()
+    (report / "notes.txt").write_text("somebody's own")  # a folder that no report may be written into
+    outcome = work(order(entrance, tmp_path / "case"), lambda share: None)
+    assert outcome.end is End.DONE and outcome.facts["tracks"]
+    assert "its report was not written" in outcome.text and "\n" not in outcome.text
+    quiet = work(order(entrance, tmp_path / "case", report=False), lambda share: None)
+    assert quiet.end is End.DONE and not quiet.text
 
 
 def test_no_footage_is_bad_and_another_version_is_unfit(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import io
 import json
 import re
@@ -206,6 +207,20 @@ def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path
     assert "None so far." in page(written, PAGES["unknown"]).text
     rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
     assert [r["decisions"] for r in rows] == [f"accepted {LEAD} by R. Viewer", "", "", "", "", ""]
+
+
+def test_a_name_that_a_reviewer_took_from_below_the_threshold_says_so_wherever_it_stands(copy: Path) -> None:
+    assert not json.loads(write_report(copy).joinpath("report.json").read_text())["tracks"][0]["decisions"][0][
+        "below_threshold"
+    ]
+    decide(copy, 2, "accepted", LOOKED_THROUGH, "R. Viewer")
+    out = write_report(copy)
+    words = f"{LOOKED_THROUGH} (below the threshold)"
+    lines = list(csv.DictReader((out / "tracks.csv").open(newline="")))
+    assert lines[1]["decisions"] == f"accepted {words} by R. Viewer"
+    assert lines[0]["decisions"] == f"accepted {LEAD} by R. Viewer"
+    for page in ("T2.html", "index.html"):
+        assert html.escape(words) in (out / page).read_text()
 
 
 def test_block_for_two_reviewers_is_blank(written: Path) -> None:

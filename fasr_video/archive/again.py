@@ -61,18 +61,18 @@ def cases_in(places: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def search_again(cases: Sequence[Path], given: Path) -> Iterator[Searched]:
+def search_again(cases: Sequence[Path], given: Path, reports: bool = True) -> Iterator[Searched]:
     """One after another; a case that cannot be searched is told of, and the rest goes on."""
     with Gallery.open(given, read_only=True) as gallery:
         index = Index.open(gallery)
         for folder in cases:
             try:
-                yield _search(folder, gallery, index)
+                yield _search(folder, gallery, index, reports)
             except FasrError as error:
                 yield Searched(folder, str(error))
 
 
-def _search(folder: Path, gallery: Gallery, index: Index) -> Searched:
+def _search(folder: Path, gallery: Gallery, index: Index, reports: bool) -> Searched:
     with only_writer(folder), Case.open(folder) as case:
         if case.db.execute("SELECT count(*) FROM source WHERE state = 'running'").fetchone()[0]:
             raise CaseError(folder, "its footage is not done", "let `run` or `batch` finish it")
@@ -90,7 +90,8 @@ def _search(folder: Path, gallery: Gallery, index: Index) -> Searched:
     )
     told = tuple(c for c in changes if c.new or c.gone)
     try:
-        refresh(folder)
+        if reports:
+            refresh(folder)
     except FasrError as error:  # what the search found is told all the same: it is in the case, and new but once
         return Searched(folder, f"searched, but its report was not written: {error}", asked, len(after), told)
     return Searched(folder, None, asked, len(after), told)

@@ -57,6 +57,8 @@ class Job:
     """Try what failed before, too."""
     cut: float | None = None
     """Seconds of the parts that a long file is looked at in."""
+    reports: bool = True
+    """Whether each case gets one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class Batch:
         self._began, self._worked = time.monotonic(), 0
         self.outside = 0
         """Files outside of the window."""
+        self.told: set[str] = set()
+        """Folders of the units whose failure was told."""
 
     def feed(self, files: Iterable[Found]) -> None:
         """Files to be worked off: by priority, then by wall time (unknown ones last), then by name."""
@@ -233,6 +237,7 @@ class Batch:
             gallery=None if gallery is None else gallery.absolute(),
             place=f.place,
             looks=looks if looks.is_dir() else None,
+            report=self._job.reports,
         )
 
     def _cut(self, order: Order) -> list[Order]:
@@ -274,11 +279,14 @@ class Batch:
             self._worked += order.size
             self._ledger.done(unit.id, {**outcome.facts, **_placed(order.place)}, outcome.seconds)
             self._listen(Note("done", str(order.path), f"{order.case} ({outcome.seconds:.1f} s)"))
+            if outcome.text:
+                self._listen(Note("warning", str(order.case), outcome.text))
         elif outcome.end is End.CHANGED:
             self._note_change(unit, order, outcome)
         else:
             tried = unit.tries <= self._job.retries and outcome.end is not End.BAD
             self._ledger.failed(unit.id, "waiting" if tried else "failed", outcome.text)
+            self.told.add(unit.folder)
             self._listen(Note("again" if tried else "failed", str(order.path), outcome.text))
 
     def _note_part(self, order: Order, outcome: Outcome) -> None:
@@ -313,7 +321,8 @@ class Batch:
         try:
             with only_writer(folder), Case.open(folder) as case:
                 place_source(case, 1, place)
-            refresh(folder)
+            if self._job.reports:
+                refresh(folder)
         except FasrError as error:  # one case that is gone or held by somebody stops no archive
             self._listen(Note("warning", str(folder), f"camera and clock not corrected: {error}"))
             return

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
 POLL = 1.0  # seconds that a step waits for a unit to end
 FOLDER = click.Path(path_type=Path, file_okay=False)
+NO_REPORT = click.option("--no-report", is_flag=True, help="Leave out the report that is written into each case.")
 OPTIONS = (
     click.option("--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."),
     click.option("--out", "cases", type=FOLDER, required=True, help="The folder of cases, with their ledger."),
@@ -60,6 +61,7 @@ OPTIONS = (
     ),
     click.option("--again", is_flag=True, help="Try units that failed in an earlier run, too."),
     click.option("--cut", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at long files in such parts."),
+    NO_REPORT,
     click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines."),
 )
 
@@ -83,6 +85,7 @@ class Asked:
     retries: int
     again: bool
     cut: float | None
+    no_report: bool
     as_json: bool
 
 
@@ -169,8 +172,9 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
 @click.argument("cases", nargs=-1, required=True, type=FOLDER)
 @click.option("--gallery", required=True, type=FOLDER, help="A gallery that `gallery create`, or `batch`, made.")
 @KEY_FILE
+@NO_REPORT
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each case.")
-def search_command(cases: tuple[Path, ...], gallery: Path, as_json: bool) -> int:
+def search_command(cases: tuple[Path, ...], gallery: Path, no_report: bool, as_json: bool) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and tell what changed.
 
     For a gallery that somebody was enrolled into since. Ends with 3 when a case could not be searched.
@@ -180,7 +184,7 @@ def search_command(cases: tuple[Path, ...], gallery: Path, as_json: bool) -> int
     from fasr_video.archive.summary import write_summary
 
     failed = searched = changed = 0
-    for result in search_again(cases_in(cases), gallery):
+    for result in search_again(cases_in(cases), gallery, not no_report):
         failed += result.problem is not None
         searched += result.asked
         changed += len(result.changes)
@@ -249,6 +253,10 @@ class _Opened:
         click.echo(
             f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
         )
+        for unit in document["units"]:
+            if unit["state"] in ("failed", "missing") and unit["case"] not in self.batch.told:
+                remedy = "; --again tries it again" if unit["state"] == "failed" else ""
+                click.echo(f"not done: {', '.join(unit['files'])}: {unit['error']}{remedy}")
         for what, count in (("units with losses", lossy), ("files or folders not read", facts["not_read"])):
             if count:
                 click.echo(f"{what}: {count}")
@@ -298,6 +306,7 @@ def _job(asked: Asked, after: str | None, before: str | None) -> Job:
         retries=asked.retries,
         again=asked.again,
         cut=asked.cut,
+        reports=not asked.no_report,
     )
 
 

@@ -60,6 +60,8 @@ class Order:
     looks: Path | None = None
     """Folder of what was found in parts of it."""
     part: Part | None = None
+    report: bool = True
+    """Whether the case gets one."""
     version: str = __version__
 
 
@@ -67,7 +69,7 @@ class Order:
 class Outcome:
     end: End
     text: str = ""
-    """One line, when it is not done."""
+    """One line: why it is not done, or what is wrong with it all the same."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 

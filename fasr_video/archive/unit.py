@@ -86,9 +86,21 @@ def _run(order: Order, tell: Tell) -> Outcome:
         finally:
             remembering.close()
         shutil.rmtree(order.looks, ignore_errors=True)
-    refresh(order.case)
     facts = facts_of(order.case, order.sha256)
-    return _changed(order) if facts is None else Outcome(End.DONE, facts=facts)
+    if facts is None:
+        return _changed(order)
+    return Outcome(End.DONE, _report(order.case) if order.report else "", facts)
+
+
+def _report(case: Path) -> str:
+    """Why it could not be written: what was found is in the case all the same."""
+    try:
+        refresh(case)
+    except EnvironmentFailure:
+        raise
+    except FasrError as error:
+        return f"its report was not written: {error}"
+    return ""
 
 
 def _look(order: Order) -> Outcome:

@@ -245,8 +245,26 @@ def _answer(case: Case, track: int) -> dict[str, Any] | None:
 
 
 def _decisions(case: Case, track: int) -> list[dict[str, Any]]:
-    """What reviewers said of a track, those that were undone among them, in the order they said it."""
-    return [dict(r) for r in case.db.execute("SELECT * FROM decision WHERE track = ? ORDER BY id", (track,)).fetchall()]
+    """What reviewers said of a track, those that were undone among them, in the order they said it.
+
+    `below_threshold` is null where no subject is named, or nothing was searched.
+    """
+    found = case.db.execute("SELECT * FROM decision WHERE track = ? ORDER BY id", (track,)).fetchall()
+    return [dict(r) | {"below_threshold": below_threshold(case, track, r["subject"])} for r in found]
+
+
+def below_threshold(case: Case, track: int, subject: str | None) -> bool | None:
+    """Whether the search does not support that subject for the track; None where there is nothing to say."""
+    if subject is None or not case.db.execute("SELECT 1 FROM answer WHERE track = ?", (track,)).fetchone():
+        return None
+    query = "SELECT 1 FROM candidate WHERE track = ? AND list = 'joined' AND passes AND subject = ?"
+    return case.db.execute(query, (track, subject)).fetchone() is None
+
+
+def decided_subject(decision: dict[str, Any]) -> str:
+    """The subject of a decision; a name that the search does not support says so wherever it stands."""
+    subject = decision["subject"] or ""
+    return f"{subject} (below the threshold)" if decision["below_threshold"] else subject
 
 
 def _relative(case: Case, picture: str) -> str:

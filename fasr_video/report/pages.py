@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.export import decided_subject
 from fasr_video.report import pictures, words
 from fasr_video.report.document import standing
 from fasr_video.report.photographs import Photographs
@@ -192,6 +193,7 @@ def _templates() -> Environment:
         "losses": _losses,
         "hashes": _hashes,
         "standing": standing,
+        "decided_subject": decided_subject,
         "cosine": "{:.3f}".format,
         "percent": lambda share: f"{share:.0%}".replace("%", " %"),
         "slug": lambda text: text.replace(" ", "-"),

@@ -22,7 +22,7 @@ from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import write_whole
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person, problems
-from fasr_video.pipeline.export import links
+from fasr_video.pipeline.export import below_threshold, links
 from fasr_video.pipeline.links import clusters
 from fasr_video.pipeline.verify import SIGNED_OFF
 from fasr_video.review.cards import Card, cards, ratio
@@ -120,7 +120,10 @@ def _track(case: Case, card: Card) -> dict[str, Any]:
         "at_bound_of_calibration": lead is not None and lead.at_bound,
         "only_the_reconstruction_supports_it": lead is not None and lead.only_sr,
         "agreement": card.agreement,
-        "decisions": [_as_json(d) for d in decisions(case, card.id)],
+        "decisions": [
+            _as_json(d) | {"below_threshold": below_threshold(case, card.id, d.subject)}
+            for d in decisions(case, card.id)
+        ],
     }
 
 
