@@ -66,7 +66,16 @@ def main() -> None:
     sys.exit(int(code or 0))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class Commands(click.Group):
+    """`sr fit` is `fit`: who looks for it among what restores faces finds it there. A still named fit is `./fit`."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        return super().resolve_command(ctx, args[1:] if args[:2] == ["sr", "fit"] else args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="fasr-video")
 def cli() -> None:
     """Camera footage in; a case of face tracklets out.

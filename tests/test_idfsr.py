@@ -829,7 +829,8 @@ def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
     call: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
     person_id = tmp_path / "person.id"
-    code, out, err = call("fit", "--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
+    fitting = ("--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
+    code, out, err = call("sr", "fit", *fitting)
     assert code == 0, err
     assert "2 references, loss" in out
     assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(boxed("embedder.safetensors"))
@@ -838,7 +839,7 @@ def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
     assert code == 0 and "never compare it with those" in err
     facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
     assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(person_id)
-    code, _, err = call("fit", "--refs", album / "one", "--model", weights, "--out", person_id)
+    code, _, err = call("fit", *fitting)
     assert code == 2 and "there already" in err
 
 
