@@ -19,6 +19,8 @@ from pathlib import Path
 from models import DATA
 from results import RESULTS, Table
 
+from fasr_video.evaluation.presets import PRESETS
+
 FEW, MANY = "few", "many"
 PHOTOS = DATA / "val-00.tar"
 LABELS = ("--labels", str(DATA / "labels.csv"))
@@ -58,8 +60,11 @@ def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
     count = args.few if part.count == FEW else args.many
     command = [sys.executable, "-m", "fasr_video", "eval", "celeba", str(PHOTOS), "--searches", str(count)]
     command += [*part.options, *LABELS, *PRECISION, "--out", str(folder)]
-    if args.idfsr is not None and "paper-fig5" not in part.options:
-        command += ["--idfsr", str(args.idfsr)]
+    methods = PRESETS[part.options[1]].axes["method"]
+    if args.idfsr is not None and "idfsr" in methods:
+        # A fit takes minutes a person: benchmarks/idfsr.py measures what it brings.
+        chosen = [m for m in methods if m != "idfsr-fitted"]
+        command += ["--idfsr", str(args.idfsr), *(x for m in chosen for x in ("--method", m))]
     code = subprocess.run(command, check=False).returncode
     if code not in (0, 3):
         sys.exit(f"benchmark: {name} ended with {code}")
