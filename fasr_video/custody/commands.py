@@ -21,6 +21,7 @@ from fasr_video.vault import VARIABLE, new_key, read_key
 from fasr_video.vault import fingerprint as key_fingerprint
 
 if TYPE_CHECKING:
+    from fasr_video.custody.credentials import Signatory
     from fasr_video.custody.purge import Due
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -51,14 +52,29 @@ KEY_FILE = click.option(
 @click.option("--out", type=FOLDER, required=True, help="Folder for the pictures.")
 @KEY_FILE
 @click.option("--redact", is_flag=True, help="Pixelate every face but the track's own.")
-def pictures_command(case: Path, tracks: tuple[str, ...], out: Path, redact: bool) -> None:
+@click.option("--c2pa-cert", type=FILE, help="Certificate chain (PEM, the signing one first): signs a C2PA manifest.")
+@click.option("--c2pa-key", type=FILE, help="Private key (PEM) of the chain's first certificate.")
+def pictures_command(
+    case: Path, tracks: tuple[str, ...], out: Path, redact: bool, c2pa_cert: Path | None, c2pa_key: Path | None
+) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
     from fasr_video.custody.pictures import export_pictures
     from fasr_video.pipeline.case import Case
 
+    signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
-        written = export_pictures(opened, tracks, out, redact)
+        written = export_pictures(opened, tracks, out, redact, signatory)
     click.echo(f"{out}: {len(written)} pictures, each with its facts beside it")
+
+
+def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
+    if chain is None and key is None:
+        return None
+    if chain is None or key is None:
+        raise UsageError("--c2pa-cert and --c2pa-key", "a manifest needs both", "give the certificate and its key")
+    from fasr_video.custody.credentials import open_signatory
+
+    return open_signatory(chain, key)
 
 
 @click.command("keygen")
