@@ -158,15 +158,16 @@ def _telling(folder: Path) -> Iterator[bytes]:
     with Case.open(folder, read_only=True) as case:
         for name in sorted(set(case.picture_names())):
             if (path := case.picture_path(name)).is_file():
-                yield from _pieces(path.read_bytes())
+                yield from pieces_of_picture(path.read_bytes())
                 if case.encryption is not None and given_key() is not None:
                     with suppress(IntegrityError):  # of one that was changed there is no plain picture
-                        yield from _pieces(case.picture_bytes(name))
+                        yield from pieces_of_picture(case.picture_bytes(name))
         for row in case.db.execute("SELECT feature FROM probe"):
             yield row["feature"]
 
 
-def _pieces(picture: bytes) -> Iterator[bytes]:
+def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
+    """A piece from its middle, as it is and as pages hold it."""
     start = len(picture) // 2 // 3 * 3  # in the compressed pixels: heads are alike
     yield picture[start : start + PIECE]
     yield base64.b64encode(picture[start : start + PIECE])
