@@ -25,8 +25,8 @@ LONGEST_REASON = 4000
 _EVENTS = ("decided", "decision undone")
 # The role stands in the line of the log that the decision is.
 _QUERY = """
-SELECT decision.*, (SELECT json_extract(details, '$.role') FROM log
-    WHERE event = 'decided' AND json_extract(details, '$.id') = decision.id) AS role FROM decision
+SELECT decision.*, coalesce((SELECT json_extract(details, '$.role') FROM log
+    WHERE event = 'decided' AND json_extract(details, '$.id') = decision.id), '') AS role FROM decision
 """
 
 
@@ -178,4 +178,4 @@ def _mark_undone(case: Case, decision: int, by: str, at: str) -> None:
 
 
 def _decisions(rows: Sequence[Row]) -> list[Decision]:
-    return [Decision(*tuple(row)[:-1], row["role"] or "") for row in rows]
+    return [Decision(*tuple(row)) for row in rows]
