@@ -18,7 +18,7 @@ help:
 	@echo "make setup   create .venv and install everything that works on a CPU"
 	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
 	@echo "make test    run the tests"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff and mypy; what is known against the pinned packages, when the index can be asked"
 	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, for this platform"
 	@echo "make bench   run every benchmark, into docs/results"
 	@echo "make clean   remove caches, build output and cases/demo"
@@ -80,6 +80,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/mypy
+	$(BIN)/python audit.py
 
 lock: $(READY)
 	mkdir -p build

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 import signal
@@ -26,11 +25,12 @@ from fasr_video import __version__, box
 from fasr_video.archive.commands import batch_command, search_command, watch_command
 from fasr_video.configs import settings as configs
 from fasr_video.custody.commands import COMMANDS as custody_commands
-from fasr_video.custody.commands import KEY_FILE
+from fasr_video.custody.commands import KEY_FILE, ROLE
 from fasr_video.errors import ExitCode, FasrError, UsageError
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
+from fasr_video.pipeline.roles import login
 from fasr_video.training.commands import train_group
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ def cli() -> None:
     metavar="SECONDS",
     help="How far --clock may be off.",
 )
+@click.option("--by", default="", help="Who runs it, for the log. [default: your login name]")
+@ROLE
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
 def run_command(
@@ -137,6 +139,8 @@ def run_command(
     camera: str | None,
     clock: str | None,
     clock_uncertainty: float,
+    by: str,
+    role: str,
     as_json: bool,
 ) -> int:
     """Find the people in FOOTAGE: files, or folders of pictures.
@@ -167,9 +171,9 @@ def run_command(
     began = time.monotonic()
     with _progress(as_json) as listen:
         if stage is None or out is None:
-            folder, worked = run(footage, out, chosen, gallery, listen, told)
+            folder, worked = run(footage, out, chosen, gallery, listen, told, by=by, role=role)
         else:
-            folder, worked = out, redo(out, stage, chosen, gallery, listen)
+            folder, worked = out, redo(out, stage, chosen, gallery, listen, by, role)
     report, failed = None, None
     try:
         report = None if no_report else refresh(folder)
@@ -247,14 +251,15 @@ def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_ph
 @click.argument("link", type=int)
 @click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
 @click.option("--by", default=None, help="Who decides. [default: your login name]")
-def link_command(case: Path, link: int, decision: str, by: str | None) -> None:
+@ROLE
+def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
     """Accept, refuse or reopen a proposed LINK between two tracks of CASE. The log keeps every decision."""
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.links import decide
 
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
-        decide(opened, link, states[decision], by or getpass.getuser())
+        decide(opened, link, states[decision], by or login(), role)
     click.echo(f"link {link}: {states[decision]}")
 
 
@@ -265,14 +270,15 @@ def link_command(case: Path, link: int, decision: str, by: str | None) -> None:
 @click.option("--subject", help="The candidate that it is about; without one it is about the track.")
 @click.option("--reason", required=True, help="Why: kept with it.")
 @click.option("--by", required=True, help="Who decides.")
-def decide_command(case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str) -> None:
+@ROLE
+def decide_command(case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str) -> None:
     """Record what a reviewer says of TRACK (as `show` names it). The same person's former decision is undone by it."""
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.decisions import decide
     from fasr_video.pipeline.export import track_number
 
     with Case.open(case) as opened:
-        made = decide(opened, track_number(opened, track), verdict, reason, by, subject)
+        made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
     click.echo(f"decision {made.id}: {track} {verdict}")
 
 
@@ -280,13 +286,14 @@ def decide_command(case: Path, track: str, verdict: str, subject: str | None, re
 @click.argument("case", type=FOLDER)
 @click.argument("decision", type=int)
 @click.option("--by", required=True, help="Who takes it back.")
-def undo_command(case: Path, decision: int, by: str) -> None:
+@ROLE
+def undo_command(case: Path, decision: int, by: str, role: str) -> None:
     """Take a DECISION on a track back. It stays in CASE, marked as undone."""
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.decisions import undo
 
     with Case.open(case) as opened:
-        undo(opened, decision, by)
+        undo(opened, decision, by, role)
     click.echo(f"decision {decision}: undone")
 
 

@@ -13,6 +13,7 @@ from rich.table import Column, Table
 
 from fasr_video.errors import ExitCode
 from fasr_video.pipeline.export import decided_subject, state_of
+from fasr_video.pipeline.roles import shown
 from fasr_video.types import REASON_TEXT, Reason
 
 
@@ -106,6 +107,8 @@ def _ratio(candidate: dict[str, Any]) -> str:
 
 def show(document: dict[str, Any]) -> None:
     console = Console()
+    if document["runs"]:
+        console.print(_runs(document["runs"]))
     for source in document["sources"]:
         info = source["info"]
         console.print(
@@ -167,7 +170,7 @@ def show(document: dict[str, Any]) -> None:
         table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
         for link in document["links"]:
             pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
-            by = f" by {link['decided_by']}" if link["decided_by"] else ""
+            by = f" by {shown(link['decided_by'], link['decided_as'])}" if link["decided_by"] else ""
             table.add_row(
                 str(link["id"]), pair, f"{link['score']:.3f} raw", link["evidence"], escape(link["state"] + by)
             )
@@ -181,6 +184,14 @@ def show(document: dict[str, Any]) -> None:
         for p in document["gallery"]:
             table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
         console.print(table)
+
+
+def _runs(runs: list[dict[str, Any]]) -> Table:
+    table = Table("begun", "ended", "what", "by", title="runs")
+    for run in runs:
+        ended = run["ended"][:19] if run["finished"] else "not finished"
+        table.add_row(run["begun"][:19], ended, run["what"], escape(shown(run["by"], run["role"])))
+    return table
 
 
 def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
@@ -232,7 +243,7 @@ def _decisions(tracks: list[dict[str, Any]]) -> Table:
     table = Table("decision", "track", "verdict", "candidate", "reason", "by", "undone by", title="decided by people")
     for t in tracks:
         for d in t["decisions"]:
-            told = (decided_subject(d), d["reason"], d["by"], d["undone_by"] or "")
+            told = (decided_subject(d), d["reason"], shown(d["by"], d["role"]), d["undone_by"] or "")
             table.add_row(str(d["id"]), t["name"], d["verdict"], *map(escape, told))
     return table
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -311,3 +313,30 @@ def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling:
 def test_sampling_refuses_what_cannot_be(bad: dict[str, Fraction]) -> None:
     with pytest.raises(UsageError):
         Sampling(**bad)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["rtsp://127.0.0.1/stream", "RTSPS://camera.invalid/1", "http://camera.invalid/live.m3u8", "udp://0.0.0.0:5000"],
+)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_address_is_refused_because_there_is_no_live_mode(address: str, backend: str) -> None:
+    with pytest.raises(MediaError, match="an address, not a recording: there is no live mode, by design"):
+        open_video(Path(address), backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_camera_a_pipe_and_a_device_are_refused_without_waiting_for_them(tmp_path: Path, backend: str) -> None:
+    pipe = tmp_path / "pipe.mp4"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/video0"), Path("/dev/zero")):
+        with pytest.raises(MediaError, match="no live mode, by design; give files that were recorded"):
+            open_video(path, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_file_with_a_colon_in_its_name_is_a_file(clips: Path, tmp_path: Path, backend: str) -> None:
+    clip = tmp_path / "cam:" / "h264.mp4"
+    clip.parent.mkdir()
+    shutil.copy(clips / "h264.mp4", clip)
+    assert open_video(clip, backend).info.sha256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -17,13 +16,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from fasr_video.errors import ExitCode, UsageError
+from fasr_video.pipeline.roles import VARIABLE as ROLE_VARIABLE
+from fasr_video.pipeline.roles import login
 from fasr_video.vault import VARIABLE, new_key, read_key
 from fasr_video.vault import fingerprint as key_fingerprint
 
 if TYPE_CHECKING:
+    from fasr_video.custody.credentials import Signatory
     from fasr_video.custody.purge import Due
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+ROLE = click.option(
+    "--role", envvar=ROLE_VARIABLE, default="", help=f"As what: examiner, reviewer, … [default: {ROLE_VARIABLE}]"
+)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -51,14 +56,29 @@ KEY_FILE = click.option(
 @click.option("--out", type=FOLDER, required=True, help="Folder for the pictures.")
 @KEY_FILE
 @click.option("--redact", is_flag=True, help="Pixelate every face but the track's own.")
-def pictures_command(case: Path, tracks: tuple[str, ...], out: Path, redact: bool) -> None:
+@click.option("--c2pa-cert", type=FILE, help="Certificate chain (PEM, the signing one first): signs a C2PA manifest.")
+@click.option("--c2pa-key", type=FILE, help="Private key (PEM) of the chain's first certificate.")
+def pictures_command(
+    case: Path, tracks: tuple[str, ...], out: Path, redact: bool, c2pa_cert: Path | None, c2pa_key: Path | None
+) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
     from fasr_video.custody.pictures import export_pictures
     from fasr_video.pipeline.case import Case
 
+    signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
-        written = export_pictures(opened, tracks, out, redact)
+        written = export_pictures(opened, tracks, out, redact, signatory)
     click.echo(f"{out}: {len(written)} pictures, each with its facts beside it")
+
+
+def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
+    if chain is None and key is None:
+        return None
+    if chain is None or key is None:
+        raise UsageError("--c2pa-cert and --c2pa-key", "a manifest needs both", "give the certificate and its key")
+    from fasr_video.custody.credentials import open_signatory
+
+    return open_signatory(chain, key)
 
 
 @click.command("keygen")
@@ -88,12 +108,14 @@ def keygen_command(file: Path, purpose: str) -> None:
 @click.command("sign")
 @click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
 @click.option("--key", type=FILE, required=True, help="Private Ed25519 key, as `keygen` makes it.")
-def sign_command(target: Path, key: Path) -> None:
+@click.option("--by", help="Who signs, for the manifest. [default: your login name]")
+@ROLE
+def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
     """Sign an export: a manifest of SHA-256 and its signature are written beside FILE_OR_FOLDER."""
     from fasr_video.custody.signing import sign
 
-    signed = sign(target, key)
-    click.echo(f"{signed.manifest}: {signed.files} files signed with key {signed.fingerprint}")
+    signed = sign(target, key, by or login(), role)
+    click.echo(f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}")
 
 
 @click.command("check-signature")
@@ -104,7 +126,8 @@ def check_signature_command(target: Path, key: Path) -> None:
     from fasr_video.custody.signing import check_signature
 
     signed = check_signature(target, key)
-    click.echo(f"intact  {target}: {signed.files} files as signed at {signed.at} with key {signed.fingerprint}")
+    told = f"as signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
+    click.echo(f"intact  {target}: {signed.files} files {told}")
 
 
 @click.command("purge")
@@ -114,6 +137,7 @@ def check_signature_command(target: Path, key: Path) -> None:
 )
 @click.option("--why", help="The reason, for the tombstone. [default: its time is over]")
 @click.option("--by", help="Who removes it. [default: your login name]")
+@ROLE
 @click.option(
     "--search", "places", multiple=True, type=FOLDER, help="Look there for copies. [default: where each case lies]"
 )
@@ -126,6 +150,7 @@ def purge_command(
     anyway: bool,
     why: str | None,
     by: str | None,
+    role: str,
     places: tuple[Path, ...],
     dry_run: bool,
     yes: bool,
@@ -153,7 +178,7 @@ def purge_command(
         _show_plan(found, chosen, at, as_json)
         return code
     search = copies(chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen)))
-    stones = [purge(d, search, by or getpass.getuser(), why or "its time is over") for d in chosen]
+    stones = [purge(d, search, by or login(), why or "its time is over", role) for d in chosen]
     _rewrite_summaries({d.folder.resolve().parent for d in chosen})
     if as_json:
         click.echo(json.dumps(stones, indent=2, ensure_ascii=False))

@@ -10,10 +10,10 @@ import hashlib
 import io
 import json
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image as Pictures
 
@@ -25,6 +25,9 @@ from fasr_video.pipeline.export import tracks
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
 from fasr_video.storage import environment
 
+if TYPE_CHECKING:
+    from fasr_video.custody.credentials import Signatory
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
@@ -34,8 +37,13 @@ class Exported:
     facts: dict[str, object]
 
 
-def export_pictures(case: Case, names: Collection[str], out: Path, redact: bool) -> list[Path]:
-    """The pictures of these tracks, or of all, into a folder, and a JSON with the facts of each."""
+def export_pictures(
+    case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None = None
+) -> list[Path]:
+    """The pictures of these tracks, or of all, into a folder, and a JSON with the facts of each.
+
+    With a signatory, each picture holds a C2PA manifest.
+    """
     found = {t["name"]: t for t in tracks(case)}
     if strange := sorted(set(names) - found.keys()):
         reason = f"no such track, but {', '.join(found) or 'none'}"
@@ -44,7 +52,8 @@ def export_pictures(case: Case, names: Collection[str], out: Path, redact: bool)
     with environment(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in names or found:
-            for picture in of_track(case, found[name], redact):
+            pictures = of_track(case, found[name], redact)
+            for picture in pictures if signatory is None else _signed(pictures, signatory):
                 written.append(out / picture.name)
                 _write(written[-1], picture)
     return written
@@ -67,6 +76,17 @@ def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Export
                     _about(case, track, stored) | {"frames": frames, "made_with": _models(case, track["id"])} | drawn
                 )
                 yield _exported(f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts)
+
+
+def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Exported]:
+    """Each with its manifest; those of reconstructions hold LR0's, as what they were drawn from."""
+    lr0: tuple[str, bytes] | None = None
+    for picture in pictures:
+        drawn = picture.facts["what"] == BANNER
+        data = signatory.sign(picture.name, picture.data, picture.facts, lr0 if drawn else None)
+        if picture.facts.get("face") == "lr0":
+            lr0 = (picture.name, data)
+        yield replace(picture, data=data)
 
 
 def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:

@@ -21,6 +21,7 @@ from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
+from fasr_video.pipeline.roles import role as as_role
 from fasr_video.storage import environment
 from fasr_video.vault import given_key
 
@@ -80,12 +81,12 @@ def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
     return Search([str(p.resolve()) for p in places], looked.files, looked.size, unread, found)
 
 
-def purge(due: Due, search: Search, by: str, why: str) -> dict[str, Any]:
+def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[str, Any]:
     """Remove all files of the case but its tombstone; returns what the tombstone says."""
     folder = due.folder
     with environment(folder), locked(folder):
         if not due.begun:
-            _write(folder, _tombstone(folder, search, by, why))
+            _write(folder, _tombstone(folder, search, by, why, as_role(role)))
         told = _read(folder)
         for path in sorted(_files(folder), key=lambda p: (not p.name.startswith(DATABASE), p)):
             path.unlink()
@@ -117,7 +118,7 @@ def _made_at(case: Case) -> str:
     return str(row["at"])
 
 
-def _tombstone(folder: Path, search: Search, by: str, why: str) -> dict[str, Any]:
+def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
         told: dict[str, Any] = {
             "schema": SCHEMA,
@@ -127,6 +128,7 @@ def _tombstone(folder: Path, search: Search, by: str, why: str) -> dict[str, Any
             "made_at": _made_at(case),
             "begun_at": now(),
             "by": by,
+            "role": role,
             "why": why,
             "log_head": case.meta("log_head"),
             "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
@@ -156,15 +158,16 @@ def _telling(folder: Path) -> Iterator[bytes]:
     with Case.open(folder, read_only=True) as case:
         for name in sorted(set(case.picture_names())):
             if (path := case.picture_path(name)).is_file():
-                yield from _pieces(path.read_bytes())
+                yield from pieces_of_picture(path.read_bytes())
                 if case.encryption is not None and given_key() is not None:
                     with suppress(IntegrityError):  # of one that was changed there is no plain picture
-                        yield from _pieces(case.picture_bytes(name))
+                        yield from pieces_of_picture(case.picture_bytes(name))
         for row in case.db.execute("SELECT feature FROM probe"):
             yield row["feature"]
 
 
-def _pieces(picture: bytes) -> Iterator[bytes]:
+def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
+    """A piece from its middle, as it is and as pages hold it."""
     start = len(picture) // 2 // 3 * 3  # in the compressed pixels: heads are alike
     yield picture[start : start + PIECE]
     yield base64.b64encode(picture[start : start + PIECE])

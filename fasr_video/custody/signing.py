@@ -17,6 +17,9 @@ from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, rea
 from fasr_video.errors import InputError, IntegrityError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.pipeline.case import DATABASE, now
+from fasr_video.pipeline.decisions import person
+from fasr_video.pipeline.roles import login, shown
+from fasr_video.pipeline.roles import role as as_role
 from fasr_video.storage import environment
 
 
@@ -25,22 +28,24 @@ class Signed:
     files: int
     manifest: Path
     at: str
+    by: str
+    """Name, and role where one is stated: the signer's word."""
     fingerprint: str
     """Of the public key."""
 
 
-def sign(target: Path, key: Path) -> Signed:
+def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
     """Write manifest and signature beside the target, in place of earlier ones."""
     target, private = target.absolute(), read_private(key)
     found, at = _hashes(target), now()
-    by = fingerprint(private.public_key())
-    lines = [f"# signed {at} by Ed25519 key {by}", *(f"{digest}  {name}" for name, digest in found.items())]
+    who, mark = shown(person(by or login()), as_role(role)), fingerprint(private.public_key())
+    lines = [f"# signed {at} by Ed25519 key {mark}, {who}", *(f"{digest}  {name}" for name, digest in found.items())]
     text = "".join(f"{line}\n" for line in lines).encode()
     manifest, signature = _beside(target)
     with environment(manifest):
         write_whole(manifest, lambda partial: partial.write_bytes(text))
         write_whole(signature, lambda partial: partial.write_bytes(private.sign(text)))
-    return Signed(len(found), manifest, at, by)
+    return Signed(len(found), manifest, at, who, mark)
 
 
 def check_signature(target: Path, key: Path) -> Signed:
@@ -52,9 +57,9 @@ def check_signature(target: Path, key: Path) -> Signed:
     except OSError as error:
         reason = f"no signature beside it ({error.filename}: {error.strerror})"
         raise InputError(target, reason, "keep its .sha256 and .sha256.sig beside it") from error
-    by = fingerprint(public)
+    mark = fingerprint(public)
     if not is_signed_by(public, signed, text):
-        reason = f"it was altered, or not signed with key {by[:16]}…"
+        reason = f"it was altered, or not signed with key {mark[:16]}…"
         raise IntegrityError(manifest, reason, "do not rely on it; ask the one who signed for another copy")
     head, *lines = text.decode().splitlines()
     said = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
@@ -65,7 +70,7 @@ def check_signature(target: Path, key: Path) -> Signed:
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise IntegrityError(target, f"not as it was signed: {sorted(wrong)[0]}{more}", "ask for another copy")
-    return Signed(len(found), manifest, head.split()[2], by)
+    return Signed(len(found), manifest, head.split()[2], head.partition(", ")[2], mark)
 
 
 def _beside(target: Path) -> tuple[Path, Path]:

@@ -20,6 +20,7 @@ from rich.table import Table
 from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from fasr_video.custody.copies import Elsewhere
     from fasr_video.gallery.enrol import Listener, SyncReport
     from fasr_video.gallery.store import GalleryImage, Problem, Removal
     from fasr_video.pipeline.detect import Detector
@@ -138,18 +139,35 @@ def add_command(
 @click.argument("subjects", nargs=-1)
 @click.option("--image", "images", multiple=True, metavar="SHA256", help="One photograph, by its hash. Repeatable.")
 @click.option("--why", required=True, help="The reason, for the log of removals.")
+@click.option(
+    "--search",
+    "places",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Look there for copies too, and for cases that name them.",
+)
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
 def remove_command(
-    gallery: Path, subjects: tuple[str, ...], images: tuple[str, ...], why: str, dry_run: bool, as_json: bool
+    gallery: Path,
+    subjects: tuple[str, ...],
+    images: tuple[str, ...],
+    why: str,
+    places: tuple[Path, ...],
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files for their bytes.
 
     So are subjects of which no photograph could be enrolled. The search is for pieces of 32 bytes out of every 512.
-    Copies of the photographs outside GALLERY, backups and snapshots are not touched. Ends with 4 if anything is found.
+    Copies outside GALLERY are looked for where --search says, and not touched. Ends with 4 if anything is found.
     """
+    from fasr_video.custody.copies import look, telling
     from fasr_video.gallery.store import Gallery
 
+    for place in places:
+        if not place.is_dir():
+            raise UsageError(place, "no such folder to search", "give a folder that is there")
     if not subjects and not images:
         raise UsageError("gallery remove", "nothing to remove was named", "give subjects, or --image SHA256")
     with Gallery.open(gallery, read_only=dry_run) as opened:
@@ -157,12 +175,17 @@ def remove_command(
         if dry_run:
             _show_dry_run(gallery, chosen, opened.problems_about(subjects, [i.sha256 for i in chosen]), as_json)
             return ExitCode.DONE
+        pieces = telling(opened, chosen) if places else []
         removal = opened.remove([i.sha256 for i in chosen], why, subjects)
+    elsewhere = look(places, gallery, pieces, removal.subjects) if places else None
     if as_json:
-        click.echo(json.dumps(asdict(removal), indent=2, ensure_ascii=False))
+        found = None if elsewhere is None else asdict(elsewhere)
+        click.echo(json.dumps(asdict(removal) | {"elsewhere": found}, indent=2, ensure_ascii=False))
     else:
         _show_removal(removal)
-    return ExitCode.INTEGRITY if removal.occurrences else ExitCode.DONE
+        _show_elsewhere(elsewhere)
+    left = removal.occurrences or (elsewhere is not None and elsewhere.copies)
+    return ExitCode.INTEGRITY if left else ExitCode.DONE
 
 
 @gallery_group.command("list")
@@ -352,6 +375,21 @@ def _show_removal(removal: Removal) -> None:
         click.echo(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
     if removal.occurrences:
         click.echo("what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean")
+
+
+def _show_elsewhere(found: Elsewhere | None) -> None:
+    if found is None:
+        click.echo("copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does")
+        return
+    click.echo(f"copies:  {len(found.copies)} of {found.files} files elsewhere hold pieces of them")
+    for file in found.copies:
+        click.echo(f"         copies are left in {file}")
+    for case, where in found.named.items():
+        click.echo(f"         {case} names them: {', '.join(where)}")
+    for file in found.unread:
+        click.echo(f"         could not be searched: {file}")
+    if found.copies or found.named:
+        click.echo("what to do: search those cases and make their reports anew, or purge them; remove the other files")
 
 
 def _show_dry_run(gallery: Path, chosen: list[GalleryImage], problems: list[Problem], as_json: bool) -> None:

@@ -114,6 +114,8 @@ class Case:
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
         self.db = database
+        self._waiting: list[dict[str, Any]] = []
+        """The begin of a run that has logged nothing yet."""
 
     @classmethod
     def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Case:
@@ -243,6 +245,8 @@ class Case:
 
     def log(self, event: str, details: dict[str, Any]) -> None:
         """Add a line to the log, chained to the one before by its hash. Call it inside a transaction."""
+        if self._waiting:
+            self.log("run begun", self._waiting.pop())
         last = self.db.execute("SELECT hash FROM log ORDER BY id DESC LIMIT 1").fetchone()
         previous = str(last[0]) if last else ""
         at = now()
@@ -253,6 +257,16 @@ class Case:
             (at, event, text, previous, digest),
         )
         self.set_meta("log_head", digest)
+
+    @contextmanager
+    def in_a_run(self, details: dict[str, Any]) -> Iterator[None]:
+        """The log says where a run begins, with these details, and where it ends, if it has anything else to log."""
+        self._waiting = [details]
+        yield
+        if not self._waiting:
+            with self.transaction():
+                self.log("run ended", {})
+        self._waiting = []
 
     def write_picture(self, image: Image, note: PngInfo | None = None) -> str:
         """Store a picture losslessly; returns its name, the SHA-256 of the file. `note` is kept inside it."""

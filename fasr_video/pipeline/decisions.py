@@ -17,11 +17,17 @@ from sqlite3 import Row
 
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline.case import Case, now, track_name
+from fasr_video.pipeline.roles import role as as_role
 
 VERDICTS = ("accepted", "rejected", "insufficient")
 LONGEST_NAME = 100
 LONGEST_REASON = 4000
 _EVENTS = ("decided", "decision undone")
+# The role stands in the line of the log that the decision is.
+_QUERY = """
+SELECT decision.*, coalesce((SELECT json_extract(details, '$.role') FROM log
+    WHERE event = 'decided' AND json_extract(details, '$.id') = decision.id), '') AS role FROM decision
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class Decision:
     at: str
     undone_by: str | None
     undone_at: str | None
+    role: str
+    """As what; empty where it was not said."""
 
     @property
     def stands(self) -> bool:
@@ -51,9 +59,11 @@ class Agreement(StrEnum):
     CONFLICT = "reviewers disagree"
 
 
-def decide(case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None = None) -> Decision:
+def decide(
+    case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None = None, role: str = ""
+) -> Decision:
     """Record what a person says of a track; what the same person said of it before is undone by it."""
-    by, reason = person(by), _required("a reason", reason, LONGEST_REASON)
+    by, role, reason = person(by), as_role(role), _required("a reason", reason, LONGEST_REASON)
     with case.transaction():
         _check(case, track, verdict, subject)
         at = now()
@@ -62,14 +72,14 @@ def decide(case: Case, track: int, verdict: str, reason: str, by: str, subject: 
             _mark_undone(case, former, by, at)
         insert = "INSERT INTO decision (track, subject, verdict, reason, by, at) VALUES (?, ?, ?, ?, ?, ?)"
         number = int(case.db.execute(insert, (track, subject, verdict, reason, by, at)).lastrowid or 0)
-        made = Decision(number, track, subject, verdict, reason, by, at, None, None)
+        made = Decision(number, track, subject, verdict, reason, by, at, None, None, role)
         case.log("decided", {**asdict(made), "replaces": replaced, "digest": digest(case)})
     return made
 
 
-def undo(case: Case, decision: int, by: str) -> Decision:
+def undo(case: Case, decision: int, by: str, role: str = "") -> Decision:
     """Take a decision back. It stays in the case, with who took it back and when."""
-    by = person(by)
+    by, role = person(by), as_role(role)
     with case.transaction():
         row = case.db.execute("SELECT * FROM decision WHERE id = ?", (decision,)).fetchone()
         if row is None:
@@ -80,15 +90,15 @@ def undo(case: Case, decision: int, by: str) -> Decision:
             reason = f"{row['undone_by']} has undone it already"
             raise CaseError(f"decision {decision}", reason, "decide anew in its place")
         _mark_undone(case, decision, by, now())
-        details = {"id": decision, "track": row["track"], "by": by, "digest": digest(case)}
+        details = {"id": decision, "track": row["track"], "by": by, "role": role, "digest": digest(case)}
         case.log("decision undone", details)
-        (undone,) = _decisions(case.db.execute("SELECT * FROM decision WHERE id = ?", (decision,)).fetchall())
+        (undone,) = _decisions(case.db.execute(f"{_QUERY} WHERE id = ?", (decision,)).fetchall())
     return undone
 
 
 def decisions(case: Case, track: int) -> list[Decision]:
     """All that were ever made on a track, in the order in which they were made."""
-    return _decisions(case.db.execute("SELECT * FROM decision WHERE track = ? ORDER BY id", (track,)).fetchall())
+    return _decisions(case.db.execute(f"{_QUERY} WHERE track = ? ORDER BY id", (track,)).fetchall())
 
 
 def standing(case: Case, track: int) -> list[Decision]:
@@ -98,7 +108,7 @@ def standing(case: Case, track: int) -> list[Decision]:
 def all_standing(case: Case) -> dict[int, list[Decision]]:
     """Track → its standing decisions; a track without one is not in it."""
     found: dict[int, list[Decision]] = {}
-    for d in _decisions(case.db.execute("SELECT * FROM decision WHERE undone_at IS NULL ORDER BY id").fetchall()):
+    for d in _decisions(case.db.execute(f"{_QUERY} WHERE undone_at IS NULL ORDER BY id").fetchall()):
         found.setdefault(d.track, []).append(d)
     return found
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
 from fasr_video.errors import CaseError
-from fasr_video.pipeline.case import Case, track_name
+from fasr_video.pipeline.case import Case, now, track_name
+from fasr_video.pipeline.decisions import decisions
 from fasr_video.pipeline.links import clusters
 
 SCHEMA = "fasr-video/case/3"
@@ -34,6 +36,7 @@ def as_document(case: Case) -> dict[str, Any]:
         "schema": SCHEMA,
         "case": {k: case.meta(k) for k in ("case_id", "version")},
         "settings": json.loads(case.meta("settings")),
+        "runs": runs(case),
         "sources": [
             _source(case, row["id"]) for row in case.db.execute("SELECT id FROM source ORDER BY id").fetchall()
         ],
@@ -135,8 +138,32 @@ def faces(case: Case) -> list[dict[str, Any]]:
 
 
 def links(case: Case) -> list[dict[str, Any]]:
+    """With the role in which each was decided, which the log has."""
+    roles: dict[int, str] = {}
+    for row in case.db.execute("SELECT details FROM log WHERE event = 'link decided' ORDER BY id").fetchall():
+        decided = json.loads(row["details"])
+        roles[decided["link"]] = decided.get("role", "") if decided["to"] != "proposed" else ""
     query = "SELECT * FROM link ORDER BY state = 'refused', score DESC, id"
-    return [dict(r) for r in case.db.execute(query).fetchall()]
+    return [dict(r) | {"decided_as": roles.get(r["id"], "")} for r in case.db.execute(query).fetchall()]
+
+
+def runs(case: Case) -> list[dict[str, Any]]:
+    """Each use that computed something: who ran it, as what, and its period.
+
+    One that was broken off ended, as far as the case knows, with the last segment that it made safe.
+    """
+    found: list[dict[str, Any]] = []
+    for row in case.db.execute("SELECT at, event, details FROM log WHERE event LIKE 'run %' ORDER BY id").fetchall():
+        if row["event"] == "run begun":
+            found.append({"begun": row["at"], "ended": None, **json.loads(row["details"])})
+        else:
+            found[-1]["ended"] = row["at"]
+    for number, run in enumerate(found, 1):
+        run["finished"] = run["ended"] is not None
+        until = found[number]["begun"] if number < len(found) else now()
+        last = "SELECT max(at) FROM segment WHERE at BETWEEN ? AND ?"
+        run["ended"] = run["ended"] or case.db.execute(last, (run["begun"], until)).fetchone()[0]
+    return found
 
 
 def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
@@ -249,8 +276,8 @@ def _decisions(case: Case, track: int) -> list[dict[str, Any]]:
 
     `below_threshold` is null where no subject is named, or nothing was searched.
     """
-    found = case.db.execute("SELECT * FROM decision WHERE track = ? ORDER BY id", (track,)).fetchall()
-    return [dict(r) | {"below_threshold": below_threshold(case, track, r["subject"])} for r in found]
+    found = decisions(case, track)
+    return [asdict(d) | {"below_threshold": below_threshold(case, track, d.subject)} for d in found]
 
 
 def below_threshold(case: Case, track: int, subject: str | None) -> bool | None:

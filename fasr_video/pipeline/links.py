@@ -12,6 +12,7 @@ from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.pipeline.case import Case, now, track_name
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.probes import features
+from fasr_video.pipeline.roles import role as as_role
 from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face
 from fasr_video.types import FaceCrop
 
@@ -44,55 +45,55 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     return True
 
 
-def decide(case: Case, link: int, state: str, who: str) -> None:
+def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
     """Accept, refuse or (state `proposed`) reopen a proposal; each change stays in the log."""
-    who = person(who)
+    who, role = person(who), as_role(role)
     with case.transaction():
         row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
         if row is None:
             raise CaseError(f"link {link}", "no such proposal in this case", "`fasr-video show CASE` lists them")
-        _decide(case, row, state, who)
+        _decide(case, row, state, who, role)
 
 
-def join(case: Case, tracks: Sequence[int], who: str) -> list[int]:
+def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[int]:
     """Make one person of these tracks, by links that were proposed or, where there is none, by new ones.
 
     Returns the links that hold them together now and did not before.
     """
-    who, (first, *others) = person(who), _chosen(case, tracks, 2)
+    who, role, (first, *others) = person(who), as_role(role), _chosen(case, tracks, 2)
     accepted = []
     with case.transaction():
         for other in others:
             if any({first, other} <= set(group) for group in clusters(case, ["accepted"])):
                 continue
             row = _between(case, first, other) or _by_hand(case, first, other)
-            _decide(case, row, "accepted", who)
+            _decide(case, row, "accepted", who, role)
             accepted.append(int(row["id"]))
     if not accepted:
         raise CaseError(_named(case, (first, *others)), "they are one subject already", "choose others to join")
     return accepted
 
 
-def split(case: Case, tracks: Sequence[int], who: str) -> list[int]:
+def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[int]:
     """Part these tracks from the rest of their subject: every link between the two, also a proposed one, is refused.
 
     Returns those links. The tracks themselves stay together where links hold them.
     """
-    who, parted = person(who), set(_chosen(case, tracks, 1))
+    who, role, parted = person(who), as_role(role), set(_chosen(case, tracks, 1))
     with case.transaction():
         held = [set(group) for group in clusters(case, ["accepted"]) if parted & set(group)]
         rows = case.db.execute("SELECT * FROM link WHERE state != 'refused' ORDER BY id").fetchall()
         crossing = [r for r in rows if any({r["a"], r["b"]} <= group for group in held)]
         crossing = [r for r in crossing if (r["a"] in parted) != (r["b"] in parted)]
         for row in crossing:
-            _decide(case, row, "refused", who)
+            _decide(case, row, "refused", who, role)
     if not crossing:
         reason = "no accepted link holds them to a track that is not among them"
         raise CaseError(_named(case, sorted(parted)), reason, "choose some of a subject's tracks, not all")
     return [int(row["id"]) for row in crossing]
 
 
-def _decide(case: Case, row: Row, state: str, who: str) -> None:
+def _decide(case: Case, row: Row, state: str, who: str, role: str) -> None:
     """Inside a transaction."""
     if state == "accepted":
         _check_possible(case, row)
@@ -101,7 +102,7 @@ def _decide(case: Case, row: Row, state: str, who: str) -> None:
         "UPDATE link SET state = ?, decided_by = ?, decided_at = ? WHERE id = ?", (state, *decided, row["id"])
     )
     pair = {"link": row["id"], "tracks": [row["a"], row["b"]], "evidence": row["evidence"]}
-    case.log("link decided", {**pair, "from": row["state"], "to": state, "by": who})
+    case.log("link decided", {**pair, "from": row["state"], "to": state, "by": who, "role": role})
 
 
 def _chosen(case: Case, tracks: Sequence[int], fewest: int) -> list[int]:

@@ -20,8 +20,9 @@ from fasr_video.configs.settings import Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober
-from fasr_video.pipeline import records
+from fasr_video.pipeline import records, roles
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
+from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.gate import Gate
 from fasr_video.pipeline.export import track_names
@@ -93,12 +94,16 @@ def run(
     listen: Listener | None = None,
     place: Place | None = None,
     models: Models | None = None,
+    by: str = "",
+    role: str = "",
 ) -> tuple[Path, bool]:
     """Process footage into the case at `out`, going on where an earlier run stopped.
 
     `place` says where and when a single source was recorded; `models` are those of the settings, where they are open
-    already. Returns the case's folder and whether there was anything left to do.
+    already; the log names who runs it and as what: unless told, the login and what the environment says. Returns the
+    case's folder and whether there was anything left to do.
     """
+    runs_it = _who("run", by, role)
     readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
     for reader in readers:
         length, start = reader.info.duration, settings.sampling.start or 0.0
@@ -123,7 +128,7 @@ def run(
     elif subjects:
         raise UsageError("restore.subjects", "there is no gallery with their photographs", "give --gallery")
     worked = False
-    with only_writer(out), open_case(out, settings) as case:
+    with only_writer(out), open_case(out, settings) as case, case.in_a_run(runs_it):
         for reader in readers:
             worked |= _run_source(case, reader, models.detector, settings, sampling, listen, place)
         worked |= _after_footage(case, gallery, models, settings, listen)
@@ -131,13 +136,20 @@ def run(
 
 
 def redo(
-    out: Path, stage: StageName, settings: Settings, gallery: Path | None = None, listen: Listener | None = None
+    out: Path,
+    stage: StageName,
+    settings: Settings,
+    gallery: Path | None = None,
+    listen: Listener | None = None,
+    by: str = "",
+    role: str = "",
 ) -> bool:
     """Do one stage of a case again with other settings or another gallery, and what depends on it; no footage is read.
 
     Returns whether there was anything to do. Without a gallery, the one that was searched last is searched again.
     """
-    with only_writer(out), Case.open(out) as case:
+    runs_it = _who(f"stage {stage}", by, role)
+    with only_writer(out), Case.open(out) as case, case.in_a_run(runs_it):
         case.check_key()
         if case.db.execute("SELECT 1 FROM source WHERE state != 'done'").fetchone():
             raise CaseError(out, "its footage is not done", "run the footage again first: it goes on where it was")
@@ -154,6 +166,10 @@ def redo(
         if stage == "link":
             return propose_all(case, settings.link)
         return _after_footage(case, gallery, models, settings, listen)
+
+
+def _who(what: str, by: str, role: str) -> dict[str, str]:
+    return {"what": what, "by": person(by or roles.login()), "role": roles.role(role) or roles.stated()}
 
 
 def _after_footage(

@@ -17,7 +17,7 @@ from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
-from fasr_video.gallery.search import Answer, Mode, Question, Searcher
+from fasr_video.gallery.search import Answer, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
@@ -139,7 +139,10 @@ def search_all(
         for track, answer in answers.items():
             _store(case, track, answer, _remark(reading.calibration, sides[track], drawn_from.get(track)))
         case.set_meta("searched", json.dumps(asked))
-        case.log("searched", {**asked, "index_made_anew": index.rebuilt, "digest": digest(case)})
+        # Answers give way to those of the next search; which tracks had led to anybody stays in the log.
+        leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
+        about = {"index_made_anew": index.rebuilt, "digest": digest(case), "leads": leads}
+        case.log("searched", {**asked, **about})
     return True
 
 

@@ -15,6 +15,7 @@ from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import TRACK_COLUMNS, decided_subject, flat
+from fasr_video.pipeline.roles import shown
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
 from fasr_video.report.folder import README, files_of
@@ -115,7 +116,8 @@ def _table(report: dict[str, Any]) -> str:
     writer.writeheader()
     for track in report["tracks"]:
         wall = track["wall"] or {}
-        decided = (f"{d['verdict']} {decided_subject(d)} by {d['by']}".replace("  ", " ") for d in standing(track))
+        people = ((d, shown(d["by"], d["role"])) for d in standing(track))
+        decided = (f"{d['verdict']} {decided_subject(d)} by {by}".replace("  ", " ") for d, by in people)
         line = {"camera": track["camera"], "wall_start": wall.get("start"), "wall_end": wall.get("end")}
         line |= {"wall_uncertainty_seconds": wall.get("uncertainty_seconds"), "decisions": "; ".join(decided)}
         known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}

@@ -14,6 +14,7 @@ from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError
 from fasr_video.pipeline import decisions, links
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import track_number
+from fasr_video.pipeline.roles import LONGEST, stated
 from fasr_video.pipeline.verify import SIGNED_OFF
 from fasr_video.review import signoff
 from fasr_video.review.pages import folder_of, sign_off_page, subjects_page, track_page
@@ -30,8 +31,8 @@ def decide(case_id: str, name: str) -> Answer:
     subject = None if verdict == "insufficient" else form.get("subject") or None
 
     def change(case: Case) -> str:
-        number = track_number(case, name)
-        made = decisions.decide(case, number, verdict, form.get("reason", ""), form.get("by", ""), subject)
+        number, (by, role) = track_number(case, name), _who()
+        made = decisions.decide(case, number, verdict, form.get("reason", ""), by, subject, role)
         about = f" {made.subject}" if made.subject else ""
         return f"Recorded: {made.verdict}{about}, by {made.by}."
 
@@ -43,7 +44,7 @@ def decide(case_id: str, name: str) -> Answer:
 @actions.post("/case/<case_id>/track/<name>/undo/<int:decision>")
 def undo(case_id: str, name: str, decision: int) -> Answer:
     def change(case: Case) -> str:
-        undone = decisions.undo(case, decision, request.form.get("by", ""))
+        undone = decisions.undo(case, decision, *_who())
         return f"Undone: {undone.verdict}, by {undone.by}. It stays in the history."
 
     return _done(
@@ -54,7 +55,7 @@ def undo(case_id: str, name: str, decision: int) -> Answer:
 @actions.post("/case/<case_id>/join")
 def join(case_id: str) -> Answer:
     def change(case: Case) -> str:
-        made = links.join(case, request.form.getlist("track", type=int), request.form.get("by", ""))
+        made = links.join(case, request.form.getlist("track", type=int), *_who())
         return f"Joined, by {_count(made)}."
 
     return _of_subjects(case_id, change)
@@ -63,7 +64,7 @@ def join(case_id: str) -> Answer:
 @actions.post("/case/<case_id>/split")
 def split(case_id: str) -> Answer:
     def change(case: Case) -> str:
-        refused = links.split(case, request.form.getlist("track", type=int), request.form.get("by", ""))
+        refused = links.split(case, request.form.getlist("track", type=int), *_who())
         return f"Split: {_count(refused)} refused."
 
     return _of_subjects(case_id, change)
@@ -72,7 +73,7 @@ def split(case_id: str) -> Answer:
 @actions.post("/case/<case_id>/link/<int:link>/<any(accept, refuse, reopen):what>")
 def decide_link(case_id: str, link: int, what: str) -> Answer:
     def change(case: Case) -> str:
-        links.decide(case, link, STATES[what], request.form.get("by", ""))
+        links.decide(case, link, STATES[what], *_who())
         return f"Link {link}: {STATES[what]}."
 
     return _of_subjects(case_id, change)
@@ -81,7 +82,8 @@ def decide_link(case_id: str, link: int, what: str) -> Answer:
 @actions.post("/case/<case_id>/sign-off")
 def sign_off(case_id: str) -> Answer:
     def change(case: Case) -> str:
-        written = signoff.sign_off(case, request.form.get("by", ""), "although" in request.form)
+        by, role = _who()
+        written = signoff.sign_off(case, by, "although" in request.form, role)
         return f"Written: {', '.join(written.files)}, in {case.folder / SIGNED_OFF}."
 
     page = url_for("pages.sign_off", case_id=case_id)
@@ -103,12 +105,22 @@ def _done(case_id: str, change: Callable[[Case], str], page: Callable[[FasrError
     folder = folder_of(case_id)
     name = " ".join(request.form.get("by", "").split())[: decisions.LONGEST_NAME]
     session["by"] = name or session.get("by", "")
+    session["role"] = _who()[1][:LONGEST]
     try:
         with Case.open(folder) as case:
             flash(change(case))
     except FasrError as error:
         return page(error), status(error)
     return redirect(after, 303)
+
+
+def _who() -> tuple[str, str]:
+    """Name and role, as the form says them; one without a field for the role means that of the session."""
+    return request.form.get("by", ""), " ".join(request.form.get("role", role_of_session()).split())
+
+
+def role_of_session() -> str:
+    return str(session.get("role", stated()))
 
 
 def status(error: FasrError) -> int:

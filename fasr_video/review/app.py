@@ -10,6 +10,7 @@ from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.errors import FasrError
+from fasr_video.pipeline.roles import USUAL
 from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
 from fasr_video.review.guard import protect
@@ -28,7 +29,8 @@ def make_app(cases: Mapping[str, Path], token: str, port: int) -> Flask:
 
     @app.context_processor
     def known() -> dict[str, Any]:
-        return {"csrf": session.get("csrf", ""), "by": session.get("by", ""), "cases": cases}
+        own = {"csrf": session.get("csrf", ""), "by": session.get("by", ""), "role": actions.role_of_session()}
+        return {**own, "roles": USUAL, "cases": cases}
 
     @app.errorhandler(FasrError)
     def told(error: FasrError) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person, problems
 from fasr_video.pipeline.export import below_threshold, links
 from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.roles import role as as_role
 from fasr_video.pipeline.verify import SIGNED_OFF
 from fasr_video.review.cards import Card, cards, ratio
 from fasr_video.review.times import clock
@@ -38,6 +39,7 @@ class SignedOff:
     """Name → SHA-256."""
     at: str
     by: str
+    role: str
     undecided: tuple[str, ...]
 
 
@@ -45,11 +47,11 @@ def undecided(found: list[Card]) -> list[str]:
     return [card.name for card in found if card.agreement is Agreement.UNDECIDED]
 
 
-def sign_off(case: Case, by: str, although_undecided: bool = False) -> SignedOff:
+def sign_off(case: Case, by: str, although_undecided: bool = False, role: str = "") -> SignedOff:
     """Write the report of what was decided into the case, and its hash into the log."""
-    by = person(by)
+    by, role = person(by), as_role(role)
     with case.transaction():  # nobody decides while the report is written
-        document = _document(case, by)
+        document = _document(case, by, role)
         left = document["undecided"]
         if not document["tracks"]:
             raise CaseError(case.folder, "there is no finished track to sign off", "let the run finish first")
@@ -57,18 +59,19 @@ def sign_off(case: Case, by: str, although_undecided: bool = False) -> SignedOff
             reason = f"{len(left)} tracks are undecided ({', '.join(left[:20])}{', …' if len(left) > 20 else ''})"
             raise CaseError(case.folder, reason, "decide them, or sign off although they are")
         files = _write(case.folder / SIGNED_OFF, document)
-        case.log("signed off", {"by": by, "files": files, "undecided": left, "digest": document["decisions_sha256"]})
-    return SignedOff(files, document["at"], by, tuple(left))
+        about = {"files": files, "undecided": left, "digest": document["decisions_sha256"]}
+        case.log("signed off", {"by": by, "role": role, **about})
+    return SignedOff(files, document["at"], by, role, tuple(left))
 
 
 def signed_off(case: Case) -> list[SignedOff]:
     """All that were ever written, the last one first."""
     rows = case.db.execute("SELECT at, details FROM log WHERE event = 'signed off' ORDER BY id DESC").fetchall()
     told = [(row["at"], json.loads(row["details"])) for row in rows]
-    return [SignedOff(d["files"], at, d["by"], tuple(d["undecided"])) for at, d in told]
+    return [SignedOff(d["files"], at, d["by"], d.get("role", ""), tuple(d["undecided"])) for at, d in told]
 
 
-def _document(case: Case, by: str) -> dict[str, Any]:
+def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     altered = problems(case)
     if altered:
         raise IntegrityError(case.folder, altered[0], "see `fasr-video verify`; nothing was signed off")
@@ -81,6 +84,7 @@ def _document(case: Case, by: str) -> dict[str, Any]:
         "case": case.meta("case_id"),
         "at": now(),
         "signed_off_by": by,
+        "signed_off_as": role,
         "log_head": case.meta("log_head"),
         "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
         "decisions_sha256": digest(case),
@@ -128,7 +132,7 @@ def _track(case: Case, card: Card) -> dict[str, Any]:
 
 
 def _as_json(decision: Decision) -> dict[str, Any]:
-    names = ("id", "subject", "verdict", "reason", "by", "at", "undone_by", "undone_at")
+    names = ("id", "subject", "verdict", "reason", "by", "role", "at", "undone_by", "undone_at")
     return {name: getattr(decision, name) for name in names}
 
 

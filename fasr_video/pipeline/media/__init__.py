@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+from fasr_video.errors import MediaError
 from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, VideoReader
 from fasr_video.pipeline.media.decord import DecordReader
 from fasr_video.pipeline.media.folder import UNREADABLE, FolderReader, hash_folder, read_picture
@@ -29,6 +31,19 @@ __all__ = [
 
 def open_video(path: Path, backend: str = "pyav", assumed_fps: Fraction = Fraction(25)) -> VideoReader:
     """A reader for a video file, or for a folder of pictures whatever the backend."""
+    _refuse_live(path)
     if path.is_dir():
         return FolderReader(path, assumed_fps)
     return BACKENDS[backend](path, assumed_fps)
+
+
+def _refuse_live(path: Path) -> None:
+    """Recordings only, by design: whom a camera sees at this moment is not to be searched for (responsible_use.md)."""
+    if not path.exists() and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+        what = "an address"
+    elif path.is_char_device() or path.is_fifo() or path.is_socket() or str(path).startswith("/dev/video"):
+        what = "a device or a stream"
+    else:
+        return
+    reason = f"{what}, not a recording: there is no live mode, by design"
+    raise MediaError(path, reason, "give files that were recorded, and that you may search (docs/responsible_use.md)")

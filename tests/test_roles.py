@@ -1,0 +1,142 @@
+"""Who did what in a case, and as what: decisions, links, sign-off, runs, purge, signature."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasr_video.archive.canonical import dump
+from fasr_video.configs import settings as configs
+from fasr_video.custody.keys import make_signing_keys
+from fasr_video.pipeline import decisions, export
+from fasr_video.pipeline.case import TOMBSTONE, Case
+from fasr_video.pipeline.roles import VARIABLE
+from fasr_video.pipeline.run import run
+from fasr_video.pipeline.verify import SIGNED_OFF, verify
+from fasr_video.report.write import write_report
+from tests.cases import synthetic
+from tests.conftest import CORRIDOR_QUICK
+from tests.test_cli import called
+from tests.test_review import Browser
+from tests.test_review import app as app
+from tests.test_review import browser as browser
+from tests.test_review import folder as folder
+from tests.test_review import whole as whole
+
+
+def logged(case: Path, event: str) -> dict[str, Any]:
+    """Details of the last line of that kind."""
+    with Case.open(case, read_only=True) as opened:
+        rows = opened.db.execute("SELECT details FROM log WHERE event = ? ORDER BY id", (event,)).fetchall()
+        assert not [problem for check in verify(opened) for problem in check.problems]
+    details: dict[str, Any] = json.loads(rows[-1]["details"])
+    return details
+
+
+def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = ("--by", "Anna Huber", "--role", "examiner")
+    assert called(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0] == 0
+    assert called(capsys, "link", folder, 1, "refuse", *said)[0] == 0
+    assert logged(folder, "decided")["role"] == logged(folder, "link decided")["role"] == "examiner"
+    shown = called(capsys, "show", folder)[1]
+    assert shown.count("Anna") > 1 and shown.count("(examiner)") > 1
+    told = json.loads(called(capsys, "show", folder, "--json")[1])
+    assert told["tracks"][0]["decisions"][0]["role"] == told["links"][0]["decided_as"] == "examiner"
+    assert called(capsys, "undo", folder, 1, "--by", "Ben", "--role", "supervisor")[0] == 0
+    assert logged(folder, "decision undone")["role"] == "supervisor"
+
+
+def test_a_reopened_link_was_decided_by_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for decision in ("refuse", "reopen"):
+        called(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
+    with Case.open(folder, read_only=True) as case:
+        assert export.links(case)[0]["decided_as"] == ""
+
+
+def test_without_the_option_the_role_is_that_of_the_environment_or_none(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
+    called(capsys, *decide)
+    assert logged(folder, "decided")["role"] == ""
+    monkeypatch.setenv(VARIABLE, "reviewer")
+    called(capsys, *decide)
+    assert logged(folder, "decided")["role"] == "reviewer"
+
+
+def test_a_role_is_one_short_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna", "--role")
+    code, _, err = called(capsys, *decide, "x" * 101)
+    assert code == 2 and "role: 101 characters; say it in at most 100" in err
+    assert called(capsys, *decide, " senior\n examiner ")[0] == 0
+    assert logged(folder, "decided")["role"] == "senior examiner"
+
+
+def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path) -> None:
+    page = browser.get("/track/T1")
+    assert 'name="role"' in page.text and '<option value="supervisor">' in page.text
+    said = {"by": "Anna", "role": "<examiner>"}
+    assert browser.post("/track/T1/decide", verdict="rejected", reason="other ear", **said).status_code == 303
+    assert logged(folder, "decided")["role"] == "<examiner>"
+    for path in ("/track/T1", "/log"):
+        assert "Anna (&lt;examiner&gt;)" in browser.get(path).text
+    browser.post("/track/T1/undo/1", by="Anna")
+    assert logged(folder, "decision undone")["role"] == "<examiner>", "the form to undo asks for no other"
+    browser.post("/sign-off", by="Ben", role="supervisor", although="on")
+    assert logged(folder, "signed off")["role"] == "supervisor"
+    (written,) = (folder / SIGNED_OFF).glob("*.json")
+    told = json.loads(written.read_text())
+    assert told["signed_off_as"] == "supervisor" and told["tracks"][0]["decisions"][0]["role"] == "<examiner>"
+    assert "by Ben (supervisor)" in browser.get("/sign-off").text
+
+
+def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "case", 1)
+    with Case.open(made) as case:
+        with case.in_a_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
+            case.log("resumed", {})
+        decisions.decide(case, 1, "rejected", "other ear", "Anna", role="examiner")
+    page = (write_report(made, tmp_path / "report", ["html"]) / "index.html").read_text()
+    assert "Olga (operator)" in page and "by Anna (examiner)" in page
+
+
+def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(corridor: Path, copied_case: Path) -> None:
+    settings = configs.load("cpu", CORRIDOR_QUICK)
+    with Case.open(copied_case, read_only=True) as case:
+        (before,), head = export.runs(case), case.meta("log_head")
+        assert before["finished"] and before["begun"] <= before["ended"] and before["by"]
+        events = [r["event"] for r in case.db.execute("SELECT event FROM log ORDER BY id")]
+    assert events[:3] == ["created", "run begun", "source added"] and events[-1] == "run ended"
+    run([corridor], copied_case, settings, by="Olga", role="operator")
+    with Case.open(copied_case, read_only=True) as case:
+        assert case.meta("log_head") == head, "there was nothing to do"
+
+
+def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -> None:
+    with Case.open(folder) as case:
+        before = dump(case)
+        with pytest.raises(KeyboardInterrupt), case.in_a_run({"what": "run", "by": "Olga", "role": ""}):
+            with case.transaction():
+                case.log("resumed", {})
+            raise KeyboardInterrupt
+        (told,) = export.runs(case)
+        assert not told["finished"] and told["ended"] is None and dump(case) == before
+
+
+def test_tombstone_and_signature_name_the_role(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called(capsys, "purge", folder, "--now", "--why", "order", "--yes", "--by", "Olga", "--role", "administrator")
+    told = json.loads((folder / TOMBSTONE).read_text())
+    assert (told["by"], told["role"]) == ("Olga", "administrator")
+    export = tmp_path / "report.txt"
+    export.write_text("a lead")
+    make_signing_keys(tmp_path / "key")
+    called(capsys, "sign", export, "--key", tmp_path / "key", "--by", "Anna", "--role", "examiner")
+    code, out, _ = called(capsys, "check-signature", export, "--key", tmp_path / "key.pub")
+    assert code == 0 and "by Anna (examiner) with key" in out
