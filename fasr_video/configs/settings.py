@@ -41,6 +41,7 @@ class DetectSettings(_Group):
     # With defaults, for settings that cases made before these were there have in their files.
     engine: Literal["torch", "openvino"] = "torch"
     every: int = Field(1, ge=1, le=1000)
+    gate: Literal["none", "motion"] = "none"
     min_score: float = Share
     tile: int = Field(ge=0)
     tile_overlap: int = Field(ge=0)

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fasr_video.configs.settings import Settings, as_yaml, fraction, load
-from fasr_video.errors import CaseError, UsageError
+from fasr_video.errors import CaseError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.gate import Gate
+from fasr_video.pipeline.detect.gate import Gate, GateState
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
@@ -34,10 +34,12 @@ from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, search_all
 from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
-from fasr_video.types import Boxes, Detections, FrameRef
+from fasr_video.types import Detections, FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
 FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
+LOOKING = {"batch", "every", "gate"}
+"""Settings of `detect` that say when to look, which the detector itself knows nothing of."""
 StageName = Literal["restore", "search", "link"]
 STAGES: dict[StageName, set[str]] = {
     "restore": {"recognise", "restore", "search", "link"},
@@ -82,7 +84,10 @@ class Models:
 
 
 def open_models(settings: Settings) -> Models:
-    return Models(open_detector(**settings.detect.model_dump(exclude={"batch", "every"})), open_prober(settings))
+    if settings.detect.gate == "motion" and settings.detect.every == 1:
+        reason = "the whole of every frame is looked at, and nothing is left to skip"
+        raise SettingsError("detect.gate=motion", reason, "give detect.every, too: the whole of each Nth frame")
+    return Models(open_detector(**settings.detect.model_dump(exclude=LOOKING)), open_prober(settings))
 
 
 def run(
@@ -251,11 +256,12 @@ def _run_source(
             case.log("resumed", {"source": source, "after_frame": after.index})
     frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
     # The next faces are looked for while those found are tracked, measured and stored.
-    gate = Gate(detector, settings.detect.every, *records.where_it_looked(case, source))
+    motion = settings.detect.gate == "motion"
+    gate = Gate(detector, settings.detect.every, motion, records.where_it_looked(case, source))
     batches = prefetch(_detected(frames, gate, settings), FOUND_AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
-    places = gate.boxes
+    state = gate.state
     looked = faces = damaged = 0
 
     def save(done: bool) -> None:
@@ -267,7 +273,7 @@ def _run_source(
             tracklets.take_segment(),
             span,
             tracker=tracker,
-            places=places,
+            gate=state,
             losses=losses - counted,
             damaged=damaged,
             seconds=now - began,
@@ -277,7 +283,7 @@ def _run_source(
 
     try:
         for batch, good, detections, after_them in batches:
-            losses, places = batch[-1][1], after_them
+            losses, state = batch[-1][1], after_them
             for frame, found in zip(good, detections, strict=True):
                 tracklets.look(frame, found)
                 faces += len(found)
@@ -310,12 +316,12 @@ def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None
 
 def _detected(
     frames: Generator[tuple[Frame, Losses]], gate: Gate, settings: Settings
-) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], Boxes]]:
+) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], GateState]]:
     """Each batch of frames, those of it that are looked at, what is found in these, and the gate's state after it."""
     with closing(frames):
         while batch := list(islice(frames, settings.detect.batch)):
             good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
-            yield batch, good, gate.detect([f.image for f in good]), gate.boxes
+            yield batch, good, gate.detect([f.image for f in good]), gate.state
 
 
 def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:

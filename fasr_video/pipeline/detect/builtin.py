@@ -112,9 +112,11 @@ def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
     bits = np.int16 if dtype == torch.bfloat16 else np.float32  # NumPy and OpenCV know no bfloat16
     table = (torch.arange(256).float() / 127.5 - 1).to(dtype).view(torch.int16 if bits is np.int16 else dtype).numpy()
     height, width = frames[0].shape[:2]
-    padded = np.zeros((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), bits)
+    padded = np.empty((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), bits)
+    padded[:, height:] = 0
+    padded[:, :height, width:] = 0
     for frame, row in zip(frames, padded, strict=True):
-        row[:height, :width] = cv2.LUT(frame, table)
+        cv2.LUT(frame, table, dst=row[:height, :width])
     return torch.from_numpy(padded).view(dtype).permute(0, 3, 1, 2)
 
 
