@@ -46,7 +46,7 @@ class DetectSettings(_Group):
     tile: int = Field(ge=0)
     tile_overlap: int = Field(ge=0)
     max_side: int = Field(ge=64)
-    batch: int = Field(ge=1, le=256)
+    batch: int | None = Field(ge=1, le=256)
 
 
 class TrackSettings(_Group):
@@ -91,6 +91,7 @@ class RestoreSettings(_Group):
     subjects: dict[str, str]
     device: str
     precision: Literal["float32", "bfloat16"]
+    batch: int | None = Field(None, ge=1, le=1024)  # cases of before do not have it
 
 
 class SearchSettings(_Group):

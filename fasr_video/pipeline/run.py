@@ -16,7 +16,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from fasr_video.configs.settings import Settings, as_yaml, fraction, load
+import torch
+
+from fasr_video.batches import FRAMES, at_once
+from fasr_video.configs.settings import DetectSettings, Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober
@@ -29,7 +32,7 @@ from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe
+from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe, tracks_together
 from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, search_all
 from fasr_video.storage import environment
@@ -166,12 +169,13 @@ def _after_footage(
 ) -> bool:
     """Restore, search, link: whatever of it is not done with these models, settings and people."""
     prober, seed, tell = models.prober, settings.restore.seed, _stage(listen, "super-resolving")
+    together = tracks_together(settings.restore)
     if gallery is None:
-        worked = probe_all(case, prober, seed, tell)
+        worked = probe_all(case, prober, seed, tell, together=together)
     else:
         with open_gallery(case, gallery, models.detector, prober.embedder, _stage(listen, "enrolling")) as people:
             drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
-            worked = probe_all(case, prober, seed, tell, drawn_from)
+            worked = probe_all(case, prober, seed, tell, drawn_from, together)
             worked |= search_all(case, people, prober, settings.search)
     worked |= propose_all(case, settings.link)
     if worked:
@@ -202,9 +206,11 @@ def open_case(out: Path, settings: Settings) -> Case:
 
 
 def _changed(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
-    """The settings that are not the case's; one that came after the case was made had its default."""
+    """The settings that are not the case's; one that came after the case was made had its default. How many items are
+    computed at a time is about the machine, not about what is found."""
     stored, before = json.loads(case.meta("settings")), json.loads(load("cpu").model_dump_json())
-    return [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
+    names = [(g, k) for g in chosen for k in chosen[g] if k != "batch"]
+    return [f"{g}.{k}" for g, k in names if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
 
 
 def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
@@ -319,9 +325,13 @@ def _detected(
 ) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], GateState]]:
     """Each batch of frames, those of it that are looked at, what is found in these, and the gate's state after it."""
     with closing(frames):
-        while batch := list(islice(frames, settings.detect.batch)):
+        while batch := list(islice(frames, frames_at_once(settings.detect))):
             good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
             yield batch, good, gate.detect([f.image for f in good]), gate.state
+
+
+def frames_at_once(settings: DetectSettings) -> int:
+    return at_once(FRAMES, torch.device(settings.device), settings.batch)
 
 
 def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:
