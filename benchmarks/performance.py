@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from footage import crowd
 from results import Table
@@ -26,8 +25,9 @@ from fasr_video.configs import settings
 from fasr_video.configs.settings import Settings
 from fasr_video.pipeline import records
 from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.detect.gate import START
 from fasr_video.pipeline.media import Sampling, open_video
-from fasr_video.pipeline.run import Progress, Stage, open_case, run
+from fasr_video.pipeline.run import LOOKING, Progress, Stage, open_case, run
 from fasr_video.pipeline.tracklets import Tracklets
 from fasr_video.trackers import TRACKERS, Tracker, TrackerSettings
 from fasr_video.types import FrameRef
@@ -67,7 +67,7 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
 def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float], float]:
     """Each stage over all frames before the next one begins; also faces a frame."""
     reader = open_video(path)
-    detector = open_detector(**chosen.detect.model_dump(exclude={"batch", "every"}))
+    detector = open_detector(**chosen.detect.model_dump(exclude=LOOKING))
     frames, decoding = timed(lambda: list(reader.frames(Sampling())))
     detector.detect([frames[0].image])  # warm up
     found, detecting = timed(lambda: [detector.detect([frame.image])[0] for frame in frames])
@@ -85,10 +85,10 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
         source = records.register_source(case, reader.info, described)
         span: tuple[FrameRef, FrameRef] = (frames[0].ref, frames[-1].ref)
         segment = tracklets.take_segment()
-        lost, none = reader.losses, np.zeros((0, 4), np.float32)
+        lost = reader.losses
         _, storing = timed(
             lambda: records.save_segment(
-                case, source, segment, span, tracker=other, places=none, losses=lost, damaged=0, seconds=0.0, done=True
+                case, source, segment, span, tracker=other, gate=START, losses=lost, damaged=0, seconds=0.0, done=True
             )
         )
     spent = zip(STAGES, (decoding, detecting, tracking, looking - tracking, storing), strict=True)
