@@ -180,7 +180,7 @@ def main() -> None:
         "pictures and rows. *Whole* is `run` from its first progress line until the footage is done, decoding, "
         "detecting and the rest in threads of their own. *Of what the slowest allows* is the slowest stage's time "
         "over the whole's. *Cores busy*: processor time over time while it lasts (a thread that waits a moment for "
-        "others of its network counts): what is idle then is the most that could be gained by restoring at the same time. "
+        "others of its network counts): what is idle then is the most that restoring at the same time could gain. "
         f"Real time is {REAL_TIME:g} frames/s. *After* is super-resolution of all tracks, which does "
         "not grow with the frames; no gallery was searched."
     )
