@@ -2,7 +2,7 @@
 
 python benchmarks/gating.py [--every 2 5 10] [--motion 25 100] [--seconds 4] [--clip-seconds 2] [--asl 4]
 
-The whole takes about ESTIMATE minutes on two quiet cores; it grows with the seconds, the clips and the variants.
+The whole takes some four minutes on two quiet cores; it grows with the seconds, the clips and the variants.
 """
 
 from __future__ import annotations

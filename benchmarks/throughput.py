@@ -2,6 +2,8 @@
 
     python benchmarks/throughput.py [--repeats 10] [--run-seconds 8] [--rounds 3]
 
+The whole takes some seven minutes on two quiet cores, most of it the whole runs.
+
 Each measurement of a chain is a process of its own, one after the other, in turns; the median of the rounds counts.
 """
 
