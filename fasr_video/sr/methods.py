@@ -19,7 +19,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.attributes import CLEAR, SURE, Attribute, Classifiers, read
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser
+from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
 from fasr_video.sr.guidance import Guidance
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.sr.sampling import Sampling
@@ -186,6 +186,8 @@ class Diffusion:
         self._guidance = guidance
         self._method, self._models, self._sampling = METHODS[name], models, sampler
         self._denoiser = models.denoiser.to(device).eval()
+        if isinstance(self._denoiser, ScoreDenoiser):  # NCSN++ is a tenth faster so; the compact one sees to it itself
+            self._denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device, self._batch = device, at_once(PICTURES, device, batch)
         self._merged: tuple[tuple[Image, ...], tuple[Tensor, str]] | None = None
         if self._method.merge and self._denoiser.feature_length == 0:
