@@ -71,7 +71,7 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
     an_hour = {what: 60 * growth("scale", what, "minutes of 720p") for what in ("case, MiB", "tracks")}
     searched = rows("scale", "search, ms a track")
     a_track = number([row for row in searched if row["tracks"] != "power"][-1]["search, ms a track"]) / 1000
-    vectors = growth("scale", "disk, MiB", "people") * people
+    held = growth("scale", "disk, MiB", "people") * people
     columns = ["cameras", "cores, always busy", f"machines of {cores} cores", "memory a machine, GiB"]
     columns += ["cases a day, GiB", f"cases of {days:g} days, TiB", "tracks a day", "searching them, core hours a day"]
     lines = []
@@ -83,9 +83,9 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
     return markdown(columns, lines) + (
         f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker "
         f"([archive](results/archive.md)); {an_hour['case, MiB']:.3g} MiB and {an_hour['tracks']:.3g} tracks an hour "
-        f"of footage and {1000 * a_track:.3g} ms to search for a track ([scale](results/scale.md)). A gallery of "
-        f"{people:,} people with one photograph each holds {short(vectors / 1024)} GiB of vectors, once a machine; "
-        "searching grows with it."
+        f"of footage (without reconstructions, which add some pictures of 128 px a track) and {1000 * a_track:.3g} ms to search for a track ([scale](results/scale.md)). A gallery of "
+        f"{people:,} people with one photograph each takes {short(held / 1024)} GiB, store and index; searching grows "
+        "with it."
     )
 
 
