@@ -83,8 +83,9 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
     return markdown(columns, lines) + (
         f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker "
         f"([archive](results/archive.md)); {an_hour['case, MiB']:.3g} MiB and {an_hour['tracks']:.3g} tracks an hour "
-        f"of footage (without reconstructions, which add some pictures of 128 px a track) and {1000 * a_track:.3g} ms to search for a track ([scale](results/scale.md)). A gallery of "
-        f"{people:,} people with one photograph each takes {short(held / 1024)} GiB, store and index; searching grows "
+        "of footage (without reconstructions, which add some pictures of 128 px a track) and "
+        f"{1000 * a_track:.3g} ms to search for a track ([scale](results/scale.md)). A gallery of {people:,} people "
+        f"with one photograph each takes {short(held / 1024)} GiB, store and index; searching grows "
         "with it."
     )
 
