@@ -103,6 +103,10 @@ def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray
             place = (np.array((i % columns, i // columns)) + 0.5) * cell
             place += 0.12 * cell * np.sin(phases[i] + index / 12)
             side = 0.4 * min(cell.min(), 300)
-            drawn, _ = heads[i % len(heads)].place((height, width), (place[0], place[1]), side, 0.0, False)
-            picture = picture * (1 - drawn[..., 3:] / 255) + drawn[..., :3]
+            # Only around the head: it is no more than three of its faces high and wide.
+            left, top = (max(0, int(v - 1.5 * side)) for v in place)
+            part = picture[top : int(place[1] + 1.5 * side), left : int(place[0] + 1.5 * side)]
+            centre = place - (left, top)
+            drawn, _ = heads[i % len(heads)].place(part.shape[:2], (centre[0], centre[1]), side, 0.0, False)
+            part[:] = part * (1 - drawn[..., 3:] / 255) + drawn[..., :3]
         yield np.clip(picture, 0, 255).astype(np.uint8)

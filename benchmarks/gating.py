@@ -1,6 +1,8 @@
-"""What is lost when only every Nth frame is looked at as a whole (`detect.every`), and what it saves.
+"""What is lost when not every frame is looked at as a whole (`detect.every`, `detect.gate`), and what it saves.
 
-python benchmarks/gating.py [--every 1 2 3 5 10] [--seconds 10]
+python benchmarks/gating.py [--every 2 5 10] [--motion 25 100] [--seconds 4] [--clip-seconds 2] [--asl 4]
+
+The whole takes some four minutes on two quiet cores; it grows with the seconds, the clips and the variants.
 """
 
 from __future__ import annotations
@@ -11,109 +13,225 @@ import os
 import statistics
 import sys
 import time
+from collections import defaultdict
+from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import torch
-from footage import REPO
+from footage import DATA, REPO
+from numpy.typing import NDArray
 from results import Table
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.configs import settings
-from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.gate import Gate
 from fasr_video.pipeline.media import Frame, Sampling, open_video
+from fasr_video.pipeline.run import LOOKING
 from fasr_video.trackers import TRACKERS, TrackerSettings
-from fasr_video.types import Boxes
+from fasr_video.types import Boxes, Detections
 
 CLIPS = {
     "sample clips": REPO / "sample_videos",
     "portraits": REPO / "tests" / "fixtures" / "portraits",
 }
+REAL = ("street_opera_house_1080p.mp4", "four_friends_848x480.mp4", "shinzo_abe.mp4", "hamilton_short_640x360.mp4")
 OVERLAP = 0.4  # intersection over union of a found face with a true one
 HIDDEN = 0.5  # share of a face that is covered from which on nobody has to find it
+CHOSEN = settings.load("cpu")
+Truth = dict[str, dict[str, dict[str, object]]]
+Face = tuple[int, NDArray[np.float32]]
+"""Place of its frame in the clip, and box."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    every: int
+    motion: bool = False
+
+    def __str__(self) -> str:
+        if self.every == 1:
+            return "every frame"
+        return f"motion, whole of every {self.every}" if self.motion else f"whole of every {self.every}"
+
+
+@dataclass
+class Looks:
+    """What one variant saw of one clip."""
+
+    found: list[Detections]
+    spent: list[float]
+    """Seconds of each frame."""
+    whole: int
+    skipped: int
+    tracks: list[list[Face]]
+    """The faces of each confirmed track."""
+
+
+def look(detector: Detector, frames: list[Frame], variant: Variant) -> Looks:
+    gate = Gate(detector, variant.every, variant.motion)
+    found, spent = [], []
+    for frame in frames:
+        began = time.perf_counter()
+        found += gate.detect([frame.image])
+        spent.append(time.perf_counter() - began)
+    return Looks(found, spent, gate.state.whole, gate.state.skipped, tracked(frames, found))
+
+
+def tracked(frames: list[Frame], found: list[Detections]) -> list[list[Face]]:
+    tracker = TRACKERS[CHOSEN.track.method](TrackerSettings(**CHOSEN.track.model_dump(exclude={"method"})))
+    faces: dict[int, list[Face]] = defaultdict(list)
+    ended = []
+    for index, (frame, seen) in enumerate(zip(frames, found, strict=True)):
+        step = tracker.update(float(frame.ref.seconds), seen)
+        ended += step.ended
+        for track, box in zip(step.ids, seen.boxes, strict=True):
+            faces[int(track)].append((index, box))
+    ended += tracker.finish()
+    return [faces[track.id] for track in ended if track.confirmed]
+
+
+# --- against what is true ----------------------------------------------------------------------------------------
+
+
+@dataclass
 class Counts:
     """Over clips."""
 
-    def __init__(self) -> None:
-        self.faces = self.found = self.false = self.people = self.tracked = self.tracks = 0
-        self.late: list[int] = []
-        """Frames from a person's first findable face to the first that is found."""
-        self.spent: list[float] = []
-        """Seconds of each frame."""
+    faces: int = 0
+    found: int = 0
+    false: int = 0
+    people: int = 0
+    tracked: int = 0
+    tracks: int = 0
+    whole: int = 0
+    skipped: int = 0
+    late: list[int] = field(default_factory=list)
+    """Frames from a person's first findable face to the first that is found."""
+    spent: list[float] = field(default_factory=list)
+
+    def add(self, frames: list[Frame], looks: Looks, truth: Truth) -> None:
+        first: dict[str, int] = {}
+        seen: dict[str, int] = {}
+        followed: set[str] = set()
+        in_tracks = by_frame([face for track in looks.tracks for face in track])
+        for place, (frame, found) in enumerate(zip(frames, looks.found, strict=True)):
+            there = truth.get(str(frame.ref.index), {})
+            boxes: Boxes = np.array([face["box"] for face in there.values()], np.float32).reshape(-1, 4)
+            near = iou_matrix(boxes, found.boxes) >= OVERLAP
+            self.false += int((~near.any(axis=0)).sum())
+            held = (iou_matrix(boxes, in_tracks[place]) >= OVERLAP).any(axis=1)
+            for row, (person, face) in enumerate(there.items()):
+                if float(str(face.get("occluded", 0))) >= HIDDEN:
+                    continue
+                first.setdefault(person, frame.ref.index)
+                self.faces += 1
+                if near[row].any():
+                    self.found += 1
+                    seen.setdefault(person, frame.ref.index)
+                if held[row]:
+                    followed.add(person)
+        self.people += len(first)
+        self.tracked += len(first.keys() & followed)
+        self.tracks += len(looks.tracks)
+        self.whole, self.skipped = self.whole + looks.whole, self.skipped + looks.skipped
+        self.late += [seen[person] - first[person] for person in seen]
+        self.spent += looks.spent
 
 
-def look(frames: list[Frame], truth: dict[str, dict[str, dict[str, object]]], every: int, counts: Counts) -> None:
-    chosen = settings.load("cpu")
-    detector = open_detector(**chosen.detect.model_dump(exclude={"batch", "every"}))
-    detector.detect([frames[0].image])  # warm up
-    gate = Gate(detector, every, 0, np.zeros((0, 4), np.float32))
-    tracker = TRACKERS[chosen.track.method](TrackerSettings(**chosen.track.model_dump(exclude={"method"})))
-    first: dict[str, int] = {}
-    seen: dict[str, int] = {}
-    confirmed: set[str] = set()
-    owners: dict[int, list[str]] = {}
-    for frame in frames:
-        began = time.perf_counter()
-        found = gate.detect([frame.image])[0]
-        counts.spent.append(time.perf_counter() - began)
-        step = tracker.update(float(frame.ref.seconds), found)
-        counts.tracks += sum(ended.confirmed for ended in step.ended)
-        confirmed |= {who for ended in step.ended if ended.confirmed for who in owners.get(ended.id, [])}
-        there = truth.get(str(frame.ref.index), {})
-        boxes: Boxes = np.array([face["box"] for face in there.values()], np.float32).reshape(-1, 4)
-        overlaps = iou_matrix(boxes, found.boxes)
-        counts.false += int((~(overlaps >= OVERLAP).any(axis=0)).sum())
-        for row, (person, face) in enumerate(there.items()):
-            if float(str(face.get("occluded", 0))) >= HIDDEN:
-                continue
-            first.setdefault(person, frame.ref.index)
-            counts.faces += 1
-            if (overlaps[row] >= OVERLAP).any():
-                counts.found += 1
-                seen.setdefault(person, frame.ref.index)
-                owners.setdefault(int(step.ids[overlaps[row].argmax()]), []).append(person)
-    last = tracker.finish()
-    counts.tracks += sum(ended.confirmed for ended in last)
-    confirmed |= {who for ended in last if ended.confirmed for who in owners.get(ended.id, [])}
-    counts.people += len(first)
-    counts.tracked += len(first.keys() & confirmed)
-    counts.late += [seen[person] - first[person] for person in seen]
+def by_frame(faces: list[Face]) -> dict[int, Boxes]:
+    boxes: dict[int, Boxes] = defaultdict(lambda: np.zeros((0, 4), np.float32))
+    for frame, box in faces:
+        boxes[frame] = np.concatenate((boxes[frame], box[None]))
+    return boxes
+
+
+def against_truth(detector: Detector, variants: list[Variant], seconds: float) -> Table:
+    columns = ["clips", "looked at", "recall", "false a frame", "people tracked", "tracks", "late, median and most"]
+    command = f"`python benchmarks/gating.py {' '.join(sys.argv[1:])}`"
+    columns += ["frames whole", "frames skipped", "ms a frame", "of every frame"]
+    table = Table("gating", "Not looking at the whole of every frame", command, columns)
+    for name, folder in CLIPS.items():
+        truth = json.loads((folder / "ground_truth.json").read_text())
+        counts = {variant: Counts() for variant in variants}
+        for clip in sorted(truth):
+            frames = list(open_video(folder / clip).frames(Sampling(end=Fraction(seconds))))
+            detector.detect([frames[0].image])  # warm up
+            for variant, of_it in counts.items():
+                of_it.add(frames, look(detector, frames, variant), truth[clip]["frames"])
+        base = statistics.mean(counts[variants[0]].spent)
+        for variant, c in counts.items():
+            spent, frames_seen = statistics.mean(c.spent), len(c.spent)
+            late = f"{statistics.median(c.late):g}, {max(c.late)}" if c.late else "–"
+            row = [name, variant, f"{c.found / max(c.faces, 1):.4f}", f"{c.false / frames_seen:.3f}"]
+            row += [f"{c.tracked} of {c.people}", c.tracks, late]
+            row += [f"{c.whole / frames_seen:.3f}", f"{c.skipped / frames_seen:.3f}"]
+            table.row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
+    table.note(
+        f"Clips with ground truth, their first {seconds:g} s, every frame brought, `min_score` and tracker of the "
+        f"preset. *Recall*: of all faces of which less than half is covered, in all frames, those found with an IoU of "
+        f"{OVERLAP} or more. *People tracked*: who is in a track of at least three sightings. *Late*: frames from a "
+        "person's first such face until one is found. *Whole* and *skipped*: shares of the frames that were looked at "
+        "as a whole, and not at all. One process, the variants in turns for each clip."
+    )
+    return table
+
+
+# --- against looking at every frame ------------------------------------------------------------------------------
+
+
+def against_every_frame(detector: Detector, variants: list[Variant], clips: list[Path], seconds: float) -> Table:
+    columns = ["clip", "looked at", "faces kept", "tracks kept", "frames whole", "frames skipped", "ms a frame"]
+    table = Table("gating", "Real clips, against looking at every frame", "", [*columns, "of every frame"])
+    for clip in clips:
+        frames = list(open_video(clip).frames(Sampling(end=Fraction(seconds))))
+        detector.detect([frames[0].image])  # warm up
+        full = look(detector, frames, variants[0])
+        for variant in variants[1:]:
+            looks = look(detector, frames, variant)
+            spent, base = statistics.mean(looks.spent), statistics.mean(full.spent)
+            surely = [(k, b) for k, d in enumerate(full.found) for b in d.boxes[d.scores >= CHOSEN.select.min_score]]
+            faces = kept(surely, [(k, box) for k, seen in enumerate(looks.found) for box in seen.boxes])
+            in_tracks = [face for track in looks.tracks for face in track]
+            tracks = sum(sum(kept(track, in_tracks)) >= len(track) / 2 for track in full.tracks)
+            row = [clip.name, variant, f"{sum(faces)} of {len(faces)}", f"{tracks} of {len(full.tracks)}"]
+            row += [f"{count / len(frames):.3f}" for count in (looks.whole, looks.skipped)]
+            table.row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
+    table.note(
+        f"Their first {seconds:g} s. *Faces kept*: of the faces that looking at every frame finds with a score that "
+        f"makes them usable ({CHOSEN.select.min_score}), those found with an IoU of {OVERLAP} or more in the same "
+        "frame. *Tracks kept*: of its tracks, those of which half of the faces or more are in tracks here."
+    )
+    return table
+
+
+def kept(faces: list[Face], others: list[Face]) -> list[bool]:
+    there = by_frame(others)
+    return [bool((iou_matrix(box[None], there[frame]) >= OVERLAP).any()) for frame, box in faces]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, nargs="+", default=[1, 2, 3, 5, 10])
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each clip")
+    parser.add_argument("--every", type=int, nargs="*", default=[2, 5, 10], help="without motion")
+    parser.add_argument("--motion", type=int, nargs="*", default=[25, 100], help="every so many frames, with motion")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each clip with ground truth")
+    parser.add_argument("--clip-seconds", type=float, default=2.0, help="of each real clip")
+    parser.add_argument("--asl", type=int, default=4, help="so many of the office clips")
+    parser.add_argument("--data", type=Path, default=DATA / "clips", help="real clips; left out where they are not")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    columns = ["clips", "every", "recall", "false a frame", "people tracked", "tracks", "frames late, median and most"]
-    command = f"`python benchmarks/gating.py {' '.join(sys.argv[1:])}`"
-    table = Table("gating", "Looking at the whole of every Nth frame", command, [*columns, "ms a frame", "of every 1"])
-    for name, folder in CLIPS.items():
-        truth = json.loads((folder / "ground_truth.json").read_text())
-        counts = {every: Counts() for every in sorted(args.every)}
-        for clip in sorted(truth):
-            frames = list(open_video(folder / clip).frames(Sampling(end=Fraction(args.seconds))))
-            for every, of_it in counts.items():
-                look(frames, truth[clip]["frames"], every, of_it)
-        whole = statistics.mean(counts[min(counts)].spent)
-        for every, c in counts.items():
-            spent = statistics.mean(c.spent)
-            late = f"{statistics.median(c.late):g}, {max(c.late)}" if c.late else "–"
-            row = [name, every, f"{c.found / max(c.faces, 1):.4f}", f"{c.false / len(c.spent):.3f}"]
-            row += [f"{c.tracked} of {c.people}", c.tracks, late, f"{1000 * spent:.1f}", f"{spent / whole:.2f}"]
-            table.row(row)
-    table.note(
-        f"Clips with ground truth, their first {args.seconds:g} s, every frame looked at, `min_score` and tracker of "
-        f"the preset. *Recall*: of all faces of which less than half is covered, in all frames, those found with an "
-        f"IoU of {OVERLAP} or more. *People tracked*: who is in a track of at least three sightings. *Late*: frames "
-        "from a person's first such face until one is found. The clips come one after the other in one process, the "
-        "settings in turns for each."
-    )
-    table.write()
+    detector = open_detector(**CHOSEN.detect.model_dump(exclude=LOOKING))
+    variants = [Variant(1), *map(Variant, args.every), *(Variant(every, motion=True) for every in args.motion)]
+    table = against_truth(detector, variants, args.seconds)
+    clips = [clip for name in REAL if (clip := args.data / name).exists()]
+    clips += sorted(args.data.glob("asl_*.mkv"))[: args.asl]
+    if clips:
+        table.write(against_every_frame(detector, variants, clips, args.clip_seconds))
+    else:
+        table.note("Real clips: not there.")
+        table.write()
 
 
 if __name__ == "__main__":

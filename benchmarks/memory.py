@@ -1,6 +1,8 @@
-"""Memory of `fasr-video run` over half an hour of 720p footage.
+"""Memory of `fasr-video run` over a quarter of an hour of 720p footage, or more.
 
-python benchmarks/memory.py [--minutes 30] [--fps 5]
+python benchmarks/memory.py [--minutes 15] [--fps 5]
+
+The whole takes some eight minutes on two quiet cores, half as long as the footage.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ def plot(at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, path: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0, help="of video")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of video")
     parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are looked at")
     args = parser.parse_args()
     table = Table(

@@ -35,15 +35,18 @@ class Table:
         return "\n".join([*parts, ""])
 
     def _body(self) -> str:
-        lines = [self._columns, ["---"] * len(self._columns), *self._rows]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n".join([body, *(f"\n{note}" for note in self._notes)])
+        return "\n".join([markdown(self._columns, self._rows), *(f"\n{note}" for note in self._notes)])
 
     def write(self, *further: Table) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
         path = RESULTS / f"{self._file}.md"
         path.write_text(self.text(*further))
         print(f"written: {path}")
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def machine() -> str:

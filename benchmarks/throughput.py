@@ -2,6 +2,8 @@
 
     python benchmarks/throughput.py [--repeats 10] [--run-seconds 8] [--rounds 3]
 
+The whole takes some seven minutes on two quiet cores, most of it the whole runs.
+
 Each measurement of a chain is a process of its own, one after the other, in turns; the median of the rounds counts.
 """
 
@@ -30,7 +32,7 @@ from fasr_video.configs import settings
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.run import AHEAD, Progress, Stage, run
+from fasr_video.pipeline.run import AHEAD, LOOKING, Progress, Stage, run
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections
 
@@ -111,7 +113,7 @@ LONG: dict[str, Callable[[Path, float], Counted]] = {
 
 
 def make_detector(name: str) -> Detector:
-    return open_detector(**settings.load("cpu", DETECTORS[name]).detect.model_dump(exclude={"batch", "every"}))
+    return open_detector(**settings.load("cpu", DETECTORS[name]).detect.model_dump(exclude=LOOKING))
 
 
 def in_own_process(what: str, path: Path, end: float) -> float:

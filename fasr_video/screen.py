@@ -121,7 +121,8 @@ def show(document: dict[str, Any]) -> None:
             highlight=False,
         )
         if parts := source["frames_looked_at"] - source["frames_looked_at_whole"]:
-            told = f"{parts} of these only around the faces of the frames before (detect.every)"
+            none = source["frames_not_looked_at"]
+            told = f"{parts} of these only where a face can be (detect.every), {none} not at all"
             console.print(f"  [yellow]{told}[/]", highlight=False)
         detector = source["detector"]
         marks = "" if detector["landmarks"] else " It finds no landmarks: faces are aligned by their boxes."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 from fasr_video.gallery.store import EnrolledPhoto, Gallery
 from fasr_video.pipeline import probes, search
 from fasr_video.pipeline.case import Case, now
+from fasr_video.pipeline.detect.gate import START
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Losses, MediaInfo
 from fasr_video.pipeline.records import register_source, save_segment
@@ -126,7 +128,7 @@ def _source(case: Case, path: str, numbers: range, auxiliaries: int, random: np.
         segment,
         (last, last),
         tracker=tracker,
-        places=np.empty((0, 4), np.float32),
+        gate=replace(START, looked=segment.frames, whole=segment.frames),
         losses=Losses(),
         damaged=0,
         seconds=1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import sqlite3
@@ -20,6 +21,7 @@ from fasr_video.gallery import traces
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.probes import features
+from fasr_video.pipeline.records import where_it_looked
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import refresh, write_report
@@ -171,6 +173,24 @@ def test_a_run_goes_on_only_with_the_case_own_key(
     assert run([corridor], sealed_case, settings) == (sealed_case, False)
     with pytest.raises(CaseError, match="made without a key"):
         run([corridor], corridor_case, configs.load("cpu", CORRIDOR_QUICK))
+
+
+@pytest.mark.usefixtures("with_key")
+def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
+    chosen = (*CORRIDOR_QUICK, "case.segment_frames=5", "restore.method=none", "detect.every=8", "detect.gate=motion")
+
+    def stop(progress: Any) -> None:
+        if progress.frames == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run([corridor], tmp_path / "case", configs.load("cpu", chosen), listen=stop)
+    with Case.open(tmp_path / "case") as case:
+        state = json.loads(case.db.execute("SELECT tracker FROM source").fetchone()["tracker"])
+        seen = where_it_looked(case, 1).seen
+    assert seen is not None and seen.shape == tuple(state["cells"]) and seen.std() > 5
+    assert seen.tobytes()[:32] not in base64.b64decode(state["seen"])
+    assert run([corridor], tmp_path / "case", configs.load("cpu", chosen))[1]
 
 
 @pytest.mark.usefixtures("with_key")

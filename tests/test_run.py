@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as PilImage
 
 from fasr_video.configs import settings as configs
-from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError
+from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError, SettingsError
 from fasr_video.pipeline import case as case_module
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import DATABASE, Case
@@ -148,8 +148,11 @@ def test_stopped_anywhere_it_goes_on_and_finds_the_same(
     assert events.count("source added") == 1 and events.count("source done") == 1 and "resumed" in events
 
 
-def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(entrance: Path, tmp_path: Path) -> None:
-    settings = configs.load("cpu", (*QUICK, "detect.every=4", "restore.method=none"))
+@pytest.mark.parametrize("gate", ["none", "motion"])
+def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
+    gate: str, entrance: Path, tmp_path: Path
+) -> None:
+    settings = configs.load("cpu", (*QUICK, "detect.every=4", f"detect.gate={gate}", "restore.method=none"))
     run([entrance], tmp_path / "unbroken", settings)
 
     def stop(told: Progress | Stage) -> None:
@@ -162,8 +165,20 @@ def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(entrance: 
     document = found(tmp_path / "case")
     assert document == found(tmp_path / "unbroken")
     (source,) = document["sources"]
-    assert source["frames_looked_at_whole"] == -(-source["frames_looked_at"] // 4)
+    least = -(-source["frames_looked_at"] // 4)
+    assert least <= source["frames_looked_at_whole"] < source["frames_looked_at"]
+    assert gate == "motion" or source["frames_looked_at_whole"] == least
+    with Case.open(tmp_path / "case") as case:
+        assert not [p for c in verify(case) for p in c.problems]
+        case.set_meta("looked 1", json.dumps({"whole": source["frames_looked_at"], "skipped": 0}))
+        (problem,) = [p for c in verify(case) for p in c.problems]
+    assert problem.endswith("looked at was changed after the run")
     assert any(face["reason"] == "lr0" for face in document["faces"])
+
+
+def test_motion_without_whole_frames_to_leave_out_is_refused(entrance: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"give detect\.every, too"):
+        run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, "detect.gate=motion")))
 
 
 @pytest.mark.parametrize("short_by", [1, 2, 3])

@@ -23,7 +23,7 @@ from fasr_video.configs.settings import Settings
 from fasr_video.files import write_whole
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import VideoReader
-from fasr_video.pipeline.run import sampling_of
+from fasr_video.pipeline.run import frames_at_once, sampling_of
 from fasr_video.types import Detections, Image
 
 
@@ -35,7 +35,7 @@ def look(reader: VideoReader, detector: Detector, settings: Settings, path: Path
         database = sqlite3.connect(partial)
         database.execute("CREATE TABLE look (picture BLOB PRIMARY KEY, found BLOB NOT NULL) WITHOUT ROWID")
         frames = reader.frames(sampling_of(settings))
-        while batch := list(islice(frames, settings.detect.batch)):
+        while batch := list(islice(frames, frames_at_once(settings.detect))):
             images = [f.image for f in batch if not f.damaged]
             rows = [(_key(i), _pack(d)) for i, d in zip(images, detector.detect(images), strict=True)]
             database.executemany("INSERT OR REPLACE INTO look VALUES (?, ?)", rows)

@@ -41,11 +41,12 @@ class DetectSettings(_Group):
     # With defaults, for settings that cases made before these were there have in their files.
     engine: Literal["torch", "openvino"] = "torch"
     every: int = Field(1, ge=1, le=1000)
+    gate: Literal["none", "motion"] = "none"
     min_score: float = Share
     tile: int = Field(ge=0)
     tile_overlap: int = Field(ge=0)
     max_side: int = Field(ge=64)
-    batch: int = Field(ge=1, le=256)
+    batch: int | None = Field(ge=1, le=256)
 
 
 class TrackSettings(_Group):
@@ -90,6 +91,7 @@ class RestoreSettings(_Group):
     subjects: dict[str, str]
     device: str
     precision: Literal["float32", "bfloat16"]
+    batch: int | None = Field(None, ge=1, le=1024)  # cases of before do not have it
 
 
 class SearchSettings(_Group):

@@ -13,6 +13,7 @@ from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import Case, now, track_name
 from fasr_video.pipeline.decisions import decisions
 from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.records import looked
 
 SCHEMA = "fasr-video/case/3"
 MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
@@ -187,6 +188,7 @@ def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
 
 
 def _source(case: Case, source: int) -> dict[str, Any]:
+    counts = looked(case, source)
     row = case.db.execute("SELECT * FROM source WHERE id = ?", (source,)).fetchone()
     counted = "SELECT reason, count(*) FROM face WHERE source = ? AND reason IS NOT NULL GROUP BY reason"
     return {
@@ -199,7 +201,8 @@ def _source(case: Case, source: int) -> dict[str, Any]:
         "clock": None if row["clock"] is None else json.loads(row["clock"]),
         "losses": json.loads(row["losses"]),
         "frames_looked_at": row["frames"],
-        "frames_looked_at_whole": -(-row["frames"] // json.loads(case.meta("settings"))["detect"].get("every", 1)),
+        "frames_looked_at_whole": counts["whole"],
+        "frames_not_looked_at": counts["skipped"],
         "frames_skipped_as_damaged": row["skipped_damaged"],
         "seconds_of_work": row["seconds"],
         "faces_by_reason": dict(case.db.execute(counted, (source,)).fetchall()),

@@ -14,7 +14,9 @@ from sqlite3 import Row
 from types import MappingProxyType
 
 import numpy as np
+import torch
 
+from fasr_video.batches import PICTURES, at_once
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.errors import SettingsError
@@ -46,7 +48,7 @@ Restored = tuple[str, str, str | None, str]
 """A row of `restoration`: picture, samples (JSON), spread, facts (JSON)."""
 
 TOGETHER = 8
-"""Tracks that are restored, and made safe, together."""
+"""Tracks that are restored, and made safe, together; on a GPU perhaps more."""
 NOBODY: Mapping[int, References] = MappingProxyType({})
 
 
@@ -74,7 +76,13 @@ def _open_restorer(how: RestoreSettings, guidance: Guidance | None) -> Restorer:
     device = find_device(how.device)
     if how.method == REFERENCED:
         return open_idfsr((how.weights, None, None), LandmarkFinder(how.device), how.sampler, device, how.precision)
-    return open_restorer(how.method, device, how.sampler, how.precision, (how.weights, None, None), guidance)
+    return open_restorer(how.method, device, how.sampler, how.precision, (how.weights, None, None), guidance, how.batch)
+
+
+def tracks_together(how: RestoreSettings) -> int:
+    """As many as fill a batch of a GPU."""
+    device = torch.device(how.device)
+    return TOGETHER if device.type == "cpu" else max(TOGETHER, at_once(PICTURES, device, how.batch) // how.samples)
 
 
 def probe_all(
@@ -83,14 +91,16 @@ def probe_all(
     seed: int,
     listen: Callable[[int, int], None],
     subjects: Mapping[int, References] = NOBODY,
+    together: int | None = None,
 ) -> bool:
     """Probes for every usable track that has none made with these models; returns whether there was one.
 
     `subjects` are the photographs that some tracks are drawn from in place of their own faces.
     """
+    together = together or TOGETHER
     waiting = tracks_to_probe(case, prober, seed, subjects)
-    for start in range(0, len(waiting), TOGETHER):
-        part = waiting[start : start + TOGETHER]
+    for start in range(0, len(waiting), together):
+        part = waiting[start : start + together]
         listen(start, len(waiting))
         seeds = [track_seed(seed, row) for row, _ in part]
         faces = [track_faces(case, row, subjects.get(row["id"])) for row, _ in part]

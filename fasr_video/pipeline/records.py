@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -13,13 +14,14 @@ import numpy as np
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import Case, now
+from fasr_video.pipeline.detect.gate import GateState
 from fasr_video.pipeline.media import Losses, MediaInfo
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
 from fasr_video.storage import environment
 from fasr_video.trackers import Tracker
-from fasr_video.types import Boxes, FaceCrop, FrameRef, Quality, Reason
+from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
 
 _MEASURES = tuple(Quality.__slots__)
 
@@ -62,11 +64,43 @@ def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | Non
     return FrameRef(info.sha256, row["last_index"], row["last_pts"], info.time_base)
 
 
-def where_it_looked(case: Case, source: int) -> tuple[int, Boxes]:
-    """Frames looked at so far, and the last places of faces: the state of a `Gate`."""
+def where_it_looked(case: Case, source: int) -> GateState:
+    """What a `Gate` knew after the last finished segment."""
     row = case.db.execute("SELECT frames, tracker FROM source WHERE id = ?", (source,)).fetchone()
-    places = [] if row["tracker"] is None else json.loads(row["tracker"]).get("places", [])
-    return int(row["frames"]), np.array(places, np.float32).reshape(-1, 4)
+    stored = {} if row["tracker"] is None else json.loads(row["tracker"])
+    seen = None
+    if "seen" in stored:
+        data = case.unseal(base64.b64decode(stored["seen"]), _seen(source))
+        seen = np.frombuffer(data, np.uint8).reshape(stored["cells"])
+    counts = looked(case, source)
+    places = np.array(stored.get("places", []), np.float32).reshape(-1, 4)
+    return GateState(places, seen, row["frames"], counts["whole"], counts["skipped"])
+
+
+def looked(case: Case, source: int) -> dict[str, int]:
+    """How many of a source's frames were looked at as a whole, and not at all."""
+    row = case.db.execute("SELECT value FROM meta WHERE key = ?", (_looked(source),)).fetchone()
+    if row is None:  # nothing is done yet, or by a version that did not count because it skipped none
+        frames = case.db.execute("SELECT frames FROM source WHERE id = ?", (source,)).fetchone()["frames"]
+        return {"whole": -(-frames // json.loads(case.meta("settings"))["detect"].get("every", 1)), "skipped": 0}
+    return {k: int(v) for k, v in json.loads(row["value"]).items()}
+
+
+def _looked(source: int) -> str:
+    return f"looked {source}"
+
+
+def _seen(source: int) -> str:
+    return f"cells of source {source}"
+
+
+def _gate_state(case: Case, source: int, gate: GateState) -> dict[str, Any]:
+    """As it is stored beside the tracker's. The cells are a small picture of the frame: they are sealed as pictures."""
+    places: dict[str, Any] = {"places": gate.boxes.tolist()}
+    if gate.seen is None:
+        return places
+    sealed = case.seal(gate.seen.tobytes(), _seen(source))
+    return places | {"cells": gate.seen.shape, "seen": base64.b64encode(sealed).decode()}
 
 
 def is_done(case: Case, source: int) -> bool:
@@ -108,14 +142,14 @@ def save_segment(
     span: tuple[FrameRef, FrameRef] | None,
     *,
     tracker: Tracker,
-    places: Boxes,
+    gate: GateState,
     losses: Losses,
     damaged: int,
     seconds: float,
     done: bool,
 ) -> None:
-    """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none; `places`
-    is where a `Gate` looks for faces after it."""
+    """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none; `gate`
+    is what a `Gate` knows after it."""
     with environment(case.folder):
         pictures = {
             number: (case.write_picture(crop.aligned), case.write_picture(crop.native), *crop.native_origin)
@@ -132,7 +166,9 @@ def save_segment(
             _end_track(case, tracks[ended.tracker_id], source, ended)
         stored = case.db.execute("SELECT losses FROM source WHERE id = ?", (source,)).fetchone()["losses"]
         total = Losses(**json.loads(stored)) + losses
-        state = tracker.state() | {"places": places.tolist()}
+        state = tracker.state() | _gate_state(case, source, gate)
+        counts = {"whole": gate.whole, "skipped": gate.skipped}
+        case.set_meta(_looked(source), json.dumps(counts))
         case.db.execute(
             "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
             " seconds = seconds + ? WHERE id = ?",
@@ -149,12 +185,12 @@ def save_segment(
             )
         if done:
             case.db.execute("UPDATE source SET state = 'done', tracker = NULL WHERE id = ?", (source,))
-            counts = dict(
+            reasons = dict(
                 case.db.execute(
                     "SELECT reason, count(*) FROM face WHERE source = ? GROUP BY reason", (source,)
                 ).fetchall()
             )
-            found = {"faces": counts, "losses": asdict(total), "digest": digest(case, source)}
+            found = {"faces": reasons, "looked": counts, "losses": asdict(total), "digest": digest(case, source)}
             case.log("source done", {"source": source, **found})
 
 

@@ -16,29 +16,34 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from fasr_video.configs.settings import Settings, as_yaml, fraction, load
-from fasr_video.errors import CaseError, UsageError
+import torch
+
+from fasr_video.batches import FRAMES, at_once
+from fasr_video.configs.settings import DetectSettings, Settings, as_yaml, fraction, load
+from fasr_video.errors import CaseError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline import records, roles
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.gate import Gate
+from fasr_video.pipeline.detect.gate import Gate, GateState
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe
+from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe, tracks_together
 from fasr_video.pipeline.references import of_tracks
 from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, search_all
 from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
-from fasr_video.types import Boxes, Detections, FrameRef
+from fasr_video.types import Detections, FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
 FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
+LOOKING = {"batch", "every", "gate"}
+"""Settings of `detect` that say when to look, which the detector itself knows nothing of."""
 StageName = Literal["restore", "search", "link"]
 STAGES: dict[StageName, set[str]] = {
     "restore": {"recognise", "restore", "search", "link"},
@@ -83,7 +88,10 @@ class Models:
 
 
 def open_models(settings: Settings) -> Models:
-    return Models(open_detector(**settings.detect.model_dump(exclude={"batch", "every"})), open_prober(settings))
+    if settings.detect.gate == "motion" and settings.detect.every == 1:
+        reason = "the whole of every frame is looked at, and nothing is left to skip"
+        raise SettingsError("detect.gate=motion", reason, "give detect.every, too: the whole of each Nth frame")
+    return Models(open_detector(**settings.detect.model_dump(exclude=LOOKING)), open_prober(settings))
 
 
 def run(
@@ -177,12 +185,13 @@ def _after_footage(
 ) -> bool:
     """Restore, search, link: whatever of it is not done with these models, settings and people."""
     prober, seed, tell = models.prober, settings.restore.seed, _stage(listen, "super-resolving")
+    together = tracks_together(settings.restore)
     if gallery is None:
-        worked = probe_all(case, prober, seed, tell)
+        worked = probe_all(case, prober, seed, tell, together=together)
     else:
         with open_gallery(case, gallery, models.detector, prober.embedder, _stage(listen, "enrolling")) as people:
             drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
-            worked = probe_all(case, prober, seed, tell, drawn_from)
+            worked = probe_all(case, prober, seed, tell, drawn_from, together)
             worked |= search_all(case, people, prober, settings.search)
     worked |= propose_all(case, settings.link)
     if worked:
@@ -213,9 +222,11 @@ def open_case(out: Path, settings: Settings) -> Case:
 
 
 def _changed(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
-    """The settings that are not the case's; one that came after the case was made had its default."""
+    """The settings that are not the case's; one that came after the case was made had its default. How many items are
+    computed at a time is about the machine, not about what is found."""
     stored, before = json.loads(case.meta("settings")), json.loads(load("cpu").model_dump_json())
-    return [f"{g}.{k}" for g in chosen for k in chosen[g] if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
+    names = [(g, k) for g in chosen for k in chosen[g] if k != "batch"]
+    return [f"{g}.{k}" for g, k in names if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
 
 
 def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
@@ -267,11 +278,12 @@ def _run_source(
             case.log("resumed", {"source": source, "after_frame": after.index})
     frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
     # The next faces are looked for while those found are tracked, measured and stored.
-    gate = Gate(detector, settings.detect.every, *records.where_it_looked(case, source))
+    motion = settings.detect.gate == "motion"
+    gate = Gate(detector, settings.detect.every, motion, records.where_it_looked(case, source))
     batches = prefetch(_detected(frames, gate, settings), FOUND_AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
-    places = gate.boxes
+    state = gate.state
     looked = faces = damaged = 0
 
     def save(done: bool) -> None:
@@ -283,7 +295,7 @@ def _run_source(
             tracklets.take_segment(),
             span,
             tracker=tracker,
-            places=places,
+            gate=state,
             losses=losses - counted,
             damaged=damaged,
             seconds=now - began,
@@ -293,7 +305,7 @@ def _run_source(
 
     try:
         for batch, good, detections, after_them in batches:
-            losses, places = batch[-1][1], after_them
+            losses, state = batch[-1][1], after_them
             for frame, found in zip(good, detections, strict=True):
                 tracklets.look(frame, found)
                 faces += len(found)
@@ -326,12 +338,16 @@ def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None
 
 def _detected(
     frames: Generator[tuple[Frame, Losses]], gate: Gate, settings: Settings
-) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], Boxes]]:
+) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], GateState]]:
     """Each batch of frames, those of it that are looked at, what is found in these, and the gate's state after it."""
     with closing(frames):
-        while batch := list(islice(frames, settings.detect.batch)):
+        while batch := list(islice(frames, frames_at_once(settings.detect))):
             good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
-            yield batch, good, gate.detect([f.image for f in good]), gate.boxes
+            yield batch, good, gate.detect([f.image for f in good]), gate.state
+
+
+def frames_at_once(settings: DetectSettings) -> int:
+    return at_once(FRAMES, torch.device(settings.device), settings.batch)
 
 
 def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:

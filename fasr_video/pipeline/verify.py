@@ -16,7 +16,7 @@ from fasr_video.pipeline import decisions
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
-from fasr_video.pipeline.records import digest
+from fasr_video.pipeline.records import digest, looked
 from fasr_video.pipeline.search import GALLERY
 from fasr_video.pipeline.search import digest as answers_digest
 from fasr_video.vault import given_key
@@ -112,13 +112,16 @@ def _link_stands(row: sqlite3.Row | None, said: dict[str, Any] | None) -> bool:
 def _found(case: Case) -> Check:
     """Faces and tracks against the hash that the log holds."""
     problems = []
-    said = {}
+    said, counted = {}, {}
     for row in case.db.execute("SELECT details FROM log WHERE event = 'source done' ORDER BY id"):
         details = json.loads(row["details"])
         said[details.get("source")] = details.get("digest")
+        counted[details.get("source")] = details.get("looked")
     for source in case.db.execute("SELECT id, path FROM source WHERE state = 'done'").fetchall():
         if digest(case, source["id"]) != said.get(source["id"]):
             problems.append(f"faces or tracks of {source['path']} were changed after the run")
+        if (counts := counted.get(source["id"])) is not None and counts != looked(case, source["id"]):
+            problems.append(f"how much of {source['path']} was looked at was changed after the run")
     return Check("faces and tracks", len(said), problems, [])
 
 

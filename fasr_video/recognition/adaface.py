@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.batches import FACES, at_once
 from fasr_video.checkpoint import fill, read_state
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
@@ -115,8 +116,9 @@ class AdaFaceEmbedder:
     @torch.no_grad()
     def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         unit, norms = [torch.zeros(0, LENGTH)], [torch.zeros(0)]
-        for start in range(0, len(faces), 32):
-            rows = slice(start, start + 32)
+        batch = at_once(FACES, self.device)
+        for start in range(0, len(faces), batch):
+            rows = slice(start, start + batch)
             x = canonical_to_arcface(faces[rows].to(self.device), None if marks is None else marks[rows])
             features, lengths = self._net((x.flip(1) * 2 - 1).contiguous(memory_format=torch.channels_last))
             unit.append(features.cpu())

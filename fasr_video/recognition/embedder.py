@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.batches import FACES, at_once
 from fasr_video.box import boxed
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.errors import SettingsError, UsageError
@@ -56,8 +57,9 @@ class BuiltinEmbedder:
 
     @torch.no_grad()
     def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        starts = range(0, len(faces), 64)
-        parts = [self.net(faces[i : i + 64].to(self.device)).float().cpu() for i in starts]
+        batch = at_once(FACES, self.device)
+        starts = range(0, len(faces), batch)
+        parts = [self.net(faces[i : i + batch].to(self.device)).float().cpu() for i in starts]
         features = torch.cat([torch.zeros(0, LENGTH), *parts])
         return F.normalize(features, dim=1), features.norm(dim=1)
 

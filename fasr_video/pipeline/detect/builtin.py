@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fasr_video.batches import FRAMES, at_once
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.errors import UsageError
@@ -25,7 +26,6 @@ from fasr_video.types import Detections, Image
 # larger ones; only those are taken from it.
 REDUCTION = 4
 LARGE_FACE = 120.0  # px, square root of the box's area
-GPU_BATCH = 8  # frames; on a CPU a batch is slower than its frames one by one
 
 
 class BuiltinDetector:
@@ -85,7 +85,7 @@ class TorchNet:
         self._net = net.to(device, self._dtype)
         convert_conv2d_weight_memory_format(net, torch.channels_last)
         self.name = f"{device}, {str(self._dtype).removeprefix('torch.')}"
-        self.batch = GPU_BATCH if device.type == "cuda" else 1
+        self.batch = at_once(FRAMES, device)
 
     def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
         levels: list[LevelOutput] = self._net(self._pixels(frames))
@@ -112,9 +112,11 @@ def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
     bits = np.int16 if dtype == torch.bfloat16 else np.float32  # NumPy and OpenCV know no bfloat16
     table = (torch.arange(256).float() / 127.5 - 1).to(dtype).view(torch.int16 if bits is np.int16 else dtype).numpy()
     height, width = frames[0].shape[:2]
-    padded = np.zeros((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), bits)
+    padded = np.empty((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), bits)
+    padded[:, height:] = 0
+    padded[:, :height, width:] = 0
     for frame, row in zip(frames, padded, strict=True):
-        row[:height, :width] = cv2.LUT(frame, table)
+        cv2.LUT(frame, table, dst=row[:height, :width])
     return torch.from_numpy(padded).view(dtype).permute(0, 3, 1, 2)
 
 
