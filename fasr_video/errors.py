@@ -43,6 +43,19 @@ class FasrError(Exception):
         super().__init__(f"{subject}: {reason}; {remedy}".replace("\n", " "))
 
 
+def exhausted(error: Exception) -> str | None:
+    """What the machine ran out of, or lost, where an error of another package says so."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        return "out of memory"
+    if isinstance(error, RuntimeError) and "CUDA error" in text:
+        return "the GPU was lost"
+    return None
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "Insufficient memory", "CUDA out of memory")
+
+
 class UsageError(FasrError):
     exit_code = ExitCode.USAGE
 
