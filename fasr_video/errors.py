@@ -40,7 +40,9 @@ class FasrError(Exception):
 
     def __init__(self, subject: str | Path, reason: str, remedy: str) -> None:
         self.subject, self.reason, self.remedy = str(subject), reason, remedy
-        super().__init__(f"{subject}: {reason}; {remedy}".replace("\n", " "))
+        text = f"{subject}: {reason}; {remedy}"
+        # Names of files may hold line breaks, and what makes a terminal do things.
+        super().__init__("".join(c if c.isprintable() else " " for c in text))
 
 
 def exhausted(error: Exception) -> str | None:

@@ -2,9 +2,9 @@
 
     python -m tests.faults run,enrol,removal,review,batch [--faults kill,full] [--every 7] [--first 0]
 
-A step is a statement that writes to a database, or a file that is opened for writing, synced, renamed, removed, a folder
-that is made: of the job's own folder alone. Each try is a process of its own, forked from one that holds the models; the
-fault comes just before step n, so that "after step n" is the try before step n + 1. Prints a line of JSON a try.
+A step is a statement that writes to a database, a file that is opened for writing, synced, renamed or removed, or a
+folder that is made, in the job's own folder. Each try is a process of its own, forked from one that holds the models;
+the fault comes just before step n, so that "after step n" is the try before step n + 1. Prints a line of JSON a try.
 
 A power cut is simulated at its worst: `power, data` takes the content of each file that was not synced and leaves its
 name; `power, names` takes each new, renamed or removed name whose folder was not synced; both take what a database said
@@ -201,8 +201,9 @@ def content(database: sqlite3.Connection) -> str:
     tables = [r[0] for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
     digest = hashlib.sha256()
     for table in tables:
-        for row in database.execute(f"SELECT * FROM {table} ORDER BY rowid" if table.startswith("sqlite_") else
-                                    f"SELECT * FROM {table}"):
+        for row in database.execute(
+            f"SELECT * FROM {table} ORDER BY rowid" if table.startswith("sqlite_") else f"SELECT * FROM {table}"
+        ):
             digest.update(repr((table, tuple(row))).encode())
     return digest.hexdigest()
 
@@ -221,6 +222,7 @@ class Disk:
         self._undo: list[tuple[str, str, bytes | None]] = []
         """Folder, name in it, and what it held before the change that is not synced (None: nothing)."""
         self._fsync = os.fsync
+        self._synced_files: set[str] = set()
 
     def watch(self) -> None:
         connect = sqlite3.connect
@@ -253,6 +255,7 @@ class Disk:
         self.tell({"cut": what})
         if self.fault == "full":
             self._refuse(what)
+            return
         if self.fault == "memory":
             if not what.startswith("close"):
                 raise MemoryError
@@ -347,8 +350,6 @@ class Disk:
         finally:
             self.asleep = False
 
-    _synced_files: set[str] = set()
-
     def _synced(self, handle: Any) -> None:
         number = handle if isinstance(handle, int) else handle.fileno()
         path = os.readlink(f"/proc/self/fd/{number}")
@@ -394,8 +395,13 @@ class _Connection(sqlite3.Connection):
         disk = self.disk
         if disk is None or disk.asleep or word in _READING or "temp table" in sql.lower():
             return do()
-        disk.step(f"BEGIN {_short(self.path)}" if word == "begin" else f"sql {word} {_short(self.path)}"
-                  if word != "rollback" else "ROLLBACK")
+        disk.step(
+            f"BEGIN {_short(self.path)}"
+            if word == "begin"
+            else f"sql {word} {_short(self.path)}"
+            if word != "rollback"
+            else "ROLLBACK"
+        )
         result = do()
         if not self.in_transaction:
             disk.asleep = True

@@ -23,9 +23,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -184,7 +183,9 @@ class Reader:
     """Fills an empty folder; returns the names of the files to mutate, one at a time."""
     read: Callable[[Path, str], object]
     """Raises FasrError for what it refuses."""
-    damage: Callable[[Path, int], None] = lambda path, seed: (path.write_bytes(mutate(path.read_bytes(), seed)), None)[1]
+    damage: Callable[[Path, int], None] = lambda path, seed: (path.write_bytes(mutate(path.read_bytes(), seed)), None)[
+        1
+    ]
 
 
 def _video(*names: str) -> Callable[[Path], list[str]]:
@@ -234,9 +235,13 @@ class Refused(Exception):
 
 
 def _own_weights(folder: Path) -> list[str]:
-    shutil.copy(weights.__file__.replace("sr/weights.py", "weights/combiner.safetensors"), folder / "combiner.safetensors")
+    shutil.copy(
+        weights.__file__.replace("sr/weights.py", "weights/combiner.safetensors"), folder / "combiner.safetensors"
+    )
     save_own({"a": torch.zeros(3, 4), "b": torch.ones(2)}, folder / "small.safetensors", "fasr-video/sr/1", "{}")
-    shutil.copy(weights.__file__.replace("sr/weights.py", "weights/attributes.safetensors"), folder / "attributes.safetensors")
+    shutil.copy(
+        weights.__file__.replace("sr/weights.py", "weights/attributes.safetensors"), folder / "attributes.safetensors"
+    )
     return ["combiner.safetensors", "small.safetensors", "attributes.safetensors"]
 
 
@@ -501,7 +506,11 @@ def _try(reader: Reader, folder: Path, name: str, patience: float) -> tuple[str,
     code, words = os.waitstatus_to_exitcode(status), said.read_text() if said.exists() else ""
     how = _ENDS.get(code, "crashed")
     first, _, rest = words.partition("\n")
-    return how, rest if how != "crashed" else f"exit {code} {rest[-300:]}", (used.ru_maxrss - int(first or used.ru_maxrss)) / 1024
+    return (
+        how,
+        rest if how != "crashed" else f"exit {code} {rest[-300:]}",
+        (used.ru_maxrss - int(first or used.ru_maxrss)) / 1024,
+    )
 
 
 _ENDS = {0: "read", 2: "refused", 3: "traceback", 4: "memory"}

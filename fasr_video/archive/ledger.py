@@ -305,9 +305,8 @@ class Ledger:
                 return rows[0]
             for row in self.db.execute("SELECT * FROM unit").fetchall():
                 known = _unit(row).facts
-                if not isinstance(known.get("clock") or {}, dict) or any(
-                    not isinstance(known.get(name) or 0, int | float) for name in NUMBERS
-                ):
+                numbers = [row["seconds"], row["tries"], row["size"], *(known.get(name) for name in NUMBERS)]
+                if not isinstance(known.get("clock") or {}, dict) or any(not _is_number(n) for n in numbers):
                     return f"what is known of unit {row['id']}"
             for row in self.db.execute("SELECT * FROM file").fetchall():
                 if not isinstance(_file(row).place.clock or {}, dict):
@@ -327,6 +326,10 @@ class Ledger:
         if made != str(SCHEMA_VERSION):
             reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
             raise IntegrityError(self.cases / DATABASE, reason, "go on with that version, or give another --out")
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def _unit(row: sqlite3.Row) -> Unit:

@@ -132,7 +132,7 @@ def read_stamp(folder: Path) -> Any:
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
         return stamp if {"kind", "measured", "sha256"} <= stamp.keys() else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

@@ -333,7 +333,8 @@ def refuse_foreign(folder: Path) -> None:
     if (folder / TOMBSTONE).is_file():
         raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give another --out")
     new = f"{DATABASE}.new"
-    begun = {LOCK, "crops", "settings.yaml", "settings.yaml.part", new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
+    begun = {LOCK, "crops", "settings.yaml", "settings.yaml.part"}
+    begun |= {new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
     if {p.name for p in folder.iterdir()} - begun:
         raise CaseError(folder, "not empty and no case", "give another --out or empty it")
 
