@@ -50,11 +50,12 @@ def exhausted(error: Exception) -> str | None:
     text = str(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         return "out of memory"
-    if isinstance(error, RuntimeError) and "CUDA error" in text:
+    if isinstance(error, RuntimeError) and GPU_LOST in text:
         return "the GPU was lost"
     return None
 
 
+GPU_LOST = "CUDA error"
 _OUT_OF_MEMORY = ("can't allocate memory", "Insufficient memory", "CUDA out of memory")
 
 

@@ -51,7 +51,14 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
         database.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        log = path.with_name(f"{path.name}-wal")
+        if "locked" in str(error):
+            raise
+        if log.is_file() and log.stat().st_size:  # without it the database is an older one, or none
+            reason = "its last changes cannot be read where nothing can be written beside them"
+            remedy = "free some space there, or copy its folder to where it may be written"
+            raise EnvironmentFailure(path, reason, remedy) from error
         database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
     return database
 

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from fasr_video import cli
+from fasr_video import box, cli
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import Ledger
@@ -50,7 +50,7 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE as CASE
 from fasr_video.pipeline.labelled import read_labels
 from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_picture
-from fasr_video.sr import weights
+from fasr_video.recognition.combiner import load_combiner
 from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier
 from tests import cases, faults, videos
@@ -135,6 +135,10 @@ def mutate(data: bytes, seed: int) -> bytes:
     return bytes(changed)
 
 
+def mutate_file(path: Path, seed: int) -> None:
+    path.write_bytes(mutate(path.read_bytes(), seed))
+
+
 JUNK: tuple[object, ...] = (
     *(None, "", "null", "[]", "{}", '{"a": ', "NaN", "../../../../etc/passwd", "a\nb", "<script>alert(1)</script>"),
     *("'; DROP TABLE face; --", -1, 0, 2**63 - 1, 1e308, b"", b"\0" * 7, "\ud7ff", "9" * 5000, "[" * 5000),
@@ -157,12 +161,8 @@ def mutate_cell(path: Path, seed: int) -> None:
             value = _other(old, chance)
             with contextlib.suppress(sqlite3.Error):  # one that the table cannot hold
                 keys = ", ".join(r[1] for r in database.execute(f"PRAGMA table_info({table})") if r[5])
-                database.execute(
-                    f"UPDATE {table} SET {column} = ? WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})"
-                    if keys
-                    else f"UPDATE {table} SET {column} = ?",
-                    (value,),
-                )
+                chosen = f" WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})" if keys else ""
+                database.execute(f"UPDATE {table} SET {column} = ?{chosen}", (value,))
                 return
 
 
@@ -183,9 +183,7 @@ class Reader:
     """Fills an empty folder; returns the names of the files to mutate, one at a time."""
     read: Callable[[Path, str], object]
     """Raises FasrError for what it refuses."""
-    damage: Callable[[Path, int], None] = lambda path, seed: (path.write_bytes(mutate(path.read_bytes(), seed)), None)[
-        1
-    ]
+    damage: Callable[[Path, int], None] = mutate_file
 
 
 def _video(*names: str) -> Callable[[Path], list[str]]:
@@ -235,24 +233,19 @@ class Refused(Exception):
 
 
 def _own_weights(folder: Path) -> list[str]:
-    shutil.copy(
-        weights.__file__.replace("sr/weights.py", "weights/combiner.safetensors"), folder / "combiner.safetensors"
-    )
+    for name in ("combiner.safetensors", "attributes.safetensors"):
+        shutil.copy(box.BOX / name, folder)
     save_own({"a": torch.zeros(3, 4), "b": torch.ones(2)}, folder / "small.safetensors", "fasr-video/sr/1", "{}")
-    shutil.copy(
-        weights.__file__.replace("sr/weights.py", "weights/attributes.safetensors"), folder / "attributes.safetensors"
-    )
     return ["combiner.safetensors", "small.safetensors", "attributes.safetensors"]
 
 
 def _read_own(folder: Path, name: str) -> object:
-    path = folder / name
-    contract_of(path)
-    if name.startswith("combiner"):
-        from fasr_video.recognition.combiner import load_combiner
-
-        return load_combiner(path)
-    return load_attribute_classifier(path) if name.startswith("attributes") else (read_state(path), load_denoiser(path))
+    readers: dict[str, Callable[[Path], object]] = {
+        "combiner.safetensors": load_combiner,
+        "attributes.safetensors": load_attribute_classifier,
+        "small.safetensors": lambda path: (contract_of(path), read_state(path)),
+    }
+    return readers[name](folder / name)
 
 
 def _published(folder: Path) -> list[str]:
@@ -393,10 +386,6 @@ def _read_ledger(folder: Path, name: str) -> None:
         write_summary(ledger)
 
 
-def _cell(path: Path, seed: int) -> None:
-    mutate_cell(path, seed)
-
-
 SHOWN = (("verify", "HERE"), ("show", "HERE"), ("show", "HERE", "--json"), ("export", "HERE", "--format", "csv"))
 READERS: dict[str, Reader] = {
     "MP4 (pyav)": Reader(_video("h264.mp4", "hevc10.mp4"), _frames("pyav")),
@@ -411,11 +400,11 @@ READERS: dict[str, Reader] = {
     "manifests, labels, cameras, truth, calibration": Reader(_manifests, _read_manifest),
     "settings": Reader(_settings, lambda folder, name: configs.load(str(folder / name))),
     "case, bytes": Reader(_case, _commands(*SHOWN)),
-    "case, cells": Reader(_case, _commands(*SHOWN, ("report", "HERE", "--out", "HERE/../out")), _cell),
+    "case, cells": Reader(_case, _commands(*SHOWN, ("report", "HERE", "--out", "HERE/../out")), mutate_cell),
     "gallery, bytes": Reader(_gallery, _read_gallery),
-    "gallery, cells": Reader(lambda folder: _gallery(folder)[:1], _read_gallery, _cell),
+    "gallery, cells": Reader(lambda folder: _gallery(folder)[:1], _read_gallery, mutate_cell),
     "ledger, bytes": Reader(_ledger, _read_ledger),
-    "ledger, cells": Reader(_ledger, _read_ledger, _cell),
+    "ledger, cells": Reader(_ledger, _read_ledger, mutate_cell),
 }
 
 
@@ -506,11 +495,8 @@ def _try(reader: Reader, folder: Path, name: str, patience: float) -> tuple[str,
     code, words = os.waitstatus_to_exitcode(status), said.read_text() if said.exists() else ""
     how = _ENDS.get(code, "crashed")
     first, _, rest = words.partition("\n")
-    return (
-        how,
-        rest if how != "crashed" else f"exit {code} {rest[-300:]}",
-        (used.ru_maxrss - int(first or used.ru_maxrss)) / 1024,
-    )
+    mib = (used.ru_maxrss - int(first or used.ru_maxrss)) / 1024
+    return how, f"exit {code} {rest[-300:]}" if how == "crashed" else rest, mib
 
 
 _ENDS = {0: "read", 2: "refused", 3: "traceback", 4: "memory"}
