@@ -222,12 +222,13 @@ FAULTS_NOTE = (
     "files of an undisturbed run (after a removal: with no piece of the removed vector in any file). Steps are "
     "statements that write to a database, and files opened for writing, synced, renamed and removed; what happens "
     "inside of SQLite's own commit is SQLite's to keep. Power cuts are simulated: what was not synced is taken away. "
-    "Ended: killed, told (one line), done (the job got over it), memory (one line from the command line), crashed, hung."
+    "Ended: killed, told (one line), done (the job got over it), memory (one line from the command line), crashed or "
+    "hung."
 )
 FILES_NOTE = (
     "Each try mutates a good file by its own fixed seed: flipped bits, cuts, doubled and removed blocks, absurd "
     "lengths, spliced numbers; `cells` puts one wrong value into a whole database. A process of its own reads it, with "
-    "2 GiB more than it has at the start and 60 s. Read or refused by one line is right; all else is counted beside it. "
+    "2 GiB more than it has at the start and 60 s. Read or refused by one line is right; all else is counted beside. "
     "A native decoder that crashes would end that process: in a `batch` it is a failed try of that file alone."
 )
 

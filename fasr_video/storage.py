@@ -63,6 +63,15 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return database
 
 
+def close_whole(database: sqlite3.Connection) -> None:
+    """Everything into its one file, so that it can be renamed; closing alone says nothing of a full disk."""
+    try:
+        if database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            raise sqlite3.OperationalError("database is locked")
+    finally:
+        database.close()
+
+
 def _full(folder: Path) -> EnvironmentFailure:
     remedy = "free some space and run the same command again: it goes on where it stopped"
     return EnvironmentFailure(folder, "the disk is full; what was finished is safe", remedy)

@@ -35,7 +35,7 @@ from fasr_video.files import make_folder, put_in_place, sync_folder
 from fasr_video.gallery import index, traces
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, MISREAD, close_whole, connect_to_read, environment
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
@@ -201,7 +201,7 @@ class Gallery:
                     facts |= {"state": secrets.token_hex(8), "length": length, "created": now()}
                     facts |= {"embedder": embedder_name, "embedder_sha256": embedder_sha256}
                     database.executemany("INSERT INTO meta VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
-                database.close()
+                close_whole(database)
                 put_in_place(new, folder / DATABASE)
         return cls.open(folder)
 

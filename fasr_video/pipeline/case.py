@@ -40,7 +40,7 @@ from PIL.PngImagePlugin import PngInfo
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import make_folder, put_in_place, write_whole
-from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, MISREAD, close_whole, connect_to_read, environment
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
@@ -150,7 +150,7 @@ class Case:
                 case.log(
                     "created", {"version": __version__, "versions": package_versions(), "settings": settings, **sealed}
                 )
-            database.close()
+            close_whole(database)
             put_in_place(partial, folder / DATABASE)
         return cls.open(folder)
 
