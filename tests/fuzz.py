@@ -282,8 +282,8 @@ def _manifests(folder: Path) -> list[str]:
     tables = {
         "gallery.csv": "path,subject,note,source,authority\npeople/a.png,Ann,12,desk,order 7\npeople/b.png,Bo,,,\n",
         "eval.csv": "path,identity,role,size\npeople/a.png,1,\npeople/b.png,2,\n",
-        "labels.csv": "case,track,subject\n/cases/a,T1,Ann\n/cases/a,T2,\n",
-        "cameras.csv": "path,camera,clock,uncertainty\na*.mp4,Gate,2026-03-01T14:03:00+01:00,2.5\n",
+        "labels.csv": "case,track,person\n/cases/a,T1,Ann\n/cases/a,T2,\n",
+        "cameras.csv": "glob,camera,start,offset,uncertainty,priority\na*.mp4,Gate,2026-03-01T14:03:00,3,2.5,1\n",
     }
     for name, text in tables.items():
         (folder / name).write_text(text)
@@ -297,7 +297,7 @@ def _read_manifest(folder: Path, name: str) -> object:
         "gallery.csv": read_listing,
         "eval.csv": lambda path: (read_photo_labels(path), list(read_photos([path], None))),
         "labels.csv": read_labels,
-        "cameras.csv": lambda path: read_cameras(None, path, "UTC").of("a1.mp4"),
+        "cameras.csv": lambda path: read_cameras(None, path, "UTC").of("a1.mp4").span,
         "truth.json": read_truth,
         "calibration.json": Calibration.load,
     }

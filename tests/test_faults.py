@@ -55,12 +55,13 @@ def small_disk(place: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.parametrize("size", ["256k", "420k"])  # full before there is a case, and after
 def test_a_disk_that_fills_up_is_one_line_and_once_there_is_room_the_run_goes_on(
-    entrance: Path, tmp_path: Path
+    size: str, entrance: Path, tmp_path: Path
 ) -> None:
     settings = configs.load("cpu", (*QUICK, "case.segment_frames=1"))
     run([entrance], tmp_path / "whole", settings)
-    with small_disk(tmp_path / "disk", "256k") as disk:
+    with small_disk(tmp_path / "disk", size) as disk:
         with pytest.raises(EnvironmentFailure, match="disk is full"):
             run([entrance], disk / "case", settings)
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
