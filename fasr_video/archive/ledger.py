@@ -128,7 +128,7 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
         """An error that a damaged ledger explains is told as that; any other stays what it is."""
         try:
             if isinstance(error, MISREAD) and (found := self._damage()) is not None:

@@ -235,7 +235,7 @@ class Gallery:
     def __enter__(self) -> Gallery:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
         """An error that a damaged database explains is told as that; any other stays what it is."""
         try:
             if isinstance(error, MISREAD):

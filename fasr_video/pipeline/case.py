@@ -182,7 +182,7 @@ class Case:
     def __enter__(self) -> Case:
         return self
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
         """An error that a damaged database explains is told as that; any other stays what it is."""
         try:
             if isinstance(error, MISREAD):
