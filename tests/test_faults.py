@@ -32,14 +32,18 @@ QUICK = ("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampli
 
 @pytest.mark.parametrize(
     ("jobs", "faults", "every"),
-    [("enrol", "kill,power, names", 12), ("removal", "power, names,full", 9), ("review", "kill,power, data,clock", 17)],
+    [
+        ("enrol", "kill,power, names", 25),
+        ("removal", "power, names,full", 17),
+        ("review", "kill,power, data,clock", 40),
+    ],
 )
 def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(jobs: str, faults: str, every: int) -> None:
     command = [sys.executable, "-m", "tests.faults", jobs, "--faults", faults, "--every", str(every), "--first", "5"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
     assert done.returncode == 0, done.stderr
     tries = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(tries) >= 5 and [t for t in tries if t["wrong"]] == []
+    assert len(tries) >= 3 and [t for t in tries if t["wrong"]] == []
     assert {t["ended"] for t in tries} <= {"killed", "told", "done"} and any(t["what"] for t in tries)
 
 
