@@ -26,7 +26,7 @@ from fasr_video.archive.commands import batch_command, search_command, watch_com
 from fasr_video.configs import settings as configs
 from fasr_video.custody.commands import COMMANDS as custody_commands
 from fasr_video.custody.commands import KEY_FILE, ROLE
-from fasr_video.errors import ExitCode, FasrError, UsageError
+from fasr_video.errors import ExitCode, FasrError, UsageError, exhausted
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
@@ -63,6 +63,12 @@ def main() -> None:
     except sqlite3.DatabaseError as error:
         click.echo(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
         code = ExitCode.INTEGRITY
+    except Exception as error:
+        reason = exhausted(error)
+        if reason is None:
+            raise
+        click.echo(f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was", err=True)
+        code = ExitCode.FAILED
     sys.exit(int(code or 0))
 
 

@@ -40,7 +40,23 @@ class FasrError(Exception):
 
     def __init__(self, subject: str | Path, reason: str, remedy: str) -> None:
         self.subject, self.reason, self.remedy = str(subject), reason, remedy
-        super().__init__(f"{subject}: {reason}; {remedy}".replace("\n", " "))
+        text = f"{subject}: {reason}; {remedy}"
+        # Names of files may hold line breaks, and what makes a terminal do things.
+        super().__init__("".join(c if c.isprintable() else " " for c in text))
+
+
+def exhausted(error: Exception) -> str | None:
+    """What the machine ran out of, or lost, where an error of another package says so."""
+    text = str(error)
+    if isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        return "out of memory"
+    if isinstance(error, RuntimeError) and GPU_LOST in text:
+        return "the GPU was lost"
+    return None
+
+
+GPU_LOST = "CUDA error"
+_OUT_OF_MEMORY = ("can't allocate memory", "Insufficient memory", "CUDA out of memory")
 
 
 class UsageError(FasrError):

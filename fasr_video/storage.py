@@ -13,6 +13,8 @@ from fasr_video.errors import EnvironmentFailure, IntegrityError
 
 BUSY_SECONDS = 10.0
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, sqlite3.Error)
+"""What reading a value ends with that no version of ours has written."""
 _DAMAGE = ("malformed", "not a database", "no such table", "no such column")
 
 
@@ -49,9 +51,25 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
         database.execute("SELECT count(*) FROM sqlite_master")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
+        log = path.with_name(f"{path.name}-wal")
+        if "locked" in str(error):
+            raise
+        if log.is_file() and log.stat().st_size:  # without it the database is an older one, or none
+            reason = "its last changes cannot be read where nothing can be written beside them"
+            remedy = "free some space there, or copy its folder to where it may be written"
+            raise EnvironmentFailure(path, reason, remedy) from error
         database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
     return database
+
+
+def close_whole(database: sqlite3.Connection) -> None:
+    """Everything into its one file, so that it can be renamed; closing alone says nothing of a full disk."""
+    try:
+        if database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            raise sqlite3.OperationalError("database is locked")
+    finally:
+        database.close()
 
 
 def _full(folder: Path) -> EnvironmentFailure:

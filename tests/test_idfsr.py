@@ -34,12 +34,12 @@ from fasr_video.sr.identity import (
     stranger,
 )
 from fasr_video.sr.idfsr import (
-    HIDDEN,
+    FADE,
     KEPT,
-    KNOWN,
     LOG_SIGMA,
     RIM,
     SIGMAS,
+    SPREAD,
     STEPS,
     FaceCondition,
     assemble,

@@ -62,3 +62,8 @@ def hoard(order: Order, tell: Tell) -> Outcome:
 
 def never_fit(order: Order, tell: Tell) -> Outcome:
     return Outcome(End.UNFIT, "detector.safetensors: missing; put the box back")
+
+
+def lose_gpu(order: Order, tell: Tell) -> Outcome:
+    """Each time, as CUDA does from then on; tells in which process."""
+    return Outcome(End.FAILED, f"{order.path}: RuntimeError: CUDA error: unspecified launch failure in {os.getpid()}")

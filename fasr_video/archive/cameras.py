@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -28,6 +27,8 @@ from fasr_video.pipeline.place import Place
 COLUMNS = ("glob", "camera", "start", "offset", "offset_at", "drift", "uncertainty", "zone", "priority")
 GROUPS = {"camera", "date", "time"}
 DAY = 86_400
+CENTURIES = 1e10  # seconds: no offset of a clock is larger
+MOST_PRIORITY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Cameras:
         priority = line.priority if line else 0
         try:
             return Known(Place(camera, self._clock(said, line)), priority)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             return Known(Place(camera), priority, f"its time cannot be read: {error}")
 
     def _clock(self, said: dict[str, str], line: Line | None) -> dict[str, object] | None:
@@ -134,7 +135,13 @@ def _lines(file: Path) -> tuple[Line, ...]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(file, f"cannot be read ({error})", "give a CSV file in UTF-8") from error
-    reader = csv.DictReader(io.StringIO(text))
+    try:
+        return _read_lines(file, csv.DictReader(io.StringIO(text)))
+    except csv.Error as error:
+        raise InputError(file, f"not a CSV file that can be read ({error})", "save it again") from error
+
+
+def _read_lines(file: Path, reader: csv.DictReader[str]) -> tuple[Line, ...]:
     columns = [(c or "").strip() for c in reader.fieldnames or ()]
     reader.fieldnames = columns
     unknown = sorted(set(columns) - set(COLUMNS))
@@ -149,8 +156,10 @@ def _line(file: Path, number: int, row: dict[str, str | None]) -> Line:
     try:
         numbers = {c: float(said[c] or 0) for c in ("offset", "drift", "uncertainty")}
         line = Line(**{**said, **numbers, "priority": int(said["priority"] or 0)})  # type: ignore[arg-type]
-        if not all(math.isfinite(n) for n in numbers.values()) or line.uncertainty < 0:
+        if not all(abs(n) < CENTURIES for n in numbers.values()) or line.uncertainty < 0:
             raise ValueError("a number of seconds is not one")
+        if abs(line.priority) > MOST_PRIORITY:
+            raise ValueError(f"a priority is at most {MOST_PRIORITY}")
         if line.drift and not line.offset_at:
             raise ValueError("a drift needs the time that the offset was measured at (offset_at)")
         for text in filter(None, (line.start, line.offset_at)):

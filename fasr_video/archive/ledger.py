@@ -25,9 +25,10 @@ from typing import IO, Any
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found
 from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.files import make_folder
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
-from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"
@@ -50,6 +51,8 @@ CREATE TABLE IF NOT EXISTS unread (path TEXT PRIMARY KEY, reason TEXT NOT NULL) 
 CREATE TABLE IF NOT EXISTS event (
     id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, unit INTEGER, path TEXT, details TEXT);
 """
+NUMBERS = ("frames", "faces", "tracks", "usable", "with_candidates", "unknown", "losses", "footage_seconds")
+"""What is known of a case that is done."""
 _PLANNED = "CREATE TEMP TABLE planned (unit INTEGER PRIMARY KEY)"
 """What this process was asked for: a ledger may hold units of other folders, windows and settings."""
 
@@ -94,7 +97,7 @@ class Ledger:
         if (cases / CASE_DATABASE).exists():
             raise CaseError(cases, "it is a case itself", "give a folder for many cases")
         with environment(cases):
-            cases.mkdir(parents=True, exist_ok=True)
+            make_folder(cases)
             lock = (cases / LOCK).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,17 +120,24 @@ class Ledger:
         """Without a lock, and without writing: while a batch is at work, too."""
         if not (cases / DATABASE).is_file():
             raise CaseError(cases, f"no ledger here (it holds no {DATABASE})", "give the folder that `batch` made")
-        database = connect_to_read(cases / DATABASE)
+        with environment(cases):
+            database = connect_to_read(cases / DATABASE)
         database.row_factory = sqlite3.Row
         return cls(cases, database, None)
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.db.close()
-        if self._lock is not None:
-            self._lock.close()
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+        """An error that a damaged ledger explains is told as that; any other stays what it is."""
+        try:
+            if isinstance(error, MISREAD) and (found := self._damage()) is not None:
+                remedy = "restore it from a copy; the cases themselves are not touched"
+                raise IntegrityError(self.cases / DATABASE, f"damaged ({found})", remedy) from error
+        finally:
+            self.db.close()
+            if self._lock is not None:
+                self._lock.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -287,6 +297,24 @@ class Ledger:
         )
         return [(row[0], row[1]) for row in rows.fetchall()]
 
+    def _damage(self) -> str | None:
+        """The first thing in it that is not as it was written."""
+        try:
+            rows = [str(r[0]) for r in self.db.execute("PRAGMA integrity_check").fetchall()]
+            if rows != ["ok"]:
+                return rows[0]
+            for row in self.db.execute("SELECT * FROM unit").fetchall():
+                known = _unit(row).facts
+                numbers = [row["seconds"], row["tries"], row["size"], *(known.get(name) for name in NUMBERS)]
+                if not isinstance(known.get("clock") or {}, dict) or any(not _is_number(n) for n in numbers):
+                    return f"what is known of unit {row['id']}"
+            for row in self.db.execute("SELECT * FROM file").fetchall():
+                if not isinstance(_file(row).place.clock or {}, dict):
+                    return f"the clock of {row['path']}"
+        except MISREAD as error:
+            return " ".join(str(error).split())[:200]
+        return None
+
     def _event(self, event: str, unit: int | None = None, path: Path | None = None, details: str | None = None) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = (at, event, unit, None if path is None else str(path), details)
@@ -298,6 +326,10 @@ class Ledger:
         if made != str(SCHEMA_VERSION):
             reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
             raise IntegrityError(self.cases / DATABASE, reason, "go on with that version, or give another --out")
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def _unit(row: sqlite3.Row) -> Unit:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fasr_video.archive.orders import End, Order, Outcome, Work
-from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
+from fasr_video.errors import GPU_LOST, EnvironmentFailure, MissingExtra, UsageError
 
 Tell = Callable[[Order, float], None]
 Finished = tuple[Order, Outcome]
@@ -148,6 +148,9 @@ class Processes:
                     worker.order = None
                     if said.end is End.UNFIT:
                         raise refuse("this machine", said)
+                    if GPU_LOST in said.text:  # for good, in that process: a fresh one takes the next try
+                        worker.process.kill()
+                        worker.process.join()
                     return [(order, said)]
                 self._tell(order, said)
         except (EOFError, ConnectionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Sequence
 from fractions import Fraction
 from importlib.resources import files
@@ -138,7 +139,7 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
             raise SettingsError(f"--set {override}", "no value", "write it as group.key=value")
         try:
             parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise SettingsError(f"--set {override}", "the value cannot be read", "put quotes around it") from error
         _set(values, key.strip(), parsed)
     return _check(preset, values)
@@ -157,7 +158,7 @@ def _read(preset: str) -> dict[str, Any]:
         raise SettingsError(preset, f"no such preset{near}", f"choose from {', '.join(presets())} or give a YAML file")
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(preset, f"not YAML ({' '.join(str(error).split())})", "mend the file") from error
     if not isinstance(values, dict):
         raise SettingsError(preset, "holds no settings", "start from a copy of a preset")
@@ -187,7 +188,8 @@ def _check(preset: str, values: dict[str, Any]) -> Settings:
             raise SettingsError(f"{preset}: {where}", reason, "the presets list every setting") from error
         if first["type"] == "missing":
             raise SettingsError(f"{preset}: {where}", "missing", "start from a copy of a preset") from error
-        raise SettingsError(f"{preset}: {where}", f"{first['msg']}, not {first['input']!r}", "change it") from error
+        given = reprlib.repr(first["input"])[:80]  # what aliases of YAML unfold to may have no end
+        raise SettingsError(f"{preset}: {where}", f"{first['msg']}, not {given}", "change it") from error
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -146,7 +146,7 @@ def _manifest(file: Path) -> Iterator[_File]:
             raise InputError(f"{file} line {number}", reason, REMEDY)
         try:
             data = (file.parent / row["path"]).read_bytes()
-        except OSError:
+        except (OSError, ValueError):
             data = b""  # told as a picture that cannot be read
         labels = {k: v for k, v in row.items() if k not in ("path", "identity", "role")}
         yield _File(row["path"], row["identity"], data, labels, role)

@@ -27,6 +27,7 @@ from fasr_video.evaluation.tracking import score as score_tracks
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import sampling_of
+from fasr_video.storage import MISREAD
 
 OVERLAP = 0.5
 """Intersection over union from which a found box is a true face's."""
@@ -88,7 +89,7 @@ def read_truth(file: Path) -> dict[str, Truth]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {name: _truth(clip) for name, clip in content.items()}
-    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError) as error:
+    except (OSError, *MISREAD) as error:
         raise InputError(file, f"no ground truth ({type(error).__name__}: {error})", REMEDY) from error
 
 

@@ -271,7 +271,7 @@ class Calibration:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
             raise InputError(path, "no such file", remedy) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(path, f"not a calibration ({error})", remedy) from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise InputError(path, f"not a calibration of the form {FORMAT}", remedy)

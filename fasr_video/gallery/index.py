@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.errors import MissingExtra, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import sha256_file, sync_folder, write_whole
 
 if TYPE_CHECKING:
     from fasr_video.gallery.store import Gallery
@@ -132,7 +132,7 @@ def read_stamp(folder: Path) -> Any:
     try:
         stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
         return stamp if {"kind", "measured", "sha256"} <= stamp.keys() else None
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 
@@ -144,8 +144,10 @@ def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 
 def drop(folder: Path) -> None:
+    """For good: nobody who is removed from the store next comes back with it after a power cut."""
     for path in folder.glob("vectors.*"):
         path.unlink()
+    sync_folder(folder)
 
 
 def write(gallery: Gallery) -> None:
@@ -164,6 +166,7 @@ def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) ->
             return
         with suppress(OSError, RuntimeError):  # FAISS tells of a full disk by a RuntimeError
             (gallery.folder / STAMP).unlink(missing_ok=True)  # a kill leaves no stamp rather than one of another file
+            sync_folder(gallery.folder)
             write_whole(gallery.folder / FILE, lambda part: faiss.write_index(built.engine, str(part)))
             stamp["sha256"] = sha256_file(gallery.folder / FILE)
             text = json.dumps(stamp, indent=2)

@@ -8,9 +8,11 @@ from statistics import mean
 
 import numpy as np
 
+from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
 from fasr_video.gallery.index import Index, Measured
 from fasr_video.gallery.store import Gallery
+from fasr_video.storage import MISREAD
 
 COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
 
@@ -38,11 +40,28 @@ class Check:
 def check(gallery: Gallery) -> list[Check]:
     """Database, rows, stored hashes, index. A damaged database ends it there: nothing more can be said of it."""
     with gallery.snapshot():
-        first = Check("the database's own structure", 1)
-        first.problems += [r[0] for r in gallery.query("PRAGMA integrity_check(20)") if r[0] != "ok"]
+        first = _structure(gallery)
         if first.problems:
             return [first]
         return [first, _rows(gallery), _templates(gallery), _pictures(gallery), _index(gallery)]
+
+
+def damage(gallery: Gallery) -> str | None:
+    """The first thing in its database that is not as it was written; None when nothing speaks against it."""
+    for check_one in (_structure, _rows, _templates, _pictures):
+        try:
+            problems = check_one(gallery).problems
+        except (*MISREAD, IntegrityError) as error:
+            problems = [" ".join(str(error).split())]
+        if problems:
+            return problems[0]
+    return None
+
+
+def _structure(gallery: Gallery) -> Check:
+    found = Check("the database's own structure", 1)
+    found.problems += [r[0] for r in gallery.query("PRAGMA integrity_check(20)") if r[0] != "ok"]
+    return found
 
 
 def _rows(gallery: Gallery) -> Check:

@@ -160,6 +160,8 @@ def _out_of_reach(file: Path) -> str | None:
         return "a link to nothing" if file.is_symlink() else "no such file"
     except OSError as error:
         return f"cannot be reached ({error.strerror})"
+    except ValueError:  # a zero byte in it
+        return "not a path"
 
 
 def _hash(file: Path) -> str | None:

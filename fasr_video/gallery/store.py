@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
+from fasr_video.files import make_folder, put_in_place, sync_folder
 from fasr_video.gallery import index, traces
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, MISREAD, close_whole, connect_to_read, environment
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
@@ -188,7 +189,7 @@ class Gallery:
             if folder.is_dir() and (strange := {p.name for p in folder.iterdir()} - begun):
                 what = "already a gallery" if DATABASE in strange else "not empty"
                 raise GalleryError(folder, what, "give a new folder")
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             with _lock(folder):
                 for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
                     leftover.unlink()
@@ -200,8 +201,8 @@ class Gallery:
                     facts |= {"state": secrets.token_hex(8), "length": length, "created": now()}
                     facts |= {"embedder": embedder_name, "embedder_sha256": embedder_sha256}
                     database.executemany("INSERT INTO meta VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
-                database.close()
-                new.rename(folder / DATABASE)
+                close_whole(database)
+                put_in_place(new, folder / DATABASE)
         return cls.open(folder)
 
     @classmethod
@@ -234,8 +235,18 @@ class Gallery:
     def __enter__(self) -> Gallery:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+        """An error that a damaged database explains is told as that; any other stays what it is."""
+        try:
+            if isinstance(error, MISREAD):
+                from fasr_video.gallery.inspect import damage
+
+                found = damage(self)
+                if found is not None:
+                    remedy = "restore it from a copy; `fasr-video gallery check` tells the rest"
+                    raise IntegrityError(self.folder, f"its database is damaged ({found})", remedy) from error
+        finally:
+            self.close()
 
     def close(self) -> None:
         self._db.close()
@@ -311,7 +322,11 @@ class Gallery:
             remedy = "restore the gallery from a copy, or remove this photograph and add it again"
             raise IntegrityError(self.folder, f"the stored picture of {image.path} was changed", remedy)
         picture = np.asarray(PilImage.open(io.BytesIO(data)).convert("RGB"))
-        return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
+        try:
+            return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
+        except (ValueError, TypeError) as error:
+            remedy = "restore the gallery from a copy, or remove this photograph and add it again"
+            raise IntegrityError(self.folder, f"the landmarks of {image.path} were changed", remedy) from error
 
     def count(self) -> int:
         """Of templates."""
@@ -581,6 +596,7 @@ class Gallery:
     def _finish_removal(self) -> None:
         for leftover in self.folder.glob("*.part"):  # of a kill: it may hold anybody
             leftover.unlink()
+            sync_folder(self.folder)
         if self._meta("purge") == "1":
             index.drop(self.folder)
             self._purge()
@@ -726,7 +742,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     database.execute(f"PRAGMA page_size = {PAGE}")
     database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")  # WAL: a power cut may lose the last batch, never half of one
+    database.execute("PRAGMA synchronous = FULL")  # what was told to be done is done, also after a power cut
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON")
     return database

@@ -39,7 +39,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.storage import BUSY_SECONDS, connect_to_read, environment
+from fasr_video.files import make_folder, put_in_place, write_whole
+from fasr_video.storage import BUSY_SECONDS, MISREAD, close_whole, connect_to_read, environment
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
@@ -123,13 +124,13 @@ class Case:
         case_id = secrets.token_hex(8)
         sealed = _encryption(case_id)
         with environment(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             partial = folder / f"{DATABASE}.new"
             refuse_foreign(folder)
             for leftover in folder.glob(f"{partial.name}*"):  # a run that was killed while it made the case
                 leftover.unlink()
-            (folder / "crops").mkdir(exist_ok=True)
-            (folder / "settings.yaml").write_text(settings_text, encoding="utf-8")
+            make_folder(folder / "crops")
+            write_whole(folder / "settings.yaml", lambda part: part.write_text(settings_text, encoding="utf-8"))
             # The database appears under its name only when it is whole.
             database = _connect(partial)
             with database:
@@ -151,8 +152,8 @@ class Case:
                 case.log(
                     "created", {"version": __version__, "versions": package_versions(), "settings": settings, **sealed}
                 )
-            database.close()
-            partial.rename(folder / DATABASE)
+            close_whole(database)
+            put_in_place(partial, folder / DATABASE)
         return cls.open(folder)
 
     @classmethod
@@ -183,8 +184,18 @@ class Case:
     def __enter__(self) -> Case:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.db.close()
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+        """An error that a damaged database explains is told as that; any other stays what it is."""
+        try:
+            if isinstance(error, MISREAD):
+                from fasr_video.pipeline.verify import damage
+
+                found = damage(self)
+                if found is not None:
+                    remedy = "restore it from a copy; `fasr-video verify` tells the rest"
+                    raise IntegrityError(self.folder, f"its database is damaged ({found})", remedy) from error
+        finally:
+            self.db.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -276,13 +287,13 @@ class Case:
         name = hashlib.sha256(data).hexdigest()
         path = self.picture_path(name)
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             partial = path.with_suffix(".new")
             with partial.open("wb") as handle:
                 handle.write(self.seal(data, name))
                 handle.flush()
                 os.fsync(handle.fileno())
-            partial.rename(path)
+            put_in_place(partial, path)
         return name
 
     def picture_path(self, name: str) -> Path:
@@ -336,7 +347,8 @@ def refuse_foreign(folder: Path) -> None:
     if (folder / TOMBSTONE).is_file():
         raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give another --out")
     new = f"{DATABASE}.new"
-    begun = {LOCK, "crops", "settings.yaml", new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
+    begun = {LOCK, "crops", "settings.yaml", "settings.yaml.part"}
+    begun |= {new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
     if {p.name for p in folder.iterdir()} - begun:
         raise CaseError(folder, "not empty and no case", "give another --out or empty it")
 
@@ -346,7 +358,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Hold the case for one run; another one at the same time is told so."""
     with environment(folder):
         refuse_foreign(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     with locked(folder):
         yield
 
@@ -386,7 +398,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
     database.row_factory = sqlite3.Row
     database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = NORMAL")  # WAL: a power cut may lose the last segment, never half of one
+    database.execute("PRAGMA synchronous = FULL")  # what was told to be done is done, also after a power cut
     database.execute("PRAGMA foreign_keys = ON")
     database.execute("PRAGMA secure_delete = ON")  # a name that is taken out leaves no trace in free pages
     return database

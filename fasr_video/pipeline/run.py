@@ -194,8 +194,7 @@ def _after_footage(
             worked = probe_all(case, prober, seed, tell, drawn_from, together)
             worked |= search_all(case, people, prober, settings.search)
     worked |= propose_all(case, settings.link)
-    if worked:
-        case.sweep_pictures()
+    case.sweep_pictures()  # each time: a run that was cut while it swept left some
     return worked
 
 

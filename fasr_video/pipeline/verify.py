@@ -19,6 +19,7 @@ from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest, looked
 from fasr_video.pipeline.search import GALLERY
 from fasr_video.pipeline.search import digest as answers_digest
+from fasr_video.storage import MISREAD
 from fasr_video.vault import given_key
 
 SIGNED_OFF = "signed-off"
@@ -41,9 +42,25 @@ def verify(case: Case) -> list[Check]:
     for check in (_database, _log, _found, _probes, _answers, _decided, _signed_off, _pictures, _sources):
         try:
             checks.append(check(case))
-        except sqlite3.DatabaseError as error:
-            checks.append(Check(check.__name__.strip("_"), 0, [f"the database is damaged ({error})"], []))
+        except MISREAD as error:
+            checks.append(Check(check.__name__.strip("_"), 0, [f"the database is damaged ({_said(error)})"], []))
     return checks
+
+
+def damage(case: Case) -> str | None:
+    """The first thing in its database that is not what the run left; None when nothing speaks against it."""
+    for check in (_database, _log, _found, _probes, _answers, _decided):
+        try:
+            problems = check(case).problems
+        except MISREAD as error:
+            problems = [_said(error)]
+        if problems:
+            return problems[0]
+    return None
+
+
+def _said(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def _database(case: Case) -> Check:

@@ -45,7 +45,9 @@ class ArcFaceEmbedder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, [_placed(provider, self.device)])
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, [_placed(provider, self.device)], enable_fallback=False
+            )
             (given,) = self._session.get_inputs()
             self._input, self._batch = given.name, 1 if isinstance(given.shape[0], int) else BATCH
             black = self._run(np.zeros((1, 3, ARCFACE_SIDE, ARCFACE_SIDE), np.float32))

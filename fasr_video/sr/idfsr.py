@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from fasr_video.errors import UsageError
 from fasr_video.sr import sde
-from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser, around, even_weight
+from fasr_video.sr.denoiser import Condition, Denoiser, around, even_weight
 from fasr_video.sr.networks.idfsr import IDENTITY, IdfsrNet
 
 SIDE = 128
@@ -45,8 +45,11 @@ SAMPLER = "ddim-20"
 LOG_SIGMA = (-1.0, 1.4)
 """Mean and spread of ln(sigma) in the compact size's training: half of a face is unknown at first."""
 
-KNOWN, HIDDEN = ResidualDenoiser.WITH_LR, 0.23
-"""Deviation of the true face from the LR face, and from the warped reference where that is hidden."""
+SPREAD = 0.16
+"""Deviation of the true face from the compact size's base. It is the same everywhere, though the reference is farther
+from the truth than the LR face is: the network is not told where the one ends and the other begins."""
+FADE = 8
+"""Pixels around the mask within which the reference fades into the LR face."""
 
 RIM = 4
 """Pixels along each edge that are never hidden: without any context there is nothing to fit the face to."""
@@ -271,7 +274,7 @@ class CompactIdfsr(IdentityDenoiser):
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
         """The network's own output is to be right by the same measure at every noise level and place."""
-        return even_weight(_spread(_told(condition).mask), sde.per_item(sigma, condition.lr))
+        return even_weight(sigma.new_tensor(SPREAD), sde.per_item(sigma, condition.lr))
 
     def levels(self, share: Tensor) -> Tensor:
         mean, spread = LOG_SIGMA
@@ -279,18 +282,21 @@ class CompactIdfsr(IdentityDenoiser):
         return log_sigma.exp().clamp(self.sigma_min, self.sigma_max)
 
     def _clean(self, x: Tensor, sigma: Tensor, condition: FaceCondition, style: Tensor) -> Tensor:
-        base = torch.lerp(condition.lr, condition.reference, condition.mask)
+        base = torch.lerp(condition.lr, condition.reference, _faded(condition.mask))
         noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
 
         def network(residual: Tensor) -> Tensor:
             with self._inside(x):
                 return self.network(residual, 4 * (base - 0.5), noise, style, condition.feature)  # type: ignore[no-any-return]
 
-        return around(base, _spread(condition.mask), x, sde.per_item(sigma, x), network)
+        return around(base, x.new_tensor(SPREAD), x, sde.per_item(sigma, x), network)
 
 
-def _spread(mask: Tensor) -> Tensor:
-    return KNOWN + (HIDDEN - KNOWN) * mask
+def _faded(mask: Tensor) -> Tensor:
+    """1 wherever the mask is, and less and less within FADE pixels around it: no edge that a picture would show."""
+    reach = FADE // 2
+    wider = F.max_pool2d(mask, 2 * reach + 1, 1, reach)
+    return F.avg_pool2d(wider, 2 * reach + 1, 1, reach, count_include_pad=False)
 
 
 def identity_denoiser(network: IdfsrNet) -> IdentityDenoiser:

@@ -106,7 +106,8 @@ def _tar_members(source: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(source, "r:") as tar:
             for member in tar:
-                file = tar.extractfile(member) if Path(member.name).suffix.lower() in PICTURES else None
+                wanted = member.isfile() and Path(member.name).suffix.lower() in PICTURES  # links lead elsewhere
+                file = tar.extractfile(member) if wanted else None
                 if file is not None:
                     yield member.name, file.read()
     except (tarfile.TarError, OSError, EOFError) as error:

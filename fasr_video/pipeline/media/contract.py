@@ -71,6 +71,10 @@ class Losses:
         return any(getattr(self, k) for k in Losses.__slots__)
 
 
+MOST_PIXELS = 1 << 27
+"""Of a frame or photograph: larger ones are taken for damage, before memory is asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     ref: FrameRef

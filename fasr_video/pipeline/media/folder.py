@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +16,7 @@ from PIL import ImageOps
 
 from fasr_video.errors import MediaError
 from fasr_video.files import PICTURES, sha256_file
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling
+from fasr_video.pipeline.media.contract import MOST_PIXELS, Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.types import FrameRef, Image
 
 # Pillow's ways of saying "not a picture", or "a bomb".
@@ -24,12 +25,17 @@ UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
 
 def read_picture(path: Path) -> Image:
     """An image file as RGB, upright, 16-bit greys brought to 8. Raises one of UNREADABLE when it is none."""
-    with PilImage.open(path) as picture:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)  # our own limit is below
+        picture = PilImage.open(path)
+    with picture:
+        if picture.width * picture.height > MOST_PIXELS:
+            raise ValueError(f"{picture.width}×{picture.height} px are more than {MOST_PIXELS}")
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):
-            levels = np.asarray(upright).astype(np.float64)
-            grey = (levels / (257.0 if levels.max() > 255 else 1.0)).round().clip(0, 255).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
+            levels = np.asarray(upright).clip(0, 65407)  # brighter ones are white anyhow; so 16 bits do
+            grey = (levels + 128) // 257 if levels.max() > 255 else levels
+            return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
         return np.asarray(upright.convert("RGB"))
 
 

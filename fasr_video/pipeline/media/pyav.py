@@ -21,6 +21,7 @@ from fasr_video.errors import MediaError
 from fasr_video.files import sha256_file
 from fasr_video.pipeline.media.contract import (
     FFMPEG_REMEDY,
+    MOST_PIXELS,
     Frame,
     Losses,
     MediaInfo,
@@ -225,7 +226,7 @@ class _Opened:
         context = self._stream.codec_context
         # One thread: after an error, FFmpeg's frame threads refuse packets that one thread decodes.
         context.thread_type = "NONE"
-        context.options = {"err_detect": "explode"}
+        context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
 
     def __enter__(self) -> tuple[InputContainer, VideoStream]:
         return self._container, self._stream

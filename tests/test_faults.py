@@ -1,0 +1,147 @@
+"""Faults of the machine: after any of them the store opens, holds what was committed, and the same command ends with
+what an undisturbed one finds. A share of what benchmarks/reliability.py tries at every step."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fasr_video.archive.orders import End, Order, Outcome
+from fasr_video.archive.schedulers import Processes
+from fasr_video.configs import settings as configs
+from fasr_video.errors import EnvironmentFailure
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline import case as case_module
+from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.run import run
+from fasr_video.pipeline.verify import verify
+from tests.units import lose_gpu
+
+QUICK = ("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampling.start=4", "track.min_sightings=2")
+
+
+@pytest.mark.parametrize(
+    ("jobs", "faults", "every"),
+    [
+        ("enrol", "kill,power, names", 25),
+        ("removal", "power, names,full", 17),
+        ("review", "kill,power, data,clock", 40),
+    ],
+)
+def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(jobs: str, faults: str, every: int) -> None:
+    command = [sys.executable, "-m", "tests.faults", jobs, "--faults", faults, "--every", str(every), "--first", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    assert done.returncode == 0, done.stderr
+    tries = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(tries) >= 3 and [t for t in tries if t["wrong"]] == []
+    assert {t["ended"] for t in tries} <= {"killed", "told", "done"} and any(t["what"] for t in tries)
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.parametrize("size", ["256k", "420k"])  # full before there is a case, and after
+def test_a_disk_that_fills_up_is_one_line_and_once_there_is_room_the_run_goes_on(
+    size: str, entrance: Path, tmp_path: Path
+) -> None:
+    settings = configs.load("cpu", (*QUICK, "case.segment_frames=1"))
+    run([entrance], tmp_path / "whole", settings)
+    with small_disk(tmp_path / "disk", size) as disk:
+        with pytest.raises(EnvironmentFailure, match="disk is full"):
+            run([entrance], disk / "case", settings)
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        if (disk / "case" / DATABASE).exists():
+            with Case.open(disk / "case", read_only=True) as case:
+                assert not [p for c in verify(case) for p in c.problems]
+        run([entrance], disk / "case", settings)
+        with Case.open(disk / "case") as case, Case.open(tmp_path / "whole") as whole:
+            assert [tuple(r) for r in case.db.execute("SELECT * FROM face")] == [
+                tuple(r) for r in whole.db.execute("SELECT * FROM face")
+            ]
+
+
+def test_a_folder_that_can_only_be_read_is_one_line_and_what_is_there_can_be_read(
+    copied_case: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "20m") as disk:
+        shutil.copytree(copied_case, disk / "case")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with Case.open(disk / "case", read_only=True) as case:
+            assert not [p for c in verify(case) for p in c.problems]
+        with pytest.raises(EnvironmentFailure, match="cannot be written"):
+            Case.open(disk / "case")
+        with pytest.raises(EnvironmentFailure, match="cannot be written"):
+            Gallery.create(disk / "gallery", "builtin", "e" * 64, 512)
+
+
+def test_what_was_committed_is_never_left_out_where_its_log_cannot_be_read(copied_case: Path, tmp_path: Path) -> None:
+    with Case.open(copied_case) as case, small_disk(tmp_path / "disk", "20m") as disk:
+        with case.transaction():
+            case.log("looked", {})
+        for end in ("", "-wal"):
+            shutil.copy(copied_case / f"{DATABASE}{end}", disk)
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        with pytest.raises(EnvironmentFailure, match="last changes cannot be read"):
+            Case.open(disk, read_only=True)
+
+
+def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
+    copied_case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_module, "BUSY_SECONDS", 0.2)
+    other = sqlite3.connect(copied_case / DATABASE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with Case.open(copied_case) as case:
+        with pytest.raises(EnvironmentFailure, match="another process is writing"), case.transaction():
+            raise AssertionError("nobody gets this far")
+        other.execute("ROLLBACK")
+        with case.transaction():
+            case.log("looked", {})
+        assert not [p for c in verify(case) for p in c.problems]
+
+
+def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("x")
+    order = Order(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Place())
+    workers = Processes(lose_gpu, lambda order, share: None, 1)
+    try:
+        seen = []
+        for _ in range(2):
+            workers.submit(order)
+            ended: list[tuple[Order, Outcome]] = []
+            while not ended:
+                ended = workers.wait(1.0)
+            seen.append(ended[0][1])
+    finally:
+        workers.close()
+    assert [o.end for o in seen] == [End.FAILED, End.FAILED] and "CUDA error" in seen[0].text
+    assert seen[0].text != seen[1].text, "the second try was made by another process"
+
+
+def test_pictures_that_no_row_names_are_swept_by_the_next_run(entrance: Path, tmp_path: Path) -> None:
+    settings = configs.load("cpu", QUICK)
+    run([entrance], tmp_path / "case", settings)
+    stray = tmp_path / "case" / "crops" / "ab" / f"{'ab' * 32}.png"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"of a run that was killed while it swept")
+    run([entrance], tmp_path / "case", settings)
+    assert not stray.exists() and os.listdir(tmp_path / "case" / "crops")
