@@ -43,7 +43,8 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(readers: str) -> Non
     for line in done.stdout.splitlines():
         tally = json.loads(line)
         assert tally["wrong"] == [] and tally["read"] + tally["refused"] == tally["tries"] == 6
-        assert tally["refused"], "damage that nobody notices is no damage"
+        if "cells" not in tally["reader"]:  # another number in a cell may make sense
+            assert tally["refused"], "damage that nobody notices is no damage"
 
 
 def _laughs() -> str:
