@@ -1,6 +1,6 @@
 """The papers' tables and figures in shape: `fasr-video eval` on people whom no model in the box was trained on.
 
-python benchmarks/evaluation.py [--few 64] [--many 454] [--idfsr FILE] [--runs DIR]
+python benchmarks/evaluation.py [--few 64] [--many 454] [--runs DIR]
 
 `--few` are drawn by every method, some of which ask the network 300 times a picture, `--many` by the fast ones alone;
 the gallery is always everybody's. The runs' folders hold CelebA's faces: they stay out of the repository.
@@ -18,8 +18,6 @@ from pathlib import Path
 
 from models import DATA
 from results import RESULTS, Table
-
-from fasr_video.evaluation.presets import PRESETS
 
 FEW, MANY = "few", "many"
 PHOTOS = DATA / "val-00.tar"
@@ -60,11 +58,6 @@ def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
     count = args.few if part.count == FEW else args.many
     command = [sys.executable, "-m", "fasr_video", "eval", "celeba", str(PHOTOS), "--searches", str(count)]
     command += [*part.options, *LABELS, *PRECISION, "--out", str(folder)]
-    methods = PRESETS[part.options[1]].axes["method"]
-    if args.idfsr is not None and "idfsr" in methods:
-        # A fit takes minutes a person: benchmarks/idfsr.py measures what it brings.
-        chosen = [m for m in methods if m != "idfsr-fitted"]
-        command += ["--idfsr", str(args.idfsr), *(x for m in chosen for x in ("--method", m))]
     code = subprocess.run(command, check=False).returncode
     if code not in (0, 3):
         sys.exit(f"benchmark: {name} ended with {code}")
@@ -105,7 +98,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--few", type=int, default=64)
     parser.add_argument("--many", type=int, default=454)
-    parser.add_argument("--idfsr", type=Path)
     parser.add_argument("--runs", type=Path, default=Path("runs/eval"))
     args = parser.parse_args()
     command = f"`python benchmarks/evaluation.py {' '.join(sys.argv[1:])}`".replace(" `", "`")

@@ -1,6 +1,6 @@
 """IDFSR: before and after fitting, with poor references, with another person's identity, and what its codes share.
 
-python benchmarks/idfsr.py --model FILE [--people 24] [--fitted 3] [--steps 200]
+python benchmarks/idfsr.py [--model FILE] [--people 24] [--fitted 3] [--steps 200]
 
 People whom the network was not trained on. The first photograph of each is drawn from 16, 8 and 4 px (×8, ×16, ×32) by
 the restorer that `fasr-video sr --method idfsr` is, the references are others of the person. `--fitted` people, of
@@ -43,6 +43,8 @@ from fasr_video.types import Image
 CPU = torch.device("cpu")
 PRECISION = "bfloat16"
 COUNTS = (2, 5, 10)
+PUBLISHED = "ddim-20"
+"""The paper's sampler, begun at pure noise."""
 USUAL = 4
 """References where their number is not in question."""
 KEPT = 32
@@ -138,10 +140,12 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
             after = [draw(own(models, v), probes[k : k + 1], k) for k, v in enumerate(identities)]
             table.row([f"{side} px", count, "mean", *measures(models, before, people)])
             table.row([f"{side} px", count, "fitted", *measures(models, torch.cat(after), people)])
+        noise = draw(Idfsr(models, PUBLISHED, CPU, PRECISION), probes)
+        table.row([f"{side} px", max(COUNTS), f"mean, {PUBLISHED}", *measures(models, noise, people)])
     failed = sum(v is None for found in fitted.values() for v in found)
     table.note(
         f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of {len(people) * len(COUNTS)} fits did "
-        "not lower the loss, and the mean stands in for them. Drawing: `ddim-20`, one sample, "
+        f"not lower the loss, and the mean stands in for them. Drawing: `{models.denoiser.sampler}`, one sample, "
         f"{drawing / max(1, drawn):.1f} s a face. Identity distance: 1 − cosine of the features of the picture and of "
         "the true face, by the embedder whose features the network is told, a friendly judge, and by the judge that "
         "told it nothing."
@@ -303,7 +307,7 @@ def whitened(fitted: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="weights that `train idfsr` wrote")
+    parser.add_argument("--model", type=Path, help="weights that `train idfsr` wrote; by default those in the box")
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--fitted", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)

@@ -428,7 +428,7 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
 
 @cli.command("fit")
 @click.option("--refs", required=True, type=FOLDER, help="Folder with 2 to 10 photographs of one person's face.")
-@click.option("--model", required=True, type=WEIGHTS, help="Weights that `train idfsr` wrote.")
+@click.option("--model", type=WEIGHTS, help="Weights that `train idfsr` wrote. [default: builtin]")
 @click.option("--out", required=True, type=WEIGHTS, help="The identity file to write, as person.id.")
 @click.option("--embedder", type=WEIGHTS, help="Weights of the builtin embedder's kind. [default: builtin]")
 @click.option("--align", is_flag=True, help="Find the face in each photograph first.")

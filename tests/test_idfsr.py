@@ -885,6 +885,16 @@ def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
     assert code == 0 and "reference-free" in err
 
 
+def test_the_network_in_the_box_draws_a_person_from_photographs(call: Call, album: Path, tmp_path: Path) -> None:
+    drawing = ("sr", album / "still.png", "--method", "idfsr", "--aux", album / "one", "--out", tmp_path / "sr")
+    code, _, err = call(*drawing)
+    assert code == 0 and "conditioned on its references" in err
+    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
+    assert facts["asked"]["restorer"]["network"] == sha256_file(boxed("idfsr.safetensors"))
+    network = load_idfsr(boxed("idfsr.safetensors"))
+    assert network.network.size == COMPACT and network.embedder == sha256_file(boxed("embedder.safetensors"))
+
+
 def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
     still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
     small = tmp_path / "small"
@@ -894,7 +904,6 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
             picture.resize((40, 40)).save(small / f"{name}.png")
     fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
     for arguments, says in (
-        (("sr", still, *idfsr), "no weights of it come along"),
         (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
         (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),

@@ -214,7 +214,6 @@ def test_what_cannot_be_drawn_from_is_one_line(
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (("restore.method=idfsr",), "restore.weights"),
         (("restore.method=idfsr", "restore.attributes=read"), "method idfsr cannot be drawn towards any"),
         (("restore.method=bicubic", "restore.weights=some.file"), "method bicubic takes none"),
         (("restore.subjects={T1: somebody}",), "takes no references"),

@@ -61,7 +61,7 @@ COMMON_OPTIONS = (
     click.option("--model", multiple=True, type=FILE, help="Super-resolution networks. [default: that in the box]"),
     click.option("--references", multiple=True, type=click.IntRange(min=0), help="At most so many auxiliaries."),
     click.option("--fuse", multiple=True, help="Whose cosines a search averages: sr, pooled+sr, best+pooled+sr."),
-    click.option("--idfsr", type=FILE, help="Weights of IDFSR, for methods idfsr and idfsr-fitted."),
+    click.option("--idfsr", type=FILE, help="Weights of IDFSR, for idfsr and idfsr-fitted. [default: builtin]"),
     click.option("--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."),
     embedder_options,
     click.option(
@@ -233,7 +233,7 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
 def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
     """The axes as given, the preset's for what was not, and notes to tell."""
     from fasr_video.evaluation.degradations import parse
-    from fasr_video.evaluation.systems import FITTED, FUSIONS, IDFSR, MERGES, Axes
+    from fasr_video.evaluation.systems import FITTED, FUSIONS, MERGES, Axes
 
     preset = PRESETS.get(options["preset"])
     given: dict[str, Sequence[Any]] = {name: options[name] for name in AXES}
@@ -244,10 +244,9 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
     for name in AXES:
         if not given[name]:
             given[name] = (preset.axes if preset else DEFAULTS).get(name, ())
-    if preset is not None and not options["method"] and options["idfsr"] is None:
-        rows = [m for m in given["method"] if m in (IDFSR, FITTED)]
-        notes += [f"Rows {', '.join(rows)} were left out: no weights were given with --idfsr."] if rows else []
-        given["method"] = [m for m in given["method"] if m not in rows]
+    if preset is not None and not options["method"] and FITTED in given["method"]:
+        notes.append(f"Row {FITTED} was left out: fits take minutes a person; ask for it with --method.")
+        given["method"] = [m for m in given["method"] if m != FITTED]
     for name, known in (("merge", MERGES), ("fuse", FUSIONS)):
         for value in given[name]:
             if value not in known:

@@ -24,7 +24,6 @@ PRESETS = {
     "paper-table1": Preset(
         "methods at ×8, FASR++ at eta 0 and 1",
         {"method": SYSTEMS, "eta": ("0", "1"), "degrade": ("16",)},
-        "--idfsr for IDFSR's two rows",
     ),
     "paper-table2": Preset(
         "methods side by side as searches: raw face, pooled feature, pictures, and all three joined",
@@ -59,6 +58,5 @@ PRESETS = {
             "references": ("1", "2", "4", "8"),
             "degrade": ("16", "8"),
         },
-        "--idfsr for IDFSR's two rows",
     ),
 }

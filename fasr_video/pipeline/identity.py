@@ -31,7 +31,7 @@ class Job:
     """What `fasr-video fit` is asked for."""
 
     refs: Path
-    model: Path
+    model: Path | None
     out: Path
     embedder: Path | None
     align: bool

@@ -40,8 +40,6 @@ SIGMAS = ((1 - KEPT) / KEPT).sqrt() / 2
 SIDES = (4, 8, 16)
 """Of the LR faces that it is for: ×32, ×16, ×8."""
 
-SAMPLER = "ddim-20"
-
 LOG_SIGMA = (-1.0, 1.4)
 """Mean and spread of ln(sigma) in the compact size's training: half of a face is unknown at first."""
 
@@ -197,6 +195,8 @@ class IdentityDenoiser(Denoiser):
     """IDFSR's network as D(x, σ, condition); the condition is a FaceCondition."""
 
     network: IdfsrNet
+    sampler: str
+    """Unless told otherwise."""
 
     def __init__(self, network: IdfsrNet) -> None:
         super().__init__()
@@ -249,6 +249,7 @@ def _told(condition: Condition) -> FaceCondition:
 class PublishedIdfsr(IdentityDenoiser):
     """Tells the noise."""
 
+    sampler = "ddim-20"  # the paper's
     sigma_min, sigma_max = float(SIGMAS[0]), float(SIGMAS[-1])
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
@@ -270,6 +271,7 @@ class PublishedIdfsr(IdentityDenoiser):
 class CompactIdfsr(IdentityDenoiser):
     """Tells what its base lacks: the LR face, and the warped reference where that is hidden."""
 
+    sampler = "ddim-3@1"  # more steps, or a start at pure noise, lose colour and likeness with the weights in the box
     sigma_min, sigma_max = 0.002, 30.0
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:

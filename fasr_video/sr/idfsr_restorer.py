@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fasr_video.box import boxed
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
@@ -21,7 +22,7 @@ from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.identity import Identity, load_identity
-from fasr_video.sr.idfsr import SAMPLER, SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
+from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
 from fasr_video.sr.methods import as_image, sample_seed
 from fasr_video.sr.restoration import Probe, Restoration
 from fasr_video.sr.sampling import Sampling
@@ -81,7 +82,7 @@ class _Told:
 
 
 Files = tuple[Path | None, Embedder | Path | None, Path | None]
-"""Network, embedder (open or its file) and fitted identity."""
+"""Network, embedder (open or its file) and fitted identity; None for those in the box, and for no identity."""
 
 
 def open_idfsr(
@@ -92,9 +93,7 @@ def open_idfsr(
 
 def load_idfsr_models(files: Files, device: torch.device, find_marks: MarkFinder) -> IdfsrModels:
     weights, embedder, identity = files
-    if weights is None:
-        remedy = "give weights that `fasr-video train idfsr` wrote, with --model or, for a run, restore.weights"
-        raise UsageError(f"method {NAME}", "no weights of it come along", remedy)
+    weights = boxed("idfsr.safetensors") if weights is None else weights
     denoiser = load_idfsr(weights).to(device)
     digest = sha256_file(weights)
     faces = BuiltinEmbedder(embedder, device) if embedder is None or isinstance(embedder, Path) else embedder
@@ -114,7 +113,7 @@ class Idfsr:
 
     def __init__(self, models: IdfsrModels, sampler: str | None, device: torch.device, precision: str = "float32"):
         self._models, self._device = models, device
-        self._sampling: Sampling = sampling.parse(sampler or SAMPLER)
+        self._sampling: Sampling = sampling.parse(sampler or models.denoiser.sampler)
         models.denoiser.precision = PRECISIONS[precision]
         self._seen: tuple[tuple[Image, ...], _References] | None = None
 

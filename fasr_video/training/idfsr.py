@@ -29,7 +29,6 @@ from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.idfsr import (
-    SAMPLER,
     SIDE,
     SIDES,
     FaceCondition,
@@ -293,9 +292,6 @@ def _embedding(embedder: Embedder) -> Embed:
     return lambda faces: embedder.embed(faces)[0]
 
 
-HOW = sampling.parse(SAMPLER)
-
-
 class Sheets:
     """A few people drawn at each checkpoint, with what the network is told and the truth: whether the loss means it."""
 
@@ -317,7 +313,7 @@ class Sheets:
         told = self._told
         condition = FaceCondition(*(v.to(device) for v in (told.lr, told.feature, told.mask, told.reference)))
         noise = samplers.generators(range(len(told.lr)))
-        drawn = sampling.draw(denoiser, condition, HOW, noise).cpu()
+        drawn = sampling.draw(denoiser, condition, sampling.parse(denoiser.sampler), noise).cpu()
         masked = told.lr * (1 - told.mask) + 0.5 * told.mask
         rows = torch.cat(
             [torch.cat(list(row), dim=2) for row in (told.lr, masked, told.reference, drawn, self._clean)], dim=1
