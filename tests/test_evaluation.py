@@ -503,7 +503,7 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
         (["--baseline", "gfpgan", "--method", "bicubic"], "no such system here"),
         (["--fewest", "9"], "0 people can be tested"),
         (["--method", "images:nowhere"], "it lacks 6 of 6"),
-        (["--method", "idfsr", "--idfsr", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
+        (["--method", "idfsr", "--idfsr", str(boxed("sr.safetensors"))], "does not name an IDFSR network"),
         (["--sampler", "dpmpp"], "not KIND-STEPS"),
         (["--scorer", "{text}"], "text.bin"),
     ],
@@ -522,7 +522,7 @@ def test_a_preset_stands_where_nothing_is_said(
 ) -> None:
     chosen = ("--people", 2, "--out", tmp_path / "run", "--model", network, "--merge", "mean", "--sampler", "dpmpp-1")
     code, _, err = called(capsys, "celeba", faces, *chosen, "--preset", "paper-fig9", "--references", 1)
-    assert code == 3 and "Row idfsr-fitted was left out: fits take minutes" in err
+    assert code == 3 and "Row idfsr-fitted was left out: fits take a minute or more" in err
     report = (tmp_path / "run" / "report.md").read_text()
     assert "Preset paper-fig9: number of references" in report
     assert "bicubic 8 px" in report and "fasr++ 16 px" in report
@@ -553,9 +553,9 @@ def test_attributes_and_references_reach_their_methods(
 def test_what_is_missing_for_the_last_method_is_told_before_the_first_is_drawn(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = ("--method", "bicubic", "--method", "idfsr", "--idfsr", tmp_path / "none.safetensors")
+    methods = ("--method", "bicubic", "--method", "idfsr", "--idfsr", boxed("sr.safetensors"))
     code, _, err = called(capsys, "celeba", faces, *methods, "--out", tmp_path / "run")
-    assert code == 2 and "none.safetensors: no such file" in err
+    assert code == 2 and "does not name an IDFSR network" in err
     with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
         assert db.execute("SELECT count(*) FROM drawn").fetchone()[0] == 0
 

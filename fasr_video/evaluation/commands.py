@@ -245,7 +245,7 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
         if not given[name]:
             given[name] = (preset.axes if preset else DEFAULTS).get(name, ())
     if preset is not None and not options["method"] and FITTED in given["method"]:
-        notes.append(f"Row {FITTED} was left out: fits take minutes a person; ask for it with --method.")
+        notes.append(f"Row {FITTED} was left out: fits take a minute or more a person; ask for it with --method.")
         given["method"] = [m for m in given["method"] if m != FITTED]
     for name, known in (("merge", MERGES), ("fuse", FUSIONS)):
         for value in given[name]:
