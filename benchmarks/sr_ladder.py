@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,15 +90,15 @@ def choose(count: int, models: Models) -> Faces:
     return Faces(clean, small, Condition(enlarge(small, 128), torch.stack(merged)), own)
 
 
-def measure(name: str, faces: Faces, models: Models, samples: int, batch: int = 16) -> Measured:
-    how = sampling.parse(name)
+Drawing = Callable[[Condition, samplers.Generators], Tensor]
+"""A picture for each row of the condition."""
+
+
+def measure(draw: Drawing, faces: Faces, models: Models, samples: int, batch: int = 16) -> Measured:
     rows = torch.arange(len(faces.clean)).repeat_interleave(samples)
     seeds = samplers.generators([sample_seed(i, k) for i in range(len(faces.clean)) for k in range(samples)])
     began = time.monotonic()
-    parts = [
-        sampling.draw(models.denoiser, faces.condition[rows[i : i + batch]], how, seeds[i : i + batch])
-        for i in range(0, len(rows), batch)
-    ]
+    parts = [draw(faces.condition[rows[i : i + batch]], seeds[i : i + batch]) for i in range(0, len(rows), batch)]
     seconds = time.monotonic() - began
     drawn = torch.cat(parts).unflatten(0, (-1, samples))
     mean, first = drawn.mean(1), drawn[:, 0]
@@ -133,26 +134,30 @@ COLUMNS = (
 )
 
 
+def row(name: str, calls: int, m: Measured, base: Measured) -> list[object]:
+    """Beside the one in `base`."""
+    return [
+        name,
+        calls,
+        f"{m.mean_psnr:.2f}",
+        f"{m.sample_psnr:.2f}",
+        f"{m.mean_ssim:.4f}",
+        f"{m.identity:.3f}",
+        f"{m.sample_identity:.3f}",
+        f"{m.consistency:.1f}",
+        f"{m.spread / base.spread:.3f}",
+        f"{m.honesty:.2f}",
+        f"{m.seconds / base.seconds:.4f}",
+    ]
+
+
 def fill(table: Table, names: tuple[str, ...], reference: str, faces: Faces, models: Models, samples: int) -> None:
     base: Measured | None = None
     for name in (reference, *names):
-        m = measure(name, faces, models, samples)
+        how = sampling.parse(name)
+        m = measure(lambda c, g, how=how: sampling.draw(models.denoiser, c, how, g), faces, models, samples)
         base = base or m
-        table.row(
-            [
-                name,
-                sampling.parse(name).calls,
-                f"{m.mean_psnr:.2f}",
-                f"{m.sample_psnr:.2f}",
-                f"{m.mean_ssim:.4f}",
-                f"{m.identity:.3f}",
-                f"{m.sample_identity:.3f}",
-                f"{m.consistency:.1f}",
-                f"{m.spread / base.spread:.3f}",
-                f"{m.honesty:.2f}",
-                f"{m.seconds / base.seconds:.4f}",
-            ]
-        )
+        table.row(row(name, how.calls, m, base))
     low = enlarge(faces.small, 128)
     assert models.embedder is not None
     identity = float((models.embedder.embed(low)[0] * faces.own).sum(1).mean())

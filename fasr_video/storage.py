@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -43,6 +43,26 @@ def environment(folder: Path) -> Iterator[None]:
             remedy = "restore it from a copy; nothing was written"
             raise IntegrityError(folder, f"its database is damaged ({text})", remedy) from error
         raise
+
+
+@contextmanager
+def transaction(database: sqlite3.Connection, folder: Path) -> Iterator[None]:
+    """All or nothing; a full disk leaves everything as it was."""
+    with environment(folder):
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
+            raise
+
+
+def tell_damage(error: BaseException | None, damage: Callable[[], str | None], place: Path, remedy: str) -> None:
+    """Raise that the database is damaged where that explains the error; any other error stays what it is."""
+    if isinstance(error, MISREAD) and (found := damage()) is not None:
+        raise IntegrityError(place, f"its database is damaged ({found})", remedy) from error
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import make_folder
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
-from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment, tell_damage, transaction
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"
@@ -129,27 +129,16 @@ class Ledger:
         return self
 
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
-        """An error that a damaged ledger explains is told as that; any other stays what it is."""
+        remedy = "restore it from a copy; the cases themselves are not touched"
         try:
-            if isinstance(error, MISREAD) and (found := self._damage()) is not None:
-                remedy = "restore it from a copy; the cases themselves are not touched"
-                raise IntegrityError(self.cases / DATABASE, f"damaged ({found})", remedy) from error
+            tell_damage(error, self._damage, self.cases / DATABASE, remedy)
         finally:
             self.db.close()
             if self._lock is not None:
                 self._lock.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        with environment(self.cases):
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self.db.execute("COMMIT")
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
+    def transaction(self) -> AbstractContextManager[None]:
+        return transaction(self.db, self.cases)
 
     # What there is.
 

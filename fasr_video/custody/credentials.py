@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image as Pictures
 
 from fasr_video import __version__
+from fasr_video.custody.keys import read_any_private, read_pem
 from fasr_video.errors import InputError, MissingExtra
 from fasr_video.provenance import CAMERA, described
 
@@ -26,7 +27,7 @@ try:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 except ImportError as missing:
     raise MissingExtra("c2pa-python", "c2pa", "--c2pa-cert") from missing
 
@@ -86,17 +87,12 @@ class Signatory:
 
 def open_signatory(chain: Path, key: Path) -> Signatory:
     """Raise unless a manifest can be signed with these, which is tried on a picture of one pixel."""
-    pem, secret = _read(chain), _read(key)
+    pem, secret = read_pem(chain), read_pem(key)
     try:
         leaf = x509.load_pem_x509_certificates(pem)[0]
     except ValueError as error:
         raise InputError(chain, "no certificates in PEM", "give the chain, the signing certificate first") from error
-    try:
-        private = load_pem_private_key(secret, None)
-    except TypeError as error:
-        raise InputError(key, "it is protected by a password", "give a copy without one, kept safe") from error
-    except ValueError as error:
-        raise InputError(key, "not a private key in PEM", "give the key of the certificate") from error
+    private = read_any_private(key, "give the key of the certificate")
     der = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*der) != leaf.public_key().public_bytes(*der):
         raise InputError(key, f"not the key of the first certificate in {chain}", "give the two that belong together")
@@ -127,10 +123,3 @@ def _one_pixel() -> bytes:
     buffer = io.BytesIO()
     Pictures.new("RGB", (1, 1)).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "give the file of a certificate or key") from error

@@ -12,6 +12,7 @@ from fasr_video.storage import environment
 try:
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         NoEncryption,
@@ -43,20 +44,24 @@ def write_secret(path: Path, secret: bytes) -> None:
 
 
 def read_private(path: Path) -> Ed25519PrivateKey:
-    data = _read(path)
-    try:
-        key = load_pem_private_key(data, None)
-    except TypeError as error:
-        raise InputError(path, "it is protected by a password", "give a copy without one, kept safe") from error
-    except ValueError as error:
-        raise InputError(path, "not a private key in PEM", "`fasr-video keygen FILE` makes one") from error
+    remedy = "`fasr-video keygen FILE` makes one"
+    key = read_any_private(path, remedy)
     if not isinstance(key, Ed25519PrivateKey):
-        raise InputError(path, "not an Ed25519 key", "`fasr-video keygen FILE` makes one")
+        raise InputError(path, "not an Ed25519 key", remedy)
     return key
 
 
+def read_any_private(path: Path, remedy: str) -> PrivateKeyTypes:
+    try:
+        return load_pem_private_key(read_pem(path), None)
+    except TypeError as error:
+        raise InputError(path, "it is protected by a password", "give a copy without one, kept safe") from error
+    except ValueError as error:
+        raise InputError(path, "not a private key in PEM", remedy) from error
+
+
 def read_public(path: Path) -> Ed25519PublicKey:
-    data = _read(path)
+    data = read_pem(path)
     try:
         key = load_pem_public_key(data)
     except ValueError as error:
@@ -80,8 +85,8 @@ def is_signed_by(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:
     return True
 
 
-def _read(path: Path) -> bytes:
+def read_pem(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "give the file of a key") from error
+        raise InputError(path, f"cannot be read ({error.strerror})", "give the file of a key or certificate") from error

@@ -18,7 +18,7 @@ from typing import Any
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
-from fasr_video.files import sha256_file
+from fasr_video.files import sha256_file, sync_folder, write_whole
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
 from fasr_video.pipeline.roles import role as as_role
@@ -92,6 +92,7 @@ def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[s
             path.unlink()
         for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             path.rmdir()
+        sync_folder(folder)
         told |= {"state": "removed", "removed_at": now()}
         _write(folder, told)
         (folder / LOCK).unlink()
@@ -191,10 +192,6 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, told: dict[str, Any]) -> None:
-    """Whole and on the disk before anything else happens."""
-    partial = folder / f"{TOMBSTONE}.part"
-    with partial.open("w", encoding="utf-8") as handle:
-        json.dump(told, handle, indent=2, ensure_ascii=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(folder / TOMBSTONE)
+    """On the disk before anything else happens."""
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    write_whole(folder / TOMBSTONE, lambda partial: partial.write_text(text, encoding="utf-8"))

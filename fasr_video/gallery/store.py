@@ -35,7 +35,7 @@ from fasr_video.files import make_folder, put_in_place, sync_folder
 from fasr_video.gallery import index, traces
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.storage import BUSY_SECONDS, MISREAD, close_whole, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
@@ -236,15 +236,11 @@ class Gallery:
         return self
 
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
-        """An error that a damaged database explains is told as that; any other stays what it is."""
-        try:
-            if isinstance(error, MISREAD):
-                from fasr_video.gallery.inspect import damage
+        from fasr_video.gallery.inspect import damage
 
-                found = damage(self)
-                if found is not None:
-                    remedy = "restore it from a copy; `fasr-video gallery check` tells the rest"
-                    raise IntegrityError(self.folder, f"its database is damaged ({found})", remedy) from error
+        remedy = "restore it from a copy; `fasr-video gallery check` tells the rest"
+        try:
+            tell_damage(error, lambda: damage(self), self.folder, remedy)
         finally:
             self.close()
 
@@ -421,17 +417,12 @@ class Gallery:
         if self._db.in_transaction:
             yield
             return
-        with environment(self.folder):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
+        try:
+            with transaction(self._db, self.folder):
                 yield
                 self._settle()
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._db.rollback()
-                raise
-            finally:
-                self._touched.clear()
+        finally:
+            self._touched.clear()
 
     def add(self, subject: str, photo: EnrolledPhoto, note: str = "") -> bool:
         """Enrol a photograph; False when this subject has it already."""

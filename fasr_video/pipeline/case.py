@@ -26,7 +26,7 @@ import platform
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cached_property
@@ -40,7 +40,7 @@ from PIL.PngImagePlugin import PngInfo
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import make_folder, put_in_place, write_whole
-from fasr_video.storage import BUSY_SECONDS, MISREAD, close_whole, connect_to_read, environment
+from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
@@ -185,30 +185,16 @@ class Case:
         return self
 
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
-        """An error that a damaged database explains is told as that; any other stays what it is."""
-        try:
-            if isinstance(error, MISREAD):
-                from fasr_video.pipeline.verify import damage
+        from fasr_video.pipeline.verify import damage
 
-                found = damage(self)
-                if found is not None:
-                    remedy = "restore it from a copy; `fasr-video verify` tells the rest"
-                    raise IntegrityError(self.folder, f"its database is damaged ({found})", remedy) from error
+        remedy = "restore it from a copy; `fasr-video verify` tells the rest"
+        try:
+            tell_damage(error, lambda: damage(self), self.folder, remedy)
         finally:
             self.db.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing; a full disk leaves the case as it was."""
-        with environment(self.folder):
-            self.db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self.db.execute("COMMIT")
-            except BaseException:
-                if self.db.in_transaction:
-                    self.db.execute("ROLLBACK")
-                raise
+    def transaction(self) -> AbstractContextManager[None]:
+        return transaction(self.db, self.folder)
 
     def meta(self, key: str) -> str:
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

@@ -79,16 +79,11 @@ class Material:
 def make_loss(
     data: Material, recipe: Recipe, side: int
 ) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
-    device = data.pictures.device
-
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         denoiser: Denoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
-        n = recipe.batch
-        rows = torch.randint(0, len(data.pictures), (n,), generator=generator, device=device)
-        clean = views(data.pictures[rows], side, True, generator)
-        condition = Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
+        rows, clean, condition = batch_of(data, recipe, side, generator)
         sigma = levels(recipe, denoiser, condition.lr.flatten(1).any(1), generator)
-        noise = torch.randn(clean.shape, generator=generator, device=device)
+        noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
         error = (out.float() - clean).square().flatten(1).mean(1)
         # With an SDE of the papers, std² |s − target|² (SDE eq. 7), which is |D − clean|² / sigma².
@@ -105,6 +100,13 @@ def make_loss(
         return terms
 
     return loss
+
+
+def batch_of(data: Material, recipe: Recipe, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Condition]:
+    """Faces, moved and mirrored: their rows, they themselves, and what is told of them."""
+    rows = torch.randint(0, len(data.pictures), (recipe.batch,), generator=generator, device=data.pictures.device)
+    clean = views(data.pictures[rows], side, True, generator)
+    return rows, clean, Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
 
 
 def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tensor:
