@@ -14,6 +14,7 @@ from PIL import ImageOps
 from fasr_video.box import boxed
 from fasr_video.gallery.index import FILE
 from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.pipeline.roles import login
 from tests.conftest import PORTRAITS
 from tests.test_cli import called
 
@@ -89,6 +90,17 @@ def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> 
     assert code == 0 and "0 occurrences" in out
     assert document(capsys, "list", gallery) == {"subjects": [], "problems": []}
     assert document(capsys, "stats", gallery)["nearest"] is None
+
+
+def test_the_log_tells_who_enrolled_and_who_removed_and_names_no_subject(gallery: Path, capsys: Capture) -> None:
+    who = ("--by", "Anna Huber", "--role", "administrator")
+    assert called(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order 7", *who)[0] == 0
+    enrolled, removed = document(capsys, "log", gallery)["log"]
+    assert (enrolled["event"], enrolled["added"], enrolled["by"]) == ("enrol", 2, login())
+    assert (removed["event"], removed["why"], removed["subjects"], removed["images"]) == ("removed", "order 7", 1, 1)
+    assert (removed["by"], removed["role"]) == ("Anna Huber", "administrator")
+    code, out, _ = called(capsys, "gallery", "log", gallery)
+    assert code == 0 and "Anna" in out and "hopper" not in out
 
 
 def test_no_name_stays_behind_when_a_person_is_removed(gallery: Path, tmp_path: Path, capsys: Capture) -> None:

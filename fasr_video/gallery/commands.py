@@ -17,7 +17,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fasr_video.custody.commands import ROLE
 from fasr_video.errors import ExitCode, UsageError
+from fasr_video.pipeline.roles import role as as_role
+from fasr_video.pipeline.roles import shown
 
 if TYPE_CHECKING:
     from fasr_video.custody.copies import Elsewhere
@@ -146,6 +149,8 @@ def add_command(
     type=click.Path(path_type=Path, file_okay=False),
     help="Look there for copies too, and for cases that name them.",
 )
+@click.option("--by", default="", help="Who removes them, for the log. [default: your login name]")
+@ROLE
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
 def remove_command(
@@ -154,6 +159,8 @@ def remove_command(
     images: tuple[str, ...],
     why: str,
     places: tuple[Path, ...],
+    by: str,
+    role: str,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -176,7 +183,7 @@ def remove_command(
             _show_dry_run(gallery, chosen, opened.problems_about(subjects, [i.sha256 for i in chosen]), as_json)
             return ExitCode.DONE
         pieces = telling(opened, chosen) if places else []
-        removal = opened.remove([i.sha256 for i in chosen], why, subjects)
+        removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))
     elsewhere = look(places, gallery, pieces, removal.subjects) if places else None
     if as_json:
         found = None if elsewhere is None else asdict(elsewhere)
@@ -204,6 +211,26 @@ def list_command(gallery: Path, as_json: bool) -> None:
     rows = [(s.id, str(s.images), s.note, s.added_at[:10]) for s in subjects]
     _table(("subject", "photographs", "note", "since"), rows)
     _show_problems(problems)
+
+
+@gallery_group.command("log")
+@GALLERY
+@JSON
+def log_command(gallery: Path, as_json: bool) -> None:
+    """Show what was done to GALLERY: when, by whom and as what. Subjects are not named in it."""
+    from fasr_video.gallery.store import Gallery
+
+    with Gallery.open(gallery, read_only=True) as opened:
+        lines, removals = opened.log_lines(), opened.removals()
+    if as_json:
+        log = [{"at": at, "event": event} | details for at, event, details in lines]
+        click.echo(json.dumps({"log": log, "removals": removals}, indent=2, ensure_ascii=False))
+        return
+    rows = []
+    for at, event, details in lines:
+        who = shown(str(details.pop("by", "")), str(details.pop("role", "")))
+        rows.append((at[:19], event, who, ", ".join(f"{k} {v}" for k, v in details.items())))
+    _table(("when", "what", "who", "details"), rows)
 
 
 @gallery_group.command("show")

@@ -33,6 +33,7 @@ from PIL import Image as PilImage
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_folder, put_in_place, sync_folder
 from fasr_video.gallery import index, traces
+from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
@@ -493,10 +494,11 @@ class Gallery:
             self._db.executemany("DELETE FROM problem WHERE path = ?", [(path,) for path in forget])
             self._db.executemany("INSERT OR REPLACE INTO problem VALUES (?, ?, ?, ?, ?)", rows)
 
-    def log(self, event: str, details: dict[str, Any]) -> None:
-        """A line of the log. It outlives what it tells of: numbers and hashes, no names."""
+    def log(self, event: str, details: dict[str, Any], by: str = "", role: str = "") -> None:
+        """A line of the log, with who did it. It outlives what it tells of: no names of subjects."""
         with self.transaction():
-            text = json.dumps(details, sort_keys=True)
+            who = {"by": by or login(), "role": role or stated()}
+            text = json.dumps(details | who, sort_keys=True)
             self._db.execute("INSERT INTO log (at, event, details) VALUES (?, ?, ?)", (now(), event, text))
 
     def replace_vectors(
@@ -526,7 +528,9 @@ class Gallery:
 
     # Removing.
 
-    def remove(self, images: Sequence[str], why: str, subjects: Sequence[str] = ()) -> Removal:
+    def remove(
+        self, images: Sequence[str], why: str, subjects: Sequence[str] = (), by: str = "", role: str = ""
+    ) -> Removal:
         """Remove photographs, by SHA-256, from rows, pages, write-ahead log and index; then search all files for them.
 
         Subjects without any left go with them, and what is said about them; so do those of `subjects` that never had
@@ -537,6 +541,8 @@ class Gallery:
         index.drop(self.folder)  # first: it must not outlive what it holds, whenever a kill comes
         with self.transaction():
             gone = self._delete(images, why, subjects)
+            counts = {"why": why, "subjects": len(gone.subjects), "images": len(gone.images)}
+            self.log("removed", counts, by, role)
         self._purge()
         index.write(self)
         return self._proven(gone)
