@@ -166,7 +166,8 @@ def found(folder: Path) -> dict[str, Any]:
             told[str(place.relative_to(folder))] = [[str(v) for v in row] for row in rows]
     for place in _places(folder, LEDGER):
         with Ledger.read(place) as ledger:
-            told["ledger"] = [[u.folder, u.state, u.tries, u.error, u.facts] for u in ledger.units()]
+            # Not how often each was tried: a worker that is out of memory is replaced, and its file tried again.
+            told["ledger"] = [[u.folder, u.state, u.error, u.facts] for u in ledger.units()]
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm")))
     told["files"] = sorted(str(p.relative_to(folder)) for p in files if p.name != ".lock")
     return told
