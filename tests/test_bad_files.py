@@ -47,6 +47,14 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(readers: str) -> Non
             assert tally["refused"], "damage that nobody notices is no damage"
 
 
+@pytest.mark.parametrize("name", ["h264.mkv", "h264.mp4"])
+def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path, name: str) -> None:
+    whole = (videos.FIXTURES / name).read_bytes()
+    (tmp_path / name).write_bytes(whole.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ").replace(b"avc1", b"qqqq"))
+    with pytest.raises(MediaError):
+        open_video(tmp_path / name)
+
+
 def _laughs() -> str:
     """Nine to the eighth values in few bytes, where one word is wanted."""
     names = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"

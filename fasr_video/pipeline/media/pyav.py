@@ -34,6 +34,7 @@ from fasr_video.types import FrameRef, Image
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.stream import VideoStream
 
 
@@ -223,7 +224,11 @@ class _Opened:
             self._container.close()
             raise MediaError(path, "no video stream in it", "give a file with pictures")
         self._stream = streams[0]
-        context = self._stream.codec_context
+        # PyAV's types do not say so: there is none where FFmpeg does not know the codec.
+        context: VideoCodecContext | None = self._stream.codec_context
+        if context is None:
+            self._container.close()
+            raise MediaError(path, "its codec is not one that FFmpeg knows", FFMPEG_REMEDY)
         # One thread: after an error, FFmpeg's frame threads refuse packets that one thread decodes.
         context.thread_type = "NONE"
         context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
