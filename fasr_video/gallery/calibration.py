@@ -286,7 +286,7 @@ class Calibration:
 
 
 def _canonical(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, sort_keys=True, allow_nan=False).encode()
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def _scale(s: dict[str, Any]) -> Scale:
