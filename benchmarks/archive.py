@@ -1,6 +1,6 @@
 """An archive of short files, and one long file: how fast, with how much memory, and the same cases whatever happens.
 
-    python benchmarks/archive.py [--files 200] [--minutes 10] [--kills 20] [--fps 5]
+    python benchmarks/archive.py [--files 200] [--minutes 10] [--kills 20] [--fps 2]
 
 Each batch is a process of its own; its memory, with that of its workers, is read from /proc. Cases are compared by
 `fasr_video.archive.canonical`. The Dask scheduler and its workers run on the loopback.
@@ -188,19 +188,20 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of the long file")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--kill-files", type=int, default=8, help="files of the batch that is killed")
-    parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are looked at")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second that are looked at")
+    parser.add_argument("--schedulers", nargs="+", default=["local-1", "processes-2", "dask-2"])
     args = parser.parse_args()
     given = f"--files {args.files} --minutes {args.minutes:g} --kills {args.kills} --kill-files {args.kill_files}"
     table = Table(
         "archive",
         f"An archive of {args.files} short files, and one of {args.minutes:g} minutes",
-        f"`python benchmarks/archive.py {given} --fps {args.fps:g}`",
+        f"`python benchmarks/archive.py {given} --fps {args.fps:g} --schedulers {' '.join(args.schedulers)}`",
         ["footage", "scheduler", "workers", "wall time, s", "footage s/s", "memory, MiB", "cases as in the first row"],
     )
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         gallery = make_gallery(place / "gallery")
-        rate = short_files(table, place, gallery, args.files, args.fps)
+        rate = short_files(table, place, gallery, args.files, args.fps, args.schedulers)
         long_file(table, place, gallery, args.minutes, args.fps)
         killed(table, place, gallery, args)
     table.note(
@@ -219,14 +220,15 @@ def main() -> None:
     )
 
 
-def short_files(table: Table, place: Path, gallery: Path, count: int, fps: float) -> float:
-    """One row a scheduler; returns seconds of footage a second of one worker process."""
+def short_files(table: Table, place: Path, gallery: Path, count: int, fps: float, schedulers: Sequence[str]) -> float:
+    """One row a scheduler; returns seconds of footage a second of one process."""
     archive = make_archive(place / "short", count)
     footage = count * seconds_of(SAMPLE)
     first: dict[str, str] | None = None
     rate = 0.0
-    for scheduler, workers in (("local", 1), ("processes", 1), ("processes", 2), ("dask", 1), ("dask", 2)):
-        cases = place / f"{scheduler}{workers}"
+    for chosen in schedulers:
+        scheduler, workers = chosen.partition("-")[0], int(chosen.partition("-")[2])
+        cases = place / chosen
         if scheduler == "dask":
             with cluster(workers) as (address, pids):
                 more = ["--scheduler", f"dask={address}"]
@@ -237,7 +239,7 @@ def short_files(table: Table, place: Path, gallery: Path, count: int, fps: float
         found = results(cases)
         first = first or found
         speed = footage / measured.seconds
-        if (scheduler, workers) == ("processes", 1):
+        if scheduler == "local":
             rate = speed
         add_row(table, f"{count} files", scheduler, workers, measured, speed, found == first)
     return rate
