@@ -15,7 +15,7 @@ BUSY_SECONDS = 10.0
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
 MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, sqlite3.Error)
 """What reading a value ends with that no version of ours has written."""
-_DAMAGE = ("malformed", "not a database", "no such table", "no such column")
+_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
 
 
 @contextmanager
@@ -71,6 +71,8 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     try:
         database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
         database.execute("SELECT count(*) FROM sqlite_master")
+    except UnicodeDecodeError as error:  # SQLite's message quotes what it cannot read
+        raise sqlite3.DatabaseError("malformed schema") from error
     except sqlite3.OperationalError as error:
         log = path.with_name(f"{path.name}-wal")
         if "locked" in str(error):
