@@ -21,10 +21,10 @@ from PIL import Image as Pictures
 from fasr_video import cli
 from fasr_video.box import boxed
 from fasr_video.checkpoint import save_own
-from fasr_video.errors import FasrError, InputError, UsageError
+from fasr_video.errors import FasrError, InputError, IntegrityError, UsageError
 from fasr_video.evaluation import degradations, plots, protocols, systems
 from fasr_video.evaluation.compare import _baselines
-from fasr_video.evaluation.photos import MARKS, Photo, digest_of, plain_name, read_photos
+from fasr_video.evaluation.photos import MARKS, LeftOut, Photo, digest_of, plain_name, read_photos, without
 from fasr_video.evaluation.pictures import psnr
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.evaluation.store import Store
@@ -126,6 +126,25 @@ def test_what_cannot_be_used_is_listed_with_its_reason(faces: Path, tmp_path: Pa
     assert told["small/0.png"].startswith("64×64 px") and told["narrow/0.png"].startswith("100×128 px")
 
 
+def test_a_face_is_not_cut_out_of_the_middle_of_a_larger_picture(tmp_path: Path) -> None:
+    """A rim is cut off; of 256 px the middle would be a nose."""
+    save(drawn(7, 0, 144), tmp_path / "rim" / "0.png")
+    save(drawn(8, 0, 256), tmp_path / "large" / "0.png")
+    photos, left_out = read_photos([tmp_path])
+    assert [p.person for p in photos] == ["rim"] and (photos[0].picture == drawn(7, 0, 144)[8:136, 8:136]).all()
+    assert str(left_out[0]).startswith("large/0.png: 256×256 px") and "--align" in left_out[0].reason
+
+
+def test_photographs_are_upright(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    lying = Pictures.fromarray(np.rot90(drawn(0, 0)).copy())
+    exif = lying.getexif()
+    exif[0x0112] = 6  # turn by 90° to show
+    lying.save(tmp_path / "a" / "0.png", exif=exif)
+    photos, _ = read_photos([tmp_path])
+    assert (photos[0].picture == drawn(0, 0)).all()
+
+
 def test_small_faces_keep_their_own_pixels(tmp_path: Path) -> None:
     save(drawn(7, 0, 20), tmp_path / "a" / "0.png")
     save(drawn(7, 1, 300), tmp_path / "a" / "1.png")
@@ -211,6 +230,50 @@ def test_roles_of_a_manifest_stand_before_what_is_drawn() -> None:
         assert {p.path[-1] for p in trial.gallery} == {"2"} and {i.name[-1] for i in trial.items} == {"1"}
 
 
+def test_no_photograph_takes_anothers_role() -> None:
+    def of(person: str, *roles: str) -> list[Photo]:
+        return [photo(person, str(k), 20 * int(person[1:]) + k, role) for k, role in enumerate(roles)]
+
+    photos = [
+        *of("p1", "gallery", "gallery", "probe", "auxiliary"),
+        *of("p2", "probe", "auxiliary", "auxiliary", "auxiliary"),
+        *of("p3", "gallery", "probe", "probe"),
+        *of("p4", "gallery", "gallery", "probe"),
+        *of("p5", "", "", "gallery"),
+    ]
+    for seed in range(5):
+        trial = protocols.celeba(photos, seed)
+        assert {p.role for p in trial.gallery} == {"gallery"}
+        assert {i.person: i.probe.role for i in trial.items} == {"p1": "probe", "p3": "probe", "p5": ""}
+        assert all(a.role != "gallery" for i in trial.items for a in i.auxiliaries)
+        assert {str(s) for s in trial.skipped} == {
+            "p2: by their roles no photograph is the gallery's, or none the probe",
+            "p4: 2 photographs, 3 needed",
+        }
+        assert [line.reason.partition(" ")[2] for line in trial.left_out] == ["is enrolled already"]
+
+
+def test_quis_campi_keeps_roles_of_one_list_for_both() -> None:
+    photos = [photo("p1", "g", 1, "gallery"), photo("p2", "g", 2, "gallery"), photo("p1", "a", 3, "auxiliary")]
+    photos += [photo(f"p{i}", str(k), 20 * i + k, "probe") for i in (1, 2) for k in range(2)]
+    trial = protocols.quis_campi(photos, photos, each=2)
+    assert {p.path for p in trial.gallery} == {"p1/g", "p2/g"} and not trial.left_out
+    assert {i.probe.role for i in trial.items} == {"probe"}
+    told = {i.name: {a.path for a in i.auxiliaries} for i in trial.items}
+    assert told["p1/0"] == {"p1/1", "p1/a"} and told["p2/0"] == {"p2/1"}
+
+
+def test_an_enrolled_photograph_is_none_of_the_probes_however_it_is_cut(tmp_path: Path) -> None:
+    """At 144 px its rim is cut off as a gallery's, and it is scaled as a probe."""
+    save(drawn(0, 0, 144), tmp_path / "gallery" / "p0" / "0.png")
+    save(drawn(0, 0, 144), tmp_path / "probes" / "p0" / "copy.png")
+    save(drawn(0, 1, 20), tmp_path / "probes" / "p0" / "1.png")
+    gallery, _ = read_photos([tmp_path / "gallery"])
+    probes, left_out = without(read_photos([tmp_path / "probes"], small=True)[0], gallery)
+    assert [p.path for p in probes] == ["p0/1.png"]
+    assert [str(line) for line in left_out] == ["p0/copy.png: the same picture as p0/0.png"]
+
+
 def test_quis_campi_searches_with_each_probe_in_turn() -> None:
     gallery = [photo(f"p{i}", "g", 200 + i) for i in range(4)]
     probes = crowd([5, 6, 3, 0]) + [photo("p0", "copy", 200)]
@@ -247,6 +310,18 @@ def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
     assert [str(s) for s in first.left_out] == ["pairs.txt line 5: no usable photograph A_B/A_B_0009"]
     shown = [(first.gallery[p.gallery].path, first.items[p.item].name) for p in first.pairs]
     assert shown[1] == ("A_B/A_B_0001.jpg", "C/C_0002.jpg")
+
+
+def test_a_list_shorter_than_it_says_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
+    """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a threshold from."""
+    photos = [photo(name, f"{name}_{k:04d}.jpg", 20 * i + k) for i, name in enumerate(("A_B", "C")) for k in (1, 2)]
+    for text, says in (
+        ("2\t1\nA_B\t1\t2\nA_B\t1\tC\t2\nC\t1\t2\n", "says 4 pairs, there are 3"),
+        ("1\nA_B\t1\t2\nA_B\t1\tC\t2\n", "in one fold"),
+    ):
+        (tmp_path / "pairs.txt").write_text(text)
+        with pytest.raises(InputError, match=says):
+            protocols.pairs(photos, tmp_path / "pairs.txt")
 
 
 @pytest.mark.parametrize("text", ["", "10\n", "2 1\nA one\n", "2 1\nA 1 2 3 4\n", "2 0\nA 1 2\n", "2 1\nA 1 2\n"])
@@ -606,6 +681,20 @@ def test_killed_it_goes_on_with_what_was_drawn(faces: Path, tmp_path: Path) -> N
         assert db.execute("SELECT count(*) FROM drawn WHERE system = 'kept'").fetchone()[0] == len(before)
     first, second = ((tmp_path / f / "report.md").read_text() for f in ("broken", "whole"))
     assert first == second
+
+
+def test_a_folder_goes_on_when_a_file_that_cannot_be_used_is_added(tmp_path: Path) -> None:
+    trial = protocols.celeba(crowd([3, 3]))
+    more = replace(trial, left_out=(LeftOut("notes.png", "not a readable picture"),))
+    with Store(tmp_path) as store:
+        store.bind(trial)
+        store.bind(more)
+        with pytest.raises(UsageError, match="seed"):
+            store.bind(replace(trial, seed=1))
+        for text in ("{", "{}", '{"facts": 3}', "[]"):
+            (tmp_path / "trial.json").write_text(text)
+            with pytest.raises(IntegrityError, match=r"trial\.json: it is damaged"):
+                store.bind(trial)
 
 
 def test_a_feature_is_computed_once(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from fasr_video.errors import IntegrityError, UsageError
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import write_whole
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.storage import BUSY_SECONDS
+from fasr_video.storage import BUSY_SECONDS, MISREAD
 from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
@@ -35,6 +35,8 @@ SCHEMA = """
         PRIMARY KEY (embedder, picture)) WITHOUT ROWID;
 """
 BATCH = 64
+BESIDE = ("skipped", "left_out")
+"""Facts that change nothing of the trial: a file that cannot be used was put beside the photographs, or taken away."""
 
 
 class Store:
@@ -57,13 +59,21 @@ class Store:
         """A folder is for one trial: the same photographs and seeds for all that is compared in it."""
         file, facts = self.folder / TRIAL, trial.facts()
         if file.exists():
-            before = json.loads(file.read_text())["facts"]
-            if before != facts:
-                differing = ", ".join(k for k in facts if before.get(k) != facts[k])
+            before = self._bound(file)
+            differing = ", ".join(k for k in facts if k not in BESIDE and before.get(k) != facts[k])
+            if differing:
                 reason = f"it holds another trial ({differing} differ)"
                 raise UsageError(self.folder, reason, "give the same photographs, protocol and seed, or another --out")
         text = json.dumps({"facts": facts, **as_listing(trial)}, indent=1)
         write_whole(file, lambda path: path.write_text(text))
+
+    def _bound(self, file: Path) -> Mapping[str, object]:
+        """The facts of the trial that the folder is for."""
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8"))["facts"])
+        except MISREAD as error:
+            remedy = f"remove {TRIAL} if the photographs and options are the same as before, or give another --out"
+            raise IntegrityError(file, f"it is damaged ({type(error).__name__})", remedy) from error
 
     def picture(self, key: str) -> Image | None:
         row = self._db.execute("SELECT picture FROM drawn WHERE key = ?", (key,)).fetchone()
