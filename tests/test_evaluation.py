@@ -464,7 +464,11 @@ def test_a_comparison_from_the_command_line(
     ):
         assert text in report
     assert "fasr pooled+sr" in report and "5 items" in report and "2 strangers" in report and "1 left out" in report
-    assert {p.suffix for p in (out / "plots").iterdir()} == {".png"} and len(list((out / "plots").iterdir())) == 4
+    pictures_and_numbers = {(p.name.partition("-")[0], p.suffix) for p in (out / "plots").glob("*-*")}
+    assert pictures_and_numbers == {
+        ("scores", ".png"),
+        *((k, e) for k in ("cmc", "roc", "det") for e in (".png", ".csv")),
+    }
     assert len(list((out / "tables").iterdir())) == 8
 
     with (out / "tables" / "1-pictures.csv").open() as stream:
@@ -619,7 +623,9 @@ def test_attributes_and_references_reach_their_methods(
         (tmp_path / "labels.csv").write_text("\n".join(lines))
         weights = ("--model", network, "--idfsr", tmp_path / "idfsr.safetensors")
         code, _, err = called(capsys, "celeba", faces, *chosen, *methods, *weights)
-        assert (code == 3 and "was drawn without fitting (0 references with landmarks, 2 needed)" in err) or male, err
+        assert (
+            code == 3 and "2 of 2 pictures: drawn without fitting (0 references with landmarks, 2 needed)" in err
+        ) or male, err
         with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
             drawn_by.append(dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall()))
     assert drawn_by == [{"srdg": 2, "idfsr": 2, "idfsr-fitted": 2}, {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2}]

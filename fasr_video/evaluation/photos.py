@@ -84,8 +84,9 @@ def read_photos(
 ) -> tuple[list[Photo], list[LeftOut]]:
     """All photographs, and those that cannot be used.
 
-    Full-resolution ones are square, 128 px of canonical frame with perhaps a rim around it, or CelebA's own. `small` ones are faces as the camera saw them, 8 px and more. A detector finds the face in any picture. Of
-    equal pictures the first one is kept.
+    Full-resolution ones are square, 128 px of canonical frame with perhaps a rim around it, or CelebA's own. `small`
+    ones are faces as the camera saw them, 8 px and more. A detector finds the face in any picture. Of equal pictures
+    the first one is kept.
     """
     known = {} if labels is None else read_labels(labels)
     photos: list[Photo] = []
@@ -131,6 +132,16 @@ def plain_name(path: str) -> str:
     """A photograph's path without its ending, and without what would lead out of a folder that it is put into."""
     parts = PurePosixPath(path).with_suffix("").parts
     return "/".join(part for part in parts if part not in ("/", ".."))
+
+
+def check_names(paths: Sequence[str]) -> None:
+    """What other programs are given and give back is a file a photograph, named without the photograph's ending."""
+    first: dict[str, str] = {}
+    for path in paths:
+        other = first.setdefault(plain_name(path), path)
+        if other != path:
+            reason = f"{other} and it would be one file, {plain_name(path)}.png"
+            raise UsageError(path, reason, "give photographs that differ in more than their ending")
 
 
 def read_labels(file: Path) -> dict[str, dict[str, str]]:
