@@ -22,23 +22,27 @@ from fasr_video import cli
 from fasr_video.box import boxed
 from fasr_video.checkpoint import save_own
 from fasr_video.errors import FasrError, InputError, IntegrityError, UsageError
-from fasr_video.evaluation import degradations, plots, protocols, systems
+from fasr_video.evaluation import degradations, open_set, plots, protocols, systems, verification
 from fasr_video.evaluation.compare import _baselines
 from fasr_video.evaluation.photos import MARKS, LeftOut, Photo, digest_of, plain_name, read_photos, without
 from fasr_video.evaluation.pictures import psnr
 from fasr_video.evaluation.presets import PRESETS
+from fasr_video.evaluation.protocols import Trial
+from fasr_video.evaluation.report import Shows, gain_table, split_table
+from fasr_video.evaluation.scoring import Scored, recognition
 from fasr_video.evaluation.store import Store
-from fasr_video.evaluation.systems import Axes, System, labels
+from fasr_video.evaluation.systems import Axes, System, labels, suits
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.recognition.network import FORMAT, EmbedderNet
+from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import ResidualDenoiser
 from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
-from fasr_video.sr.weights import save_denoiser, save_idfsr
+from fasr_video.sr.weights import save_attributes, save_denoiser, save_idfsr
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
 
@@ -372,6 +376,34 @@ def test_axes_are_crossed_where_a_method_knows_them() -> None:
         Axes(["magic"]).systems()
 
 
+def test_a_sampler_draws_only_methods_of_its_process() -> None:
+    """Otherwise rows of four kinds of SDE would be one picture under four names."""
+    sdes = ["sde-sr-ve", "sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "srdg", "sr3", "fasr", "bicubic"]
+    axes = Axes(sdes, sampler=["dpmpp-sde-2"])
+    found = {s.method: s.sampler for s in axes.systems()}
+    assert {m for m, sampler in found.items() if sampler} == {"sde-sr-ve", "srdg", "fasr"} and len(found) == 8
+    assert axes.unsuited() == ["sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "sr3", "bicubic"]
+    both = Axes(["sde-sr-ve", "sde-sr-vp"], sampler=["ve-2", "vp-3"]).systems()
+    assert [(s.method, s.sampler) for s in both] == [("sde-sr-ve", "ve-2"), ("sde-sr-vp", "vp-3")]
+    assert not suits("idfsr", "pc-2000") and suits("idfsr", "ddim-2")
+    with pytest.raises(UsageError, match="sampler ve-2: none of sr3, bicubic"):
+        Axes(["sr3", "bicubic"], sampler=["ve-2"]).systems()
+
+
+def test_rows_differ_in_what_their_method_knows() -> None:
+    """IDFSR has its own weights; a search that joins the pooled feature knows how that is merged."""
+    models = [Path("a.safetensors"), Path("b.safetensors")]
+    assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == ["idfsr", "fasr", "fasr"]
+    joined = Axes(["sde-sr-ve"], merge=["mean", "median"], fuse=["sr", "pooled+sr"]).systems()
+    assert [(s.fuse, s.merge) for s in joined] == [("sr", None), ("pooled+sr", "mean"), ("pooled+sr", "median")]
+
+
+def test_a_row_that_says_more_references_than_there_are_is_told() -> None:
+    trial = protocols.celeba(crowd([4, 6, 12]))
+    told = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
+    assert told == ["references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were taken"]
+
+
 def test_gains_are_over_the_same_faces() -> None:
     """A face of 24 px is easier than one of 12: each system is held against its own size's baseline."""
     sides = [degradations.parse(s) for s in ("12", "24")]
@@ -421,6 +453,69 @@ def test_best_and_second_are_marked_as_they_are_shown() -> None:
         "| c | **1.00** ± 0.20 | **2.0** | 3.000 |",
         "| d | _0.50_ | – | 4.000 |",
     ]
+
+
+def test_larger_faces_are_no_better_method() -> None:
+    rows = tuple(
+        Row(n, (Cell(v),), among=a) for n, v, a in (("a", 1, "8"), ("b", 2, "8"), ("a", 5, "16"), ("b", 4, "16"))
+    )
+    table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).known()
+    assert [table.place(k, 0) for k in range(4)] == [2, 1, 1, 2]
+
+
+def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
+    """Random scores, those of the own subject higher by `right`."""
+    scores = np.random.default_rng(seed).normal(size=(len(trial.items), len(trial.gallery)))
+    own = np.array(trial.own)
+    enrolled = np.flatnonzero(own >= 0)
+    scores[enrolled, own[enrolled]] += right
+    found = open_set.searches(scores, own, trial.people)
+    hit = np.where(found.mated, found.rank == 1, np.nan)
+    items = {"own": found.right, "hit": hit}
+    values = recognition(found.right[enrolled], scores.ravel(), found, len(trial.gallery))
+    return Scored(items, found.right[enrolled], scores.ravel(), found, None, values, len(trial.gallery))
+
+
+def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
+    photos = [replace(p, labels={"camp": "north" if k % 2 else "south"}) for k, p in enumerate(crowd([3] * 25))]
+    photos = [replace(p, labels={"camp": "north" if int(p.person[1:]) % 2 else "south"}) for p in photos]
+    trial = protocols.leave_some_out(protocols.celeba(photos), 0.5)
+    found = {
+        "weak": scored_alike(trial, 0, 0.5),
+        "strong": scored_alike(trial, 1, 4.0),
+        "copy": scored_alike(trial, 1, 4),
+    }
+    shows = {name: Shows("16", True, [16 if name == "weak" else 8] * len(trial.items)) for name in found}
+    table = split_table(found, trial, shows, "camp", "judge")
+    heads = [c.title for c in table.columns]
+    assert heads == ["probes", "AUC", "Rank-1", "FNIR at FPIR 0.1", "FPIR where all's is 0.1"]
+    cells = {row.name: row.cells for row in table.rows}
+    assert set(cells) == {f"{camp}: {name}" for camp in ("north", "south") for name in found}
+    assert all(c.around.startswith("(") for row in table.rows for c in row.cells[1:])
+    assert cells["north: strong"][3].value < cells["north: weak"][3].value
+    threshold = open_set.threshold_at(found["weak"].searches, 0.1)  # type: ignore[arg-type]
+    strangers = [i for i, k in enumerate(trial.own) if k < 0 and trial.items[i].probe.labels["camp"] == "north"]
+    passed = np.mean([found["weak"].searches.wrong[i] >= threshold for i in strangers])  # type: ignore[union-attr]
+    assert cells["north: weak"][4].value == pytest.approx(passed)
+    assert [r.name for r in split_table(found, trial, shows, "size", "judge").rows] == [
+        "16: weak",
+        "8: strong",
+        "8: copy",
+    ]
+
+    gains = gain_table(found, trial, {"weak": "weak", "strong": "weak", "copy": "strong"}, "judge")
+    more = {r.name: dict(zip([c.title for c in gains.columns], r.cells, strict=True)) for r in gains.rows}
+    assert set(more["strong over weak"]) == {"own score", "Rank-1", "FNIR at FPIR 0.1"}
+    assert more["strong over weak"]["Rank-1"].value > 0 > more["strong over weak"]["FNIR at FPIR 0.1"].value
+    assert more["copy over strong"]["FNIR at FPIR 0.1"] == Cell(0.0, "(+0.000 to +0.000)")
+
+
+def test_bounds_of_the_equal_error_rate_hold_it() -> None:
+    generator = np.random.default_rng(0)
+    own, others = generator.normal(1.5, 1, 80), generator.normal(0, 1, 4000)
+    low, high = verification.eer_bounds(own, others, [str(k // 2) for k in range(80)])
+    assert low < verification.eer(own, others) < high and high - low < 0.2
+    assert verification.eer_bounds([2, 3], [0, 1], ["a", "b"]) == (0, 0)
 
 
 def test_csv_has_the_numbers_in_full_and_latex_the_marks() -> None:
@@ -492,6 +587,21 @@ def test_a_comparison_from_the_command_line(
     assert code == 2 and "another trial (seed" in err
 
 
+def test_what_a_run_cannot_show_is_not_shown(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison are gone."""
+    (tmp_path / "run" / "plots").mkdir(parents=True)
+    (tmp_path / "run" / "plots" / "cmc-old.png").write_bytes(b"")
+    merges = [word for rule in ("mean", "weighted", "median") for word in ("--merge", rule)]
+    references = [word for k in (1, 2, 3) for word in ("--references", k)]
+    chosen = ("--people", 2, "--leave-out", 0.5, "--method", "bicubic", "--method", "pooled", *merges, *references)
+    code, _, err = called(capsys, "celeba", faces, *chosen, "--by", "size", "--out", tmp_path / "run")
+    assert code == 3 and "histograms of the first 9 of 10 systems" in err
+    assert "references=3: 2 of 2 searches have fewer auxiliaries" in err
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "Rank-1" in report and "Rank-5" not in report and "verified ↑" not in report
+    assert "| 16: bicubic | 2 |" in report and "cmc-old" not in report and "![roc-" in report
+
+
 def test_a_combiner_is_not_used_on_another_recognisers_features(
     faces: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -506,6 +616,14 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
     """A program that enlarges as we do gets our numbers; inputs come from --inputs."""
     trial = (faces, "--people", 4, "--out", tmp_path / "run")
     assert called(capsys, "celeba", *trial, "--inputs", tmp_path / "lr")[0] == 3
+    save(drawn(5, 9), tmp_path / "twins" / "p0" / "0.png")
+    save(drawn(5, 8), tmp_path / "twins" / "p0" / "0.bmp")
+    lists = ["path,identity,role", "twins/p0/0.png,a,probe", "twins/p0/0.bmp,b,probe"]
+    lists += [f"{faces}/p{i}/0.png,{who},gallery" for i, who in enumerate("ab")]
+    (tmp_path / "list.csv").write_text("\n".join(lists))
+    two = (tmp_path / "list.csv", "--fewest", 2, "--out", tmp_path / "run", "--inputs", tmp_path / "no")
+    code, _, err = called(capsys, "celeba", *two)
+    assert code == 2 and "would be one file, twins/p0/0.png" in err
     inputs = sorted((tmp_path / "lr" / "16").rglob("*.png"))
     assert len(inputs) == 4 and not (tmp_path / "run").exists()
     outputs = tmp_path / "theirs"
@@ -552,6 +670,11 @@ def test_faces_as_the_camera_saw_them(tmp_path: Path, capsys: pytest.CaptureFixt
     report = (tmp_path / "run" / "report.md").read_text()
     assert "9 items, 3 people, 3 gallery" in report and "no true picture" in report
     assert "consistency" in report and "PSNR" not in report and "16: bicubic" in report
+    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--method", "hr")
+    assert code == 2 and "method hr: the probes are as the camera saw them" in err
+    preset = ("--preset", "paper-table1", "--inputs", tmp_path / "lr")
+    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *preset)
+    assert code == 0 and "Row hr was left out" in err
     code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--degrade", "16")
     assert code == 2 and "as the camera saw them" in err
 
@@ -585,6 +708,13 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
         (["--method", "idfsr", "--idfsr", str(boxed("sr.safetensors"))], "does not name an IDFSR network"),
         (["--sampler", "dpmpp"], "not KIND-STEPS"),
         (["--scorer", "{text}"], "text.bin"),
+        (
+            ["--preset", "paper-table4"],
+            "--preset paper-table4: it compares a network as it was and fine-tuned; give --model",
+        ),
+        (["--preset", "paper-fig6", "--combiner", str(boxed("combiner.safetensors"))], "give --combiner several times"),
+        (["--method", "srdg", "--labelled"], "--labelled: no probe has 1, 0 or -1 in a column male"),
+        (["--method", "sr3", "--sampler", "ve-2"], "sampler ve-2: none of sr3"),
     ],
 )
 def test_bad_options_are_one_line(
@@ -618,7 +748,7 @@ def test_attributes_and_references_reach_their_methods(
     chosen = ("--people", 2, "--out", tmp_path / "run", "--labels", tmp_path / "labels.csv", "--labelled")
     methods = ("--method", "srdg", "--method", "idfsr", "--method", "idfsr-fitted", "--sampler", "ddim-2")
     drawn_by = []
-    for male in (0, 1):
+    for male in (-1, 1):
         lines = ["path,male", *(f"{name},{male}" for name in names)]
         (tmp_path / "labels.csv").write_text("\n".join(lines))
         weights = ("--model", network, "--idfsr", tmp_path / "idfsr.safetensors")
@@ -628,6 +758,16 @@ def test_attributes_and_references_reach_their_methods(
         ) or male, err
         with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
             drawn_by.append(dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall()))
+        assert "srdg, 2 of 2 pictures" in err or not male
+        assert "one classifier draws the pictures towards attributes and judges them" in err
+    with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
+        db.execute("DROP TABLE told")  # as earlier versions left it
+    fewer = ("--method", "srdg", "--method", "bicubic", "--sampler", "ddim-2", "--model", network)
+    other = load_attribute_classifier(boxed("attributes.safetensors"))
+    next(other.parameters()).data *= 1.01
+    save_attributes(other, tmp_path / "other.safetensors")
+    code, _, err = called(capsys, "celeba", faces, *chosen, *fewer, "--attributes", tmp_path / "other.safetensors")
+    assert code == 3 and "drawn, in part or whole, before warnings were kept: srdg" in err and "circular" not in err
     assert drawn_by == [{"srdg": 2, "idfsr": 2, "idfsr-fitted": 2}, {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2}]
 
 

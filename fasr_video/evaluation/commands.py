@@ -170,6 +170,8 @@ def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
     with environment(out):
         found = evaluate(cases, truth, out)
     _show(found.tables)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
     _tell_left_out(found.left_out)
     click.echo(f"{found.report}: written")
     return ExitCode.LOSSES if found.left_out else ExitCode.DONE

@@ -82,7 +82,7 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     warnings = [*tools.warnings, *_circular(plan, tools), *_guided_and_judged(plan, tools)]
     tables: list[Table] = []
     shows = {e.name: _shows(e) for e in entries}
-    folder = _emptied(tools.store.folder / "plots")
+    folder = emptied(tools.store.folder / "plots")
     for embedder in plan.scorers:
         found = {e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries}
         if not tables:
@@ -270,9 +270,9 @@ def _plot(
     return told
 
 
-def _emptied(folder: Path) -> Path:
+def emptied(folder: Path) -> Path:
     """Without what an earlier comparison drew: it is of other systems."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for old in (*folder.glob("*.png"), *folder.glob("*.csv")):
         old.unlink()
     return folder

@@ -133,7 +133,7 @@ def _strangers_passing(scored: Scored, places: NDArray[np.intp], trial: Trial) -
         return Cell()
     passed = searches.wrong[rows] >= open_set.threshold_at(searches, SPLIT_FPIR)
     told = significance.summarise(passed, [trial.people[i] for i in rows.tolist()])
-    return Cell(told.value, _between(told.low, told.high))
+    return Cell(told.value, between(told.low, told.high))
 
 
 def gain_table(found: Mapping[str, Scored], trial: Trial, over: Mapping[str, str], scorer: str) -> Table:
@@ -184,11 +184,11 @@ def _cells(part: _Part, columns: Mapping[str, Column]) -> tuple[Cell, ...]:
     for measure in columns:
         cell = _cell(scored, measure, part.people)
         if measure in bounds and not math.isnan(cell.value):
-            cell = Cell(cell.value, _between(*bounds[measure]))
+            cell = Cell(cell.value, between(*bounds[measure]))
         elif measure == "auc" and not math.isnan(cell.value):
             cell = Cell(cell.value, _auc_bounds(part))
         elif measure == "eer" and not math.isnan(cell.value):
-            cell = Cell(cell.value, _between(*verification.eer_bounds(scored.own, scored.others, part.owners)))
+            cell = Cell(cell.value, between(*verification.eer_bounds(scored.own, scored.others, part.owners)))
         elif measure == "accuracy" and scored.folds is not None:
             cell = Cell(cell.value, f"± {np.std(scored.folds.accuracies, ddof=1):.3f}")
         cells.append(cell)
@@ -204,11 +204,11 @@ def _cell(scored: Scored, measure: str, people: Sequence[str]) -> Cell:
     kept: list[int] = np.flatnonzero(np.isfinite(values)).tolist()
     told = significance.summarise(values[kept], [people[i] for i in kept])
     if measure == "verified":
-        return Cell(told.value, _between(told.low, told.high))
+        return Cell(told.value, between(told.low, told.high))
     return Cell(told.value, f"± {told.std:.{(PICTURES | RECOGNITION)[measure].digits}f}")
 
 
-def _between(low: float, high: float) -> str:
+def between(low: float, high: float) -> str:
     return f"({low:.3f}–{high:.3f})"
 
 
@@ -233,7 +233,7 @@ def _auc_bounds(part: _Part) -> str:
     own, ordered = part.scored.own, np.sort(part.scored.others)
     below = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
     told = significance.summarise(below / 2 / len(ordered), part.owners)
-    return _between(told.low, told.high)
+    return between(told.low, told.high)
 
 
 @dataclass(frozen=True, slots=True)
