@@ -385,7 +385,7 @@ def test_a_sampler_draws_only_methods_of_its_process() -> None:
     assert axes.unsuited() == ["sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "sr3", "bicubic"]
     both = Axes(["sde-sr-ve", "sde-sr-vp"], sampler=["ve-2", "vp-3"]).systems()
     assert [(s.method, s.sampler) for s in both] == [("sde-sr-ve", "ve-2"), ("sde-sr-vp", "vp-3")]
-    assert not suits("idfsr", "pc-2000") and suits("idfsr", "ddim-2")
+    assert suits("fasr++", "pc-2000") and not suits("idfsr", "pc-2000") and suits("idfsr", "ddim-2")
     with pytest.raises(UsageError, match="sampler ve-2: none of sr3, bicubic"):
         Axes(["sr3", "bicubic"], sampler=["ve-2"]).systems()
 

@@ -46,7 +46,7 @@ MERGES = ("combiner", "mean", "weighted", "median")
 FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
 """Whose cosines with a subject are averaged into a search's score."""
 PROCESS = {"sde-sr-vecs": "vecs", "sde-sr-vp": "vp", "sde-sr-subvp": "subvp", "sr3": "ddpm"}
-"""The only kind of sampler by which these are drawn; `sde-sr-ve` and `srdg` by any of VE, FASR's by any at all."""
+"""The only kind of sampler by which these are drawn; IDFSR is by those in few steps, the others by any of VE."""
 MOST_TOLD = 5
 """Warnings of a system that are told, the most frequent first; the others are counted."""
 
@@ -144,7 +144,7 @@ def suits(method: str, sampler: str | None) -> bool:
         return how.kind == PROCESS[method]
     if method in (IDFSR, FITTED):
         return how.in_few_steps
-    return METHODS[method].merge is not None or how.kind not in PROCESS.values()
+    return how.kind not in PROCESS.values()
 
 
 def takes_feature(method: str) -> bool:
