@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table as Screen
 
-from fasr_video.errors import ExitCode, ModelError, UsageError
+from fasr_video.errors import ExitCode, InputError, ModelError, UsageError
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.gallery.commands import embedder_options
 
@@ -203,6 +203,7 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     trial = replace(trial, left_out=(*left_out, *trial.left_out))
+    _check_labels(trial, options["labels"])
     axes, notes = _axes(options, trial)
     _tell(trial, notes)
     code = ExitCode.LOSSES if trial.left_out else ExitCode.DONE
@@ -231,6 +232,16 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{outcome.report}: written, with tables/ and plots/ beside it")
     return code
+
+
+def _check_labels(trial: Trial, file: Path | None) -> None:
+    from fasr_video.evaluation.photos import read_labels
+
+    faces = (face for item in trial.items for face in (item.probe, *item.auxiliaries))
+    names = {face.path for face in (*trial.gallery, *faces)}
+    if file is not None and not names & read_labels(file).keys():
+        remedy = f"write paths as the photographs are named, as {min(names)}"
+        raise InputError(file, "its column path names none of the photographs", remedy)
 
 
 def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
