@@ -106,7 +106,7 @@ class Axes:
         return list(dict.fromkeys(_sensible(s) for s in kept))
 
     def unsuited(self) -> list[str]:
-        """Methods that draw and that none of the samplers is for: they keep their own."""
+        """Methods that none of the samplers is for: those that draw keep their own."""
         if not self.sampler:
             return []
         return [m for m in self.method if not any(suits(m, s) for s in self.sampler)]
