@@ -21,24 +21,29 @@ from PIL import Image as Pictures
 from fasr_video import cli
 from fasr_video.box import boxed
 from fasr_video.checkpoint import save_own
-from fasr_video.errors import FasrError, InputError, UsageError
-from fasr_video.evaluation import degradations, plots, protocols, systems
-from fasr_video.evaluation.compare import _baselines
-from fasr_video.evaluation.photos import MARKS, Photo, digest_of, plain_name, read_photos
+from fasr_video.errors import FasrError, InputError, IntegrityError, UsageError
+from fasr_video.evaluation import degradations, open_set, plots, protocols, systems, verification
+from fasr_video.evaluation.compare import Plan, _baselines, compare
+from fasr_video.evaluation.perceptual import Inception, InceptionNet
+from fasr_video.evaluation.photos import MARKS, LeftOut, Photo, digest_of, plain_name, read_photos, without
 from fasr_video.evaluation.pictures import psnr
 from fasr_video.evaluation.presets import PRESETS
+from fasr_video.evaluation.protocols import Trial
+from fasr_video.evaluation.report import Shows, gain_table, split_table
+from fasr_video.evaluation.scoring import Judges, Scored, recognition
 from fasr_video.evaluation.store import Store
-from fasr_video.evaluation.systems import Axes, System, labels
+from fasr_video.evaluation.systems import Axes, System, Tools, labels, suits
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.recognition.network import FORMAT, EmbedderNet
+from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import ResidualDenoiser
 from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
-from fasr_video.sr.weights import save_denoiser, save_idfsr
+from fasr_video.sr.weights import save_attributes, save_denoiser, save_idfsr
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
 
@@ -126,6 +131,25 @@ def test_what_cannot_be_used_is_listed_with_its_reason(faces: Path, tmp_path: Pa
     assert told["small/0.png"].startswith("64×64 px") and told["narrow/0.png"].startswith("100×128 px")
 
 
+def test_a_face_is_not_cut_out_of_the_middle_of_a_larger_picture(tmp_path: Path) -> None:
+    """A rim is cut off; of 256 px the middle would be a nose."""
+    save(drawn(7, 0, 144), tmp_path / "rim" / "0.png")
+    save(drawn(8, 0, 256), tmp_path / "large" / "0.png")
+    photos, left_out = read_photos([tmp_path])
+    assert [p.person for p in photos] == ["rim"] and (photos[0].picture == drawn(7, 0, 144)[8:136, 8:136]).all()
+    assert str(left_out[0]).startswith("large/0.png: 256×256 px") and "--align" in left_out[0].reason
+
+
+def test_photographs_are_upright(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    lying = Pictures.fromarray(np.rot90(drawn(0, 0)).copy())
+    exif = lying.getexif()
+    exif[0x0112] = 6  # turn by 90° to show
+    lying.save(tmp_path / "a" / "0.png", exif=exif)
+    photos, _ = read_photos([tmp_path])
+    assert (photos[0].picture == drawn(0, 0)).all()
+
+
 def test_small_faces_keep_their_own_pixels(tmp_path: Path) -> None:
     save(drawn(7, 0, 20), tmp_path / "a" / "0.png")
     save(drawn(7, 1, 300), tmp_path / "a" / "1.png")
@@ -211,6 +235,50 @@ def test_roles_of_a_manifest_stand_before_what_is_drawn() -> None:
         assert {p.path[-1] for p in trial.gallery} == {"2"} and {i.name[-1] for i in trial.items} == {"1"}
 
 
+def test_no_photograph_takes_anothers_role() -> None:
+    def of(person: str, *roles: str) -> list[Photo]:
+        return [photo(person, str(k), 20 * int(person[1:]) + k, role) for k, role in enumerate(roles)]
+
+    photos = [
+        *of("p1", "gallery", "gallery", "probe", "auxiliary"),
+        *of("p2", "probe", "auxiliary", "auxiliary", "auxiliary"),
+        *of("p3", "gallery", "probe", "probe"),
+        *of("p4", "gallery", "gallery", "probe"),
+        *of("p5", "", "", "gallery"),
+    ]
+    for seed in range(5):
+        trial = protocols.celeba(photos, seed)
+        assert {p.role for p in trial.gallery} == {"gallery"}
+        assert {i.person: i.probe.role for i in trial.items} == {"p1": "probe", "p3": "probe", "p5": ""}
+        assert all(a.role != "gallery" for i in trial.items for a in i.auxiliaries)
+        assert {str(s) for s in trial.skipped} == {
+            "p2: by their roles no photograph is the gallery's, or none the probe",
+            "p4: 2 photographs, 3 needed",
+        }
+        assert [line.reason.partition(" ")[2] for line in trial.left_out] == ["is enrolled already"]
+
+
+def test_quis_campi_keeps_roles_of_one_list_for_both() -> None:
+    photos = [photo("p1", "g", 1, "gallery"), photo("p2", "g", 2, "gallery"), photo("p1", "a", 3, "auxiliary")]
+    photos += [photo(f"p{i}", str(k), 20 * i + k, "probe") for i in (1, 2) for k in range(2)]
+    trial = protocols.quis_campi(photos, photos, each=2)
+    assert {p.path for p in trial.gallery} == {"p1/g", "p2/g"} and not trial.left_out
+    assert {i.probe.role for i in trial.items} == {"probe"}
+    told = {i.name: {a.path for a in i.auxiliaries} for i in trial.items}
+    assert told["p1/0"] == {"p1/1", "p1/a"} and told["p2/0"] == {"p2/1"}
+
+
+def test_an_enrolled_photograph_is_none_of_the_probes_however_it_is_cut(tmp_path: Path) -> None:
+    """At 144 px its rim is cut off as a gallery's, and it is scaled as a probe."""
+    save(drawn(0, 0, 144), tmp_path / "gallery" / "p0" / "0.png")
+    save(drawn(0, 0, 144), tmp_path / "probes" / "p0" / "copy.png")
+    save(drawn(0, 1, 20), tmp_path / "probes" / "p0" / "1.png")
+    gallery, _ = read_photos([tmp_path / "gallery"])
+    probes, left_out = without(read_photos([tmp_path / "probes"], small=True)[0], gallery)
+    assert [p.path for p in probes] == ["p0/1.png"]
+    assert [str(line) for line in left_out] == ["p0/copy.png: the same picture as p0/0.png"]
+
+
 def test_quis_campi_searches_with_each_probe_in_turn() -> None:
     gallery = [photo(f"p{i}", "g", 200 + i) for i in range(4)]
     probes = crowd([5, 6, 3, 0]) + [photo("p0", "copy", 200)]
@@ -247,6 +315,18 @@ def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
     assert [str(s) for s in first.left_out] == ["pairs.txt line 5: no usable photograph A_B/A_B_0009"]
     shown = [(first.gallery[p.gallery].path, first.items[p.item].name) for p in first.pairs]
     assert shown[1] == ("A_B/A_B_0001.jpg", "C/C_0002.jpg")
+
+
+def test_a_list_shorter_than_it_says_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
+    """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a threshold from."""
+    photos = [photo(name, f"{name}_{k:04d}.jpg", 20 * i + k) for i, name in enumerate(("A_B", "C")) for k in (1, 2)]
+    for text, says in (
+        ("2\t1\nA_B\t1\t2\nA_B\t1\tC\t2\nC\t1\t2\n", "says 4 pairs, there are 3"),
+        ("1\nA_B\t1\t2\nA_B\t1\tC\t2\n", "in one fold"),
+    ):
+        (tmp_path / "pairs.txt").write_text(text)
+        with pytest.raises(InputError, match=says):
+            protocols.pairs(photos, tmp_path / "pairs.txt")
 
 
 @pytest.mark.parametrize("text", ["", "10\n", "2 1\nA one\n", "2 1\nA 1 2 3 4\n", "2 0\nA 1 2\n", "2 1\nA 1 2\n"])
@@ -295,6 +375,34 @@ def test_axes_are_crossed_where_a_method_knows_them() -> None:
     assert labels(twins) == ["fasr model=sr", "fasr model=sr (2)"]
     with pytest.raises(UsageError, match="no such method"):
         Axes(["magic"]).systems()
+
+
+def test_a_sampler_draws_only_methods_of_its_process() -> None:
+    """Otherwise rows of four kinds of SDE would be one picture under four names."""
+    sdes = ["sde-sr-ve", "sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "srdg", "sr3", "fasr", "bicubic"]
+    axes = Axes(sdes, sampler=["dpmpp-sde-2"])
+    found = {s.method: s.sampler for s in axes.systems()}
+    assert {m for m, sampler in found.items() if sampler} == {"sde-sr-ve", "srdg", "fasr"} and len(found) == 8
+    assert axes.unsuited() == ["sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "sr3", "bicubic"]
+    both = Axes(["sde-sr-ve", "sde-sr-vp"], sampler=["ve-2", "vp-3"]).systems()
+    assert [(s.method, s.sampler) for s in both] == [("sde-sr-ve", "ve-2"), ("sde-sr-vp", "vp-3")]
+    assert suits("fasr++", "pc-2000") and not suits("idfsr", "pc-2000") and suits("idfsr", "ddim-2")
+    with pytest.raises(UsageError, match="sampler ve-2: none of sr3, bicubic"):
+        Axes(["sr3", "bicubic"], sampler=["ve-2"]).systems()
+
+
+def test_rows_differ_in_what_their_method_knows() -> None:
+    """IDFSR has its own weights; a search that joins the pooled feature knows how that is merged."""
+    models = [Path("a.safetensors"), Path("b.safetensors")]
+    assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == ["idfsr", "fasr", "fasr"]
+    joined = Axes(["sde-sr-ve"], merge=["mean", "median"], fuse=["sr", "pooled+sr"]).systems()
+    assert [(s.fuse, s.merge) for s in joined] == [("sr", None), ("pooled+sr", "mean"), ("pooled+sr", "median")]
+
+
+def test_a_row_that_says_more_references_than_there_are_is_told() -> None:
+    trial = protocols.celeba(crowd([4, 6, 12]))
+    told = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
+    assert told == ["references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were taken"]
 
 
 def test_gains_are_over_the_same_faces() -> None:
@@ -348,6 +456,69 @@ def test_best_and_second_are_marked_as_they_are_shown() -> None:
     ]
 
 
+def test_larger_faces_are_no_better_method() -> None:
+    rows = tuple(
+        Row(n, (Cell(v),), among=a) for n, v, a in (("a", 1, "8"), ("b", 2, "8"), ("a", 5, "16"), ("b", 4, "16"))
+    )
+    table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).known()
+    assert [table.place(k, 0) for k in range(4)] == [2, 1, 1, 2]
+
+
+def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
+    """Random scores, those of the own subject higher by `right`."""
+    scores = np.random.default_rng(seed).normal(size=(len(trial.items), len(trial.gallery)))
+    own = np.array(trial.own)
+    enrolled = np.flatnonzero(own >= 0)
+    scores[enrolled, own[enrolled]] += right
+    found = open_set.searches(scores, own, trial.people)
+    hit = np.where(found.mated, found.rank == 1, np.nan)
+    items = {"own": found.right, "hit": hit}
+    values = recognition(found.right[enrolled], scores.ravel(), found, len(trial.gallery))
+    return Scored(items, found.right[enrolled], scores.ravel(), found, None, values, len(trial.gallery))
+
+
+def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
+    photos = [replace(p, labels={"camp": "north" if k % 2 else "south"}) for k, p in enumerate(crowd([3] * 25))]
+    photos = [replace(p, labels={"camp": "north" if int(p.person[1:]) % 2 else "south"}) for p in photos]
+    trial = protocols.leave_some_out(protocols.celeba(photos), 0.5)
+    found = {
+        "weak": scored_alike(trial, 0, 0.5),
+        "strong": scored_alike(trial, 1, 4.0),
+        "copy": scored_alike(trial, 1, 4),
+    }
+    shows = {name: Shows("16", True, [16 if name == "weak" else 8] * len(trial.items)) for name in found}
+    table = split_table(found, trial, shows, "camp", "judge")
+    heads = [c.title for c in table.columns]
+    assert heads == ["probes", "AUC", "Rank-1", "FNIR at FPIR 0.1", "FPIR where all's is 0.1"]
+    cells = {row.name: row.cells for row in table.rows}
+    assert set(cells) == {f"{camp}: {name}" for camp in ("north", "south") for name in found}
+    assert all(c.around.startswith("(") for row in table.rows for c in row.cells[1:])
+    assert cells["north: strong"][3].value < cells["north: weak"][3].value
+    threshold = open_set.threshold_at(found["weak"].searches, 0.1)  # type: ignore[arg-type]
+    strangers = [i for i, k in enumerate(trial.own) if k < 0 and trial.items[i].probe.labels["camp"] == "north"]
+    passed = np.mean([found["weak"].searches.wrong[i] >= threshold for i in strangers])  # type: ignore[union-attr]
+    assert cells["north: weak"][4].value == pytest.approx(passed)
+    assert [r.name for r in split_table(found, trial, shows, "size", "judge").rows] == [
+        "16: weak",
+        "8: strong",
+        "8: copy",
+    ]
+
+    gains = gain_table(found, trial, {"weak": "weak", "strong": "weak", "copy": "strong"}, "judge")
+    more = {r.name: dict(zip([c.title for c in gains.columns], r.cells, strict=True)) for r in gains.rows}
+    assert set(more["strong over weak"]) == {"own score", "Rank-1", "FNIR at FPIR 0.1"}
+    assert more["strong over weak"]["Rank-1"].value > 0 > more["strong over weak"]["FNIR at FPIR 0.1"].value
+    assert more["copy over strong"]["FNIR at FPIR 0.1"] == Cell(0.0, "(+0.000 to +0.000)")
+
+
+def test_bounds_of_the_equal_error_rate_hold_it() -> None:
+    generator = np.random.default_rng(0)
+    own, others = generator.normal(1.5, 1, 80), generator.normal(0, 1, 4000)
+    low, high = verification.eer_bounds(own, others, [str(k // 2) for k in range(80)])
+    assert low < verification.eer(own, others) < high and high - low < 0.2
+    assert verification.eer_bounds([2, 3], [0, 1], ["a", "b"]) == (0, 0)
+
+
 def test_csv_has_the_numbers_in_full_and_latex_the_marks() -> None:
     rows = list(csv.DictReader(io.StringIO(TABLE.csv())))
     assert rows[1] == {"system": "a_b", "up": "1.001", "up around": "± 0.10", "down": "3.0", "note": "2.0"}
@@ -389,7 +560,11 @@ def test_a_comparison_from_the_command_line(
     ):
         assert text in report
     assert "fasr pooled+sr" in report and "5 items" in report and "2 strangers" in report and "1 left out" in report
-    assert {p.suffix for p in (out / "plots").iterdir()} == {".png"} and len(list((out / "plots").iterdir())) == 4
+    pictures_and_numbers = {(p.name.partition("-")[0], p.suffix) for p in (out / "plots").glob("*-*")}
+    assert pictures_and_numbers == {
+        ("scores", ".png"),
+        *((k, e) for k in ("cmc", "roc", "det") for e in (".png", ".csv")),
+    }
     assert len(list((out / "tables").iterdir())) == 8
 
     with (out / "tables" / "1-pictures.csv").open() as stream:
@@ -413,6 +588,31 @@ def test_a_comparison_from_the_command_line(
     assert code == 2 and "another trial (seed" in err
 
 
+def test_what_a_run_cannot_show_is_not_shown(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison are gone."""
+    (tmp_path / "run" / "plots").mkdir(parents=True)
+    (tmp_path / "run" / "plots" / "cmc-old.png").write_bytes(b"")
+    merges = [word for rule in ("mean", "weighted", "median") for word in ("--merge", rule)]
+    references = [word for k in (1, 2, 3) for word in ("--references", k)]
+    chosen = ("--people", 2, "--leave-out", 0.5, "--method", "bicubic", "--method", "pooled", *merges, *references)
+    code, _, err = called(capsys, "celeba", faces, *chosen, "--by", "size", "--out", tmp_path / "run")
+    assert code == 3 and "histograms of the first 9 of 10 systems" in err
+    assert "references=3: 2 of 2 searches have fewer auxiliaries" in err
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "Rank-1" in report and "Rank-5" not in report and "verified ↑" not in report
+    assert "| 16: bicubic | 2 |" in report and "cmc-old" not in report and "![roc-" in report
+
+
+def test_one_picture_has_no_spread_for_fid(tmp_path: Path) -> None:
+    torch.save(InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth")
+    trial = protocols.first_searches(protocols.celeba(crowd([3, 3])), 1)
+    plan = Plan(
+        [System("bicubic", degradations.parse("16"))], [], Judges(inception=Inception(tmp_path / "inception.pth"))
+    )
+    with Store(tmp_path / "run") as store, pytest.raises(UsageError, match="--fid: one picture"):
+        compare(trial, plan, Tools(store, BuiltinEmbedder(), torch.device("cpu")), lambda *_: None)
+
+
 def test_a_combiner_is_not_used_on_another_recognisers_features(
     faces: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -427,6 +627,14 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
     """A program that enlarges as we do gets our numbers; inputs come from --inputs."""
     trial = (faces, "--people", 4, "--out", tmp_path / "run")
     assert called(capsys, "celeba", *trial, "--inputs", tmp_path / "lr")[0] == 3
+    save(drawn(5, 9), tmp_path / "twins" / "p0" / "0.png")
+    save(drawn(5, 8), tmp_path / "twins" / "p0" / "0.bmp")
+    lists = ["path,identity,role", "twins/p0/0.png,a,probe", "twins/p0/0.bmp,b,probe"]
+    lists += [f"{faces}/p{i}/0.png,{who},gallery" for i, who in enumerate("ab")]
+    (tmp_path / "list.csv").write_text("\n".join(lists))
+    two = (tmp_path / "list.csv", "--fewest", 2, "--out", tmp_path / "run", "--inputs", tmp_path / "no")
+    code, _, err = called(capsys, "celeba", *two)
+    assert code == 2 and "would be one file, twins/p0/0.png" in err
     inputs = sorted((tmp_path / "lr" / "16").rglob("*.png"))
     assert len(inputs) == 4 and not (tmp_path / "run").exists()
     outputs = tmp_path / "theirs"
@@ -473,6 +681,11 @@ def test_faces_as_the_camera_saw_them(tmp_path: Path, capsys: pytest.CaptureFixt
     report = (tmp_path / "run" / "report.md").read_text()
     assert "9 items, 3 people, 3 gallery" in report and "no true picture" in report
     assert "consistency" in report and "PSNR" not in report and "16: bicubic" in report
+    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--method", "hr")
+    assert code == 2 and "method hr: the probes are as the camera saw them" in err
+    preset = ("--preset", "paper-table1", "--inputs", tmp_path / "lr")
+    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *preset)
+    assert code == 0 and "Row hr was left out" in err
     code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--degrade", "16")
     assert code == 2 and "as the camera saw them" in err
 
@@ -506,13 +719,22 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
         (["--method", "idfsr", "--idfsr", str(boxed("sr.safetensors"))], "does not name an IDFSR network"),
         (["--sampler", "dpmpp"], "not KIND-STEPS"),
         (["--scorer", "{text}"], "text.bin"),
+        (["--labels", "{labels}"], "labels.csv: its column path names none of the photographs"),
+        (
+            ["--preset", "paper-table4"],
+            "--preset paper-table4: it compares a network as it was and fine-tuned; give --model",
+        ),
+        (["--preset", "paper-fig6", "--combiner", str(boxed("combiner.safetensors"))], "give --combiner several times"),
+        (["--method", "srdg", "--labelled"], "--labelled: no probe has 1, 0 or -1 in a column male"),
+        (["--method", "sr3", "--sampler", "ve-2"], "sampler ve-2: none of sr3"),
     ],
 )
 def test_bad_options_are_one_line(
     arguments: list[str], says: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.bin").write_text("no weights")
-    given = [a.format(text=tmp_path / "text.bin") for a in arguments]
+    (tmp_path / "labels.csv").write_text("path,male\nfaces/p0/0.png,1")
+    given = [a.format(text=tmp_path / "text.bin", labels=tmp_path / "labels.csv") for a in arguments]
     code, _, err = called(capsys, "celeba", faces, "--out", tmp_path / "run", *given)
     assert code == 2 and says in err and "Traceback" not in err
 
@@ -539,14 +761,25 @@ def test_attributes_and_references_reach_their_methods(
     chosen = ("--people", 2, "--out", tmp_path / "run", "--labels", tmp_path / "labels.csv", "--labelled")
     methods = ("--method", "srdg", "--method", "idfsr", "--method", "idfsr-fitted", "--sampler", "ddim-2")
     drawn_by = []
-    for male in (0, 1):
+    for male in (-1, 1):
         lines = ["path,male", *(f"{name},{male}" for name in names)]
         (tmp_path / "labels.csv").write_text("\n".join(lines))
         weights = ("--model", network, "--idfsr", tmp_path / "idfsr.safetensors")
         code, _, err = called(capsys, "celeba", faces, *chosen, *methods, *weights)
-        assert (code == 3 and "was drawn without fitting (0 references with landmarks, 2 needed)" in err) or male, err
+        assert code == 3 and "2 of 2 pictures: drawn without fitting (0 references with landmarks, 2 needed)" in err, (
+            err
+        )
         with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
             drawn_by.append(dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall()))
+        assert "one classifier draws the pictures towards attributes and judges them" in err
+    with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
+        db.execute("DROP TABLE told")  # as earlier versions left it
+    fewer = ("--method", "srdg", "--method", "bicubic", "--sampler", "ddim-2", "--model", network)
+    other = load_attribute_classifier(boxed("attributes.safetensors"))
+    next(other.parameters()).data *= 1.01
+    save_attributes(other, tmp_path / "other.safetensors")
+    code, _, err = called(capsys, "celeba", faces, *chosen, *fewer, "--attributes", tmp_path / "other.safetensors")
+    assert code == 3 and "drawn, in part or whole, before warnings were kept: srdg" in err and "circular" not in err
     assert drawn_by == [{"srdg": 2, "idfsr": 2, "idfsr-fitted": 2}, {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2}]
 
 
@@ -606,6 +839,20 @@ def test_killed_it_goes_on_with_what_was_drawn(faces: Path, tmp_path: Path) -> N
         assert db.execute("SELECT count(*) FROM drawn WHERE system = 'kept'").fetchone()[0] == len(before)
     first, second = ((tmp_path / f / "report.md").read_text() for f in ("broken", "whole"))
     assert first == second
+
+
+def test_a_folder_goes_on_when_a_file_that_cannot_be_used_is_added(tmp_path: Path) -> None:
+    trial = protocols.celeba(crowd([3, 3]))
+    more = replace(trial, left_out=(LeftOut("notes.png", "not a readable picture"),))
+    with Store(tmp_path) as store:
+        store.bind(trial)
+        store.bind(more)
+        with pytest.raises(UsageError, match="seed"):
+            store.bind(replace(trial, seed=1))
+        for text in ("{", "{}", '{"facts": 3}', "[]"):
+            (tmp_path / "trial.json").write_text(text)
+            with pytest.raises(IntegrityError, match=r"trial\.json: it is damaged"):
+                store.bind(trial)
 
 
 def test_a_feature_is_computed_once(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> No
     assert values["Tracking"]["IDF1"] > 80 and values["Tracking"]["switches"] == 0
     assert values["Tracks"] == {"usable tracks": 1, "nobody's or mixed": 0, "people": 1, "people without a track": 0}
     searched = {r.name: r.cells[2].value for r in found.tables[-1].rows}
+    assert not found.warnings and (tmp_path / "out" / "plots" / "cmc.csv").exists()
     assert searched["pooled"] == 1 and set(searched) == {"best", "pooled", "sr", "joined"}
     assert not found.left_out and "HOTA" in found.report.read_text()
     assert len(list((tmp_path / "out" / "tables").glob("*.tex"))) == 4
@@ -48,6 +49,33 @@ def test_clips_without_truth_are_listed(case: Path, tmp_path: Path, capsys: pyte
         patch.setattr(sys, "argv", ["fasr-video", *arguments])
         cli.main()
     assert ended.value.code == 2 and "none of the cases' files" in capsys.readouterr().err
+
+
+def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(case: Path, tmp_path: Path) -> None:
+    truth = json.loads((PORTRAITS / "ground_truth.json").read_text())
+    renamed = json.dumps(truth).replace("grace_hopper", "g. hopper").replace("eileen_collins", "e. collins")
+    (tmp_path / "truth.json").write_text(renamed)
+    found = video.evaluate([case, case / ".." / "case"], tmp_path / "truth.json", tmp_path / "out")
+    assert [line.reason for line in found.left_out] == ["the same case twice"] and len(found.tables[0].rows) == 1
+    assert len(found.warnings) == 1 and "are no subjects of the gallery" in found.warnings[0]
+    assert found.warnings[0] in found.report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"fps": 0}, "0 frames a second"),
+        ({"fps": -25}, "-25 frames a second"),
+        ({"people": []}, "a is in a frame and not among people"),
+        ({"frames": {"-1": {}}}, "frame -1"),
+        ({"frames": {"0": {"a": {"box": [9, 0, 3, 5]}}}}, "is no box"),
+    ],
+)
+def test_truth_that_cannot_be_is_refused(change: dict[str, object], says: str, tmp_path: Path) -> None:
+    clip = {"fps": 25, "people": ["a"], "frames": {"0": {"a": {"box": [0, 0, 3, 5]}}}}
+    (tmp_path / "truth.json").write_text(json.dumps({"clip.mp4": {**clip, **change}}))
+    with pytest.raises(InputError, match=says):
+        video.read_truth(tmp_path / "truth.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"a": {}}', '{"a": {"fps": 0, "people": [], "frames": {"x": {}}}}'])

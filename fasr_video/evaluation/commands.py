@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table as Screen
 
-from fasr_video.errors import ExitCode, ModelError, UsageError
+from fasr_video.errors import ExitCode, InputError, ModelError, UsageError
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.gallery.commands import embedder_options
 
@@ -69,6 +69,7 @@ COMMON_OPTIONS = (
     ),
     click.option("--baseline", help="What gains are over: a system or method. [default: the first one]"),
     click.option("--lpips", nargs=2, type=FILE, help="Weights of LPIPS: backbone and linear."),
+    click.option("--attributes", type=FILE, help="Classifier that judges attributes. [default: that in the box]"),
     click.option("--fid", type=FILE, help="Weights of FID's Inception network."),
     click.option("--inputs", type=click.Path(path_type=Path, file_okay=False), help="Write the LR faces there, only."),
     click.option("--batch", default=8, type=click.IntRange(min=1), show_default=True, help="Pictures drawn at a time."),
@@ -169,6 +170,8 @@ def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
     with environment(out):
         found = evaluate(cases, truth, out)
     _show(found.tables)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
     _tell_left_out(found.left_out)
     click.echo(f"{found.report}: written")
     return ExitCode.LOSSES if found.left_out else ExitCode.DONE
@@ -200,6 +203,7 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     trial = replace(trial, left_out=(*left_out, *trial.left_out))
+    _check_labels(trial, options["labels"])
     axes, notes = _axes(options, trial)
     _tell(trial, notes)
     code = ExitCode.LOSSES if trial.left_out else ExitCode.DONE
@@ -230,23 +234,39 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
     return code
 
 
+def _check_labels(trial: Trial, file: Path | None) -> None:
+    from fasr_video.evaluation.photos import read_labels
+
+    faces = (face for item in trial.items for face in (item.probe, *item.auxiliaries))
+    names = {face.path for face in (*trial.gallery, *faces)}
+    if file is not None and not names & read_labels(file).keys():
+        remedy = f"write paths as the photographs are named, as {min(names)}"
+        raise InputError(file, "its column path names none of the photographs", remedy)
+
+
 def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
     """The axes as given, the preset's for what was not, and notes to tell."""
     from fasr_video.evaluation.degradations import parse
+    from fasr_video.evaluation.report import TRUTH
     from fasr_video.evaluation.systems import FITTED, FUSIONS, MERGES, Axes
 
     preset = PRESETS.get(options["preset"])
     given: dict[str, Sequence[Any]] = {name: options[name] for name in AXES}
     notes: list[str] = []
     if preset is not None:
-        needs = f"; it needs {preset.needs}" if preset.needs else ""
-        notes.append(f"Preset {options['preset']}: {preset.what}{needs}.")
+        if preset.twice and len(given[preset.twice]) < 2:
+            reason = f"it compares {preset.what}"
+            raise UsageError(f"--preset {options['preset']}", reason, f"give {preset.needs}")
+        notes.append(f"Preset {options['preset']}: {preset.what}.")
     for name in AXES:
         if not given[name]:
             given[name] = (preset.axes if preset else DEFAULTS).get(name, ())
     if preset is not None and not options["method"] and FITTED in given["method"]:
         notes.append(f"Row {FITTED} was left out: fits take a minute or more a person; ask for it with --method.")
         given["method"] = [m for m in given["method"] if m != FITTED]
+    if preset is not None and not options["method"] and trial.native and TRUTH in given["method"]:
+        notes.append(f"Row {TRUTH} was left out: the probes are as the camera saw them, without a true picture.")
+        given["method"] = [m for m in given["method"] if m != TRUTH]
     for name, known in (("merge", MERGES), ("fuse", FUSIONS)):
         for value in given[name]:
             if value not in known:
@@ -259,7 +279,19 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
         references=[int(r) for r in given.pop("references")],
         **given,
     )
-    return axes, notes
+    return axes, notes + _unsuited(axes)
+
+
+def _unsuited(axes: Any) -> list[str]:
+    """Which methods a sampler is not for: they are drawn by another."""
+    from fasr_video.evaluation.systems import suits
+
+    notes = []
+    for sampler in axes.sampler:
+        others = [m for m in axes.method if suits(m, None) and not suits(m, sampler)]
+        if others:
+            notes.append(f"Sampler {sampler} is not of the process of {', '.join(others)}: drawn by another.")
+    return notes
 
 
 def _open_scorer(path: Path, device: str) -> Embedder:
@@ -280,12 +312,14 @@ def _judges(options: dict[str, Any]) -> Any:
     from fasr_video.box import boxed
     from fasr_video.evaluation.perceptual import Inception, Lpips
     from fasr_video.evaluation.scoring import Judges
+    from fasr_video.files import sha256_file
     from fasr_video.sr.checkpoints import load_attribute_classifier
 
     device = options["device"]
     lpips = Lpips(options["lpips"][0], options["lpips"][1], device) if options["lpips"] else None
     inception = Inception(options["fid"], device) if options["fid"] else None
-    return Judges(load_attribute_classifier(boxed("attributes.safetensors")), lpips, inception)
+    classifier = options["attributes"] or boxed("attributes.safetensors")
+    return Judges(load_attribute_classifier(classifier), sha256_file(classifier), lpips, inception)
 
 
 def _tell(trial: Trial, notes: Sequence[str]) -> None:

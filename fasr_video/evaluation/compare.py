@@ -16,7 +16,7 @@ from fasr_video.evaluation import plots, report
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.perceptual import FID_WORD, LPIPS_WORD
-from fasr_video.evaluation.photos import plain_name
+from fasr_video.evaluation.photos import check_names, plain_name
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.evaluation.scoring import Judges, Looked, Scored, Scorer, look, probe_parts, score, true_features
 from fasr_video.evaluation.systems import (
@@ -35,6 +35,8 @@ from fasr_video.evaluation.systems import (
 from fasr_video.evaluation.tables import Table
 from fasr_video.files import write_whole
 from fasr_video.recognition.embedder import Embedder
+from fasr_video.sr.guidance import STRENGTH, open_guidance
+from fasr_video.sr.methods import METHODS
 from fasr_video.types import Image
 
 GRID_ROWS = 8
@@ -67,6 +69,7 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     names = labels(plan.systems)
     over = _baselines(plan.systems, names, plan.baseline)
     _check_columns(trial, plan.by)
+    _check_truth(trial, plan)
     tools.store.bind(trial)
     check_systems(plan.systems, tools, trial.items)
     shown = {d: as_shown(trial, d) for d in dict.fromkeys(s.degradation for s in plan.systems)}
@@ -74,15 +77,20 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     truths = true_features(trial, plan.judges)
     for system, name in zip(plan.systems, names, strict=True):
         entries.append(_draw(trial, system, name, shown[system.degradation], plan, tools, truths, tell))
-    warnings = [*tools.warnings, *_circular(plan, tools)]
+    if tools.untold:
+        tools.warnings.append(f"drawn, in part or whole, before warnings were kept: {', '.join(tools.untold)}")
+    warnings = [*tools.warnings, *_circular(plan, tools), *_guided_and_judged(plan, tools)]
     tables: list[Table] = []
+    shows = {e.name: _shows(e) for e in entries}
+    folder = emptied(tools.store.folder / "plots")
     for embedder in plan.scorers:
         found = {e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries}
         if not tables:
-            tables.append(report.picture_table(found, trial, _unmeasured(trial, plan.judges)))
-        tables += _tables(found, trial, plan.by, over, _named(embedder))
-        warnings += _plot(found, trial, entries, embedder, tools.store.folder / "plots")
-    _grid(trial, shown, entries, tools.store.folder / "plots")
+            tables.append(report.picture_table(found, trial, shows, _unmeasured(trial, plan.judges)))
+        tables += _tables(found, trial, plan.by, over, shows, _named(embedder))
+        warnings += _plot(found, trial, entries, embedder, folder)
+    _grid(trial, shown, entries, folder)
+    warnings = list(dict.fromkeys(warnings))
     told = [t for t in tables if t.rows and t.columns]
     path = _write(trial, plan, tools, told, warnings)
     return Outcome(tuple(told), tuple(warnings), path)
@@ -141,11 +149,21 @@ def _baselines(systems: Sequence[System], names: Sequence[str], wanted: str | No
 
 
 def _tables(
-    found: Mapping[str, Scored], trial: Trial, by: Sequence[str], over: Mapping[str, str], who: str
+    found: Mapping[str, Scored],
+    trial: Trial,
+    by: Sequence[str],
+    over: Mapping[str, str],
+    shows: Mapping[str, report.Shows],
+    who: str,
 ) -> list[Table]:
-    tables = [report.recognition_table(found, trial, who)]
-    tables += [report.split_table(found, trial, column, who) for column in by]
+    tables = [report.recognition_table(found, trial, shows, who)]
+    tables += [report.split_table(found, trial, shows, column, who) for column in by]
     return [*tables, report.gain_table(found, trial, over, who)]
+
+
+def _shows(entry: _Entry) -> report.Shows:
+    sides = [len(s.lr0) for s in entry.shown]
+    return report.Shows(str(entry.system.degradation or ""), entry.system.method != report.TRUTH, sides)
 
 
 def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
@@ -162,6 +180,7 @@ def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
 
 def write_inputs(trial: Trial, degradations: Sequence[Degradation | None], folder: Path) -> None:
     """The LR faces as PNG files, for programs that are compared through `images:DIR`."""
+    check_names([item.name for item in trial.items])
     for degradation in degradations:
         for shown in as_shown(trial, degradation):
             path = folder / folder_name(degradation) / f"{plain_name(shown.item.name)}.png"
@@ -189,8 +208,27 @@ def _circular(plan: Plan, tools: Tools) -> list[str]:
     return [f"{who}, which is circular; give another recogniser with --scorer"]
 
 
+def _guided_and_judged(plan: Plan, tools: Tools) -> list[str]:
+    """What drew a picture towards attributes is a friendly judge of them, too."""
+    guided = [s.method for s in plan.systems if s.method in METHODS and METHODS[s.method].guided]
+    if not guided or plan.judges.attributes is None:
+        return []
+    if plan.judges.attributes_sha256 not in open_guidance((), STRENGTH, tools.device).classifiers.sha256:
+        return []
+    who = f"{', '.join(dict.fromkeys(guided))}: one classifier draws the pictures towards attributes and judges them"
+    return [f"{who}, which is circular; give another one with --attributes"]
+
+
 def _named(embedder: Embedder) -> str:
     return f"{embedder.name} {embedder.sha256[:8]}"
+
+
+def _check_truth(trial: Trial, plan: Plan) -> None:
+    """What would come to nothing, told before hours are spent on drawing."""
+    if trial.native and any(s.method == report.TRUTH for s in plan.systems):
+        raise UsageError(f"method {report.TRUTH}", "the probes are as the camera saw them", "leave it out here")
+    if plan.judges.inception is not None and len(trial.items) < 2 and not trial.native:
+        raise UsageError("--fid", "one picture has no spread to compare", "leave it out, or search for more people")
 
 
 def _check_columns(trial: Trial, columns: Sequence[str]) -> None:
@@ -212,8 +250,8 @@ def _unmeasured(trial: Trial, judges: Judges) -> list[str]:
 def _plot(
     found: Mapping[str, Scored], trial: Trial, entries: Sequence[_Entry], embedder: Embedder, folder: Path
 ) -> list[str]:
-    """A set of plots for each degradation."""
-    folder.mkdir(exist_ok=True)
+    """A set of plots for each degradation, and what is not in them."""
+    told = []
     degradations = dict.fromkeys(e.system.degradation for e in entries)
     try:
         for degradation in degradations:
@@ -222,11 +260,22 @@ def _plot(
             mark = f"{size}{embedder.sha256[:8]}.png"
             if not trial.pairs:
                 plots.cmc(some, folder / f"cmc-{mark}")
+            plots.roc(some, folder / f"roc-{mark}")
             plots.det(some, folder / f"det-{mark}")
             plots.histograms(some, folder / f"scores-{mark}")
+            if len(some) > plots.MOST_PANELS:
+                told.append(f"scores-{mark}: histograms of the first {plots.MOST_PANELS} of {len(some)} systems")
     except MissingExtra as error:
         return [f"no plots: {error}"]
-    return []
+    return told
+
+
+def emptied(folder: Path) -> Path:
+    """Without what an earlier comparison drew: it is of other systems."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in (*folder.glob("*.png"), *folder.glob("*.csv")):
+        old.unlink()
+    return folder
 
 
 def _grid(
@@ -254,7 +303,8 @@ def _write(trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warn
     heads = [
         f"# Evaluation: {trial.protocol}",
         f"Made by fasr-video {__version__} on {datetime.now(UTC):%Y-%m-%d}; seed {trial.seed}; {told}.",
-        f"Conditioned by {_named(tools.embedder)}; scored by {', '.join(map(_named, plan.scorers))}.",
+        f"Conditioned by {_named(tools.embedder)}; scored by {', '.join(map(_named, plan.scorers))}."
+        + (f" Attributes are judged by {judge[:8]}." if (judge := plan.judges.attributes_sha256) else ""),
         *plan.notes,
         *(f"**Warning:** {w}." for w in warnings),
     ]

@@ -6,7 +6,7 @@ FNIR: share of mated searches whose own subject is not at or over it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,6 +112,11 @@ def resolves(found: Searches, rate: float) -> bool:
     return rate * len(_strangers(found)) >= 1 - 1e-9
 
 
+def mated_and_strangers(found: Searches, rows: NDArray[np.intp]) -> Searches:
+    """Of the enrolled people those of some rows alone, with every stranger: thresholds stay everybody's."""
+    return found.take(np.union1d(rows[found.mated[rows]], np.flatnonzero(~found.mated)))
+
+
 def det(found: Searches) -> tuple[Scores, Scores, Scores]:
     """The detection error trade-off: thresholds rising, FPIR, FNIR."""
     levels = np.unique(np.concatenate((_own(found)[0], _strangers(found))))
@@ -142,14 +147,17 @@ def bootstrap(
 
     Enrolled people and strangers are drawn apart, as many of each as there are. The gallery stays as it is.
     """
-    generator = np.random.default_rng(seed)
-    groups = [_rows_by_person(found, found.mated), _rows_by_person(found, ~found.mated)]
-    drawn = []
-    for _ in range(repeats):
-        picked = [g[i] for g in groups if g for i in generator.integers(0, len(g), len(g))]
-        drawn.append(np.asarray(statistic(found.take(np.concatenate(picked))), np.float64))
+    drawn = [np.asarray(statistic(found.take(rows)), np.float64) for rows in drawn_anew(found, repeats, seed)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.asarray(low), np.asarray(high)
+
+
+def drawn_anew(found: Searches, repeats: int, seed: int = 0) -> Iterator[NDArray[np.intp]]:
+    """Rows of people drawn with all their searches: the same ones for two systems that searched for the same faces."""
+    generator = np.random.default_rng(seed)
+    groups = [_rows_by_person(found, found.mated), _rows_by_person(found, ~found.mated)]
+    for _ in range(repeats):
+        yield np.concatenate([g[i] for g in groups if g for i in generator.integers(0, len(g), len(g))])
 
 
 def _rows_by_person(found: Searches, which: NDArray[np.bool_]) -> list[NDArray[np.intp]]:

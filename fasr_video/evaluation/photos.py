@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image as Pictures
 
 from fasr_video.errors import InputError, UsageError
 from fasr_video.pipeline.detect import Detector
-from fasr_video.pipeline.media import UNREADABLE
+from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.quality import turned
 from fasr_video.pipeline.stills import align_face
 from fasr_video.recognition.align import CANONICAL_SIDE
@@ -27,6 +26,8 @@ from fasr_video.types import Image
 
 ROLES = ("gallery", "probe", "auxiliary")
 REMEDY = "give a CSV with the columns path, identity and, if wanted, role (gallery, probe or auxiliary) and labels"
+LARGEST_RIM = 160
+"""Side in pixels up to which what goes beyond the canonical frame is a rim; of larger pictures a piece would be cut."""
 SMALLEST_TRUTH = 64
 """Side in pixels of a face found by --align, below which it is no full-resolution photograph."""
 MARKS = tuple(f"{m}_{a}" for m in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for a in "xy")
@@ -43,6 +44,13 @@ class Photo:
     """Of the picture: the same one under two names has one."""
     labels: Mapping[str, str]
     role: str = ""
+    source: str = ""
+    """Digest of the pixels that the picture was cut or scaled from: enrolled faces and probes are not cut alike."""
+
+    @property
+    def digests(self) -> set[str]:
+        """Two photographs that share one are the same photograph."""
+        return {self.digest, self.source} - {""}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +84,9 @@ def read_photos(
 ) -> tuple[list[Photo], list[LeftOut]]:
     """All photographs, and those that cannot be used.
 
-    Full-resolution ones are square and at least 128 px, the canonical frame with perhaps a rim around it, or CelebA's
-    own. `small` ones are faces as the camera saw them, 8 px and more. A detector finds the face in any picture. Of
-    equal pictures the first one is kept.
+    Full-resolution ones are square, 128 px of canonical frame with perhaps a rim around it, or CelebA's own. `small`
+    ones are faces as the camera saw them, 8 px and more. A detector finds the face in any picture. Of equal pictures
+    the first one is kept.
     """
     known = {} if labels is None else read_labels(labels)
     photos: list[Photo] = []
@@ -87,8 +95,8 @@ def read_photos(
     names: set[str] = set()
     for file in _files(sources):
         try:
-            with Pictures.open(io.BytesIO(file.data)) as opened:
-                picture = _face(file.name, np.asarray(opened.convert("RGB")), detector, small)
+            whole = read_picture(io.BytesIO(file.data))
+            picture = _face(file.name, whole, detector, small)
         except InputError as error:
             left_out.append(LeftOut(file.name, error.reason))
             continue
@@ -98,13 +106,14 @@ def read_photos(
         if file.name in names:
             raise UsageError(file.name, "there are two photographs of that name", "give sources whose paths differ")
         names.add(file.name)
-        digest = digest_of(picture)
-        if digest in first:
-            left_out.append(LeftOut(file.name, f"the same picture as {first[digest]}"))
+        told = _with_measures({**file.labels, **known.get(file.name, {})}, picture)
+        photo = Photo(file.name, file.person, picture, digest_of(picture), told, file.role, digest_of(whole))
+        twins = [first[d] for d in photo.digests if d in first]
+        if twins:
+            left_out.append(LeftOut(file.name, f"the same picture as {min(twins)}"))
             continue
-        first[digest] = file.name
-        told = {**file.labels, **known.get(file.name, {})}
-        photos.append(Photo(file.name, file.person, picture, digest, _with_measures(told, picture), file.role))
+        first |= dict.fromkeys(photo.digests, file.name)
+        photos.append(photo)
     if not photos:
         why = str(left_out[0]) if left_out else "no picture in it"
         raise InputError(", ".join(map(str, sources)), f"no usable face ({why})", "give aligned faces, or use --align")
@@ -113,15 +122,26 @@ def read_photos(
 
 def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Photo], list[LeftOut]]:
     """Those whose picture is none of the others', and the rest: nobody is searched with a gallery's own picture."""
-    taken = {p.digest: p.path for p in others}
-    left_out = [LeftOut(p.path, f"the same picture as {taken[p.digest]}") for p in photos if p.digest in taken]
-    return [p for p in photos if p.digest not in taken], left_out
+    taken = {digest: p.path for p in others for digest in p.digests}
+    twins = {p.path: min(taken[d] for d in p.digests & taken.keys()) for p in photos if p.digests & taken.keys()}
+    left_out = [LeftOut(path, f"the same picture as {other}") for path, other in twins.items()]
+    return [p for p in photos if p.path not in twins], left_out
 
 
 def plain_name(path: str) -> str:
     """A photograph's path without its ending, and without what would lead out of a folder that it is put into."""
     parts = PurePosixPath(path).with_suffix("").parts
     return "/".join(part for part in parts if part not in ("/", ".."))
+
+
+def check_names(paths: Sequence[str]) -> None:
+    """What other programs are given and give back is a file a photograph, named without the photograph's ending."""
+    first: dict[str, str] = {}
+    for path in paths:
+        other = first.setdefault(plain_name(path), path)
+        if other != path:
+            reason = f"{other} and it would be one file, {plain_name(path)}.png"
+            raise UsageError(path, reason, "give photographs that differ in more than their ending")
 
 
 def read_labels(file: Path) -> dict[str, dict[str, str]]:
@@ -175,8 +195,11 @@ def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> 
     if picture.shape[:2] == CELEBA:
         picture = picture[CELEBA_FACE]
     height, width = picture.shape[:2]
-    if height != width or height < CANONICAL_SIDE:
-        reason = f"{width}×{height} px, but an aligned face is square and at least {CANONICAL_SIDE} px"
+    if height != width or not CANONICAL_SIDE <= height <= LARGEST_RIM:
+        reason = (
+            f"{width}×{height} px, but an aligned face is a square of {CANONICAL_SIDE} px, with its rim at most "
+            f"{LARGEST_RIM}; --align finds the face in any picture"
+        )
         raise InputError(name, reason, "use --align")
     low = (height - CANONICAL_SIDE) // 2
     return np.ascontiguousarray(picture[low : low + CANONICAL_SIDE, low : low + CANONICAL_SIDE])

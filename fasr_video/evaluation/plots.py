@@ -1,7 +1,9 @@
-"""CMC, DET and histograms of scores, and grids of pictures."""
+"""CMC, ROC, DET and histograms of scores, and grids of pictures."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from PIL import ImageDraw, ImageFont
 
 from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.evaluation import open_set, verification
+from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.scoring import Scored
 from fasr_video.files import write_whole
 from fasr_video.provenance import png_note
@@ -22,47 +25,84 @@ from fasr_video.types import Image
 MOST_PANELS = 9
 """Systems that histograms are drawn of."""
 MOST_POINTS = 2000
+LAST_RANK = 20
 MARGIN, HEAD = 4, 18
+
+
+Curves = dict[str, tuple[Scores, Scores]]
+"""Of each system what is drawn: x and y."""
 
 
 def cmc(found: Mapping[str, Scored], png: Path) -> None:
     """Share of people found among the first k, over k."""
+    some = {n: s.searches for n, s in found.items() if s.searches is not None and s.searches.mated.any()}
+    places = np.arange(1, LAST_RANK + 1, dtype=np.float64)
+    curves = {name: (places, open_set.cmc(searches, LAST_RANK)) for name, searches in some.items()}
+    limits = {"ylim": (0, 1.02), "xlim": (1, LAST_RANK), "xticks": (1, 5, 10, 15, LAST_RANK)}
+    _curves(png, curves, ("rank", "share of people found"), limits, "steps-post")
 
-    def draw(axes: Any) -> None:
-        for name, scored in found.items():
-            if scored.searches is not None and scored.searches.mated.any():
-                rates = open_set.cmc(scored.searches, 20)
-                axes.step(np.arange(1, len(rates) + 1), rates, where="post", label=name)
-        axes.set(xlabel="rank", ylabel="share of people found", ylim=(0, 1.02), xlim=(1, 20), xticks=(1, 5, 10, 15, 20))
 
-    _figure(png, draw)
+def roc(found: Mapping[str, Scored], png: Path) -> None:
+    """Share of one person's comparisons that pass, over that of two people's."""
+    curves: Curves = {}
+    for name, scored in found.items():
+        if len(scored.own) and len(scored.others):
+            _, x, y = verification.roc(scored.own, scored.others)
+            curves[name] = _rising(x, y)
+    _curves(png, curves, ("FMR", "1 − FNMR"), {"xscale": "log", "ylim": (0, 1)})
 
 
 def det(found: Mapping[str, Scored], png: Path) -> None:
     """FNIR over FPIR of searches with strangers; otherwise FNMR over FMR of single comparisons."""
+    curves: Curves = {}
+    searched = False
+    for name, scored in found.items():
+        searches = scored.searches
+        if searches is not None and searches.mated.any() and not searches.mated.all():
+            searched = True
+            _, x, y = open_set.det(searches)
+            curves[name] = _rising(x, y)
+        elif len(scored.own) and len(scored.others):
+            _, x, hit = verification.roc(scored.own, scored.others)
+            curves[name] = _rising(x, 1 - hit)
+    _curves(png, curves, ("FPIR", "FNIR") if searched else ("FMR", "FNMR"), {"xscale": "log", "ylim": (0, 1)})
+
+
+def _curves(
+    png: Path, curves: Curves, heads: tuple[str, str], limits: Mapping[str, Any], drawstyle: str = "default"
+) -> None:
+    """As a figure, and the numbers beside it as CSV."""
+    if not curves:
+        return
 
     def draw(axes: Any) -> None:
-        searched = False
-        for name, scored in found.items():
-            searches = scored.searches
-            if searches is not None and searches.mated.any() and not searches.mated.all():
-                searched = True
-                _, x, y = open_set.det(searches)
-            else:
-                _, x, hit = verification.roc(scored.own, scored.others)
-                y = 1 - hit
-            kept = _thinned(np.flatnonzero(x > 0)[np.argsort(x[x > 0], kind="stable")])
-            axes.plot(x[kept], y[kept], label=name)
-        labels = ("FPIR", "FNIR") if searched else ("FMR", "FNMR")
-        axes.set(xscale="log", xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
+        for name, (x, y) in curves.items():
+            axes.plot(x, y, label=name, drawstyle=drawstyle)
+        axes.set(xlabel=heads[0], ylabel=heads[1], **limits)
 
     _figure(png, draw)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("system", *heads))
+    for name, (x, y) in curves.items():
+        writer.writerows((name, f"{a:.6g}", f"{b:.6g}") for a, b in zip(x.tolist(), y.tolist(), strict=True))
+    write_whole(png.with_suffix(".csv"), lambda path: path.write_text(out.getvalue(), encoding="utf-8"))
+
+
+def _rising(x: Scores, y: Scores) -> tuple[Scores, Scores]:
+    """By rising x above 0, thinned."""
+    kept = _thinned(np.flatnonzero(x > 0)[np.argsort(x[x > 0], kind="stable")])
+    return x[kept], y[kept]
 
 
 def histograms(found: Mapping[str, Scored], png: Path) -> None:
     """Scores of one person's photographs and of two people's, a panel a system."""
     shown = dict(list(found.items())[:MOST_PANELS])
+    if not any(len(s.own) + len(s.others) for s in shown.values()):
+        return
     figure = _new_figure((8, 1.6 * len(shown) + 0.6))
+    if len(found) > len(shown):
+        figure.suptitle(f"the first {len(shown)} of {len(found)} systems", fontsize=9)
     panels = np.atleast_1d(figure.subplots(len(shown), 1, sharex=True))
     every = np.concatenate([np.concatenate((s.own, s.others)) for s in shown.values()])
     edges = np.linspace(every.min(), every.max() + 1e-9, 60)

@@ -18,6 +18,8 @@ class Preset:
     """Values of options that are not given on the command line."""
     needs: str = ""
     """What the user has to bring, in words; empty where the box has everything."""
+    twice: str = ""
+    """The option that has to be given twice or more for that."""
 
 
 PRESETS = {
@@ -38,12 +40,14 @@ PRESETS = {
         "a network as it was and fine-tuned",
         {"method": ("bicubic", "fasr", "fasr++"), "degrade": ("16",)},
         "--model twice: the network before and after",
+        "model",
     ),
     "paper-fig5": Preset("eta of the Feature Combiner", {"method": ("fasr++",), "eta": ETAS, "degrade": ("16",)}),
     "paper-fig6": Preset(
         "size of the Feature Combiner's training set",
         {"method": ("pooled", "fasr++"), "degrade": ("16",)},
         "--combiner several times: one trained on each size",
+        "combiner",
     ),
     "paper-fig7": Preset(
         "r of the Langevin corrector", {"method": ("sde-sr-ve",), "sampler": LANGEVIN, "degrade": ("16",)}

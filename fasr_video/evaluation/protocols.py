@@ -96,14 +96,34 @@ def celeba(photos: Sequence[Photo], seed: int = 0, people: int | None = None, fe
     gallery: list[Photo] = []
     items: list[Item] = []
     skipped: list[LeftOut] = []
+    left_out: list[LeftOut] = []
     for person, own in _in_order(_by_person(photos), seed):
-        if len(own) < fewest:
-            skipped.append(LeftOut(person, f"{len(own)} photographs, {fewest} needed"))
+        parts = _parts(sorted(own, key=lambda p: (_role(p), _number(seed, p.path))))
+        usable = len(own) if parts is None else len(own) - len(parts[3])
+        if usable < fewest:
+            skipped.append(LeftOut(person, f"{usable} photographs, {fewest} needed"))
+        elif parts is None:
+            skipped.append(LeftOut(person, "by their roles no photograph is the gallery's, or none the probe"))
         elif people is None or len(items) < people:
-            drawn = sorted(own, key=lambda p: (_role(p), _number(seed, p.path)))
-            gallery.append(drawn[0])
-            items.append(Item(drawn[1].path, person, drawn[1], tuple(drawn[2:]), _number(seed, person) % 2**31))
-    return _checked(Trial("celeba", seed, tuple(gallery), tuple(items), skipped=tuple(skipped)))
+            enrolled, probe, others, spare = parts
+            gallery.append(enrolled)
+            items.append(Item(probe.path, person, probe, others, _number(seed, person) % 2**31))
+            left_out += [LeftOut(p.path, f"{enrolled.path} is enrolled already") for p in spare]
+    found = Trial("celeba", seed, tuple(gallery), tuple(items), skipped=tuple(skipped), left_out=tuple(left_out))
+    return _checked(found)
+
+
+def _parts(own: Sequence[Photo]) -> tuple[Photo, Photo, tuple[Photo, ...], list[Photo]] | None:
+    """Of one person's photographs the gallery's, the probe, the auxiliaries, and what is the gallery's beside that one.
+
+    A role is kept: what has none fills what no role is given for. Further probes are auxiliaries.
+    """
+    enrolled = next((p for p in own if p.role in ("gallery", "")), None)
+    probe = next((p for p in own if p.role in ("probe", "") and p is not enrolled), None)
+    if enrolled is None or probe is None:
+        return None
+    rest = [p for p in own if p is not enrolled and p is not probe]
+    return enrolled, probe, tuple(p for p in rest if p.role != "gallery"), [p for p in rest if p.role == "gallery"]
 
 
 def first_searches(trial: Trial, count: int | None) -> Trial:
@@ -115,13 +135,19 @@ def quis_campi(
     gallery: Sequence[Photo], probes: Sequence[Photo], seed: int = 0, people: int | None = None, each: int = 5
 ) -> Trial:
     """A controlled photograph of each person; faces as the camera saw them, each in turn the probe with the others as
-    its auxiliaries."""
-    probes, left_out = without(probes, gallery)
+    its auxiliaries.
+
+    Roles of a manifest are kept: no probe is enrolled, nothing of the gallery's is searched for, and auxiliaries are
+    only that.
+    """
+    gallery = [p for p in gallery if p.role in ("gallery", "")]
+    probes, left_out = without([p for p in probes if p.role != "gallery"], gallery)
     enrolled, seen = _by_person(gallery), _by_person(probes)
     photos: list[Photo] = []
     items: list[Item] = []
     skipped: list[LeftOut] = []
-    for person, own in _in_order(seen, seed):
+    for person, shown in _in_order(seen, seed):
+        own = [p for p in shown if p.role != "auxiliary"]
         if len(own) < each:
             skipped.append(LeftOut(person, f"{len(own)} probes, {each} needed"))
         elif person not in enrolled:
@@ -129,8 +155,9 @@ def quis_campi(
         elif people is None or len(photos) < people:
             photos.append(min(enrolled[person], key=lambda p: _number(seed, p.path)))
             drawn = sorted(own, key=lambda p: _number(seed, p.path))[:each]
+            beside = sorted((p for p in shown if p.role == "auxiliary"), key=lambda p: _number(seed, p.path))
             for probe in drawn:
-                others = tuple(p for p in drawn if p is not probe)
+                others = tuple(p for p in (*drawn, *beside) if p is not probe)
                 items.append(Item(probe.path, person, probe, others, _number(seed, probe.path) % 2**31))
     skipped += [LeftOut(person, "no probes") for person in enrolled if person not in seen]
     trial = Trial("quis-campi", seed, tuple(photos), tuple(items), True, (), tuple(skipped), tuple(left_out))
@@ -172,6 +199,8 @@ def pairs(photos: Sequence[Photo], file: Path, seed: int = 0) -> Trial:
             probe[second.path] = len(items)
             items.append(Item(second.path, second.person, second, (), _number(seed, second.path) % 2**31))
         found.append(Pair(place[first.path], probe[second.path], same, fold))
+    if len({p.fold for p in found}) < 2 and found:
+        raise InputError(file, "all usable pairs are in one fold", "give pairs in two folds or more; LFW has ten")
     if len({p.same for p in found}) < 2:
         why = f"; the first of {len(left_out)} left out is {left_out[0]}" if left_out else ""
         raise InputError(file, f"no usable pairs of both kinds{why}", "give the photographs that the list names")
@@ -186,8 +215,11 @@ def _listed(file: Path) -> list[tuple[int, tuple[str, str, bool, int]]]:
             rows = csv.DictReader(text.splitlines())
             return [(k, _of_row(row)) for k, row in enumerate(rows, 2)]
         lines = [line.split() for line in text.splitlines()]
-        per = 2 * int(lines[0][1])
-        return [(k + 2, _of_lfw(line, k // per)) for k, line in enumerate(lines[1:]) if line]
+        folds, each = (int(word) for word in (lines[0] if len(lines[0]) > 1 else ("1", *lines[0])))
+        listed = [(k, line) for k, line in enumerate(lines[1:], 2) if line]
+        if len(listed) != 2 * folds * each:
+            raise ValueError(f"its first line says {2 * folds * each} pairs, there are {len(listed)}")
+        return [(k, _of_lfw(line, n // (2 * each))) for n, (k, line) in enumerate(listed)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(file, f"not a readable list of pairs ({error})", PAIRS_REMEDY) from error
     except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:

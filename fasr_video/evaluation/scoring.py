@@ -35,6 +35,7 @@ class Judges:
     """What looks at pictures beside the recogniser; None for what was not given."""
 
     attributes: AttributeClassifier | None = None
+    attributes_sha256: str = ""
     lpips: Lpips | None = None
     inception: Inception | None = None
 
@@ -54,6 +55,8 @@ class Scored:
     folds: verification.Folds | None = None
     values: Mapping[str, float] = field(default_factory=dict)
     """Of all comparisons together, by measure."""
+    enrolled: int = 0
+    """People in the gallery; 0 with pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,13 @@ def score(trial: Trial, parts: Sequence[Tensor], looked: Looked, scorer: Scorer)
     mine = np.full(len(scores), np.nan)
     mine[enrolled] = scores[enrolled, own_at[enrolled]]
     items["own"] = mine
-    items["verified"] = np.where(np.isnan(mine), np.nan, mine >= _threshold(gallery))
+    if len(gallery) > 1:  # one person makes no pair of two to take a threshold from
+        items["verified"] = np.where(np.isnan(mine), np.nan, mine >= _threshold(gallery))
     others = np.ones(scores.shape, np.bool_)
     others[enrolled, own_at[enrolled]] = False
     found = open_set.searches(scores, own_at, trial.people)
-    return _with_values(Scored(items, mine[enrolled], scores[others], found), looked.fid)
+    items["hit"] = np.where(found.mated, found.rank == 1, np.nan)
+    return _with_values(Scored(items, mine[enrolled], scores[others], found, enrolled=len(gallery)), looked.fid)
 
 
 def _threshold(gallery: Tensor) -> float:
@@ -181,18 +186,23 @@ def _agreement(classifier: AttributeClassifier, drawn: Tensor, truth: Tensor) ->
 
 def _with_values(scored: Scored, fid: float) -> Scored:
     values = {} if math.isnan(fid) else {"fid": fid}
-    values |= recognition(scored.own, scored.others, scored.searches)
+    values |= recognition(scored.own, scored.others, scored.searches, scored.enrolled)
     if scored.folds is not None:
         values["accuracy"] = float(np.mean(scored.folds.accuracies))
     return replace(scored, values=values)
 
 
-def recognition(own: Scores, others: Scores, searches: Searches | None) -> dict[str, float]:
+def ranks(enrolled: int) -> list[int]:
+    """Those at which a search in a gallery of so many may fail."""
+    return [k for k in RANKS if k == 1 or k < enrolled]
+
+
+def recognition(own: Scores, others: Scores, searches: Searches | None, enrolled: int) -> dict[str, float]:
     values: dict[str, float] = {}
     if len(own) and len(others):
         values |= {"auc": open_set.auc(own, others), "eer": verification.eer(own, others)}
     if searches is not None and searches.mated.any():
-        values |= {f"rank{k}": open_set.rank_rate(searches, k) for k in RANKS}
+        values |= {f"rank{k}": open_set.rank_rate(searches, k) for k in ranks(enrolled)}
         if not searches.mated.all():
             rates = [rate for rate in FPIRS if open_set.resolves(searches, rate)]
             values |= {f"fnir{rate:g}": open_set.fnir_at(searches, rate) for rate in rates}

@@ -1,7 +1,7 @@
 """The run's folder: what was drawn and seen so far, item by item. Stopped or killed, the same command goes on there.
 
 RUN/
-  eval.sqlite     pictures and features by the hash of what they were made from
+  eval.sqlite     pictures (with what there was to say of them) and features by the hash of what they were made from
   trial.json      who was searched for with what: protocol, seed, hashes, what was left out
   report.md, tables/, plots/
 """
@@ -24,7 +24,7 @@ from fasr_video.errors import IntegrityError, UsageError
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import write_whole
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.storage import BUSY_SECONDS
+from fasr_video.storage import BUSY_SECONDS, MISREAD
 from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
@@ -33,8 +33,11 @@ SCHEMA = """
         WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS seen (embedder TEXT, picture TEXT, feature BLOB NOT NULL,
         PRIMARY KEY (embedder, picture)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS told (key TEXT PRIMARY KEY, warnings TEXT NOT NULL) WITHOUT ROWID;
 """
 BATCH = 64
+BESIDE = ("skipped", "left_out")
+"""Facts that change nothing of the trial: a file that cannot be used was put beside the photographs, or taken away."""
 
 
 class Store:
@@ -57,13 +60,21 @@ class Store:
         """A folder is for one trial: the same photographs and seeds for all that is compared in it."""
         file, facts = self.folder / TRIAL, trial.facts()
         if file.exists():
-            before = json.loads(file.read_text())["facts"]
-            if before != facts:
-                differing = ", ".join(k for k in facts if before.get(k) != facts[k])
+            before = self._bound(file)
+            differing = ", ".join(k for k in facts if k not in BESIDE and before.get(k) != facts[k])
+            if differing:
                 reason = f"it holds another trial ({differing} differ)"
                 raise UsageError(self.folder, reason, "give the same photographs, protocol and seed, or another --out")
         text = json.dumps({"facts": facts, **as_listing(trial)}, indent=1)
         write_whole(file, lambda path: path.write_text(text))
+
+    def _bound(self, file: Path) -> Mapping[str, object]:
+        """The facts of the trial that the folder is for."""
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8"))["facts"])
+        except MISREAD as error:
+            remedy = f"remove {TRIAL} if the photographs and options are the same as before, or give another --out"
+            raise IntegrityError(file, f"it is damaged ({type(error).__name__})", remedy) from error
 
     def picture(self, key: str) -> Image | None:
         row = self._db.execute("SELECT picture FROM drawn WHERE key = ?", (key,)).fetchone()
@@ -75,10 +86,23 @@ class Store:
         except OSError as error:
             raise IntegrityError(self.folder / DATABASE, "a picture in it is damaged", "give another --out") from error
 
-    def keep(self, key: str, system: str, item: str, picture: Image) -> None:
+    def warnings(self, key: str) -> tuple[str, ...] | None:
+        """What there was to say when the picture was drawn; None where an earlier version drew it and kept nothing."""
+        row = self._db.execute("SELECT warnings FROM told WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return tuple(str(line) for line in json.loads(row[0]))
+        except MISREAD as error:
+            raise IntegrityError(self.folder / DATABASE, "a warning in it is damaged", "give another --out") from error
+
+    def keep(self, key: str, system: str, item: str, picture: Image, warnings: Sequence[str] = ()) -> None:
         file = io.BytesIO()
         Pictures.fromarray(picture).save(file, "PNG")
+        self._db.execute("BEGIN")
         self._db.execute("INSERT OR REPLACE INTO drawn VALUES (?, ?, ?, ?)", (key, system, item, file.getvalue()))
+        self._db.execute("INSERT OR REPLACE INTO told VALUES (?, ?)", (key, json.dumps(list(warnings))))
+        self._db.execute("COMMIT")
 
     def features(self, embedder: Embedder, pictures: Mapping[str, Image]) -> dict[str, Tensor]:
         """Of 128×128 pictures by their hash: the embedder's feature, as long as its norm."""

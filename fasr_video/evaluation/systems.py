@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
@@ -16,7 +17,7 @@ from torch import Tensor
 from fasr_video.box import boxed
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
-from fasr_video.evaluation.photos import digest_of, plain_name
+from fasr_video.evaluation.photos import check_names, digest_of, plain_name
 from fasr_video.evaluation.protocols import Item
 from fasr_video.evaluation.store import Store
 from fasr_video.files import PICTURES, sha256_file
@@ -44,6 +45,10 @@ NAMES = (*PLAIN, POOLED, *METHODS, IDFSR, FITTED, f"{SPANDREL}FILE", f"{IMAGES}D
 MERGES = ("combiner", "mean", "weighted", "median")
 FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
 """Whose cosines with a subject are averaged into a search's score."""
+PROCESS = {"sde-sr-vecs": "vecs", "sde-sr-vp": "vp", "sde-sr-subvp": "subvp", "sr3": "ddpm"}
+"""The only kind of sampler by which these are drawn; IDFSR is by those in few steps, the others by any of VE."""
+MOST_TOLD = 5
+"""Warnings of a system that are told, the most frequent first; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +94,57 @@ class Axes:
         for method in self.method:
             if method not in NAMES and not method.startswith((SPANDREL, IMAGES)):
                 raise UsageError(f"method {method}", "no such method", f"use some of: {', '.join(NAMES)}")
+        for sampler in self.sampler:
+            if not any(suits(method, sampler) for method in self.method):
+                reason = f"none of {', '.join(self.method)} is drawn by its process"
+                raise UsageError(f"sampler {sampler}", reason, "leave it out, or give a method that it is for")
         names = [f.name for f in fields(self)]
         rows = product(*(getattr(self, name) or (None,) for name in names))
-        return list(dict.fromkeys(_sensible(System(**dict(zip(names, row, strict=True)))) for row in rows))
+        found = [System(**dict(zip(names, row, strict=True))) for row in rows]
+        # A method that some sampler suits is drawn by those alone; one that none suits, by its own.
+        kept = [s for s in found if s.sampler is None or suits(s.method, s.sampler) or s.method in self.unsuited()]
+        return list(dict.fromkeys(_sensible(s) for s in kept))
+
+    def unsuited(self) -> list[str]:
+        """Methods that none of the samplers is for: those that draw keep their own."""
+        if not self.sampler:
+            return []
+        return [m for m in self.method if not any(suits(m, s) for s in self.sampler)]
 
 
 def _sensible(system: System) -> System:
     """Without what the method does not know, and with what it does by itself written out."""
     told: dict[str, object] = {}
     method = METHODS.get(system.method)
-    merge = (system.merge or (method.merge if method else "combiner")) if takes_feature(system.method) else None
+    if system.method in (*PLAIN, POOLED):
+        told |= {"fuse": None}
+    pools = takes_feature(system.method) or ("fuse" not in told and "pooled" in (system.fuse or ""))
+    merge = (system.merge or (method.merge if method else None) or "combiner") if pools else None
     if method is None and system.method not in (IDFSR, FITTED):
-        told |= {"sampler": None, "samples": None, "model": None}
-    if not takes_feature(system.method) and system.method not in (IDFSR, FITTED):
+        told |= {"samples": None}
+    if method is None:
+        told |= {"model": None}
+    if not suits(system.method, system.sampler):
+        told |= {"sampler": None}
+    if not pools and system.method not in (IDFSR, FITTED):
         told |= {"references": None}
     if merge != "combiner":
         told |= {"eta": None, "combiner": None}
-    if system.method in (*PLAIN, POOLED):
-        told |= {"fuse": None}
     return replace(system, merge=merge, **told)  # type: ignore[arg-type]
+
+
+def suits(method: str, sampler: str | None) -> bool:
+    """Whether a method stays what it is when it is drawn so: a kind of SDE is drawn by its own process alone."""
+    if method not in METHODS and method not in (IDFSR, FITTED):
+        return False
+    if sampler is None:
+        return True
+    how = sampling.parse(sampler)
+    if method in PROCESS:
+        return how.kind == PROCESS[method]
+    if method in (IDFSR, FITTED):
+        return how.in_few_steps
+    return how.kind not in PROCESS.values()
 
 
 def takes_feature(method: str) -> bool:
@@ -157,13 +194,17 @@ class Shown:
     """Of their own sizes."""
 
 
+Drawn = tuple[Image, tuple[str, ...]]
+"""A picture of 128×128, and what there is to say of it."""
+
+
 class Drawer(Protocol):
     def facts(self, shown: Shown) -> Mapping[str, object]:
         """All that the picture depends on beside the faces themselves."""
         ...
 
-    def draw(self, shown: Sequence[Shown]) -> list[Image]:
-        """128×128, one an item."""
+    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
+        """One an item."""
         ...
 
 
@@ -181,6 +222,8 @@ class Tools:
     """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
     warnings: list[str] = field(default_factory=list)
     """What there is to say of what was drawn."""
+    untold: list[str] = field(default_factory=list)
+    """Systems with pictures of an earlier version, which kept no warnings."""
 
 
 class Plain:
@@ -190,12 +233,11 @@ class Plain:
     def facts(self, shown: Shown) -> Mapping[str, object]:
         return {"method": self._method}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
         if self._method == "hr":
-            return [s.item.probe.picture for s in shown]
-        if self._method == "lr":
-            return [repeated(s.lr0) for s in shown]
-        return enlarged([s.lr0 for s in shown])
+            return [(s.item.probe.picture, ()) for s in shown]
+        pictures = [repeated(s.lr0) for s in shown] if self._method == "lr" else enlarged([s.lr0 for s in shown])
+        return [(picture, ()) for picture in pictures]
 
 
 class FromFolder:
@@ -212,6 +254,7 @@ class FromFolder:
             {} if not folder.is_dir() else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
         )
         names = [item.name for item in items]
+        check_names(names)
         missing = [name for name in names if plain_name(name) not in found]
         if missing:
             reason = f"it lacks {len(missing)} of {len(names)} pictures, the first is {missing[0]}"
@@ -221,8 +264,8 @@ class FromFolder:
     def facts(self, shown: Shown) -> Mapping[str, object]:
         return {"method": IMAGES, "picture": sha256_file(self._files[shown.item.name])}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Image]:
-        return [self._read(self._files[s.item.name]) for s in shown]
+    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
+        return [(self._read(self._files[s.item.name]), ()) for s in shown]
 
     def _read(self, file: Path) -> Image:
         try:
@@ -260,11 +303,11 @@ class ByRestorer:
         common = {"samples": self._samples, "seed": shown.item.seed, "attributes": attributes}
         return {**self._restorer.facts(), **told, **common}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
         answers = self._restorer.restore_all(
             [self._probe(s) for s in shown], self._samples, [s.item.seed for s in shown]
         )
-        return [a.picture for a in answers]
+        return [(a.picture, a.warnings) for a in answers]
 
     def _probe(self, shown: Shown) -> Probe:
         attributes = self._attributes(shown)
@@ -281,12 +324,22 @@ class ByRestorer:
 
 
 def _labelled(item: Item) -> tuple[Attribute, ...]:
-    """CelebA's columns, as an examiner would say them."""
-    told = item.probe.labels
-    found = [Attribute(name, told[name] == "1") for name in ("male", "glasses") if told.get(name) in ("0", "1")]
-    if told.get("no_beard") in ("0", "1"):
-        found.append(Attribute("beard", told["no_beard"] == "0"))
-    return tuple(found)
+    """CelebA's columns, as an examiner would say them: 1 and 0, or its own −1."""
+    told = {name: {"1": True, "0": False, "-1": False}.get(value) for name, value in item.probe.labels.items()}
+    found = [(name, told.get(name)) for name in ("male", "glasses")]
+    no_beard = told.get("no_beard")
+    found.append(("beard", None if no_beard is None else not no_beard))
+    return tuple(Attribute(name, value) for name, value in found if value is not None)
+
+
+def _check_labels(items: Sequence[Item]) -> list[str]:
+    """Drawing towards labels that are not there would be drawing towards what is read."""
+    bare = [item.name for item in items if not _labelled(item)]
+    if len(bare) == len(items):
+        reason = "no probe has 1, 0 or -1 in a column male, glasses or no_beard"
+        raise UsageError("--labelled", reason, "give such columns with --labels, or leave --labelled out")
+    told = f"{len(bare)} of {len(items)} probes have no label of it ({', '.join(bare[:1])} is the first)"
+    return [f"srdg --labelled: {told}: these are drawn towards what is read"] if bare else []
 
 
 class ByIdfsr:
@@ -304,25 +357,26 @@ class ByIdfsr:
         common = {"samples": self._system.samples or 1, "seed": shown.item.seed}
         return {**self._restorer.facts(), **common, "fitted": fitted, "references": references}
 
-    def draw(self, shown: Sequence[Shown]) -> list[Image]:
+    def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
         return [self._draw(s) for s in shown]
 
-    def _draw(self, shown: Shown) -> Image:
+    def _draw(self, shown: Shown) -> Drawn:
         faces = tuple(a.picture for a in shown.item.auxiliaries[: self._system.references])
-        restorer = self._restorer
+        restorer, unfitted = self._restorer, ""
         if self._system.method == FITTED:
-            models = replace(self._models, identity=self._fit(shown, faces))
+            fitted, unfitted = self._fit(shown, faces)
+            models = replace(self._models, identity=fitted)
             restorer = Idfsr(models, self._system.sampler, self._tools.device, self._tools.precision)
         probe = Probe(shown.lr0, faces)
-        return restorer.restore_all([probe], self._system.samples or 1, [shown.item.seed])[0].picture
+        answer = restorer.restore_all([probe], self._system.samples or 1, [shown.item.seed])[0]
+        return answer.picture, ((unfitted,) if unfitted else ()) + answer.warnings
 
-    def _fit(self, shown: Shown, faces: tuple[Image, ...]) -> identity.Identity | None:
-        """The vector fitted to the references; None where fewer than two show landmarks."""
+    def _fit(self, shown: Shown, faces: tuple[Image, ...]) -> tuple[identity.Identity | None, str]:
+        """The vector fitted to the references; None where fewer than two show landmarks, and why."""
         found = [(face, marks) for face in faces if (marks := self._models.find_marks(face)) is not None]
         found = found[: identity.MOST]
         if len(found) < identity.FEWEST:
-            self._unfitted(shown, f"{len(found)} references with landmarks, {identity.FEWEST} needed")
-            return None
+            return None, f"drawn without fitting ({len(found)} references with landmarks, {identity.FEWEST} needed)"
         pictures = as_tensor([face for face, _ in found])
         names = tuple(str(k) for k in range(len(found)))
         references = identity.References(
@@ -337,8 +391,7 @@ class ByIdfsr:
                 self._models.denoiser, references, FIT_STEPS, shown.item.seed, lambda _: None
             )
         except FasrError as error:
-            self._unfitted(shown, error.reason)
-            return None
+            return None, f"drawn without fitting ({error.reason})"
         about = identity.About(
             weights=self._models.denoiser_sha256,
             embedder=self._models.embedder.sha256,
@@ -348,10 +401,7 @@ class ByIdfsr:
             loss_after=after,
             lowest_cosine=identity.lowest(identity.cosines(references)),
         )
-        return identity.Identity(vector, about)
-
-    def _unfitted(self, shown: Shown, reason: str) -> None:
-        self._tools.warnings.append(f"{FITTED}: {shown.item.name} was drawn without fitting ({reason})")
+        return identity.Identity(vector, about), ""
 
 
 # ------------------------------------------------------------------------------------------------------------- pooling
@@ -418,6 +468,20 @@ def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]
     plain = (s if s.method.startswith(IMAGES) else replace(s, degradation=None) for s in alike)
     for system in dict.fromkeys(plain):
         open_drawer(system, tools, items)
+    if tools.labelled and any(s.method in METHODS and METHODS[s.method].guided for s in systems):
+        tools.warnings.extend(_check_labels(items))
+    tools.warnings.extend(_few_references(systems, items))
+
+
+def _few_references(systems: Sequence[System], items: Sequence[Item]) -> list[str]:
+    """A row that says eight references may stand for five."""
+    told = []
+    for wanted in sorted({s.references for s in systems if s.references}):
+        having = [len(i.auxiliaries) for i in items if len(i.auxiliaries) < wanted]
+        if having:
+            counts = f"{len(having)} of {len(items)} searches have fewer auxiliaries, {min(having)} the least"
+            told.append(f"references={wanted}: {counts}; all of theirs were taken")
+    return told
 
 
 def _no_models() -> NoReturn:
@@ -431,17 +495,38 @@ def draw_all(
     drawer = open_drawer(system, tools, [s.item for s in shown])
     keys = [_key(system, drawer, s) for s in shown]
     found: dict[str, Image] = {key: p for key in keys if (p := tools.store.picture(key)) is not None}
+    told: dict[str, tuple[str, ...] | None] = {key: tools.store.warnings(key) for key in found}
     missing = [(k, s) for k, s in zip(keys, shown, strict=True) if k not in found]
     done = len(shown) - len(missing)
     tell(done)
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
-        for (key, s), picture in zip(some, drawer.draw([s for _, s in some]), strict=True):
-            tools.store.keep(key, label, s.item.name, picture)
-            found[key] = picture
+        for (key, s), (picture, warnings) in zip(some, drawer.draw([s for _, s in some]), strict=True):
+            tools.store.keep(key, label, s.item.name, picture, warnings)
+            found[key], told[key] = picture, warnings
         done += len(some)
         tell(done)
+    if system.method not in PLAIN and not system.method.startswith(IMAGES):
+        tools.warnings.extend(_summary(label, [told[key] for key in keys]))
+        if any(told[key] is None for key in keys):
+            tools.untold.append(label)
     return [found[key] for key in keys]
+
+
+def _summary(label: str, told: Sequence[tuple[str, ...] | None]) -> list[str]:
+    """What there is to say of a system's pictures, and of how many: those that differ in numbers alone are one."""
+    kinds: dict[str, list[str]] = {}
+    for warnings in told:
+        once: dict[str, str] = {}
+        for text in warnings or ():
+            once.setdefault(re.sub(r"\d+(\.\d+)?", "0", text), text)
+        for kind, text in once.items():
+            kinds.setdefault(kind, []).append(text)
+    rows = sorted(kinds.values(), key=len, reverse=True)
+    lines = [f"{label}, {len(row)} of {len(told)} pictures: {row[0]}" for row in rows[:MOST_TOLD]]
+    if len(rows) > MOST_TOLD:
+        lines.append(f"{label}: {len(rows) - MOST_TOLD} rarer warnings are not shown")
+    return lines
 
 
 def _key(system: System, drawer: Drawer, shown: Shown) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,8 @@ class Row:
     cells: tuple[Cell, ...]
     compared: bool = True
     """Whether it may be the best one; the true face may not."""
+    among: str = ""
+    """Which rows it is compared with: those that say the same here, for larger faces are no better method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +47,18 @@ class Table:
     def known(self) -> Table:
         """Without columns that nothing is said in."""
         kept = [k for k in range(len(self.columns)) if any(not math.isnan(r.cells[k].value) for r in self.rows)]
-        rows = tuple(Row(r.name, tuple(r.cells[k] for k in kept), r.compared) for r in self.rows)
+        rows = tuple(replace(r, cells=tuple(r.cells[k] for k in kept)) for r in self.rows)
         return Table(self.title, self.first, tuple(self.columns[k] for k in kept), rows, self.notes)
 
     def place(self, row: int, column: int) -> int:
         """1 for the best value of a column as it is shown, 2 for the second best, 0 otherwise; equal ones share."""
-        spec = self.columns[column]
-        shown = [round(r.cells[column].value, spec.digits) for r in self.rows]
-        counted = {v for v, r in zip(shown, self.rows, strict=True) if r.compared and not math.isnan(v)}
-        if not spec.better or not self.rows[row].compared or len(counted) < 2:
+        spec, own = self.columns[column], self.rows[row]
+        shown = [round(r.cells[column].value, spec.digits) for r in self.rows if r.compared and r.among == own.among]
+        counted = {v for v in shown if not math.isnan(v)}
+        if not spec.better or not own.compared or len(counted) < 2:
             return 0
-        order = sorted(counted, reverse=spec.better == "up")
-        return order.index(shown[row]) + 1 if shown[row] in order[:2] else 0
+        order, value = sorted(counted, reverse=spec.better == "up"), round(own.cells[column].value, spec.digits)
+        return order.index(value) + 1 if value in order[:2] else 0
 
     def markdown(self) -> str:
         heads = [self.first, *(c.title + {"up": " ↑", "down": " ↓", "": ""}[c.better] for c in self.columns)]

@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from fasr_video.errors import UsageError
 from fasr_video.evaluation.open_set import Scores, lowest_threshold
 
+LEVELS, REPEATS = 1000, 300
+"""Of bounds: thresholds that are looked at of each kind of scores, and how often people are drawn anew."""
+
 
 @dataclass(frozen=True, slots=True)
 class Folds:
@@ -38,6 +41,28 @@ def eer(own: ArrayLike, others: ArrayLike) -> float:
     k = int(np.argmax(gap >= 0))
     share = -gap[k - 1] / (gap[k] - gap[k - 1])
     return float(fmr[k - 1] + share * (fmr[k] - fmr[k - 1]))
+
+
+def eer_bounds(own: ArrayLike, others: ArrayLike, people: Sequence[str], seed: int = 0) -> tuple[float, float]:
+    """95 % by drawing those anew whose own scores these are; the others' scores stay."""
+    first, second = _both(own, others)
+    shares = np.linspace(0, 1, LEVELS)
+    levels = np.append(np.unique(np.concatenate((np.quantile(first, shares), np.quantile(second, shares)))), np.inf)
+    _, which = np.unique(np.asarray(people, np.str_), return_inverse=True)
+    count = int(which.max()) + 1
+    missed = np.zeros((count, len(levels)))
+    np.add.at(missed, which, first[:, None] < levels)
+    drawn = np.random.default_rng(seed).integers(0, count, (REPEATS, count))
+    times = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+    fnmr = times @ missed / (times @ np.bincount(which))[:, None]
+    fmr = _share_over(second, levels)
+    gap = fmr - fnmr  # from 1 falling to −1
+    after = np.maximum((gap <= 0).argmax(1), 1)
+    rows = np.arange(REPEATS)
+    share = gap[rows, after - 1] / (gap[rows, after - 1] - gap[rows, after])
+    rates = fmr[after - 1] + share * (fmr[after] - fmr[after - 1])
+    low, high = np.quantile(rates, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def verification_rate(own: ArrayLike, others: ArrayLike, fmr: float) -> float:

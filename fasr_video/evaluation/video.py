@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.configs.settings import Settings
-from fasr_video.errors import InputError, UsageError
-from fasr_video.evaluation import detection, open_set
-from fasr_video.evaluation.compare import write_tables, write_text
+from fasr_video.errors import InputError, MissingExtra, UsageError
+from fasr_video.evaluation import detection, open_set, plots
+from fasr_video.evaluation.compare import emptied, write_tables, write_text
 from fasr_video.evaluation.open_set import Searches
 from fasr_video.evaluation.photos import LeftOut
+from fasr_video.evaluation.report import between, search_bounds
+from fasr_video.evaluation.scoring import RANKS, Scored, ranks
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores
 from fasr_video.evaluation.tracking import score as score_tracks
@@ -61,6 +63,7 @@ class Clip:
 class Evaluation:
     tables: tuple[Table, ...]
     left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...]
     report: Path
 
 
@@ -69,20 +72,60 @@ def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation
     clips: list[Clip] = []
     answers: list[_Answer] = []
     left_out: list[LeftOut] = []
+    given: set[Path] = set()
+    subjects: set[str] = set()
     for folder in folders:
+        if folder.resolve() in given:
+            left_out.append(LeftOut(str(folder), "the same case twice"))
+            continue
+        given.add(folder.resolve())
         with Case.open(folder, read_only=True) as case:
             found, unknown = _clips(case, truths)
             clips += found
             left_out += unknown
+            subjects |= _subjects(case)
             answers += _answers(case, {t: who for clip in found for t, who in clip.owners.items()})
     if not clips:
         raise UsageError(truth_file, "it has none of the cases' files", "name the clips in it as the files are named")
     tables = [_detection_table(clips), _tracking_table(clips), _track_table(clips)]
     tables += [] if not answers else [_search_table(answers)]
     write_tables(tables, out / "tables")
-    told = [f"Left out: {line}." for line in left_out]
-    write_text(out / "report.md", "\n\n".join(["# Evaluation: video", *told, *(t.markdown() for t in tables)]))
-    return Evaluation(tuple(tables), tuple(left_out), out / "report.md")
+    warnings = _strangers(clips, subjects)
+    warnings += [] if not answers else _plot(answers, out / "plots")
+    told = [*(f"**Warning:** {w}." for w in warnings), *(f"Left out: {line}." for line in left_out)]
+    plotted = [f"![{p.stem}](plots/{p.name})" for p in sorted((out / "plots").glob("*.png"))]
+    text = "\n\n".join(["# Evaluation: video", *told, *(t.markdown() for t in tables), *plotted])
+    write_text(out / "report.md", text)
+    return Evaluation(tuple(tables), tuple(left_out), tuple(warnings), out / "report.md")
+
+
+def _subjects(case: Case) -> set[str]:
+    return {r[0] for r in case.db.execute("SELECT subject FROM gallery_photo WHERE problem IS NULL").fetchall()}
+
+
+def _strangers(clips: Sequence[Clip], subjects: set[str]) -> list[str]:
+    """Truth that names people otherwise than the gallery does would make strangers of all."""
+    unknown = sorted({who for clip in clips for who in clip.people} - subjects)
+    if not subjects or not unknown:
+        return []
+    told = f"{len(unknown)} of the truth's people are no subjects of the gallery ({', '.join(unknown[:3])}"
+    return [f"{told}{', …' if len(unknown) > 3 else ''}) and count as strangers"]
+
+
+def _plot(answers: Sequence[_Answer], folder: Path) -> list[str]:
+    """CMC, and DET where there are strangers, of each list."""
+    found = {}
+    for kind in LISTS:
+        searches = _searches(answers, kind)
+        if searches is not None:
+            found[kind] = Scored({}, np.zeros(0), np.zeros(0), searches)
+    emptied(folder)
+    try:
+        plots.cmc(found, folder / "cmc.png")
+        plots.det(found, folder / "det.png")
+    except MissingExtra as error:
+        return [f"no plots: {error}"]
+    return []
 
 
 def read_truth(file: Path) -> dict[str, Truth]:
@@ -95,12 +138,20 @@ def read_truth(file: Path) -> dict[str, Truth]:
 
 def _truth(clip: Mapping[str, Any]) -> Truth:
     frames = {int(k): {who: _box(face["box"]) for who, face in seen.items()} for k, seen in clip["frames"].items()}
-    return Truth(Fraction(clip["fps"]).limit_denominator(1001), tuple(clip["people"]), frames)
+    fps, people = Fraction(clip["fps"]).limit_denominator(1001), tuple(clip["people"])
+    if fps <= 0:
+        raise ValueError(f"{clip['fps']} frames a second")
+    if min(frames, default=0) < 0:
+        raise ValueError(f"frame {min(frames)}")
+    unknown = sorted({who for seen in frames.values() for who in seen} - set(people))
+    if unknown:
+        raise ValueError(f"{unknown[0]} is in a frame and not among people")
+    return Truth(fps, people, frames)
 
 
 def _box(values: Sequence[float]) -> list[float]:
     box = [float(v) for v in values]
-    if len(box) != 4 or not all(map(math.isfinite, box)):
+    if len(box) != 4 or not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
         raise ValueError(f"{values} is no box")
     return box
 
@@ -197,7 +248,7 @@ class _Answer:
 
 
 def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
-    subjects = {r[0] for r in case.db.execute("SELECT subject FROM gallery_photo WHERE problem IS NULL").fetchall()}
+    subjects = _subjects(case)
     found = []
     for track in export.tracks(case):
         person, answer = owners.get(track["id"]), track["answer"]
@@ -269,27 +320,37 @@ def _track_table(clips: Sequence[Clip]) -> Table:
 def _search_table(answers: Sequence[_Answer]) -> Table:
     """Identification by track: of each list, and what the case decided."""
     rows = []
+    length = min(a.length for a in answers)
     for kind in LISTS:
         found = _searches(answers, kind)
         if found is not None:
-            rows.append(Row(kind, tuple(Cell(v) for v in _search_values(found, answers if kind == "joined" else ()))))
+            rows.append(Row(kind, tuple(_search_cells(found, answers if kind == "joined" else (), length))))
     columns = (
         *(Column("tracks of enrolled people", 0), Column("of others", 0)),
-        *(Column("Rank-1", 3, "up"), Column("FNIR at FPIR 0.1", 3, "down")),
+        *(Column(f"Rank-{k}", 3, "up") for k in RANKS),
+        Column("FNIR at FPIR 0.1", 3, "down"),
         *(Column("FNIR as decided", 3, "down"), Column("FPIR as decided", 3, "down")),
     )
     told = (
         "One search a usable track that is one person's. As decided: with the thresholds of the case's calibration; an "
-        "enrolled person counts as found when the answer is candidates and the first one is that person."
+        "enrolled person counts as found when the answer is candidates and the first one is that person. In brackets: "
+        "95 % by drawing people anew."
     )
     return Table("Identification by track", "list", columns, tuple(rows), (told,)).known()
 
 
-def _search_values(found: Searches, answers: Sequence[_Answer]) -> list[float]:
+def _search_cells(found: Searches, answers: Sequence[_Answer], length: int) -> list[Cell]:
+    """`length`: of the smallest gallery."""
     mated, others = int(found.mated.sum()), int((~found.mated).sum())
-    rank1 = open_set.rank_rate(found, 1) if mated else math.nan
-    fnir = open_set.fnir_at(found, 0.1) if mated and others and open_set.resolves(found, 0.1) else math.nan
+    values = {f"rank{k}": open_set.rank_rate(found, k) for k in ranks(length)} if mated else {}
+    if mated and others and open_set.resolves(found, 0.1):
+        values["fnir0.1"] = open_set.fnir_at(found, 0.1)
+    bounds = search_bounds(found)
+    measured = [
+        Cell(values[name], between(*bounds[name])) if name in values else Cell()
+        for name in (*(f"rank{k}" for k in RANKS), "fnir0.1")
+    ]
     known = [a.named and a.lists["joined"][0][0] == a.person for a in answers if a.enrolled and a.lists["joined"]]
     strangers = [a.named for a in answers if not a.enrolled]
     decided = [1 - float(np.mean(known)) if known else math.nan, float(np.mean(strangers)) if strangers else math.nan]
-    return [float(mated), float(others), rank1, fnir, *decided]
+    return [Cell(float(mated)), Cell(float(others)), *measured, *(Cell(v) for v in decided)]

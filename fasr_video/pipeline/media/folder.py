@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Generator
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import PIL
@@ -23,7 +24,7 @@ from fasr_video.types import FrameRef, Image
 UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
 
 
-def read_picture(path: Path) -> Image:
+def read_picture(path: Path | BinaryIO) -> Image:
     """An image file as RGB, upright, 16-bit greys brought to 8. Raises one of UNREADABLE when it is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)  # our own limit is below
