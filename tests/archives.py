@@ -50,7 +50,8 @@ def work_off(
     told, job = Told(), Job(cases, SETTINGS, **more)  # type: ignore[arg-type]
     with Ledger.open(cases) as ledger:
         found = scan(archive, None, cases)
-        ledger.put_unread(found.unread)
+        ledger.put_unread(archive, found)
+        ledger.put_gone(archive, found)
         batch = Batch(ledger, scheduler or Local(do, lambda order, share: None), job, told)
         batch.feed(found.files)
         while batch.open:

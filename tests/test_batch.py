@@ -87,7 +87,7 @@ def test_a_unit_whose_file_was_taken_away_is_missing_until_it_is_back(tmp_path: 
     with Ledger.open(tmp_path / "cases") as ledger:
         ledger.put_unit(ledger.units()[0].sha256, settings_key(SETTINGS), "a", 4, again=True)
     _, (unit,) = work_off(archive, tmp_path / "cases")
-    assert unit.state == "waiting", "nobody asked for it this time"
+    assert (unit.state, unit.error) == ("missing", "its file is not there any more")
     shutil.move(tmp_path / "a.mp4", archive / "a.mp4")
     (archive / "a.mp4").write_text("good")
     _, units = work_off(archive, tmp_path / "cases")
@@ -142,6 +142,91 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
             os.seteuid(0)
         assert [f.name for f in found.files] == ["a.mp4"]
         assert found.unread == {str(archive / "locked"): "Permission denied"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
+def test_a_copy_in_a_closed_folder_does_not_keep_the_other_from_being_read(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        archive = files(Path(name) / "in", a__locked="same", b="same")
+        work_off(archive, Path(name) / "cases")
+        (case,) = (Path(name) / "cases").glob("locked-*")
+        shutil.rmtree(case)
+        (archive / "a").chmod(0o700)
+        subprocess.run(["chmod", "-R", "a+rwX", name, archive / "b.mp4", Path(name) / "cases"], check=True)
+        (archive / "a").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            told, (unit,) = work_off(archive, Path(name) / "cases")
+        finally:
+            os.seteuid(0)
+        assert unit.state == "done" and told.about("done") == ["b"]
+        with Ledger.read(Path(name) / "cases") as ledger:
+            assert [Path(path).name for path, _ in ledger.problems()] == ["a"]
+            assert [f.name for f in ledger.files(unit)] == ["a/locked.mp4", "b.mp4"], "closed is not gone"
+
+
+def test_pipes_and_devices_are_listed_and_not_waited_for(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", a="1")
+    os.mkfifo(archive / "pipe.mp4")
+    (archive / "device.mp4").symlink_to("/dev/zero")
+    told, (unit,) = work_off(archive, tmp_path / "cases")
+    assert told.about("done") == ["a"] and unit.state == "done"
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert [(Path(p).name, "no regular file" in why) for p, why in ledger.problems()] == [
+            ("device.mp4", True),
+            ("pipe.mp4", True),
+        ]
+
+
+def test_a_window_that_cannot_be_judged_takes_nothing_from_what_is_done(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", unnamed="1")
+    work_off(archive, tmp_path / "cases")
+    told, (unit,) = work_off(archive, tmp_path / "cases", after=datetime(2024, 5, 1, tzinfo=UTC))
+    assert told.about("failed") == ["unnamed"] and unit.state == "done"
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert [f.name for f in ledger.files(unit)] == ["unnamed.mp4"]
+        assert ["no time is known" in why for _, why in ledger.problems()] == [True]
+    work_off(archive, tmp_path / "cases")
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert ledger.problems() == [], "without a window there is nothing to judge"
+
+
+def test_files_that_were_deleted_or_renamed_are_no_failures_and_leave_no_names(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", a="bad", b="good", c="film")
+    work_off(archive, tmp_path / "cases")
+    (archive / "a.mp4").unlink()
+    (archive / "b.mp4").rename(archive / "renamed.mp4")
+    (archive / "c.mp4").unlink()
+    _, units = work_off(archive, tmp_path / "cases")
+    assert {u.folder[0]: u.state for u in units} == {"a": "missing", "b": "done", "c": "done"}
+    with Ledger.read(tmp_path / "cases") as ledger:
+        names = {u.folder[0]: [f.name for f in ledger.files(u)] for u in units}
+    assert names["b"] == ["renamed.mp4"]
+    assert names["c"] == ["c.mp4"], "what a case was made of is told, wherever its disk is"
+
+
+def test_the_exit_code_is_about_what_was_asked_for_this_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path / "one", a="no film")
+    (tmp_path / "one" / "link").symlink_to(tmp_path)
+    (tmp_path / "two").mkdir()
+
+    def ended_with(archive: str) -> object:
+        command = ["batch", str(tmp_path / archive), "--out", str(tmp_path / "cases"), "--scheduler", "local"]
+        monkeypatch.setattr(sys, "argv", ["fasr-video", *command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    assert ended_with("one") == 3
+    assert ended_with("two") == 0
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert ["link to a folder" in why for _, why in ledger.problems()] == [True], "another folder's stay"
+    (tmp_path / "one" / "a.mp4").unlink()
+    (tmp_path / "one" / "link").unlink()
+    assert ended_with("one") == 0
+    capsys.readouterr()
 
 
 def test_links_to_folders_and_the_cases_themselves_are_not_walked_into(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -14,7 +15,7 @@ from pathlib import Path
 import av
 
 from fasr_video.archive.cameras import Cameras, Known
-from fasr_video.archive.ledger import File, Ledger, Unit
+from fasr_video.archive.ledger import GONE, File, Ledger, Unit
 from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
@@ -108,14 +109,15 @@ class Batch:
 
     def feed(self, files: Iterable[Found]) -> None:
         """Files to be worked off: by priority, then by wall time (unknown ones last), then by name."""
+        files = list(files)
+        self._ledger.put_readable(files)
         for found in files:
             known = self._job.cameras.of(found.name)
             reason = self._out_of_window(found.path, known)
             if reason is None:
                 self._feed.append((found, known))
             elif reason:
-                self._ledger.put_file(found, None, known, reason)
-                self._listen(Note("failed", str(found.path), reason))
+                self._problem(found, reason)
             else:
                 self.outside += 1
         self._feed = deque(sorted(self._feed, key=lambda x: _order(*x)))
@@ -186,10 +188,10 @@ class Batch:
         try:
             found, sha256 = self._hash(found)
         except OSError as error:
-            self._problem(found, known, f"cannot be read ({error.strerror})")
+            self._problem(found, f"cannot be read ({error.strerror})")
             return
         if sha256 is None:
-            self._problem(found, known, "it changes while it is read")
+            self._problem(found, "it changes while it is read")
             return
         self._ledger.put_file(found, sha256, known)
         if known.problem:
@@ -203,8 +205,8 @@ class Batch:
         elif unit.state == "done":
             self._correct(unit, first.place)
 
-    def _problem(self, found: Found, known: Known, why: str) -> None:
-        self._ledger.put_file(found, None, known, why)
+    def _problem(self, found: Found, why: str) -> None:
+        self._ledger.put_problem(found.path, why)
         self._listen(Note("failed", str(found.path), why))
 
     def _hash(self, found: Found) -> tuple[Found, str | None]:
@@ -225,9 +227,9 @@ class Batch:
         return self._ledger.free_folder(sha256, self._key, names)
 
     def _order_of(self, unit: Unit) -> Order | None:
-        there = [f for f in self._ledger.files(unit) if f.path.exists()]
+        there = [f for f in self._ledger.files(unit) if os.path.exists(f.path)]  # Path.exists raises in a closed folder
         if not there:
-            self._ledger.failed(unit.id, "missing", "its file is not there any more")
+            self._ledger.failed(unit.id, "missing", GONE)
             return None
         f: File = there[0]
         cases, gallery = self._job.cases.absolute(), self._job.gallery

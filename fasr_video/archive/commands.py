@@ -215,12 +215,17 @@ class _Opened:
     def __init__(self, ledger: Ledger, scheduler: Scheduler, batch: Batch, asked: Asked) -> None:
         self.batch = batch
         self._ledger, self._scheduler, self._asked = ledger, scheduler, asked
+        self._archive: Path | None = None
+        """What was looked through."""
 
     def scan(self, folder: Path) -> Scan:
         from fasr_video.archive.scan import scan
 
         found = scan(folder, self._asked.glob, self._asked.cases)
-        self._ledger.put_unread(found.unread)
+        self._ledger.put_unread(folder, found)
+        if self._archive is None:  # once is enough for a watch: its folder is looked at every few seconds
+            self._archive = folder.absolute()
+            self._ledger.put_gone(folder, found)
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -229,18 +234,22 @@ class _Opened:
         return write_summary(self._ledger)
 
     def finish(self) -> int:
-        """Stop whatever is at work; the summary, and the exit code that it asks for."""
+        """Stop whatever is at work; the summary, and the exit code that what was asked for this time leads to."""
         self._scheduler.close()
         self._ledger.give_back()
         document = self.summary()
         states, totals = document["units_by_state"], document["totals"]
-        lossy = sum(bool(u["losses"]) for u in document["units"])
-        bad = states["failed"] + states["missing"] + lossy + len(document["not_read"])
+        asked = self._ledger.asked()
+        units = [u for u in document["units"] if u["case"] in asked]
+        not_done = [u for u in units if u["state"] in ("failed", "missing")]
+        lossy = sum(bool(u["losses"]) for u in units)
+        not_read = sum(p["path"] in asked or self._is_below(p["path"]) for p in document["not_read"])
+        bad = len(not_done) + lossy + not_read
         code = ExitCode.LOSSES if bad else ExitCode.DONE
         facts = {
             "units": states,
             "with_losses": lossy,
-            "not_read": len(document["not_read"]),
+            "not_read": not_read,
             "outside_of_window": self.batch.outside,
             "tracks": totals["tracks"],
             "with_candidates": totals["with_candidates"],
@@ -253,17 +262,20 @@ class _Opened:
         click.echo(
             f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
         )
-        for unit in document["units"]:
-            if unit["state"] in ("failed", "missing") and unit["case"] not in self.batch.told:
+        for unit in not_done:
+            if unit["case"] not in self.batch.told:
                 remedy = "; --again tries it again" if unit["state"] == "failed" else ""
                 click.echo(f"not done: {', '.join(unit['files'])}: {unit['error']}{remedy}")
-        for what, count in (("units with losses", lossy), ("files or folders not read", facts["not_read"])):
+        for what, count in (("units with losses", lossy), ("files or folders not read", not_read)):
             if count:
                 click.echo(f"{what}: {count}")
         if self.batch.outside:
             click.echo(f"files outside of the window: {self.batch.outside}")
         click.echo(f"look at it: {self._asked.cases / 'summary.html'}")
         return code
+
+    def _is_below(self, path: str) -> bool:
+        return self._archive is not None and Path(path).is_relative_to(self._archive)
 
 
 @contextmanager

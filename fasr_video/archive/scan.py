@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -41,7 +42,7 @@ def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
     """
     if not archive.is_dir():
         raise InputError(archive, "no such folder", "give the folder that the footage is in")
-    result = Scan()
+    archive, result = archive.absolute(), Scan()
     skip = leave_out.resolve()
 
     def refused(error: OSError) -> None:
@@ -70,4 +71,7 @@ def _add(result: Scan, path: Path, within: str) -> None:
     except OSError as error:
         result.unread[str(path)] = error.strerror or str(error)
     else:
-        result.files.append(Found(path.absolute(), within, facts.st_size, facts.st_mtime_ns))
+        if stat.S_ISREG(facts.st_mode):
+            result.files.append(Found(path, within, facts.st_size, facts.st_mtime_ns))
+        else:  # reading a pipe would wait for ever
+            result.unread[str(path)] = "no regular file, but a pipe, socket or device"
