@@ -35,13 +35,17 @@ class Scan:
     """Folders and files that could not be looked at, and why."""
 
 
+def check_folder(archive: Path) -> None:
+    if not os.path.isdir(archive):
+        raise InputError(archive, "no such folder", "give the folder that the footage is in")
+
+
 def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
     """Files below `archive` whose path within it fits `glob` (`*` goes through folders), or whose ending is known.
 
     `leave_out` is a folder that is no part of it: the cases, where they lie inside.
     """
-    if not archive.is_dir():
-        raise InputError(archive, "no such folder", "give the folder that the footage is in")
+    check_folder(archive)
     archive, result = archive.absolute(), Scan()
     skip = leave_out.resolve()
 

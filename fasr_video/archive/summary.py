@@ -27,6 +27,8 @@ from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import features
+from fasr_video.report.write import FOLDER as REPORT
+from fasr_video.report.write import INDEX
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
 SCHEMA = "fasr-video/archive/1"
@@ -111,7 +113,7 @@ def subjects(seen: Sequence[Seen]) -> list[dict[str, Any]]:
 
 def as_csv(document: Mapping[str, Any]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for unit in document["units"]:
         writer.writerow({**unit, "files": " | ".join(unit["files"])})
@@ -134,6 +136,7 @@ def _line(ledger: Ledger, unit: Unit) -> dict[str, Any]:
     line |= {"case": unit.folder, "state": unit.state, "files": [f.name for f in files], "camera": camera}
     line |= {"start": clock.get("start"), "start_uncertainty": clock.get("uncertainty_seconds")}
     line |= {"tries": unit.tries, "error": unit.error, "sha256": unit.sha256}
+    line["report"] = _report(ledger.cases, unit.folder, INDEX) if unit.state == "done" else None
     return line | {"work_seconds": None if unit.seconds is None else round(unit.seconds, 1)}
 
 
@@ -174,6 +177,7 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
     return {
         "case": line["case"],
         "track": track["name"],
+        "report": _report(case.folder.parent, line["case"], f"{track['name']}.html"),
         "camera": line["camera"],
         "start_seconds": track["start_seconds"],
         "end_seconds": track["end_seconds"],
@@ -184,6 +188,12 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
         ],
         "thumbnail": _thumbnail(case, track),
     }
+
+
+def _report(cases: Path, folder: str, page: str) -> str | None:
+    """A page of a case's report, within the cases' folder; None where there is none, as of an encrypted case."""
+    path = Path(folder, REPORT, page)
+    return path.as_posix() if (cases / path).is_file() else None
 
 
 def _thumbnail(case: Case, track: Mapping[str, Any]) -> str | None:
