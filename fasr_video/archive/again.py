@@ -6,12 +6,14 @@ For a gallery that somebody was enrolled into, or removed from, since; or with o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.gallery.index import Index
@@ -50,19 +52,27 @@ class Searched:
 
 
 def cases_in(places: Sequence[Path]) -> list[Path]:
-    """Case folders, each once: those given, and those in folders of cases that are given."""
+    """Case folders, each once: those given, and those at any depth in folders that are given.
+
+    What else lies beside a ledger (its gallery, parts) is passed over: a shell's CASES/* names it, too.
+    """
     found: dict[Path, None] = {}
     for place in places:
-        if (place / DATABASE).is_file():
-            own = [place]
-        elif place.is_dir():
-            own = sorted(p.parent for p in place.glob(f"*/{DATABASE}"))
-        else:
-            own = []
-        if not own:
+        own = list(_below(place))
+        if not own and not (place.absolute().parent / LEDGER).is_file():
             raise CaseError(place, "no case here, nor in the folders in it", "give what `run` or `batch` made")
         found |= dict.fromkeys(own)
+    if not found:
+        raise CaseError(places[0], "no case here, nor in the folders in it", "give what `run` or `batch` made")
     return list(found)
+
+
+def _below(place: Path) -> Iterator[Path]:
+    for folder, below, names in os.walk(place):
+        below.sort()
+        if DATABASE in names:
+            below.clear()  # a case's own folders hold none
+            yield Path(folder)
 
 
 Questions = Callable[[SearchSettings], SearchSettings]

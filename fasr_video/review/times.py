@@ -50,7 +50,7 @@ def parse(text: str) -> float | datetime:
     """Seconds of the footage, or a time of the day (without a zone: that of each source's own clock)."""
     text = text.strip()
     try:
-        if "-" in text:
+        if "-" in text or "T" in text:
             return datetime.fromisoformat(text)
         parts = [float(part) for part in text.split(":")]
     except ValueError as error:
