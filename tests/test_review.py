@@ -23,6 +23,8 @@ from fasr_video.errors import CaseError, MissingExtra, UsageError
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.decisions import decide, decisions, standing
 from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.verify import SIGNED_OFF, verify
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
@@ -518,6 +520,17 @@ def test_times_are_read_and_shown() -> None:
     known = Clock.read('{"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}')
     assert known is not None and known.shown(4.0) == "2026-03-02 00:00:02+01:00 ± 1.5 s"
     assert Clock.read(None) is None
+
+
+def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Path) -> None:
+    right = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
+    corrected = right | {"shown": "2026-03-01T14:01:30+01:00", "offset_seconds": 90, "drift_seconds_a_day": 0}
+    said = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
+    for known, times in ((right, 0), (corrected, 1)):
+        with Case.open(folder) as case:
+            place_source(case, 2, Place("Yard", known))
+        page = Browser(make_app(by_id([folder]), TOKEN, PORT)).get("/track/S2-T1").text
+        assert html.unescape(page).count(said) == times
 
 
 def test_decisions_of_the_page_and_of_the_command_line_are_the_same_thing(
