@@ -326,8 +326,6 @@ class Batch:
             done = [*self._correct(unit, folder, place), *self._ask(folder)]
             if self._job.reports:
                 refresh(folder)
-        except EnvironmentFailure:  # a full disk is no fault of that case
-            raise
         except FasrError as error:  # one case that is damaged or held by somebody stops no archive
             self._listen(Note("warning", str(folder), f"not brought up to date: {error}"))
             return
