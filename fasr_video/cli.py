@@ -308,7 +308,10 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 @KEY_FILE
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 def serve_command(cases: tuple[Path, ...], port: int) -> None:
-    """Review cases in a browser on this machine, by the address that it prints. Ctrl-C ends it."""
+    """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
+
+    Ctrl-C ends it.
+    """
     from fasr_video.review import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

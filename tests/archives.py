@@ -11,6 +11,7 @@ from fasr_video.archive.orders import Work
 from fasr_video.archive.scan import scan
 from fasr_video.archive.schedulers import Local, Scheduler
 from fasr_video.configs import settings as configs
+from fasr_video.configs.settings import Settings
 from tests.units import copy_content
 
 QUICK = (
@@ -44,13 +45,19 @@ class Told:
 
 
 def work_off(
-    archive: Path, cases: Path, do: Work = copy_content, scheduler: Scheduler | None = None, **more: object
+    archive: Path,
+    cases: Path,
+    do: Work = copy_content,
+    scheduler: Scheduler | None = None,
+    settings: Settings = SETTINGS,
+    **more: object,
 ) -> tuple[Told, list[Unit]]:
     """A whole batch; returns what it said, and the units after it."""
-    told, job = Told(), Job(cases, SETTINGS, **more)  # type: ignore[arg-type]
+    told, job = Told(), Job(cases, settings, **more)  # type: ignore[arg-type]
     with Ledger.open(cases) as ledger:
         found = scan(archive, None, cases)
-        ledger.put_unread(found.unread)
+        ledger.put_unread(archive, found)
+        ledger.put_gone(archive, found)
         batch = Batch(ledger, scheduler or Local(do, lambda order, share: None), job, told)
         batch.feed(found.files)
         while batch.open:

@@ -22,7 +22,7 @@ from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.canonical import LEFT_OUT, TABLES, digest, dump
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.looks import Remembering
-from fasr_video.archive.orders import End, Order
+from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
 from fasr_video.configs import settings as configs
@@ -34,6 +34,7 @@ from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from tests.archives import QUICK, SETTINGS, files, ledger_says, work_off
+from tests.conftest import PORTRAITS
 from tests.units import change_always, change_once, just_done
 
 
@@ -87,7 +88,7 @@ def test_a_unit_whose_file_was_taken_away_is_missing_until_it_is_back(tmp_path: 
     with Ledger.open(tmp_path / "cases") as ledger:
         ledger.put_unit(ledger.units()[0].sha256, settings_key(SETTINGS), "a", 4, again=True)
     _, (unit,) = work_off(archive, tmp_path / "cases")
-    assert unit.state == "waiting", "nobody asked for it this time"
+    assert (unit.state, unit.error) == ("missing", "its file is not there any more")
     shutil.move(tmp_path / "a.mp4", archive / "a.mp4")
     (archive / "a.mp4").write_text("good")
     _, units = work_off(archive, tmp_path / "cases")
@@ -103,7 +104,7 @@ def test_priority_comes_first_then_time_then_name(tmp_path: Path) -> None:
 
 
 def test_a_window_leaves_out_what_is_outside_and_names_what_nobody_can_tell(tmp_path: Path, entrance: Path) -> None:
-    archive = files(tmp_path / "in", d20240501T120000="1", d20240501T150000="2", unnamed="3")
+    archive = files(tmp_path / "in", d20240501T120000="1", d20240501T150002="2", unnamed="3")
     shutil.copy(entrance, archive / "d20240501T125957.mp4")  # six seconds long: it goes on into the window
     cameras = read_cameras(r"d(?P<date>\d{8})T(?P<time>\d{6})", None, "UTC")
     after, before = (datetime(2024, 5, 1, h, tzinfo=UTC) for h in (13, 15))
@@ -111,6 +112,19 @@ def test_a_window_leaves_out_what_is_outside_and_names_what_nobody_can_tell(tmp_
     told, _ = work_off(archive, tmp_path / "cases", just_done, cameras=cameras, after=after, before=before)
     assert sorted(told.about("done")) == ["d20240501T120000", "d20240501T125957"]
     assert told.about("failed") == ["unnamed"]
+
+
+def test_a_window_takes_files_of_which_only_the_day_is_known(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", d20240501="1", d20240504="2")
+    cameras = read_cameras(r"d(?P<date>\d{8})", None, "UTC")
+    told, _ = work_off(
+        archive,
+        tmp_path / "cases",
+        cameras=cameras,
+        after=datetime(2024, 5, 1, 13, tzinfo=UTC),
+        before=datetime(2024, 5, 1, 15, tzinfo=UTC),
+    )
+    assert told.about("done") == ["d20240501"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_told_of_and_read_again(tmp_path: Path) -> None:
@@ -142,6 +156,91 @@ def test_folders_that_cannot_be_read_are_listed(tmp_path: Path) -> None:
             os.seteuid(0)
         assert [f.name for f in found.files] == ["a.mp4"]
         assert found.unread == {str(archive / "locked"): "Permission denied"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
+def test_a_copy_in_a_closed_folder_does_not_keep_the_other_from_being_read(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        archive = files(Path(name) / "in", a__locked="same", b="same")
+        work_off(archive, Path(name) / "cases")
+        (case,) = (Path(name) / "cases").glob("locked-*")
+        shutil.rmtree(case)
+        (archive / "a").chmod(0o700)
+        subprocess.run(["chmod", "-R", "a+rwX", name, archive / "b.mp4", Path(name) / "cases"], check=True)
+        (archive / "a").chmod(0o700)
+        os.seteuid(65534)
+        try:
+            told, (unit,) = work_off(archive, Path(name) / "cases")
+        finally:
+            os.seteuid(0)
+        assert unit.state == "done" and told.about("done") == ["b"]
+        with Ledger.read(Path(name) / "cases") as ledger:
+            assert [Path(path).name for path, _ in ledger.problems()] == ["a"]
+            assert [f.name for f in ledger.files(unit)] == ["a/locked.mp4", "b.mp4"], "closed is not gone"
+
+
+def test_pipes_and_devices_are_listed_and_not_waited_for(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", a="1")
+    os.mkfifo(archive / "pipe.mp4")
+    (archive / "device.mp4").symlink_to("/dev/zero")
+    told, (unit,) = work_off(archive, tmp_path / "cases")
+    assert told.about("done") == ["a"] and unit.state == "done"
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert [(Path(p).name, "no regular file" in why) for p, why in ledger.problems()] == [
+            ("device.mp4", True),
+            ("pipe.mp4", True),
+        ]
+
+
+def test_a_window_that_cannot_be_judged_takes_nothing_from_what_is_done(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", unnamed="1")
+    work_off(archive, tmp_path / "cases")
+    told, (unit,) = work_off(archive, tmp_path / "cases", after=datetime(2024, 5, 1, tzinfo=UTC))
+    assert told.about("failed") == ["unnamed"] and unit.state == "done"
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert [f.name for f in ledger.files(unit)] == ["unnamed.mp4"]
+        assert ["no time is known" in why for _, why in ledger.problems()] == [True]
+    work_off(archive, tmp_path / "cases")
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert ledger.problems() == [], "without a window there is nothing to judge"
+
+
+def test_files_that_were_deleted_or_renamed_are_no_failures_and_leave_no_names(tmp_path: Path) -> None:
+    archive = files(tmp_path / "in", a="bad", b="good", c="film")
+    work_off(archive, tmp_path / "cases")
+    (archive / "a.mp4").unlink()
+    (archive / "b.mp4").rename(archive / "renamed.mp4")
+    (archive / "c.mp4").unlink()
+    _, units = work_off(archive, tmp_path / "cases")
+    assert {u.folder[0]: u.state for u in units} == {"a": "missing", "b": "done", "c": "done"}
+    with Ledger.read(tmp_path / "cases") as ledger:
+        names = {u.folder[0]: [f.name for f in ledger.files(u)] for u in units}
+    assert names["b"] == ["renamed.mp4"]
+    assert names["c"] == ["c.mp4"], "what a case was made of is told, wherever its disk is"
+
+
+def test_the_exit_code_is_about_what_was_asked_for_this_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files(tmp_path / "one", a="no film")
+    (tmp_path / "one" / "link").symlink_to(tmp_path)
+    (tmp_path / "two").mkdir()
+
+    def ended_with(archive: str) -> object:
+        command = ["batch", str(tmp_path / archive), "--out", str(tmp_path / "cases"), "--scheduler", "local"]
+        monkeypatch.setattr(sys, "argv", ["fasr-video", *command])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    assert ended_with("one") == 3
+    assert ended_with("two") == 0
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert ["link to a folder" in why for _, why in ledger.problems()] == [True], "another folder's stay"
+    (tmp_path / "one" / "a.mp4").unlink()
+    (tmp_path / "one" / "link").unlink()
+    assert ended_with("one") == 0
+    capsys.readouterr()
 
 
 def test_links_to_folders_and_the_cases_themselves_are_not_walked_into(tmp_path: Path) -> None:
@@ -185,6 +284,7 @@ def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_p
         (["{in}", "--set", "restore.subjects={T1: X}", "--set", "restore.method=idfsr"], "restore.subjects"),
         (["{in}", "--set", "sampling.every=2", "--set", "sampling.fps=5"], "each chooses the frames alone"),
         (["{in}/nowhere", "--scheduler", "local"], "no such folder"),
+        (["{in}", "--gpus", ","], "--gpus ,: a GPU without a name"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(
@@ -198,6 +298,26 @@ def test_bad_input_is_one_line_and_exit_code_two(
     told = capsys.readouterr().err
     assert ended.value.code == 2 and says in told
     assert len(told.strip().splitlines()) == 1 and "Traceback" not in told
+
+
+@pytest.mark.parametrize("wrong", [("--scheduler", "slurm"), ("--gpus", "0,")])
+def test_what_is_wrong_with_the_options_is_told_before_anybody_is_enrolled(
+    wrong: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").mkdir()
+    command = [
+        "batch",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "cases"),
+        "--gallery",
+        str(PORTRAITS / "mugshots"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["fasr-video", *command, *wrong])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and not (tmp_path / "cases").exists()
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_what_failed_before_is_named_again_by_the_next_batch(
@@ -301,6 +421,19 @@ def test_no_footage_is_bad_and_another_version_is_unfit(tmp_path: Path) -> None:
     assert outcome.end is End.BAD and "not a video" in outcome.text
     other = work(order(text, tmp_path / "case", version="0.0.0"), lambda share: None)
     assert other.end is End.UNFIT and "0.0.0" in other.text
+
+
+def test_a_file_whose_disk_went_away_is_missing_and_not_bad(entrance: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    clip = Path(shutil.copy(entrance, tmp_path / "in"))
+
+    def unmount(order: Order, tell: Tell) -> Outcome:
+        order.path.unlink()
+        return work(order, tell)
+
+    told, (unit,) = work_off(tmp_path / "in", tmp_path / "cases", unmount)
+    assert [n.text for n in told.notes] == [f"{clip}: it went away while it was read"]
+    assert (unit.state, unit.error) == ("missing", "its file is not there any more")
 
 
 def test_a_case_that_somebody_writes_is_left_to_them(unbroken: Path, entrance: Path, tmp_path: Path) -> None:

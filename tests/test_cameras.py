@@ -22,7 +22,21 @@ def cameras(tmp_path: Path, *lines: str, names: str | None = NAMES, zone: str = 
 def test_camera_and_time_are_in_the_path(tmp_path: Path) -> None:
     known = cameras(tmp_path, zone="+02:00").of("door/2024-05-01/130559.mp4")
     assert known.place.camera == "door"
-    assert known.place.clock == {"start": "2024-05-01T13:05:59+02:00", "uncertainty_seconds": 0.0, "from": "path"}
+    assert known.place.clock == {"start": "2024-05-01T13:05:59+02:00", "uncertainty_seconds": 1.0, "from": "path"}
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("20240501", 90_000), ("20240501_13", 3600), ("20240501_1305", 60)])
+def test_what_the_path_leaves_open_is_uncertainty(name: str, seconds: float, tmp_path: Path) -> None:
+    names = r"(?P<date>\d{8})_?(?P<time>\d+)?"
+    known = cameras(tmp_path, names=names).of(f"{name}.mp4")
+    assert known.place.clock is not None and known.place.clock["uncertainty_seconds"] == seconds
+    assert known.span is not None
+    midnight = datetime(2024, 5, 1, tzinfo=UTC)
+    assert seconds < 90_000 or known.span[0] < midnight < midnight.replace(hour=23) < known.span[1]
+
+
+def test_a_time_of_seven_digits_is_none(tmp_path: Path) -> None:
+    assert "is not HHMM" in (cameras(tmp_path).of("door/2024-05-01/1305591.mp4").problem or "")
 
 
 def test_what_the_path_does_not_say_is_not_known(tmp_path: Path) -> None:
@@ -43,7 +57,7 @@ def test_a_clock_that_is_ahead_is_put_back_and_both_times_are_kept(tmp_path: Pat
     assert known.place.clock is not None
     assert known.place.clock["start"] == "2024-05-01T13:00:00+00:00"
     assert known.place.clock["shown"] == "2024-05-01T13:01:30+00:00"
-    assert known.place.clock["uncertainty_seconds"] == 2
+    assert known.place.clock["uncertainty_seconds"] == 3, "the second that the path leaves open is added"
 
 
 def test_drift_counts_from_when_the_offset_was_measured(tmp_path: Path) -> None:
@@ -65,8 +79,8 @@ def test_the_hour_that_comes_twice_is_an_hour_of_doubt(tmp_path: Path) -> None:
     table = cameras(tmp_path, zone="Europe/Berlin")
     twice = table.of("door/20241027/023000.mp4").place.clock
     once = table.of("door/20241027/043000.mp4").place.clock
-    assert twice is not None and twice["uncertainty_seconds"] == 3600 and twice["start"].endswith("+02:00")
-    assert once is not None and once["uncertainty_seconds"] == 0 and once["start"].endswith("+01:00")
+    assert twice is not None and twice["uncertainty_seconds"] == 3601 and twice["start"].endswith("+02:00")
+    assert once is not None and once["uncertainty_seconds"] == 1 and once["start"].endswith("+01:00")
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,13 @@ def test_an_accepted_link_that_is_removed_or_moved_is_found(case: Case) -> None:
     assert problems(case) == [f"link {link} is not as it was decided"]
 
 
+@pytest.mark.parametrize("name", ["Bob\x00", "Bob\u202e", "Bob\x1b[2J"])
+def test_a_name_that_nobody_can_read_is_refused(case: Case, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be shown"):
+        decide(case, 1, "insufficient", "blurred", name)
+    assert made_on(case, 1) == []
+
+
 def test_deciding_and_undoing_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ("--subject", "anna", "--reason", "same ear", "--by", "Anna")
     assert called(capsys, "decide", folder, "T1", "accepted", *given)[:2] == (0, "decision 1: T1 accepted\n")

@@ -24,6 +24,8 @@ from fasr_video import cli
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import decide as decide_link
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.records import place_source
 from fasr_video.provenance import NOTE
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
@@ -472,3 +474,21 @@ def test_a_folder_with_sums_of_other_things_is_left_alone(case: Path, tmp_path: 
     with pytest.raises(CaseError, match="of something else"):
         write_report(case, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["SHA256SUMS"] and "disk.iso" in sums.read_text()
+
+
+def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(tmp_path: Path) -> None:
+    folder = synthetic(tmp_path / "case")
+    clock = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
+    clock |= {"shown": "2026-03-01T13:58:30+01:00", "offset_seconds": -90, "drift_seconds_a_day": 0}
+    with Case.open(folder) as case:
+        place_source(case, 1, Place("Yard", clock))
+    page = html.unescape((write_report(folder) / "index.html").read_text())
+    assert page.count("; the camera showed 2026-03-01T13:58:30+01:00, 90 s behind") == 1
+
+
+def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> None:
+    folder = synthetic(tmp_path / "case")
+    refresh(folder)
+    (folder / "report" / "T2.html").unlink()
+    refresh(folder)
+    assert (folder / "report" / "T2.html").is_file()

@@ -18,10 +18,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from fasr_video.archive.again import cases_in
 from fasr_video.errors import CaseError, MissingExtra, UsageError
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.decisions import decide, decisions, standing
 from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.verify import SIGNED_OFF, verify
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
@@ -342,6 +345,12 @@ def test_a_decision_is_undone_by_its_form(browser: Browser, folder: Path) -> Non
     assert browser.post("/track/T1/undo/1", by="Ben").status_code == 400
 
 
+def test_a_decision_is_undone_on_its_own_track_alone(browser: Browser, folder: Path) -> None:
+    browser.post("/track/T1/decide", verdict="insufficient", reason="blurred", by="Ann")
+    assert browser.post("/track/T2/undo/1", by="Ann").status_code == 400
+    assert standing_on(folder, 1) == [("insufficient", None, "Ann")]
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
@@ -465,6 +474,18 @@ def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert (code, err) == (2, line)
 
 
+def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    shutil.copytree(folder, archive / "2026" / "case")
+    made_case(archive / "another")
+    assert sorted(c.name for c in cases_in([archive])) == ["another", "case"]
+    (archive / "gallery").mkdir()
+    (archive / "ledger.sqlite").touch()
+    assert len(cases_in(sorted(archive.glob("*/")))) == 2, "a shell names the gallery of an archive, too"
+    with pytest.raises(CaseError, match="no case here"):
+        cases_in([archive / "gallery"])
+
+
 def test_it_listens_on_the_loopback_address_only() -> None:
     with claim(0) as taken:
         assert taken.getsockname()[0] == "127.0.0.1"
@@ -494,10 +515,22 @@ def test_the_same_case_twice_and_no_case_are_told(folder: Path, tmp_path: Path) 
 
 def test_times_are_read_and_shown() -> None:
     assert [parse(t) for t in ("12.5", "1:30", " 01:02:03.250 ")] == [12.5, 90.0, 3723.25]
+    assert parse("20240501T100000") == parse("2024-05-01 10:00")
     assert [clock(s) for s in (0, 59.9996, 3723.25)] == ["0:00:00.000", "0:01:00.000", "1:02:03.250"]
     known = Clock.read('{"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}')
     assert known is not None and known.shown(4.0) == "2026-03-02 00:00:02+01:00 ± 1.5 s"
     assert Clock.read(None) is None
+
+
+def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Path) -> None:
+    right = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
+    corrected = right | {"shown": "2026-03-01T14:01:30+01:00", "offset_seconds": 90, "drift_seconds_a_day": 0}
+    said = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
+    for known, times in ((right, 0), (corrected, 1)):
+        with Case.open(folder) as case:
+            place_source(case, 2, Place("Yard", known))
+        page = Browser(make_app(by_id([folder]), TOKEN, PORT)).get("/track/S2-T1").text
+        assert html.unescape(page).count(said) == times
 
 
 def test_decisions_of_the_page_and_of_the_command_line_are_the_same_thing(

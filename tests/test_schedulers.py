@@ -233,6 +233,30 @@ def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(
         assert sorted((u.state, u.tries) for u in ledger.units()) == [("done", 1), ("done", 1), ("waiting", 0)]
 
 
+def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    said: list[str] = []
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1"
+    ) as empty:
+        scheduler = Dask(copy_content, empty.scheduler_address, said.append)
+
+        def until(told: int, workers: int) -> None:
+            empty.scale(workers)
+            end = time.monotonic() + 60
+            while len(said) < told or len(scheduler._threads) != workers:
+                assert time.monotonic() < end
+                scheduler.wait(0.1)
+
+        text = files(tmp_path, a="1") / "a.mp4"
+        scheduler.submit(Order(1, text, "", 1, 1, tmp_path / "case", "{}", None, Place()))
+        until(1, 0)
+        until(1, 1)
+        until(2, 0)
+        scheduler.close()
+    assert said == ["no worker is there: units wait until one joins (dask worker ADDRESS)"] * 2
+
+
 def connected(address: str) -> Dask:
     """Once the scheduler is up."""
     until = time.monotonic() + 60

@@ -127,3 +127,65 @@ def test_what_a_search_found_is_told_when_its_report_cannot_be_written(again: Pa
     (result,) = search_again([folder], again / "gallery")
     assert result.asked and [c.new for c in result.changes] == [("grace_hopper",)]
     assert result.problem is not None and "its report was not written" in result.problem
+
+
+def footage_is_back(again: Path, entrance: Path) -> Path:
+    (again / "in").mkdir()
+    shutil.copy(entrance, again / "in" / "a.mp4")
+    return again / "in"
+
+
+def test_a_batch_asks_finished_cases_again_when_gallery_or_search_are_others(again: Path, entrance: Path) -> None:
+    footage = footage_is_back(again, entrance)
+    told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery")
+    assert told.notes == [], "nothing changed"
+    enrol(again / "gallery", "grace_hopper")
+    told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery")
+    assert [n.text for n in told.notes] == ["searched again: T1 new candidate grace_hopper"]
+    strict = SETTINGS.model_copy(update={"search": SETTINGS.search.model_copy(update={"fpir": 0.2})})
+    told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery", settings=strict)
+    assert [n.text for n in told.notes] == ["searched again: the same candidates"]
+    told, _ = work_off(footage, again / "cases", work)
+    assert told.notes == [], "no gallery is no question"
+    (folder,) = cases_in([again / "cases"])
+    with Case.open(folder, read_only=True) as case:
+        assert (case.searched() or {})["question"]["fpir"] == 0.2
+        assert not [p for c in verify(case) for p in c.problems]
+        assert case.meta("log_head") in (folder / "report" / "index.html").read_text()
+
+
+def test_a_report_that_was_left_out_or_damaged_is_written_by_the_next_batch(again: Path, entrance: Path) -> None:
+    footage = footage_is_back(again, entrance)
+    (folder,) = cases_in([again / "cases"])
+    (folder / "report" / "T1.html").unlink()
+    work_off(footage, again / "cases", work, reports=False)
+    assert not (folder / "report" / "T1.html").exists()
+    work_off(footage, again / "cases", work)
+    assert (folder / "report" / "T1.html").is_file()
+    shutil.rmtree(folder / "report")
+    with Ledger.read(again / "cases") as ledger:
+        document = write_summary(ledger)
+    assert document["units"][0]["report"] is None and document["units"][0]["with_candidates"] is not None
+    assert "report/" not in (again / "cases" / "summary.html").read_text()
+    work_off(footage, again / "cases", work)
+    assert (folder / "report" / "index.html").is_file()
+
+
+def test_the_search_of_an_archive_may_be_asked_otherwise(
+    again: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder,) = cases_in([again / "cases"])
+    command = ["fasr-video", "search", str(folder), "--gallery", str(again / "gallery"), "--set"]
+
+    def ended_with(setting: str) -> object:
+        monkeypatch.setattr(sys, "argv", [*command, setting])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code
+
+    assert ended_with("search.fpir=0.3") == 0
+    with Case.open(folder, read_only=True) as case:
+        assert (case.searched() or {})["question"]["fpir"] == 0.3
+    assert (again / "cases" / "summary.html").is_file(), "the archive's summary is not left stale"
+    assert ended_with("detect.every=2") == 2
+    assert "finished cases are only searched" in capsys.readouterr().err

@@ -7,6 +7,8 @@ import io
 import json
 import re
 import shutil
+import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -18,6 +20,8 @@ from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary, write_summary
 from fasr_video.archive.unit import work
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.decisions import decide
 from fasr_video.trackers.linking import Tracklet
 from tests.archives import files, work_off
 from tests.test_cli import called
@@ -48,6 +52,25 @@ def test_features_of_two_embedders_are_never_compared() -> None:
 
 def test_what_a_person_set_apart_stays_apart() -> None:
     assert subjects([seen(0, (1, 0), "door", refused=[1]), seen(1, (1, 0), "yard")]) == []
+
+
+def test_what_a_person_joined_is_one_subject_however_the_faces_look() -> None:
+    tracks = [seen(0, (1, 0), "door"), seen(1, (0, 1), "yard"), seen(2, (0, 1), "gate")]
+    tracks[0] = replace(tracks[0], accepted=frozenset({1}))
+    (found,) = subjects(tracks)
+    assert who([found]) == [["case0", "case1", "case2"]] and found["joined_by_people"]
+    tracks[0] = replace(tracks[0], refused=frozenset({2}))
+    assert who(subjects(tracks)) == [["case0", "case1"]], "the third is apart from one of them"
+    assert subjects(tracks)[0]["weakest_score"] is None
+
+
+def test_two_tracks_that_one_camera_saw_at_one_moment_are_never_one_subject() -> None:
+    def at(number: int, camera: str, start: float) -> Seen:
+        return replace(seen(number, (1, 0), camera), surely=(camera, start, start + 10))
+
+    assert subjects([at(0, "door", 0), at(1, "door", 5)]) == []
+    assert len(subjects([at(0, "door", 0), at(1, "yard", 5)])) == 1
+    assert len(subjects([at(0, "door", 0), at(1, "door", 11)])) == 1
 
 
 def test_several_tracks_of_one_person_are_one_subject() -> None:
@@ -98,6 +121,41 @@ def test_what_the_page_links_to_is_there(cases: Path, document: dict[str, Any]) 
     links = re.findall(r'href="([^"]+)"', as_html(document))
     assert any(link.endswith("/report/index.html") for link in links)
     assert all((cases / unquote(link)).exists() for link in links if not link.startswith(("#", "data:")))
+
+
+def test_footage_under_two_settings_is_counted_once(cases: Path, tmp_path: Path) -> None:
+    there = Path(shutil.copytree(cases, tmp_path / "cases"))
+    with sqlite3.connect(there / "ledger.sqlite") as db:
+        (old,) = db.execute("SELECT folder FROM unit WHERE state = 'done'").fetchone()
+        shutil.copytree(there / old, there / "newer")
+        db.execute(
+            "INSERT INTO unit (sha256, settings, folder, state, size, facts)"
+            " SELECT sha256, 'others', 'newer', 'done', size, facts FROM unit WHERE folder = ?",
+            (old,),
+        )
+        db.execute(
+            "INSERT INTO unit (sha256, settings, folder, state, size)"
+            " SELECT sha256, 'third', 'third', 'failed', size FROM unit WHERE folder = ?",
+            (old,),
+        )
+    with Ledger.read(there) as ledger:
+        found = write_summary(ledger)
+    counted = {u["case"]: u["counted"] for u in found["units"] if u["sha256"] and u["case"] in (old, "newer", "third")}
+    assert counted == {old: False, "newer": True, "third": False}
+    assert found["totals"]["tracks"] == 1 and found["subjects"] == []
+    assert "under newer settings" in (there / "summary.html").read_text()
+
+
+def test_what_reviewers_decided_stands_in_the_summary(cases: Path, tmp_path: Path) -> None:
+    there = Path(shutil.copytree(cases, tmp_path / "cases"))
+    with Ledger.read(there) as ledger:
+        (unit,) = [u for u in ledger.units() if u.state == "done"]
+        with Case.open(there / unit.folder) as case:
+            decide(case, 1, "rejected", "another ear", "Ann", role="examiner")
+        (lead,) = write_summary(ledger)["leads"]
+    said = {"verdict": "rejected", "subject": None, "by": "Ann", "role": "examiner"}
+    assert lead["decisions"] == [said]
+    assert "rejected by Ann (examiner)" in (there / "summary.html").read_text()
 
 
 def test_a_purged_case_leaves_the_summary(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

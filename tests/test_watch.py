@@ -39,6 +39,32 @@ def test_a_file_is_given_out_once_until_it_is_another() -> None:
     assert still.new([growing(2)], now=100) == [growing(2)]
 
 
+def test_a_file_that_was_away_is_given_out_again() -> None:
+    still = Still(0)
+    assert still.new([growing(1)], now=0) == [growing(1)]
+    assert still.new([], now=1) == []
+    assert still.new([growing(1)], now=2) == [growing(1)]
+
+
+def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    folder, cases = tmp_path / "in", tmp_path / "cases"
+    folder.mkdir()
+    process = start(folder, cases)
+    while not (cases / "ledger.sqlite").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    folder.rename(tmp_path / "away")
+    assert process.stderr is not None
+    assert "it is away; waiting for it" in process.stderr.readline()
+    files(tmp_path / "away", b="no film")
+    (tmp_path / "away").rename(folder)
+    assert "it is back" in process.stderr.readline()
+    wait_for(cases, "failed", 1, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+
+
 def start(folder: Path, cases: Path) -> subprocess.Popen[str]:
     overrides = [part for o in QUICK for part in ("--set", o)]
     command = [sys.executable, "-m", "fasr_video", "watch", str(folder), "--out", str(cases), "--scheduler", "local"]

@@ -1,17 +1,19 @@
 """Finished cases searched again, without their footage: the features of their tracks are in them.
 
-For a gallery that somebody was enrolled into, or removed from, since.
+For a gallery that somebody was enrolled into, or removed from, since; or with other settings of the search.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.gallery.index import Index
@@ -33,6 +35,10 @@ class Change:
     """Candidates that pass the threshold now and did not."""
     gone: tuple[str, ...]
 
+    @property
+    def told(self) -> list[str]:
+        return [f"new candidate {s}" for s in self.new] + [f"no longer a candidate: {s}" for s in self.gone]
+
 
 @dataclass(frozen=True, slots=True)
 class Searched:
@@ -46,33 +52,69 @@ class Searched:
 
 
 def cases_in(places: Sequence[Path]) -> list[Path]:
-    """Case folders, each once: those given, and those in folders of cases that are given."""
+    """Case folders, each once: those given, and those at any depth in folders that are given.
+
+    What else lies beside a ledger (its gallery, parts) is passed over: a shell's CASES/* names it, too.
+    """
     found: dict[Path, None] = {}
     for place in places:
-        if (place / DATABASE).is_file():
-            own = [place]
-        elif place.is_dir():
-            own = sorted(p.parent for p in place.glob(f"*/{DATABASE}"))
-        else:
-            own = []
-        if not own:
+        own = list(_below(place))
+        if not own and not (place.absolute().parent / LEDGER).is_file():
             raise CaseError(place, "no case here, nor in the folders in it", "give what `run` or `batch` made")
         found |= dict.fromkeys(own)
+    if not found:
+        raise CaseError(places[0], "no case here, nor in the folders in it", "give what `run` or `batch` made")
     return list(found)
 
 
-def search_again(cases: Sequence[Path], given: Path, reports: bool = True) -> Iterator[Searched]:
+def _below(place: Path) -> Iterator[Path]:
+    for folder, below, names in os.walk(place):
+        below.sort()
+        if DATABASE in names:
+            below.clear()  # a case's own folders hold none
+            yield Path(folder)
+
+
+Questions = Callable[[SearchSettings], SearchSettings]
+"""What to ask with, by what a case was asked with last."""
+
+
+def changed(overrides: Sequence[str]) -> Questions:
+    """As it was asked last, but for these (search.KEY=VALUE)."""
+    given = load("cpu", overrides).search
+    names = []
+    for override in overrides:
+        group, _, name = override.partition("=")[0].strip().partition(".")
+        if group != "search":
+            remedy = "give settings of the group search; others need the footage: fasr-video run, or batch"
+            raise UsageError(f"--set {override}", "finished cases are only searched", remedy)
+        names.append(name)
+    return lambda last: last.model_copy(update={name: getattr(given, name) for name in names})
+
+
+def search_again(
+    cases: Sequence[Path], given: Path, reports: bool = True, questions: Questions = lambda last: last
+) -> Iterator[Searched]:
     """One after another; a case that cannot be searched is told of, and the rest goes on."""
     with Gallery.open(given, read_only=True) as gallery:
         index = Index.open(gallery)
         for folder in cases:
             try:
-                yield _search(folder, gallery, index, reports)
+                yield search_one(folder, gallery, index, questions, reports)
             except FasrError as error:
                 yield Searched(folder, str(error))
 
 
-def _search(folder: Path, gallery: Gallery, index: Index, reports: bool) -> Searched:
+def is_answered(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
+    """Whether that is what a case was asked last, as far as one can see without its models."""
+    last = case.searched()
+    if last is None:
+        return False
+    same = last["gallery"]["id"] == gallery.id and last["gallery"]["state"] == gallery.state
+    return bool(same and last["question"] == search.model_dump(mode="json"))
+
+
+def search_one(folder: Path, gallery: Gallery, index: Index, questions: Questions, reports: bool) -> Searched:
     with only_writer(folder), Case.open(folder) as case:
         if case.db.execute("SELECT count(*) FROM source WHERE state = 'running'").fetchone()[0]:
             raise CaseError(folder, "its footage is not done", "let `run` or `batch` finish it")
@@ -81,9 +123,9 @@ def _search(folder: Path, gallery: Gallery, index: Index, reports: bool) -> Sear
         gallery.require(prober.embedder)
         _check_probes(case, prober)
         question = case.searched()
-        search = settings.search if question is None else SearchSettings.model_validate(question["question"])
+        last = settings.search if question is None else SearchSettings.model_validate(question["question"])
         before = _passing(case)
-        asked = search_all(case, gallery, prober, search, index)
+        asked = search_all(case, gallery, prober, questions(last), index)
         after = _passing(case)
     changes = (
         Change(t, tuple(sorted(now - then)), tuple(sorted(then - now))) for t, then, now in _beside(before, after)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -13,8 +14,9 @@ from pathlib import Path
 
 import av
 
+from fasr_video.archive.again import is_answered, search_one
 from fasr_video.archive.cameras import Cameras, Known
-from fasr_video.archive.ledger import File, Ledger, Unit
+from fasr_video.archive.ledger import GONE, File, Ledger, Unit
 from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
@@ -100,6 +102,8 @@ class Batch:
         """Units of which parts are looked at: the order that follows, and how many parts are open."""
         self._running: dict[int, tuple[int, float]] = {}
         """Bytes of each unit at work, and the share of them that is done."""
+        self._index: tuple[str, Index] | None = None
+        """Of the gallery that finished cases are asked anew with, and of which state of it."""
         self._began, self._worked = time.monotonic(), 0
         self.outside = 0
         """Files outside of the window."""
@@ -108,14 +112,15 @@ class Batch:
 
     def feed(self, files: Iterable[Found]) -> None:
         """Files to be worked off: by priority, then by wall time (unknown ones last), then by name."""
+        files = list(files)
+        self._ledger.put_readable(files)
         for found in files:
             known = self._job.cameras.of(found.name)
             reason = self._out_of_window(found.path, known)
             if reason is None:
                 self._feed.append((found, known))
             elif reason:
-                self._ledger.put_file(found, None, known, reason)
-                self._listen(Note("failed", str(found.path), reason))
+                self._problem(found, reason)
             else:
                 self.outside += 1
         self._feed = deque(sorted(self._feed, key=lambda x: _order(*x)))
@@ -186,10 +191,10 @@ class Batch:
         try:
             found, sha256 = self._hash(found)
         except OSError as error:
-            self._problem(found, known, f"cannot be read ({error.strerror})")
+            self._problem(found, f"cannot be read ({error.strerror})")
             return
         if sha256 is None:
-            self._problem(found, known, "it changes while it is read")
+            self._problem(found, "it changes while it is read")
             return
         self._ledger.put_file(found, sha256, known)
         if known.problem:
@@ -201,10 +206,10 @@ class Batch:
         if unit.state == "done" and not (self._job.cases / unit.folder).is_dir():
             self._ledger.failed(unit.id, "waiting", "its case is not there any more")
         elif unit.state == "done":
-            self._correct(unit, first.place)
+            self._bring_up(unit, first.place)
 
-    def _problem(self, found: Found, known: Known, why: str) -> None:
-        self._ledger.put_file(found, None, known, why)
+    def _problem(self, found: Found, why: str) -> None:
+        self._ledger.put_problem(found.path, why)
         self._listen(Note("failed", str(found.path), why))
 
     def _hash(self, found: Found) -> tuple[Found, str | None]:
@@ -225,9 +230,9 @@ class Batch:
         return self._ledger.free_folder(sha256, self._key, names)
 
     def _order_of(self, unit: Unit) -> Order | None:
-        there = [f for f in self._ledger.files(unit) if f.path.exists()]
+        there = [f for f in self._ledger.files(unit) if os.path.exists(f.path)]  # Path.exists raises in a closed folder
         if not there:
-            self._ledger.failed(unit.id, "missing", "its file is not there any more")
+            self._ledger.failed(unit.id, "missing", GONE)
             return None
         f: File = there[0]
         cases, gallery = self._job.cases.absolute(), self._job.gallery
@@ -312,22 +317,45 @@ class Batch:
         found = Found(order.path, self._ledger.name_of(order.path), facts.st_size, facts.st_mtime_ns)
         self._feed.append((found, self._job.cameras.of(found.name)))
 
-    def _correct(self, unit: Unit, place: Place) -> None:
-        """Camera and clock of a case that is done, where they were said otherwise since."""
-        said = {k: unit.facts.get(k) for k in ("camera", "clock")}
-        if place == Place() or said == _placed(place):
-            return
+    def _bring_up(self, unit: Unit, place: Place) -> None:
+        """What was said or asked otherwise since a case was done, and its report: no footage is needed for them."""
         folder = self._job.cases / unit.folder
+        if not (folder / CASE_DATABASE).is_file():
+            return  # purged
         try:
-            with only_writer(folder), Case.open(folder) as case:
-                place_source(case, 1, place)
+            done = [*self._correct(unit, folder, place), *self._ask(folder)]
             if self._job.reports:
                 refresh(folder)
-        except FasrError as error:  # one case that is gone or held by somebody stops no archive
-            self._listen(Note("warning", str(folder), f"camera and clock not corrected: {error}"))
+        except FasrError as error:  # one case that is damaged or held by somebody stops no archive
+            self._listen(Note("warning", str(folder), f"not brought up to date: {error}"))
             return
+        for text in done:
+            self._listen(Note("done", str(folder), text))
+
+    def _correct(self, unit: Unit, folder: Path, place: Place) -> list[str]:
+        """Camera and clock, where they were said otherwise."""
+        said = {k: unit.facts.get(k) for k in ("camera", "clock")}
+        if place == Place() or said == _placed(place):
+            return []
+        with only_writer(folder), Case.open(folder) as case:
+            place_source(case, 1, place)
         self._ledger.done(unit.id, {**unit.facts, **_placed(place)}, 0.0)
-        self._listen(Note("done", str(folder), "camera and clock corrected"))
+        return ["camera and clock corrected"]
+
+    def _ask(self, folder: Path) -> list[str]:
+        """The gallery, where it or the settings of the search are others than those that the case was asked with."""
+        if self._job.gallery is None:
+            return []
+        search = self._job.settings.search
+        with Gallery.open(self._job.gallery, read_only=True) as gallery:
+            with Case.open(folder, read_only=True) as case:
+                if is_answered(case, gallery, search):
+                    return []
+            if self._index is None or self._index[0] != gallery.state:
+                self._index = gallery.state, Index.open(gallery)
+            found = search_one(folder, gallery, self._index[1], lambda last: search, reports=False)
+        changes = [f"{c.track} {change}" for c in found.changes for change in c.told]
+        return [f"searched again: {'; '.join(changes) or 'the same candidates'}"] if found.asked else []
 
     def _out_of_window(self, path: Path, known: Known) -> str | None:
         """None within it, "" outside of it, and a reason where nobody can say."""

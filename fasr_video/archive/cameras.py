@@ -1,8 +1,9 @@
 """Cameras, clocks and priorities of files: from their paths by a pattern, and from a CSV that people keep.
 
 The pattern is a regular expression over the path within the archive, with named groups: `camera`, `date` (YYYYMMDD,
-with or without marks in it) and `time` (HHMMSS, or HHMM). The CSV has a line for some files (`glob`) or for a camera
-that the pattern found (`camera` alone); the first line that fits counts.
+with or without marks in it) and `time` (HHMMSS, or HHMM). What they leave open is uncertainty: a date alone a day.
+The CSV has a line for some files (`glob`) or for a camera that the pattern found (`camera` alone); the first line that
+fits counts.
 
     glob, camera, start, offset, offset_at, drift, uncertainty, zone, priority
 
@@ -27,6 +28,8 @@ from fasr_video.pipeline.place import Place
 COLUMNS = ("glob", "camera", "start", "offset", "offset_at", "drift", "uncertainty", "zone", "priority")
 GROUPS = {"camera", "date", "time"}
 DAY = 86_400
+RESOLUTIONS = {0: DAY + 3600, 2: 3600, 4: 60, 6: 1}
+"""Seconds that a time of so many digits leaves open; of a date alone the longest day, on which clocks are set back."""
 CENTURIES = 1e10  # seconds: no offset of a clock is larger
 MOST_PRIORITY = 1_000_000
 
@@ -69,12 +72,14 @@ class Cameras:
 
     def _clock(self, said: dict[str, str], line: Line | None) -> dict[str, object] | None:
         if line and line.start:
-            shown, origin = datetime.fromisoformat(line.start), "csv"
+            shown, left_open, origin = datetime.fromisoformat(line.start), 0, "csv"
         elif "date" in said:
-            shown, origin = _from_name(said["date"], said.get("time", "")), "path"
+            shown, left_open = _from_name(said["date"], said.get("time", ""))
+            origin = "path"
         else:
             return None
         shown, doubt = _in_zone(shown, _zone((line.zone if line else "") or self.zone))
+        doubt += left_open
         if line is None:
             return {"start": shown.isoformat(), "uncertainty_seconds": doubt, "from": origin}
         ahead = line.offset
@@ -177,9 +182,12 @@ def _fits(line: Line, path: str, camera: str) -> bool:
     return fnmatchcase(path, line.glob) if line.glob else line.camera == camera
 
 
-def _from_name(date: str, time: str) -> datetime:
-    digits = re.sub(r"\D", "", date) + re.sub(r"\D", "", time).ljust(6, "0")
-    return datetime.strptime(digits, "%Y%m%d%H%M%S")
+def _from_name(date: str, time: str) -> tuple[datetime, int]:
+    """The earliest time that it says, and how many seconds later it may be."""
+    day, digits = re.sub(r"\D", "", date), re.sub(r"\D", "", time)
+    if len(digits) not in RESOLUTIONS:
+        raise ValueError(f"{time} is not HHMM or HHMMSS")
+    return datetime.strptime(day + digits.ljust(6, "0"), "%Y%m%d%H%M%S"), RESOLUTIONS[len(digits)]
 
 
 def _zone(name: str) -> tzinfo:

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fasr_video.configs import settings as configs
 from fasr_video.custody.commands import KEY_FILE
-from fasr_video.errors import ExitCode, UsageError
+from fasr_video.errors import ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:
     from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick
@@ -112,7 +112,10 @@ def batch_command(archive: Path, after: str | None, before: str | None, **option
     Stopped or killed, the same command goes on where it was. Ends with 3 when files or folders could not be read, or
     lost parts; the ledger says which, and why.
     """
+    from fasr_video.archive.scan import check_folder
+
     asked = Asked(**options)
+    check_folder(archive)
     with _opened(asked, after, before) as opened:
         found = opened.scan(archive)
         opened.batch.feed(found.files)
@@ -148,17 +151,27 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
     Started again, it goes on where it was. Ends with 0 when it was stopped, with 3 when there were files that could not
     be read.
     """
+    from fasr_video.archive.batch import Note
+    from fasr_video.archive.scan import check_folder
     from fasr_video.archive.watch import Still
 
     asked = Asked(**options)
     waiting = Still(still)
+    check_folder(folder)
     with _opened(asked) as opened:
         try:
-            looked, changed = float("-inf"), False
+            looked, changed, there = float("-inf"), False, True
             while True:
                 if time.monotonic() - looked >= every:
-                    looked = time.monotonic()
-                    opened.batch.feed(waiting.new(opened.scan(folder).files))
+                    looked, before = time.monotonic(), there
+                    try:
+                        files, there = opened.scan(folder).files, True
+                    except InputError:
+                        files, there = [], False
+                    if there != before:
+                        told = "it is back" if there else "it is away; waiting for it"
+                        opened.show(Note("warning", str(folder), told))
+                    opened.batch.feed(waiting.new(files))
                 changed |= opened.batch.open
                 opened.batch.step(min(POLL, every))
                 if changed and not opened.batch.open:
@@ -172,55 +185,63 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
 @click.argument("cases", nargs=-1, required=True, type=FOLDER)
 @click.option("--gallery", required=True, type=FOLDER, help="A gallery that `gallery create`, or `batch`, made.")
 @KEY_FILE
+@click.option("--set", "overrides", multiple=True, metavar="search.KEY=VALUE", help="Ask otherwise than each was last.")
 @NO_REPORT
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each case.")
-def search_command(cases: tuple[Path, ...], gallery: Path, no_report: bool, as_json: bool) -> int:
+def search_command(
+    cases: tuple[Path, ...], gallery: Path, overrides: tuple[str, ...], no_report: bool, as_json: bool
+) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and tell what changed.
 
     For a gallery that somebody was enrolled into since. Ends with 3 when a case could not be searched.
     """
-    from fasr_video.archive.again import cases_in, search_again
+    from fasr_video.archive.again import cases_in, changed, search_again
     from fasr_video.archive.ledger import DATABASE, Ledger
     from fasr_video.archive.summary import write_summary
 
-    failed = searched = changed = 0
-    for result in search_again(cases_in(cases), gallery, not no_report):
+    questions = changed(overrides)
+    failed = searched = tracks_changed = 0
+    for result in search_again(cases_in(cases), gallery, not no_report, questions):
         failed += result.problem is not None
         searched += result.asked
-        changed += len(result.changes)
+        tracks_changed += len(result.changes)
         if as_json:
             click.echo(json.dumps({"event": "searched", **asdict(result), "case": str(result.case)}))
         else:
             if result.problem is not None:
                 click.echo(f"fasr-video: {result.problem}", err=True)
             for c in result.changes:
-                told = [f"new candidate {s}" for s in c.new] + [f"no longer a candidate: {s}" for s in c.gone]
-                click.echo(f"{result.case} {c.track}: {', '.join(told)}")
-    for place in cases:
+                click.echo(f"{result.case} {c.track}: {', '.join(c.told)}")
+    for place in dict.fromkeys(p for case in cases for p in (case.absolute(), case.absolute().parent)):
         if (place / DATABASE).is_file():
             with Ledger.read(place) as ledger:
                 write_summary(ledger)
     code = ExitCode.LOSSES if failed else ExitCode.DONE
     if as_json:
-        facts = {"searched": searched, "tracks_changed": changed, "failed": failed}
+        facts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
         click.echo(json.dumps({"event": "done", **facts, "exit_code": int(code)}))
     else:
-        click.echo(f"cases searched: {searched}; tracks with changes: {changed}; not searched: {failed}")
+        click.echo(f"cases searched: {searched}; tracks with changes: {tracks_changed}; not searched: {failed}")
     return code
 
 
 class _Opened:
     """A batch at work, and what is shown of it."""
 
-    def __init__(self, ledger: Ledger, scheduler: Scheduler, batch: Batch, asked: Asked) -> None:
-        self.batch = batch
+    def __init__(self, ledger: Ledger, scheduler: Scheduler, batch: Batch, asked: Asked, show: Listener) -> None:
+        self.batch, self.show = batch, show
         self._ledger, self._scheduler, self._asked = ledger, scheduler, asked
+        self._archive: Path | None = None
+        """What was looked through."""
 
     def scan(self, folder: Path) -> Scan:
         from fasr_video.archive.scan import scan
 
         found = scan(folder, self._asked.glob, self._asked.cases)
-        self._ledger.put_unread(found.unread)
+        self._ledger.put_unread(folder, found)
+        if self._archive is None:  # once is enough for a watch: its folder is looked at every few seconds
+            self._archive = folder.absolute()
+            self._ledger.put_gone(folder, found)
         return found
 
     def summary(self) -> dict[str, Any]:
@@ -229,18 +250,22 @@ class _Opened:
         return write_summary(self._ledger)
 
     def finish(self) -> int:
-        """Stop whatever is at work; the summary, and the exit code that it asks for."""
+        """Stop whatever is at work; the summary, and the exit code that what was asked for this time leads to."""
         self._scheduler.close()
         self._ledger.give_back()
         document = self.summary()
         states, totals = document["units_by_state"], document["totals"]
-        lossy = sum(bool(u["losses"]) for u in document["units"])
-        bad = states["failed"] + states["missing"] + lossy + len(document["not_read"])
+        asked = self._ledger.asked()
+        units = [u for u in document["units"] if u["case"] in asked]
+        not_done = [u for u in units if u["state"] in ("failed", "missing")]
+        lossy = sum(bool(u["losses"]) for u in units)
+        not_read = sum(p["path"] in asked or self._is_below(p["path"]) for p in document["not_read"])
+        bad = len(not_done) + lossy + not_read
         code = ExitCode.LOSSES if bad else ExitCode.DONE
         facts = {
             "units": states,
             "with_losses": lossy,
-            "not_read": len(document["not_read"]),
+            "not_read": not_read,
             "outside_of_window": self.batch.outside,
             "tracks": totals["tracks"],
             "with_candidates": totals["with_candidates"],
@@ -253,17 +278,20 @@ class _Opened:
         click.echo(
             f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
         )
-        for unit in document["units"]:
-            if unit["state"] in ("failed", "missing") and unit["case"] not in self.batch.told:
+        for unit in not_done:
+            if unit["case"] not in self.batch.told:
                 remedy = "; --again tries it again" if unit["state"] == "failed" else ""
                 click.echo(f"not done: {', '.join(unit['files'])}: {unit['error']}{remedy}")
-        for what, count in (("units with losses", lossy), ("files or folders not read", facts["not_read"])):
+        for what, count in (("units with losses", lossy), ("files or folders not read", not_read)):
             if count:
                 click.echo(f"{what}: {count}")
         if self.batch.outside:
             click.echo(f"files outside of the window: {self.batch.outside}")
         click.echo(f"look at it: {self._asked.cases / 'summary.html'}")
         return code
+
+    def _is_below(self, path: str) -> bool:
+        return self._archive is not None and Path(path).is_relative_to(self._archive)
 
 
 @contextmanager
@@ -273,15 +301,15 @@ def _opened(asked: Asked, after: str | None = None, before: str | None = None) -
     from fasr_video.archive.ledger import Ledger
 
     job = _job(asked, after, before)
+    start = _scheduler(asked)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Ledger.open(asked.cases) as ledger, _shown(asked.as_json) as show:
-        job = _with_gallery(job)
         shares: list[Callable[[Order, float], None]] = []
-        scheduler = _scheduler(asked, lambda order, share: shares[0](order, share), show)
-        batch = Batch(ledger, scheduler, job, show)
-        shares.append(batch.share)
+        scheduler = start(lambda order, share: shares[0](order, share), show)
         try:
-            yield _Opened(ledger, scheduler, batch, asked)
+            batch = Batch(ledger, scheduler, _with_gallery(job), show)
+            shares.append(batch.share)
+            yield _Opened(ledger, scheduler, batch, asked, show)
         finally:
             scheduler.close()
             ledger.give_back()
@@ -316,7 +344,8 @@ def _with_gallery(job: Job) -> Job:
     return replace(job, gallery=prepare_gallery(job.gallery, job.cases, job.settings))
 
 
-def _scheduler(asked: Asked, share: Callable[[Order, float], None], show: Listener) -> Scheduler:
+def _scheduler(asked: Asked) -> Callable[[Callable[[Order, float], None], Listener], Scheduler]:
+    """What starts it; whatever is wrong with how it was asked for is told before that."""
     from fasr_video.archive.batch import Note
     from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory
     from fasr_video.archive.unit import work
@@ -326,14 +355,17 @@ def _scheduler(asked: Asked, share: Callable[[Order, float], None], show: Listen
     if kind != "processes" and given:
         remedy = "leave it out: a cluster's workers are given theirs when they are started"
         raise UsageError(f"--{given[0]}", f"it is for --scheduler processes, not {kind}", remedy)
+    gpus = [] if asked.gpus is None else [gpu.strip() for gpu in asked.gpus.split(",")]
+    if asked.gpus is not None and not all(gpus):
+        raise UsageError(f"--gpus {asked.gpus}", "a GPU without a name", "give their numbers, as 0,1")
     if kind == "dask" and address:
-        return Dask(work, address, lambda text: show(Note("warning", f"dask={address}", text)))
+        return lambda share, show: Dask(work, address, lambda text: show(Note("warning", f"dask={address}", text)))
     if kind == "local" and not equals:
-        return Local(work, share)
+        return lambda share, show: Local(work, share)
     if kind == "processes" and not equals:
         count = asked.workers or len(os.sched_getaffinity(0))
         memory = asked.memory or ((whole := machine_memory()) and whole // count)
-        return Processes(work, share, count, memory, asked.gpus.split(",") if asked.gpus else ())
+        return lambda share, show: Processes(work, share, count, memory, gpus)
     remedy = "give local, processes, or dask=tcp://HOST:8786"
     raise UsageError(f"--scheduler {asked.scheduler}", "no such scheduler", remedy)
 

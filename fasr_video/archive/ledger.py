@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fasr_video.archive.cameras import Known
-from fasr_video.archive.scan import Found
+from fasr_video.archive.scan import Found, Scan
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import make_folder
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
@@ -53,6 +54,7 @@ CREATE TABLE IF NOT EXISTS event (
 """
 NUMBERS = ("frames", "faces", "tracks", "usable", "with_candidates", "unknown", "losses", "footage_seconds")
 """What is known of a case that is done."""
+GONE = "its file is not there any more"
 _PLANNED = "CREATE TEMP TABLE planned (unit INTEGER PRIMARY KEY)"
 """What this process was asked for: a ledger may hold units of other folders, windows and settings."""
 
@@ -148,7 +150,8 @@ class Ledger:
         same = row is not None and (row["size"], row["mtime_ns"]) == (found.size, found.mtime_ns)
         return row["sha256"] if same else None
 
-    def put_file(self, found: Found, sha256: str | None, known: Known, problem: str | None = None) -> None:
+    def put_file(self, found: Found, sha256: str, known: Known) -> None:
+        """A file and its content; paths that it had before it was renamed are forgotten."""
         clock = None if known.place.clock is None else json.dumps(known.place.clock, sort_keys=True)
         row = (str(found.path), found.name, found.size, found.mtime_ns, sha256, known.place.camera, clock)
         with self.transaction():
@@ -160,8 +163,11 @@ class Ledger:
                 " camera = ifnull(excluded.camera, camera), clock = ifnull(excluded.clock, clock),"
                 " priority = excluded.priority,"
                 " problem = excluded.problem",
-                (*row, known.priority, problem or known.problem),
+                (*row, known.priority, known.problem),
             )
+            others = self.db.execute("SELECT path FROM file WHERE sha256 = ? AND path <> ?", (sha256, str(found.path)))
+            renamed = [(other["path"],) for other in others.fetchall() if _is_gone(other["path"])]
+            self.db.executemany("DELETE FROM file WHERE path = ?", renamed)
 
     def put_unit(self, sha256: str, settings: str, folder: str, size: int, again: bool) -> Unit:
         """The unit of a content under these settings; a new one waits, as does one whose file is back, or (`again`)
@@ -187,13 +193,47 @@ class Ledger:
         query = "SELECT 1 FROM unit WHERE folder = ? AND (sha256, settings) <> (?, ?)"
         return next(n for n in names if self.db.execute(query, (n, sha256, settings)).fetchone() is None)
 
-    def put_unread(self, unread: Mapping[str, str]) -> None:
-        """What could not be looked at this time; what was so before is forgotten."""
-        if dict(self.db.execute("SELECT path, reason FROM unread").fetchall()) == unread:
+    def put_unread(self, archive: Path, found: Scan) -> None:
+        """What could not be looked at below `archive` this time. What was so before is forgotten, but for files that
+        are there: whether they can be read is for `put_problem` and `put_readable` to say."""
+        below, there = _below(archive), {str(f.path) for f in found.files}
+        before = dict(self.db.execute("SELECT path, reason FROM unread").fetchall())
+        stay = {path: why for path, why in before.items() if path in there or not f"{path}/".startswith(below)}
+        now = stay | found.unread
+        if now == before:
             return
         with self.transaction():
             self.db.execute("DELETE FROM unread")
-            self.db.executemany("INSERT INTO unread VALUES (?, ?)", unread.items())
+            self.db.executemany("INSERT INTO unread VALUES (?, ?)", now.items())
+
+    def put_problem(self, path: Path, why: str) -> None:
+        """A file that is there and cannot be taken; what is known of it from before stays."""
+        with self.transaction():
+            self.db.execute("UPDATE file SET problem = NULL WHERE path = ?", (str(path),))
+            self.db.execute("INSERT OR REPLACE INTO unread VALUES (?, ?)", (str(path), why))
+
+    def put_readable(self, files: Iterable[Found]) -> None:
+        """Files that had a problem, perhaps, and are tried anew."""
+        with self.transaction():
+            self.db.executemany("DELETE FROM unread WHERE path = ?", [(str(f.path),) for f in files])
+
+    def put_gone(self, archive: Path, found: Scan) -> None:
+        """Files that were below `archive` and are not any more.
+
+        One that lies elsewhere, or never was in a unit, is forgotten. One that a finished case was made of is kept in
+        mind: its disk may only be away. A unit that never got done is missing.
+        """
+        below, there = _below(archive), {str(f.path) for f in found.files}
+        known = dict(self.db.execute("SELECT path, sha256 FROM file").fetchall())
+        gone = {p: sha for p, sha in known.items() if p.startswith(below) and p not in there and _is_gone(p)}
+        kept = {sha for path, sha in known.items() if path not in gone}
+        with self.transaction():
+            forgotten = [(path,) for path, sha in gone.items() if sha is None or sha in kept]
+            self.db.executemany("DELETE FROM file WHERE path = ?", forgotten)
+        for sha in {sha for sha in gone.values() if sha is not None} - kept:
+            query = "SELECT id FROM unit WHERE sha256 = ? AND state IN ('waiting', 'failed')"
+            for row in self.db.execute(query, (sha,)).fetchall():
+                self.failed(row["id"], "missing", GONE)
 
     # What is to be done, and what became of it.
 
@@ -278,8 +318,13 @@ class Ledger:
         found = {row[0]: (row[1], row[2]) for row in self.db.execute(query).fetchall()}
         return {state: found.get(state, (0, 0)) for state in STATES}
 
+    def asked(self) -> set[str]:
+        """Folders of the units that were put."""
+        query = "SELECT folder FROM unit WHERE id IN (SELECT unit FROM planned)"
+        return {row["folder"] for row in self.db.execute(query).fetchall()}
+
     def problems(self) -> list[tuple[str, str]]:
-        """Files that are in no unit, and folders that could not be read, each with the reason."""
+        """Files and folders that could not be read, each with the reason."""
         rows = self.db.execute(
             "SELECT path, problem FROM file WHERE sha256 IS NULL AND problem IS NOT NULL"
             " UNION ALL SELECT path, reason FROM unread ORDER BY 1"
@@ -315,6 +360,22 @@ class Ledger:
         if made != str(SCHEMA_VERSION):
             reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
             raise IntegrityError(self.cases / DATABASE, reason, "go on with that version, or give another --out")
+
+
+def _below(folder: Path) -> str:
+    """What the paths of all that lies in it begin with."""
+    return os.path.join(folder.absolute(), "")
+
+
+def _is_gone(path: str) -> bool:
+    """False where nobody can tell, as in a folder that may not be looked into."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _is_number(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,14 +35,18 @@ class Scan:
     """Folders and files that could not be looked at, and why."""
 
 
+def check_folder(archive: Path) -> None:
+    if not os.path.isdir(archive):
+        raise InputError(archive, "no such folder", "give the folder that the footage is in")
+
+
 def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
     """Files below `archive` whose path within it fits `glob` (`*` goes through folders), or whose ending is known.
 
     `leave_out` is a folder that is no part of it: the cases, where they lie inside.
     """
-    if not archive.is_dir():
-        raise InputError(archive, "no such folder", "give the folder that the footage is in")
-    result = Scan()
+    check_folder(archive)
+    archive, result = archive.absolute(), Scan()
     skip = leave_out.resolve()
 
     def refused(error: OSError) -> None:
@@ -70,4 +75,7 @@ def _add(result: Scan, path: Path, within: str) -> None:
     except OSError as error:
         result.unread[str(path)] = error.strerror or str(error)
     else:
-        result.files.append(Found(path.absolute(), within, facts.st_size, facts.st_mtime_ns))
+        if stat.S_ISREG(facts.st_mode):
+            result.files.append(Found(path, within, facts.st_size, facts.st_mtime_ns))
+        else:  # reading a pipe would wait for ever
+            result.unread[str(path)] = "no regular file, but a pipe, socket or device"

@@ -254,6 +254,8 @@ class Dask:
         """Workers that have not answered yet."""
         self._threads: dict[str, int] = {}
         """Of the workers that are there."""
+        self._manned = True
+        """Whether workers were there at the last look."""
         self._looked = 0.0
 
     def room(self) -> int:
@@ -329,6 +331,9 @@ class Dask:
         except (OSError, TimeoutError) as error:  # distributed's own CommClosedError is an OSError
             raise self._gone() from error
         self._threads = {worker: facts["nthreads"] for worker, facts in there.items()}
+        if self._manned and not there:
+            self._warn("no worker is there: units wait until one joins (dask worker ADDRESS)")
+        self._manned = bool(there)
         self._problems = {w: p for w, p in self._problems.items() if w in there}
         for future in [f for f, w in self._questions.items() if w not in there]:
             del self._questions[future]

@@ -10,7 +10,7 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,8 +25,11 @@ from fasr_video.errors import FasrError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.export import decided_subject
 from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import features
+from fasr_video.report.write import FOLDER as REPORT
+from fasr_video.report.write import INDEX
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
 SCHEMA = "fasr-video/archive/1"
@@ -49,6 +52,10 @@ class Seen:
     refused: frozenset[int]
     """Tracks (as numbered here) that a person said are somebody else."""
     facts: dict[str, Any]
+    accepted: frozenset[int] = frozenset()
+    """Tracks that a person said are the same person."""
+    surely: tuple[str, float, float] | None = None
+    """The camera, and from when to when it saw the track for sure; None where that is not known."""
 
 
 def write_summary(ledger: Ledger) -> dict[str, Any]:
@@ -64,10 +71,11 @@ def write_summary(ledger: Ledger) -> dict[str, Any]:
 def summary(ledger: Ledger) -> dict[str, Any]:
     units, unread = [], []
     seen: list[Seen] = []
+    counted = _newest(ledger.units())
     for unit in ledger.units():
-        line = _line(ledger, unit)
+        line = _line(ledger, unit) | {"counted": unit.id in counted}
         units.append(line)
-        if unit.state == "done":
+        if unit.state == "done" and unit.id in counted:
             try:
                 seen += _seen(ledger.cases / unit.folder, line, len(seen))
             except FasrError as error:
@@ -79,39 +87,74 @@ def summary(ledger: Ledger) -> dict[str, Any]:
         "version": __version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "units_by_state": states,
-        "totals": {k: sum(u[k] or 0 for u in units) for k in (*COUNTS, "work_seconds")},
+        "totals": {k: sum(u[k] or 0 for u in units if u["counted"]) for k in (*COUNTS, "work_seconds")},
         "units": units,
         "not_read": unread,
-        "leads": [s.facts for s in seen if s.facts["candidates"]],
+        "leads": [s.facts for s in seen if s.facts["candidates"] or s.facts["decisions"]],
         "subjects": subjects(seen),
     }
 
 
 def subjects(seen: Sequence[Seen]) -> list[dict[str, Any]]:
-    """Tracks of any case and camera that may be one person: proposals, by the rules that hold within a case."""
+    """Tracks of any case and camera that may be one person: proposals, by the rules that hold within a case.
+
+    What a person joined in its case is one subject here, too, and nothing is put to it that is apart from any of it.
+    """
     found: list[dict[str, Any]] = []
     for embedder in sorted({s.embedder for s in seen}):  # vectors of two embedders mean nothing to each other
         some = [s for s in seen if s.embedder == embedder]
-        apart = {frozenset((s.tracklet.id, other)) for s in some for other in s.refused}
-        least = max(s.similarity for s in some)
-        proposals = propose_by_face([s.tracklet for s in some], least, lambda a, b, x=apart: frozenset((a, b)) in x)  # type: ignore[misc]
         by_id = {s.tracklet.id: s for s in some}
-        clusters: dict[int, set[int]] = {}
-        scores: dict[frozenset[int], float] = {}
-        for p in proposals:
-            joined = clusters.get(p.a, {p.a}) | clusters.get(p.b, {p.b})
-            clusters |= dict.fromkeys(joined, joined)
-            scores[frozenset((p.a, p.b))] = p.score
-        for members in {frozenset(c) for c in clusters.values()}:
-            weakest = min(score for pair, score in scores.items() if pair <= members)
-            found.append({"tracks": [by_id[m].facts for m in sorted(members)], "weakest_score": weakest})
-    found.sort(key=lambda s: (-len({t["camera"] for t in s["tracks"]}), -len(s["tracks"]), -s["weakest_score"]))
+        accepted = [(s.tracklet.id, other) for s in some for other in s.accepted if other in by_id]
+        people = _clusters(accepted)
+
+        def apart(a: int, b: int, people: Any = people, by_id: Any = by_id) -> bool:
+            one, other = people.get(a, {a}), people.get(b, {b})
+            return one is not other and any(_apart(by_id[x], by_id[y]) for x in one for y in other)
+
+        proposals = propose_by_face([s.tracklet for s in some], max(s.similarity for s in some), apart)
+        scores = {frozenset((p.a, p.b)): p.score for p in proposals}
+        for members in {frozenset(c) for c in _clusters([*accepted, *((p.a, p.b) for p in proposals)]).values()}:
+            by_face = [score for pair, score in scores.items() if pair <= members]
+            about = {"weakest_score": min(by_face, default=None), "joined_by_people": any(m in people for m in members)}
+            found.append({"tracks": [by_id[m].facts for m in sorted(members)], **about})
+    found.sort(key=lambda s: (-len({t["camera"] for t in s["tracks"]}), -len(s["tracks"]), -(s["weakest_score"] or 0)))
     return [{"subject": f"P{number}", **s} for number, s in enumerate(found, 1)]
+
+
+def _clusters(pairs: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
+    """Track → all that pairs hold together with it."""
+    clusters: dict[int, set[int]] = {}
+    for a, b in pairs:
+        joined = clusters.get(a, {a}) | clusters.get(b, {b})
+        clusters |= dict.fromkeys(joined, joined)
+    return clusters
+
+
+def _apart(a: Seen, b: Seen) -> bool:
+    """A person said so, or one camera saw both at one moment."""
+    if b.tracklet.id in a.refused or a.tracklet.id in b.refused:
+        return True
+    one, other = a.tracklet, b.tracklet
+    if one.source == other.source:
+        return one.start <= other.end and other.start <= one.end
+    if a.surely is None or b.surely is None or a.surely[0] != b.surely[0]:
+        return False
+    return a.surely[1] <= b.surely[2] and b.surely[1] <= a.surely[2]
+
+
+def _newest(units: Sequence[Unit]) -> set[int]:
+    """Of each content one unit: made under the newest settings that it is done under."""
+    best: dict[str, Unit] = {}
+    for unit in units:
+        so_far = best.setdefault(unit.sha256, unit)
+        if (unit.state == "done", unit.id) > (so_far.state == "done", so_far.id):
+            best[unit.sha256] = unit
+    return {unit.id for unit in best.values()}
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
     out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for unit in document["units"]:
         writer.writerow({**unit, "files": " | ".join(unit["files"])})
@@ -134,6 +177,7 @@ def _line(ledger: Ledger, unit: Unit) -> dict[str, Any]:
     line |= {"case": unit.folder, "state": unit.state, "files": [f.name for f in files], "camera": camera}
     line |= {"start": clock.get("start"), "start_uncertainty": clock.get("uncertainty_seconds")}
     line |= {"tries": unit.tries, "error": unit.error, "sha256": unit.sha256}
+    line["report"] = _report(ledger.cases, unit.folder, INDEX) if unit.state == "done" else None
     return line | {"work_seconds": None if unit.seconds is None else round(unit.seconds, 1)}
 
 
@@ -146,10 +190,10 @@ def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
         verdicts = [t["answer"]["verdict"] for t in tracks if t["answer"] is not None]
         line |= {"with_candidates": verdicts.count("candidates"), "unknown": verdicts.count("unknown")}
         numbers = {t["id"]: count + k for k, t in enumerate(tracks)}
-        refused = defaultdict(set)
-        for a, b in case.db.execute("SELECT a, b FROM link WHERE state = 'refused'").fetchall():
-            if a in numbers and b in numbers:
-                refused[a].add(numbers[b])
+        said: dict[str, defaultdict[int, set[int]]] = {"refused": defaultdict(set), "accepted": defaultdict(set)}
+        for a, b, state in case.db.execute("SELECT a, b, state FROM link WHERE state <> 'proposed'").fetchall():
+            if state in said and a in numbers and b in numbers:
+                said[state][a].add(numbers[b])
         found = []
         for t in tracks:
             look = features(case, t["id"])[Kind.POOLED]
@@ -157,11 +201,21 @@ def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
             found.append(
                 Seen(
                     *(tracklet, json.loads(models[t["id"]])["embedder"], settings["link"]["min_similarity"]),
-                    frozenset(refused[t["id"]]),
+                    frozenset(said["refused"][t["id"]]),
                     _facts(case, t, line),
+                    accepted=frozenset(said["accepted"][t["id"]]),
+                    surely=_surely(t, line),
                 )
             )
     return found
+
+
+def _surely(track: Mapping[str, Any], line: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    if line["camera"] is None or line["start"] is None:
+        return None
+    start, doubt = datetime.fromisoformat(line["start"]).timestamp(), line["start_uncertainty"] or 0.0
+    first, last = start + track["start_seconds"] + doubt, start + track["end_seconds"] - doubt
+    return (line["camera"], first, last) if first <= last else None
 
 
 def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,6 +228,7 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
     return {
         "case": line["case"],
         "track": track["name"],
+        "report": _report(case.folder.parent, line["case"], f"{track['name']}.html"),
         "camera": line["camera"],
         "start_seconds": track["start_seconds"],
         "end_seconds": track["end_seconds"],
@@ -182,8 +237,19 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
         "candidates": [
             {k: c[k] for k in ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")} for c in passing
         ],
+        "decisions": [
+            {"verdict": d["verdict"], "subject": decided_subject(d) or None, "by": d["by"], "role": d["role"]}
+            for d in track["decisions"]
+            if d["undone_by"] is None
+        ],
         "thumbnail": _thumbnail(case, track),
     }
+
+
+def _report(cases: Path, folder: str, page: str) -> str | None:
+    """A page of a case's report, within the cases' folder; None where there is none, as of an encrypted case."""
+    path = Path(folder, REPORT, page)
+    return path.as_posix() if (cases / path).is_file() else None
 
 
 def _thumbnail(case: Case, track: Mapping[str, Any]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -41,7 +42,7 @@ def unfit(version: str, settings: str, cases: Path, gallery: Path | None) -> str
     if version != __version__:
         return f"it has fasr-video {__version__}, and the batch is {version}'s; install the same there"
     for what, place in {"cases": cases, "gallery": gallery}.items():
-        if place is not None and not place.exists():
+        if place is not None and not os.path.exists(place):
             return f"{place}: the {what} cannot be seen from there; mount them under the same path"
     try:
         _models(settings)
@@ -62,8 +63,12 @@ def _try(order: Order, tell: Tell) -> Outcome:
     except EnvironmentFailure as error:
         return Outcome(End.STOPPED, str(error))
     except FasrError as error:
+        if not os.path.exists(order.path):
+            return _gone(order)
         return Outcome(End.BAD, str(error)) if _as_hashed(order) else _changed(order)
     except Exception as error:  # isolates the file: the others go on
+        if not os.path.exists(order.path):
+            return _gone(order)
         return Outcome(End.FAILED, f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}")
 
 
@@ -119,6 +124,11 @@ def _as_hashed(order: Order) -> bool:
     except OSError:
         return True  # it is gone, which reading it says better
     return (facts.st_size, facts.st_mtime_ns) == (order.size, order.mtime_ns)
+
+
+def _gone(order: Order) -> Outcome:
+    """No fault of the file: its disk may be back by the next try."""
+    return Outcome(End.FAILED, f"{order.path}: it went away while it was read")
 
 
 def _changed(order: Order) -> Outcome:

@@ -19,9 +19,12 @@ class Still:
     def new(self, files: Iterable[Found], now: float | None = None) -> list[Found]:
         """Those that are still, and were not given out as they are now."""
         now = time.monotonic() if now is None else now
+        there = {str(found.path): found for found in files}
+        for key in self._seen.keys() - there.keys():  # gone: one that comes back is given out again
+            del self._seen[key]
+            self._given.pop(key, None)
         ready = []
-        for found in files:
-            key = str(found.path)
+        for key, found in there.items():
             before, since = self._seen.get(key, (None, now))
             if before != found:
                 since = now

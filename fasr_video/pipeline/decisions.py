@@ -17,6 +17,7 @@ from sqlite3 import Row
 
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline.case import Case, now, track_name
+from fasr_video.pipeline.roles import one_line
 from fasr_video.pipeline.roles import role as as_role
 
 VERDICTS = ("accepted", "rejected", "insufficient")
@@ -121,7 +122,7 @@ def agreement(standing: Collection[Decision]) -> Agreement:
 
 def person(name: str) -> str:
     """The name of who decides, on one line."""
-    return _required("a name", " ".join(name.split()), LONGEST_NAME)
+    return _required("a name", one_line("name", name), LONGEST_NAME)
 
 
 def same_person(one: str, other: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -28,6 +29,14 @@ def given(camera: str | None, start: str | None, uncertainty: float) -> Place:
     if not math.isfinite(uncertainty) or uncertainty < 0:
         raise UsageError("--clock-uncertainty", f"{uncertainty} is not a length of time", "give seconds, 0 or more")
     return Place(camera, {"start": at.isoformat(), "uncertainty_seconds": uncertainty, "from": "given"})
+
+
+def correction(clock: Mapping[str, Any]) -> str:
+    """What the camera showed, where its clock was put right; empty where it was not."""
+    if "shown" not in clock:
+        return ""
+    ahead = (datetime.fromisoformat(clock["shown"]) - datetime.fromisoformat(clock["start"])).total_seconds()
+    return f"the camera showed {clock['shown']}, {abs(ahead):g} s {'ahead' if ahead > 0 else 'behind'}"
 
 
 def read_time(what: str, text: str) -> datetime:

@@ -16,9 +16,17 @@ LONGEST = 100
 
 def role(text: str) -> str:
     """A role on one line; empty where none is stated."""
-    text = " ".join(text.split())
+    text = one_line("role", text)
     if len(text) > LONGEST:
         raise UsageError("role", f"{len(text)} characters", f"say it in at most {LONGEST}")
+    return text
+
+
+def one_line(what: str, text: str) -> str:
+    """Without what no reader could see: it would be another name that looks the same."""
+    text = " ".join(text.split())
+    if not text.isprintable():
+        raise UsageError(what, "it holds characters that cannot be shown", "write it with letters, digits and marks")
     return text
 
 

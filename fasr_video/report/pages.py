@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import decided_subject
+from fasr_video.pipeline.place import correction
 from fasr_video.report import pictures, words
 from fasr_video.report.document import standing
 from fasr_video.report.photographs import Photographs
@@ -188,6 +189,7 @@ def _templates() -> Environment:
     }
     found.filters |= {
         "clock": _clock,
+        "correction": correction,
         "ratio": _ratio,
         "number": _number,
         "losses": _losses,

@@ -73,9 +73,11 @@ def _is_of(out: Path, head: str) -> bool:
     """Whether the pages there are whole, and of the state of the case whose log ends so."""
     try:
         index, listed = (out / INDEX).read_bytes(), (out / MANIFEST).read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return False
-    return head.encode() in index and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
+    names = [line.partition("  ")[2] for line in listed.splitlines()]
+    whole = all((out / name).is_file() for name in names)
+    return whole and head.encode() in index and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
 
 
 Data = bytes | Callable[[Path], object]

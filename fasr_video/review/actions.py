@@ -10,7 +10,7 @@ from collections.abc import Callable
 from flask import Blueprint, flash, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
-from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError
+from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
 from fasr_video.pipeline import decisions, links
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import track_number
@@ -44,6 +44,8 @@ def decide(case_id: str, name: str) -> Answer:
 @actions.post("/case/<case_id>/track/<name>/undo/<int:decision>")
 def undo(case_id: str, name: str, decision: int) -> Answer:
     def change(case: Case) -> str:
+        if all(d.id != decision for d in decisions.decisions(case, track_number(case, name))):
+            raise CaseError(f"decision {decision}", f"not one on track {name}", "look at that track's history")
         undone = decisions.undo(case, decision, *_who())
         return f"Undone: {undone.verdict}, by {undone.by}. It stays in the history."
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import waitress
 
+from fasr_video.archive.again import cases_in
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.case import Case
 from fasr_video.review.app import make_app
@@ -20,7 +21,7 @@ THREADS = 6
 
 
 def serve_cases(folders: Sequence[Path], port: int, tell: Callable[[str], None]) -> None:
-    cases = by_id(folders)
+    cases = by_id(cases_in(folders))
     with claim(port) as claimed:
         port = claimed.getsockname()[1]
         token = secrets.token_urlsafe(32)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from fasr_video.errors import UsageError
+from fasr_video.pipeline.place import correction
 
 _REMEDY = "give H:MM:SS of the footage, or a date with a time, as 2026-03-01 14:05"
 
@@ -22,13 +23,20 @@ class Clock:
     uncertainty: float
     """In seconds."""
     said_by: str
+    correction: str = ""
+    """What the camera showed, where its clock was put right."""
 
     @classmethod
     def read(cls, stored: str | None) -> Clock | None:
         if stored is None:
             return None
         known: dict[str, Any] = json.loads(stored)
-        return cls(datetime.fromisoformat(known["start"]), float(known["uncertainty_seconds"]), str(known["from"]))
+        return cls(
+            datetime.fromisoformat(known["start"]),
+            float(known["uncertainty_seconds"]),
+            str(known["from"]),
+            correction(known),
+        )
 
     def at(self, seconds: float) -> datetime:
         return self.start + timedelta(seconds=seconds)
@@ -50,7 +58,7 @@ def parse(text: str) -> float | datetime:
     """Seconds of the footage, or a time of the day (without a zone: that of each source's own clock)."""
     text = text.strip()
     try:
-        if "-" in text:
+        if "-" in text or "T" in text:
             return datetime.fromisoformat(text)
         parts = [float(part) for part in text.split(":")]
     except ValueError as error:
