@@ -31,6 +31,7 @@ from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
 from fasr_video.pipeline.roles import login
+from fasr_video.terminal import cell, readable_json, say
 from fasr_video.training.commands import train_group
 
 if TYPE_CHECKING:
@@ -49,25 +50,25 @@ def main() -> None:
     try:
         code = cli(standalone_mode=False)
     except FasrError as error:
-        click.echo(f"fasr-video: {error}", err=True)
+        say(f"fasr-video: {error}", err=True)
         code = error.exit_code
     except click.UsageError as error:
         error.show()
         code = ExitCode.USAGE
     except click.ClickException as error:
-        click.echo(f"fasr-video: {error.format_message()}", err=True)
+        say(f"fasr-video: {error.format_message()}", err=True)
         code = ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("fasr-video: stopped; the same command goes on where it was", err=True)
+        say("fasr-video: stopped; the same command goes on where it was", err=True)
         code = ExitCode.STOPPED
     except sqlite3.DatabaseError as error:
-        click.echo(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
+        say(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
         code = ExitCode.INTEGRITY
     except Exception as error:
         reason = exhausted(error)
         if reason is None:
             raise
-        click.echo(f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was", err=True)
+        say(f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was", err=True)
         code = ExitCode.FAILED
     sys.exit(int(code or 0))
 
@@ -203,7 +204,7 @@ def show_command(case: Path, as_json: bool) -> None:
     with Case.open(case, read_only=True) as opened:
         document = as_document(opened)
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(readable_json(document))
     else:
         screen.show(document)
 
@@ -249,7 +250,7 @@ def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_ph
     from fasr_video.report.write import USUAL, write_report
 
     folder = write_report(case, out, formats or USUAL, not no_photos)
-    click.echo(f"{folder}: report written")
+    say(f"{folder}: report written")
 
 
 @cli.command("link")
@@ -266,7 +267,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
         decide(opened, link, states[decision], by or login(), role)
-    click.echo(f"link {link}: {states[decision]}")
+    say(f"link {link}: {states[decision]}")
 
 
 @cli.command("decide")
@@ -285,7 +286,7 @@ def decide_command(case: Path, track: str, verdict: str, subject: str | None, re
 
     with Case.open(case) as opened:
         made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
-    click.echo(f"decision {made.id}: {track} {verdict}")
+    say(f"decision {made.id}: {track} {verdict}")
 
 
 @cli.command("undo")
@@ -300,7 +301,7 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 
     with Case.open(case) as opened:
         undo(opened, decision, by, role)
-    click.echo(f"decision {decision}: undone")
+    say(f"decision {decision}: undone")
 
 
 @cli.command("serve")
@@ -312,7 +313,7 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
     from fasr_video.review import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(cases, port, lambda address: click.echo(f"open {address}\nCtrl-C ends it"))
+    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"))
 
 
 @cli.command("verify")
@@ -341,13 +342,13 @@ def verify_command(case: Path, count: int | None, as_json: bool) -> int:
         click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
     else:
         for c in checks:
-            click.echo(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+            say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
             for line in c.problems:
-                click.echo(f"        {line}")
+                say(f"        {line}")
             for line in c.unchecked:
-                click.echo(f"        not checked: {line}")
+                say(f"        not checked: {line}")
             for line in c.notes:
-                click.echo(f"        {line}")
+                say(f"        {line}")
     return ExitCode.INTEGRITY if bad else ExitCode.DONE
 
 
@@ -417,11 +418,11 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
             if as_json:
                 click.echo(json.dumps(done.as_json()))
             elif done.problem is not None:
-                click.echo(f"fasr-video: {done.problem}", err=True)
+                say(f"fasr-video: {done.problem}", err=True)
             else:
                 for warning in done.warnings:
-                    click.echo(f"{done.path}: warning: {warning}", err=True)
-                click.echo(f"{done.path}: {done.state} {done.sheet}")
+                    say(f"{done.path}: warning: {warning}", err=True)
+                say(f"{done.path}: {done.state} {done.sheet}")
 
         yield tick
 
@@ -447,12 +448,12 @@ def fit_command(**options: Any) -> int:
             task = bar.add_task("fitting", total=job.steps)
             fitted = fit_person(job, lambda p: bar.update(task, completed=p.step))
     except KeyboardInterrupt:
-        click.echo("fasr-video: stopped, nothing was written; the same command begins again", err=True)
+        say("fasr-video: stopped, nothing was written; the same command begins again", err=True)
         return ExitCode.STOPPED
     for warning in fitted.warnings:
-        click.echo(f"{job.refs}: warning: {warning}", err=True)
+        say(f"{job.refs}: warning: {warning}", err=True)
     a = fitted.about
-    click.echo(f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after")
+    say(f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after")
     return ExitCode.DONE
 
 
@@ -470,7 +471,7 @@ def models_command(as_json: bool) -> int:
         Console().print(_models_table(states), highlight=False)
     if all(state is box.State.OK for state in states.values()):
         return ExitCode.DONE
-    click.echo(f"fasr-video: the box is not whole; {box.REMEDY}", err=True)
+    say(f"fasr-video: the box is not whole; {box.REMEDY}", err=True)
     return ExitCode.INTEGRITY
 
 
@@ -500,7 +501,7 @@ def doctor_command(as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for f in findings:
-        table.add_row(f.what, escape(f.state), f"[yellow]{escape(f.remedy)}[/]")
+        table.add_row(f.what, cell(f.state), f"[yellow]{cell(f.remedy)}[/]")
     Console().print(table)
 
 
@@ -546,7 +547,7 @@ def _progress(as_json: bool) -> Iterator[Any]:
                 bar.update(tasks[p.what][0], total=p.total, completed=p.done, state=f"{p.done} of {p.total}")
                 return
             if p.source not in tasks:
-                tasks[p.source] = bar.add_task(escape(p.source.name), total=None, state=""), time.monotonic()
+                tasks[p.source] = bar.add_task(cell(p.source.name), total=None, state=""), time.monotonic()
             task, began = tasks[p.source]
             rate = p.frames / max(time.monotonic() - began, 1e-9)
             state = f"{rate:.0f} frames/s · {p.faces} faces · {p.tracks} tracks"
@@ -570,7 +571,7 @@ class _PlainProgress:
                 self._last = now
                 line = {"event": "progress", "stage": p.what, "done": p.done, "total": p.total}
                 text = f"{p.what}: {p.done} of {p.total}"
-                click.echo(json.dumps(line) if self._as_json else text, err=not self._as_json)
+                say(json.dumps(line) if self._as_json else text, err=not self._as_json)
             return
         spent = now - self._began.setdefault(p.source, now)
         if now - self._last < PLAIN_EVERY or not spent:
@@ -586,7 +587,7 @@ class _PlainProgress:
             done = "" if p.share is None else f", {p.share:.0%}"
             rest = "" if left is None else f", {left:.0f} s left"
             text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks{rest}"
-            click.echo(text, err=True)
+            say(text, err=True)
 
 
 cli.add_command(batch_command)

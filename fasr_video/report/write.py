@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import refuse_links, sha256_file, write_whole
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.export import TRACK_COLUMNS, decided_subject, flat
+from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.pipeline.roles import shown
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
@@ -41,6 +39,8 @@ def write_report(
     with Case.open(folder, read_only=True) as case:
         if out is None and case.encryption is not None:
             raise UsageError(folder, "it is encrypted, and a report is not", "give --out DIR, outside of the case")
+    if out is None:
+        refuse_links(folder)
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()
@@ -111,9 +111,7 @@ def _files(
 
 def _table(report: dict[str, Any]) -> str:
     """One line a track: `fasr-video export` with camera, time of day and what reviewers decided."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, (*TRACK_COLUMNS, *EXTRA_COLUMNS), lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for track in report["tracks"]:
         wall = track["wall"] or {}
         people = ((d, shown(d["by"], d["role"])) for d in standing(track))
@@ -121,8 +119,8 @@ def _table(report: dict[str, Any]) -> str:
         line = {"camera": track["camera"], "wall_start": wall.get("start"), "wall_end": wall.get("end")}
         line |= {"wall_uncertainty_seconds": wall.get("uncertainty_seconds"), "decisions": "; ".join(decided)}
         known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}
-        writer.writerow(known | line)
-    return out.getvalue()
+        lines.append(known | line)
+    return csv_of((*TRACK_COLUMNS, *EXTRA_COLUMNS), lines)
 
 
 class _Target:
@@ -134,6 +132,7 @@ class _Target:
         if out.is_dir() and any(out.iterdir()) and not manifest.is_file():
             raise CaseError(out, "not empty and no report", "give another --out or empty it")
         out.mkdir(parents=True, exist_ok=True)
+        refuse_links(out)
         manifest.touch()  # a report that is killed from here on is known as one
         lines = manifest.read_text(encoding="utf-8").splitlines()
         self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
