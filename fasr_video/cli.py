@@ -244,12 +244,13 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     help="What to write; repeat it for more. [default: html, json, csv]",
 )
 @click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
+@click.option("--redact", is_flag=True, help="Pixelate bystanders and the photographs of candidates; needs --out.")
 @KEY_FILE
-def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool) -> None:
+def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool) -> None:
     """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
     from fasr_video.report.write import USUAL, write_report
 
-    folder = write_report(case, out, formats or USUAL, not no_photos)
+    folder = write_report(case, out, formats or USUAL, not no_photos, redact)
     say(f"{folder}: report written")
 
 
@@ -324,16 +325,17 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
     type=click.IntRange(min=1),
     help="Probe and restore so many tracks again, always the same ones, and compare.",
 )
+@click.option("--head", metavar="HASH", help="An end of the log, noted elsewhere: the log has to hold it.")
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
-def verify_command(case: Path, count: int | None, as_json: bool) -> int:
+def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
     """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
     from fasr_video.custody.rerun import rerun
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.verify import verify
 
     with Case.open(case, read_only=True) as opened:
-        checks = verify(opened)
+        checks = verify(opened, head)
         if count is not None:
             checks.append(rerun(opened, count))
     bad = any(c.problems for c in checks)

@@ -54,6 +54,7 @@ from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, 
 SCHEMA_VERSION = 3
 DATABASE = "case.sqlite"
 LOCK = ".lock"
+SETTINGS = "settings.yaml"
 TOMBSTONE = "purged.json"
 """What is left of a case that was purged."""
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")
@@ -158,9 +159,8 @@ class Case:
                     **{k: json.dumps(v) for k, v in sealed.items()},
                 }.items():
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-                case.log(
-                    "created", {"version": __version__, "versions": package_versions(), "settings": settings, **sealed}
-                )
+                made = {"case_id": case_id, "version": __version__, "versions": package_versions()}
+                case.log("created", {**made, "settings": settings, **sealed})
             close_whole(database)
             put_in_place(partial, folder / DATABASE)
         return cls.open(folder)
