@@ -279,9 +279,10 @@ def _report(case: Case) -> Check:
     if UNFINISHED in there:
         notes = ("its writing was cut short: `fasr-video report` writes it anew",)
         return Check("report", 0, [], [], notes)
-    bad = {name for name in said if name not in there or _sha256(folder / name) != said[name]} | (there - said.keys())
+    bad = {name for name in said if name not in there or _sha256(folder / name) != said[name]}
     why = "is not as the report was written; `fasr-video report` writes it anew"
-    return Check("report", len(said), [f"{folder / name} {why}" for name in sorted(bad)], [])
+    notes = tuple(f"{folder / name}: no report wrote it" for name in sorted(there - said.keys()))
+    return Check("report", len(said), [f"{folder / name} {why}" for name in sorted(bad)], [], notes)
 
 
 def _heads(case: Case, given: str | None) -> Check:
