@@ -182,6 +182,7 @@ def prepare(job: str, folder: Path, models: Models) -> None:
         run_job(folder, models)
     if job == "sealed":
         (folder / "in" / "cases.key").write_bytes(new_key())
+        (folder / "in" / "cases.key").chmod(0o600)
 
 
 # What there is afterwards.
@@ -209,7 +210,7 @@ def found(folder: Path) -> dict[str, Any]:
             told["ledger"] = [[u.folder, u.state, u.tries, u.error, u.facts] for u in ledger.units()]
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm")))
     names = (str(p.relative_to(folder)) for p in files if p.name != ".lock")
-    told["files"] = sorted(re.sub(r"signed-off/[^.]+\.", "signed-off/WHEN.", name) for name in names)
+    told["files"] = sorted(re.sub(r"signed-off/.+\.(json|html)", r"signed-off/WHEN.\1", name) for name in names)
     return told
 
 

@@ -263,8 +263,9 @@ def _signed_off(case: Case) -> Check:
         elif _sha256(path) != sha256:
             problems.append(f"{path} was changed")
     strange = sorted(there - said.keys() - {name + NEW for name in said})
-    problems += [f"{folder / name} is unknown to the log" for name in strange if not name.endswith(NEW)]
-    notes = tuple(f"{folder / n}: a signing off that was cut short; no report" for n in strange if n.endswith(NEW))
+    cut = [name for name in strange if name.endswith((NEW, f"{NEW}.part"))]
+    problems += [f"{folder / name} is unknown to the log" for name in strange if name not in cut]
+    notes = tuple(f"{folder / name}: a signing off that was cut short; no report" for name in cut)
     return Check("signed-off reports", len(said), problems, [], notes)
 
 

@@ -70,8 +70,8 @@ def sign_off(case: Case, by: str, although_undecided: bool = False, role: str = 
 def name_signed_off(case: Case) -> None:
     """Reports that the log holds get their names, and what a signing off that was cut short left goes."""
     known = {name for made in signed_off(case) for name in made.files}
-    for path in sorted((case.folder / SIGNED_OFF).glob(f"*{NEW}")):
-        if path.name.removesuffix(NEW) in known:
+    for path in sorted((case.folder / SIGNED_OFF).glob(f"*{NEW}*")):
+        if path.suffix == NEW and path.name.removesuffix(NEW) in known:
             put_in_place(path, path.with_name(path.name.removesuffix(NEW)))
         else:
             path.unlink()
