@@ -12,6 +12,10 @@
 A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
 nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless
 and swept when a source is done.
+
+A case may come from anybody: one that holds links is not written to, and none is followed. A new one is its owner's
+alone. Its log is a chain, which shows what was changed by whoever does not make the whole chain anew: an end that was
+noted elsewhere, or signed, shows that too (docs/custody.md).
 """
 
 from __future__ import annotations
