@@ -278,8 +278,7 @@ def _report(case: Case) -> Check:
     said = {name: sha256 for sha256, _, name in lines}
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {SUMS}
     if UNFINISHED in there:
-        notes = ("its writing was cut short: `fasr-video report` writes it anew",)
-        return Check("report", 0, [], [], notes)
+        return Check("report", 0, [], [], ("its writing was cut short: `fasr-video report` writes it anew",))
     bad = {name for name in said if name not in there or _sha256(folder / name) != said[name]}
     why = "is not as the report was written; `fasr-video report` writes it anew"
     notes = tuple(f"{folder / name}: no report wrote it" for name in sorted(there - said.keys()))
