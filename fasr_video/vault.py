@@ -39,12 +39,12 @@ def new_key() -> bytes:
 def read_key(path: Path) -> bytes:
     try:
         text = path.read_text("ascii", "replace")
-        warn_of_readers(path)
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give the key file") from error
     found = re.fullmatch(rf"{re.escape(_HEAD)} ([0-9a-f]{{64}})\s*", text)
     if found is None:
         raise InputError(path, "not a key for cases", "`fasr-video keygen FILE --for encryption` makes one")
+    warn_of_readers(path)
     return bytes.fromhex(found[1])
 
 
