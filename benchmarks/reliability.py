@@ -28,7 +28,7 @@ from archive import FASR, variant
 from footage import REPO, SAMPLE, repeat, seconds_of
 from results import Table
 
-JOBS = ("enrol", "removal", "review", "run", "batch")
+JOBS = ("enrol", "removal", "migration", "review", "signoff", "purge", "run", "sealed", "batch")
 FAULTS = {
     "kill": "kill -9",
     "power, data": "power cut, unsynced content lost",

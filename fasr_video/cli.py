@@ -31,6 +31,7 @@ from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import gallery_group
 from fasr_video.pipeline.roles import login
+from fasr_video.terminal import cell, readable_json, say
 from fasr_video.training.commands import train_group
 
 if TYPE_CHECKING:
@@ -49,25 +50,25 @@ def main() -> None:
     try:
         code = cli(standalone_mode=False)
     except FasrError as error:
-        click.echo(f"fasr-video: {error}", err=True)
+        say(f"fasr-video: {error}", err=True)
         code = error.exit_code
     except click.UsageError as error:
         error.show()
         code = ExitCode.USAGE
     except click.ClickException as error:
-        click.echo(f"fasr-video: {error.format_message()}", err=True)
+        say(f"fasr-video: {error.format_message()}", err=True)
         code = ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("fasr-video: stopped; the same command goes on where it was", err=True)
+        say("fasr-video: stopped; the same command goes on where it was", err=True)
         code = ExitCode.STOPPED
     except sqlite3.DatabaseError as error:
-        click.echo(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
+        say(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
         code = ExitCode.INTEGRITY
     except Exception as error:
         reason = exhausted(error)
         if reason is None:
             raise
-        click.echo(f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was", err=True)
+        say(f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was", err=True)
         code = ExitCode.FAILED
     sys.exit(int(code or 0))
 
@@ -203,7 +204,7 @@ def show_command(case: Path, as_json: bool) -> None:
     with Case.open(case, read_only=True) as opened:
         document = as_document(opened)
     if as_json:
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(readable_json(document))
     else:
         screen.show(document)
 
@@ -243,13 +244,14 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     help="What to write; repeat it for more. [default: html, json, csv]",
 )
 @click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
+@click.option("--redact", is_flag=True, help="Pixelate bystanders and the photographs of candidates; needs --out.")
 @KEY_FILE
-def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool) -> None:
+def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool) -> None:
     """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
     from fasr_video.report.write import USUAL, write_report
 
-    folder = write_report(case, out, formats or USUAL, not no_photos)
-    click.echo(f"{folder}: report written")
+    folder = write_report(case, out, formats or USUAL, not no_photos, redact)
+    say(f"{folder}: report written")
 
 
 @cli.command("link")
@@ -266,7 +268,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
         decide(opened, link, states[decision], by or login(), role)
-    click.echo(f"link {link}: {states[decision]}")
+    say(f"link {link}: {states[decision]}")
 
 
 @cli.command("decide")
@@ -285,7 +287,7 @@ def decide_command(case: Path, track: str, verdict: str, subject: str | None, re
 
     with Case.open(case) as opened:
         made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
-    click.echo(f"decision {made.id}: {track} {verdict}")
+    say(f"decision {made.id}: {track} {verdict}")
 
 
 @cli.command("undo")
@@ -300,7 +302,7 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 
     with Case.open(case) as opened:
         undo(opened, decision, by, role)
-    click.echo(f"decision {decision}: undone")
+    say(f"decision {decision}: undone")
 
 
 @cli.command("serve")
@@ -315,7 +317,7 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
     from fasr_video.review import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(cases, port, lambda address: click.echo(f"open {address}\nCtrl-C ends it"))
+    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"))
 
 
 @cli.command("verify")
@@ -326,16 +328,17 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
     type=click.IntRange(min=1),
     help="Probe and restore so many tracks again, always the same ones, and compare.",
 )
+@click.option("--head", metavar="HASH", help="An end of the log, noted elsewhere: the log has to hold it.")
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
-def verify_command(case: Path, count: int | None, as_json: bool) -> int:
+def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
     """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
     from fasr_video.custody.rerun import rerun
     from fasr_video.pipeline.case import Case
     from fasr_video.pipeline.verify import verify
 
     with Case.open(case, read_only=True) as opened:
-        checks = verify(opened)
+        checks = verify(opened, head)
         if count is not None:
             checks.append(rerun(opened, count))
     bad = any(c.problems for c in checks)
@@ -344,13 +347,13 @@ def verify_command(case: Path, count: int | None, as_json: bool) -> int:
         click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
     else:
         for c in checks:
-            click.echo(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+            say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
             for line in c.problems:
-                click.echo(f"        {line}")
+                say(f"        {line}")
             for line in c.unchecked:
-                click.echo(f"        not checked: {line}")
+                say(f"        not checked: {line}")
             for line in c.notes:
-                click.echo(f"        {line}")
+                say(f"        {line}")
     return ExitCode.INTEGRITY if bad else ExitCode.DONE
 
 
@@ -420,11 +423,11 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
             if as_json:
                 click.echo(json.dumps(done.as_json()))
             elif done.problem is not None:
-                click.echo(f"fasr-video: {done.problem}", err=True)
+                say(f"fasr-video: {done.problem}", err=True)
             else:
                 for warning in done.warnings:
-                    click.echo(f"{done.path}: warning: {warning}", err=True)
-                click.echo(f"{done.path}: {done.state} {done.sheet}")
+                    say(f"{done.path}: warning: {warning}", err=True)
+                say(f"{done.path}: {done.state} {done.sheet}")
 
         yield tick
 
@@ -450,12 +453,12 @@ def fit_command(**options: Any) -> int:
             task = bar.add_task("fitting", total=job.steps)
             fitted = fit_person(job, lambda p: bar.update(task, completed=p.step))
     except KeyboardInterrupt:
-        click.echo("fasr-video: stopped, nothing was written; the same command begins again", err=True)
+        say("fasr-video: stopped, nothing was written; the same command begins again", err=True)
         return ExitCode.STOPPED
     for warning in fitted.warnings:
-        click.echo(f"{job.refs}: warning: {warning}", err=True)
+        say(f"{job.refs}: warning: {warning}", err=True)
     a = fitted.about
-    click.echo(f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after")
+    say(f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after")
     return ExitCode.DONE
 
 
@@ -473,7 +476,7 @@ def models_command(as_json: bool) -> int:
         Console().print(_models_table(states), highlight=False)
     if all(state is box.State.OK for state in states.values()):
         return ExitCode.DONE
-    click.echo(f"fasr-video: the box is not whole; {box.REMEDY}", err=True)
+    say(f"fasr-video: the box is not whole; {box.REMEDY}", err=True)
     return ExitCode.INTEGRITY
 
 
@@ -503,7 +506,7 @@ def doctor_command(as_json: bool) -> None:
         return
     table = Table(box=None, show_header=False)
     for f in findings:
-        table.add_row(f.what, escape(f.state), f"[yellow]{escape(f.remedy)}[/]")
+        table.add_row(f.what, cell(f.state), f"[yellow]{cell(f.remedy)}[/]")
     Console().print(table)
 
 
@@ -549,7 +552,7 @@ def _progress(as_json: bool) -> Iterator[Any]:
                 bar.update(tasks[p.what][0], total=p.total, completed=p.done, state=f"{p.done} of {p.total}")
                 return
             if p.source not in tasks:
-                tasks[p.source] = bar.add_task(escape(p.source.name), total=None, state=""), time.monotonic()
+                tasks[p.source] = bar.add_task(cell(p.source.name), total=None, state=""), time.monotonic()
             task, began = tasks[p.source]
             rate = p.frames / max(time.monotonic() - began, 1e-9)
             state = f"{rate:.0f} frames/s · {p.faces} faces · {p.tracks} tracks"
@@ -573,7 +576,7 @@ class _PlainProgress:
                 self._last = now
                 line = {"event": "progress", "stage": p.what, "done": p.done, "total": p.total}
                 text = f"{p.what}: {p.done} of {p.total}"
-                click.echo(json.dumps(line) if self._as_json else text, err=not self._as_json)
+                say(json.dumps(line) if self._as_json else text, err=not self._as_json)
             return
         spent = now - self._began.setdefault(p.source, now)
         if now - self._last < PLAIN_EVERY or not spent:
@@ -589,7 +592,7 @@ class _PlainProgress:
             done = "" if p.share is None else f", {p.share:.0%}"
             rest = "" if left is None else f", {left:.0f} s left"
             text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks{rest}"
-            click.echo(text, err=True)
+            say(text, err=True)
 
 
 cli.add_command(batch_command)

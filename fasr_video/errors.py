@@ -23,6 +23,8 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 
+from fasr_video.terminal import plain
+
 
 class ExitCode(IntEnum):
     DONE = 0
@@ -40,9 +42,7 @@ class FasrError(Exception):
 
     def __init__(self, subject: str | Path, reason: str, remedy: str) -> None:
         self.subject, self.reason, self.remedy = str(subject), reason, remedy
-        text = f"{subject}: {reason}; {remedy}"
-        # Names of files may hold line breaks, and what makes a terminal do things.
-        super().__init__("".join(c if c.isprintable() else " " for c in text))
+        super().__init__(plain(f"{subject}: {reason}; {remedy}"))
 
 
 def exhausted(error: Exception) -> str | None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
+
+from fasr_video.errors import IntegrityError
 
 PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 """Endings of the picture files that are read."""
@@ -21,6 +25,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     a power cut."""
     partial = path.with_name(path.name + ".part")
     try:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)  # of a kill; or a link that somebody laid there, which is never written through
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
         write(partial)
         with partial.open("rb+") as handle:
             os.fsync(handle.fileno())
@@ -35,12 +42,35 @@ def put_in_place(partial: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def make_folder(folder: Path) -> None:
+def open_lock(path: Path) -> IO[str]:
+    """The file that a lock is held by. Nothing is written to it, and a link in its place is refused."""
+    refuse_link(path)
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+
+
+def make_folder(folder: Path, mode: int = 0o777) -> None:
     """With those above it, each on the disk before anything is put into it."""
     if not folder.is_dir():
         make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode, exist_ok=True)
         sync_folder(folder.parent)
+
+
+def make_private_folder(folder: Path) -> None:
+    """One that only its owner may enter, where it is new: what is in it needs no modes of its own."""
+    make_folder(folder, 0o700)
+
+
+def refuse_links(folder: Path) -> None:
+    """A folder of ours, where it is there, holds no links: one that came with it leads what is written anywhere."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        refuse_link(path)
+
+
+def refuse_link(path: Path) -> None:
+    if path.is_symlink():
+        reason = f"a link to {os.readlink(path)}, and what belongs here would be written there"
+        raise IntegrityError(path, reason, "remove it, or put what it leads to in its place")
 
 
 def sync_folder(folder: Path) -> None:

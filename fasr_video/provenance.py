@@ -22,12 +22,14 @@ NOTE = "fasr-video"
 BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 CAMERA = "CAMERA PICTURE · the recording's own pixels"
 COVERED = "CAMERA PICTURE · the recording's own pixels, other people's faces pixelated"
+PROCESSED = "CAMERA PICTURE · aligned, scaled or averaged by classical means; nothing in it was learned or drawn"
 
 _TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 SOURCE_TYPES = {
     BANNER: f"{_TERMS}compositeWithTrainedAlgorithmicMedia",
     CAMERA: f"{_TERMS}digitalCapture",
     COVERED: f"{_TERMS}algorithmicallyEnhanced",
+    PROCESSED: f"{_TERMS}algorithmicallyEnhanced",
 }
 """IPTC's term for each."""
 
@@ -51,8 +53,13 @@ def png_note(facts: Mapping[str, object], what: str = BANNER) -> PngInfo:
     note = PngInfo()
     note.add_text("Description", what)
     note.add_itxt(NOTE, json.dumps(described(what, facts)))
-    note.add_itxt("XML:com.adobe.xmp", _XMP.format(term=SOURCE_TYPES[what]))
+    note.add_itxt("XML:com.adobe.xmp", xmp(what))
     return note
+
+
+def xmp(what: str) -> str:
+    """What it is, for formats that hold no more of this."""
+    return _XMP.format(term=SOURCE_TYPES[what])
 
 
 def with_note(png: bytes, facts: Mapping[str, object], what: str) -> bytes:
@@ -65,7 +72,7 @@ def with_note(png: bytes, facts: Mapping[str, object], what: str) -> bytes:
 def is_synthetic(png: bytes) -> bool:
     """Whether a picture file says that this program drew it."""
     with Pictures.open(io.BytesIO(png)) as picture:
-        return NOTE in picture.info and picture.info.get("Description") not in {CAMERA, COVERED}
+        return NOTE in picture.info and picture.info.get("Description") not in {CAMERA, COVERED, PROCESSED}
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

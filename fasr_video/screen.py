@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from fasr_video.errors import ExitCode
 from fasr_video.pipeline.export import decided_subject, state_of
 from fasr_video.pipeline.roles import shown
+from fasr_video.terminal import plain_throughout, say
 from fasr_video.types import REASON_TEXT, Reason
 
 
@@ -57,19 +58,19 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: P
         click.echo(json.dumps(result))
         return code
     state = "nothing left to do" if not worked else f"done in {seconds:.1f} s"
-    click.echo(f"{folder}: {state}")
+    say(f"{folder}: {state}")
     if not tracks:
-        click.echo(f"no face was seen long enough to be a track ({frames} frames, {faces} faces)")
+        say(f"no face was seen long enough to be a track ({frames} frames, {faces} faces)")
     else:
-        click.echo(
+        say(
             f"{frames} frames, {faces} faces, {len(tracks)} tracks: "
             f"{usable} usable, {len(tracks) - usable} insufficient"
         )
     for kind, count in losses.items():
         if count:
-            click.echo(f"lost: {count} {kind.replace('_', ' ')}")
+            say(f"lost: {count} {kind.replace('_', ' ')}")
     _say_answers(document, leads, len(answers), bad)
-    click.echo(f"look at it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
+    say(f"look at it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
     return code
 
 
@@ -79,21 +80,21 @@ def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, ba
     if searched is None:
         return
     if waiting:
-        click.echo(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
+        say(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
     people = searched["gallery"]["people"]
     left_out = f", photographs left out: {len(bad)}" if bad else ""
-    click.echo(f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}")
+    say(f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}")
     for name, answer in leads.items():
         first = next(c for c in answer["joined"] if c["passes"])
         mark = " (only the reconstruction says so)" if first["only_sr"] else ""
         outside = f" [{answer['remark']}]" if answer["remark"] else ""
-        click.echo(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
+        say(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
     for remark in searched["remarks"]:
-        click.echo(f"note: {remark}")
+        say(f"note: {remark}")
     last = next(x for x in reversed(document["log"]) if x["event"] == "searched")
     anew = json.loads(last["details"])["index_made_anew"]
     if anew not in {None, "there was none"}:
-        click.echo(f"note: the gallery's index was made anew from the store: {anew}")
+        say(f"note: the gallery's index was made anew from the store: {anew}")
 
 
 def _ratio(candidate: dict[str, Any]) -> str:
@@ -106,7 +107,7 @@ def _ratio(candidate: dict[str, Any]) -> str:
 
 
 def show(document: dict[str, Any]) -> None:
-    console = Console()
+    console, document = Console(), plain_throughout(document)
     if document["runs"]:
         console.print(_runs(document["runs"]))
     for source in document["sources"]:

@@ -13,6 +13,7 @@ from fasr_video.errors import EnvironmentFailure, IntegrityError
 
 BUSY_SECONDS = 10.0
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+_REFUSALS |= {errno.EISDIR, errno.ELOOP}
 MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, sqlite3.Error)
 """What reading a value ends with that no version of ours has written."""
 _DAMAGE = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")

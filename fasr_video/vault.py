@@ -10,10 +10,13 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from fasr_video.errors import InputError, IntegrityError, MissingExtra, UsageError
+from fasr_video.terminal import say
 
 VARIABLE = "FASR_VIDEO_KEY"
 """Of the environment: the path of the key file. `--key-file` sets it, and processes that a run starts inherit it."""
@@ -41,7 +44,15 @@ def read_key(path: Path) -> bytes:
     found = re.fullmatch(rf"{re.escape(_HEAD)} ([0-9a-f]{{64}})\s*", text)
     if found is None:
         raise InputError(path, "not a key for cases", "`fasr-video keygen FILE --for encryption` makes one")
+    warn_of_readers(path)
     return bytes.fromhex(found[1])
+
+
+@cache  # once a process
+def warn_of_readers(path: Path) -> None:
+    """Of a secret that others on this machine can read."""
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        say(f"fasr-video: {path}: others on this machine can read this key; chmod 600 {path}", err=True)
 
 
 def fingerprint(key: bytes) -> str:

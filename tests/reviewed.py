@@ -24,6 +24,8 @@ from tests.conftest import PORTRAITS
 LENGTH = 64
 CLOCK = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "given"}
 
+LOSSES = {"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0}
+
 
 @dataclass(frozen=True)
 class Names:
@@ -70,7 +72,7 @@ def made_case(folder: Path, names: Names | None = None) -> Path:
             for number, track in enumerate(seen, 1):
                 _track(case, number, track, portraits[track.looks], n)
             for number in (1, 2):
-                found = {"faces": {}, "losses": {}, "digest": records.digest(case, number)}
+                found = {"faces": {}, "losses": LOSSES, "digest": records.digest(case, number)}
                 case.log("source done", {"source": number, **found})
             digests = {t: probes.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
             case.log("probed", {"models": {}, "digests": digests})
@@ -100,11 +102,10 @@ def _source(case: Case, number: int, path: str, camera: str | None) -> None:
     detector = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True}
     sha256 = f"{number:064x}"
     clock = None if camera is None else json.dumps(CLOCK)
-    losses = json.dumps({"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0})
     case.db.execute(
         "INSERT INTO source (id, path, sha256, info, detector, state, camera, clock, losses, frames)"
         " VALUES (?, ?, ?, ?, ?, 'done', ?, ?, ?, 300)",
-        (number, path, sha256, json.dumps(info), json.dumps(detector), camera, clock, losses),
+        (number, path, sha256, json.dumps(info), json.dumps(detector), camera, clock, json.dumps(LOSSES)),
     )
     case.log("source added", {"source": number, "path": path, "sha256": sha256, "info": info, "detector": detector})
     if camera is not None:

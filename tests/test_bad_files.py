@@ -13,8 +13,10 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image as PilImage
@@ -31,6 +33,8 @@ from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_picture
+from fasr_video.pipeline.media.contract import MOST_PIXELS
+from fasr_video.pipeline.run import AHEAD, _ahead
 from fasr_video.pipeline.verify import verify
 from fasr_video.training.faces import read_faces
 from tests import cases, videos
@@ -104,7 +108,9 @@ def _png(width: int, height: int, rows: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("size", [(12_000, 12_000), (60_000, 60_000), (0x7FFFFFFF, 0x7FFFFFFF), (1, 0x7FFFFFFF)])
+@pytest.mark.parametrize(
+    "size", [(12_000, 12_000), (60_000, 60_000), (0x7FFFFFFF, 0x7FFFFFFF), (1, 0x7FFFFFFF), (100, 20_000)]
+)
 def test_pictures_larger_than_any_camera_makes_are_refused_before_they_are_decoded(
     size: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -113,11 +119,20 @@ def test_pictures_larger_than_any_camera_makes_are_refused_before_they_are_decod
         read_picture(tmp_path / "bomb.png")
 
 
-def test_a_picture_of_a_hundred_megapixels_is_read_without_a_word(
+def test_a_picture_of_a_hundred_megapixels_is_shrunk_without_a_word(
     tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     (tmp_path / "large.png").write_bytes(_png(10_000, 10_000, 10_000))
-    assert read_picture(tmp_path / "large.png").shape == (10_000, 10_000, 3)
+    height, width, _ = read_picture(tmp_path / "large.png").shape
+    assert height == width and 0.99 * MOST_PIXELS < height * width <= MOST_PIXELS
+    assert not list(recwarn)
+
+
+def test_a_tiff_of_a_hundred_megapixels_is_read_without_a_word(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    PilImage.new("L", (10_000, 10_000)).save(tmp_path / "large.tif", compression="tiff_lzw")
+    assert read_picture(tmp_path / "large.tif").shape[2] == 3
     assert not list(recwarn)
 
 
@@ -255,3 +270,25 @@ def test_a_gallery_whose_values_make_no_sense_is_said_to_be_damaged(tmp_path: Pa
 )
 def test_what_the_machine_ran_out_of_is_told_from_faults_of_ours(error: Exception, reason: str | None) -> None:
     assert exhausted(error) == reason
+
+
+def test_a_film_larger_than_8k_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "large.avi"), "w") as film:
+        stream = film.add_stream("mjpeg", rate=1, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 8208, 4400, "yuvj420p"
+        for packet in (*stream.encode(av.VideoFrame(8208, 4400, "yuvj420p")), *stream.encode()):
+            film.mux(packet)
+    with pytest.raises(MediaError, match="no frame in it could be decoded"):
+        open_video(tmp_path / "large.avi")
+
+
+def test_a_picture_that_is_a_frame_is_no_larger_than_8k(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(_png(8208, 4400, 4400))
+    with pytest.raises(MediaError, match="none of its pictures can be read"):
+        open_video(tmp_path)
+
+
+def test_few_large_frames_wait_for_the_detector(corridor: Path) -> None:
+    info = open_video(corridor).info
+    waiting = [_ahead(replace(info, width=w, height=h)) for w, h in ((640, 480), (3840, 2160), (8192, 4320))]
+    assert waiting == [AHEAD, AHEAD, 2]

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from fasr_video import cli
 from fasr_video.configs import settings as configs
-from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.pipeline.case import DATABASE, Case
+from fasr_video.errors import CaseError, IntegrityError, MediaError
+from fasr_video.pipeline.case import DATABASE, Case, chain_hash
 from fasr_video.pipeline.links import decide
+from fasr_video.pipeline.media import pyav
+from fasr_video.pipeline.records import rows_digest
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
+from fasr_video.report.write import write_report
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +34,28 @@ def finished(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def case(finished: Path, tmp_path: Path) -> Path:
     """A copy to tamper with, its footage beside it."""
     shutil.copytree(finished, tmp_path / "copy")
-    with sqlite3.connect(tmp_path / "copy" / "case" / DATABASE) as db:
-        db.execute("UPDATE source SET path = ?", (str(tmp_path / "copy" / "footage.mp4"),))
+    path = str(tmp_path / "copy" / "footage.mp4")
+
+    def moved(case: Case) -> None:
+        case.db.execute("UPDATE source SET path = ?", (path,))
+        case.db.execute("UPDATE log SET details = json_set(details, '$.path', ?) WHERE event = 'source added'", (path,))
+        rows = "UPDATE log SET details = json_set(details, '$.rows', ?) WHERE event = 'source done'"
+        case.db.execute(rows, (rows_digest(case, 1),))
+
+    forge(tmp_path / "copy" / "case", moved)
     return tmp_path / "copy" / "case"
+
+
+def forge(folder: Path, change: Callable[[Case], object]) -> None:
+    """What nobody can find who has the case alone: a change, and the whole chain of the log made anew."""
+    with Case.open(folder) as case, case.transaction():
+        change(case)
+        previous = ""
+        for row in case.db.execute("SELECT * FROM log ORDER BY id").fetchall():
+            hashed = chain_hash(previous, row["at"], row["event"], row["details"])
+            case.db.execute("UPDATE log SET previous = ?, hash = ? WHERE id = ?", (previous, hashed, row["id"]))
+            previous = hashed
+        case.set_meta("log_head", previous)
 
 
 def problems(folder: Path) -> list[str]:
@@ -57,12 +82,123 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE source SET info = json_set(info, '$.time_base', '1/1')", "what is known of"),
         ("UPDATE source SET detector = json_set(detector, '$.name', 'other')", "the detector of"),
         ("DELETE FROM log WHERE id = (SELECT max(id) FROM log)", "the end of the log"),
+        ("UPDATE source SET state = 'running'", "was done is not what the log says"),
+        ("UPDATE source SET path = '/elsewhere.mp4'", "what is known of"),
+        ("UPDATE source SET losses = replace(losses, '0', '7')", "segments, tracks or counts"),
+        ("UPDATE source SET frames = frames + 1", "segments, tracks or counts"),
+        ("UPDATE source SET skipped_damaged = 1", "segments, tracks or counts"),
+        ("UPDATE source SET seconds = 0", "segments, tracks or counts"),
+        ("UPDATE source SET last_pts = last_pts - 1", "segments, tracks or counts"),
+        ("UPDATE track SET tracker_id = tracker_id + 100", "segments, tracks or counts"),
+        ("UPDATE segment SET faces = faces + 1", "segments, tracks or counts"),
+        ("DELETE FROM segment", "segments, tracks or counts"),
+        ("DELETE FROM source", "is gone from the case"),
+        ("DELETE FROM source", "points at a row of source that is gone"),
+        ("UPDATE meta SET value = 'x' WHERE key = 'case_id'", "case_id is not what the case was created with"),
+        ("UPDATE meta SET value = '9.9' WHERE key = 'version'", "version is not what"),
+        ("UPDATE meta SET value = '{}' WHERE key = 'versions'", "versions is not what"),
+        ("UPDATE meta SET value = '[]' WHERE key = 'linked_tracks'", "what the links were proposed from"),
+        (
+            "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', 'proposed' FROM track",
+            "links were changed",
+        ),
     ],
 )
 def test_every_change_of_a_row_is_found(case: Path, change: str, found: str) -> None:
     with sqlite3.connect(case / DATABASE) as db:
         assert db.execute(change).rowcount > 0
     assert any(found in p for p in problems(case))
+
+
+def test_a_source_that_is_gone_with_all_that_was_found_in_it_is_told(case: Path) -> None:
+    with sqlite3.connect(case / DATABASE) as db:
+        for table in ("segment", "face", "track", "source"):
+            db.execute(f"DELETE FROM {table}")
+    assert any("source 1 is gone from the case" in p for p in problems(case))
+
+
+def test_a_trigger_in_the_database_is_told(case: Path) -> None:
+    with sqlite3.connect(case / DATABASE) as db:
+        db.execute("CREATE TRIGGER odd AFTER INSERT ON decision BEGIN DELETE FROM decision; END")
+    assert any("a trigger was added to the database: odd" in p for p in problems(case))
+
+
+def test_what_an_older_version_did_not_log_is_told_and_no_fault(case: Path) -> None:
+    def older(opened: Case) -> None:
+        opened.db.execute("DELETE FROM log WHERE event = 'links proposed'")
+        opened.db.execute("UPDATE log SET details = json_remove(details, '$.rows', '$.case_id')")
+        opened.db.execute("UPDATE track SET tracker_id = tracker_id + 100")
+
+    forge(case, older)
+    with Case.open(case, read_only=True) as opened:
+        checks = verify(opened)
+    assert not [p for c in checks for p in c.problems]
+    assert [n for c in checks for n in c.notes if n.startswith("segments and counts: no hash")]
+
+
+def test_a_log_made_anew_is_found_by_an_end_that_was_noted(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Case.open(case, read_only=True) as opened:
+        head = opened.meta("log_head")
+    assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 0
+    write_report(case)
+    forge(case, lambda opened: opened.db.execute("DELETE FROM log WHERE id = (SELECT max(id) FROM log)"))
+    (told,) = problems(case)
+    assert "report.json: the log holds no line" in told
+    shutil.rmtree(case / "report")
+    assert problems(case) == []
+    capsys.readouterr()
+    assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 4
+    assert f"the head that was given: the log holds no line {head[:16]}" in capsys.readouterr().out
+
+
+def test_files_beside_the_database_are_checked(case: Path) -> None:
+    write_report(case)
+    assert problems(case) == []
+    (case / "report" / "index.html").write_text("all is well")
+    (case / "report" / "T9.html").write_text("all is well")
+    (case / "settings.yaml").write_text((case / "settings.yaml").read_text().replace("fps: 3.0", "fps: 4.0"))
+    (case / "signed-off").mkdir()
+    (case / "signed-off" / "2020.json").write_text("{}")
+    stray = case / "crops" / "ab" / f"{'ab' * 32}.png"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"")
+    (case / "signed-off" / "2021.json.new").write_text("{}")
+    told = "\n".join(problems(case))
+    for name, what in {
+        "report/index.html": "is not as the report was written",
+        "settings.yaml": "does not say what the database does",
+        "signed-off/2020.json": "is unknown to the log",
+    }.items():
+        assert f"{case / name} {what}" in told
+    assert "2021" not in told
+    (case / "report" / ".unfinished").touch()  # as a kill leaves it
+    assert not [p for p in problems(case) if "report" in p and "signed" not in p]
+    with Case.open(case, read_only=True) as opened:
+        noted = "\n".join(n for c in verify(opened) for n in c.notes)
+    assert f"{stray} is no picture of the case" in noted
+    assert f"{case / 'report' / 'T9.html'}: no report wrote it" in noted
+
+
+def test_footage_is_hashed_before_it_is_decoded(entrance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("sha256_file", "_decode"):
+        real = getattr(pyav, name)
+        monkeypatch.setattr(pyav, name, lambda *given, real=real, name=name: done.append(name) or real(*given))
+    pyav.PyAvReader(entrance, Fraction(25))
+    assert done == ["sha256_file", "_decode"]
+
+
+def test_footage_that_changes_while_it_is_read_is_not_done(entrance: Path, tmp_path: Path) -> None:
+    footage = Path(shutil.copy(entrance, tmp_path / "footage.mp4"))
+
+    def listen(event: object) -> None:
+        with footage.open("ab") as handle:
+            handle.write(b"more")
+
+    with pytest.raises(MediaError, match="changed while it was read"):
+        run([footage], tmp_path / "case", configs.load("cpu", ("sampling.fps=3", "sampling.end=1")), listen=listen)
+    with Case.open(tmp_path / "case", read_only=True) as case:
+        assert case.db.execute("SELECT state FROM source").fetchone()["state"] == "running"
 
 
 def test_changed_and_missing_pictures_are_found(case: Path) -> None:

@@ -36,6 +36,10 @@ QUICK = ("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampli
         ("enrol", "kill,power, names", 25),
         ("removal", "power, names,full", 17),
         ("review", "kill,power, data,clock", 40),
+        ("signoff", "kill,power, names,full", 9),
+        ("purge", "kill,power, names", 15),
+        ("migration", "kill,power, names", 15),
+        ("sealed", "kill", 60),
     ],
 )
 def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(jobs: str, faults: str, every: int) -> None:

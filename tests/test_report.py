@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import hashlib
 import html
@@ -16,17 +17,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image as PilImage
 
 from fasr_video import cli
-from fasr_video.errors import CaseError, IntegrityError, MissingExtra
+from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import decide as decide_link
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.records import place_source
-from fasr_video.provenance import NOTE
+from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
 from tests.cases import LEAD, LOOKED_THROUGH, decide, synthetic
@@ -255,6 +257,55 @@ def test_clusters_link_to_their_tracks(copy: Path) -> None:
     html = (write_report(copy) / "index.html").read_text(encoding="utf-8")
     joined = html[html.index("Joined by reviewers") : html.index("Proposed, undecided")]
     assert 'href="T1.html"' in joined and 'href="S2-T1.html"' in joined and "Accepted: 1 of 1" in joined
+
+
+def test_a_redacted_report_shows_nobody_but_the_tracks_own_faces(copy: Path, tmp_path: Path) -> None:
+    with Case.open(copy) as case:
+        own = case.db.execute("SELECT * FROM face WHERE id = (SELECT shown_face FROM track WHERE id = 1)").fetchone()
+        crop = case.read_picture(own["native"])
+        corner = (own["native_x"], own["native_y"])
+        beside = {**dict(own), "id": 10**6, "track": None, "aligned": None, "native": None}
+        beside |= {"x1": corner[0], "y1": corner[1], "x2": own["x1"], "y2": own["y1"]}
+        names = ", ".join(f":{name}" for name in beside)
+        case.db.execute(f"INSERT INTO face ({', '.join(beside)}) VALUES ({names})", beside)
+    formats = ("html", "json", "folder")
+    shown, covered = (write_report(copy, tmp_path / str(r), formats, redact=r) for r in (False, True))
+    assert (report_of(shown)["redacted"], report_of(covered)["redacted"]) == (False, True)
+    for name in ("lr0_native", "lr0_canonical", "bicubic", "average"):
+        one, other = (np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (shown, covered))
+        assert one.shape == other.shape and not np.array_equal(one, other), name
+        if name == "lr0_native":
+            x1, y1 = int(own["x1"]) - corner[0], int(own["y1"]) - corner[1]
+            assert np.array_equal(one, crop) and np.array_equal(one[y1:, x1:], other[y1:, x1:])
+    there = [_webps((folder / "T1.html").read_text()) for folder in (shown, covered)]
+    assert len(there[0]) == len(there[1]) and not there[0] & there[1], "thumbnails and photographs"
+    assert "The photographs are pixelated." in (covered / "T1.html").read_text()
+    with pytest.raises(UsageError, match="--redact"):
+        write_report(copy, redact=True)
+
+
+def test_every_picture_that_is_exported_says_what_it_is(written: Path) -> None:
+    pictures = sorted((written / "pictures").iterdir())
+    for path in pictures:
+        with PilImage.open(path) as picture:
+            facts = json.loads(picture.info[NOTE])
+            synthetic = "SYNTHETIC" in path.name
+            assert facts["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), path.name
+            assert is_synthetic(path.read_bytes()) == synthetic
+            if path.stem.endswith("_native"):
+                assert facts["source"]["sha256"] and facts["frame"] >= 0 and facts["case"]["log_head"]
+            elif not synthetic:
+                assert facts["processing"] and facts["made_of"][0]["source"]["sha256"]
+    assert len(pictures) > 20
+    thumbnails = _webps((written / "index.html").read_text())
+    for uri in thumbnails:
+        with PilImage.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+            assert b"algorithmicallyEnhanced" in picture.info["xmp"]
+    assert thumbnails
+
+
+def _webps(html: str) -> set[str]:
+    return set(re.findall(r"data:image/webp;base64,[^\"]+", html))
 
 
 def test_json_holds_the_documented_fields_and_no_other(written: Path) -> None:

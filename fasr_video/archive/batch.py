@@ -16,7 +16,7 @@ import av
 
 from fasr_video.archive.again import is_answered, search_one
 from fasr_video.archive.cameras import Cameras, Known
-from fasr_video.archive.ledger import GONE, File, Ledger, Unit
+from fasr_video.archive.ledger import GONE, PARTS, File, Ledger, Unit
 from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
@@ -40,7 +40,6 @@ BUSY_WAIT = 5.0
 LONG = 1.5
 """A file is cut when it is so many times longer than its parts would be: else there is nothing to spread."""
 GALLERY = "gallery"
-PARTS = "parts"
 NO_CAMERAS = Cameras()
 
 

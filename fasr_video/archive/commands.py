@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fasr_video.configs import settings as configs
 from fasr_video.custody.commands import KEY_FILE
 from fasr_video.errors import ExitCode, InputError, UsageError
+from fasr_video.terminal import cell, say
 
 if TYPE_CHECKING:
     from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick
@@ -209,9 +209,9 @@ def search_command(
             click.echo(json.dumps({"event": "searched", **asdict(result), "case": str(result.case)}))
         else:
             if result.problem is not None:
-                click.echo(f"fasr-video: {result.problem}", err=True)
+                say(f"fasr-video: {result.problem}", err=True)
             for c in result.changes:
-                click.echo(f"{result.case} {c.track}: {', '.join(c.told)}")
+                say(f"{result.case} {c.track}: {', '.join(c.told)}")
     for place in dict.fromkeys(p for case in cases for p in (case.absolute(), case.absolute().parent)):
         if (place / DATABASE).is_file():
             with Ledger.read(place) as ledger:
@@ -221,7 +221,7 @@ def search_command(
         facts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
         click.echo(json.dumps({"event": "done", **facts, "exit_code": int(code)}))
     else:
-        click.echo(f"cases searched: {searched}; tracks with changes: {tracks_changed}; not searched: {failed}")
+        say(f"cases searched: {searched}; tracks with changes: {tracks_changed}; not searched: {failed}")
     return code
 
 
@@ -275,19 +275,17 @@ class _Opened:
             click.echo(json.dumps({"event": "done", "cases": str(self._asked.cases), **facts, "exit_code": int(code)}))
             return code
         told = ", ".join(f"{count} {state}" for state, count in states.items() if count) or "nothing to do"
-        click.echo(
-            f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
-        )
+        say(f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates")
         for unit in not_done:
             if unit["case"] not in self.batch.told:
                 remedy = "; --again tries it again" if unit["state"] == "failed" else ""
-                click.echo(f"not done: {', '.join(unit['files'])}: {unit['error']}{remedy}")
+                say(f"not done: {', '.join(unit['files'])}: {unit['error']}{remedy}")
         for what, count in (("units with losses", lossy), ("files or folders not read", not_read)):
             if count:
-                click.echo(f"{what}: {count}")
+                say(f"{what}: {count}")
         if self.batch.outside:
-            click.echo(f"files outside of the window: {self.batch.outside}")
-        click.echo(f"look at it: {self._asked.cases / 'summary.html'}")
+            say(f"files outside of the window: {self.batch.outside}")
+        say(f"look at it: {self._asked.cases / 'summary.html'}")
         return code
 
     def _is_below(self, path: str) -> bool:
@@ -386,7 +384,7 @@ def _shown(as_json: bool) -> Iterator[Callable[[Any], None]]:
                 _show_note(event, as_json)
                 return
             total = event.done + event.failed + event.running + event.waiting
-            bar.update(task, total=total, completed=event.done + event.failed, state=escape(_told(event)))
+            bar.update(task, total=total, completed=event.done + event.failed, state=cell(_told(event)))
             if bar.disable and time.monotonic() - last[0] >= PLAIN_EVERY and event.running:
                 last[0] = time.monotonic()
                 line = json.dumps({"event": "progress", **asdict(event)}) if as_json else _told(event)
@@ -399,10 +397,10 @@ def _show_note(note: Note, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"event": note.event, "about": note.about, "text": note.text}))
     elif note.event == "done":
-        click.echo(f"{note.about}: done, {note.text}")
+        say(f"{note.about}: done, {note.text}")
     else:
         text = note.text if note.text.startswith(note.about) else f"{note.about}: {note.text}"
-        click.echo(f"fasr-video: {note.event}: {text}", err=True)
+        say(f"fasr-video: {note.event}: {text}", err=True)
 
 
 def _told(tick: Tick) -> str:

@@ -26,13 +26,15 @@ from typing import IO, Any
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found, Scan
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import make_folder
+from fasr_video.files import make_private_folder, open_lock, refuse_link
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
 from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment, tell_damage, transaction
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"
+PARTS = "parts"
+"""Folder of what was found in the parts of long files."""
 SCHEMA_VERSION = 1
 STATES = ("waiting", "running", "done", "failed", "missing")
 
@@ -99,8 +101,10 @@ class Ledger:
         if (cases / CASE_DATABASE).exists():
             raise CaseError(cases, "it is a case itself", "give a folder for many cases")
         with environment(cases):
-            make_folder(cases)
-            lock = (cases / LOCK).open("w")
+            make_private_folder(cases)
+            for name in (DATABASE, PARTS):
+                refuse_link(cases / name)
+            lock = open_lock(cases / LOCK)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -384,6 +388,9 @@ def _is_number(value: object) -> bool:
 
 def _unit(row: sqlite3.Row) -> Unit:
     facts = {} if row["facts"] is None else json.loads(row["facts"])
+    if row["folder"] in {"", ".", ".."} or "/" in row["folder"] or "\0" in row["folder"]:
+        reason = f"the folder of unit {row['id']} is {row['folder']!r}, outside of these cases"
+        raise IntegrityError(DATABASE, reason, "restore it from a copy, or give another --out")
     kept = ("id", "sha256", "folder", "state", "tries", "error", "size", "seconds")
     return Unit(**{k: row[k] for k in kept}, facts=facts)
 

@@ -6,7 +6,6 @@ CASES/summary.json, summary.csv (a line a unit), summary.html
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 from collections import defaultdict
@@ -25,7 +24,7 @@ from fasr_video.errors import FasrError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.export import decided_subject
+from fasr_video.pipeline.export import csv_of, decided_subject
 from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import features
 from fasr_video.report.write import FOLDER as REPORT
@@ -153,12 +152,7 @@ def _newest(units: Sequence[Unit]) -> set[int]:
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for unit in document["units"]:
-        writer.writerow({**unit, "files": " | ".join(unit["files"])})
-    return out.getvalue()
+    return csv_of(COLUMNS, ({**unit, "files": " | ".join(unit["files"])} for unit in document["units"]))
 
 
 def as_html(document: Mapping[str, Any]) -> str:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fasr_video.errors import ExitCode, UsageError
 from fasr_video.pipeline.roles import VARIABLE as ROLE_VARIABLE
 from fasr_video.pipeline.roles import login
+from fasr_video.terminal import cell, readable_json, say
 from fasr_video.vault import VARIABLE, new_key, read_key
 from fasr_video.vault import fingerprint as key_fingerprint
 
@@ -68,7 +68,7 @@ def pictures_command(
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
         written = export_pictures(opened, tracks, out, redact, signatory)
-    click.echo(f"{out}: {len(written)} pictures, each with its facts beside it")
+    say(f"{out}: {len(written)} pictures, each with its facts beside it")
 
 
 def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
@@ -97,12 +97,12 @@ def keygen_command(file: Path, purpose: str) -> None:
 
     if purpose == "encryption":
         write_secret(file, new_key())
-        click.echo(f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts")
-        click.echo(f"fingerprint {key_fingerprint(read_key(file))}")
+        say(f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts")
+        say(f"fingerprint {key_fingerprint(read_key(file))}")
         return
     public, fingerprint = make_signing_keys(file)
-    click.echo(f"{file}: keep it to yourself; hand out {public}")
-    click.echo(f"fingerprint {fingerprint}")
+    say(f"{file}: keep it to yourself; hand out {public}")
+    say(f"fingerprint {fingerprint}")
 
 
 @click.command("sign")
@@ -115,7 +115,7 @@ def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
     from fasr_video.custody.signing import sign
 
     signed = sign(target, key, by or login(), role)
-    click.echo(f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}")
+    say(f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}")
 
 
 @click.command("check-signature")
@@ -127,7 +127,7 @@ def check_signature_command(target: Path, key: Path) -> None:
 
     signed = check_signature(target, key)
     told = f"as signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
-    click.echo(f"intact  {target}: {signed.files} files {told}")
+    say(f"intact  {target}: {signed.files} files {told}")
 
 
 @click.command("purge")
@@ -171,7 +171,7 @@ def purge_command(
     found = cases_in(cases)
     for due in found:
         if due.problem:
-            click.echo(f"fasr-video: {due.problem}", err=True)
+            say(f"fasr-video: {due.problem}", err=True)
     chosen = [d for d in found if not d.problem and (anyway or d.over(at))]
     code = ExitCode.LOSSES if any(d.problem for d in found) else ExitCode.DONE
     if not yes:
@@ -181,16 +181,16 @@ def purge_command(
     stones = [purge(d, search, by or login(), why or "its time is over", role) for d in chosen]
     _rewrite_summaries({d.folder.resolve().parent for d in chosen})
     if as_json:
-        click.echo(json.dumps(stones, indent=2, ensure_ascii=False))
+        click.echo(readable_json(stones))
     else:
         for due, stone in zip(chosen, stones, strict=True):
             size = sum(file.get("size", 0) for file in stone["removed"].values())
-            click.echo(f"{due.folder}: {len(stone['removed'])} files removed, {size} bytes")
+            say(f"{due.folder}: {len(stone['removed'])} files removed, {size} bytes")
         searched = f"{search.files} files, {search.size} bytes searched for copies"
-        click.echo(f"{len(stones)} of {len(found)} cases removed; {searched}")
+        say(f"{len(stones)} of {len(found)} cases removed; {searched}")
         for what, files in (("copies are left in", search.found), ("could not be searched:", search.unread)):
             for file in files:
-                click.echo(f"{what} {file}")
+                say(f"{what} {file}")
     return ExitCode.INTEGRITY if search.found else code
 
 
@@ -211,8 +211,8 @@ def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_jso
         click.echo(json.dumps(rows, indent=2))
         return
     for due in found:
-        click.echo(f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}")
-    click.echo("nothing was removed: that takes --yes")
+        say(f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}")
+    say("nothing was removed: that takes --yes")
 
 
 def _time_of(due: Due, at: datetime) -> str:
@@ -234,14 +234,14 @@ def licences_command(as_json: bool) -> None:
     code, models = packages(), weights()
     if as_json:
         rows = {"packages": [asdict(row) for row in code], "weights": [asdict(row) for row in models]}
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(readable_json(rows))
         return
     for title, rows_of in (("package", code), ("weights", models)):
         table = Table(
             title, "version" if rows_of is code else "sha256", "licence", "for", box=None, padding=(0, 2, 0, 0)
         )
         for row in rows_of:
-            table.add_row(*(escape(value) for value in astuple(row)))
+            table.add_row(*(cell(value) for value in astuple(row)))
         Console().print(table, highlight=False)
 
 

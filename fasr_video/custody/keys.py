@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fasr_video.errors import InputError, MissingExtra, UsageError
 from fasr_video.storage import environment
+from fasr_video.vault import warn_of_readers
 
 try:
     from cryptography.exceptions import InvalidSignature
@@ -53,11 +54,13 @@ def read_private(path: Path) -> Ed25519PrivateKey:
 
 def read_any_private(path: Path, remedy: str) -> PrivateKeyTypes:
     try:
-        return load_pem_private_key(read_pem(path), None)
+        key = load_pem_private_key(read_pem(path), None)
     except TypeError as error:
         raise InputError(path, "it is protected by a password", "give a copy without one, kept safe") from error
     except ValueError as error:
         raise InputError(path, "not a private key in PEM", remedy) from error
+    warn_of_readers(path)
+    return key
 
 
 def read_public(path: Path) -> Ed25519PublicKey:

@@ -69,12 +69,10 @@ def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Export
         kinds = {"sr": made["picture"], "disagreement": made["spread"]}
         kinds |= {f"sample{k}": sample for k, sample in enumerate(made["samples"], 1)}
         drawn = {k: made[k] for k in made.keys() - {"what", "picture", "spread", "samples"}}
-        frames = [_when(track, face) for face in (shown, *track["auxiliaries"])]
+        frames = [when(track, face) for face in (shown, *track["auxiliaries"])]
         for kind, stored in kinds.items():
             if stored is not None:
-                facts = (
-                    _about(case, track, stored) | {"frames": frames, "made_with": _models(case, track["id"])} | drawn
-                )
+                facts = about(case, track, stored) | {"frames": frames, "made_with": _models(case, track["id"])} | drawn
                 yield _exported(f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts)
 
 
@@ -90,7 +88,7 @@ def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Expo
 
 
 def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:
-    facts = _about(case, track, face["native"]) | _when(track, face) | {"box": face["box"], "face": face["reason"]}
+    facts = about(case, track, face["native"]) | when(track, face) | {"box": face["box"], "face": face["reason"]}
     name = f"{track['name']}-{face['reason']}-frame{face['frame']}.png"
     if not redact:
         return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
@@ -103,7 +101,7 @@ def _exported(name: str, png: bytes, what: str, facts: dict[str, object]) -> Exp
     return Exported(name, with_note(png, facts, what), described(what, facts))
 
 
-def _about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
+def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
     """Where in which case it lies, and the footage that it is from."""
     return {
         "case": {
@@ -119,7 +117,7 @@ def _about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
     }
 
 
-def _when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
+def when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
     seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
     return {
         "frame": face["frame"],

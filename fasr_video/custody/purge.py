@@ -90,6 +90,8 @@ def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[s
         told = _read(folder)
         for path in sorted(_files(folder), key=lambda p: (not p.name.startswith(DATABASE), p)):
             path.unlink()
+            if path.name == DATABASE:
+                sync_folder(folder)  # or a power cut could bring it back, and not what it tells of
         for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             path.rmdir()
         sync_folder(folder)

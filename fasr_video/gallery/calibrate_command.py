@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
 
 from fasr_video.gallery.commands import Chosen, embedder_options
+from fasr_video.terminal import cell, say
 
 if TYPE_CHECKING:
     from fasr_video.gallery.calibrate import Protocol
@@ -132,20 +132,20 @@ def _from_images(faces: tuple[Path, ...], prober: Prober, plain: Prober, protoco
 
         calibration, left_out = from_images(faces, prober, plain, protocol, out, tell)
     for line in left_out[:5]:
-        click.echo(f"left out: {line}", err=True)
+        say(f"left out: {line}", err=True)
     return calibration
 
 
 def show(calibration: Calibration, path: Path) -> None:
     console = Console()
     first = next(iter(calibration.scales.values())).report
-    click.echo(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
-    click.echo(
+    say(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
+    say(
         f"measured on people that nothing was fitted on: {first.mated} mated and {first.non_mated} non-mated searches "
         f"over {first.gallery} subjects"
     )
     console.print(_how_well(calibration), _how_far(calibration), _thresholds(calibration))
-    click.echo("* beyond what so many comparisons can show: from the fitted tail")
+    say("* beyond what so many comparisons can show: from the fitted tail")
 
 
 def _how_well(calibration: Calibration) -> Table:
@@ -154,7 +154,7 @@ def _how_well(calibration: Calibration) -> Table:
     table = Table(Column("scale", no_wrap=True), *columns, title="how well it tells people apart")
     for name, scale in calibration.scales.items():
         rates = [f"{p.fnir_at_fpir:.3f}" if p.resolved else "too few" for p in scale.report.points]
-        table.add_row(escape(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates)
+        table.add_row(cell(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates)
     return table
 
 
@@ -165,7 +165,7 @@ def _how_far(calibration: Calibration) -> Table:
         r, told = scale.report, scale.map
         near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
         costs = (f"{v:.3f}" for v in (r.cllr_raw, r.cllr, r.cllr_least))
-        table.add_row(escape(name), *near, f"{told.values[0]:.2f}", f"{told.values[-1]:.2f}", told.form, *costs)
+        table.add_row(cell(name), *near, f"{told.values[0]:.2f}", f"{told.values[-1]:.2f}", told.form, *costs)
     return table
 
 
@@ -177,5 +177,5 @@ def _thresholds(calibration: Calibration) -> Table:
         for size in SIZES:
             found = [calibration.threshold(name, p.fpir, size) for p in points]
             cells = [f"{t.score:.3f}{'*' if t.extrapolated else ' '}" for t in found]
-            table.add_row(escape(name), f"{size:,}", *cells)
+            table.add_row(cell(name), f"{size:,}", *cells)
     return table

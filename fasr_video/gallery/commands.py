@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fasr_video.custody.commands import ROLE
 from fasr_video.errors import ExitCode, UsageError
 from fasr_video.pipeline.roles import role as as_role
 from fasr_video.pipeline.roles import shown
+from fasr_video.terminal import cell, readable_json, say
 
 if TYPE_CHECKING:
     from fasr_video.custody.copies import Elsewhere
@@ -89,7 +89,7 @@ def create_command(gallery: Path, embedder: Chosen) -> None:
 
     model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
-    click.echo(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
+    say(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
 
 
 @gallery_group.command("add")
@@ -129,7 +129,7 @@ def add_command(
         with _progress("enrolling", as_json) as listen:
             report = (sync if equal else enrol)(opened, photos, open_detector(device), model, listen, told)
     if as_json:
-        click.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+        click.echo(readable_json(asdict(report)))
     else:
         _show_report(gallery, report)
     if report.removal is not None and report.removal.occurrences:
@@ -187,7 +187,7 @@ def remove_command(
     elsewhere = look(places, gallery, pieces, removal.subjects) if places else None
     if as_json:
         found = None if elsewhere is None else asdict(elsewhere)
-        click.echo(json.dumps(asdict(removal) | {"elsewhere": found}, indent=2, ensure_ascii=False))
+        click.echo(readable_json(asdict(removal) | {"elsewhere": found}))
     else:
         _show_removal(removal)
         _show_elsewhere(elsewhere)
@@ -206,7 +206,7 @@ def list_command(gallery: Path, as_json: bool) -> None:
         subjects, problems = opened.subjects(), opened.problems()
     if as_json:
         document = {"subjects": [asdict(s) for s in subjects], "problems": [asdict(p) for p in problems]}
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(readable_json(document))
         return
     rows = [(s.id, str(s.images), s.note, s.added_at[:10]) for s in subjects]
     _table(("subject", "photographs", "note", "since"), rows)
@@ -224,7 +224,7 @@ def log_command(gallery: Path, as_json: bool) -> None:
         lines, removals = opened.log_lines(), opened.removals()
     if as_json:
         log = [{"at": at, "event": event} | details for at, event, details in lines]
-        click.echo(json.dumps({"log": log, "removals": removals}, indent=2, ensure_ascii=False))
+        click.echo(readable_json({"log": log, "removals": removals}))
         return
     rows = []
     for at, event, details in lines:
@@ -245,17 +245,17 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
         known, images = opened.subject(subject), opened.images(subject)
     if as_json:
         document = asdict(known) | {"images": [asdict(i) for i in images]}
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        click.echo(readable_json(document))
         return
-    click.echo(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
+    say(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
     for i in images:
-        click.echo(f"{i.sha256}  {i.path}")
+        say(f"{i.sha256}  {i.path}")
         kept = "picture kept" if i.has_picture else "no picture kept"
         facts = (f"{i.eye_px:.0f} px between the eyes", f"norm {i.norm:.1f}", kept, f"added {i.added_at[:10]}")
-        click.echo(f"    {', '.join(facts)}")
+        say(f"    {', '.join(facts)}")
         for what, text in (("source", i.source), ("authority", i.authority)):
             if text:
-                click.echo(f"    {what}: {text}")
+                say(f"    {what}: {text}")
 
 
 @gallery_group.command("check")
@@ -273,11 +273,11 @@ def check_command(gallery: Path, as_json: bool) -> int:
         click.echo(json.dumps({"intact": not bad, "checks": [asdict(c) for c in checks]}, indent=2))
         return ExitCode.INTEGRITY if bad else ExitCode.DONE
     for c in checks:
-        click.echo(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+        say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
         for line in (*c.problems, *c.notes):
-            click.echo(f"        {line}")
+            say(f"        {line}")
         if c.problems:
-            click.echo(f"        what to do: {c.remedy}")
+            say(f"        what to do: {c.remedy}")
     return ExitCode.INTEGRITY if bad else ExitCode.DONE
 
 
@@ -300,18 +300,18 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
     with Gallery.open(gallery, read_only=dry_run) as opened:
         before, images = opened.embedder, opened.images()
         if (before.sha256, opened.length) == (model.sha256, model.length):
-            click.echo(f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do")
+            say(f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do")
             return ExitCode.DONE
         missing = [i for i in images if not i.has_picture]
-        click.echo(f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)")
+        say(f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)")
         for image in missing:
-            click.echo(f"no stored picture: {image.path} ({image.subject})")
+            say(f"no stored picture: {image.path} ({image.subject})")
         if dry_run:
-            click.echo(f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed")
+            say(f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed")
             return ExitCode.DONE
         with _progress("embedding", False) as listen:
             count, removal = migrate(opened, model, drop_missing, listen)
-    click.echo(f"{gallery}: {count} photographs embedded again")
+    say(f"{gallery}: {count} photographs embedded again")
     if removal is not None:
         _show_removal(removal)
         return ExitCode.INTEGRITY if removal.occurrences else ExitCode.DONE
@@ -329,7 +329,7 @@ def stats_command(gallery: Path, as_json: bool) -> None:
     with Gallery.open(gallery, read_only=True) as opened:
         found, embedder = statistics(opened), opened.embedder
     if as_json:
-        click.echo(json.dumps(asdict(found) | {"embedder": asdict(embedder)}, indent=2, ensure_ascii=False))
+        click.echo(readable_json(asdict(found) | {"embedder": asdict(embedder)}))
         return
     rows = [
         ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
@@ -375,9 +375,9 @@ def _progress(what: str, silent: bool) -> Iterator[Listener | None]:
 
 def _show_report(gallery: Path, report: SyncReport) -> None:
     for line in report.warnings:
-        click.echo(f"warning: {line}", err=True)
+        say(f"warning: {line}", err=True)
     counts = f"{report.added} added, {report.removed} removed, {report.renamed} renamed, {report.unchanged} unchanged"
-    click.echo(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
+    say(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
     _show_problems(report.problems)
     if report.removal is not None:
         _show_removal(report.removal)
@@ -390,45 +390,45 @@ def _show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
 
 def _show_removal(removal: Removal) -> None:
     gone = f", subjects {', '.join(removal.subjects)} with them" if removal.subjects else ""
-    click.echo(f"removed: {len(removal.images)} photographs, {removal.templates} templates{gone}")
+    say(f"removed: {len(removal.images)} photographs, {removal.templates} templates{gone}")
     for sha256 in removal.images:
-        click.echo(f"         {sha256}")
+        say(f"         {sha256}")
     if removal.problems:
-        click.echo(f"         {removal.problems} lines about photographs that were not enrolled")
+        say(f"         {removal.problems} lines about photographs that were not enrolled")
     size = f"{removal.files_scanned} files, {removal.bytes_scanned / 2**20:.1f} MiB"
     found = f"{removal.occurrences} occurrences"
-    click.echo(f"proof:   pieces of their vectors and pictures were searched for in {size}: {found}")
+    say(f"proof:   pieces of their vectors and pictures were searched for in {size}: {found}")
     if removal.shared:
-        click.echo(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
+        say(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
     if removal.occurrences:
-        click.echo("what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean")
+        say("what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean")
 
 
 def _show_elsewhere(found: Elsewhere | None) -> None:
     if found is None:
-        click.echo("copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does")
+        say("copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does")
         return
-    click.echo(f"copies:  {len(found.copies)} of {found.files} files elsewhere hold pieces of them")
+    say(f"copies:  {len(found.copies)} of {found.files} files elsewhere hold pieces of them")
     for file in found.copies:
-        click.echo(f"         copies are left in {file}")
+        say(f"         copies are left in {file}")
     for case, where in found.named.items():
-        click.echo(f"         {case} names them: {', '.join(where)}")
+        say(f"         {case} names them: {', '.join(where)}")
     for file in found.unread:
-        click.echo(f"         could not be searched: {file}")
+        say(f"         could not be searched: {file}")
     if found.copies or found.named:
-        click.echo("what to do: search those cases and make their reports anew, or purge them; remove the other files")
+        say("what to do: search those cases and make their reports anew, or purge them; remove the other files")
 
 
 def _show_dry_run(gallery: Path, chosen: list[GalleryImage], problems: list[Problem], as_json: bool) -> None:
     if as_json:
         found = {"would_remove": [asdict(i) for i in chosen], "would_forget": [asdict(p) for p in problems]}
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(readable_json(found))
         return
     for image in chosen:
-        click.echo(f"would be removed: {image.sha256} {image.subject} {image.path}")
+        say(f"would be removed: {image.sha256} {image.subject} {image.path}")
     for problem in problems:
-        click.echo(f"would be forgotten: {problem.path}: {problem.reason}")
-    click.echo(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
+        say(f"would be forgotten: {problem.path}: {problem.reason}")
+    say(f"{gallery}: {len(chosen)} photographs would be removed; nothing was changed")
 
 
 def _table(columns: tuple[str, ...], rows: list[Any]) -> None:
@@ -436,5 +436,5 @@ def _table(columns: tuple[str, ...], rows: list[Any]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(cell(text) for text in row))
     Console().print(table, highlight=False)

@@ -261,7 +261,7 @@ def migrate(
     aside = gallery.folder / "migrate.part"
     record = np.dtype([("image", "<i8"), ("norm", "<f4"), ("vector", "<f4", (embedder.length,))])
     try:
-        with environment(gallery.folder), aside.open("wb") as handle:
+        with environment(gallery.folder), aside.open("xb") as handle:
             for start in range(0, len(kept), BATCH):
                 batch = kept[start : start + BATCH]
                 faces = [face for i in batch if (face := gallery.face(i)) is not None]

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
-from fasr_video.files import make_folder, put_in_place, sync_folder
+from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
 from fasr_video.gallery import index, traces
 from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
@@ -190,7 +190,7 @@ class Gallery:
             if folder.is_dir() and (strange := {p.name for p in folder.iterdir()} - begun):
                 what = "already a gallery" if DATABASE in strange else "not empty"
                 raise GalleryError(folder, what, "give a new folder")
-            make_folder(folder)
+            make_private_folder(folder)
             with _lock(folder):
                 for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
                     leftover.unlink()
@@ -216,6 +216,8 @@ class Gallery:
         database: sqlite3.Connection | None = None
         try:
             with environment(folder):
+                if not read_only:
+                    refuse_links(folder)
                 database = connect_to_read(path) if read_only else _connect(path)
                 made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
                 if made is None or made[0] != str(SCHEMA_VERSION):
@@ -747,7 +749,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _lock(folder: Path) -> IO[str]:
     with environment(folder):
-        handle = (folder / LOCK).open("w")
+        handle = open_lock(folder / LOCK)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

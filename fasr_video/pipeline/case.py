@@ -12,6 +12,10 @@
 A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
 nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless
 and swept when a source is done.
+
+A case may come from anybody: one that holds links is not written to, and none is followed. A new one is its owner's
+alone. Its log is a chain, which shows what was changed by whoever does not make the whole chain anew: an end that was
+noted elsewhere, or signed, shows that too (docs/custody.md).
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import platform
+import re
 import secrets
 import sqlite3
 from collections.abc import Iterator
@@ -39,7 +43,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import make_folder, put_in_place, write_whole
+from fasr_video.files import (
+    make_folder,
+    make_private_folder,
+    open_lock,
+    put_in_place,
+    refuse_links,
+    write_whole,
+)
 from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
@@ -47,8 +58,11 @@ from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, 
 SCHEMA_VERSION = 3
 DATABASE = "case.sqlite"
 LOCK = ".lock"
+SETTINGS = "settings.yaml"
 TOMBSTONE = "purged.json"
 """What is left of a case that was purged."""
+_PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")
+"""Names of pictures, whole or half written; earlier versions called these .new."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -124,7 +138,7 @@ class Case:
         case_id = secrets.token_hex(8)
         sealed = _encryption(case_id)
         with environment(folder):
-            make_folder(folder)
+            make_private_folder(folder)
             partial = folder / f"{DATABASE}.new"
             refuse_foreign(folder)
             for leftover in folder.glob(f"{partial.name}*"):  # a run that was killed while it made the case
@@ -149,9 +163,8 @@ class Case:
                     **{k: json.dumps(v) for k, v in sealed.items()},
                 }.items():
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-                case.log(
-                    "created", {"version": __version__, "versions": package_versions(), "settings": settings, **sealed}
-                )
+                made = {"case_id": case_id, "version": __version__, "versions": package_versions()}
+                case.log("created", {**made, "settings": settings, **sealed})
             close_whole(database)
             put_in_place(partial, folder / DATABASE)
         return cls.open(folder)
@@ -164,6 +177,9 @@ class Case:
         if not path.is_file():
             raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
         with environment(folder):
+            if not read_only:
+                refuse_links(folder)
+                refuse_links(folder / "crops")
             try:
                 database = connect_to_read(path) if read_only else _connect(path)
                 database.row_factory = sqlite3.Row
@@ -274,12 +290,7 @@ class Case:
         path = self.picture_path(name)
         if not path.exists():
             make_folder(path.parent)
-            partial = path.with_suffix(".new")
-            with partial.open("wb") as handle:
-                handle.write(self.seal(data, name))
-                handle.flush()
-                os.fsync(handle.fileno())
-            put_in_place(partial, path)
+            write_whole(path, lambda partial: partial.write_bytes(self.seal(data, name)))
         return name
 
     def picture_path(self, name: str) -> Path:
@@ -310,15 +321,26 @@ class Case:
         return names
 
     def sweep_pictures(self) -> int:
-        """Delete pictures that no row names: left behind by a kill, or given up while a track ran."""
-        named = set(self.picture_names())
+        """Delete pictures that no row names: left behind by a kill, or given up while a track ran.
+
+        Only files that are named as ours are, in folders of the case: whoever made the case may have put others there.
+        """
+        named = {self.picture_path(name) for name in self.picture_names()}
         swept = 0
         with environment(self.folder):
-            for path in (self.folder / "crops").glob("*/*"):
-                if path.is_file() and (path.stem not in named or path != self.picture_path(path.stem)):
+            for path in self.pictures_there():
+                if path not in named and _PICTURE.fullmatch(path.name):
                     path.unlink()
                     swept += 1
         return swept
+
+    def pictures_there(self) -> Iterator[Path]:
+        """All files where the case keeps its pictures; links are not followed."""
+        crops = self.folder / "crops"
+        folders = [] if crops.is_symlink() or not crops.is_dir() else sorted(crops.iterdir())
+        for folder in folders:
+            if folder.is_dir() and not folder.is_symlink():
+                yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink())
 
 
 def track_name(track: sqlite3.Row) -> str:
@@ -344,7 +366,7 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Hold the case for one run; another one at the same time is told so."""
     with environment(folder):
         refuse_foreign(folder)
-        make_folder(folder)
+        make_private_folder(folder)
     with locked(folder):
         yield
 
@@ -352,7 +374,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     with environment(folder):
-        handle = (folder / LOCK).open("w")
+        handle = open_lock(folder / LOCK)
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
@@ -14,6 +15,7 @@ from fasr_video.pipeline.case import Case, now, track_name
 from fasr_video.pipeline.decisions import decisions
 from fasr_video.pipeline.links import clusters
 from fasr_video.pipeline.records import looked
+from fasr_video.terminal import plain, readable_json
 
 SCHEMA = "fasr-video/case/3"
 MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
@@ -29,6 +31,8 @@ FACE_COLUMNS = (
     *("id", "source", "source_sha256", "track", "frame_index", "pts", "seconds", "x1", "y1", "x2", "y2", "landmarks"),
     *(*MEASURES, "reason", "aligned", "native"),
 )
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_document(case: Case) -> dict[str, Any]:
@@ -51,17 +55,29 @@ def as_document(case: Case) -> dict[str, Any]:
 
 
 def as_json(case: Case) -> str:
-    return json.dumps(as_document(case), indent=2, ensure_ascii=False)
+    return readable_json(as_document(case))
 
 
 def as_csv(case: Case, rows: str) -> str:
     """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
     lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
+    return csv_of(FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lines)
+
+
+def csv_of(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
+    """A table for other programs. Spreadsheets take a text that begins as a formula for one: it gets a ' before it."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({name: _no_formula(value) for name, value in line.items()} for line in lines)
     return out.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = plain(value)
+    return f"'{text}" if value.startswith(_FORMULA) else text
 
 
 def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:

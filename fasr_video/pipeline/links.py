@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from sqlite3 import Row
@@ -42,7 +43,14 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     with case.transaction():
         _replace(case, [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks])
         case.set_meta("linked_tracks", state)
+        case.log("links proposed", {"links": len(by_face) + len(by_looks), "of": state, "digest": digest(case)})
     return True
+
+
+def digest(case: Case) -> str:
+    """One hash over all links, proposed and decided, so that the log's chain covers them."""
+    rows = [tuple(row) for row in case.db.execute("SELECT * FROM link ORDER BY id").fetchall()]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
@@ -102,7 +110,8 @@ def _decide(case: Case, row: Row, state: str, who: str, role: str) -> None:
         "UPDATE link SET state = ?, decided_by = ?, decided_at = ? WHERE id = ?", (state, *decided, row["id"])
     )
     pair = {"link": row["id"], "tracks": [row["a"], row["b"]], "evidence": row["evidence"]}
-    case.log("link decided", {**pair, "from": row["state"], "to": state, "by": who, "role": role})
+    told = {"from": row["state"], "to": state, "by": who, "role": role, "digest": digest(case)}
+    case.log("link decided", pair | told)
 
 
 def _chosen(case: Case, tracks: Sequence[int], fewest: int) -> list[int]:

@@ -42,7 +42,7 @@ from fasr_video.sr.idfsr_restorer import open_idfsr
 from fasr_video.sr.methods import METHODS, REFERENCED, open_restorer
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.storage import environment
-from fasr_video.types import AlignedFace, Image
+from fasr_video.types import Image
 
 Restored = tuple[str, str, str | None, str]
 """A row of `restoration`: picture, samples (JSON), spread, facts (JSON)."""
@@ -140,13 +140,19 @@ def track_seed(seed: int, track: Row) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def track_faces(case: Case, track: Row, subject: References | None = None) -> TrackFaces:
-    """The kept faces of a track, in the canonical frame and at LR0's own resolution."""
+Pixels = Callable[[Case, Row], Image]
+"""The recording's own pixels around a kept face."""
+
+
+def track_faces(case: Case, track: Row, subject: References | None = None, pixels: Pixels | None = None) -> TrackFaces:
+    """The kept faces of a track, in the canonical frame and at LR0's own resolution; of these pixels, where they are to
+    be others than those kept."""
+    pixels = pixels or native_pixels
     query = "SELECT * FROM face WHERE track = ? AND reason = 'aux' AND native IS NOT NULL ORDER BY frame_index, id"
     rows = case.db.execute(query, (track["id"],)).fetchall()
-    auxiliaries = tuple(_aligned(case, row) for row in rows)
+    auxiliaries = tuple(align(pixels(case, row), *_marks(row)) for row in rows)
     lr0 = case.db.execute("SELECT * FROM face WHERE id = ?", (track["shown_face"],)).fetchone()
-    native, box, marks = _cut(case, lr0)
+    native, (box, marks) = pixels(case, lr0), _marks(lr0)
     points = three_points(box, marks)
     scale = similarity(points, CANONICAL)
     own = round(1 / float(np.hypot(scale[0, 0], scale[1, 0])))
@@ -182,16 +188,15 @@ def digest(case: Case, track: int) -> str:
     return hasher.hexdigest()
 
 
-def _aligned(case: Case, row: Row) -> AlignedFace:
-    return align(*_cut(case, row))
+def native_pixels(case: Case, row: Row) -> Image:
+    return case.read_picture(row["native"])
 
 
-def _cut(case: Case, row: Row) -> tuple[Image, Matrix, Matrix | None]:
-    """A kept face in the recording's own pixels, its box and landmarks in that picture."""
+def _marks(row: Row) -> tuple[Matrix, Matrix | None]:
+    """Box and landmarks of a kept face in its own picture."""
     origin = np.array([row["native_x"], row["native_y"]], np.float64)
     box = np.array([row["x1"], row["y1"], row["x2"], row["y2"]]) - np.tile(origin, 2)
-    marks = None if row["landmarks"] is None else np.array(json.loads(row["landmarks"])) - origin
-    return case.read_picture(row["native"]), box, marks
+    return box, None if row["landmarks"] is None else np.array(json.loads(row["landmarks"])) - origin
 
 
 def _write(case: Case, restoration: Restoration | None) -> Restored | None:

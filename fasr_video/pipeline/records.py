@@ -190,8 +190,9 @@ def save_segment(
                     "SELECT reason, count(*) FROM face WHERE source = ? GROUP BY reason", (source,)
                 ).fetchall()
             )
-            found = {"faces": reasons, "looked": counts, "losses": asdict(total), "digest": digest(case, source)}
-            case.log("source done", {"source": source, **found})
+            found = {"faces": reasons, "looked": counts, "losses": asdict(total)}
+            digests = {"digest": digest(case, source), "rows": rows_digest(case, source)}
+            case.log("source done", {"source": source, **found, **digests})
 
 
 def digest(case: Case, source: int) -> str:
@@ -200,6 +201,21 @@ def digest(case: Case, source: int) -> str:
     for query in (
         "SELECT * FROM face WHERE source = ? ORDER BY id",
         "SELECT id, number, state, verdict, verdict_reason, shown_face FROM track WHERE source = ? ORDER BY id",
+    ):
+        for row in case.db.execute(query, (source,)):
+            hasher.update(json.dumps(tuple(row)).encode())
+    return hasher.hexdigest()
+
+
+def rows_digest(case: Case, source: int) -> str:
+    """One hash over what a case says of a finished source beside its faces: its own row, segments, tracks. Camera and
+    clock may be corrected later, and have lines of their own in the log."""
+    hasher = hashlib.sha256()
+    for query in (
+        "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts, frames,"
+        " skipped_damaged, seconds FROM source WHERE id = ?",
+        "SELECT * FROM segment WHERE source = ? ORDER BY id",
+        "SELECT * FROM track WHERE source = ? ORDER BY id",
     ):
         for row in case.db.execute(query, (source,)):
             hasher.update(json.dumps(tuple(row)).encode())

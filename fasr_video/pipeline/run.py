@@ -20,7 +20,7 @@ import torch
 
 from fasr_video.batches import FRAMES, at_once
 from fasr_video.configs.settings import DetectSettings, Settings, as_yaml, fraction, load
-from fasr_video.errors import CaseError, SettingsError, UsageError
+from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline import records, roles
@@ -30,7 +30,7 @@ from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.gate import Gate, GateState
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
-from fasr_video.pipeline.media import Frame, Losses, Sampling, VideoReader, open_video
+from fasr_video.pipeline.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe, tracks_together
@@ -41,6 +41,7 @@ from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections, FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
+BYTES_AHEAD = 1 << 28
 FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
 LOOKING = {"batch", "every", "gate"}
 """Settings of `detect` that say when to look, which the detector itself knows nothing of."""
@@ -112,6 +113,7 @@ def run(
     case's folder and whether there was anything left to do.
     """
     runs_it = _who("run", by, role)
+    stamps = [stamp(source) for source in sources]
     readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
     for reader in readers:
         length, start = reader.info.duration, settings.sampling.start or 0.0
@@ -137,8 +139,8 @@ def run(
         raise UsageError("restore.subjects", "there is no gallery with their photographs", "give --gallery")
     worked = False
     with only_writer(out), open_case(out, settings) as case, case.in_a_run(runs_it):
-        for reader in readers:
-            worked |= _run_source(case, reader, models.detector, settings, sampling, listen, place)
+        for reader, before in zip(readers, stamps, strict=True):
+            worked |= _run_source(case, reader, models.detector, settings, sampling, listen, place, before)
         worked |= _after_footage(case, gallery, models, settings, listen)
     return out, worked
 
@@ -236,11 +238,12 @@ def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
     if fixed:
         reason = f"stage {stage} does not depend on {', '.join(fixed)}"
         raise CaseError(case.folder, reason, "leave that as the case has it, or run the footage into a new case")
-    if not changed:
-        return
-    with case.transaction():
-        case.set_meta("settings", json.dumps(chosen, sort_keys=True))
-        case.log("stage redone", {"stage": stage, "changed": changed, "settings": chosen})
+    if changed:
+        with case.transaction():
+            case.set_meta("settings", json.dumps(chosen, sort_keys=True))
+            case.log("stage redone", {"stage": stage, "changed": changed, "settings": chosen})
+    elif json.loads(case.meta("settings")) != chosen:
+        return  # how much is computed at a time, or what came after the case was made
     with environment(case.folder):
         write_whole(
             case.folder / "settings.yaml", lambda partial: partial.write_text(as_yaml(settings), encoding="utf-8")
@@ -255,7 +258,9 @@ def _run_source(
     sampling: Sampling,
     listen: Listener | None,
     place: Place | None,
+    before: object,
 ) -> bool:
+    """`before` is the footage's `stamp` from before it was hashed: one that changed since is not done."""
     info = reader.info
     described = {
         "name": detector.name,
@@ -275,7 +280,7 @@ def _run_source(
     if after is not None:
         with case.transaction():
             case.log("resumed", {"source": source, "after_frame": after.index})
-    frames = prefetch(_with_losses(reader, sampling, after), AHEAD)
+    frames = prefetch(_with_losses(reader, sampling, after), _ahead(info))
     # The next faces are looked for while those found are tracked, measured and stored.
     motion = settings.detect.gate == "motion"
     gate = Gate(detector, settings.detect.every, motion, records.where_it_looked(case, source))
@@ -318,10 +323,18 @@ def _run_source(
                 listen(Progress(info.path, looked, share, faces, tracklets.confirmed + tracklets.running))
     finally:
         batches.close()
+    if stamp(info.path) != before:
+        reason = "it changed while it was read: what was found is of no footage that ever was"
+        raise MediaError(info.path, reason, "wait until it is whole, and run it into a new case")
     losses = replace(reader.losses)
     tracklets.finish()
     save(done=True)
     return True
+
+
+def _ahead(info: MediaInfo) -> int:
+    """How many decoded frames may wait: few of large ones."""
+    return max(1, min(AHEAD, BYTES_AHEAD // (3 * info.width * info.height)))
 
 
 def sampling_of(settings: Settings) -> Sampling:

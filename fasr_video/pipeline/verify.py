@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline import decisions
-from fasr_video.pipeline.case import Case, chain_hash
+from fasr_video.pipeline.case import SETTINGS, Case, chain_hash
+from fasr_video.pipeline.links import digest as links_digest
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
-from fasr_video.pipeline.records import digest, looked
+from fasr_video.pipeline.records import digest, looked, rows_digest
 from fasr_video.pipeline.search import GALLERY
 from fasr_video.pipeline.search import digest as answers_digest
 from fasr_video.storage import MISREAD
@@ -24,6 +29,10 @@ from fasr_video.vault import given_key
 
 SIGNED_OFF = "signed-off"
 """In the case: the reports that reviewers signed off."""
+REPORT, SUMS, UNFINISHED = "report", "SHA256SUMS", ".unfinished"
+"""In the case: the report; in that the list of its files' hashes, and a mark while it is being written."""
+NEW = ".new"
+"""Ends the name of a signed-off report until the log holds its hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +46,23 @@ class Check:
     """What is to be said of what was found in order."""
 
 
-def verify(case: Case) -> list[Check]:
+def verify(case: Case, head: str | None = None) -> list[Check]:
+    """With the hash of a line that the log ended with once, noted elsewhere: does the log still hold that line?"""
     checks = []
-    for check in (_database, _log, _found, _probes, _answers, _decided, _signed_off, _pictures, _sources):
+    in_database = (_database, _log, _found, _links, _probes, _answers, _decided)
+    beside: tuple[Callable[[Case], Check], ...] = (_settings, _signed_off, _report, partial(_heads, given=head))
+    for check in (*in_database, *beside, _pictures, _sources):
         try:
             checks.append(check(case))
         except MISREAD as error:
-            checks.append(Check(check.__name__.strip("_"), 0, [f"the database is damaged ({_said(error)})"], []))
+            name = getattr(check, "__name__", "_heads").strip("_")
+            checks.append(Check(name, 0, [f"the database is damaged ({_said(error)})"], []))
     return checks
 
 
 def damage(case: Case) -> str | None:
     """The first thing in its database that is not what the run left; None when nothing speaks against it."""
-    for check in (_database, _log, _found, _probes, _answers, _decided):
+    for check in (_database, _log, _found, _links, _probes, _answers, _decided):
         try:
             problems = check(case).problems
         except MISREAD as error:
@@ -67,8 +80,13 @@ def _database(case: Case) -> Check:
     try:
         rows = [str(r[0]) for r in case.db.execute("PRAGMA integrity_check").fetchall()]
     except sqlite3.DatabaseError as error:
-        rows = [str(error)]
-    return Check("database", 1, [r for r in rows if r != "ok"], [])
+        return Check("database", 1, [str(error)], [])
+    problems = [r for r in rows if r != "ok"]
+    strays = case.db.execute("PRAGMA foreign_key_check").fetchall()
+    problems += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
+    added = case.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
+    problems += [f"a {row['type']} was added to the database: {row['name']}" for row in added]
+    return Check("database", 1, problems, [])
 
 
 def _log(case: Case) -> Check:
@@ -86,6 +104,10 @@ def _log(case: Case) -> Check:
     created = [json.loads(r["details"]).get("encryption") for r in rows if r["event"] == "created"]
     if created != [case.encryption]:
         problems.append("what is said of its encryption is not what the case was created with")
+    facts = {name: case.meta(name) for name in ("case_id", "version")} | {"versions": json.loads(case.meta("versions"))}
+    first = json.loads(rows[0]["details"]) if rows else {}
+    # Before this was logged the case's id was not: there is nothing to compare it with.
+    problems += [f"{k} is not what the case was created with" for k, v in facts.items() if first.get(k, v) != v]
     if previous != case.meta("log_head"):
         problems.append("the end of the log is missing")
     problems += _against_log(case, rows)
@@ -98,12 +120,18 @@ def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
     events = [(row["event"], json.loads(row["details"])) for row in log]
     added = {d.get("source"): d for event, d in events if event == "source added"}
     placed = {d.get("source"): (d.get("camera"), d.get("clock")) for event, d in events if event == "camera and clock"}
-    for row in case.db.execute("SELECT * FROM source").fetchall():
+    done = {d.get("source") for event, d in events if event == "source done"}
+    rows = {row["id"]: row for row in case.db.execute("SELECT * FROM source").fetchall()}
+    problems += [f"source {number} is gone from the case" for number in sorted(added.keys() - rows.keys())]
+    for row in rows.values():
+        if (row["state"] == "done") != (row["id"] in done):
+            problems.append(f"whether {row['path']} was done is not what the log says")
         clock = None if row["clock"] is None else json.loads(row["clock"])
         if placed.get(row["id"], (None, None)) != (row["camera"], clock):
             problems.append(f"camera or clock of {row['path']} is not what the log says")
         said = added.get(row["id"], {})
-        if any(said.get(k) != v for k, v in (("sha256", row["sha256"]), ("info", json.loads(row["info"])))):
+        facts = {"path": row["path"], "sha256": row["sha256"], "info": json.loads(row["info"])}
+        if any(said.get(k) != v for k, v in facts.items()):
             problems.append(f"what is known of {row['path']} was changed")
         if said.get("detector") != json.loads(row["detector"]):
             problems.append(f"the detector of {row['path']} is not the one that was used")
@@ -127,19 +155,43 @@ def _link_stands(row: sqlite3.Row | None, said: dict[str, Any] | None) -> bool:
 
 
 def _found(case: Case) -> Check:
-    """Faces and tracks against the hash that the log holds."""
-    problems = []
-    said, counted = {}, {}
+    """Faces, tracks, segments and what is said of each source against the hashes that the log holds."""
+    problems, said = [], {}
     for row in case.db.execute("SELECT details FROM log WHERE event = 'source done' ORDER BY id"):
         details = json.loads(row["details"])
-        said[details.get("source")] = details.get("digest")
-        counted[details.get("source")] = details.get("looked")
-    for source in case.db.execute("SELECT id, path FROM source WHERE state = 'done'").fetchall():
-        if digest(case, source["id"]) != said.get(source["id"]):
-            problems.append(f"faces or tracks of {source['path']} were changed after the run")
-        if (counts := counted.get(source["id"])) is not None and counts != looked(case, source["id"]):
-            problems.append(f"how much of {source['path']} was looked at was changed after the run")
-    return Check("faces and tracks", len(said), problems, [])
+        said[details.get("source")] = details
+    paths = dict(case.db.execute("SELECT id, path FROM source").fetchall())
+    for source, told in said.items():
+        name = paths.get(source, f"source {source}")
+        if digest(case, source) != told.get("digest"):
+            problems.append(f"faces or tracks of {name} were changed after the run")
+        if source not in paths:
+            continue  # which the log's check tells
+        if told.get("looked") not in (None, looked(case, source)):
+            problems.append(f"how much of {name} was looked at was changed after the run")
+        losses = json.loads(case.db.execute("SELECT losses FROM source WHERE id = ?", (source,)).fetchone()["losses"])
+        if told.get("losses", losses) != losses or told.get("rows") not in (None, rows_digest(case, source)):
+            problems.append(f"segments, tracks or counts of {name} were changed after the run")
+    unlogged = any("rows" not in told for told in said.values())
+    notes = ("segments and counts: no hash of them was logged by the version that made this case",) if unlogged else ()
+    return Check("faces and tracks", len(said), problems, [], notes)
+
+
+def _links(case: Case) -> Check:
+    """Links, also those that nobody decided on, against the hash that the log holds."""
+    asked = "SELECT details FROM log WHERE event IN ('links proposed', 'link decided') ORDER BY id"
+    said = [json.loads(row["details"]) for row in case.db.execute(asked).fetchall()]
+    count = case.db.execute("SELECT count(*) FROM link").fetchone()[0]
+    if not said or "digest" not in said[-1]:
+        notes = ("proposed links: no hash of them was logged by the version that made this case",) if count else ()
+        return Check("links", 0, [], [], notes)
+    problems = []
+    if said[-1]["digest"] != links_digest(case):
+        problems.append("links were changed, added or removed behind the log")
+    states = [told["of"] for told in said if "of" in told]
+    if states and states[-1] != case.meta("linked_tracks"):
+        problems.append("what the links were proposed from is not what the log says")
+    return Check("links", count, problems, [])
 
 
 def _probes(case: Case) -> Check:
@@ -180,19 +232,72 @@ def _decided(case: Case) -> Check:
     return Check("decisions", count, decisions.problems(case), [])
 
 
+def _settings(case: Case) -> Check:
+    """The settings that people read, and `run --stage` goes on with, against those in the database."""
+    path = case.folder / SETTINGS
+    try:
+        same = yaml.safe_load(path.read_text(encoding="utf-8")) == json.loads(case.meta("settings"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        same = False
+    if same:
+        return Check("settings", 1, [], [])
+    last = dict(case.db.execute("SELECT event, max(id) FROM log GROUP BY event").fetchall())
+    told = f"{path} does not say what the database does"
+    if last.get("stage redone", 0) > last.get("run ended", 0):
+        notes = (f"{told}: a run was cut short; the same command goes on",)
+        return Check("settings", 1, [], [], notes)
+    return Check("settings", 1, [told], [])
+
+
 def _signed_off(case: Case) -> Check:
-    """Signed-off reports that are still in the case against the hashes that the log holds."""
-    problems, unchecked, checked = [], [], 0
+    """Signed-off reports against the hashes that the log holds."""
+    problems, said = list[str](), dict[str, str]()
     for row in case.db.execute("SELECT details FROM log WHERE event = 'signed off' ORDER BY id").fetchall():
-        for name, sha256 in json.loads(row["details"])["files"].items():
-            path = case.folder / SIGNED_OFF / name
-            if not path.is_file():
-                unchecked.append(f"{path} is not there")
-                continue
-            checked += 1
-            if sha256_file(path) != sha256:
-                problems.append(f"{path} was changed")
-    return Check("signed-off reports", checked, problems, unchecked)
+        said |= json.loads(row["details"])["files"]
+    folder = case.folder / SIGNED_OFF
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    for name, sha256 in said.items():
+        path = folder / (name if name in there else name + NEW)
+        if path.name not in there:
+            problems.append(f"{folder / name} is not there any more")
+        elif _sha256(path) != sha256:
+            problems.append(f"{path} was changed")
+    strange = sorted(there - said.keys() - {name + NEW for name in said})
+    cut = [name for name in strange if name.endswith((NEW, f"{NEW}.part"))]
+    problems += [f"{folder / name} is unknown to the log" for name in strange if name not in cut]
+    notes = tuple(f"{folder / name}: a signing off that was cut short; no report" for name in cut)
+    return Check("signed-off reports", len(said), problems, [], notes)
+
+
+def _report(case: Case) -> Check:
+    """The report in the case against its own list of hashes. Whoever changes both is found by a signature alone."""
+    folder = case.folder / REPORT
+    if not (folder / SUMS).is_file():
+        return Check("report", 0, [], [])
+    lines = (line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    said = {name: sha256 for sha256, _, name in lines}
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {SUMS}
+    if UNFINISHED in there:
+        return Check("report", 0, [], [], ("its writing was cut short: `fasr-video report` writes it anew",))
+    bad = {name for name in said if name not in there or _sha256(folder / name) != said[name]}
+    why = "is not as the report was written; `fasr-video report` writes it anew"
+    notes = tuple(f"{folder / name}: no report wrote it" for name in sorted(there - said.keys()))
+    return Check("report", len(said), [f"{folder / name} {why}" for name in sorted(bad)], [], notes)
+
+
+def _heads(case: Case, given: str | None) -> Check:
+    """Ends that the log once had, as files of the case and a person say: the log has to hold them still."""
+    problems, noted = [], {} if given is None else {"the head that was given": given.strip().lower()}
+    for path in (case.folder / REPORT / "report.json", *sorted((case.folder / SIGNED_OFF).glob("*.json"))):
+        try:
+            noted[str(path)] = str(json.loads(path.read_text(encoding="utf-8"))["log_head"])
+        except FileNotFoundError:
+            continue
+        except MISREAD:
+            problems.append(f"{path} names no end of the log")
+    lines = {row["hash"] for row in case.db.execute("SELECT hash FROM log").fetchall()}
+    problems += [f"{who}: the log holds no line {h[:16]}… (cut off?)" for who, h in noted.items() if h not in lines]
+    return Check("ends of the log that were noted", len(noted), problems, [])
 
 
 def _pictures(case: Case) -> Check:
@@ -206,7 +311,9 @@ def _pictures(case: Case) -> Check:
         elif readable and _was_changed(case, name):
             problems.append(f"{path} was changed")
     unchecked = [] if readable else [f"{len(names)} pictures are encrypted, and no key was given"]
-    return Check("pictures", len(names) if readable else 0, problems, unchecked)
+    strays = set(case.pictures_there()) - {case.picture_path(name) for name in names}
+    notes = tuple(f"{path} is no picture of the case (left by a kill, or put there)" for path in sorted(strays)[:20])
+    return Check("pictures", len(names) if readable else 0, problems, unchecked, notes)
 
 
 def _was_changed(case: Case, name: str) -> bool:
@@ -227,6 +334,11 @@ def _sources(case: Case) -> Check:
         elif _hash_of(path) != row["sha256"]:
             problems.append(f"{path} is not the footage that was processed")
     return Check("sources", len(rows) - len(unchecked), problems, unchecked)
+
+
+def _sha256(path: Path) -> str:
+    """Of a file; of what is none, such as a link in its place, nothing that anything else has."""
+    return sha256_file(path) if path.is_file() and not path.is_symlink() else ""
 
 
 def _hash_of(path: Path) -> str:

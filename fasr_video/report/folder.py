@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+from fasr_video.provenance import with_note
 from fasr_video.report.pictures import TrackPictures
 from fasr_video.report.words import BANNER, NOTICE
 
@@ -26,7 +28,8 @@ pictures/       PNG, by the names of the tracks (column `name` of tracks.csv):
   T1_SYNTHETIC_spread.png  where the samples disagree, black not at all
 
 Files with SYNTHETIC in their names. {BANNER}.
-They were drawn by a network; how stands in the files themselves (PNG text `fasr-video`).
+They were drawn by a network. How, and where each of the other pictures is from, stands in the files themselves (PNG
+text `fasr-video`).
 
 Photographs of candidates are not in here; neither are names of people who do not pass the threshold in tracks.csv.
 In report.json a candidate whose `passes` is false is below the threshold: a list to look through, no lead.
@@ -35,10 +38,14 @@ In report.json a candidate whose `passes` is false is below the threshold: a lis
 
 def files_of(track: dict[str, Any], shown: TrackPictures) -> Iterator[tuple[str, bytes]]:
     """Each picture of a track with its name in the folder."""
-    auxiliaries = {f"aux{n:02d}_native": shown.kept[a["face"]] for n, a in enumerate(track["auxiliaries"], 1)}
+    natives = {
+        face: replace(picture, data=with_note(picture.data, shown.facts[face], shown.what))
+        for face, picture in shown.kept.items()
+    }
+    auxiliaries = {f"aux{n:02d}_native": natives[a["face"]] for n, a in enumerate(track["auxiliaries"], 1)}
     samples = {f"SYNTHETIC_sample{n}": sample for n, sample in enumerate(shown.samples, 1)}
     found = {
-        "lr0_native": shown.kept.get(track["shown"]["face"]) if track["shown"] else None,
+        "lr0_native": natives.get(track["shown"]["face"]) if track["shown"] else None,
         "lr0_canonical": shown.lr0,
         **auxiliaries,
         "bicubic": shown.bicubic,

@@ -49,14 +49,18 @@ def case_page(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None
 
 
 def whole(
-    report: Mapping[str, Any], case: Case, thumbnails: Mapping[str, Picture | None], photographs: Photographs
+    report: Mapping[str, Any],
+    case: Case,
+    thumbnails: Mapping[str, Picture | None],
+    photographs: Photographs,
+    redact: bool = False,
 ) -> str:
     """Case and tracks in one document, for print."""
     part = _TEMPLATES.get_template("track_parts.html")
-    parts = [
-        {"name": t["name"], "html": Markup(part.render(_track(report, t, pictures.of_track(case, t), photographs)))}
-        for t in report["tracks"]
-    ]
+    parts = []
+    for track in report["tracks"]:
+        shown = pictures.of_track(case, track, redact)
+        parts.append({"name": track["name"], "html": Markup(part.render(_track(report, track, shown, photographs)))})
     values = _case(report, thumbnails)
     return _TEMPLATES.get_template("pdf.html").render(values, parts=parts, href=lambda t: f"#{t['name']}")
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from fasr_video.custody.redact import photograph as pixelated
 from fasr_video.gallery.store import Gallery, GalleryError
 from fasr_video.pipeline.case import Case
 from fasr_video.report.pictures import Picture, photograph, thumbnail
@@ -26,8 +27,8 @@ class Photograph:
 class Photographs:
     """Those of each subject; none of anybody without a gallery."""
 
-    def __init__(self, gallery: Gallery | None, remark: str) -> None:
-        self._gallery, self.remark = gallery, remark
+    def __init__(self, gallery: Gallery | None, remark: str, redact: bool = False) -> None:
+        self._gallery, self.remark, self._redact = gallery, remark, redact
         self._known: dict[str, tuple[Photograph, ...]] = {}
 
     def of(self, subject: str) -> tuple[Photograph, ...]:
@@ -40,12 +41,14 @@ class Photographs:
             return
         for image in [i for i in self._gallery.images(subject) if i.has_picture][:MOST]:
             if (face := self._gallery.face(image)) is not None:
-                picture = photograph(face.picture)
+                picture = photograph(pixelated(face.picture) if self._redact else face.picture)
                 yield Photograph(image.path, image.sha256, picture, thumbnail(picture))
 
 
 @contextmanager
-def photographs(case: Case, searched: dict[str, Any] | None, wanted: bool) -> Iterator[Photographs]:
+def photographs(
+    case: Case, searched: dict[str, Any] | None, wanted: bool, redact: bool = False
+) -> Iterator[Photographs]:
     """Of the gallery that this case was searched in. Without it the report is made all the same, and says so."""
     if not wanted or searched is None:
         yield Photographs(None, "Photographs were left out of this report." if searched is not None else "")
@@ -60,4 +63,4 @@ def photographs(case: Case, searched: dict[str, Any] | None, wanted: bool) -> It
         if gallery.id != asked["id"]:
             yield Photographs(None, "No photographs are shown: another gallery lies where the one searched was.")
         else:
-            yield Photographs(gallery, "")
+            yield Photographs(gallery, "The photographs are pixelated." if redact else "", redact)

@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image as PilImage
 
+from fasr_video.custody.pictures import about, when
+from fasr_video.custody.redact import without_bystanders
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import track_faces
+from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge
@@ -64,14 +67,24 @@ class TrackPictures:
     reconstruction: Picture | None
     samples: tuple[Picture, ...]
     spread: Picture | None
+    facts: dict[int, dict[str, object]]
+    """Where each native crop is from, for the files that leave the case."""
+    what: str
+    """Whether these are as the camera gave them, or other people in them are covered."""
 
 
-def of_track(case: Case, track: dict[str, Any]) -> TrackPictures:
+def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPictures:
+    """Redacted, every other face of the frames is pixelated, in all that is made of the camera's pixels."""
     faces = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None and f["native"] is not None]
-    kept = {f["face"]: stored(case, f["native"]) for f in faces}
-    thumbnails = {f["face"]: thumbnail(stored(case, f["aligned"])) for f in faces}
+    facts = {f["face"]: about(case, track, f["native"]) | when(track, f) for f in faces}
+    if redact:
+        kept = {n: of_array(without_bystanders(case, n), told, COVERED) for n, told in facts.items()}
+        thumbnails = {n: thumbnail(picture, xmp(PROCESSED)) for n, picture in kept.items()}
+    else:
+        kept = {f["face"]: stored(case, f["native"]) for f in faces}
+        thumbnails = {f["face"]: thumbnail(stored(case, f["aligned"]), xmp(PROCESSED)) for f in faces}
     made: Mapping[str, Any] = track["restoration"] or {"picture": None, "samples": (), "spread": None}
-    lr0, bicubic, average = _classical(case, track) if faces else (None, None, None)
+    lr0, bicubic, average = _classical(case, track, list(facts.values()), redact) if faces else (None, None, None)
     return TrackPictures(
         kept,
         thumbnails,
@@ -81,6 +94,8 @@ def of_track(case: Case, track: dict[str, Any]) -> TrackPictures:
         None if made["picture"] is None else stored(case, made["picture"]),
         tuple(stored(case, s) for s in made["samples"]),
         None if made["spread"] is None else stored(case, made["spread"]),
+        facts,
+        COVERED if redact else CAMERA,
     )
 
 
@@ -90,31 +105,41 @@ def stored(case: Case, relative: str) -> Picture:
     return Picture(data, *PilImage.open(io.BytesIO(data)).size)
 
 
-def thumbnail(picture: Picture, side: int = THUMBNAIL) -> Picture:
+def thumbnail(picture: Picture, note: str = "", side: int = THUMBNAIL) -> Picture:
     image = PilImage.open(io.BytesIO(picture.data)).convert("RGB")
     image.thumbnail((side, side), PilImage.Resampling.LANCZOS)
-    return _encoded(image, "WEBP", quality=80)
+    return _encoded(image, "WEBP", quality=80, xmp=note.encode())
 
 
-def of_array(image: Image) -> Picture:
-    return _encoded(PilImage.fromarray(image), "PNG", compress_level=6)
+def of_array(image: Image, facts: Mapping[str, object], what: str) -> Picture:
+    return _encoded(PilImage.fromarray(image), "PNG", compress_level=6, pnginfo=png_note(facts, what))
 
 
 def photograph(image: Image) -> Picture:
     return _encoded(PilImage.fromarray(image), "WEBP", quality=90)
 
 
-def _classical(case: Case, track: dict[str, Any]) -> tuple[Picture, Picture, Picture | None]:
+def _classical(
+    case: Case, track: dict[str, Any], kept: list[dict[str, object]], redact: bool
+) -> tuple[Picture, Picture, Picture | None]:
     """LR0 in the canonical frame, enlarged bicubically, and averaged with the auxiliaries: nothing is learned here."""
     row = case.db.execute("SELECT * FROM track WHERE id = ?", (track["id"],)).fetchone()
-    faces = track_faces(case, row)
+    covered = (lambda case, face: without_bystanders(case, face["id"])) if redact else None
+    faces = track_faces(case, row, pixels=covered)
     bicubic = as_image(enlarge(as_tensor([faces.small]), CANONICAL_SIDE)[0])
     frames = [f.picture for f in (faces.lr0, *faces.auxiliaries)]
     average = np.mean(frames, axis=0).round().astype(np.uint8) if len(frames) > 1 else None
-    return of_array(faces.lr0.picture), of_array(bicubic), None if average is None else of_array(average)
+    lr0 = {"made_of": kept[:1], "other_people_pixelated": redact}
+    return (
+        of_array(faces.lr0.picture, {"processing": "aligned to the canonical frame", **lr0}, PROCESSED),
+        of_array(bicubic, {"processing": "aligned, then enlarged by bicubic interpolation", **lr0}, PROCESSED),
+        None
+        if average is None
+        else of_array(average, {"processing": "mean of the aligned faces", **lr0, "made_of": kept}, PROCESSED),
+    )
 
 
-def _encoded(image: PilImage.Image, kind: str, **how: int) -> Picture:
+def _encoded(image: PilImage.Image, kind: str, **how: Any) -> Picture:
     buffer = io.BytesIO()
     image.save(buffer, kind, **how)
     return Picture(buffer.getvalue(), *image.size)

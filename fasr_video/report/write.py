@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import refuse_links, sha256_file, sync_folder, write_whole
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.export import TRACK_COLUMNS, decided_subject, flat
+from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.pipeline.roles import shown
+from fasr_video.pipeline.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
 from fasr_video.report.folder import README, files_of
@@ -24,10 +23,10 @@ from fasr_video.report.photographs import Photographs, photographs
 from fasr_video.report.pictures import Picture
 from fasr_video.storage import environment
 
-FOLDER = "report"
+FOLDER = REPORT
 """In the case, unless told otherwise."""
 USUAL = ("html", "json", "csv")
-INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = "index.html", "report.json", "tracks.csv", "report.pdf", "SHA256SUMS"
+INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = "index.html", "report.json", "tracks.csv", "report.pdf", SUMS
 """All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's own."""
 _OF_TRACKS = {"html": re.compile(r"(S\d+-)?T\d+\.html"), "folder": re.compile(r"pictures/[^/]+\.png")}
 """Files that come and go with tracks, by format."""
@@ -35,20 +34,31 @@ EXTRA_COLUMNS = ("camera", "wall_start", "wall_end", "wall_uncertainty_seconds",
 
 
 def write_report(
-    folder: Path, out: Path | None = None, formats: Sequence[str] = USUAL, with_photographs: bool = True
+    folder: Path,
+    out: Path | None = None,
+    formats: Sequence[str] = USUAL,
+    with_photographs: bool = True,
+    redact: bool = False,
 ) -> Path:
-    """Write the report of the case at `folder` to `out` (in the case, if None), and return where it is."""
+    """Write the report of the case at `folder` to `out` (in the case, if None), and return where it is.
+
+    Redacted, no face but the tracks' own can be made out: neither bystanders' nor those of the gallery.
+    """
+    if redact and out is None:
+        raise UsageError("--redact", "the report in the case shows all", "give --out DIR, outside of the case")
     with Case.open(folder, read_only=True) as case:
         if out is None and case.encryption is not None:
             raise UsageError(folder, "it is encrypted, and a report is not", "give --out DIR, outside of the case")
+    if out is None:
+        refuse_links(folder)
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()
     with Case.open(folder, read_only=True) as case, environment(out):
-        report = as_report(case)
-        with photographs(case, report["searched"], with_photographs) as people:
+        report = as_report(case) | {"redacted": redact}
+        with photographs(case, report["searched"], with_photographs, redact) as people:
             target = _Target(out)
-            for name, data in _files(case, report, people, formats):
+            for name, data in _files(case, report, people, formats, redact):
                 target.put(name, data)
         target.finish(formats)
     return out
@@ -85,14 +95,14 @@ Data = bytes | Callable[[Path], object]
 
 
 def _files(
-    case: Case, report: dict[str, Any], people: Photographs, formats: Sequence[str]
+    case: Case, report: dict[str, Any], people: Photographs, formats: Sequence[str], redact: bool
 ) -> Iterator[tuple[str, Data]]:
     """Each file of the report in turn."""
     thumbnails: dict[str, Picture | None] = {}
     for number, track in enumerate(report["tracks"]):
         if not {"html", "pdf", "folder"} & set(formats):
             break  # no other format shows pictures
-        shown = pictures.of_track(case, track)
+        shown = pictures.of_track(case, track, redact)
         thumbnails[track["name"]] = pages.thumbnail_of(track, shown)
         if "html" in formats:
             yield track["page"], pages.track_page(report, number, shown, people).encode()
@@ -101,7 +111,7 @@ def _files(
     if "html" in formats:
         yield INDEX, pages.case_page(report, thumbnails).encode()
     if "pdf" in formats:
-        html = pages.whole(report, case, thumbnails, people)
+        html = pages.whole(report, case, thumbnails, people, redact)
         yield PRINT, lambda path: write_pdf(html, path)
     if "folder" in formats:
         yield "README.txt", README.encode()
@@ -113,9 +123,7 @@ def _files(
 
 def _table(report: dict[str, Any]) -> str:
     """One line a track: `fasr-video export` with camera, time of day and what reviewers decided."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, (*TRACK_COLUMNS, *EXTRA_COLUMNS), lineterminator="\n")
-    writer.writeheader()
+    lines = []
     for track in report["tracks"]:
         wall = track["wall"] or {}
         people = ((d, shown(d["by"], d["role"])) for d in standing(track))
@@ -123,8 +131,8 @@ def _table(report: dict[str, Any]) -> str:
         line = {"camera": track["camera"], "wall_start": wall.get("start"), "wall_end": wall.get("end")}
         line |= {"wall_uncertainty_seconds": wall.get("uncertainty_seconds"), "decisions": "; ".join(decided)}
         known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}
-        writer.writerow(known | line)
-    return out.getvalue()
+        lines.append(known | line)
+    return csv_of((*TRACK_COLUMNS, *EXTRA_COLUMNS), lines)
 
 
 class _Target:
@@ -136,7 +144,10 @@ class _Target:
         if out.is_dir() and any(out.iterdir()) and not manifest.is_file():
             raise CaseError(out, "not empty and no report", "give another --out or empty it")
         out.mkdir(parents=True, exist_ok=True)
+        refuse_links(out)
         manifest.touch()  # a report that is killed from here on is known as one
+        (out / UNFINISHED).touch()
+        sync_folder(out)
         lines = manifest.read_text(encoding="utf-8").splitlines()
         self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
@@ -159,3 +170,4 @@ class _Target:
                 kept[name] = digest
         lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | self._written).items())]
         write_whole(self._out / MANIFEST, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        (self._out / UNFINISHED).unlink()

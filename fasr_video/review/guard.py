@@ -1,8 +1,10 @@
 """Who may ask this server for anything: the one browser that was given the token, on this machine.
 
-The token comes in the address that `serve` prints, once; from then on a signed cookie speaks for the browser, which no
-other site can make it send (SameSite=Strict) and no script can read (HttpOnly). What changes anything is a POST with a
-word of the session in it. The Host header has to be ours: a name that somebody points at 127.0.0.1 is refused.
+The token comes in the address that `serve` prints. It opens these pages to whoever has it, as often as they like, until
+the server ends; browsers keep addresses in their history. From the first visit on a signed cookie speaks for the
+browser, which no other site can make it send (SameSite=Strict) and no script can read (HttpOnly). What changes anything
+is a POST with a word of the session in it. The Host header has to be ours: a name that somebody points at 127.0.0.1 is
+refused.
 """
 
 from __future__ import annotations

@@ -19,13 +19,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import write_whole
+from fasr_video.files import make_folder, put_in_place, write_whole
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person, problems
 from fasr_video.pipeline.export import below_threshold, links
 from fasr_video.pipeline.links import clusters
 from fasr_video.pipeline.roles import role as as_role
-from fasr_video.pipeline.verify import SIGNED_OFF
+from fasr_video.pipeline.verify import NEW, SIGNED_OFF
 from fasr_video.review.cards import Card, cards, ratio
 from fasr_video.review.times import clock
 
@@ -51,6 +51,7 @@ def sign_off(case: Case, by: str, although_undecided: bool = False, role: str = 
     """Write the report of what was decided into the case, and its hash into the log."""
     by, role = person(by), as_role(role)
     with case.transaction():  # nobody decides while the report is written
+        name_signed_off(case)
         document = _document(case, by, role)
         left = document["undecided"]
         if not document["tracks"]:
@@ -61,7 +62,19 @@ def sign_off(case: Case, by: str, although_undecided: bool = False, role: str = 
         files = _write(case.folder / SIGNED_OFF, document)
         about = {"files": files, "undecided": left, "digest": document["decisions_sha256"]}
         case.log("signed off", {"by": by, "role": role, **about})
+    with case.transaction():
+        name_signed_off(case)
     return SignedOff(files, document["at"], by, role, tuple(left))
+
+
+def name_signed_off(case: Case) -> None:
+    """Reports that the log holds get their names, and what a signing off that was cut short left goes."""
+    known = {name for made in signed_off(case) for name in made.files}
+    for path in sorted((case.folder / SIGNED_OFF).glob(f"*{NEW}*")):
+        if path.suffix == NEW and path.name.removesuffix(NEW) in known:
+            put_in_place(path, path.with_name(path.name.removesuffix(NEW)))
+        else:
+            path.unlink()
 
 
 def signed_off(case: Case) -> list[SignedOff]:
@@ -138,13 +151,13 @@ def _as_json(decision: Decision) -> dict[str, Any]:
 
 def _write(folder: Path, document: dict[str, Any]) -> dict[str, str]:
     """Both files, whole; returns their hashes by their names."""
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     stem = document["at"].replace(":", "").replace("+0000", "Z")
     texts = {f"{stem}.json": json.dumps(document, indent=2, ensure_ascii=False), f"{stem}.html": _html(document)}
     files = {}
     for name, text in texts.items():
         data = text.encode()
-        write_whole(folder / name, lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
+        write_whole(folder / (name + NEW), lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
         files[name] = hashlib.sha256(data).hexdigest()
     return files
 

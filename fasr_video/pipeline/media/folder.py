@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import warnings
 from collections.abc import Generator
@@ -17,24 +18,45 @@ from PIL import ImageOps
 
 from fasr_video.errors import MediaError
 from fasr_video.files import PICTURES, sha256_file
-from fasr_video.pipeline.media.contract import MOST_PIXELS, Frame, Losses, MediaInfo, Reader, Sampling
+from fasr_video.pipeline.media.contract import (
+    LONGEST_SIDE,
+    MOST_OF_A_PHOTOGRAPH,
+    MOST_PIXELS,
+    Frame,
+    Losses,
+    MediaInfo,
+    Reader,
+    Sampling,
+)
 from fasr_video.types import FrameRef, Image
 
 # Pillow's ways of saying "not a picture", or "a bomb".
 UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
 
 
-def read_picture(path: Path | BinaryIO) -> Image:
-    """An image file as RGB, upright, 16-bit greys brought to 8. Raises one of UNREADABLE when it is none."""
+PilImage.MAX_IMAGE_PIXELS = MOST_OF_A_PHOTOGRAPH  # no warnings below our own limit, which is looked at first
+
+
+def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
+    """An image file as RGB, upright, 16-bit greys brought to 8. Raises one of UNREADABLE when it is none.
+
+    Photographs of more pixels than a frame may have are shrunk to that many; a picture that is a frame is refused.
+    """
+    most = MOST_PIXELS if as_frame else MOST_OF_A_PHOTOGRAPH
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)  # our own limit is below
         picture = PilImage.open(path)
     with picture:
-        if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"{picture.width}×{picture.height} px are more than {MOST_PIXELS}")
+        width, height = picture.size
+        if width * height > most or max(width, height) > LONGEST_SIDE:
+            raise ValueError(f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side")
+        shrink = max(1.0, math.sqrt(width * height / MOST_PIXELS))
+        if shrink > 1 and not picture.mode.startswith("I"):
+            picture.thumbnail((int(width / shrink), int(height / shrink)))
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):
-            levels = np.asarray(upright).clip(0, 65407)  # brighter ones are white anyhow; so 16 bits do
+            step = math.ceil(shrink)
+            levels = np.asarray(upright)[::step, ::step].clip(0, 65407)  # brighter ones are white; so 16 bits do
             grey = (levels + 128) // 257 if levels.max() > 255 else levels
             return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
         return np.asarray(upright.convert("RGB"))
@@ -57,6 +79,15 @@ def hash_folder(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def stamp(footage: Path) -> list[tuple[str, int, int]] | None:
+    """Names, sizes and times of change of its files, by which one tells that it changed; None where it is gone."""
+    try:
+        files = pictures_in(footage) if footage.is_dir() else [footage]
+        return [(f.name, (facts := f.stat()).st_size, facts.st_mtime_ns) for f in files]
+    except OSError:
+        return None
+
+
 class FolderReader(Reader):
     """Pictures of one folder in natural name order. An unreadable picture is a counted loss."""
 
@@ -66,12 +97,13 @@ class FolderReader(Reader):
         if not self._files:
             remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it or give a video file"
             raise MediaError(path, "the folder holds no pictures", remedy)
+        sha256 = hash_folder(path)  # before anything is decoded
         first = next((image for file in self._files if (image := self._read(file)) is not None), None)
         if first is None:
             raise MediaError(path, "none of its pictures can be read", "export the footage again")
         self._info = MediaInfo(
             path=path,
-            sha256=hash_folder(path),
+            sha256=sha256,
             backend=f"pillow {PIL.__version__}",
             container="folder",
             codec=self._files[0].suffix.lower().lstrip("."),
@@ -108,6 +140,6 @@ class FolderReader(Reader):
     @staticmethod
     def _read(file: Path) -> Image | None:
         try:
-            return read_picture(file)
+            return read_picture(file, as_frame=True)
         except UNREADABLE:
             return None

@@ -80,6 +80,7 @@ class PyAvReader(Reader):
         super().__init__()
         check_file(path)
         self._path = path
+        self._sha256 = sha256_file(path)  # before anything is decoded
         with self._open() as (container, stream):
             self._info = self._probe(container, stream, assumed_fps)
 
@@ -174,7 +175,7 @@ class PyAvReader(Reader):
             duration = Fraction(container.duration, 1_000_000)
         return MediaInfo(
             path=self._path,
-            sha256=sha256_file(self._path),
+            sha256=self._sha256,
             backend=f"pyav {av.__version__} (libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))})",
             container=name,
             codec=stream.codec_context.name,

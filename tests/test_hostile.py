@@ -1,0 +1,214 @@
+"""Cases, galleries and archives that somebody else made: nothing of theirs leads out of their folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fasr_video import cli
+from fasr_video.archive.ledger import DATABASE as LEDGER
+from fasr_video.archive.ledger import LOCK as LEDGER_LOCK
+from fasr_video.archive.ledger import PARTS, Ledger
+from fasr_video.archive.summary import COLUMNS
+from fasr_video.archive.summary import as_csv as summary_csv
+from fasr_video.errors import IntegrityError
+from fasr_video.files import write_whole
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline import links
+from fasr_video.pipeline.case import LOCK, Case, locked
+from fasr_video.pipeline.decisions import decide
+from fasr_video.pipeline.export import as_csv
+from fasr_video.report.write import write_report
+from fasr_video.terminal import readable_json
+from fasr_video.vault import new_key, read_key, warn_of_readers
+from tests.reviewed import Names, made_case
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    return made_case(tmp_path / "case")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder of the user's own with a file in it."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "will.txt").write_text("mine")
+    return folder
+
+
+def test_sweeping_follows_no_link_and_takes_only_what_is_named_as_ours(case: Path, mine: Path) -> None:
+    with Case.open(case) as opened:
+        (case / "crops" / "zz").symlink_to(mine)
+        (case / "crops" / "ab").mkdir(exist_ok=True)
+        (case / "crops" / "ab" / "notes.txt").write_text("of somebody")
+        left = [case / "crops" / "ab" / f"{'ab' * 32}.{end}" for end in ("png", "png.part", "new")]
+        for path in left:
+            path.write_bytes(b"of a kill")
+        assert opened.sweep_pictures() == 3
+    assert not any(path.exists() for path in left)
+    assert (mine / "will.txt").read_text() == "mine" and (case / "crops" / "ab" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("inside", ["crops/zz", "report", "signed-off"])
+def test_a_case_with_links_in_it_is_not_written_to(inside: str, case: Path, mine: Path) -> None:
+    (case / inside).symlink_to(mine)
+    with pytest.raises(IntegrityError, match="a link to"):
+        Case.open(case)
+    Case.open(case, read_only=True).db.close()
+
+
+def test_a_report_is_not_written_through_a_link(case: Path, mine: Path) -> None:
+    (case / "report").symlink_to(mine)
+    with pytest.raises(IntegrityError, match="a link to"):
+        write_report(case)
+    assert [p.name for p in mine.iterdir()] == ["will.txt"]
+
+
+def _gallery(folder: Path) -> object:
+    return Gallery.open(folder / "gallery").close()
+
+
+def _locked(folder: Path) -> object:
+    with locked(folder):
+        return None
+
+
+LOCKS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a case's": (LOCK, _locked),
+    "a gallery's": ("gallery/.lock", _gallery),
+    "an archive's": (LEDGER_LOCK, lambda folder: Ledger.open(folder / "cases")),
+}
+
+
+@pytest.mark.parametrize("whose", LOCKS)
+def test_a_link_in_place_of_a_lock_empties_no_file(whose: str, case: Path, mine: Path) -> None:
+    name, take = LOCKS[whose]
+    place = case / "cases" / name if whose == "an archive's" else case / name
+    place.parent.mkdir(exist_ok=True)
+    place.unlink(missing_ok=True)
+    place.symlink_to(mine / "will.txt")
+    with pytest.raises(IntegrityError, match="a link to"):
+        take(case)
+    assert (mine / "will.txt").read_text() == "mine"
+
+
+def test_a_link_in_place_of_a_half_written_file_is_not_written_through(tmp_path: Path, mine: Path) -> None:
+    (tmp_path / "a.json.part").symlink_to(mine / "will.txt")
+    write_whole(tmp_path / "a.json", lambda path: path.write_text("new"))
+    assert (mine / "will.txt").read_text() == "mine" and (tmp_path / "a.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("folder", ["../outside", "/tmp/outside", "..", "a/b", ""])
+def test_a_ledger_names_no_case_outside_of_its_folder(folder: str, tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "cases") as ledger:
+        ledger.put_unit("ab" * 32, "s", "door-12345678", 1, False)
+        ledger.db.execute("UPDATE unit SET folder = ?", (folder,))
+        with pytest.raises(IntegrityError, match="outside of these cases"):
+            ledger.take()
+
+
+@pytest.mark.parametrize("name", [PARTS, LEDGER])
+def test_an_archive_whose_own_folders_are_links_is_not_written_to(name: str, tmp_path: Path, mine: Path) -> None:
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / name).symlink_to(mine)
+    with pytest.raises(IntegrityError, match="a link to"):
+        Ledger.open(tmp_path / "cases")
+
+
+def test_new_cases_galleries_and_archives_are_their_owners_alone(case: Path, tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "archive").db.close()
+    for folder in (case, case / "gallery", tmp_path / "archive"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_was_there_keeps_who_may_enter_it(case: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o750)
+    made_case(tmp_path / "shared")
+    assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o750
+    shutil.rmtree(tmp_path / "shared")
+
+
+NASTY = '=HYPERLINK("x")\x1b]0;owned\x07\x1b[2J\nbert: accepted\u202e'
+
+
+def test_names_are_no_commands_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = Names(anna=NASTY, bert="\x9b31mbert", yard="/footage/\x1b[8mhidden.mp4", camera=NASTY, remark=NASTY)
+    case = made_case(tmp_path / "case", names)
+    gallery = str(case / "gallery")
+    with Case.open(case) as opened:
+        track, link = 1, opened.db.execute("SELECT id FROM link").fetchone()["id"]
+        decide(opened, track, "rejected", "not him", "a\x1b[2Jb", NASTY)
+        links.decide(opened, link, "refused", NASTY)
+    calls = [["show", str(case)], ["show", str(case), "--json"], ["export", str(case), "--format", "csv"]]
+    calls += [["verify", str(case)], ["gallery", "list", gallery], ["gallery", "show", gallery, NASTY]]
+    calls += [["gallery", "log", gallery], ["gallery", "list", gallery, "--json"], ["purge", str(case)]]
+    for call in calls:
+        cli.cli(call, standalone_mode=False)
+        printed = capsys.readouterr()
+        bad = [c for c in printed.out + printed.err if c != "\n" and not c.isprintable()]
+        assert printed.out and not bad, call
+        assert not any(line.startswith("bert: accepted") for line in printed.out.splitlines()), call
+
+
+def test_json_for_people_reads_as_what_it_is_made_of() -> None:
+    document = {"a": [NASTY, "Ärger", 1.5, None]}
+    assert json.loads(readable_json(document)) == document and "Ärger" in readable_json(document)
+
+
+def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    case = made_case(tmp_path / "case", Names(anna="=cmd|' /C calc'!A0", yard="+1.mp4", door="@SUM(A1)", camera="-2"))
+    with Case.open(case) as opened:
+        opened.db.execute("""UPDATE probed SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'""")
+        tables = [as_csv(opened, "tracks"), as_csv(opened, "faces")]
+    tables.append((write_report(case, tmp_path / "report", ["csv"]) / "tracks.csv").read_text())
+    for table in tables:
+        rows = list(csv.DictReader(table.splitlines()))
+        assert {row["source"] for row in rows} == {"'+1.mp4", "'@SUM(A1)"}
+        cells = [cell for row in rows for cell in row.values() if cell]
+        assert not [c for c in cells if c[0] in "=@" or (c[0] in "+-" and not is_number(c))]
+    assert {row["candidate"] for row in rows} == {"", "'=cmd|' /C calc'!A0", "bert"}
+    assert {row["camera"] for row in rows} == {"", "'-2"}
+
+
+def test_the_table_of_an_archive_holds_no_formulas() -> None:
+    unit = dict.fromkeys(COLUMNS) | {"files": ["=1+1.mp4"], "camera": "@door", "frames": -1}
+    (row,) = csv.DictReader(summary_csv({"units": [unit]}).splitlines())
+    assert (row["files"], row["camera"], row["frames"]) == ("'=1+1.mp4", "'@door", "-1")
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("kind", ["signing", "encryption"])
+def test_a_key_that_others_can_read_is_told(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("cryptography")
+    from fasr_video.custody.keys import make_signing_keys, read_private, write_secret
+
+    key = tmp_path / "a.key"
+    if kind == "signing":
+        make_signing_keys(key)
+    else:
+        write_secret(key, new_key())
+    read = read_private if kind == "signing" else read_key
+    read(key)
+    assert capsys.readouterr().err == ""
+    warn_of_readers.cache_clear()
+    key.chmod(0o640)
+    read(key)
+    read(key)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and f"chmod 600 {key}" in told
