@@ -204,13 +204,13 @@ def list_command(gallery: Path, as_json: bool) -> None:
 
     with Gallery.open(gallery, read_only=True) as opened:
         subjects, problems = opened.subjects(), opened.problems()
-    if as_json:
-        document = {"subjects": [asdict(s) for s in subjects], "problems": [asdict(p) for p in problems]}
-        click.echo(readable_json(document))
-        return
-    rows = [(s.id, str(s.images), s.note, s.added_at[:10]) for s in subjects]
-    _table(("subject", "photographs", "note", "since"), rows)
-    _show_problems(problems)
+        if as_json:
+            document = {"subjects": [asdict(s) for s in subjects], "problems": [asdict(p) for p in problems]}
+            click.echo(readable_json(document))
+            return
+        rows = [(s.id, str(s.images), s.note, s.added_at[:10]) for s in subjects]
+        _table(("subject", "photographs", "note", "since"), rows)
+        _show_problems(problems)
 
 
 @gallery_group.command("log")
@@ -222,15 +222,15 @@ def log_command(gallery: Path, as_json: bool) -> None:
 
     with Gallery.open(gallery, read_only=True) as opened:
         lines, removals = opened.log_lines(), opened.removals()
-    if as_json:
-        log = [{"at": at, "event": event} | details for at, event, details in lines]
-        click.echo(readable_json({"log": log, "removals": removals}))
-        return
-    rows = []
-    for at, event, details in lines:
-        who = shown(str(details.pop("by", "")), str(details.pop("role", "")))
-        rows.append((at[:19], event, who, ", ".join(f"{k} {v}" for k, v in details.items())))
-    _table(("when", "what", "who", "details"), rows)
+        if as_json:
+            log = [{"at": at, "event": event} | details for at, event, details in lines]
+            click.echo(readable_json({"log": log, "removals": removals}))
+            return
+        rows = []
+        for at, event, details in lines:
+            who = shown(str(details.pop("by", "")), str(details.pop("role", "")))
+            rows.append((at[:19], event, who, ", ".join(f"{k} {v}" for k, v in details.items())))
+        _table(("when", "what", "who", "details"), rows)
 
 
 @gallery_group.command("show")
@@ -243,19 +243,19 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 
     with Gallery.open(gallery, read_only=True) as opened:
         known, images = opened.subject(subject), opened.images(subject)
-    if as_json:
-        document = asdict(known) | {"images": [asdict(i) for i in images]}
-        click.echo(readable_json(document))
-        return
-    say(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
-    for i in images:
-        say(f"{i.sha256}  {i.path}")
-        kept = "picture kept" if i.has_picture else "no picture kept"
-        facts = (f"{i.eye_px:.0f} px between the eyes", f"norm {i.norm:.1f}", kept, f"added {i.added_at[:10]}")
-        say(f"    {', '.join(facts)}")
-        for what, text in (("source", i.source), ("authority", i.authority)):
-            if text:
-                say(f"    {what}: {text}")
+        if as_json:
+            document = asdict(known) | {"images": [asdict(i) for i in images]}
+            click.echo(readable_json(document))
+            return
+        say(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
+        for i in images:
+            say(f"{i.sha256}  {i.path}")
+            kept = "picture kept" if i.has_picture else "no picture kept"
+            facts = (f"{i.eye_px:.0f} px between the eyes", f"norm {i.norm:.1f}", kept, f"added {i.added_at[:10]}")
+            say(f"    {', '.join(facts)}")
+            for what, text in (("source", i.source), ("authority", i.authority)):
+                if text:
+                    say(f"    {what}: {text}")
 
 
 @gallery_group.command("check")
@@ -328,26 +328,28 @@ def stats_command(gallery: Path, as_json: bool) -> None:
 
     with Gallery.open(gallery, read_only=True) as opened:
         found, embedder = statistics(opened), opened.embedder
-    if as_json:
-        click.echo(readable_json(asdict(found) | {"embedder": asdict(embedder)}))
-        return
-    rows = [
-        ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
-        ("subjects", str(found.subjects)),
-        ("photographs", f"{found.images}, {found.pictures} with stored picture"),
-        ("a subject", f"{found.fewest_photos} to {found.most_photos}, {found.mean_photos:.1f} in the mean"),
-        ("templates", f"{found.templates}, {found.pooled} of them pooled"),
-        ("not enrolled", f"{found.problems} photographs"),
-        ("removals", str(found.removals)),
-        ("index", f"{found.index_kind}, {found.index_state}"),
-        *((m.kind, f"recall {m.recall:.4f}, {m.ms:.2f} ms a query") for m in found.measured),
-        ("disk", f"{found.disk_bytes / 2**20:.1f} MiB"),
-    ]
-    if found.nearest is not None:
-        a, b = found.nearest.subjects
-        sampled = "" if found.nearest.compared == found.templates else f" ({found.nearest.compared} templates sampled)"
-        rows.append(("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}"))
-    _table(("", ""), rows)
+        if as_json:
+            click.echo(readable_json(asdict(found) | {"embedder": asdict(embedder)}))
+            return
+        rows = [
+            ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
+            ("subjects", str(found.subjects)),
+            ("photographs", f"{found.images}, {found.pictures} with stored picture"),
+            ("a subject", f"{found.fewest_photos} to {found.most_photos}, {found.mean_photos:.1f} in the mean"),
+            ("templates", f"{found.templates}, {found.pooled} of them pooled"),
+            ("not enrolled", f"{found.problems} photographs"),
+            ("removals", str(found.removals)),
+            ("index", f"{found.index_kind}, {found.index_state}"),
+            *((m.kind, f"recall {m.recall:.4f}, {m.ms:.2f} ms a query") for m in found.measured),
+            ("disk", f"{found.disk_bytes / 2**20:.1f} MiB"),
+        ]
+        if found.nearest is not None:
+            a, b = found.nearest.subjects
+            sampled = (
+                "" if found.nearest.compared == found.templates else f" ({found.nearest.compared} templates sampled)"
+            )
+            rows.append(("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}"))
+        _table(("", ""), rows)
 
 
 def open_detector(device: str) -> Detector:

@@ -326,13 +326,13 @@ class Case:
         Only files that are named as ours are, in folders of the case: whoever made the case may have put others there.
         """
         named = {self.picture_path(name) for name in self.picture_names()}
-        swept = 0
         with environment(self.folder):
-            for path in self.pictures_there():
-                if path not in named and _PICTURE.fullmatch(path.name):
-                    path.unlink()
-                    swept += 1
-        return swept
+            left = [p for p in self.pictures_there() if p not in named and _PICTURE.fullmatch(p.name)]
+            for path in left:
+                path.unlink()
+            for folder in {path.parent for path in left}:
+                sync_folder(folder)
+        return len(left)
 
     def pictures_there(self) -> Iterator[Path]:
         """All files where the case keeps its pictures; links are not followed."""
