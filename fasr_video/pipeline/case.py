@@ -43,7 +43,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import (
+from fasr_video.files import (, sync_folder
     make_folder,
     make_private_folder,
     open_lock,
