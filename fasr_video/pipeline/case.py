@@ -43,12 +43,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import (, sync_folder
+from fasr_video.files import (
     make_folder,
     make_private_folder,
     open_lock,
     put_in_place,
     refuse_links,
+    sync_folder,
     write_whole,
 )
 from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
