@@ -34,6 +34,8 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fasr_video.archive.batch import Batch, Job
 from fasr_video.archive.canonical import dump
 from fasr_video.archive.ledger import DATABASE as LEDGER
@@ -681,6 +683,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a process that was forked waits forever for threads that it does not have
     jobs = args.jobs.split(",")
     faults = [f for f in FAULTS if f in args.faults]
     with tempfile.TemporaryDirectory() as place:

@@ -146,8 +146,8 @@ def test_names_are_no_commands_to_a_terminal(tmp_path: Path, capsys: pytest.Capt
     gallery = str(case / "gallery")
     with Case.open(case) as opened:
         track, link = 1, opened.db.execute("SELECT id FROM link").fetchone()["id"]
-        decide(opened, track, "rejected", "not him", "a\x1b[2Jb", NASTY)
-        links.decide(opened, link, "refused", NASTY)
+        decide(opened, track, "rejected", NASTY, "Anna")
+        links.decide(opened, link, "refused", "Anna")
     calls = [["show", str(case)], ["show", str(case), "--json"], ["export", str(case), "--format", "csv"]]
     calls += [["verify", str(case)], ["gallery", "list", gallery], ["gallery", "show", gallery, NASTY]]
     calls += [["gallery", "log", gallery], ["gallery", "list", gallery, "--json"], ["purge", str(case)]]

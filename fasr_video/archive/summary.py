@@ -152,7 +152,10 @@ def _newest(units: Sequence[Unit]) -> set[int]:
 
 
 def as_csv(document: Mapping[str, Any]) -> str:
-    return csv_of(COLUMNS, ({**unit, "files": " | ".join(unit["files"])} for unit in document["units"]))
+    return csv_of(
+        COLUMNS,
+        ({**{c: unit.get(c) for c in COLUMNS}, "files": " | ".join(unit["files"])} for unit in document["units"]),
+    )
 
 
 def as_html(document: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def _is_of(out: Path, head: str) -> bool:
     except (OSError, UnicodeDecodeError):
         return False
     names = [line.partition("  ")[2] for line in listed.splitlines()]
-    whole = all((out / name).is_file() for name in names)
+    whole = all((out / name).is_file() for name in names) and not (out / UNFINISHED).exists()
     return whole and head.encode() in index and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
 
 
@@ -146,12 +146,12 @@ class _Target:
         out.mkdir(parents=True, exist_ok=True)
         refuse_links(out)
         manifest.touch()  # a report that is killed from here on is known as one
-        (out / UNFINISHED).touch()
-        sync_folder(out)
         lines = manifest.read_text(encoding="utf-8").splitlines()
         self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
             raise CaseError(out, "its SHA256SUMS is of something else", "give another --out")
+        (out / UNFINISHED).touch()
+        sync_folder(out)
 
     def put(self, name: str, data: Data) -> None:
         path = self._out / name
