@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-from footage import REPO, SAMPLE, repeat, seconds_of
+from footage import REPO, repeat, seconds_of
 from results import Table
 
 from fasr_video.archive.canonical import digest
 from fasr_video.archive.ledger import Ledger
 from fasr_video.pipeline.case import Case
 
+SAMPLE = REPO / "sample_videos" / "entrance.mp4"
 MUGSHOTS = SAMPLE.parent / "mugshots"
 EVERY = 0.5  # seconds between samples of memory
 COST = (
@@ -234,7 +235,7 @@ def short_files(table: Table, place: Path, gallery: Path, count: int, fps: float
                 more = ["--scheduler", f"dask={address}"]
                 measured = run(command(archive, cases, gallery, fps, more), pids)
         else:
-            more = ["--scheduler", scheduler, "--workers", str(workers)]
+            more = ["--scheduler", scheduler, *(["--workers", str(workers)] if scheduler == "processes" else [])]
             measured = run(command(archive, cases, gallery, fps, more))
         found = results(cases)
         first = first or found
