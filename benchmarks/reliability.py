@@ -4,8 +4,7 @@
 
 Faults: small real jobs, cut before each step that writes, or refused by the machine there (tests/faults.py). Files:
 each reader with so many mutated files (tests/fuzz.py). Long: a clip over and over, in many files, through one `batch`,
-whose memory, file handles and threads, with those of its workers, are read from /proc. The page holds the parts asked
-for.
+whose memory, file handles and threads, with those of its workers, are read from /proc. Each part has a page of its own.
 """
 
 from __future__ import annotations
@@ -193,27 +192,29 @@ def main() -> None:
     parts = args.parts.split(",")
     chosen = f"--every {args.every} --tries {args.tries} --hours {args.hours:g} --files {args.files}"
     chosen += f" --workers {args.workers} --fps {args.fps:g}"
-    made = f"`python benchmarks/reliability.py --parts {args.parts} {chosen}`"
+    made = "`python benchmarks/reliability.py --parts {} " + chosen + "`"
     tables = []
     if "faults" in parts:
+        columns = ["job", "fault", "tries", "survived", "how the job ended"]
         title = "Faults at each write: tries and survivals"
-        tables.append(Table("reliability", title, made, ["job", "fault", "tries", "survived", "how the job ended"]))
+        tables.append(Table("reliability_faults", title, made.format("faults"), columns))
         faults(tables[-1], args.every)
         tables[-1].note(FAULTS_NOTE)
     if "files" in parts:
         columns = ["reader", "tries", "read", "refused", "traceback", "crashed", "hung", "over 2 GiB"]
         columns += ["most MiB above start", "slowest, s", "all, s"]
-        tables.append(Table("reliability", "Mutated files", made, columns))
+        tables.append(Table("reliability_files", "Mutated files", made.format("files"), columns))
         files(tables[-1], args.tries)
         tables[-1].note(FILES_NOTE)
     if "long" in parts:
         columns = ["wall time, s", "files done", "hours of footage done", "memory, MiB", "file handles", "threads"]
-        tables.append(Table("reliability", "A long run", made, columns))
+        tables.append(Table("reliability_long", "A long run", made.format("long"), columns))
         long_run(tables[-1], args.hours, args.files, args.workers, args.fps)
-    if args.print:
-        print(tables[0].text(*tables[1:]))
-    else:
-        tables[0].write(*tables[1:])
+    for table in tables:
+        if args.print:
+            print(table.text())
+        else:
+            table.write()
 
 
 FAULTS_NOTE = (
