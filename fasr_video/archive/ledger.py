@@ -341,6 +341,10 @@ class Ledger:
             rows = [str(r[0]) for r in self.db.execute("PRAGMA integrity_check").fetchall()]
             if rows != ["ok"]:
                 return rows[0]
+            for table in ("unit", "file"):
+                for row in self.db.execute(f"SELECT * FROM {table}").fetchall():
+                    if any(isinstance(value, bytes) for value in row):
+                        return f"a row of {table} holds what is no text"
             for row in self.db.execute("SELECT * FROM unit").fetchall():
                 known = _unit(row).facts
                 numbers = [row["seconds"], row["tries"], row["size"], *(known.get(name) for name in NUMBERS)]

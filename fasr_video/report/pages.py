@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from fasr_video.pipeline.case import Case
@@ -166,11 +166,21 @@ def _hashes(models: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"classifier of {name}", value
 
 
+class _AbsentValue(UndefinedError, LookupError):
+    """A page asks for what the case does not hold: so the case is damaged, as with any other reading of it."""
+
+
+class _Absent(StrictUndefined):
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._undefined_exception = _AbsentValue
+
+
 def _templates() -> Environment:
     found = Environment(
         loader=PackageLoader("fasr_video.report"),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=_Absent,
         trim_blocks=True,
         lstrip_blocks=True,
     )
