@@ -341,16 +341,16 @@ class Ledger:
             rows = [str(r[0]) for r in self.db.execute("PRAGMA integrity_check").fetchall()]
             if rows != ["ok"]:
                 return rows[0]
-            for table in ("unit", "file"):
-                for row in self.db.execute(f"SELECT * FROM {table}").fetchall():
-                    if any(isinstance(value, bytes) for value in row):
-                        return f"a row of {table} holds what is no text"
-            for row in self.db.execute("SELECT * FROM unit").fetchall():
+            units = self.db.execute("SELECT * FROM unit").fetchall()
+            files = self.db.execute("SELECT * FROM file").fetchall()
+            if any(isinstance(value, bytes) for row in (*units, *files) for value in row):
+                return "a row holds bytes where text or a number belongs"
+            for row in units:
                 known = _unit(row).facts
                 numbers = [row["seconds"], row["tries"], row["size"], *(known.get(name) for name in NUMBERS)]
                 if not isinstance(known.get("clock") or {}, dict) or any(not _is_number(n) for n in numbers):
                     return f"what is known of unit {row['id']}"
-            for row in self.db.execute("SELECT * FROM file").fetchall():
+            for row in files:
                 if not isinstance(_file(row).place.clock or {}, dict):
                     return f"the clock of {row['path']}"
         except MISREAD as error:
