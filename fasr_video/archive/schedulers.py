@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
@@ -276,14 +276,12 @@ class Dask:
         future.add_done_callback(self._ended.put)
 
     def wait(self, seconds: float) -> list[Finished]:
-        found = []
-        try:
-            future = self._ended.get(timeout=max(seconds, 0.01))
+        ended = []
+        with suppress(queue.Empty):
+            ended.append(self._ended.get(timeout=max(seconds, 0.01)))
             while True:
-                found += self._result(future)
-                future = self._ended.get_nowait()
-        except queue.Empty:
-            pass
+                ended.append(self._ended.get_nowait())
+        found = [finished for future in ended for finished in self._result(future)]
         self._look_at_workers()
         return found
 
@@ -306,11 +304,12 @@ class Dask:
             worker, outcome = future.result(timeout=ANSWER)
         except CancelledError as error:
             raise self._gone() from error
-        except TimeoutError:  # the worker died with what it had to say: Dask has it done again
-            self._orders[future] = order
-            future.add_done_callback(self._ended.put)
-            return []
-        except Exception as error:  # a worker that died, too often for Dask
+        except Exception as error:
+            if _is_lost(future):  # Dask has it done again
+                self._orders[future] = order
+                future.add_done_callback(self._ended.put)
+                return []
+            # Of a worker that died too often for Dask.
             text = f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}"
             return [(order, Outcome(End.FAILED, text))]
         if outcome.end is End.UNFIT:
@@ -350,9 +349,11 @@ class Dask:
             return
         try:
             problem = future.result(timeout=ANSWER)
-        except (TimeoutError, CancelledError):
-            return  # it died with its answer, or will be asked again
+        except CancelledError:
+            return
         except Exception as error:
+            if _is_lost(future):
+                return  # asked again if it is still there
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if problem is None:
             self._problems[worker] = None
@@ -368,6 +369,12 @@ class Dask:
     def _gone(self) -> EnvironmentFailure:
         remedy = "start it and give the same command: it goes on"
         return EnvironmentFailure(f"dask={self._address}", "the scheduler went away; what is done is safe", remedy)
+
+
+def _is_lost(future: Any) -> bool:
+    """Whether it is not the task that failed, but the way of its answer to us: its worker died with what it had to
+    say, or the connection broke."""
+    return bool(future.status != "error")
 
 
 def _do(work: Work, order: Order) -> tuple[str, Outcome]:
