@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 READY := .venv/.ready
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 
 export ORT_DISABLE_TELEMETRY = 1
 export HF_HUB_OFFLINE = 1
@@ -19,7 +19,7 @@ help:
 	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy; what is known against the pinned packages, when the index can be asked"
-	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, for this platform"
+	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, as the index tells them"
 	@echo "make bench   run every benchmark, into docs/results"
 	@echo "make clean   remove caches, build output and cases/demo"
 
@@ -29,7 +29,7 @@ setup: $(READY)
 apt = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(1) >/dev/null; else false; fi
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.lock
 	@set -e; \
 	if [ ! -x $(BIN)/python ]; then \
 		for python in $(PYTHON) python3.13 python3.12 python3.11 none; do \
@@ -47,10 +47,13 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "setup: .venv has no pip; remove the folder and run make again" >&2; exit 1; fi
-	@echo "setup: installing torch (minutes)"
-	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
-	@echo "setup: installing the rest (minutes)"
-	@$(PIP) -e '.[cpu,custody,fast,insightface,report,serve,dist,dev]'
+ifneq ($(TORCH_INDEX),)
+	@echo "setup: installing torch (minutes); by its version alone: constraints.lock has no hashes of another index"
+	@$(PIP) -c constraints.txt --extra-index-url $(TORCH_INDEX) torch==2.13.0
+endif
+	@echo "setup: installing what it needs, by its hashes (minutes)"
+	@$(PIP) --require-hashes --no-deps -r constraints.lock
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,report,serve,dist,dev]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \
 		echo "setup: OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0" >&2; \
@@ -84,8 +87,7 @@ lint: $(READY)
 
 lock: $(READY)
 	mkdir -p build
-	$(BIN)/python -m pip --disable-pip-version-check install --quiet --dry-run --ignore-installed --no-deps \
-		--only-binary :all: $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --report build/lock.json -r constraints.txt
+	$(PIP) --dry-run --ignore-installed --no-deps --report build/lock.json -c constraints.txt torch
 	$(BIN)/python lock.py build/lock.json > build/constraints.lock
 	mv build/constraints.lock constraints.lock
 

@@ -1,37 +1,83 @@
-"""`make lock`: constraints.lock, the pins of constraints.txt with the SHA-256 of each file that pip chose here.
+"""`make lock`: constraints.lock, the pins of constraints.txt with the SHA-256 of each file that Linux may take of them.
 
-    python lock.py REPORT.json… > constraints.lock
+    python lock.py [REPORT.json…] > constraints.lock
 
-REPORT.json is what `pip install --dry-run --report` writes. Hashes are of one file a package: that of this platform.
+They are those that the index which pip uses tells, and those in REPORT.json, which `pip install --dry-run --report`
+writes: what pip takes here from elsewhere (torch's CPU build).
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.version import Version
+
+from audit import AT_ONCE, PINS, index, read_pins
+
+SECONDS = 60.0
+"""For one answer: it tells every file that there ever was."""
+OLDEST = 11
+"""Python 3."""
+SOMEWHERE = {"decord": "platform_machine == 'x86_64'"}
+"""Packages that have no file for other machines; the same in pyproject.toml."""
 HEAD = """\
-# Every file that `make setup` installs on {platform}, by its SHA-256; `make lock` writes this anew.
-# Elsewhere pip chooses other files, and refuses these hashes.
-#   pip install --require-hashes --no-deps -r constraints.lock && pip install --no-deps -e .
+# Every file that `make setup` may install on Linux, by its SHA-256; `make lock` writes this anew.
+# Of torch: PyPI's builds, and the CPU build for Python 3.11 on x86-64.
 """
 
 
-def main() -> None:
-    reports = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
-    here = reports[0]["environment"]
-    machine = (
-        f"{here['implementation_name']} {here['python_version']}, {here['sys_platform']} {here['platform_machine']}"
+def main(reports: list[str]) -> None:
+    here = chosen(reports)
+    pins, source = read_pins(PINS), index().rstrip("/")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        known = list(pool.map(lambda pin: files(source, *pin), pins))
+    lines = []
+    for (name, version), hashes in zip(pins, known, strict=True):
+        hashes |= here.get(canonicalize_name(name), set())
+        if not hashes:
+            raise SystemExit(f"lock: the index has no wheel of {name} {version} for Linux; choose another version")
+        where = f" ; {SOMEWHERE[name]}" if name in SOMEWHERE else ""
+        lines.append(" ".join([f"{name}=={version}{where}", *(f"--hash=sha256:{h}" for h in sorted(hashes))]))
+    print(HEAD + "\n".join(sorted(lines, key=str.lower)))
+
+
+def chosen(reports: list[str]) -> dict[str, set[str]]:
+    """What pip would take here, by package."""
+    found: dict[str, set[str]] = {}
+    for path in reports:
+        for each in json.loads(Path(path).read_text(encoding="utf-8"))["install"]:
+            hashes = found.setdefault(canonicalize_name(each["metadata"]["name"]), set())
+            hashes.add(each["download_info"]["archive_info"]["hashes"]["sha256"])
+    return found
+
+
+def files(source: str, name: str, version: str) -> set[str]:
+    """Hashes of the wheels that the index has of it for Linux."""
+    accept = {"Accept": "application/vnd.pypi.simple.v1+json"}
+    asked = urllib.request.Request(f"{source}/{quote(canonicalize_name(name))}/", headers=accept)
+    with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
+        told: Any = json.load(answer)
+    return {file["hashes"]["sha256"] for file in told["files"] if fits(file["filename"], Version(version))}
+
+
+def fits(file: str, version: Version) -> bool:
+    try:
+        _, of, _, tags = parse_wheel_filename(file)
+    except InvalidWheelFilename:  # a source distribution: it would run code to install itself
+        return False
+    return of == version and any(
+        (tag.platform == "any" or "linux" in tag.platform)
+        and (tag.abi == "abi3" or not tag.interpreter.startswith("cp3") or int(tag.interpreter[3:]) >= OLDEST)
+        for tag in tags
     )
-    lines = sorted((line for report in reports for line in map(locked, report["install"])), key=str.lower)
-    print(HEAD.format(platform=machine) + "\n".join(lines))
-
-
-def locked(chosen: dict) -> str:
-    about, digest = chosen["metadata"], chosen["download_info"]["archive_info"]["hashes"]["sha256"]
-    return f"{about['name']}=={about['version']} --hash=sha256:{digest}"
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

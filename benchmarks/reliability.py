@@ -18,7 +18,9 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,10 @@ from archive import FASR, variant
 from footage import REPO, SAMPLE, repeat, seconds_of
 from results import Table
 
-JOBS = ("enrol", "removal", "migration", "review", "signoff", "purge", "run", "sealed", "batch")
+JOBS = (  # the longest first, so that the last of them does not keep everybody waiting
+    *("batch", "run", "sealed", "stage", "purge", "migration", "removal", "enrol"),
+    *("links", "review", "signoff", "pictures"),
+)
 FAULTS = {
     "kill": "kill -9",
     "power, data": "power cut, unsynced content lost",
@@ -55,12 +60,14 @@ def told_by(module: str, *arguments: str) -> Iterator[dict[str, Any]]:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
 
 
-def faults(table: Table, every: int) -> None:
-    """A row for each job and fault."""
+def faults(table: Table, every: int, workers: int) -> None:
+    """A row for each job and fault; so many jobs at a time, each with its own processes and folders."""
     tries: Counter[tuple[str, str]] = Counter()
     survived: Counter[tuple[str, str]] = Counter()
     ends: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for made in told_by("faults", ",".join(JOBS), "--every", str(every)):
+    with ThreadPoolExecutor(workers) as pool:
+        told = list(pool.map(lambda job: list(told_by("faults", job, "--every", str(every))), JOBS))
+    for made in chain.from_iterable(told):
         key = made["job"], made["fault"]
         tries[key] += 1
         survived[key] += not made["wrong"]
@@ -185,7 +192,7 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=500, help="mutated files a reader")
     parser.add_argument("--hours", type=float, default=4.0, help="of footage")
     parser.add_argument("--files", type=int, default=60, help="in which the footage lies")
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=1, help="of the long run; jobs at a time that are cut")
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second that are looked at")
     parser.add_argument("--print", action="store_true", help="show the page, and leave docs/results as it is")
     args = parser.parse_args()
@@ -198,7 +205,7 @@ def main() -> None:
         columns = ["job", "fault", "tries", "survived", "how the job ended"]
         title = "Faults at each write: tries and survivals"
         tables.append(Table("reliability_faults", title, made.format("faults"), columns))
-        faults(tables[-1], args.every)
+        faults(tables[-1], args.every, args.workers)
         tables[-1].note(FAULTS_NOTE)
     if "files" in parts:
         columns = ["reader", "tries", "read", "refused", "traceback", "crashed", "hung", "over 2 GiB"]

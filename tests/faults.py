@@ -45,6 +45,7 @@ from fasr_video.archive.schedulers import Local
 from fasr_video.archive.unit import work
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
+from fasr_video.custody.pictures import export_pictures
 from fasr_video.errors import FasrError
 from fasr_video.gallery import traces
 from fasr_video.gallery.enrol import enrol, migrate
@@ -55,7 +56,8 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE as CASE
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.decisions import decide, undo
-from fasr_video.pipeline.run import Models, open_models, run
+from fasr_video.pipeline.links import join, split
+from fasr_video.pipeline.run import Models, open_models, redo, run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import refresh
 from fasr_video.review.signoff import name_signed_off, sign_off, signed_off
@@ -70,6 +72,7 @@ QUICK = configs.load(
     ),
 )
 FAULTS = ("kill", "power, data", "power, names", "full", "memory", "locked", "clock")
+FIRST_TRACK = "SELECT id FROM track WHERE source = ? AND state = 'done' ORDER BY id"
 GONE = "left"
 """Of the gallery in `removal`: the subject that is removed."""
 PATIENCE = 120.0  # seconds for one try
@@ -126,6 +129,28 @@ def signoff_job(folder: Path, models: Models) -> None:
             sign_off(case, "A", although_undecided=True)
 
 
+def links_job(folder: Path, models: Models) -> None:
+    """Two tracks are made one person, then parted again."""
+    with Case.open(folder / "case") as case:
+        (one,), (other,) = (case.db.execute(FIRST_TRACK, (source,)).fetchone() for source in (1, 2))
+        if not case.db.execute("SELECT 1 FROM link WHERE state != 'proposed'").fetchone():
+            join(case, (one, other), "A")
+        if case.db.execute("SELECT 1 FROM link WHERE state = 'accepted'").fetchone():
+            split(case, (other,), "A")
+    refresh(folder / "case")
+
+
+def stage_job(folder: Path, models: Models) -> None:
+    settings = configs.load(str(folder / "case" / "settings.yaml"), ("restore.seed=5", "search.top=1"))
+    redo(folder / "case", "restore", settings)
+    refresh(folder / "case")
+
+
+def pictures_job(folder: Path, models: Models) -> None:
+    with Case.open(folder / "case", read_only=True) as case:
+        export_pictures(case, (), folder / "pictures", redact=True)
+
+
 def purge_job(folder: Path, models: Models) -> None:
     for due in purging.cases_in([folder / "case"]):
         purging.purge(due, purging.copies([due], []), "A", "told to")
@@ -152,6 +177,9 @@ JOBS: dict[str, Callable[[Path, Models], None]] = {
     "batch": batch_job,
     "review": review_job,
     "signoff": signoff_job,
+    "links": links_job,
+    "stage": stage_job,
+    "pictures": pictures_job,
     "purge": purge_job,
     "migration": migration_job,
     "sealed": sealed_job,
@@ -180,8 +208,12 @@ def prepare(job: str, folder: Path, models: Models) -> None:
         (archive / "b.mp4").write_text("no film")
     if job in {"removal", "migration"}:
         enrol_job(folder, models)
-    if job in {"review", "signoff", "purge"}:
+    if job in {"review", "signoff", "stage", "pictures", "purge"}:
         run_job(folder, models)
+    if job == "links":  # the same people once more, in a file of other bytes
+        again = folder / "in" / "again.mp4"
+        again.write_bytes((folder / "in" / "clip.mp4").read_bytes() + b"\0\0\0\x08free")
+        run([folder / "in" / "clip.mp4", again], folder / "case", QUICK, models=models)
     if job == "sealed":
         (folder / "in" / "cases.key").write_bytes(new_key())
         (folder / "in" / "cases.key").chmod(0o600)
@@ -223,6 +255,12 @@ def problems(folder: Path) -> list[str]:
     for place in _places(folder, CASE):
         with Case.open(place, read_only=True) as case:
             said += [f"{c.what}: {p}" for c in verify(case) for p in c.problems]
+    for facts in folder.glob("pictures/*.json"):
+        if (
+            hashlib.sha256(facts.with_suffix(".png").read_bytes()).hexdigest()
+            != json.loads(facts.read_text())["sha256"]
+        ):
+            said.append(f"{facts.name} is of another picture")
     for place in _places(folder, GALLERY):
         with Gallery.open(place, read_only=True) as gallery:
             said += [f"{c.what}: {p}" for c in check(gallery) for p in c.problems]

@@ -1,31 +1,19 @@
-"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what the file says."""
+"""IDFSR as a specification: what is hidden, what is warped, what the network hears, and what a fit changes."""
 
 from __future__ import annotations
 
-import csv
-import json
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fasr_video.box import boxed
-from fasr_video.cli import main
 from fasr_video.errors import FasrError
-from fasr_video.files import sha256_file
-from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr import checkpoints, samplers, sampling
-from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
 from fasr_video.sr.identity import (
-    About,
     Identity,
     References,
     fit,
@@ -42,7 +30,6 @@ from fasr_video.sr.idfsr import (
     SPREAD,
     STEPS,
     FaceCondition,
-    assemble,
     face_mask,
     identity_denoiser,
     time_of,
@@ -50,54 +37,19 @@ from fasr_video.sr.idfsr import (
     warp,
     warp_field,
 )
-from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
-from fasr_video.sr.methods import as_image, open_restorer
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Level, Size
-from fasr_video.sr.restoration import Probe, restore
 from fasr_video.sr.weights import load_idfsr, save_denoiser, save_idfsr
 from fasr_video.training import idfsr as training
-from fasr_video.training.faces import draw_moves, read_faces, rows_of
-from fasr_video.training.loop import Plan
+from tests.idfsr_faces import ABOUT, FACE, RESIDUAL, SIDE, TINY, faces, pictures, speaking, told
 
 ROOT = Path(__file__).parents[1]
-SIDE = 128
-FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
-TINY = Size(SIDE, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=False)
-RESIDUAL = replace(TINY, residual=True)
-
-
-def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
-    """Landmarks of n faces, each a little different."""
-    return (FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))).round()
-
-
-def pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(n, 3, 8, 8, generator=g)
-    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
-
-
-def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
-    """Last layers start at zero, in training: here every layer has something to say."""
-    torch.manual_seed(seed)
-    net = IdfsrNet(size)
-    for parameter in net.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.05)
-    return net.eval()
 
 
 @pytest.fixture(params=[TINY, RESIDUAL], ids=["noise", "residual"])
 def size(request: pytest.FixtureRequest) -> Size:
     """What holds for one kind of network holds for the other."""
     return request.param  # type: ignore[no-any-return]
-
-
-def told(n: int = 3, seed: int = 0) -> FaceCondition:
-    g = torch.Generator().manual_seed(seed)
-    feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
-    return assemble(pictures(n, seed), faces(n, seed=seed), pictures(n, seed + 1), faces(n, seed=seed + 1), feature)
 
 
 # ---------------------------------------------------------------------------------------------------------------- mask
@@ -467,151 +419,6 @@ def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
             load_idfsr(file)
 
 
-# ------------------------------------------------------------------------------------------------------------ training
-
-
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four people with three photos each, a fifth with one; features and landmarks beside the folder."""
-    root = tmp_path_factory.mktemp("idfsr")
-    lines = [["path", *training.COLUMNS, "found"]]
-    paths = [f"p{person}/{photo}.png" for person in range(4) for photo in range(3)] + ["single/0.png"]
-    for i, path in enumerate(paths):
-        picture = as_image(pictures(1, seed=i, side=144)[0])
-        (root / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(root / "faces" / path)
-        lines.append([path, *map(str, (faces(1, seed=i)[0] + 8).flatten().tolist()), "1"])
-    (root / "labels.csv").write_text("\n".join(map(",".join, lines)))
-    vectors = np.random.default_rng(0).standard_normal((len(paths), 512)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    who = [path.partition("/")[0] for path in paths]
-    np.savez(root / "features.npz", path=np.array(paths), identity=np.array(who), hr=vectors, lr=vectors)
-    return root
-
-
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "compact", RESIDUAL)
-    monkeypatch.setitem(SIZES, "published", TINY)
-
-
-def data_of(people: Path) -> training.Material:
-    opened, _ = read_faces([people / "faces"])
-    features = rows_of(people / "features.npz", opened, ("hr",))["hr"]
-    return training.material(opened, training.read_marks(people / "labels.csv", opened), features)
-
-
-def no_feature(lr: Tensor) -> Tensor:
-    return torch.zeros(len(lr), 512)
-
-
-def test_a_reference_is_another_photo_of_the_same_person(people: Path) -> None:
-    data = data_of(people)
-    assert len(data.pictures) == 12  # the person with one photo is left out
-    rows = torch.arange(12).repeat(50)
-    partners = data.partners(rows, torch.Generator().manual_seed(0))
-    assert bool((partners != rows).all()) and bool((partners // 3 == rows // 3).all())
-    pairs = set(zip(rows.tolist(), partners.tolist(), strict=True))
-    assert len(pairs) == 24  # each of the two others, now and then
-
-
-def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
-    """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks are said to be."""
-    data = data_of(people)
-    dotted = torch.zeros_like(data.pictures)
-    x, y = data.marks.round().long().unbind(2)
-    for point in range(5):
-        dotted[torch.arange(12), 0, y[:, point], x[:, point]] = 40 * (point + 1)
-    data = replace(data, pictures=dotted, marks=data.marks.round())
-    for seed in range(4):
-        g = torch.Generator().manual_seed(seed)
-        moves, mirrored = draw_moves(12, 16, g)
-        seen, marks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
-        x, y = marks.long().unbind(2)
-        there = (seen[torch.arange(12)[:, None], 0, y, x] * 255).round()
-        straight, turned = torch.tensor([40.0, 80, 120, 160, 200]), torch.tensor([80.0, 40, 120, 200, 160])
-        assert torch.equal(there, torch.where(mirrored, turned, straight))
-
-
-def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
-    data, g = data_of(people), torch.Generator().manual_seed(0)
-
-    def brightness(lr: Tensor) -> Tensor:
-        return lr.mean((1, 2, 3))[:, None].expand(-1, 512)
-
-    _, condition = training.shown(data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g)
-    torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
-    torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
-    _, condition = training.shown(data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g)
-    assert float((condition.reference - condition.lr).abs().mean()) > 0.05 and condition.feature.any(1).all()
-
-
-def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
-    data, g = data_of(people), torch.Generator().manual_seed(0)
-    recipe = training.Recipe(sides=(4,), alone=0.0)
-    clean, condition = training.shown(data, torch.arange(12), recipe, SIDE, no_feature, g)
-    torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
-
-
-@pytest.mark.parametrize("name", SIZES)
-def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path: Path, tiny: None, name: str) -> None:
-    job = training.Job(
-        read_faces([people / "faces"])[0],
-        people / "features.npz",
-        people / "labels.csv",
-        None,
-        name,
-        training.Recipe(batch=8, surveillance=0.3, identity=0.1),
-        people / "faces",
-    )
-    plan = Plan(steps=16, lr=1e-2, warmup=3, ema=0.9, log_every=16, muon=True)
-    assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
-    # The same faces and noise at each step, seen by a network that stays as it began.
-    training.run(job, tmp_path / "still", replace(plan, lr=1e-9), torch.device("cpu"), lambda progress: None)
-    learnt, still = (next(csv.DictReader((f / "log.csv").open())) for f in (tmp_path, tmp_path / "still"))
-    assert float(learnt["loss"]) < float(still["loss"])
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["people"] == 4 and manifest["faces"] == 12 and manifest["step"] == 16
-    back = load_idfsr(tmp_path / "idfsr.safetensors")
-    assert back.band == (4, 16) and back.network.size == SIZES[name]
-    with Image.open(tmp_path / "samples.png") as sheet:
-        assert sheet.size == (4 * SIDE, 5 * SIDE)  # LR, masked, reference, drawn, truth
-    # The same command goes on where it was: here, at the end.
-    assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
-
-
-def test_landmarks_that_are_not_there_are_named(people: Path, tmp_path: Path) -> None:
-    opened, _ = read_faces([people / "faces"])
-    file, text = tmp_path / "labels.csv", (people / "labels.csv").read_text()
-    for bad, says in (
-        (text.replace("nose_x", "snout_x"), "no column nose_x"),
-        (text.replace("p1/2.png", "p9/2.png"), r"no row for 1 of 13 faces \(p1/2\.png"),
-        (text.replace("\np0/0.png,", "\np0/0.png,left"), "no number"),
-    ):
-        file.write_text(bad)
-        with pytest.raises(FasrError, match=says):
-            training.read_marks(file, opened)
-    file.write_text(text.replace(",1\n", ",0\n"))  # found nowhere
-    with pytest.raises(FasrError, match="nobody has two photos"):
-        training.material(opened, training.read_marks(file, opened), torch.zeros(13, 512))
-
-
-def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, tiny: None) -> None:
-    with np.load(people / "features.npz") as content:
-        np.savez(tmp_path / "f.npz", **content, embedder=np.array("other"), embedder_sha256=np.array("f" * 64))
-    opened, _ = read_faces([people / "faces"])
-    job = training.Job(opened, tmp_path / "f.npz", people / "labels.csv", None, "compact", training.Recipe())
-    with pytest.raises(FasrError, match="embedder ffffffffffff"):
-        training.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), torch.device("cpu"), lambda progress: None)
-
-
-def test_training_needs_no_codec_no_index_and_no_opencv() -> None:
-    names = ("av", "cv2", "faiss", "decord", "matplotlib", "scipy")
-    code = f"import sys\nfor name in {names}: sys.modules[name] = None\nimport fasr_video.training.idfsr"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-
-
 # ------------------------------------------------------------------------------------------------------------- fitting
 
 
@@ -658,9 +465,6 @@ def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
         person(n) if n else References((), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512))
 
 
-ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
-
-
 def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path) -> None:
     file, vector = tmp_path / "person.id", torch.randn(512)
     save_identity(Identity(vector, ABOUT), file)
@@ -688,230 +492,3 @@ def test_a_file_that_is_no_identity_is_one_clear_error(tmp_path: Path) -> None:
         with pytest.raises(FasrError, match=r"person\.id") as told_error:
             load_identity(file, "a" * 64)
         assert "\n" not in str(told_error.value)
-
-
-# ------------------------------------------------------------------------------------------------------------ restorer
-
-
-class Finder:
-    """Landmarks where the picture is not too dark: as a detector, it finds some and not others."""
-
-    sha256 = "dd"
-
-    def __call__(self, face: np.ndarray) -> np.ndarray | None:
-        return FACE.numpy() if face.mean() > 60 else None
-
-
-class Embedder:
-    """A face's feature is where its brightness lies."""
-
-    name, sha256, length, device, licence = "told", "bb", 512, torch.device("cpu"), ""
-
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
-        return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
-
-
-def restorer(identity: Identity | None = None) -> Idfsr:
-    denoiser = identity_denoiser(speaking())
-    models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
-    return Idfsr(models, "ddim-3", torch.device("cpu"))
-
-
-def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
-    picture = light + 0.4 * light * (pictures(1, seed=seed, side=side)[0] - 0.5)
-    return as_image(picture)
-
-
-PROBE = Probe(shot(0), (shot(1, 128), shot(2, 100)))
-DARK = 0.1
-
-
-def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for() -> None:
-    answer = restore(restorer(), PROBE, 2, seed=3)
-    assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
-    assert answer.feature == "mean" and answer.calls == 6
-    assert answer.warnings == ("conditioned on its references: never compare it with those photographs",)
-    other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
-    assert not np.array_equal(other.picture, answer.picture)
-
-
-def test_without_references_the_face_speaks_for_itself_and_that_is_said() -> None:
-    answer = restore(restorer(), Probe(PROBE.lr0), 1, seed=3)
-    assert answer.feature == "own" and len(answer.warnings) == 1
-    assert answer.warnings[0].startswith("reference-free") and "not used" not in answer.warnings[0]
-
-
-def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
-    dark = Probe(shot(0, light=DARK), PROBE.auxiliaries)
-    answer = restore(restorer(), dark, 1, seed=3)
-    told_all = " ".join(answer.warnings)
-    assert answer.feature == "own" and "no usable landmarks on the LR face" in told_all
-    assert "references given were not used" in told_all
-    assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
-
-
-def test_at_4_px_where_nobody_finds_landmarks_the_usual_ones_bend_the_references() -> None:
-    dot = Probe(shot(0, 4, light=DARK), PROBE.auxiliaries)
-    answer = restore(restorer(), dot, 1, seed=3)
-    told_all = " ".join(answer.warnings)
-    assert answer.feature == "mean" and "the usual ones of its frame stand in" in told_all
-    assert "conditioned on its references" in told_all and "not used" not in told_all
-    assert not np.array_equal(answer.picture, restore(restorer(), Probe(dot.lr0), 1, seed=3).picture)
-
-
-def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_one() -> None:
-    named = replace(PROBE, subject="somebody")
-    answer = restore(restorer(), named, 1, seed=3)
-    assert answer.conditioned_on == "somebody"
-    assert any(w.startswith("conditioned on subject somebody") for w in answer.warnings)
-    assert restore(restorer(), PROBE, 1, seed=3).conditioned_on == ""
-    unused = restore(restorer(), replace(named, lr0=shot(0, light=DARK)), 1, seed=3)
-    assert unused.feature == "own" and unused.conditioned_on == ""
-
-
-def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
-    answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
-    assert any("reference 2 of 2 left out" in w for w in answer.warnings)
-    assert np.array_equal(answer.picture, restore(restorer(), Probe(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture)
-
-
-def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
-    identity = Identity(3 * torch.randn(512, generator=torch.Generator().manual_seed(0)), ABOUT)
-    plain, fitted = (restore(r, PROBE, 1, seed=3) for r in (restorer(), restorer(identity)))
-    assert fitted.feature == "fitted" and not np.array_equal(plain.picture, fitted.picture)
-    alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
-    assert alone.feature == "fitted"
-    assert [w.partition(":")[0] for w in alone.warnings] == [
-        "conditioned on its references",
-        "no reference for the style",
-    ]
-
-
-@pytest.mark.parametrize(("side", "warned"), [(4, False), (16, False), (20, True)])
-def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
-    warnings = restore(restorer(), Probe(shot(0, side)), 1, seed=0).warnings
-    assert any("4-16 px" in w for w in warnings) == warned
-
-
-def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
-    others = [Probe(shot(7, 8)), PROBE, Probe(shot(8, light=DARK), PROBE.auxiliaries)]
-    together, alone = restorer().restore_all(others, 2, [1, 3, 2])[1], restore(restorer(), PROBE, 2, seed=3)
-    assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
-    assert not np.array_equal(restore(restorer(), PROBE, 2, seed=4).picture, alone.picture)
-
-
-def test_facts_name_all_that_the_answer_depends_on() -> None:
-    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).facts()
-    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {"aa", "bb", "dd", "ii"}
-    assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
-
-
-# -------------------------------------------------------------------------------------------------------- command line
-
-Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["fasr-video", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
-    save_idfsr(identity_denoiser(speaking()), file)
-    return file
-
-
-@pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
-    root = tmp_path_factory.mktemp("album")
-    ada, bruno = (
-        np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png")) for name in ("ada", "bruno")
-    )
-    brighter = np.clip(ada * 0.9 + 10, 0, 255).astype(np.uint8)
-    for name, picture in (("one/a", ada), ("one/b", brighter), ("two/a", ada), ("two/b", bruno)):
-        (root / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(root / f"{name}.png")
-    Image.fromarray(as_image(shrink(as_tensor([ada]), 16)[0])).save(root / "still.png")
-    return root
-
-
-def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
-    call: Call, weights: Path, album: Path, tmp_path: Path
-) -> None:
-    person_id = tmp_path / "person.id"
-    fitting = ("--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
-    code, out, err = call("sr", "fit", *fitting)
-    assert code == 0, err
-    assert "2 references, loss" in out
-    assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(boxed("embedder.safetensors"))
-    draw = ("sr", album / "still.png", "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
-    code, out, err = call(*draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr")
-    assert code == 0 and "never compare it with those" in err
-    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
-    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(person_id)
-    code, _, err = call("fit", *fitting)
-    assert code == 2 and "there already" in err
-
-
-def test_references_of_two_people_are_refused_unless_forced(
-    call: Call, weights: Path, album: Path, tmp_path: Path
-) -> None:
-    fitting = ("fit", "--refs", album / "two", "--model", weights, "--out", tmp_path / "mixed.id", "--steps", 8)
-    code, _, err = call(*fitting)
-    assert code == 2 and "mean cosine" in err and "--force" in err and len(err.strip().splitlines()) == 1
-    assert not (tmp_path / "mixed.id").exists()
-    code, _, err = call(*fitting, "--force")
-    assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
-
-
-def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
-    call: Call, weights: Path, album: Path, tmp_path: Path
-) -> None:
-    with Image.open(album / "one" / "a.png") as picture:
-        picture.resize((4, 4), Image.Resampling.BOX).save(tmp_path / "dot.png")
-    draw = ("sr", tmp_path / "dot.png", "--out", tmp_path / "sr")
-    assert call(*draw, "--method", "bicubic")[0] == 3
-    code, _, err = call(*draw, "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
-    assert code == 0 and "reference-free" in err
-
-
-def test_the_network_in_the_box_draws_a_person_from_photographs(call: Call, album: Path, tmp_path: Path) -> None:
-    drawing = ("sr", album / "still.png", "--method", "idfsr", "--aux", album / "one", "--out", tmp_path / "sr")
-    code, _, err = call(*drawing)
-    assert code == 0 and "conditioned on its references" in err
-    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
-    assert facts["asked"]["restorer"]["network"] == sha256_file(boxed("idfsr.safetensors"))
-    network = load_idfsr(boxed("idfsr.safetensors"))
-    assert network.network.size == COMPACT and network.embedder == sha256_file(boxed("embedder.safetensors"))
-
-
-def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
-    still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
-    small = tmp_path / "small"
-    small.mkdir()
-    for name in "ab":
-        with Image.open(album / "one" / f"{name}.png") as picture:
-            picture.resize((40, 40)).save(small / f"{name}.png")
-    fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
-    for arguments, says in (
-        (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
-        (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
-        (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
-        (("sr", still, "--identity", weights), "takes no fitted identity"),
-        ((*fitting, "--refs", "/nowhere"), "no such folder"),
-        ((*fitting, "--refs", small), "0 that can be used"),
-    ):
-        code, _, err = call(*arguments)
-        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
-    with pytest.raises(FasrError, match="draws from references"):
-        open_restorer("idfsr", torch.device("cpu"))

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
+import lock
 from fasr_video.box import read_manifest
 from fasr_video.custody.licences import UNKNOWN, packages, weights
 from tests.conftest import PORTRAITS
@@ -97,9 +99,33 @@ def pins(name: str) -> dict[str, str]:
     return dict(line.lower().replace("_", "-").replace("+cpu", "").split("==") for line in lines)
 
 
-def test_the_lock_has_every_pin_with_a_hash_and_no_address() -> None:
+def test_the_lock_has_every_pin_with_hashes_and_no_address() -> None:
     text = (ROOT / "constraints.lock").read_text()
     assert pins("constraints.lock") == pins("constraints.txt"), "make lock"
     for line in text.splitlines():
-        assert line.startswith("#") or re.fullmatch(r"\S+==\S+ --hash=sha256:[0-9a-f]{64}", line)
+        assert line.startswith("#") or re.fullmatch(r"\S+==\S+( ; [^:]+)?( --hash=sha256:[0-9a-f]{64})+", line)
     assert "://" not in text
+
+
+def test_setup_takes_everything_by_these_hashes() -> None:
+    made = (ROOT / "Makefile").read_text()
+    assert "--require-hashes --no-deps -r constraints.lock" in made and "--no-build-isolation -e" in made
+    built_with = re.search(r"requires = \[\"(\w+)", (ROOT / "pyproject.toml").read_text())
+    assert built_with is not None and built_with[1] in pins("constraints.lock"), "what builds fasr-video is pinned too"
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("some_thing-1.0-py3-none-any.whl", True),
+        ("some_thing-1.0-cp311-cp311-manylinux_2_28_x86_64.whl", True),
+        ("some_thing-1.0-cp314-cp314t-musllinux_1_2_aarch64.whl", True),
+        ("some_thing-1.0-cp38-abi3-manylinux_2_28_x86_64.whl", True),
+        ("some_thing-1.0-cp310-cp310-manylinux_2_28_x86_64.whl", False),
+        ("some_thing-1.0-cp311-cp311-win_amd64.whl", False),
+        ("some_thing-1.0.1-py3-none-any.whl", False),
+        ("some_thing-1.0.tar.gz", False),
+    ],
+)
+def test_the_lock_takes_wheels_of_that_version_that_run_here(file: str, expected: bool) -> None:
+    assert lock.fits(file, Version("1.0")) is expected

@@ -1,0 +1,48 @@
+"""Faces, landmarks and small networks for the specification of IDFSR."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fasr_video.sr.identity import About
+from fasr_video.sr.idfsr import (
+    FaceCondition,
+    assemble,
+)
+from fasr_video.sr.networks.idfsr import IdfsrNet, Size
+
+SIDE = 128
+FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
+TINY = Size(SIDE, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=False)
+RESIDUAL = replace(TINY, residual=True)
+ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
+
+
+def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
+    """Landmarks of n faces, each a little different."""
+    return (FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))).round()
+
+
+def pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(n, 3, 8, 8, generator=g)
+    return torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
+
+
+def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
+    """Last layers start at zero, in training: here every layer has something to say."""
+    torch.manual_seed(seed)
+    net = IdfsrNet(size)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return net.eval()
+
+
+def told(n: int = 3, seed: int = 0) -> FaceCondition:
+    g = torch.Generator().manual_seed(seed)
+    feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
+    return assemble(pictures(n, seed), faces(n, seed=seed), pictures(n, seed + 1), faces(n, seed=seed + 1), feature)

@@ -1,0 +1,263 @@
+"""IDFSR as a method: what it hears of references and identities, what its answer says, and its command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fasr_video.box import boxed
+from fasr_video.cli import main
+from fasr_video.errors import FasrError
+from fasr_video.files import sha256_file
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import shrink
+from fasr_video.sr.identity import (
+    Identity,
+    load_identity,
+)
+from fasr_video.sr.idfsr import (
+    identity_denoiser,
+)
+from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
+from fasr_video.sr.methods import as_image, open_restorer
+from fasr_video.sr.networks.idfsr import COMPACT
+from fasr_video.sr.restoration import Probe, restore
+from fasr_video.sr.weights import load_idfsr, save_idfsr
+from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
+
+ROOT = Path(__file__).parents[1]
+
+
+# ------------------------------------------------------------------------------------------------------------ restorer
+
+
+class Finder:
+    """Landmarks where the picture is not too dark: as a detector, it finds some and not others."""
+
+    sha256 = "dd"
+
+    def __call__(self, face: np.ndarray) -> np.ndarray | None:
+        return FACE.numpy() if face.mean() > 60 else None
+
+
+class Embedder:
+    """A face's feature is where its brightness lies."""
+
+    name, sha256, length, device, licence = "told", "bb", 512, torch.device("cpu"), ""
+
+    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
+        return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
+
+
+def restorer(identity: Identity | None = None) -> Idfsr:
+    denoiser = identity_denoiser(speaking())
+    models = IdfsrModels(denoiser, "aa", Embedder(), Finder(), identity, "ii" if identity else "")
+    return Idfsr(models, "ddim-3", torch.device("cpu"))
+
+
+def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
+    picture = light + 0.4 * light * (pictures(1, seed=seed, side=side)[0] - 0.5)
+    return as_image(picture)
+
+
+PROBE = Probe(shot(0), (shot(1, 128), shot(2, 100)))
+DARK = 0.1
+
+
+def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for() -> None:
+    answer = restore(restorer(), PROBE, 2, seed=3)
+    assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
+    assert answer.feature == "mean" and answer.calls == 6
+    assert answer.warnings == ("conditioned on its references: never compare it with those photographs",)
+    other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
+    assert not np.array_equal(other.picture, answer.picture)
+
+
+def test_without_references_the_face_speaks_for_itself_and_that_is_said() -> None:
+    answer = restore(restorer(), Probe(PROBE.lr0), 1, seed=3)
+    assert answer.feature == "own" and len(answer.warnings) == 1
+    assert answer.warnings[0].startswith("reference-free") and "not used" not in answer.warnings[0]
+
+
+def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
+    dark = Probe(shot(0, light=DARK), PROBE.auxiliaries)
+    answer = restore(restorer(), dark, 1, seed=3)
+    told_all = " ".join(answer.warnings)
+    assert answer.feature == "own" and "no usable landmarks on the LR face" in told_all
+    assert "references given were not used" in told_all
+    assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
+
+
+def test_at_4_px_where_nobody_finds_landmarks_the_usual_ones_bend_the_references() -> None:
+    dot = Probe(shot(0, 4, light=DARK), PROBE.auxiliaries)
+    answer = restore(restorer(), dot, 1, seed=3)
+    told_all = " ".join(answer.warnings)
+    assert answer.feature == "mean" and "the usual ones of its frame stand in" in told_all
+    assert "conditioned on its references" in told_all and "not used" not in told_all
+    assert not np.array_equal(answer.picture, restore(restorer(), Probe(dot.lr0), 1, seed=3).picture)
+
+
+def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_one() -> None:
+    named = replace(PROBE, subject="somebody")
+    answer = restore(restorer(), named, 1, seed=3)
+    assert answer.conditioned_on == "somebody"
+    assert any(w.startswith("conditioned on subject somebody") for w in answer.warnings)
+    assert restore(restorer(), PROBE, 1, seed=3).conditioned_on == ""
+    unused = restore(restorer(), replace(named, lr0=shot(0, light=DARK)), 1, seed=3)
+    assert unused.feature == "own" and unused.conditioned_on == ""
+
+
+def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
+    answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
+    assert any("reference 2 of 2 left out" in w for w in answer.warnings)
+    assert np.array_equal(answer.picture, restore(restorer(), Probe(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture)
+
+
+def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
+    identity = Identity(3 * torch.randn(512, generator=torch.Generator().manual_seed(0)), ABOUT)
+    plain, fitted = (restore(r, PROBE, 1, seed=3) for r in (restorer(), restorer(identity)))
+    assert fitted.feature == "fitted" and not np.array_equal(plain.picture, fitted.picture)
+    alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
+    assert alone.feature == "fitted"
+    assert [w.partition(":")[0] for w in alone.warnings] == [
+        "conditioned on its references",
+        "no reference for the style",
+    ]
+
+
+@pytest.mark.parametrize(("side", "warned"), [(4, False), (16, False), (20, True)])
+def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
+    warnings = restore(restorer(), Probe(shot(0, side)), 1, seed=0).warnings
+    assert any("4-16 px" in w for w in warnings) == warned
+
+
+def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
+    others = [Probe(shot(7, 8)), PROBE, Probe(shot(8, light=DARK), PROBE.auxiliaries)]
+    together, alone = restorer().restore_all(others, 2, [1, 3, 2])[1], restore(restorer(), PROBE, 2, seed=3)
+    assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
+    assert not np.array_equal(restore(restorer(), PROBE, 2, seed=4).picture, alone.picture)
+
+
+def test_facts_name_all_that_the_answer_depends_on() -> None:
+    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).facts()
+    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {"aa", "bb", "dd", "ii"}
+    assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
+
+
+# -------------------------------------------------------------------------------------------------------- command line
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["fasr-video", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
+    save_idfsr(identity_denoiser(speaking()), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
+    root = tmp_path_factory.mktemp("album")
+    ada, bruno = (
+        np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png")) for name in ("ada", "bruno")
+    )
+    brighter = np.clip(ada * 0.9 + 10, 0, 255).astype(np.uint8)
+    for name, picture in (("one/a", ada), ("one/b", brighter), ("two/a", ada), ("two/b", bruno)):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(root / f"{name}.png")
+    Image.fromarray(as_image(shrink(as_tensor([ada]), 16)[0])).save(root / "still.png")
+    return root
+
+
+def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    person_id = tmp_path / "person.id"
+    fitting = ("--refs", album / "one", "--model", weights, "--out", person_id, "--steps", 8)
+    code, out, err = call("sr", "fit", *fitting)
+    assert code == 0, err
+    assert "2 references, loss" in out
+    assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(boxed("embedder.safetensors"))
+    draw = ("sr", album / "still.png", "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    code, out, err = call(*draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr")
+    assert code == 0 and "never compare it with those" in err
+    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
+    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(person_id)
+    code, _, err = call("fit", *fitting)
+    assert code == 2 and "there already" in err
+
+
+def test_references_of_two_people_are_refused_unless_forced(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    fitting = ("fit", "--refs", album / "two", "--model", weights, "--out", tmp_path / "mixed.id", "--steps", 8)
+    code, _, err = call(*fitting)
+    assert code == 2 and "mean cosine" in err and "--force" in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "mixed.id").exists()
+    code, _, err = call(*fitting, "--force")
+    assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
+
+
+def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
+    call: Call, weights: Path, album: Path, tmp_path: Path
+) -> None:
+    with Image.open(album / "one" / "a.png") as picture:
+        picture.resize((4, 4), Image.Resampling.BOX).save(tmp_path / "dot.png")
+    draw = ("sr", tmp_path / "dot.png", "--out", tmp_path / "sr")
+    assert call(*draw, "--method", "bicubic")[0] == 3
+    code, _, err = call(*draw, "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
+    assert code == 0 and "reference-free" in err
+
+
+def test_the_network_in_the_box_draws_a_person_from_photographs(call: Call, album: Path, tmp_path: Path) -> None:
+    drawing = ("sr", album / "still.png", "--method", "idfsr", "--aux", album / "one", "--out", tmp_path / "sr")
+    code, _, err = call(*drawing)
+    assert code == 0 and "conditioned on its references" in err
+    facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
+    assert facts["asked"]["restorer"]["network"] == sha256_file(boxed("idfsr.safetensors"))
+    network = load_idfsr(boxed("idfsr.safetensors"))
+    assert network.network.size == COMPACT and network.embedder == sha256_file(boxed("embedder.safetensors"))
+
+
+def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
+    still, idfsr = album / "still.png", ("--method", "idfsr", "--out", tmp_path / "sr")
+    small = tmp_path / "small"
+    small.mkdir()
+    for name in "ab":
+        with Image.open(album / "one" / f"{name}.png") as picture:
+            picture.resize((40, 40)).save(small / f"{name}.png")
+    fitting = ("fit", "--model", weights, "--out", tmp_path / "new.id")
+    for arguments, says in (
+        (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
+        (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
+        (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
+        (("sr", still, "--identity", weights), "takes no fitted identity"),
+        ((*fitting, "--refs", "/nowhere"), "no such folder"),
+        ((*fitting, "--refs", small), "0 that can be used"),
+    ):
+        code, _, err = call(*arguments)
+        assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
+    with pytest.raises(FasrError, match="draws from references"):
+        open_restorer("idfsr", torch.device("cpu"))
