@@ -141,7 +141,7 @@ def links_job(folder: Path, models: Models) -> None:
 
 
 def stage_job(folder: Path, models: Models) -> None:
-    settings = configs.load(str(folder / "case" / "settings.yaml"), ("restore.seed=5", "search.top=1"))
+    settings = configs.load(str(folder / "case" / "settings.yaml"), ("restore.seed=5", "search.candidates=1"))
     redo(folder / "case", "restore", settings)
     refresh(folder / "case")
 
