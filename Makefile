@@ -47,12 +47,12 @@ $(READY): pyproject.toml constraints.lock
 	fi
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		echo "setup: .venv has no pip; remove the folder and run make again" >&2; exit 1; fi
-ifneq ($(TORCH_INDEX),)
-	@echo "setup: installing torch (minutes); by its version alone: constraints.lock has no hashes of another index"
-	@$(PIP) -c constraints.txt --extra-index-url $(TORCH_INDEX) torch==2.13.0
-endif
-	@echo "setup: installing what it needs, by its hashes (minutes)"
+	@echo "setup: installing torch (minutes)"
+	@mkdir -p build
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --no-deps --report build/torch.json -c constraints.txt torch
+	@echo "setup: installing the rest, each file by its hash (minutes)"
 	@$(PIP) --require-hashes --no-deps -r constraints.lock
+	@$(if $(TORCH_INDEX),,$(BIN)/python lock.py --check build/torch.json)
 	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,report,serve,dist,dev]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \

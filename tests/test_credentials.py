@@ -63,6 +63,7 @@ def issued(folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = T
     files = folder / "chain.pem", folder / "key.pem"
     files[0].write_bytes(b"".join(c.public_bytes(Encoding.PEM) for c in chain))
     files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    files[1].chmod(0o600)
     return files
 
 
@@ -145,6 +146,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     old, no_purpose = issued(folders["old"], ends_in=-1), issued(folders["no_purpose"], usable=False)
     text = folders["text"] / "note.pem"
     text.write_text("no certificate")
+    text.chmod(0o600)
     house = folders["good"] / "house.pem"
     house.write_bytes(b"-----BEGIN CERTIFICATE" + good[0].read_bytes().split(b"-----BEGIN CERTIFICATE")[2])
     for chain, key, why in (

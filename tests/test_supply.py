@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,13 @@ def test_setup_takes_everything_by_these_hashes() -> None:
 )
 def test_the_lock_takes_wheels_of_that_version_that_run_here(file: str, expected: bool) -> None:
     assert lock.fits(file, Version("1.0")) is expected
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(known: bool, tmp_path: Path) -> None:
+    hashes = re.findall(r"^torch==.*sha256:([0-9a-f]{64})", (ROOT / "constraints.lock").read_text(), re.MULTILINE)
+    digest = hashes[0] if known else "ab" * 32
+    taken = {"metadata": {"name": "torch"}, "download_info": {"archive_info": {"hashes": {"sha256": digest}}}}
+    (tmp_path / "report.json").write_text(json.dumps({"install": [taken]}))
+    with nullcontext() if known else pytest.raises(SystemExit, match=r"the file of torch is none that .* knows"):
+        lock.main(["--check", str(tmp_path / "report.json")])
