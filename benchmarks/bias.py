@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from models import BATCH, DATA, People, _turn, combiner, draw, load_people
 from numpy.typing import NDArray
-from results import Table
+from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.open_set import lowest_threshold
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--fillers", type=Path, nargs="*", default=[DATA / f"train-0{k}.tar" for k in range(2)])
     args = parser.parse_args()
-    command = f"`python benchmarks/bias.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    command = command_line()
     people = load_people(args.people)
     known, asked = people.pictures[people.gallery], people.pictures[people.probe]
     count = min(args.restored, len(asked))

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from results import Table
+from results import Table, command_line
 from sr_ladder import COLUMNS, DATA, Drawing, Faces, choose, measure, row
 from torch import Tensor, nn
 
@@ -159,7 +158,7 @@ def show(files: Mapping[int, Path], args: argparse.Namespace) -> None:
     models = load_models(None, None, None, torch.device("cpu"), "combiner")
     models.denoiser.precision = torch.bfloat16
     faces = choose(args.faces, models)
-    command = f"`python benchmarks/distil.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    command = command_line()
     table = Table("distil", f"The compact network in 4, 2 and 1 calls: {args.faces} faces", command, COLUMNS)
 
     def add(name: str, calls: int, draw: Drawing, faces: Faces = faces) -> None:

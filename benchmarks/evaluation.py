@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models import DATA
-from results import RESULTS, Table
+from results import RESULTS, Table, command_line
 
 FEW, MANY = "few", "many"
 PHOTOS = DATA / "val-00.tar"
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--many", type=int, default=454)
     parser.add_argument("--runs", type=Path, default=Path("runs/eval"))
     args = parser.parse_args()
-    command = f"`python benchmarks/evaluation.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    command = command_line()
     folders = {name: evaluate(name, part, args) for name, part in PARTS.items()}
     text = [beside_the_paper(folders["methods"], command, args.few).text()]
     for name, part in PARTS.items():

@@ -24,7 +24,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 from PIL import Image
-from results import Table
+from results import Table, command_line
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -137,7 +137,7 @@ def searches(args: argparse.Namespace, folder: Path) -> Table:
         "added to the store, 1/s",
     )
     title = "Search: one query at a time, 50 candidates, exact"
-    table = Table("gallery", title, f"`python benchmarks/gallery.py {' '.join(sys.argv[1:])}`", columns)
+    table = Table("gallery", title, command_line(), columns)
     rng, held = np.random.default_rng(0), 0
     Gallery.create(folder / "g", "random", "0" * 64, LENGTH).close()
     for size in sorted(args.sizes):

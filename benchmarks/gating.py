@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ import numpy as np
 import torch
 from footage import DATA, REPO
 from numpy.typing import NDArray
-from results import Table
+from results import Table, command_line
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.configs import settings
@@ -150,7 +149,7 @@ def by_frame(faces: list[Face]) -> dict[int, Boxes]:
 
 def against_truth(detector: Detector, variants: list[Variant], seconds: float) -> Table:
     columns = ["clips", "looked at", "recall", "false a frame", "people tracked", "tracks", "late, median and most"]
-    command = f"`python benchmarks/gating.py {' '.join(sys.argv[1:])}`"
+    command = command_line()
     columns += ["frames whole", "frames skipped", "ms a frame", "of every frame"]
     table = Table("gating", "Not looking at the whole of every frame", command, columns)
     for name, folder in CLIPS.items():

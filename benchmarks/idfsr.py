@@ -10,7 +10,6 @@ those with thirty photographs, have a vector fitted to 2, 5 and 10 of them.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import torch
 from models import DATA
-from results import Table
+from results import Table, command_line
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -312,7 +311,7 @@ def main() -> None:
     parser.add_argument("--fitted", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
-    command = f"`python benchmarks/idfsr.py {' '.join(sys.argv[1:])}`"
+    command = command_line()
     models = load_idfsr_models((args.model, None, None), CPU, LandmarkFinder("cpu"))
     faces, _ = read_faces([DATA / "val-00.tar"])
     people = choose(faces, models, args.people, USUAL)

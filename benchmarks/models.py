@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from results import RESULTS, Table
+from results import RESULTS, Table, command_line
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -379,7 +378,7 @@ def main() -> None:
     parser.add_argument("--restored", type=int, default=907)
     parser.add_argument("--sheets", type=Path)
     args = parser.parse_args()
-    command = f"`python benchmarks/models.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    command = command_line()
     people = load_people(args.people)
     first = embedder_table(people, command)
     second = combiner_table(people, command)

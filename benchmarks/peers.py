@@ -12,7 +12,6 @@ import argparse
 import importlib
 import json
 import os
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 from footage import REPO
 from numpy.typing import NDArray
-from results import Table
+from results import Table, command_line
 from skimage.feature import local_binary_pattern
 
 from fasr_video.boxes import iou_matrix
@@ -289,7 +288,7 @@ def main() -> None:
     truth = json.loads((CLIPS / "ground_truth.json").read_text())
     gallery = {file.stem for file in MUGSHOTS.glob("*.jpg")}
     columns = ["system", "frames/s", "people found", "right one first", "share of their faces", "items to look at"]
-    command = f"`python benchmarks/peers.py {' '.join(sys.argv[1:])}`"
+    command = command_line()
     table = Table("peers", "What one would take instead", command, [*columns, "of nobody"])
     missing = []
     for name in args.only:

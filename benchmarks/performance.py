@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import torch
 from footage import crowd
-from results import Table
+from results import Table, command_line
 
 from fasr_video.configs import settings
 from fasr_video.configs.settings import Settings
@@ -167,7 +167,7 @@ def main() -> None:
         "tracks",
         "after, s",
     ]
-    command = f"`python benchmarks/performance.py {' '.join(sys.argv[1:])}`"
+    command = command_line()
     table = Table("performance", "Where the time of a run goes", command, columns)
     with tempfile.TemporaryDirectory() as name:
         for size, (width, height) in SIZES.items():

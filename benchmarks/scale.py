@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from footage import SAMPLE, crowd, repeat, seconds_of
-from results import Table
+from results import Table, command_line
 
 from fasr_video.configs import settings
 from fasr_video.gallery.index import Index
@@ -141,7 +141,7 @@ class Curve(Table):
 
 def lengths(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
     columns = ["minutes of 720p", "seconds", "peak memory, MiB", "case, MiB", "faces", "tracks"]
-    curve = Curve("How the cost of a run grows", columns, f"`python benchmarks/scale.py {' '.join(sys.argv[1:])}`")
+    curve = Curve("How the cost of a run grows", columns, command_line())
     for length in minutes:
         times = max(1, round(60 * length / seconds_of(SAMPLE)))
         film = repeat(SAMPLE, folder / f"{times}.mp4", times)

@@ -57,11 +57,11 @@ def growth(page: str, column: str, by: str) -> float:
 
 
 def one_worker() -> Row:
-    """The line of the archive in short files with one worker process, which has one thread."""
+    """The line of the archive in short files with one process, which has one thread for it."""
     for row in rows("archive", "footage s/s"):
-        if (row["scheduler"], row["workers"]) == ("processes", "1") and row["footage"].endswith("files"):
+        if (row["scheduler"], row["workers"]) == ("local", "1") and row["footage"].endswith("files"):
             return row
-    raise NotMeasured("one worker process in `results/archive.md`")
+    raise NotMeasured("one local process in `results/archive.md`")
 
 
 def plan(cameras: list[int], cores: int, days: float, people: int) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from results import Table
+from results import Table, command_line
 
 from fasr_video.box import boxed
 from fasr_video.sr import sampling
@@ -110,9 +110,7 @@ def main() -> None:
         two_samples(args.two_samples)
         return
     columns = ("network", "parameters", "precision", "faces a call", "ms a face", "largest relative error")
-    table = Table(
-        "sr_cost", "Cost of a network call", f"`python benchmarks/sr_cost.py {' '.join(sys.argv[1:])}`", columns
-    )
+    table = Table("sr_cost", "Cost of a network call", command_line(), columns)
     for name in args.networks:
         denoiser = NETWORKS[name]()
         times = args.calls if name == "compact" else max(1, args.calls // 5)

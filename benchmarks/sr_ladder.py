@@ -10,14 +10,13 @@ merged feature of the person's other photographs at 16×16.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from results import Table
+from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
@@ -187,7 +186,7 @@ def main() -> None:
     args = parser.parse_args()
     models = load_models(args.model, None, None, torch.device("cpu"), "combiner")
     models.denoiser.precision = torch.bfloat16
-    command = f"`python benchmarks/sr_ladder.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    command = command_line()
     title = f"The reference sampler and all others: {args.faces} faces, {args.samples} samples each"
     ladder = Table("sr_ladder", f"Samplers on the compact network. {title}", command, COLUMNS)
     fill(ladder, LADDER, args.reference, choose(args.faces, models), models, args.samples)

@@ -9,7 +9,6 @@ and 8×8 (×16). `--published` is SRDG's classifier of sex, which judges beside 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 from models import DATA, combiner
-from results import Table
+from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.pictures import psnr, ssim
@@ -181,7 +180,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=STRENGTH)
     parser.add_argument("--published", type=Path, default=PUBLISHED)
     args = parser.parse_args()
-    command = f"`python benchmarks/srdg.py {' '.join(sys.argv[1:])}`".replace(" `", "`")
+    command = command_line()
     device = torch.device("cpu")
     guidance = open_guidance((), args.guidance, device)
     other = open_guidance([f"male={args.published}"], args.guidance, device) if args.published.is_file() else None

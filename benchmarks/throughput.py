@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from footage import SAMPLE, enlarge, repeat
 from numpy.typing import NDArray
-from results import Table
+from results import Table, command_line
 
 from fasr_video.configs import settings
 from fasr_video.pipeline.detect import Detector, open_detector
@@ -180,7 +180,7 @@ def tracker_rate(name: str, faces: int, frames: int) -> float:
 
 def chains(repeats: int, end: float, rounds: int) -> Table:
     columns = ["chain", "720p frames/s", "of (a)", "1080p frames/s", "of (a)"]
-    table = Table("throughput", "Throughput", "`python benchmarks/throughput.py`", columns)
+    table = Table("throughput", "Throughput", command_line(), columns)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sources = {"720p": SAMPLE, "1080p": enlarge(SAMPLE, folder / "large.mp4", 1920, 1080)}
