@@ -319,8 +319,9 @@ class Disk:
         self.steps, self.asleep = 0, False
         self.databases: list[_Connection] = []
         self._unsynced: set[str] = set()
-        self._undo: list[tuple[str, str, bytes | None]] = []
-        """Folder, name in it, and what it held before the change that is not synced (None: nothing)."""
+        self._undo: list[tuple[str, str, bytes | None, str | None]] = []
+        """Folder, name in it, what it held before the change that is not synced (None: nothing), and the name that a
+        renamed file had."""
         self._fsync = os.fsync
         self._synced_files: set[str] = set()
 
@@ -385,7 +386,9 @@ class Disk:
                 if os.path.exists(path):
                     os.truncate(path, 0)
             return
-        for _, path, before in reversed(self._undo):
+        for _, path, before, source in reversed(self._undo):
+            if source is not None and os.path.exists(path):
+                os.replace(path, source)
             if before is not None:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 Path(path).write_bytes(before)
@@ -422,20 +425,22 @@ class Disk:
         else:
             self.step(f"mkdir {_short(path)}")
             if not os.path.exists(path):
-                self._undo.append((os.path.dirname(path), path, None))
+                self._undo.append((os.path.dirname(path), path, None, None))
 
     def _opened(self, path: str) -> None:
         if not os.path.exists(path):
-            self._undo.append((os.path.dirname(path), path, None))
+            self._undo.append((os.path.dirname(path), path, None, None))
         self._unsynced.add(path)
 
     def _renamed(self, path: str, to: str) -> None:
         before = self._bytes(to)
         self._undo = [u for u in self._undo if u[1] != path]
-        self._undo.append((os.path.dirname(to), to, before))
+        self._undo.append((os.path.dirname(to), to, before, path))
         # A file that Python did not open was written by a library: FAISS syncs nothing, SQLite all.
         if path in self._unsynced or (path not in self._synced_files and "sqlite" not in path):
             self._unsynced.add(to)
+        else:
+            self._synced_files.add(to)
         self._unsynced.discard(path)
 
     def _removed(self, path: str) -> None:
@@ -444,7 +449,7 @@ class Disk:
         if fresh:
             self._undo = [u for u in self._undo if u[1] != path]
         elif (before := self._bytes(path)) is not None:
-            self._undo.append((os.path.dirname(path), path, before))
+            self._undo.append((os.path.dirname(path), path, before, None))
 
     def _bytes(self, path: str) -> bytes | None:
         self.asleep = True
@@ -461,10 +466,17 @@ class Disk:
             return
         self.step(f"fsync {_short(path)}")
         if os.path.isdir(path):
-            self._undo = [u for u in self._undo if u[0] != path]
+            self._undo = [u for u in self._undo if not _is_settled(u[0], path)]
         else:
             self._unsynced.discard(path)
             self._synced_files.add(path)
+
+
+def _is_settled(folder: str, synced: str) -> bool:
+    """Whether what happened in a folder is for good once this one is synced: it is the same, or below one that is
+    gone from it."""
+    below = os.path.relpath(folder, synced).split(os.sep)[0]
+    return folder == synced or (below != ".." and not os.path.exists(os.path.join(synced, below)))
 
 
 _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}

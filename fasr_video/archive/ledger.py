@@ -17,7 +17,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import IO, Any
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found, Scan
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import make_private_folder, open_lock, refuse_link
+from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_link
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
 from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment, tell_damage, transaction
@@ -39,19 +39,19 @@ SCHEMA_VERSION = 1
 STATES = ("waiting", "running", "done", "failed", "missing")
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS file (
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE file (
     path TEXT PRIMARY KEY, name TEXT NOT NULL, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, sha256 TEXT,
     camera TEXT, clock TEXT, priority INTEGER NOT NULL DEFAULT 0, problem TEXT,
     changes INTEGER NOT NULL DEFAULT 0) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS file_by_content ON file (sha256);
-CREATE TABLE IF NOT EXISTS unit (
+CREATE INDEX file_by_content ON file (sha256);
+CREATE TABLE unit (
     id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, settings TEXT NOT NULL, folder TEXT NOT NULL UNIQUE,
     state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'done', 'failed', 'missing')),
     tries INTEGER NOT NULL DEFAULT 0, error TEXT, size INTEGER NOT NULL, facts TEXT, seconds REAL,
     UNIQUE (sha256, settings));
-CREATE TABLE IF NOT EXISTS unread (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS event (
+CREATE TABLE unread (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE event (
     id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, unit INTEGER, path TEXT, details TEXT);
 """
 NUMBERS = ("frames", "faces", "tracks", "usable", "with_candidates", "unknown", "losses", "footage_seconds")
@@ -112,9 +112,9 @@ class Ledger:
                 reason = "another batch or watch is working on these cases"
                 raise CaseError(cases, reason, "wait for it, or stop it") from error
             # No write-ahead log: its shared memory does not work over a network, where cases may lie.
+            _create(cases / DATABASE)
             database = sqlite3.connect(cases / DATABASE, isolation_level=None, timeout=BUSY_SECONDS)
             database.row_factory = sqlite3.Row
-            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
             ledger = cls(cases, database, lock)
             database.execute(_PLANNED)
             ledger._check_version()
@@ -188,8 +188,8 @@ class Ledger:
                 self.db.execute(
                     f"UPDATE unit SET state = 'waiting', tries = 0 {key} AND state = 'failed'", (sha256, settings)
                 )
-        unit = _unit(self.db.execute(f"SELECT * FROM unit {key}", (sha256, settings)).fetchone())
-        self.db.execute("INSERT OR IGNORE INTO planned VALUES (?)", (unit.id,))
+            unit = _unit(self.db.execute(f"SELECT * FROM unit {key}", (sha256, settings)).fetchone())
+            self.db.execute("INSERT OR IGNORE INTO planned VALUES (?)", (unit.id,))
         return unit
 
     def free_folder(self, sha256: str, settings: str, names: Iterable[str]) -> str:
@@ -368,6 +368,18 @@ class Ledger:
         if made != str(SCHEMA_VERSION):
             reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
             raise IntegrityError(self.cases / DATABASE, reason, "go on with that version, or give another --out")
+
+
+def _create(database: Path) -> None:
+    """Whole or not at all: one that a kill left without its tables could not be told from a damaged one."""
+    if database.exists():
+        return
+    new = database.with_name(database.name + ".new")
+    for left in (new, new.with_name(new.name + "-journal")):
+        left.unlink(missing_ok=True)
+    with closing(sqlite3.connect(new, isolation_level=None)) as made:
+        made.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+    put_in_place(new, database)
 
 
 def _below(folder: Path) -> str:

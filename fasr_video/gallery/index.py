@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.files import sha256_file, sync_folder, write_whole
+from fasr_video.storage import environment
 
 if TYPE_CHECKING:
     from fasr_video.gallery.store import Gallery
@@ -145,9 +146,10 @@ def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 def drop(folder: Path) -> None:
     """For good: nobody who is removed from the store next comes back with it after a power cut."""
-    for path in folder.glob("vectors.*"):
-        path.unlink()
-    sync_folder(folder)
+    with environment(folder):
+        for path in folder.glob("vectors.*"):
+            path.unlink()
+        sync_folder(folder)
 
 
 def write(gallery: Gallery) -> None:
