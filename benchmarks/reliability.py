@@ -60,13 +60,24 @@ def told_by(module: str, *arguments: str) -> Iterator[dict[str, Any]]:
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
 
 
-def faults(table: Table, every: int, workers: int) -> None:
+def tried(job: str, every: int, keep: Path) -> list[dict[str, Any]]:
+    """What came of each try at a job; kept, so that hours of it can be stopped and gone on with at the next job."""
+    kept = keep / f"{job}-{every}.json"
+    if not kept.exists():
+        keep.mkdir(parents=True, exist_ok=True)
+        told = list(told_by("faults", job, "--every", str(every)))
+        kept.write_text(json.dumps(told))
+        print(f"{job}: {len(told)} tries, {sum(not made['wrong'] for made in told)} survived", flush=True)
+    return list(json.loads(kept.read_text()))
+
+
+def faults(table: Table, every: int, workers: int, keep: Path) -> None:
     """A row for each job and fault; so many jobs at a time, each with its own processes and folders."""
     tries: Counter[tuple[str, str]] = Counter()
     survived: Counter[tuple[str, str]] = Counter()
     ends: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     with ThreadPoolExecutor(workers) as pool:
-        told = list(pool.map(lambda job: list(told_by("faults", job, "--every", str(every))), JOBS))
+        told = list(pool.map(lambda job: tried(job, every, keep), JOBS))
     for made in chain.from_iterable(told):
         key = made["job"], made["fault"]
         tries[key] += 1
@@ -194,6 +205,9 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=60, help="in which the footage lies")
     parser.add_argument("--workers", type=int, default=1, help="of the long run; jobs at a time that are cut")
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second that are looked at")
+    parser.add_argument(
+        "--keep", type=Path, default=REPO / "runs" / "faults", help="tries so far; empty it for new code"
+    )
     parser.add_argument("--print", action="store_true", help="show the page, and leave docs/results as it is")
     args = parser.parse_args()
     parts = args.parts.split(",")
@@ -205,7 +219,7 @@ def main() -> None:
         columns = ["job", "fault", "tries", "survived", "how the job ended"]
         title = "Faults at each write: tries and survivals"
         tables.append(Table("reliability_faults", title, made.format("faults"), columns))
-        faults(tables[-1], args.every, args.workers)
+        faults(tables[-1], args.every, args.workers, args.keep)
         tables[-1].note(FAULTS_NOTE)
     if "files" in parts:
         columns = ["reader", "tries", "read", "refused", "traceback", "crashed", "hung", "over 2 GiB"]
