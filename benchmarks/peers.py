@@ -271,7 +271,7 @@ def whose(box: NDArray[np.float32], there: dict[str, dict[str, object]]) -> str 
 
 
 def line(name: str, score: Score) -> list[str]:
-    if not score.items:
+    if SYSTEMS[name] is bare:  # looks for nobody
         return [name, f"{score.frames / score.seconds:.1f}", *["–"] * 5]
     named = f"{score.right} of {score.enrolled}"
     rate = f"{np.mean(score.rates):.3f}" if score.rates else "–"
