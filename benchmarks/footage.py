@@ -33,6 +33,13 @@ def seconds_of(path: Path) -> float:
         return (container.duration or 0) / 1_000_000
 
 
+def size_of(path: Path) -> str:
+    """As 640×480."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return f"{stream.width}×{stream.height}"
+
+
 def repeat(source: Path, path: Path, times: int) -> Path:
     """`source` over and over: its packets with shifted times, nothing decoded or encoded."""
     with av.open(str(source)) as given:
