@@ -208,16 +208,17 @@ def main() -> None:
     table.note(
         f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, {size_of(SAMPLE)}, two people) with a "
         f"comment of its own, the long one the same packets over and over; {args.fps:g} frames a second are looked at. "
-        "Wall time begins with the command and ends with its summary. Memory is the most that the batch and its workers (with Dask: and "
-        "the scheduler) held together, sampled twice a second. Cases are compared by every row of every table, without "
-        "what differs by nature."
+        "Wall time begins with the command and ends with its summary. Memory is the most that the batch and its "
+        "workers (with Dask: and the scheduler) held together, sampled twice a second. Cases are compared by every row "
+        "of every table, without what differs by nature."
     )
     table.write()
     hours = 1000 / rate
     fill_cost(
         f"{hours:.0f} hours of one core for 1,000 hours of footage of {size_of(SAMPLE)} with two people always in "
         f"view, {args.fps:g} frames a second looked at, reconstructions and search included "
-        "([measured](results/archive.md)); money is that times what a core hour costs you. Empty footage costs less, crowds more."
+        "([measured](results/archive.md)); money is that times what a core hour costs you. Empty footage costs less, "
+        "crowds more."
     )
 
 

@@ -107,9 +107,10 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
         f"([archive](results/archive.md)); {an_hour['case, MiB']:.3g} MiB and {an_hour['tracks']:.3g} tracks an hour "
         f"of footage at {looked_at('scale')} frames a second (without reconstructions, which add some pictures of "
         f"128 px a track), and {1000 * a_track:.3g} ms to search for a track among {among} people "
-        f"([scale](results/scale.md)). A gallery of {people:,} people with one photograph each takes {short(held / 1024)} GiB on the disk, store and "
-        f"index, and {short(people * VECTOR / 1024)} GiB of a worker's memory for its vectors, exactly compared (an "
-        "approximate index is mapped, and shared); searching grows with it."
+        f"([scale](results/scale.md)). A gallery of {people:,} people with one photograph each takes "
+        f"{short(held / 1024)} GiB on the disk, store and index, and {short(people * VECTOR / 1024)} GiB of a worker's "
+        "memory for its vectors, exactly compared (an approximate index is mapped, and shared); searching grows with "
+        "it."
     )
 
 
