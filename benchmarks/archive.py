@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
-from footage import REPO, repeat, seconds_of
+from footage import REPO, repeat, seconds_of, size_of
 from results import Table
 
 from fasr_video.archive.canonical import digest
@@ -206,18 +206,19 @@ def main() -> None:
         long_file(table, place, gallery, args.minutes, args.fps)
         killed(table, place, gallery, args)
     table.note(
-        f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, 720p, two people) with a comment of its own, "
-        f"the long one the same packets over and over; {args.fps:g} frames a second are looked at. Wall time begins "
-        "with the command and ends with its summary. Memory is the most that the batch and its workers (with Dask: and "
-        "the scheduler) held together, sampled twice a second. Cases are compared by every row of every table, without "
-        "what differs by nature."
+        f"Each short file is `{SAMPLE.name}` ({seconds_of(SAMPLE):.0f} s, {size_of(SAMPLE)}, two people) with a "
+        f"comment of its own, the long one the same packets over and over; {args.fps:g} frames a second are looked at. "
+        "Wall time begins with the command and ends with its summary. Memory is the most that the batch and its "
+        "workers (with Dask: and the scheduler) held together, sampled twice a second. Cases are compared by every row "
+        "of every table, without what differs by nature."
     )
     table.write()
     hours = 1000 / rate
     fill_cost(
-        f"{hours:.0f} hours of one core for 1,000 hours of 720p footage with two people always in view, {args.fps:g} "
-        "frames a second looked at, reconstructions and search included ([measured](results/archive.md)); money is "
-        "that times what a core hour costs you. Empty footage costs less, crowds more."
+        f"{hours:.0f} hours of one core for 1,000 hours of footage of {size_of(SAMPLE)} with two people always in "
+        f"view, {args.fps:g} frames a second looked at, reconstructions and search included "
+        "([measured](results/archive.md)); money is that times what a core hour costs you. Empty footage costs less, "
+        "crowds more."
     )
 
 

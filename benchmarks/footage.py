@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,6 +32,13 @@ def seconds_of(path: Path) -> float:
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)
         return (container.duration or 0) / 1_000_000
+
+
+def size_of(path: Path) -> str:
+    """As 640×480."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        return f"{stream.width}×{stream.height}"
 
 
 def repeat(source: Path, path: Path, times: int) -> Path:
@@ -110,3 +118,18 @@ def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray
             drawn, _ = heads[i % len(heads)].place(part.shape[:2], (centre[0], centre[1]), side, 0.0, False)
             part[:] = part * (1 - drawn[..., 3:] / 255) + drawn[..., :3]
         yield np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def quiet_room(folder: Path, seconds: float) -> None:
+    """The entrance of the sample clips and its ground truth, empty for three quarters of the time; then somebody comes
+    in from the left."""
+    sys.path.insert(0, str(REPO / "sample_videos"))
+    from make import DARIA, clips, head
+    from scene import Walk, between, write_all
+
+    def x(second: float) -> float:
+        return between(second, 0.75 * seconds, seconds, -4.6, 0.4)
+
+    walk = Walk(DARIA, head(DARIA, "walk-1"), x, lambda second: 4.8, False, 0.0)
+    (entrance,) = (clip for clip in clips() if clip.name == "entrance")
+    write_all([replace(entrance, name="quiet", seconds=seconds, walks=(walk,))], folder)

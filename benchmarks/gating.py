@@ -1,6 +1,6 @@
 """What is lost when not every frame is looked at as a whole (`detect.every`, `detect.gate`), and what it saves.
 
-python benchmarks/gating.py [--every 2 5 10] [--motion 25 100] [--seconds 4] [--clip-seconds 2] [--asl 4]
+python benchmarks/gating.py [--every 2 5 10] [--motion 25 100] [--seconds 4] [--quiet 20] [--clip-seconds 2] [--asl 4]
 
 The whole takes some four minutes on two quiet cores; it grows with the seconds, the clips and the variants.
 """
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from footage import DATA, REPO
+from footage import DATA, REPO, quiet_room
 from numpy.typing import NDArray
 from results import Table, command_line
 
@@ -36,6 +37,7 @@ CLIPS = {
     "sample clips": REPO / "sample_videos",
     "portraits": REPO / "tests" / "fixtures" / "portraits",
 }
+QUIET = "a quiet room"
 REAL = ("street_opera_house_1080p.mp4", "four_friends_848x480.mp4", "shinzo_abe.mp4", "hamilton_short_640x360.mp4")
 OVERLAP = 0.4  # intersection over union of a found face with a true one
 HIDDEN = 0.5  # share of a face that is covered from which on nobody has to find it
@@ -147,16 +149,17 @@ def by_frame(faces: list[Face]) -> dict[int, Boxes]:
     return boxes
 
 
-def against_truth(detector: Detector, variants: list[Variant], seconds: float) -> Table:
+def against_truth(detector: Detector, variants: list[Variant], clips: dict[str, Path], seconds: float) -> Table:
     columns = ["clips", "looked at", "recall", "false a frame", "people tracked", "tracks", "late, median and most"]
     command = command_line()
     columns += ["frames whole", "frames skipped", "ms a frame", "of every frame"]
     table = Table("gating", "Not looking at the whole of every frame", command, columns)
-    for name, folder in CLIPS.items():
+    for name, folder in clips.items():
         truth = json.loads((folder / "ground_truth.json").read_text())
         counts = {variant: Counts() for variant in variants}
         for clip in sorted(truth):
-            frames = list(open_video(folder / clip).frames(Sampling(end=Fraction(seconds))))
+            end = None if name == QUIET else Fraction(seconds)
+            frames = list(open_video(folder / clip).frames(Sampling(end=end)))
             detector.detect([frames[0].image])  # warm up
             for variant, of_it in counts.items():
                 of_it.add(frames, look(detector, frames, variant), truth[clip]["frames"])
@@ -169,7 +172,8 @@ def against_truth(detector: Detector, variants: list[Variant], seconds: float) -
             row += [f"{c.whole / frames_seen:.3f}", f"{c.skipped / frames_seen:.3f}"]
             table.row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
     table.note(
-        f"Clips with ground truth, their first {seconds:g} s, every frame brought, `min_score` and tracker of the "
+        f"Clips with ground truth, their first {seconds:g} s (of *{QUIET}*, which `footage.quiet_room` draws, all: "
+        f"somebody comes after three quarters), every frame brought, `min_score` and tracker of the "
         f"preset. *Recall*: of all faces of which less than half is covered, in all frames, those found with an IoU of "
         f"{OVERLAP} or more. *People tracked*: who is in a track of at least three sightings. *Late*: frames from a "
         "person's first such face until one is found. *Whole* and *skipped*: shares of the frames that were looked at "
@@ -216,6 +220,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, nargs="*", default=[2, 5, 10], help="without motion")
     parser.add_argument("--motion", type=int, nargs="*", default=[25, 100], help="every so many frames, with motion")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each clip with ground truth")
+    parser.add_argument("--quiet", type=float, default=20.0, help="seconds of a room that is empty but for the end")
     parser.add_argument("--clip-seconds", type=float, default=2.0, help="of each real clip")
     parser.add_argument("--asl", type=int, default=4, help="so many of the office clips")
     parser.add_argument("--data", type=Path, default=DATA / "clips", help="real clips; left out where they are not")
@@ -223,7 +228,9 @@ def main() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     detector = open_detector(**CHOSEN.detect.model_dump(exclude=LOOKING))
     variants = [Variant(1), *map(Variant, args.every), *(Variant(every, motion=True) for every in args.motion)]
-    table = against_truth(detector, variants, args.seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        quiet_room(Path(folder), args.quiet)
+        table = against_truth(detector, variants, CLIPS | {QUIET: Path(folder)}, args.seconds)
     clips = [clip for name in REAL if (clip := args.data / name).exists()]
     clips += sorted(args.data.glob("asl_*.mkv"))[: args.asl]
     if clips:

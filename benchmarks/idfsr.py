@@ -119,7 +119,7 @@ def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
 
 def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, command: str) -> Table:
     title = f"IDFSR before and after fitting: {len(people)} people"
-    table = Table("idfsr", title, command, ("from", "references", "identity", *COLUMNS))
+    table = Table("idfsr", title, command, ("from", "references", "identity told, or picture", *COLUMNS))
     began = time.monotonic()
     fitted = {count: [fit_to(models, person, count, steps) for person in people] for count in COUNTS}
     spent = (time.monotonic() - began) / max(1, len(people) * len(COUNTS))

@@ -19,6 +19,9 @@ BEGIN = "<!-- {}: filled by benchmarks/scale_plan.py from docs/results -->"
 END = "<!-- end of {} -->"
 SECONDS_A_DAY = 86_400
 RATES = (25.0, 5.0, 1.0)  # frames a second that are looked at
+FREE = 0.2
+"""Share of a machine for restarts and days with crowds."""
+VECTOR = 512 * 4 / 2**20  # MiB
 Row = dict[str, str]
 
 
@@ -56,6 +59,22 @@ def growth(page: str, column: str, by: str) -> float:
     return (y2 - y1) / (x2 - x1)
 
 
+def looked_at(page: str) -> str:
+    """Frames a second, as the page's notes say."""
+    found = re.search(r"([\d.]+) frames a second (are )?looked at", (RESULTS / f"{page}.md").read_text())
+    if found is None:
+        raise NotMeasured(f"the frames a second in `results/{page}.md`")
+    return found[1]
+
+
+def one_search(people: int) -> tuple[float, str]:
+    """Seconds a track, and the number of people that were nearest to so many."""
+    column = "64 tracks searched, s"
+    measured = [row for row in rows("scale", column) if row["people"] != "power"]
+    nearest = min(measured, key=lambda row: abs(number(row["people"]) - people))
+    return number(nearest[column]) / 64, nearest["people"]
+
+
 def one_worker() -> Row:
     """The line of the archive in short files with one process, which has one thread for it."""
     for row in rows("archive", "footage s/s"):
@@ -69,24 +88,29 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
     worker = one_worker()
     rate, mib = number(worker["footage s/s"]), number(worker["memory, MiB"])
     an_hour = {what: 60 * growth("scale", what, "minutes of 720p") for what in ("case, MiB", "tracks")}
-    searched = rows("scale", "search, ms a track")
-    a_track = number([row for row in searched if row["tracks"] != "power"][-1]["search, ms a track"]) / 1000
+    a_track, among = one_search(people)
     held = growth("scale", "disk, MiB", "people") * people
-    columns = ["cameras", "cores, always busy", f"machines of {cores} cores", "memory a machine, GiB"]
+    columns = ["cameras", "cores, always busy", f"machines of {cores} cores, a fifth free"]
+    columns += ["workers a machine, at most", "their memory, GiB"]
     columns += ["cases a day, GiB", f"cases of {days:g} days, TiB", "tracks a day", "searching them, core hours a day"]
     lines = []
     for count in cameras:
         busy = count / rate
         tracks, disk = 24 * count * an_hour["tracks"], 24 * count * an_hour["case, MiB"] / 1024
-        cells = [busy, math.ceil(busy / cores), min(busy, cores) * mib / 1024, disk, disk * days / 1024, tracks]
+        workers = min(math.ceil(busy), int(cores * (1 - FREE)))
+        memory = workers * (mib + people * VECTOR) / 1024
+        cells = [busy, math.ceil(busy / workers), workers, memory, disk, disk * days / 1024, tracks]
         lines.append([f"{count:,}", *map(short, cells), short(tracks * a_track / 3600)])
     return markdown(columns, lines) + (
-        f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker "
+        f"\n\nFrom {rate:g} s of footage a second and core and {mib:g} MiB a worker, {looked_at('archive')} frames a "
+        "second looked at, two people always in view, reconstructions and the search of a small gallery included "
         f"([archive](results/archive.md)); {an_hour['case, MiB']:.3g} MiB and {an_hour['tracks']:.3g} tracks an hour "
-        "of footage (without reconstructions, which add some pictures of 128 px a track) and "
-        f"{1000 * a_track:.3g} ms to search for a track ([scale](results/scale.md)). A gallery of {people:,} people "
-        f"with one photograph each takes {short(held / 1024)} GiB, store and index; searching grows "
-        "with it."
+        f"of footage at {looked_at('scale')} frames a second (without reconstructions, which add some pictures of "
+        f"128 px a track), and {1000 * a_track:.3g} ms to search for a track among {among} people "
+        f"([scale](results/scale.md)). A gallery of {people:,} people with one photograph each takes "
+        f"{short(held / 1024)} GiB on the disk, store and index, and {short(people * VECTOR / 1024)} GiB of a worker's "
+        "memory for its vectors, exactly compared (an approximate index is mapped, and shared); searching grows with "
+        "it."
     )
 
 
@@ -103,8 +127,8 @@ def cores_a_camera() -> str:
     columns = ["size", "faces a frame", "engine", *(f"cores at {rate:g} frames/s" for rate in RATES)]
     return markdown(columns, lines) + (
         f"\n\nFrom [performance](results/performance.md): milliseconds a frame on all of its {cores[1]} cores, times "
-        "these, times frames a second. Decoding what is not looked at is not in it: it sets the floor at few frames a "
-        "second."
+        "these, times frames a second. Not in it: decoding what is not looked at, which sets the floor at few frames "
+        "a second, super-resolution (a track, not a frame: column *after* there) and searching."
     )
 
 

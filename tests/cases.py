@@ -13,8 +13,9 @@ from PIL import Image as PilImage
 
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.gallery.probes import Feature, Kind, Probes
+from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
-from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import probes, search
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.detect.gate import START

@@ -53,7 +53,7 @@ from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_pic
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier
-from tests import cases, faults, videos
+from tests import cases, fault_jobs, faults, videos
 from tests.archives import files, work_off
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -311,7 +311,7 @@ def _settings(folder: Path) -> list[str]:
 
 def _case(folder: Path) -> list[str]:
     bench = faults.open_bench(folder / "made", ["run"])
-    faults.run_job(folder / "made" / "run", bench.models)
+    fault_jobs.run_job(folder / "made" / "run", bench.models)
     for path in (folder / "made" / "run" / "case").iterdir():
         shutil.move(path, folder / path.name)
     return [CASE]

@@ -13,7 +13,8 @@ from PIL import Image as PilImage
 
 from fasr_video.configs import settings as configs
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.gallery.records import EnrolledPhoto
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import probes, records, search
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.links import FACES

@@ -23,7 +23,8 @@ from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import CaseError, InputError, UsageError
 from fasr_video.gallery.probes import Kind
-from fasr_video.gallery.store import Gallery, WrongEmbedder
+from fasr_video.gallery.records import WrongEmbedder
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import export, probes
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import clusters, decide

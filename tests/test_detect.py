@@ -10,120 +10,45 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 import skimage.data
 import torch
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.boxes import iou_matrix, nms, shrink
+from fasr_video.boxes import iou_matrix
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
-from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector, retinaface
+from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector
 from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms, looked_up, pad
 from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
-from fasr_video.pipeline.detect.tiling import EDGE
 from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.types import Detections, Image
+from tests.detectors import (
+    MARKS,
+    RED,
+    assert_same,
+    blank,
+    builtin_weights,
+    centres,
+    insightface_graph,
+    retinaface_weights,
+    save_graph,
+    silent,
+)
 
 LEARNED = ("builtin", "retinaface", "insightface")
-MARKS = np.array([(-4, -4), (4, -4), (0, 0), (-2, 4), (2, 4)], np.float32)  # px, from the face's centre
-RED = (255, 0, 0)
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
 ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
-
-
-# --- weights that see red dots -----------------------------------------------------------------------------------
-
-
-def _silent(net: nn.Module) -> dict[str, Tensor]:
-    """The net's tensors with every convolution at zero and batch norms that change nothing."""
-    return {k: torch.zeros_like(v) if v.ndim > 1 or k.endswith("bias") else v for k, v in net.state_dict().items()}
-
-
-def builtin_weights(path: Path) -> Path:
-    """Red at (4j, 4i) → a face of 16 px at (4j + 2, 4i + 2), from the finest level."""
-    state = _silent(DetectorNet())
-    state["stem.0.weight"][0, 0, 1, 1] = 1
-    for name in ("stage4.0", "stage4.1", "smooth.0.0", "tower.0.0"):
-        state[f"{name}.0.weight"][0, 0, 1, 1] = 1
-    for name in ("lateral.0", "smooth.0.1", "tower.0.1"):
-        state[f"{name}.0.weight"][0, 0, 0, 0] = 1
-    for level, bias in enumerate((-10.0, -20.0, -20.0)):
-        state[f"head.{level}.bias"][0] = bias
-    state["head.0.weight"][0, 0] = 20
-    state["head.0.bias"][5:] = torch.from_numpy(MARKS.ravel() / (BASE * STRIDES[0]))
-    save_file({k: v.half() for k, v in state.items()}, path)
-    return path
-
-
-def retinaface_weights(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px at (8j + 4, 8i + 4), from the smaller anchor of the finest level."""
-    state = _silent(retinaface.RetinaFaceNet())
-    state["body.conv1.weight"][0, 0, 3, 3] = 1
-    for name in ("body.layer1.0.downsample", "body.layer2.0.downsample", "fpn.output1"):
-        state[f"{name}.0.weight"][0, 0, 0, 0] = 1
-    for name in ("fpn.merge1", "ssh1.conv3X3"):
-        state[f"{name}.0.weight"][0, 0, 1, 1] = 1
-    for level in range(3):
-        state[f"ClassHead.{level}.conv1x1.bias"][:] = torch.tensor([20.0, 0.0, 20.0, 0.0])
-    state["ClassHead.0.conv1x1.weight"][1, 0] = 8
-    state["ClassHead.0.conv1x1.bias"][0] = 10
-    state["LandmarkHead.0.conv1x1.bias"][:10] = torch.from_numpy(MARKS.ravel() / (0.1 * 16))
-    save_file(state, path)
-    return path
-
-
-def insightface_graph(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px at that place, from the first of two anchors of stride 8."""
-    nodes: list[onnx.NodeProto] = []
-    constants: list[onnx.TensorProto] = []
-    outputs: list[onnx.ValueInfoProto] = []
-
-    def output(kind: str, stride: int, values: int, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        name = f"{kind}{stride}"
-        constants.append(numpy_helper.from_array(weight, f"{name}_weight"))
-        constants.append(numpy_helper.from_array(bias, f"{name}_bias"))
-        constants.append(numpy_helper.from_array(np.array([-1, values]), f"{name}_shape"))
-        inputs = ["pixels", f"{name}_weight", f"{name}_bias"]
-        nodes.append(helper.make_node("Conv", inputs, [f"{name}_map"], strides=[stride, stride]))
-        nodes.append(helper.make_node("Relu" if kind == "score" else "Identity", [f"{name}_map"], [f"{name}_said"]))
-        nodes.append(helper.make_node("Transpose", [f"{name}_said"], [f"{name}_last"], perm=[0, 2, 3, 1]))
-        nodes.append(helper.make_node("Reshape", [f"{name}_last", f"{name}_shape"], [name]))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", values]))
-
-    for kind, values in (("score", 1), ("box", 4), ("marks", 10)):
-        for stride in (8, 16, 32):
-            weight = np.zeros((2 * values, 3, 1, 1), np.float32)
-            bias = np.zeros(2 * values, np.float32)
-            if kind == "score" and stride == 8:
-                weight[0, 0] = 1
-            if kind == "box":
-                bias[:] = 8 / stride
-            if kind == "marks":
-                bias[:] = np.tile(MARKS.ravel() / stride, 2)
-            output(kind, stride, values, weight, bias)
-    pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, "height", "width"])
-    _save_graph(path, helper.make_graph(nodes, "dots", [pixels], outputs, constants))
-    return path.parent
-
-
-def _save_graph(path: Path, graph: onnx.GraphProto) -> None:
-    path.parent.mkdir(exist_ok=True)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.save(model, path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -184,21 +109,6 @@ def subject(request: pytest.FixtureRequest, models: dict[str, Path]) -> Subject:
     if backend in shifts:
         return Subject(detector, draw_dot(shifts[backend]), tolerance=1e-3)
     return Subject(detector, draw_astronaut, tolerance=5)
-
-
-def blank(width: int, height: int) -> Image:
-    return np.zeros((height, width, 3), np.uint8)
-
-
-def centres(found: Detections) -> NDArray[np.float32]:
-    return np.asarray((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, np.float32)
-
-
-def assert_same(a: Detections, b: Detections) -> None:
-    assert np.array_equal(a.boxes, b.boxes) and np.array_equal(a.scores, b.scores)
-    assert (a.landmarks is None) == (b.landmarks is None)
-    if a.landmarks is not None and b.landmarks is not None:
-        assert np.array_equal(a.landmarks, b.landmarks)
 
 
 @pytest.mark.parametrize("size", [(160, 128), (203, 135), (97, 251)])
@@ -435,194 +345,6 @@ def test_fusing_batch_norms_changes_nothing_but_the_number_of_steps() -> None:
         assert torch.allclose(torch.cat(one, 1), torch.cat(other, 1), rtol=1e-4, atol=1e-4)
 
 
-# --- retinaface --------------------------------------------------------------------------------------------------
-
-
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes in the state dict of retinaface-pytorch (Resnet50), written down from its description."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def norm(name: str, channels: int) -> None:
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.{part}"] = (channels,)
-        shapes[f"{name}.num_batches_tracked"] = ()
-
-    def conv_norm(name: str, norm_name: str, cout: int, cin: int, kernel: int) -> None:
-        shapes[f"{name}.weight"] = (cout, cin, kernel, kernel)
-        norm(norm_name, cout)
-
-    conv_norm("body.conv1", "body.bn1", 64, 3, 7)
-    cin = 64
-    for layer, (width, blocks) in enumerate(((64, 3), (128, 4), (256, 6), (512, 3)), 1):
-        for block in range(blocks):
-            at = f"body.layer{layer}.{block}"
-            conv_norm(f"{at}.conv1", f"{at}.bn1", width, cin, 1)
-            conv_norm(f"{at}.conv2", f"{at}.bn2", width, width, 3)
-            conv_norm(f"{at}.conv3", f"{at}.bn3", 4 * width, width, 1)
-            if block == 0:
-                conv_norm(f"{at}.downsample.0", f"{at}.downsample.1", 4 * width, cin, 1)
-            cin = 4 * width
-    for i, channels in enumerate((512, 1024, 2048), 1):
-        conv_norm(f"fpn.output{i}.0", f"fpn.output{i}.1", 256, channels, 1)
-    for i in (1, 2):
-        conv_norm(f"fpn.merge{i}.0", f"fpn.merge{i}.1", 256, 256, 3)
-    views = (("conv3X3", 128, 256), ("conv5X5_1", 64, 256), ("conv5X5_2", 64, 64), ("conv7X7_2", 64, 64))
-    for i, (view, cout, cin) in product((1, 2, 3), (*views, ("conv7x7_3", 64, 64))):
-        conv_norm(f"ssh{i}.{view}.0", f"ssh{i}.{view}.1", cout, cin, 3)
-    for (head, values), i in product((("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)), range(3)):
-        shapes[f"{head}.{i}.conv1x1.weight"] = (2 * values, 256, 1, 1)
-        shapes[f"{head}.{i}.conv1x1.bias"] = (2 * values,)
-    return shapes
-
-
-def test_retinaface_has_the_published_names_and_shapes() -> None:
-    net = retinaface.RetinaFaceNet()
-    assert {k: tuple(v.shape) for k, v in net.state_dict().items()} == published_shapes()
-    assert sum(p.numel() for p in net.parameters()) == 27_293_600
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (135, 203), (5, 7)])
-def test_anchors_agree_with_counting_them_one_by_one(height: int, width: int) -> None:
-    expected = []
-    for stride, sizes in ((8, (16, 32)), (16, (64, 128)), (32, (256, 512))):
-        for y in range(0, height, stride):
-            for x in range(0, width, stride):
-                expected += [[x + stride / 2, y + stride / 2, size] for size in sizes]
-    assert retinaface.make_anchors(height, width).tolist() == expected
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (71, 37)])
-def test_retinaface_says_one_thing_for_each_anchor(height: int, width: int) -> None:
-    with torch.inference_mode():
-        said = retinaface.RetinaFaceNet().eval()(torch.zeros(1, 3, height, width))
-    anchors = len(retinaface.make_anchors(height, width))
-    assert [tuple(part.shape) for part in said] == [(1, anchors, 4), (1, anchors, 2), (1, anchors, 10)]
-
-
-def test_decoding_undoes_the_encoding_of_the_paper() -> None:
-    rng = np.random.default_rng(0)
-    anchors = retinaface.make_anchors(64, 64).numpy()
-    centre, side = anchors[:, :2], anchors[:, 2:]
-    middle = centre + rng.normal(0, 5, centre.shape)
-    size = side * rng.uniform(0.5, 2, centre.shape)
-    points = middle[:, None] + rng.normal(0, 5, (len(anchors), 5, 2))
-    offsets = np.concatenate(((middle - centre) / side / 0.1, np.log(size / side) / 0.2), 1)
-    marks = ((points - centre[:, None]) / side[:, None] / 0.1).reshape(-1, 10)
-    boxes, found = retinaface.decode(torch.from_numpy(offsets), torch.from_numpy(marks), torch.from_numpy(anchors))
-    assert boxes.numpy() == pytest.approx(np.concatenate((middle - size / 2, middle + size / 2), 1))
-    assert found.numpy() == pytest.approx(points)
-
-
-# --- boxes -------------------------------------------------------------------------------------------------------
-
-
-def test_overlap_agrees_with_counting_pixels() -> None:
-    rng = np.random.default_rng(1)
-    corners = rng.integers(0, 20, (12, 2))
-    boxes = np.concatenate((corners, corners + rng.integers(0, 12, (12, 2))), 1).astype(np.float32)
-    masks = np.zeros((12, 32, 32), bool)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-        mask[y1:y2, x1:x2] = True
-    both = (masks[:, None] & masks[None]).sum((2, 3))
-    either = (masks[:, None] | masks[None]).sum((2, 3))
-    assert iou_matrix(boxes, boxes) == pytest.approx(both / np.maximum(either, 1), abs=1e-6)
-
-
-def test_suppression_keeps_the_best_of_each_heap() -> None:
-    boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10], [5, 0, 15, 10]], np.float32)
-    scores = np.array([0.7, 0.9, 0.8, 0.6], np.float32)
-    assert nms(boxes, scores, 0.4).tolist() == [1, 2]
-    assert nms(boxes, scores, 0.5).tolist() == [1, 2, 3]
-    assert nms(boxes[:0], scores[:0], 0.4).tolist() == []
-
-
-@pytest.mark.parametrize(
-    ("size", "expected"), [((1920, 1080), (960, 540)), ((640, 480), (640, 480)), ((2000, 1), (960, 1))]
-)
-def test_shrinking_never_enlarges(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    small, scale = shrink(blank(*size), 960)
-    assert small.shape == (expected[1], expected[0], 3)
-    assert scale == pytest.approx(np.array(size) / expected)
-
-
-# --- tiles -------------------------------------------------------------------------------------------------------
-
-
-class SquareDetector:
-    """Finds bright squares exactly, whatever part of them it is shown."""
-
-    name, has_landmarks, fingerprint, licence = "squares", True, "00" * 32, "none"
-
-    def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        return [self._one(frame) for frame in frames]
-
-    def _one(self, frame: Image) -> Detections:
-        _, _, stats, _ = cv2.connectedComponentsWithStats((frame[..., 0] > 0).astype(np.uint8))
-        boxes = stats[1:, :4].astype(np.float32)
-        boxes[:, 2:] += boxes[:, :2]
-        scores = np.array([frame[int(y), int(x), 0] / 255 for x, y in boxes[:, :2]], np.float32)
-        order = np.argsort(-scores, kind="stable")
-        centre = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
-        marks = np.repeat(centre[:, None], 5, axis=1)
-        return Detections(boxes, scores, marks).take(order)
-
-
-TILES = TiledDetector(SquareDetector(), tile=100, overlap=30)
-
-
-@pytest.mark.parametrize("x", range(60, 106))
-def test_a_square_on_a_seam_is_found_once_and_whole(x: int) -> None:
-    """Tiles span 0-100, 70-170 and 120-220: the square is seen whole by one or two, and cut by others."""
-    frame = blank(220, 90)
-    frame[40:60, x : x + 20] = 200
-    found = TILES.detect([frame])[0]
-    assert found.boxes.tolist() == [[x, 40, x + 20, 60]]
-    assert found.landmarks is not None and found.landmarks[0, 0].tolist() == [x + 10, 50]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_tiles_find_what_the_whole_frame_shows(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    frame = blank(*rng.integers(101, 300, 2))
-    largest = 30 - 2 * int(EDGE)
-    for y, x in product(range(0, frame.shape[0], 32), range(0, frame.shape[1], 32)):
-        side = rng.integers(6, largest + 1)
-        frame[y : y + side, x : x + side] = rng.integers(50, 256)
-    found, whole = TILES.detect([frame])[0], SquareDetector().detect([frame])[0]
-    assert sorted(found.boxes.tolist()) == sorted(whole.boxes.tolist())
-    assert found.scores.tolist() == whole.scores.tolist()
-
-
-def test_what_the_detector_keeps_side_by_side_stays() -> None:
-    """Two faces of one tile are two faces, however much they overlap: the detector has decided."""
-
-    class Overlapping(SquareDetector):
-        def _one(self, frame: Image) -> Detections:
-            boxes = np.array([[20, 20, 60, 60], [20, 20, 60, 42]], np.float32)
-            return Detections(boxes, np.array([0.9, 0.8], np.float32), np.zeros((2, 5, 2), np.float32))
-
-    frame = blank(100, 180)
-    assert len(TiledDetector(Overlapping(), tile=100, overlap=20).detect([frame])[0]) == 4
-
-
-def test_a_face_larger_than_the_overlap_is_not_lost() -> None:
-    frame = blank(220, 90)
-    frame[10:80, 60:140] = 200
-    found = TILES.detect([frame])[0]
-    truth = np.array([[60, 10, 140, 80]], np.float32)
-    assert len(found) >= 1 and iou_matrix(found.boxes, truth).max() > 0.8
-
-
-def test_a_frame_no_larger_than_a_tile_is_searched_whole() -> None:
-    frame = blank(100, 100)
-    frame[5:95, 5:95] = 200
-    assert_same(TILES.detect([frame])[0], SquareDetector().detect([frame])[0])
-
-
-def test_tiles_without_faces() -> None:
-    assert_same(TILES.detect([blank(250, 250)])[0], Detections.empty(landmarks=True))
-
-
 # --- weights files -----------------------------------------------------------------------------------------------
 
 
@@ -657,7 +379,7 @@ def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
 
 
 def change(path: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
-    state = _silent(DetectorNet())
+    state = silent(DetectorNet())
     edit(state)
     save_file(state, path)
     return path
@@ -678,7 +400,7 @@ def recognition_pack(folder: Path) -> Path:
     pixels = helper.make_tensor_value_info("pixels", TensorProto.FLOAT, [1, 3, 112, 112])
     result = helper.make_tensor_value_info("result", TensorProto.FLOAT, [1, 3, 112, 112])
     node = helper.make_node("Identity", ["pixels"], ["result"])
-    _save_graph(folder / "w600k.onnx", helper.make_graph([node], "no detector", [pixels], [result]))
+    save_graph(folder / "w600k.onnx", helper.make_graph([node], "no detector", [pixels], [result]))
     return folder
 
 

@@ -26,7 +26,8 @@ from fasr_video.gallery.enrol import Told, enrol, migrate, sync
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import as_tensors
-from fasr_video.gallery.store import Gallery, WrongEmbedder
+from fasr_video.gallery.records import WrongEmbedder
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image

@@ -14,7 +14,7 @@ from fasr_video.boxes import intersection
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.gate import CELL, CHANGE, STEP, Gate, cells, moved, surroundings, windows
 from fasr_video.types import Detections, Image
-from tests.test_detect import RED, assert_same, blank, builtin_weights, centres
+from tests.detectors import RED, assert_same, blank, builtin_weights, centres
 
 
 @pytest.fixture(scope="module")

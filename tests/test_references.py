@@ -18,7 +18,8 @@ from fasr_video.cli import main
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import FasrError
-from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.gallery.records import EnrolledPhoto
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import open_prober

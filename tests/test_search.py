@@ -14,8 +14,9 @@ from fasr_video.gallery.calibrate import LabelledProbe, from_probes
 from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Mode, Question, Searcher, Verdict
-from fasr_video.gallery.store import EnrolledPhoto, Gallery
+from fasr_video.gallery.store import Gallery
 
 LENGTH = 64
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "mean", "restorer": None}

@@ -10,7 +10,8 @@ from pathlib import Path
 from fasr_video.custody.purge import pieces_of_picture
 from fasr_video.errors import FasrError
 from fasr_video.gallery import traces
-from fasr_video.gallery.store import Gallery, GalleryImage
+from fasr_video.gallery.records import GalleryImage
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.report.pictures import photograph, thumbnail
 from fasr_video.storage import environment

@@ -25,7 +25,7 @@ from fasr_video.terminal import cell, readable_json, say
 if TYPE_CHECKING:
     from fasr_video.custody.copies import Elsewhere
     from fasr_video.gallery.enrol import Listener, SyncReport
-    from fasr_video.gallery.store import GalleryImage, Problem, Removal
+    from fasr_video.gallery.records import GalleryImage, Problem, Removal
     from fasr_video.pipeline.detect import Detector
     from fasr_video.recognition.embedder import Embedder
 

@@ -13,7 +13,8 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.photos import Entry, Face, NoFace, lies_in, look, read_listing
 from fasr_video.gallery.probes import as_tensors
-from fasr_video.gallery.store import EnrolledPhoto, Gallery, Problem, Removal
+from fasr_video.gallery.records import EnrolledPhoto, Problem, Removal
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.detect import Detector
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.storage import environment

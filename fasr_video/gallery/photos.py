@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from fasr_video.errors import InputError
 from fasr_video.files import sha256_file
-from fasr_video.gallery.store import Problem
+from fasr_video.gallery.records import Problem
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.recognition.align import align, three_points

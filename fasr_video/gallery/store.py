@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,18 @@ from PIL import Image as PilImage
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
 from fasr_video.gallery import index, traces
+from fasr_video.gallery.records import (
+    EnrolledPhoto,
+    GalleryError,
+    GalleryImage,
+    PhotoOfAnother,
+    Problem,
+    Removal,
+    Subject,
+    Template,
+    Vectors,
+    WrongEmbedder,
+)
 from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
@@ -67,110 +79,6 @@ CREATE TABLE removal (
     templates INTEGER NOT NULL);
 CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL);
 """
-Kind = Literal["single", "pooled"]
-
-
-class GalleryError(UsageError):
-    """The folder is not the gallery that the command needs."""
-
-
-class WrongEmbedder(UsageError):
-    """Vectors of two embedders mean nothing to each other."""
-
-
-class PhotoOfAnother(UsageError):
-    """One photograph cannot show two people."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnrolledPhoto:
-    """A photograph with one usable face, embedded."""
-
-    sha256: str
-    """Of the file."""
-    path: str
-    """As given."""
-    feature: NDArray[np.float32]
-    """A unit vector of the gallery's length."""
-    norm: float
-    """Of the feature before it was a unit vector: the embedder's measure of quality, and its weight."""
-    eye_px: float
-    score: float
-    """The detector's."""
-    face: AlignedFace | None
-    """None to keep no picture."""
-    source: str = ""
-    """Where the photograph comes from."""
-    authority: str = ""
-    """By what consent, order or law it is here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    id: str
-    note: str
-    images: int
-    added_at: str
-
-
-@dataclass(frozen=True, slots=True)
-class GalleryImage:
-    id: int
-    subject: str
-    sha256: str
-    path: str
-    source: str
-    authority: str
-    eye_px: float
-    score: float
-    norm: float
-    added_at: str
-    has_picture: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    id: int
-    subject: str
-    kind: Kind
-    image: str | None
-    """SHA-256 of its photograph; None for a pooled one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Vectors:
-    ids: NDArray[np.int64]
-    features: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A photograph that could not be enrolled."""
-
-    path: str
-    subject: str
-    sha256: str | None
-    reason: str
-    detector: str | None = None
-    """Fingerprint of the detector that judged the picture; None when none was asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    at: str
-    why: str
-    subjects: tuple[str, ...]
-    """Those of which nothing is left."""
-    images: tuple[str, ...]
-    templates: int
-    problems: int
-    """Lines about photographs that were not enrolled: of these subjects, or naming them, or of these photographs."""
-    files_scanned: int
-    bytes_scanned: int
-    occurrences: int
-    """Of pieces of what was removed, in all files of the gallery: 0, or the removal failed."""
-    shared: int
-    """Occurrences of pieces that photographs which stay have in common with the removed ones."""
 
 
 class Gallery:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasr_video.custody.redact import photograph as pixelated
-from fasr_video.gallery.store import Gallery, GalleryError
+from fasr_video.gallery.records import GalleryError
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.report.pictures import Picture, photograph, thumbnail
 

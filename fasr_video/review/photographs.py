@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from PIL import Image as PilImage
 
 from fasr_video.errors import FasrError
-from fasr_video.gallery.store import Gallery, GalleryImage
+from fasr_video.gallery.records import GalleryImage
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import Case
 
 

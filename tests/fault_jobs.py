@@ -1,0 +1,266 @@
+"""The jobs that `faults` cuts: what each finds when it begins, does, and must hold at any time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from fasr_video.archive.batch import Batch, Job
+from fasr_video.archive.canonical import dump
+from fasr_video.archive.ledger import DATABASE as LEDGER
+from fasr_video.archive.ledger import Ledger
+from fasr_video.archive.scan import scan
+from fasr_video.archive.schedulers import Local
+from fasr_video.archive.unit import work
+from fasr_video.configs import settings as configs
+from fasr_video.custody import purge as purging
+from fasr_video.custody.pictures import export_pictures
+from fasr_video.gallery.enrol import enrol, migrate
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.inspect import check
+from fasr_video.gallery.store import DATABASE as GALLERY
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import DATABASE as CASE
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.decisions import decide, undo
+from fasr_video.pipeline.links import join, split
+from fasr_video.pipeline.run import Models, redo, run
+from fasr_video.pipeline.verify import verify
+from fasr_video.report.write import refresh
+from fasr_video.review.signoff import name_signed_off, sign_off, signed_off
+from fasr_video.vault import VARIABLE, new_key
+
+FIXTURES = Path(__file__).parent / "fixtures" / "portraits"
+QUICK = configs.load(
+    "cpu",
+    (
+        *("detect.backend=haar", "restore.method=bicubic", "sampling.fps=3"),
+        *("case.segment_frames=3", "track.min_sightings=2", "track.max_gap=2", "select.auxiliaries=1"),
+    ),
+)
+FIRST_TRACK = "SELECT id FROM track WHERE source = ? AND state = 'done' ORDER BY id"
+GONE = "left"
+"""Of the gallery in `removal`: the subject that is removed."""
+
+
+# The jobs: each may be given again at any time, and goes on.
+
+
+def run_job(folder: Path, models: Models) -> None:
+    run([folder / "in" / "clip.mp4"], folder / "case", QUICK, folder / "in" / "people", models=models)
+    refresh(folder / "case")
+
+
+def enrol_job(folder: Path, models: Models) -> None:
+    with _gallery(folder / "gallery", models) as gallery:
+        enrol(gallery, folder / "in" / "people", models.detector, models.prober.embedder)
+        Index.open(gallery)
+
+
+def removal_job(folder: Path, models: Models) -> None:
+    with _gallery(folder / "gallery", models) as gallery:
+        found = [i.sha256 for i in gallery.images() if i.subject == GONE]
+        if found:
+            gallery.remove(found, "asked for")
+        Index.open(gallery)
+
+
+def batch_job(folder: Path, models: Models) -> None:
+    with Ledger.open(folder / "cases") as ledger:
+        batch = Batch(ledger, Local(work, lambda order, share: None), Job(folder / "cases", QUICK), lambda event: None)
+        batch.feed(scan(folder / "in" / "archive", None, folder / "cases").files)
+        while batch.open:
+            batch.step(0.1)
+
+
+def review_job(folder: Path, models: Models) -> None:
+    with Case.open(folder / "case") as case:
+        made = case.db.execute("SELECT count(*) FROM decision").fetchone()[0]
+        if made == 0:
+            decide(case, 1, "rejected", "ears", "A", None)
+        if made < 2:
+            decide(case, 1, "insufficient", "too dark", "B", None)
+        first = case.db.execute("SELECT id, undone_by FROM decision ORDER BY id").fetchone()
+        if first["undone_by"] is None:
+            undo(case, first["id"], "A")
+    refresh(folder / "case")
+
+
+def signoff_job(folder: Path, models: Models) -> None:
+    with Case.open(folder / "case") as case:
+        if signed_off(case):
+            name_signed_off(case)
+        else:
+            sign_off(case, "A", although_undecided=True)
+
+
+def links_job(folder: Path, models: Models) -> None:
+    """Two tracks are made one person, then parted again."""
+    with Case.open(folder / "case") as case:
+        (one,), (other,) = (case.db.execute(FIRST_TRACK, (source,)).fetchone() for source in (1, 2))
+        if not case.db.execute("SELECT 1 FROM link WHERE state != 'proposed'").fetchone():
+            join(case, (one, other), "A")
+        if case.db.execute("SELECT 1 FROM link WHERE state = 'accepted'").fetchone():
+            split(case, (other,), "A")
+    refresh(folder / "case")
+
+
+def stage_job(folder: Path, models: Models) -> None:
+    settings = configs.load(str(folder / "case" / "settings.yaml"), ("restore.seed=5", "search.candidates=1"))
+    redo(folder / "case", "restore", settings)
+    refresh(folder / "case")
+
+
+def pictures_job(folder: Path, models: Models) -> None:
+    with Case.open(folder / "case", read_only=True) as case:
+        export_pictures(case, (), folder / "pictures", redact=True)
+
+
+def purge_job(folder: Path, models: Models) -> None:
+    for due in purging.cases_in([folder / "case"]):
+        purging.purge(due, purging.copies([due], []), "A", "told to")
+
+
+def migration_job(folder: Path, models: Models) -> None:
+    other = copy.copy(models.prober.embedder)
+    other.sha256 = "ab" * 32
+    with Gallery.open(folder / "gallery") as gallery:
+        if gallery.embedder.sha256 != other.sha256:
+            migrate(gallery, other)
+        Index.open(gallery)
+
+
+def sealed_job(folder: Path, models: Models) -> None:
+    os.environ[VARIABLE] = str(folder / "in" / "cases.key")
+    run([folder / "in" / "clip.mp4"], folder / "case", QUICK, models=models)
+
+
+JOBS: dict[str, Callable[[Path, Models], None]] = {
+    "run": run_job,
+    "enrol": enrol_job,
+    "removal": removal_job,
+    "batch": batch_job,
+    "review": review_job,
+    "signoff": signoff_job,
+    "links": links_job,
+    "stage": stage_job,
+    "pictures": pictures_job,
+    "purge": purge_job,
+    "migration": migration_job,
+    "sealed": sealed_job,
+}
+
+
+def _gallery(folder: Path, models: Models) -> Gallery:
+    if (folder / GALLERY).exists():
+        return Gallery.open(folder)
+    embedder = models.prober.embedder
+    return Gallery.create(folder, embedder.name, embedder.sha256, embedder.length)
+
+
+def prepare(job: str, folder: Path, models: Models) -> None:
+    """What the job finds when it begins."""
+    people = folder / "in" / "people"
+    people.mkdir(parents=True)
+    mugshots = sorted(p for p in (FIXTURES / "mugshots").rglob("*") if p.is_file())
+    shutil.copy(mugshots[0], people / f"kept{mugshots[0].suffix}")
+    shutil.copy(mugshots[-1], people / f"{GONE}{mugshots[-1].suffix}")
+    small(FIXTURES / "entrance.mp4", folder / "in" / "clip.mp4")
+    if job == "batch":
+        archive = folder / "in" / "archive"
+        archive.mkdir()
+        shutil.copy(folder / "in" / "clip.mp4", archive / "a.mp4")
+        (archive / "b.mp4").write_text("no film")
+    if job in {"removal", "migration"}:
+        enrol_job(folder, models)
+    if job in {"review", "signoff", "stage", "pictures", "purge"}:
+        run_job(folder, models)
+    if job == "links":  # the same people once more, in a file of other bytes
+        again = folder / "in" / "again.mp4"
+        again.write_bytes((folder / "in" / "clip.mp4").read_bytes() + b"\0\0\0\x08free")
+        run([folder / "in" / "clip.mp4", again], folder / "case", QUICK, models=models)
+    if job == "sealed":
+        (folder / "in" / "cases.key").write_bytes(new_key())
+        (folder / "in" / "cases.key").chmod(0o600)
+
+
+def small(source: Path, to: Path, start: float = 3.0, end: float = 5.0) -> None:
+    """Two seconds of it, around the face: most of a try is the looking for faces."""
+    with av.open(str(source)) as given, av.open(str(to), "w") as made:
+        stream = made.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 256, 352, "yuv420p", 4_000_000
+        for frame in given.decode(video=0):
+            if start <= frame.time < end:
+                picture = frame.to_ndarray(format="rgb24")[120:472, 192:448]
+                made.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+        made.mux(stream.encode())
+
+
+# What there is afterwards.
+
+
+def found(folder: Path) -> dict[str, Any]:
+    """All that the stores below a folder hold, without times of day and random words."""
+    told: dict[str, Any] = {}
+    for place in _places(folder, CASE):
+        with Case.open(place, read_only=True) as case:
+            text, searched = dump(case), case.searched()
+            for random in () if searched is None else (searched["gallery"]["id"], searched["gallery"]["state"]):
+                text = text.replace(random, "random")
+            if case.encryption is not None:  # sealed twice, nothing has the same bytes
+                text = "".join(line for line in text.splitlines(True) if not line.startswith('["probe"'))
+            told[str(place.relative_to(folder))] = text
+    for place in _places(folder, GALLERY):
+        with Gallery.open(place, read_only=True) as gallery:
+            rows = gallery.query("SELECT subject, sha256, path FROM image ORDER BY sha256")
+            rows += gallery.query("SELECT subject, kind, hex(sha256) FROM template ORDER BY 1, 2, 3")
+            rows += gallery.query("SELECT path, reason FROM problem ORDER BY path")
+            told[str(place.relative_to(folder))] = [[str(v) for v in row] for row in rows]
+    for place in _places(folder, LEDGER):
+        with Ledger.read(place) as ledger:
+            # Not how often each was tried: a worker that is out of memory is replaced, and its file tried again.
+            told["ledger"] = [[u.folder, u.state, u.error, u.facts] for u in ledger.units()]
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm")))
+    names = (str(p.relative_to(folder)) for p in files if p.name != ".lock")
+    told["files"] = sorted(re.sub(r"signed-off/.+\.(json|html)", r"signed-off/WHEN.\1", name) for name in names)
+    return told
+
+
+def problems(folder: Path) -> list[str]:
+    """Whatever `verify`, `gallery check` and SQLite have to say against the stores below a folder."""
+    said = []
+    for place in _places(folder, CASE):
+        with Case.open(place, read_only=True) as case:
+            said += [f"{c.what}: {p}" for c in verify(case) for p in c.problems]
+    for facts in folder.glob("pictures/*.json"):
+        if (
+            hashlib.sha256(facts.with_suffix(".png").read_bytes()).hexdigest()
+            != json.loads(facts.read_text())["sha256"]
+        ):
+            said.append(f"{facts.name} is of another picture")
+    for place in _places(folder, GALLERY):
+        with Gallery.open(place, read_only=True) as gallery:
+            said += [f"{c.what}: {p}" for c in check(gallery) for p in c.problems]
+    for place in _places(folder, LEDGER):
+        with Ledger.read(place) as ledger:
+            said += [str(r[0]) for r in ledger.db.execute("PRAGMA integrity_check").fetchall() if r[0] != "ok"]
+            done = [u.folder for u in ledger.units() if u.state == "done"]
+            for unit in done:
+                with Case.open(place / unit, read_only=True) as case:
+                    if case.db.execute("SELECT 1 FROM source WHERE state <> 'done'").fetchone():
+                        said.append(f"ledger: {unit} is said to be done, and its footage is not")
+    return said
+
+
+def _places(folder: Path, database: str) -> list[Path]:
+    return sorted(p.parent for p in folder.rglob(database))
