@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import string
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Mode, Question, Searcher, Verdict
+from fasr_video.gallery.search import Mode, Question, Searcher, Verdict, chances
 from fasr_video.gallery.store import Gallery
 
 LENGTH = 64
@@ -187,6 +189,35 @@ def test_a_larger_gallery_asks_for_a_higher_threshold(
     assert few is not None and many is not None and many > few
 
 
+def test_more_photographs_of_a_subject_ask_for_a_higher_threshold_and_weigh_less_each(
+    calibration: Calibration, tmp_path: Path
+) -> None:
+    answers = []
+    for photographs in (1, 2, 5):
+        with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as made:
+            for k in range(photographs):
+                made.add("anna", photo("anna", person("anna"), k))
+            answers.append(ask(made, calibration).answer(probes("anna", 0.5, 0.5, 0.5)))
+    ratios = [a.joined[0].ratio for a in answers]
+    assert [ratios[0] - r for r in ratios] == pytest.approx([0, math.log10(4), math.log10(10)], abs=1e-3)
+    thresholds = [a.threshold for a in answers]
+    assert thresholds == [calibration.threshold(scale_name(list(Kind)), 0.03, m).score for m in (1, 4, 10)]
+
+
+def test_who_has_many_photographs_looks_no_more_like_strangers(calibration: Calibration, tmp_path: Path) -> None:
+    strangers = [{Kind.BEST: unit(s)} for s in np.random.default_rng(9).standard_normal((64, LENGTH))]
+    means = []
+    for photographs in (1, 3, 12):
+        with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as made:
+            for name in string.ascii_letters:
+                for k in range(photographs):
+                    made.add(name, photo(name, near(person(name), 0.6, 100 * ord(name) + k), k))
+            answers = ask(made, calibration, length=52).answers(strangers)
+        ratios = [h.ratio for a in answers for h in a.lists[Kind.BEST]]
+        means.append(np.mean([10.0**r for r in ratios if r is not None]))
+    assert means[1] <= means[0] and means[2] <= means[0]
+
+
 def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration) -> None:
     with Gallery.create(tmp_path / "none", "test", "e", LENGTH) as none:
         answer = ask(none, calibration).answer(probes("anna"))
@@ -242,5 +273,6 @@ def test_who_passes_does_not_depend_on_how_many_are_shown(tmp_path: Path, calibr
 
 def test_ratio_at_the_end_of_what_the_data_support_says_so(gallery: Gallery, calibration: Calibration) -> None:
     first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
-    assert first.at_bound and first.ratio == pytest.approx(calibration.bounds(list(Kind))[1])
-    assert last.at_bound == (last.ratio == pytest.approx(calibration.bounds(list(Kind))[0]))
+    low, high = (bound - math.log10(chances(3)) for bound in calibration.bounds(list(Kind)))
+    assert first.at_bound and first.ratio == pytest.approx(high)
+    assert last.at_bound == (last.ratio == pytest.approx(low))

@@ -6,6 +6,7 @@ and which probes support it. `unknown` is an answer, and the only one where noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -95,6 +96,12 @@ class Answer:
     """The threshold lies beyond what the calibration's comparisons can support."""
 
 
+def chances(templates: int) -> int:
+    """How many comparisons with one photograph, which is what calibrations are made of, the nearest of a subject's
+    templates is worth. The pooled one is nearer to strangers than a photograph is, too: it counts as all of them."""
+    return templates if templates == 1 else 2 * (templates - 1)
+
+
 NAMED = 50
 """Nearest subjects of each probe that are looked at, however few are shown: who passes must not hang on that."""
 TOGETHER = 64
@@ -115,7 +122,8 @@ class Searcher:
         question.check(calibration)
         self._gallery, self._index, self._question, self._calibration = gallery, index, question, calibration
         self._calibrated = () if calibration is None else calibrated
-        self._people, self._templates = len(gallery.subjects()), gallery.count()
+        of_each = {s: chances(templates) for s, templates in gallery.templates_by_subject().items()}
+        self._people, self._of_each, self._chances = len(of_each), of_each, sum(of_each.values())
         self._named = max(NAMED, question.length)
         # The cosine from which a probe speaks for somebody; none does where it is not calibrated.
         self._limits = {kind: self._threshold(kind)[0] for kind in self._calibrated}
@@ -156,13 +164,18 @@ class Searcher:
         return Answer(verdict, lists, candidates[:length], threshold, extrapolated)
 
     def _rank(self, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]) -> list[Hit]:
-        hits = [Hit(s, cosines[s][kind], self._ratio(kind, cosines[s][kind])) for s in names]
+        hits = [Hit(s, cosines[s][kind], self._ratio(kind, s, cosines[s][kind])) for s in names]
         return sorted(hits, key=lambda h: (-h.cosine, h.subject))
 
-    def _ratio(self, kind: Kind, cosine: float) -> float | None:
+    def _ratio(self, kind: Kind, subject: str, cosine: float) -> float | None:
         if self._calibration is None or kind not in self._calibrated:
             return None
-        return float(self._calibration.score(kind, cosine))
+        return float(self._calibration.score(kind, cosine)) - self._penalty(subject)
+
+    def _penalty(self, subject: str) -> float:
+        """What the nearest of several templates weighs less than the only one: a stranger had so many chances to come
+        near it, so density and odds are at most so many times those of one comparison."""
+        return math.log10(self._of_each[subject])
 
     def _name(self, probes: Sequence[Feature]) -> list[list[str]]:
         """The nearest subjects of each probe: as many templates are asked for as it takes to name enough of them."""
@@ -188,8 +201,9 @@ class Searcher:
         known = {k: c for k, c in cosines.items() if k in self._calibrated}
         score, ratio = float(self._calibration.fused_score(known)), float(self._calibration.fuse(known))
         low, high = self._calibration.bounds(known)
+        at_bound, ratio = not low < ratio < high, ratio - self._penalty(subject)
         over = tuple(k for k, c in cosines.items() if self._supports(k, c))
-        return Candidate(subject, cosines, score, ratio, not low < ratio < high, over, score >= threshold)
+        return Candidate(subject, cosines, score, ratio, at_bound, over, score >= threshold)
 
     def _supports(self, kind: Kind, cosine: float) -> bool:
         limit = self._limits.get(kind)
@@ -199,5 +213,5 @@ class Searcher:
         if self._calibration is None:
             return None, False
         # Each template is a chance to come near a stranger, and a subject with several photographs has several.
-        found = self._calibration.threshold(scale, self._question.fpir, max(1, self._templates))
+        found = self._calibration.threshold(scale, self._question.fpir, max(1, self._chances))
         return found.score, found.extrapolated

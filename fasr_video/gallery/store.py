@@ -239,6 +239,10 @@ class Gallery:
         """Of templates."""
         return int(self.query("SELECT count(*) FROM template")[0][0])
 
+    def templates_by_subject(self) -> dict[str, int]:
+        """How many each has: its photographs', and one more, pooled, if there are several."""
+        return dict(self.query("SELECT subject, count(*) FROM template GROUP BY subject"))
+
     def vectors(self) -> Vectors:
         """Of all templates, in the order of their ids."""
         with self.snapshot():

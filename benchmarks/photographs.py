@@ -1,0 +1,131 @@
+"""What several photographs of a subject do to thresholds and likelihood ratios, which are calibrated on one each.
+
+python benchmarks/photographs.py [--people 150] [--strangers 300] [--photographs 1 2 4] [--faces FILE.tar]
+
+So many people are enrolled with the first of their photographs; all and others search with their last one, at 12-32 px.
+Both readings are of the same scores: each template counted as one comparison, and `search.chances`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from results import Table, command_line
+
+from fasr_video.box import boxed
+from fasr_video.gallery.calibration import Calibration, scale_name
+from fasr_video.gallery.index import Index
+from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.records import EnrolledPhoto
+from fasr_video.gallery.search import Answer, Mode, Question, Searcher, chances
+from fasr_video.gallery.store import Gallery
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.training.faces import read_faces, views
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
+SIDES = (12, 16, 24, 32)
+ASKED = (0.3, 0.1, 0.03)
+Features = NDArray[np.float32]
+
+
+class Faces:
+    """People with enough photographs, and their features at full size and brought down."""
+
+    def __init__(self, source: Path, least: int) -> None:
+        faces, _ = read_faces([source])
+        self._pictures = faces.pictures
+        self.people = [rows for rows in faces.people.values() if len(rows) >= least]
+        self._embedder = BuiltinEmbedder()
+
+    def full(self, rows: Sequence[int]) -> tuple[Features, NDArray[np.float32]]:
+        features, norms = self._embedder.embed(views(self._pictures[list(rows)], 128, False, torch.Generator()))
+        return features.numpy(), norms.numpy()
+
+    def small(self, row: int) -> Features:
+        """At each of the sizes."""
+        picture = views(self._pictures[[row]], 128, False, torch.Generator())
+        small = [enlarge(shrink(picture, side), 128) for side in SIDES]
+        return np.asarray(self._embedder.embed(torch.cat(small))[0].numpy(), np.float32)
+
+
+def enrolled(folder: Path, faces: Faces, people: Sequence[Sequence[int]], photographs: int) -> Gallery:
+    gallery = Gallery.create(folder, "builtin", "0" * 64, 512)
+    with gallery.transaction():
+        for number, rows in enumerate(people):
+            features, norms = faces.full(rows[:photographs])
+            for k, (feature, norm) in enumerate(zip(features, norms, strict=True)):
+                name = f"{number}-{k}"
+                photo = EnrolledPhoto(f"{number:032x}{k:032x}", name, feature, float(norm), 60.0, 0.9, None)
+                gallery.add(f"p{number}", photo)
+    return gallery
+
+
+def row(
+    searcher: Searcher, gallery: Gallery, calibration: Calibration, probes: Features, names: list[str]
+) -> list[str]:
+    """Of the strangers among the probes (no name) and of the enrolled."""
+    answers = searcher.answers([{Kind.BEST: probe} for probe in probes])
+    strangers = [a for a, name in zip(answers, names, strict=True) if not name]
+    mates = [(a, name) for a, name in zip(answers, names, strict=True) if name]
+    templates = gallery.templates_by_subject()
+    ratios = np.array([(c.ratio, np.log10(chances(templates[c.subject]))) for a in strangers for c in a.joined])
+    cells = [f"{len(gallery.templates_by_subject())} × {min(templates.values())}"]
+    for power in (10 ** ratios.sum(1), 10 ** ratios[:, 0]):
+        cells += [f"{power.mean():.2f}", f"{(power >= 10).mean():.3f}"]
+    best = np.array([a.joined[0].score for a in strangers])
+    for fpir in ASKED:
+        for count in (gallery.count(), sum(map(chances, templates.values()))):
+            limit = calibration.threshold(scale_name([Kind.BEST]), fpir, count).score
+            cells.append(f"{(best >= limit).mean():.3f}")
+    return [*cells, f"{np.mean([first(a) == name for a, name in mates]):.3f}"]
+
+
+def first(answer: Answer) -> str:
+    return answer.joined[0].subject
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=150, help="enrolled")
+    parser.add_argument("--strangers", type=int, default=300)
+    parser.add_argument("--photographs", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--faces", type=Path, default=DATA)
+    args = parser.parse_args()
+    most = max(args.photographs)
+    faces = Faces(args.faces, most + 1)
+    known, others = faces.people[: args.people], faces.people[args.people : args.people + args.strangers]
+    probes = [faces.small(rows[-1]) for rows in (*known, *others)]
+    names = [f"p{k}" if k < len(known) else "" for k in range(len(probes)) for _ in SIDES]
+    calibration = Calibration.load(boxed("calibration.json"))
+    columns = ["people × templates"]
+    columns += [f"strangers' {what}, {how}" for how in ("as of one", "by chances") for what in ("mean LR", "LR ≥ 10")]
+    columns += [f"FPIR where {fpir:g} is asked, {how}" for fpir in ASKED for how in ("as of one", "by chances")]
+    table = Table(
+        "photographs",
+        f"Several photographs of a subject: {len(others)} strangers, {len(SIDES)} sizes of face",
+        command_line(),
+        [*columns, "Rank-1"],
+    )
+    for photographs in args.photographs:
+        with tempfile.TemporaryDirectory() as at, enrolled(Path(at) / "g", faces, known, photographs) as gallery:
+            question = Question(Mode.INVESTIGATION, len(known), 0.1)
+            searcher = Searcher(gallery, Index.open(gallery), question, calibration, (Kind.BEST,))
+            table.row(row(searcher, gallery, calibration, np.concatenate(probes), names))
+    table.note(
+        "Scale `best`. *As of one*: each template counts as one comparison, and the ratio is read as that of one; *by "
+        "chances*: as `docs/calibration.md` says, and as searches do it. A mean ratio of strangers above 1 says too "
+        "much against them. Ratios are of strangers with all enrolled people. The people are CelebA's validation part, "
+        "on whom the calibration was made: the first line, one photograph each, is what it was made for."
+    )
+    table.write()
+
+
+if __name__ == "__main__":
+    main()
