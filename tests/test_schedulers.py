@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -72,47 +73,44 @@ def ends(scheduler: Processes, count: int) -> dict[str, str]:
 
 
 def test_a_worker_that_dies_before_its_end_is_heard_keeps_its_order_beside_the_next(tmp_path: Path) -> None:
-    scheduler = Processes(copy_content, silent, 2)
-    scheduler.submit(ordered(tmp_path, "killer"))
-    (dying,) = multiprocessing.active_children()
-    dying.join(60)  # as while the next large file is hashed
-    scheduler.submit(ordered(tmp_path, "good"))
-    found = ends(scheduler, 2)
-    scheduler.close()
+    with closing(Processes(copy_content, silent, 2)) as scheduler:
+        scheduler.submit(ordered(tmp_path, "killer"))
+        (dying,) = multiprocessing.active_children()
+        dying.join(60)  # as while the next large file is hashed
+        scheduler.submit(ordered(tmp_path, "good"))
+        found = ends(scheduler, 2)
     assert found["good"] == "done" and found["killer"].endswith("its worker died (signal 9)")
 
 
 def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
-    scheduler = Processes(copy_content, silent, 1)
-    for content in ("1", "2"):
-        scheduler.submit(ordered(tmp_path, content))
-        assert ends(scheduler, 1) == {content: "done"}
-        (idle,) = multiprocessing.active_children()
-        idle.kill()
-        idle.join(60)
-    scheduler.close()
+    with closing(Processes(copy_content, silent, 1)) as scheduler:
+        for content in ("1", "2"):
+            scheduler.submit(ordered(tmp_path, content))
+            assert ends(scheduler, 1) == {content: "done"}
+            (idle,) = multiprocessing.active_children()
+            idle.kill()
+            idle.join(60)
 
 
 def test_a_worker_that_dies_while_it_is_given_an_order_fails_that_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scheduler = Processes(copy_content, silent, 1)
-    scheduler.submit(ordered(tmp_path, "1"))
-    assert ends(scheduler, 1) == {"1": "done"}
-    (idle,) = multiprocessing.active_children()
+    with closing(Processes(copy_content, silent, 1)) as scheduler:
+        scheduler.submit(ordered(tmp_path, "1"))
+        assert ends(scheduler, 1) == {"1": "done"}
+        (idle,) = multiprocessing.active_children()
 
-    def alive_for_the_last_time() -> bool:
-        monkeypatch.undo()
-        idle.kill()
-        idle.join(60)
-        return True
+        def alive_for_the_last_time() -> bool:
+            monkeypatch.undo()
+            idle.kill()
+            idle.join(60)
+            return True
 
-    monkeypatch.setattr(idle, "is_alive", alive_for_the_last_time)
-    scheduler.submit(ordered(tmp_path, "2"))
-    assert ends(scheduler, 1)["2"].endswith("its worker died (signal 9)")
-    scheduler.submit(ordered(tmp_path, "3"))
-    assert ends(scheduler, 1) == {"3": "done"}
-    scheduler.close()
+        monkeypatch.setattr(idle, "is_alive", alive_for_the_last_time)
+        scheduler.submit(ordered(tmp_path, "2"))
+        assert ends(scheduler, 1)["2"].endswith("its worker died (signal 9)")
+        scheduler.submit(ordered(tmp_path, "3"))
+        assert ends(scheduler, 1) == {"3": "done"}
 
 
 def test_a_worker_that_takes_too_much_memory_is_stopped_and_says_so(tmp_path: Path) -> None:

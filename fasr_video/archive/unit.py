@@ -97,8 +97,8 @@ def _run(order: Order, tell: Tell) -> Outcome:
     if facts is None:
         return _changed(order)
     again = f"{left_out} of its parts were not looked at with this detector: looked at again" if left_out else ""
-    told = (again, _report(order.case) if order.report else "")
-    return Outcome(End.DONE, "; ".join(filter(None, told)), facts)
+    said = (again, _report(order.case) if order.report else "")
+    return Outcome(End.DONE, "; ".join(filter(None, said)), facts)
 
 
 def _report(case: Path) -> str:
