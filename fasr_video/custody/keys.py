@@ -27,7 +27,8 @@ except ImportError as missing:
 
 
 def make_signing_keys(private: Path) -> tuple[Path, str]:
-    """A new pair: FILE, which only its owner may read, and FILE.pub beside it; with the fingerprint. Both or none."""
+    """A new pair: FILE, which only its owner may read, and FILE.pub beside it; with the fingerprint. No FILE stays
+    without its FILE.pub."""
     key = Ed25519PrivateKey.generate()
     public = private.with_name(private.name + ".pub")
     _refuse_existing(public)
