@@ -6,22 +6,28 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from fasr_video import cli
+from fasr_video import box, cli
+from fasr_video.archive import unit as units
 from fasr_video.archive.batch import prepare_gallery, settings_key
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.canonical import LEFT_OUT, TABLES, digest, dump
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.looks import Remembering
+from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
@@ -29,10 +35,12 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.detect import Detector, TiledDetector, open_detector
+from fasr_video.pipeline.media import open_video
 from fasr_video.pipeline.place import Place
-from fasr_video.pipeline.run import run
+from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.pipeline.verify import verify
+from fasr_video.types import Image
 from tests.archives import QUICK, SETTINGS, files, ledger_says, work_off
 from tests.conftest import PORTRAITS
 from tests.units import change_always, change_once, just_done
@@ -456,10 +464,6 @@ def test_a_long_file_looked_at_in_parts_is_the_same_case(entrance: Path, tmp_pat
 
 
 def test_a_picture_that_a_part_has_seen_is_not_looked_at_again(entrance: Path, tmp_path: Path) -> None:
-    from fasr_video.archive.looks import look
-    from fasr_video.pipeline.media import open_video
-    from fasr_video.pipeline.run import sampling_of
-
     detector, reader = open_detector("haar", weights=None, device="cpu", min_score=0.3), open_video(entrance)
     look(reader, detector, SETTINGS, tmp_path / "looks" / "0.sqlite")
     remembering = Remembering(detector, tmp_path / "looks")
@@ -471,6 +475,59 @@ def test_a_picture_that_a_part_has_seen_is_not_looked_at_again(entrance: Path, t
         other.submit(remembering.detect, [images[0][::-1].copy()]).result()
     assert remembering.looked == 1
     remembering.close()
+
+
+def seen(detector: Detector, looks: Path, images: Sequence[Image]) -> tuple[int, int]:
+    """How many of them no part had seen, and how many parts were left out."""
+    remembering = Remembering(detector, looks)
+    remembering.detect(images)
+    remembering.close()
+    return remembering.looked, remembering.left_out
+
+
+@pytest.mark.parametrize("other", ["model", "way to run it", "nobody says which", "no part at all"])
+def test_what_another_detector_found_in_a_part_is_not_taken(other: str, entrance: Path, tmp_path: Path) -> None:
+    reader, part = open_video(entrance), tmp_path / "looks" / "0.sqlite"
+    detector = open_detector("haar", weights=None, device="cpu", min_score=0.3)
+    images = [f.image for f in reader.frames(sampling_of(SETTINGS))][:2]
+    look(reader, detector, SETTINGS, part)
+    assert seen(detector, part.parent, images) == (0, 0)
+    if other == "model":
+        detector.fingerprint = "0" * 64
+    elif other == "way to run it":
+        detector = TiledDetector(detector, 480, 80)
+    elif other == "nobody says which":  # as before parts named their detector
+        with closing(sqlite3.connect(part)) as database:
+            database.execute("DROP TABLE detector")
+    else:
+        part.write_text("no database")
+    assert seen(detector, part.parent, images) == (2, 1)
+
+
+def test_parts_are_looked_at_again_when_the_weights_were_replaced_after_a_kill(entrance: Path, tmp_path: Path) -> None:
+    archive, weights = tmp_path / "in", tmp_path / "weights.safetensors"
+    archive.mkdir()
+    shutil.copy(entrance, archive)
+    shutil.copy(box.boxed("detector.safetensors"), weights)
+    asked = configs.load("cpu", (*QUICK, "detect.backend=builtin", f"detect.weights={weights}"))
+
+    def be_killed_after_the_parts(order: Order, tell: Tell) -> Outcome:
+        if order.part is None:
+            raise KeyboardInterrupt
+        return work(order, tell)
+
+    with pytest.raises(KeyboardInterrupt):
+        work_off(archive, tmp_path / "cut", be_killed_after_the_parts, settings=asked, cut=1.5)
+    assert len(list((tmp_path / "cut" / "parts").glob("*/*.sqlite"))) == 3
+    with safe_open(weights, "pt") as file:
+        form = file.metadata()
+    save_file({name: value * 0.98 for name, value in load_file(weights).items()}, weights, form)
+    units._models.cache_clear()  # as in the process of the next command
+    told, (unit,) = work_off(archive, tmp_path / "cut", work, settings=asked, cut=1.5)
+    work_off(archive, tmp_path / "whole", work, settings=asked)
+    assert canonical(tmp_path / "cut" / unit.folder) == canonical(tmp_path / "whole" / unit.folder)
+    assert "3 of its parts" in told.notes[-1].text and told.about("warning") == [unit.folder]
+    assert not list((tmp_path / "cut" / "parts").iterdir())
 
 
 def test_camera_and_clock_are_in_the_case_and_may_be_corrected(entrance: Path, tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def test_a_time_of_seven_digits_is_none(tmp_path: Path) -> None:
     assert "is not HHMM" in (cameras(tmp_path).of("door/2024-05-01/1305591.mp4").problem or "")
 
 
+@pytest.mark.parametrize(("date", "time"), [("260301", "140500"), ("2026-1-12", "0830"), ("202603011", "1405")])
+def test_a_date_of_other_than_eight_digits_is_none(date: str, time: str, tmp_path: Path) -> None:
+    """It would be filled up from the digits of the time: 260301 140500 as 2603-01-14 05:00."""
+    known = cameras(tmp_path).of(f"door/{date}/{time}.mp4")
+    assert known.place.camera == "door" and known.place.clock is None
+    assert known.problem == f"its time cannot be read: {date} is not YYYYMMDD"
+
+
 def test_what_the_path_does_not_say_is_not_known(tmp_path: Path) -> None:
     known = cameras(tmp_path).of("clip.mp4")
     assert known.place.camera is None and known.place.clock is None and known.problem is None

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,62 @@ def test_a_worker_that_dies_is_a_try_of_its_unit_and_is_replaced(tmp_path: Path)
     scheduler.close()
     assert {u.folder[0]: (u.state, u.tries) for u in units} == {"a": ("done", 2), "b": ("done", 1)}
     assert "signal 9" in next(n.text for n in told.notes if n.event == "again")
+
+
+def ordered(folder: Path, content: str) -> Order:
+    text = files(folder, **{content: content}) / f"{content}.mp4"
+    return Order(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Place())
+
+
+def ends(scheduler: Processes, count: int) -> dict[str, str]:
+    """How so many orders ended: what is in their files, and what was said."""
+    found: dict[str, str] = {}
+    until = time.monotonic() + 60
+    while len(found) < count:
+        assert time.monotonic() < until, f"only {found} were heard of"
+        found |= {order.path.stem: outcome.text or str(outcome.end) for order, outcome in scheduler.wait(0.1)}
+    return found
+
+
+def test_a_worker_that_dies_before_its_end_is_heard_keeps_its_order_beside_the_next(tmp_path: Path) -> None:
+    with closing(Processes(copy_content, silent, 2)) as scheduler:
+        scheduler.submit(ordered(tmp_path, "killer"))
+        (dying,) = multiprocessing.active_children()
+        dying.join(60)  # as while the next large file is hashed
+        scheduler.submit(ordered(tmp_path, "good"))
+        found = ends(scheduler, 2)
+    assert found["good"] == "done" and found["killer"].endswith("its worker died (signal 9)")
+
+
+def test_a_worker_that_dies_idle_is_replaced(tmp_path: Path) -> None:
+    with closing(Processes(copy_content, silent, 1)) as scheduler:
+        for content in ("1", "2"):
+            scheduler.submit(ordered(tmp_path, content))
+            assert ends(scheduler, 1) == {content: "done"}
+            (idle,) = multiprocessing.active_children()
+            idle.kill()
+            idle.join(60)
+
+
+def test_a_worker_that_dies_while_it_is_given_an_order_fails_that_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Processes(copy_content, silent, 1)) as scheduler:
+        scheduler.submit(ordered(tmp_path, "1"))
+        assert ends(scheduler, 1) == {"1": "done"}
+        (idle,) = multiprocessing.active_children()
+
+        def alive_for_the_last_time() -> bool:
+            monkeypatch.undo()
+            idle.kill()
+            idle.join(60)
+            return True
+
+        monkeypatch.setattr(idle, "is_alive", alive_for_the_last_time)
+        scheduler.submit(ordered(tmp_path, "2"))
+        assert ends(scheduler, 1)["2"].endswith("its worker died (signal 9)")
+        scheduler.submit(ordered(tmp_path, "3"))
+        assert ends(scheduler, 1) == {"3": "done"}
 
 
 def test_a_worker_that_takes_too_much_memory_is_stopped_and_says_so(tmp_path: Path) -> None:

@@ -127,6 +127,24 @@ def test_a_key_is_never_written_over(key: Path, capsys: pytest.CaptureFixture[st
     assert code == 2 and "it is there already" in err and key.read_bytes() == before
 
 
+def test_a_public_key_is_never_written_over_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be of a private key that is kept elsewhere; a link leads nowhere."""
+    kept, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
+    kept.write_text("of the other half")
+    linked.symlink_to(tmp_path / "elsewhere")
+    for public in (kept, linked):
+        code, _, err = called(capsys, "keygen", public.with_suffix(""))
+        assert code == 2 and f"{public}: it is there already" in err and err.count("\n") == 1
+    assert kept.read_text() == "of the other half"
+    assert sorted(tmp_path.iterdir()) == [kept, linked], "no private key without its public one"
+
+
+def test_a_pair_is_made_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "k" * 253  # with .pub it is longer than a name may be
+    code, _, err = called(capsys, "keygen", tmp_path / name)
+    assert code == 1 and "cannot be written" in err and not list(tmp_path.iterdir())
+
+
 def test_what_cannot_be_signed_is_told_in_one_line(
     key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

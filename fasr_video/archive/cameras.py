@@ -185,6 +185,8 @@ def _fits(line: Line, path: str, camera: str) -> bool:
 def _from_name(date: str, time: str) -> tuple[datetime, int]:
     """The earliest time that it says, and how many seconds later it may be."""
     day, digits = re.sub(r"\D", "", date), re.sub(r"\D", "", time)
+    if len(day) != 8:  # strptime would take what is missing from the digits of the time
+        raise ValueError(f"{date} is not YYYYMMDD")
     if len(digits) not in RESOLUTIONS:
         raise ValueError(f"{time} is not HHMM or HHMMSS")
     return datetime.strptime(day + digits.ljust(6, "0"), "%Y%m%d%H%M%S"), RESOLUTIONS[len(digits)]

@@ -3,7 +3,8 @@
 Detecting is the dear part of a run and depends on one picture alone; tracking needs all of them in order. So the parts
 of a long file are looked at beside each other, and the tracks are then made in one pass, which takes what it needs from
 here by the picture's own hash. There are no seams: the case is the one that an uncut run makes. A picture that is not
-here (a part failed, or a decoder that began elsewhere gave other pixels) is looked at then and there.
+here (a part failed, another detector looked at it, or a decoder that began elsewhere gave other pixels) is looked at
+then and there.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def look(reader: VideoReader, detector: Detector, settings: Settings, path: Path
         partial.unlink(missing_ok=True)  # of a worker that was killed
         database = sqlite3.connect(partial)
         database.execute("CREATE TABLE look (picture BLOB PRIMARY KEY, found BLOB NOT NULL) WITHOUT ROWID")
+        database.execute("CREATE TABLE detector (fingerprint TEXT NOT NULL, name TEXT NOT NULL)")
+        database.execute("INSERT INTO detector VALUES (?, ?)", (detector.fingerprint, detector.name))
         frames = reader.frames(sampling_of(settings))
         while batch := list(islice(frames, frames_at_once(settings.detect))):
             images = [f.image for f in batch if not f.damaged]
@@ -47,13 +50,19 @@ def look(reader: VideoReader, detector: Detector, settings: Settings, path: Path
 
 
 class Remembering:
-    """A detector that does not look twice at a picture that a part has seen."""
+    """A detector that does not look twice at a picture that a part has seen. A part that another detector looked at is
+    left out: a case names one detector, and its boxes are that one's."""
 
     def __init__(self, detector: Detector, folder: Path) -> None:
         self._detector = detector
         # A run may detect in another thread than the one that opens and closes this; never in two at once.
         parts = (f"file:{quote(str(path))}?mode=ro" for path in sorted(folder.absolute().glob("*.sqlite")))
-        self._parts = [sqlite3.connect(part, uri=True, check_same_thread=False) for part in parts]
+        opened = [sqlite3.connect(part, uri=True, check_same_thread=False) for part in parts]
+        self._parts = [part for part in opened if _looked_with(detector, part)]
+        self.left_out = len(opened) - len(self._parts)
+        """Parts that another detector looked at, or that do not say which."""
+        for part in set(opened) - set(self._parts):
+            part.close()
         self.name, self.has_landmarks = detector.name, detector.has_landmarks
         self.fingerprint, self.licence = detector.fingerprint, detector.licence
         self.looked = 0
@@ -80,6 +89,14 @@ class Remembering:
                 self._parts.insert(0, self._parts.pop(k))  # the next picture is likely in the same part
                 return _unpack(row[0])
         return None
+
+
+def _looked_with(detector: Detector, part: sqlite3.Connection) -> bool:
+    try:
+        named = part.execute("SELECT fingerprint, name FROM detector").fetchall()
+    except sqlite3.DatabaseError:  # of an earlier version, or no database at all
+        return False
+    return named == [(detector.fingerprint, detector.name)]
 
 
 def _key(image: Image) -> bytes:

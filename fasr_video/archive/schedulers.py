@@ -102,12 +102,14 @@ class Processes:
 
     def submit(self, order: Order) -> None:
         for k, worker in enumerate(self._workers):
+            if worker is not None and worker.order is not None:
+                continue  # dead or not: `_hear` says how its order ended
             if worker is None or not worker.process.is_alive():
                 worker = self._workers[k] = self._start(k)
-            if worker.order is None:
-                worker.order = order
+            worker.order = order
+            with suppress(ConnectionError):  # it died just now, which is heard as of any that dies at work
                 worker.pipe.send(order)
-                return
+            return
         raise AssertionError("no room")
 
     def wait(self, seconds: float) -> list[Finished]:

@@ -81,6 +81,7 @@ def _run(order: Order, tell: Tell) -> Outcome:
             told[0] = time.monotonic()
             tell(event.share)
 
+    left_out = 0
     if order.looks is None:
         run([order.path], order.case, settings, order.gallery, listen, order.place, models)
     else:
@@ -88,13 +89,16 @@ def _run(order: Order, tell: Tell) -> Outcome:
         try:
             with_looks = Models(remembering, models.prober)
             run([order.path], order.case, settings, order.gallery, listen, order.place, with_looks)
+            left_out = remembering.left_out if remembering.looked else 0
         finally:
             remembering.close()
         shutil.rmtree(order.looks, ignore_errors=True)
     facts = facts_of(order.case, order.sha256)
     if facts is None:
         return _changed(order)
-    return Outcome(End.DONE, _report(order.case) if order.report else "", facts)
+    again = f"{left_out} of its parts were not looked at with this detector: looked at again" if left_out else ""
+    said = (again, _report(order.case) if order.report else "")
+    return Outcome(End.DONE, "; ".join(filter(None, said)), facts)
 
 
 def _report(case: Path) -> str:

@@ -27,21 +27,34 @@ except ImportError as missing:
 
 
 def make_signing_keys(private: Path) -> tuple[Path, str]:
-    """A new pair: FILE, which only its owner may read, and FILE.pub beside it; with the fingerprint."""
+    """A new pair: FILE, which only its owner may read, and FILE.pub beside it; with the fingerprint. No FILE stays
+    without its FILE.pub."""
     key = Ed25519PrivateKey.generate()
     public = private.with_name(private.name + ".pub")
+    _refuse_existing(public)
     write_secret(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with environment(public):
-        public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    try:
+        _write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o666)
+    except BaseException:
+        private.unlink()  # nothing was signed with it
+        raise
     return public, fingerprint(key.public_key())
 
 
 def write_secret(path: Path, secret: bytes) -> None:
     """A new file that only its owner may read; one that is there is never written over."""
-    if path.exists():
+    _write_new(path, secret, 0o600)
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    _refuse_existing(path)
+    with environment(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+        handle.write(data)
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
         raise UsageError(path, "it is there already", "give another name: a key that is gone cannot be made again")
-    with environment(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as handle:
-        handle.write(secret)
 
 
 def read_private(path: Path) -> Ed25519PrivateKey:
