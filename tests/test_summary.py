@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
-import os
 import re
 import shutil
 import sqlite3
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +28,7 @@ from fasr_video.pipeline.decisions import decide
 from fasr_video.trackers.linking import Tracklet
 from tests.archives import files, work_off
 from tests.test_cli import called
+from tests.test_faults import small_disk
 
 NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
 
@@ -222,10 +222,11 @@ def test_a_summary_that_cannot_be_written_is_one_line(
     assert code == 1 and err.count("\n") == 1 and "cannot be written" in err and str(there) in err
 
 
-def test_a_summary_on_a_full_disk_is_one_line(cases: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, text: str, encoding: str) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with Ledger.read(cases) as ledger, pytest.raises(EnvironmentFailure, match="the disk is full"):
-        write_summary(ledger)
+def test_a_summary_on_a_full_disk_is_one_line(cases: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "20m") as disk:
+        there = Path(shutil.copytree(cases, disk / "cases"))
+        with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(4096))
+        with Ledger.read(there) as ledger, pytest.raises(EnvironmentFailure, match="the disk is full"):
+            write_summary(ledger)
