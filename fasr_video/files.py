@@ -42,6 +42,17 @@ def put_in_place(partial: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def is_gone(path: str | Path) -> bool:
+    """False where nobody can tell, as in a folder that may not be looked into."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file has a zero byte in its name
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def open_lock(path: Path) -> IO[str]:
     """The file that a lock is held by. Nothing is written to it, and a link in its place is refused."""
     refuse_link(path)

@@ -14,10 +14,16 @@ from typing import Any
 
 import pytest
 
+from fasr_video.archive.ledger import Ledger
+from fasr_video.archive.orders import End, Order, Outcome, Tell
+from fasr_video.archive.summary import write_summary
+from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import DATABASE, TOMBSTONE, Case, locked
 from fasr_video.pipeline.export import tracks
+from tests.archives import files, work_off
+from tests.cases import synthetic
 from tests.test_cli import called
 
 
@@ -45,6 +51,38 @@ def hashes(folder: Path) -> dict[str, str]:
 def tombstone(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = json.loads((folder / TOMBSTONE).read_text())
     return told
+
+
+NOW = ("--now", "--why", "its people asked", "--yes")
+
+
+def make_case(order: Order, tell: Tell) -> Outcome:
+    synthetic(order.case, tracks=1)
+    return Outcome(End.DONE, facts={"frames": 12, "tracks": 1, "with_candidates": 1})
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """Folder `cases` of a batch, with the cases of a and b and a summary of them; their footage is in `in`."""
+    work_off(files(tmp_path / "in", a="1", b="2"), tmp_path / "cases", make_case, settings=configs.load("cpu"))
+    with Ledger.read(tmp_path / "cases") as ledger:
+        assert len(write_summary(ledger)["leads"]) == 2
+    return tmp_path / "cases"
+
+
+def case_of(archive: Path, name: str) -> Path:
+    (folder,) = archive.glob(f"{name}-*")
+    return folder
+
+
+def in_summary(archive: Path) -> set[str]:
+    """Names of the footage whose faces and candidates the archive's page shows."""
+    document = json.loads((archive / "summary.json").read_text())
+    shown = {lead["case"][0] for lead in document["leads"]}
+    page = (archive / "summary.html").read_text()
+    assert page.count("data:image/jpeg") >= len(shown) and ("data:image/jpeg" in page) == bool(shown)
+    assert ("&amp; son" in page) == bool(shown)
+    return shown
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "told to")])
@@ -156,7 +194,7 @@ def test_a_case_that_is_being_written_stays(over: Path, capsys: pytest.CaptureFi
     before = hashes(over)
     with locked(over):
         code, _, err = called(capsys, "purge", over, "--yes")
-    assert code == 2 and "another run is writing" in err and hashes(over) == before
+    assert code == 3 and "another run is writing" in err and hashes(over) == before
 
 
 def test_a_damaged_case_stays_and_does_not_stop_the_others(
@@ -186,3 +224,96 @@ def test_a_case_without_a_log_stays(over: Path, capsys: pytest.CaptureFixture[st
 def test_a_folder_without_cases_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = called(capsys, "purge", tmp_path, "--yes")
     assert code == 2 and "no case here" in err
+
+
+def test_a_case_that_stays_does_not_keep_the_others_nor_their_faces_in_the_summary(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(case_of(archive, "b")):
+        code, out, err = called(capsys, "purge", archive, *NOW)
+    assert code == 3 and "1 of 2 cases removed" in out and str(case_of(archive, "a")) in out
+    assert err.count("\n") == 1 and "another run is writing" in err
+    assert in_summary(archive) == {"b"}
+
+
+def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
+        db.execute("UPDATE restoration SET samples = 'no list'")
+    code, out, err = called(capsys, "purge", archive, *NOW)
+    assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and err.count("\n") == 1
+    assert (case_of(archive, "b") / DATABASE).is_file() and not (case_of(archive, "a") / DATABASE).exists()
+
+
+def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for due in purging.cases_in([archive]):
+        purging.purge(due, purging.copies([due], []), "one", "order")
+    assert in_summary(archive) == {"a", "b"}, "killed before it was written anew"
+    assert called(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, "nothing without --yes"
+    code, out, _ = called(capsys, "purge", archive, "--yes")
+    assert code == 0 and "0 of 0 cases removed" in out and in_summary(archive) == set()
+
+
+def test_a_summary_that_cannot_be_written_is_one_line_and_is_made_good_by_the_next_purge(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = archive / "summary.html"
+    page.rename(archive / "aside")
+    page.mkdir()
+    code, out, err = called(capsys, "purge", archive, *NOW)
+    assert code == 3 and "2 of 2 cases removed" in out
+    assert err.count("\n") == 1 and "summary was not made anew" in err and "cannot be written" in err
+    page.rmdir()
+    (archive / "aside").rename(page)
+    assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
+
+
+def test_copies_that_a_killed_purge_found_are_named_by_the_one_that_goes_on(
+    over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Case.open(over, read_only=True) as case:
+        shown = case.folder / tracks(case)[0]["shown"]["native"]
+    copied, gone = (Path(shutil.copy(shown, tmp_path / name)) for name in ("copy.png", "gone.png"))
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        assert called(capsys, "purge", over, "--yes")[0] == 130
+    gone.unlink()
+    code, out, _ = called(capsys, "purge", over, "--yes")
+    assert code == 4 and f"copies are left in {copied}" in out and "gone.png" not in out
+    assert called(capsys, "purge", over, "--yes")[0] == 0, "there is nothing to go on with"
+
+
+def test_a_tombstone_that_is_damaged_stops_no_other_case(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(capsys, "purge", case_of(archive, "b"), *NOW, "--search", archive.parent / "in")[0] == 0
+    (case_of(archive, "b") / TOMBSTONE).write_text('{"state": "removed"}')
+    code, out, err = called(capsys, "purge", archive, *NOW)
+    assert code == 3 and "1 of 2 cases removed" in out and "not a whole tombstone" in err
+    document = json.loads((archive / "summary.json").read_text())
+    assert [p["case"][0] for p in document["purged"]] == ["a"] and len(document["not_read"]) == 1
+
+
+def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(capsys, "purge", case_of(archive, "a"), *NOW, "--search", archive.parent / "in")[0] == 0
+    batch = ("batch", archive.parent / "in", "--out", archive, "--scheduler", "local", "--no-report")
+    code, out, _ = called(capsys, *batch)
+    assert code == 0 and "1 done, 1 purged; 1 tracks, 1 with candidates" in out and "not read" not in out
+    document = json.loads((archive / "summary.json").read_text())
+    stone = tombstone(case_of(archive, "a"))
+    expected = {"case": case_of(archive, "a").name, "at": stone["removed_at"], "why": "its people asked"}
+    assert document["purged"] == [expected] and document["not_read"] == []
+    assert {u["case"][0]: (u["state"], u["counted"]) for u in document["units"]} == {
+        "a": ("purged", False),
+        "b": ("done", True),
+    }
+    page = (archive / "summary.html").read_text()
+    assert "<b>1</b> purged" in page and "its people asked" in page and "newer settings" not in page
+    assert not (case_of(archive, "a") / DATABASE).exists(), "it is not made again"

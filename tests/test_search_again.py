@@ -189,3 +189,36 @@ def test_the_search_of_an_archive_may_be_asked_otherwise(
     assert (again / "cases" / "summary.html").is_file(), "the archive's summary is not left stale"
     assert ended_with("detect.every=2") == 2
     assert "finished cases are only searched" in capsys.readouterr().err
+
+
+def searched(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, gallery: Path, *places: Path
+) -> tuple[object, str]:
+    monkeypatch.setattr(sys, "argv", ["fasr-video", "search", *map(str, places), "--gallery", str(gallery)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_the_summary_of_an_archive_below_the_given_folder_is_made_anew(
+    again: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrol(again / "gallery", "grace_hopper")
+    assert searched(capsys, monkeypatch, again / "gallery", again)[0] == 0
+    assert "grace_hopper" in (again / "cases" / "summary.html").read_text()
+
+
+def test_a_summary_that_cannot_be_written_is_one_line_and_the_search_is_told(
+    again: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (again / "cases" / "summary.html").mkdir()
+    code, err = searched(capsys, monkeypatch, again / "gallery", again / "cases")
+    assert code == 3 and err.count("\n") == 1 and "cannot be written" in err
+
+
+def test_a_place_that_is_not_there_is_an_error_also_beside_a_ledger(
+    again: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder,) = cases_in([again / "cases"])
+    code, err = searched(capsys, monkeypatch, again / "gallery", folder, again / "cases" / "typo")
+    assert code == 2 and err.count("\n") == 1 and "typo: no such folder" in err

@@ -8,7 +8,9 @@ import json
 import re
 import shutil
 import sqlite3
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -20,11 +22,13 @@ from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary, write_summary
 from fasr_video.archive.unit import work
+from fasr_video.errors import EnvironmentFailure
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.decisions import decide
 from fasr_video.trackers.linking import Tracklet
 from tests.archives import files, work_off
 from tests.test_cli import called
+from tests.test_faults import small_disk
 
 NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
 
@@ -167,4 +171,62 @@ def test_a_purged_case_leaves_the_summary(cases: Path, tmp_path: Path, capsys: p
     assert done[0] == 0, done[2]
     page, table = (there / "summary.html").read_text(), json.loads((there / "summary.json").read_text())
     assert "data:image/jpeg" not in page and table["leads"] == []
-    assert any("it was purged" in p["reason"] for p in table["not_read"])
+    (stone,) = table["purged"]
+    assert stone["case"] == unit.folder and stone["why"] == "its people asked"
+    assert not any(p["path"] == unit.folder for p in table["not_read"]) and table["totals"]["tracks"] == 0
+    assert table["units_by_state"]["purged"] == 1 and "its people asked" in page
+
+
+def test_a_case_of_older_settings_that_is_kept_is_counted_when_the_newer_one_is_purged(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Path(shutil.copytree(cases, tmp_path / "cases"))
+    with sqlite3.connect(there / "ledger.sqlite") as db:
+        (old,) = db.execute("SELECT folder FROM unit WHERE state = 'done'").fetchone()
+        shutil.copytree(there / old, there / "newer")
+        db.execute(
+            "INSERT INTO unit (sha256, settings, folder, state, size, facts)"
+            " SELECT sha256, 'others', 'newer', 'done', size, facts FROM unit WHERE folder = ?",
+            (old,),
+        )
+    assert called(capsys, "purge", there / "newer", "--now", "--why", "order", "--yes")[0] in (0, 4)
+    table = json.loads((there / "summary.json").read_text())
+    assert {u["case"]: u["counted"] for u in table["units"] if u["state"] != "failed"} == {old: True, "newer": False}
+    assert table["totals"]["tracks"] == 1
+
+
+def test_wall_times_are_as_fine_as_the_footage_tells_them(cases: Path, tmp_path: Path) -> None:
+    there = Path(shutil.copytree(cases, tmp_path / "cases"))
+    clock = {"start": "2026-03-01T14:03:00.250000+01:00", "uncertainty_seconds": 0.0, "from": "given"}
+    with Ledger.open(there) as ledger:
+        (unit,) = [u for u in ledger.units() if u.state == "done"]
+        ledger.done(unit.id, {**unit.facts, "clock": clock}, 0.0)
+        with Case.open(there / unit.folder) as case:
+            decide(case, 1, "rejected", "another ear", "Ann")
+        (lead,) = write_summary(ledger)["leads"]
+    start = datetime.fromisoformat(clock["start"])
+    assert lead["wall_uncertainty"] == 0.0
+    off = abs((datetime.fromisoformat(lead["wall"]) - start).total_seconds() - lead["start_seconds"])
+    assert off < 0.001 and lead["wall"].endswith("+01:00") and "." in lead["wall"]
+    assert lead["wall"].replace("T", " ") in (there / "summary.html").read_text()
+
+
+def test_a_summary_that_cannot_be_written_is_one_line(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = Path(shutil.copytree(cases, tmp_path / "cases"))
+    (there / "summary.csv").unlink(missing_ok=True)
+    (there / "summary.csv").mkdir()
+    (tmp_path / "empty").mkdir()
+    code, _, err = called(capsys, "batch", tmp_path / "empty", "--out", there, "--scheduler", "local")
+    assert code == 1 and err.count("\n") == 1 and "cannot be written" in err and str(there) in err
+
+
+def test_a_summary_on_a_full_disk_is_one_line(cases: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "20m") as disk:
+        there = Path(shutil.copytree(cases, disk / "cases"))
+        with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
+            while True:
+                rest.write(bytes(4096))
+        with Ledger.read(there) as ledger, pytest.raises(EnvironmentFailure, match="the disk is full"):
+            write_summary(ledger)

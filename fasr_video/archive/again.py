@@ -16,6 +16,7 @@ from typing import Any
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
+from fasr_video.files import is_gone
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Prober
 from fasr_video.gallery.store import Gallery
@@ -58,6 +59,8 @@ def cases_in(places: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
+        if is_gone(place):
+            raise CaseError(place, "no such folder", "give what `run` or `batch` made")
         own = list(_below(place))
         if not own and not (place.absolute().parent / LEDGER).is_file():
             raise CaseError(place, "no case here, nor in the folders in it", "give what `run` or `batch` made")

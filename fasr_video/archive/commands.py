@@ -193,15 +193,16 @@ def search_command(
 ) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and tell what changed.
 
-    For a gallery that somebody was enrolled into since. Ends with 3 when a case could not be searched.
+    For a gallery that somebody was enrolled into since. Ends with 3 when a case could not be searched, or an archive's
+    summary not be made anew.
     """
     from fasr_video.archive.again import cases_in, changed, search_again
-    from fasr_video.archive.ledger import DATABASE, Ledger
-    from fasr_video.archive.summary import write_summary
+    from fasr_video.archive.summary import rewrite
 
     questions = changed(overrides)
     failed = searched = tracks_changed = 0
-    for result in search_again(cases_in(cases), gallery, not no_report, questions):
+    found = cases_in(cases)
+    for result in search_again(found, gallery, not no_report, questions):
         failed += result.problem is not None
         searched += result.asked
         tracks_changed += len(result.changes)
@@ -212,11 +213,10 @@ def search_command(
                 say(f"fasr-video: {result.problem}", err=True)
             for c in result.changes:
                 say(f"{result.case} {c.track}: {', '.join(c.told)}")
-    for place in dict.fromkeys(p for case in cases for p in (case.absolute(), case.absolute().parent)):
-        if (place / DATABASE).is_file():
-            with Ledger.read(place) as ledger:
-                write_summary(ledger)
-    code = ExitCode.LOSSES if failed else ExitCode.DONE
+    stale = rewrite(found)
+    for problem in stale:
+        say(f"fasr-video: {problem}", err=True)
+    code = ExitCode.LOSSES if failed or stale else ExitCode.DONE
     if as_json:
         facts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
         click.echo(json.dumps({"event": "done", **facts, "exit_code": int(code)}))

@@ -26,7 +26,7 @@ from typing import IO, Any
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found, Scan
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_link
+from fasr_video.files import is_gone, make_private_folder, open_lock, put_in_place, refuse_link
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
 from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment, tell_damage, transaction
@@ -170,7 +170,7 @@ class Ledger:
                 (*row, known.priority, known.problem),
             )
             others = self.db.execute("SELECT path FROM file WHERE sha256 = ? AND path <> ?", (sha256, str(found.path)))
-            renamed = [(other["path"],) for other in others.fetchall() if _is_gone(other["path"])]
+            renamed = [(other["path"],) for other in others.fetchall() if is_gone(other["path"])]
             self.db.executemany("DELETE FROM file WHERE path = ?", renamed)
 
     def put_unit(self, sha256: str, settings: str, folder: str, size: int, again: bool) -> Unit:
@@ -229,7 +229,7 @@ class Ledger:
         """
         below, there = _below(archive), {str(f.path) for f in found.files}
         known = dict(self.db.execute("SELECT path, sha256 FROM file").fetchall())
-        gone = {p: sha for p, sha in known.items() if p.startswith(below) and p not in there and _is_gone(p)}
+        gone = {p: sha for p, sha in known.items() if p.startswith(below) and p not in there and is_gone(p)}
         kept = {sha for path, sha in known.items() if path not in gone}
         with self.transaction():
             forgotten = [(path,) for path, sha in gone.items() if sha is None or sha in kept]
@@ -385,17 +385,6 @@ def _create(database: Path) -> None:
 def _below(folder: Path) -> str:
     """What the paths of all that lies in it begin with."""
     return os.path.join(folder.absolute(), "")
-
-
-def _is_gone(path: str) -> bool:
-    """False where nobody can tell, as in a folder that may not be looked into."""
-    try:
-        os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _is_number(value: object) -> bool:

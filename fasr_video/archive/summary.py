@@ -19,7 +19,8 @@ import jinja2
 from PIL import Image as PilImage
 
 from fasr_video import __version__
-from fasr_video.archive.ledger import STATES, Ledger, Unit
+from fasr_video.archive.ledger import DATABASE, STATES, Ledger, Unit
+from fasr_video.custody.purge import is_purged, tombstone
 from fasr_video.errors import FasrError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Kind
@@ -29,6 +30,7 @@ from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import features
 from fasr_video.report.write import FOLDER as REPORT
 from fasr_video.report.write import INDEX
+from fasr_video.storage import environment
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
 SCHEMA = "fasr-video/archive/1"
@@ -37,6 +39,8 @@ COLUMNS = (
     *("case", "state", "files", "camera", "start", "start_uncertainty", "tries", "error"),
     *(*COUNTS, "work_seconds", "sha256"),
 )
+PURGED = "purged"
+"""How a unit stands that was done, and whose case was removed since: the ledger itself still says done."""
 THUMB = 64  # px, of a picture to know a track by
 
 
@@ -63,24 +67,45 @@ def write_summary(ledger: Ledger) -> dict[str, Any]:
     texts = {"json": json.dumps(document, indent=2, ensure_ascii=False), "csv": as_csv(document)}
     texts["html"] = as_html(document)
     for ending, text in texts.items():
-        write_whole(ledger.cases / f"summary.{ending}", lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
+        with environment(ledger.cases):
+            write_whole(ledger.cases / f"summary.{ending}", lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
     return document
 
 
+def rewrite(cases: Iterable[Path]) -> list[str]:
+    """Make the summaries of the archives that these cases lie in anew; returns why some could not be."""
+    problems = []
+    parents = (p.resolve() for case in cases for p in (case.absolute().parent, case.resolve().parent))
+    for folder in dict.fromkeys(parents):
+        if not (folder / DATABASE).is_file():
+            continue
+        try:
+            with Ledger.read(folder) as ledger:
+                write_summary(ledger)
+        except FasrError as error:
+            problems.append(f"the summary was not made anew: {error}")
+    return problems
+
+
 def summary(ledger: Ledger) -> dict[str, Any]:
-    units, unread = [], []
+    units, unread, purged = [], [], []
     seen: list[Seen] = []
-    counted = _newest(ledger.units())
-    for unit in ledger.units():
+    every = ledger.units()
+    gone = {u.id for u in every if u.state == "done" and is_purged(ledger.cases / u.folder)}
+    counted = _newest([u for u in every if u.id not in gone])
+    for unit in every:
         line = _line(ledger, unit) | {"counted": unit.id in counted}
         units.append(line)
-        if unit.state == "done" and unit.id in counted:
-            try:
+        try:
+            if unit.id in gone:
+                line["state"] = PURGED
+                purged.append({"case": unit.folder, **_ended(ledger.cases / unit.folder)})
+            elif unit.state == "done" and unit.id in counted:
                 seen += _seen(ledger.cases / unit.folder, line, len(seen))
-            except FasrError as error:
-                unread.append({"path": unit.folder, "reason": str(error)})
+        except FasrError as error:
+            unread.append({"path": unit.folder, "reason": str(error)})
     unread += [{"path": path, "reason": reason} for path, reason in ledger.problems()]
-    states = {state: sum(u["state"] == state for u in units) for state in STATES}
+    states = {state: sum(u["state"] == state for u in units) for state in (*STATES, PURGED)}
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -89,6 +114,7 @@ def summary(ledger: Ledger) -> dict[str, Any]:
         "totals": {k: sum(u[k] or 0 for u in units if u["counted"]) for k in (*COUNTS, "work_seconds")},
         "units": units,
         "not_read": unread,
+        "purged": purged,
         "leads": [s.facts for s in seen if s.facts["candidates"] or s.facts["decisions"]],
         "subjects": subjects(seen),
     }
@@ -161,7 +187,7 @@ def as_csv(document: Mapping[str, Any]) -> str:
 def as_html(document: Mapping[str, Any]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters["clock"] = lambda text: datetime.fromisoformat(text).isoformat(" ", "seconds")
+    page.filters["clock"] = lambda text: datetime.fromisoformat(text).isoformat(" ", "milliseconds")
     return page.get_template("summary.html").render(document)
 
 
@@ -176,6 +202,12 @@ def _line(ledger: Ledger, unit: Unit) -> dict[str, Any]:
     line |= {"tries": unit.tries, "error": unit.error, "sha256": unit.sha256}
     line["report"] = _report(ledger.cases, unit.folder, INDEX) if unit.state == "done" else None
     return line | {"work_seconds": None if unit.seconds is None else round(unit.seconds, 1)}
+
+
+def _ended(folder: Path) -> dict[str, str]:
+    """When a case was purged, and why."""
+    told = tombstone(folder)
+    return {"at": str(told.get("removed_at", told["begun_at"])), "why": told["why"]}
 
 
 def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
@@ -229,7 +261,7 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
         "camera": line["camera"],
         "start_seconds": track["start_seconds"],
         "end_seconds": track["end_seconds"],
-        "wall": None if wall is None else wall.isoformat(timespec="seconds"),
+        "wall": None if wall is None else wall.isoformat(timespec="milliseconds"),
         "wall_uncertainty": line["start_uncertainty"],
         "candidates": [
             {k: c[k] for k in ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")} for c in passing

@@ -17,13 +17,14 @@ from rich.table import Table
 from fasr_video.errors import ExitCode, UsageError
 from fasr_video.pipeline.roles import VARIABLE as ROLE_VARIABLE
 from fasr_video.pipeline.roles import login
+from fasr_video.pipeline.roles import role as as_role
 from fasr_video.terminal import cell, readable_json, say
 from fasr_video.vault import VARIABLE, new_key, read_key
 from fasr_video.vault import fingerprint as key_fingerprint
 
 if TYPE_CHECKING:
     from fasr_video.custody.credentials import Signatory
-    from fasr_video.custody.purge import Due
+    from fasr_video.custody.purge import Due, Ended, Search
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 ROLE = click.option(
@@ -159,50 +160,57 @@ def purge_command(
     """Remove those CASES whose time (case.retention_days) is over, and leave a tombstone that proves it.
 
     CASES are cases, or folders that hold some. Ends with 4 if copies of their pictures or vectors are left elsewhere,
-    with 3 if a case could not be opened.
+    with 3 if a case could not be opened or removed.
     """
-    from fasr_video.custody.purge import cases_in, copies, purge
+    from fasr_video.archive.summary import rewrite
+    from fasr_video.custody.purge import cases_in, copies, left, purge_all, tombstones_in
 
     if dry_run and yes:
         raise UsageError("--dry-run --yes", "one shows, the other removes", "give one of them")
+    role = as_role(role)
     if anyway and not why:
         raise UsageError("--now", "nobody will know why these cases are gone", "give --why TEXT")
     at = datetime.now(UTC)
     found = cases_in(cases)
-    for due in found:
-        if due.problem:
-            say(f"fasr-video: {due.problem}", err=True)
+    problems = [d.problem for d in found if d.problem]
+    _tell(problems)
     chosen = [d for d in found if not d.problem and (anyway or d.over(at))]
-    code = ExitCode.LOSSES if any(d.problem for d in found) else ExitCode.DONE
     if not yes:
         _show_plan(found, chosen, at, as_json)
-        return code
+        return ExitCode.LOSSES if problems else ExitCode.DONE
     search = copies(chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen)))
-    stones = [purge(d, search, by or login(), why or "its time is over", role) for d in chosen]
-    _rewrite_summaries({d.folder.resolve().parent for d in chosen})
+    try:
+        ended = list(purge_all(chosen, search, by or login(), why or "its time is over", role))
+    finally:  # also of cases that a purge that was killed removed: a summary's faces must not outlive them
+        stale = rewrite(tombstones_in(cases))
+        _tell(stale)
+    gone = [e for e in ended if not e.problem]
+    stay = [e.problem for e in ended if e.problem]
+    _tell(stay)
+    copied = left(e.told for e in gone)
     if as_json:
-        click.echo(readable_json(stones))
+        click.echo(readable_json([e.told for e in gone]))
     else:
-        for due, stone in zip(chosen, stones, strict=True):
-            size = sum(file.get("size", 0) for file in stone["removed"].values())
-            say(f"{due.folder}: {len(stone['removed'])} files removed, {size} bytes")
-        searched = f"{search.files} files, {search.size} bytes searched for copies"
-        say(f"{len(stones)} of {len(found)} cases removed; {searched}")
-        for what, files in (("copies are left in", search.found), ("could not be searched:", search.unread)):
-            for file in files:
-                say(f"{what} {file}")
-    return ExitCode.INTEGRITY if search.found else code
+        _show_removed(gone, len(found), search, copied)
+    if copied:
+        return ExitCode.INTEGRITY
+    return ExitCode.LOSSES if problems or stay or stale else ExitCode.DONE
 
 
-def _rewrite_summaries(folders: Iterable[Path]) -> None:
-    """A batch's summary shows faces and candidates of its cases: it must not outlive them."""
-    from fasr_video.archive.ledger import DATABASE, Ledger
-    from fasr_video.archive.summary import write_summary
+def _tell(problems: Iterable[str]) -> None:
+    for problem in problems:
+        say(f"fasr-video: {problem}", err=True)
 
-    for folder in folders:
-        if (folder / DATABASE).is_file():
-            with Ledger.read(folder) as ledger:
-                write_summary(ledger)
+
+def _show_removed(gone: Sequence[Ended], among: int, search: Search, copied: Sequence[str]) -> None:
+    for ended in gone:
+        size = sum(file.get("size", 0) for file in ended.told["removed"].values())
+        say(f"{ended.folder}: {len(ended.told['removed'])} files removed, {size} bytes")
+    searched = f"{search.files} files, {search.size} bytes searched for copies"
+    say(f"{len(gone)} of {among} cases removed; {searched}")
+    for what, files in (("copies are left in", copied), ("could not be searched:", search.unread)):
+        for file in files:
+            say(f"{what} {file}")
 
 
 def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,11 +18,11 @@ from typing import Any
 
 from fasr_video import __version__
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
-from fasr_video.files import sha256_file, sync_folder, write_whole
+from fasr_video.files import is_gone, sha256_file, sync_folder, write_whole
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
 from fasr_video.pipeline.roles import role as as_role
-from fasr_video.storage import environment
+from fasr_video.storage import MISREAD, environment
 from fasr_video.vault import given_key
 
 SCHEMA = "fasr-video/purged/1"
@@ -54,6 +54,17 @@ class Search:
     size: int
     unread: list[str]
     found: list[str]
+    refused: dict[Path, str]
+    """Cases whose pictures and vectors could not be read, each with the reason: without those no copy is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    folder: Path
+    told: dict[str, Any]
+    """What its tombstone says; empty where it stays."""
+    problem: str = ""
+    """Why it stays."""
 
 
 def cases_in(places: Sequence[Path]) -> list[Due]:
@@ -64,7 +75,7 @@ def cases_in(places: Sequence[Path]) -> list[Due]:
         if not inside:
             raise CaseError(place, "no case here", "give cases, or a folder that holds some")
         folders |= dict.fromkeys(sorted(inside))
-    return sorted((_due(folder) for folder in folders if not _is_done(folder)), key=lambda d: d.made_at)
+    return sorted((due for folder in folders if (due := _due(folder)) is not None), key=lambda d: d.made_at)
 
 
 def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
@@ -76,9 +87,58 @@ def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
     files = {p.resolve() for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()}
     files = {f for f in files if not own & set(f.parents)}
     readable = sorted(f for f in files if os.access(f, os.R_OK))
-    looked = traces.search(readable, [piece for d in cases if not d.begun for piece in _telling(d.folder)])
+    pieces: list[bytes] = []
+    refused: dict[Path, str] = {}
+    for due in cases:
+        try:
+            pieces += [] if due.begun else _telling(due.folder)
+        except FasrError as error:
+            refused[due.folder] = str(error)
+    looked = traces.search(readable, pieces)
     unread, found = sorted(map(str, files - set(readable))), sorted({str(f) for f in looked.places})
-    return Search([str(p.resolve()) for p in places], looked.files, looked.size, unread, found)
+    return Search([str(p.resolve()) for p in places], looked.files, looked.size, unread, found, refused)
+
+
+def purge_all(cases: Sequence[Due], search: Search, by: str, why: str, role: str = "") -> Iterator[Ended]:
+    """One after another; a case that cannot be removed is told of, and the rest goes on."""
+    for due in cases:
+        problem = search.refused.get(due.folder, "")
+        told: dict[str, Any] = {}
+        try:
+            if not problem:
+                told = purge(due, search, by, why, role)
+        except FasrError as error:
+            problem = str(error)
+        yield Ended(due.folder, told, problem)
+
+
+def left(told: Iterable[dict[str, Any]]) -> list[str]:
+    """Copies that these tombstones name and that are still there, also of a purge that was killed after its search."""
+    return sorted({path for stone in told for path in stone["copies"]["found"] if not is_gone(path)})
+
+
+def tombstones_in(places: Sequence[Path]) -> list[Path]:
+    """Cases that were purged, or begun to be."""
+    return sorted({p.parent for place in places for p in place.rglob(TOMBSTONE)})
+
+
+def is_purged(folder: Path) -> bool:
+    return (folder / TOMBSTONE).is_file() and not (folder / DATABASE).is_file()
+
+
+def tombstone(folder: Path) -> dict[str, Any]:
+    """What it says."""
+    path = folder / TOMBSTONE
+    try:
+        with environment(folder):
+            told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        texts = (told["state"], told["made_at"], told["begun_at"], told["why"], *told["copies"]["found"])
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("something else where text belongs")
+        sum(file.get("size", 0) for file in told["removed"].values())
+    except MISREAD as error:
+        raise CaseError(path, f"not a whole tombstone ({error})", "look at the folder yourself") from error
+    return told
 
 
 def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[str, Any]:
@@ -87,7 +147,7 @@ def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[s
     with environment(folder), locked(folder):
         if not due.begun:
             _write(folder, _tombstone(folder, search, by, why, as_role(role)))
-        told = _read(folder)
+        told = tombstone(folder)
         for path in sorted(_files(folder), key=lambda p: (not p.name.startswith(DATABASE), p)):
             path.unlink()
             if path.name == DATABASE:
@@ -101,10 +161,14 @@ def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[s
     return told
 
 
-def _due(folder: Path) -> Due:
+def _due(folder: Path) -> Due | None:
+    """None where it is gone."""
     try:
-        if _state(folder) == "removing":
-            return Due(folder, str(_read(folder)["made_at"]), None, begun=True)
+        told = tombstone(folder) if (folder / TOMBSTONE).is_file() else {}
+        if told.get("state") == "removed" and is_purged(folder):
+            return None
+        if told.get("state") == "removing":
+            return Due(folder, told["made_at"], None, begun=True)
         with environment(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = json.loads(case.meta("settings"))["case"].get("retention_days")
@@ -156,17 +220,21 @@ def _files(folder: Path) -> Iterator[Path]:
     return (p for p in folder.rglob("*") if (p.is_symlink() or not p.is_dir()) and p not in kept)
 
 
-def _telling(folder: Path) -> Iterator[bytes]:
+def _telling(folder: Path) -> list[bytes]:
     """A piece of each picture, as it is and in base64, and each vector."""
-    with Case.open(folder, read_only=True) as case:
-        for name in sorted(set(case.picture_names())):
-            if (path := case.picture_path(name)).is_file():
-                yield from pieces_of_picture(path.read_bytes())
-                if case.encryption is not None and given_key() is not None:
-                    with suppress(IntegrityError):  # of one that was changed there is no plain picture
-                        yield from pieces_of_picture(case.picture_bytes(name))
-        for row in case.db.execute("SELECT feature FROM probe"):
-            yield row["feature"]
+    with environment(folder), Case.open(folder, read_only=True) as case:
+        return list(_pieces(case))
+
+
+def _pieces(case: Case) -> Iterator[bytes]:
+    for name in sorted(set(case.picture_names())):
+        if (path := case.picture_path(name)).is_file():
+            yield from pieces_of_picture(path.read_bytes())
+            if case.encryption is not None and given_key() is not None:
+                with suppress(IntegrityError):  # of one that was changed there is no plain picture
+                    yield from pieces_of_picture(case.picture_bytes(name))
+    for row in case.db.execute("SELECT feature FROM probe"):
+        yield row["feature"]
 
 
 def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
@@ -174,23 +242,6 @@ def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
     start = len(picture) // 2 // 3 * 3  # in the compressed pixels: heads are alike
     yield picture[start : start + PIECE]
     yield base64.b64encode(picture[start : start + PIECE])
-
-
-def _is_done(folder: Path) -> bool:
-    return _state(folder) == "removed" and not (folder / DATABASE).is_file()
-
-
-def _state(folder: Path) -> str:
-    return str(_read(folder)["state"]) if (folder / TOMBSTONE).is_file() else ""
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / TOMBSTONE
-    try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {"state": told["state"], **told}
-    except (ValueError, KeyError, TypeError) as error:
-        raise CaseError(path, f"not a whole tombstone ({error})", "look at the folder yourself") from error
 
 
 def _write(folder: Path, told: dict[str, Any]) -> None:
