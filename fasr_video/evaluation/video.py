@@ -345,10 +345,10 @@ def _search_table(answers: Sequence[_Answer]) -> Table:
     )
     told = (
         "One search a usable track that is one person's. An enrolled person who is not on a list (it holds as many "
-        "candidates as were asked for; in identification, those alone who pass) counts as missed at any threshold: "
-        "FNIR at FPIR is an upper bound. Rank-k up to the length of the shortest list asked for. As decided: with the "
-        "thresholds of the case's calibration; an enrolled person counts as found when the answer is candidates and "
-        "the first one is that person. In brackets: 95 % by drawing people anew."
+        "candidates as were asked for; in identification, those alone who pass, and nobody where it is not calibrated) "
+        "counts as missed at any threshold: FNIR at FPIR is an upper bound. Rank-k up to the length of the shortest "
+        "list asked for. As decided: with the thresholds of the case's calibration; an enrolled person counts as found "
+        "when the answer is candidates and the first one is that person. In brackets: 95 % by drawing people anew."
     )
     return Table("Identification by track", "list", columns, tuple(rows), (told,)).known()
 
