@@ -17,6 +17,7 @@ from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.gallery import calibrate
 from fasr_video.gallery.calibrate import LabelledProbe, Protocol, choose_people, compare, divide, from_probes
+from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.calibration import Calibration, Tail
 from fasr_video.gallery.probes import Feature, Kind, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
@@ -259,6 +260,34 @@ def test_bad_options_are_one_line(
     code, _, err = run_command(capsys, "calibrate", faces, "--out", tmp_path / "c.json", *arguments)
     assert code == 2 and says in err and "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+USELESS = {
+    **{"--method": "fasr++", "--sampler": "dpmpp-4", "--precision": "float32", "--samples": 2},
+    **{"--side": 16, "--people": 24, "--device": "cpu", "--embedder": "builtin", "--weights": "some.file"},
+}
+
+
+def test_options_that_would_change_nothing_are_refused(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each of those that the command has, also where it is what would be taken anyhow."""
+    (tmp_path / "labels.csv").write_text("case,track,person\n")
+    (tmp_path / "gallery").mkdir()
+    out, given = ("--out", tmp_path / "c.json"), [str(word) for pair in USELESS.items() for word in pair]
+    tracks = ("--tracks", tmp_path / "labels.csv", "--gallery", tmp_path / "gallery", *out)
+    code, _, err = run_command(capsys, "calibrate", *tracks, *given, "--flip", "--no-sr")
+    assert code == 2 and "of no effect beside --tracks" in err and len(err.strip().splitlines()) == 1
+    known = {p.opts[0] for p in calibrate_command.params} - {"faces", "--tracks", "--gallery", "--out", "--seed"}
+    assert (
+        set(err.split(": of no")[0].removeprefix("fasr-video: ").split(", "))
+        == known
+        == {*USELESS, "--flip", "--no-sr"}
+    )
+    code, _, err = run_command(capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--side", 16)
+    assert code == 2 and "--method: of no effect beside --no-sr" in err
+    code, _, err = run_command(capsys, "calibrate", *tracks, "--seed", 1)
+    assert code == 2 and "of no effect" not in err
 
 
 def test_folders_without_people_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

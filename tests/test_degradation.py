@@ -168,6 +168,23 @@ def test_with_nothing_to_suffer_it_is_the_papers_degradation() -> None:
     assert (chain(x, [1, 2, 3, 4]) - enlarge(shrink(x, 16), 128)).abs().max() < 1e-4
 
 
+def test_noise_is_in_the_small_face_as_strong_as_it_was_asked_for() -> None:
+    """Of 24,576 values the standard deviation is off by 0.5 % at 68 %."""
+    grey = torch.full((32, 3, 128, 128), 0.5)
+    chain = Surveillance(side=(16, 16), **(CLEAN | {"read_noise": (0.03, 0.03)}))  # type: ignore[arg-type]
+    small = torch.stack(chain.small(grey, range(32)))
+    assert small.shape == (32, 3, 16, 16)
+    assert float((small - 0.5).std()) == pytest.approx(0.03, rel=0.02)
+
+
+def test_what_training_sees_is_the_small_face_enlarged() -> None:
+    x, chain = picture(128), Surveillance()
+    small = chain.small(x, [1, 2, 3, 4])
+    assert len({face.shape for face in small}) > 1
+    seen = torch.cat([enlarge(face[None], 128) for face in small])
+    assert torch.allclose(seen, chain(x, [1, 2, 3, 4]), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "one",
     [

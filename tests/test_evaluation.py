@@ -37,6 +37,7 @@ from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_attributes, save_denoiser, save_idfsr
 from tests.drawn import EACH, PEOPLE, called, crowd, drawn, people_in, save
+from tests.idfsr_faces import speaking
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +222,26 @@ def test_faces_as_the_camera_saw_them(tmp_path: Path, capsys: pytest.CaptureFixt
     assert code == 0 and "Row hr was left out" in err
     code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, "--degrade", "16")
     assert code == 2 and "as the camera saw them" in err
+
+
+def test_references_of_any_size_are_fitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(systems, "FIT_STEPS", 2)
+    people = Path(__file__).parents[1] / "sample_videos" / "people"
+    for name in ("ada", "bruno"):
+        (tmp_path / "gallery" / name).mkdir(parents=True)
+        (tmp_path / "probes" / name).mkdir(parents=True)
+        with Pictures.open(people / f"{name}-gallery.png") as picture:
+            picture.save(tmp_path / "gallery" / name / "0.png")
+            for side in (80, 96, 112):
+                picture.resize((side, side)).save(tmp_path / "probes" / name / f"{side}.png")
+    save_idfsr(identity_denoiser(speaking()), tmp_path / "idfsr.safetensors")
+    chosen = ("--gallery", tmp_path / "gallery", "--each", 3, "--out", tmp_path / "run")
+    method = ("--method", "idfsr-fitted", "--idfsr", tmp_path / "idfsr.safetensors", "--sampler", "ddim-2")
+    code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *method)
+    assert code == 0 and "6 items" in (tmp_path / "run" / "report.md").read_text(), err
+    assert "references with landmarks" not in err
 
 
 def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,7 @@ from fasr_video.evaluation.systems import Axes, System, labels, suits
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
+from fasr_video.sr.surveillance import CANVAS, Surveillance
 from tests.drawn import crowd, drawn
 
 # -------------------------------------------------------------------------------------------- degradations and systems
@@ -43,10 +44,28 @@ def test_the_plain_degradation_is_the_papers() -> None:
     assert (degradations.repeated(small)[::8, ::8] == small).all()
 
 
-@pytest.mark.parametrize("text", ["", "x", "2", "128", "16:fog", "16:jpeg", "16:jpeg-99", "16:h264-60", "12:h264-30"])
+def test_a_camera_s_face_is_what_the_camera_saw() -> None:
+    """Enlarged it is what training sees, but for the rounding to whole numbers."""
+    faces = [drawn(1, 0), drawn(2, 0)]
+    small = degradations.parse("16:camera")(faces, [7, 8])
+    seen = Surveillance(side=(16, 16))(as_tensor(faces), [7, 8])
+    rounding = 0.5 / 255 * 1.6  # bicubic weights, whose sizes sum to at most 1.6 over both axes
+    assert (as_tensor(degradations.enlarged(small)) - seen).abs().max() < rounding + 0.5 / 255 + 1e-5
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "2", "128", "49:camera", "64:camera", "16:fog", "16:jpeg", "16:jpeg-99", "16:h264-60", "12:h264-30"],
+)
 def test_a_degradation_that_is_none_is_one_clear_line(text: str) -> None:
     with pytest.raises(UsageError):
         degradations.parse(text)
+
+
+def test_a_camera_s_face_is_refused_above_the_simulator_s_limit_and_no_smaller_one() -> None:
+    assert degradations.parse(f"{CANVAS}:camera")([drawn(1, 0)], [7])[0].shape == (CANVAS, CANVAS, 3)
+    with pytest.raises(UsageError, match="at most 48 px"):
+        degradations.parse(f"{CANVAS + 1}:camera")
 
 
 def test_axes_are_crossed_where_a_method_knows_them() -> None:

@@ -352,6 +352,9 @@ def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how:
         (("--feature-only", "--sampler", "dpmpp-4@2"), "draw from nothing"),
         (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "draw from nothing"),
         (("--method", "bicubic", "--sampler", "dpmpp-4"), "does not sample"),
+        (("--method", "bicubic", "--feature-only"), "--feature-only: method bicubic draws no samples"),
+        (("--method", "bicubic", "--samples", "8"), "--samples 8: method bicubic draws no samples"),
+        (("--method", "spandrel:x.pth", "--samples", "2"), "method spandrel:x.pth draws no samples"),
         (("--device", "cuda:77"), "device"),
         (("--embedder", "/nowhere.safetensors"), "no such file"),
     ],
@@ -362,6 +365,21 @@ def test_a_wrong_option_is_one_line(
     code, _, err = sr(still, "--out", tmp_path / "out", *arguments)
     assert code == 2 and told in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_method_without_features_says_that_the_auxiliaries_were_not_used(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], still: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "aux").mkdir()
+    Pictures.fromarray(face(1, 16)).save(tmp_path / "aux" / "1.png")
+    given = ("--method", "bicubic", "--samples", "1", "--aux", str(tmp_path / "aux"), "--out", str(tmp_path / "out"))
+    monkeypatch.setattr("sys.argv", ["fasr-video", "sr", str(still), *given])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert "method bicubic takes no feature: the auxiliary faces were not used" in capsys.readouterr().err
+    (facts,) = (tmp_path / "out").glob("*.json")
+    assert json.loads(facts.read_text())["asked"]["samples"] == 1
 
 
 def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> None:

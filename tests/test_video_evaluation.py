@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import pytest
 from fasr_video import cli
 from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError
-from fasr_video.evaluation import detection, video
+from fasr_video.evaluation import detection, open_set, video
+from fasr_video.evaluation.open_set import UNLISTED
 from fasr_video.evaluation.video import Truth, _Answer
+from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import run
 from tests.conftest import PORTRAITS
 
@@ -93,18 +97,76 @@ def test_frames_without_faces_count_too() -> None:
     assert list(video._looked_at(truth, configs.load("cpu", ("sampling.every=20",)))) == [0, 20, 40]
 
 
-def test_somebody_who_is_not_on_the_list_stands_behind_it() -> None:
-    lists = {"pooled": [("a", 0.9), ("b", 0.4)]}
+Listed = list[tuple[str, float]]
+
+
+def answer(person: str, enrolled: bool, listed: Listed, named: bool, gallery: int = 30, asked: int = 10) -> _Answer:
+    return _Answer(person, enrolled, {"joined": listed}, gallery, asked, named)
+
+
+def searched(answers: list[_Answer]) -> dict[str, float]:
+    """The numbers of the joined list by column."""
+    table = video._search_table(answers)
+    (row,) = table.rows
+    return {column.title: cell.value for column, cell in zip(table.columns, row.cells, strict=True)}
+
+
+def test_somebody_who_is_not_on_the_list_is_on_no_rank_and_over_no_threshold() -> None:
+    lists: dict[str, Listed] = {"pooled": [("a", 0.9), ("b", 0.4)]}
     answers = [
-        _Answer("a", True, lists, 5, True),
-        _Answer("c", True, lists, 5, True),
-        _Answer("x", False, lists, 5, False),
+        _Answer("a", True, lists, 5, 2, True),
+        _Answer("c", True, lists, 5, 2, True),
+        _Answer("x", False, lists, 5, 2, False),
+        _Answer("a", True, {"pooled": []}, 5, 2, False),
     ]
     found = video._searches(answers, "pooled")
-    assert found is not None and found.rank.tolist() == [1, 5, 0]
-    assert found.right[0] == 0.9 and found.right[1] < 0.4 and np.isnan(found.right[2])
-    assert found.wrong.tolist() == [0.4, 0.9, 0.9]
+    assert found is not None and found.rank.tolist() == [1, UNLISTED, 0, UNLISTED]
+    assert found.right[0] == 0.9 and np.isneginf(found.right[[1, 3]]).all() and np.isnan(found.right[2])
+    assert found.wrong.tolist() == [0.4, 0.9, 0.9, -np.inf]
+    assert open_set.fnir(found, [-np.inf, 0.9, 1.0]) == pytest.approx([2 / 3, 2 / 3, 1])
     assert video._searches(answers, "sr") is None
+
+
+def test_tracks_that_nobody_passes_count_as_they_do_with_whole_lists() -> None:
+    """Ten enrolled people, five of them found; ten strangers, one of whom somebody passes for."""
+    found = [answer(f"p{k}", True, [(f"p{k}", 0.9), ("o", 0.3)], True) for k in range(5)]
+    named = [answer("s0", False, [("o", 0.8)], True)]
+    missed = [answer(f"p{k}", True, [("o", 0.3), (f"p{k}", 0.2)], False) for k in range(5, 10)]
+    strangers = [answer(f"s{k}", False, [("o", 0.3)], False) for k in range(1, 10)]
+    whole = searched([*found, *named, *missed, *strangers])
+    cut = searched([*found, *named, *(replace(a, lists={"joined": []}) for a in (*missed, *strangers))])
+    for values in (whole, cut):
+        assert values["tracks of enrolled people"] == values["of others"] == 10
+        assert values["Rank-1"] == values["FNIR at FPIR 0.1"] == values["FNIR as decided"] == 0.5
+        assert values["FPIR as decided"] == 0.1
+    assert whole["Rank-5"] == 1 and cut["Rank-5"] == 0.5
+
+
+def test_a_list_tells_no_rank_beyond_its_length_and_no_score_of_who_is_not_on_it(tmp_path: Path) -> None:
+    """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers leave."""
+    near: Listed = [("o", 0.7), ("q", 0.6), ("r", 0.5)]
+    found = [answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, asked=3) for k in range(2)]
+    unlisted = [answer(f"p{k}", True, near, True, asked=3) for k in range(2, 4)]
+    strangers = [answer(f"s{k}", False, [("o", 0.4)], False, asked=3) for k in range(10)]
+    values = searched([*found, *unlisted, *strangers])
+    assert values["FNIR at FPIR 0.1"] == 0.5 and values["Rank-1"] == 0.5 and "Rank-5" not in values
+    asked_for_five = [replace(a, asked=5) for a in (*found, *unlisted, *strangers)]
+    assert searched(asked_for_five)["Rank-5"] == 0.5
+    assert not video._plot([*found, *unlisted, *strangers], tmp_path)
+    assert [line.split(",")[1] for line in (tmp_path / "cmc.csv").read_text().split()[1:] if "," in line] == [*"123"]
+
+
+def test_a_case_tells_lists_with_nobody_on_them_from_probes_that_there_are_not(case: Path, tmp_path: Path) -> None:
+    """As a search for identification leaves it when nobody passes, and no reconstruction was searched with."""
+    shutil.copytree(case, tmp_path / "case")
+    with Case.open(tmp_path / "case") as opened, opened.transaction():
+        opened.db.execute("DELETE FROM candidate")
+        opened.db.execute("DELETE FROM probe WHERE kind = 'sr'")
+        opened.db.execute("UPDATE answer SET verdict = 'unknown'")
+    found = video.evaluate([tmp_path / "case"], PORTRAITS / "ground_truth.json", tmp_path / "out").tables[-1]
+    assert [c.title for c in found.columns] == ["tracks of enrolled people", "of others", "Rank-1", "FNIR as decided"]
+    rows = {row.name: [cell.value for cell in row.cells] for row in found.rows}
+    assert rows.keys() == {"best", "pooled", "joined"} and rows["joined"] == [1, 0, 0, 1]
 
 
 def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:

@@ -16,6 +16,8 @@ from fasr_video.errors import UsageError
 
 FPIRS = (0.3, 0.1, 0.03, 0.01, 0.003)
 RANKS = (1, 10, 50)
+UNLISTED = np.iinfo(np.intp).max
+"""Rank of a subject that a list of limited length does not hold."""
 Scores = NDArray[np.float64]
 
 
@@ -24,18 +26,22 @@ class Searches:
     """One row a search."""
 
     right: Scores
-    """Score of the person's own subject; NaN where the person is not in the gallery."""
+    """Score of the person's own subject; NaN where the person is not in the gallery, -inf where it is on no list."""
     wrong: Scores
     """Highest score among all other subjects; -inf where there is none."""
     rank: NDArray[np.intp]
-    """Of the own subject, from 1; 0 where it is not in the gallery."""
+    """Of the own subject, from 1; 0 where it is not in the gallery, UNLISTED where it is on no list."""
     person: NDArray[np.str_]
     """Who is searched for: searches of one person are not independent."""
 
     def __post_init__(self) -> None:
         if len({len(self.right), len(self.wrong), len(self.rank), len(self.person)}) != 1:
             raise UsageError("searches", "right, wrong, rank and person differ in length", "give a row a search")
-        if np.isnan(self.wrong).any() or np.isinf(self.right).any() or (np.isnan(self.right) != (self.rank == 0)).any():
+        if (
+            np.isnan(self.wrong).any()
+            or np.isposinf(self.right).any()
+            or (np.isnan(self.right) != (self.rank == 0)).any()
+        ):
             reason = "scores that are no numbers, or an own subject without score or rank"
             raise UsageError("searches", reason, "leave out searches that could not be done, and count them apart")
 
@@ -170,8 +176,9 @@ def _rows_by_person(found: Searches, which: NDArray[np.bool_]) -> list[NDArray[n
 
 
 def _at_or_over(values: Scores, thresholds: ArrayLike) -> Scores:
-    """How many."""
-    return np.asarray(len(values) - np.searchsorted(np.sort(values), thresholds, "left"), np.float64)
+    """How many; what is on no list (-inf) is at no threshold, however low."""
+    listed = np.sort(values[values > -np.inf])
+    return np.asarray(len(listed) - np.searchsorted(listed, thresholds, "left"), np.float64)
 
 
 def _strangers(found: Searches) -> Scores:

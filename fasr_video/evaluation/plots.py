@@ -33,12 +33,12 @@ Curves = dict[str, tuple[Scores, Scores]]
 """Of each system what is drawn: x and y."""
 
 
-def cmc(found: Mapping[str, Scored], png: Path) -> None:
-    """Share of people found among the first k, over k."""
+def cmc(found: Mapping[str, Scored], png: Path, last: int = LAST_RANK) -> None:
+    """Share of people found among the first k, over k up to `last`."""
     some = {n: s.searches for n, s in found.items() if s.searches is not None and s.searches.mated.any()}
-    places = np.arange(1, LAST_RANK + 1, dtype=np.float64)
-    curves = {name: (places, open_set.cmc(searches, LAST_RANK)) for name, searches in some.items()}
-    limits = {"ylim": (0, 1.02), "xlim": (1, LAST_RANK), "xticks": (1, 5, 10, 15, LAST_RANK)}
+    places = np.arange(1, last + 1, dtype=np.float64)
+    curves = {name: (places, open_set.cmc(searches, last)) for name, searches in some.items()}
+    limits = {"ylim": (0, 1.02), "xlim": (1, max(2, last)), "xticks": (1, *range(5, last + 1, 5))}
     _curves(png, curves, ("rank", "share of people found"), limits, "steps-post")
 
 

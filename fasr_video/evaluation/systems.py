@@ -373,7 +373,7 @@ class ByIdfsr:
 
     def _fit(self, shown: Shown, faces: tuple[Image, ...]) -> tuple[identity.Identity | None, str]:
         """The vector fitted to the references; None where fewer than two show landmarks, and why."""
-        found = [(face, marks) for face in faces if (marks := self._models.find_marks(face)) is not None]
+        found = [(face, marks) for face in enlarged(faces) if (marks := self._models.find_marks(face)) is not None]
         found = found[: identity.MOST]
         if len(found) < identity.FEWEST:
             return None, f"drawn without fitting ({len(found)} references with landmarks, {identity.FEWEST} needed)"

@@ -19,7 +19,7 @@ from fasr_video.configs.settings import Settings
 from fasr_video.errors import InputError, MissingExtra, UsageError
 from fasr_video.evaluation import detection, open_set, plots
 from fasr_video.evaluation.compare import emptied, write_tables, write_text
-from fasr_video.evaluation.open_set import Searches
+from fasr_video.evaluation.open_set import UNLISTED, Searches
 from fasr_video.evaluation.photos import LeftOut
 from fasr_video.evaluation.report import between, search_bounds
 from fasr_video.evaluation.scoring import RANKS, Scored, ranks
@@ -121,7 +121,7 @@ def _plot(answers: Sequence[_Answer], folder: Path) -> list[str]:
             found[kind] = Scored({}, np.zeros(0), np.zeros(0), searches)
     emptied(folder)
     try:
-        plots.cmc(found, folder / "cmc.png")
+        plots.cmc(found, folder / "cmc.png", min(plots.LAST_RANK, *(a.asked for a in answers)))
         plots.det(found, folder / "det.png")
     except MissingExtra as error:
         return [f"no plots: {error}"]
@@ -240,15 +240,19 @@ class _Answer:
     person: str
     enrolled: bool
     lists: Mapping[str, Sequence[tuple[str, float]]]
-    """Subjects with scores, the first candidate first."""
+    """Subjects with scores, the first candidate first; empty where nobody passes. What was not searched with is not
+    among them."""
     length: int
     """Subjects in the gallery."""
+    asked: int
+    """Candidates that a list holds at most."""
     named: bool
     """Whether the answer was candidates, not unknown."""
 
 
 def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
-    subjects = _subjects(case)
+    subjects, searched = _subjects(case), case.searched()
+    asked = 0 if searched is None else int(searched["question"]["candidates"])
     found = []
     for track in export.tracks(case):
         person, answer = owners.get(track["id"]), track["answer"]
@@ -256,23 +260,30 @@ def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
             continue
         joined = [(c["subject"], float(c["score"])) for c in answer["joined"]]
         lists = {kind: [(c["subject"], float(c["cosine"])) for c in rows] for kind, rows in answer["lists"].items()}
-        told = {**lists, "joined": joined}
-        found.append(_Answer(person, person in subjects, told, len(subjects), answer["verdict"] == "candidates"))
+        told = {**_nobody(case, track["id"]), **lists, "joined": joined}
+        named = answer["verdict"] == "candidates"
+        found.append(_Answer(person, person in subjects, told, len(subjects), asked, named))
     return found
 
 
+def _nobody(case: Case, track: int) -> dict[str, list[tuple[str, float]]]:
+    """An empty list for each probe that was searched with: a case keeps no row of a list on which nobody is."""
+    kinds = case.db.execute("SELECT kind FROM probe WHERE track = ?", (track,)).fetchall()
+    return {str(row["kind"]): [] for row in kinds}
+
+
 def _searches(answers: Sequence[_Answer], kind: str) -> Searches | None:
-    """Somebody who is enrolled and not on a list stands behind it, just below its last score."""
-    rows = [a for a in answers if a.lists.get(kind)]
+    """Somebody who is enrolled and not on a list is missed at any rank and threshold; None where nothing was asked."""
+    rows = [a for a in answers if kind in a.lists]
     if not rows:
         return None
     right, wrong, rank = [], [], []
     for a in rows:
         listed = a.lists[kind]
-        places = [k for k, (subject, _) in enumerate(listed) if subject == a.person]
-        behind = float(np.nextafter(listed[-1][1], -np.inf))
-        right.append(math.nan if not a.enrolled else listed[places[0]][1] if places else behind)
-        rank.append(0 if not a.enrolled else places[0] + 1 if places else a.length)
+        own = next(((k, score) for k, (subject, score) in enumerate(listed, 1) if subject == a.person), None)
+        place, score = own or (UNLISTED, -math.inf)
+        right.append(score if a.enrolled else math.nan)
+        rank.append(place if a.enrolled else 0)
         wrong.append(max((s for subject, s in listed if subject != a.person), default=-math.inf))
     people = np.array([a.person for a in rows], np.str_)
     return Searches(np.array(right), np.array(wrong), np.array(rank, np.intp), people)
@@ -320,11 +331,12 @@ def _track_table(clips: Sequence[Clip]) -> Table:
 def _search_table(answers: Sequence[_Answer]) -> Table:
     """Identification by track: of each list, and what the case decided."""
     rows = []
-    length = min(a.length for a in answers)
+    # A list of ten tells Rank-10, and so does one of a gallery of eleven.
+    told_ranks = ranks(min(min(a.length, a.asked + 1) for a in answers))
     for kind in LISTS:
         found = _searches(answers, kind)
         if found is not None:
-            rows.append(Row(kind, tuple(_search_cells(found, answers if kind == "joined" else (), length))))
+            rows.append(Row(kind, tuple(_search_cells(found, answers if kind == "joined" else (), told_ranks))))
     columns = (
         *(Column("tracks of enrolled people", 0), Column("of others", 0)),
         *(Column(f"Rank-{k}", 3, "up") for k in RANKS),
@@ -332,17 +344,19 @@ def _search_table(answers: Sequence[_Answer]) -> Table:
         *(Column("FNIR as decided", 3, "down"), Column("FPIR as decided", 3, "down")),
     )
     told = (
-        "One search a usable track that is one person's. As decided: with the thresholds of the case's calibration; an "
-        "enrolled person counts as found when the answer is candidates and the first one is that person. In brackets: "
-        "95 % by drawing people anew."
+        "One search a usable track that is one person's. An enrolled person who is not on a list (it holds as many "
+        "candidates as were asked for; in identification, those alone who pass, and nobody where it is not calibrated) "
+        "counts as missed at any threshold: FNIR at FPIR is an upper bound. Rank-k up to the length of the shortest "
+        "list asked for. As decided: with the thresholds of the case's calibration; an enrolled person counts as found "
+        "when the answer is candidates and the first one is that person. In brackets: 95 % by drawing people anew."
     )
     return Table("Identification by track", "list", columns, tuple(rows), (told,)).known()
 
 
-def _search_cells(found: Searches, answers: Sequence[_Answer], length: int) -> list[Cell]:
-    """`length`: of the smallest gallery."""
+def _search_cells(found: Searches, answers: Sequence[_Answer], told_ranks: Sequence[int]) -> list[Cell]:
+    """`answers`: of which to tell the errors as decided."""
     mated, others = int(found.mated.sum()), int((~found.mated).sum())
-    values = {f"rank{k}": open_set.rank_rate(found, k) for k in ranks(length)} if mated else {}
+    values = {f"rank{k}": open_set.rank_rate(found, k) for k in told_ranks} if mated else {}
     if mated and others and open_set.resolves(found, 0.1):
         values["fnir0.1"] = open_set.fnir_at(found, 0.1)
     bounds = search_bounds(found)
@@ -350,7 +364,12 @@ def _search_cells(found: Searches, answers: Sequence[_Answer], length: int) -> l
         Cell(values[name], between(*bounds[name])) if name in values else Cell()
         for name in (*(f"rank{k}" for k in RANKS), "fnir0.1")
     ]
-    known = [a.named and a.lists["joined"][0][0] == a.person for a in answers if a.enrolled and a.lists["joined"]]
+    known = [a.named and _first(a) == a.person for a in answers if a.enrolled]
     strangers = [a.named for a in answers if not a.enrolled]
     decided = [1 - float(np.mean(known)) if known else math.nan, float(np.mean(strangers)) if strangers else math.nan]
     return [Cell(float(mated)), Cell(float(others)), *measured, *(Cell(v) for v in decided)]
+
+
+def _first(answer: _Answer) -> str | None:
+    """The first candidate of all probes together."""
+    return next((subject for subject, _ in answer.lists["joined"]), None)

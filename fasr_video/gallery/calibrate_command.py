@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Column, Table
 
+from fasr_video.errors import UsageError
 from fasr_video.gallery.commands import Chosen, embedder_options
 from fasr_video.terminal import cell, say
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 SIZES = (10, 100, 1_000, 10_000)
 SIDES = (12, 16, 24, 32)
+OF_SR = ("method", "sampler", "precision", "samples")
+OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sides", "people", "device")
+"""What says nothing about tracks, whose probes are as their cases made them."""
 
 
 @click.command("calibrate")
@@ -84,7 +90,6 @@ def calibrate_command(
     Stopped or killed, the same command goes on where it was.
     """
     from fasr_video.checkpoint import find_device
-    from fasr_video.errors import UsageError
     from fasr_video.gallery.calibrate import Protocol
     from fasr_video.gallery.probes import make_prober
     from fasr_video.sr.methods import open_restorer, samples_of
@@ -95,6 +100,7 @@ def calibrate_command(
     if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
         reason = "it takes either FACES, or --tracks and --gallery"
         raise UsageError("calibrate", reason, "give one of them")
+    _refuse(OF_FACES if labels else OF_SR if no_sr else (), "--tracks" if labels else "--no-sr")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if labels and people_known:
         with environment(out):
@@ -109,6 +115,15 @@ def calibrate_command(
         prober = make_prober(model, restorer, samples or samples_of(method))
     with environment(out):
         show(_from_images(faces, prober, plain, protocol, out), out)
+
+
+def _refuse(names: Sequence[str], beside: str) -> None:
+    """Options of the command line that would change nothing."""
+    context = click.get_current_context()
+    said = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    given = [p.opts[0] for p in context.command.params if p.name in said]
+    if given:
+        raise UsageError(", ".join(given), f"of no effect beside {beside}", "leave that out")
 
 
 def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibration:

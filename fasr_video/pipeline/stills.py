@@ -30,7 +30,7 @@ from fasr_video.sr import idfsr_restorer
 from fasr_video.sr.attributes import complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
-from fasr_video.sr.methods import as_image, open_restorer, samples_of
+from fasr_video.sr.methods import as_image, is_plain, open_restorer, samples_of
 from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
 from fasr_video.storage import environment
 from fasr_video.types import Image
@@ -93,6 +93,8 @@ def run(job: Job) -> Iterator[Done]:
         raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
     if job.identity is not None and job.method != idfsr_restorer.NAME:
         raise UsageError(f"method {job.method}", "it takes no fitted identity", "use --method idfsr")
+    if is_plain(job.method):
+        _check_plain(job)
     said, reading = parse_all(job.attr)
     guidance = _guidance(job)
     files = (job.model, job.embedder, job.combiner)
@@ -132,6 +134,14 @@ def run(job: Job) -> Iterator[Done]:
             warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
             target.write(answer, warnings)
         yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
+
+
+def _check_plain(job: Job) -> None:
+    """What would change nothing, and stand in the facts as if it had."""
+    reason = f"method {job.method} draws no samples, and takes no feature"
+    for option, given in (("--feature-only", job.feature_only), (f"--samples {job.samples}", (job.samples or 1) > 1)):
+        if given:
+            raise UsageError(option, reason, "leave it out, or use fasr++ or fasr")
 
 
 def _open_idfsr(job: Job) -> Restorer:

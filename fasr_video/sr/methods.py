@@ -103,6 +103,11 @@ def _check_same(file: Path, trained_with: str, embedder: Embedder) -> None:
         raise ModelError(file, reason, "give the embedder that it was trained with, or train it again with this one")
 
 
+def is_plain(name: str) -> bool:
+    """Whether a method makes one picture of the LR face, without samples and without a feature."""
+    return name == "bicubic" or name.startswith(SPANDREL)
+
+
 def make_restorer(
     name: str,
     models: Callable[[], Models],
@@ -121,7 +126,7 @@ def make_restorer(
     if name == REFERENCED:
         reason = "it draws from references, and there are none here"
         raise UsageError(f"method {name}", reason, "use it with fasr-video sr or run, or another one here")
-    if name != "bicubic" and not name.startswith(SPANDREL):
+    if not is_plain(name):
         raise UsageError(f"method {name}", "no such method", f"use one of: {', '.join(NAMES)}")
     other = Bicubic() if name == "bicubic" else ThirdParty(Path(name.removeprefix(SPANDREL)), device)
     if sampler is not None:
@@ -165,7 +170,7 @@ class Bicubic:
 
     def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
         return [
-            _plain(self.name, enlarge(as_tensor([p.lr0]), SIDE)[0], "", 0, s)
+            _plain(self.name, p, enlarge(as_tensor([p.lr0]), SIDE)[0], "", 0, s)
             for p, s in zip(probes, seeds, strict=True)
         ]
 
@@ -279,7 +284,7 @@ class Diffusion:
                 "which embedder this network was trained with is not known: the feature may tell it nothing"
             )
         if source == "none" and probe.auxiliaries:
-            warnings.append(f"method {self.name} takes no feature: the auxiliary faces were not used")
+            warnings.append(_unused(self.name))
         if self._guidance is not None and probe.attributes:
             warnings += self._about_attributes(probe, self._guidance.classifiers)
         spread = drawn.std(0).mean(0) if len(drawn) > 1 else torch.zeros(drawn.shape[-2:])
@@ -350,7 +355,7 @@ class ThirdParty:
                 face = enlarge(face, 512)
             out = self._model(face).float().cpu()
             out = shrink(out, SIDE) if out.shape[-1] > SIDE else enlarge(out, SIDE)
-            answers.append(_plain(self.name, out[0], self._sha256, 1, seed))
+            answers.append(_plain(self.name, probe, out[0], self._sha256, 1, seed))
         return answers
 
 
@@ -364,7 +369,12 @@ def as_image(picture: Tensor) -> Image:
     return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def _plain(name: str, picture: Tensor, model: str, calls: int, seed: int) -> Restoration:
+def _plain(name: str, probe: Probe, picture: Tensor, model: str, calls: int, seed: int) -> Restoration:
     image = as_image(picture)
     spread = np.zeros(image.shape[:2], np.float32)
-    return Restoration(image, (image,), spread, name, "", calls, seed, model, "none", ())
+    warnings = (_unused(name),) if probe.auxiliaries else ()
+    return Restoration(image, (image,), spread, name, "", calls, seed, model, "none", warnings)
+
+
+def _unused(name: str) -> str:
+    return f"method {name} takes no feature: the auxiliary faces were not used"

@@ -59,32 +59,21 @@ class Surveillance:
 
     def __call__(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """N×3×S×S in [0, 1] → the same size, poor; each face depends on its own seed alone."""
+        draws = self._draws(clean, seeds)
+        with torch.autocast(clean.device.type, enabled=False):  # bfloat16 has fewer steps than the codecs
+            return _brought_up(_coded(clean.float(), draws), draws, clean.shape[-1]).to(clean)
+
+    def small(self, clean: Tensor, seeds: Sequence[int]) -> list[Tensor]:
+        """The same faces as the camera sees them, 3×side×side each, before they are brought up again."""
+        draws = self._draws(clean, seeds)
+        with torch.autocast(clean.device.type, enabled=False):
+            coded = _coded(clean.float(), draws).to(clean)
+        return [_cut_out(x, draw) for x, draw in zip(coded, draws, strict=True)]
+
+    def _draws(self, clean: Tensor, seeds: Sequence[int]) -> list[_Draw]:
         if clean.shape != (len(seeds), 3, clean.shape[-1], clean.shape[-1]):
             raise ValueError(f"{len(seeds)} seeds are for as many square RGB pictures, not for {tuple(clean.shape)}")
-        with torch.autocast(clean.device.type, enabled=False):  # bfloat16 has fewer steps than the codecs
-            return self._poor(clean.float(), seeds).to(clean)
-
-    def _poor(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
-        draws = [_Draw(self, seed) for seed in seeds]
-        side, device = clean.shape[-1], clean.device
-
-        def per_face(name: str) -> Tensor:
-            return torch.tensor([getattr(d, name) for d in draws], device=device).reshape(len(draws), -1)
-
-        x = _moved(clean, per_face("pose"))
-        x = _blurred(x, per_face("lens"))
-        down = torch.stack([_to_canvas(side, d.side, d.offset) for d in draws]).to(x)
-        x = down[:, None, 0] @ x @ down[:, None, 1].mT
-        x = _toned(x, per_face("tone"))
-        noise = torch.stack([d.noise for d in draws]).to(x)
-        spread = per_face("grain")[:, :, None, None]
-        x = (x + noise * (spread[:, :1] ** 2 + spread[:, 1:] ** 2 * x).sqrt()).clamp(0, 1)
-        # A quality of 0 stands for a face that is not coded that way.
-        quality, qp = per_face("quality"), per_face("qp")
-        x = _where(quality, jpeg(x, quality.clamp_min(1)), x)
-        x = _where(qp, h264(x, qp.clamp_min(1)), x)
-        up = torch.stack([_from_canvas(side, d.side, d.offset) for d in draws]).to(x)
-        return (up[:, None, 0] @ x @ up[:, None, 1].mT).clamp(0, 1)
+        return [_Draw(self, seed) for seed in seeds]
 
 
 class _Draw:
@@ -103,13 +92,44 @@ class _Draw:
         self.pose = (either(r.shift), either(r.shift), 1 + either(r.scale), math.radians(either(r.turn)))
         self.lens = (between(*r.blur), between(*r.blur), either(math.pi), between(*r.motion), either(math.pi))
         self.side = round(between(*r.side))
-        self.offset = tuple(round(between(0, CANVAS - self.side)) for _ in range(2))
+        self.offset = (round(between(0, CANVAS - self.side)), round(between(0, CANVAS - self.side)))
         tints = [1 + either(r.tint) for _ in range(3)]
         self.tone = (between(*r.gamma), between(*r.contrast), either(r.light), *tints)
         self.grain = (between(*r.read_noise), between(*r.shot_noise))
         self.quality = between(*r.quality) if between(0, 1) < r.jpeg else 0.0
         self.qp = between(*r.qp) if between(0, 1) < r.h264 else 0.0
         self.noise = torch.randn(3, CANVAS, CANVAS, generator=g)
+
+
+def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
+    """N×3×S×S → N×3×CANVAS×CANVAS: the faces where they lie when they have been coded."""
+    side, device = clean.shape[-1], clean.device
+
+    def per_face(name: str) -> Tensor:
+        return torch.tensor([getattr(d, name) for d in draws], device=device).reshape(len(draws), -1)
+
+    x = _moved(clean, per_face("pose"))
+    x = _blurred(x, per_face("lens"))
+    down = torch.stack([_to_canvas(side, d.side, d.offset) for d in draws]).to(x)
+    x = down[:, None, 0] @ x @ down[:, None, 1].mT
+    x = _toned(x, per_face("tone"))
+    noise = torch.stack([d.noise for d in draws]).to(x)
+    spread = per_face("grain")[:, :, None, None]
+    x = (x + noise * (spread[:, :1] ** 2 + spread[:, 1:] ** 2 * x).sqrt()).clamp(0, 1)
+    # A quality of 0 stands for a face that is not coded that way.
+    quality, qp = per_face("quality"), per_face("qp")
+    x = _where(quality, jpeg(x, quality.clamp_min(1)), x)
+    return _where(qp, h264(x, qp.clamp_min(1)), x)
+
+
+def _brought_up(coded: Tensor, draws: Sequence[_Draw], side: int) -> Tensor:
+    up = torch.stack([_from_canvas(side, d.side, d.offset) for d in draws]).to(coded)
+    return (up[:, None, 0] @ coded @ up[:, None, 1].mT).clamp(0, 1)
+
+
+def _cut_out(coded: Tensor, draw: _Draw) -> Tensor:
+    top, left = draw.offset
+    return coded[:, top : top + draw.side, left : left + draw.side]
 
 
 def _where(on: Tensor, a: Tensor, b: Tensor) -> Tensor:
