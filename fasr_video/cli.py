@@ -122,10 +122,8 @@ def cli() -> None:
 @click.option(
     "--clock-uncertainty",
     type=float,
-    default=0.0,
-    show_default=True,
     metavar="SECONDS",
-    help="How far --clock may be off.",
+    help="How far --clock may be off. [default: 0]",
 )
 @click.option("--by", default="", help="Who runs it, for the log. [default: your login name]")
 @ROLE
@@ -145,7 +143,7 @@ def run_command(
     no_report: bool,
     camera: str | None,
     clock: str | None,
-    clock_uncertainty: float,
+    clock_uncertainty: float | None,
     by: str,
     role: str,
     as_json: bool,
@@ -158,7 +156,7 @@ def run_command(
     from fasr_video import screen
     from fasr_video.pipeline import place
     from fasr_video.pipeline.case import Case
-    from fasr_video.pipeline.run import redo, run
+    from fasr_video.pipeline.run import own_settings, redo, run
     from fasr_video.report.write import refresh
 
     if stage is None and not footage:
@@ -171,9 +169,11 @@ def run_command(
         Case.open(out, read_only=True).db.close()  # says it, where there is none
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
-    told = None if camera is None and clock is None else place.given(camera, clock, clock_uncertainty)
-    own = "cpu" if stage is None or out is None else str(out / "settings.yaml")
-    chosen = configs.load(preset or own, overrides)
+    told = place.given(camera, clock, clock_uncertainty)
+    if stage is None or out is None or preset is not None:
+        chosen = configs.load(preset or "cpu", overrides)
+    else:
+        chosen = own_settings(out, stage, overrides)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with _progress(as_json) as listen:

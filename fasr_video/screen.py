@@ -91,9 +91,13 @@ def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, ba
         say(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
     for remark in searched["remarks"]:
         say(f"note: {remark}")
-    last = next(x for x in reversed(document["log"]) if x["event"] == "searched")
-    anew = json.loads(last["details"])["index_made_anew"]
-    if anew not in {None, "there was none"}:
+    last = next(x for x in reversed(document["log"]) if x["event"] in {"searched", "answers taken out"})
+    details = json.loads(last["details"])
+    if last["event"] == "answers taken out":
+        names = {t["id"]: t["name"] for t in document["tracks"]}
+        told = ", ".join(names[track] for track in details["tracks"])
+        say(f"note: the answers on {told} were taken out, for they were about probes of before ({details['why']})")
+    elif (anew := details["index_made_anew"]) not in {None, "there was none"}:
         say(f"note: the gallery's index was made anew from the store: {anew}")
 
 

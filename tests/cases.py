@@ -165,6 +165,8 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
                 remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
                 search._store(case, row["id"], _answer(kind, found), remark)
                 asked.append(row["id"])
+        listed = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
+        case.db.executemany(listed, search._photographs(gallery))
         facts = {"id": gallery.id, "generation": gallery.generation, "state": gallery.state, "people": 2}
         question = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
         searched = {"gallery": facts | {"templates": 2, "folder": "gallery"}, "models": MODELS, "question": question}

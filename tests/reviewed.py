@@ -172,8 +172,11 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         Index.open(gallery)
         facts = {"id": gallery.id, "state": gallery.state, "people": len(people), "folder": "gallery"}
         facts |= {"templates": gallery.count(), "generation": gallery.generation}
+        listed = search._photographs(gallery)
     asked = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
     asked |= {"remarks": [], "models": {}}
     with case.transaction():
+        insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
+        case.db.executemany(insert, listed)
         case.set_meta("searched", json.dumps(asked))
         case.log("searched", {**asked, "index_made_anew": None, "digest": search.digest(case)})

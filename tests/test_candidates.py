@@ -466,6 +466,7 @@ def test_links_are_proposed_anew(copy: Path) -> None:
         ("search", "restore.samples=3", "stage search does not depend on restore.samples"),
         ("restore", "detect.min_score=0.9", "stage restore does not depend on detect.min_score"),
         ("link", "search.fpir=0.1", "stage link does not depend on search.fpir"),
+        ("search", "restore.subjects={T1: grace_hopper}", "stage search does not depend on restore.subjects"),
     ],
 )
 def test_a_stage_takes_its_own_settings_alone(copy: Path, stage: Any, override: str, says: str) -> None:
@@ -473,6 +474,14 @@ def test_a_stage_takes_its_own_settings_alone(copy: Path, stage: Any, override: 
     with pytest.raises(CaseError, match=says):
         redo(copy, stage, again(copy, override))
     assert document(copy) == before
+
+
+def test_a_refused_stage_leaves_the_case_as_it_was(copy: Path) -> None:
+    other_models(copy)
+    before, said = document(copy), (copy / "settings.yaml").read_text()
+    with pytest.raises(CaseError, match=r"tracks have no probes.*give --stage restore"):
+        redo(copy, "search", again(copy, "search.fpir=0.05"))
+    assert document(copy) == before and (copy / "settings.yaml").read_text() == said
 
 
 def test_a_stage_of_unfinished_footage_is_refused(copy: Path) -> None:
@@ -489,6 +498,81 @@ def test_a_case_that_was_never_searched_needs_a_gallery(corridor: Path, tmp_path
         redo(out, "search", again(out))
     assert redo(out, "search", again(out), MUGSHOTS)
     assert all(t["answer"] for t in document(out)["tracks"] if t["verdict"] == "usable")
+
+
+def by_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fasr-video", "run", *arguments, "--no-report"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def test_a_stage_asks_as_the_case_was_asked_last_by_whatever_command(
+    copy: Path, corridor: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run([corridor], copy, configs.load("cpu", (*QUICK, "search.fpir=0.2", "search.candidates=1")), MUGSHOTS)
+    stage = ("--stage", "restore", "--out", str(copy), "--set", "restore.seed=5")
+    assert by_command(monkeypatch, *stage, "--set", "search.candidates=2") == 0
+    after = document(copy)
+    for asked in (after["searched"]["question"], after["settings"]["search"]):
+        assert asked["fpir"] == 0.2, "as last"
+        assert asked["candidates"] == 2, "but for what this command says"
+    assert by_command(monkeypatch, "--stage", "link", "--out", str(copy)) == 0
+    with Case.open(copy, read_only=True) as case:
+        assert not [problem for check in verify(case) for problem in check.problems]
+
+
+def test_pictures_drawn_anew_are_searched_with_anew(copy: Path) -> None:
+    def asked() -> list[str]:
+        return [line["details"] for line in document(copy)["log"] if line["event"] == "searched"]
+
+    assert len(asked()) == 1
+    assert redo(copy, "restore", again(copy, "restore.seed=5"))
+    assert len(asked()) == 2, "the question is the same, what it was asked with is not"
+    assert not redo(copy, "restore", again(copy))
+
+
+def other_models(folder: Path) -> None:
+    """The case as one whose tracks were probed with models that are not at hand any more."""
+    with Case.open(folder) as case, case.transaction():
+        case.db.execute("UPDATE probed SET models = json_set(models, '$.pooled_by', 'another')")
+
+
+def test_without_a_gallery_probes_made_anew_are_searched_for_as_last(copy: Path, corridor: Path) -> None:
+    loose = configs.load("cpu", (*QUICK, "search.fpir=0.2"))
+    run([corridor], copy, loose, MUGSHOTS)
+    other_models(copy)
+    before = document(copy)
+    assert run([corridor], copy, CPU)[1] is True
+    after = document(copy)
+    assert [x["event"] for x in after["log"]].count("searched") == 3
+    assert after["searched"]["question"] == before["searched"]["question"]
+    assert [t["answer"] for t in after["tracks"]] == [t["answer"] for t in before["tracks"]]
+    assert run([corridor], copy, CPU)[1] is False
+
+
+@pytest.mark.parametrize("what", ["gone", "another"])
+def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
+    what: str, copy: Path, corridor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other_models(copy)
+    shutil.move(copy / "gallery", copy / "moved")
+    with Gallery.open(copy / "moved", read_only=True) as kept:
+        if what == "another":
+            Gallery.create(copy / "gallery", "builtin", kept.embedder.sha256, kept.length).close()
+    quick = [part for setting in QUICK for part in ("--set", setting)]
+    assert by_command(monkeypatch, str(corridor), "--out", str(copy), *quick) == 0
+    told = capsys.readouterr().out
+    assert "were taken out" in told and ("no gallery here" if what == "gone" else "another gallery than") in told
+    after = document(copy)
+    assert all(t["answer"] is None for t in after["tracks"])
+    assert [x["event"] for x in after["log"]].count("answers taken out") == 1
+    with Case.open(copy, read_only=True) as case:
+        assert not [problem for check in verify(case) for problem in check.problems]
+    shutil.rmtree(copy / "gallery", ignore_errors=True)
+    shutil.move(copy / "moved", copy / "gallery")
+    run([corridor], copy, CPU, MUGSHOTS)
+    assert all(t["answer"] for t in document(copy)["tracks"] if t["verdict"] == "usable"), "the same question again"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fasr_video import cli
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.place import Place, given
@@ -19,13 +20,15 @@ from tests.archives import SETTINGS
 @pytest.mark.parametrize(
     ("start", "uncertainty", "says"),
     [
+        (None, 5.0, "give --clock, too"),
+        (None, -5.0, "give --clock, too"),
         ("noon", 0.0, "not a time in ISO 8601"),
         ("2024-05-01T12:00:00", 0.0, "names no zone"),
         ("2024-05-01T12:00:00+00:00", -1.0, "0 or more"),
         ("2024-05-01T12:00:00+00:00", float("nan"), "0 or more"),
     ],
 )
-def test_a_clock_that_says_nothing_certain_is_refused(start: str, uncertainty: float, says: str) -> None:
+def test_a_clock_that_says_nothing_certain_is_refused(start: str | None, uncertainty: float, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         given("door", start, uncertainty)
 
@@ -57,10 +60,24 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
     run([entrance], copy, SETTINGS)
     assert said(copy) == before
     run([entrance], copy, SETTINGS, place=Place("yard"))
-    assert said(copy) == ("yard", None)
+    assert said(copy) == ("yard", before[1]), "what was not said stays"
+    run([entrance], copy, SETTINGS, place=given(None, "2024-05-01T13:00:00+02:00", None))
+    clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
+    assert said(copy) == ("yard", clock)
     with Case.open(copy, read_only=True) as opened:
         events = [r[0] for r in opened.db.execute("SELECT event FROM log ORDER BY id")]
-    assert events.count("camera and clock") == 2
+    assert events.count("camera and clock") == 3
+
+
+def test_an_uncertainty_without_a_clock_is_one_line(
+    entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fasr-video", "run", str(entrance), "--out", str(tmp_path / "case"), "--clock-uncertainty", "5"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2 and "--clock-uncertainty" in capsys.readouterr().err
+    assert not (tmp_path / "case").exists()
 
 
 def test_a_camera_that_the_log_does_not_know_is_found_out(case: Path, tmp_path: Path) -> None:

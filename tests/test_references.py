@@ -24,7 +24,7 @@ from fasr_video.pipeline import export
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import open_prober
 from fasr_video.pipeline.references import APART, of_subject, sharpest
-from fasr_video.pipeline.run import run
+from fasr_video.pipeline.run import redo, run
 from fasr_video.pipeline.verify import verify
 from fasr_video.provenance import NOTE
 from fasr_video.sr.idfsr import identity_denoiser
@@ -161,6 +161,48 @@ def test_taken_back_the_track_is_drawn_from_its_own_faces_again(
     after = the_track(copy)
     assert after == the_track(own) and set(after["answer"]["lists"]) == {"best", "pooled", "sr"}
     assert not any((copy / name).exists() for name in (before["picture"], *before["samples"]))
+
+
+def test_taken_back_without_a_gallery_it_is_searched_for_where_it_was_last(
+    own: Path, copy: Path, entrance: Path, weights: Path
+) -> None:
+    assert run([entrance], copy, settings(weights))[1] is True
+    assert the_track(copy) == the_track(own), "no answer says that it was drawn from anybody"
+    with Case.open(copy, read_only=True) as case:
+        assert not any(c.problems for c in verify(case))
+
+
+def test_a_track_drawn_from_photographs_is_searched_for_in_any_gallery(
+    copy: Path, weights: Path, mugshots: Path, tmp_path: Path
+) -> None:
+    chosen = settings(weights, "search.fpir=0.05", f"restore.subjects={{T1: {HOPPER}}}")
+    with Case.open(copy) as case, case.transaction():  # as if the case had been made so
+        stored = json.loads(case.meta("settings"))
+        stored["restore"]["subjects"] = {"T1": HOPPER}
+        case.set_meta("settings", json.dumps(stored, sort_keys=True))
+    before = the_track(copy)
+    assert redo(copy, "search", chosen) is True
+    others = tmp_path / "others"
+    others.mkdir()
+    shutil.copy(mugshots / "eileen_collins.jpg", others)
+    assert redo(copy, "search", chosen, others) is True
+    after = the_track(copy)
+    assert after["restoration"] == before["restoration"], "nothing was drawn"
+    assert [c["subject"] for c in after["answer"]["joined"]] == ["eileen_collins"]
+    assert "conditioned on subject" in after["answer"]["remark"]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "says"),
+    [(f"{{T9: {HOPPER}}}", "no usable track T9"), ("{T1: nobody}", "no subject 'nobody'")],
+)
+def test_a_stage_that_cannot_draw_leaves_the_case_as_it_was(
+    subjects: str, says: str, copy: Path, weights: Path
+) -> None:
+    before, said = case_document(copy), (copy / "settings.yaml").read_text()
+    with pytest.raises(FasrError, match=says):
+        redo(copy, "restore", settings(weights, f"restore.subjects={subjects}"))
+    assert case_document(copy) == before and (copy / "settings.yaml").read_text() == said
 
 
 def test_a_photograph_that_is_gone_is_drawn_from_no_more(

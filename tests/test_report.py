@@ -24,6 +24,8 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
+from fasr_video.gallery.records import EnrolledPhoto
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.links import decide as decide_link
 from fasr_video.pipeline.place import Place
@@ -31,6 +33,7 @@ from fasr_video.pipeline.records import place_source
 from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
+from fasr_video.types import AlignedFace
 from tests.cases import LEAD, LOOKED_THROUGH, decide, synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -372,6 +375,20 @@ def test_report_is_made_without_the_gallery(copy: Path) -> None:
     told = page(write_report(copy), PAGES["lead"])
     assert "the gallery is not at hand" in told.text and LEAD in told.text
     assert not any(alt.startswith("Gallery photograph") for alt in told.alts)
+
+
+def test_photographs_are_those_of_when_the_case_was_searched(copy: Path) -> None:
+    def shown() -> int:
+        return sum(alt == f"Gallery photograph of candidate {LEAD}" for alt in page(write_report(copy), "T1").alts)
+
+    assert shown() == 1 and "has changed since" not in page(copy / "report", "T1").text
+    face = AlignedFace(np.full((128, 128, 3), 99, np.uint8), None)
+    with Gallery.open(copy / "gallery") as gallery:
+        feature = np.eye(512, dtype=np.float32)[0]
+        gallery.add(LEAD, EnrolledPhoto("9" * 64, "later.jpg", feature, 20.0, 50.0, 0.9, face))
+    assert shown() == 1, "the new one stands behind no answer"
+    told = page(copy / "report", "T1").text
+    assert "later.jpg" not in told and "The gallery has changed since the case was searched." in told
 
 
 def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> None:

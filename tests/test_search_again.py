@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fasr_video import cli
-from fasr_video.archive.again import cases_in, search_again
+from fasr_video.archive.again import cases_in, is_answered, search_again
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import write_summary
 from fasr_video.archive.unit import work
@@ -19,6 +19,7 @@ from fasr_video.errors import CaseError
 from fasr_video.gallery import enrol as enrolling
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.probes import digest
 from fasr_video.pipeline.run import open_models
 from fasr_video.pipeline.verify import verify
 from tests.archives import SETTINGS, work_off
@@ -78,6 +79,19 @@ def test_who_was_enrolled_since_is_a_new_candidate_without_the_footage(again: Pa
         assert not [p for c in verify(case) for p in c.problems]
     with Ledger.read(again / "cases") as ledger:
         assert write_summary(ledger)["leads"][0]["candidates"][0]["subject"] == "grace_hopper"
+
+
+def test_an_answer_about_probes_of_before_answers_nothing(again: Path) -> None:
+    (folder,) = cases_in([again / "cases"])
+    with Case.open(folder) as case, Gallery.open(again / "gallery", read_only=True) as gallery:
+        assert is_answered(case, gallery, SETTINGS.search)
+        with case.transaction():
+            case.log("probed", {"models": {}, "digests": {"1": digest(case, 1)}})
+        assert not is_answered(case, gallery, SETTINGS.search)
+    (result,) = search_again([folder], again / "gallery")
+    assert result.asked and result.problem is None
+    with Case.open(folder, read_only=True) as case:
+        assert not [p for c in verify(case) for p in c.problems]
 
 
 def test_features_of_other_models_are_not_compared(again: Path) -> None:

@@ -23,7 +23,7 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE, Case, only_writer
 from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import open_prober
-from fasr_video.pipeline.search import search_all
+from fasr_video.pipeline.search import outdated, probed_tracks, search_all
 from fasr_video.report.write import refresh
 
 
@@ -114,7 +114,8 @@ def is_answered(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
     if last is None:
         return False
     same = last["gallery"]["id"] == gallery.id and last["gallery"]["state"] == gallery.state
-    return bool(same and last["question"] == search.model_dump(mode="json"))
+    whole = last["tracks"] == probed_tracks(case) and not outdated(case)
+    return bool(same and whole and last["question"] == search.model_dump(mode="json"))
 
 
 def search_one(folder: Path, gallery: Gallery, index: Index, questions: Questions, reports: bool) -> Searched:

@@ -13,7 +13,7 @@ from fasr_video.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is known of a recording from outside of it. Times in the video stay those of the file."""
+    """What is known of a recording from outside of it. Times in the video stay those of the file. None was not said."""
 
     camera: str | None = None
     clock: dict[str, Any] | None = None
@@ -21,14 +21,17 @@ class Place:
     and what a correction was made from."""
 
 
-def given(camera: str | None, start: str | None, uncertainty: float) -> Place:
-    """As the command line names it."""
+def given(camera: str | None, start: str | None, uncertainty: float | None) -> Place | None:
+    """As the command line names it; None where it says nothing."""
     if start is None:
-        return Place(camera)
+        if uncertainty is not None:
+            raise UsageError("--clock-uncertainty", "it says how far --clock may be off", "give --clock, too")
+        return None if camera is None else Place(camera)
     at = read_time("--clock", start)
-    if not math.isfinite(uncertainty) or uncertainty < 0:
-        raise UsageError("--clock-uncertainty", f"{uncertainty} is not a length of time", "give seconds, 0 or more")
-    return Place(camera, {"start": at.isoformat(), "uncertainty_seconds": uncertainty, "from": "given"})
+    doubt = uncertainty or 0.0
+    if not math.isfinite(doubt) or doubt < 0:
+        raise UsageError("--clock-uncertainty", f"{doubt} is not a length of time", "give seconds, 0 or more")
+    return Place(camera, {"start": at.isoformat(), "uncertainty_seconds": doubt, "from": "given"})
 
 
 def correction(clock: Mapping[str, Any]) -> str:

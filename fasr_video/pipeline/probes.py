@@ -128,6 +128,18 @@ def tracks_to_probe(
     return [(row, models) for row, models in usable if row["models"] != models]
 
 
+def tracks_without_features(case: Case, prober: Prober, seed: int) -> list[int]:
+    """Usable tracks that cannot be searched for with these models. From whose photographs one was drawn is no matter:
+    nobody is searched for with that picture."""
+    query = (
+        "SELECT track.id, probed.models FROM track LEFT JOIN probed ON probed.track = track.id"
+        " WHERE track.state = 'done' AND verdict = 'usable' ORDER BY track.id"
+    )
+    needed = json.loads(_models(prober, seed, None))
+    made = {row["id"]: json.loads(row["models"] or "{}") for row in case.db.execute(query).fetchall()}
+    return [track for track, models in made.items() if models | needed != models]
+
+
 def _models(prober: Prober, seed: int, subject: References | None) -> str:
     """All that a track's probes depend on but its own faces: with other ones they are made anew."""
     drawn_from = {} if subject is None else {"drawn_from": {"subject": subject.subject, "photographs": subject.sha256}}

@@ -47,14 +47,16 @@ def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> in
 
 
 def place_source(case: Case, source: int, place: Place) -> None:
-    """Note camera and clock; they may be corrected later, and the log keeps what was said before."""
-    said = (place.camera, None if place.clock is None else json.dumps(place.clock, sort_keys=True))
+    """Note camera and clock; they may be corrected later, each alone, and the log keeps what was said before."""
     row = case.db.execute("SELECT camera, clock FROM source WHERE id = ?", (source,)).fetchone()
-    if tuple(row) == said:
+    camera = row["camera"] if place.camera is None else place.camera
+    clock = row["clock"] if place.clock is None else json.dumps(place.clock, sort_keys=True)
+    if (camera, clock) == tuple(row):
         return
     with case.transaction():
-        case.db.execute("UPDATE source SET camera = ?, clock = ? WHERE id = ?", (*said, source))
-        case.log("camera and clock", {"source": source, "camera": place.camera, "clock": place.clock})
+        case.db.execute("UPDATE source SET camera = ?, clock = ? WHERE id = ?", (camera, clock, source))
+        told = None if clock is None else json.loads(clock)
+        case.log("camera and clock", {"source": source, "camera": camera, "clock": told})
 
 
 def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | None:

@@ -26,17 +26,22 @@ def sharpest(lr0: Row, others: Sequence[Row]) -> list[int]:
     return chosen
 
 
-def of_tracks(
-    case: Case, names: Mapping[str, int], gallery: Gallery, subjects: Mapping[str, str]
-) -> dict[int, References]:
-    """By track: the photographs of the subject that it is to be drawn from. `names` are those of all tracks."""
+def check_tracks(case: Case, names: Mapping[str, int], subjects: Mapping[str, str]) -> None:
+    """Raise where one that is to be drawn from photographs is no usable track. `names` are those of all tracks."""
     usable = {row["id"] for row in case.db.execute("SELECT id FROM track WHERE verdict = 'usable'").fetchall()}
-    known = {name: track for name, track in names.items() if track in usable}
+    known = [name for name, track in names.items() if track in usable]
     strange = [name for name in subjects if name not in known]
     if strange:
         reason = f"no usable track {strange[0]} in this case, but {', '.join(known) or 'none'}"
         raise UsageError(SETTING, reason, "name tracks as `fasr-video show` does")
-    return {known[track]: of_subject(gallery, subject) for track, subject in subjects.items()}
+
+
+def of_tracks(
+    case: Case, names: Mapping[str, int], gallery: Gallery, subjects: Mapping[str, str]
+) -> dict[int, References]:
+    """By track: the photographs of the subject that it is to be drawn from."""
+    check_tracks(case, names, subjects)
+    return {names[track]: of_subject(gallery, subject) for track, subject in subjects.items()}
 
 
 def of_subject(gallery: Gallery, subject: str) -> References:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
@@ -22,9 +22,10 @@ from fasr_video.batches import FRAMES, at_once
 from fasr_video.configs.settings import DetectSettings, Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
-from fasr_video.gallery.probes import Prober
+from fasr_video.gallery.probes import Prober, References
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import records, roles
-from fasr_video.pipeline.case import DATABASE, Case, only_writer
+from fasr_video.pipeline.case import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.gate import Gate, GateState
@@ -33,9 +34,9 @@ from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.probes import open_prober, probe_all, tracks_to_probe, tracks_together
-from fasr_video.pipeline.references import of_tracks
-from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, search_all
+from fasr_video.pipeline.probes import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features
+from fasr_video.pipeline.references import check_tracks, of_tracks
+from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, renew_answers, search_all
 from fasr_video.storage import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections, FrameRef
@@ -136,7 +137,7 @@ def run(
     if gallery is not None:
         check_question(out, gallery, models.prober, settings.search, set(subjects.values()))
     elif subjects:
-        raise UsageError("restore.subjects", "there is no gallery with their photographs", "give --gallery")
+        raise _no_photographs()
     worked = False
     with only_writer(out), open_case(out, settings) as case, case.in_a_run(runs_it):
         for reader, before in zip(readers, stamps, strict=True):
@@ -157,6 +158,7 @@ def redo(
     """Do one stage of a case again with other settings or another gallery, and what depends on it; no footage is read.
 
     Returns whether there was anything to do. Without a gallery, the one that was searched last is searched again.
+    Whatever would refuse it is looked at before the case takes the settings.
     """
     runs_it = _who(f"stage {stage}", by, role)
     with only_writer(out), Case.open(out) as case, case.in_a_run(runs_it):
@@ -166,38 +168,75 @@ def redo(
         gallery = gallery or last_gallery(case)
         if stage == "search" and gallery is None:
             raise UsageError("--stage search", "this case was never searched", "give --gallery")
-        models = open_models(settings)
+        _check_settings(case, settings, stage)
+        models, subjects = open_models(settings), settings.restore.subjects if stage == "restore" else {}
         if gallery is not None:
-            check_question(out, gallery, models.prober, settings.search, set(settings.restore.subjects.values()))
-        _take_settings(case, settings, stage)
-        if stage == "search" and (waiting := tracks_to_probe(case, models.prober, settings.restore.seed)):
-            reason = f"{len(waiting)} of its tracks have no probes made with the models at hand"
+            check_question(out, gallery, models.prober, settings.search, set(subjects.values()))
+        elif subjects:
+            raise _no_photographs()
+        check_tracks(case, track_names(case), subjects)
+        if stage == "search" and (bare := tracks_without_features(case, models.prober, settings.restore.seed)):
+            reason = f"{len(bare)} of its tracks have no probes made with the models at hand"
             raise CaseError(out, reason, "give --stage restore, which searches too")
         if stage == "link":
+            _take_settings(case, settings, stage)
             return propose_all(case, settings.link)
-        return _after_footage(case, gallery, models, settings, listen)
+        return _after_footage(case, gallery, models, settings, listen, stage)
+
+
+def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Settings:
+    """What a stage begins with: the case's own settings, changed by `overrides`; where it searches, those of the search
+    are the ones that the case was asked with last, by whatever command."""
+    with Case.open(folder, read_only=True) as case:
+        searched = case.searched()
+    asked = {} if searched is None or "search" not in STAGES[stage] else searched["question"]
+    last = [f"search.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked.items()]
+    return load(str(folder / SETTINGS), (*last, *overrides))
 
 
 def _who(what: str, by: str, role: str) -> dict[str, str]:
     return {"what": what, "by": person(by or roles.login()), "role": roles.role(role) or roles.stated()}
 
 
+def _no_photographs() -> UsageError:
+    return UsageError(SUBJECTS, "there is no gallery with their photographs", "give --gallery")
+
+
 def _after_footage(
-    case: Case, gallery: Path | None, models: Models, settings: Settings, listen: Listener | None
+    case: Case,
+    gallery: Path | None,
+    models: Models,
+    settings: Settings,
+    listen: Listener | None,
+    stage: StageName | None = None,
 ) -> bool:
-    """Restore, search, link: whatever of it is not done with these models, settings and people."""
-    prober, seed, tell = models.prober, settings.restore.seed, _stage(listen, "super-resolving")
-    together = tracks_together(settings.restore)
-    if gallery is None:
-        worked = probe_all(case, prober, seed, tell, together=together)
-    else:
-        with open_gallery(case, gallery, models.detector, prober.embedder, _stage(listen, "enrolling")) as people:
+    """Restore, search, link: whatever of it is not done with these models, settings and people. Of a stage, the case
+    takes the settings when people and photographs are at hand, and nothing can refuse it any more."""
+    prober, worked = models.prober, False
+    with _people(case, gallery, models, listen) as people:
+        drawn_from: Mapping[int, References] = NOBODY
+        if people is not None and stage != "search":
             drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
-            worked = probe_all(case, prober, seed, tell, drawn_from, together)
+        if stage is not None:
+            _take_settings(case, settings, stage)
+        if stage != "search":  # which asks with the probes that are there
+            tell, together = _stage(listen, "super-resolving"), tracks_together(settings.restore)
+            worked = probe_all(case, prober, settings.restore.seed, tell, drawn_from, together)
+        if people is not None:
             worked |= search_all(case, people, prober, settings.search)
+    if gallery is None:
+        worked |= renew_answers(case, prober)
     worked |= propose_all(case, settings.link)
     case.sweep_pictures()  # each time: a run that was cut while it swept left some
     return worked
+
+
+def _people(
+    case: Case, gallery: Path | None, models: Models, listen: Listener | None
+) -> AbstractContextManager[Gallery | None]:
+    if gallery is None:
+        return nullcontext()
+    return open_gallery(case, gallery, models.detector, models.prober.embedder, _stage(listen, "enrolling"))
 
 
 def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:
@@ -230,14 +269,19 @@ def _changed(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
     return [f"{g}.{k}" for g, k in names if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
 
 
-def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
-    """From now on the case has these settings; only those of the stage, and of what follows it, may be other ones."""
-    chosen = json.loads(settings.model_dump_json())
-    changed = _changed(case, chosen)
-    fixed = [name for name in changed if name.split(".")[0] not in STAGES[stage] and name != SUBJECTS]
+def _check_settings(case: Case, settings: Settings, stage: StageName) -> None:
+    """Only those of the stage, and of what follows it, may be other ones than the case has."""
+    changed = _changed(case, json.loads(settings.model_dump_json()))
+    fixed = [name for name in changed if name.split(".")[0] not in STAGES[stage]]
     if fixed:
         reason = f"stage {stage} does not depend on {', '.join(fixed)}"
         raise CaseError(case.folder, reason, "leave that as the case has it, or run the footage into a new case")
+
+
+def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
+    """From now on the case has these settings."""
+    chosen = json.loads(settings.model_dump_json())
+    changed = _changed(case, chosen)
     if changed:
         with case.transaction():
             case.set_meta("settings", json.dumps(chosen, sort_keys=True))

@@ -17,6 +17,7 @@ from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
+from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.search import Answer, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
@@ -124,7 +125,7 @@ def search_all(
     reading = read_calibration(settings, prober.facts())
     photographs = _photographs(gallery)
     asked = _asked(case, gallery, prober, settings, reading) | {"photographs": _hash(photographs)}
-    if case.searched() == asked:
+    if case.searched() == asked and not outdated(case):
         return False
     index = index or Index.open(gallery)
     searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
@@ -146,6 +147,46 @@ def search_all(
     return True
 
 
+def outdated(case: Case) -> list[int]:
+    """Tracks whose answers are about probes that were made anew since."""
+    asked = "SELECT max(id) FROM log WHERE event = 'searched'"
+    lines = case.db.execute(f"SELECT details FROM log WHERE event = 'probed' AND id > ({asked})").fetchall()
+    since = {int(track) for line in lines for track in json.loads(line["details"])["digests"]}
+    answered = case.db.execute("SELECT track FROM answer ORDER BY track").fetchall()
+    return [row["track"] for row in answered if row["track"] in since]
+
+
+def renew_answers(case: Case, prober: Prober) -> bool:
+    """Ask again as last, in the gallery that was searched last, where answers are outdated; where it is not at hand,
+    or cannot be asked with these models, they are taken out. Returns whether there were any."""
+    late, searched = outdated(case), case.searched()
+    if not late or searched is None:
+        return False
+    try:
+        with Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery:
+            if gallery.id != searched["gallery"]["id"]:
+                raise GalleryError(gallery.folder, "another gallery than the one that was searched", "give --gallery")
+            gallery.require(prober.embedder)
+            return search_all(case, gallery, prober, SearchSettings.model_validate(searched["question"]))
+    except UsageError as error:
+        _take_out(case, late, searched, f"{error.subject}: {error.reason}")
+        return True
+
+
+def _take_out(case: Case, late: Sequence[int], searched: Mapping[str, Any], why: str) -> None:
+    """From now on these tracks were not searched for; the log keeps that they were."""
+    left = {
+        "tracks": [track for track in searched["tracks"] if track not in late],
+        "conditioned_on": {t: subject for t, subject in searched["conditioned_on"].items() if int(t) not in late},
+    }
+    with case.transaction():
+        for table in ("candidate", "answer"):
+            case.db.executemany(f"DELETE FROM {table} WHERE track = ?", [(track,) for track in late])
+        case.set_meta("searched", json.dumps({**searched, **left}))
+        details = {"tracks": late, "why": why, "searched": {**searched, **left}, "digest": digest(case)}
+        case.log("answers taken out", details)
+
+
 def _question(settings: SearchSettings) -> Question:
     return Question(Mode(settings.mode), settings.candidates, settings.fpir)
 
@@ -165,8 +206,13 @@ def _asked(case: Case, gallery: Gallery, prober: Prober, settings: SearchSetting
         "calibration": None if reading.calibration is None else reading.calibration.sha256,
         "remarks": [*reading.remarks, *warnings],
         "conditioned_on": {str(track): subject for track, subject in conditioned(case).items()},
-        "tracks": [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()],
+        "tracks": probed_tracks(case),
     }
+
+
+def probed_tracks(case: Case) -> list[int]:
+    """Those that can be asked for."""
+    return [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
 
 
 def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) -> str | None:

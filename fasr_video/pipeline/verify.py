@@ -209,13 +209,17 @@ def _probes(case: Case) -> Check:
 
 def _answers(case: Case) -> Check:
     """Candidates against the hash that the log holds, and the case's own gallery against its own."""
-    row = case.db.execute("SELECT details FROM log WHERE event = 'searched' ORDER BY id DESC LIMIT 1").fetchone()
+    last = "SELECT event, details FROM log WHERE event IN ('searched', 'answers taken out') ORDER BY id DESC LIMIT 1"
+    row = case.db.execute(last).fetchone()
     said = None if row is None else json.loads(row["details"])
     digest = None
     if said is not None:
         digest = said.pop("digest")
-        del said["index_made_anew"]
-        said.pop("leads", None)  # cases of before have none
+        if row["event"] == "answers taken out":
+            said = said["searched"]
+        else:
+            del said["index_made_anew"]
+            said.pop("leads", None)  # cases of before have none
     problems = []
     if case.searched() != said:
         problems.append("what was searched for is not what the log says")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,10 +26,13 @@ class Photograph:
 
 
 class Photographs:
-    """Those of each subject; none of anybody without a gallery."""
+    """Those of each subject that stood behind the answers; none of anybody without a gallery."""
 
-    def __init__(self, gallery: Gallery | None, remark: str, redact: bool = False) -> None:
-        self._gallery, self.remark, self._redact = gallery, remark, redact
+    def __init__(
+        self, gallery: Gallery | None, remark: str, listed: Collection[tuple[str, str]] = (), redact: bool = False
+    ) -> None:
+        """`listed` are subject and SHA-256 of the photographs that the gallery had when it was searched."""
+        self._gallery, self.remark, self._listed, self._redact = gallery, remark, listed, redact
         self._known: dict[str, tuple[Photograph, ...]] = {}
 
     def of(self, subject: str) -> tuple[Photograph, ...]:
@@ -40,7 +43,8 @@ class Photographs:
     def _read(self, subject: str) -> Iterator[Photograph]:
         if self._gallery is None:
             return
-        for image in [i for i in self._gallery.images(subject) if i.has_picture][:MOST]:
+        listed = (i for i in self._gallery.images(subject) if (subject, i.sha256) in self._listed)
+        for image in [i for i in listed if i.has_picture][:MOST]:
             if (face := self._gallery.face(image)) is not None:
                 picture = photograph(pixelated(face.picture) if self._redact else face.picture)
                 yield Photograph(image.path, image.sha256, picture, thumbnail(picture))
@@ -64,4 +68,8 @@ def photographs(
         if gallery.id != asked["id"]:
             yield Photographs(None, "No photographs are shown: another gallery lies where the one searched was.")
         else:
-            yield Photographs(gallery, "The photographs are pixelated." if redact else "", redact)
+            rows = case.db.execute("SELECT subject, sha256 FROM gallery_photo WHERE problem IS NULL").fetchall()
+            told = ["The photographs are pixelated."] if redact else []
+            if gallery.state != asked["state"]:
+                told.append("The gallery has changed since the case was searched.")
+            yield Photographs(gallery, " ".join(told), {(row["subject"], row["sha256"]) for row in rows}, redact)
