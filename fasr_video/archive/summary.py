@@ -161,7 +161,7 @@ def as_csv(document: Mapping[str, Any]) -> str:
 def as_html(document: Mapping[str, Any]) -> str:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters["clock"] = lambda text: datetime.fromisoformat(text).isoformat(" ", "seconds")
+    page.filters["clock"] = lambda text: datetime.fromisoformat(text).isoformat(" ", "milliseconds")
     return page.get_template("summary.html").render(document)
 
 
@@ -229,7 +229,7 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
         "camera": line["camera"],
         "start_seconds": track["start_seconds"],
         "end_seconds": track["end_seconds"],
-        "wall": None if wall is None else wall.isoformat(timespec="seconds"),
+        "wall": None if wall is None else wall.isoformat(timespec="milliseconds"),
         "wall_uncertainty": line["start_uncertainty"],
         "candidates": [
             {k: c[k] for k in ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")} for c in passing
