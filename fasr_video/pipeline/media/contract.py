@@ -57,7 +57,8 @@ class Losses:
     damaged_frames: int = 0
     """Frames that came out but hang on damaged ones: not to be trusted until the next keyframe."""
     missing_frames: int = 0
-    """Frames that the container declares and that never came, those lost to corrupt packets among them."""
+    """Frames that the container declares and that never came, those lost to corrupt packets among them; and those at
+    the begin of a file that lean on pictures from before it."""
     time_jumps: int = 0
     """Frames whose time is not after that of the frame before."""
 
