@@ -225,7 +225,7 @@ class Case:
             yield
         finally:
             if self.db.in_transaction:
-                self.db.execute("COMMIT")
+                self.db.execute("ROLLBACK")
 
     def meta(self, key: str) -> str:
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fasr_video.errors import MediaError, UsageError
+from fasr_video.files import named
 from fasr_video.types import FrameRef, Image
 
 FFMPEG_REMEDY = "convert it first: ffmpeg -i IN -c:v libx264 OUT.mp4, and keep the original with its hash"
@@ -166,7 +167,7 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         raise MediaError(path, "neither a regular file nor a folder of pictures", "give a video file")
     try:
-        with path.open("rb") as handle:
+        with named(path), path.open("rb") as handle:
             if not handle.read(1):
                 raise MediaError(path, "the file is empty (0 bytes)", "export the footage again")
     except PermissionError as error:
