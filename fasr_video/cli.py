@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 WEIGHTS = click.Path(path_type=Path, dir_okay=False)
+GAVE_UP = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
+"""Errors of the system that are about the machine; others are about a file."""
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
 
 
@@ -64,6 +67,10 @@ def main() -> None:
     except sqlite3.DatabaseError as error:
         say(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
         code = ExitCode.INTEGRITY
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        say(f"fasr-video: {what}; change its permissions, or look after the disk that it is on", err=True)
+        code = ExitCode.FAILED if error.errno in GAVE_UP else ExitCode.USAGE
     except Exception as error:
         reason = exhausted(error)
         if reason is None:

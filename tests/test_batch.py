@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
@@ -349,6 +351,13 @@ def test_settings_that_may_be_asked_anew_make_no_other_unit() -> None:
     key = settings_key(SETTINGS)
     assert settings_key(configs.load("cpu", (*QUICK, "search.fpir=0.1"))) == key
     assert settings_key(configs.load("cpu", (*QUICK, "sampling.fps=3"))) != key
+
+
+def test_ledger_of_before_knows_its_units_again() -> None:
+    """Then the settings held a weight of embeddings, which no run ever used: what was done is not done again."""
+    before = SETTINGS.model_dump(mode="json", exclude={"search": True, "restore": {"subjects"}})
+    before["track"]["appearance_weight"] = 0.5
+    assert settings_key(SETTINGS) == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
 
 
 # With real footage.

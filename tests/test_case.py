@@ -15,11 +15,12 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, IntegrityError, MediaError
 from fasr_video.pipeline.case import DATABASE, Case, chain_hash
 from fasr_video.pipeline.links import decide
-from fasr_video.pipeline.media import pyav
+from fasr_video.pipeline.media import hash_folder, pyav
 from fasr_video.pipeline.records import rows_digest
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
+from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +219,27 @@ def test_changed_footage_is_found_and_missing_footage_is_told(case: Path) -> Non
     with Case.open(case) as opened:
         (sources,) = [c for c in verify(opened) if c.what == "sources"]
     assert sources.problems == [] and "is not there" in sources.unchecked[0]
+
+
+def test_footage_that_cannot_be_read_is_told_with_its_reason(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `/proc/self/mem` gives is an error of reading, for root too."""
+    footage = case.parent / "footage.mp4"
+    footage.unlink()
+    footage.symlink_to("/proc/self/mem")
+    code, out, err = called(capsys, "verify", case)
+    assert code == 0 and err == "" and "intact  log chain" in out
+    assert f"not checked: {footage} cannot be read (Input/output error)" in out
+    code, out, err = called(capsys, "run", footage, "--out", case.parent / "other")
+    assert code == 2 and err == (
+        f"fasr-video: {footage}: Input/output error; change its permissions, or look after the disk that it is on\n"
+    )
+
+
+def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "frame1.png").write_bytes(b"a picture")
+    (tmp_path / "frame2.png").symlink_to("/proc/self/mem")
+    with pytest.raises(MediaError, match=r"frame2\.png: cannot be read \(Input/output error\); change its permissions"):
+        hash_folder(tmp_path)
 
 
 def test_case_of_another_version_is_refused_by_name(case: Path) -> None:

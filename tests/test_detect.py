@@ -10,7 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,11 +27,13 @@ from torch.nn import functional as F
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.checkpoint import load_state, read_state
+from fasr_video.configs import settings
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector
-from fasr_video.pipeline.detect.builtin import decode_frames, fuse_batch_norms, looked_up, pad
+from fasr_video.pipeline.detect.builtin import BuiltinDetector, Engine, decode_frames, fuse_batch_norms, looked_up, pad
 from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.pipeline.media import Sampling, open_video
+from fasr_video.pipeline.run import LOOKING
 from fasr_video.types import Detections, Image
 from tests.detectors import (
     MARKS,
@@ -266,6 +268,28 @@ def test_eight_bits_find_the_faces_of_the_sample_clips(clip: str) -> None:
 
 
 # --- builtin -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+@pytest.mark.parametrize(("batch", "taken"), [("3", [3, 2]), ("null", [1] * 5)])
+def test_network_takes_as_many_frames_at_a_time_as_the_setting_says(
+    engine: str, batch: str, taken: list[int], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = (f"detect.batch={batch}", f"detect.engine={engine}", f"detect.weights={models['builtin']}")
+    detector = open_detector(**settings.load("cpu", chosen).detect.model_dump(exclude=LOOKING))
+    assert isinstance(detector, BuiltinDetector)
+    asked: list[int] = []
+    engine_of = type(detector._net)
+    compute = engine_of.__call__
+
+    def counted(net: Engine, frames: Sequence[Image]) -> list[LevelOutput]:
+        asked.append(len(frames))
+        return compute(net, frames)
+
+    monkeypatch.setattr(engine_of, "__call__", counted)
+    assert len(detector.detect([blank(64, 64) for _ in range(5)])) == 5
+    assert asked == taken
+
 
 FACES = {4: (41.0, 30.5, 14.0, 18.0), 8: (93.5, 40.0, 50.0, 62.0), 16: (70.0, 110.0, 100.0, 120.0)}  # cx, cy, w, h
 

@@ -218,6 +218,99 @@ def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(clips: Path, t
     assert_right(result, videos.expected_times("h264.mp4"))
 
 
+_X265 = "log-level=none:keyint=25:min-keyint=25:"
+MID_GROUP = {
+    "h264.ts": videos.Recipe("H.264", format="mpegts"),
+    "h264.mp4": videos.Recipe("H.264 in MP4, which declares all its frames"),
+    "raw.h264": videos.Recipe("H.264 without times", format="h264"),
+    "h264.avi": videos.Recipe("H.264 in AVI, which has no presentation times"),
+    "open.ts": videos.GOOD["open_gop.ts"],
+    "refresh.ts": videos.Recipe("no keyframes", format="mpegts", options={"x264-params": "intra-refresh=1"}),
+    "rasl.mp4": videos.Recipe("HEVC", codec="libx265", options={"x265-params": _X265 + "open-gop=1"}),
+    "radl.mp4": videos.Recipe("HEVC", codec="libx265", options={"x265-params": _X265 + "open-gop=0:radl=2"}),
+    "mpeg2.ts": videos.Recipe("MPEG-2", codec="mpeg2video", format="mpegts", options={"bf": "2"}),
+    "mpeg4.mp4": videos.Recipe("MPEG-4, drawn onto grey", codec="mpeg4"),
+    "mjpeg.mkv": videos.Recipe("keyframes alone", codec="mjpeg", pixels="yuvj420p", full_range=True),
+}
+"""Footage that is made to begin ten packets after a keyframe, fifteen before the next."""
+
+
+@pytest.fixture(scope="module")
+def mid_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mid_group")
+    for name, recipe in MID_GROUP.items():
+        whole = videos.encode(folder / f"whole_{name}", recipe)
+        videos.beheaded(whole, folder / name, format=recipe.format)
+    return folder
+
+
+@pytest.mark.parametrize("name", MID_GROUP)
+def test_what_a_file_shows_nothing_of_at_its_begin_is_counted(mid_group: Path, name: str) -> None:
+    result = read(mid_group / name, "pyav")
+    assert isinstance(result, Read)
+    # An AVI and a Matroska declare the ten that were cut off, too.
+    there = videos.FRAMES - (0 if name in {"h264.avi", "mjpeg.mkv"} else 10)
+    assert len(result.frames) + result.losses.missing_frames == there
+    assert bool(result.losses)
+    shown = [f for f in result.frames if not f.damaged]
+    assert [videos.number(f.image) for f in shown] == sorted(videos.number(f.image) for f in shown)
+    wrong = [f for f in shown if np.abs(f.image.astype(int) - videos.picture(videos.number(f.image))).mean() > 12]
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", MID_GROUP)
+def test_whole_file_of_the_same_kind_loses_nothing(mid_group: Path, name: str) -> None:
+    result = read(mid_group / f"whole_{name}", "pyav")
+    assert isinstance(result, Read)
+    assert len(result.frames) == videos.FRAMES and not result.losses
+
+
+@pytest.mark.parametrize("whole", ["", "whole_"])
+@pytest.mark.parametrize("name", MID_GROUP)
+def test_indexes_after_a_later_start_are_those_of_a_whole_run(mid_group: Path, name: str, whole: str) -> None:
+    reader = open_video(mid_group / f"{whole}{name}")
+    every = [f.ref for f in reader.frames(ALL)]
+    first = reader.info.first_pts
+    for start in (Fraction(1, 5), Fraction(4, 5), Fraction(7, 5), Fraction(5, 2)):
+        later = [f.ref for f in reader.frames(Sampling(start=start))]
+        assert later == [ref for ref in every if (ref.pts - first) * ref.time_base >= start]
+
+
+def test_what_lies_before_the_start_that_was_asked_for_is_no_loss(mid_group: Path) -> None:
+    result = read(mid_group / "h264.ts", "pyav", Sampling(start=Fraction(7, 5)))
+    assert isinstance(result, Read)
+    assert result.frames and not result.losses
+
+
+@pytest.mark.parametrize("name", ["h264.ts", "h264.mp4"])
+def test_missing_begin_is_counted_once_when_a_run_goes_on(mid_group: Path, name: str) -> None:
+    reader = open_video(mid_group / name)
+    frames = reader.frames(ALL)
+    for _ in range(30):
+        last = next(frames).ref
+    before = replace(reader.losses)
+    frames.close()
+    assert before.missing_frames == 15, "counted as soon as it is known"
+    list(reader.frames(ALL, after=last))
+    assert before + reader.losses == Losses(missing_frames=15)
+
+
+def test_transport_stream_cut_at_the_edge_of_any_packet(clips: Path, tmp_path: Path) -> None:
+    data = (clips / "ts.ts").read_bytes()
+    edge = len(data) // 12 // 188 * 188
+    (tmp_path / "cut.ts").write_bytes(data[edge:])
+    reader = open_video(tmp_path / "cut.ts")
+    shown = [videos.number(f.image) for f in reader.frames(ALL)]
+    assert shown == list(range(25, 100))
+    assert 0 < reader.losses.missing_frames < 25
+
+
+def test_avi_keeps_the_times_of_what_it_shows_when_its_begin_is_missing(mid_group: Path) -> None:
+    result = read(mid_group / "h264.avi", "pyav")
+    assert isinstance(result, Read)
+    assert_right(result, [Fraction(i, 25) for i in range(videos.FRAMES)])
+
+
 def test_times_that_begin_again_are_counted_and_resumed_right(tmp_path: Path) -> None:
     """Two recordings in one file, as recorders write them."""
     twice = tmp_path / "twice.ts"

@@ -43,6 +43,7 @@ def test_override_changes_one_setting_and_keeps_its_type() -> None:
         ("select.auxiliaries=-1", "select.auxiliaries"),
         ("select.max_turn=1.5", "select.max_turn"),
         ("detect.batch=many", "detect.batch"),
+        ("track.appearance_weight=0.3", "no such setting"),  # a run has no embeddings when it tracks
     ],
 )
 def test_what_cannot_be_is_refused_not_clamped(override: str, says: str) -> None:
@@ -76,4 +77,27 @@ def test_broken_preset_file_is_one_line(text: str, tmp_path: Path) -> None:
 
 
 def test_track_settings_are_those_of_the_trackers_with_the_same_defaults() -> None:
-    assert configs.load("cpu").track.model_dump(exclude={"method"}) == dataclasses.asdict(TrackerSettings())
+    of_trackers = dataclasses.asdict(TrackerSettings())
+    del of_trackers["appearance_weight"]  # of embeddings, which a run does not have when it tracks
+    assert configs.load("cpu").track.model_dump(exclude={"method"}) == of_trackers
+
+
+def test_file_of_before_with_a_weight_of_embeddings_opens_and_means_what_it_meant(tmp_path: Path) -> None:
+    values = yaml.safe_load(configs.as_yaml(configs.load("cpu")))
+    values["track"]["appearance_weight"] = 0.3
+    path = tmp_path / "before.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert configs.load(str(path)) == configs.load("cpu")
+
+
+def _numbers() -> list[str]:
+    values = configs.load("cpu").model_dump()
+    return [f"{g}.{n}" for g, n in sorted(OPTIONS) if isinstance(values[g][n], float)]
+
+
+@pytest.mark.parametrize("name", [*_numbers(), "sampling.fps", "sampling.start", "sampling.end"])
+@pytest.mark.parametrize("value", [".inf", ".nan"])
+def test_no_setting_is_without_end(name: str, value: str) -> None:
+    """JSON holds no such numbers: a case would say another thing in its database than in its settings.yaml."""
+    with pytest.raises(SettingsError, match=name):
+        configs.load("cpu", (f"{name}={value}",))

@@ -127,6 +127,17 @@ def cut(source: Path, path: Path, share: float = 0.6) -> Path:
     return path
 
 
+def beheaded(source: Path, path: Path, packets: int = 10, format: str | None = None) -> Path:
+    """Without its first packets, as a recorder's segment that begins between two keyframes; nothing is encoded anew."""
+    with av.open(str(source)) as whole, av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream_from_template(whole.streams.video[0])
+        kept = [packet for packet in whole.demux(video=0) if packet.size][packets:]
+        for packet in kept:
+            packet.stream = stream
+            container.mux(packet)
+    return path
+
+
 def flipped(source: Path, path: Path, seed: int, flips: int = 8) -> Path:
     """Single bits turned over in the middle of the file."""
     rng = np.random.default_rng(seed)

@@ -376,6 +376,7 @@ class Batch:
 def settings_key(settings: Settings) -> str:
     """Of all settings that a case is fixed with; whom to search for may be asked anew."""
     chosen = settings.model_dump(mode="json", exclude={"search": True, "restore": {"subjects"}})
+    chosen["track"]["appearance_weight"] = 0.5  # as in ledgers of before: what they hold as done stays done
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 

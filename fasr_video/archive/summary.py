@@ -212,7 +212,7 @@ def _ended(folder: Path) -> dict[str, str]:
 
 def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
     """The usable tracks of a case, numbered on from `count`; its line is told what they were answered last."""
-    with Case.open(folder, read_only=True) as case:
+    with Case.open(folder, read_only=True) as case, case.one_moment():
         settings = json.loads(case.meta("settings"))
         models = dict(case.db.execute("SELECT track, models FROM probed").fetchall())
         tracks = [t for t in tracks_of(case) if t["id"] in models]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from fasr_video.errors import SettingsError
 
@@ -19,7 +19,8 @@ Share = Field(ge=0, le=1)
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON knows no infinity: what is stored of it would not be what was asked for.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class MediaSettings(_Group):
@@ -30,9 +31,9 @@ class MediaSettings(_Group):
 
 class SamplingSettings(_Group):
     every: int = Field(ge=1)
-    fps: float | None = Field(gt=0, allow_inf_nan=False)
-    start: float | None = Field(ge=0, allow_inf_nan=False)
-    end: float | None = Field(gt=0, allow_inf_nan=False)
+    fps: float | None = Field(gt=0)
+    start: float | None = Field(ge=0)
+    end: float | None = Field(gt=0)
 
 
 class DetectSettings(_Group):
@@ -58,7 +59,12 @@ class TrackSettings(_Group):
     high_score: float = Share
     min_overlap: float = Share
     reach: float = Field(ge=0)
-    appearance_weight: float = Field(ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, given: Any) -> Any:
+        """Without the weight of embeddings, which files and cases of before have: a run has none when it tracks."""
+        return {k: v for k, v in given.items() if k != "appearance_weight"} if isinstance(given, dict) else given
 
 
 class SelectSettings(_Group):

@@ -44,6 +44,11 @@ def export_pictures(
 
     With a signatory, each picture holds a C2PA manifest.
     """
+    with case.one_moment():
+        return _export(case, names, out, redact, signatory)
+
+
+def _export(case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None) -> list[Path]:
     found = {t["name"]: t for t in tracks(case)}
     if strange := sorted(set(names) - found.keys()):
         reason = f"no such track, but {', '.join(found) or 'none'}"

@@ -31,6 +31,11 @@ TOLERANCE = 1e-3
 
 def rerun(case: Case, count: int) -> Check:
     """So many of the case's tracks again, or all where it has fewer."""
+    with case.one_moment():
+        return _rerun(case, count)
+
+
+def _rerun(case: Case, count: int) -> Check:
     case.check_key()
     problems: list[str] = []
     unchecked: list[str] = []

@@ -213,6 +213,20 @@ class Case:
     def transaction(self) -> AbstractContextManager[None]:
         return transaction(self.db, self.folder)
 
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """What is read within is one state of the case, whatever others write meanwhile; nothing is written within."""
+        already = self.db.in_transaction  # in such a moment, or in the transaction of whoever writes
+        if already:
+            yield
+            return
+        self.db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+
     def meta(self, key: str) -> str:
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         if row is None:

@@ -37,21 +37,25 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def as_document(case: Case) -> dict[str, Any]:
     """Everything but the pictures and the single faces that were not kept."""
-    return {
-        "schema": SCHEMA,
-        "case": {k: case.meta(k) for k in ("case_id", "version")},
-        "settings": json.loads(case.meta("settings")),
-        "runs": runs(case),
-        "sources": [
-            _source(case, row["id"]) for row in case.db.execute("SELECT id FROM source ORDER BY id").fetchall()
-        ],
-        "tracks": tracks(case),
-        "links": links(case),
-        "clusters": {"accepted": _clusters(case, {"accepted"}), "proposed": _clusters(case, {"proposed", "accepted"})},
-        "searched": case.searched(),
-        "gallery": [dict(r) for r in case.db.execute("SELECT * FROM gallery_photo ORDER BY path").fetchall()],
-        "log": [dict(r) for r in case.db.execute("SELECT * FROM log ORDER BY id").fetchall()],
-    }
+    with case.one_moment():
+        return {
+            "schema": SCHEMA,
+            "case": {k: case.meta(k) for k in ("case_id", "version")},
+            "settings": json.loads(case.meta("settings")),
+            "runs": runs(case),
+            "sources": [
+                _source(case, row["id"]) for row in case.db.execute("SELECT id FROM source ORDER BY id").fetchall()
+            ],
+            "tracks": tracks(case),
+            "links": links(case),
+            "clusters": {
+                "accepted": _clusters(case, {"accepted"}),
+                "proposed": _clusters(case, {"proposed", "accepted"}),
+            },
+            "searched": case.searched(),
+            "gallery": [dict(r) for r in case.db.execute("SELECT * FROM gallery_photo ORDER BY path").fetchall()],
+            "log": [dict(r) for r in case.db.execute("SELECT * FROM log ORDER BY id").fetchall()],
+        }
 
 
 def as_json(case: Case) -> str:
@@ -60,7 +64,8 @@ def as_json(case: Case) -> str:
 
 def as_csv(case: Case, rows: str) -> str:
     """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
-    lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
+    with case.one_moment():
+        lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
     return csv_of(FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lines)
 
 

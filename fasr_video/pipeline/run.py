@@ -44,7 +44,7 @@ from fasr_video.types import Detections, FrameRef
 AHEAD = 8  # decoded frames that wait for the detector
 BYTES_AHEAD = 1 << 28
 FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
-LOOKING = {"batch", "every", "gate"}
+LOOKING = {"every", "gate"}
 """Settings of `detect` that say when to look, which the detector itself knows nothing of."""
 StageName = Literal["restore", "search", "link"]
 STAGES: dict[StageName, set[str]] = {

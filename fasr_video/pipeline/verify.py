@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from fasr_video.errors import IntegrityError
+from fasr_video.errors import IntegrityError, MediaError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
@@ -47,30 +47,42 @@ class Check:
     """What is to be said of what was found in order."""
 
 
+_Checking = Callable[[Case], Check]
+
+
 def verify(case: Case, head: str | None = None) -> list[Check]:
-    """With the hash of a line that the log ended with once, noted elsewhere: does the log still hold that line?"""
-    checks = []
-    in_database = (_database, _log, _found, _links, _probes, _answers, _decided)
-    beside: tuple[Callable[[Case], Check], ...] = (_settings, _signed_off, _report, partial(_heads, given=head))
-    for check in (*in_database, *beside, _pictures, _sources):
-        try:
-            checks.append(check(case))
-        except MISREAD as error:
-            name = getattr(check, "__name__", "_heads").strip("_")
-            checks.append(Check(name, 0, [f"the database is damaged ({_said(error)})"], []))
-    return checks
+    """With the hash of a line that the log ended with once, noted elsewhere: does the log still hold that line?
+
+    Somebody may write the case meanwhile. What is in its database is one moment of it; files beside it may be newer
+    than that, so each check of them asks the database after it has looked at them.
+    """
+    with case.one_moment():
+        checks = [_checked(case, check) for check in _IN_DATABASE]
+    beside: tuple[_Checking, ...] = (_settings, _signed_off, _report, partial(_heads, given=head), _pictures, _sources)
+    return checks + [_checked(case, check) for check in beside]
 
 
 def damage(case: Case) -> str | None:
     """The first thing in its database that is not what the run left; None when nothing speaks against it."""
-    for check in (_database, _log, _found, _links, _probes, _answers, _decided):
-        try:
-            problems = check(case).problems
-        except MISREAD as error:
-            problems = [_said(error)]
-        if problems:
-            return problems[0]
+    with case.one_moment():
+        for check in _IN_DATABASE:
+            try:
+                problems = check(case).problems
+            except MISREAD as error:
+                problems = [_said(error)]
+            if problems:
+                return problems[0]
     return None
+
+
+def _checked(case: Case, check: _Checking) -> Check:
+    name = getattr(check, "__name__", "_heads").strip("_")
+    try:
+        return check(case)
+    except MISREAD as error:
+        return Check(name, 0, [f"the database is damaged ({_said(error)})"], [])
+    except OSError as error:
+        return Check(name, 0, [f"{error.filename or case.folder} cannot be read ({error.strerror or error})"], [])
 
 
 def _said(error: Exception) -> str:
@@ -256,15 +268,18 @@ def _settings(case: Case) -> Check:
 
 def _signed_off(case: Case) -> Check:
     """Signed-off reports against the hashes that the log holds."""
+    folder = case.folder / SIGNED_OFF
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     problems, said = list[str](), dict[str, str]()
     for row in case.db.execute("SELECT details FROM log WHERE event = 'signed off' ORDER BY id").fetchall():
         said |= json.loads(row["details"])["files"]
-    folder = case.folder / SIGNED_OFF
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     for name, sha256 in said.items():
-        path = folder / (name if name in there else name + NEW)
-        if path.name not in there:
-            problems.append(f"{folder / name} is not there any more")
+        path, new = folder / name, folder / (name + NEW)
+        if not os.path.lexists(path) and _sha256(new) == sha256:
+            continue  # it has no name yet; one that it gets in this very moment is looked at
+        path = path if os.path.lexists(path) or not os.path.lexists(new) else new
+        if not os.path.lexists(path):
+            problems.append(f"{path} is not there any more")
         elif _sha256(path) != sha256:
             problems.append(f"{path} was changed")
     strange = sorted(there - said.keys() - {name + NEW for name in said})
@@ -306,19 +321,21 @@ def _heads(case: Case, given: str | None) -> Check:
 
 
 def _pictures(case: Case) -> Check:
-    problems = []
+    problems = dict[str, str]()
     names = sorted(set(case.picture_names()))
     readable = case.encryption is None or given_key() is not None
     for name in names:
         path = case.picture_path(name)
         if not os.path.isfile(path):  # Path.is_file raises where a forged name is too long
-            problems.append(f"{path} is missing")
+            problems[name] = f"{path} is missing"
         elif readable and _was_changed(case, name):
-            problems.append(f"{path} was changed")
+            problems[name] = f"{path} was changed"
+    named = set(case.picture_names()) if problems else set[str]()  # a run may have put others in their place
     unchecked = [] if readable else [f"{len(names)} pictures are encrypted, and no key was given"]
     strays = set(case.pictures_there()) - {case.picture_path(name) for name in names}
     notes = tuple(f"{path} is no picture of the case (left by a kill, or put there)" for path in sorted(strays)[:20])
-    return Check("pictures", len(names) if readable else 0, problems, unchecked, notes)
+    still = [problem for name, problem in problems.items() if name in named]
+    return Check("pictures", len(names) if readable else 0, still, unchecked, notes)
 
 
 def _was_changed(case: Case, name: str) -> bool:
@@ -334,10 +351,15 @@ def _sources(case: Case) -> Check:
     rows = case.db.execute("SELECT path, sha256, info FROM source").fetchall()
     for row in rows:
         path = Path(row["path"])
-        if not path.exists():
-            unchecked.append(f"{path} is not there")
-        elif _hash_of(path) != row["sha256"]:
-            problems.append(f"{path} is not the footage that was processed")
+        try:
+            if not path.exists():
+                unchecked.append(f"{path} is not there")
+            elif _hash_of(path) != row["sha256"]:
+                problems.append(f"{path} is not the footage that was processed")
+        except MediaError as error:
+            unchecked.append(str(error))
+        except OSError as error:
+            unchecked.append(f"{path} cannot be read ({error.strerror or error})")
     return Check("sources", len(rows) - len(unchecked), problems, unchecked)
 
 
@@ -348,3 +370,6 @@ def _sha256(path: Path) -> str:
 
 def _hash_of(path: Path) -> str:
     return hash_folder(path) if path.is_dir() else sha256_file(path)
+
+
+_IN_DATABASE: tuple[_Checking, ...] = (_database, _log, _found, _links, _probes, _answers, _decided)

@@ -54,7 +54,7 @@ def write_report(
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()
-    with Case.open(folder, read_only=True) as case, environment(out):
+    with Case.open(folder, read_only=True) as case, environment(out), case.one_moment():
         report = as_report(case) | {"redacted": redact}
         with photographs(case, report["searched"], with_photographs, redact) as people:
             target = _Target(out)

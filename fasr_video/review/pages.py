@@ -34,8 +34,7 @@ NEWEST_FIRST = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
 def reading(case_id: str) -> Iterator[Case]:
     """A case as it is at this moment, whatever a run writes meanwhile."""
     folder = folder_of(case_id)
-    with environment(folder), Case.open(folder, read_only=True) as case:
-        case.db.execute("BEGIN")
+    with environment(folder), Case.open(folder, read_only=True) as case, case.one_moment():
         yield case
 
 

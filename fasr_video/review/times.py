@@ -42,8 +42,8 @@ class Clock:
         return self.start + timedelta(seconds=seconds)
 
     def shown(self, seconds: float) -> str:
-        """2026-03-01 14:00:03+01:00 ± 2 s"""
-        return f"{self.at(seconds).isoformat(' ', 'seconds')} ± {self.uncertainty:g} s"
+        """2026-03-01 14:00:03.480+01:00 ± 2 s"""
+        return f"{self.at(seconds).isoformat(' ', 'milliseconds')} ± {self.uncertainty:g} s"
 
 
 def clock(seconds: float, digits: int = 3) -> str:

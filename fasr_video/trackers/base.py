@@ -40,7 +40,7 @@ class TrackerSettings:
     reach: float = 0.5
     """How far boxes are widened for the comparison, in box sizes a second between looks, up to half a box."""
     appearance_weight: float = 0.5
-    """Weight of the embeddings' cosine beside the overlap, when there are embeddings."""
+    """Weight of the embeddings' cosine beside the overlap, when there are embeddings: a run gives none."""
 
 
 @dataclass(slots=True)

@@ -21,6 +21,7 @@ class _Request:
     min_score: float
     max_side: int
     engine: str
+    batch: int | None
 
     def given_weights(self, what: str) -> Path:
         if self.weights is None:
@@ -33,7 +34,7 @@ def _builtin(request: _Request) -> Detector:
     from fasr_video.pipeline.detect.builtin import BuiltinDetector
 
     weights = request.weights or boxed("detector.safetensors")
-    return BuiltinDetector(weights, request.min_score, request.device, request.engine)
+    return BuiltinDetector(weights, request.min_score, request.device, request.engine, request.batch)
 
 
 def _haar(request: _Request) -> Detector:
@@ -78,15 +79,16 @@ def open_detector(
     tile_overlap: int = 96,
     max_side: int = 1280,
     engine: str = "torch",
+    batch: int | None = None,
 ) -> Detector:
     """The detector of that name, in tiles if `tile` (px) is not 0.
 
     `max_side` bounds what retinaface and insightface see of a frame or tile: larger ones are shrunk.
-    `engine` is what computes the builtin one: torch, or openvino.
+    `engine` is what computes the builtin one: torch, or openvino; `batch`, how many frames or tiles it takes at a time.
     """
     if backend not in BACKENDS:
         raise SettingsError("detect.backend", f"unknown backend {backend!r}", f"use one of {', '.join(BACKENDS)}")
     if engine != "torch" and backend != "builtin":
         raise SettingsError("detect.engine", f"the {backend} backend has no engine {engine}", "leave it at torch")
-    detector = BACKENDS[backend](_Request(weights, device, min_score, max_side, engine))
+    detector = BACKENDS[backend](_Request(weights, device, min_score, max_side, engine, batch))
     return TiledDetector(detector, tile, tile_overlap) if tile else detector

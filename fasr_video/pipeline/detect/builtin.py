@@ -34,10 +34,13 @@ class BuiltinDetector:
     has_landmarks = True
     licence = "research use: trained on CelebA"
 
-    def __init__(self, weights: Path, min_score: float, device: str, engine: str = "torch") -> None:
+    def __init__(
+        self, weights: Path, min_score: float, device: str, engine: str = "torch", batch: int | None = None
+    ) -> None:
         net = DetectorNet()
         load_state(net, weights, FORMAT)
-        self._net = _on_openvino(net, device) if engine == "openvino" else TorchNet(net, find_device(device))
+        on_torch = engine != "openvino"
+        self._net: Engine = TorchNet(net, find_device(device), batch) if on_torch else _on_openvino(net, device, batch)
         self._min_score = min_score
         self.name = f"builtin ({self._net.name})"
         self.fingerprint = sha256_file(weights)
@@ -78,14 +81,14 @@ class Engine(Protocol):
 class TorchNet:
     """In bfloat16 where the machine computes in it, else in float32."""
 
-    def __init__(self, net: DetectorNet, device: torch.device) -> None:
+    def __init__(self, net: DetectorNet, device: torch.device, batch: int | None = None) -> None:
         self._device = device
         self._dtype = torch.bfloat16 if _has_bfloat16(device) else torch.float32
         fuse_batch_norms(net.eval())
         self._net = net.to(device, self._dtype)
         convert_conv2d_weight_memory_format(net, torch.channels_last)
         self.name = f"{device}, {str(self._dtype).removeprefix('torch.')}"
-        self.batch = at_once(FRAMES, device)
+        self.batch = at_once(FRAMES, device, batch)
 
     def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
         levels: list[LevelOutput] = self._net(self._pixels(frames))
@@ -99,12 +102,12 @@ class TorchNet:
         return pad((x.float() / 127.5 - 1).to(self._dtype))
 
 
-def _on_openvino(net: DetectorNet, device: str) -> Engine:
+def _on_openvino(net: DetectorNet, device: str, batch: int | None) -> Engine:
     from fasr_video.pipeline.detect.openvino import OpenVinoNet
 
     if device != "cpu":
         raise UsageError(f"device {device}", "engine openvino computes on the CPU only", "use device cpu")
-    return OpenVinoNet(net)
+    return OpenVinoNet(net, batch)
 
 
 def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from fasr_video.batches import FRAMES, at_once
 from fasr_video.errors import MissingExtra
 from fasr_video.pipeline.detect.network import PAD_TO, DetectorNet, LevelOutput, Residual
 from fasr_video.types import Image
@@ -39,7 +40,7 @@ class _Value:
 class OpenVinoNet:
     """A DetectorNet whose batch norms are not fused, compiled for this CPU. Nothing is written or sent."""
 
-    def __init__(self, net: DetectorNet) -> None:
+    def __init__(self, net: DetectorNet, batch: int | None = None) -> None:
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "NUM_STREAMS": 1,
@@ -47,7 +48,7 @@ class OpenVinoNet:
         }
         self._run = openvino.Core().compile_model(_drawn(net.eval().float()), "CPU", options)
         self.name = f"cpu, int8 by OpenVINO {openvino.__version__.partition('-')[0]}"
-        self.batch = 1
+        self.batch = at_once(FRAMES, torch.device("cpu"), batch)
 
     def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
         """Frames of one size → one LevelOutput a stride."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fasr_video.errors import MediaError, UsageError
+from fasr_video.files import named
 from fasr_video.types import FrameRef, Image
 
 FFMPEG_REMEDY = "convert it first: ffmpeg -i IN -c:v libx264 OUT.mp4, and keep the original with its hash"
@@ -57,7 +58,8 @@ class Losses:
     damaged_frames: int = 0
     """Frames that came out but hang on damaged ones: not to be trusted until the next keyframe."""
     missing_frames: int = 0
-    """Frames that the container declares and that never came, those lost to corrupt packets among them."""
+    """Frames that the container declares and that never came, those lost to corrupt packets among them; and those at
+    the begin of a file that lean on pictures from before it."""
     time_jumps: int = 0
     """Frames whose time is not after that of the frame before."""
 
@@ -165,7 +167,7 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         raise MediaError(path, "neither a regular file nor a folder of pictures", "give a video file")
     try:
-        with path.open("rb") as handle:
+        with named(path), path.open("rb") as handle:
             if not handle.read(1):
                 raise MediaError(path, "the file is empty (0 bytes)", "export the footage again")
     except PermissionError as error:

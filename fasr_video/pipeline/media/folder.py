@@ -6,7 +6,8 @@ import hashlib
 import math
 import re
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -67,15 +68,26 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
     return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p]
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+        raise MediaError(path, reason, "change its permissions, or look after the disk that it is on") from error
+
+
 def pictures_in(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file()), key=_natural)
+    with _readable(folder):
+        return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file()), key=_natural)
 
 
 def hash_folder(folder: Path) -> str:
     """One SHA-256 for a folder of pictures: over each file's hash and name, in order."""
     digest = hashlib.sha256()
     for file in pictures_in(folder):
-        digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
+        with _readable(file):
+            digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
     return digest.hexdigest()
 
 
@@ -84,7 +96,7 @@ def stamp(footage: Path) -> list[tuple[str, int, int]] | None:
     try:
         files = pictures_in(footage) if footage.is_dir() else [footage]
         return [(f.name, (facts := f.stat()).st_size, facts.st_mtime_ns) for f in files]
-    except OSError:
+    except (OSError, MediaError):
         return None
 
 

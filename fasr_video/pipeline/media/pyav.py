@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import av
 import numpy as np
@@ -52,6 +52,8 @@ CONSTANT_RATE = {"avi"}
 # Errors while reading packets in a row after which the rest of the file is given up (and counted as missing).
 READ_ATTEMPTS = 50
 
+# Decoders that draw what leans on a missing picture onto grey and say nothing; the others hold it back.
+DRAWS_ON_NOTHING = {"mpeg4", "msmpeg4", "msmpeg4v2", "h263", "flv", "wmv1", "wmv2"}
 # Frames kept waiting for bad news: a decoder conceals the last few before the packet that it fails on.
 HELD_BACK = 4
 # Seconds that a declared length may exceed what is there before the file counts as cut off: containers round.
@@ -92,7 +94,8 @@ class PyAvReader(Reader):
             packets = _packets(container, stream, losses)
             index = 0
             if sampling.start and info.time_source == "pts":
-                index, packets = _skip_to(packets, info.first_pts + int(sampling.start / info.time_base), stream)
+                wanted = info.first_pts + int(sampling.start / info.time_base)
+                index, packets = _skip_to(packets, wanted, stream, self._first_shown, self._never_shown)
             before: Fraction | None = None
             last_pts: int | None = None
             complete = True
@@ -125,7 +128,7 @@ class PyAvReader(Reader):
                     info.path, "it gives fewer frames than when it was first read", "check the disk it is on"
                 )
             if complete:
-                losses.missing_frames = self._missing(index, last_pts)
+                losses.missing_frames += self._missing(index, last_pts)
 
     def scan(self) -> tuple[list[int | None], set[tuple[int, int]], Losses]:
         """Decode everything without converting a picture: times in display order, picture sizes, what was lost."""
@@ -137,14 +140,14 @@ class PyAvReader(Reader):
                 times.append(frame.pts)
                 sizes.add((frame.width, frame.height))
                 losses.damaged_frames += damaged
-        losses.missing_frames = self._missing(len(times), times[-1] if times else None)
+        losses.missing_frames += self._missing(len(times), times[-1] if times else None)
         return times, sizes, losses
 
     def _missing(self, seen: int, last_pts: int | None) -> int:
-        """Frames that the container declares, in number or in length, and did not give."""
+        """Frames that the container declares, in number or in length, and did not give after the first one."""
         info = self._info
         if info.declared_frames is not None:
-            return max(0, info.declared_frames - seen)
+            return max(0, info.declared_frames - self._never_shown - seen)
         if self._length is None or info.rate is None or last_pts is None or info.time_source != "pts":
             return 0
         absent = self._length - (last_pts - info.first_pts) * info.time_base - 1 / info.rate
@@ -154,19 +157,21 @@ class PyAvReader(Reader):
         return _Opened(self._path)
 
     def _probe(self, container: InputContainer, stream: VideoStream, assumed_fps: Fraction) -> MediaInfo:
-        first = next((frame for frame, _ in _decode(_packets(container, stream, Losses()), stream, Losses())), None)
+        losses = Losses()
+        first = next((frame for frame, _ in _decode(_packets(container, stream, Losses()), stream, losses)), None)
         if first is None:
             raise MediaError(self._path, "no frame in it could be decoded", FFMPEG_REMEDY)
+        self._first_shown, self._never_shown = first.pts or 0, losses.missing_frames
         name = container.format.name
         rate = stream.average_rate or stream.guessed_rate
         if name in CONSTANT_RATE and rate:
             source, base, first_pts = "container", 1 / rate, first.pts or 0
         elif first.pts is not None and stream.time_base is not None:
-            # The declared start counts, should the first frames be destroyed.
-            source, base = "pts", stream.time_base
-            first_pts = first.pts if stream.start_time is None else min(first.pts, stream.start_time)
+            source, base, first_pts = "pts", stream.time_base, first.pts
         else:
             source, rate, base, first_pts = "assumed_fps", assumed_fps, 1 / assumed_fps, 0
+        if source != "assumed_fps" and stream.start_time is not None:
+            first_pts = min(first_pts, stream.start_time)  # it counts, should the first frames be destroyed
         self._orient = _display_matrix(first)
         self._length = _stream_length(stream)
         turned = self._orient[0] == 0
@@ -262,27 +267,40 @@ def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> 
 
 
 def _skip_to(
-    packets: Iterator[Packet[VideoStream]], wanted: int, stream: VideoStream
+    packets: Iterator[Packet[VideoStream]], wanted: int, stream: VideoStream, first_shown: int, never_shown: int
 ) -> tuple[int, Iterator[Packet[VideoStream]]]:
     """Leave out, undecoded, the groups of pictures that end before time `wanted`.
 
-    Returns the display index of the first frame that will come out, and the packets to decode. Nothing is sought:
-    seeking lands late in MPEG-TS, and reading packets costs next to nothing beside decoding them.
+    Returns the display index of the first frame that will come out, and the packets to decode. So many packets before
+    the time that is shown first give no frame in a whole run either. Nothing is sought: seeking lands late in MPEG-TS,
+    and reading packets costs next to nothing beside decoding them.
     """
     dropped = 0
+    skipped = False
     held: list[Packet[VideoStream]] = []  # from the newest packet that decoding may start at
+
+    def drop(left_out: list[Packet[VideoStream]]) -> None:
+        nonlocal dropped, never_shown
+        for packet in left_out:
+            if never_shown and packet.pts is not None and packet.pts < first_shown and not packet.is_discard:
+                never_shown -= 1
+            else:
+                dropped += not packet.is_discard
+
     for packet in packets:
         if packet.is_keyframe and packet.pts is not None and packet.pts <= wanted and _may_start(packet, stream):
-            dropped += sum(not p.is_discard for p in held)
+            drop(held)
+            skipped |= bool(held)
             held.clear()
         held.append(packet)
         # A packet's pts is never before its dts, so past this point no frame up to `wanted` is still to come.
         if packet.dts is None or packet.dts > wanted:
             break
-    start = held[0] if held else None
-    if start is not None and start.pts is not None and dropped:
-        # HEVC's leading pictures come after their keyframe, are shown before it, and are left out by the decoder.
-        dropped += sum(p.pts is not None and p.pts < start.pts for p in held if not p.is_discard)
+    start = held[0].pts if held else None
+    if skipped and start is not None:
+        # HEVC's leading pictures come after their keyframe and are shown before it; nothing shown later needs them.
+        drop([p for p in held if p.pts is not None and p.pts < start])
+        held = [p for p in held if p.pts is None or p.pts >= start]
 
     def rest() -> Iterator[Packet[VideoStream]]:
         yield from held
@@ -312,12 +330,16 @@ def _may_start(keyframe: Packet[VideoStream], stream: VideoStream) -> bool:
 def _decode(
     packets: Iterator[Packet[VideoStream]], stream: VideoStream, losses: Losses
 ) -> Iterator[tuple[VideoFrame, bool]]:
-    """Decoded frames, each with whether it may lean on damaged data."""
+    """Decoded frames, each with whether it may lean on damaged data.
+
+    Packets that give no frame because what they lean on lies before the file's begin are counted as missing.
+    """
     context = stream.codec_context
     held: deque[tuple[VideoFrame, bool]] = deque()  # not yet given out: bad news may still come of them
     timed = stream.container.format.name not in CONSTANT_RATE
     slots: deque[int] = deque()  # untimed: the packets' places, which frames take in display order
     damaged, suspects = False, 0
+    fed: list[_Fed] | None = []  # until the first frame comes out
     for packet in packets:
         failed = packet.is_corrupt
         frames: list[VideoFrame] = []
@@ -329,6 +351,15 @@ def _decode(
             failed = True
         if not timed and not failed and packet.dts is not None and packet.size:
             slots.append(packet.dts)
+        if fed is not None and packet.size and not packet.is_discard:
+            fed.append(_Fed(packet.pts if timed else None, packet.dts, bool(packet.is_keyframe)))
+        if fed and frames:
+            lost = _never_shown(fed, frames[0])
+            losses.missing_frames += len(lost)
+            places = {packet.dts for packet in lost}
+            slots = deque(slot for slot in slots if slot not in places)
+            damaged |= context.name in DRAWS_ON_NOTHING and not frames[0].key_frame
+            fed = None
         if failed or any(frame.is_corrupt for frame in frames):
             losses.corrupt_packets += 1
             # What was held back for reordering may be older or younger than the damage: it is all doubted, and a
@@ -347,6 +378,26 @@ def _decode(
         while len(held) > HELD_BACK:
             yield held.popleft()
     yield from held
+
+
+class _Fed(NamedTuple):
+    """A packet that the decoder was given."""
+
+    pts: int | None
+    dts: int | None
+    is_keyframe: bool
+
+
+def _never_shown(fed: list[_Fed], first: VideoFrame) -> list[_Fed]:
+    """Of the packets given before the first frame came out, those that no frame will come of.
+
+    Frames come in display order, so what is to be shown before the first one never is: it leaned on pictures that are
+    not in the file. Without times it is what precedes the first keyframe, where that is what came out first.
+    """
+    if first.pts is not None and any(packet.pts is not None for packet in fed):
+        return [packet for packet in fed if packet.pts is not None and packet.pts < first.pts]
+    keyframe = next((k for k, packet in enumerate(fed) if packet.is_keyframe), 0)
+    return fed[:keyframe] if first.key_frame else []
 
 
 def _hidden(path: Path) -> int:

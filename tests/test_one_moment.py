@@ -1,0 +1,160 @@
+"""Whatever reads a case reads one moment of it, though somebody writes it meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fasr_video.archive import summary
+from fasr_video.custody.pictures import export_pictures
+from fasr_video.pipeline import decisions, export, links
+from fasr_video.pipeline.case import Case, now
+from fasr_video.pipeline.verify import verify
+from fasr_video.report import document
+from fasr_video.report.write import refresh, write_report
+from fasr_video.review.signoff import sign_off
+from tests import cases
+from tests.reviewed import made_case
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cases.synthetic(tmp_path_factory.mktemp("whole") / "case")
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "case"))
+
+
+@pytest.fixture
+def case(folder: Path) -> Iterator[Case]:
+    with Case.open(folder, read_only=True) as opened:
+        yield opened
+
+
+def decide(folder: Path) -> None:
+    with Case.open(folder) as case:
+        decisions.decide(case, 1, "rejected", "other ear", "Anna Amt")
+
+
+def decide_and_note(folder: Path) -> None:
+    """As a report does that is written meanwhile."""
+    decide(folder)
+    with Case.open(folder, read_only=True) as case:
+        head = case.meta("log_head")
+    (folder / "report").mkdir()
+    (folder / "report" / "report.json").write_text(json.dumps({"log_head": head}))
+
+
+def sign(folder: Path) -> None:
+    with Case.open(folder) as case:
+        sign_off(case, "Cleo Chef", although_undecided=True)
+
+
+@contextmanager
+def meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterator[None]:
+    """It happens by another connection, right before the first statement with these words is executed."""
+    waiting, done = [happens], []
+
+    def look(statement: str) -> None:  # what it raises is swallowed
+        if waiting and words in statement:
+            waiting.pop()(case.folder)
+            done.append(statement)
+
+    case.db.set_trace_callback(look)
+    yield
+    case.db.set_trace_callback(None)
+    assert done
+
+
+@pytest.mark.parametrize("happens", [decide, decide_and_note, sign])
+def test_a_decision_while_the_case_is_verified_is_no_damage(tmp_path: Path, happens: Callable[[Path], None]) -> None:
+    with Case.open(made_case(tmp_path / "whole"), read_only=True) as case:
+        with meanwhile(case, "key = 'log_head'", happens):
+            checks = verify(case)
+        assert [problem for check in checks for problem in check.problems] == []
+        assert [problem for check in verify(case) for problem in check.problems] == []
+
+
+def test_a_signed_off_report_that_is_gone_or_changed_is_found_all_the_same(folder: Path, case: Case) -> None:
+    sign(folder)
+    (signed,) = (folder / "signed-off").glob("*.json")
+    said = signed.read_bytes()
+    signed.write_bytes(said + b" ")
+    signed.with_name(signed.name + ".new").write_bytes(said)
+    for remedy in ("was changed", "is not there any more"):
+        problems = [problem for check in verify(case) for problem in check.problems]
+        assert f"{signed} {remedy}" in problems
+        signed.unlink(missing_ok=True)
+        signed.with_name(signed.name + ".new").unlink(missing_ok=True)
+
+
+def test_a_document_holds_no_line_of_the_log_without_what_it_tells_of(case: Case) -> None:
+    before = export.as_document(case)
+    with meanwhile(case, "FROM link", decide):
+        assert export.as_document(case) == before
+    assert export.as_document(case) != before
+
+
+def test_a_report_does_not_carry_the_head_of_a_decision_that_is_not_in_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = [decide]
+
+    def later() -> str:
+        if waiting:
+            waiting.pop()(folder)
+        return now()
+
+    monkeypatch.setattr(document, "now", later)
+    write_report(folder)
+    report: dict[str, Any] = json.loads((folder / "report" / "report.json").read_text())
+    assert not waiting and not any(track["decisions"] for track in report["tracks"])
+    assert report["log_head"] == report["log"][-1]["hash"]
+    refresh(folder)
+    report = json.loads((folder / "report" / "report.json").read_text())
+    assert any(track["decisions"] for track in report["tracks"])
+
+
+def test_exported_pictures_are_of_one_end_of_the_log(case: Case, tmp_path: Path) -> None:
+    head = case.meta("log_head")
+    with meanwhile(case, "key = 'case_id'", decide):
+        written = export_pictures(case, (), tmp_path / "out", redact=False)
+    told = [json.loads(path.with_suffix(".json").read_text())["case"]["log_head"] for path in written]
+    assert set(told) == {head} and len(told) > 1
+
+
+def test_a_summary_reads_tracks_and_links_of_one_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = summary.tracks_of
+
+    def accepted_meanwhile(case: Case) -> list[dict[str, Any]]:
+        found = read(case)
+        with Case.open(folder) as other:
+            links.join(other, [found[0]["id"], found[-1]["id"]], "Anna Amt")
+        return found
+
+    monkeypatch.setattr(summary, "tracks_of", accepted_meanwhile)
+    line = {"case": "case", "camera": None, "start": None, "start_uncertainty": None}
+    assert not any(seen.accepted for seen in summary._seen(folder, line, 0))
+    monkeypatch.setattr(summary, "tracks_of", read)
+    assert any(seen.accepted for seen in summary._seen(folder, line, 0))
+
+
+def test_nothing_is_written_within_a_moment_and_moments_end(folder: Path) -> None:
+    with Case.open(folder) as case:
+        with case.one_moment(), case.one_moment():
+            head = case.meta("log_head")
+            decide(folder)
+            assert case.meta("log_head") == head
+        assert case.meta("log_head") != head
+        with case.one_moment(), pytest.raises(sqlite3.OperationalError, match="within a transaction"):
+            decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")
+        decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")
