@@ -51,9 +51,11 @@ $(READY): pyproject.toml constraints.lock
 	@mkdir -p build
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --no-deps --report build/torch.json -c constraints.txt torch
 	@echo "setup: installing the rest, each file by its hash (minutes)"
-	@$(PIP) --require-hashes --no-deps -r constraints.lock
+	@grep '^setuptools==' constraints.lock > build/builder.lock
+	@$(PIP) --require-hashes --no-deps -r build/builder.lock
+	@$(PIP) --require-hashes --no-deps --no-build-isolation -r constraints.lock
 	@$(if $(TORCH_INDEX),,$(BIN)/python lock.py --check build/torch.json)
-	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,report,serve,dist,dev]'
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,dlib,report,serve,dist,dev]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \
 		echo "setup: OpenCV needs system libraries: apt-get install -y libgl1 libglib2.0-0" >&2; \

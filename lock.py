@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
 from packaging.version import Version
 
 from audit import AT_ONCE, PINS, index, read_pins
@@ -30,6 +36,8 @@ OLDEST = 11
 """Python 3."""
 SOMEWHERE = {"decord": "platform_machine == 'x86_64'"}
 """Packages that have no file for other machines; the same in pyproject.toml."""
+BUILT = {"face-recognition-models": "data files, with a setup.py that only lists them; there was never a wheel"}
+"""Packages that are taken as source distributions, and why: each runs code to install itself."""
 HEAD = """\
 # Every file that `make setup` may install on Linux, by its SHA-256; `make lock` writes this anew.
 # Of torch: PyPI's builds, and the CPU build for Python 3.11 on x86-64.
@@ -75,7 +83,7 @@ def chosen(reports: list[str]) -> dict[str, set[str]]:
 
 
 def files(source: str, name: str, version: str) -> set[str]:
-    """Hashes of the wheels that the index has of it for Linux."""
+    """Return the hashes of what the index has of it for Linux: wheels, or what BUILT allows."""
     accept = {"Accept": "application/vnd.pypi.simple.v1+json"}
     asked = urllib.request.Request(f"{source}/{quote(canonicalize_name(name))}/", headers=accept)
     with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
@@ -86,13 +94,22 @@ def files(source: str, name: str, version: str) -> set[str]:
 def fits(file: str, version: Version) -> bool:
     try:
         _, of, _, tags = parse_wheel_filename(file)
-    except InvalidWheelFilename:  # a source distribution: it would run code to install itself
-        return False
+    except InvalidWheelFilename:
+        return is_built(file, version)
     return of == version and any(
         (tag.platform == "any" or "linux" in tag.platform)
         and (tag.abi == "abi3" or not tag.interpreter.startswith("cp3") or int(tag.interpreter[3:]) >= OLDEST)
         for tag in tags
     )
+
+
+def is_built(file: str, version: Version) -> bool:
+    """Return whether it is a source distribution that BUILT names."""
+    try:
+        name, of = parse_sdist_filename(file)
+    except InvalidSdistFilename:
+        return False
+    return of == version and name in BUILT
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.open_set import lowest_threshold
-from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
 from fasr_video.sr.methods import FAST, load_models
@@ -135,11 +135,11 @@ def group_table(title: str, found: Search, groups: Groups, repeats: int, command
     return table
 
 
-def searched(embedder: BuiltinEmbedder, known: Tensor, asked: Tensor) -> Search:
+def searched(embedder: Embedder, known: Tensor, asked: Tensor) -> Search:
     return Search((embedded(embedder, asked) @ embedded(embedder, known).T).numpy().astype(np.float64))
 
 
-def embedded(embedder: BuiltinEmbedder, pictures: Tensor) -> Tensor:
+def embedded(embedder: Embedder, pictures: Tensor) -> Tensor:
     return torch.cat([embedder.embed(pictures[i : i + 256])[0] for i in range(0, len(pictures), 256)])
 
 
@@ -234,7 +234,7 @@ def main() -> None:
     fillers = fillers_of(args.fillers, max(0, SIZES[-1] - len(known) + 1))
     tables: list[Table] = []
     growing: dict[str, tuple[Search, Scores]] = {}
-    for who, embedder in {"Embedder": people.embedder, "Judge": people.judge}.items():
+    for who, embedder in {"Embedder": people.embedder, "dlib": people.dlib}.items():
         filling = embedded(embedder, fillers)
         for what, pictures in probes.items():
             found = searched(embedder, known, pictures)

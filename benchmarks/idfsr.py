@@ -22,13 +22,12 @@ from results import Table, command_line
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.box import boxed
 from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.recognition.align import USUAL_MARKS
 from fasr_video.recognition.combiner import mean
-from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.recognition.embedder import Embedder, as_tensor, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.identity import About, Identity, References, fit
 from fasr_video.sr.idfsr import SIDES, assemble
@@ -48,8 +47,8 @@ USUAL = 4
 """References where their number is not in question."""
 KEPT = 32
 """Principal components of each code that go into the correlation."""
-COLUMNS = ("PSNR", "SSIM", "identity distance", "by the judge")
-"""The identity distance by the embedder in the networks' ear, and by the judge that told them nothing."""
+COLUMNS = ("PSNR", "SSIM", "identity distance", "by dlib")
+"""The identity distance by the embedder whose features the networks are given, and by dlib, whose they are not."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +89,14 @@ def draw(restorer: Idfsr, probes: Sequence[Probe], first: int = 0) -> Tensor:
 
 def measures(models: IdfsrModels, pictures: Tensor, people: Sequence[Person]) -> list[str]:
     truth = torch.stack([p.truth for p in people])
-    apart = [distance(by, pictures, by.embed(truth)[0]) for by in (models.embedder, judge())]
+    apart = [distance(by, pictures, by.embed(truth)[0]) for by in (models.embedder, scorer())]
     likeness = [f"{float(psnr(pictures, truth).mean()):.2f}", f"{float(ssim(pictures, truth).mean()):.3f}"]
     return [*likeness, *(f"{d:.3f}" for d in apart)]
 
 
 @cache
-def judge() -> Embedder:
-    return BuiltinEmbedder(boxed("judge.safetensors"))
+def scorer() -> Embedder:
+    return open_embedder("dlib", None, "cpu")
 
 
 def distance(by: Embedder, pictures: Tensor, features: Tensor) -> float:
@@ -146,8 +145,8 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
         f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of {len(people) * len(COUNTS)} fits did "
         f"not lower the loss, and the mean stands in for them. Drawing: `{models.denoiser.sampler}`, one sample, "
         f"{drawing / max(1, drawn):.1f} s a face. Identity distance: 1 − cosine of the features of the picture and of "
-        "the true face, by the embedder whose features the network is told, a friendly judge, and by the judge that "
-        "told it nothing."
+        "the true face, by the embedder whose features the network is told, a friendly judge, and by dlib, "
+        "whose features it is not told."
     )
     return table
 
@@ -237,7 +236,7 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
     restorer = Idfsr(models, None, CPU, PRECISION)
     following = [*people[1:], people[0]]
     truth = torch.stack([p.truth for p in people])
-    who = judge().embed(truth)[0]
+    who = scorer().embed(truth)[0]
     for side in sorted(SIDES, reverse=True):
         for identity, references in (("the same", "the same"), ("the next", "the same"), ("the next", "the next")):
             probes = []
@@ -246,11 +245,11 @@ def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
                 shown = (person if references == "the same" else other).references[:USUAL]
                 probes.append(Probe(lr_face(person, side), shown, mean(told).numpy()))
             pictures = draw(restorer, probes)
-            apart = (distance(judge(), pictures, features) for features in (who, who.roll(-1, 0)))
+            apart = (distance(scorer(), pictures, features) for features in (who, who.roll(-1, 0)))
             cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
             table.row([f"{side} px", identity, references, *cells])
     table.note(
-        "Distances by the judge. Where the identity carries the face, that of the next person brings the picture "
+        "Distances by dlib. Where the identity carries the face, that of the next person brings the picture "
         "nearer to that one. Whatever references are given, the picture looks like their person: it says nothing about "
         "who stood before the camera."
     )

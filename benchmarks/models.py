@@ -31,7 +31,7 @@ from fasr_video.evaluation.significance import paired_t
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, load_combiner, mean
-from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor, open_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.attributes import NAMES
 from fasr_video.sr.checkpoints import load_attribute_classifier
@@ -68,8 +68,8 @@ class People:
     others: list[list[int]]
     pictures: Tensor
     embedder: BuiltinEmbedder
-    judge: BuiltinEmbedder
-    """Saw photographs at full size alone, as recognisers commonly do, and told the networks nothing."""
+    dlib: Embedder
+    """Saw photographs at full size alone, as recognisers commonly do, and conditioned no network."""
     kept: dict[int, Tensor] = field(default_factory=dict)
     """Features of all faces at a size; 128 for the face as it is."""
 
@@ -89,9 +89,7 @@ def load_people(count: int) -> People:
     own = [[place[r] for r in g] for g in groups]
     pictures = views(kept.pictures, 128, False, torch.Generator())
     gallery, probe, others = [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own]
-    return People(
-        kept, gallery, probe, others, pictures, BuiltinEmbedder(), BuiltinEmbedder(boxed("judge.safetensors"))
-    )
+    return People(kept, gallery, probe, others, pictures, BuiltinEmbedder(), open_embedder("dlib", None, "cpu"))
 
 
 # ------------------------------------------------------------------------------------------------ embedder and combiner
@@ -128,12 +126,12 @@ def embedder_table(people: People, command: str) -> Table:
     row("all others at 16×16", "ours, mean", merged(people.at(16), mean), ours)
     row("all others at 16×16", "ours, Feature Combiner", merged(people.at(16), combiner().combine), ours)
     known, asked = people.pictures[people.gallery], people.pictures[people.probe]
-    judged = people.judge.embed(known)[0]
-    row("full resolution", "the judge", people.judge.embed(asked)[0], judged)
-    row("16×16", "the judge", people.judge.embed(enlarge(shrink(asked, 16), 128))[0], judged)
+    enrolled = people.dlib.embed(known)[0]
+    row("full resolution", "dlib", people.dlib.embed(asked)[0], enrolled)
+    row("16×16", "dlib", people.dlib.embed(enlarge(shrink(asked, 16), 128))[0], enrolled)
     table.note(
         "The teacher is dlib's recogniser, whose vectors the embedder learnt to tell at full resolution. "
-        "The judge of reconstructions learnt from the same faces, but at full resolution alone. "
+        "dlib is that recogniser on our crop of the faces, centred, and compared by the cosine. "
         f"Of {count} people, Rank-1 is uncertain by ±{1.96 * math.sqrt(0.25 / count):.3f} (95 %)."
     )
     return table
@@ -277,12 +275,12 @@ def draw(denoiser: Denoiser, condition: Condition, sampler: str, samples: int) -
 
 
 def restoration_table(people: People, restored: Restored, command: str) -> Table:
-    columns = ("from 16×16", "PSNR", "SSIM", *(f"{w} by {who}" for who in ("the judge", "ours") for w in MEASURES))
+    columns = ("from 16×16", "PSNR", "SSIM", *(f"{w} by {who}" for who in ("dlib", "ours") for w in MEASURES))
     columns += ("LR consistency",)
     title = f"Super-resolution: {len(restored.clean)} faces, gallery of {len(people.gallery)} people"
     table = Table("models", title, command, columns)
     own = list(range(len(restored.clean)))
-    embedders = (people.judge, people.embedder)
+    embedders = (people.dlib, people.embedder)
     gallery = [e.embed(people.pictures[people.gallery])[0] for e in embedders]
     truth = [e.embed(restored.clean)[0] for e in embedders]
     for name, pictures in {
@@ -305,7 +303,7 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
         "The feature is merged from the person's other photographs at 16×16, "
         "the probe and the gallery photograph not among them. Identity: cosine of the features of the picture and of "
         "the true face. Our embedder reads small faces as they are and told the network whom to draw: it gains nothing "
-        "by a reconstruction and is a friendly judge of one. The judge knows photographs at full size alone. "
+        "by a reconstruction and is a friendly judge of one. dlib knows photographs at full size alone. "
         f"Spread of the samples {spread:.3f}. A sample of a true posterior is 3 dB below the posterior's mean, however "
         "good the network is: the mean is nearer to the truth and softer, samples show what a face may look like."
     )

@@ -20,6 +20,7 @@ from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
+from fasr_video.recognition.embedder import Embedder, open_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
@@ -54,8 +55,10 @@ class Faces:
     clean: Tensor
     small: Tensor
     condition: Condition
+    scorer: Embedder
+    """dlib, which conditioned no network."""
     own: Tensor
-    """The embedder's feature of the true picture."""
+    """Its feature of the true picture."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Measured:
     seconds: float
 
 
-def choose(count: int, models: Models) -> Faces:
+def choose(count: int, models: Models, scorer: Embedder) -> Faces:
     """The first photo of each of `count` people who have more, with what their other photos tell at 16×16."""
     faces, _ = read_faces([DATA])
     groups = [g for g in faces.people.values() if len(g) >= 3][:count]
@@ -85,15 +88,15 @@ def choose(count: int, models: Models) -> Faces:
     for g in groups:
         features, _ = models.embedder.embed(enlarge(shrink(pictures[g[1:]], 16), 128))
         merged.append(models.combiner.combine(features))
-    own, _ = models.embedder.embed(clean)
-    return Faces(clean, small, Condition(enlarge(small, 128), torch.stack(merged)), own)
+    own, _ = scorer.embed(clean)
+    return Faces(clean, small, Condition(enlarge(small, 128), torch.stack(merged)), scorer, own)
 
 
 Drawing = Callable[[Condition, samplers.Generators], Tensor]
 """A picture for each row of the condition."""
 
 
-def measure(draw: Drawing, faces: Faces, models: Models, samples: int, batch: int = 16) -> Measured:
+def measure(draw: Drawing, faces: Faces, samples: int, batch: int = 16) -> Measured:
     rows = torch.arange(len(faces.clean)).repeat_interleave(samples)
     seeds = samplers.generators([sample_seed(i, k) for i in range(len(faces.clean)) for k in range(samples)])
     began = time.monotonic()
@@ -101,8 +104,7 @@ def measure(draw: Drawing, faces: Faces, models: Models, samples: int, batch: in
     seconds = time.monotonic() - began
     drawn = torch.cat(parts).unflatten(0, (-1, samples))
     mean, first = drawn.mean(1), drawn[:, 0]
-    assert models.embedder is not None
-    of_mean, of_first = (models.embedder.embed(x)[0] for x in (mean, first))
+    of_mean, of_first = (faces.scorer.embed(x)[0] for x in (mean, first))
     apart = (drawn[:, 0] - drawn[:, 1]).square().mean()
     off = (drawn[:, :2] - faces.clean[:, None]).square().mean()
     return Measured(
@@ -124,8 +126,8 @@ COLUMNS = (
     "PSNR of the mean",
     "PSNR of a sample",
     "SSIM of the mean",
-    "identity of the mean",
-    "identity of a sample",
+    "identity of the mean, by dlib",
+    "identity of a sample, by dlib",
     "LR consistency",
     "spread, share of the reference's",
     "samples' distance², share of that to the truth",
@@ -154,12 +156,11 @@ def fill(table: Table, names: tuple[str, ...], reference: str, faces: Faces, mod
     base: Measured | None = None
     for name in (reference, *names):
         how = sampling.parse(name)
-        m = measure(lambda c, g, how=how: sampling.draw(models.denoiser, c, how, g), faces, models, samples)
+        m = measure(lambda c, g, how=how: sampling.draw(models.denoiser, c, how, g), faces, samples)
         base = base or m
         table.row(row(name, how.calls, m, base))
     low = enlarge(faces.small, 128)
-    assert models.embedder is not None
-    identity = float((models.embedder.embed(low)[0] * faces.own).sum(1).mean())
+    identity = float((faces.scorer.embed(low)[0] * faces.own).sum(1).mean())
     bicubic = (f"{float(psnr(low, faces.clean).mean()):.2f}", "", f"{float(ssim(low, faces.clean).mean()):.4f}")
     table.row(
         [
@@ -186,15 +187,16 @@ def main() -> None:
     args = parser.parse_args()
     models = load_models(args.model, None, None, torch.device("cpu"), "combiner")
     models.denoiser.precision = torch.bfloat16
+    scorer = open_embedder("dlib", None, "cpu")
     command = command_line()
     title = f"The reference sampler and all others: {args.faces} faces, {args.samples} samples each"
     ladder = Table("sr_ladder", f"Samplers on the compact network. {title}", command, COLUMNS)
-    fill(ladder, LADDER, args.reference, choose(args.faces, models), models, args.samples)
+    fill(ladder, LADDER, args.reference, choose(args.faces, models, scorer), models, args.samples)
     more = Table("sr_ladder", f"The fast ones on {args.more} faces", command, COLUMNS)
-    fill(more, LADDER[1:], LADDER[0], choose(args.more, models), models, args.samples)
+    fill(more, LADDER[1:], LADDER[0], choose(args.more, models, scorer), models, args.samples)
     more.note(
-        "Identity is the cosine of the builtin embedder's features, the embedder whose features the network is told: a "
-        "friendly judge. The true face is itself a draw from the posterior, so two samples should lie as far from each "
+        "Identity is the cosine of dlib's features, which are not those that the network is told. The true face is itself a "
+        "draw from the posterior, so two samples should lie as far from each "
         "other as from it: a share above 1 is a sampler that makes things up, below 1 one that is too sure. LR "
         "consistency is the mean squared error ×10⁻⁵ of the picture brought down again. Faces are "
         "of CelebA's validation people, never trained on; none is shown here."

@@ -20,7 +20,7 @@ from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.pictures import psnr, ssim
-from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.recognition.embedder import Embedder, open_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.attributes import NAMES, YES, Attribute, AttributeClassifier
 from fasr_video.sr.degradation import enlarge, shrink
@@ -51,21 +51,24 @@ class People:
     """Of each drawn person, by the names that people say; CelebA's labels."""
     auxiliaries: list[Tensor]
     """Each person's other photographs, but for that in the gallery."""
+    scorer: Embedder
+    """dlib, which conditioned no network."""
     gallery: Tensor
-    """Features of everybody; the drawn people first."""
+    """Its features of everybody; the drawn people first."""
     own: Tensor
-    """Features of the true pictures."""
+    """Its features of the true pictures."""
 
 
-def load_people(count: int, embedder: BuiltinEmbedder) -> People:
+def load_people(count: int, scorer: Embedder) -> People:
     faces, _ = read_faces([DATA / "val-00.tar"])
     groups = [g for g in faces.people.values() if len(g) >= 3]
     drawn = groups[:count]
     labels = read_labels(DATA / "labels.csv", faces)
     true = [{name: int(labels[g[1], NAMES.index(inner)]) == yes for name, (inner, yes) in YES.items()} for g in drawn]
     clean = shown(faces, [g[1] for g in drawn])
-    gallery = embedder.embed(shown(faces, [g[0] for g in groups]))[0]
-    return People(clean, true, [shown(faces, g[2:]) for g in drawn], gallery, embedder.embed(clean)[0])
+    gallery = scorer.embed(shown(faces, [g[0] for g in groups]))[0]
+    auxiliaries = [shown(faces, g[2:]) for g in drawn]
+    return People(clean, true, auxiliaries, scorer, gallery, scorer.embed(clean)[0])
 
 
 def shown(faces: Faces, rows: list[int]) -> Tensor:
@@ -97,7 +100,8 @@ def agreement(classifier: AttributeClassifier, pictures: Tensor, wanted: Sequenc
 
 def effect_table(people: People, guidance: Guidance, other: Guidance | None, command: str) -> Table:
     read = tuple(f"{name} as asked" for name in YES)
-    columns = ("from", "by", "attributes", *read, "male, another judge", "PSNR", "SSIM", "identity", "Rank-1")
+    measured = ("PSNR", "SSIM", "identity by dlib", "Rank-1 by dlib")
+    columns = ("from", "by", "attributes", *read, "male, another judge", *measured)
     count = len(people.clean)
     title = f"Guidance by attributes: {count} faces, gallery of {len(people.gallery)}, strength {guidance.strength:g}"
     table = Table("srdg", title, command, columns)
@@ -115,7 +119,7 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
                 rows = [attributes(true, names, right) for true in people.true]
                 pictures = draw(models.denoiser, Condition(lr, told), guidance, rows)
                 wanted = [true | {a.name: a.value for a in row} for true, row in zip(people.true, rows, strict=True)]
-                features = embedder.embed(pictures)[0]
+                features = people.scorer.embed(pictures)[0]
                 ranked = (features @ people.gallery.T).argmax(1) == torch.arange(count)
                 table.row(
                     [
@@ -136,7 +140,7 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
         f"Sampler `{FAST}`, one sample; the same noise in every row. Attributes that were not asked for are held "
         "against CelebA's labels, those that were against what was asked; a wrong one is the opposite of the label. "
         "The classifier that guides also reads the pictures, a friendly judge; the other judge is SRDG's published "
-        "classifier of sex. Identity: cosine of the builtin embedder's features of the picture and of the true face. "
+        "classifier of sex. Identity: cosine of dlib's features of the picture and of the true face. "
         "8×8 lies below what the network was trained on."
     )
     return table
@@ -184,7 +188,7 @@ def main() -> None:
     device = torch.device("cpu")
     guidance = open_guidance((), args.guidance, device)
     other = open_guidance([f"male={args.published}"], args.guidance, device) if args.published.is_file() else None
-    people = load_people(args.people, BuiltinEmbedder())
+    people = load_people(args.people, open_embedder("dlib", None, "cpu"))
     effect = effect_table(people, guidance, other, command)
     effect.write(cost_table(guidance, other))
 

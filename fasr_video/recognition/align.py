@@ -1,7 +1,7 @@
 """Bringing a face into a known frame by a similarity transform: turned, scaled and moved, never bent.
 
-Two frames: the canonical one of 128 px (the papers'), which everything here works in, and the template of 112 px that
-ArcFace and AdaFace were trained in.
+Three frames: the canonical one of 128 px (the papers'), which everything here works in, the template of 112 px that
+ArcFace and AdaFace were trained in, and the chip of 150 px that dlib's recogniser was trained in.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ IN_BOX = np.array([[0.30, 0.385], [0.70, 0.385], [0.50, 0.765]])
 # The five landmarks in the picture of 112 px that ArcFace, and after it AdaFace, take.
 ARCFACE_SIDE = 112
 ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+# The same in the picture of 150 px that dlib's recogniser takes: of the mean face that dlib aligns by, which spans the
+# unit square, with a quarter of that square around it.
+DLIB_SIDE, DLIB_PADDING = 150, 0.25
+DLIB_MEAN_FACE = np.array(
+    [[0.22549, 0.21599], [0.75476, 0.21599], [0.490127, 0.515625], [0.254149, 0.780233], [0.726104, 0.780233]]
+)
+DLIB = (DLIB_PADDING + DLIB_MEAN_FACE) / (1 + 2 * DLIB_PADDING) * DLIB_SIDE
 MIRRORED = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirror
 
 
@@ -107,15 +114,26 @@ def mirror_marks(marks: Tensor) -> Tensor:
 
 
 def canonical_to_arcface(faces: Tensor, marks: Tensor | None) -> Tensor:
-    """Canonical pictures, N×3×128×128, as N×3×112×112 in ArcFace's frame.
+    """Bring canonical pictures, N×3×128×128, into ArcFace's frame: N×3×112×112."""
+    return canonical_to(ARCFACE, ARCFACE_SIDE, faces, marks)
 
-    `marks`: N×5×2 landmarks in the pictures' pixels; rows with NaN, or no marks, are where canonical faces have them.
-    The frames are nearly of one scale, so nothing has to be averaged first. ArcFace's shows a few rows more than there
-    are: the last ones are repeated, which comes nearer than black to what the whole image shows there.
+
+def canonical_to_dlib(faces: Tensor, marks: Tensor | None) -> Tensor:
+    """Bring canonical pictures, N×3×128×128, into the frame of dlib's recogniser: N×3×150×150."""
+    return canonical_to(DLIB, DLIB_SIDE, faces, marks)
+
+
+def canonical_to(template: Matrix, side: int, faces: Tensor, marks: Tensor | None) -> Tensor:
+    """Bring canonical pictures, N×3×128×128, into the frame that has the five landmarks where the template has them.
+
+    Comes back as N×3×side×side. `marks`: N×5×2 landmarks in the pictures' pixels; rows with NaN, or no marks, are where
+    canonical faces have them. The frames are nearly of one scale, so nothing has to be averaged first. Where the frame
+    shows a few rows more than there are, the last ones are repeated, which comes nearer than black to what the whole
+    image shows there.
     """
-    transforms = similarity(fill_marks(marks, len(faces)).numpy(), ARCFACE)
+    transforms = similarity(fill_marks(marks, len(faces)).numpy(), template)
     back = torch.from_numpy(inverse(transforms)).float().to(faces.device)[..., None, None]
-    along = torch.arange(ARCFACE_SIDE, device=faces.device, dtype=torch.float32)
+    along = torch.arange(side, device=faces.device, dtype=torch.float32)
     # Written out: affine_grid is a matrix product, which autocast would compute in eight bits of precision.
     pixels = back[:, :, 0] * along[None, :] + back[:, :, 1] * along[:, None] + back[:, :, 2]
     grid = pixels.permute(0, 2, 3, 1) * (2 / (faces.shape[-1] - 1)) - 1

@@ -94,10 +94,17 @@ def _insightface(request: _Request) -> Embedder:
     return ArcFaceEmbedder(weights, request.device)
 
 
+def _dlib(request: _Request) -> Embedder:
+    from fasr_video.recognition.dlib_resnet import DlibEmbedder
+
+    return DlibEmbedder(request.weights, request.device)
+
+
 EMBEDDERS: dict[str, Callable[[_Request], Embedder]] = {
     "builtin": _builtin,
     "adaface": _adaface,
     "insightface": _insightface,
+    "dlib": _dlib,
 }
 
 

@@ -121,11 +121,8 @@ def combiner_command(
 @SOURCES
 @click.option("--teacher", required=True, type=FILE, help=".npz with path (N) and teacher (N×T) arrays.")
 @click.option("--from", "begin", type=FILE, help="Embedder weights that a new run begins with. [default: random]")
-@click.option("--full-size", is_flag=True, help="Show no face at 12-32 px: for a judge of reconstructions.")
 @run_options(steps=20_000, batch=64, lr=2e-3)
-def embedder_command(
-    faces: tuple[Path, ...], teacher: Path, begin: Path | None, full_size: bool, **options: Any
-) -> None:
+def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None, **options: Any) -> None:
     """Train the builtin embedder on FACES, distilled from a teacher's vectors."""
     from fasr_video.storage import environment
     from fasr_video.training.embedder import train_embedder
@@ -135,9 +132,7 @@ def embedder_command(
     rows = rows_of(teacher, opened, ("teacher",))["teacher"]
     plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.05, muon=True)
     with environment(options["out"]):
-        step = train_embedder(
-            opened, rows, options["out"], plan, options["batch"], device, _report, begin, not full_size
-        )
+        step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report, begin)
     _finish(options["out"], step, plan.steps)
 
 

@@ -88,19 +88,15 @@ def adaface(trainee: Trainee, cosine: Tensor, norms: Tensor, person: Tensor) -> 
     return F.cross_entropy(SCALE * logits, person)
 
 
-def make_loss(
-    data: Material, batch: int, small: bool = True
-) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
-    """With `small`, each photo is also seen brought down to 12-32 pixels."""
-
+def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         rows = torch.randint(0, len(data.pictures), (batch,), generator=generator, device=generator.device)
         high = views(data.pictures[rows], 128, True, generator)
         gain = 1 + 0.2 * (torch.rand(2, batch, 1, 1, 1, generator=generator, device=generator.device) - 0.5)
         high = ((high - 0.5) * gain[0] + 0.5 * gain[1]).clamp(0, 1)
-        seen = (high, degrade(high, generator)) if small else (high,)
-        features, cosine = model(torch.cat(seen).contiguous(memory_format=torch.channels_last))
-        person, teacher = data.person[rows].repeat(len(seen)), data.teacher[rows].repeat(len(seen), 1)
+        both = torch.cat((high, degrade(high, generator)))
+        features, cosine = model(both.contiguous(memory_format=torch.channels_last))
+        person, teacher = data.person[rows].repeat(2), data.teacher[rows].repeat(2, 1)
         trainee: Trainee = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
         with torch.autocast(high.device.type, enabled=False):
             unit = F.normalize(features, dim=1)
@@ -153,12 +149,10 @@ def train_embedder(
     device: torch.device,
     report: Callable[[Progress], None],
     begin: Path | None = None,
-    small: bool = True,
 ) -> int:
     """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached.
 
-    A new run begins with the weights of `begin`, if given. Without `small` it sees photos at full size alone, as
-    recognisers commonly do: a judge of reconstructions that knows nothing of small faces.
+    A new run begins with the weights of `begin`, if given.
     """
     out.mkdir(parents=True, exist_ok=True)
     data = material(faces, teacher, device)
@@ -173,5 +167,5 @@ def train_embedder(
         save_embedder(kept, out / "embedder.safetensors")
         draw_run(out, ("loss", "classes", "distil", "people"))
 
-    settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum()), "small": small}
-    return train(trainee, make_loss(data, batch, small), out, plan, device, save, report, settings)
+    settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
+    return train(trainee, make_loss(data, batch), out, plan, device, save, report, settings)
