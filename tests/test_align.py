@@ -17,9 +17,13 @@ from fasr_video.recognition.align import (
     ARCFACE_SIDE,
     CANONICAL,
     CANONICAL_SIDE,
+    DLIB,
+    DLIB_PADDING,
+    DLIB_SIDE,
     IN_BOX,
     align,
     canonical_to_arcface,
+    canonical_to_dlib,
     eyes_and_mouth,
     inverse,
     mirror_marks,
@@ -294,6 +298,30 @@ def test_both_ways_to_arcfaces_frame_give_one_picture(known: bool, size: float, 
     inside = np.s_[4:-8, 4:-4]  # the canonical picture ends a few rows earlier
     assert np.abs(by_way - direct)[inside].max() < 4
     assert np.abs(by_way - direct)[inside].mean() < 1
+
+
+def test_landmarks_of_a_canonical_face_come_to_lie_where_dlib_has_them() -> None:
+    """A face of dlib's form, turned in its canonical picture; each landmark has a colour of its own."""
+    points = apply(turned(0.72, 0.2, (12, 4)), DLIB)
+    faces = torch.from_numpy(dotted(points[[0, 1, 4]], 2.5, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
+    chips = canonical_to_dlib(faces, torch.from_numpy(points)[None])
+    assert chips.shape == (1, 3, DLIB_SIDE, DLIB_SIDE)
+    assert_allclose(centres(as_image(chips)), DLIB[[0, 1, 4]], atol=0.15)
+
+
+def test_dlib_itself_cuts_the_same_frame() -> None:
+    """dlib aligns by the corners of the eyes and the nose: the middles of the eyes come to lie where ours do."""
+    import dlib
+
+    mean_shape = np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])
+    points = (100 + 600 * mean_shape).round()
+    detection = dlib.full_object_detection(
+        dlib.rectangle(100, 100, 700, 700), [dlib.point(*map(int, p)) for p in points]
+    )
+    eyes = [points[2:4].mean(0), points[:2].mean(0)]
+    image = dotted(np.array([*eyes, points[4]]), 12, 800)
+    chip = dlib.get_face_chip(image, detection, DLIB_SIDE, DLIB_PADDING)
+    assert_allclose(centres(chip)[:2], DLIB[:2], atol=1)
 
 
 def test_without_landmarks_the_three_points_of_the_canonical_frame_come_to_the_templates() -> None:

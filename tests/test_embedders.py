@@ -1,11 +1,13 @@
 """The contract of every embedder, and what is particular to each.
 
-AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph made here.
+AdaFace runs with weights made from the parameters' names, InsightFace's ArcFace as a small graph made here, the builtin
+embedder and dlib with their own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,12 +25,18 @@ from torch.nn import functional as F
 
 from fasr_video.box import boxed
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.adaface import AdaFaceNet
-from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, mirror_marks
-from fasr_video.recognition.embedder import EMBEDDERS, Embedder, open_embedder
+from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, canonical_to_dlib, mirror_marks
+from fasr_video.recognition.dlib_resnet import DATA_PACKAGE, FILE, MEAN
+from fasr_video.recognition.embedder import EMBEDDERS, Embedder, as_tensor, open_embedder
+from fasr_video.sr.degradation import enlarge, shrink
+from tests.conftest import PORTRAITS
 from tests.test_adaface import seeded_state
 
 GRAPH_LENGTH = 40
+DLIB_FILE = Path(str(importlib.metadata.distribution(DATA_PACKAGE).locate_file(f"{DATA_PACKAGE}/models/{FILE}")))
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
@@ -107,7 +115,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     folder = tmp_path_factory.mktemp("models")
     large = folder / "adaface_ir18.ckpt"
     torch.save({"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, large)
-    yield {"builtin": boxed("embedder.safetensors"), "adaface": large, "insightface": pack(folder / "pack")}
+    yield {
+        "builtin": boxed("embedder.safetensors"),
+        "adaface": large,
+        "insightface": pack(folder / "pack"),
+        "dlib": DLIB_FILE,
+    }
     large.unlink()  # 96 MB: pytest keeps the folders of the last runs
 
 
@@ -126,6 +139,7 @@ FACTS = {
     "builtin": Facts("builtin", 512, "research use: trained on CelebA", False),
     "adaface": Facts("adaface ir_18", 512, "AdaFace's code: MIT", True),
     "insightface": Facts("insightface w600k_r50", GRAPH_LENGTH, "InsightFace's published models", True),
+    "dlib": Facts("dlib resnet_v1", 128, "public domain (CC0), by its author", True),
 }
 
 
@@ -240,6 +254,35 @@ def test_builtin_brings_its_weights() -> None:
     assert open_embedder("builtin", None, "cpu").sha256 == expected
 
 
+def test_dlib_finds_its_weights_without_importing_the_package_that_has_them() -> None:
+    found = open_embedder("dlib", None, "cpu")
+    assert found.sha256 == hashlib.sha256(DLIB_FILE.read_bytes()).hexdigest()
+    assert DATA_PACKAGE not in sys.modules, "it needs pkg_resources, which setuptools has no more"
+
+
+def test_dlib_gives_what_dlib_gives_but_for_the_mean() -> None:
+    """As dlib is fed: pictures of 150×150, RGB, of whole numbers."""
+    import dlib
+
+    faces, marks = some_faces(3)
+    chips = (canonical_to_dlib(faces, marks) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    network = dlib.face_recognition_model_v1(str(DLIB_FILE))
+    expected = np.array([network.compute_face_descriptor(np.ascontiguousarray(chip)) for chip in chips]) - MEAN
+    features, norms = open_embedder("dlib", None, "cpu").embed(faces, marks)
+    assert np.allclose((features * norms[:, None]).numpy(), expected, atol=1e-5)
+
+
+def test_dlib_knows_the_same_person_and_finds_strangers_unlike() -> None:
+    """Portraits in the public domain, each as it is and a little smaller; without the mean strangers have about 0.8."""
+    detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
+    stills = [read_still(photo, detector) for photo in sorted((PORTRAITS / "mugshots").glob("*.jpg"))]
+    faces = torch.cat([enlarge(shrink(as_tensor([s.face]), side), 128) for side in (128, 48) for s in stills])
+    features, _ = open_embedder("dlib", None, "cpu").embed(faces)
+    cosines = features[: len(stills)] @ features[len(stills) :].T
+    own = torch.eye(len(stills), dtype=torch.bool)
+    assert cosines[own].min() > 0.6 and cosines[~own].max() < 0.5
+
+
 def test_adaface_sees_bgr_from_minus_one_to_one(models: dict[str, Path]) -> None:
     """As its authors feed it: an OpenCV picture of the aligned face."""
     faces, marks = some_faces(2)
@@ -327,7 +370,7 @@ def two_networks(folder: Path) -> Path:
 
 
 MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], str]] = {
-    "no such embedder": ("facenet", lambda d: None, SettingsError, "use one of builtin, adaface, insightface"),
+    "no such embedder": ("facenet", lambda d: None, SettingsError, "use one of builtin, adaface, insightface, dlib"),
     "builtin, no file": ("builtin", lambda d: d / "none.safetensors", ModelError, "no such file; check the path"),
     "adaface, none given": (
         "adaface",
@@ -337,6 +380,13 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
     ),
     "adaface, no file": ("adaface", lambda d: d / "none.ckpt", ModelError, "no such file; check the path"),
     "adaface, builtin's": ("adaface", lambda d: boxed("embedder.safetensors"), ModelError, "holds 0 residual units"),
+    "dlib, no file": ("dlib", lambda d: d / "none.dat", ModelError, "no such file; give dlib_face_recognition_resnet"),
+    "dlib, another file": (
+        "dlib",
+        lambda d: text_file(d / "a.dat"),
+        ModelError,
+        "its SHA-256 is .*; copy or install it",
+    ),
     "insightface, none given": ("insightface", lambda d: None, UsageError, "none of its own; give an ArcFace .onnx"),
     "insightface, no folder": ("insightface", lambda d: d / "none", ModelError, "no such file.*; give an ArcFace"),
     "insightface, empty folder": ("insightface", lambda d: d, ModelError, "no .onnx file in the folder; give an ArcF"),
@@ -397,9 +447,19 @@ def test_there_is_no_silent_fallback_to_another_device(backend: str, models: dic
         open_embedder(backend, models[backend], "warp")
 
 
+@pytest.mark.parametrize(
+    ("backend", "package"),
+    [("insightface", "onnxruntime"), ("dlib", "dlib"), ("dlib", DATA_PACKAGE)],
+)
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
-    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    backend: str, package: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[insightface\]'"):
-        open_embedder("insightface", models["insightface"], "cpu")
+    monkeypatch.setitem(sys.modules, package, None)
+    weights = models[backend] if backend == "insightface" else None
+    with pytest.raises(MissingExtra, match=rf"{package}.*pip install 'fasr-video\[{backend}\]'"):
+        open_embedder(backend, weights, "cpu")
+
+
+def test_dlib_takes_no_gpu() -> None:
+    with pytest.raises(UsageError, match="device cuda: the embedder dlib computes on the CPU only; use device cpu"):
+        open_embedder("dlib", None, "cuda")

@@ -134,6 +134,7 @@ def test_what_a_run_cannot_show_is_not_shown(faces: Path, tmp_path: Path, capsys
     assert "references=3: 2 of 2 searches have fewer auxiliaries" in err
     report = (tmp_path / "run" / "report.md").read_text()
     assert "Rank-1" in report and "Rank-5" not in report and "verified ↑" not in report
+    assert "scored by dlib resnet_v1" in report
     assert "| 16: bicubic | 2 |" in report and "cmc-old" not in report and "![roc-" in report
 
 
@@ -145,6 +146,24 @@ def test_one_picture_has_no_spread_for_fid(tmp_path: Path) -> None:
     )
     with Store(tmp_path / "run") as store, pytest.raises(UsageError, match="--fid: one picture"):
         compare(trial, plan, Tools(store, BuiltinEmbedder(), torch.device("cpu")), lambda *_: None)
+
+
+def test_scorers_are_named_as_embedders_are(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("--scorer", "builtin", "--scorer", "dlib")
+    chosen = ("--people", 2, "--method", "bicubic", *names, "--out", tmp_path / "run")
+    code, _, err = called(capsys, "celeba", faces, *chosen)
+    assert code == 3, err
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "scored by builtin" in report and "dlib resnet_v1" in report
+
+
+def test_without_dlib_it_says_what_to_install_and_what_else_could_score(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    code, _, err = called(capsys, "celeba", faces, "--people", 2, "--method", "bicubic", "--out", tmp_path / "run")
+    assert code == 2 and not (tmp_path / "run").exists()
+    assert "pip install 'fasr-video[dlib]'; or give another recogniser with --scorer, such as builtin" in err
 
 
 def test_a_combiner_is_not_used_on_another_recognisers_features(
@@ -273,6 +292,10 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
         (["--method", "idfsr", "--idfsr", str(boxed("sr.safetensors"))], "does not name an IDFSR network"),
         (["--sampler", "dpmpp"], "not KIND-STEPS"),
         (["--scorer", "{text}"], "text.bin"),
+        (
+            ["--scorer", "facenet"],
+            "facenet: no such file, nor embedder; give a file of weights, or one of dlib and builtin",
+        ),
         (["--labels", "{labels}"], "labels.csv: its column path names none of the photographs"),
         (
             ["--preset", "paper-table4"],

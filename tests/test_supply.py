@@ -110,7 +110,10 @@ def test_the_lock_has_every_pin_with_hashes_and_no_address() -> None:
 
 def test_setup_takes_everything_by_these_hashes() -> None:
     made = (ROOT / "Makefile").read_text()
-    assert "--require-hashes --no-deps -r constraints.lock" in made and "--no-build-isolation -e" in made
+    assert (
+        "--require-hashes --no-deps --no-build-isolation -r constraints.lock" in made
+        and "--no-build-isolation -e" in made
+    )
     built_with = re.search(r"requires = \[\"(\w+)", (ROOT / "pyproject.toml").read_text())
     assert built_with is not None and built_with[1] in pins("constraints.lock"), "what builds fasr-video is pinned too"
 
@@ -126,9 +129,13 @@ def test_setup_takes_everything_by_these_hashes() -> None:
         ("some_thing-1.0-cp311-cp311-win_amd64.whl", False),
         ("some_thing-1.0.1-py3-none-any.whl", False),
         ("some_thing-1.0.tar.gz", False),
+        ("face_recognition_models-1.0.tar.gz", True),
+        ("face_recognition_models-1.1.tar.gz", False),
     ],
 )
-def test_the_lock_takes_wheels_of_that_version_that_run_here(file: str, expected: bool) -> None:
+def test_the_lock_takes_wheels_of_that_version_that_run_here_and_one_source_distribution(
+    file: str, expected: bool
+) -> None:
     assert lock.fits(file, Version("1.0")) is expected
 
 
