@@ -196,9 +196,10 @@ def main() -> None:
     fill(more, LADDER[1:], LADDER[0], choose(args.more, models, scorer), models, args.samples)
     more.note(
         "Identity is the cosine of dlib's features, which are not those that the network is told. The true face is "
-        "itself a draw from the posterior, so two samples should lie as far from each other as from it: a share above 1 is a sampler that makes things up, below 1 one that is too sure. LR "
-        "consistency is the mean squared error ×10⁻⁵ of the picture brought down again. Faces are "
-        "of CelebA's validation people, never trained on; none is shown here."
+        "itself a draw from the posterior, so two samples should lie as far from each other as from it: a share "
+        "above 1 is a sampler that makes things up, below 1 one that is too sure. LR consistency is the mean squared "
+        "error ×10⁻⁵ of the picture brought down again. Faces are of CelebA's validation people, never trained on; "
+        "none is shown here."
     )
     ladder.write(more)
 
