@@ -393,9 +393,9 @@ def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> No
 
 
 def test_one_of_several_faces_is_chosen(sr: Run, tmp_path: Path) -> None:
-    sheet = PilImage.new("RGB", (600, 300), "grey")
-    sheet.paste(PilImage.open(PORTRAITS / "mugshots" / "eileen_collins.jpg").resize((200, 200)), (0, 0))
-    sheet.paste(PilImage.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").resize((300, 300)), (300, 0))
+    sheet = Pictures.new("RGB", (600, 300), "grey")
+    sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "eileen_collins.jpg").resize((200, 200)), (0, 0))
+    sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").resize((300, 300)), (300, 0))
     sheet.save(tmp_path / "two.png")
     plain = ("--method", "bicubic", "--out", tmp_path / "out")
     code, _, err = sr(tmp_path / "two.png", "--align", *plain)
