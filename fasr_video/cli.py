@@ -30,7 +30,7 @@ from fasr_video.custody.commands import KEY_FILE, ROLE
 from fasr_video.errors import ExitCode, FasrError, UsageError, exhausted
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
-from fasr_video.gallery.commands import gallery_group
+from fasr_video.gallery.commands import FACE, gallery_group
 from fasr_video.pipeline.roles import login
 from fasr_video.terminal import cell, readable_json, say
 from fasr_video.training.commands import train_group
@@ -375,6 +375,7 @@ def verify_command(case: Path, count: int | None, head: str | None, as_json: boo
 @click.option(
     "--align", is_flag=True, help="Find the face in each picture first, in place of taking it as a face crop."
 )
+@FACE
 @click.option("--model", type=WEIGHTS, help="SR network: ours, or a published checkpoint. [default: builtin]")
 @click.option("--embedder", type=WEIGHTS, help="Weights of the builtin embedder's kind. [default: builtin]")
 @click.option("--combiner", type=WEIGHTS, help="Feature Combiner. [default: builtin]")

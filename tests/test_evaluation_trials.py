@@ -84,7 +84,7 @@ def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> 
     photos, left_out = read_photos([PORTRAITS / "mugshots", tmp_path], detector=detector)
     assert [p.person for p in photos] == ["eileen_collins", "grace_hopper"]
     assert all(p.picture.shape == (128, 128, 3) for p in photos)
-    assert [line.what for line in left_out] == ["nobody/0.png"] and "faces found" in left_out[0].reason
+    assert [line.what for line in left_out] == ["nobody/0.png"] and "no face found" in left_out[0].reason
 
 
 def test_names_lead_nowhere_else() -> None:

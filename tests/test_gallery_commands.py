@@ -200,3 +200,25 @@ def test_errors_are_one_line(
     ended, _, err = called(capsys, "gallery", *(a.format(**places) for a in arguments))
     told = [line for line in err.splitlines() if line.startswith("fasr-video: ")]
     assert ended == code and len(told) == 1 and says in told[0] and "Traceback" not in err
+
+
+def test_one_of_several_faces_is_chosen_in_one_photograph(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
+    photo = tmp_path / "two people.png"
+    sheet = PilImage.new("RGB", (600, 300), "grey")
+    sheet.paste(PilImage.open(MUGSHOTS / "eileen_collins.jpg").resize((200, 200)), (0, 0))
+    sheet.paste(PilImage.open(MUGSHOTS / "grace_hopper.jpg").resize((300, 300)), (300, 0))
+    sheet.save(photo)
+    assert called(capsys, "gallery", "add", gallery, photo)[0] == 3
+    (problem,) = document(capsys, "list", gallery)["problems"]
+    assert problem["reason"].startswith("2 faces: 1 at the top left, ") and "--face N" in problem["reason"]
+    for wrong, says in (("0", "from 1"), ("left", "from 1")):
+        code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", wrong)
+        assert code == 2 and says in err and err.count("\n") == 1
+    code, _, err = called(capsys, "gallery", "add", gallery, MUGSHOTS, "--face", "1")
+    assert code == 2 and "names 2 photographs" in err
+    code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", "2", "--sync")
+    assert code == 2 and "one photograph" in err
+    assert called(capsys, "gallery", "add", gallery, photo, "--face", "2")[0] == 0
+    listed = document(capsys, "list", gallery)
+    assert [s["id"] for s in listed["subjects"]] == ["eileen_collins", "grace_hopper", "two people"]
+    assert listed["problems"] == []

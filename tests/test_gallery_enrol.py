@@ -24,11 +24,12 @@ from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
 from fasr_video.gallery.enrol import Told, enrol, migrate, sync
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.photos import read_listing
+from fasr_video.gallery.photos import Face, look, read_listing
 from fasr_video.gallery.probes import as_tensors
-from fasr_video.gallery.records import WrongEmbedder
+from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.detect.photograph import ALONE, Choice, Which
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
 from tests import gallery_ops as ops
@@ -36,6 +37,10 @@ from tests.conftest import PORTRAITS
 
 GRACE, EILEEN = (PORTRAITS / "mugshots" / f"{n}.jpg" for n in ("grace_hopper", "eileen_collins"))
 ROOT = Path(__file__).parents[1]
+NO_FACE = (
+    "no face found, not even with a margin around the picture: "
+    "give a photograph with a larger, sharper face, upright and seen from the front"
+)
 
 
 class Counting(BuiltinEmbedder):
@@ -177,9 +182,9 @@ class TestSync:
     ) -> None:
         PilImage.new("RGB", (300, 300), "grey").save(folder / "wall.png")
         first = sync(gallery, folder, detector, embedder)
-        assert [p.reason for p in first.problems] == ["no face found"] and detector.pictures == 1
+        assert [p.reason for p in first.problems] == [NO_FACE] and detector.pictures == 2
         again = sync(gallery, folder, detector, embedder)
-        assert again.problems == first.problems and detector.pictures == 1
+        assert again.problems == first.problems and detector.pictures == 2
         assert gallery.problems() == list(first.problems)
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "wall.png")
         assert sync(gallery, folder, detector, embedder).problems == ()
@@ -353,8 +358,8 @@ def test_photographs_that_cannot_be_used_are_told_and_the_rest_enrolled(
     assert report.added == 3 and subjects(gallery) == {"grace": 1, "eileen": 2}
     for name in ("notes.txt", "cut.jpg", "empty.jpg"):
         assert reasons.pop(name) == "not a picture that can be read"
-    assert reasons.pop("wall.png") == "no face found"
-    assert reasons.pop("pair.png").startswith("2 faces found")
+    assert reasons.pop("wall.png") == NO_FACE
+    assert reasons.pop("pair.png").startswith("2 faces: 1 at the left, ")
     assert reasons.pop("small.png").endswith("px between the eyes, 20 needed")
     assert reasons == {}
     assert {p.path for p in gallery.problems()} == {p.path for p in report.problems}
@@ -413,6 +418,70 @@ def test_a_file_that_changes_while_it_is_read_is_not_enrolled_under_the_wrong_ha
     assert {i.sha256 for i in gallery.images("grace")} == {sha256_file(EILEEN)}
 
 
+class TestSeveralFaces:
+    """A photograph of two people: Eileen at the left, Grace, larger, at the right."""
+
+    @pytest.fixture
+    def pair(self, tmp_path: Path) -> Path:
+        sheet = PilImage.new("RGB", (600, 300), "grey")
+        sheet.paste(PilImage.open(EILEEN).resize((200, 200)), (0, 0))
+        sheet.paste(PilImage.open(GRACE).resize((300, 300)), (300, 0))
+        (tmp_path / "pairs").mkdir()
+        sheet.save(tmp_path / "pairs" / "pair.png")
+        return tmp_path / "pairs" / "pair.png"
+
+    def likeness(self, gallery: Gallery, embedder: Counting, person: Path, detector: Detector) -> float:
+        """Cosine of the one enrolled face with that person's photograph."""
+        face = look(person, detector, ALONE)
+        assert isinstance(face, Face)
+        feature, _ = embedder.embed(*as_tensors([face.aligned]))
+        return float(gallery.vectors().features[0] @ feature[0].numpy())
+
+    def test_they_are_refused_by_number_place_and_size(
+        self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        told = Told(choice=Choice(remedy="do this"))
+        (problem,) = enrol(gallery, pair.parent, detector, embedder, told=told).problems
+        assert problem.path == "pair.png" and problem.reason.startswith("2 faces: 1 at the top left, ")
+        assert "; 2 at the right, " in problem.reason and problem.reason.endswith(" px: do this")
+        assert gallery.problems() == [problem]
+
+    @pytest.mark.parametrize(("face", "person"), [(1, EILEEN), (2, GRACE), ("largest", GRACE)])
+    def test_a_refused_one_is_enrolled_when_a_face_is_chosen(
+        self, face: Which, person: Path, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        assert enrol(gallery, pair, detector, embedder).added == 0
+        report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(face)))
+        assert (report.added, report.problems, gallery.problems()) == (1, (), [])
+        assert subjects(gallery) == {"pair": 1}
+        other = EILEEN if person == GRACE else GRACE
+        likeness = [self.likeness(gallery, embedder, p, detector) for p in (person, other)]
+        assert likeness[0] > 0.6 > likeness[1]
+
+    def test_a_number_is_about_one_photograph(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        with pytest.raises(UsageError, match="names 3 photographs"):
+            enrol(gallery, folder, detector, embedder, told=Told(choice=Choice(2)))
+
+    def test_one_that_is_enrolled_keeps_its_face_and_that_is_a_warning(
+        self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(1)))
+        report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(2)))
+        assert (report.added, report.unchanged) == (0, 1)
+        assert report.warnings[0].startswith("pair.png is enrolled already") and "gallery remove" in report.warnings[0]
+
+    def test_what_was_judged_without_a_margin_is_judged_again(
+        self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
+    ) -> None:
+        """As galleries of before hold it: with the detector's fingerprint alone."""
+        (tmp_path / "one").mkdir()
+        file = Path(shutil.copy(GRACE, tmp_path / "one" / "grace.jpg"))
+        gallery.set_problems([Problem("grace.jpg", "grace", sha256_file(file), "no face found", detector.fingerprint)])
+        assert enrol(gallery, file.parent, detector, embedder).added == 1 and gallery.problems() == []
+
+
 class TestListings:
     def test_a_file_and_a_folder_of_one_name_are_told(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
@@ -461,7 +530,7 @@ class TestListings:
         shutil.copy(folder / "big.png", folder / "wall.png")
         reasons = {p.path: p.reason for p in enrol(gallery, folder, detector, embedder).problems}
         assert reasons == {
-            "big.png": "no face found",
+            "big.png": NO_FACE,
             "wall.png": "the same file as big.png, which stands for big: remove one of the two",
         }
 

@@ -392,6 +392,24 @@ def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> No
     assert code == 3 and "--align" in err
 
 
+def test_one_of_several_faces_is_chosen(sr: Run, tmp_path: Path) -> None:
+    sheet = Pictures.new("RGB", (600, 300), "grey")
+    sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "eileen_collins.jpg").resize((200, 200)), (0, 0))
+    sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").resize((300, 300)), (300, 0))
+    sheet.save(tmp_path / "two.png")
+    plain = ("--method", "bicubic", "--out", tmp_path / "out")
+    code, _, err = sr(tmp_path / "two.png", "--align", *plain)
+    assert code == 3 and "2 faces: 1 at the top left, " in err and "--face largest" in err
+    code, _, err = sr(tmp_path / "two.png", *plain, "--face", 1)
+    assert code == 2 and "give --align" in err
+    code, _, err = sr(tmp_path / "two.png", tmp_path / "two.png", "--align", *plain, "--face", 1)
+    assert code == 2 and "give that picture alone" in err
+    for face in (1, 2):
+        assert sr(tmp_path / "two.png", "--align", *plain, "--face", face)[0] == 0
+    facts = [json.loads(file.read_text())["asked"] for file in (tmp_path / "out").glob("*.json")]
+    assert sorted(f["face"] for f in facts) == [1, 2]
+
+
 def test_the_embedder_in_the_box_gives_unit_vectors() -> None:
     features, norms = BuiltinEmbedder().embed(torch.rand(3, 3, 128, 128))
     assert features.shape == (3, 512) and norms.shape == (3,)

@@ -333,7 +333,7 @@ class TestGalleryFolder:
         assert photos["grace_hopper.jpg"]["problem"] is None
         assert photos["eileen_collins.jpg"]["problem"] is None
         assert photos["notes.txt"]["problem"] == "not a picture that can be read"
-        assert photos["wall.png"]["problem"] == "no face found"
+        assert photos["wall.png"]["problem"].startswith("no face found")
         assert photos["someone/pair.png"]["problem"].startswith("2 faces")
         assert photos["someone/pair.png"]["subject"] == "someone"
 

@@ -32,7 +32,7 @@ from fasr_video.pipeline.case import Case, only_writer
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.run import open_models
-from fasr_video.pipeline.search import check_question
+from fasr_video.pipeline.search import check_question, told_of
 from fasr_video.report.write import refresh
 
 BUSY_WAIT = 5.0
@@ -406,7 +406,7 @@ def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
     with gallery:
-        sync(gallery, given, models.detector, embedder)
+        sync(gallery, given, models.detector, embedder, told=told_of(settings.search))
         Index.open(gallery)  # made once, for all workers
     return own
 

@@ -106,6 +106,7 @@ class SearchSettings(_Group):
     candidates: int = Field(ge=1, le=1000)
     fpir: float = Field(gt=0, lt=1)
     calibration: Path | None
+    several_faces: Literal["refuse", "largest"] = "refuse"  # cases of before do not have it
 
 
 class LinkSettings(_Group):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fasr_video.gallery.enrol import Listener, SyncReport
     from fasr_video.gallery.records import GalleryImage, Problem, Removal
     from fasr_video.pipeline.detect import Detector
+    from fasr_video.pipeline.detect.photograph import Which
     from fasr_video.recognition.embedder import Embedder
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
@@ -47,6 +48,23 @@ EMBEDDER_OPTIONS = (
 )
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
+
+
+def _which(context: click.Context, option: click.Parameter, text: str | None) -> Which:
+    """Return a face's number, or "largest", as `--face` takes them."""
+    if text is None or text == "largest":
+        return "largest" if text else None
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise UsageError(f"--face {text}", "neither a number from 1 nor the word largest", "write --face 2, say")
+    return int(text)
+
+
+FACE = click.option(
+    "--face",
+    callback=_which,
+    metavar="N|largest",
+    help="Of several faces take the Nth from the left (of one photograph), or the largest. [default: refuse them]",
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 
 
@@ -102,6 +120,7 @@ def create_command(gallery: Path, embedder: Chosen) -> None:
 @click.option("--authority", default="", help="By what consent, order or law they are here, likewise.")
 @click.option("--no-pictures", is_flag=True, help="Keep vectors only. Such photographs cannot be migrated.")
 @click.option("--sync", "equal", is_flag=True, help="Remove photographs that are not among PHOTOS any more.")
+@FACE
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def add_command(
@@ -112,19 +131,25 @@ def add_command(
     authority: str,
     no_pictures: bool,
     equal: bool,
+    face: Which,
     device: str,
     as_json: bool,
 ) -> int:
-    """Enrol PHOTOS: a folder with a file, or a folder, a person, or a CSV manifest.
+    """Enrol PHOTOS: a folder with a file, or a folder, a person; a CSV manifest; or one photograph.
 
     Stopped or killed, the same command goes on. Ends with 3 when photographs could not be enrolled; each is listed
     with its reason.
     """
     from fasr_video.gallery.enrol import Told, enrol, sync
+    from fasr_video.gallery.photos import is_picture
     from fasr_video.gallery.store import Gallery
+    from fasr_video.pipeline.detect.photograph import Choice
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    told = Told(source, authority, not no_pictures)
+    if equal and is_picture(photos):
+        raise UsageError("--sync", f"{photos} is one photograph, and all others would go", "leave it out")
+    remedy = "take one with --face N (and this photograph alone), the largest with --face largest, or cut it to one"
+    told = Told(source, authority, not no_pictures, Choice(face, remedy))
     with Gallery.open(gallery) as opened:
         model = embedder.open(device)
         opened.require(model)
@@ -355,8 +380,8 @@ def stats_command(gallery: Path, as_json: bool) -> None:
 
 
 def open_detector(device: str) -> Detector:
-    from fasr_video.gallery.photos import MIN_SCORE
     from fasr_video.pipeline import detect
+    from fasr_video.pipeline.detect.photograph import MIN_SCORE
 
     return detect.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
 

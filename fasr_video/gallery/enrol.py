@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
-from fasr_video.gallery.photos import Entry, Face, NoFace, lies_in, look, read_listing
+from fasr_video.gallery.photos import Entry, Face, Listing, NoFace, lies_in, look, read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import EnrolledPhoto, Problem, Removal
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.detect import Detector
+from fasr_video.pipeline.detect.photograph import ALONE, MARGIN, Choice
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.storage import environment
 from fasr_video.types import AlignedFace
@@ -42,11 +43,13 @@ class SyncReport:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What is said of all photographs for which nothing else is said, and whether to keep their pictures."""
+    """What holds for all photographs for which nothing else does; whether to keep their pictures; and which face of
+    each is meant."""
 
     source: str = ""
     authority: str = ""
     pictures: bool = True
+    choice: Choice = ALONE
 
 
 @dataclass(slots=True)
@@ -96,6 +99,7 @@ def _work(
 ) -> SyncReport:
     gallery.require(embedder)
     listing = read_listing(given)
+    _check(given, listing, told.choice)
     entries = [
         replace(e, source=e.source or told.source, authority=e.authority or told.authority) for e in listing.entries
     ]
@@ -112,7 +116,7 @@ def _work(
     problems, added = [*listing.problems, *unread, *plan.problems], 0
     for start in range(0, len(plan.new), BATCH):
         batch = plan.new[start : start + BATCH]
-        done, failed = _enrol_batch(gallery, batch, detector, embedder, told.pictures, known)
+        done, failed = _enrol_batch(gallery, batch, detector, embedder, told, known)
         added += done
         problems += failed
         if listen is not None:
@@ -124,7 +128,27 @@ def _work(
         counts = {"added": added, "removed": len(stale), "renamed": len(plan.renamed), "problems": len(problems)}
         gallery.log("sync" if remove else "enrol", counts | {"detector": detector.fingerprint})
     report = (added, len(stale), len(plan.unchanged), len(plan.renamed))
-    return SyncReport(*report, tuple(problems), listing.warnings, removal)
+    warnings = (*listing.warnings, *_not_chosen_again(plan, told.choice))
+    return SyncReport(*report, tuple(problems), warnings, removal)
+
+
+def _check(given: Path, listing: Listing, choice: Choice) -> None:
+    """Refuse a face's number for several photographs."""
+    count = len(listing.entries) + len(listing.problems)
+    if isinstance(choice.face, int) and count > 1:
+        reason = f"{given} names {count} photographs, and a number is about one"
+        raise UsageError(f"--face {choice.face}", reason, "give that photograph alone, or --face largest")
+
+
+def _not_chosen_again(plan: _Plan, choice: Choice) -> list[str]:
+    """Return a warning for a photograph whose face was to be chosen, and that is enrolled already."""
+    if not isinstance(choice.face, int):
+        return []
+    remedy = "`gallery remove --image` takes it out, then another face can be chosen"
+    return [
+        f"{entry.path} is enrolled already, and stays with the face that it has: {remedy}"
+        for entry, _ in (*plan.renamed, *plan.unchanged)
+    ]
 
 
 def _hash(entries: Sequence[Entry]) -> tuple[dict[str, list[Entry]], list[Problem]]:
@@ -197,30 +221,36 @@ def _enrol_batch(
     batch: Sequence[tuple[Entry, str]],
     detector: Detector,
     embedder: Embedder,
-    pictures: bool,
+    told: Told,
     known: dict[tuple[str | None, str | None], str],
 ) -> tuple[int, list[Problem]]:
-    """One transaction. What this detector could not use before is not looked at again."""
+    """One transaction. What could not be used before, judged in the same way, is not looked at again."""
+    judge = _judge(detector, told.choice)
     good: list[tuple[Entry, str, Face]] = []
     problems: list[Problem] = []
     for entry, sha256 in batch:
-        before = known.get((sha256, detector.fingerprint))
-        found = look(entry.file, detector) if before is None else NoFace(before, None)
+        before = known.get((sha256, judge))
+        found = look(entry.file, detector, told.choice) if before is None else NoFace(before, None)
         if before is None and not _is_still(entry.file, sha256):
             problems.append(Problem(entry.path, entry.subject, None, "it changed or went away while it was read"))
         elif isinstance(found, Face):
             good.append((entry, sha256, found))
         else:
-            problems.append(Problem(entry.path, entry.subject, sha256, found.reason, detector.fingerprint))
+            problems.append(Problem(entry.path, entry.subject, sha256, found.reason, judge))
     vectors = _embed(embedder, [face.aligned for _, _, face in good])
     with gallery.transaction():
         for (entry, sha256, face), (feature, norm) in zip(good, vectors, strict=True):
-            kept = face.aligned if pictures else None
+            kept = face.aligned if told.pictures else None
             said = {"source": entry.source, "authority": entry.authority}
             photo = EnrolledPhoto(sha256, entry.path, feature, norm, face.eye_px, face.score, kept, **said)
             gallery.add(entry.subject, photo, entry.note)
         gallery.set_problems(problems)
     return len(good), problems
+
+
+def _judge(detector: Detector, choice: Choice) -> str:
+    """Return all that it depends on whether a photograph can be used."""
+    return f"{detector.fingerprint}, margin {MARGIN}, face {choice.face or 'alone'}"
 
 
 def _is_still(file: Path, sha256: str) -> bool:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from fasr_video.errors import InputError
-from fasr_video.files import sha256_file
+from fasr_video.files import PICTURES, sha256_file
 from fasr_video.gallery.records import Problem
 from fasr_video.pipeline.detect import Detector
+from fasr_video.pipeline.detect.photograph import Choice, Unclear, choose_face
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.recognition.align import align, three_points
 from fasr_video.types import AlignedFace, Image
 
 MIN_EYE_PX = 20  # between the eyes of a gallery photograph
-MIN_SCORE = 0.5  # of a face that counts
 COLUMNS = {"path", "subject", "note", "source", "authority"}
 
 
@@ -48,7 +48,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """The one usable face of a photograph."""
+    """The usable face of a photograph that is meant."""
 
     aligned: AlignedFace
     eye_px: float
@@ -63,19 +63,18 @@ class NoFace:
     faces: int | None
 
 
-def look(file: Path, detector: Detector) -> Face | NoFace:
+def look(file: Path, detector: Detector, choice: Choice) -> Face | NoFace:
     try:
         image = read_picture(file)
     except UNREADABLE:
         return NoFace("not a picture that can be read", None)
-    return find(image, detector)
+    return find(image, detector, choice)
 
 
-def find(image: Image, detector: Detector) -> Face | NoFace:
-    found = detector.detect([image])[0]
-    found = found.take(found.scores >= MIN_SCORE)
-    if len(found) != 1:
-        return NoFace(f"{len(found)} faces found: cut it to one" if len(found) else "no face found", len(found))
+def find(image: Image, detector: Detector, choice: Choice) -> Face | NoFace:
+    found = choose_face(image, detector, choice)
+    if isinstance(found, Unclear):
+        return NoFace(f"{found.reason}: {found.remedy}", found.faces)
     landmarks = None if found.landmarks is None else found.landmarks[0]
     points = three_points(found.boxes[0], landmarks)
     eye_px = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
@@ -85,7 +84,9 @@ def find(image: Image, detector: Detector) -> Face | NoFace:
 
 
 def read_listing(given: Path) -> Listing:
-    """A folder with a file, or a folder, a subject; or a CSV manifest."""
+    """A folder with a file, or a folder, a subject; a CSV manifest; or one picture, as if it lay alone in a folder."""
+    if is_picture(given):
+        return Listing((Entry(given, given.name, given.stem),), (), (), frozenset())
     listing = _manifest(given) if os.path.isfile(given) else _folder(given)
     if not listing.entries and not listing.problems:
         raise InputError(given, "it names no photographs", "give a line a photograph")
@@ -98,6 +99,11 @@ def read_listing(given: Path) -> Listing:
         if len(ids) > 1
     ]
     return replace(listing, warnings=(*listing.warnings, *warnings))
+
+
+def is_picture(given: Path) -> bool:
+    """Return whether that is a single photograph, by the ending of its name."""
+    return given.suffix.lower() in PICTURES and os.path.isfile(given)
 
 
 def _subject(path: Path) -> str:

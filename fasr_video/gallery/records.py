@@ -96,7 +96,7 @@ class Problem:
     sha256: str | None
     reason: str
     detector: str | None = None
-    """Fingerprint of the detector that judged the picture; None when none was asked."""
+    """What judged the picture: the detector's fingerprint and how a face is chosen; None when no detector was asked."""
 
 
 @dataclass(frozen=True, slots=True)

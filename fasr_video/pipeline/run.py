@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 
 from fasr_video.batches import FRAMES, at_once
-from fasr_video.configs.settings import DetectSettings, Settings, as_yaml, fraction, load
+from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober, References
@@ -213,7 +213,7 @@ def _after_footage(
     """Restore, search, link: whatever of it is not done with these models, settings and people. Of a stage, the case
     takes the settings when people and photographs are at hand, and nothing can refuse it any more."""
     prober, worked = models.prober, False
-    with _people(case, gallery, models, listen) as people:
+    with _people(case, gallery, models, settings.search, listen) as people:
         drawn_from: Mapping[int, References] = NOBODY
         if people is not None and stage != "search":
             drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
@@ -232,11 +232,12 @@ def _after_footage(
 
 
 def _people(
-    case: Case, gallery: Path | None, models: Models, listen: Listener | None
+    case: Case, gallery: Path | None, models: Models, settings: SearchSettings, listen: Listener | None
 ) -> AbstractContextManager[Gallery | None]:
     if gallery is None:
         return nullcontext()
-    return open_gallery(case, gallery, models.detector, models.prober.embedder, _stage(listen, "enrolling"))
+    tell = _stage(listen, "enrolling")
+    return open_gallery(case, gallery, models.detector, models.prober.embedder, settings, tell)
 
 
 def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:

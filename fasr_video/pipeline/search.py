@@ -13,7 +13,7 @@ from fasr_video.box import boxed
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
-from fasr_video.gallery.enrol import sync
+from fasr_video.gallery.enrol import Told, sync
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
@@ -22,6 +22,7 @@ from fasr_video.gallery.search import Answer, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
+from fasr_video.pipeline.detect.photograph import Choice, Which
 from fasr_video.pipeline.probes import conditioned, features
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
@@ -66,8 +67,19 @@ def _check_photographs(given: Path, drawn_from: Collection[str]) -> None:
         raise UsageError(SETTING, reason, "take it out: its track is then drawn anew, from its own faces")
 
 
+def told_of(settings: SearchSettings) -> Told:
+    """Return how the photographs that `--gallery` names are enrolled."""
+    face: Which = "largest" if settings.several_faces == "largest" else None
+    return Told(choice=Choice(face, "take the largest with --set search.several_faces=largest, or cut it to one"))
+
+
 def open_gallery(
-    case: Case, given: Path, detector: Detector, embedder: Embedder, listen: Callable[[int, int], None]
+    case: Case,
+    given: Path,
+    detector: Detector,
+    embedder: Embedder,
+    settings: SearchSettings,
+    listen: Callable[[int, int], None],
 ) -> Gallery:
     """A gallery that `gallery create` made, as it is; or the folder of photographs, enrolled into the case."""
     if (given / DATABASE).is_file():
@@ -80,7 +92,7 @@ def open_gallery(
         gallery.require(embedder)
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
-    sync(gallery, given, detector, embedder, listen)
+    sync(gallery, given, detector, embedder, listen, told_of(settings))
     return gallery
 
 

@@ -20,6 +20,7 @@ from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.pipeline.detect.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.media.folder import pictures_in
@@ -70,6 +71,8 @@ class Job:
     """FILE of ours, or NAME=FILE for each published one; none for the one in the box."""
     identity: Path | None = None
     """A fitted identity, for idfsr."""
+    face: Which = None
+    """Which of several faces of a picture, with `align`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def run(job: Job) -> Iterator[Done]:
         raise UsageError(f"method {job.method}", "it takes no fitted identity", "use --method idfsr")
     if is_plain(job.method):
         _check_plain(job)
+    choice = _choice(job)
     said, reading = parse_all(job.attr)
     guidance = _guidance(job)
     files = (job.model, job.embedder, job.combiner)
@@ -104,7 +108,7 @@ def run(job: Job) -> Iterator[Done]:
         restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files, guidance)
     samples = job.samples or samples_of(job.method)
     smallest = idfsr_restorer.SMALLEST if job.method == idfsr_restorer.NAME else SMALLEST
-    detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
+    detector = open_detector("builtin", weights=None, device=job.device, min_score=MIN_SCORE) if job.align else None
     auxiliaries, about_aux = read_auxiliaries(job.aux, detector)
     shared = {
         "auxiliaries": [a.sha256 for a in auxiliaries],
@@ -115,13 +119,15 @@ def run(job: Job) -> Iterator[Done]:
         "aligned": job.align,
         "version": __version__,
     }
+    if job.face is not None:
+        shared["face"] = job.face
     if guidance is not None:
         guidance.classifiers.check(said)
         shared["attributes"] = {"said": [asdict(a) for a in said], "read": reading}
     faces = tuple(a.face for a in auxiliaries)
     for path in job.images:
         try:
-            still = read_still(path, detector, smallest)
+            still = read_still(path, detector, smallest, choice)
         except InputError as error:
             yield Done(path, "refused", None, (), str(error))
             continue
@@ -134,6 +140,18 @@ def run(job: Job) -> Iterator[Done]:
             warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
             target.write(answer, warnings)
         yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
+
+
+def _choice(job: Job) -> Choice:
+    """Return which face of each picture is meant."""
+    if job.face is not None and not job.align:
+        reason = "without --align a picture is one face, and none is looked for"
+        raise UsageError(f"--face {job.face}", reason, "give --align, too, or leave it out")
+    if isinstance(job.face, int) and len(job.images) > 1:
+        reason = f"{len(job.images)} pictures were given, and a number is about one"
+        raise UsageError(f"--face {job.face}", reason, "give that picture alone, or --face largest")
+    remedy = "take one with --face N (and this picture alone), the largest with --face largest, or cut it to one"
+    return Choice(job.face, remedy)
 
 
 def _check_plain(job: Job) -> None:
@@ -181,8 +199,8 @@ def read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[li
     return stills, warnings
 
 
-def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) -> Still:
-    """A face crop; with a detector, the one face of a larger picture brought into the canonical frame."""
+def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST, choice: Choice = ALONE) -> Still:
+    """A face crop; with a detector, the face of a larger picture that is meant brought into the canonical frame."""
     if not path.is_file():
         raise InputError(path, "a folder" if path.is_dir() else "no such file", "give pictures of faces")
     try:
@@ -192,7 +210,7 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) 
     if is_synthetic(path.read_bytes()):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
-        face, warnings = align_face(path, image, detector, smallest)
+        face, warnings = align_face(path, image, detector, smallest, choice)
     else:
         face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
@@ -203,14 +221,13 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST) 
     return Still(path, digest, face, warnings)
 
 
-def align_face(path: Path, image: Image, detector: Detector, smallest: int) -> tuple[Image, tuple[str, ...]]:
-    """The one face of a picture in the canonical frame, no larger than the camera saw it; and warnings."""
-    found = detector.detect([image])[0]
-    found = found.take(found.scores >= 0.5)
-    if len(found) != 1:
-        raise InputError(
-            path, f"{len(found) or 'no'} faces found in it, one needed", "cut it so that it shows one face"
-        )
+def align_face(
+    path: Path, image: Image, detector: Detector, smallest: int, choice: Choice = ALONE
+) -> tuple[Image, tuple[str, ...]]:
+    """The face of a picture that is meant in the canonical frame, no larger than the camera saw it; and warnings."""
+    found = choose_face(image, detector, choice)
+    if isinstance(found, Unclear):
+        raise InputError(path, found.reason, found.remedy)
     points = three_points(found.boxes[0], None if found.landmarks is None else found.landmarks[0])
     # The canonical square in the picture's own pixels: no larger than the camera saw it.
     one = similarity(points, CANONICAL)
