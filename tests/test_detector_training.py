@@ -1,8 +1,9 @@
-"""The detector's trainer: targets that decode to the faces they were made from, and runs that go on."""
+"""The detector's trainer: targets that decode to the faces they were made from, pictures whose labels fit, resuming."""
 
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import tarfile
@@ -14,94 +15,189 @@ import torch
 from PIL import Image
 from skimage.data import astronaut
 
+from fasr_video.checkpoint import read_state
 from fasr_video.pipeline.detect.builtin import BuiltinDetector
 from fasr_video.pipeline.detect.network import STRIDES, LevelOutput, decode_level
-from fasr_video.training.detector import make_target, train
-from fasr_video.training.detector_data import Points, face_box, face_size, flip, rotate
+from fasr_video.training.detector import Plan, make_target, rate, train
+from fasr_video.training.detector_data import (
+    Faces,
+    Material,
+    Points,
+    Scene,
+    cut,
+    face_box,
+    make_sample,
+    mosaic,
+    portraits,
+    read_scenes,
+    scene_part,
+)
 
 FRONTAL = np.array([[30.0, 40], [70, 40], [50, 62], [35, 80], [65, 80]])
 SIDE = 256
+EYE = np.array([208.0, 110.0])
+ASTRONAUT = np.array([EYE, [250, 108], [230, 130], [212, 150], [250, 148]])
 
 
-def face(size: float, x: float, y: float) -> Points:
-    scaled = FRONTAL * (size / face_size(FRONTAL))
-    return scaled - scaled.mean(0) + (x, y)
+def face_of(points: Points, sure: bool = True) -> Faces:
+    return Faces(np.array([face_box(points)]), points[None], np.array([sure]))
+
+
+def face(size: float, x: float, y: float, sure: bool = True) -> Faces:
+    x1, y1, x2, y2 = face_box(FRONTAL)
+    scaled = FRONTAL * (size / np.sqrt((x2 - x1) * (y2 - y1)))
+    return face_of(scaled - scaled.mean(0) + (x, y), sure)
 
 
 @pytest.mark.parametrize("size", [12, 20, 27, 30, 50, 70, 80, 150])
 @pytest.mark.parametrize("where", [(128, 128), (97.3, 140.9)])
 def test_what_is_taught_decodes_to_the_face(size: float, where: tuple[float, float]) -> None:
-    points = face(size, *where)
+    wanted = face(size, *where)
     answers = []
     for stride in STRIDES:
-        target = make_target([[points]], stride, SIDE)
+        target = make_target([wanted], stride, SIDE)
         taught = target.regress
         logit = torch.logit(target.heat.clamp(1e-4, 1 - 1e-4))[:, None]
         answers += decode_level(LevelOutput(logit, taught[:, :2], taught[:, 2:4], taught[:, 4:]), stride, 0.99)
     found = [(b, s, m) for boxes, scores, marks in answers for b, s, m in zip(boxes, scores, marks, strict=True)]
     assert len(found) == 1, "exactly one level answers for a face"
-    assert np.allclose(found[0][0].numpy(), face_box(points), atol=0.05)
-    assert np.allclose(found[0][2].numpy(), points, atol=0.05)
+    assert np.allclose(found[0][0].numpy(), wanted.boxes[0], atol=0.05)
+    assert np.allclose(found[0][2].numpy(), wanted.landmarks[0], atol=0.05)
 
 
-def test_face_near_a_level_limit_is_not_held_against_the_other_level() -> None:
-    points = face(29, 128, 128)
-    assert make_target([[points]], 4, SIDE).ignore.any()
-    assert not make_target([[points]], 16, SIDE).ignore.any()
+def test_a_face_near_a_level_limit_is_not_held_against_the_other_level() -> None:
+    faces = face(29, 128, 128)
+    assert make_target([faces], 4, SIDE).ignore.any()
+    assert not make_target([faces], 16, SIDE).ignore.any()
 
 
-def test_mirrored_and_turned_points_stay_on_their_features() -> None:
-    image = Image.fromarray(astronaut())
-    eye = np.array([208.0, 110.0])
-    points = np.array([eye, [250, 108], [230, 130], [212, 150], [250, 148]])
-    _, (mirrored,) = flip(image, [points])
-    assert np.allclose(mirrored[1], [image.width - eye[0], eye[1]])
+@pytest.mark.parametrize("faces", [face(20, 128, 128, sure=False), face(6, 128, 128)], ids=["unsure", "tiny"])
+def test_an_unsure_or_tiny_face_is_neither_face_nor_background(faces: Faces) -> None:
+    target = make_target([faces], 4, SIDE)
+    assert target.ignore.any()
+    assert not target.heat.any() and not target.near.any()
+
+
+def test_mirrored_landmarks_stay_on_their_features() -> None:
+    mirrored = face_of(ASTRONAUT).mirrored(512).landmarks[0]
+    assert np.allclose(mirrored[1], [512 - EYE[0], EYE[1]])
     assert mirrored[0, 0] < mirrored[1, 0], "the left eye of the picture stays the left one"
-    marked = image.copy()
-    marked.paste((255, 0, 255), (205, 107, 212, 114))
-    turned, (moved,) = rotate(marked, [points], 20)
-    x, y = (int(v) for v in moved[0].round())
-    assert turned.getpixel((x, y)) == (255, 0, 255)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scale", [0.4, 1.0, 1.7])
+def test_labels_follow_what_a_window_shows(scale: float, seed: int) -> None:
+    picture = astronaut().copy()
+    picture[105:115, 203:213] = (255, 0, 255)
+    scene = Scene(picture, face_of(ASTRONAUT))
+    image, faces = cut(scene, 150.0, 40.0, scale, (200, 220), np.random.default_rng(seed))
+    pink = (np.asarray(image, int) - (255, 0, 255)).__abs__().sum(2) < 120
+    rows, columns = np.nonzero(pink)
+    eyes = faces.landmarks[0, :2]
+    nearest = np.linalg.norm(eyes - (columns.mean() + 0.5, rows.mean() + 0.5), axis=1).min()
+    assert nearest <= 1.0
+
+
+def test_a_face_that_is_mostly_cut_off_is_not_asked_for() -> None:
+    faces = face(40, 4, 60)
+    assert faces.inside(128, 128).sure.tolist() == [True]
+    assert face(40, -3, 60).inside(128, 128).sure.tolist() == [False], "its centre lies outside"
+    assert len(face(40, -60, 60).inside(128, 128)) == 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The layout of the training data, made from one public-domain photograph and noise."""
-    photo = Image.fromarray(astronaut()).resize((256, 256))
-    landmarks = [[104, 55], [125, 54], [115, 65], [106, 75], [125, 74]]
-    photos = tmp_path / "detect" / "photos"
-    rooms = tmp_path / "detect" / "backgrounds"
-    crops = tmp_path / "celeba"
-    for folder in (photos, rooms, crops):
-        folder.mkdir(parents=True)
-    names = [f"{i:06d}.png" for i in range(42)]
-    for name in names:
-        photo.save(photos / name)
-    labels = {name: [{"box": [90, 40, 140, 90], "score": 1.0, "landmarks": landmarks}] for name in names}
-    (tmp_path / "detect" / "photos.json").write_text(json.dumps(labels))
-    noise = np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(rooms / "0.png")
-    encoded = io.BytesIO()
-    photo.crop((80, 20, 152, 92)).resize((144, 144)).save(encoded, "WEBP")
+    folder = tmp_path_factory.mktemp("data")
+    scenes, crops = folder / "scenes", folder / "celeba"
+    scenes.mkdir()
+    crops.mkdir()
+    photo = Image.fromarray(astronaut())
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8))
+    label = [*face_box(ASTRONAUT), 0.9, *ASTRONAUT.ravel()]
+    unsure = [*(np.array(face_box(ASTRONAUT)) + 200), 0.4, *(ASTRONAUT + 200).ravel()]
+    pictures = {"face.webp": photo, "check.webp": photo, "noise.webp": noise}
+    boxes = {"face.webp": [label, unsure], "check.webp": [label], "noise.webp": []}
+    with tarfile.open(scenes / "scenes-00.tar", "w") as tar:
+        for name, picture in pictures.items():
+            add(tar, name, picture)
+    split = {"face.webp": "train", "check.webp": "check", "noise.webp": "train"}
+    entries = [{"tar": "scenes-00.tar", "name": n, "split": split[n], "boxes": boxes[n]} for n in pictures]
+    with gzip.open(scenes / "scenes.json.gz", "wt") as stream:
+        json.dump(entries, stream)
+    corner, scale = np.array([156, 56]), 144 / 128
     with tarfile.open(crops / "train-00.tar", "w") as tar:
-        info = tarfile.TarInfo("1/1.webp")
-        info.size = len(encoded.getvalue())
-        tar.addfile(info, io.BytesIO(encoded.getvalue()))
-    keys = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+        add(tar, "1/1.webp", photo.crop((156, 56, 284, 184)).resize((144, 144)))
     row: dict[str, object] = {"path": "1/1.webp", "found": 1}
-    for key, (x, y) in zip(keys, landmarks, strict=True):
-        row |= {f"{key}_x": 2 * (x - 80), f"{key}_y": 2 * (y - 20)}
+    keys = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+    for key, (x, y) in zip(keys, (ASTRONAUT - corner) * scale, strict=True):
+        row |= {f"{key}_x": x, f"{key}_y": y}
     with (crops / "labels.csv").open("w", newline="") as handle:
         writer = csv.DictWriter(handle, list(row))
         writer.writeheader()
         writer.writerow(row)
-    return tmp_path
+    return folder
 
 
-def test_training_saves_goes_on_and_gives_weights_that_load(data: Path, tmp_path: Path) -> None:
+def add(tar: tarfile.TarFile, name: str, picture: Image.Image) -> None:
+    encoded = io.BytesIO()
+    picture.save(encoded, "WEBP")
+    info = tarfile.TarInfo(name)
+    info.size = len(encoded.getvalue())
+    tar.addfile(info, io.BytesIO(encoded.getvalue()))
+
+
+def test_no_scene_of_another_split_is_read(data: Path) -> None:
+    assert len(list(read_scenes(data / "scenes", "train"))) == 2
+    assert len(list(read_scenes(data / "scenes", "check"))) == 1
+    material = Material(data, shards=1)
+    assert len(material.scenes) == 1 and len(material.empty) == 1 and len(material.portraits) == 1
+
+
+@pytest.mark.parametrize("make", [mosaic, make_sample], ids=lambda f: f.__name__)
+def test_every_sample_has_the_size_asked_for_and_labels_inside(make: object, data: Path) -> None:
+    material, rng = Material(data, shards=1), np.random.default_rng(0)
+    seen = 0
+    for _ in range(20):
+        image, faces = make(material, 128, rng)  # type: ignore[operator]
+        assert image.size == (128, 128)
+        seen += int(faces.sure.sum())
+        centres = (faces.boxes[faces.sure, :2] + faces.boxes[faces.sure, 2:]) / 2
+        assert ((centres >= 0) & (centres <= 128)).all()
+    assert seen
+
+
+def test_scenes_give_small_faces_and_portraits_faces_that_fill_the_picture(data: Path) -> None:
+    material, rng = Material(data, shards=1), np.random.default_rng(0)
+
+    def heights(make: object) -> np.ndarray:
+        found = [make(material, SIDE, SIDE, rng)[1] for _ in range(60)]  # type: ignore[operator]
+        return np.concatenate([(f.boxes[f.sure, 3] - f.boxes[f.sure, 1]) for f in found])
+
+    assert np.quantile(heights(scene_part), 0.25) < 24
+    assert heights(portraits).max() > 0.8 * SIDE
+
+
+def test_the_learning_rate_stays_constant_and_falls_at_the_end() -> None:
+    assert rate(0, 1000) < rate(199, 1000) == rate(800, 1000) == 1.0
+    assert rate(900, 1000) == pytest.approx(0.5)
+    assert rate(999, 1000) == pytest.approx(0.01)
+
+
+def test_training_saves_resumes_and_gives_weights_that_load(data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(data, run, steps=2, batch=2, side=128, lr=1e-3, shards=1, device="cpu")
-    train(data, run, steps=4, batch=2, side=128, lr=1e-3, shards=1, device="cpu")
+    assert train(data, run, Plan(steps=2, batch=2, side=128, shards=1)) == 2
+    assert train(data, run, Plan(steps=4, batch=2, side=128, shards=1)) == 4
     assert torch.load(run / "state.pt", weights_only=True)["step"] == 4
     detector = BuiltinDetector(run / "detector.safetensors", 0.3, "cpu")
     assert len(detector.detect([np.zeros((64, 64, 3), np.uint8)])) == 1
+
+
+def test_training_stops_when_its_time_is_over_and_begins_with_given_weights(data: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    train(data, first, Plan(steps=1, batch=2, side=128, shards=1))
+    begin = first / "detector.safetensors"
+    stopped = train(data, tmp_path / "run", Plan(steps=9, batch=2, side=128, shards=1, minutes=0), begin)
+    assert stopped == 0
+    before, after = read_state(begin), read_state(tmp_path / "run" / "detector.safetensors")
+    assert all(torch.allclose(after[name], tensor, atol=1e-6) for name, tensor in before.items())

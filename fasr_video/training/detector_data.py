@@ -1,8 +1,8 @@
 """Training pictures for the builtin detector: labelled scenes, portraits that a face fills, and rooms without a face.
 
-Scenes give real context and small faces; portraits give large ones and photographs with no margin. All are then damaged
-the way cameras damage pictures. Only PIL and numpy are used, so that the same code runs where neither OpenCV nor PyAV is
-installed.
+Scenes give real context and small faces; portraits give large ones and photographs with no margin. All are then
+damaged the way cameras damage pictures. Only PIL and numpy are used, so that the same code runs where neither OpenCV
+nor PyAV is installed.
 """
 
 from __future__ import annotations

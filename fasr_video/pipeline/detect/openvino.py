@@ -16,15 +16,12 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fasr_video.batches import FRAMES, at_once
-from fasr_video.errors import MissingExtra
+from fasr_video.offline_openvino import load_openvino
 from fasr_video.pipeline.detect.network import PAD_TO, DetectorNet, LevelOutput, Residual
 from fasr_video.types import Image
 
-try:
-    import openvino
-    from openvino import opset13 as op
-except ImportError as error:
-    raise MissingExtra("openvino", "fast", "`detect.engine: openvino`") from error
+openvino = load_openvino("`detect.engine: openvino`")
+op = openvino.opset13
 
 REACH = 6.0  # deviations from the mean that are told apart; what lies beyond counts as the last of them
 GREY = 128  # beyond the edges; zero, as nearly as a byte says it
