@@ -26,6 +26,7 @@ from fasr_video.sr.sampling import parse
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
+from tests.test_cli import called
 
 CPU = torch.device("cpu")
 LENGTH = 512
@@ -392,20 +393,20 @@ def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> No
     assert code == 3 and "--align" in err
 
 
-def test_one_of_several_faces_is_chosen(sr: Run, tmp_path: Path) -> None:
+def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = Pictures.new("RGB", (600, 300), "grey")
     sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "eileen_collins.jpg").resize((200, 200)), (0, 0))
     sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").resize((300, 300)), (300, 0))
     sheet.save(tmp_path / "two.png")
     plain = ("--method", "bicubic", "--out", tmp_path / "out")
-    code, _, err = sr(tmp_path / "two.png", "--align", *plain)
+    code, _, err = called(capsys, "sr", tmp_path / "two.png", "--align", *plain)
     assert code == 3 and "2 faces: 1 at the top left, " in err and "--face largest" in err
-    code, _, err = sr(tmp_path / "two.png", *plain, "--face", 1)
+    code, _, err = called(capsys, "sr", tmp_path / "two.png", *plain, "--face", 1)
     assert code == 2 and "give --align" in err
-    code, _, err = sr(tmp_path / "two.png", tmp_path / "two.png", "--align", *plain, "--face", 1)
+    code, _, err = called(capsys, "sr", tmp_path / "two.png", tmp_path / "two.png", "--align", *plain, "--face", 1)
     assert code == 2 and "give that picture alone" in err
     for face in (1, 2):
-        assert sr(tmp_path / "two.png", "--align", *plain, "--face", face)[0] == 0
+        assert called(capsys, "sr", tmp_path / "two.png", "--align", *plain, "--face", face)[0] == 0
     facts = [json.loads(file.read_text())["asked"] for file in (tmp_path / "out").glob("*.json")]
     assert sorted(f["face"] for f in facts) == [1, 2]
 
