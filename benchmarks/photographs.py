@@ -23,7 +23,7 @@ from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Answer, Mode, Question, Searcher, chances
+from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, chances
 from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
@@ -68,11 +68,12 @@ def enrolled(folder: Path, faces: Faces, people: Sequence[Sequence[int]], photog
 
 
 def row(
-    searcher: Searcher, gallery: Gallery, calibration: Calibration, probes: Features, names: list[str]
+    searcher: Searcher, gallery: Gallery, calibration: Calibration, probes: list[Asked], names: list[str]
 ) -> list[str]:
     """Of the strangers among the probes (no name) and of the enrolled."""
-    answers = searcher.answers([{Kind.BEST: probe} for probe in probes])
+    answers = searcher.answers(probes)
     strangers = [a for a, name in zip(answers, names, strict=True) if not name]
+    bands = [calibration.at(p.side) for p, name in zip(probes, names, strict=True) if not name]
     mates = [(a, name) for a, name in zip(answers, names, strict=True) if name]
     templates = gallery.templates_by_subject()
     ratios = np.array([(c.ratio, np.log10(chances(templates[c.subject]))) for a in strangers for c in a.joined])
@@ -82,8 +83,8 @@ def row(
     best = np.array([a.joined[0].score for a in strangers])
     for fpir in ASKED:
         for count in (gallery.count(), sum(map(chances, templates.values()))):
-            limit = calibration.threshold(scale_name([Kind.BEST]), fpir, count).score
-            cells.append(f"{(best >= limit).mean():.3f}")
+            limits = [b.threshold(scale_name([Kind.BEST]), fpir, count).score for b in bands if b is not None]
+            cells.append(f"{(best >= np.array(limits)).mean():.3f}")
     return [*cells, f"{np.mean([first(a) == name for a, name in mates]):.3f}"]
 
 
@@ -101,8 +102,9 @@ def main() -> None:
     most = max(args.photographs)
     faces = Faces(args.faces, most + 1)
     known, others = faces.people[: args.people], faces.people[args.people : args.people + args.strangers]
-    probes = [faces.small(rows[-1]) for rows in (*known, *others)]
-    names = [f"p{k}" if k < len(known) else "" for k in range(len(probes)) for _ in SIDES]
+    small = [faces.small(rows[-1]) for rows in (*known, *others)]
+    probes = [Asked({Kind.BEST: f}, side) for rows in small for f, side in zip(rows, SIDES, strict=True)]
+    names = [f"p{k}" if k < len(known) else "" for k in range(len(small)) for _ in SIDES]
     calibration = Calibration.load(boxed("calibration.json"))
     columns = ["people × templates"]
     columns += [f"strangers' {what}, {how}" for how in ("as of one", "by chances") for what in ("mean LR", "LR ≥ 10")]
@@ -117,7 +119,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as at, enrolled(Path(at) / "g", faces, known, photographs) as gallery:
             question = Question(Mode.INVESTIGATION, len(known), 0.1)
             searcher = Searcher(gallery, Index.open(gallery), question, calibration, (Kind.BEST,))
-            table.row(row(searcher, gallery, calibration, np.concatenate(probes), names))
+            table.row(row(searcher, gallery, calibration, probes, names))
     table.note(
         "Scale `best`. *As of one*: each template counts as one comparison, and the ratio is read as that of one; *by "
         "chances*: as `docs/calibration.md` says, and as searches do it. A mean ratio of strangers above 1 says too "

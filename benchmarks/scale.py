@@ -29,12 +29,13 @@ from fasr_video.configs import settings
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Mode, Question, Searcher
+from fasr_video.gallery.search import Asked, Mode, Question, Searcher
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
 LENGTH = 512
+SIDE = 16
 MIN_SIMILARITY = settings.load("cpu").link.min_similarity
 
 
@@ -71,7 +72,7 @@ def tracks(count: str, people: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name, made(Path(name) / "g", int(people)) as gallery:
         searcher = Searcher(gallery, Index.open(gallery), Question(Mode.INVESTIGATION, 20, 0.01), None)
         began = time.perf_counter()
-        searcher.answers([{Kind.BEST: look, Kind.POOLED: look} for look in looks])
+        searcher.answers([Asked({Kind.BEST: look, Kind.POOLED: look}, SIDE) for look in looks])
         searching = time.perf_counter() - began
     tracklets = [Tracklet(i, 1, float(i), i + 0.5, look) for i, look in enumerate(looks)]
     began = time.perf_counter()
@@ -89,7 +90,7 @@ def gallery(people: str, asked: str) -> dict[str, float]:
             index = Index.open(opened)
             indexing = time.perf_counter() - began
             searcher = Searcher(opened, index, Question(Mode.INVESTIGATION, 20, 0.01), None)
-            probes = [{Kind.POOLED: look} for look in unit(rng, int(asked))]
+            probes = [Asked({Kind.POOLED: look}, SIDE) for look in unit(rng, int(asked))]
             began = time.perf_counter()
             searcher.answers(probes)
             searching = time.perf_counter() - began

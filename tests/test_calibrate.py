@@ -41,7 +41,9 @@ def crowd(
     gallery = {f"p{i:04d}": truth[i] for i in range(0, people, 2)}
     probes = [
         LabelledProbe(
-            f"p{i:04d}", {k: unit(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH)) for k, s in noise.items()}
+            person=f"p{i:04d}",
+            features={k: unit(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH)) for k, s in noise.items()},
+            side=16,
         )
         for i in range(people)
         for _ in range(searches)
@@ -97,17 +99,17 @@ def test_too_few_people_is_one_clear_error() -> None:
 
 
 def test_every_kind_and_both_fusions_have_a_scale(made: Calibration) -> None:
-    assert list(made.scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
+    assert list(made.bands[0].scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
     assert made.gallery_size == 150
     assert (made.people, made.enrolled, made.searches) == (600, 300, 600)
     alone = from_probes(*crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", 0)
-    assert list(alone.scales) == ["best", "pooled", "best+pooled"]
+    assert list(alone.bands[0].scales) == ["best", "pooled", "best+pooled"]
 
 
 def test_independent_kinds_are_weighted_by_what_they_tell(made: Calibration) -> None:
-    weights = made.scale("best+pooled+sr").scorer.weights
+    weights = made.bands[0].scale("best+pooled+sr").scorer.weights
     assert weights[1] > weights[2] > weights[0] > 0
-    alone, together = (made.scale(n).report for n in ("pooled", "best+pooled+sr"))
+    alone, together = (made.bands[0].scale(n).report for n in ("pooled", "best+pooled+sr"))
     assert together.cllr < alone.cllr
     assert together.ranks[0][1] >= alone.ranks[0][1]
 
@@ -117,24 +119,24 @@ def test_a_kind_that_says_nothing_new_never_counts_against_a_candidate() -> None
     generator = np.random.default_rng(9)
     worse = [
         LabelledProbe(
-            p.person, p.features | {Kind.BEST: unit(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))}
+            p.person, p.features | {Kind.BEST: unit(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))}, 16
         )
         for p in probes
     ]
     for seed in range(4):
-        scorer = from_probes(worse, gallery, FACTS, "", seed).scale("best+pooled").scorer
+        scorer = from_probes(worse, gallery, FACTS, "", seed).bands[0].scale("best+pooled").scorer
         assert min(scorer.weights) >= 0
 
 
 def test_ratios_hold_on_people_that_nothing_was_fitted_on(made: Calibration) -> None:
-    for scale in made.scales.values():
+    for scale in made.bands[0].scales.values():
         r = scale.report
         assert r.cllr_least <= r.cllr < r.cllr_least + 0.1
         assert r.cllr < r.cllr_raw or len(scale.scorer.kinds) > 1  # a fused score is nearly a ratio already
 
 
 def test_the_better_form_is_stored(made: Calibration) -> None:
-    for scale in made.scales.values():
+    for scale in made.bands[0].scales.values():
         cost = dict(scale.cllr_by_form)
         assert scale.map.form == min(cost, key=lambda f: cost[f])
 
@@ -153,7 +155,7 @@ def test_fpir_asked_for_is_fpir_observed() -> None:
 
 
 def test_each_point_of_the_report_lies_in_its_band(made: Calibration) -> None:
-    for scale in made.scales.values():
+    for scale in made.bands[0].scales.values():
         for p in scale.report.points:
             assert p.observed_band[0] <= p.observed <= p.observed_band[1]
             assert p.fnir_band[0] <= p.fnir <= p.fnir_band[1]
@@ -164,10 +166,10 @@ def test_thresholds_hold_on_a_new_crowd_of_another_size(made: Calibration) -> No
     """A gallery four times as large, of people from nowhere in the calibration."""
     probes, gallery = crowd(1200, NOISE, seed=77)
     new = compare(probes, gallery, frozenset(p.person for p in probes))
-    scores = made.fused_score(new.cosines)
+    scores = made.bands[0].fused_score(new.cosines)
     found = new.searches(scores)
     for fpir in (0.3, 0.1):
-        threshold = made.threshold("best+pooled+sr", fpir, new.gallery)
+        threshold = made.bands[0].threshold("best+pooled+sr", fpir, new.gallery)
         observed = float((found.wrong[~found.mated] >= threshold.score).mean())
         assert fpir / 2 < observed < fpir * 2
 
@@ -176,15 +178,15 @@ def test_the_nearest_are_the_highest_scores_there_were(made: Calibration) -> Non
     probes, gallery = crowd(600, NOISE)
     block = np.stack(list(gallery.values()))
     strangers = np.stack([p.features[Kind.SR] for p in probes if p.person not in gallery])
-    assert made.scale("sr").nearest_stranger == pytest.approx(float((strangers @ block.T).max()), abs=1e-5)
+    assert made.bands[0].scale("sr").nearest_stranger == pytest.approx(float((strangers @ block.T).max()), abs=1e-5)
     enrolled = np.stack([p.features[Kind.SR] for p in probes if p.person in gallery]) @ block.T
     np.fill_diagonal(enrolled, -1)
-    assert made.scale("sr").nearest_pair == pytest.approx(float(enrolled.max()), abs=1e-5)
+    assert made.bands[0].scale("sr").nearest_pair == pytest.approx(float(enrolled.max()), abs=1e-5)
 
 
 def test_the_same_data_and_seed_give_the_same_numbers(made: Calibration) -> None:
     again = from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
-    assert again.scales == made.scales
+    assert again.bands[0].scales == made.bands[0].scales
 
 
 # --- from photographs
@@ -224,8 +226,8 @@ def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: py
     code, told, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
     assert code == 0, err
     made = Calibration.load(out)
-    assert list(made.scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
-    assert (made.people, made.enrolled) == (36, 18)
+    assert [list(band.scales) for band in made.bands] == [["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]] * 6
+    assert (made.people, made.enrolled, made.searches) == (36, 18, 216)
     assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
     assert made.fits(make_prober(BuiltinEmbedder(), Bicubic(), 1).facts()) is None
     assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
@@ -248,7 +250,10 @@ def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--side", "4"], "8 to 128 px"),
+        (["--sizes", "4-16"], "8 to 128 px"),
+        (["--sizes", "32-16"], "ends before it begins"),
+        (["--sizes", "12-20", "--sizes", "16-40"], "overlap"),
+        (["--sizes", "large"], "not two whole numbers"),
         (["--method", "magic"], "no such method"),
         (["--people", "3"], "--people"),
         (["--device", "cuda:77"], "cannot use it"),
@@ -264,7 +269,8 @@ def test_bad_options_are_one_line(
 
 USELESS = {
     **{"--method": "fasr++", "--sampler": "dpmpp-4", "--precision": "float32", "--samples": 2},
-    **{"--side": 16, "--people": 24, "--device": "cpu", "--embedder": "builtin", "--weights": "some.file"},
+    **{"--sizes": "16-16", "--camera": 0, "--people": 24, "--device": "cpu"},
+    **{"--embedder": "builtin", "--weights": "some.file"},
 }
 
 
@@ -284,7 +290,7 @@ def test_options_that_would_change_nothing_are_refused(
         == known
         == {*USELESS, "--flip", "--no-sr"}
     )
-    code, _, err = run_command(capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--side", 16)
+    code, _, err = run_command(capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--sizes", 16)
     assert code == 2 and "--method: of no effect beside --no-sr" in err
     code, _, err = run_command(capsys, "calibrate", *tracks, "--seed", 1)
     assert code == 2 and "of no effect" not in err
@@ -307,13 +313,23 @@ def test_what_is_drawn_for_a_person_depends_on_nobody_else(faces: Path) -> None:
     assert everyone[:24] == few
     assert all(len(p.photos) == 3 for p in everyone) and "alone" not in {p.name for p in everyone}
     assert sum(p.enrolled for p in everyone) == 18
-    assert len({p.side for p in everyone}) == 4
     other = {p.name: p for p in choose_people(opened, Protocol(seed=1))}
-    assert any(other[p.name].side != p.side for p in everyone)
+    assert any(other[p.name].sightings != p.sightings for p in everyone)
 
 
-def test_degraded_faces_are_as_small_as_asked() -> None:
-    track = calibrate.degrade(torch.rand(3, 3, 128, 128), 12)
+def test_everybody_is_searched_for_once_in_each_band_half_of_them_through_cameras(faces: Path) -> None:
+    protocol = Protocol()
+    people = choose_people(read_faces([faces])[0], protocol)
+    for person in people:
+        for sighting, (low, high) in zip(person.sightings, protocol.bands, strict=True):
+            assert low <= sighting.side <= high
+    share = np.mean([sighting.camera for person in people for sighting in person.sightings])
+    assert 0.35 < share < 0.65
+
+
+@pytest.mark.parametrize("camera", [False, True])
+def test_degraded_faces_are_as_small_as_asked(camera: bool) -> None:
+    track = calibrate.degrade(torch.rand(3, 3, 128, 128), calibrate.Sighting(12, camera, 5))
     assert track.small.shape == (12, 12, 3) and track.small.dtype == np.uint8
     assert len(track.auxiliaries) == 2
     assert track.lr0.picture.shape == (128, 128, 3) and track.lr0.marks is None
@@ -377,7 +393,7 @@ def test_changed_photographs_and_models_are_not_taken_from_what_was_made(faces: 
     changed = [
         a.person for a, b in zip(first, second, strict=True) if (a.features[Kind.BEST] != b.features[Kind.BEST]).any()
     ]
-    assert changed == [person.name]
+    assert changed == [person.name] * len(protocol.bands)
     assert len(list(tmp_path.iterdir())) == 3
     calibrate.probe_images(
         opened, make_prober(BuiltinEmbedder(), Bicubic(), 1), plain, protocol, tmp_path, lambda *_: None

@@ -19,6 +19,7 @@ from fasr_video.errors import InputError, IntegrityError, UsageError
 from fasr_video.gallery import likelihood
 from fasr_video.gallery.calibration import (
     TAIL,
+    Band,
     Calibration,
     Point,
     Report,
@@ -228,7 +229,7 @@ def made(restorer: bool = True) -> Calibration:
     wanted += [(Kind.SR,), tuple(Kind)] if restorer else []
     facts = FACTS if restorer else {**FACTS, "restorer": None}
     scales = {scale_name(w): scale(*w) for w in wanted}
-    return Calibration(facts, "200 people", "2026-01-01T00:00:00+00:00", 0, 200, 100, 200, scales)
+    return Calibration(facts, "200 people", "2026-01-01T00:00:00+00:00", 0, 200, 100, 200, (Band(12, 32, scales),))
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_a_larger_gallery_than_the_tested_one_is_warned_of(size: int, says: str 
 
 
 def test_scores_of_one_candidate_and_of_many() -> None:
-    calibration = made()
+    calibration = made().bands[0]
     cosines = {k: np.array([0.1, 0.5, 0.9]) for k in Kind}
     assert calibration.fused_score(cosines) == pytest.approx(6 * np.array([0.1, 0.5, 0.9]) - 1)
     many = calibration.fuse(cosines)
@@ -296,13 +297,13 @@ def test_scores_of_one_candidate_and_of_many() -> None:
 
 def test_a_scale_that_is_not_there_is_told() -> None:
     with pytest.raises(UsageError, match="no scale sr in it"):
-        made(restorer=False).score(Kind.SR, 0.5)
+        made(restorer=False).bands[0].score(Kind.SR, 0.5)
 
 
 def test_the_file_is_plain_json(tmp_path: Path) -> None:
     made().save(tmp_path / "c.json")
     content = json.loads((tmp_path / "c.json").read_text())
-    assert content["scales"]["best+pooled+sr"]["scorer"]["kinds"] == ["best", "pooled", "sr"]
+    assert content["bands"][0]["scales"]["best+pooled+sr"]["scorer"]["kinds"] == ["best", "pooled", "sr"]
     assert content["facts"] == FACTS
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibrate import LabelledProbe, from_probes
-from fasr_video.gallery.calibration import Calibration, scale_name
+from fasr_video.gallery.calibration import Band, Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Mode, Question, Searcher, Verdict, chances
+from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict, chances
 from fasr_video.gallery.store import Gallery
 
 LENGTH = 64
@@ -70,7 +71,7 @@ def make_calibration() -> Calibration:
         name, centre = f"p{i}", unit(rng.standard_normal(LENGTH))
         likeness = {Kind.BEST: 0.6, Kind.POOLED: 0.75, Kind.SR: 0.7}
         features = {k: near(centre, c, 10 * i + j) for j, (k, c) in enumerate(likeness.items())}
-        probes.append(LabelledProbe(name, features))
+        probes.append(LabelledProbe(name, features, 16))
         if i % 2 == 0:
             enrolled[name] = near(centre, 0.9, 10 * i + 9)
     return from_probes(probes, enrolled, {**FACTS, "restorer": "r"}, "made", seed=0)
@@ -82,9 +83,9 @@ def ask(
     return Searcher(gallery, Index.open(gallery), Question(mode, length, 0.03), calibration)
 
 
-def probes(name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75) -> dict[Kind, NDArray[np.float32]]:
+def probes(name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, side: int = 16) -> Asked:
     cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
-    return {k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}
+    return Asked({k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}, side)
 
 
 def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(gallery: Gallery, calibration: Calibration) -> None:
@@ -99,7 +100,7 @@ def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(gallery: Galle
 
 def test_a_subject_counts_by_its_nearest_template_and_stands_once(gallery: Gallery) -> None:
     feature = near(person("bert"), 0.8, 1)  # one of bert's photographs, exactly
-    hits = ask(gallery, None).answer({Kind.BEST: feature}).lists[Kind.BEST]
+    hits = ask(gallery, None).answer(Asked({Kind.BEST: feature}, 16)).lists[Kind.BEST]
     assert len({h.subject for h in hits}) == len(hits) == 4
     assert hits[0].subject == "bert" and hits[0].cosine == pytest.approx(1.0, abs=1e-6)
 
@@ -112,7 +113,7 @@ def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
     for i, cosine in zip(vectors.ids.tolist(), (vectors.features @ feature).tolist(), strict=True):
         best[owners[i].subject] = max(cosine, best.get(owners[i].subject, -2.0))
     expected = sorted(best.items(), key=lambda x: -x[1])
-    hits = ask(gallery, None, length=6).answer({Kind.BEST: feature}).lists[Kind.BEST]
+    hits = ask(gallery, None, length=6).answer(Asked({Kind.BEST: feature}, 16)).lists[Kind.BEST]
     assert [h.subject for h in hits] == [s for s, _ in expected]
     assert [h.cosine for h in hits] == pytest.approx([c for _, c in expected], abs=1e-6)
 
@@ -123,15 +124,15 @@ def test_tracks_asked_about_together_get_the_answers_they_get_alone(
     monkeypatch.setattr("fasr_video.gallery.search.TOGETHER", 30)
     searcher = ask(gallery, calibration)
     asked = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
-    asked += [{Kind.POOLED: near(person("dora"), 0.7)}, {}]  # more than FAISS compares one by one, not all of one kind
-    assert searcher.answers(asked) == [searcher.answer(features) for features in asked]
+    asked += [Asked({Kind.POOLED: near(person("dora"), 0.7)}, 16), Asked({}, 16)]  # not all of one kind
+    assert searcher.answers(asked) == [searcher.answer(one) for one in asked]
 
 
 def test_a_subject_with_hundreds_of_photographs_hides_nobody(gallery: Gallery) -> None:
     for k in range(300):
         gallery.add("anna", photo("anna", near(person("anna"), 0.95, 100 + k), 100 + k))
     searcher = ask(gallery, None, length=6)
-    asked = [{Kind.BEST: near(person(name), 0.9, 7)} for name in NAMES]
+    asked = [Asked({Kind.BEST: near(person(name), 0.9, 7)}, 16) for name in NAMES]
     found = [answer.lists[Kind.BEST] for answer in searcher.answers(asked)]
     assert [hits[0].subject for hits in found] == list(NAMES)
     assert all({h.subject for h in hits} == set(NAMES) for hits in found)
@@ -156,7 +157,7 @@ def test_candidate_that_only_the_reconstruction_supports_is_marked_and_comes_las
     gallery: Gallery, calibration: Calibration
 ) -> None:
     features = probes("anna")
-    features[Kind.SR] = near(person("emil"), 0.95, 77)
+    features.features[Kind.SR] = near(person("emil"), 0.95, 77)
     answer = ask(gallery, calibration, length=6).answer(features)
     by_name = {c.subject: c for c in answer.joined}
     assert by_name["emil"].only_sr and not by_name["anna"].only_sr
@@ -201,11 +202,11 @@ def test_more_photographs_of_a_subject_ask_for_a_higher_threshold_and_weigh_less
     ratios = [a.joined[0].ratio for a in answers]
     assert [ratios[0] - r for r in ratios] == pytest.approx([0, math.log10(4), math.log10(10)], abs=1e-3)
     thresholds = [a.threshold for a in answers]
-    assert thresholds == [calibration.threshold(scale_name(list(Kind)), 0.03, m).score for m in (1, 4, 10)]
+    assert thresholds == [calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, m).score for m in (1, 4, 10)]
 
 
 def test_who_has_many_photographs_looks_no_more_like_strangers(calibration: Calibration, tmp_path: Path) -> None:
-    strangers = [{Kind.BEST: unit(s)} for s in np.random.default_rng(9).standard_normal((64, LENGTH))]
+    strangers = [Asked({Kind.BEST: unit(s)}, 16) for s in np.random.default_rng(9).standard_normal((64, LENGTH))]
     means = []
     for photographs in (1, 3, 12):
         with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as made:
@@ -218,6 +219,30 @@ def test_who_has_many_photographs_looks_no_more_like_strangers(calibration: Cali
     assert means[1] <= means[0] and means[2] <= means[0]
 
 
+@pytest.mark.parametrize("side", [15, 17, 90])
+def test_a_face_of_a_size_that_was_not_calibrated_leads_to_nobody(
+    side: int, gallery: Gallery, calibration: Calibration
+) -> None:
+    """However alike: the similarity is there, raw, and nothing is made of it."""
+    answer = ask(gallery, calibration).answer(probes("carla", 0.99, 0.99, 0.99, side))
+    assert answer.verdict is Verdict.UNKNOWN and answer.threshold is None
+    assert answer.joined[0].subject == "carla" and answer.joined[0].cosines[Kind.BEST] > 0.8
+    assert all(c.ratio is None and not c.passes for c in answer.joined)
+    assert all(hit.ratio is None for hits in answer.lists.values() for hit in hits)
+
+
+def test_each_face_is_read_by_the_band_of_its_size(gallery: Gallery, calibration: Calibration) -> None:
+    band = calibration.bands[0]
+    halved = {
+        name: replace(scale, map=replace(scale.map, values=tuple(v / 2 for v in scale.map.values)))
+        for name, scale in band.scales.items()
+    }
+    two = replace(calibration, bands=(band, Band(17, 40, halved)))
+    small, large = (ask(gallery, two).answer(probes("carla", side=side)).joined[0].ratio for side in (16, 30))
+    penalty = math.log10(chances(gallery.templates_by_subject()["carla"]))
+    assert small is not None and large == pytest.approx((small + penalty) / 2 - penalty)
+
+
 def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration) -> None:
     with Gallery.create(tmp_path / "none", "test", "e", LENGTH) as none:
         answer = ask(none, calibration).answer(probes("anna"))
@@ -226,10 +251,10 @@ def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration)
 
 def over_none_but_the_joined(calibration: Calibration, templates: int) -> dict[Kind, float]:
     """Cosines that no probe's own threshold lets through, but the joined one does."""
-    limit = {k: calibration.threshold(k, 0.03, templates).score for k in Kind}
-    joined = calibration.threshold(scale_name(list(Kind)), 0.03, templates).score
+    limit = {k: calibration.bands[0].threshold(k, 0.03, templates).score for k in Kind}
+    joined = calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, templates).score
     cosines = {k: limit[k] - 0.005 for k in Kind}
-    assert calibration.fused_score(cosines) >= joined
+    assert calibration.bands[0].fused_score(cosines) >= joined
     return cosines
 
 
@@ -239,7 +264,7 @@ def test_who_passes_does_not_depend_on_the_mode(tmp_path: Path, calibration: Cal
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         cosines = over_none_but_the_joined(calibration, singles.count())
-        features = {k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}
+        features = Asked({k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}, 16)
         listed = ask(singles, calibration).answer(features)
         named = ask(singles, calibration, Mode.IDENTIFICATION).answer(features)
     assert listed.verdict is named.verdict is Verdict.CANDIDATES
@@ -251,7 +276,7 @@ def test_candidate_that_passes_is_never_cut_off_by_one_that_does_not(
     gallery: Gallery, calibration: Calibration
 ) -> None:
     features = probes("somebody else")
-    features[Kind.SR] = near(person("emil"), 0.999, 77)
+    features.features[Kind.SR] = near(person("emil"), 0.999, 77)
     answer = ask(gallery, calibration, length=1).answer(features)
     assert answer.verdict is Verdict.CANDIDATES
     assert answer.joined[0].subject == "emil" and answer.joined[0].only_sr and answer.joined[0].passes
@@ -263,7 +288,7 @@ def test_who_passes_does_not_depend_on_how_many_are_shown(tmp_path: Path, calibr
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         firsts = dict(zip(Kind, ("anna", "bert", "carla"), strict=True))
-        features = {k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}
+        features = Asked({k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}, 16)
         one, many = (ask(singles, calibration, length=n).answer(features) for n in (1, 6))
     assert [hits[0].subject for hits in one.lists.values()] == list(firsts.values())
     assert all(len(hits) == 1 for hits in one.lists.values()) and len(one.joined) == 1
@@ -273,6 +298,6 @@ def test_who_passes_does_not_depend_on_how_many_are_shown(tmp_path: Path, calibr
 
 def test_ratio_at_the_end_of_what_the_data_support_says_so(gallery: Gallery, calibration: Calibration) -> None:
     first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
-    low, high = (bound - math.log10(chances(3)) for bound in calibration.bounds(list(Kind)))
+    low, high = (bound - math.log10(chances(3)) for bound in calibration.bands[0].bounds(list(Kind)))
     assert first.at_bound and first.ratio == pytest.approx(high)
     assert last.at_bound == (last.ratio == pytest.approx(low))

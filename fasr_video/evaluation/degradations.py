@@ -13,7 +13,7 @@ from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.methods import as_image
-from fasr_video.sr.surveillance import CANVAS, Surveillance
+from fasr_video.sr.surveillance import Surveillance
 from fasr_video.types import Image
 
 SMALLEST, LARGEST = 4, 64
@@ -25,7 +25,7 @@ REMEDY = "write SIDE, SIDE:camera, SIDE:jpeg-QUALITY or SIDE:h264-QP, as 16:jpeg
 @dataclass(frozen=True, slots=True)
 class Degradation:
     side: int
-    """Pixels of the face, 4 to 64 (of a camera, to 48); the papers' ×8 is 16, their ×16 is 8."""
+    """Pixels of the face, 4 to 64; the papers' ×8 is 16, their ×16 is 8."""
     kind: str = ""
     """Empty for the papers' own (antialiased bilinear), camera, jpeg or h264."""
     strength: int = 0
@@ -60,8 +60,6 @@ def parse(text: str) -> Degradation:
     low, high = CODECS.get(kind, (0, 0))
     if kind not in ("", "camera", *CODECS) or bool(dash) != (kind in CODECS) or not low <= found.strength <= high:
         raise UsageError(f"degradation {text}", "there is no such one", REMEDY)
-    if kind == "camera" and found.side > CANVAS:
-        raise UsageError(f"degradation {text}", f"a camera's face has at most {CANVAS} px", "give a smaller side")
     if kind == "h264" and (found.side % 2 or found.side < 16):
         raise UsageError(f"degradation {text}", "H.264 takes even sides from 16 px", "give such a side")
     return found

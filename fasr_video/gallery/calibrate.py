@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import get_args
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.evaluation.open_set import FPIRS, RANKS, Searches
-from fasr_video.gallery.calibration import Calibration, Point, Report, Scale, Scorer, Tail, scale_name
+from fasr_video.gallery.calibration import Band, Calibration, Point, Report, Scale, Scorer, Tail, scale_name
 from fasr_video.gallery.likelihood import Form, ScoreMap, cllr, fit_map, least_cllr, logistic
 from fasr_video.gallery.probes import Feature, Kind, Prober, TrackFaces
 from fasr_video.recognition.align import CANONICAL_SIDE
@@ -31,6 +32,7 @@ from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.methods import as_image
 from fasr_video.sr.restoration import SMALLEST
+from fasr_video.sr.surveillance import camera
 from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.training.features import write_arrays
 from fasr_video.types import AlignedFace
@@ -54,8 +56,8 @@ class LabelledProbe:
     person: str
     """A subject of the gallery, or the name of a stranger: all searches of one person bear the same."""
     features: Mapping[Kind, Feature]
-    side: int | None = None
-    """Of LR0 in px, where it is known."""
+    side: int
+    """Of LR0 in px."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +131,43 @@ def kinds_of(probes: Sequence[LabelledProbe]) -> tuple[Kind, ...]:
 
 
 def from_probes(
-    probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], facts: Mapping[str, object], data: str, seed: int
+    probes: Sequence[LabelledProbe],
+    gallery: Mapping[str, Feature],
+    facts: Mapping[str, object],
+    data: str,
+    seed: int,
+    bands: Sequence[tuple[int, int]] = (),
 ) -> Calibration:
-    """`facts` of the Prober that made the features; `data` in words: what, how many, how degraded."""
+    """Calibrate each band of face sizes by itself, or all sizes together where none is given.
+
+    `facts` of the Prober that made the features; `data` in words: what, how many, how degraded.
+    """
+    sides = [probe.side for probe in probes]
+    sizes = bands or [(min(sides), max(sides))]
+    made = []
+    for low, high in sizes:
+        mine = [probe for probe in probes if low <= probe.side <= high]
+        made.append(Band(low, high, _make_scales(mine, gallery, seed)))
+    return Calibration(
+        facts=facts,
+        data=data,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        people=len({probe.person for probe in probes} | set(gallery)),
+        enrolled=len(gallery),
+        searches=len(probes),
+        bands=tuple(made),
+    )
+
+
+def _make_scales(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed: int) -> dict[str, Scale]:
     people = divide(probes, gallery, seed)
     fit, choose, held = (compare(probes, gallery, p) for p in (people.fit, people.choose, people.report))
     both = compare(probes, gallery, people.fit | people.choose)
     everyone = compare(probes, gallery, people.fit | people.choose | people.report)
     kinds = kinds_of(probes)
     wanted = [(k,) for k in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
-    scales = {scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed) for w in wanted}
-    sides = [p.side for p in probes if p.side is not None]
-    return Calibration(
-        facts=facts,
-        data=data,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
-        seed=seed,
-        people=len(people.fit | people.choose | people.report),
-        enrolled=len(gallery),
-        searches=len(probes),
-        scales=scales,
-        band=(min(sides), max(sides)) if len(sides) == len(probes) else None,
-    )
+    return {scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed) for w in wanted}
 
 
 def _make_scale(
@@ -248,10 +265,14 @@ def _report(held: Comparisons, scores: Scores, told: ScoreMap, tail: Tail, seed:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How labelled photographs become searches, as in the papers: one photograph of a person is enrolled as it is, the
-    others are brought down to a side drawn for the person. Every second person is not enrolled."""
+    """How labelled photographs become searches: one photograph of a person is enrolled as it is; the others are brought
+    down once for each band of sizes, to a side drawn for the person. Half of these are as the papers degrade faces,
+    half as cameras do. Every second person is not enrolled."""
 
-    sides: tuple[int, ...] = (12, 16, 24, 32)
+    bands: tuple[tuple[int, int], ...] = ((10, 13), (14, 19), (20, 27), (28, 39), (40, 63), (64, 128))
+    """The smallest and the largest side of each, in px."""
+    camera: float = 0.5
+    """Share of the searches that are degraded as cameras do."""
     auxiliaries: int = 8
     """Photographs beside the first, at most."""
     people: int | None = None
@@ -259,20 +280,41 @@ class Protocol:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.sides or any(not SMALLEST <= s <= CANONICAL_SIDE for s in self.sides):
+        ends = [side for band in self.bands for side in band]
+        if not ends or min(ends) < SMALLEST or max(ends) > CANONICAL_SIDE:
             reason = f"a face has {SMALLEST} to {CANONICAL_SIDE} px a side"
-            raise UsageError(f"sides {', '.join(map(str, self.sides))}", reason, "give others")
+            raise UsageError(f"sizes {self.names}", reason, "give others")
+        if any(low > high for low, high in self.bands):
+            raise UsageError(f"sizes {self.names}", "a band ends before it begins", "give LOW-HIGH")
+        if any(before[1] >= after[0] for before, after in pairwise(self.bands)):
+            raise UsageError(f"sizes {self.names}", "bands overlap, or do not rise", "give them from small to large")
+
+    @property
+    def names(self) -> str:
+        """The bands in words."""
+        return ", ".join(f"{low}-{high} px" for low, high in self.bands)
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """How a person is seen in one search."""
+
+    side: int
+    """Of the face, in px."""
+    camera: bool
+    """Degraded as cameras do, in place of the papers' degradation."""
+    seed: int
+    """Of the degradation, and of super-resolution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
     name: str
     enrolled: bool
-    side: int
-    seed: int
-    """For super-resolution."""
     photos: tuple[int, ...]
     """Rows of the faces: the one to enrol, LR0, auxiliaries."""
+    sightings: tuple[Sighting, ...]
+    """One for each band."""
 
 
 def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
@@ -281,8 +323,16 @@ def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
     chosen = []
     for i, (number, name) in enumerate(sorted(several)[: protocol.people]):
         rows = tuple(faces.people[name][: 2 + protocol.auxiliaries])
-        side = protocol.sides[number // 7 % len(protocol.sides)]  # by 7: not the bits that make the seed
-        chosen.append(Person(name, i % 2 == 0, side, number % 2**31, rows))
+        generator = np.random.default_rng(number)
+        sightings = [
+            Sighting(
+                side=int(generator.integers(low, high + 1)),
+                camera=bool(generator.random() < protocol.camera),
+                seed=int(generator.integers(2**31)),
+            )
+            for low, high in protocol.bands
+        ]
+        chosen.append(Person(name, i % 2 == 0, rows, tuple(sightings)))
     return chosen
 
 
@@ -308,9 +358,11 @@ def probe_images(
         if not file.exists():
             write_arrays(file, _features(some, faces, prober, plain))
         with np.load(file) as made:
+            kinds = [Kind(name) for name in made.files if name != ENROLLED]
             for i, person in enumerate(some):
-                features = {Kind(k): made[k][i] for k in made.files if k != ENROLLED}
-                probes.append(LabelledProbe(person.name, features, person.side))
+                for j, sighting in enumerate(person.sightings):
+                    features = {kind: made[kind][i, j] for kind in kinds}
+                    probes.append(LabelledProbe(person.name, features, sighting.side))
                 if person.enrolled:
                     gallery[person.name] = made[ENROLLED][i]
         tell(start + len(some), len(people))
@@ -320,7 +372,7 @@ def probe_images(
 def _digest(question: bytes, people: Sequence[Person], faces: Faces) -> str:
     digest = hashlib.sha256(question)
     for person in people:
-        digest.update(f"{person.name} {person.side} {len(person.photos)}".encode())
+        digest.update(f"{person.name} {person.sightings} {len(person.photos)}".encode())
         digest.update(faces.pictures[list(person.photos)].numpy().tobytes())
     return digest.hexdigest()
 
@@ -332,21 +384,29 @@ def _digest_all(faces: Faces) -> str:
 
 
 def _features(people: Sequence[Person], faces: Faces, prober: Prober, plain: Prober) -> dict[str, Feature]:
-    """A row a person: the enrolled photograph's feature, and the search's by kind."""
+    """Return the enrolled photograph's feature of each person, and the searches' by kind, people × sightings."""
     tracks, photographs = [], []
     for person in people:
         pictures = views(faces.pictures[list(person.photos)], CANONICAL_SIDE, False, torch.Generator())
         photographs.append(_aligned(pictures[0]))
-        tracks.append(degrade(pictures[1:], person.side))
-    asked = prober.ask(tracks, [p.seed for p in people])
+        tracks += [degrade(pictures[1:], sighting) for sighting in person.sightings]
+    seeds = [sighting.seed for person in people for sighting in person.sightings]
+    asked = prober.ask(tracks, seeds)
     enrolled = plain.ask([TrackFaces(p, p.picture, ()) for p in photographs], [0] * len(people))
-    made: dict[str, Feature] = {k: np.stack([a.features[k] for a in asked]) for k in asked[0].features}
+    made: dict[str, Feature] = {}
+    for kind in asked[0].features:
+        rows = np.stack([answer.features[kind] for answer in asked])
+        made[kind] = rows.reshape(len(people), -1, rows.shape[1])
     return made | {ENROLLED: np.stack([a.features[Kind.BEST] for a in enrolled])}
 
 
-def degrade(pictures: Tensor, side: int) -> TrackFaces:
-    """K×3×128×128 in [0, 1] as the faces of a track, `side` px large: the first is LR0."""
-    small = [as_image(p) for p in shrink(pictures, side)]
+def degrade(pictures: Tensor, sighting: Sighting) -> TrackFaces:
+    """Return K×3×128×128 in [0, 1] as the faces of a track that is seen so: the first is LR0."""
+    if sighting.camera:
+        seeds = [(sighting.seed + i) % 2**31 for i in range(len(pictures))]
+        small = [as_image(p) for p in camera(sighting.side).small(pictures, seeds)]
+    else:
+        small = [as_image(p) for p in shrink(pictures, sighting.side)]
     faces = [_aligned(p) for p in enlarge(as_tensor(small), CANONICAL_SIDE)]
     return TrackFaces(faces[0], small[0], tuple(faces[1:]))
 
@@ -370,10 +430,12 @@ def from_images(
     faces, left_out = read_faces(sources)
     parts = out.with_name(f".{out.name}-parts")
     probes, gallery = probe_images(faces, prober, plain, protocol, parts, tell)
-    data = f"{len(probes)} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
+    people = len({probe.person for probe in probes})
+    data = f"{people} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
     data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
-    data += f"{'/'.join(map(str, protocol.sides))} px; {len(left_out)} photographs could not be used"
-    made = from_probes(probes, gallery, prober.facts(), data, protocol.seed)
+    data += f"{protocol.names}, {protocol.camera:.0%} of them as cameras see faces; "
+    data += f"{len(left_out)} photographs could not be used"
+    made = from_probes(probes, gallery, prober.facts(), data, protocol.seed, protocol.bands)
     made.save(out)
     shutil.rmtree(parts)
     return made, left_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,12 @@ from fasr_video.terminal import cell, say
 
 if TYPE_CHECKING:
     from fasr_video.gallery.calibrate import Protocol
-    from fasr_video.gallery.calibration import Calibration
+    from fasr_video.gallery.calibration import Band, Calibration
     from fasr_video.gallery.probes import Prober
 
 SIZES = (10, 100, 1_000, 10_000)
-SIDES = (12, 16, 24, 32)
 OF_SR = ("method", "sampler", "precision", "samples")
-OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sides", "people", "device")
+OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "people", "device")
 """What says nothing about tracks, whose probes are as their cases made them."""
 
 
@@ -58,13 +58,17 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sides", "people", "
     "--samples", type=click.IntRange(min=1), help="Pictures to draw of each face. [default: the method's own]"
 )
 @click.option(
-    "--side",
-    "sides",
+    "--sizes",
     multiple=True,
-    type=int,
-    default=SIDES,
+    metavar="LOW-HIGH",
+    help="A band of face sizes in px that is calibrated by itself; several times.  [default: six from 10 to 128 px]",
+)
+@click.option(
+    "--camera",
+    type=click.FloatRange(0, 1),
+    default=0.5,
     show_default=True,
-    help="Size in px to bring searched faces down to; several times: one is drawn for each person.",
+    help="Share of the searched faces that are degraded as cameras do; the others as the papers do.",
 )
 @click.option("--people", type=click.IntRange(min=24), help="At most so many. [default: all with two photographs]")
 @click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
@@ -80,7 +84,8 @@ def calibrate_command(
     sampler: str | None,
     precision: str,
     samples: int | None,
-    sides: tuple[int, ...],
+    sizes: tuple[str, ...],
+    camera: float,
     people: int | None,
     seed: int,
     device: str,
@@ -106,7 +111,9 @@ def calibrate_command(
         with environment(out):
             show(_from_tracks(labels, people_known, seed, out), out)
         return
-    protocol = Protocol(sides=sides, people=people, seed=seed)
+    protocol = Protocol(camera=camera, people=people, seed=seed)
+    if sizes:
+        protocol = replace(protocol, bands=tuple(_band(text) for text in sizes))
     model = embedder.open(device)
     plain = make_prober(model, None, 1)
     prober = plain
@@ -115,6 +122,14 @@ def calibrate_command(
         prober = make_prober(model, restorer, samples or samples_of(method))
     with environment(out):
         show(_from_images(faces, prober, plain, protocol, out), out)
+
+
+def _band(text: str) -> tuple[int, int]:
+    low, dash, high = text.partition("-")
+    try:
+        return int(low), int(high if dash else low)
+    except ValueError as error:
+        raise UsageError(f"--sizes {text}", "not two whole numbers of px", "give LOW-HIGH, as 14-19") from error
 
 
 def _refuse(names: Sequence[str], beside: str) -> None:
@@ -153,30 +168,30 @@ def _from_images(faces: tuple[Path, ...], prober: Prober, plain: Prober, protoco
 
 def show(calibration: Calibration, path: Path) -> None:
     console = Console()
-    first = next(iter(calibration.scales.values())).report
     say(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
-    say(
-        f"measured on people that nothing was fitted on: {first.mated} mated and {first.non_mated} non-mated searches "
-        f"over {first.gallery} subjects"
-    )
-    console.print(_how_well(calibration), _how_far(calibration), _thresholds(calibration))
+    for band in calibration.bands:
+        report = band.report
+        say(
+            f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated and "
+            f"{report.non_mated} non-mated searches over {report.gallery} subjects"
+        )
+        console.print(_how_well(band), _how_far(band), _thresholds(band))
     say("* beyond what so many comparisons can show: from the fitted tail")
 
 
-def _how_well(calibration: Calibration) -> Table:
-    points = next(iter(calibration.scales.values())).report.points
-    columns = ("rank-1", "AUC", *(f"FNIR at FPIR {p.fpir:g}" for p in points))
-    table = Table(Column("scale", no_wrap=True), *columns, title="how well it tells people apart")
-    for name, scale in calibration.scales.items():
+def _how_well(band: Band) -> Table:
+    columns = ("rank-1", "AUC", *(f"FNIR at FPIR {p.fpir:g}" for p in band.report.points))
+    table = Table(Column("scale", no_wrap=True), *columns, title=f"{band}: how well it tells people apart")
+    for name, scale in band.scales.items():
         rates = [f"{p.fnir_at_fpir:.3f}" if p.resolved else "too few" for p in scale.report.points]
         table.add_row(cell(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates)
     return table
 
 
-def _how_far(calibration: Calibration) -> Table:
+def _how_far(band: Band) -> Table:
     columns = ("nearest stranger", "nearest pair", "log10 LR from", "to", "form", "Cllr raw", "calibrated", "least")
-    table = Table(Column("scale", no_wrap=True), *columns, title="what scores mean")
-    for name, scale in calibration.scales.items():
+    table = Table(Column("scale", no_wrap=True), *columns, title=f"{band}: what scores mean")
+    for name, scale in band.scales.items():
         r, told = scale.report, scale.map
         near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
         costs = (f"{v:.3f}" for v in (r.cllr_raw, r.cllr, r.cllr_least))
@@ -184,13 +199,13 @@ def _how_far(calibration: Calibration) -> Table:
     return table
 
 
-def _thresholds(calibration: Calibration) -> Table:
-    points = next(iter(calibration.scales.values())).report.points
+def _thresholds(band: Band) -> Table:
+    points = band.report.points
     rates = (f"FPIR {p.fpir:g}" for p in points)
-    table = Table(Column("scale", no_wrap=True), "subjects", *rates, title="thresholds by gallery size")
-    for name in calibration.scales:
+    table = Table(Column("scale", no_wrap=True), "subjects", *rates, title=f"{band}: thresholds by gallery size")
+    for name in band.scales:
         for size in SIZES:
-            found = [calibration.threshold(name, p.fpir, size) for p in points]
+            found = [band.threshold(name, p.fpir, size) for p in points]
             cells = [f"{t.score:.3f}{'*' if t.extrapolated else ' '}" for t in found]
             table.add_row(cell(name), f"{size:,}", *cells)
     return table

@@ -3,7 +3,9 @@
 A *scale* is a way to score a candidate: one kind of probe (`best`, `pooled`, `sr`: its score is the cosine), or several
 fused (`best+pooled`, `best+pooled+sr`: a weighted sum of their cosines). Rank and threshold by the scale's score; the
 calibrated log10 likelihood ratio says what that score is worth, and stops at what the data could support.
-`docs/calibration.md` has the equations.
+
+What a score means depends on the size of the face, so a calibration has its scales once for each *band* of sizes. A
+face outside all of them has no likelihood ratio and leads to nobody. `docs/calibration.md` has the equations.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from fasr_video.files import write_whole
 from fasr_video.gallery.likelihood import ScoreMap
 from fasr_video.gallery.probes import Kind
 
-FORMAT = "fasr-video/calibration/1"
+FORMAT = "fasr-video/calibration/2"
 SUPPORT = 3
 """Comparisons at or over a threshold that its rate is counted from; fewer would be chance."""
 TAIL = 100
@@ -172,6 +174,61 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
+class Band:
+    """What scores mean for faces of some sizes."""
+
+    low: int
+    high: int
+    """Sides in px of the smallest and the largest face that it is for."""
+    scales: Mapping[str, Scale]
+    """By `scale_name`."""
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of probe that have a scale."""
+        return tuple(kind for kind in Kind if kind in self.scales)
+
+    @property
+    def report(self) -> Report:
+        """Of its first scale: sizes and counts are the same for all."""
+        return next(iter(self.scales.values())).report
+
+    def scale(self, name: str) -> Scale:
+        if name not in self.scales:
+            reason = f"no scale {name} in it, but {', '.join(self.scales)}"
+            raise UsageError("calibration", reason, "calibrate with probes of these kinds")
+        return self.scales[name]
+
+    def score(self, kind: Kind, cosine: ArrayLike) -> Scores:
+        """Return the calibrated log10 likelihood ratio of a cosine."""
+        return self.scale(kind).map(cosine)
+
+    def fused_score(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
+        """Return the score of the scale that fuses these kinds: it ranks, and is held against `threshold`."""
+        return self.scale(scale_name(cosines)).scorer(cosines)
+
+    def fuse(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
+        """Return the calibrated log10 likelihood ratio of several kinds together."""
+        scale = self.scale(scale_name(cosines))
+        return scale.map(scale.scorer(cosines))
+
+    def bounds(self, kinds: Collection[Kind]) -> tuple[float, float]:
+        """Return the lowest and the highest log10 likelihood ratio that the data can support, of these kinds."""
+        values = self.scale(scale_name(kinds)).map.values
+        return min(values), max(values)
+
+    def threshold(self, name: str, fpir: float, size: int) -> Threshold:
+        """Return where a search over `size` subjects has this false-positive identification rate.
+
+        `name` is a kind or a `scale_name`; the threshold is for that scale's score, not for the likelihood ratio.
+        """
+        return self.scale(name).tail.threshold(fpir, size)
+
+    def __str__(self) -> str:
+        return f"{self.low}-{self.high} px"
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     facts: Mapping[str, object]
     """`Prober.facts()` of the models that it was made with."""
@@ -182,53 +239,24 @@ class Calibration:
     people: int
     enrolled: int
     searches: int
-    scales: Mapping[str, Scale]
-    """By `scale_name`."""
-    band: tuple[int, int] | None = None
-    """Sides in px of the smallest and the largest face searched for, where they are known."""
+    bands: tuple[Band, ...]
+    """From small faces to large ones; none overlaps another."""
 
     @property
     def gallery_size(self) -> int:
-        """Of the gallery that the report was measured on."""
-        return next(iter(self.scales.values())).report.gallery
+        """Of the smallest gallery that a report was measured on."""
+        return min(band.report.gallery for band in self.bands)
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(_canonical(asdict(self))).hexdigest()
 
-    def scale(self, name: str) -> Scale:
-        if name not in self.scales:
-            reason = f"no scale {name} in it, but {', '.join(self.scales)}"
-            raise UsageError("calibration", reason, "calibrate with probes of these kinds")
-        return self.scales[name]
-
-    def score(self, kind: Kind, cosine: ArrayLike) -> Scores:
-        """Calibrated log10 likelihood ratio of a cosine."""
-        return self.scale(kind).map(cosine)
-
-    def fused_score(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
-        """The score of the scale that fuses these kinds: rank by it, and hold it against `threshold`."""
-        return self.scale(scale_name(cosines)).scorer(cosines)
-
-    def fuse(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
-        """Calibrated log10 likelihood ratio of several kinds together."""
-        scale = self.scale(scale_name(cosines))
-        return scale.map(scale.scorer(cosines))
-
-    def bounds(self, kinds: Collection[Kind]) -> tuple[float, float]:
-        """The lowest and the highest log10 likelihood ratio that the data can support, of these kinds together."""
-        values = self.scale(scale_name(kinds)).map.values
-        return min(values), max(values)
-
-    def threshold(self, name: str, fpir: float, size: int) -> Threshold:
-        """Where a search over `size` subjects has this false-positive identification rate.
-
-        `name` is a kind or a `scale_name`; the threshold is for that scale's score, not for the likelihood ratio.
-        """
-        return self.scale(name).tail.threshold(fpir, size)
+    def at(self, side: int) -> Band | None:
+        """Return the band of faces of this size; None where nothing was calibrated."""
+        return next((band for band in self.bands if band.low <= side <= band.high), None)
 
     def fits(self, facts: Mapping[str, object]) -> str | None:
-        """Why it says nothing about probes of these models; None where it fits.
+        """Return why it says nothing about probes of these models; None where it fits.
 
         Made with super-resolution, it also fits the same models without: those scales do not depend on it.
         """
@@ -242,7 +270,7 @@ class Calibration:
         return None
 
     def warnings(self, size: int) -> list[str]:
-        """What to say where the gallery at work is larger than the tested one."""
+        """Return what to say where the gallery at work is larger than the tested one."""
         tested = self.gallery_size
         if size <= tested / OPERATIONAL:
             return []
@@ -252,12 +280,14 @@ class Calibration:
         return [f"{told}, {size / tested:.0f} times as many: do not rely on a stated false-positive rate"]
 
     def outside(self, side: int) -> str | None:
-        """What to say of a face of this size; None where it is one of those calibrated on."""
-        if self.band is None or self.band[0] <= side <= self.band[1]:
+        """Return what to say of a face of this size; None where it is one of those calibrated on."""
+        if self.at(side) is not None:
             return None
-        low, high = self.band
-        kind = "smaller" if side < low else "larger"
-        return f"face of {side} px, {kind} than the {low}-{high} px that scores were calibrated on"
+        sizes = ", ".join(str(band) for band in self.bands)
+        return (
+            f"a face of {side} px is not one of those that scores were calibrated on ({sizes}): "
+            "similarities are raw, and no lead is given"
+        )
 
     def save(self, path: Path) -> None:
         content = {"format": FORMAT, "sha256": self.sha256, **asdict(self)}
@@ -279,14 +309,17 @@ class Calibration:
         if digest != hashlib.sha256(_canonical(content)).hexdigest():
             raise IntegrityError(path, "changed since it was written", "restore it from a copy, or calibrate again")
         try:
-            scales = {name: _scale(s) for name, s in content["scales"].items()}
-            return cls(**{**content, "scales": scales, "band": _frozen(content["band"])})
+            return cls(**{**content, "bands": tuple(_band(band) for band in content["bands"])})
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(path, f"not a whole calibration ({error})", remedy) from error
 
 
 def _canonical(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
+
+
+def _band(b: dict[str, Any]) -> Band:
+    return Band(int(b["low"]), int(b["high"]), {name: _scale(s) for name, s in b["scales"].items()})
 
 
 def _scale(s: dict[str, Any]) -> Scale:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.errors import UsageError
-from fasr_video.gallery.calibration import Calibration, scale_name
+from fasr_video.gallery.calibration import Band, Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.store import Gallery
@@ -59,7 +59,7 @@ class Hit:
     cosine: float
     """Of the probe with the nearest of the subject's templates: raw."""
     ratio: float | None
-    """Calibrated log10 likelihood ratio, if there is a calibration for these models."""
+    """Calibrated log10 likelihood ratio, if there is a calibration for these models and a face of this size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +108,30 @@ TOGETHER = 64
 """Tracks that FAISS is asked about at once. What bounds it is memory: each names up to 150 subjects."""
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How the scores of one track are read: by the band of its face size, as far as it was calibrated."""
+
+    band: Band | None
+    kinds: tuple[Kind, ...]
+    """Those that count: calibrated in the band, and with the models at hand."""
+    limits: dict[Kind, float]
+    """The cosine from which a probe speaks for somebody."""
+
+
+UNREAD = Reader(None, (), {})
+"""Similarities are raw: there is no likelihood ratio, and nothing passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one track asks with."""
+
+    features: dict[Kind, Feature]
+    side: int
+    """Of its best face, in px."""
+
+
 class Searcher:
     """One gallery, one question, and how scores are read."""
 
@@ -125,52 +149,67 @@ class Searcher:
         of_each = {s: chances(templates) for s, templates in gallery.templates_by_subject().items()}
         self._people, self._of_each, self._chances = len(of_each), of_each, sum(of_each.values())
         self._named = max(NAMED, question.length)
-        # The cosine from which a probe speaks for somebody; none does where it is not calibrated.
-        self._limits = {kind: self._threshold(kind)[0] for kind in self._calibrated}
+        bands = () if calibration is None else calibration.bands
+        self._readers = {band.low: self._reader(band) for band in bands}
 
-    def answer(self, features: dict[Kind, Feature]) -> Answer:
-        return self.answers([features])[0]
+    def _reader(self, band: Band) -> Reader:
+        kinds = tuple(kind for kind in band.kinds if kind in self._calibrated)
+        limits = {kind: self._threshold(band, kind)[0] for kind in kinds}
+        return Reader(band, kinds, limits)
 
-    def answers(self, asked: Sequence[dict[Kind, Feature]]) -> list[Answer]:
+    def _reader_of(self, side: int) -> Reader:
+        """Return how scores of a face of this size are read."""
+        band = None if self._calibration is None else self._calibration.at(side)
+        return UNREAD if band is None else self._readers[band.low]
+
+    def answer(self, asked: Asked) -> Answer:
+        return self.answers([asked])[0]
+
+    def answers(self, asked: Sequence[Asked]) -> list[Answer]:
         """One answer a track. The same as each alone; asked for together they are far cheaper."""
         found = []
         for start in range(0, len(asked), TOGETHER):
             part = asked[start : start + TOGETHER]
-            named = iter(self._name([feature for features in part for feature in features.values()]))
-            names = [{kind: next(named) for kind in features} for features in part]
+            named = iter(self._name([feature for one in part for feature in one.features.values()]))
+            names = [{kind: next(named) for kind in one.features} for one in part]
             vectors = self._gallery.features_of({s for lists in names for list_ in lists.values() for s in list_})
-            found += [self._answer(f, n, vectors) for f, n in zip(part, names, strict=True)]
+            found += [self._answer(one, n, vectors) for one, n in zip(part, names, strict=True)]
         return found
 
     def _answer(
-        self, features: dict[Kind, Feature], names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]
+        self, asked: Asked, names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]
     ) -> Answer:
+        features, reader = asked.features, self._reader_of(asked.side)
         named = list(dict.fromkeys(subject for list_ in names.values() for subject in list_))
         # Every probe with every named subject's nearest template.
         cosines = {s: {kind: float((vectors[s] @ f).max()) for kind, f in features.items()} for s in named}
-        lists = {kind: self._rank(kind, list_, cosines) for kind, list_ in names.items()}
-        joined = [k for k in features if k in self._calibrated]
-        threshold, extrapolated = self._threshold(scale_name(joined)) if joined else (None, False)
-        candidates = [self._candidate(s, cosines[s], lists, threshold) for s in named]
+        lists = {kind: self._rank(reader, kind, list_, cosines) for kind, list_ in names.items()}
+        joined = [k for k in features if k in reader.kinds]
+        threshold, extrapolated = None, False
+        if reader.band is not None and joined:
+            threshold, extrapolated = self._threshold(reader.band, scale_name(joined))
+        candidates = [self._candidate(reader, s, cosines[s], lists, threshold) for s in named]
         # A lead that only a synthetic face supports stands after those that the camera's own pictures support.
         candidates.sort(key=lambda c: (not c.passes, c.only_sr, -c.score, c.subject))
         passing = [c for c in candidates if c.passes]
         verdict = Verdict.CANDIDATES if passing else Verdict.UNKNOWN
         if self._question.mode is Mode.IDENTIFICATION:
             candidates = passing
-            lists = {kind: [h for h in hits if self._supports(kind, h.cosine)] for kind, hits in lists.items()}
+            lists = {k: [h for h in hits if _supports(reader, k, h.cosine)] for k, hits in lists.items()}
         length = self._question.length
         lists = {kind: hits[:length] for kind, hits in lists.items()}
         return Answer(verdict, lists, candidates[:length], threshold, extrapolated)
 
-    def _rank(self, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]) -> list[Hit]:
-        hits = [Hit(s, cosines[s][kind], self._ratio(kind, s, cosines[s][kind])) for s in names]
+    def _rank(
+        self, reader: Reader, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]
+    ) -> list[Hit]:
+        hits = [Hit(s, cosines[s][kind], self._ratio(reader, kind, s, cosines[s][kind])) for s in names]
         return sorted(hits, key=lambda h: (-h.cosine, h.subject))
 
-    def _ratio(self, kind: Kind, subject: str, cosine: float) -> float | None:
-        if self._calibration is None or kind not in self._calibrated:
+    def _ratio(self, reader: Reader, kind: Kind, subject: str, cosine: float) -> float | None:
+        if reader.band is None or kind not in reader.kinds:
             return None
-        return float(self._calibration.score(kind, cosine)) - self._penalty(subject)
+        return float(reader.band.score(kind, cosine)) - self._penalty(subject)
 
     def _penalty(self, subject: str) -> float:
         """What the nearest of several templates weighs less than the only one: a stranger had so many chances to come
@@ -193,25 +232,29 @@ class Searcher:
         return [found[: self._named] for found in names]
 
     def _candidate(
-        self, subject: str, cosines: dict[Kind, float], lists: dict[Kind, list[Hit]], threshold: float | None
+        self,
+        reader: Reader,
+        subject: str,
+        cosines: dict[Kind, float],
+        lists: dict[Kind, list[Hit]],
+        threshold: float | None,
     ) -> Candidate:
-        if self._calibration is None or threshold is None:
+        if reader.band is None or threshold is None:
             first = tuple(k for k, hits in lists.items() if hits and hits[0].subject == subject)
             return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), None, False, first, False)
-        known = {k: c for k, c in cosines.items() if k in self._calibrated}
-        score, ratio = float(self._calibration.fused_score(known)), float(self._calibration.fuse(known))
-        low, high = self._calibration.bounds(known)
+        known = {k: c for k, c in cosines.items() if k in reader.kinds}
+        score, ratio = float(reader.band.fused_score(known)), float(reader.band.fuse(known))
+        low, high = reader.band.bounds(known)
         at_bound, ratio = not low < ratio < high, ratio - self._penalty(subject)
-        over = tuple(k for k, c in cosines.items() if self._supports(k, c))
+        over = tuple(k for k, c in cosines.items() if _supports(reader, k, c))
         return Candidate(subject, cosines, score, ratio, at_bound, over, score >= threshold)
 
-    def _supports(self, kind: Kind, cosine: float) -> bool:
-        limit = self._limits.get(kind)
-        return limit is not None and cosine >= limit
-
-    def _threshold(self, scale: str) -> tuple[float | None, bool]:
-        if self._calibration is None:
-            return None, False
+    def _threshold(self, band: Band, scale: str) -> tuple[float, bool]:
         # Each template is a chance to come near a stranger, and a subject with several photographs has several.
-        found = self._calibration.threshold(scale, self._question.fpir, max(1, self._chances))
+        found = band.threshold(scale, self._question.fpir, max(1, self._chances))
         return found.score, found.extrapolated
+
+
+def _supports(reader: Reader, kind: Kind, cosine: float) -> bool:
+    limit = reader.limits.get(kind)
+    return limit is not None and cosine >= limit

@@ -18,7 +18,7 @@ from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
 from fasr_video.gallery.records import GalleryError
-from fasr_video.gallery.search import Answer, Mode, Question, Searcher, Verdict
+from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector
@@ -142,8 +142,9 @@ def search_all(
     index = index or Index.open(gallery)
     searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
     tracks = asked["tracks"]
-    answers = dict(zip(tracks, searcher.answers([features(case, track) for track in tracks]), strict=True))
     sides, drawn_from = dict(case.db.execute("SELECT track, side FROM probed").fetchall()), conditioned(case)
+    questions = [Asked(features(case, track), sides[track]) for track in tracks]
+    answers = dict(zip(tracks, searcher.answers(questions), strict=True))
     with case.transaction():
         for table in ("gallery_photo", "candidate", "answer"):
             case.db.execute(f"DELETE FROM {table}")

@@ -19,7 +19,10 @@ from torch.nn import functional as F
 from fasr_video.sr.degradation import weights
 
 CANVAS = 48
-"""Faces lie somewhere in a square of this many pixels when they are coded: block edges fall anywhere on them."""
+"""Faces lie somewhere in a square of at least this many pixels when they are coded: block edges fall anywhere."""
+BLOCK = 16
+"""What codecs cut pictures into: a canvas has whole blocks."""
+LARGEST = 128
 KERNEL = 17
 Range = tuple[float, float]
 
@@ -29,7 +32,7 @@ class Surveillance:
     """Ranges that are drawn from evenly, for each face anew."""
 
     side: tuple[int, int] = (12, 40)
-    """Pixels of the face as the camera sees it, at most CANVAS."""
+    """Pixels of the face as the camera sees it, at most LARGEST."""
     shift: float = 0.03
     """Misalignment: share of the side,"""
     scale: float = 0.05
@@ -54,8 +57,13 @@ class Surveillance:
     qp: Range = (20, 38)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.side[0] <= self.side[1] <= CANVAS:
-            raise ValueError(f"faces have from 1 to {CANVAS} pixels a side, not {self.side[0]} to {self.side[1]}")
+        if not 1 <= self.side[0] <= self.side[1] <= LARGEST:
+            raise ValueError(f"faces have from 1 to {LARGEST} pixels a side, not {self.side[0]} to {self.side[1]}")
+
+    @property
+    def canvas(self) -> int:
+        """Side of the square that the largest of these faces lies in when it is coded."""
+        return max(CANVAS, math.ceil(self.side[1] / BLOCK) * BLOCK)
 
     def __call__(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """N×3×S×S in [0, 1] → the same size, poor; each face depends on its own seed alone."""
@@ -76,6 +84,25 @@ class Surveillance:
         return [_Draw(self, seed) for seed in seeds]
 
 
+NEAR = 40
+"""px: from this size on, a face is near the camera."""
+
+
+def camera(side: int) -> Surveillance:
+    """Return what cameras do to faces of this size: those that are near suffer less from lens, motion and noise."""
+    if side < NEAR:
+        return Surveillance(side=(side, side))
+    return Surveillance(
+        side=(side, side),
+        blur=(0.3, 1.5),
+        motion=(0.0, 3.0),
+        read_noise=(0.0, 0.02),
+        shot_noise=(0.0, 0.02),
+        quality=(40, 95),
+        qp=(18, 32),
+    )
+
+
 class _Draw:
     """One face's share of chance, from its own seed."""
 
@@ -92,17 +119,18 @@ class _Draw:
         self.pose = (either(r.shift), either(r.shift), 1 + either(r.scale), math.radians(either(r.turn)))
         self.lens = (between(*r.blur), between(*r.blur), either(math.pi), between(*r.motion), either(math.pi))
         self.side = round(between(*r.side))
-        self.offset = (round(between(0, CANVAS - self.side)), round(between(0, CANVAS - self.side)))
+        self.canvas = r.canvas
+        self.offset = (round(between(0, r.canvas - self.side)), round(between(0, r.canvas - self.side)))
         tints = [1 + either(r.tint) for _ in range(3)]
         self.tone = (between(*r.gamma), between(*r.contrast), either(r.light), *tints)
         self.grain = (between(*r.read_noise), between(*r.shot_noise))
         self.quality = between(*r.quality) if between(0, 1) < r.jpeg else 0.0
         self.qp = between(*r.qp) if between(0, 1) < r.h264 else 0.0
-        self.noise = torch.randn(3, CANVAS, CANVAS, generator=g)
+        self.noise = torch.randn(3, r.canvas, r.canvas, generator=g)
 
 
 def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
-    """N×3×S×S → N×3×CANVAS×CANVAS: the faces where they lie when they have been coded."""
+    """N×3×S×S → N×3×C×C, C the canvas: the faces where they lie when they have been coded."""
     side, device = clean.shape[-1], clean.device
 
     def per_face(name: str) -> Tensor:
@@ -110,7 +138,7 @@ def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
 
     x = _moved(clean, per_face("pose"))
     x = _blurred(x, per_face("lens"))
-    down = torch.stack([_to_canvas(side, d.side, d.offset) for d in draws]).to(x)
+    down = torch.stack([_to_canvas(side, d) for d in draws]).to(x)
     x = down[:, None, 0] @ x @ down[:, None, 1].mT
     x = _toned(x, per_face("tone"))
     noise = torch.stack([d.noise for d in draws]).to(x)
@@ -123,7 +151,7 @@ def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
 
 
 def _brought_up(coded: Tensor, draws: Sequence[_Draw], side: int) -> Tensor:
-    up = torch.stack([_from_canvas(side, d.side, d.offset) for d in draws]).to(coded)
+    up = torch.stack([_from_canvas(side, d) for d in draws]).to(coded)
     return (up[:, None, 0] @ coded @ up[:, None, 1].mT).clamp(0, 1)
 
 
@@ -161,15 +189,16 @@ def _blurred(x: Tensor, lens: Tensor) -> Tensor:
     return F.conv2d(padded, kernels, groups=n * c).reshape(n, c, h, w)
 
 
-def _to_canvas(full: int, side: int, offset: tuple[int, ...]) -> Tensor:
-    """2×CANVAS×full: down to `side`, laid at the offset (rows, columns); beyond the face its edge goes on."""
-    rows = torch.arange(CANVAS)
-    return torch.stack([weights(full, side, "triangle")[(rows - o).clamp(0, side - 1)] for o in offset])
+def _to_canvas(full: int, draw: _Draw) -> Tensor:
+    """2×C×full: down to its side, laid at the offset (rows, columns); beyond the face its edge goes on."""
+    rows, down = torch.arange(draw.canvas), weights(full, draw.side, "triangle")
+    return torch.stack([down[(rows - o).clamp(0, draw.side - 1)] for o in draw.offset])
 
 
-def _from_canvas(full: int, side: int, offset: tuple[int, ...]) -> Tensor:
-    """2×full×CANVAS: cut out again and brought up, bicubic."""
-    return torch.stack([F.pad(weights(side, full, "cubic"), (o, CANVAS - side - o)) for o in offset])
+def _from_canvas(full: int, draw: _Draw) -> Tensor:
+    """2×full×C: cut out again and brought up, bicubic."""
+    up = weights(draw.side, full, "cubic")
+    return torch.stack([F.pad(up, (o, draw.canvas - draw.side - o)) for o in draw.offset])
 
 
 def _toned(x: Tensor, tone: Tensor) -> Tensor:

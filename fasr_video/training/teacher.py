@@ -81,8 +81,12 @@ def _compile(net: _WithMaps) -> Any:
         openvino = load_openvino("the teacher")
     except MissingExtra:
         return None
-    options: dict[str, Any] = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
-    options["INFERENCE_PRECISION_HINT"] = "f32"
+    options = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
     with torch.no_grad():
         graph = openvino.convert_model(net, example_input=torch.zeros(2, 3, SIDE, SIDE))
     return openvino.Core().compile_model(graph, "CPU", options)
