@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from fasr_video.types import Boxes, Detections, Image, Landmarks
 
 NMS_IOU = 0.4
+PART_INSIDE, PART_SIZE = 0.8, 0.4
+"""A box with this share of its area in a better one, and at most this share of that one's area, is a part of it."""
 
 Floats = NDArray[np.floating]
 """Of either precision; what goes in comes out."""
@@ -46,9 +48,19 @@ def nms(boxes: Boxes, scores: Floats, iou: float) -> NDArray[np.intp]:
     return np.array(kept, np.intp)
 
 
+def parts(boxes: Boxes) -> NDArray[np.bool_]:
+    """Tell for each of these boxes, best score first, whether it is only a part of a better one: a cheek, an eye."""
+    area = areas(boxes)
+    inside = intersection(boxes, boxes) > PART_INSIDE * area[:, None]
+    smaller = area[:, None] < PART_SIZE * area[None]
+    better = np.tri(len(boxes), k=-1, dtype=np.bool_)
+    return np.asarray((inside & smaller & better).any(1))
+
+
 def best_first(boxes: Boxes, scores: Floats, landmarks: Landmarks | None) -> Detections:
-    """Raw candidates as the contract wants them: suppressed and sorted."""
-    return Detections(boxes, scores, landmarks).take(nms(boxes, scores, NMS_IOU))
+    """Raw candidates as the contract wants them: sorted, without doubles and without parts of faces."""
+    found = Detections(boxes, scores, landmarks).take(nms(boxes, scores, NMS_IOU))
+    return found.take(~parts(found.boxes))
 
 
 def shrink(image: Image, max_side: int) -> tuple[Image, Floats]:

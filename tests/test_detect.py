@@ -526,3 +526,12 @@ def test_openvino_is_refused_where_it_cannot_compute(backend: str, device: str, 
 def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
     with pytest.raises(SettingsError, match="smaller than the tile"):
         open_detector("haar", weights=None, device="cpu", min_score=0.5, tile=100, tile_overlap=overlap)
+
+
+def test_a_box_within_a_better_one_is_a_part_of_that_face() -> None:
+    face, cheek, other = (0, 0, 100, 120), (20, 60, 60, 100), (90, 100, 130, 150)
+    boxes = np.array([face, cheek, other], np.float32)
+    found = best_first(boxes, np.array([0.9, 0.8, 0.7], np.float32), None)
+    assert found.boxes.tolist() == [list(face), list(other)]
+    surer = best_first(boxes, np.array([0.7, 0.8, 0.9], np.float32), None)
+    assert len(surer) == 3, "only a better box takes another one's part"

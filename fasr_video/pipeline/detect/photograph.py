@@ -8,7 +8,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from fasr_video.boxes import areas, shrink
+from fasr_video.boxes import NMS_IOU, PART_INSIDE, areas, intersection, iou_matrix, shrink
 from fasr_video.pipeline.detect.contract import Detector
 from fasr_video.types import Detections, Image
 
@@ -19,6 +19,8 @@ MARGIN = 0.4
 LONGEST = 640
 """Side in pixels that a picture is shrunk to before it gets a margin: a face that fills it is large enough, and not too
 large for any detector."""
+LARGE = 120.0
+"""px, square root of a box's area in the shrunk picture: such a face is better seen there."""
 
 Which = int | Literal["largest"] | None
 """A face's number, counted from the left; the largest one; or None for the only one."""
@@ -48,11 +50,33 @@ def find_faces(image: Image, detector: Detector) -> Detections:
     """Return the faces of a photograph, in its own pixels, best score first.
 
     Some detectors miss a face that fills the picture. Where none is found the same picture is tried once more, with its
-    edge continued around it; what is found there in the margin alone is no face of the picture.
+    edge continued around it; what is found there in the margin alone is no face of the picture. In a large picture
+    detectors take pieces of a large face for faces: there the large ones are looked for in the shrunk picture.
     """
-    found = detector.detect([image])[0]
-    found = found.take(found.scores >= MIN_SCORE)
+    found = _sure(detector.detect([image])[0])
+    if max(image.shape[:2]) > 2 * LONGEST:
+        found = _with_large(found, image, detector)
     return found if len(found) else _find_with_margin(image, detector)
+
+
+def _sure(found: Detections) -> Detections:
+    return found.take(found.scores >= MIN_SCORE)
+
+
+def _with_large(found: Detections, image: Image, detector: Detector) -> Detections:
+    """Return the small faces of a large picture, and the large ones of its shrunk version, which win."""
+    small, scale = shrink(image, LONGEST)
+    there = _sure(detector.detect([small])[0])
+    large = there.take(np.sqrt(areas(there.boxes)) >= LARGE)
+    boxes = large.boxes * np.tile(scale, 2).astype(np.float32)
+    within = intersection(found.boxes, boxes) > PART_INSIDE * areas(found.boxes)[:, None]
+    double = iou_matrix(found.boxes, boxes) > NMS_IOU
+    kept = found.take(~(within | double).any(1))
+    landmarks = None
+    if kept.landmarks is not None and large.landmarks is not None:
+        landmarks = np.concatenate((kept.landmarks, large.landmarks * scale)).astype(np.float32)
+    joined = Detections(np.concatenate((kept.boxes, boxes)), np.concatenate((kept.scores, large.scores)), landmarks)
+    return joined.take(np.argsort(-joined.scores, kind="stable"))
 
 
 def _find_with_margin(image: Image, detector: Detector) -> Detections:
