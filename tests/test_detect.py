@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.boxes import iou_matrix
+from fasr_video.boxes import best_first, iou_matrix
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.configs import settings
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
