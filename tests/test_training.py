@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fasr_video.box import boxed
 from fasr_video.errors import FasrError
 from fasr_video.recognition.combiner import FeatureCombiner, Source
 from fasr_video.recognition.combiner import save as save_combiner
@@ -29,7 +28,6 @@ from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
 from fasr_video.sr.sde import matching_loss, score
 from fasr_video.training import sr
-from fasr_video.training.embedder import Trainee, begin_at, material, train_embedder
 from fasr_video.training.faces import Faces, identity_of, read_faces, rows_of, views
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
@@ -465,35 +463,6 @@ def test_merged_features_leave_the_face_itself_out() -> None:
     merged = sr.merged_features(features, [[0, 1, 2], [3]], lambda f: f.mean(0))
     assert torch.equal(merged[0], torch.tensor([0, 0.5, 0.5, 0]))
     assert not merged[3].any()
-
-
-def test_the_embedder_trainer_pulls_an_lr_face_to_its_twin(folder: Path, tmp_path: Path) -> None:
-    faces, _ = read_faces([folder])
-    teacher = torch.randn(len(faces), 16, generator=torch.Generator().manual_seed(0))
-    seen: list[Progress] = []
-    plan = Plan(steps=12, lr=1e-3, warmup=2, ema=0.5, log_every=4)
-    train_embedder(faces, teacher, tmp_path, plan, 8, CPU, seen.append)
-    assert seen[-1].terms["loss"] < seen[0].terms["loss"]
-    assert (tmp_path / "embedder.safetensors").stat().st_size < 25e6
-
-
-def test_an_embedder_run_that_begins_with_weights_knows_its_people_at_once(folder: Path, tmp_path: Path) -> None:
-    faces, _ = read_faces([folder])
-    teacher = torch.randn(len(faces), 16, generator=torch.Generator().manual_seed(0))
-    data = material(faces, teacher, CPU)
-    begun, fresh = Trainee(len(data.people), 16), Trainee(len(data.people), 16)
-    begin_at(begun, boxed("embedder.safetensors"), data)
-    x = views(faces.pictures, 128, False, torch.Generator())
-
-    def error(trainee: Trainee) -> tuple[float, float]:
-        features, cosine = trainee.eval()(x)
-        told = trainee.to_teacher(torch.nn.functional.normalize(features, dim=1) * 512**0.5)
-        named = (cosine.argmax(1) == data.person).float().mean()
-        return float(named), float((told - data.teacher).square().mean())
-
-    with torch.no_grad():
-        (named, apart), (by_chance, far) = error(begun), error(fresh)
-    assert named > by_chance and apart < 0.9 * far
 
 
 class TestMuon:

@@ -119,20 +119,53 @@ def combiner_command(
 
 @train_group.command("embedder")
 @SOURCES
-@click.option("--teacher", required=True, type=FILE, help=".npz with path (N) and teacher (N×T) arrays.")
-@click.option("--from", "begin", type=FILE, help="Embedder weights that a new run begins with. [default: random]")
-@run_options(steps=20_000, batch=64, lr=2e-3)
-def embedder_command(faces: tuple[Path, ...], teacher: Path, begin: Path | None, **options: Any) -> None:
-    """Train the builtin embedder on FACES, distilled from a teacher's vectors."""
+@click.option(
+    "--teacher",
+    required=True,
+    type=FILE,
+    help="The .xml file of face-reidentification-retail-0095, with its .bin file beside it.",
+)
+@click.option(
+    "--once",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="Faces of which each is another person; several times.",
+)
+@click.option(
+    "--scenes",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of labelled scenes: more faces, and pictures without one.",
+)
+@click.option("--stages", is_flag=True, help="Each stage learns by itself, from the teacher's maps: how to begin.")
+@BEGIN
+@run_options(steps=20_000, batch=16, lr=2e-3)
+def embedder_command(
+    faces: tuple[Path, ...],
+    teacher: Path,
+    once: tuple[Path, ...],
+    scenes: Path | None,
+    stages: bool,
+    begin: Path | None,
+    **options: Any,
+) -> None:
+    """Train the builtin embedder on FACES, distilled from a published network that sees what it sees."""
     from fasr_video.storage import environment
-    from fasr_video.training.embedder import train_embedder
-    from fasr_video.training.faces import rows_of
+    from fasr_video.training.embedder import gather, train_embedder
+    from fasr_video.training.teacher import Teacher
 
+    plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.02, muon=True)
     opened = _faces(faces)
-    rows = rows_of(teacher, opened, ("teacher",))["teacher"]
-    plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.05, muon=True)
+    others = _faces(once) if once else None
+    model = Teacher(teacher, device)
     with environment(options["out"]):
-        step = train_embedder(opened, rows, options["out"], plan, options["batch"], device, _report, begin)
+        with click.progressbar(length=1, label="teacher", show_pos=True) as bar:
+
+            def tell(done: int, count: int) -> None:
+                bar.length = count
+                bar.update(done - bar.pos)
+
+            data = gather(opened, others, scenes, model, options["out"], tell)
+        step = train_embedder(data, model, options["out"], plan, options["batch"], _report, begin, stages)
     _finish(options["out"], step, plan.steps)
 
 

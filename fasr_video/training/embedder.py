@@ -1,171 +1,358 @@
-"""Train the builtin embedder: distilled from given teacher vectors, and on identities, with half of the views degraded.
+"""Train the builtin embedder: distilled from a teacher of nearly its own shape.
 
-Each photo is seen at full resolution and brought down to 12-32 pixels. Both views must name the person (AdaFace's
-adaptive margin), both must tell the teacher's vector of the full-resolution photo, and their pairwise cosines must be
-the teacher's (relational distillation): so a poor face lands where its good twin is. What a view tells of the teacher's
-vector must also be nearest to the person's own mean teacher vector among all people's: centres that need no learning.
+First, *stage by stage*: the teacher's maps at 32×32, 16×16 and 8×8 cut the student into four parts, and each part
+learns to lead from the teacher's map before it to the one after it. No part waits for another to become good.
+
+Then, *as a whole*: the student sees faces that are cut, mirrored and mixed at random, and learns the teacher's vector
+and maps of those very pictures (a patient and consistent teacher, Beyer et al. 2022). The same faces are made poor, by
+the papers' degradation and as cameras do, and their vectors are held to those of the clean faces. All of it is squared
+error of vectors that are *not* normalised: the student's best answer is then the mean of what the clean face may be,
+so a poor face has a short vector, and a picture that is no face, whose target is zero, hardly any.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.checkpoint import load_state, save_own
+from fasr_video.checkpoint import load_state, read_state, save_own
 from fasr_video.errors import UsageError
-from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, EmbedderNet
+from fasr_video.files import write_whole
+from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, WIDTHS, EmbedderNet, Maps
+from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.sr.surveillance import Surveillance, camera
+from fasr_video.training import teacher as teaching
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces, degrade, views
+from fasr_video.training.faces import Faces
 from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.scene_faces import cut_scenes
+from fasr_video.training.teacher import CHANNELS, Teacher, merged
 
-SCALE, MARGIN, CONCENTRATION = 32.0, 0.4, 0.333  # AdaFace's s, m and h; s is smaller for fewer classes
-CLASSES, DISTIL, RELATIONS, TWINS, PEOPLE = 0.25, 2.0, 20.0, 1.0, 1.0
-PEOPLE_SCALE = 16.0
-
-
-class Trainee(nn.Module):
-    """The embedder with what only its training needs: a class centre for each person and a head that speaks teacher."""
-
-    norm_mean: Tensor
-    norm_std: Tensor
-
-    def __init__(self, people: int, teacher_length: int) -> None:
-        super().__init__()
-        self.embedder = EmbedderNet()
-        self.centres = nn.Parameter(F.normalize(torch.randn(people, LENGTH), dim=1))
-        self.to_teacher = nn.Linear(LENGTH, teacher_length)
-        self.register_buffer("norm_mean", torch.tensor(20.0))
-        self.register_buffer("norm_std", torch.tensor(100.0))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(features N×512, not normalised; cosine with each class centre)."""
-        features = self.embedder(x).float()
-        return features, F.normalize(features, dim=1) @ F.normalize(self.centres, dim=1).T
+assert WIDTHS == CHANNELS, "the student's maps are the teacher's"
+SIDE, RIM = 128, 8
+SCALE = 16.0
+"""The network gives vectors so many times as long as the teacher's: numbers of about one."""
+POOR = 2
+"""Poor faces that the student sees, for each clean one."""
+EMPTY = 4
+"""Pictures without a face in a batch."""
+MIXED = 1 / 3
+"""Share of the clean faces of which a part is another face: more faces than there are."""
+CELEBA, ONCE = 0.8, 0.1
+"""Shares of faces of people seen several times, and of people seen once; the rest are cut out of scenes."""
+HINTS, NOTHING, PEOPLE = 0.3, 0.2, 0.05
+"""Weights of the terms beside the squared errors of vectors: maps, pictures without a face, people."""
+SHARPNESS = 24.0
+"""Of the cosines with everybody's mean vector."""
+FAR = Surveillance(side=(12, 48))
+CLOSE = camera(48)
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
+    """Faces of 144×144 px, the canonical frame and a rim, with the teacher's vectors of them."""
+
     pictures: Tensor
-    """N×3×S×S uint8."""
+    """N×3×144×144 uint8: of people seen several times, then of people seen once, then out of scenes."""
     person: Tensor
-    """N class numbers."""
-    teacher: Tensor
-    """N×T, zero mean and unit mean square over the set."""
-    people: Tensor
-    """P×T: each person's mean teacher vector, a unit vector."""
+    """N: the row of each one's person in the centres; -1 where nobody knows."""
+    vectors: Tensor
+    """N×LENGTH: the teacher's unit vectors."""
+    centres: Tensor
+    """P×LENGTH: each person's mean vector, a unit vector."""
+    ends: tuple[int, int]
+    """Rows before which people seen several times, and those seen once, end."""
+    empty: Tensor
+    """M×3×144×144 uint8: pictures that show no face."""
 
 
-def material(faces: Faces, teacher: Tensor, device: torch.device) -> Material:
-    if len(teacher) != len(faces):
-        raise UsageError("teacher vectors", f"{len(teacher)} for {len(faces)} faces", "give one row for each face")
-    names = {name: i for i, name in enumerate(dict.fromkeys(faces.identities))}
-    person = torch.tensor([names[n] for n in faces.identities])
-    centred = teacher.float() - teacher.float().mean(0)
-    centred = centred / centred.square().mean().sqrt()
-    people = F.normalize(torch.zeros(len(names), teacher.shape[1]).index_add_(0, person, centred), dim=1)
-    return Material(faces.pictures.to(device), person.to(device), centred.to(device), people.to(device))
+class Trainee(nn.Module):
+    """The embedder in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedder = EmbedderNet()
+
+    def forward(self, x: Tensor, given: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
+        """Return N×LENGTH vectors at the teacher's scale, and maps; with given maps, each stage begins with those."""
+        net = self.embedder
+        if given is None:
+            maps = net.maps(x)
+            return net.vectors(maps) / SCALE, maps
+        first, second, third = given
+        early = net.early(F.pixel_unshuffle(x * 2 - 1, 4))
+        maps = Maps(early, net.middle(first), net.late(second))
+        return net.vectors(Maps(first, second, third)) / SCALE, maps
 
 
-def adaface(trainee: Trainee, cosine: Tensor, norms: Tensor, person: Tensor) -> Tensor:
-    """Softmax loss with a margin that bends towards hard samples where quality is good, easy ones where it is poor.
-
-    (Kim, Jain and Liu 2022, eq. 8-12; the norm's statistics are running means over batches.)
-    """
-    norms = norms.detach().clamp(0.001, 100)
-    with torch.no_grad():
-        trainee.norm_mean.lerp_(norms.mean(), 0.01)
-        trainee.norm_std.lerp_(norms.std(), 0.01)
-    quality = ((norms - trainee.norm_mean) / (trainee.norm_std + 1e-3) * CONCENTRATION).clamp(-1, 1)
-    own = cosine.gather(1, person[:, None])[:, 0].clamp(-1 + 1e-4, 1 - 1e-4)
-    angle = (own.acos() - MARGIN * quality).clamp(1e-4, torch.pi - 1e-4)
-    hard = angle.cos() - MARGIN * (1 + quality)
-    logits = cosine.scatter(1, person[:, None], hard[:, None])
-    return F.cross_entropy(SCALE * logits, person)
+def lift() -> Tensor:
+    """Return LENGTH×256 with orthonormal columns: it makes the teacher's vectors longer and keeps their cosines."""
+    drawn = torch.randn(LENGTH, teaching.LENGTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turn: Tensor = torch.linalg.qr(drawn)[0]
+    return turn.float()
 
 
-def make_loss(data: Material, batch: int) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
-    def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
-        rows = torch.randint(0, len(data.pictures), (batch,), generator=generator, device=generator.device)
-        high = views(data.pictures[rows], 128, True, generator)
-        gain = 1 + 0.2 * (torch.rand(2, batch, 1, 1, 1, generator=generator, device=generator.device) - 0.5)
-        high = ((high - 0.5) * gain[0] + 0.5 * gain[1]).clamp(0, 1)
-        both = torch.cat((high, degrade(high, generator)))
-        features, cosine = model(both.contiguous(memory_format=torch.channels_last))
-        person, teacher = data.person[rows].repeat(2), data.teacher[rows].repeat(2, 1)
-        trainee: Trainee = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
-        with torch.autocast(high.device.type, enabled=False):
-            unit = F.normalize(features, dim=1)
-            classes = adaface(trainee, cosine.float(), features.norm(dim=1), person)
-            told = trainee.to_teacher(unit * LENGTH**0.5)
-            distil = F.mse_loss(told, teacher)
-            people = F.cross_entropy(PEOPLE_SCALE * F.normalize(told, dim=1) @ data.people.T, person)
-            wanted = F.normalize(teacher, dim=1)
-            relations = F.mse_loss(unit @ unit.T, wanted @ wanted.T)
-            twins = (1 - (unit[:batch].detach() * unit[-batch:]).sum(1)).mean()
-            total = CLASSES * classes + DISTIL * distil + RELATIONS * relations + TWINS * twins + PEOPLE * people
-        terms = {"classes": classes, "distil": distil, "relations": relations, "twins": twins, "people": people}
-        return {"loss": total, **terms}
+def gather(
+    faces: Faces,
+    once: Faces | None,
+    scenes: Path | None,
+    teacher: Teacher,
+    out: Path,
+    tell: Callable[[int, int], None],
+) -> Material:
+    """Return all faces of a run on the teacher's device; its vectors of them are computed once and kept in `out`."""
+    numbers = {name: i for i, name in enumerate(dict.fromkeys(faces.identities))}
+    none = torch.zeros(0, 3, SIDE + 2 * RIM, SIDE + 2 * RIM, dtype=torch.uint8)
+    others = none if once is None else with_rim(once.pictures)
+    in_scenes, empty = (none, none) if scenes is None else cut_scenes(scenes)
+    pictures = torch.cat((with_rim(faces.pictures), others, in_scenes))
+    person = torch.cat(
+        (
+            torch.tensor([numbers[name] for name in faces.identities]),
+            len(numbers) + torch.arange(len(others)),
+            torch.full((len(in_scenes),), -1),
+        )
+    )
+    file = out / "teacher.safetensors"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        kept = {"vectors": _teacher_vectors(pictures, teacher, tell)}
+        write_whole(file, lambda path: save_file(kept, path))
+    vectors = read_state(file)["vectors"] @ lift().T
+    if len(vectors) != len(pictures):
+        raise UsageError(file, "made of other faces", "give the faces that the run began with, or another --out")
+    known = person >= 0
+    sums = torch.zeros(len(numbers) + len(others), LENGTH).index_add_(0, person[known], vectors[known])
+    return Material(
+        pictures=pictures.to(teacher.device),
+        person=person.to(teacher.device),
+        vectors=vectors.to(teacher.device),
+        centres=F.normalize(sums, dim=1).to(teacher.device),
+        ends=(len(faces), len(faces) + len(others)),
+        empty=empty.to(teacher.device),
+    )
+
+
+def with_rim(pictures: Tensor) -> Tensor:
+    """Return N×3×144×144 of faces with or without a rim; one that is missing is repeated from the edge."""
+    side = pictures.shape[-1]
+    if side == SIDE + 2 * RIM:
+        return pictures
+    if side != SIDE:
+        reason = f"they have {side} px a side, but an aligned face has {SIDE}, or {SIDE + 2 * RIM} with a rim"
+        raise UsageError("faces", reason, "give aligned faces")
+    return F.pad(pictures.float(), (RIM, RIM, RIM, RIM), mode="replicate").to(torch.uint8)
+
+
+@torch.no_grad()
+def _teacher_vectors(pictures: Tensor, teacher: Teacher, tell: Callable[[int, int], None]) -> Tensor:
+    """Return the teacher's unit vectors of faces with a rim, N×256."""
+    parts = []
+    for start in range(0, len(pictures), 64):
+        middle = pictures[start : start + 64, :, RIM : RIM + SIDE, RIM : RIM + SIDE]
+        parts.append(teacher.vectors(middle.to(teacher.device).float() / 255).cpu())
+        tell(start + len(middle), len(pictures))
+    return torch.cat(parts)
+
+
+# ------------------------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What the student sees, clean faces first, then poor ones, then pictures without a face; and what is asked."""
+
+    pictures: Tensor
+    targets: Tensor
+    """LENGTH numbers each."""
+    maps: Sequence[Tensor]
+    """The teacher's, of the clean faces."""
+    person: Tensor
+    """A row of the centres each; -1 where nobody known is shown."""
+    clean: int
+    poor: int
+
+
+def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Generator, stages: bool) -> Batch:
+    """Draw `size` clean faces, each with its mirror image; and poor and empty pictures, but not in `stages`."""
+    others = 0 if stages else 2 * POOR * size
+    rows = draw_rows(data, size + others, generator)
+    faces = _toned(_moved(data.pictures[rows].float() / 255, generator), generator)
+    clean, mixed = faces[:size].clone(), round(MIXED * size)
+    share = 0.3 + 0.4 * torch.rand(mixed, 1, 1, 1, generator=generator, device=faces.device)
+    clean[:mixed] = share * clean[:mixed] + (1 - share) * faces[size - mixed : size]
+    shown = torch.cat((clean, clean.flip(3)))
+    vectors, maps = teacher(shown)
+    up = lift().to(faces.device).T
+    if stages:
+        nobody = torch.full((len(shown),), -1, device=faces.device)
+        return Batch(shown, F.normalize(vectors, dim=1) @ up, maps, nobody, len(shown), 0)
+    of_clean = merged(vectors[:size], vectors[size:]) @ up
+    poor, empty = make_poor(faces[size:], generator), _empty(data.empty, generator)
+    person = data.person[rows].clone()
+    person[:mixed] = -1
+    return Batch(
+        pictures=torch.cat((shown, poor, empty)),
+        targets=torch.cat((of_clean, of_clean, data.vectors[rows[size:]], empty.new_zeros(len(empty), LENGTH))),
+        maps=maps,
+        person=torch.cat((person[:size], person, person.new_full((len(empty),), -1))),
+        clean=len(shown),
+        poor=len(poor),
+    )
+
+
+def draw_rows(data: Material, count: int, generator: torch.Generator) -> Tensor:
+    """Return rows of faces, each kind with its share."""
+    device = data.pictures.device
+    kind = torch.rand(count, generator=generator, device=device)
+    place = torch.rand(count, generator=generator, device=device)
+    several, once = data.ends
+    whole = len(data.pictures)
+    low = torch.where(kind < CELEBA, 0, torch.where(kind < CELEBA + ONCE, several, once))
+    high = torch.where(kind < CELEBA, several, torch.where(kind < CELEBA + ONCE, once, whole))
+    missing = high == low  # none of that kind
+    low, high = low.where(~missing, 0), high.where(~missing, several)
+    return (low + place * (high - low)).long().clamp(max=whole - 1)
+
+
+def _moved(faces: Tensor, generator: torch.Generator) -> Tensor:
+    """Return 128×128 cut out of 144×144: moved by up to 5 px, scaled by 4 %, turned by 3°, half of them mirrored."""
+    count, device = len(faces), faces.device
+
+    def even() -> Tensor:
+        return torch.rand(count, generator=generator, device=device) * 2 - 1
+
+    dx, dy = (even() * 5 / (SIDE / 2 + RIM) for _ in range(2))
+    scale, angle = (1 + 0.04 * even()) * SIDE / (SIDE + 2 * RIM), math.radians(3) * even()
+    mirror = even().sign()
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    matrix = torch.stack((cos * mirror, -sin, dx, sin * mirror, cos, dy), 1).reshape(-1, 2, 3)
+    grid = F.affine_grid(matrix, [count, 3, SIDE, SIDE], align_corners=False)
+    return F.grid_sample(faces, grid, padding_mode="border", align_corners=False)
+
+
+def _toned(faces: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the faces in other light, a few of them grey."""
+    count, device = len(faces), faces.device
+    tint = 1 + 0.3 * (torch.rand(count, 3, 1, 1, generator=generator, device=device) - 0.5)
+    gain = 0.8 * tint.mean(1, keepdim=True) + 0.2 * tint
+    contrast = 1 + 0.4 * (torch.rand(count, 1, 1, 1, generator=generator, device=device) - 0.5)
+    faces = ((faces - 0.5) * contrast + 0.5 * gain).clamp(0, 1)
+    grey = torch.rand(count, 1, 1, 1, generator=generator, device=device) < 0.08
+    return torch.where(grey, faces.mean(1, keepdim=True), faces)
+
+
+def make_poor(faces: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the faces with detail lost: by the papers' degradation at 9-72 px, and by cameras far and near."""
+    plain = len(faces) * 4 // 7
+    parts = []
+    for part in faces[:plain].chunk(6):
+        kind, size = torch.rand(2, generator=generator, device=generator.device).tolist()
+        side = 16 if kind < 0.4 else round(9 * 8**size)
+        parts.append(enlarge(shrink(part, side), SIDE))
+    rest = faces[plain:]
+    far = len(rest) * 3 // 4
+    seeds = torch.randint(0, 2**31, (len(rest),), generator=generator, device=generator.device).tolist()
+    parts += [FAR(rest[:far], seeds[:far]), CLOSE(rest[far:], seeds[far:])]
+    return torch.cat(parts)
+
+
+def _empty(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Return pictures without a face, half of them made poor."""
+    if not len(pictures):
+        return torch.zeros(0, 3, SIDE, SIDE, device=pictures.device)
+    rows = torch.randint(0, len(pictures), (EMPTY,), generator=generator, device=pictures.device)
+    shown = pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].float() / 255
+    side = int(torch.randint(12, 40, (), generator=generator, device=generator.device))
+    half = EMPTY // 2
+    return torch.cat((shown[:half], enlarge(shrink(shown[half:], side), SIDE)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- loss
+
+Terms = Mapping[str, Tensor]
+
+
+def make_loss(
+    data: Material, teacher: Teacher, size: int, stages: bool
+) -> Callable[[nn.Module, torch.Generator], Terms]:
+    """Return the loss of one step, stage by stage or as a whole, on batches of `size` faces and their mirror images."""
+
+    def loss(model: nn.Module, generator: torch.Generator) -> Terms:
+        with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False):
+            batch = make_batch(data, teacher, size, generator, stages)
+            maps = [m.contiguous(memory_format=torch.channels_last) for m in batch.maps]
+        x = batch.pictures.contiguous(memory_format=torch.channels_last)
+        vectors, own = model(x, maps if stages else None)
+        error = (vectors.float() - batch.targets).square().sum(1)
+        hints = [unexplained(o[: batch.clean].float(), t) for o, t in zip(own, maps, strict=True)]
+        if stages:
+            named = dict(zip(("early", "middle", "late"), hints, strict=True))
+            return {"loss": torch.stack(hints).sum() + error.mean(), **named, "vectors": error.mean()}
+        return _whole(data, batch, vectors.float(), error, torch.stack(hints).sum())
 
     return loss
 
 
-@torch.no_grad()
-def begin_at(trainee: Trainee, weights: Path, data: Material) -> None:
-    """Go on from an embedder's weights: class centres and the head that speaks teacher are fitted to its features."""
-    load_state(trainee.embedder, weights, FORMAT)
-    net = trainee.embedder.to(data.pictures.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    parts = []
-    with torch.autocast(data.pictures.device.type, torch.bfloat16):
-        for start in range(0, len(data.pictures), 256):
-            some = data.pictures[start : start + 256]
-            x = views(some, 128, False, torch.Generator(some.device)).contiguous(memory_format=torch.channels_last)
-            parts.append(F.normalize(net(x).float(), dim=1))
-    unit = torch.cat(parts)
-    trainee.centres.copy_(torch.zeros_like(trainee.centres).to(unit).index_add_(0, data.person, unit))
-    inputs = torch.cat((unit * LENGTH**0.5, torch.ones_like(unit[:, :1])), 1)
-    squares = inputs.T @ inputs + 1e-2 * len(inputs) * torch.eye(LENGTH + 1, device=inputs.device)
-    fit = torch.linalg.solve(squares, inputs.T @ data.teacher)
-    trainee.to_teacher.weight.copy_(fit[:-1].T)
-    trainee.to_teacher.bias.copy_(fit[-1])
+def _whole(data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: Tensor) -> Terms:
+    faces = batch.clean + batch.poor
+    known = batch.person >= 0
+    cosines = F.normalize(vectors[known], dim=1) @ data.centres.T
+    terms = {
+        "clean": error[: batch.clean].mean(),
+        "poor": error[batch.clean : faces].mean(),
+        "nothing": error[faces:].sum() / EMPTY,
+        "hints": hints,
+        "people": F.cross_entropy(SHARPNESS * cosines, batch.person[known]),
+    }
+    total = 2 * error[:faces].mean() + NOTHING * terms["nothing"] + HINTS * hints + PEOPLE * terms["people"]
+    return {"loss": total, **terms}
+
+
+def unexplained(values: Tensor, wanted: Tensor) -> Tensor:
+    """Return the squared error as a share of the variance of what is wanted."""
+    return F.mse_loss(values, wanted) / wanted.var()
 
 
 def save_embedder(state: Mapping[str, Tensor], path: Path) -> None:
-    """An EmbedderNet's tensors in float16, with its contract in the header."""
+    """Write an EmbedderNet's tensors in float16, with its contract in the header."""
     half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
     save_own(half, path, FORMAT, CONTRACT)
 
 
 def train_embedder(
-    faces: Faces,
-    teacher: Tensor,
+    data: Material,
+    teacher: Teacher,
     out: Path,
     plan: Plan,
     batch: int,
-    device: torch.device,
     report: Callable[[Progress], None],
     begin: Path | None = None,
+    stages: bool = False,
 ) -> int:
     """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached.
 
-    A new run begins with the weights of `begin`, if given.
+    A new run begins with the weights of `begin`, if given; with `stages`, each stage learns by itself.
     """
     out.mkdir(parents=True, exist_ok=True)
-    data = material(faces, teacher, device)
     torch.manual_seed(plan.seed)
-    trainee = Trainee(int(data.person.max()) + 1, teacher.shape[1])
+    trainee = Trainee()
     if begin is not None and not (out / "state.pt").exists():
-        begin_at(trainee, begin, data)
+        load_state(trainee.embedder, begin, FORMAT)
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         save_embedder(kept, out / "embedder.safetensors")
-        draw_run(out, ("loss", "classes", "distil", "people"))
+        draw_run(out, ("early", "middle", "late", "vectors") if stages else ("clean", "poor", "hints"))
 
-    settings = {"batch": batch, "faces": len(faces), "teacher": float(teacher.sum())}
-    return train(trainee, make_loss(data, batch), out, plan, device, save, report, settings)
+    settings = {"batch": batch, "faces": len(data.pictures), "teacher": float(data.centres.sum()), "stages": stages}
+    loss = make_loss(data, teacher, batch, stages)
+    return train(trainee, loss, out, plan, teacher.device, save, report, settings)

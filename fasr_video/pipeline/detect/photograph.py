@@ -71,7 +71,7 @@ def _with_large(found: Detections, image: Image, detector: Detector) -> Detectio
     boxes = large.boxes * np.tile(scale, 2).astype(np.float32)
     within = intersection(found.boxes, boxes) > PART_INSIDE * areas(found.boxes)[:, None]
     double = iou_matrix(found.boxes, boxes) > NMS_IOU
-    kept = found.take(~(within | double).any(1))
+    kept = found.take(np.asarray(~(within | double).any(1)))
     landmarks = None
     if kept.landmarks is not None and large.landmarks is not None:
         landmarks = np.concatenate((kept.landmarks, large.landmarks * scale)).astype(np.float32)

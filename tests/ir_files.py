@@ -1,0 +1,98 @@
+"""Small networks in OpenVINO's old format, made for tests: every kind of layer that the published teacher has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float16]
+
+
+class IrWriter:
+    """Writes an .xml file and its .bin file, a layer a call; each returns the layer's name."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.root = ElementTree.Element("net", {"version": "5"})
+        self.layers = ElementTree.SubElement(self.root, "layers")
+        self.edges = ElementTree.SubElement(self.root, "edges")
+        self.blob = b""
+        self.random = np.random.default_rng(seed)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def add(
+        self,
+        kind: str,
+        inputs: list[str],
+        shape: tuple[int, ...],
+        options: dict[str, str] | None = None,
+        blobs: dict[str, Values] | None = None,
+    ) -> str:
+        name = str(len(self.shapes))
+        layer = ElementTree.SubElement(self.layers, "layer", {"id": name, "type": kind, "name": f"l{name}"})
+        if options:
+            ElementTree.SubElement(layer, "data", options)
+        if inputs:
+            ports = ElementTree.SubElement(layer, "input")
+            for number, source in enumerate(inputs):
+                self._port(ports, number, self.shapes[source])
+                edge = {"from-layer": source, "from-port": "9", "to-layer": name, "to-port": str(number)}
+                ElementTree.SubElement(self.edges, "edge", edge)
+        self._port(ElementTree.SubElement(layer, "output"), 9, shape)
+        if blobs:
+            held = ElementTree.SubElement(layer, "blobs")
+            for what, values in blobs.items():
+                where = {"offset": str(len(self.blob)), "size": str(values.nbytes)}
+                ElementTree.SubElement(held, what, where)
+                self.blob += values.tobytes()
+        self.shapes[name] = shape
+        return name
+
+    @staticmethod
+    def _port(parent: ElementTree.Element, number: int, shape: tuple[int, ...]) -> None:
+        port = ElementTree.SubElement(parent, "port", {"id": str(number)})
+        for side in shape:
+            ElementTree.SubElement(port, "dim").text = str(side)
+
+    def convolution(self, source: str, outputs: int, kernel: int, stride: int = 1, group: int = 1) -> str:
+        _, channels, height, width = self.shapes[source]
+        pad = 0 if kernel in (stride, height) else kernel // 2
+        size = tuple((side + 2 * pad - kernel) // stride + 1 for side in (height, width))
+        spread = 1 / np.sqrt(channels // group * kernel**2)
+        weights = self.random.normal(0, spread, outputs * (channels // group) * kernel**2).astype(np.float16)
+        biases = self.random.normal(0, 0.1, outputs).astype(np.float16)
+        options = {"kernel": f"{kernel},{kernel}", "strides": f"{stride},{stride}", "group": str(group)}
+        options |= {"pads_begin": f"{pad},{pad}", "pads_end": f"{pad},{pad}", "output": str(outputs)}
+        return self.add("Convolution", [source], (1, outputs, *size), options, {"weights": weights, "biases": biases})
+
+    def prelu(self, source: str) -> str:
+        shape = self.shapes[source]
+        return self.add("PReLU", [source], shape, blobs={"weights": np.full(shape[1], 0.25, np.float16)})
+
+    def join(self, operation: str, a: str, b: str) -> str:
+        return self.add("Eltwise", [a, b], self.shapes[a], {"operation": operation})
+
+    def write(self, xml: Path) -> Path:
+        ElementTree.ElementTree(self.root).write(xml)
+        xml.with_suffix(".bin").write_bytes(self.blob)
+        return xml
+
+
+def write_teacher(xml: Path, vectors: int = 256) -> Path:
+    """Write a network with the teacher's maps and vectors: every kind of layer that the published one has."""
+    ir = IrWriter()
+    face = ir.add("Input", [], (1, 3, 128, 128))
+    scale = {"weights": np.full(3, 1 / 128, np.float16), "biases": np.full(3, -1, np.float16)}
+    scaled = ir.add("ScaleShift", [face], (1, 3, 128, 128), blobs=scale)
+    x = ir.prelu(ir.convolution(scaled, 64, 4, 4))
+    x = ir.join("sum", x, ir.convolution(x, 64, 3, group=64))
+    y = ir.convolution(x, 128, 3, 2)
+    pooled = ir.add("Pooling", [y], (1, 128, 1, 1), {"pool-method": "avg", "kernel": "16,16", "strides": "16,16"})
+    gate = ir.add("Activation", [ir.convolution(pooled, 128, 1)], (1, 128, 1, 1), {"type": "sigmoid"})
+    y = ir.join("mul", y, gate)
+    z = ir.convolution(y, 128, 3, 2)
+    z = ir.join("sum", z, ir.prelu(ir.convolution(z, 128, 1)))
+    ir.convolution(ir.convolution(z, 128, 8, group=128), vectors, 1)
+    return ir.write(xml)
