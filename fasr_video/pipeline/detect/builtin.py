@@ -32,7 +32,7 @@ class BuiltinDetector:
     """DetectorNet, computed by one of two engines; `name` says by which, and in what numbers."""
 
     has_landmarks = True
-    licence = "research use: trained on CelebA"
+    licence = "research use: trained on CelebA and web scenes, distilled from SCRFD"
 
     def __init__(
         self, weights: Path, min_score: float, device: str, engine: str = "torch", batch: int | None = None
