@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +19,9 @@ import torch
 from PIL import Image
 from results import RESULTS, Table, command_line
 from torch import Tensor
-from torch.nn import functional as F
 
 from fasr_video.box import boxed
 from fasr_video.evaluation.attributes import scores
-from fasr_video.evaluation.open_set import rank_and_area
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
 from fasr_video.evaluation.significance import paired_t
 from fasr_video.pipeline.detect import open_detector
@@ -93,48 +89,6 @@ def load_people(count: int) -> People:
 
 
 # ------------------------------------------------------------------------------------------------ embedder and combiner
-
-
-def teacher(people: People, file: str, split: str | None) -> Tensor:
-    """The teacher's vectors of the faces; the file has a row for each of `labels.csv`, or of one split in it."""
-    with (DATA / "labels.csv").open(newline="") as stream:
-        paths = [row["path"] for row in csv.DictReader(stream) if split in (None, row["split"])]
-    row = {path: i for i, path in enumerate(paths)}
-    vectors = np.load(DATA / file).astype(np.float32)
-    return F.normalize(torch.from_numpy(vectors[[row[path] for path in people.faces.paths]]), dim=1)
-
-
-def embedder_table(people: People, command: str) -> Table:
-    count = len(people.gallery)
-    table = Table("models", f"Embedder: {count} people", command, ("faces searched for", "by", "Rank-1", "AUC"))
-    high, low = teacher(people, "teacher.npy", None), teacher(people, "teacher_lr.npy", "val")
-
-    def row(what: str, by: str, probes: Tensor, gallery: Tensor) -> None:
-        rank, area = rank_and_area((F.normalize(probes, dim=1) @ F.normalize(gallery, dim=1).T).numpy())
-        table.row([what, by, f"{rank:.3f}", f"{area:.4f}"])
-
-    def merged(features: Tensor, merge: Callable[[Tensor], Tensor]) -> Tensor:
-        return torch.stack([merge(features[rows]) for rows in people.others])
-
-    ours = people.at(128)[people.gallery]
-    row("full resolution", "teacher", high[people.probe], high[people.gallery])
-    row("full resolution", "ours", people.at(128)[people.probe], ours)
-    row("16×16", "teacher", low[people.probe], high[people.gallery])
-    for side in SIDES:
-        row(f"{side}×{side}", "ours", people.at(side)[people.probe], ours)
-    row("all others at 16×16", "teacher, mean", merged(low, mean), high[people.gallery])
-    row("all others at 16×16", "ours, mean", merged(people.at(16), mean), ours)
-    row("all others at 16×16", "ours, Feature Combiner", merged(people.at(16), combiner().combine), ours)
-    known, asked = people.pictures[people.gallery], people.pictures[people.probe]
-    enrolled = people.dlib.embed(known)[0]
-    row("full resolution", "dlib", people.dlib.embed(asked)[0], enrolled)
-    row("16×16", "dlib", people.dlib.embed(enlarge(shrink(asked, 16), 128))[0], enrolled)
-    table.note(
-        "The teacher is dlib's recogniser, whose vectors the embedder learnt to tell at full resolution. "
-        "dlib is that recogniser on our crop of the faces, centred, and compared by the cosine. "
-        f"Of {count} people, Rank-1 is uncertain by ±{1.96 * math.sqrt(0.25 / count):.3f} (95 %)."
-    )
-    return table
 
 
 def combiner() -> FeatureCombiner:
@@ -378,18 +332,18 @@ def main() -> None:
     args = parser.parse_args()
     command = command_line()
     people = load_people(args.people)
-    first = embedder_table(people, command)
-    second = combiner_table(people, command)
+    first = combiner_table(people, command)
     restored = restore(people, args.restored)
     third = restoration_table(people, restored, command)
     fourth = kinds_table(people, restored, command)
     fifth = attributes_table(people, command)
     fifth.note(
-        "The detector stands beside Haar in `detection.md` and `clips.md`, samplers in `sr_ladder.md`, merges in "
+        "The embedder stands beside its peers in `embedders.md`, the detector beside Haar in `detection.md` and "
+        "`clips.md`, samplers in `sr_ladder.md`, merges in "
         "`merges.md`, searches with people who are not in the gallery in `open_set.md`."
     )
     third.note(SHEET)
-    first.write(second, third, fourth, fifth)
+    first.write(third, fourth, fifth)
     sheet_of_ours(RESULTS / "models.jpg")
     if args.sheets:
         sheets(people, restored, args.sheets)

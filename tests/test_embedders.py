@@ -136,7 +136,7 @@ class Facts:
 
 
 FACTS = {
-    "builtin": Facts("builtin", 512, "research use: trained on CelebA", False),
+    "builtin": Facts("builtin", 512, "research use: trained on CelebA, FairFace and web scenes", False),
     "adaface": Facts("adaface ir_18", 512, "AdaFace's code: MIT", True),
     "insightface": Facts("insightface w600k_r50", GRAPH_LENGTH, "InsightFace's published models", True),
     "dlib": Facts("dlib resnet_v1", 128, "public domain (CC0), by its author", True),

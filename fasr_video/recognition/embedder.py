@@ -43,7 +43,7 @@ class Embedder(Protocol):
 class BuiltinEmbedder:
     name = "builtin"
     length = LENGTH
-    licence = "research use: trained on CelebA"
+    licence = "research use: trained on CelebA, FairFace and web scenes"
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
         """With these weights; without any, with those in the box."""

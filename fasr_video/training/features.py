@@ -48,7 +48,8 @@ def _embed(faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: 
     pictures = faces.pictures[rows]
     for start in range(0, len(pictures), BATCH):
         x = views(pictures[start : start + BATCH], 128, False, torch.Generator())
-        with torch.autocast(embedder.device.type, torch.bfloat16):
+        # Many CPUs that have bfloat16 compute slower in it.
+        with torch.autocast(embedder.device.type, torch.bfloat16, enabled=embedder.device.type != "cpu"):
             high.append(embedder.embed(x)[0].half().numpy())
             low.append(embedder.embed(enlarge(shrink(x, lr_side), 128))[0].half().numpy())
         report(rows.start + start + len(x))
