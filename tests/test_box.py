@@ -93,13 +93,10 @@ def test_files_were_made_with_those_that_they_need() -> None:
     assert combiner.source.sha256 == sha256[EMBEDDER]
     assert ENTRIES["sr.safetensors"].needs == (EMBEDDER,)
     assert checkpoints.load(box.boxed("sr.safetensors")).embedder == sha256[EMBEDDER]
-    assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors", "sr.safetensors")
+    assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors")
     facts = Calibration.load(box.boxed("calibration.json")).facts
-    restorer = facts["restorer"]
-    assert isinstance(restorer, dict)
-    assert facts["embedder"] == restorer["embedder"] == sha256[EMBEDDER]
+    assert facts["embedder"] == sha256[EMBEDDER] and facts["restorer"] is None
     assert facts["pooled_by"] == merging.fingerprint(combiner)
-    assert restorer["combiner"] == sha256["combiner.safetensors"] and restorer["network"] == sha256["sr.safetensors"]
 
 
 # --- what happens when it is not what it was -----------------------------------------------------------------------
@@ -196,7 +193,7 @@ def test_a_damaged_manifest_is_one_clear_line(content: str, copy: Path) -> None:
 
 
 def test_models_shows_the_box(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("COLUMNS", "1000")
     code, out, err = called(capsys, "models")
     assert (code, err) == (0, "")
     for e in ENTRIES.values():

@@ -24,7 +24,7 @@ from fasr_video.training.loop import Plan, Progress
 from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import Teacher, merged
 from tests.ir_files import IrWriter, write_teacher
-from tests.test_detector_training import ASTRONAUT
+from tests.scenes import ASTRONAUT, write_scenes
 
 CPU = torch.device("cpu")
 
@@ -169,8 +169,8 @@ def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_made_up_for(mater
     assert set(alone.tolist()) == set(range(12))
 
 
-def test_faces_of_scenes_come_in_the_canonical_frame(scenes_data: Path) -> None:
-    faces, empty = cut_scenes(scenes_data / "scenes")
+def test_faces_of_scenes_come_in_the_canonical_frame(tmp_path: Path) -> None:
+    faces, empty = cut_scenes(write_scenes(tmp_path) / "scenes")
     assert faces.shape == (1, 3, 144, 144) and len(empty) >= 3
     ours = faces[0, :, 8:136, 8:136].permute(1, 2, 0).numpy().astype(float)
     expected = to_canonical(astronaut(), eyes_and_mouth(ASTRONAUT)).astype(float)

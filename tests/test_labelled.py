@@ -75,11 +75,14 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place:
         made = from_tracks(write_labels(place, everybody()), gallery, seed=0)
     assert made.fits(json.loads(MODELS)) is None
     assert (made.enrolled, made.searches) == (PEOPLE, 2 * PEOPLE)
-    assert made.band == (16, 16 + 2 * PEOPLE - 1)
-    assert made.outside(40) is None and "larger than the 16-75 px" in str(made.outside(100))
-    assert list(made.scales) == ["best", "pooled", "best+pooled"]
+    (band,) = made.bands
+    assert (band.low, band.high) == (16, 16 + 2 * PEOPLE - 1)
+    assert made.outside(40) is None and "not one of those that scores were calibrated on (16-75 px)" in str(
+        made.outside(100)
+    )
+    assert list(band.scales) == ["best", "pooled", "best+pooled"]
     # Probes lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
-    assert made.score(Kind.POOLED, 0.75) > 0 > made.score(Kind.POOLED, 0.0)
+    assert band.score(Kind.POOLED, 0.75) > 0 > band.score(Kind.POOLED, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -156,14 +156,14 @@ def test_a_batch_asks_finished_cases_again_when_gallery_or_search_are_others(aga
     enrol(again / "gallery", "grace_hopper")
     told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery")
     assert [n.text for n in told.notes] == ["searched again: T1 new candidate grace_hopper"]
-    strict = SETTINGS.model_copy(update={"search": SETTINGS.search.model_copy(update={"fpir": 0.2})})
+    strict = SETTINGS.model_copy(update={"search": SETTINGS.search.model_copy(update={"fpir": 0.005})})
     told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery", settings=strict)
     assert [n.text for n in told.notes] == ["searched again: the same candidates"]
     told, _ = work_off(footage, again / "cases", work)
     assert told.notes == [], "no gallery is no question"
     (folder,) = cases_in([again / "cases"])
     with Case.open(folder, read_only=True) as case:
-        assert (case.searched() or {})["question"]["fpir"] == 0.2
+        assert (case.searched() or {})["question"]["fpir"] == 0.005
         assert not [p for c in verify(case) for p in c.problems]
         assert case.meta("log_head") in (folder / "report" / "index.html").read_text()
 
