@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fasr_video.errors import UsageError
+from fasr_video.gallery import search
 from fasr_video.gallery.calibrate import LabelledProbe, from_probes
 from fasr_video.gallery.calibration import Band, Calibration, scale_name
 from fasr_video.gallery.index import Index
@@ -56,6 +57,22 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
             for k, cosine in enumerate((0.9, 0.8)):
                 made.add(name, photo(name, near(person(name), cosine, k), k))
         yield made
+
+
+@pytest.fixture(autouse=True)
+def small_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds are those of the gallery at hand, but where a test asks for the real floor."""
+    monkeypatch.setattr(search, "SMALLEST_GALLERY", 1)
+
+
+def test_a_small_gallery_asks_for_no_lower_threshold_than_one_of_500(
+    gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ask(gallery, calibration).answer(probes("anna")).threshold
+    monkeypatch.setattr(search, "SMALLEST_GALLERY", 500)
+    floor = ask(gallery, calibration).answer(probes("anna")).threshold
+    assert few is not None and floor == calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, 500).score
+    assert floor > few
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,9 @@ def chances(templates: int) -> int:
 
 NAMED = 50
 """Nearest subjects of each probe that are looked at, however few are shown: who passes must not hang on that."""
+SMALLEST_GALLERY = 500
+"""Comparisons that a threshold is set for at the least: who walks past a camera is somebody out of many, however few
+are enrolled, and what a small gallery allows by chance is no lead."""
 TOGETHER = 64
 """Tracks that FAISS is asked about at once. What bounds it is memory: each names up to 150 subjects."""
 
@@ -251,7 +254,7 @@ class Searcher:
 
     def _threshold(self, band: Band, scale: str) -> tuple[float, bool]:
         # Each template is a chance to come near a stranger, and a subject with several photographs has several.
-        found = band.threshold(scale, self._question.fpir, max(1, self._chances))
+        found = band.threshold(scale, self._question.fpir, max(SMALLEST_GALLERY, self._chances))
         return found.score, found.extrapolated
 
 
