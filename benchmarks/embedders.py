@@ -117,7 +117,7 @@ def main() -> None:
         "and up again (bicubic), or seen by a camera: blurred, noisy, compressed, a little misaligned. *Pooled*: the "
         "mean of all of a person's photographs but the first. The teacher is what the builtin embedder was distilled "
         "from, each face with its mirror image; dlib is the public-domain recogniser that nothing here learnt from. "
-        "None of the people was trained on by the builtin one. Rank-1 of so many people is uncertain by "
+        "None of the people was trained on by the builtin one. Rank-1 is uncertain by "
         f"±{1.96 * math.sqrt(0.25 / len(groups)):.3f} (95 %)."
     )
     table.write()

@@ -475,7 +475,7 @@ class TestSeveralFaces:
     def test_what_was_judged_without_a_margin_is_judged_again(
         self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
     ) -> None:
-        """As galleries of before hold it: with the detector's fingerprint alone."""
+        """Return it as older galleries hold it: with the detector's fingerprint alone."""
         (tmp_path / "one").mkdir()
         file = Path(shutil.copy(GRACE, tmp_path / "one" / "grace.jpg"))
         gallery.set_problems([Problem("grace.jpg", "grace", sha256_file(file), "no face found", detector.fingerprint)])

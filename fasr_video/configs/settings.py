@@ -98,7 +98,7 @@ class RestoreSettings(_Group):
     subjects: dict[str, str]
     device: str
     precision: Literal["float32", "bfloat16"]
-    batch: int | None = Field(None, ge=1, le=1024)  # cases of before do not have it
+    batch: int | None = Field(None, ge=1, le=1024)  # absent from older cases
 
 
 class SearchSettings(_Group):
@@ -106,7 +106,7 @@ class SearchSettings(_Group):
     candidates: int = Field(ge=1, le=1000)
     fpir: float = Field(gt=0, lt=1)
     calibration: Path | None
-    several_faces: Literal["refuse", "largest"] = "refuse"  # cases of before do not have it
+    several_faces: Literal["refuse", "largest"] = "refuse"  # absent from older cases
 
 
 class LinkSettings(_Group):

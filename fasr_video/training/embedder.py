@@ -38,7 +38,7 @@ from fasr_video.training.teacher import CHANNELS, Teacher, merged
 assert WIDTHS == CHANNELS, "the student's maps are the teacher's"
 SIDE, RIM = 128, 8
 SCALE = 16.0
-"""The network gives vectors so many times as long as the teacher's: numbers of about one."""
+"""The network's vectors are this many times longer than the teacher's: their numbers are about one."""
 POOR = 2
 """Poor faces that the student sees, for each clean one."""
 EMPTY = 4
