@@ -28,8 +28,8 @@ class Load:
 
 FRAMES = Load(cpu=1, most=16, mib=512)
 """Frames of 1080p for the builtin detector; one by one they are faster on a CPU."""
-FACES = Load(cpu=64, most=512, mib=192)
-"""Aligned faces for an embedder."""
+FACES = Load(cpu=8, most=512, mib=192)
+"""Aligned faces for an embedder; few of them fit into a CPU's cache with all that the builtin one makes of them."""
 PICTURES = Load(cpu=16, most=64, mib=512)
 """Samples of a diffusion network of the published size."""
 

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from fasr_video.recognition.network import SHAPES, STEM, Shape
+
 Values = NDArray[np.float16]
 
 
@@ -74,6 +76,18 @@ class IrWriter:
     def join(self, operation: str, a: str, b: str) -> str:
         return self.add("Eltwise", [a, b], self.shapes[a], {"operation": operation})
 
+    def block(self, source: str, shape: Shape) -> str:
+        """Add a block of the teacher's, narrow within: what it widens to is told by no map."""
+        y = self.prelu(self.convolution(source, 16, 1))
+        y = self.prelu(self.convolution(y, 16, 3, 2 if shape.halves else 1, group=16))
+        y = self.convolution(y, shape.outputs, 1)
+        side = f"{shape.side},{shape.side}"
+        options = {"pool-method": "avg", "kernel": side, "strides": side}
+        pooled = self.add("Pooling", [y], (1, shape.outputs, 1, 1), options)
+        gate = self.add("Activation", [self.convolution(pooled, shape.outputs, 1)], (1, shape.outputs, 1, 1))
+        y = self.join("mul", y, gate)
+        return y if shape.halves else self.join("sum", source, y)
+
     def write(self, xml: Path) -> Path:
         ElementTree.ElementTree(self.root).write(xml)
         xml.with_suffix(".bin").write_bytes(self.blob)
@@ -86,13 +100,9 @@ def write_teacher(xml: Path, vectors: int = 256) -> Path:
     face = ir.add("Input", [], (1, 3, 128, 128))
     scale = {"weights": np.full(3, 1 / 128, np.float16), "biases": np.full(3, -1, np.float16)}
     scaled = ir.add("ScaleShift", [face], (1, 3, 128, 128), blobs=scale)
-    x = ir.prelu(ir.convolution(scaled, 64, 4, 4))
-    x = ir.join("sum", x, ir.convolution(x, 64, 3, group=64))
-    y = ir.convolution(x, 128, 3, 2)
-    pooled = ir.add("Pooling", [y], (1, 128, 1, 1), {"pool-method": "avg", "kernel": "16,16", "strides": "16,16"})
-    gate = ir.add("Activation", [ir.convolution(pooled, 128, 1)], (1, 128, 1, 1), {"type": "sigmoid"})
-    y = ir.join("mul", y, gate)
-    z = ir.convolution(y, 128, 3, 2)
-    z = ir.join("sum", z, ir.prelu(ir.convolution(z, 128, 1)))
-    ir.convolution(ir.convolution(z, 128, 8, group=128), vectors, 1)
+    x = ir.prelu(ir.convolution(scaled, STEM, 3, 2))
+    for shape in SHAPES:
+        x = ir.block(x, shape)
+    wide = ir.prelu(ir.convolution(x, 32, 1))
+    ir.convolution(ir.convolution(wide, 32, SHAPES[-1].side, group=32), vectors, 1)
     return ir.write(xml)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from fasr_video.training.embedder import Material, gather, lift, make_batch, tra
 from fasr_video.training.faces import Faces, read_faces
 from fasr_video.training.loop import Plan, Progress
 from fasr_video.training.scene_faces import cut_scenes
-from fasr_video.training.teacher import Teacher, merged
+from fasr_video.training.teacher import MAPS, Teacher, merged
 from tests.ir_files import IrWriter, write_teacher
 from tests.scenes import ASTRONAUT, write_scenes
 
@@ -57,7 +58,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Material:
     made = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
     empty = torch.randint(0, 256, (3, 3, 144, 144), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    return Material(made.pictures, made.person, made.vectors, made.centres, made.ends, empty)
+    return replace(made, empty=empty)
 
 
 # ---------------------------------------------------------------------------------------------------------- the teacher
@@ -87,7 +88,7 @@ def test_torch_and_openvino_compute_the_same_teacher(xml: Path, teacher: Teacher
     plain._compiled = None
     (vectors, maps), (expected, wanted) = teacher(faces), plain(faces)
     assert torch.allclose(vectors, expected, atol=1e-3 * float(expected.abs().max()))
-    assert [m.shape[1:] for m in maps] == [(64, 32, 32), (128, 16, 16), (128, 8, 8)]
+    assert tuple(m.shape[1:] for m in maps) == MAPS
     for a, b in zip(maps, wanted, strict=True):
         assert torch.allclose(a, b, atol=1e-3 * float(b.abs().max()))
 
@@ -138,7 +139,7 @@ def test_a_missing_rim_is_repeated_from_the_edge() -> None:
 
 
 def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(material: Material, teacher: Teacher) -> None:
-    batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), stages=False)
+    batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), blocks=False)
     assert batch.clean == 12 and batch.poor == 24 and len(batch.pictures) == 12 + 24 + training.EMPTY
     poor = batch.targets[batch.clean : batch.clean + batch.poor]
     distance = (poor[:, None] - material.vectors[None]).square().sum(2).min(1)
@@ -149,19 +150,42 @@ def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(material: Material
 
 
 def test_mixed_faces_are_the_teachers_and_nobodys(material: Material, teacher: Teacher) -> None:
-    batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), stages=False)
+    batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), blocks=False)
     mixed = round(training.MIXED * 6)
     assert mixed == 2 and (batch.person[:mixed] == -1).all() and (batch.person[mixed:6] >= 0).all()
     assert torch.equal(batch.pictures[:6].flip(3), batch.pictures[6:12])
     vectors, maps = teacher(batch.pictures[:12])
     assert torch.allclose(batch.targets[:6], merged(vectors[:6], vectors[6:]) @ lift().T, atol=1e-4)
-    assert torch.allclose(batch.maps[2], maps[2], atol=1e-4)
+    expected = material.scales.standard(maps)[-1]
+    assert torch.allclose(batch.maps[-1], expected, atol=1e-3)
+
+
+def test_maps_have_a_mean_of_zero_and_a_variance_of_one_where_a_stage_ends(
+    material: Material, teacher: Teacher
+) -> None:
+    pictures = material.pictures[:, :, 8:136, 8:136].float() / 255
+    maps = material.scales.standard(teacher(pictures)[1])
+    for end in training.STAGE_ENDS:
+        assert torch.allclose(maps[end].mean((0, 2, 3)), torch.zeros(maps[end].shape[1]), atol=1e-3)
+        assert torch.allclose(maps[end].var((0, 2, 3)), torch.ones(maps[end].shape[1]), atol=1e-3)
+
+
+def test_each_block_is_asked_for_the_teachers_map_after_the_one_that_it_is_given(
+    material: Material, teacher: Teacher
+) -> None:
+    batch = make_batch(material, teacher, 4, torch.Generator().manual_seed(0), blocks=True)
+    assert batch.clean == 8 and batch.poor == 0 and len(batch.maps) == len(MAPS)
+    trainee = training.Trainee()
+    _, own = trainee(batch.pictures, batch.maps)
+    block = trainee.embedder.blocks[3]
+    assert torch.allclose(own[3], block(batch.maps[2]), atol=1e-5)
 
 
 def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_made_up_for(material: Material) -> None:
     pictures = material.pictures[:1].expand(10, -1, -1, -1)
     person = torch.tensor([0] * 4 + [1] * 3 + [-1] * 3)
-    some = Material(pictures, person, torch.zeros(10, LENGTH), torch.zeros(2, LENGTH), (4, 7), pictures[:0])
+    none = torch.zeros(10, LENGTH)
+    some = replace(material, pictures=pictures, person=person, vectors=none, centres=none[:2], ends=(4, 7))
     rows = training.draw_rows(some, 4000, torch.Generator().manual_seed(0))
     shares = [float(((rows >= low) & (rows < high)).float().mean()) for low, high in ((0, 4), (4, 7), (7, 10))]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
@@ -180,20 +204,20 @@ def test_faces_of_scenes_come_in_the_canonical_frame(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ training
 
 
-@pytest.mark.parametrize("stages", [True, False])
+@pytest.mark.parametrize("blocks", [True, False])
 def test_a_run_lowers_its_loss_resumes_and_gives_weights_that_load(
-    stages: bool, material: Material, teacher: Teacher, tmp_path: Path
+    blocks: bool, material: Material, teacher: Teacher, tmp_path: Path
 ) -> None:
     seen: list[Progress] = []
 
     def run(seconds: float) -> int:
-        plan = Plan(steps=12, lr=2e-3, warmup=2, ema=0.5, log_every=4, seconds=seconds, bf16=False, muon=True)
-        return train_embedder(material, teacher, tmp_path, plan, 3, seen.append, stages=stages)
+        plan = Plan(steps=12, lr=5e-3, warmup=2, ema=0.5, log_every=4, seconds=seconds, bf16=False, muon=True)
+        return train_embedder(material, teacher, tmp_path, plan, 3, seen.append, blocks=blocks)
 
     assert run(0) == 0
     assert run(1e9) == 12
     assert seen[-1].terms["loss"] < seen[0].terms["loss"]
-    assert {"early", "late"} <= seen[0].terms.keys() if stages else {"clean", "poor"} <= seen[0].terms.keys()
+    assert {"early", "late"} <= seen[0].terms.keys() if blocks else {"clean", "poor"} <= seen[0].terms.keys()
     unit, norms = BuiltinEmbedder(tmp_path / "embedder.safetensors").embed(torch.rand(2, 3, 128, 128))
     assert unit.shape == (2, LENGTH) and norms.isfinite().all()
 

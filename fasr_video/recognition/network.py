@@ -1,102 +1,128 @@
-"""The builtin embedder's network: a small residual network for a CPU, trained on faces from 10 px up."""
+"""The builtin embedder's network: small inverted residual blocks for a CPU, trained on faces from 10 px up."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 LENGTH = 512
-FORMAT = "fasr-video/embedder/2"
+FORMAT = "fasr-video/embedder/3"
 CONTRACT = "canonical RGB 128x128 in [0, 1] -> 512; the length of the vector says how sure it is"
-WIDTHS = (64, 128, 128)
-BLOCKS = (2, 3, 2)
-CELLS = 8
-"""The last maps are CELLS×CELLS."""
+STEM = 64
 HEAD = 512
-SLOPE = 0.1
+REDUCTION = 8
+"""Of a gate: it sums up this many channels in one."""
 
 
-class Maps(NamedTuple):
-    """What the three stages of a network show of N faces."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a block takes and returns."""
 
-    early: Tensor
-    """N×64×32×32."""
-    middle: Tensor
-    """N×128×16×16."""
-    late: Tensor
-    """N×128×8×8."""
+    inputs: int
+    inner: int
+    outputs: int
+    side: int
+    """Pixels of the maps that it returns."""
+    halves: bool = False
+    """Whether it halves the maps' size; if not, it adds to what it takes."""
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, active: bool = True) -> nn.Sequential:
-    layers: list[nn.Module] = [
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
-    ]
-    if active:
-        layers.append(nn.LeakyReLU(SLOPE, inplace=True))
-    return nn.Sequential(*layers)
+FIRST = Shape(STEM, 128, 64, 32, halves=True)
+SHAPES = (
+    FIRST,
+    *(Shape(64, 128, 64, 32),) * 4,
+    Shape(64, 256, 128, 16, halves=True),
+    *(Shape(128, 256, 128, 16),) * 6,
+    Shape(128, 512, 128, 8, halves=True),
+    *(Shape(128, 256, 128, 8),) * 2,
+)
+
+
+def _pointwise(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 1)
+
+
+def _depthwise(channels: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 3, stride, 1, groups=channels)
 
 
 class Gate(nn.Module):
     """Weighs each channel by what all of the map shows (squeeze and excitation)."""
 
-    def __init__(self, channels: int, reduction: int = 8) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.shrink = nn.Conv2d(channels, channels // reduction, 1)
-        self.grow = nn.Conv2d(channels // reduction, channels, 1)
+        self.shrink = _pointwise(channels, channels // REDUCTION)
+        self.act = nn.PReLU(channels // REDUCTION)
+        self.grow = _pointwise(channels // REDUCTION, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = F.relu(self.shrink(x.mean((2, 3), keepdim=True)))
-        return x * self.grow(seen).sigmoid()  # type: ignore[no-any-return]
+        weights = self.grow(self.act(self.shrink(x.mean((2, 3), keepdim=True)))).sigmoid()
+        return x * weights  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions and a gate beside a shortcut."""
+    """Widens the map, filters each channel by itself, narrows it again and weighs the channels."""
 
-    def __init__(self, channels: int, inner: int) -> None:
+    def __init__(self, shape: Shape, before: tuple[nn.Module, ...] = ()) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv(channels, inner), _conv(inner, channels, active=False), Gate(channels))
+        self.adds = not shape.halves
+        self.body = nn.Sequential(
+            *before,
+            _pointwise(shape.inputs, shape.inner),
+            nn.PReLU(shape.inner),
+            _depthwise(shape.inner, 2 if shape.halves else 1),
+            nn.PReLU(shape.inner),
+            _pointwise(shape.inner, shape.outputs),
+            Gate(shape.outputs),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)  # type: ignore[no-any-return]
+        made: Tensor = self.body(x)
+        return x + made if self.adds else made
 
 
 class EmbedderNet(nn.Module):
-    """N×3×128×128 RGB in [0, 1], the canonical frame → N×512, not yet normalised: its norm says how sure it is."""
+    """N×3×128×128 RGB in [0, 1] → N×512, not normalised: a vector's norm says how sure it is."""
 
     def __init__(self) -> None:
         super().__init__()
-        early, middle, late = WIDTHS
-        # Four by four pixels become channels: most of a face network's time goes into its first, largest maps.
-        self.early = nn.Sequential(_conv(48, early), *(Block(early, early) for _ in range(BLOCKS[0])))
-        self.middle = nn.Sequential(
-            _conv(early, middle, stride=2, active=False), *(Block(middle, middle) for _ in range(BLOCKS[1]))
+        stem = (
+            nn.Conv2d(3, STEM, 3, 2, 1),
+            nn.PReLU(STEM),
+            _depthwise(STEM),
+            nn.PReLU(STEM),
         )
-        # The last stage is narrow between its blocks and wide within them: its maps are small.
-        self.late = nn.Sequential(
-            _conv(middle, 2 * late, stride=2),
-            _conv(2 * late, late, kernel=1, active=False),
-            *(Block(late, 2 * late) for _ in range(BLOCKS[2])),
-        )
+        self.blocks = nn.ModuleList([Block(FIRST, stem), *(Block(shape) for shape in SHAPES[1:])])
         # Each channel has a weight for each cell: where something is seen matters as much as what.
+        last = SHAPES[-1]
         self.head = nn.Sequential(
-            _conv(late, HEAD, kernel=1),
-            nn.Conv2d(HEAD, HEAD, CELLS, groups=HEAD, bias=False),
-            nn.BatchNorm2d(HEAD),
-            nn.Conv2d(HEAD, LENGTH, 1),
+            _pointwise(last.outputs, HEAD),
+            nn.PReLU(HEAD),
+            nn.Conv2d(HEAD, HEAD, last.side, groups=HEAD),
+            _pointwise(HEAD, LENGTH),
         )
 
-    def maps(self, x: Tensor) -> Maps:
-        """Return what the stages show of the faces."""
-        early = self.early(F.pixel_unshuffle(x * 2 - 1, 4))
-        middle = self.middle(early)
-        return Maps(early, middle, self.late(middle))
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Return what each block shows of the faces."""
+        maps = []
+        x = self.prepared(x)
+        for block in self.blocks:
+            x = block(x)
+            maps.append(x)
+        return maps
 
-    def vectors(self, maps: Maps) -> Tensor:
-        """Return the vectors that the last stage leads to."""
-        return self.head(maps.late).flatten(1)  # type: ignore[no-any-return]
+    @staticmethod
+    def prepared(x: Tensor) -> Tensor:
+        """Return the pictures as the first block takes them."""
+        return x * 2 - 1
+
+    def vectors(self, last: Tensor) -> Tensor:
+        """Return the vectors that the last block's maps lead to."""
+        return self.head(last).flatten(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.vectors(self.maps(x))
+        x = self.prepared(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.vectors(x)

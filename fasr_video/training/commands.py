@@ -136,7 +136,7 @@ def combiner_command(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of labelled scenes: more faces, and pictures without one.",
 )
-@click.option("--stages", is_flag=True, help="Each stage learns by itself, from the teacher's maps: how to begin.")
+@click.option("--blocks", is_flag=True, help="Each block learns by itself, from the teacher's maps: how to begin.")
 @BEGIN
 @run_options(steps=20_000, batch=16, lr=2e-3)
 def embedder_command(
@@ -144,7 +144,7 @@ def embedder_command(
     teacher: Path,
     once: tuple[Path, ...],
     scenes: Path | None,
-    stages: bool,
+    blocks: bool,
     begin: Path | None,
     **options: Any,
 ) -> None:
@@ -165,7 +165,7 @@ def embedder_command(
                 bar.update(done - bar.pos)
 
             data = gather(opened, others, scenes, model, options["out"], tell)
-        step = train_embedder(data, model, options["out"], plan, options["batch"], _report, begin, stages)
+        step = train_embedder(data, model, options["out"], plan, options["batch"], _report, begin, blocks)
     _finish(options["out"], step, plan.steps)
 
 

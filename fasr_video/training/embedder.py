@@ -1,7 +1,7 @@
-"""Train the builtin embedder: distilled from a teacher of nearly its own shape.
+"""Train the builtin embedder: distilled from a teacher of its own shape.
 
-First, *stage by stage*: the teacher's maps at 32×32, 16×16 and 8×8 cut the student into four parts, and each part
-learns to lead from the teacher's map before it to the one after it. No part waits for another to become good.
+First, *block by block*: each of the student's blocks learns to lead from the teacher's map before it to the one after
+it. No block waits for another to become good, and every cell of a map says something: minutes do the work of hours.
 
 Then, *as a whole*: the student sees faces that are cut, mirrored and mixed at random, and learns the teacher's vector
 and maps of those very pictures (a patient and consistent teacher, Beyer et al. 2022). The same faces are made poor, by
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from fasr_video.checkpoint import load_state, read_state, save_own
 from fasr_video.errors import UsageError
 from fasr_video.files import write_whole
-from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, WIDTHS, EmbedderNet, Maps
+from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, SHAPES, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.surveillance import Surveillance, camera
 from fasr_video.training import teacher as teaching
@@ -33,9 +33,8 @@ from fasr_video.training.curves import draw_run
 from fasr_video.training.faces import Faces
 from fasr_video.training.loop import Plan, Progress, train
 from fasr_video.training.scene_faces import cut_scenes
-from fasr_video.training.teacher import CHANNELS, Teacher, merged
+from fasr_video.training.teacher import Teacher, merged
 
-assert WIDTHS == CHANNELS, "the student's maps are the teacher's"
 SIDE, RIM = 128, 8
 SCALE = 16.0
 """The network's vectors are this many times longer than the teacher's: their numbers are about one."""
@@ -51,8 +50,33 @@ HINTS, NOTHING, PEOPLE = 0.3, 0.2, 0.05
 """Weights of the terms beside the squared errors of vectors: maps, pictures without a face, people."""
 SHARPNESS = 24.0
 """Of the cosines with everybody's mean vector."""
+STAGE_ENDS = (4, 11, 14)
+"""Blocks whose maps are the last of their size: the student's are held to the teacher's there."""
+MEASURED = 256
+"""Faces that the teacher's maps are measured on."""
 FAR = Surveillance(side=(12, 48))
 CLOSE = camera(48)
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """How large the teacher's maps and vectors are: the student's have a variance of about one."""
+
+    means: tuple[Tensor, ...]
+    """Of each channel of each block's map, 1×C×1×1."""
+    spreads: tuple[Tensor, ...]
+    """Standard deviation of each channel at the end of the block's stage: what blocks add can be summed so."""
+    changes: tuple[float, ...]
+    """Variance of what each block adds, or makes anew, at that scale."""
+    length: float
+    """Root mean square of the norms of the teacher's vectors."""
+
+    def standard(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Return the teacher's maps as the student's are."""
+        scaled = []
+        for values, mean, spread in zip(maps, self.means, self.spreads, strict=True):
+            scaled.append(((values - mean) / spread).contiguous(memory_format=torch.channels_last))
+        return scaled
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +95,7 @@ class Material:
     """Rows before which people seen several times, and those seen once, end."""
     empty: Tensor
     """M×3×144×144 uint8: pictures that show no face."""
+    scales: Scales
 
 
 class Trainee(nn.Module):
@@ -80,16 +105,15 @@ class Trainee(nn.Module):
         super().__init__()
         self.embedder = EmbedderNet()
 
-    def forward(self, x: Tensor, given: Sequence[Tensor] | None = None) -> tuple[Tensor, Maps]:
-        """Return N×LENGTH vectors at the teacher's scale, and maps; with given maps, each stage begins with those."""
+    def forward(self, x: Tensor, given: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return N×LENGTH vectors at the teacher's scale, and maps; with given maps, each block begins with those."""
         net = self.embedder
         if given is None:
             maps = net.maps(x)
-            return net.vectors(maps) / SCALE, maps
-        first, second, third = given
-        early = net.early(F.pixel_unshuffle(x * 2 - 1, 4))
-        maps = Maps(early, net.middle(first), net.late(second))
-        return net.vectors(Maps(first, second, third)) / SCALE, maps
+            return net.vectors(maps[-1]) / SCALE, maps
+        taken = (net.prepared(x), *given[:-1])
+        maps = [block(before) for block, before in zip(net.blocks, taken, strict=True)]
+        return net.vectors(given[-1]) / SCALE, maps
 
 
 def lift() -> Tensor:
@@ -137,7 +161,30 @@ def gather(
         centres=F.normalize(sums, dim=1).to(teacher.device),
         ends=(len(faces), len(faces) + len(others)),
         empty=empty.to(teacher.device),
+        scales=measure(pictures, teacher),
     )
+
+
+@torch.no_grad()
+def measure(pictures: Tensor, teacher: Teacher) -> Scales:
+    """Return the scales of the teacher's maps and vectors of some of these faces with a rim."""
+    rows = torch.linspace(0, len(pictures) - 1, min(MEASURED, len(pictures))).long()
+    vectors, maps = [], []
+    for part in pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].split(32):
+        found, shown = teacher(part.to(teacher.device).float() / 255)
+        vectors.append(found)
+        maps.append(shown)
+    whole = [torch.cat(of_block) for of_block in zip(*maps, strict=True)]
+    means, spreads, changes = [], [], []
+    for block, (shape, values) in enumerate(zip(SHAPES, whole, strict=True)):
+        end = min(e for e in STAGE_ENDS if e >= block)
+        spread = whole[end].std((0, 2, 3), keepdim=True)
+        change = values if shape.halves else values - whole[block - 1]
+        means.append(values.mean((0, 2, 3), keepdim=True))
+        spreads.append(spread)
+        changes.append(float((change / spread).var((0, 2, 3)).mean()))
+    length = float(torch.cat(vectors).square().sum(1).mean().sqrt())
+    return Scales(tuple(means), tuple(spreads), tuple(changes), length)
 
 
 def with_rim(pictures: Tensor) -> Tensor:
@@ -173,16 +220,16 @@ class Batch:
     targets: Tensor
     """LENGTH numbers each."""
     maps: Sequence[Tensor]
-    """The teacher's, of the clean faces."""
+    """The teacher's, of the clean faces, one a block."""
     person: Tensor
     """A row of the centres each; -1 where nobody known is shown."""
     clean: int
     poor: int
 
 
-def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Generator, stages: bool) -> Batch:
-    """Draw `size` clean faces, each with its mirror image; and poor and empty pictures, but not in `stages`."""
-    others = 0 if stages else 2 * POOR * size
+def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Generator, blocks: bool) -> Batch:
+    """Draw `size` clean faces, each with its mirror image; and poor and empty pictures, but not for `blocks`."""
+    others = 0 if blocks else 2 * POOR * size
     rows = draw_rows(data, size + others, generator)
     faces = _toned(_moved(data.pictures[rows].float() / 255, generator), generator)
     clean, mixed = faces[:size].clone(), round(MIXED * size)
@@ -190,10 +237,11 @@ def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Gen
     clean[:mixed] = share * clean[:mixed] + (1 - share) * faces[size - mixed : size]
     shown = torch.cat((clean, clean.flip(3)))
     vectors, maps = teacher(shown)
+    maps = data.scales.standard(maps)
     up = lift().to(faces.device).T
-    if stages:
+    if blocks:
         nobody = torch.full((len(shown),), -1, device=faces.device)
-        return Batch(shown, F.normalize(vectors, dim=1) @ up, maps, nobody, len(shown), 0)
+        return Batch(shown, vectors / data.scales.length @ up, maps, nobody, len(shown), 0)
     of_clean = merged(vectors[:size], vectors[size:]) @ up
     poor, empty = make_poor(faces[size:], generator), _empty(data.empty, generator)
     person = data.person[rows].clone()
@@ -281,24 +329,35 @@ Terms = Mapping[str, Tensor]
 
 
 def make_loss(
-    data: Material, teacher: Teacher, size: int, stages: bool
+    data: Material, teacher: Teacher, size: int, blocks: bool
 ) -> Callable[[nn.Module, torch.Generator], Terms]:
-    """Return the loss of one step, stage by stage or as a whole, on batches of `size` faces and their mirror images."""
+    """Return the loss of one step, block by block or as a whole, on batches of `size` faces and their mirror images."""
 
     def loss(model: nn.Module, generator: torch.Generator) -> Terms:
         with torch.no_grad(), torch.autocast(teacher.device.type, enabled=False):
-            batch = make_batch(data, teacher, size, generator, stages)
-            maps = [m.contiguous(memory_format=torch.channels_last) for m in batch.maps]
+            batch = make_batch(data, teacher, size, generator, blocks)
         x = batch.pictures.contiguous(memory_format=torch.channels_last)
-        vectors, own = model(x, maps if stages else None)
+        vectors, own = model(x, batch.maps if blocks else None)
         error = (vectors.float() - batch.targets).square().sum(1)
-        hints = [unexplained(o[: batch.clean].float(), t) for o, t in zip(own, maps, strict=True)]
-        if stages:
-            named = dict(zip(("early", "middle", "late"), hints, strict=True))
-            return {"loss": torch.stack(hints).sum() + error.mean(), **named, "vectors": error.mean()}
+        if blocks:
+            return _by_block(data.scales, own, batch.maps, error.mean())
+        hints = [unexplained(own[end][: batch.clean].float(), batch.maps[end]) for end in STAGE_ENDS]
         return _whole(data, batch, vectors.float(), error, torch.stack(hints).sum())
 
     return loss
+
+
+def _by_block(scales: Scales, own: Sequence[Tensor], wanted: Sequence[Tensor], vectors: Tensor) -> Terms:
+    """Return each block's error as a share of what the block changes; terms are the means of the three stages."""
+    shares = []
+    for made, values, change in zip(own, wanted, scales.changes, strict=True):
+        shares.append(F.mse_loss(made.float(), values) / change)
+    terms = {"vectors": vectors}
+    start = 0
+    for name, end in zip(("early", "middle", "late"), STAGE_ENDS, strict=True):
+        terms[name] = torch.stack(shares[start : end + 1]).mean()
+        start = end + 1
+    return {"loss": torch.stack(shares).sum() + vectors, **terms}
 
 
 def _whole(data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: Tensor) -> Terms:
@@ -308,12 +367,21 @@ def _whole(data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: 
     terms = {
         "clean": error[: batch.clean].mean(),
         "poor": error[batch.clean : faces].mean(),
-        "nothing": error[faces:].sum() / EMPTY,
+        "nothing": _gently(error[faces:]).sum() / EMPTY,
         "hints": hints,
         "people": F.cross_entropy(SHARPNESS * cosines, batch.person[known]),
     }
     total = 2 * error[:faces].mean() + NOTHING * terms["nothing"] + HINTS * hints + PEOPLE * terms["people"]
     return {"loss": total, **terms}
+
+
+def _gently(error: Tensor) -> Tensor:
+    """Return about the error where it is small, and about twice its root where it is large.
+
+    Faces teach a network nothing of pictures unlike all faces: at first its vectors of some are a thousand times too
+    long, and one of them would count for more than all faces.
+    """
+    return 2 * ((1 + error).sqrt() - 1)
 
 
 def unexplained(values: Tensor, wanted: Tensor) -> Tensor:
@@ -335,11 +403,11 @@ def train_embedder(
     batch: int,
     report: Callable[[Progress], None],
     begin: Path | None = None,
-    stages: bool = False,
+    blocks: bool = False,
 ) -> int:
     """Train in folder `out`; leaves embedder.safetensors (fp16, EMA) and log.csv there. Returns the step reached.
 
-    A new run begins with the weights of `begin`, if given; with `stages`, each stage learns by itself.
+    A new run begins with the weights of `begin`, if given; with `blocks`, each block learns by itself.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
@@ -351,8 +419,8 @@ def train_embedder(
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         save_embedder(kept, out / "embedder.safetensors")
-        draw_run(out, ("early", "middle", "late", "vectors") if stages else ("clean", "poor", "hints"))
+        draw_run(out, ("early", "middle", "late", "vectors") if blocks else ("clean", "poor", "hints"))
 
-    settings = {"batch": batch, "faces": len(data.pictures), "teacher": float(data.centres.sum()), "stages": stages}
-    loss = make_loss(data, teacher, batch, stages)
+    settings = {"batch": batch, "faces": len(data.pictures), "teacher": float(data.centres.sum()), "blocks": blocks}
+    loss = make_loss(data, teacher, batch, blocks)
     return train(trainee, loss, out, plan, teacher.device, save, report, settings)

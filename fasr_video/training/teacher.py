@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch.nn import functional as F
 
 from fasr_video.errors import MissingExtra, ModelError
 from fasr_video.offline_openvino import load_openvino
+from fasr_video.recognition.network import SHAPES
 from fasr_video.recognition.openvino_ir import IrNet
 
 SIDE = 128
 LENGTH = 256
-CHANNELS = (64, 128, 128)
-"""Of its maps at 32×32, 16×16 and 8×8."""
+MAPS = tuple((shape.outputs, shape.side, shape.side) for shape in SHAPES)
+"""Shapes of the maps that its blocks end with: the student's."""
 
 
 class Teacher:
@@ -30,12 +32,12 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, faces: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """N×3×128×128 RGB in [0, 1], the canonical frame → (N×256, the maps at 32×32, 16×16 and 8×8)."""
+        """N×3×128×128 RGB in [0, 1], the canonical frame → (N×256, the map of each block)."""
         if self._compiled is None:
             vectors, *maps = self._net(faces)
             return vectors, list(maps)
         found = self._compiled([faces.float().contiguous().numpy()])
-        vectors, *maps = (torch.from_numpy(found[i].copy()) for i in range(1 + len(CHANNELS)))
+        vectors, *maps = (torch.from_numpy(found[i].copy()) for i in range(1 + len(MAPS)))
         return vectors, list(maps)
 
     def vectors(self, faces: Tensor) -> Tensor:
@@ -60,20 +62,17 @@ class _WithMaps(nn.Module):
 
 
 def _maps_of(net: IrNet, xml: Path) -> tuple[str, ...]:
-    """Return the names of the last layer and of those whose maps are the last of their size."""
-    sizes = {32: "", 16: "", 8: ""}
+    """Return the names of the last layer and of those that blocks end with: a sum or product that nothing is added to."""
+    ends = []
+    for layer, following in pairwise(net.layers):
+        if layer.kind == "Eltwise" and following.kind != "Eltwise":
+            ends.append(layer.name)
+    names = (net.layers[-1].name, *ends)
     with torch.no_grad():
-        names = [layer.name for layer in net.layers]
-        values = net(torch.zeros(1, 3, SIDE, SIDE), names)
-    for layer, value in zip(net.layers, values, strict=True):
-        if layer.kind == "Eltwise" and value.shape[-1] in sizes:
-            sizes[value.shape[-1]] = layer.name
-    shown = dict(zip(names, values, strict=True))
-    if values[-1].shape[1] != LENGTH or not all(sizes.values()):
+        vectors, *maps = net(torch.zeros(1, 3, SIDE, SIDE), names)
+    if vectors.shape[1] != LENGTH or tuple(tuple(m.shape[1:]) for m in maps) != MAPS:
         raise ModelError(xml, "its layers are not the teacher's", "give face-reidentification-retail-0095.xml")
-    if tuple(shown[name].shape[1] for name in sizes.values()) != CHANNELS:
-        raise ModelError(xml, "its maps are not the teacher's", "give face-reidentification-retail-0095.xml")
-    return names[-1], *sizes.values()
+    return names
 
 
 def _compile(net: _WithMaps) -> Any:
