@@ -13,6 +13,8 @@ STEM = 64
 HEAD = 512
 REDUCTION = 8
 """Of a gate: it sums up this many channels in one."""
+LIMIT = 16.0
+"""Maps stay within this: of faces they do by themselves, of other pictures they would grow from block to block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self.body(x)
-        return x + made if self.adds else made
+        whole = x + made if self.adds else made
+        return whole.clamp(-LIMIT, LIMIT)
 
 
 class EmbedderNet(nn.Module):

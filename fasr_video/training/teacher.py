@@ -62,7 +62,7 @@ class _WithMaps(nn.Module):
 
 
 def _maps_of(net: IrNet, xml: Path) -> tuple[str, ...]:
-    """Return the names of the last layer and of those that blocks end with: a sum or product that nothing is added to."""
+    """Return the names of the last layer and of those that blocks end with: sums or products that are not added to."""
     ends = []
     for layer, following in pairwise(net.layers):
         if layer.kind == "Eltwise" and following.kind != "Eltwise":
