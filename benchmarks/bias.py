@@ -212,8 +212,8 @@ NOTE = f"""Every table is of people who were never trained on. One threshold for
 gives FPIR {FPIR:g} over all searches without the own photograph; FMR within a group, as a multiple of {FMR:g}, at the
 one that gives that over all pairs: 3 means that two people of this group are taken for one three times as often as
 any two. In brackets: 95 % bands by drawing the group's people anew, thresholds as they are. Labels are CelebA's, of
-the probe; thirds go by how far the nose lies from the middle of the eyes. A label that is not here, such as skin,
-origin or age, was not in the data: nothing is known of these, and celebrities are not the people of your footage."""
+the probe; thirds go by how far the nose lies from the middle of the eyes. Race and age are no labels of CelebA's:
+[bias_groups](bias_groups.md) has them, with people of FairFace. Celebrities are not the people of your footage."""
 
 
 def main() -> None:

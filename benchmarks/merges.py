@@ -1,67 +1,167 @@
-"""Ways to merge a person's poor faces into one feature: the Feature Combiner beside means.
+"""Ways to merge a person's poor faces into one feature: Feature Combiners beside means.
 
-python benchmarks/merges.py [--faces FILE.tar]
+python benchmarks/merges.py [--combiner FILE]… [--people N] [--faces FILE.tar]
 
-Each person's first photo at full resolution is the gallery; the others, at 16×16, are the probe. With a stranger, one
-more face of somebody else is among them, as when a tracker has mixed two people up.
+Each person's first photograph at full size is the gallery; the others, at 16×16, are the probe.
+With a stranger, one more face of somebody else is among them, as when a tracker has mixed two
+people up. Beside the Feature Combiner in the package each `--combiner` is another one.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from results import Table
+from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.box import boxed
-from fasr_video.evaluation.open_set import rank_and_area
-from fasr_video.recognition.combiner import load_combiner, mean, robust_mean, weighted_mean
+from fasr_video.evaluation.open_set import Scores, rank_and_area
+from fasr_video.evaluation.significance import paired_t
+from fasr_video.recognition.combiner import (
+    FeatureCombiner,
+    load_combiner,
+    mean,
+    robust_mean,
+    weighted_mean,
+)
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.faces import read_faces, views
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
+SIDE = 16
+MEAN = "mean"
 Merge = Callable[[Tensor, Tensor], Tensor]
 """(K×D features, K norms) → D."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--faces", type=Path, default=DATA)
-    args = parser.parse_args()
-    combiner = load_combiner(boxed("combiner.safetensors"))
-    merges: dict[str, Merge] = {
+@dataclass(frozen=True)
+class Set:
+    """Several people's features."""
+
+    gallery: Tensor
+    """P×D: of each person's first photograph at full size."""
+    small: Tensor
+    """M×D: of all photographs, brought down."""
+    norms: Tensor
+    groups: list[list[int]]
+    """The rows of each person; the first is the gallery's."""
+
+
+def combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str, FeatureCombiner]:
+    """Return the Feature Combiner in the package and those of the files, by name."""
+    found: dict[str, FeatureCombiner] = {}
+    for file in (boxed("combiner.safetensors"), *files):
+        combiner = load_combiner(file)
+        if combiner.source.sha256 != embedder.sha256:
+            raise SystemExit(
+                f"{file}: made for another embedder; train it on features of the one in the package"
+            )
+        margin = "unknown" if combiner.margin is None else f"{combiner.margin:g}"
+        where = (
+            "in the package"
+            if file == boxed("combiner.safetensors")
+            else f"{file.parent.name}/{file.name}"
+        )
+        found[f"Feature Combiner, eta {combiner.eta:g}, margin {margin} ({where})"] = combiner
+    return found
+
+
+def merges(of: dict[str, FeatureCombiner]) -> dict[str, Merge]:
+    """Return all ways to merge, by name."""
+    found: dict[str, Merge] = {
         "one face alone": lambda f, n: f[0],
-        "mean": lambda f, n: mean(f),
+        MEAN: lambda f, n: mean(f),
         "weighted by the feature's norm": weighted_mean,
         "geometric median": lambda f, n: robust_mean(f),
-        f"Feature Combiner, eta {combiner.eta:g}": lambda f, n: combiner.combine(f),
     }
-    faces, _ = read_faces([args.faces])
+    for name, combiner in of.items():
+        found[name] = lambda f, n, combiner=combiner: combiner.combine(f)
+    return found
+
+
+def merged(merge: Merge, people: Set, stranger: bool) -> Tensor:
+    """Return each person's merged feature, P×D; a stranger is the person before, and last."""
+    found = []
+    for k, own in enumerate(people.groups):
+        rows = own[1:] + ([people.groups[k - 1][1]] if stranger else [])
+        found.append(merge(people.small[rows], people.norms[rows]))
+    return torch.stack(found)
+
+
+def cosines(features: Tensor, people: Set) -> Scores:
+    """Return how near each merged feature comes to the true one."""
+    return (features.double() * people.gallery.double()).sum(1).numpy()
+
+
+def compared(found: Scores, plain: Scores) -> list[str]:
+    """Return the mean gain over the plain mean, Student's t and p of the pairs."""
+    gains = found - plain
+    t, p = paired_t(gains)
+    return [f"{gains.mean():+.4f}", f"{t:.2f}", f"{p:.1e}" if p else "< 1e-300"]
+
+
+def read_people(file: Path, embedder: BuiltinEmbedder, count: int | None) -> Set:
+    faces, _ = read_faces([file])
+    groups = [own for own in faces.people.values() if len(own) >= 3][:count]
+    rows = [row for own in groups for row in own]
+    number = {row: k for k, row in enumerate(rows)}
+    pictures = views(faces.pictures[rows], 128, False, torch.Generator())
+    own = [[number[row] for row in group] for group in groups]
+    small, norms = embedder.embed(enlarge(shrink(pictures, SIDE), 128))
+    gallery, _ = embedder.embed(pictures[[group[0] for group in own]])
+    return Set(gallery, small, norms, own)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--combiner", type=Path, action="append", default=[], metavar="FILE")
+    parser.add_argument("--faces", type=Path, default=DATA)
+    parser.add_argument("--people", type=int, help="only the first ones")
+    args = parser.parse_args()
     embedder = BuiltinEmbedder()
-    pictures = views(faces.pictures, 128, False, torch.Generator())
-    groups = [g for g in faces.people.values() if len(g) >= 3]
-    features, norms = embedder.embed(enlarge(shrink(pictures, 16), 128))
-    gallery, _ = embedder.embed(pictures[[g[0] for g in groups]])
-    columns = ("merged by", "Rank-1", "AUC", "cosine to the gallery", "Rank-1 with a stranger", "AUC with a stranger")
-    title = f"Merging 16×16 faces: {len(groups)} people, {sum(len(g) - 1 for g in groups) / len(groups):.1f} faces each"
-    table = Table("merges", title, "`python benchmarks/merges.py`", columns)
-    for name, merge in merges.items():
-        cells: list[float] = []
-        for mixed in (False, True):
-            probes = []
-            for k, g in enumerate(groups):
-                rows = g[1:] + ([groups[k - 1][1]] if mixed else [])
-                probes.append(merge(features[rows], norms[rows]))
-            merged = torch.stack(probes)
-            cells += rank_and_area((merged @ gallery.T).numpy())
-            if not mixed:
-                cells.append(float((merged * gallery).sum(1).mean()))
-        table.row([name, f"{cells[0]:.3f}", f"{cells[1]:.4f}", f"{cells[2]:.3f}", f"{cells[3]:.3f}", f"{cells[4]:.4f}"])
-    table.note("People are CelebA's validation part, never trained on.")
+    ways = merges(combiners(args.combiner, embedder))
+    people = read_people(args.faces, embedder, args.people)
+    of_each = sum(len(own) - 1 for own in people.groups) / len(people.groups)
+    title = f"Merging {SIDE}×{SIDE} faces: {len(people.groups)} people, {of_each:.1f} faces each"
+    columns = [
+        "merged by",
+        "cosine to the true feature",
+        "gain on the mean",
+        "t",
+        "p",
+        "Rank-1",
+        "AUC",
+    ]
+    table = Table(
+        "merges", title, command_line(), [*columns, "Rank-1 with a stranger", "AUC with a stranger"]
+    )
+    plain = cosines(merged(ways[MEAN], people, False), people)
+    for name, merge in ways.items():
+        alone, mixed = (merged(merge, people, stranger) for stranger in (False, True))
+        near = cosines(alone, people)
+        tested = compared(near, plain) if name != MEAN else ["", "", ""]
+        ranks = [
+            rank_and_area((features @ people.gallery.T).numpy()) for features in (alone, mixed)
+        ]
+        cells = [cell for rank, area in ranks for cell in (f"{rank:.3f}", f"{area:.4f}")]
+        table.row([name, f"{near.mean():.4f}", *tested, *cells])
+    table.note(
+        "People are CelebA's validation part, never trained on. The true feature is that of the "
+        "person's first photograph at full size, which is none of the merged ones. t and p "
+        "(two-sided): paired t-test over people of the cosine against the mean's."
+    )
+    table.note(
+        "Each Feature Combiner is used with the eta that it was trained with. Its margin is that "
+        "of the triplet loss, by default just above the gap that the plain mean leaves between a "
+        "stranger and the person (`train combiner` prints both)."
+    )
     table.write()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,8 @@ from fasr_video.training.combiner import (
     Part,
     distances,
     draw_triplets,
-    measured_margin,
+    margin_above,
+    measured_gap,
     plain_mean,
     split,
     train_combiner,
@@ -220,12 +222,14 @@ def test_robust_mean_has_the_least_sum_of_distances() -> None:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def test_weights_come_back_with_eta_length_and_source(tmp_path: Path) -> None:
+def test_weights_come_back_with_eta_length_source_and_margin(tmp_path: Path) -> None:
     combiner, file = make(0.25), tmp_path / "combiner.safetensors"
+    combiner.margin = 0.495
     save(combiner, file)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
     loaded = load_combiner(file)
     assert (loaded.eta, loaded.length, loaded.source, loaded.training) == (0.25, LENGTH, SOURCE, False)
+    assert loaded.margin == 0.495
     features = random(5, LENGTH)
     assert torch.allclose(loaded.combine(features), combiner.combine(features), atol=2e-3)
     assert not close(loaded.combine(features), FeatureCombiner(LENGTH).combine(features))
@@ -249,7 +253,10 @@ def test_files_that_are_no_combiner_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"eta": 2}, {"eta": "much"}, {"length": -1}, {"length": 64}, {"source": None}, {"source": {"a": 1}}],
+    [
+        *({"eta": 2}, {"eta": "much"}, {"length": -1}, {"length": 64}),
+        *({"source": None}, {"source": {"a": 1}}, {"margin": "wide"}),
+    ],
     ids=str,
 )
 def test_damaged_headers_are_refused(change: dict[str, object], tmp_path: Path) -> None:
@@ -294,14 +301,14 @@ def test_a_trained_combiner_beats_the_plain_mean_on_people_it_has_not_seen(tmp_p
     assert float(rows[0]["cosine"]) == pytest.approx(float(rows[0]["cosine_mean"]), abs=1e-6)
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert float(rows[summary.best.epoch]["validation_loss"]) == min(float(r["validation_loss"]) for r in rows)
-    assert len(lines) == summary.epochs + 1 and f"margin {summary.margin}" in lines[0]
+    assert len(lines) == summary.epochs + 1
     assert Image.open(tmp_path / "curves.png").size[0] > 100
     assert {p.name for p in tmp_path.iterdir()} == {"combiner.safetensors", "curves.png", "log.csv", "state.pt"}
 
     unseen = split(synthetic(), seed=0).validation
     triplets = draw_triplets(unseen, torch.Generator().manual_seed(7))
     combiner = load_combiner(tmp_path / "combiner.safetensors")
-    assert combiner.source == SOURCE
+    assert (combiner.source, combiner.margin) == (SOURCE, summary.margin)
     with torch.no_grad():
         near, _ = distances(combiner, unseen, triplets)
     near_mean, _ = distances(plain_mean, unseen, triplets)
@@ -358,10 +365,23 @@ def test_the_margin_is_just_above_the_gap_of_the_plain_mean() -> None:
     part, triplet = Part(hr, lr, torch.tensor([0, 0, 1, 1])), torch.tensor([[0, 1, 2]])
     positive = torch.tensor([2.0, 1.0]) / math.sqrt(5)
     gap = 2 - float((lr[0] - positive).norm())
-    margin = measured_margin(part, triplet)
+    assert measured_gap(part, triplet) == pytest.approx(gap)
+    margin = margin_above(gap)
     assert gap + 0.01 <= margin <= gap + 0.011
     assert round(margin, 3) == margin
-    assert measured_margin(Part(hr, -lr, part.person), triplet) == 0.01, "strangers nearer than the person: no gap"
+    nearer = measured_gap(Part(hr, -lr, part.person), triplet)
+    assert nearer < 0 and margin_above(nearer) == 0.01, "strangers nearer than the person: no gap"
+
+
+@pytest.mark.parametrize("eta", [0.1, 1.0])
+def test_training_says_the_gap_the_margin_above_it_and_eta(eta: float, tmp_path: Path) -> None:
+    lines: list[str] = []
+    summary = train_combiner(synthetic(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append)
+    line = re.search(r"gap (\S+), margin (\S+), eta (\S+)$", lines[0])
+    assert line is not None
+    gap, margin = float(line[1]), float(line[2])
+    assert gap + 0.01 <= margin <= gap + 0.0111
+    assert (margin, float(line[3])) == (summary.margin, eta)
 
 
 def test_the_margin_can_be_given_and_training_stops_when_nothing_improves(tmp_path: Path) -> None:

@@ -43,11 +43,16 @@ class FeatureCombiner(nn.Module):
     delta tells its first input from its second, so the order within a pair matters, unless eta is 0.
     """
 
-    def __init__(self, length: int = LENGTH, eta: float = ETA, source: Source = UNKNOWN) -> None:
+    margin: float | None
+    """Of the triplet loss that it was trained with; None where that is not known."""
+
+    def __init__(
+        self, length: int = LENGTH, eta: float = ETA, source: Source = UNKNOWN, margin: float | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= eta <= 1:
             raise SettingsError(f"eta {eta}", "outside 0-1", "give the weight of the learned correction, 0 to 1")
-        self.length, self.eta, self.source = length, eta, source
+        self.length, self.eta, self.source, self.margin = length, eta, source, margin
         last = nn.Linear(512, length)
         # From a random start the correction is some ten times as long as the mean. From zero the combiner starts as the
         # mean of the pair, and the gap that the margin is measured by is the gap that it starts with.
@@ -141,9 +146,10 @@ def unit_rows(features: Tensor, length: int | None = None) -> Tensor:
 
 
 def save(combiner: FeatureCombiner, path: Path) -> None:
-    """Weights in float16, and beside them eta, the length, and what embedder they are for."""
+    """Weights in float16, and beside them eta, the length, the margin, and what embedder they are for."""
     tensors = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in combiner.state_dict().items()}
-    header = {"format": FORMAT, "eta": combiner.eta, "length": combiner.length, "source": asdict(combiner.source)}
+    header = {"format": FORMAT, "eta": combiner.eta, "length": combiner.length, "margin": combiner.margin}
+    header["source"] = asdict(combiner.source)
     # A single entry: safetensors writes several in any order, and equal weights should be equal files.
     write_whole(path, lambda partial: save_file(tensors, partial, {"header": json.dumps(header)}))
 
@@ -159,7 +165,13 @@ def fingerprint(combiner: FeatureCombiner) -> str:
 def load_combiner(path: Path) -> FeatureCombiner:
     header = _read_header(path)
     try:
-        combiner = FeatureCombiner(int(header["length"]), float(header["eta"]), Source(**header["source"]))
+        margin = header.get("margin")
+        combiner = FeatureCombiner(
+            int(header["length"]),
+            float(header["eta"]),
+            Source(**header["source"]),
+            None if margin is None else float(margin),
+        )
     except (KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
         raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error
     load_state(combiner, path)

@@ -163,10 +163,11 @@ def train_combiner(
     length = features.hr.shape[1]
     with _seeded(seed, 0, place) as generator:
         fixed, trial = draw_triplets(validation, generator), draw_triplets(train, generator)
-        net = FeatureCombiner(length, eta, features.source).to(place)
-    margin = measured_margin(train, trial) if margin is None else margin
+        gap = measured_gap(train, trial)
+        margin = margin_above(gap) if margin is None else margin
+        net = FeatureCombiner(length, eta, features.source, margin).to(place)
     people = f"{train.people} people for training, {validation.people} for validation"
-    report(f"{people}, {parts.single} with a single photo left out; margin {margin}")
+    report(f"{people}, {parts.single} with a single photo left out; gap {gap:.4f}, margin {margin}, eta {eta:g}")
 
     settings = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
     settings |= {"photos": len(features.hr), "length": length, "sum": float(features.hr.sum() + features.lr.sum())}
@@ -248,11 +249,15 @@ def plain_mean(first: Tensor, second: Tensor) -> Tensor:
     return F.normalize(first + second, dim=1)
 
 
-def measured_margin(part: Part, triplets: Tensor) -> float:
-    """Just above the gap between strangers and the person that the plain mean leaves, as the paper chose its 0.495."""
+def measured_gap(part: Part, triplets: Tensor) -> float:
+    """Return how much farther strangers are than the person, on average, by the plain mean, where training begins."""
     near, far = distances(plain_mean, part, triplets)
-    gap = max(0.0, float((far - near).mean()))
-    return math.ceil((gap + ABOVE_GAP) * 1000) / 1000
+    return float((far - near).mean())
+
+
+def margin_above(gap: float) -> float:
+    """Return the margin just above a gap, as the paper chose its 0.495."""
+    return math.ceil((max(0.0, gap) + ABOVE_GAP) * 1000) / 1000
 
 
 def _check(epochs: int, patience: int, margin: float | None, batch: int) -> None:

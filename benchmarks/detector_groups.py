@@ -1,0 +1,175 @@
+"""Whom the builtin detector misses more often: recall by race, gender and age, at three sizes.
+
+python benchmarks/detector_groups.py [--people 2658] [--data ../shared/data]
+
+FairFace's photographs are shrunk and each laid somewhere on a piece of a picture without a face.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from fairface import AGE, GENDER, RACE, Flags, groups_of, read_unseen
+from footage import DATA, find_data
+from numpy.typing import NDArray
+from results import Table, command_line, share
+from torch import Tensor
+
+from fasr_video.boxes import iou_matrix
+from fasr_video.configs import settings
+from fasr_video.pipeline.detect import Detector, open_detector
+from fasr_video.sr.degradation import shrink
+from fasr_video.sr.methods import as_image
+from fasr_video.training.detector_data import read_scenes
+from fasr_video.training.faces import read_faces, views
+from fasr_video.types import Image
+
+SIDES = (16, 24, 48)
+"""px of the whole photograph; the face in it is a little smaller."""
+FRAME = 256
+"""px of the square picture that a face is laid on."""
+MATCH = 0.4
+BATCH = 32
+PLAIN_SIDE = 64
+"""px at which the usual box is found out."""
+GREY = 127
+KINDS = (RACE, GENDER, AGE)
+Box = NDArray[np.float64]
+"""x1, y1, x2, y2."""
+
+
+def laid(face: Image, ground: Image, left: int, top: int) -> Image:
+    """Return the ground with the face on it."""
+    found = ground.copy()
+    found[top : top + len(face), left : left + len(face)] = face
+    return found
+
+
+def usual_box(detector: Detector, faces: Sequence[Image]) -> Box:
+    """Return the median box that the detector draws in canonical faces, in shares of their side."""
+    ground = np.full((FRAME, FRAME, 3), GREY, np.uint8)
+    boxes = []
+    for face in faces:
+        at = (FRAME - len(face)) // 2
+        found = detector.detect([laid(face, ground, at, at)])[0]
+        if len(found.boxes):
+            boxes.append((found.boxes[0] - at) / len(face))
+    if not boxes:
+        raise SystemExit(
+            "the detector found none of the photographs that tell where it draws its boxes"
+        )
+    return np.asarray(np.median(boxes, axis=0), np.float64)
+
+
+def piece(scene: Image, side: int, rng: np.random.Generator) -> Image:
+    """Return a square cut out of the scene at random; a smaller scene is enlarged first."""
+    least = min(scene.shape[:2])
+    if least < side:
+        rows, columns = (int(np.ceil(n * side / least)) for n in scene.shape[:2])
+        scene = np.asarray(
+            cv2.resize(scene, (columns, rows), interpolation=cv2.INTER_CUBIC), np.uint8
+        )
+    top, left = (int(rng.integers(n - side + 1)) for n in scene.shape[:2])
+    return np.ascontiguousarray(scene[top : top + side, left : left + side])
+
+
+def frames(
+    faces: Sequence[Image], scenes: Sequence[Image], box: Box, first: int
+) -> Iterator[tuple[Image, Box]]:
+    """Yield each face on a piece of a scene, and its box; `first` numbers the first face."""
+    for number, face in enumerate(faces, first):
+        side = len(face)
+        rng = np.random.default_rng([side, number])
+        ground = piece(scenes[rng.integers(len(scenes))], FRAME, rng)
+        left, top = (int(v) for v in rng.integers(0, FRAME - side + 1, 2))
+        yield laid(face, ground, left, top), box * side + np.array([left, top, left, top])
+
+
+def found_faces(
+    detector: Detector, pictures: Tensor, side: int, scenes: Sequence[Image], box: Box
+) -> Flags:
+    """Return which of N×3×128×128 uint8 faces the detector finds at this size."""
+    hits = []
+    for first in range(0, len(pictures), BATCH):
+        small = as_images(shrink(pictures[first : first + BATCH].float() / 255, side))
+        made = list(frames(small, scenes, box, first))
+        found = detector.detect([frame for frame, _ in made])
+        for faces, (_, wanted) in zip(found, made, strict=True):
+            hits.append(bool(iou_matrix(faces.boxes, wanted[None]).max(initial=0) >= MATCH))
+    return np.array(hits)
+
+
+def as_images(pictures: Tensor) -> list[Image]:
+    return [as_image(picture) for picture in pictures]
+
+
+def usual_faces(file: Path, count: int) -> list[Image]:
+    """Return a photograph of each of so many CelebA people, at the size for the usual box."""
+    faces, _ = read_faces([file])
+    rows = [own[0] for own in list(faces.people.values())[:count]]
+    return as_images(shrink(views(faces.pictures[rows], 128, False, torch.Generator()), PLAIN_SIDE))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--people", type=int, help="only the first ones")
+    parser.add_argument("--data", type=Path, default=DATA)
+    args = parser.parse_args()
+    chosen = settings.load("cpu").detect
+    common = {"weights": None, "device": "cpu", "max_side": chosen.max_side}
+    detector = open_detector("builtin", min_score=chosen.min_score, **common)
+    faces = read_unseen(find_data(args.data / "fairface"), args.people)
+    usual = usual_faces(find_data(args.data / "celeba" / "val-00.tar"), min(200, len(faces)))
+    box = usual_box(detector, usual)
+    scenes = [
+        scene.picture
+        for scene in read_scenes(find_data(args.data / "scenes"), "train")
+        if not len(scene.faces)
+    ]
+    hits = {side: found_faces(detector, faces.pictures, side, scenes, box) for side in SIDES}
+    columns = ("group", "people", *(f"{side} px" for side in SIDES))
+    title = f"Recall of the builtin detector within groups: {len(faces)} people"
+    table = Table("detector_groups", title, command_line(), columns)
+    table.row(["all", len(faces), *(share(hits[side]) for side in SIDES)])
+    for kind, members in groups_of(faces.labels, KINDS).items():
+        for group, which in members.items():
+            table.row([group, int(which.sum()), *(share(hits[side][which]) for side in SIDES)])
+        table.note(worst(kind, hits, members))
+    table.note(
+        f"Share of faces for which the detector draws a box with IoU ≥ {MATCH:g} and a score ≥ "
+        f"{chosen.min_score:g}, with 95 % bands (Wilson). The sizes are of the whole photograph; "
+        f"the face box in it, as the detector draws it in {len(usual)} CelebA photographs on grey "
+        f"(the median), goes from {box[0]:.2f} to {box[2]:.2f} of the width and from {box[1]:.2f} "
+        f"to {box[3]:.2f} of the height."
+    )
+    table.note(
+        "People are FairFace's; the detector was trained on none of them. Race, gender and age "
+        f"are what FairFace's annotators saw. Each face lies anywhere on {FRAME}×{FRAME} px of "
+        f"one of {len(scenes)} pictures without a face; the detector was trained on those "
+        "pictures, and on portraits that were laid on them likewise: footage is harder. "
+        "FairFace's photographs end above the forehead; the rows above repeat the last one."
+    )
+    table.write()
+
+
+def worst(kind: str, hits: dict[int, Flags], members: dict[str, Flags]) -> str:
+    """Return in words which group of a kind is missed most often at each size."""
+    parts = []
+    for side, found in hits.items():
+        recall = {group: float(found[which].mean()) for group, which in members.items()}
+        least, most = min(recall, key=lambda g: recall[g]), max(recall, key=lambda g: recall[g])
+        ratio = (1 - recall[least]) / (1 - recall[most]) if recall[most] < 1 else float("inf")
+        beside = f"{ratio:.1f} times as often as {most}" if np.isfinite(ratio) else f"{most}: never"
+        parts.append(f"{side} px **{least}**, {1 - recall[least]:.1%} ({beside})")
+    return f"Missed most often, by {kind}: " + "; ".join(parts) + "."
+
+
+if __name__ == "__main__":
+    main()
