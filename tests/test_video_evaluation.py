@@ -183,3 +183,26 @@ def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:
     assert found.within(15, 100).faces.tolist() == [20]
     ignored = detection.assign(boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), faces, smallest=15)
     assert [true for _, true, _ in ignored] == [True]
+
+
+def test_an_unsure_face_need_not_be_found_and_is_no_false_alarm() -> None:
+    """The second face is unsure: its detection counts for nothing, and a second one of the first face is wrong."""
+    faces = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    boxes = np.array([[50, 50, 60, 60], [0, 0, 10, 10], [0, 1, 10, 11], [90, 90, 99, 99]], np.float32)
+    scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
+    unsure = np.array([False, True])
+    matched = detection.match(boxes, scores, faces, ~unsure, 0.5)
+    assert matched.tolist() == [detection.UNCOUNTED, 0, detection.FALSE_ALARM, detection.FALSE_ALARM]
+    rows = detection.assign(boxes, scores, faces, unsure=unsure)
+    assert [true for _, true, _ in rows] == [True, False, False]
+    assert [true for _, true, _ in detection.assign(boxes, scores, faces)] == [True, True, False, False]
+
+
+def test_the_window_without_a_face_is_the_largest_that_touches_none() -> None:
+    """A face in the upper left third of 300x200: the right of the picture is larger than what lies below."""
+    face = np.array([[10, 10, 90, 80]], np.float32)
+    rows, columns = detection.window_between((200, 300), face, 96) or (slice(0), slice(0))
+    assert (rows.start, rows.stop, columns.start, columns.stop) == (0, 192, 96, 288)
+    assert detection.window_between((200, 150), face, 96) == (slice(96, 192), slice(0, 128))
+    assert detection.window_between((96, 96), face, 96) is None
+    assert detection.window_between((90, 300), np.zeros((0, 4), np.float32), 96) is None

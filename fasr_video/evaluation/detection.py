@@ -38,25 +38,55 @@ def judged(rows: Sequence[Found], faces: Scores) -> Judged:
     return Judged(table[:, 0], table[:, 1] > 0, table[:, 2], faces)
 
 
-def assign(
-    boxes: Boxes, scores: NDArray[np.float32], faces: Boxes, overlap: float = 0.5, smallest: float = 0.0
-) -> list[Found]:
-    """Each detection of one picture that counts. Greedy, best score first.
+FALSE_ALARM, UNCOUNTED = -1, -2
+"""In place of a face's number: a detection of nothing, and one that is neither right nor wrong."""
 
-    Faces under `smallest` px are ignored both ways: not to be found, and no false alarm when they are; nor are
-    detections under it.
+
+def match(
+    boxes: Boxes, scores: NDArray[np.float32], faces: Boxes, wanted: NDArray[np.bool_], overlap: float
+) -> NDArray[np.intp]:
+    """Return for each detection of one picture the number of its face, FALSE_ALARM or UNCOUNTED.
+
+    Greedy, best score first. Faces that are not wanted need not be found; finding them is UNCOUNTED.
     """
-    sides, wanted = heights(boxes), heights(faces) >= smallest
     overlaps = iou_matrix(boxes, faces) if len(faces) else np.zeros((len(boxes), 0), np.float32)
     free = wanted.copy()
-    counted: list[Found] = []
+    found = np.full(len(boxes), FALSE_ALARM, np.intp)
     for i in np.argsort(-scores, kind="stable"):
         open_to = np.where(free, overlaps[i], 0)
         best = int(open_to.argmax()) if len(faces) else -1
         if best >= 0 and open_to[best] >= overlap:
             free[best] = False
-            counted.append((float(scores[i]), True, float(heights(faces)[best])))
-        elif sides[i] >= smallest and not (overlaps[i][~wanted] >= overlap).any():
+            found[i] = best
+        elif (overlaps[i][~wanted] >= overlap).any():
+            found[i] = UNCOUNTED
+    return found
+
+
+def assign(
+    boxes: Boxes,
+    scores: NDArray[np.float32],
+    faces: Boxes,
+    overlap: float = 0.5,
+    smallest: float = 0.0,
+    unsure: NDArray[np.bool_] | None = None,
+) -> list[Found]:
+    """Each detection of one picture that counts. Greedy, best score first.
+
+    Faces under `smallest` px and unsure ones are ignored both ways: not to be found, and no false alarm when they
+    are; nor are detections under it.
+    """
+    sides, tall = heights(boxes), heights(faces)
+    wanted = tall >= smallest
+    if unsure is not None:
+        wanted &= ~unsure
+    faces_found = match(boxes, scores, faces, wanted, overlap)
+    counted: list[Found] = []
+    for i in np.argsort(-scores, kind="stable"):
+        face = int(faces_found[i])
+        if face >= 0:
+            counted.append((float(scores[i]), True, float(tall[face])))
+        elif face == FALSE_ALARM and sides[i] >= smallest:
             counted.append((float(scores[i]), False, float(sides[i])))
     return counted
 
@@ -82,3 +112,25 @@ def threshold(found: Judged, precision: float) -> float | None:
 
 def recall(found: Judged, score: float = -np.inf) -> float:
     return float(found.true[found.scores >= score].sum() / max(len(found.faces), 1))
+
+
+def window_between(shape: tuple[int, int], faces: Boxes, least: int) -> tuple[slice, slice] | None:
+    """Return rows and columns of the largest window of a picture (height, width) that touches no face.
+
+    Both sides are `least` px or more, in steps of a third of it. None where there is no such window.
+    """
+    step = least // 3
+    taken = np.zeros((shape[0] // step, shape[1] // step), np.bool_)
+    for x1, y1, x2, y2 in faces.clip(min=0):
+        taken[int(y1 // step) : int(-(-y2 // step)), int(x1 // step) : int(-(-x2 // step))] = True
+    sums = np.pad(taken, ((1, 0), (1, 0))).astype(np.int64).cumsum(0).cumsum(1)
+    tops, bottoms = np.triu_indices(len(sums), 3)
+    lefts, rights = np.triu_indices(sums.shape[1], 3)
+    strips = sums[bottoms] - sums[tops]
+    free = strips[:, rights] == strips[:, lefts]
+    cells = (bottoms - tops)[:, None] * (rights - lefts) * free
+    if not cells.any():
+        return None
+    high, wide = np.unravel_index(cells.argmax(), cells.shape)
+    rows = slice(int(tops[high]) * step, int(bottoms[high]) * step)
+    return rows, slice(int(lefts[wide]) * step, int(rights[wide]) * step)
