@@ -17,6 +17,7 @@ from fasr_video import cli
 from fasr_video.box import boxed
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
+from fasr_video.errors import CaseError
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.decisions import decide, standing
@@ -155,7 +156,7 @@ def test_review_page_tells_why(case: Path) -> None:
     assert answer.status_code == 200 and "the embedder sees no face in it" in text
 
 
-def test_resumed_run_decides_by_the_same_numbers(footage: Path, case: Path, tmp_path: Path) -> None:
+def test_resumed_run_decides_by_the_same_numbers_and_embedder(footage: Path, case: Path, tmp_path: Path) -> None:
     without = settings("restore.method=none")
 
     def stop(told: Progress | Stage) -> None:
@@ -164,6 +165,14 @@ def test_resumed_run_decides_by_the_same_numbers(footage: Path, case: Path, tmp_
 
     with pytest.raises(KeyboardInterrupt):
         run([footage], tmp_path / "case", without, listen=stop)
+    with Case.open(tmp_path / "case") as opened:
+        ((own,),) = opened.db.execute("SELECT json_extract(detector, '$.embedder') FROM source").fetchall()
+        other = "UPDATE source SET detector = json_set(detector, '$.embedder', ?)"
+        opened.db.execute(other, ("f" * 64,))
+    with pytest.raises(CaseError, match="begun with another embedder"):
+        run([footage], tmp_path / "case", without)
+    with Case.open(tmp_path / "case") as opened:
+        opened.db.execute(other, (own,))
     run([footage], tmp_path / "case", without)
     keys = ("verdict", "verdict_reason", "evidence", "sightings", "shown", "auxiliaries")
     assert [[t[k] for k in keys] for t in tracks(tmp_path / "case")] == [[t[k] for k in keys] for t in tracks(case)]
