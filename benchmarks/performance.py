@@ -84,7 +84,8 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
     tracklets = Tracklets(make_tracker(), chosen.select, 1)
     _, looking = timed(lambda: [tracklets.look(f, d) for f, d in zip(frames, found, strict=True)])
     tracklets.finish()
-    described = {"name": detector.name, "model_sha256": detector.fingerprint, "licence": "", "landmarks": True}
+    described = {"name": detector.name, "model_sha256": detector.fingerprint, "licence": ""}
+    described |= {"landmarks": True, "embedder": None}
     with open_case(folder, chosen) as case:
         source = records.register_source(case, reader.info, described)
         span: tuple[FrameRef, FrameRef] = (frames[0].ref, frames[-1].ref)

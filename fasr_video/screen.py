@@ -31,6 +31,7 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: P
     code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
     tracks = document["tracks"]
     usable = sum(t["verdict"] == "usable" for t in tracks)
+    no_faces = sum(state_of(t) == "not a face" for t in tracks)
     faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
     frames = sum(s["frames_looked_at"] for s in document["sources"])
     answers = {t["name"]: t["answer"] for t in tracks if t["answer"] is not None}
@@ -44,6 +45,7 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: P
             "faces": faces,
             "tracks": len(tracks),
             "usable": usable,
+            "not_a_face": no_faces,
             "links_proposed": len(document["links"]),
             "searched": len(answers),
             "with_candidates": len(leads),
@@ -64,7 +66,8 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: P
     else:
         say(
             f"{frames} frames, {faces} faces, {len(tracks)} tracks: "
-            f"{usable} usable, {len(tracks) - usable} insufficient"
+            f"{usable} usable, {len(tracks) - usable - no_faces} insufficient"
+            + (f", {no_faces} not a face" if no_faces else "")
         )
     for kind, count in losses.items():
         if count:
@@ -152,7 +155,6 @@ def show(document: dict[str, Any]) -> None:
         )
         for t in document["tracks"]:
             quality = t["shown"]["quality"] if t["shown"] else {}
-            verdict = t["verdict"] if t["verdict"] == "usable" else f"[yellow]insufficient: {t['verdict_reason']}[/]"
             table.add_row(
                 t["name"],
                 _clock(t["start_seconds"]),
@@ -161,7 +163,7 @@ def show(document: dict[str, Any]) -> None:
                 f"{quality.get('eye_px', 0):.1f}",
                 f"{quality.get('total', 0):.2f}",
                 str(len(t["auxiliaries"])),
-                verdict,
+                _verdict(t),
             )
         console.print(table)
     if any(t["restoration"] for t in document["tracks"]):
@@ -190,6 +192,16 @@ def show(document: dict[str, Any]) -> None:
         for p in document["gallery"]:
             table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
         console.print(table)
+
+
+def _verdict(track: dict[str, Any]) -> str:
+    if track["verdict"] == "usable":
+        return "usable"
+    if state_of(track) == "not a face":
+        evidence = track["evidence"]
+        numbers = f"score {evidence['mean_score']:.3f}, norm {evidence['norm']:.2f}"
+        return f"[yellow]not a face: {numbers}[/]"
+    return f"[yellow]insufficient: {track['verdict_reason']}[/]"
 
 
 def _runs(runs: list[dict[str, Any]]) -> Table:

@@ -57,7 +57,10 @@ class Detections:
 
 
 class Reason(StrEnum):
-    """Why a face is, or is not, among the pictures that speak for its track. Each face seen has exactly one."""
+    """Why a face is, or is not, among the pictures that speak for its track. Each face seen has exactly one.
+
+    NOT_A_FACE is said of a whole track: its pictures keep their own reasons.
+    """
 
     LR0 = "lr0"
     AUX = "aux"
@@ -72,6 +75,7 @@ class Reason(StrEnum):
     COVERED = "covered"
     LOW_SCORE = "low_score"
     UNCONFIRMED = "unconfirmed"
+    NOT_A_FACE = "not_a_face"
 
 
 REASON_TEXT = {
@@ -88,6 +92,7 @@ REASON_TEXT = {
     Reason.COVERED: "partly behind another face",
     Reason.LOW_SCORE: "the detector was not sure enough that it is a face",
     Reason.UNCONFIRMED: "too unsure, or seen too few times in a row, to be a track",
+    Reason.NOT_A_FACE: "the detector was unsure, and the embedder sees no face in it",
 }
 
 

@@ -102,7 +102,8 @@ def _source(case: Case, path: str, numbers: range, auxiliaries: int, random: np.
         interlaced=False,
         pixel_aspect=Fraction(1),
     )
-    detector = {"name": "builtin (cpu)", "model_sha256": "d" * 64, "licence": "research use", "landmarks": True}
+    detector: dict[str, object] = {"name": "builtin (cpu)", "model_sha256": "d" * 64}
+    detector |= {"licence": "research use", "landmarks": True, "embedder": "e" * 64}
     source = register_source(case, info, detector)
     segment = Segment(frames=12 * len(numbers))
     number = 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)

@@ -78,6 +78,11 @@ class SelectSettings(_Group):
     min_inside: float = Share
     min_clear: float = Share
     duplicate: float = Share
+    sure_score: float = Share
+    """The mean detector score from which a track is a face whatever the embedder says of it."""
+    min_norm: float = Field(ge=0)
+    """The embedder's norm from which a track is a face however unsure the detector was. It belongs to the embedder
+    in the box: `benchmarks/not_faces.py` measures it anew, and writes it into the presets with --set."""
 
 
 class RecogniseSettings(_Group):

@@ -56,7 +56,7 @@ from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, envir
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 SETTINGS = "settings.yaml"
@@ -78,7 +78,8 @@ CREATE TABLE segment (
 CREATE TABLE track (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL REFERENCES source, tracker_id INTEGER NOT NULL,
     number INTEGER, state TEXT NOT NULL CHECK (state IN ('live', 'done')),
-    verdict TEXT CHECK (verdict IN ('usable', 'insufficient')), verdict_reason TEXT, shown_face INTEGER,
+    verdict TEXT CHECK (verdict IN ('usable', 'insufficient')), verdict_reason TEXT, mean_score REAL, norm REAL,
+    shown_face INTEGER,
     UNIQUE (source, tracker_id));
 CREATE TABLE face (
     id INTEGER PRIMARY KEY, source INTEGER NOT NULL REFERENCES source, track INTEGER REFERENCES track,

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from sqlite3 import Row
 from typing import Any
 
 from fasr_video.errors import CaseError
@@ -16,13 +17,15 @@ from fasr_video.pipeline.decisions import decisions
 from fasr_video.pipeline.links import clusters
 from fasr_video.pipeline.records import looked
 from fasr_video.terminal import plain, readable_json
+from fasr_video.types import Reason
 
 SCHEMA = "fasr-video/case/3"
 MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
 TRACK_COLUMNS = (
     *("id", "name", "source", "source_sha256", "time_source", "start_seconds", "end_seconds"),
     *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
-    *("verdict", "verdict_reason", "auxiliaries", "shown_frame", "shown_pts", "shown_aligned", "shown_native"),
+    *("verdict", "verdict_reason", "mean_score", "norm", "auxiliaries"),
+    *("shown_frame", "shown_pts", "shown_aligned", "shown_native"),
     *(f"shown_{m}" for m in MEASURES),
     *("sr_picture", "sr_disagreement", "sr_conditioned_on", "answer", "threshold", "extrapolated", "remark"),
     *("candidate", "candidate_score", "candidate_ratio", "candidate_support"),
@@ -118,6 +121,7 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
                 "most_eye_px": row["most_eye_px"],
                 "verdict": row["verdict"],
                 "verdict_reason": row["verdict_reason"],
+                "evidence": _evidence(case, row),
                 "faces_by_reason": dict(case.db.execute(counted, (row["id"],)).fetchall()),
                 "shown": _picture(case, row["shown_face"]),
                 "auxiliaries": [_picture(case, f) for f in _auxiliaries(case, row["id"])],
@@ -252,11 +256,27 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
     }
 
 
+def _evidence(case: Case, track: Row) -> dict[str, float] | None:
+    """What it was decided by that it is a face, or not; None where there was no telling."""
+    if track["norm"] is None:
+        return None
+    limits = json.loads(case.meta("settings"))["select"]
+    facts = {"mean_score": track["mean_score"], "norm": track["norm"]}
+    return facts | {name: limits[name] for name in ("sure_score", "min_norm")}
+
+
 def state_of(track: dict[str, Any]) -> str:
-    """What there is to say of a track: candidates, unknown, insufficient, or that nobody has asked."""
+    """What there is to say of a track: candidates, unknown, insufficient, not a face, or that nobody has asked."""
     if track["answer"] is not None:
         return str(track["answer"]["verdict"])
-    return "not searched" if track["verdict"] == "usable" else "insufficient"
+    return not_asked(track["verdict"], track["verdict_reason"])
+
+
+def not_asked(verdict: str, reason: str | None) -> str:
+    """What there is to say of a track that was not searched for."""
+    if reason == Reason.NOT_A_FACE:
+        return "not a face"
+    return "not searched" if verdict == "usable" else "insufficient"
 
 
 def _restoration(case: Case, track: int) -> dict[str, Any] | None:
@@ -326,6 +346,7 @@ def flat(track: dict[str, Any]) -> dict[str, Any]:
     """A track as a line of a table."""
     shown = track["shown"] or {}
     line = {k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)}
+    line |= {k: (track["evidence"] or {}).get(k) for k in ("mean_score", "norm")}
     line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
     line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
     line["auxiliaries"] = len(track["auxiliaries"])

@@ -15,7 +15,7 @@ from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.probes import features
 from fasr_video.pipeline.roles import role as as_role
 from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face
-from fasr_video.types import FaceCrop
+from fasr_video.types import FaceCrop, Reason
 
 LOOKS = "appearance (form and colours; not face recognition)"
 FACES = "face recognition (cosine of pooled features)"
@@ -27,12 +27,13 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     """Propose anew for all finished tracks; what a person decided stays. Returns False where that is done already.
 
     Tracks with a usable face are compared by face, over all sources and times; the others by their looks, with what
-    they follow or what follows them in one source.
+    they follow or what follows them in one source. What is not a face is no person's.
     """
     state = _state(case, settings)
     if case.meta("linked_tracks") == state:
         return False
-    tracks = case.db.execute("SELECT * FROM track WHERE state = 'done'").fetchall()
+    faces_only = "SELECT * FROM track WHERE state = 'done' AND verdict_reason IS NOT ?"
+    tracks = case.db.execute(faces_only, (Reason.NOT_A_FACE,)).fetchall()
     probed = {row["id"]: face for row in tracks if (face := features(case, row["id"]).get(Kind.POOLED)) is not None}
     faces = [_tracklet(case, row, probed[row["id"]]) for row in tracks if row["id"] in probed]
     looks = []

@@ -19,6 +19,7 @@ from fasr_video.pipeline.media import Losses, MediaInfo
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
+from fasr_video.recognition.embedder import Embedder
 from fasr_video.storage import environment
 from fasr_video.trackers import Tracker
 from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
@@ -33,6 +34,8 @@ def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> in
         known = json.loads(row["detector"])
         if row["state"] == "running" and known != detector:
             reason = f"it was begun with another detector ({known['name']}, {known['model_sha256'][:12]}…)"
+            if {**known, "embedder": None} == {**detector, "embedder": None}:
+                reason = f"it was begun with another embedder ({(known['embedder'] or 'none')[:12]}…)"
             raise CaseError(case.folder, reason, "give another --out, or go on with that model")
         return int(row["id"])
     path = str(info.path.absolute())
@@ -109,11 +112,13 @@ def is_done(case: Case, source: int) -> bool:
     return bool(case.db.execute("SELECT state = 'done' FROM source WHERE id = ?", (source,)).fetchone()[0])
 
 
-def take_up(case: Case, source: int, info: MediaInfo, tracker: Tracker, select: SelectSettings) -> Tracklets:
+def take_up(
+    case: Case, source: int, info: MediaInfo, tracker: Tracker, select: SelectSettings, embedder: Embedder | None
+) -> Tracklets:
     """Tracklets as they were after the last finished segment, or new ones."""
     db = case.db
     first_free = 1 + (db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
-    tracklets = Tracklets(tracker, select, first_free)
+    tracklets = Tracklets(tracker, select, first_free, embedder)
     stored = db.execute("SELECT tracker FROM source WHERE id = ?", (source,)).fetchone()["tracker"]
     if stored is None:
         return tracklets
@@ -123,6 +128,8 @@ def take_up(case: Case, source: int, info: MediaInfo, tracker: Tracker, select: 
     live = db.execute("SELECT id, tracker_id FROM track WHERE source = ? AND state = 'live'", (source,)).fetchall()
     for track in live:
         pool = tracklets.pool(track["tracker_id"])
+        for row in db.execute("SELECT score FROM face WHERE track = ? ORDER BY id", (track["id"],)):
+            pool.count(row["score"])
         kept = "SELECT * FROM face WHERE track = ? AND aligned IS NOT NULL ORDER BY id"
         for row in db.execute(kept, (track["id"],)).fetchall():
             crop = FaceCrop(
@@ -202,7 +209,8 @@ def digest(case: Case, source: int) -> str:
     hasher = hashlib.sha256()
     for query in (
         "SELECT * FROM face WHERE source = ? ORDER BY id",
-        "SELECT id, number, state, verdict, verdict_reason, shown_face FROM track WHERE source = ? ORDER BY id",
+        "SELECT id, number, state, verdict, verdict_reason, mean_score, norm, shown_face FROM track"
+        " WHERE source = ? ORDER BY id",
     ):
         for row in case.db.execute(query, (source,)):
             hasher.update(json.dumps(tuple(row)).encode())
@@ -263,11 +271,15 @@ def _end_track(case: Case, track: int, source: int, ended: EndedTrack) -> None:
         db.execute("DELETE FROM track WHERE id = ?", (track,))
         return
     why = None
-    if not ended.usable:
+    if not ended.is_face:
+        why = Reason.NOT_A_FACE
+    elif not ended.usable:
         common = "SELECT reason FROM face WHERE track = ? GROUP BY reason ORDER BY count(*) DESC, reason LIMIT 1"
         why = db.execute(common, (track,)).fetchone()["reason"]
     number = 1 + (db.execute("SELECT max(number) FROM track WHERE source = ?", (source,)).fetchone()[0] or 0)
+    evidence = (None, None) if ended.evidence is None else (ended.evidence.score, ended.evidence.norm)
     db.execute(
-        "UPDATE track SET state = 'done', number = ?, verdict = ?, verdict_reason = ?, shown_face = ? WHERE id = ?",
-        (number, "usable" if ended.usable else "insufficient", why, ended.shown, track),
+        "UPDATE track SET state = 'done', number = ?, verdict = ?, verdict_reason = ?, mean_score = ?, norm = ?,"
+        " shown_face = ? WHERE id = ?",
+        (number, "usable" if why is None else "insufficient", why, *evidence, ended.shown, track),
     )

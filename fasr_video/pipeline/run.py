@@ -29,6 +29,7 @@ from fasr_video.pipeline.case import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.gate import Gate, GateState
+from fasr_video.pipeline.evidence import can_tell
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
@@ -141,7 +142,7 @@ def run(
     worked = False
     with only_writer(out), open_case(out, settings) as case, case.in_a_run(runs_it):
         for reader, before in zip(readers, stamps, strict=True):
-            worked |= _run_source(case, reader, models.detector, settings, sampling, listen, place, before)
+            worked |= _run_source(case, reader, models, settings, sampling, listen, place, before)
         worked |= _after_footage(case, gallery, models, settings, listen)
     return out, worked
 
@@ -298,7 +299,7 @@ def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
 def _run_source(
     case: Case,
     reader: VideoReader,
-    detector: Detector,
+    models: Models,
     settings: Settings,
     sampling: Sampling,
     listen: Listener | None,
@@ -306,12 +307,14 @@ def _run_source(
     before: object,
 ) -> bool:
     """`before` is the footage's `stamp` from before it was hashed: one that changed since is not done."""
-    info = reader.info
+    info, detector = reader.info, models.detector
+    embedder = models.prober.embedder if can_tell(settings) else None
     described = {
         "name": detector.name,
         "model_sha256": detector.fingerprint,
         "licence": detector.licence,
         "landmarks": detector.has_landmarks,
+        "embedder": None if embedder is None else embedder.sha256,
     }
     source = records.register_source(case, info, described)
     if place is not None:
@@ -320,7 +323,7 @@ def _run_source(
         return False
     track = settings.track
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
-    tracklets = records.take_up(case, source, info, tracker, settings.select)
+    tracklets = records.take_up(case, source, info, tracker, settings.select, embedder)
     after = records.where_it_stopped(case, source, info)
     if after is not None:
         with case.transaction():

@@ -51,9 +51,22 @@ class Pool:
     """In the order of time."""
     best_unusable: Candidate | None = None
     """Kept to show what there was, when nothing usable comes."""
+    sightings: int = 0
+    scores: float = 0.0
+    """Sum of the detector's scores over all sightings."""
+
+    @property
+    def mean_score(self) -> float:
+        return self.scores / self.sightings
+
+    def count(self, score: float) -> None:
+        """Note a sighting, whether its face is kept or not."""
+        self.sightings += 1
+        self.scores += score
 
     def offer(self, candidate: Candidate, reason: Reason | None) -> int | None:
         """Take a face in; returns the number of the face that is given up for it, perhaps its own."""
+        self.count(candidate.quality.score)
         if reason is not None:
             worst = self.best_unusable
             if worst is not None and worst.quality.total >= candidate.quality.total:

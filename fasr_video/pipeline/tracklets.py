@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fasr_video.configs.settings import SelectSettings
+from fasr_video.pipeline.evidence import Evidence, weigh
 from fasr_video.pipeline.media import Frame
 from fasr_video.pipeline.quality import cut, measure
-from fasr_video.pipeline.select import POOL_FACTOR, Candidate, Pool, choose, judge
+from fasr_video.pipeline.select import POOL_FACTOR, Candidate, Choice, Pool, choose, judge
+from fasr_video.recognition.embedder import Embedder
 from fasr_video.trackers import Ended, Tracker
 from fasr_video.types import Detections, FaceCrop, FrameRef, Quality, Reason
 
@@ -36,6 +38,9 @@ class EndedTrack:
     shown: int | None
     """The face to show it by: LR0, or the best unusable one."""
     usable: bool
+    evidence: Evidence | None = None
+    """None where there is no telling: no usable face, or other models than those in the box."""
+    is_face: bool = True
 
 
 @dataclass(slots=True)
@@ -54,11 +59,17 @@ class Segment:
 
 
 class Tracklets:
-    """Feed it frames with their detections; take a segment away whenever it should be made safe."""
+    """Feed it frames with their detections; take a segment away whenever it should be made safe.
 
-    def __init__(self, tracker: Tracker, settings: SelectSettings, next_face: int) -> None:
+    With an embedder whose norm tells faces from what is none, tracks of the latter are recognised.
+    """
+
+    def __init__(
+        self, tracker: Tracker, settings: SelectSettings, next_face: int, embedder: Embedder | None = None
+    ) -> None:
         self.tracker = tracker
         self._settings = settings
+        self._embedder = embedder
         self._next_face = next_face
         self._pools: dict[int, Pool] = {}
         self._segment = Segment()
@@ -139,5 +150,16 @@ class Tracklets:
             self._segment.reasons |= choice.reasons
             self._release(faces - choice.kept)
             shown = None if choice.shown is None else choice.shown.face
-            self._segment.ended.append(EndedTrack(track.id, True, shown, bool(pool.usable)))
+            evidence = self._weigh(pool, choice)
+            is_face = evidence is None or evidence.is_face(self._settings)
+            over = EndedTrack(track.id, True, shown, bool(pool.usable), evidence, is_face)
+            self._segment.ended.append(over)
             self.confirmed += 1
+
+    def _weigh(self, pool: Pool, choice: Choice) -> Evidence | None:
+        """Return what speaks for a track's being a face; it is asked of tracks that would be searched for."""
+        if self._embedder is None or not pool.usable:
+            return None
+        kept = choice.kept
+        faces = [c.crop.aligned for c in pool.usable if c.face in kept]
+        return weigh(self._embedder, pool.mean_score, faces)

@@ -104,6 +104,7 @@ def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> l
 
     for source in sources:
         add("finds faces", source["detector"]["model_sha256"], source["detector"]["licence"])
+        add("tells what is no face", source["detector"]["embedder"])
     for models in of_tracks:
         restorer = models["restorer"] or {}
         add("compares faces", models["embedder"])

@@ -81,6 +81,7 @@ def _case(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -
         ("with candidates", states.count("candidates")),
         ("unknown", states.count("unknown")),
         ("insufficient quality", states.count("insufficient")),
+        ("not a face", states.count("not a face")),
         ("not searched", states.count("not searched")),
         ("undecided", sum(not standing(t) for t in tracks)),
     ]

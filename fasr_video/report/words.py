@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fasr_video.pipeline.evidence import explain
 from fasr_video.pipeline.export import state_of
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -76,6 +77,8 @@ def verdict(track: dict[str, Any], searched: dict[str, Any] | None) -> tuple[str
     state, answer = state_of(track), track["answer"]
     if state == "insufficient":
         return "Insufficient quality", _why_insufficient(track)
+    if state == "not a face":
+        return "Not a face", explain(track["evidence"])
     if answer is None or searched is None:
         return "Not searched", "Its faces are usable, but no gallery was searched for them."
     if state == "unknown":

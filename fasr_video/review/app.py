@@ -10,6 +10,7 @@ from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.errors import FasrError
+from fasr_video.pipeline.evidence import explain
 from fasr_video.pipeline.roles import USUAL
 from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
@@ -22,7 +23,7 @@ def make_app(cases: Mapping[str, Path], token: str, port: int) -> Flask:
     app = Flask(__name__)
     app.config["CASES"] = dict(cases)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters.update(clock=clock, ratio=ratio)
+    app.jinja_env.filters.update(clock=clock, ratio=ratio, explain=explain)
     protect(app, token, port)
     app.register_blueprint(pages.pages)
     app.register_blueprint(actions.actions)

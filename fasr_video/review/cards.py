@@ -14,9 +14,10 @@ from sqlite3 import Row
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.case import Case, track_name
 from fasr_video.pipeline.decisions import Agreement, Decision, agreement, all_standing
+from fasr_video.pipeline.export import not_asked
 from fasr_video.review.times import Clock, parse
 
-STATES = ("candidates", "unknown", "not searched", "insufficient")
+STATES = ("candidates", "unknown", "not searched", "insufficient", "not a face")
 DECIDED = ("undecided", "decided", *(str(a) for a in Agreement if a is not Agreement.UNDECIDED))
 
 # One index look-up for each thing that is asked of a track's faces: a long case has millions of them.
@@ -71,7 +72,7 @@ class Card:
     """Names of LR0's pictures."""
     state: str
     why: str | None
-    """Why it is insufficient."""
+    """Why it is insufficient, or not a face."""
     lead: Lead | None
     decisions: tuple[Decision, ...]
     """Those that stand."""
@@ -110,7 +111,7 @@ def _card(case_id: str, row: Row, decided: Sequence[Decision]) -> Card:
         quality=row["total"],
         native=row["native"],
         aligned=row["aligned"],
-        state=row["answered"] or ("not searched" if row["verdict"] == "usable" else "insufficient"),
+        state=row["answered"] or not_asked(row["verdict"], row["verdict_reason"]),
         why=row["verdict_reason"],
         lead=lead,
         decisions=tuple(decided),

@@ -1,0 +1,277 @@
+"""What detectors take for a face and is none: is it recognised, and how many faces does that cost?
+
+python benchmarks/not_faces.py [--data ../shared/data] [--scenes 250] [--negatives 462] [--set]
+
+Each labelled scene is shown for five frames by a shaky camera, so that its faces are tracks, which
+are then judged as in a run; pictures without a face are, too. `--set` writes the limit of the
+embedder's norm that was measured into the presets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+from footage import DATA, REPO, find_data
+from numpy.typing import NDArray
+from results import Table, command_line
+
+from fasr_video.boxes import intersection, iou_matrix
+from fasr_video.configs import settings
+from fasr_video.configs.settings import SelectSettings, Settings
+from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.evidence import Evidence, weigh
+from fasr_video.pipeline.export import tracks as tracks_of
+from fasr_video.pipeline.media import Frame
+from fasr_video.pipeline.quality import cut, measure
+from fasr_video.pipeline.run import Models, open_models, run
+from fasr_video.pipeline.tracklets import EndedTrack, Face, Tracklets
+from fasr_video.trackers import TRACKERS, TrackerSettings
+from fasr_video.training.detector_data import Scene, read_scenes
+from fasr_video.types import Boxes, Detections, FrameRef, Image
+
+FRAMES = 5
+TICK = Fraction(1, 5)  # s between them
+ZOOM, SHIFT, LIGHT, NOISE = 0.05, 2.0, 0.07, 3.0
+"""The shaky camera: factors' logarithm, px, share, grey levels."""
+MATCH = 0.4
+"""Overlap (IoU) with a labelled face from which on a detection is that face."""
+LOST = 0.01
+"""Share of the faces that may be taken for none."""
+WEAK = 0.1
+"""Share of the faces that may have a norm below the limit: with more it would tell little."""
+BANDS = (0, 6, 8, 12, 20)
+"""px between the eyes, at which the rows begin."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A single detection, or a track."""
+
+    is_face: bool
+    eye_px: float
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Shot:
+    image: Image
+    boxes: Boxes
+    """Of everything that is labelled in it."""
+    sure: NDArray[np.bool_]
+
+    def shows_face(self, box: Boxes) -> bool | None:
+        """Return whether a detection (1×4) is a face; None where it only touches what is labelled."""
+        if (iou_matrix(box, self.boxes[self.sure]) >= MATCH).any():
+            return True
+        return None if (intersection(box, self.boxes) > 0).any() else False
+
+
+def shots(scene: Scene, seed: int) -> list[Shot]:
+    """Return the scene as it is, and then as the shaky camera sees it."""
+    generator = np.random.default_rng(seed)
+    size = scene.picture.shape[1::-1]
+    boxes = scene.faces.boxes.astype(np.float32)
+    found = [Shot(scene.picture, boxes, scene.faces.sure)]
+    for _ in range(FRAMES - 1):
+        zoom = float(np.exp(generator.uniform(-ZOOM, ZOOM)))
+        moved = generator.uniform(-SHIFT, SHIFT, 2) + (1 - zoom) * np.array(size) / 2
+        way = np.array([[zoom, 0, moved[0]], [0, zoom, moved[1]]])
+        method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
+        picture = cv2.warpAffine(scene.picture, way, size, flags=method, borderMode=cv2.BORDER_REPLICATE)
+        light = generator.uniform(1 - LIGHT, 1 + LIGHT)
+        noisy = picture * light + generator.normal(0, NOISE, picture.shape)
+        image = np.clip(noisy, 0, 255).astype(np.uint8)
+        there = (zoom * boxes + np.tile(moved, 2)).astype(np.float32)
+        found.append(Shot(image, there, scene.faces.sure))
+    return found
+
+
+def single(shot: Shot, found: Detections, models: Models) -> list[Seen]:
+    """Return the detections of one picture, each as if it were a track."""
+    rows = []
+    for i in range(len(found)):
+        is_face = shot.shows_face(found.boxes[[i]])
+        if is_face is None:
+            continue
+        marks = None if found.landmarks is None else found.landmarks[i]
+        aligned = cut(shot.image, found.boxes[i], marks).aligned
+        quality = measure(shot.image, found, i, aligned)
+        evidence = weigh(models.prober.embedder, quality.score, [aligned])
+        rows.append(Seen(is_face, quality.eye_px, evidence))
+    return rows
+
+
+def tracked(clip: Sequence[Shot], found: Sequence[Detections], models: Models, chosen: Settings) -> list[Seen]:
+    """Return the clip's tracks that would be searched for, but those labelled as neither."""
+    track = chosen.track
+    tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
+    tracklets = Tracklets(tracker, chosen.select, 1, models.prober.embedder)
+    for index, (shot, detections) in enumerate(zip(clip, found, strict=True)):
+        tracklets.look(Frame(FrameRef("0" * 64, index, index, TICK), shot.image, False), detections)
+    tracklets.finish()
+    segment = tracklets.take_segment()
+    rows = []
+    for ended in segment.ended:
+        own = [face for face in segment.faces if face.tracker_id == ended.tracker_id]
+        seen = _as_seen(ended, own, clip)
+        if seen is not None:
+            rows.append(seen)
+    return rows
+
+
+def _as_seen(ended: EndedTrack, own: Sequence[Face], clip: Sequence[Shot]) -> Seen | None:
+    if ended.evidence is None:
+        return None
+    labels = [clip[f.ref.index].shows_face(np.array([f.box], np.float32)) for f in own]
+    eye_px = next(face.quality.eye_px for face in own if face.number == ended.shown)
+    if labels.count(True) > len(labels) / 2:
+        return Seen(True, eye_px, ended.evidence)
+    return Seen(False, eye_px, ended.evidence) if set(labels) == {False} else None
+
+
+def look_at(scenes: Iterable[Scene], models: Models, chosen: Settings) -> tuple[list[Seen], list[Seen]]:
+    """Return single detections and tracks of all scenes."""
+    singles: list[Seen] = []
+    tracks: list[Seen] = []
+    for number, scene in enumerate(scenes):
+        clip = shots(scene, number)
+        found = models.detector.detect([shot.image for shot in clip])
+        singles += single(clip[0], found[0], models)
+        tracks += tracked(clip, found, models, chosen)
+    return singles, tracks
+
+
+def measured_limit(tracks: Sequence[Seen], limits: SelectSettings) -> float:
+    """Return the largest limit of the norm, to a tenth, that loses no more faces than may be."""
+    faces = [t.evidence for t in tracks if t.is_face]
+    limit = float(np.quantile([e.norm for e in faces], WEAK))
+    unsure = sorted(e.norm for e in faces if e.score < limits.sure_score)
+    spare = int(LOST * len(faces))
+    if spare < len(unsure):
+        limit = min(limit, unsure[spare])
+    return float(np.floor(10 * limit) / 10)
+
+
+def area(seen: Sequence[Seen], worth: Callable[[Evidence], float]) -> str:
+    """Return how often a face is worth more than what is none; – where either is missing."""
+    of_faces = np.array([worth(s.evidence) for s in seen if s.is_face])
+    of_others = np.array([worth(s.evidence) for s in seen if not s.is_face])
+    if not len(of_faces) or not len(of_others):
+        return "–"
+    more = (of_faces[:, None] > of_others[None]).mean()
+    equal = (of_faces[:, None] == of_others[None]).mean()
+    return f"{more + equal / 2:.3f}"
+
+
+def row(text: str, seen: Sequence[Seen], limits: SelectSettings) -> list[str]:
+    """Return counts, what is taken for no face, and the areas under the curves."""
+    none = [s for s in seen if not s.evidence.is_face(limits)]
+    counts = []
+    for is_face in (True, False):
+        count = sum(s.is_face is is_face for s in seen)
+        taken = sum(s.is_face is is_face for s in none)
+        counts += [str(count), f"{taken / count:.1%}" if count else "–"]
+    # Both together: a clear face's norm is near 16.
+    worths: tuple[Callable[[Evidence], float], ...] = (
+        lambda e: e.score,
+        lambda e: e.norm,
+        lambda e: e.score + e.norm / 16,
+    )
+    return [text, *counts, *(area(seen, worth) for worth in worths)]
+
+
+def fill(table: Table, seen: Sequence[Seen], limits: SelectSettings) -> None:
+    for low, high in zip(BANDS, (*BANDS[1:], np.inf), strict=True):
+        band = [s for s in seen if low <= s.eye_px < high]
+        if band:
+            table.row(row(f"{low}–{high:g}" if high < np.inf else f"{low}+", band, limits))
+    table.row(row("all", seen, limits))
+
+
+def of_clips(table: Table, folder: Path, models: Models, chosen: Settings) -> None:
+    """Fill in a row for each track of the office clips, the least norm first."""
+    files = sorted(folder.glob("asl_*.mkv"))
+    with tempfile.TemporaryDirectory() as place:
+        out, _ = run(files, Path(place) / "case", chosen, models=models)
+        with Case.open(out) as case:
+            found = [t for t in tracks_of(case) if t["evidence"] is not None]
+    for t in sorted(found, key=lambda t: (t["evidence"]["norm"], t["name"])):
+        evidence = t["evidence"]
+        verdict = "not a face" if t["verdict_reason"] == "not_a_face" else "a face"
+        numbers = [f"{evidence['mean_score']:.3f}", f"{evidence['norm']:.2f}", verdict]
+        eyes = f"{t['shown']['quality']['eye_px']:.0f}"
+        table.row([Path(t["source"]).stem, t["name"], t["sightings"], eyes, *numbers])
+    table.note(f"Every track with a usable face of {len(files)} clips of five signers, the least norm first.")
+
+
+def write_limit(limit: float) -> None:
+    """Into both presets."""
+    for preset in settings.presets():
+        path = REPO / "fasr_video" / "configs" / f"{preset}.yaml"
+        text = path.read_text(encoding="utf-8")
+        line = f"  min_norm: {limit:g}".ljust(25)
+        path.write_text(re.sub(r"(?m)^  min_norm: [\d.]+ *(?=#)", line, text), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--scenes", type=int, help="only the first of the check split")
+    parser.add_argument("--negatives", type=int, help="only the first pictures without a face")
+    parser.add_argument("--set", action="store_true", help="write the measured limit into the presets")
+    args = parser.parse_args()
+    find_data(args.data / "scenes")
+    chosen = settings.load("cpu", ["restore.method=none"])
+    models = open_models(chosen)
+    empty = (s for s in read_scenes(args.data / "scenes", "train") if not len(s.faces))
+    checked = islice(read_scenes(args.data / "scenes", "check"), args.scenes)
+    parts = [look_at(scenes, models, chosen) for scenes in (checked, islice(empty, args.negatives))]
+    singles, tracks = ([*a, *b] for a, b in zip(*parts, strict=True))
+    limit = measured_limit(tracks, chosen.select)
+    if args.set:
+        write_limit(limit)
+        chosen = settings.load("cpu", ["restore.method=none", f"select.min_norm={limit}"])
+    limits = chosen.select
+    areas = ["AUC score", "AUC norm", "AUC both"]
+    columns = ["eyes, px", "faces", "taken for none", "no faces", "recognised", *areas]
+    table = Table("not_faces", "Tracks that are no faces", command_line(), columns)
+    fill(table, tracks, limits)
+    table.note(
+        f"At most {LOST:.0%} of the faces may be lost: with `select.sure_score` "
+        f"{limits.sure_score:g}, `select.min_norm` may be **{limit:g}**; the table is with "
+        f"{limits.min_norm:g}. Pictures of the check split of labelled scenes and pictures without a "
+        f"face, each shown for {FRAMES} frames by a shaky camera, through the detector, tracker and "
+        "selection of a run. Only tracks that would be searched for are judged, and only they are "
+        f"counted. A track is a face where most of its detections overlap a sure label (IoU {MATCH:g} "
+        "or more), none where no detection touches any label; others are left out. The labels are "
+        "another detector's."
+    )
+    table.note(
+        "The embedder was trained on parts of the pictures without a face, not cut by this detector; "
+        "the scenes of the check split it has not seen. Animals' faces count as no faces."
+    )
+    alone = Table("not_faces", "Single detections", "", columns)
+    fill(alone, singles, limits)
+    alone.note(
+        "All detections of the pictures as they are, from a score of "
+        f"{chosen.detect.min_score:g} on, each judged as if it were a track: what the two numbers are "
+        "worth by themselves. No run judges these: a track needs several detections, one with a score "
+        f"of {chosen.track.start_score:g}, and a usable face."
+    )
+    columns = ["clip", "track", "sightings", "eyes, px", "mean score", "norm", "verdict"]
+    footage = Table("not_faces", "Office clips", "", columns)
+    of_clips(footage, find_data(args.data / "clips"), models, chosen)
+    table.write(alone, footage)
+
+
+if __name__ == "__main__":
+    main()

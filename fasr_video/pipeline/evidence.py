@@ -1,0 +1,55 @@
+"""What speaks for a track's being a face at all: detectors also find lamps, labels and prints.
+
+The embedder in the box is trained to give parts of scenes without a face the vector zero, so the
+length of its vector, the norm, tells how much of a face it sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fasr_video.configs.settings import SelectSettings, Settings
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.types import Image
+
+DIGITS = 4
+"""As many are decided by and kept, so that whoever questions a decision sees what it was made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    score: float
+    """Mean of the detector's scores over all sightings of the track."""
+    norm: float
+    """Median of the embedder's norms over the kept faces of the track."""
+
+    def is_face(self, settings: SelectSettings) -> bool:
+        """Return False only where the detector was unsure and the embedder sees no face either."""
+        return self.score >= settings.sure_score or self.norm >= settings.min_norm
+
+
+def weigh(embedder: Embedder, mean_score: float, faces: Sequence[Image]) -> Evidence:
+    """Return the evidence for a track with these faces, 128×128×3 RGB in the canonical frame."""
+    _, norms = embedder.embed(as_tensor(faces))
+    return Evidence(round(mean_score, DIGITS), round(float(np.median(norms.numpy())), DIGITS))
+
+
+def can_tell(settings: Settings) -> bool:
+    """Return whether the models are those in the box, whose scores and norms the limits are of."""
+    detect, recognise = settings.detect, settings.recognise
+    in_the_box = detect.weights is None and recognise.weights is None
+    return in_the_box and (detect.backend, recognise.embedder) == ("builtin", "builtin")
+
+
+def explain(evidence: Mapping[str, float]) -> str:
+    """Return why a track is not a face, from what `export` gives out of its evidence."""
+    score, norm = f"{evidence['mean_score']:.3f}", f"{evidence['norm']:.2f}"
+    return (
+        f"The detector was unsure (mean score {score}, less than {evidence['sure_score']:g}), and "
+        f"the embedder sees no face in it (norm {norm}, less than {evidence['min_norm']:g}). Nothing "
+        "was reconstructed, and nobody was searched for. Models can be wrong: its pictures are kept "
+        "for people to judge."
+    )
