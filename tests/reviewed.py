@@ -15,7 +15,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import probes, records, search
+from fasr_video.pipeline import probes, records, replay, search
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.links import FACES
 from fasr_video.provenance import BANNER
@@ -79,6 +79,8 @@ def made_case(folder: Path, names: Names | None = None) -> Path:
             case.log("probed", {"models": {}, "digests": digests})
             link = "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
             case.db.execute(link, (FACES,))
+            proposed = {"links": 1, "of": case.meta("linked_tracks"), "proposed": replay.proposed_links(case)}
+            case.log("links proposed", proposed)
         _gallery(case, {n.anna: portraits["anna"], n.bert: portraits["bert"]})
     return folder
 
@@ -174,9 +176,9 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         facts |= {"templates": gallery.count(), "generation": gallery.generation}
         listed = search._photographs(gallery)
     asked = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
-    asked |= {"remarks": [], "models": {}}
+    asked |= {"remarks": [], "models": {}, "photographs": replay.photographs_digest_of(listed)}
     with case.transaction():
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         case.db.executemany(insert, listed)
         case.set_meta("searched", json.dumps(asked))
-        case.log("searched", {**asked, "index_made_anew": None, "digest": search.digest(case)})
+        case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})

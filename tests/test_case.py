@@ -20,6 +20,7 @@ from fasr_video.pipeline.records import rows_digest
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
+from tests.cases import propose_link
 from tests.test_cli import called
 
 
@@ -101,7 +102,7 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE meta SET value = '[]' WHERE key = 'linked_tracks'", "what the links were proposed from"),
         (
             "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', 'proposed' FROM track",
-            "links were changed",
+            "link 1 is not in the log",
         ),
     ],
 )
@@ -301,16 +302,14 @@ def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path)
         (track,) = opened.db.execute("SELECT id FROM track LIMIT 1").fetchone()
         with opened.transaction():
             opened.db.execute("INSERT INTO track (id, source, tracker_id, state) VALUES (1000, 1, 1000, 'live')")
-            opened.db.execute(
-                "INSERT INTO link (a, b, score, evidence, state) VALUES (?, 1000, 0.8, 'test', 'proposed')", (track,)
-            )
+        propose_link(opened, track, 1000)
         for decision in ("accepted", "refused", "proposed"):
             decide(opened, 1, decision, "an examiner")
         row = opened.db.execute("SELECT * FROM link").fetchone()
         assert (row["state"], row["decided_by"]) == ("proposed", None)
         assert not [p for c in verify(opened) for p in c.problems if p.startswith("link ")]
         opened.db.execute("UPDATE link SET state = 'accepted', decided_by = 'nobody'")
-        assert [p for c in verify(opened) for p in c.problems if "link 1 is not as it was decided" in p]
+        assert [p for c in verify(opened) for p in c.problems if "link 1 is not as the log has it" in p]
         decided = opened.db.execute("SELECT count(*) FROM log WHERE event = 'link decided'").fetchone()[0]
         assert decided == 3
 

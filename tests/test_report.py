@@ -34,7 +34,7 @@ from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
 from fasr_video.types import AlignedFace
-from tests.cases import LEAD, LOOKED_THROUGH, decide, synthetic
+from tests.cases import LEAD, LOOKED_THROUGH, decide, propose_link, synthetic
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -254,9 +254,7 @@ def test_track_page_counts_its_faces_by_reason(written: Path) -> None:
 
 def test_clusters_link_to_their_tracks(copy: Path) -> None:
     with Case.open(copy) as case:
-        link = "INSERT INTO link (a, b, score, evidence, state) VALUES (1, 4, 0.8, 'face', 'proposed')"
-        number = case.db.execute(link).lastrowid
-        decide_link(case, int(number or 0), "accepted", "R. Viewer")
+        decide_link(case, propose_link(case, 1, 4), "accepted", "R. Viewer")
     html = (write_report(copy) / "index.html").read_text(encoding="utf-8")
     joined = html[html.index("Joined by reviewers") : html.index("Proposed, undecided")]
     assert 'href="T1.html"' in joined and 'href="S2-T1.html"' in joined and "Accepted: 1 of 1" in joined

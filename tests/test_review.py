@@ -450,7 +450,7 @@ def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) ->
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE decision SET verdict = 'insufficient'")
     answer = browser.post("/sign-off", by="Anna", although="on")
-    assert answer.status_code == 500 and "decisions were changed" in answer.text
+    assert answer.status_code == 500 and "decision 1 is not as the log has it (verdict)" in answer.text
     assert not list(folder.glob(f"{SIGNED_OFF}/*"))
 
 

@@ -18,12 +18,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fasr_video import __version__
-from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.errors import CaseError
 from fasr_video.files import make_folder, put_in_place, write_whole
 from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person, problems
+from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person
 from fasr_video.pipeline.export import below_threshold, links
 from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.replay import require
 from fasr_video.pipeline.roles import role as as_role
 from fasr_video.pipeline.verify import NEW, SIGNED_OFF
 from fasr_video.review.cards import Card, cards, ratio
@@ -85,9 +86,7 @@ def signed_off(case: Case) -> list[SignedOff]:
 
 
 def _document(case: Case, by: str, role: str) -> dict[str, Any]:
-    altered = problems(case)
-    if altered:
-        raise IntegrityError(case.folder, altered[0], "see `fasr-video verify`; nothing was signed off")
+    require(case)
     found = cards(case)
     names = {card.id: card.name for card in found}
     searched = case.searched()
