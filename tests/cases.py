@@ -21,7 +21,8 @@ from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.detect.gate import START
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Losses, MediaInfo
-from fasr_video.pipeline.records import register_source, save_segment
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.records import place_source, register_source, save_segment
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
 from fasr_video.sr.restoration import Restoration
 from fasr_video.trackers import TRACKERS, TrackerSettings
@@ -48,7 +49,7 @@ def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> P
         _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random)
         _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
         clock = {"start": "2026-03-01T14:03:00+01:00", "uncertainty_seconds": 2.5, "from": "path"}
-        case.db.execute("UPDATE source SET camera = 'Gate <1>', clock = ? WHERE id = 1", (json.dumps(clock),))
+        place_source(case, 1, Place("Gate <1>", clock))
         people = _gallery(folder / "gallery", random)
         _answers(case, people, random)
         propose_all(case, settings.link)
@@ -174,6 +175,7 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
                 remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
                 search._store(case, row["id"], _answer(kind, found), remark)
                 asked.append(row["id"])
+        case.log("probed", {"models": MODELS, "digests": {r["id"]: probes.digest(case, r["id"]) for r in rows}})
         listed = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         photographs = search._photographs(gallery)
         case.db.executemany(listed, photographs)

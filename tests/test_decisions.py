@@ -114,7 +114,7 @@ CHANGES = {
         "decision 2 is not as the log has it (undone_by, undone_at)"
     ),
     "DELETE FROM decision WHERE id = 2": "decision 2 is in the log and not in the case",
-    "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', 'now')": (
+    "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', '2026-01-01T09Z')": (
         "decision 3 is not in the log"
     ),
     "UPDATE link SET state = 'accepted', decided_by = 'Anna', decided_at = 'now'": (
@@ -164,7 +164,9 @@ def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
 
 
 def test_a_decision_smuggled_into_a_case_without_any_is_found(case: Case) -> None:
-    case.db.execute("INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', 'now')")
+    case.db.execute(
+        "INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', '2026-01-01T09Z')"
+    )
     assert problems(case) == ["decision 1 is not in the log"]
 
 

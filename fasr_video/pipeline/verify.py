@@ -17,11 +17,12 @@ from fasr_video.files import sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline import replay
-from fasr_video.pipeline.case import SETTINGS, Case, chain_hash
+from fasr_video.pipeline.case import SETTINGS, SHAPE, Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest, looked, rows_digest
 from fasr_video.pipeline.search import GALLERY
+from fasr_video.shape import misfit
 from fasr_video.storage import MISREAD
 from fasr_video.vault import given_key
 
@@ -94,8 +95,7 @@ def _database(case: Case) -> Check:
     problems = [r for r in rows if r != "ok"]
     strays = case.db.execute("PRAGMA foreign_key_check").fetchall()
     problems += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
-    added = case.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
-    problems += [f"a {row['type']} was added to the database: {row['name']}" for row in added]
+    problems += [found] if (found := misfit(case.db, SHAPE)) is not None else []
     return Check("database", 1, problems, [])
 
 
