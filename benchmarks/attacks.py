@@ -3,7 +3,8 @@
     python benchmarks/attacks.py [--only WORDS]
 
 Each attack gets an empty folder, makes what it needs there, and says in a line what the program did. `before` is what
-the same function said of commit 9badc4b. Commands are run as processes, each with a limit of time.
+the same function said of commit 9badc4b. Each command runs in a process of its own with a limit of time, forked from
+one that has everything imported.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 from footage import REPO
 from results import Table, command_line
 
 sys.path.insert(0, str(REPO))
+from fasr_video import cli
 from fasr_video.archive import unit as units
 from fasr_video.archive.orders import Order
 from fasr_video.configs import settings as configs
+from fasr_video.custody import commands
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import probes, records
 from fasr_video.pipeline.case import Case, chain_hash
@@ -47,17 +54,44 @@ class Attack:
     """What it said of commit 9badc4b."""
 
 
-def program(*arguments: object, patience: float = PATIENCE) -> tuple[str, str]:
-    """How `fasr-video` with these arguments ended, and all that it printed."""
-    command = [sys.executable, "-m", "fasr_video", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "200"}
+def program(*arguments: object, patience: float = PATIENCE, at: datetime | None = None) -> tuple[str, str]:
+    """How `fasr-video` with these arguments ended, and all that it printed; with `at`, by a clock that says so."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if child == 0:
+            _run(arguments, said.fileno(), at)
+        until = time.monotonic() + patience
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return f"`{arguments[0]}` hangs ({patience:g} s)", ""
+            time.sleep(0.05)
+        said.seek(0)
+        text = said.read()
+    how = f"`{arguments[0]}` ends with {os.waitstatus_to_exitcode(ended[1])}"
+    return f"{how} and a traceback" if "Traceback" in text else how, text
+
+
+def _run(arguments: Sequence[object], said: int, at: datetime | None) -> NoReturn:
+    """In the child: what the command line does, and nothing after it."""
+    code: object = 1
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=patience, cwd="/", env=environment)
-    except subprocess.TimeoutExpired:
-        return f"`{arguments[0]}` hangs ({patience:g} s)", ""
-    said = done.stdout + done.stderr
-    how = f"`{arguments[0]}` ends with {done.returncode}"
-    return f"{how} and a traceback" if "Traceback" in said else how, said
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        sys.argv = ["fasr-video", *map(str, arguments)]
+        if at is not None:
+            clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: at)})
+            setattr(commands, "datetime", clock)  # noqa: B010
+        cli.main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else 0)
 
 
 def change(database: Path, *statements: str) -> None:
@@ -184,19 +218,9 @@ def age(case: Path) -> None:
 
 
 def clock_of_2037(folder: Path) -> str:
-    """The command with another clock in the process, as `faketime` would give it."""
     case = made_case(folder / "case", overrides=("case.retention_days=90",))
-    clock = (
-        "import datetime, sys; real = datetime.datetime\n"
-        "class Clock(real):\n"
-        "    @classmethod\n"
-        "    def now(cls, tz=None): return real(2037, 1, 1, tzinfo=tz)\n"
-        "datetime.datetime = Clock\n"
-        "from fasr_video import cli; cli.main()"
-    )
-    command = [sys.executable, "-c", clock, "purge", str(case), "--yes"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env={**os.environ, "PYTHONPATH": str(REPO)})
-    return f"`purge` ends with {done.returncode}, {there(case)}"
+    purged, _ = program("purge", case, "--yes", at=datetime(2037, 1, 1, tzinfo=UTC))
+    return f"{purged}, {there(case)}"
 
 
 def there(case: Path) -> str:

@@ -260,7 +260,7 @@ def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
 ) -> None:
     with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
         db.execute("UPDATE restoration SET samples = 'no list'")
-    code, out, err = called(capsys, "purge", archive, *NOW)
+    code, out, err = called(capsys, "purge", archive, *NOW, "--search", archive.parent / "in")
     assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and err.count("\n") == 1
     assert (case_of(archive, "b") / DATABASE).is_file() and not (case_of(archive, "a") / DATABASE).exists()
 

@@ -22,7 +22,7 @@ Facts = dict[str, dict[str, Any]]
 _BESIDE = r"(-wal|-shm|-journal)?"
 _NAMES = re.compile(
     rf"case\.sqlite(\.new)?{_BESIDE}|settings\.yaml(\.part)?|purged\.json\.part|report\.sha256(\.sig)?"
-    r"|crops/([0-9a-f]{2})/(\3[0-9a-f]{62}\.(png|aes)(\.part)?|\3[0-9a-f]{62}\.new)"
+    r"|crops/(?P<two>[0-9a-f]{2})/(?P=two)[0-9a-f]{62}\.((png|aes)(\.part)?|new)"
     rf"|gallery/(\.lock|gallery\.sqlite(\.new)?{_BESIDE}|vectors\.(faiss|json)(\.part)?)"
     r"|signed-off/[^/]+\.(json|html)(\.sha256(\.sig)?)?(\.new)?(\.part)?"
     r"|report/(SHA256SUMS|\.unfinished|index\.html|report\.json|tracks\.csv|report\.pdf|README\.txt"

@@ -66,7 +66,7 @@ from fasr_video.storage import (
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 SETTINGS = "settings.yaml"
