@@ -150,6 +150,15 @@ def test_every_reconstruction_stands_under_the_banner_and_none_outside(written: 
     assert not any("econstruction" in alt for alt in page(written, "index").alts)
 
 
+def test_each_page_says_how_its_end_of_the_log_is_checked(
+    case: Path, written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = report_of(written)["log_head"]
+    for path in written.glob("*.html"):
+        assert f"fasr-video verify CASE --head {head}" in Page(path.read_text(encoding="utf-8")).text
+    assert called(capsys, "verify", case, "--head", head)[0] == 0
+
+
 def test_no_word_claims_too_much(written: Path) -> None:
     for path in (*written.glob("*.html"), written / "README.txt", ROOT / "docs" / "report.md"):
         text = Page(path.read_text(encoding="utf-8")).text.lower()
