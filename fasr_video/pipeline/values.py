@@ -160,7 +160,8 @@ def _decision(row: Mapping[str, Any]) -> bool:
 
 
 def _link(row: Mapping[str, Any]) -> bool:
-    return (row["state"] == "proposed") == (row["decided_by"] is None) == (row["decided_at"] is None)
+    undecided = bool(row["state"] == "proposed")
+    return undecided == (row["decided_by"] is None) == (row["decided_at"] is None)
 
 
 def _log(row: Mapping[str, Any]) -> bool:
