@@ -26,7 +26,7 @@ from fasr_video import __version__, box
 from fasr_video.archive.commands import batch_command, search_command, watch_command
 from fasr_video.configs import settings as configs
 from fasr_video.custody.commands import COMMANDS as custody_commands
-from fasr_video.custody.commands import KEY_FILE, ROLE
+from fasr_video.custody.commands import FILE, KEY_FILE, ROLE
 from fasr_video.errors import ExitCode, FasrError, UsageError, exhausted
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
@@ -316,7 +316,8 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 @click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
 @KEY_FILE
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
-def serve_command(cases: tuple[Path, ...], port: int) -> None:
+@click.option("--sign-key", type=FILE, help="Private key, as `keygen` makes it: what is signed off is signed with it.")
+def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None) -> None:
     """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
 
     Ctrl-C ends it.
@@ -324,7 +325,7 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
     from fasr_video.review import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"))
+    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), sign_key)
 
 
 @cli.command("verify")

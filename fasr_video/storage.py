@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from fasr_video.errors import EnvironmentFailure, IntegrityError
@@ -16,6 +19,10 @@ _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT
 _REFUSALS |= {errno.EISDIR, errno.ELOOP}
 MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, sqlite3.Error)
 """What reading a value ends with that no version of ours has written."""
+STEP = 100_000
+STEPS, STEPS_A_BYTE = 100_000_000, 100
+"""Of SQLite's machine, that a statement may take: so many, and so many more for each byte of the file."""
+_ENDLESS = "interrupted"
 _DAMAGE = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
 
 
@@ -33,6 +40,8 @@ def environment(folder: Path) -> Iterator[None]:
         raise
     except sqlite3.DatabaseError as error:
         text = str(error)
+        if _ENDLESS in text:
+            raise _endless(folder) from error
         if "full" in text or "disk I/O" in text:
             raise _full(folder) from error
         if "locked" in text:
@@ -62,15 +71,51 @@ def transaction(database: sqlite3.Connection, folder: Path) -> Iterator[None]:
 
 def tell_damage(error: BaseException | None, damage: Callable[[], str | None], place: Path, remedy: str) -> None:
     """Raise that the database is damaged where that explains the error; any other error stays what it is."""
+    if isinstance(error, sqlite3.Error) and _ENDLESS in str(error):
+        raise _endless(place) from error
     if isinstance(error, MISREAD) and (found := damage()) is not None:
         raise IntegrityError(place, f"its database is damaged ({found})", remedy) from error
+
+
+class Guarded(sqlite3.Connection):
+    """A connection whose statements end, whatever the file holds."""
+
+    file: Path
+
+    def execute(self, *given: Any) -> sqlite3.Cursor:
+        size = sum(size_of(self.file.with_name(self.file.name + end)) for end in ("", "-wal"))
+        steps = (STEPS + STEPS_A_BYTE * size) // STEP
+        # Not a function of ours: Ctrl-C that arrives while one runs would be lost.
+        self.set_progress_handler(chain(repeat(0, steps), repeat(1)).__next__, STEP)
+        return super().execute(*given)
+
+    def executemany(self, *given: Any) -> sqlite3.Cursor:
+        self.set_progress_handler(None, 0)  # many statements, each of a step or two
+        return super().executemany(*given)
+
+
+def connect(path: Path, address: str | None = None, **more: Any) -> Guarded:
+    """Open a database without trusting it; `address` is its URI, where it has to be opened by one."""
+    uri = address is not None
+    database: Guarded = sqlite3.connect(address or path, factory=Guarded, isolation_level=None, uri=uri, **more)
+    database.file = path
+    database.execute("PRAGMA trusted_schema = OFF")
+    return database
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
 
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Without writing a byte of data; also from read-only media."""
     place = quote(str(path.absolute()))
     try:
-        database = sqlite3.connect(f"file:{place}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+        database = connect(path, f"file:{place}?mode=ro", timeout=BUSY_SECONDS)
         database.execute("SELECT count(*) FROM sqlite_master")
     except UnicodeDecodeError as error:  # SQLite's message quotes what it cannot read
         raise sqlite3.DatabaseError("malformed schema") from error
@@ -82,7 +127,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
             reason = "its last changes cannot be read where nothing can be written beside them"
             remedy = "free some space there, or copy its folder to where it may be written"
             raise EnvironmentFailure(path, reason, remedy) from error
-        database = sqlite3.connect(f"file:{place}?immutable=1", uri=True, isolation_level=None)
+        database = connect(path, f"file:{place}?immutable=1")
     return database
 
 
@@ -93,6 +138,11 @@ def close_whole(database: sqlite3.Connection) -> None:
             raise sqlite3.OperationalError("database is locked")
     finally:
         database.close()
+
+
+def _endless(folder: Path) -> IntegrityError:
+    reason = "its database is damaged (a question takes longer than a whole database of its size would)"
+    return IntegrityError(folder, reason, "restore it from a copy; nothing was written")
 
 
 def _full(folder: Path) -> EnvironmentFailure:

@@ -16,12 +16,13 @@ from fasr_video.gallery.probes import Feature, Kind, Probes
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import probes, search
+from fasr_video.pipeline import probes, replay, search
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.detect.gate import START
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.media import Losses, MediaInfo
-from fasr_video.pipeline.records import register_source, save_segment
+from fasr_video.pipeline.place import Place
+from fasr_video.pipeline.records import place_source, register_source, save_segment
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
 from fasr_video.sr.restoration import Restoration
 from fasr_video.trackers import TRACKERS, TrackerSettings
@@ -48,7 +49,7 @@ def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> P
         _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random)
         _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
         clock = {"start": "2026-03-01T14:03:00+01:00", "uncertainty_seconds": 2.5, "from": "path"}
-        case.db.execute("UPDATE source SET camera = 'Gate <1>', clock = ? WHERE id = 1", (json.dumps(clock),))
+        place_source(case, 1, Place("Gate <1>", clock))
         people = _gallery(folder / "gallery", random)
         _answers(case, people, random)
         propose_all(case, settings.link)
@@ -57,13 +58,22 @@ def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> P
 
 def decide(folder: Path, track: int, verdict: str, subject: str | None, by: str, undone_by: str | None = None) -> None:
     with Case.open(folder) as case, case.transaction():
-        row = (track, subject, verdict, "ears & chin", by, now(), undone_by, now() if undone_by else None)
-        case.db.execute(
-            "INSERT INTO decision (track, subject, verdict, reason, by, at, undone_by, undone_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            row,
-        )
-        case.log("decided", {"track": track, "verdict": verdict, "by": by})
+        at = now()
+        made = {"track": track, "subject": subject, "verdict": verdict, "reason": "ears & chin", "by": by, "at": at}
+        made |= {"undone_by": undone_by, "undone_at": at if undone_by else None}
+        columns, places = ", ".join(made), ", ".join(f":{name}" for name in made)
+        number = case.db.execute(f"INSERT INTO decision ({columns}) VALUES ({places})", made).lastrowid
+        case.log("decided", {"id": number, **made, "role": "", "replaces": []})
+
+
+def propose_link(case: Case, a: int, b: int) -> int:
+    """A proposal of this pair, in the log too; returns its number."""
+    with case.transaction():
+        link = "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, 0.9, 'face', 'proposed')"
+        number = case.db.execute(link, (a, b)).lastrowid
+        proposed = replay.proposed_links(case)
+        case.log("links proposed", {"links": 1, "of": case.meta("linked_tracks"), "proposed": proposed})
+    return int(number or 0)
 
 
 def face_like(random: np.random.Generator, height: int, width: int) -> Image:
@@ -166,14 +176,17 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
                 remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
                 search._store(case, row["id"], _answer(kind, found), remark)
                 asked.append(row["id"])
+        case.log("probed", {"models": MODELS, "digests": {r["id"]: probes.digest(case, r["id"]) for r in rows}})
         listed = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
-        case.db.executemany(listed, search._photographs(gallery))
+        photographs = search._photographs(gallery)
+        case.db.executemany(listed, photographs)
         facts = {"id": gallery.id, "generation": gallery.generation, "state": gallery.state, "people": 2}
         question = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
         searched = {"gallery": facts | {"templates": 2, "folder": "gallery"}, "models": MODELS, "question": question}
-        searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked, "photographs": ""}
+        searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked}
+        searched |= {"photographs": replay.photographs_digest_of(photographs)}
         case.set_meta("searched", json.dumps(searched))
-        case.log("searched", {**searched, "index_made_anew": None})
+        case.log("searched", {**searched, "index_made_anew": None, "answers": replay.answers(case)})
 
 
 def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoration:

@@ -29,7 +29,7 @@ from fasr_video.gallery.enrol import enrol, migrate
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.store import DATABASE as GALLERY
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.store import FINISH, Gallery
 from fasr_video.pipeline.case import DATABASE as CASE
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.decisions import decide, undo
@@ -250,7 +250,8 @@ def problems(folder: Path) -> list[str]:
             said.append(f"{facts.name} is of another picture")
     for place in _places(folder, GALLERY):
         with Gallery.open(place, read_only=True) as gallery:
-            said += [f"{c.what}: {p}" for c in check(gallery) for p in c.problems]
+            # One that was cut short is told by `check`, and the same command finishes it.
+            said += [f"{c.what}: {p}" for c in check(gallery) if c.remedy != FINISH for p in c.problems]
     for place in _places(folder, LEDGER):
         with Ledger.read(place) as ledger:
             said += [str(r[0]) for r in ledger.db.execute("PRAGMA integrity_check").fetchall() if r[0] != "ok"]

@@ -15,6 +15,8 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
+from fasr_video.storage import Guarded
+
 
 class Disk:
     """Sees each step of this process below a folder, and lets the fault come before step `at`."""
@@ -34,9 +36,10 @@ class Disk:
         connect = sqlite3.connect
 
         def connected(database: Any, *args: Any, **more: Any) -> sqlite3.Connection:
-            made: sqlite3.Connection = connect(database, *args, **more, factory=_Connection)
+            made: _Connection = connect(database, *args, **more | {"factory": _Connection})
+            made.file = Path(str(database))
             path = str(database).removeprefix("file:").partition("?")[0]
-            if isinstance(made, _Connection) and path.startswith(self.folder):
+            if path.startswith(self.folder):
                 made.disk, made.path = self, path
                 self.databases.append(made)
             return made
@@ -188,7 +191,7 @@ _EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir"}
 _READING = ("select", "pragma", "with", "explain")
 
 
-class _Connection(sqlite3.Connection):
+class _Connection(Guarded):
     """Tells of each statement that writes, and after each commit what the database then holds."""
 
     disk: Disk | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import probes, records, search
+from fasr_video.pipeline import probes, records, replay, search
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.links import FACES
 from fasr_video.provenance import BANNER
@@ -23,6 +24,7 @@ from fasr_video.types import AlignedFace, Image
 from tests.conftest import PORTRAITS
 
 LENGTH = 64
+MODELS = {"embedder": "e", "pooled_by": "mean", "restorer": None}
 CLOCK = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "given"}
 
 LOSSES = {"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0}
@@ -54,7 +56,7 @@ class Seen:
     drawn_from: str = ""
 
 
-def made_case(folder: Path, names: Names | None = None) -> Path:
+def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str] = ()) -> Path:
     """T1 and T2 are seen at once; S2-T1 looks like T1; T2 and S2-T2 are linked; S2-T3 is insufficient."""
     n = names or Names()
     seen = [
@@ -64,7 +66,7 @@ def made_case(folder: Path, names: Names | None = None) -> Path:
         Seen(2, "bert", 10, 14, candidates=[(n.bert, 1.9, ["sr"]), (n.anna, -1.5, [])], drawn_from=n.anna),
         Seen(2, "anna", 20, 21, usable=False),
     ]
-    settings = configs.load("cpu")
+    settings = configs.load("cpu", overrides)
     portraits = {"anna": _portrait("eileen_collins"), "bert": _portrait("grace_hopper")}
     with Case.create(folder, json.loads(settings.model_dump_json()), configs.as_yaml(settings)) as case:
         with case.transaction():
@@ -79,6 +81,8 @@ def made_case(folder: Path, names: Names | None = None) -> Path:
             case.log("probed", {"models": {}, "digests": digests})
             link = "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
             case.db.execute(link, (FACES,))
+            proposed = {"links": 1, "of": case.meta("linked_tracks"), "proposed": replay.proposed_links(case)}
+            case.log("links proposed", proposed)
         _gallery(case, {n.anna: portraits["anna"], n.bert: portraits["bert"]})
     return folder
 
@@ -99,7 +103,8 @@ def _person(name: str, turned: float) -> NDArray[np.float32]:
 
 def _source(case: Case, number: int, path: str, camera: str | None) -> None:
     info: dict[str, Any] = {"path": path, "width": 640, "height": 480, "time_base": "1/1000", "first_pts": 0}
-    info |= {"time_source": "pts", "codec": "h264", "container": "mp4", "colour": "bt709"}
+    info |= {"time_source": "pts", "codec": "h264", "container": "mp4", "colour": "bt709", "orientation": "none"}
+    info |= {"declared_frames": 300, "duration": None}
     detector = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True, "embedder": None}
     sha256 = f"{number:064x}"
     clock = None if camera is None else json.dumps(CLOCK)
@@ -126,11 +131,18 @@ def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -
         _face(case, number, seen.source, second, reason, portrait)
     if not seen.usable:
         return
-    case.db.execute("INSERT INTO probed VALUES (?, '{}', 40)", (number,))
+    case.db.execute("INSERT INTO probed VALUES (?, ?, 40)", (number, json.dumps(MODELS)))
     for kind in ("best", "pooled", "sr"):
         feature = _person(seen.looks, 0.15 * number).tobytes()
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (number, kind, feature))
-    facts = {"method": "fasr++", "sampler": "dpmpp-10", "seed": number, "model": "f" * 64, "calls": 20}
+    facts = {
+        "method": "fasr++",
+        "sampler": "dpmpp-10",
+        "seed": number,
+        "model": "f" * 64,
+        "calls": 20,
+        "feature": "given",
+    }
     facts |= {"warnings": list(names.warnings), "disagreement": 0.02, "attributes": [], "what": BANNER}
     facts |= {"conditioned_on": seen.drawn_from}
     pictures = [case.write_picture(np.clip(portrait.astype(int) + d, 0, 255).astype(np.uint8)) for d in (5, 9, 13)]
@@ -174,9 +186,9 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         facts |= {"templates": gallery.count(), "generation": gallery.generation}
         listed = search._photographs(gallery)
     asked = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
-    asked |= {"remarks": [], "models": {}}
+    asked |= {"remarks": [], "models": {}, "photographs": replay.photographs_digest_of(listed)}
     with case.transaction():
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         case.db.executemany(insert, listed)
         case.set_meta("searched", json.dumps(asked))
-        case.log("searched", {**asked, "index_made_anew": None, "digest": search.digest(case)})
+        case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})

@@ -34,8 +34,9 @@ from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
 from fasr_video.configs import settings as configs
-from fasr_video.errors import InputError, UsageError
+from fasr_video.errors import InputError, MediaError, UsageError
 from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline import decisions
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector, TiledDetector, open_detector
 from fasr_video.pipeline.media import open_video
@@ -415,6 +416,71 @@ def test_a_file_that_is_not_what_was_hashed_makes_no_case(entrance: Path, tmp_pa
     clip.write_bytes(clip.read_bytes()[:-10])
     outcome = work(stale, lambda share: None)
     assert outcome.end is End.CHANGED and not (tmp_path / "case").exists()
+
+
+@pytest.fixture
+def decided(unbroken: Path, tmp_path: Path) -> Path:
+    """The case of a clip beside it, with a decision of somebody."""
+    folder = Path(shutil.copytree(unbroken, tmp_path / "cases" / "case"))
+    with Case.open(folder) as case:
+        decisions.decide(case, 1, "rejected", "other ear", "Anna")
+    return folder
+
+
+def decisions_in(folder: Path) -> int:
+    with Case.open(folder, read_only=True) as case:
+        assert not [p for c in verify(case) for p in c.problems]
+        return int(case.db.execute("SELECT count(*) FROM decision").fetchone()[0])
+
+
+def test_footage_that_was_touched_keeps_its_case(decided: Path, entrance: Path, tmp_path: Path) -> None:
+    clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
+    stale = order(clip, decided)
+    os.utime(clip, (1, 1))
+    outcome = work(stale, lambda share: None)
+    assert outcome.end is End.DONE and decisions_in(decided) == 1
+
+
+def test_footage_that_is_touched_while_it_is_read_is_read_again_into_the_same_case(
+    decided: Path, entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
+
+    def touched(*_: object) -> None:
+        os.utime(clip, (1, 1))
+        raise MediaError(clip, "it changed while it was read", "wait")
+
+    monkeypatch.setattr(units, "run", touched)
+    outcome = work(order(clip, decided), lambda share: None)
+    assert outcome.end is End.CHANGED and "what it holds is the same" in outcome.text and decisions_in(decided) == 1
+
+
+def test_footage_that_changed_takes_no_decisions_with_it(decided: Path, entrance: Path, tmp_path: Path) -> None:
+    clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
+    stale = order(clip, decided)
+    clip.write_bytes(clip.read_bytes()[:-10])
+    outcome = work(stale, lambda share: None)
+    assert outcome.end is End.CHANGED and not decided.exists()
+    assert "people decided on its tracks: its case is kept as case.kept-1" in outcome.text
+    assert decisions_in(decided.with_name("case.kept-1")) == 1
+
+
+def test_footage_that_changed_takes_nobodys_notes_with_it(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+    clip, folder = (
+        Path(shutil.copy(entrance, tmp_path / "clip.mp4")),
+        Path(shutil.copytree(unbroken, tmp_path / "case")),
+    )
+    (folder / "notes.txt").write_text("of somebody")
+    stale = order(clip, folder)
+    clip.write_bytes(clip.read_bytes()[:-10])
+    outcome = work(stale, lambda share: None)
+    assert "it holds what no run wrote" in outcome.text and (tmp_path / "case.kept-1" / "notes.txt").exists()
+
+
+def test_a_case_that_holds_other_footage_too_is_not_removed(decided: Path, corridor: Path, tmp_path: Path) -> None:
+    clip = Path(shutil.copy(corridor, tmp_path / "clip.mp4"))
+    outcome = work(order(clip, decided), lambda share: None)
+    assert outcome.end is End.BAD and "it holds other footage, too" in outcome.text and decisions_in(decided) == 1
 
 
 def test_a_case_whose_report_cannot_be_written_is_done_and_says_so(

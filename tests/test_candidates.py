@@ -34,6 +34,7 @@ from fasr_video.pipeline.search import read_calibration
 from fasr_video.pipeline.verify import verify
 from fasr_video.provenance import BANNER, NOTE
 from tests import test_search
+from tests.cases import propose_link
 from tests.conftest import PORTRAITS
 
 QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
@@ -178,9 +179,7 @@ def test_changed_findings_are_found_by_verify(copy: Path) -> None:
     with Case.open(copy) as case:
         assert not any(c.problems for c in verify(case))
         case.db.execute("UPDATE candidate SET subject = 'somebody'")
-        assert any(
-            "candidates, or the list of photographs, were changed" in p for c in verify(case) for p in c.problems
-        )
+        assert any("the candidates of track" in p for c in verify(case) for p in c.problems)
         case.db.execute("UPDATE restoration SET facts = '{}'")
         assert any("probes or reconstruction of track" in p for c in verify(case) for p in c.problems)
 
@@ -300,13 +299,10 @@ def test_link_that_would_join_two_people_seen_at_once_is_refused(twice: Path, tm
             "SELECT DISTINCT one.track AS a, other.track AS b FROM face one JOIN face other ON one.source ="
             " other.source AND one.frame_index = other.frame_index WHERE one.track < other.track"
         ).fetchone()
-        case.db.execute(
-            "INSERT INTO link (id, a, b, score, evidence, state) VALUES (99, ?, ?, 0.9, 'x', 'proposed')"
-            " ON CONFLICT (a, b) DO UPDATE SET id = 99",
-            tuple(pair),
-        )
+        case.db.execute("DELETE FROM link")
+        link = propose_link(case, *pair)
         with pytest.raises(CaseError, match="seen at the same time"):
-            decide(case, 99, "accepted", "somebody")
+            decide(case, link, "accepted", "somebody")
 
 
 def test_accepted_links_make_a_cluster(twice: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from fasr_video.recognition.combiner import Source
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from tests import gallery_ops as ops
 from tests.gallery_ops import LENGTH
+from tests.test_cli import called
 
 ROOT = Path(__file__).parents[1]
 
@@ -379,6 +380,30 @@ class TestBadGalleries:
                 ops.remove(gallery, "p1")
         with Gallery.open(folder) as gallery:
             assert gallery.query("SELECT value FROM meta WHERE key = 'purge'") == [("0",)]
+
+    def test_a_removal_that_a_reader_kept_from_its_end_is_told_and_finished_by_one_command(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("fasr_video.gallery.store.BUSY_SECONDS", 0.2)
+        hold = (
+            "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('BEGIN');"
+            "db.execute('SELECT * FROM template').fetchone(); print('held', flush=True); time.sleep(600)"
+        )
+        with Gallery.open(folder, read_only=True) as gallery:
+            (secret,) = (v.tobytes() for v in gallery.features_of(["p1"])["p1"][:1])
+        command = [sys.executable, "-c", hold, str(folder / DATABASE)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+            assert reader.stdout is not None and reader.stdout.readline() == "held\n"
+            with pytest.raises(EnvironmentFailure, match="check --finish"), Gallery.open(folder) as gallery:
+                ops.remove(gallery, "p1")
+            reader.kill()
+        assert any(secret in path.read_bytes() for path in folder.iterdir()), "that is what is to be told"
+        code, out, _ = called(capsys, "gallery", "check", folder)
+        assert code == 4 and "a removal was begun and is not finished" in out and "gallery check --finish" in out
+        code, out, _ = called(capsys, "gallery", "check", folder, "--finish")
+        assert code == 0 and "FAILED" not in out
+        assert not any(secret in path.read_bytes() for path in folder.iterdir())
+        assert called(capsys, "gallery", "check", folder)[0] == 0
 
     def test_no_gallery_and_a_foreign_folder(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(GalleryError, match="no gallery here"):

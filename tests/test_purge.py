@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,37 @@ from fasr_video.archive.summary import write_summary
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.errors import CaseError
-from fasr_video.pipeline.case import DATABASE, TOMBSTONE, Case, locked
+from fasr_video.pipeline.case import DATABASE, SETTINGS, TOMBSTONE, Case, locked
 from fasr_video.pipeline.export import tracks
 from tests.archives import files, work_off
 from tests.cases import synthetic
+from tests.test_case import forge
 from tests.test_cli import called
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic(tmp_path_factory.mktemp("whole") / "case")
+
+
+@pytest.fixture
+def copied_case(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "case"))
+
+
 def set_days(folder: Path, days: int | None) -> None:
-    with sqlite3.connect(folder / DATABASE) as db:
-        change = "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'"
-        db.execute(change, (days,))
+    """As if it had been made with that setting."""
+
+    def change(case: Case) -> None:
+        case.db.execute(
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'", (days,)
+        )
+        made = "UPDATE log SET details = json_set(details, '$.settings.case.retention_days', ?) WHERE event = 'created'"
+        case.db.execute(made, (days,))
+        text = (folder / SETTINGS).read_text()
+        (folder / SETTINGS).write_text(text.replace("retention_days: null", f"retention_days: {json.dumps(days)}"))
+
+    forge(folder, change)
 
 
 @pytest.fixture
@@ -97,17 +118,15 @@ def test_nothing_is_removed_without_yes(
 
 def test_what_is_left_is_a_tombstone_with_the_proof(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = hashes(over)
-    (over / "link").symlink_to("/etc/passwd")
     with Case.open(over, read_only=True) as case:
         head, case_id = case.meta("log_head"), case.meta("case_id")
     code, out, _ = called(capsys, "purge", over, "--yes", "--by", "an officer")
     assert code == 0 and "1 of 1 cases removed" in out
     assert [p.name for p in over.iterdir()] == [TOMBSTONE]
-    assert Path("/etc/passwd").exists()
     told = tombstone(over)
     assert (told["state"], told["by"], told["case_id"], told["log_head"]) == ("removed", "an officer", case_id, head)
     assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
-    assert {DATABASE, "settings.yaml", "link"} < told["removed"].keys() and told["copies"]["found"] == []
+    assert {DATABASE, "settings.yaml"} < told["removed"].keys() and told["copies"]["found"] == []
     with pytest.raises(CaseError, match="it was purged"):
         Case.open(over)
 
@@ -241,7 +260,7 @@ def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
 ) -> None:
     with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
         db.execute("UPDATE restoration SET samples = 'no list'")
-    code, out, err = called(capsys, "purge", archive, *NOW)
+    code, out, err = called(capsys, "purge", archive, *NOW, "--search", archive.parent / "in")
     assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and err.count("\n") == 1
     assert (case_of(archive, "b") / DATABASE).is_file() and not (case_of(archive, "a") / DATABASE).exists()
 
@@ -317,3 +336,124 @@ def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
     page = (archive / "summary.html").read_text()
     assert "<b>1</b> purged" in page and "its people asked" in page and "newer settings" not in page
     assert not (case_of(archive, "a") / DATABASE).exists(), "it is not made again"
+
+
+def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
+    """A tombstone that no purge wrote."""
+    told = {"state": state, "made_at": "2020-01-01T00:00:00+00:00", "begun_at": "2020-01-01T00:00:00+00:00"}
+    told |= {"why": "its time is over", "log_head": "0" * 64, "copies": {"found": []}, "removed": removed or {}}  # type: ignore[dict-item]
+    (folder / TOMBSTONE).write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize("state", ["removing", "removed"])
+def test_a_planted_tombstone_ends_no_case(state: str, copied_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = hashes(copied_case)
+    stone(copied_case, state)
+    code, out, err = called(capsys, "purge", copied_case, "--yes")
+    assert code == 3 and "0 of 1 cases removed" in out and "a tombstone, and the case is there" in err
+    assert hashes(copied_case) == before and (copied_case / DATABASE).is_file()
+
+
+def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
+    copied_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    purged = Path(shutil.copytree(copied_case, tmp_path / "purged"))
+    assert called(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, "the other one holds copies"
+    told = tombstone(purged) | {"state": "removing"}
+    (copied_case / TOMBSTONE).write_text(json.dumps(told))
+    code, out, _ = called(capsys, "purge", copied_case, "--yes")
+    assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
+    with Case.open(copied_case) as case, case.transaction():
+        case.log("resumed", {})
+    code, _, err = called(capsys, "purge", copied_case, *NOW)
+    assert code == 3 and "a tombstone, and the case is there" in err and (copied_case / DATABASE).is_file()
+
+
+def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    footage, notes = tmp_path / "evidence" / "film.mp4", tmp_path / "evidence" / "notes" / "seen.txt"
+    notes.parent.mkdir(parents=True)
+    for path in (footage, notes):
+        path.write_text("of somebody")
+    facts = {"sha256": hashlib.sha256(b"of somebody").hexdigest(), "size": 11}
+    stone(footage.parent, "removing", {"film.mp4": facts, "notes/seen.txt": facts})
+    code, _, err = called(capsys, "purge", footage.parent, "--yes")
+    assert code == 3 and "nothing was removed" in err and footage.exists() and notes.exists()
+    shutil.rmtree(notes.parent)
+    (footage.parent / "settings.yaml").write_text("of somebody else")
+    footage.unlink()
+    code, _, err = called(capsys, "purge", footage.parent, "--yes")
+    assert code == 3 and "not what the tombstone tells of" in err and (footage.parent / "settings.yaml").exists()
+
+
+STRANGE = ("notes.txt", "crops/notes.txt", "film.mp4", "T1/case.sqlite", "report/mine.html", "gallery/mugshot.jpg")
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_the_case_did_not_write_stops_its_end(name: str, over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = hashes(over)
+    (over / name).parent.mkdir(exist_ok=True)
+    (over / name).write_text("of somebody")
+    if name.startswith("report"):
+        (over / "report" / "SHA256SUMS").touch()
+    code, out, err = called(capsys, "purge", over, "--yes")
+    assert code == 3 and "0 of " in out and "nothing was removed" in err
+    assert hashes(over) == before and (over / DATABASE).is_file() and not (over / TOMBSTONE).exists()
+
+
+def test_a_case_within_the_case_stays(over: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inner = Path(shutil.copytree(copied_case, over / "inner"))
+    set_days(inner, 1000)
+    code, out, _ = called(capsys, "purge", over, "--yes")
+    assert code == 3 and "0 of 2 cases removed" in out
+    assert (inner / DATABASE).is_file() and (over / DATABASE).is_file()
+
+
+def test_a_link_in_the_case_stops_its_end(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (over / "link").symlink_to("/etc/passwd")
+    code, _, err = called(capsys, "purge", over, "--yes")
+    assert code == 3 and "a link" in err and (over / DATABASE).is_file()
+
+
+def test_a_picture_that_was_changed_stops_the_end_of_its_case(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = next((over / "crops").glob("*/*.png"))
+    picture.write_bytes(b"another")
+    code, _, err = called(capsys, "purge", over, "--yes")
+    assert code == 3 and f"{picture}: not what this case wrote" in err and (over / DATABASE).is_file()
+
+
+def test_a_time_that_was_changed_by_sql_ends_no_case(copied_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(copied_case / DATABASE) as db:
+        db.execute("UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'")
+    code, _, err = called(capsys, "purge", copied_case, "--yes")
+    assert code == 3 and "settings are not those" in err and (copied_case / DATABASE).is_file()
+
+
+@pytest.mark.parametrize("days", [100, 4000])
+def test_a_clock_far_from_the_log_ends_no_case(
+    days: int, copied_case: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_days(copied_case, 30)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
+            return datetime.now(UTC) + timedelta(days=days)
+
+    monkeypatch.setattr("fasr_video.custody.commands.datetime", Clock)
+    code, out, err = called(capsys, "purge", copied_case, "--yes")
+    assert code == 3 and "too far apart" in err and "0 of 1 cases removed" in out
+    assert (copied_case / DATABASE).is_file()
+    assert called(capsys, "purge", copied_case, *NOW)[0] == 0
+
+
+def test_a_case_is_removed_by_the_clock_within_a_month_of_its_time(copied_case: Path) -> None:
+    set_days(copied_case, 30)
+    (due,) = purging.cases_in([copied_case])
+    assert due.newest is not None
+    for days, removed in {29: False, 31: True, 60: True, 62: False}.items():
+        at = due.newest + timedelta(days=days)
+        assert (due.over(at) and not due.doubt(at)) == removed
+    behind = replace(due, until=due.newest - timedelta(days=9))
+    assert behind.over(due.newest - timedelta(days=5)) and behind.doubt(due.newest - timedelta(days=5))

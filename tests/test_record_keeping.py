@@ -86,7 +86,7 @@ def test_c_stays_in_the_log_when_the_case_is_searched_anew(whole: dict[str, Any]
     assert redo(copy, "search", strict)
     with Case.open(copy, read_only=True) as case:
         first, _ = lines(case, "searched")
-        assert first["leads"] and first["digest"]
+        assert first["leads"] and first["answers"]
         assert not [problem for check in verify(case) for problem in check.problems]
 
 

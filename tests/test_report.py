@@ -34,7 +34,7 @@ from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report
 from fasr_video.types import AlignedFace
-from tests.cases import LEAD, LOOKED_THROUGH, decide, synthetic
+from tests.cases import LEAD, LOOKED_THROUGH, decide, propose_link, synthetic
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -150,6 +150,15 @@ def test_every_reconstruction_stands_under_the_banner_and_none_outside(written: 
     assert not any("econstruction" in alt for alt in page(written, "index").alts)
 
 
+def test_each_page_says_how_its_end_of_the_log_is_checked(
+    case: Path, written: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = report_of(written)["log_head"]
+    for path in written.glob("*.html"):
+        assert f"fasr-video verify CASE --head {head}" in Page(path.read_text(encoding="utf-8")).text
+    assert called(capsys, "verify", case, "--head", head)[0] == 0
+
+
 def test_no_word_claims_too_much(written: Path) -> None:
     for path in (*written.glob("*.html"), written / "README.txt", ROOT / "docs" / "report.md"):
         text = Page(path.read_text(encoding="utf-8")).text.lower()
@@ -254,9 +263,7 @@ def test_track_page_counts_its_faces_by_reason(written: Path) -> None:
 
 def test_clusters_link_to_their_tracks(copy: Path) -> None:
     with Case.open(copy) as case:
-        link = "INSERT INTO link (a, b, score, evidence, state) VALUES (1, 4, 0.8, 'face', 'proposed')"
-        number = case.db.execute(link).lastrowid
-        decide_link(case, int(number or 0), "accepted", "R. Viewer")
+        decide_link(case, propose_link(case, 1, 4), "accepted", "R. Viewer")
     html = (write_report(copy) / "index.html").read_text(encoding="utf-8")
     joined = html[html.index("Joined by reviewers") : html.index("Proposed, undecided")]
     assert 'href="T1.html"' in joined and 'href="S2-T1.html"' in joined and "Accepted: 1 of 1" in joined

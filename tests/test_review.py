@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from fasr_video.archive.again import cases_in
-from fasr_video.errors import CaseError, MissingExtra, UsageError
+from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.decisions import decide, decisions, standing
 from fasr_video.pipeline.links import clusters
@@ -450,8 +450,34 @@ def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) ->
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE decision SET verdict = 'insufficient'")
     answer = browser.post("/sign-off", by="Anna", although="on")
-    assert answer.status_code == 500 and "decisions were changed" in answer.text
+    assert answer.status_code == 500 and "decision 1 is not as the log has it (verdict)" in answer.text
     assert not list(folder.glob(f"{SIGNED_OFF}/*"))
+
+
+def test_what_is_signed_off_is_signed_with_the_head_of_the_log(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cryptography")
+    from fasr_video.custody.keys import make_signing_keys
+    from fasr_video.custody.signing import check_signature
+
+    key = tmp_path / "examiner.pem"
+    public, _ = make_signing_keys(key)
+    app = make_app(by_id([folder]), TOKEN, PORT, key)
+    signing = Browser(app)
+    signing.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")
+    with Case.open(folder, read_only=True) as case:
+        head = case.meta("log_head")
+    assert signing.post("/sign-off", by="Anna", role="examiner", although="on").status_code == 303
+    (report,) = (folder / SIGNED_OFF).glob("*.json")
+    signed = check_signature(report, public)
+    assert signed.by == "Anna (examiner)" and json.loads(report.read_text())["log_head"] == head
+    assert problems(folder) == [] and called(capsys, "verify", folder, "--head", head)[0] == 0
+    signature = report.with_name(f"{report.name}.sha256.sig")
+    signature.write_bytes(bytes(64))
+    assert problems(folder) == [f"{signature} was changed"]
+    with pytest.raises(IntegrityError, match="not signed with key"):
+        check_signature(report, public)
 
 
 def test_signing_off_on_the_page_names_what_is_left(browser: Browser, folder: Path) -> None:

@@ -29,7 +29,9 @@ from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import is_gone, make_private_folder, open_lock, put_in_place, refuse_link
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
-from fasr_video.storage import BUSY_SECONDS, MISREAD, connect_to_read, environment, tell_damage, transaction
+from fasr_video.pipeline.values import is_clock
+from fasr_video.shape import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
+from fasr_video.storage import BUSY_SECONDS, connect, connect_to_read, environment, tell_damage, transaction
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"
@@ -113,11 +115,15 @@ class Ledger:
                 raise CaseError(cases, reason, "wait for it, or stop it") from error
             # No write-ahead log: its shared memory does not work over a network, where cases may lie.
             _create(cases / DATABASE)
-            database = sqlite3.connect(cases / DATABASE, isolation_level=None, timeout=BUSY_SECONDS)
+            database = connect(cases / DATABASE, timeout=BUSY_SECONDS)
             database.row_factory = sqlite3.Row
             ledger = cls(cases, database, lock)
+            try:
+                ledger._check()
+            except BaseException:
+                ledger.close()
+                raise
             database.execute(_PLANNED)
-            ledger._check_version()
             ledger.give_back()
         return ledger
 
@@ -129,7 +135,14 @@ class Ledger:
         with environment(cases):
             database = connect_to_read(cases / DATABASE)
         database.row_factory = sqlite3.Row
-        return cls(cases, database, None)
+        ledger = cls(cases, database, None)
+        try:
+            with environment(cases):
+                ledger._check()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
 
     def __enter__(self) -> Ledger:
         return self
@@ -139,9 +152,12 @@ class Ledger:
         try:
             tell_damage(error, self._damage, self.cases / DATABASE, remedy)
         finally:
-            self.db.close()
-            if self._lock is not None:
-                self._lock.close()
+            self.close()
+
+    def close(self) -> None:
+        self.db.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def transaction(self) -> AbstractContextManager[None]:
         return transaction(self.db, self.cases)
@@ -337,37 +353,25 @@ class Ledger:
 
     def _damage(self) -> str | None:
         """The first thing in it that is not as it was written."""
-        try:
-            rows = [str(r[0]) for r in self.db.execute("PRAGMA integrity_check").fetchall()]
-            if rows != ["ok"]:
-                return rows[0]
-            units = self.db.execute("SELECT * FROM unit").fetchall()
-            files = self.db.execute("SELECT * FROM file").fetchall()
-            if any(isinstance(value, bytes) for row in (*units, *files) for value in row):
-                return "a row holds bytes where text or a number belongs"
-            for row in units:
-                known = _unit(row).facts
-                numbers = [row["seconds"], row["tries"], row["size"], *(known.get(name) for name in NUMBERS)]
-                if not isinstance(known.get("clock") or {}, dict) or any(not _is_number(n) for n in numbers):
-                    return f"what is known of unit {row['id']}"
-            for row in files:
-                if not isinstance(_file(row).place.clock or {}, dict):
-                    return f"the clock of {row['path']}"
-        except MISREAD as error:
-            return " ".join(str(error).split())[:200]
-        return None
+        return misfit(self.db, SHAPE)
 
     def _event(self, event: str, unit: int | None = None, path: Path | None = None, details: str | None = None) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = (at, event, unit, None if path is None else str(path), details)
         self.db.execute("INSERT INTO event (at, event, unit, path, details) VALUES (?, ?, ?, ?, ?)", row)
 
-    def _check_version(self) -> None:
-        self.db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
-        made = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()[0]
+    def _check(self) -> None:
+        """Raise unless it is a ledger of this version, as this program makes them."""
+        place = self.cases / DATABASE
+        if not has_our_meta(self.db, SHAPE):
+            refuse_others(self.db, SHAPE, place)
+        row = self.db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        made = "unknown" if row is None else row[0]
         if made != str(SCHEMA_VERSION):
             reason = f"made by another version of fasr-video (ledger format {made}, this one writes {SCHEMA_VERSION})"
-            raise IntegrityError(self.cases / DATABASE, reason, "go on with that version, or give another --out")
+            raise IntegrityError(place, reason, "go on with that version, or give another --out")
+        refuse_others(self.db, SHAPE, place)
+        refuse_values(self.db, SHAPE, place)
 
 
 def _create(database: Path) -> None:
@@ -377,18 +381,15 @@ def _create(database: Path) -> None:
     new = database.with_name(database.name + ".new")
     for left in (new, new.with_name(new.name + "-journal")):
         left.unlink(missing_ok=True)
+    version = f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}');"
     with closing(sqlite3.connect(new, isolation_level=None)) as made:
-        made.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        made.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {version} COMMIT;")
     put_in_place(new, database)
 
 
 def _below(folder: Path) -> str:
     """What the paths of all that lies in it begin with."""
     return os.path.join(folder.absolute(), "")
-
-
-def _is_number(value: object) -> bool:
-    return value is None or isinstance(value, int | float)
 
 
 def _unit(row: sqlite3.Row) -> Unit:
@@ -404,3 +405,21 @@ def _file(row: sqlite3.Row) -> File:
     clock = None if row["clock"] is None else json.loads(row["clock"])
     place = Place(row["camera"], clock)
     return File(Path(row["path"]), row["name"], row["size"], row["mtime_ns"], place, row["problem"])
+
+
+def _is_unit(row: Mapping[str, Any]) -> bool:
+    known = json.loads(row["facts"] or "{}")
+    outside = row["folder"] in {"", ".", ".."} or "/" in row["folder"] or "\0" in row["folder"]
+    numbers = all(known.get(name) is None or is_number(known[name]) for name in NUMBERS)
+    return not outside and numbers and _is_clock(known.get("clock"))
+
+
+def _is_file(row: Mapping[str, Any]) -> bool:
+    return _is_clock(None if row["clock"] is None else json.loads(row["clock"]))
+
+
+def _is_clock(clock: Any) -> bool:
+    return clock is None or is_clock(clock)
+
+
+SHAPE = Shape(_SCHEMA, {"unit": _is_unit, "file": _is_file}, {}, frozenset())

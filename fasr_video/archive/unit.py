@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,18 @@ from fasr_video import __version__
 from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.configs.settings import Settings
+from fasr_video.custody.contents import contents, named_as_ours
 from fasr_video.errors import EnvironmentFailure, FasrError
-from fasr_video.files import sha256_file
-from fasr_video.pipeline.case import Case, CaseBusy
+from fasr_video.files import sha256_file, sync_folder
+from fasr_video.pipeline.case import DATABASE, Case, CaseBusy
 from fasr_video.pipeline.export import as_document
 from fasr_video.pipeline.media import open_video
 from fasr_video.pipeline.run import Models, Progress, open_models, run
 from fasr_video.report.write import refresh
 
+BY_PEOPLE = ("decided", "decision undone", "link decided", "signed off")
+"""Lines of a log that no run writes."""
+_BY_PEOPLE = "SELECT count(*) FROM log WHERE event IN (SELECT value FROM json_each(?))"
 _alone = threading.Lock()  # a Dask worker may have several threads; models and cv2 are for one
 
 
@@ -53,11 +59,10 @@ def unfit(version: str, settings: str, cases: Path, gallery: Path | None) -> str
 
 def _try(order: Order, tell: Tell) -> Outcome:
     try:
-        if not _as_hashed(order):
+        if not _untouched(order) and not _has_content(order):
             return _changed(order)
         outcome = _look(order) if order.part else _run(order, tell)
-        whole = _as_hashed(order) and sha256_file(order.path) == order.sha256
-        return outcome if whole else _changed(order)
+        return outcome if _has_content(order) else _changed(order)
     except CaseBusy as error:
         return Outcome(End.BUSY, str(error))
     except EnvironmentFailure as error:
@@ -65,7 +70,7 @@ def _try(order: Order, tell: Tell) -> Outcome:
     except FasrError as error:
         if not os.path.exists(order.path):
             return _gone(order)
-        return Outcome(End.BAD, str(error)) if _as_hashed(order) else _changed(order)
+        return Outcome(End.BAD, str(error)) if _untouched(order) else _changed(order)
     except Exception as error:  # isolates the file: the others go on
         if not os.path.exists(order.path):
             return _gone(order)
@@ -94,8 +99,10 @@ def _run(order: Order, tell: Tell) -> Outcome:
             remembering.close()
         shutil.rmtree(order.looks, ignore_errors=True)
     facts = facts_of(order.case, order.sha256)
-    if facts is None:
+    if facts is None and not _has_content(order):
         return _changed(order)
+    if facts is None:
+        return Outcome(End.BAD, f"{order.case}: it holds other footage, too; move it elsewhere, then give --again")
     again = f"{left_out} of its parts were not looked at with this detector: looked at again" if left_out else ""
     said = (again, _report(order.case) if order.report else "")
     return Outcome(End.DONE, "; ".join(filter(None, said)), facts)
@@ -122,12 +129,26 @@ def _look(order: Order) -> Outcome:
     return Outcome(End.DONE)
 
 
-def _as_hashed(order: Order) -> bool:
+def _untouched(order: Order) -> bool:
+    """Whether the file has the size and the time of change that it had when it was hashed."""
     try:
         facts = order.path.stat()
     except OSError:
         return True  # it is gone, which reading it says better
     return (facts.st_size, facts.st_mtime_ns) == (order.size, order.mtime_ns)
+
+
+def _has_content(order: Order) -> bool:
+    """Whether the file holds what was hashed, whatever its time of change."""
+    return not os.path.exists(order.path) or sha256_file(order.path) == order.sha256
+
+
+def _may_be_same(order: Order) -> bool:
+    """Whether it holds what was hashed, or cannot be read now, which reading it again tells."""
+    try:
+        return _has_content(order)
+    except OSError:
+        return True
 
 
 def _gone(order: Order) -> Outcome:
@@ -136,12 +157,44 @@ def _gone(order: Order) -> Outcome:
 
 
 def _changed(order: Order) -> Outcome:
-    """Whatever its case holds is of no content that ever was: it goes."""
-    if order.part is None:
-        shutil.rmtree(order.case, ignore_errors=True)
-        if order.looks is not None:
-            shutil.rmtree(order.looks, ignore_errors=True)
-    return Outcome(End.CHANGED, f"{order.path}: it changed while it was read; it is read again")
+    """The footage is read again. What its case holds of a content that never was goes; what people did stays."""
+    if _may_be_same(order):
+        return Outcome(End.CHANGED, f"{order.path}: it was touched while it was read; what it holds is the same")
+    told = f"{order.path}: it changed while it was read; it is read again"
+    if order.part is not None:
+        return Outcome(End.CHANGED, told)
+    if order.looks is not None:
+        shutil.rmtree(order.looks, ignore_errors=True)
+    if not os.path.lexists(order.case):
+        return Outcome(End.CHANGED, told)
+    why = _why_kept(order.case)
+    if why:
+        return Outcome(End.CHANGED, f"{told}; {why}: its case is kept as {_move_aside(order.case).name}")
+    shutil.rmtree(order.case, ignore_errors=True)
+    return Outcome(End.CHANGED, told)
+
+
+def _why_kept(case: Path) -> str:
+    """Why a case is not removed; empty where it holds nothing but what a run makes."""
+    try:
+        if not (case / DATABASE).is_file():
+            named_as_ours(case)
+            return ""
+        with Case.open(case, read_only=True) as opened:
+            contents(opened)
+            work = opened.db.execute(_BY_PEOPLE, [json.dumps(BY_PEOPLE)]).fetchone()[0]
+    except FasrError as error:
+        return f"it holds what no run wrote ({error.subject})"
+    return "people decided on its tracks" if work else ""
+
+
+def _move_aside(case: Path) -> Path:
+    """Give it a name that no unit has; returns it."""
+    names = (case.with_name(f"{case.name}.kept-{number}") for number in count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    case.rename(kept)
+    sync_folder(case.parent)
+    return kept
 
 
 def facts_of(folder: Path, sha256: str) -> dict[str, Any] | None:

@@ -172,9 +172,10 @@ def purge_command(
         raise UsageError("--now", "nobody will know why these cases are gone", "give --why TEXT")
     at = datetime.now(UTC)
     found = cases_in(cases)
-    problems = [d.problem for d in found if d.problem]
+    doubts = {} if anyway else {d.folder: doubt for d in found if not d.problem and (doubt := d.doubt(at))}
+    problems = [*(d.problem for d in found if d.problem), *doubts.values()]
     _tell(problems)
-    chosen = [d for d in found if not d.problem and (anyway or d.over(at))]
+    chosen = [d for d in found if not d.problem and d.folder not in doubts and (anyway or d.over(at))]
     if not yes:
         _show_plan(found, chosen, at, as_json)
         return ExitCode.LOSSES if problems else ExitCode.DONE

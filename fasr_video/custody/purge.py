@@ -2,6 +2,9 @@
 
 Copies are looked for first, while there is something to compare with. Then the tombstone is written, then the files go,
 the database before all others: a case is whole, or it cannot be opened. Killed in between, the next purge goes on.
+
+While the database is there, it alone says whether the case's time is over: a tombstone beside it is nobody's word. What
+goes is what the case wrote, by its names and hashes (`contents`); anything else in the folder stops it before.
 """
 
 from __future__ import annotations
@@ -17,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video import __version__
+from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
-from fasr_video.files import is_gone, sha256_file, sync_folder, write_whole
+from fasr_video.files import is_gone, refuse_link, sync_folder, write_whole
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
 from fasr_video.pipeline.roles import role as as_role
+from fasr_video.pipeline.verify import damage
 from fasr_video.storage import MISREAD, environment
 from fasr_video.vault import given_key
 
 SCHEMA = "fasr-video/purged/1"
+FAR, BACK = timedelta(days=31), timedelta(days=1)
+"""How long after its time a case is removed by the clock alone, and how far a clock may be behind its log."""
 PIECE = 48
 """Bytes of a picture that are looked for, and their base64, as pages hold pictures: a multiple of three."""
 
@@ -37,12 +44,25 @@ class Due:
     until: datetime | None
     """When its time is over; None where no time was set."""
     begun: bool
-    """A purge of it was begun and not finished."""
+    """A purge of it was begun and not finished: its database is gone."""
+    newest: datetime | None = None
+    """When the last line of its log was written."""
     problem: str = ""
     """Why it cannot be opened: such a case is never removed."""
 
     def over(self, at: datetime) -> bool:
         return self.begun or (self.until is not None and self.until <= at)
+
+    def doubt(self, at: datetime) -> str:
+        """Why this time, by the machine's clock, ends nothing by itself; empty where it may."""
+        if self.begun or self.until is None or self.newest is None:
+            return ""
+        sure = self.newest - BACK <= at <= max(self.until, self.newest) + FAR
+        if sure or self.until > at:
+            return ""
+        told = f"the clock says {at:%Y-%m-%d}, its log ends on {self.newest:%Y-%m-%d}, its time {self.until:%Y-%m-%d}"
+        remedy = "see that the clock is right, then remove the cases that you name with --now and --why"
+        return str(CaseError(self.folder, f"{told}: too far apart to remove it by itself", remedy))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +150,7 @@ def tombstone(folder: Path) -> dict[str, Any]:
     """What it says."""
     path = folder / TOMBSTONE
     try:
+        refuse_link(path)
         with environment(folder):
             told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         texts = (told["state"], told["made_at"], told["begun_at"], told["why"], *told["copies"]["found"])
@@ -146,11 +167,15 @@ def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[s
     folder = due.folder
     with environment(folder), locked(folder):
         if not due.begun:
-            _write(folder, _tombstone(folder, search, by, why, as_role(role)))
+            _begin(folder, _tombstone(folder, search, by, why, as_role(role)))
         told = tombstone(folder)
-        for path in sorted(_files(folder), key=lambda p: (not p.name.startswith(DATABASE), p)):
-            path.unlink()
-            if path.name == DATABASE:
+        left = named_as_ours(folder)
+        for name, facts in left.items():
+            if not may_change(name) and told["removed"].get(name, {}).get("sha256") != facts["sha256"]:
+                raise strange(folder / name, "not what the tombstone tells of")
+        for name in sorted(left, key=lambda n: (not n.startswith(DATABASE), n)):
+            (folder / name).unlink(missing_ok=may_change(name))
+            if name == DATABASE:
                 sync_folder(folder)  # or a power cut could bring it back, and not what it tells of
         for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             path.rmdir()
@@ -164,18 +189,22 @@ def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[s
 def _due(folder: Path) -> Due | None:
     """None where it is gone."""
     try:
-        told = tombstone(folder) if (folder / TOMBSTONE).is_file() else {}
-        if told.get("state") == "removed" and is_purged(folder):
-            return None
-        if told.get("state") == "removing":
-            return Due(folder, told["made_at"], None, begun=True)
+        told = tombstone(folder) if os.path.lexists(folder / TOMBSTONE) else {}
+        if told and is_purged(folder):
+            return None if told["state"] == "removed" else Due(folder, told["made_at"], None, begun=True)
         with environment(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = json.loads(case.meta("settings"))["case"].get("retention_days")
+            newest = str(case.db.execute("SELECT at FROM log ORDER BY id DESC LIMIT 1").fetchone()["at"])
+            if told and (told["state"], told.get("log_head")) != ("removing", case.meta("log_head")):
+                raise strange(folder / TOMBSTONE, "a tombstone, and the case is there")
+        made = datetime.fromisoformat(made_at)
+        until = None if days is None else made + timedelta(days=days)
+        return Due(folder, made_at, until, begun=False, newest=datetime.fromisoformat(newest))
     except FasrError as error:
         return Due(folder, "", None, begun=False, problem=str(error))
-    until = None if days is None else datetime.fromisoformat(made_at) + timedelta(days=days)
-    return Due(folder, made_at, until, begun=False)
+    except OverflowError:  # a time that no calendar has is never over
+        return Due(folder, made_at, None, begun=False)
 
 
 def _made_at(case: Case) -> str:
@@ -185,8 +214,22 @@ def _made_at(case: Case) -> str:
     return str(row["at"])
 
 
+def _begin(folder: Path, told: dict[str, Any]) -> None:
+    """Write the tombstone; one that a killed purge of this very state wrote stays, with who began it and why."""
+    path = folder / TOMBSTONE
+    if os.path.lexists(path):
+        before = tombstone(folder)
+        if not same(told["removed"], before["removed"]) or before.get("log_head") != told["log_head"]:
+            raise strange(path, "a tombstone of another case, or of another state of it")
+        return
+    _write(folder, told)
+
+
 def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
+        if (found := damage(case)) is not None:
+            raise IntegrityError(folder, f"not what its log says ({found})", "see `fasr-video verify`; it stays")
+        removed = contents(case)
         told: dict[str, Any] = {
             "schema": SCHEMA,
             "version": __version__,
@@ -203,21 +246,8 @@ def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> di
             "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
             "sources": [r["sha256"] for r in case.db.execute("SELECT sha256 FROM source ORDER BY id")],
         }
-    removed = {p.relative_to(folder).as_posix(): _facts(p) for p in sorted(_files(folder))}
     looked_in = {k: getattr(search, k) for k in ("folders", "files", "size", "unread", "found")}
     return told | {"removed": removed, "copies": looked_in}
-
-
-def _facts(path: Path) -> dict[str, object]:
-    if path.is_symlink():
-        return {"link": True}
-    return {"sha256": sha256_file(path), "size": path.stat().st_size}
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """All that is no folder, but for the lock and the tombstone. Links are removed and never followed."""
-    kept = {folder / LOCK, folder / TOMBSTONE}
-    return (p for p in folder.rglob("*") if (p.is_symlink() or not p.is_dir()) and p not in kept)
 
 
 def _telling(folder: Path) -> list[bytes]:

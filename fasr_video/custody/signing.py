@@ -9,9 +9,10 @@ Both can be checked without this program: by `sha256sum --check` and `openssl pk
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
@@ -21,6 +22,9 @@ from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.roles import login, shown
 from fasr_video.pipeline.roles import role as as_role
 from fasr_video.storage import environment
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +41,20 @@ class Signed:
 def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
     """Write manifest and signature beside the target, in place of earlier ones."""
     target, private = target.absolute(), read_private(key)
-    found, at = _hashes(target), now()
-    who, mark = shown(person(by or login()), as_role(role)), fingerprint(private.public_key())
-    lines = [f"# signed {at} by Ed25519 key {mark}, {who}", *(f"{digest}  {name}" for name, digest in found.items())]
-    text = "".join(f"{line}\n" for line in lines).encode()
+    found, at, who = _hashes(target), now(), shown(person(by or login()), as_role(role))
+    text, signed = signed_manifest(found, private, who, at)
     manifest, signature = _beside(target)
     with environment(manifest):
         write_whole(manifest, lambda partial: partial.write_bytes(text))
-        write_whole(signature, lambda partial: partial.write_bytes(private.sign(text)))
-    return Signed(len(found), manifest, at, who, mark)
+        write_whole(signature, lambda partial: partial.write_bytes(signed))
+    return Signed(len(found), manifest, at, who, fingerprint(private.public_key()))
+
+
+def signed_manifest(found: Mapping[str, str], private: Ed25519PrivateKey, who: str, at: str) -> tuple[bytes, bytes]:
+    """Return a manifest of these files (name → SHA-256), and its signature."""
+    head = f"# signed {at} by Ed25519 key {fingerprint(private.public_key())}, {who}"
+    text = "".join(f"{line}\n" for line in (head, *(f"{digest}  {name}" for name, digest in found.items()))).encode()
+    return text, private.sign(text)
 
 
 def check_signature(target: Path, key: Path) -> Signed:

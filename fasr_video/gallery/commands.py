@@ -287,13 +287,14 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 
 @gallery_group.command("check")
 @GALLERY
+@click.option("--finish", is_flag=True, help="First finish a removal that was cut short.")
 @JSON
-def check_command(gallery: Path, as_json: bool) -> int:
+def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
     """Check that GALLERY is what was written: database, rows, hashes of vectors and pictures, index against store."""
     from fasr_video.gallery.inspect import check
     from fasr_video.gallery.store import Gallery
 
-    with Gallery.open(gallery, read_only=True) as opened:
+    with Gallery.open(gallery, read_only=not finish) as opened:  # one that may be written to is finished first
         checks = check(opened)
     bad = any(c.problems for c in checks)
     if as_json:

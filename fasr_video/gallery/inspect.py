@@ -11,7 +11,7 @@ import numpy as np
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
 from fasr_video.gallery.index import Index, Measured
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.store import FINISH, Gallery
 from fasr_video.storage import MISREAD
 
 COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
@@ -43,7 +43,7 @@ def check(gallery: Gallery) -> list[Check]:
         first = _structure(gallery)
         if first.problems:
             return [first]
-        return [first, _rows(gallery), _templates(gallery), _pictures(gallery), _index(gallery)]
+        return [first, _removal(gallery), _rows(gallery), _templates(gallery), _pictures(gallery), _index(gallery)]
 
 
 def damage(gallery: Gallery) -> str | None:
@@ -61,6 +61,14 @@ def damage(gallery: Gallery) -> str | None:
 def _structure(gallery: Gallery) -> Check:
     found = Check("the database's own structure", 1)
     found.problems += [r[0] for r in gallery.query("PRAGMA integrity_check(20)") if r[0] != "ok"]
+    found.problems += [bad] if (bad := gallery.misfit()) is not None else []
+    return found
+
+
+def _removal(gallery: Gallery) -> Check:
+    found = Check("removals are finished", len(gallery.removals()), remedy=FINISH)
+    if gallery.unfinished():
+        found.problems.append("a removal was begun and is not finished: what was removed may still be in the files")
     return found
 
 

@@ -32,7 +32,7 @@ from PIL import Image as PilImage
 
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
-from fasr_video.gallery import index, traces
+from fasr_video.gallery import index, traces, values
 from fasr_video.gallery.records import (
     EnrolledPhoto,
     GalleryError,
@@ -48,7 +48,16 @@ from fasr_video.gallery.records import (
 from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
+from fasr_video.shape import Shape, has_our_meta, misfit, refuse_others, refuse_values
+from fasr_video.storage import (
+    BUSY_SECONDS,
+    close_whole,
+    connect,
+    connect_to_read,
+    environment,
+    tell_damage,
+    transaction,
+)
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
@@ -57,6 +66,7 @@ LOCK = ".lock"
 PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4096 bytes would hold one and half of air
 CHUNK = 8192  # rows at a time
 ASKED = 900  # values in one SQL list
+FINISH = "run: fasr-video gallery check --finish GALLERY"
 HEADER = 64  # bytes that all our PNG files begin with, more or less
 
 _SCHEMA = """
@@ -79,6 +89,8 @@ CREATE TABLE removal (
     templates INTEGER NOT NULL);
 CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL);
 """
+
+SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
 
 
 class Gallery:
@@ -127,11 +139,15 @@ class Gallery:
                 if not read_only:
                     refuse_links(folder)
                 database = connect_to_read(path) if read_only else _connect(path)
+                if not has_our_meta(database, SHAPE):
+                    refuse_others(database, SHAPE, path)
                 made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
                 if made is None or made[0] != str(SCHEMA_VERSION):
                     made_by = f"gallery format {made[0] if made else 'unknown'}, this one writes {SCHEMA_VERSION}"
                     reason = f"made by another version of fasr-video ({made_by})"
                     raise GalleryError(folder, reason, "open it with that version, or enrol again into a new gallery")
+                refuse_others(database, SHAPE, path)
+                refuse_values(database, SHAPE, path)
                 gallery = cls(folder, database, lock)
                 if not read_only:
                     gallery._finish_removal()
@@ -500,7 +516,7 @@ class Gallery:
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
             reason = "removed, but another process still reads the gallery, so old bytes may stay in its log"
-            raise EnvironmentFailure(self.folder, reason, "end that process and run: fasr-video gallery check")
+            raise EnvironmentFailure(self.folder, reason, f"end that process, then {FINISH}")
         with self.transaction():
             self._db.execute("UPDATE meta SET value = '0' WHERE key = 'purge'")
 
@@ -604,6 +620,14 @@ class Gallery:
         with environment(self.folder):
             return self._db.execute(sql, tuple(values)).fetchall()
 
+    def unfinished(self) -> bool:
+        """Whether a removal was begun and not finished: what was removed may still be in the files."""
+        return self._meta("purge") != "0"
+
+    def misfit(self) -> str | None:
+        """Say what the first value is that no version of ours writes; None where all are."""
+        return misfit(self._db, SHAPE)
+
     def stream(self, sql: str) -> Iterator[Any]:
         """Rows one by one, of a table that need not fit into memory."""
         with environment(self.folder):
@@ -650,7 +674,7 @@ def now() -> str:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+    database = connect(path, timeout=BUSY_SECONDS)
     database.execute(f"PRAGMA page_size = {PAGE}")
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")  # what was told to be done is done, also after a power cut

@@ -52,7 +52,17 @@ from fasr_video.files import (
     sync_folder,
     write_whole,
 )
-from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
+from fasr_video.pipeline import values
+from fasr_video.shape import Shape, has_our_meta, refuse_others, refuse_values
+from fasr_video.storage import (
+    BUSY_SECONDS,
+    close_whole,
+    connect,
+    connect_to_read,
+    environment,
+    tell_damage,
+    transaction,
+)
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
@@ -120,6 +130,8 @@ CREATE TABLE log (
     previous TEXT NOT NULL, hash TEXT NOT NULL);
 """
 
+SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
+
 
 class CaseBusy(CaseError):
     """Another process is writing it."""
@@ -185,6 +197,8 @@ class Case:
             try:
                 database = connect_to_read(path) if read_only else _connect(path)
                 database.row_factory = sqlite3.Row
+                if not has_our_meta(database, SHAPE):
+                    refuse_others(database, SHAPE, path)
                 found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
@@ -197,6 +211,13 @@ class Case:
             made = found[0] if found else "unknown"
             reason = f"made by another version of fasr-video (case format {made}, this one writes {SCHEMA_VERSION})"
             raise CaseError(folder, reason, "open it with that version, or run the footage again into a new case")
+        try:
+            with environment(folder):
+                refuse_others(database, SHAPE, path)
+                refuse_values(database, SHAPE, path)
+        except BaseException:
+            database.close()
+            raise
         return cls(folder, database)
 
     def __enter__(self) -> Case:
@@ -419,7 +440,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_SECONDS)
+    database = connect(path, timeout=BUSY_SECONDS)
     database.row_factory = sqlite3.Row
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")  # what was told to be done is done, also after a power cut

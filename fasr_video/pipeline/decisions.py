@@ -17,13 +17,13 @@ from sqlite3 import Row
 
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.pipeline.case import Case, now, track_name
+from fasr_video.pipeline.replay import require
 from fasr_video.pipeline.roles import one_line
 from fasr_video.pipeline.roles import role as as_role
 
 VERDICTS = ("accepted", "rejected", "insufficient")
 LONGEST_NAME = 100
 LONGEST_REASON = 4000
-_EVENTS = ("decided", "decision undone")
 # The role stands in the line of the log that the decision is.
 _QUERY = """
 SELECT decision.*, coalesce((SELECT json_extract(details, '$.role') FROM log
@@ -66,6 +66,7 @@ def decide(
     """Record what a person says of a track; what the same person said of it before is undone by it."""
     by, role, reason = person(by), as_role(role), _required("a reason", reason, LONGEST_REASON)
     with case.transaction():
+        require(case)
         _check(case, track, verdict, subject)
         at = now()
         replaced = [d.id for d in standing(case, track) if same_person(d.by, by)]
@@ -82,6 +83,7 @@ def undo(case: Case, decision: int, by: str, role: str = "") -> Decision:
     """Take a decision back. It stays in the case, with who took it back and when."""
     by, role = person(by), as_role(role)
     with case.transaction():
+        require(case)
         row = case.db.execute("SELECT * FROM decision WHERE id = ?", (decision,)).fetchone()
         if row is None:
             raise CaseError(
@@ -90,9 +92,10 @@ def undo(case: Case, decision: int, by: str, role: str = "") -> Decision:
         if row["undone_at"] is not None:
             reason = f"{row['undone_by']} has undone it already"
             raise CaseError(f"decision {decision}", reason, "decide anew in its place")
-        _mark_undone(case, decision, by, now())
-        details = {"id": decision, "track": row["track"], "by": by, "role": role, "digest": digest(case)}
-        case.log("decision undone", details)
+        at = now()
+        _mark_undone(case, decision, by, at)
+        details = {"id": decision, "track": row["track"], "by": by, "role": role, "at": at}
+        case.log("decision undone", details | {"digest": digest(case)})
         (undone,) = _decisions(case.db.execute(f"{_QUERY} WHERE id = ?", (decision,)).fetchall())
     return undone
 
@@ -135,14 +138,6 @@ def digest(case: Case) -> str:
     for row in case.db.execute("SELECT * FROM decision ORDER BY id"):
         hasher.update(json.dumps(tuple(row)).encode())
     return hasher.hexdigest()
-
-
-def problems(case: Case) -> list[str]:
-    """Decisions against the hash that the log holds."""
-    last = "SELECT details FROM log WHERE event IN (?, ?) ORDER BY id DESC LIMIT 1"
-    row = case.db.execute(last, _EVENTS).fetchone()
-    said = hashlib.sha256().hexdigest() if row is None else json.loads(row["details"])["digest"]
-    return [] if said == digest(case) else ["decisions were changed, added or removed after they were made"]
 
 
 def _check(case: Case, track: int, verdict: str, subject: str | None) -> None:

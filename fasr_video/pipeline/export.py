@@ -182,7 +182,7 @@ def runs(case: Case) -> list[dict[str, Any]]:
     for row in case.db.execute("SELECT at, event, details FROM log WHERE event LIKE 'run %' ORDER BY id").fetchall():
         if row["event"] == "run begun":
             found.append({"begun": row["at"], "ended": None, **json.loads(row["details"])})
-        else:
+        elif found:
             found[-1]["ended"] = row["at"]
     for number, run in enumerate(found, 1):
         run["finished"] = run["ended"] is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from sqlite3 import Row
@@ -13,6 +12,7 @@ from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.pipeline.case import Case, now, track_name
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.probes import features
+from fasr_video.pipeline.replay import proposed_links, require
 from fasr_video.pipeline.roles import role as as_role
 from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face
 from fasr_video.types import FaceCrop, Reason
@@ -42,22 +42,19 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     by_face = propose_by_face(faces, settings.min_similarity, _refused(case))
     by_looks = [p for p in propose(looks, settings.max_gap, settings.min_score) if not {p.a, p.b} <= probed.keys()]
     with case.transaction():
+        require(case)
         _replace(case, [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks])
         case.set_meta("linked_tracks", state)
-        case.log("links proposed", {"links": len(by_face) + len(by_looks), "of": state, "digest": digest(case)})
+        count = len(by_face) + len(by_looks)
+        case.log("links proposed", {"links": count, "of": state, "proposed": proposed_links(case)})
     return True
-
-
-def digest(case: Case) -> str:
-    """One hash over all links, proposed and decided, so that the log's chain covers them."""
-    rows = [tuple(row) for row in case.db.execute("SELECT * FROM link ORDER BY id").fetchall()]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
     """Accept, refuse or (state `proposed`) reopen a proposal; each change stays in the log."""
     who, role = person(who), as_role(role)
     with case.transaction():
+        require(case)
         row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
         if row is None:
             raise CaseError(f"link {link}", "no such proposal in this case", "`fasr-video show CASE` lists them")
@@ -72,6 +69,7 @@ def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[in
     who, role, (first, *others) = person(who), as_role(role), _chosen(case, tracks, 2)
     accepted = []
     with case.transaction():
+        require(case)
         for other in others:
             if any({first, other} <= set(group) for group in clusters(case, ["accepted"])):
                 continue
@@ -90,6 +88,7 @@ def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[i
     """
     who, role, parted = person(who), as_role(role), set(_chosen(case, tracks, 1))
     with case.transaction():
+        require(case)
         held = [set(group) for group in clusters(case, ["accepted"]) if parted & set(group)]
         rows = case.db.execute("SELECT * FROM link WHERE state != 'refused' ORDER BY id").fetchall()
         crossing = [r for r in rows if any({r["a"], r["b"]} <= group for group in held)]
@@ -106,12 +105,13 @@ def _decide(case: Case, row: Row, state: str, who: str, role: str) -> None:
     """Inside a transaction."""
     if state == "accepted":
         _check_possible(case, row)
-    decided = (None, None) if state == "proposed" else (who, now())
+    at = now()
+    decided = (None, None) if state == "proposed" else (who, at)
     case.db.execute(
         "UPDATE link SET state = ?, decided_by = ?, decided_at = ? WHERE id = ?", (state, *decided, row["id"])
     )
-    pair = {"link": row["id"], "tracks": [row["a"], row["b"]], "evidence": row["evidence"]}
-    told = {"from": row["state"], "to": state, "by": who, "role": role, "digest": digest(case)}
+    pair = {"link": row["id"], "tracks": [row["a"], row["b"]], "evidence": row["evidence"], "score": row["score"]}
+    told = {"from": row["state"], "to": state, "by": who, "role": role, "at": at}
     case.log("link decided", pair | told)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,8 @@ from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.detect.photograph import Choice, Which
 from fasr_video.pipeline.probes import conditioned, features
 from fasr_video.pipeline.references import SETTING, of_subject
+from fasr_video.pipeline.replay import answers as answers_of
+from fasr_video.pipeline.replay import photographs_digest_of, require
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.vault import given_key
 
@@ -136,7 +137,7 @@ def search_all(
     """
     reading = read_calibration(settings, prober.facts())
     photographs = _photographs(gallery)
-    asked = _asked(case, gallery, prober, settings, reading) | {"photographs": _hash(photographs)}
+    asked = _asked(case, gallery, prober, settings, reading) | {"photographs": photographs_digest_of(photographs)}
     if case.searched() == asked and not outdated(case):
         return False
     index = index or Index.open(gallery)
@@ -146,6 +147,7 @@ def search_all(
     questions = [Asked(features(case, track), sides[track]) for track in tracks]
     answers = dict(zip(tracks, searcher.answers(questions), strict=True))
     with case.transaction():
+        require(case)
         for table in ("gallery_photo", "candidate", "answer"):
             case.db.execute(f"DELETE FROM {table}")
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
@@ -155,7 +157,7 @@ def search_all(
         case.set_meta("searched", json.dumps(asked))
         # Answers give way to those of the next search; which tracks had led to anybody stays in the log.
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
-        about = {"index_made_anew": index.rebuilt, "digest": digest(case), "leads": leads}
+        about = {"index_made_anew": index.rebuilt, "answers": answers_of(case), "leads": leads}
         case.log("searched", {**asked, **about})
     return True
 
@@ -193,10 +195,11 @@ def _take_out(case: Case, late: Sequence[int], searched: Mapping[str, Any], why:
         "conditioned_on": {t: subject for t, subject in searched["conditioned_on"].items() if int(t) not in late},
     }
     with case.transaction():
+        require(case)
         for table in ("candidate", "answer"):
             case.db.executemany(f"DELETE FROM {table} WHERE track = ?", [(track,) for track in late])
         case.set_meta("searched", json.dumps({**searched, **left}))
-        details = {"tracks": late, "why": why, "searched": {**searched, **left}, "digest": digest(case)}
+        details = {"tracks": late, "why": why, "searched": {**searched, **left}}
         case.log("answers taken out", details)
 
 
@@ -235,29 +238,12 @@ def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) 
     return "; ".join(filter(None, told)) or None
 
 
-def _hash(rows: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
 def _photographs(gallery: Gallery) -> list[tuple[str, str, str | None, str | None]]:
     """Path, subject, hash and problem of those that stand behind the answers, and of those that could not be used."""
     found: list[tuple[str, str, str | None, str | None]] = [
         (i.path, i.subject, i.sha256, None) for i in gallery.images()
     ]
     return found + [(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
-
-
-def digest(case: Case) -> str:
-    """One hash over all answers and what stood behind them, so that the log's chain covers them."""
-    hasher = hashlib.sha256()
-    for query in (
-        "SELECT * FROM answer ORDER BY track",
-        "SELECT * FROM candidate ORDER BY track, list, rank",
-        "SELECT path, subject, sha256, problem FROM gallery_photo ORDER BY id",
-    ):
-        for row in case.db.execute(query):
-            hasher.update(json.dumps(tuple(row)).encode())
-    return hasher.hexdigest()
 
 
 def _store(case: Case, track: int, answer: Answer, remark: str | None) -> None:

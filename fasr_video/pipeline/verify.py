@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -17,14 +16,13 @@ from fasr_video.errors import IntegrityError, MediaError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
-from fasr_video.pipeline import decisions
-from fasr_video.pipeline.case import SETTINGS, Case, chain_hash
-from fasr_video.pipeline.links import digest as links_digest
+from fasr_video.pipeline import replay
+from fasr_video.pipeline.case import SETTINGS, SHAPE, Case, chain_hash
 from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest, looked, rows_digest
 from fasr_video.pipeline.search import GALLERY
-from fasr_video.pipeline.search import digest as answers_digest
+from fasr_video.shape import misfit
 from fasr_video.storage import MISREAD
 from fasr_video.vault import given_key
 
@@ -97,8 +95,7 @@ def _database(case: Case) -> Check:
     problems = [r for r in rows if r != "ok"]
     strays = case.db.execute("PRAGMA foreign_key_check").fetchall()
     problems += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
-    added = case.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
-    problems += [f"a {row['type']} was added to the database: {row['name']}" for row in added]
+    problems += [found] if (found := misfit(case.db, SHAPE)) is not None else []
     return Check("database", 1, problems, [])
 
 
@@ -128,7 +125,7 @@ def _log(case: Case) -> Check:
 
 
 def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
-    """What the log says of sources and of decisions on links, against the tables."""
+    """What the log says of sources, against the tables."""
     problems = []
     events = [(row["event"], json.loads(row["details"])) for row in log]
     added = {d.get("source"): d for event, d in events if event == "source added"}
@@ -148,23 +145,7 @@ def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
             problems.append(f"what is known of {row['path']} was changed")
         if said.get("detector") != json.loads(row["detector"]):
             problems.append(f"the detector of {row['path']} is not the one that was used")
-    decided = {d.get("link"): d for event, d in events if event == "link decided"}
-    links = {row["id"]: row for row in case.db.execute("SELECT * FROM link").fetchall()}
-    for number in sorted(links.keys() | {n for n, said in decided.items() if said["to"] != "proposed"}):
-        if not _link_stands(links.get(number), decided.get(number)):
-            problems.append(f"link {number} is not as it was decided")
     return problems
-
-
-def _link_stands(row: sqlite3.Row | None, said: dict[str, Any] | None) -> bool:
-    """Whether a link is as the last decision on it left it."""
-    if row is None:
-        return False
-    if said is None:
-        return bool(row["state"] == "proposed")
-    decided_by = None if said["to"] == "proposed" else said["by"]
-    known = (row["state"], row["decided_by"], [row["a"], row["b"]])
-    return known == (said["to"], decided_by, said["tracks"])
 
 
 def _found(case: Case) -> Check:
@@ -191,18 +172,12 @@ def _found(case: Case) -> Check:
 
 
 def _links(case: Case) -> Check:
-    """Links, also those that nobody decided on, against the hash that the log holds."""
-    asked = "SELECT details FROM log WHERE event IN ('links proposed', 'link decided') ORDER BY id"
-    said = [json.loads(row["details"]) for row in case.db.execute(asked).fetchall()]
+    """Links, also those that nobody decided on, row by row against what the log has of them."""
     count = case.db.execute("SELECT count(*) FROM link").fetchone()[0]
-    if not said or "digest" not in said[-1]:
-        notes = ("proposed links: no hash of them was logged by the version that made this case",) if count else ()
-        return Check("links", 0, [], [], notes)
-    problems = []
-    if said[-1]["digest"] != links_digest(case):
-        problems.append("links were changed, added or removed behind the log")
-    states = [told["of"] for told in said if "of" in told]
-    if states and states[-1] != case.meta("linked_tracks"):
+    problems = replay.link_problems(case)
+    asked = "SELECT details FROM log WHERE event = 'links proposed' ORDER BY id DESC LIMIT 1"
+    last = case.db.execute(asked).fetchone()
+    if last is not None and json.loads(last["details"])["of"] != case.meta("linked_tracks"):
         problems.append("what the links were proposed from is not what the log says")
     return Check("links", count, problems, [])
 
@@ -220,23 +195,17 @@ def _probes(case: Case) -> Check:
 
 
 def _answers(case: Case) -> Check:
-    """Candidates against the hash that the log holds, and the case's own gallery against its own."""
+    """Candidates, track by track, against what the log has of them, and the case's own gallery against its hashes."""
     last = "SELECT event, details FROM log WHERE event IN ('searched', 'answers taken out') ORDER BY id DESC LIMIT 1"
     row = case.db.execute(last).fetchone()
     said = None if row is None else json.loads(row["details"])
-    digest = None
-    if said is not None:
-        digest = said.pop("digest")
-        if row["event"] == "answers taken out":
-            said = said["searched"]
-        else:
-            del said["index_made_anew"]
-            said.pop("leads", None)  # cases of before have none
-    problems = []
+    if said is not None and row["event"] == "answers taken out":
+        said = said["searched"]
+    elif said is not None:
+        said = {k: v for k, v in said.items() if k not in {"index_made_anew", "answers", "leads"}}
+    problems = replay.answer_problems(case)
     if case.searched() != said:
         problems.append("what was searched for is not what the log says")
-    if digest is not None and digest != answers_digest(case):
-        problems.append("candidates, or the list of photographs, were changed after the run")
     if (case.folder / GALLERY / DATABASE).is_file():
         with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:
             problems += [f"gallery: {p}" for c in check_gallery(gallery) for p in c.problems]
@@ -244,9 +213,9 @@ def _answers(case: Case) -> Check:
 
 
 def _decided(case: Case) -> Check:
-    """What reviewers decided against the hash that the log holds."""
+    """What reviewers decided, row by row against what the log has of it."""
     count = case.db.execute("SELECT count(*) FROM decision").fetchone()[0]
-    return Check("decisions", count, decisions.problems(case), [])
+    return Check("decisions", count, replay.decision_problems(case), [])
 
 
 def _settings(case: Case) -> Check:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import Blueprint, flash, redirect, request, session, url_for
+from flask import Blueprint, current_app, flash, redirect, request, session, url_for
 from werkzeug.wrappers import Response
 
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
@@ -85,7 +85,7 @@ def decide_link(case_id: str, link: int, what: str) -> Answer:
 def sign_off(case_id: str) -> Answer:
     def change(case: Case) -> str:
         by, role = _who()
-        written = signoff.sign_off(case, by, "although" in request.form, role)
+        written = signoff.sign_off(case, by, "although" in request.form, role, current_app.config["SIGN_KEY"])
         return f"Written: {', '.join(written.files)}, in {case.folder / SIGNED_OFF}."
 
     page = url_for("pages.sign_off", case_id=case_id)

@@ -18,10 +18,11 @@ from fasr_video.review.guard import protect
 from fasr_video.review.times import clock
 
 
-def make_app(cases: Mapping[str, Path], token: str, port: int) -> Flask:
-    """Pages about these cases (by id), for whoever holds the token."""
+def make_app(cases: Mapping[str, Path], token: str, port: int, sign_key: Path | None = None) -> Flask:
+    """Pages about these cases (by id), for whoever holds the token; what is signed off is signed with the key."""
     app = Flask(__name__)
     app.config["CASES"] = dict(cases)
+    app.config["SIGN_KEY"] = sign_key
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(clock=clock, ratio=ratio, explain=explain)
     protect(app, token, port)

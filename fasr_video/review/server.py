@@ -20,12 +20,12 @@ HOST = "127.0.0.1"
 THREADS = 6
 
 
-def serve_cases(folders: Sequence[Path], port: int, tell: Callable[[str], None]) -> None:
+def serve_cases(folders: Sequence[Path], port: int, tell: Callable[[str], None], sign_key: Path | None = None) -> None:
     cases = by_id(cases_in(folders))
     with claim(port) as claimed:
         port = claimed.getsockname()[1]
         token = secrets.token_urlsafe(32)
-        app = make_app(cases, token, port)
+        app = make_app(cases, token, port, sign_key)
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a browser that asks for ten pictures is no news
         server = waitress.create_server(app, sockets=[claimed], threads=THREADS, ident=None)
         tell(f"http://{HOST}:{port}/?token={token}")

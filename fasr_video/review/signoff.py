@@ -2,8 +2,10 @@
 
     CASE/signed-off/WHEN.json    the report; its schema is `fasr-video/signed-off/1`
     CASE/signed-off/WHEN.html    the same for people, self-contained
+    CASE/signed-off/WHEN.json.sha256, WHEN.json.sha256.sig    a signature of the report, and so of the log's head in it,
+                                 where a key was given; `fasr-video check-signature` checks it
 
-The SHA-256 of both files goes into the log, so that `fasr-video verify` finds one that was changed.
+The SHA-256 of all of them goes into the log, so that `fasr-video verify` finds one that was changed.
 """
 
 from __future__ import annotations
@@ -18,13 +20,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fasr_video import __version__
-from fasr_video.errors import CaseError, IntegrityError
+from fasr_video.errors import CaseError
 from fasr_video.files import make_folder, put_in_place, write_whole
 from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person, problems
+from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person
 from fasr_video.pipeline.export import below_threshold, links
 from fasr_video.pipeline.links import clusters
+from fasr_video.pipeline.replay import require
 from fasr_video.pipeline.roles import role as as_role
+from fasr_video.pipeline.roles import shown
 from fasr_video.pipeline.verify import NEW, SIGNED_OFF
 from fasr_video.review.cards import Card, cards, ratio
 from fasr_video.review.times import clock
@@ -47,8 +51,10 @@ def undecided(found: list[Card]) -> list[str]:
     return [card.name for card in found if card.agreement is Agreement.UNDECIDED]
 
 
-def sign_off(case: Case, by: str, although_undecided: bool = False, role: str = "") -> SignedOff:
-    """Write the report of what was decided into the case, and its hash into the log."""
+def sign_off(
+    case: Case, by: str, although_undecided: bool = False, role: str = "", key: Path | None = None
+) -> SignedOff:
+    """Write the report of what was decided into the case, and its hash into the log; signed, where a key is given."""
     by, role = person(by), as_role(role)
     with case.transaction():  # nobody decides while the report is written
         name_signed_off(case)
@@ -59,7 +65,7 @@ def sign_off(case: Case, by: str, although_undecided: bool = False, role: str = 
         if left and not although_undecided:
             reason = f"{len(left)} tracks are undecided ({', '.join(left[:20])}{', …' if len(left) > 20 else ''})"
             raise CaseError(case.folder, reason, "decide them, or sign off although they are")
-        files = _write(case.folder / SIGNED_OFF, document)
+        files = _write(case.folder / SIGNED_OFF, document, key)
         about = {"files": files, "undecided": left, "digest": document["decisions_sha256"]}
         case.log("signed off", {"by": by, "role": role, **about})
     with case.transaction():
@@ -85,9 +91,7 @@ def signed_off(case: Case) -> list[SignedOff]:
 
 
 def _document(case: Case, by: str, role: str) -> dict[str, Any]:
-    altered = problems(case)
-    if altered:
-        raise IntegrityError(case.folder, altered[0], "see `fasr-video verify`; nothing was signed off")
+    require(case)
     found = cards(case)
     names = {card.id: card.name for card in found}
     searched = case.searched()
@@ -149,17 +153,29 @@ def _as_json(decision: Decision) -> dict[str, Any]:
     return {name: getattr(decision, name) for name in names}
 
 
-def _write(folder: Path, document: dict[str, Any]) -> dict[str, str]:
-    """Both files, whole; returns their hashes by their names."""
+def _write(folder: Path, document: dict[str, Any], key: Path | None) -> dict[str, str]:
+    """All files, whole; returns their hashes by their names."""
     make_folder(folder)
     stem = document["at"].replace(":", "").replace("+0000", "Z")
-    texts = {f"{stem}.json": json.dumps(document, indent=2, ensure_ascii=False), f"{stem}.html": _html(document)}
+    text = json.dumps(document, indent=2, ensure_ascii=False).encode()
+    contents = {f"{stem}.json": text, f"{stem}.html": _html(document).encode()}
+    if key is not None:
+        contents |= _signature(f"{stem}.json", text, document, key)
     files = {}
-    for name, text in texts.items():
-        data = text.encode()
+    for name, data in contents.items():
         write_whole(folder / (name + NEW), lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
         files[name] = hashlib.sha256(data).hexdigest()
     return files
+
+
+def _signature(name: str, text: bytes, document: dict[str, Any], key: Path) -> dict[str, bytes]:
+    """The two files that prove who signed the report, as `fasr-video sign` writes them beside an export."""
+    from fasr_video.custody.keys import read_private
+    from fasr_video.custody.signing import signed_manifest
+
+    found, who = {name: hashlib.sha256(text).hexdigest()}, shown(document["signed_off_by"], document["signed_off_as"])
+    manifest, signature = signed_manifest(found, read_private(key), who, document["at"])
+    return {f"{name}.sha256": manifest, f"{name}.sha256.sig": signature}
 
 
 def _html(document: dict[str, Any]) -> str:

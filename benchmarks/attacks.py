@@ -1,0 +1,388 @@
+"""Attacks on the program as it is installed: what somebody plants in what it reads, and what comes of it.
+
+    python benchmarks/attacks.py [--only WORDS]
+
+Each attack gets an empty folder, makes what it needs there, and says in a line what the program did. `before` is what
+the same function said of commit 9badc4b. Each command runs in a process of its own with a limit of time, forked from
+one that has everything imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NoReturn
+
+from footage import REPO
+from results import Table, command_line
+
+sys.path.insert(0, str(REPO))
+from fasr_video import cli
+from fasr_video.archive import unit as units
+from fasr_video.archive.orders import Order
+from fasr_video.configs import settings as configs
+from fasr_video.custody import commands
+from fasr_video.files import sha256_file
+from fasr_video.pipeline import probes, records
+from fasr_video.pipeline.case import Case, chain_hash
+from fasr_video.pipeline.place import Place
+from tests.reviewed import made_case
+
+PATIENCE = 60.0
+"""Seconds that a command may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    name: str
+    expected: str
+    attempt: Callable[[Path], str]
+    """Makes the attack in an empty folder, and says what happened."""
+    before: str = "not tried"
+    """What it said of commit 9badc4b."""
+
+
+def program(*arguments: object, patience: float = PATIENCE, at: datetime | None = None) -> tuple[str, str]:
+    """How `fasr-video` with these arguments ended, and all that it printed; with `at`, by a clock that says so."""
+    with tempfile.TemporaryFile("w+") as said:
+        child = os.fork()
+        if child == 0:
+            _run(arguments, said.fileno(), at)
+        until = time.monotonic() + patience
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return f"`{arguments[0]}` hangs ({patience:g} s)", ""
+            time.sleep(0.05)
+        said.seek(0)
+        text = said.read()
+    how = f"`{arguments[0]}` ends with {os.waitstatus_to_exitcode(ended[1])}"
+    return f"{how} and a traceback" if "Traceback" in text else how, text
+
+
+def _run(arguments: Sequence[object], said: int, at: datetime | None) -> NoReturn:
+    """In the child: what the command line does, and nothing after it."""
+    code: object = 1
+    try:
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+        sys.argv = ["fasr-video", *map(str, arguments)]
+        if at is not None:
+            clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: at)})
+            setattr(commands, "datetime", clock)  # noqa: B010
+        cli.main()
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+    finally:
+        sys.stdout.flush()
+        os._exit(code if isinstance(code, int) else 0)
+
+
+def change(database: Path, *statements: str) -> None:
+    """Run these on a database, as anybody can who may write it."""
+    opened = sqlite3.connect(database, isolation_level=None)
+    for statement in statements:
+        opened.execute(statement)
+    opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    opened.close()
+
+
+# Decisions.
+
+
+def verdict_covered_by_the_next_decision(folder: Path) -> str:
+    case = made_case(folder / "case")
+    decide = ("decide", case, "T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
+    program(*decide)
+    change(case / "case.sqlite", "UPDATE decision SET verdict = 'accepted'")
+    decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
+    verified, _ = program("verify", case)
+    return f"{decided}, {verified}"
+
+
+# Databases of somebody else.
+
+ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+
+
+def trigger_in_a_case(folder: Path) -> str:
+    case = made_case(folder / "case")
+    turned = "UPDATE decision SET verdict = 'accepted', subject = 'anna' WHERE id = new.id"
+    change(case / "case.sqlite", f"CREATE TRIGGER kind AFTER INSERT ON decision BEGIN {turned}; END")
+    given = ("T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
+    decided, _ = program("decide", case, *given)
+    _, shown = program("export", case, "--format", "json")
+    turned_into = '"verdict": "accepted"' in shown
+    return f"{decided}, the export says {'accepted' if turned_into else 'nothing of it'}"
+
+
+def endless_view(folder: Path) -> str:
+    case = made_case(folder / "case")
+    view = f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state FROM n"
+    change(case / "case.sqlite", "ALTER TABLE track RENAME TO old", view)
+    return ", ".join(program(command, case, patience=30)[0] for command in ("show", "verify", "purge"))
+
+
+def values_that_nobody_writes(folder: Path) -> str:
+    changes = {
+        "time base 1/0": "UPDATE source SET info = json_set(info, '$.time_base', '1/0')",
+        "landmarks [": "UPDATE face SET landmarks = '['",
+        "facts []": "UPDATE restoration SET facts = '[]'",
+        "a path for a track's number": "UPDATE track SET number = '../x' WHERE id = 1",
+    }
+    said = []
+    for place, (what, statement) in enumerate(changes.items()):
+        case = made_case(folder / str(place))
+        change(case / "case.sqlite", statement)
+        forge(case)
+        said.append(f"{what}: {program('export', case, '--format', 'json')[0]}")
+    return "; ".join(said)
+
+
+def forge(case: Path) -> None:
+    """Make all hashes of the log fit again, those of faces, tracks and probes in its lines too."""
+    database = sqlite3.connect(case / "case.sqlite", isolation_level=None)
+    database.row_factory = sqlite3.Row
+    with Case(case, database) as opened, opened.transaction():
+        previous = ""
+        for row in opened.db.execute("SELECT * FROM log ORDER BY id").fetchall():
+            details = json.loads(row["details"])
+            if row["event"] == "source done":
+                details["digest"] = records.digest(opened, details["source"])
+            if row["event"] == "source added":
+                info = opened.db.execute("SELECT info FROM source WHERE id = ?", (details["source"],)).fetchone()
+                details["info"] = json.loads(info["info"])
+            if row["event"] == "probed":
+                details["digests"] = {t: probes.digest(opened, int(t)) for t in details["digests"]}
+            text = json.dumps(details, sort_keys=True)
+            hashed = chain_hash(previous, row["at"], row["event"], text)
+            made = "UPDATE log SET details = ?, previous = ?, hash = ? WHERE id = ?"
+            opened.db.execute(made, (text, previous, hashed, row["id"]))
+            previous = hashed
+        opened.set_meta("log_head", previous)
+
+
+# The end of a case.
+
+
+def planted_tombstone(folder: Path) -> str:
+    case = made_case(folder / "cases" / "case")
+    (case / "notes.txt").write_text("of an examiner")
+    told = {"state": "removing", "made_at": "2020", "begun_at": "2020", "why": "its time is over", "log_head": "0"}
+    (case / "purged.json").write_text(json.dumps(told | {"copies": {"found": []}, "removed": {}}))
+    purged, _ = program("purge", case, "--yes")
+    return f"{purged}, {there(case)}"
+
+
+def footage_under_a_planted_tombstone(folder: Path) -> str:
+    evidence = folder / "evidence"
+    evidence.mkdir()
+    (evidence / "film.mp4").write_text("footage")
+    told = {"state": "removing", "made_at": "2020", "begun_at": "2020", "why": "its time is over"}
+    (evidence / "purged.json").write_text(json.dumps(told | {"copies": {"found": []}, "removed": {}}))
+    purged, _ = program("purge", folder, "--yes")
+    return f"{purged}, the footage is {'there' if (evidence / 'film.mp4').exists() else 'gone'}"
+
+
+def nested_case(folder: Path) -> str:
+    case = made_case(folder / "cases" / "case", overrides=("case.retention_days=1",))
+    age(case)
+    inner = made_case(case / "inner")
+    (case / "film.mp4").write_text("footage")
+    purged, _ = program("purge", case, "--yes")
+    found = {"the inner case": inner / "case.sqlite", "the footage": case / "film.mp4"}
+    return f"{purged}, " + ", ".join(f"{what} is {'there' if p.exists() else 'gone'}" for what, p in found.items())
+
+
+def age(case: Path) -> None:
+    """As if it had been made ten days ago."""
+    ago = (datetime.now(UTC) - timedelta(days=10)).isoformat(timespec="milliseconds")
+    change(case / "case.sqlite", f"UPDATE log SET at = '{ago}'")
+    forge(case)
+
+
+def clock_of_2037(folder: Path) -> str:
+    case = made_case(folder / "case", overrides=("case.retention_days=90",))
+    purged, _ = program("purge", case, "--yes", at=datetime(2037, 1, 1, tzinfo=UTC))
+    return f"{purged}, {there(case)}"
+
+
+def there(case: Path) -> str:
+    return f"the case is {'there' if (case / 'case.sqlite').exists() else 'gone'}"
+
+
+# Batches.
+
+
+def touched_footage(folder: Path) -> str:
+    film, case = folder / "film.mp4", decided_case(folder)
+    order = order_of(film, case)
+    os.utime(film, (1, 1))
+    units.work(order, lambda share: None)
+    return cases_left(folder)
+
+
+def changed_footage(folder: Path) -> str:
+    film, case = folder / "film.mp4", decided_case(folder)
+    order = order_of(film, case)
+    film.write_bytes(b"another film")
+    said = units.work(order, lambda share: None).text
+    return f"{cases_left(folder)}; said: {said.partition('; ')[2]}"
+
+
+def decided_case(folder: Path) -> Path:
+    """A case of a batch with a reviewer's decision in it."""
+    case = made_case(folder / "cases" / "film")
+    program("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
+    return case
+
+
+def order_of(film: Path, case: Path) -> Order:
+    """To make that case of a film that is none: what matters is what becomes of the case."""
+    film.write_bytes(b"film")
+    facts, settings = film.stat(), configs.load("cpu").model_dump_json()
+    known = (1, film, sha256_file(film), facts.st_size, facts.st_mtime_ns)
+    return Order(*known, case, settings, None, Place())
+
+
+def cases_left(folder: Path) -> str:
+    found = [p.parent.name for p in (folder / "cases").glob("*/case.sqlite")]
+    return f"cases that are left: {', '.join(found) or 'none'}"
+
+
+# Galleries.
+
+
+def reader_that_holds_what_was_removed(folder: Path) -> str:
+    gallery = made_case(folder / "case") / "gallery"
+    opened = sqlite3.connect(gallery / "gallery.sqlite")
+    (vector,) = opened.execute("SELECT vector FROM template WHERE subject = 'anna'").fetchone()
+    opened.close()
+    hold = (
+        "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('BEGIN');"
+        "db.execute('SELECT * FROM template').fetchone(); print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold, str(gallery / "gallery.sqlite")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        removed, _ = program("gallery", "remove", gallery, "anna", "--why", "order")
+        reader.kill()
+    checked, _ = program("gallery", "check", gallery)
+    finished, _ = program("gallery", "check", gallery, "--finish")
+    held = any(vector[:64] in path.read_bytes() for path in gallery.iterdir())
+    said = f"remove: {removed}, check: {checked}, then with --finish: {finished}"
+    return f"{said}; the vector is {'there' if held else 'gone'}"
+
+
+ATTACKS = [
+    Attack(
+        "a decision's verdict is changed by SQL, then somebody decides on another track",
+        "`decide` ends with 4, `verify` ends with 4",
+        verdict_covered_by_the_next_decision,
+        "`decide` ends with 0, `verify` ends with 0",
+    ),
+    Attack(
+        "a trigger in a case turns each verdict into accepted",
+        "`decide` ends with 4, the export says nothing of it",
+        trigger_in_a_case,
+        "`decide` ends with 0, the export says accepted",
+    ),
+    Attack(
+        "a view without end stands in place of the table of tracks",
+        "`show` ends with 4, `verify` ends with 4, `purge` ends with 3",
+        endless_view,
+        "`show` hangs (30 s), `verify` ends with 4, `purge` ends with 0",
+    ),
+    Attack(
+        "values that no version writes, with all hashes made anew",
+        "each `export` ends with 4",
+        values_that_nobody_writes,
+        "time base 1/0: `export` ends with 1 and a traceback; landmarks [: `export` ends with 1 and a "
+        "traceback; facts []: `export` ends with 1 and a traceback; a path for a track's number: `export` "
+        "ends with 0",
+    ),
+    Attack(
+        "a tombstone that was planted in a case whose time is not over",
+        "`purge` ends with 3, the case is there",
+        planted_tombstone,
+        "`purge` ends with 0, the case is gone",
+    ),
+    Attack(
+        "a tombstone that was planted beside footage",
+        "`purge` ends with 3, the footage is there",
+        footage_under_a_planted_tombstone,
+        "`purge` ends with 0, the footage is gone",
+    ),
+    Attack(
+        "a case and footage lie in a case that is purged",
+        "`purge` ends with 3, the inner case is there, the footage is there",
+        nested_case,
+        "`purge` ends with 0, the inner case is gone, the footage is gone",
+    ),
+    Attack(
+        "a clock of 2037, and a case that is kept for 90 days",
+        "`purge` ends with 3, the case is there",
+        clock_of_2037,
+        "`purge` ends with 0, the case is gone",
+    ),
+    Attack(
+        "footage of a batch is touched, and its case holds a decision",
+        "cases that are left: film",
+        touched_footage,
+        "cases that are left: none",
+    ),
+    Attack(
+        "footage of a batch changes, and its case holds a decision",
+        "one that is left under another name, and that is said",
+        changed_footage,
+        "cases that are left: none; said: it is read again",
+    ),
+    Attack(
+        "a reader holds the gallery while somebody is removed, and is killed",
+        "remove: `gallery` ends with 1, check: `gallery` ends with 4, then with --finish: `gallery` ends with 0; "
+        "the vector is gone",
+        reader_that_holds_what_was_removed,
+        "remove: `gallery` ends with 1, check: `gallery` ends with 0, then with --finish (there was none): "
+        "`gallery` ends with 2; the vector is there",
+    ),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="attacks with these words in their names; writes no page")
+    parser.add_argument("--json", action="store_true", help="print what each said, and write no page")
+    given = parser.parse_args()
+    columns = ("attack", "expected", "before", "after")
+    table = Table("reliability_attacks", "Attacks on what is read", command_line(), columns)
+    for attack in (a for a in ATTACKS if given.only in a.name):
+        with tempfile.TemporaryDirectory() as place:
+            after = attack.attempt(Path(place))
+        if given.json:
+            print(json.dumps({"name": attack.name, "expected": attack.expected, "said": after}), flush=True)
+        else:
+            table.row((attack.name, attack.expected, attack.before, after))
+    table.note("Before: the same functions on commit 9badc4b. Exit codes: 0 done, 3 something had to stay, 4 damage.")
+    if not (given.json or given.only):
+        table.write()
+
+
+if __name__ == "__main__":
+    main()

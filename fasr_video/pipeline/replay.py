@@ -1,0 +1,119 @@
+"""Decisions, links and answers as the log has them: rebuilt from its lines, and compared with the tables row by row.
+
+Nothing is added on top of a table that is not as the log has it: the next line would make the change look decided.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fasr_video.errors import IntegrityError
+from fasr_video.pipeline.case import Case
+
+PROPOSED = ("id", "a", "b", "score", "evidence")
+"""What the log holds of each link that nobody decided on, in this order."""
+_Rows = Mapping[int, Mapping[str, Any]]
+
+
+def require(case: Case) -> None:
+    """Raise unless decisions, links and answers are as the log has them."""
+    found = [*decision_problems(case), *link_problems(case), *answer_problems(case)]
+    if found:
+        raise IntegrityError(case.folder, found[0], "see `fasr-video verify`; nothing was written")
+
+
+def decision_problems(case: Case) -> list[str]:
+    """Return what the table of decisions says otherwise than the log."""
+    told: dict[int, dict[str, Any]] = {}
+    for event, line in _lines(case, "decided", "decision undone"):
+        if event == "decision undone":
+            told[line["id"]] |= {"undone_by": line["by"], "undone_at": line["at"]}
+            continue
+        told[line["id"]] = line
+        for former in line["replaces"]:
+            told[former] |= {"undone_by": line["by"], "undone_at": line["at"]}
+    return _differences("decision", told, _table(case, "decision", "id"))
+
+
+def link_problems(case: Case) -> list[str]:
+    """Return what the table of links says otherwise than the log."""
+    told: dict[int, dict[str, Any]] = {}
+    open_link = {"state": "proposed", "decided_by": None, "decided_at": None}
+    for event, line in _lines(case, "links proposed", "link decided"):
+        if event == "links proposed":
+            proposed = [dict(zip(PROPOSED, row, strict=True)) for row in line["proposed"]]
+            told = {number: link for number, link in told.items() if link["state"] != "proposed"}
+            told |= {link["id"]: link | open_link for link in proposed}
+            continue
+        made = {"id": line["link"], "a": line["tracks"][0], "b": line["tracks"][1]}
+        known = told.setdefault(line["link"], made | {k: line[k] for k in ("score", "evidence")})
+        decided = {"state": line["to"], "decided_by": line["by"], "decided_at": line["at"]}
+        told[line["link"]] = known | (open_link if line["to"] == "proposed" else decided)
+    return _differences("link", told, _table(case, "link", "id"))
+
+
+def answer_problems(case: Case) -> list[str]:
+    """Return what the answers of the search, or the photographs behind them, are otherwise than in the log."""
+    told, photographs = dict[str, str](), None
+    for event, line in _lines(case, "searched", "answers taken out"):
+        if event == "searched":
+            told, photographs = line["answers"], line["photographs"]
+        else:
+            told = {track: hashed for track, hashed in told.items() if int(track) not in line["tracks"]}
+    there = answers(case)
+    bad = sorted((t for t in told.keys() | there.keys() if told.get(t) != there.get(t)), key=int)
+    found = [f"the candidates of track {track} are not as the log has them" for track in bad]
+    listed = photographs_digest(case)
+    if listed != (photographs_digest_of([]) if photographs is None else photographs):
+        found.append("the list of photographs is not as the log has it")
+    return found
+
+
+def answers(case: Case) -> dict[str, str]:
+    """Return one hash for each track that was answered, over the answer and its candidates."""
+    rows: dict[str, list[list[Any]]] = {}
+    for query in ("SELECT * FROM answer", "SELECT * FROM candidate ORDER BY track, list, rank"):
+        for row in case.db.execute(query).fetchall():
+            rows.setdefault(str(row["track"]), []).append(list(row))
+    return {track: hashlib.sha256(json.dumps(held).encode()).hexdigest() for track, held in rows.items()}
+
+
+def proposed_links(case: Case) -> list[list[Any]]:
+    """Return the links that nobody decided on, for the log."""
+    query = f"SELECT {', '.join(PROPOSED)} FROM link WHERE state = 'proposed' ORDER BY id"
+    return [list(row) for row in case.db.execute(query).fetchall()]
+
+
+def photographs_digest(case: Case) -> str:
+    query = "SELECT path, subject, sha256, problem FROM gallery_photo ORDER BY id"
+    return photographs_digest_of([tuple(row) for row in case.db.execute(query).fetchall()])
+
+
+def photographs_digest_of(rows: list[tuple[Any, ...]]) -> str:
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def _lines(case: Case, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    places = ", ".join("?" * len(events))
+    query = f"SELECT event, details FROM log WHERE event IN ({places}) ORDER BY id"
+    for row in case.db.execute(query, events).fetchall():
+        yield row["event"], json.loads(row["details"])
+
+
+def _table(case: Case, table: str, key: str) -> _Rows:
+    return {row[key]: dict(row) for row in case.db.execute(f"SELECT * FROM {table}").fetchall()}
+
+
+def _differences(what: str, told: _Rows, there: _Rows) -> list[str]:
+    found = []
+    for number in sorted(told.keys() | there.keys()):
+        if number not in there:
+            found.append(f"{what} {number} is in the log and not in the case")
+        elif number not in told:
+            found.append(f"{what} {number} is not in the log")
+        elif other := [k for k, value in there[number].items() if told[number][k] != value]:
+            found.append(f"{what} {number} is not as the log has it ({', '.join(other)})")
+    return found
