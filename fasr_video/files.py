@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from fasr_video.errors import IntegrityError
 
@@ -15,8 +17,28 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 """Endings of the picture files that are read."""
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises OSError, at once, for what is none: a pipe would be waited for, and a device read,
+    without an end."""
+    with named(path):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            return os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a regular file holds."""
+    with open_regular(path) as handle, named(path):
+        return handle.read()
+
+
 def sha256_file(path: Path) -> str:
-    with named(path), path.open("rb") as handle:
+    with open_regular(path) as handle, named(path):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.errors import MissingExtra, UsageError
-from fasr_video.files import sha256_file, sync_folder, write_whole
+from fasr_video.files import read_file, sha256_file, sync_folder, write_whole
 from fasr_video.storage import environment
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def facts_of(gallery: Gallery) -> dict[str, Any]:
 def read_stamp(folder: Path) -> Any:
     """What the index on disk was made from; None when that is not to be found."""
     try:
-        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        stamp = json.loads(read_file(folder / STAMP))
         return stamp if {"kind", "measured", "sha256"} <= stamp.keys() else None
     except (OSError, ValueError, AttributeError, RecursionError):
         return None

@@ -48,6 +48,7 @@ from fasr_video.files import (
     make_private_folder,
     open_lock,
     put_in_place,
+    read_file,
     refuse_links,
     sync_folder,
     write_whole,
@@ -315,7 +316,7 @@ class Case:
         """The picture as a PNG file, which is what its name says."""
         path, remedy = self.picture_path(name), "restore it from a copy of the case"
         try:
-            data = self.unseal(path.read_bytes(), name)
+            data = self.unseal(read_file(path), name)
         except OSError as error:
             raise IntegrityError(path, f"cannot be read ({error})", remedy) from error
         if hashlib.sha256(data).hexdigest() != name:

@@ -18,7 +18,7 @@ from PIL import ImageDraw, ImageFont
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import read_file, sha256_file, write_whole
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
 from fasr_video.pipeline.marks import LandmarkFinder
@@ -207,7 +207,7 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST, 
         digest, image = sha256_file(path), read_picture(path)
     except UNREADABLE as error:
         raise InputError(path, "not a picture that can be read", "give PNG, JPEG, WebP, BMP or TIFF") from error
-    if is_synthetic(path.read_bytes()):
+    if is_synthetic(read_file(path)):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
         face, warnings = align_face(path, image, detector, smallest, choice)
@@ -252,7 +252,7 @@ class Target:
     def earlier(self) -> list[str] | None:
         """The warnings of an earlier answer to the same question, if all of its files are there as they were."""
         try:
-            facts = json.loads(self.path("json").read_text(encoding="utf-8"))
+            facts = json.loads(read_file(self.path("json")))
             whole = all(sha256_file(self._folder / name) == digest for name, digest in facts["files"].items())
             return list(facts["warnings"]) if whole and facts["asked"] == self._asked else None
         except (OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fasr_video.errors import IntegrityError, MediaError
-from fasr_video.files import sha256_file
+from fasr_video.files import read_file, sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline import decisions
@@ -253,7 +253,7 @@ def _settings(case: Case) -> Check:
     """The settings that people read, and `run --stage` goes on with, against those in the database."""
     path = case.folder / SETTINGS
     try:
-        same = yaml.safe_load(path.read_text(encoding="utf-8")) == json.loads(case.meta("settings"))
+        same = yaml.safe_load(read_file(path)) == json.loads(case.meta("settings"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         same = False
     if same:
@@ -294,7 +294,7 @@ def _report(case: Case) -> Check:
     folder = case.folder / REPORT
     if not (folder / SUMS).is_file():
         return Check("report", 0, [], [])
-    lines = (line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    lines = (line.partition("  ") for line in read_file(folder / SUMS).decode().splitlines())
     said = {name: sha256 for sha256, _, name in lines}
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {SUMS}
     if UNFINISHED in there:
@@ -310,10 +310,10 @@ def _heads(case: Case, given: str | None) -> Check:
     problems, noted = [], {} if given is None else {"the head that was given": given.strip().lower()}
     for path in (case.folder / REPORT / "report.json", *sorted((case.folder / SIGNED_OFF).glob("*.json"))):
         try:
-            noted[str(path)] = str(json.loads(path.read_text(encoding="utf-8"))["log_head"])
+            noted[str(path)] = str(json.loads(read_file(path))["log_head"])
         except FileNotFoundError:
             continue
-        except MISREAD:
+        except (OSError, *MISREAD):
             problems.append(f"{path} names no end of the log")
     lines = {row["hash"] for row in case.db.execute("SELECT hash FROM log").fetchall()}
     problems += [f"{who}: the log holds no line {h[:16]}… (cut off?)" for who, h in noted.items() if h not in lines]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.files import refuse_links, sha256_file, sync_folder, write_whole
+from fasr_video.files import read_file, refuse_links, sha256_file, sync_folder, write_whole
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.pipeline.roles import shown
@@ -82,7 +82,7 @@ def refresh(folder: Path) -> Path | None:
 def _is_of(out: Path, head: str) -> bool:
     """Whether the pages there are whole, and of the state of the case whose log ends so."""
     try:
-        index, listed = (out / INDEX).read_bytes(), (out / MANIFEST).read_text(encoding="utf-8")
+        index, listed = read_file(out / INDEX), read_file(out / MANIFEST).decode()
     except (OSError, UnicodeDecodeError):
         return False
     names = [line.partition("  ")[2] for line in listed.splitlines()]
@@ -146,7 +146,7 @@ class _Target:
         out.mkdir(parents=True, exist_ok=True)
         refuse_links(out)
         manifest.touch()  # a report that is killed from here on is known as one
-        lines = manifest.read_text(encoding="utf-8").splitlines()
+        lines = read_file(manifest).decode().splitlines()
         self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
             raise CaseError(out, "its SHA256SUMS is of something else", "give another --out")
