@@ -18,8 +18,8 @@ PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file for reading. Raises OSError, at once, for what is none: a pipe would be waited for, and a device read,
-    without an end."""
+    """Open a file for reading. Raises OSError, at once, for what is none: a pipe would be waited for without an end,
+    and a device read."""
     with named(path):
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

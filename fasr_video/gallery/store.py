@@ -45,6 +45,7 @@ from fasr_video.gallery.records import (
     Vectors,
     WrongEmbedder,
 )
+from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
 from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
@@ -228,7 +229,11 @@ class Gallery:
         if hashlib.sha256(data).digest() != digest:
             remedy = "restore the gallery from a copy, or remove this photograph and add it again"
             raise IntegrityError(self.folder, f"the stored picture of {image.path} was changed", remedy)
-        picture = np.asarray(PilImage.open(io.BytesIO(data)).convert("RGB"))
+        try:
+            picture = decoded(data, MOST_OF_A_FACE)
+        except UNREADABLE as error:
+            reason = f"the stored picture of {image.path} is none ({error})"
+            raise IntegrityError(self.folder, reason, "remove this photograph and add it again") from error
         try:
             return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
         except (ValueError, TypeError) as error:

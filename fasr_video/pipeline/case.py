@@ -37,7 +37,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
@@ -53,6 +52,7 @@ from fasr_video.files import (
     sync_folder,
     write_whole,
 )
+from fasr_video.pictures import UNREADABLE, decoded, opened
 from fasr_video.storage import BUSY_SECONDS, close_whole, connect_to_read, environment, tell_damage, transaction
 from fasr_video.types import Image
 from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
@@ -321,10 +321,22 @@ class Case:
             raise IntegrityError(path, f"cannot be read ({error})", remedy) from error
         if hashlib.sha256(data).hexdigest() != name:
             raise IntegrityError(path, "it was changed", remedy)
-        return data
+        with self._sound(name), opened(data):
+            return data
 
     def read_picture(self, name: str) -> Image:
-        return np.asarray(PilImage.open(io.BytesIO(self.picture_bytes(name))).convert("RGB"))
+        data = self.picture_bytes(name)
+        with self._sound(name):
+            return decoded(data)
+
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """A file that is named as a picture of the case, and is none, or one of a size that no run writes, is told."""
+        try:
+            yield
+        except UNREADABLE as error:
+            remedy = "do not use this case: no run made it as it is"
+            raise IntegrityError(self.picture_path(name), f"no picture that a case has ({error})", remedy) from error
 
     def picture_names(self) -> list[str]:
         """Of every picture that the case refers to."""

@@ -73,13 +73,6 @@ class Losses:
         return any(getattr(self, k) for k in Losses.__slots__)
 
 
-MOST_PIXELS = 8192 * 4352
-"""Of a frame: 8K, as codecs pad it. What is larger is refused before it is decoded."""
-MOST_OF_A_PHOTOGRAPH = 1 << 27
-"""Pixels; one larger than a frame may be is shrunk to that when it is read."""
-LONGEST_SIDE = 16384
-
-
 @dataclass(frozen=True, slots=True)
 class Frame:
     ref: FrameRef

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,28 +13,13 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL
-from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
 from fasr_video.files import PICTURES, sha256_file
-from fasr_video.pipeline.media.contract import (
-    LONGEST_SIDE,
-    MOST_OF_A_PHOTOGRAPH,
-    MOST_PIXELS,
-    Frame,
-    Losses,
-    MediaInfo,
-    Reader,
-    Sampling,
-)
+from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, MOST_PIXELS, UNREADABLE, opened
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.types import FrameRef, Image
-
-# Pillow's ways of saying "not a picture", or "a bomb".
-UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
-
-
-PilImage.MAX_IMAGE_PIXELS = MOST_OF_A_PHOTOGRAPH  # no warnings below our own limit, which is looked at first
 
 
 def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
@@ -44,13 +28,8 @@ def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
     Photographs of more pixels than a frame may have are shrunk to that many; a picture that is a frame is refused.
     """
     most = MOST_PIXELS if as_frame else MOST_OF_A_PHOTOGRAPH
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)  # our own limit is below
-        picture = PilImage.open(path)
-    with picture:
+    with opened(path, most) as picture:
         width, height = picture.size
-        if width * height > most or max(width, height) > LONGEST_SIDE:
-            raise ValueError(f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side")
         shrink = max(1.0, math.sqrt(width * height / MOST_PIXELS))
         if shrink > 1 and not picture.mode.startswith("I"):
             picture.thumbnail((int(width / shrink), int(height / shrink)))
