@@ -373,7 +373,16 @@ class Case:
 
 def track_name(track: sqlite3.Row) -> str:
     """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
-    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
+    number, source = whole(track["number"]), whole(track["source"])
+    return f"T{number}" if source == 1 else f"S{source}-T{number}"
+
+
+def whole(value: object) -> int:
+    """Return a number of a case's database. SQLite holds a text where a number belongs, if somebody puts one there."""
+    if not isinstance(value, int):
+        reason = f"it holds {value!r} where a whole number belongs"
+        raise IntegrityError(DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest")
+    return value
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -99,18 +99,35 @@ def _database(case: Case) -> Check:
     problems += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
     added = case.db.execute("SELECT type, name FROM sqlite_master WHERE type IN ('trigger', 'view')").fetchall()
     problems += [f"a {row['type']} was added to the database: {row['name']}" for row in added]
+    problems += _no_numbers(case)
     return Check("database", 1, problems, [])
 
 
+def _no_numbers(case: Case) -> list[str]:
+    """Columns of numbers that hold something else, which SQLite allows."""
+    query = """SELECT t.name AS "table", c.name AS "column" FROM sqlite_master t JOIN pragma_table_info(t.name) c
+               WHERE t.type = 'table' AND c.type IN ('INTEGER', 'REAL') ORDER BY 1, 2"""
+    found = []
+    for row in case.db.execute(query).fetchall():
+        table, column = (name.replace('"', '""') for name in row)
+        other = f"""SELECT 1 FROM "{table}" WHERE typeof("{column}") NOT IN ('integer', 'real', 'null') LIMIT 1"""
+        if case.db.execute(other).fetchone():
+            found.append(f"{column} of a row of {table} is no number")
+    return found
+
+
 def _log(case: Case) -> Check:
-    problems = []
-    previous = ""
+    problems, notes = [], []
+    previous, last = "", ""
     rows = case.db.execute("SELECT * FROM log ORDER BY id").fetchall()
     for row in rows:
         expected = chain_hash(previous, row["at"], row["event"], row["details"])
         if row["previous"] != previous or row["hash"] != expected:
             problems.append(f"log line {row['id']} ({row['event']}) was changed, or a line before it is missing")
-        previous = row["hash"]
+        if row["at"] < last:
+            told = f"log line {row['id']} ({row['event']}) says {row['at']}, and the line before it {last}"
+            notes.append(f"{told}: the clock was set back, or one of them was written at another time than it says")
+        previous, last = row["hash"], row["at"]
     said = [json.loads(r["details"]).get("settings") for r in rows if r["event"] in {"created", "stage redone"}]
     if not said or said[-1] != json.loads(case.meta("settings")):
         problems.append("the settings are not those that the case was created with, or a stage redone with")
@@ -124,7 +141,7 @@ def _log(case: Case) -> Check:
     if previous != case.meta("log_head"):
         problems.append("the end of the log is missing")
     problems += _against_log(case, rows)
-    return Check("log chain", len(rows), problems, [])
+    return Check("log chain", len(rows), problems, [], tuple(notes))
 
 
 def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:

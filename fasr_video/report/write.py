@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.files import read_file, refuse_links, sha256_file, sync_folder, write_whole
+from fasr_video.files import inside, read_file, refuse_links, sha256_file, sync_folder, write_whole
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.pipeline.roles import shown
@@ -154,7 +154,7 @@ class _Target:
         sync_folder(out)
 
     def put(self, name: str, data: Data) -> None:
-        path = self._out / name
+        path = inside(self._out, *name.split("/"))
         path.parent.mkdir(exist_ok=True)
         write_whole(path, data if callable(data) else lambda partial: partial.write_bytes(data))
         self._written[name] = sha256_file(path)
@@ -165,7 +165,7 @@ class _Target:
         for name, digest in self._before.items():
             ours = any(pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats)
             if ours and name not in self._written:
-                (self._out / name).unlink(missing_ok=True)
+                inside(self._out, *name.split("/")).unlink(missing_ok=True)
             else:
                 kept[name] = digest
         lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | self._written).items())]
