@@ -316,7 +316,10 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 @click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
 @KEY_FILE
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
-def serve_command(cases: tuple[Path, ...], port: int) -> None:
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), help="How long the address opens the pages. [default: 12]"
+)
+def serve_command(cases: tuple[Path, ...], port: int, hours: float | None) -> None:
     """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
 
     Ctrl-C ends it.
@@ -324,7 +327,7 @@ def serve_command(cases: tuple[Path, ...], port: int) -> None:
     from fasr_video.review import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"))
+    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), hours)
 
 
 @cli.command("verify")

@@ -9,11 +9,12 @@ from pathlib import Path
 from fasr_video.errors import MissingExtra
 
 
-def serve(folders: Sequence[Path], port: int, tell: Callable[[str], None]) -> None:
-    """Serve these cases until Ctrl-C; `tell` is given the address to open."""
+def serve(folders: Sequence[Path], port: int, tell: Callable[[str], None], hours: float | None = None) -> None:
+    """Serve these cases until Ctrl-C, to one key for so many hours; `tell` is given the address to open."""
     for package in ("flask", "waitress"):
         if find_spec(package) is None:
             raise MissingExtra(package, "serve", "`fasr-video serve`")
+    from fasr_video.review.app import HOURS
     from fasr_video.review.server import serve_cases
 
-    serve_cases(folders, port, tell)
+    serve_cases(folders, port, tell, HOURS if hours is None else hours)

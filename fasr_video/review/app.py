@@ -13,17 +13,21 @@ from fasr_video.errors import FasrError
 from fasr_video.pipeline.roles import USUAL
 from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
-from fasr_video.review.guard import protect
+from fasr_video.review.guard import Key, now, protect
 from fasr_video.review.times import clock
 
+HOURS = 12.0
+"""For which a key opens the pages."""
 
-def make_app(cases: Mapping[str, Path], token: str, port: int) -> Flask:
-    """Pages about these cases (by id), for whoever holds the token."""
+
+def make_app(cases: Mapping[str, Path], token: str, port: int, hours: float = HOURS) -> Flask:
+    """Pages about these cases (by id), for whoever holds the token, for so many hours."""
     app = Flask(__name__)
-    app.config["CASES"] = dict(cases)
+    key = Key(token, now() + 3600 * hours)
+    app.config.update(CASES=dict(cases), KEY=key)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(clock=clock, ratio=ratio)
-    protect(app, token, port)
+    protect(app, key, port)
     app.register_blueprint(pages.pages)
     app.register_blueprint(actions.actions)
 
