@@ -194,9 +194,7 @@ def empty_part(material: Material, width: int, height: int, rng: np.random.Gener
     return cut(scene, left, top, scale, (width, height), rng)
 
 
-def cut(
-    scene: Scene, left: float, top: float, scale: float, size: tuple[int, int], rng: np.random.Generator
-) -> Sample:
+def cut(scene: Scene, left: float, top: float, scale: float, size: tuple[int, int], rng: np.random.Generator) -> Sample:
     """Return what a window at (left, top) shows of a scene, scaled to `size`, mirrored half of the time."""
     width, height = size
     rows, columns = scene.picture.shape[:2]
