@@ -46,6 +46,7 @@ from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.recognition.embedder import open_embedder
+from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.reviewed import made_case
 
@@ -69,7 +70,7 @@ class TooLongError(BaseException):
     """Nothing that an attacked program catches."""
 
 
-def program(*arguments: object) -> tuple[str, str]:
+def program(*arguments: object, patience: int = PATIENCE) -> tuple[str, str]:
     """How the command line with these arguments ended, and all that it printed."""
 
     def too_long(_: int, __: FrameType | None) -> None:
@@ -77,7 +78,7 @@ def program(*arguments: object) -> tuple[str, str]:
 
     said, before = io.StringIO(), sys.argv
     signal.signal(signal.SIGALRM, too_long)
-    signal.alarm(PATIENCE)
+    signal.alarm(patience)
     try:
         sys.argv = ["fasr-video", *map(str, arguments)]
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -85,7 +86,7 @@ def program(*arguments: object) -> tuple[str, str]:
     except SystemExit as ended:
         return f"`{arguments[0]}` ends with {ended.code}", said.getvalue()
     except TooLongError:
-        return f"`{arguments[0]}` hangs ({PATIENCE} s)", said.getvalue()
+        return f"`{arguments[0]}` hangs ({patience} s)", said.getvalue()
     except Exception as error:
         return f"`{arguments[0]}` ends with a traceback ({type(error).__name__})", said.getvalue()
     finally:
@@ -97,7 +98,6 @@ def program(*arguments: object) -> tuple[str, str]:
 def change(case: Path, statement: str, *values: object) -> None:
     with Case.open(case) as opened:
         opened.db.execute("PRAGMA foreign_keys = OFF")
-        opened.db.execute("""UPDATE probed SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'""")
         opened.db.execute(statement, values)
 
 
@@ -138,7 +138,7 @@ def pipe_as_stamp(folder: Path) -> str:
 
 
 def path_as_number(folder: Path) -> str:
-    case, mine = made_case(folder / "case"), folder / "mine.html"
+    case, mine = synthetic(folder / "case", tracks=2), folder / "mine.html"
     mine.write_text("mine")
     (case / "report" / "T").mkdir(parents=True)
     (case / "report" / "SHA256SUMS").touch()
@@ -203,13 +203,13 @@ def bomb_as_a_crop(folder: Path) -> str:
     chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
     body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
     png = b"\x89PNG\r\n\x1a\n" + body
-    name, case = hashlib.sha256(png).hexdigest(), made_case(folder / "case")
+    name, case = hashlib.sha256(png).hexdigest(), synthetic(folder / "case", tracks=2)
     with Case.open(case) as opened:
         opened.picture_path(name).parent.mkdir(exist_ok=True)
         opened.picture_path(name).write_bytes(png)
-    change(case, "UPDATE face SET aligned = ?, native = ? WHERE id = 100", name, name)
+    change(case, "UPDATE face SET aligned = ?, native = ? WHERE id = 1", name, name)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    how, _ = program("report", case)
+    how, _ = program("report", case, patience=600)
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return f"{how}; {more:.0f} MiB for a file of {len(png) / 1024:.0f} KiB"
 
@@ -365,49 +365,101 @@ def line_of_long_ago(folder: Path) -> str:
 
 
 ATTACKS = [
-    Attack("a pipe in place of footage", "`verify` ends with 4", pipe_as_footage),
-    Attack("a device without end in place of footage", "`verify` ends with 4", device_as_footage),
-    Attack("a pipe in place of settings.yaml", "`verify` ends with 4", pipe_as_settings),
-    Attack("a pipe in place of an index's stamp", "`verify` ends with 0", pipe_as_stamp),
+    Attack(
+        "a pipe in place of footage",
+        "`verify` ends with 4",
+        pipe_as_footage,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a device without end in place of footage",
+        "`verify` ends with 4",
+        device_as_footage,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a pipe in place of settings.yaml",
+        "`verify` ends with 4",
+        pipe_as_settings,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a pipe in place of an index's stamp",
+        "`verify` ends with 0",
+        pipe_as_stamp,
+        "`verify` hangs (30 s)",
+    ),
     Attack(
         "a path in place of a track's number",
         "`report` ends with 4, a file of the user is as it was",
         path_as_number,
+        "`report` ends with 0, a file of the user is overwritten",
     ),
     Attack(
         "a PNG of 16,000×16,000 px in place of a crop",
         "`report` ends with 4, less than 100 MiB",
         bomb_as_a_crop,
+        "`report` ends with 0; 2687 MiB for a file of 729 KiB",
     ),
     Attack(
         "a photograph whose name is no UTF-8",
         "1 enrolled, 1 listed as problems",
         name_of_other_bytes,
+        "nobody is enrolled (UnicodeEncodeError)",
     ),
     Attack(
         "PNG, AVIF, GIF, JFIF, JPEG 2000 and a broken HEIC in one folder",
         "of 6 pictures 5 are read, 1 counted as lost",
         pictures_of_all_kinds,
+        "of 6 pictures 1 are read, 0 counted as lost",
     ),
     Attack(
         "an ONNX file whose weights lie in another file, which is then changed",
         "refused",
         weights_in_another_file,
+        "other weights are used under the same fingerprint",
     ),
     Attack(
         "a body of 300 MB from somebody without the key",
         "refused, 0 MiB lie in a temporary file",
         large_body,
+        "the first 64 MiB were taken, 64 MiB lie in a temporary file",
     ),
-    Attack("300 idle connections", "a reviewer is answered with 302", idle_connections),
-    Attack("a picture of 2 MiB is looked at", "answered with 200, through 0 temporary files", large_picture),
-    Attack("a photograph of a large gallery is looked at", "a few ms", one_of_many_photographs),
-    Attack("an index without a person, with a stamp that fits", "the person is found", index_without_a_person),
-    Attack("a subject's id of 5,000 characters", "0 enrolled, 1 listed as problems", long_id),
+    Attack(
+        "300 idle connections",
+        "a reviewer is answered with 302",
+        idle_connections,
+        "a reviewer is not answered (30 s)",
+    ),
+    Attack(
+        "a picture of 2 MiB is looked at",
+        "answered with 200, through 0 temporary files",
+        large_picture,
+        "answered with 200, through 1 temporary files",
+    ),
+    Attack(
+        "a photograph of a large gallery is looked at",
+        "a few ms",
+        one_of_many_photographs,
+        "375 ms of the processor, of 50000 photographs",
+    ),
+    Attack(
+        "an index without a person, with a stamp that fits",
+        "the person is found",
+        index_without_a_person,
+        "the person is not found",
+    ),
+    Attack(
+        "a subject's id of 5,000 characters",
+        "0 enrolled, 1 listed as problems",
+        long_id,
+        "1 enrolled, 0 listed as problems",
+    ),
     Attack(
         "a line of 2020 at the end of the log, with its hash",
         "`verify` ends with 0, and names the line",
         line_of_long_ago,
+        "`verify` ends with 0, and says nothing of it",
     ),
 ]
 

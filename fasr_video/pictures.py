@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,19 +33,18 @@ PilImage.MAX_IMAGE_PIXELS = MOST_OF_A_PHOTOGRAPH  # no warnings below our own li
 @contextmanager
 def opened(source: Path | bytes | BinaryIO, most: int = MOST_PIXELS) -> Iterator[PilImage.Image]:
     """Open a picture of which the head alone was read. Raises one of UNREADABLE for none, or one of more pixels."""
-    if isinstance(source, Path):
-        file: BinaryIO = open_regular(source)
-    else:
-        file = io.BytesIO(source) if isinstance(source, bytes) else source
-    with file if isinstance(source, Path) else nullcontext():
+    with ExitStack() as stack:
+        if isinstance(source, Path):
+            file: BinaryIO = stack.enter_context(open_regular(source))
+        else:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)
-            picture = PilImage.open(file, formats=FORMATS)
-        with picture:
-            width, height = picture.size
-            if width * height > most or max(width, height) > LONGEST_SIDE:
-                raise ValueError(f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side")
-            yield picture
+            picture = stack.enter_context(PilImage.open(file, formats=FORMATS))
+        width, height = picture.size
+        if width * height > most or max(width, height) > LONGEST_SIDE:
+            raise ValueError(f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side")
+        yield picture
 
 
 def decoded(source: Path | bytes | BinaryIO, most: int = MOST_PIXELS) -> Image:

@@ -18,7 +18,7 @@ from fasr_video.terminal import plain_throughout, say
 from fasr_video.types import REASON_TEXT, Reason
 
 MOST = 200
-"""Of a kind that `show` prints: nobody reads more on a terminal, and laying out 20,000 takes minutes."""
+"""Of a kind that `show` prints: nobody reads more on a terminal, and laying out more takes long."""
 
 
 def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:

@@ -30,6 +30,7 @@ from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from fasr_video.terminal import readable_json
 from fasr_video.vault import new_key, read_key, warn_of_readers
+from tests.cases import synthetic
 from tests.reviewed import Names, made_case
 
 
@@ -75,24 +76,28 @@ def test_a_report_is_not_written_through_a_link(case: Path, mine: Path) -> None:
     assert [p.name for p in mine.iterdir()] == ["will.txt"]
 
 
+def _report(case: Path) -> object:
+    return write_report(case, formats=["html", "folder"])
+
+
 def _pictures(case: Path) -> object:
     with Case.open(case, read_only=True) as opened:
         return export_pictures(opened, [], case / "report", redact=False)
 
 
-@pytest.mark.parametrize("write", [write_report, _pictures])
+@pytest.mark.parametrize("write", [_report, _pictures])
 @pytest.mark.parametrize("column", ["track.number", "track.source", "face.frame_index", "face.reason"])
 def test_no_name_of_a_file_that_is_written_is_a_text_of_the_case(
-    column: str, write: Callable[[Path], object], case: Path, mine: Path, tmp_path: Path
+    column: str, write: Callable[[Path], object], mine: Path, tmp_path: Path
 ) -> None:
     """`T/../../../mine/will.html` lies where a report's page would."""
+    case = synthetic(tmp_path / "case", tracks=2)
     table, name = column.split(".")
     (case / "report").mkdir()
     (case / "report" / "SHA256SUMS").touch()
     for way in ("T", "S", "T1-"):
         (case / "report" / way).mkdir()
     with Case.open(case) as opened:
-        opened.db.execute("""UPDATE probed SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'""")
         opened.db.execute("PRAGMA foreign_keys = OFF")
         row = f"WHERE id = (SELECT min(id) FROM {table})"
         opened.db.execute(f"UPDATE {table} SET {name} = ? {row}", ("/../../../mine/will",))

@@ -19,12 +19,11 @@ import lock
 import torch_file
 from fasr_video.box import boxed, read_manifest
 from fasr_video.custody.licences import UNKNOWN, packages, weights
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import BACKENDS
 from fasr_video.recognition.embedder import EMBEDDERS
+from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.detectors import insightface_graph, retinaface_weights
-from tests.reviewed import made_case
 from tests.test_adaface import seeded_state
 from tests.test_cli import called
 from tests.test_embedders import DLIB_FILE, pack
@@ -146,9 +145,7 @@ embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
 
 @pytest.mark.timeout(900)
 def test_no_format_of_a_report_looks_anything_up_or_writes_anywhere_else(tmp_path: Path) -> None:
-    case = made_case(tmp_path / "case")
-    with Case.open(case) as opened:
-        opened.db.execute("""UPDATE probed SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'""")
+    case = synthetic(tmp_path / "case", tracks=2)
     code = """
 from pathlib import Path
 from fasr_video.report.write import write_report

@@ -66,7 +66,7 @@ def make_server(app: Flask, claimed: socket.socket) -> Any:
     return server
 
 
-class _Connection(HTTPChannel):
+class _Connection(HTTPChannel):  # type: ignore[misc]
     """One that takes the place of the one that was silent the longest, where there are too many."""
 
     def __init__(self, server: Any, *rest: Any, **named: Any) -> None:
