@@ -8,8 +8,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path, PurePath
-from typing import IO, BinaryIO
+from typing import IO
 
 from fasr_video.errors import IntegrityError
 
@@ -22,7 +23,7 @@ PICTURES = frozenset(
 """Endings of picture files."""
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading. Raises OSError, at once, for what is none: a pipe would be waited for without an end,
     and a device read."""
     with named(path):
