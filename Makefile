@@ -49,12 +49,14 @@ $(READY): pyproject.toml constraints.lock
 		echo "setup: .venv has no pip; remove the folder and run make again" >&2; exit 1; fi
 	@echo "setup: installing torch (minutes)"
 	@mkdir -p build
-	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --no-deps --report build/torch.json -c constraints.txt torch
+	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --dry-run --ignore-installed --no-deps \
+		--report build/torch.json -c constraints.txt torch
+	@$(BIN)/python torch_file.py $(if $(TORCH_INDEX),--any) build/torch.json > build/torch.lock
+	@$(PIP) --require-hashes --no-deps -r build/torch.lock
 	@echo "setup: installing the rest, each file by its hash (minutes)"
 	@grep '^setuptools==' constraints.lock > build/builder.lock
 	@$(PIP) --require-hashes --no-deps -r build/builder.lock
 	@$(PIP) --require-hashes --no-deps --no-build-isolation -r constraints.lock
-	@$(if $(TORCH_INDEX),,$(BIN)/python lock.py --check build/torch.json)
 	@$(PIP) -c constraints.txt --no-build-isolation -e '.[cpu,custody,c2pa,fast,insightface,dlib,report,serve,dist,dev]'
 	@set -e; \
 	if ! $(BIN)/python -c 'import cv2' 2>/dev/null; then \

@@ -1,11 +1,11 @@
 """`make lock`: constraints.lock, the pins of constraints.txt with the SHA-256 of each file that Linux may take of them.
 
     python lock.py [REPORT.json…] > constraints.lock
-    python lock.py --check REPORT.json…
 
 They are those that the index which pip uses tells, and those in REPORT.json, which `pip install --report` writes: what
 pip takes here from elsewhere (torch's CPU build). Where pip is told to require hashes, it prefers what its index tells
-the hash of, and for torch that is the build with all of CUDA: so torch is installed without, and checked afterwards.
+the hash of, and for torch that is the build with all of CUDA: so `make setup` asks pip which file it would take, and
+names that one with its hash (torch_file.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -28,8 +27,8 @@ from packaging.utils import (
 from packaging.version import Version
 
 from audit import AT_ONCE, PINS, index, read_pins
+from torch_file import chosen, hash_of, name_of
 
-LOCK = Path(__file__).parent / "constraints.lock"
 SECONDS = 60.0
 """For one answer: it tells every file that there ever was."""
 OLDEST = 11
@@ -45,10 +44,9 @@ HEAD = """\
 
 
 def main(arguments: list[str]) -> None:
-    if arguments[:1] == ["--check"]:
-        check(chosen(arguments[1:]))
-        return
-    here = chosen(arguments)
+    here: dict[str, set[str]] = {}
+    for each in chosen(arguments):
+        here.setdefault(name_of(each), set()).add(hash_of(each))
     pins, source = read_pins(PINS), index().rstrip("/")
     with ThreadPoolExecutor(AT_ONCE) as pool:
         known = list(pool.map(lambda pin: files(source, *pin), pins))
@@ -60,26 +58,6 @@ def main(arguments: list[str]) -> None:
         where = f" ; {SOMEWHERE[name]}" if name in SOMEWHERE else ""
         lines.append(" ".join([f"{name}=={version}{where}", *(f"--hash=sha256:{h}" for h in sorted(hashes))]))
     print(HEAD + "\n".join(sorted(lines, key=str.lower)))
-
-
-def check(taken: dict[str, set[str]]) -> None:
-    known = LOCK.read_text(encoding="utf-8")
-    for name, hashes in taken.items():
-        if not all(f"--hash=sha256:{each}" in known for each in hashes):
-            remedy = (
-                "remove .venv, and find out where pip takes it from; `make setup TORCH_INDEX=URL` trusts that index"
-            )
-            raise SystemExit(f"setup: the file of {name} is none that {LOCK.name} knows; {remedy}")
-
-
-def chosen(reports: list[str]) -> dict[str, set[str]]:
-    """What pip would take here, by package."""
-    found: dict[str, set[str]] = {}
-    for path in reports:
-        for each in json.loads(Path(path).read_text(encoding="utf-8"))["install"]:
-            hashes = found.setdefault(canonicalize_name(each["metadata"]["name"]), set())
-            hashes.add(each["download_info"]["archive_info"]["hashes"]["sha256"])
-    return found
 
 
 def files(source: str, name: str, version: str) -> set[str]:

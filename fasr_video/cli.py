@@ -317,7 +317,10 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 @KEY_FILE
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
 @click.option("--sign-key", type=FILE, help="Private key, as `keygen` makes it: what is signed off is signed with it.")
-def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None) -> None:
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), help="How long the address opens the pages. [default: 12]"
+)
+def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None, hours: float | None) -> None:
     """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
 
     Ctrl-C ends it.
@@ -325,7 +328,7 @@ def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None) -> 
     from fasr_video.review import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), sign_key)
+    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), hours, sign_key)
 
 
 @cli.command("verify")

@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from io import BufferedReader
+from pathlib import Path, PurePath
 from typing import IO
 
 from fasr_video.errors import IntegrityError
 
-PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
-"""Endings of the picture files that are read."""
+PICTURES = frozenset(
+    {
+        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k"),
+        *(".heic", ".heif"),  # which cannot be decoded here, and count as pictures that were lost
+    }
+)
+"""Endings of picture files."""
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading. Raises OSError, at once, for what is none: a pipe would be waited for without an end,
+    and a device read."""
+    with named(path):
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+            return os.fdopen(handle, "rb")
+        except BaseException:
+            os.close(handle)
+            raise
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a regular file holds."""
+    with open_regular(path) as handle, named(path):
+        return handle.read()
 
 
 def sha256_file(path: Path) -> str:
-    with named(path), path.open("rb") as handle:
+    with open_regular(path) as handle, named(path):
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def readable_name(path: str | PurePath) -> str:
+    """Return a path as text that can be stored and shown, whatever bytes are in it."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def is_utf8(path: str | PurePath) -> bool:
+    """Return whether a path is text as it is: Linux takes other bytes, too, and no database does."""
+    return readable_name(path) == str(path)
 
 
 @contextmanager
@@ -80,6 +118,15 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 def make_private_folder(folder: Path) -> None:
     """One that only its owner may enter, where it is new: what is in it needs no modes of its own."""
     make_folder(folder, 0o700)
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """Return the path of these parts below a folder; raises where one is no plain name, and so might lead out of it."""
+    for part in parts:
+        if part in {"", ".", ".."} or "/" in part or "\0" in part:
+            reason = f"{part!r} is no plain name of a file, and nothing is written there"
+            raise IntegrityError(folder, reason, "do not use what it comes from: it was not made by this program")
+    return folder.joinpath(*parts)
 
 
 def refuse_links(folder: Path) -> None:

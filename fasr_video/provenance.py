@@ -6,16 +6,15 @@ digital source type in XMP, which other programs read.
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 
-from PIL import Image as Pictures
 from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
+from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, opened
 
 NOTE = "fasr-video"
 """Under which the facts stand in a PNG."""
@@ -71,7 +70,7 @@ def with_note(png: bytes, facts: Mapping[str, object], what: str) -> bytes:
 
 def is_synthetic(png: bytes) -> bool:
     """Whether a picture file says that this program drew it."""
-    with Pictures.open(io.BytesIO(png)) as picture:
+    with opened(png, MOST_OF_A_PHOTOGRAPH) as picture:
         return NOTE in picture.info and picture.info.get("Description") not in {CAMERA, COVERED, PROCESSED}
 
 

@@ -17,6 +17,9 @@ from fasr_video.pipeline.roles import shown
 from fasr_video.terminal import plain_throughout, say
 from fasr_video.types import REASON_TEXT, Reason
 
+MOST = 200
+"""Of a kind that `show` prints: nobody reads more on a terminal, and laying out more takes long."""
+
 
 def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:
     from fasr_video.pipeline.case import Case
@@ -114,6 +117,12 @@ def _ratio(candidate: dict[str, Any]) -> str:
 
 
 def show(document: dict[str, Any]) -> None:
+    """Print a case. Of long lists the begin is shown, and it is said how many there are."""
+    names = {t["id"]: t["name"] for t in document["tracks"]}
+    counts = {what: len(document[what]) for what in ("tracks", "links", "gallery")}
+    counts["clusters"] = max(map(len, document["clusters"].values()))
+    document = document | {what: document[what][:MOST] for what in ("tracks", "links", "gallery")}
+    document["clusters"] = {state: rows[:MOST] for state, rows in document["clusters"].items()}
     console, document = Console(), plain_throughout(document)
     if document["runs"]:
         console.print(_runs(document["runs"]))
@@ -140,7 +149,6 @@ def show(document: dict[str, Any]) -> None:
                 console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
         for reason, count in sorted(source["faces_by_reason"].items(), key=lambda r: -r[1]):
             console.print(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}", highlight=False)
-    names = {t["id"]: t["name"] for t in document["tracks"]}
     if document["tracks"]:
         table = Table(
             "track",
@@ -192,6 +200,10 @@ def show(document: dict[str, Any]) -> None:
         for p in document["gallery"]:
             table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
         console.print(table)
+    for what, count in counts.items():
+        if count > MOST:
+            told = f"{MOST} of {count} {what} are shown: --json, `fasr-video export` and the report have all"
+            console.print(f"[yellow]{told}[/]", highlight=False)
 
 
 def _verdict(track: dict[str, Any]) -> str:

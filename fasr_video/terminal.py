@@ -15,7 +15,8 @@ _ACTS = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 def plain(text: object) -> str:
     """On one line, without what makes a terminal do things."""
-    return "".join(c if c.isprintable() else " " for c in str(text))
+    line = str(text)
+    return line if line.isprintable() else "".join(c if c.isprintable() else " " for c in line)
 
 
 def say(*lines: object, err: bool = False) -> None:

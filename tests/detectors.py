@@ -58,6 +58,13 @@ def retinaface_weights(path: Path) -> Path:
     return path
 
 
+def weights_elsewhere(path: Path) -> Path:
+    """The same network, whose weights another file holds."""
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return path
+
+
 def insightface_graph(path: Path) -> Path:
     """Red at (8j, 8i) → a face of 16 px at that place, from the first of two anchors of stride 8."""
     nodes: list[onnx.NodeProto] = []

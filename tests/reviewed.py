@@ -27,7 +27,7 @@ LENGTH = 64
 MODELS = {"embedder": "e", "pooled_by": "mean", "restorer": None}
 CLOCK = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "given"}
 
-LOSSES = {"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0}
+LOSSES = {"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0, "other_files": 0}
 
 
 @dataclass(frozen=True)

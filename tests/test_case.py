@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video import cli
+from fasr_video import cli, screen
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, IntegrityError, MediaError
 from fasr_video.pipeline.case import DATABASE, Case, chain_hash
+from fasr_video.pipeline.export import as_document
 from fasr_video.pipeline.links import decide
 from fasr_video.pipeline.media import hash_folder, pyav
 from fasr_video.pipeline.records import rows_digest
@@ -21,6 +22,7 @@ from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from tests.cases import propose_link
+from tests.reviewed import made_case
 from tests.test_cli import called
 
 
@@ -326,3 +328,28 @@ def test_opening_a_case_that_another_process_reads_works(case: Path) -> None:
         with two.transaction():
             two.log("noted", {})
         one.db.execute("COMMIT")
+
+
+def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: Path) -> None:
+    """Somebody who adds a line behind the log may say that it was written long ago."""
+    with Case.open(made_case(tmp_path / "case")) as case:
+        assert [c.notes for c in verify(case) if c.what == "log chain"] == [()]
+        last = case.db.execute("SELECT * FROM log ORDER BY id DESC LIMIT 1").fetchone()
+        at, text = "2020-01-01T00:00:00.000+00:00", '{"by": "Anna"}'
+        digest = chain_hash(last["hash"], at, "camera and clock", text)
+        row = (at, "camera and clock", text, last["hash"], digest)
+        case.db.execute("INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
+        case.set_meta("log_head", digest)
+        (notes,) = [c.notes for c in verify(case) if c.what == "log chain"]
+    assert len(notes) == 1 and notes[0].startswith(f"log line {last['id'] + 1} (camera and clock) says {at}")
+
+
+def test_a_case_of_many_tracks_is_shown_by_its_first_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(screen, "MOST", 2)
+    with Case.open(made_case(tmp_path / "case"), read_only=True) as case:
+        screen.show(as_document(case))
+    shown = capsys.readouterr().out
+    assert "2 of 5 tracks are shown: --json, `fasr-video export` and the report have all" in " ".join(shown.split())
+    assert " T2 " in shown and " S2-T1 " not in shown.split("perhaps the same person")[0]

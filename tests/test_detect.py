@@ -46,6 +46,7 @@ from tests.detectors import (
     retinaface_weights,
     save_graph,
     silent,
+    weights_elsewhere,
 )
 
 LEARNED = ("builtin", "retinaface", "insightface")
@@ -470,7 +471,13 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "insightface",
         lambda d: text_file(d / "p" / "a.onnx").parent,
         ModelError,
-        "no usable detector.*; check",
+        "not a readable ONNX file; copy",
+    ),
+    "insightface, weights elsewhere": (
+        "insightface",
+        lambda d: weights_elsewhere(insightface_graph(d / "p" / "a.onnx") / "a.onnx").parent,
+        ModelError,
+        "weights lie in other files, .*; save it as one file",
     ),
     "insightface, no detector": ("insightface", lambda d: recognition_pack(d / "p"), ModelError, "no usable detector"),
     "haar, with weights": ("haar", lambda d: d, UsageError, "leave it out"),

@@ -33,6 +33,7 @@ from fasr_video.recognition.dlib_resnet import DATA_PACKAGE, FILE, MEAN
 from fasr_video.recognition.embedder import EMBEDDERS, Embedder, as_tensor, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from tests.conftest import PORTRAITS
+from tests.detectors import weights_elsewhere
 from tests.test_adaface import seeded_state
 
 GRAPH_LENGTH = 40
@@ -395,6 +396,12 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         lambda d: text_file(d / "a.onnx"),
         ModelError,
         "not a readable ONNX file; copy or download it again",
+    ),
+    "insightface, weights elsewhere": (
+        "insightface",
+        lambda d: weights_elsewhere(arcface_graph(d / "a.onnx")),
+        ModelError,
+        "weights lie in other files, .*; save it as one file",
     ),
     "insightface, truncated": (
         "insightface",

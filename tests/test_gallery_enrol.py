@@ -101,6 +101,37 @@ def subjects(gallery: Gallery) -> dict[str, int]:
     return {s.id: s.images for s in gallery.subjects()}
 
 
+def test_ids_of_subjects_have_an_end(gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+    (folder / ("g" * 200)).mkdir()
+    shutil.move(folder / "grace.jpg", folder / ("g" * 200) / "1.jpg")
+    shutil.copy(GRACE, folder / f"{'l' * 201}.jpg")
+    report = enrol(gallery, folder, detector, embedder)
+    assert report.added == 3
+    (problem,) = report.problems
+    assert problem.reason == "a subject id of 201 characters: at most 200 are allowed"
+    (image, *_) = gallery.images()
+    with pytest.raises(UsageError, match="give each subject an id of 1 to 200 characters"):
+        gallery.move(image.sha256, "x" * 201)
+
+
+def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
+    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+) -> None:
+    shutil.copy(GRACE, os.fsencode(folder) + b"/h\xf6lder.jpg")
+    os.mkdir(os.fsencode(folder) + b"/\xe9ric")
+    shutil.copy(EILEEN, os.fsencode(folder) + b"/\xe9ric/1.jpg")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    report = enrol(gallery, folder, detector, embedder)
+    assert report.added == 3
+    told = {p.path: (p.subject, p.reason) for p in gallery.problems()}
+    renamed = "its name, or that of its folder, is not UTF-8: rename it"
+    assert told == {
+        "h\\udcf6lder.jpg": ("h\\udcf6lder", renamed),
+        "\\udce9ric/1.jpg": ("\\udce9ric", renamed),
+        "phone.heic": ("phone", "not a picture that can be read"),
+    }
+
+
 def test_a_folder_becomes_subjects(gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
     told: list[tuple[int, int]] = []
     report = enrol(gallery, folder, detector, embedder, lambda *p: told.append(p), Told("web", "order 5"))

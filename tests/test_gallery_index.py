@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fasr_video.errors import MissingExtra, UsageError
+from fasr_video.files import sha256_file
 from fasr_video.gallery import index
 from fasr_video.gallery.index import ENOUGH, FILE, FLAT, RECALL_AT, STAMP, Index
 from fasr_video.gallery.inspect import check, nearest_pair, statistics
@@ -116,6 +117,43 @@ def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) ->
     assert made.rebuilt is not None and "damaged" in made.rebuilt
     np.testing.assert_array_equal(index.contents(gallery.folder)[1], gallery.vectors().features)
     assert Index.open(gallery).rebuilt is None
+
+
+def forge(gallery: Gallery, forgery: str) -> None:
+    """Lay an index of the kind beside the store, with a stamp that fits both."""
+    import faiss
+
+    stored = gallery.vectors()
+    kept = np.ones(len(stored.ids), np.bool_)
+    kept[0] = forgery not in {"a person is missing"}
+    ids = stored.ids + 1000 * (forgery == "other ids")
+    length = LENGTH // 2 if forgery == "shorter vectors" else LENGTH
+    flat = faiss.IndexFlatL2(length) if forgery == "another measure" else faiss.IndexFlatIP(length)
+    made = faiss.IndexIDMap2(flat)
+    made.add_with_ids(np.ascontiguousarray(stored.features[kept, :length]), ids[kept])
+    faiss.write_index(made, str(gallery.folder / FILE))
+    digest = sha256_file(gallery.folder / FILE)
+    stamp = index.facts_of(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
+    (gallery.folder / STAMP).write_text(json.dumps(stamp))
+
+
+FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another measure")
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_an_index_that_somebody_else_laid_there_is_not_used(gallery: Gallery, forgery: str, known: bool) -> None:
+    """Nor where they wrote it into the store, too, that it is ours."""
+    Index.open(gallery)
+    forge(gallery, forgery)
+    if known:
+        gallery.note_index_stamp(sha256_file(gallery.folder / STAMP))
+    made = Index.open(gallery)
+    expected = index.OTHERS if known else "its stamp is missing or damaged"
+    assert made.rebuilt == expected and len(made) == gallery.count()
+    first = gallery.vectors()
+    cosines, ids = made.search(first.features[:1], 1)
+    assert ids[0, 0] == first.ids[0] and cosines[0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_check_tells_an_index_that_is_not_the_stores(gallery: Gallery) -> None:

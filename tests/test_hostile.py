@@ -7,6 +7,7 @@ import json
 import shutil
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,16 +18,19 @@ from fasr_video.archive.ledger import LOCK as LEDGER_LOCK
 from fasr_video.archive.ledger import PARTS, Ledger
 from fasr_video.archive.summary import COLUMNS
 from fasr_video.archive.summary import as_csv as summary_csv
-from fasr_video.errors import IntegrityError
-from fasr_video.files import write_whole
+from fasr_video.custody.pictures import export_pictures
+from fasr_video.errors import FasrError, IntegrityError
+from fasr_video.files import inside, write_whole
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import links
 from fasr_video.pipeline.case import LOCK, Case, locked
 from fasr_video.pipeline.decisions import decide
 from fasr_video.pipeline.export import as_csv
+from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from fasr_video.terminal import readable_json
 from fasr_video.vault import new_key, read_key, warn_of_readers
+from tests.cases import synthetic
 from tests.reviewed import Names, made_case
 
 
@@ -70,6 +74,51 @@ def test_a_report_is_not_written_through_a_link(case: Path, mine: Path) -> None:
     with pytest.raises(IntegrityError, match="a link to"):
         write_report(case)
     assert [p.name for p in mine.iterdir()] == ["will.txt"]
+
+
+def _report(case: Path) -> object:
+    return write_report(case, formats=["html", "folder"])
+
+
+def _pictures(case: Path) -> object:
+    with Case.open(case, read_only=True) as opened:
+        return export_pictures(opened, [], case / "report", redact=False)
+
+
+@pytest.mark.parametrize("write", [_report, _pictures])
+@pytest.mark.parametrize("column", ["track.number", "track.source", "face.frame_index", "face.reason"])
+def test_no_name_of_a_file_that_is_written_is_a_text_of_the_case(
+    column: str, write: Callable[[Path], object], mine: Path, tmp_path: Path
+) -> None:
+    """`T/../../../mine/will.html` lies where a report's page would."""
+    case = synthetic(tmp_path / "case", tracks=2)
+    table, name = column.split(".")
+    (case / "report").mkdir()
+    (case / "report" / "SHA256SUMS").touch()
+    for way in ("T", "S", "T1-"):
+        (case / "report" / way).mkdir()
+    with Case.open(case) as opened:
+        opened.db.execute("PRAGMA foreign_keys = OFF")
+        row = f"WHERE id = (SELECT min(id) FROM {table})"
+        opened.db.execute(f"UPDATE {table} SET {name} = ? {row}", ("/../../../mine/will",))
+    before = {p for p in tmp_path.rglob("*") if case not in p.parents}
+    with suppress(FasrError):
+        write(case)
+    assert {p for p in tmp_path.rglob("*") if case not in p.parents} == before
+
+
+def test_verify_finds_a_text_where_a_number_belongs(case: Path) -> None:
+    with Case.open(case) as opened:
+        opened.db.execute("UPDATE track SET number = '/../../x' WHERE id = 1")
+        (database,) = (c for c in verify(opened) if c.what == "database")
+    assert database.problems == ["number of a row of track is no number"]
+
+
+@pytest.mark.parametrize("part", ["..", ".", "", "a/b", "/etc", "a\0b"])
+def test_only_plain_names_are_written(part: str, tmp_path: Path) -> None:
+    assert inside(tmp_path, "pictures", "T1.png") == tmp_path / "pictures" / "T1.png"
+    with pytest.raises(IntegrityError, match="no plain name"):
+        inside(tmp_path, "pictures", part)
 
 
 def _gallery(folder: Path) -> object:

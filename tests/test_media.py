@@ -345,7 +345,7 @@ def test_folder_of_pictures(clips: Path) -> None:
     result = read(clips / "pictures", "pyav")
     assert isinstance(result, Read)
     assert [videos.number(f.image) for f in result.frames] == [i for i in range(videos.FRAMES) if i != 7]
-    assert result.losses == Losses(corrupt_packets=1)
+    assert result.losses == Losses(corrupt_packets=1, other_files=1)
     assert result.info.time_source == "assumed_fps"
 
 
@@ -433,3 +433,22 @@ def test_a_file_with_a_colon_in_its_name_is_a_file(clips: Path, tmp_path: Path, 
     clip.parent.mkdir()
     shutil.copy(clips / "h264.mp4", clip)
     assert open_video(clip, backend).info.sha256
+
+
+def test_every_picture_of_a_folder_is_read_or_counted(tmp_path: Path) -> None:
+    for ending, kind in {"avif": "AVIF", "gif": "GIF", "jfif": "JPEG", "jp2": "JPEG2000", "webp": "WEBP"}.items():
+        PilImage.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / f"1.{ending}", kind)
+    shutil.copy(tmp_path / "1.gif", os.fsencode(tmp_path) + b"/\xf6.gif")
+    (tmp_path / "1.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "Thumbs.db").write_bytes(b"of Windows")
+    reader = open_video(tmp_path)
+    assert sum(1 for _ in reader.frames(Sampling())) == 6
+    assert reader.losses == Losses(corrupt_packets=1, other_files=1)
+
+
+def test_a_folder_whose_name_is_no_utf8_is_told(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xf6r"))
+    folder.mkdir()
+    PilImage.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(folder / "1.png")
+    with pytest.raises(MediaError, match="its name is not UTF-8"):
+        open_video(folder)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
+import http.client
 import json
 import re
 import shutil
 import socket
 import sqlite3
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -20,6 +26,7 @@ from werkzeug.test import TestResponse
 
 from fasr_video.archive.again import cases_in
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
+from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.decisions import decide, decisions, standing
 from fasr_video.pipeline.links import clusters
@@ -28,7 +35,7 @@ from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.verify import SIGNED_OFF, verify
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
-from fasr_video.review.server import by_id, claim
+from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server
 from fasr_video.review.signoff import sign_off
 from fasr_video.review.times import Clock, clock, parse
 from tests.reviewed import Names, made_case
@@ -463,7 +470,7 @@ def test_what_is_signed_off_is_signed_with_the_head_of_the_log(
 
     key = tmp_path / "examiner.pem"
     public, _ = make_signing_keys(key)
-    app = make_app(by_id([folder]), TOKEN, PORT, key)
+    app = make_app(by_id([folder]), TOKEN, PORT, sign_key=key)
     signing = Browser(app)
     signing.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")
     with Case.open(folder, read_only=True) as case:
@@ -517,6 +524,98 @@ def test_it_listens_on_the_loopback_address_only() -> None:
         assert taken.getsockname()[0] == "127.0.0.1"
         with pytest.raises(OSError), socket.create_connection(("127.0.0.2", taken.getsockname()[1]), 1):
             pass
+
+
+@pytest.fixture
+def address(app: Flask) -> Iterator[tuple[str, int]]:
+    """Where the real server answers, with the limits that it has."""
+    with claim(0) as taken:
+        server = make_server(app, taken)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        yield taken.getsockname()
+        server.close()
+
+
+@pytest.fixture
+def no_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every attempt to make one ends with an error."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+
+
+def asked(address: tuple[str, int], path: str, **headers: str) -> tuple[int, bytes]:
+    client = http.client.HTTPConnection(*address, timeout=60)
+    client.request("GET", path, headers={"Host": f"127.0.0.1:{PORT}", **headers})
+    answer = client.getresponse()
+    return answer.status, answer.read()
+
+
+@pytest.mark.usefixtures("no_temporary_files")
+@pytest.mark.parametrize("how", [b"Content-Length: 314572800", b"Transfer-Encoding: chunked"])
+def test_a_body_of_hundreds_of_megabytes_is_refused_and_kept_nowhere(how: bytes, address: tuple[str, int]) -> None:
+    with socket.create_connection(address, 60) as taken:
+        taken.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + how + b"\r\n\r\n")
+        piece = b"10000\r\n" + bytes(0x10000) + b"\r\n" if b"chunked" in how else bytes(0x10000)
+        sent = 0
+        with suppress(OSError):
+            while sent < 64 << 20:
+                taken.sendall(piece)
+                sent += len(piece)
+        with suppress(ConnectionError):
+            assert b" 413 " in taken.recv(4096)
+    assert sent < 64 << 20, "the server closes, and takes no more"
+
+
+def test_idle_connections_keep_nobody_out(address: tuple[str, int]) -> None:
+    idle = [socket.create_connection(address, 60) for _ in range(5 * CONNECTIONS)]
+    try:
+        status, _ = asked(address, f"/?token={TOKEN}")
+        assert status == 302
+    finally:
+        for each in idle:
+            each.close()
+
+
+@pytest.mark.usefixtures("no_temporary_files")
+def test_a_picture_of_several_megabytes_goes_through_no_temporary_file(
+    address: tuple[str, int], browser: Browser, folder: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
+    with Case.open(folder) as case:
+        name = case.write_picture(noise)
+    cookie = browser.client.get_cookie(f"fasr-video-{PORT}", domain="127.0.0.1")
+    assert cookie is not None
+    path = f"/case/{browser.case}/picture/{name}.png"
+    status, data = asked(address, path, Cookie=f"{cookie.key}={cookie.value}")
+    assert status == 200 and hashlib.sha256(data).hexdigest() == name and len(data) > 2 << 20
+
+
+def test_the_key_ends_with_its_time(folder: Path) -> None:
+    app = make_app(by_id([folder]), TOKEN, PORT, hours=1)
+    browser = Browser(app)
+    assert browser.get("/track/T1").status_code == 200
+    app.config["KEY"].until -= 3600
+    for answer in (browser.get("/track/T1"), app.test_client().get(f"/?token={TOKEN}", base_url=HOST)):
+        assert answer.status_code == 403 and "has ended" in answer.text
+
+
+def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> None:
+    assert browser.post("/sign-off", by="Anna", end_key="on").status_code == 400, "tracks are undecided"
+    assert browser.post("/sign-off", by="Anna", although="on").status_code == 303
+    assert browser.get("/sign-off").status_code == 200
+    done = browser.post("/sign-off", by="Anna", although="on", end_key="on")
+    assert done.status_code == 200 and "has ended" in done.text
+    assert browser.get("/sign-off").status_code == 403
+
+
+def test_a_photograph_is_asked_for_alone(browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a gallery of 500,000 photographs all were read for each."""
+    with Gallery.open(folder / "gallery", read_only=True) as gallery:
+        image = gallery.images()[0]
+        assert gallery.image(image.sha256) == image and gallery.image("f" * 64) is None
+    monkeypatch.delattr(Gallery, "images")
+    assert browser.get(f"/photograph/{image.sha256}.png").status_code == 200
+    assert browser.get(f"/photograph/{'f' * 64}.png").status_code == 404
 
 
 @pytest.mark.parametrize("package", ["flask", "waitress"])

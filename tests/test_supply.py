@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,13 +12,21 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from packaging.version import Version
 
 import lock
-from fasr_video.box import read_manifest
+import torch_file
+from fasr_video.box import boxed, read_manifest
 from fasr_video.custody.licences import UNKNOWN, packages, weights
+from fasr_video.pipeline.detect import BACKENDS
+from fasr_video.recognition.embedder import EMBEDDERS
+from tests.cases import synthetic
 from tests.conftest import PORTRAITS
+from tests.detectors import insightface_graph, retinaface_weights
+from tests.test_adaface import seeded_state
 from tests.test_cli import called
+from tests.test_embedders import DLIB_FILE, pack
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,6 +61,112 @@ def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
     assert done["event"] == "done" and done["tracks"] > 0
     checked = without_network(start, "verify", "case", "--rerun", 1, cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
+
+
+ALONE = """
+import os, socket, sys, tempfile
+
+def end(why):
+    os.write(2, f"{why}\\n".encode())
+    os._exit(97)
+
+def watch(event, args):
+    if event in {"socket.connect", "socket.sendto", "socket.sendmsg"} and args[0].family != socket.AF_UNIX:
+        end(f"{event} {args[1]}")
+    if event in {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}:
+        end(f"{event} {args[0]}")
+    if event == "open" and isinstance(args[0], (str, bytes)) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        path = os.path.abspath(os.fsdecode(args[0]))
+        if not path.startswith((HERE, "/dev/", "/proc/self/")):
+            end(f"writes {path}")
+
+HERE = os.getcwd() + "/"
+sys.addaudithook(watch)
+"""
+"""Before whatever follows: the first look-up, connection, or file that is opened for writing elsewhere, ends it."""
+
+
+def alone(code: str, *arguments: object, folder: Path) -> None:
+    """Run it in a folder of its own, with a home and a place for temporary files there, and look at what is left."""
+    places = {name: folder / name for name in ("home", "temporary")}
+    for place in places.values():
+        place.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
+    environment |= {"HOME": str(places["home"]), "TMPDIR": str(places["temporary"]), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-c", ALONE + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=800, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [p for p in places["home"].rglob("*") if p.is_file()] == []
+    assert [p for p in places["temporary"].rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.timeout(900)
+def test_no_detector_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> None:
+    chosen = [
+        ("builtin", None, "torch"),
+        ("builtin", None, "openvino"),
+        ("retinaface", retinaface_weights(tmp_path / "retinaface.safetensors"), "torch"),
+        ("insightface", insightface_graph(tmp_path / "pack" / "det.onnx"), "torch"),
+        ("haar", None, "torch"),
+    ]
+    assert {backend for backend, *_ in chosen} == BACKENDS.keys()
+    code = """
+from pathlib import Path
+import numpy as np
+from fasr_video.pipeline.detect import open_detector
+backend, weights, engine = sys.argv[1], Path(sys.argv[2]) if sys.argv[2] else None, sys.argv[3]
+given = dict(weights=weights, device="cpu", min_score=0.5, engine=engine)
+open_detector(backend, **given).detect([np.full((240, 320, 3), 90, np.uint8)])
+"""
+    for number, (backend, file, engine) in enumerate(chosen):
+        (tmp_path / str(number)).mkdir()
+        alone(code, backend, file or "", engine, folder=tmp_path / str(number))
+
+
+@pytest.mark.timeout(900)
+def test_no_embedder_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> None:
+    adaface = tmp_path / "adaface_ir18.ckpt"
+    torch.save({"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, adaface)
+    chosen = {"builtin": boxed("embedder.safetensors"), "adaface": adaface, "dlib": DLIB_FILE}
+    chosen["insightface"] = pack(tmp_path / "pack")
+    assert chosen.keys() == EMBEDDERS.keys()
+    code = """
+from pathlib import Path
+import torch
+from fasr_video.recognition.embedder import open_embedder
+embedder = open_embedder(sys.argv[1], Path(sys.argv[2]), "cpu")
+embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
+"""
+    for backend, file in chosen.items():
+        (tmp_path / backend).mkdir()
+        alone(code, backend, file, folder=tmp_path / backend)
+
+
+@pytest.mark.timeout(900)
+def test_no_format_of_a_report_looks_anything_up_or_writes_anywhere_else(tmp_path: Path) -> None:
+    case = synthetic(tmp_path / "case", tracks=2)
+    code = """
+from pathlib import Path
+from fasr_video.report.write import write_report
+write_report(Path("case"), None, ["html", "json", "csv", "folder", "pdf"])
+"""
+    alone(code, folder=tmp_path)
+    assert (case / "report" / "report.pdf").is_file()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "socket.create_connection(('127.0.0.1', 9))",
+        "import urllib.request; urllib.request.urlopen('http://a.invalid')",
+        "open('/tmp/elsewhere-' + str(os.getpid()), 'w')",
+        "open(os.path.expanduser('~/.cache'), 'w')",
+    ],
+)
+def test_the_guard_of_these_tests_sees_calls_and_files(call: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError):
+        alone(call, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +254,40 @@ def test_the_lock_takes_wheels_of_that_version_that_run_here_and_one_source_dist
     assert lock.fits(file, Version("1.0")) is expected
 
 
+def report_of(digest: str, folder: Path) -> str:
+    """What pip says it would take."""
+    where = {"url": "https://example.org/torch.whl", "archive_info": {"hashes": {"sha256": digest}}}
+    taken = {"metadata": {"name": "Torch"}, "download_info": where}
+    (folder / "report.json").write_text(json.dumps({"install": [taken]}))
+    return str(folder / "report.json")
+
+
 @pytest.mark.parametrize("known", [True, False])
-def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(known: bool, tmp_path: Path) -> None:
-    hashes = re.findall(r"^torch==.*sha256:([0-9a-f]{64})", (ROOT / "constraints.lock").read_text(), re.MULTILINE)
-    digest = hashes[0] if known else "ab" * 32
-    taken = {"metadata": {"name": "torch"}, "download_info": {"archive_info": {"hashes": {"sha256": digest}}}}
-    (tmp_path / "report.json").write_text(json.dumps({"install": [taken]}))
+def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(
+    known: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "constraints.lock").read_text()
+    hashes = re.findall(r"^torch==.*sha256:([0-9a-f]{64})", text, re.MULTILINE)
+    others = re.findall(r"^numpy==.*sha256:([0-9a-f]{64})", text, re.MULTILINE)
+    digest = (hashes if known else others)[0]
     with nullcontext() if known else pytest.raises(SystemExit, match=r"the file of torch is none that .* knows"):
-        lock.main(["--check", str(tmp_path / "report.json")])
+        torch_file.main([report_of(digest, tmp_path)])
+    line = f"torch @ https://example.org/torch.whl --hash=sha256:{digest}\n"
+    assert capsys.readouterr().out == (line if known else "")
+
+
+def test_of_an_index_that_was_chosen_the_file_is_pinned_to_what_it_tells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch_file.main(["--any", report_of("ab" * 32, tmp_path)])
+    assert capsys.readouterr().out.endswith(f"--hash=sha256:{'ab' * 32}\n")
+
+
+def test_torch_is_checked_before_it_is_installed_and_by_nothing_that_was_installed() -> None:
+    """A package may run code in each Python that starts beside it."""
+    steps = [line for line in (ROOT / "Makefile").read_text().splitlines() if "torch" in line or "$(PIP)" in line]
+    check = next(n for n, line in enumerate(steps) if "torch_file.py" in line)
+    assert "--dry-run" in steps[check - 2] and all("$(PIP)" not in line for line in steps[: check - 2])
+    assert steps[check + 1].endswith("--require-hashes --no-deps -r build/torch.lock")
+    imports = re.findall(r"^(?:from|import) (\w+)", (ROOT / "torch_file.py").read_text(), re.MULTILINE)
+    assert set(imports) <= sys.stdlib_module_names | {"__future__"}

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from fasr_video.errors import InputError
+from fasr_video.files import is_utf8, readable_name
 
 ENDINGS = frozenset(
     {
@@ -66,12 +67,11 @@ def scan(archive: Path, glob: str | None, leave_out: Path) -> Scan:
 
 
 def _add(result: Scan, path: Path, within: str) -> None:
+    if not is_utf8(within):
+        result.unread[readable_name(path)] = "its name is not UTF-8"
+        return
     try:
-        within.encode()
         facts = path.stat()
-    except UnicodeEncodeError:
-        name = str(path).encode("utf-8", "backslashreplace").decode()
-        result.unread[name] = "its name is not UTF-8"
     except OSError as error:
         result.unread[str(path)] = error.strerror or str(error)
     else:

@@ -19,8 +19,8 @@ from PIL import Image as Pictures
 
 from fasr_video.custody.redact import without_bystanders
 from fasr_video.errors import CaseError
-from fasr_video.files import write_whole
-from fasr_video.pipeline.case import Case
+from fasr_video.files import inside, write_whole
+from fasr_video.pipeline.case import Case, whole
 from fasr_video.pipeline.export import tracks
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
 from fasr_video.storage import environment
@@ -59,7 +59,7 @@ def _export(case: Case, names: Collection[str], out: Path, redact: bool, signato
         for name in names or found:
             pictures = of_track(case, found[name], redact)
             for picture in pictures if signatory is None else _signed(pictures, signatory):
-                written.append(out / picture.name)
+                written.append(inside(out, picture.name))
                 _write(written[-1], picture)
     return written
 
@@ -94,7 +94,7 @@ def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Expo
 
 def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:
     facts = about(case, track, face["native"]) | when(track, face) | {"box": face["box"], "face": face["reason"]}
-    name = f"{track['name']}-{face['reason']}-frame{face['frame']}.png"
+    name = f"{track['name']}-{face['reason']}-frame{whole(face['frame'])}.png"
     if not redact:
         return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
     buffer = io.BytesIO()

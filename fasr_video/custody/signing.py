@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import read_file, sha256_file, write_whole
 from fasr_video.pipeline.case import DATABASE, now
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.roles import login, shown
@@ -62,7 +62,7 @@ def check_signature(target: Path, key: Path) -> Signed:
     target, public = target.absolute(), read_public(key)
     manifest, signature = _beside(target)
     try:
-        text, signed = manifest.read_bytes(), signature.read_bytes()
+        text, signed = read_file(manifest), read_file(signature)
     except OSError as error:
         reason = f"no signature beside it ({error.filename}: {error.strerror})"
         raise InputError(target, reason, "keep its .sha256 and .sha256.sig beside it") from error

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from fasr_video.pictures import decoded
 from fasr_video.types import Image
 
 YCC = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -25,7 +26,7 @@ def through_jpeg(image: Image, quality: int) -> Image:
         raise ValueError(f"JPEG quality is from 1 to 95, not {quality}")
     file = io.BytesIO()
     PilImage.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0")
-    return np.array(PilImage.open(file))
+    return decoded(file)
 
 
 def through_h264(images: Sequence[Image], qp: int) -> list[Image]:

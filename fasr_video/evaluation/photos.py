@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from fasr_video.errors import InputError, UsageError
+from fasr_video.files import read_file
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.quality import turned
@@ -165,7 +166,7 @@ def _manifest(file: Path) -> Iterator[_File]:
             reason = f"no path, no identity, or a role that is none of {', '.join(ROLES)}"
             raise InputError(f"{file} line {number}", reason, REMEDY)
         try:
-            data = (file.parent / row["path"]).read_bytes()
+            data = read_file(file.parent / row["path"])
         except (OSError, ValueError):
             data = b""  # told as a picture that cannot be read
         labels = {k: v for k, v in row.items() if k not in ("path", "identity", "role")}

@@ -23,6 +23,7 @@ from torch import Tensor
 from fasr_video.errors import IntegrityError, UsageError
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import write_whole
+from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.storage import BUSY_SECONDS, MISREAD
 from fasr_video.types import Image
@@ -81,9 +82,8 @@ class Store:
         if row is None:
             return None
         try:
-            with Pictures.open(io.BytesIO(row[0])) as opened:
-                return np.asarray(opened)
-        except OSError as error:
+            return decoded(row[0])
+        except UNREADABLE as error:
             raise IntegrityError(self.folder / DATABASE, "a picture in it is damaged", "give another --out") from error
 
     def warnings(self, key: str) -> tuple[str, ...] | None:

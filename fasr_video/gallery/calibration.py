@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fasr_video.errors import InputError, IntegrityError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import read_file, write_whole
 from fasr_video.gallery.likelihood import ScoreMap
 from fasr_video.gallery.probes import Kind
 
@@ -298,7 +298,7 @@ class Calibration:
     def load(cls, path: Path) -> Calibration:
         remedy = "give a file that `fasr-video calibrate` wrote"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(read_file(path))
         except FileNotFoundError as error:
             raise InputError(path, "no such file", remedy) from error
         except (OSError, ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import sha256_file
+from fasr_video.files import readable_name, sha256_file
 from fasr_video.gallery.photos import Entry, Face, Listing, NoFace, lies_in, look, read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import EnrolledPhoto, Problem, Removal
@@ -122,7 +122,8 @@ def _work(
         if listen is not None:
             listen(start + len(batch), len(plan.new))
     stale = [i.sha256 for i in gallery.images() if i.sha256 not in plan.present] if remove else []
-    removal = gallery.remove(stale, f"not among the photographs of {given.name} any more") if stale else None
+    why = f"not among the photographs of {readable_name(given.name)} any more"
+    removal = gallery.remove(stale, why) if stale else None
     _note_problems(gallery, problems, unreached, remove)
     if added or stale or plan.renamed:
         counts = {"added": added, "removed": len(stale), "renamed": len(plan.renamed), "problems": len(problems)}

@@ -3,11 +3,16 @@
 Beyond APPROXIMATE_ABOVE templates IVF-PQ and HNSW are built, too, and held against the exact answer on stored vectors
 with noise; the fastest that finds ENOUGH of it is used, its measured recall kept beside it. Each puts what it found in
 order by the exact vectors, which lie in the same file.
+
+The file is used only while it is the one that was written for the store as it is: the store holds the hash of its
+stamp, the stamp that of the file, and its ids, length and measure are compared with the store's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fasr_video.errors import MissingExtra, UsageError
-from fasr_video.files import sha256_file, sync_folder, write_whole
+from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
+from fasr_video.files import read_file, sha256_file, sync_folder, write_whole
 from fasr_video.storage import environment
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ NOISE = 0.75  # length of the noise on each, a unit vector: cosine 0.8 to what i
 RERANKED = 4.0  # candidates that are put in order for each that is asked for
 FLAT = "flat"
 DAMAGED = "its file is damaged"
+OTHERS = "it holds other templates than the store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +67,12 @@ class Index:
         faiss = _faiss()
         with gallery.snapshot():
             facts = facts_of(gallery)
-            reason = unfit(gallery.folder, facts, approximate_above)
+            reason = unfit(gallery, facts, approximate_above)
             if reason is None:
                 try:
                     return cls._read(faiss, gallery)
+                except _OfOthers:
+                    reason = OTHERS
                 except RuntimeError:  # FAISS: a process that removes somebody took the file away just now
                     reason = "its file went away"
             built = _build(faiss, gallery, approximate_above)
@@ -74,12 +82,15 @@ class Index:
 
     @classmethod
     def _read(cls, faiss: Any, gallery: Gallery) -> Index:
-        stamp = read_stamp(gallery.folder)
+        stamp = read_stamp(gallery)
         if stamp is None:
             raise RuntimeError("no stamp")
         # An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory.
         how = 0 if stamp["kind"] == FLAT else faiss.IO_FLAG_MMAP_IFC
-        engine = _on_gpu(faiss, faiss.read_index(str(gallery.folder / FILE), how), stamp["kind"])
+        stored = faiss.read_index(str(gallery.folder / FILE), how)
+        if not _is_of(faiss, stored, gallery):
+            raise _OfOthers
+        engine = _on_gpu(faiss, stored, stamp["kind"])
         return cls(engine, stamp["kind"], tuple(Measured(**m) for m in stamp["measured"]), None)
 
     def __len__(self) -> int:
@@ -98,6 +109,17 @@ class Index:
         return self._engine.search(features, k)  # type: ignore[no-any-return]
 
 
+class _OfOthers(Exception):
+    """An index on disk that does not hold what the store does."""
+
+
+def _is_of(faiss: Any, stored: Any, gallery: Gallery) -> bool:
+    """Whether an index compares as ours do, and holds vectors of the store's length under the store's ids."""
+    if (stored.d, stored.metric_type) != (gallery.length, faiss.METRIC_INNER_PRODUCT):
+        return False
+    return bool(np.array_equal(faiss.vector_to_array(stored.id_map), gallery.ids()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Built:
     engine: Any
@@ -105,11 +127,12 @@ class _Built:
     measured: tuple[Measured, ...]
 
 
-def unfit(folder: Path, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE) -> str | None:
+def unfit(gallery: Gallery, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE) -> str | None:
     """Why the index on disk cannot be used for a gallery with these facts; None when it can."""
+    folder = gallery.folder
     if not (folder / FILE).is_file():
         return "there was none"
-    stamp = read_stamp(folder)
+    stamp = read_stamp(gallery)
     if stamp is None:
         return "its stamp is missing or damaged"
     if any(stamp.get(key) != value for key, value in facts.items()):
@@ -128,10 +151,13 @@ def facts_of(gallery: Gallery) -> dict[str, Any]:
     return state | {"count": gallery.count(), "length": gallery.length}
 
 
-def read_stamp(folder: Path) -> Any:
-    """What the index on disk was made from; None when that is not to be found."""
+def read_stamp(gallery: Gallery) -> Any:
+    """What the index on disk was made from; None when that is not to be found, or not what the store knows of."""
     try:
-        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        text = read_file(gallery.folder / STAMP)
+        if hashlib.sha256(text).hexdigest() != gallery.index_stamp:
+            return None
+        stamp = json.loads(text)
         return stamp if {"kind", "measured", "sha256"} <= stamp.keys() else None
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
@@ -166,13 +192,15 @@ def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) ->
     with gallery.sole_writer() as allowed:
         if not allowed or facts_of(gallery) != facts:
             return
-        with suppress(OSError, RuntimeError):  # FAISS tells of a full disk by a RuntimeError
+        # FAISS tells of a full disk by a RuntimeError.
+        with suppress(OSError, RuntimeError, sqlite3.Error, EnvironmentFailure):
             (gallery.folder / STAMP).unlink(missing_ok=True)  # a kill leaves no stamp rather than one of another file
             sync_folder(gallery.folder)
             write_whole(gallery.folder / FILE, lambda part: faiss.write_index(built.engine, str(part)))
             stamp["sha256"] = sha256_file(gallery.folder / FILE)
             text = json.dumps(stamp, indent=2)
             write_whole(gallery.folder / STAMP, lambda part: part.write_text(text, encoding="utf-8"))
+            gallery.note_index_stamp(hashlib.sha256(text.encode()).hexdigest())
 
 
 def _build(faiss: Any, gallery: Gallery, approximate_above: int) -> _Built:

@@ -106,9 +106,9 @@ def _pictures(gallery: Gallery) -> Check:
 def _index(gallery: Gallery) -> Check:
     found = Check("index against the store", gallery.count())
     found.remedy = f"delete {gallery.folder / index.FILE}: the next search makes it anew from the store"
-    facts, stamp = index.facts_of(gallery), index.read_stamp(gallery.folder)
+    facts, stamp = index.facts_of(gallery), index.read_stamp(gallery)
     # Whether it is one that large galleries have is the searcher's choice, not this check's.
-    reason = index.unfit(gallery.folder, facts, facts["count"] - bool(stamp and stamp["measured"]))
+    reason = index.unfit(gallery, facts, facts["count"] - bool(stamp and stamp["measured"]))
     if reason == index.DAMAGED:
         found.problems.append(f"{index.FILE}: {reason}")
     elif reason is not None:

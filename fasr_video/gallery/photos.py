@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from fasr_video.errors import InputError
-from fasr_video.files import PICTURES, sha256_file
-from fasr_video.gallery.records import Problem
+from fasr_video.files import PICTURES, is_utf8, readable_name, sha256_file
+from fasr_video.gallery.records import LONGEST_ID, Problem
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.detect.photograph import Choice, Unclear, choose_face
 from fasr_video.pipeline.media import UNREADABLE, read_picture
@@ -85,6 +85,8 @@ def find(image: Image, detector: Detector, choice: Choice) -> Face | NoFace:
 
 def read_listing(given: Path) -> Listing:
     """A folder with a file, or a folder, a subject; a CSV manifest; or one picture, as if it lay alone in a folder."""
+    if is_picture(given) and not is_utf8(given.name):
+        return Listing((), (_unnamed(given, Path(given.name)),), (), frozenset())
     if is_picture(given):
         return Listing((Entry(given, given.name, given.stem),), (), (), frozenset())
     listing = _manifest(given) if os.path.isfile(given) else _folder(given)
@@ -118,18 +120,34 @@ def lies_in(path: str, places: Collection[PurePath]) -> bool:
 def _folder(folder: Path) -> Listing:
     files, folders, failed = _walk(folder)
     entries: list[Entry] = []
-    problems = [Problem(str(p), p.parts[0], None, f"a folder that cannot be read ({e.strerror})") for p, e in failed]
+    problems = [_unread(p, e) for p, e in failed]
     unreached, first = {p for p, _ in failed}, dict[str, Path]()
     for path in files:
+        if not is_utf8(path):
+            problems.append(_unnamed(folder / path, path))
+            continue
         subject, lost = _subject(path), _out_of_reach(folder / path)
-        reason = lost or _clash(path, subject, folders, first)
+        reason = lost or _too_long(subject) or _clash(path, subject, folders, first)
         if lost is not None:
             unreached.add(path)
         if reason is None:
             entries.append(Entry(folder / path, str(path), subject))
         else:
-            problems.append(Problem(str(path), subject, None if lost else _hash(folder / path), reason))
+            digest = None if lost else _hash(folder / path)
+            problems.append(Problem(str(path), subject[:LONGEST_ID], digest, reason))
     return Listing(tuple(entries), tuple(problems), (), frozenset(unreached))
+
+
+def _unnamed(file: Path, path: Path) -> Problem:
+    """A photograph, or one in a folder, whose name is no text: no gallery can hold it."""
+    name, subject = readable_name(path), readable_name(_subject(path))
+    digest = None if _out_of_reach(file) else _hash(file)
+    return Problem(name, subject, digest, "its name, or that of its folder, is not UTF-8: rename it")
+
+
+def _unread(path: Path, error: OSError) -> Problem:
+    reason = f"a folder that cannot be read ({error.strerror})"
+    return Problem(readable_name(path), readable_name(path.parts[0]), None, reason)
 
 
 def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]]]:
@@ -156,6 +174,12 @@ def _clash(path: Path, subject: str, folders: set[str], first: dict[str, Path]) 
     if first.setdefault(subject, path) != path:
         return f"the subject id {subject} is also that of {first[subject]}: put both into a folder {subject}"
     return None
+
+
+def _too_long(subject: str) -> str | None:
+    if len(subject) <= LONGEST_ID:
+        return None
+    return f"a subject id of {len(subject)} characters: at most {LONGEST_ID} are allowed"
 
 
 def _out_of_reach(file: Path) -> str | None:
@@ -197,10 +221,11 @@ def _manifest(file: Path) -> Listing:
                 if reason is None and seen.setdefault(target.resolve(), reader.line_num) != reader.line_num:
                     reason = f"the same file as in line {seen[target.resolve()]}"
                 if reason is not None:
-                    problems.append(Problem(line, subject, None, f"{path}: {reason}" if path else reason))
+                    told = f"{path}: {reason}" if path else reason
+                    problems.append(Problem(line, subject[:LONGEST_ID], None, told))
                     continue
-                told = {key: (row.get(key) or "").strip() for key in ("note", "source", "authority")}
-                entries.append(Entry(target, path, subject, **told))
+                about = {key: (row.get(key) or "").strip() for key in ("note", "source", "authority")}
+                entries.append(Entry(target, path, subject, **about))
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(file, f"not a CSV file that can be read ({error})", remedy) from error
     except OSError as error:
@@ -214,4 +239,4 @@ def _bad_row(row: dict[str, str], path: str, subject: str, target: Path) -> str 
         return "the row has another number of fields than the header"
     if not path or not subject:
         return "path or subject is empty"
-    return _out_of_reach(target)
+    return _too_long(subject) or _out_of_reach(target)

@@ -13,6 +13,9 @@ from fasr_video.types import AlignedFace
 
 Kind = Literal["single", "pooled"]
 
+LONGEST_ID = 200
+"""Characters of a subject's id: it stands in lines, tables and addresses."""
+
 
 class GalleryError(UsageError):
     """The folder is not the gallery that the command needs."""

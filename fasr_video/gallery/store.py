@@ -34,6 +34,7 @@ from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, Usa
 from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
 from fasr_video.gallery import index, traces, values
 from fasr_video.gallery.records import (
+    LONGEST_ID,
     EnrolledPhoto,
     GalleryError,
     GalleryImage,
@@ -45,6 +46,7 @@ from fasr_video.gallery.records import (
     Vectors,
     WrongEmbedder,
 )
+from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
 from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
@@ -197,6 +199,21 @@ class Gallery:
         """A new random word for each generation: two copies of a gallery that went apart are told apart by it."""
         return self._meta("state")
 
+    @property
+    def index_stamp(self) -> str:
+        """SHA-256 of what is said beside the index on disk; empty where none was written."""
+        rows = self.query("SELECT value FROM meta WHERE key = 'index_stamp'")
+        return str(rows[0][0]) if rows else ""
+
+    def note_index_stamp(self, digest: str) -> None:
+        """Also of a gallery that is open for reading, by whoever is its only writer."""
+        database = _connect(self.folder / DATABASE)
+        try:
+            with transaction(database, self.folder):
+                database.execute("INSERT OR REPLACE INTO meta VALUES ('index_stamp', ?)", (digest,))
+        finally:
+            database.close()
+
     def require(self, embedder: Embedder) -> None:
         own = self.embedder
         if (own.sha256, self.length) != (embedder.sha256, embedder.length):
@@ -223,11 +240,16 @@ class Gallery:
 
     def images(self, subject: str | None = None) -> list[GalleryImage]:
         """Those of a subject, or all."""
-        where = "" if subject is None else "WHERE subject = ?"
+        return self._images("") if subject is None else self._images("WHERE subject = ?", subject)
+
+    def image(self, sha256: str) -> GalleryImage | None:
+        """The one with that hash."""
+        return next(iter(self._images("WHERE sha256 = ?", sha256)), None)
+
+    def _images(self, where: str, *values: str) -> list[GalleryImage]:
         sql = f"""SELECT id, subject, sha256, path, source, authority, eye_px, score, norm, added_at,
                   picture_sha256 IS NOT NULL FROM image {where} ORDER BY id"""
-        rows = self.query(sql, () if subject is None else (subject,))
-        return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in rows]
+        return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in self.query(sql, values)]
 
     def chosen(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
         """All photographs of these subjects, and these by hash; each has to be known, if only from a problem."""
@@ -244,7 +266,11 @@ class Gallery:
         if hashlib.sha256(data).digest() != digest:
             remedy = "restore the gallery from a copy, or remove this photograph and add it again"
             raise IntegrityError(self.folder, f"the stored picture of {image.path} was changed", remedy)
-        picture = np.asarray(PilImage.open(io.BytesIO(data)).convert("RGB"))
+        try:
+            picture = decoded(data, MOST_OF_A_FACE)
+        except UNREADABLE as error:
+            reason = f"the stored picture of {image.path} is none ({error})"
+            raise IntegrityError(self.folder, reason, "remove this photograph and add it again") from error
         try:
             return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
         except (ValueError, TypeError) as error:
@@ -258,6 +284,12 @@ class Gallery:
     def templates_by_subject(self) -> dict[str, int]:
         """How many each has: its photographs', and one more, pooled, if there are several."""
         return dict(self.query("SELECT subject, count(*) FROM template GROUP BY subject"))
+
+    def ids(self) -> NDArray[np.int64]:
+        """Of all templates, in order."""
+        with environment(self.folder):
+            rows = self._db.execute("SELECT id FROM template ORDER BY id")
+            return np.fromiter((row[0] for row in rows), np.int64)
 
     def vectors(self) -> Vectors:
         """Of all templates, in the order of their ids."""
@@ -358,8 +390,7 @@ class Gallery:
     def add(self, subject: str, photo: EnrolledPhoto, note: str = "") -> bool:
         """Enrol a photograph; False when this subject has it already."""
         feature = self._checked(photo.feature, photo.norm)
-        if not subject or "\0" in subject:
-            raise UsageError("subject", f"{subject!r} is no id", "give each subject an id that is not empty")
+        _check_id(subject)
         with self.transaction():
             whose = self.whose(photo.sha256)
             if whose is not None and whose != subject:
@@ -398,6 +429,7 @@ class Gallery:
 
     def move(self, sha256: str, subject: str, note: str = "") -> None:
         """File a photograph under another subject; its vector stays what it is."""
+        _check_id(subject)
         with self.transaction():
             before = self._known_image(sha256)
             self._db.execute("INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, now()))
@@ -657,6 +689,12 @@ class _Gone:
     templates: int
     problems: int
     secrets: tuple[bytes, ...]
+
+
+def _check_id(subject: str) -> None:
+    if not subject or "\0" in subject or len(subject) > LONGEST_ID:
+        shown = subject if len(subject) <= LONGEST_ID else f"{subject[:20]}… of {len(subject)} characters"
+        raise UsageError("subject", f"{shown!r} is no id", f"give each subject an id of 1 to {LONGEST_ID} characters")
 
 
 def _marks(values: Collection[object]) -> str:

@@ -37,7 +37,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
@@ -48,10 +47,12 @@ from fasr_video.files import (
     make_private_folder,
     open_lock,
     put_in_place,
+    read_file,
     refuse_links,
     sync_folder,
     write_whole,
 )
+from fasr_video.pictures import UNREADABLE, decoded, opened
 from fasr_video.pipeline import values
 from fasr_video.shape import Shape, has_our_meta, refuse_others, refuse_values
 from fasr_video.storage import (
@@ -337,15 +338,27 @@ class Case:
         """The picture as a PNG file, which is what its name says."""
         path, remedy = self.picture_path(name), "restore it from a copy of the case"
         try:
-            data = self.unseal(path.read_bytes(), name)
+            data = self.unseal(read_file(path), name)
         except OSError as error:
             raise IntegrityError(path, f"cannot be read ({error})", remedy) from error
         if hashlib.sha256(data).hexdigest() != name:
             raise IntegrityError(path, "it was changed", remedy)
-        return data
+        with self._sound(name), opened(data):
+            return data
 
     def read_picture(self, name: str) -> Image:
-        return np.asarray(PilImage.open(io.BytesIO(self.picture_bytes(name))).convert("RGB"))
+        data = self.picture_bytes(name)
+        with self._sound(name):
+            return decoded(data)
+
+    @contextmanager
+    def _sound(self, name: str) -> Iterator[None]:
+        """A file that is named as a picture of the case, and is none, or one of a size that no run writes, is told."""
+        try:
+            yield
+        except UNREADABLE as error:
+            remedy = "do not use this case: no run made it as it is"
+            raise IntegrityError(self.picture_path(name), f"no picture that a case has ({error})", remedy) from error
 
     def picture_names(self) -> list[str]:
         """Of every picture that the case refers to."""
@@ -382,7 +395,16 @@ class Case:
 
 def track_name(track: sqlite3.Row) -> str:
     """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
-    return f"T{track['number']}" if track["source"] == 1 else f"S{track['source']}-T{track['number']}"
+    number, source = whole(track["number"]), whole(track["source"])
+    return f"T{number}" if source == 1 else f"S{source}-T{number}"
+
+
+def whole(value: object) -> int:
+    """Return a number of a case's database. SQLite holds a text where a number belongs, if somebody puts one there."""
+    if not isinstance(value, int):
+        reason = f"it holds {value!r} where a whole number belongs"
+        raise IntegrityError(DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest")
+    return value
 
 
 def refuse_foreign(folder: Path) -> None:

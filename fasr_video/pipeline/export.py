@@ -98,8 +98,9 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
         FROM track JOIN source ON source.id = track.source JOIN face ON face.track = track.id
         WHERE track.state = 'done' AND track.id = coalesce(?, track.id)
         GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
+    infos = {source: json.loads(info) for source, info in case.db.execute("SELECT id, info FROM source").fetchall()}
     for row in case.db.execute(query, (only,)).fetchall():
-        info = json.loads(case.db.execute("SELECT info FROM source WHERE id = ?", (row["source"],)).fetchone()["info"])
+        info = infos[row["source"]]
         base = Fraction(info["time_base"])
         start = info["first_pts"] * base
         counted = "SELECT reason, count(*) FROM face WHERE track = ? GROUP BY reason"
@@ -195,10 +196,14 @@ def runs(case: Case) -> list[dict[str, Any]]:
 def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
     """Tracks that may be (with proposed links) or were decided to be one person, and what holds them together."""
     names = {number: name for name, number in track_names(case).items()}
-    held = [x for x in links(case) if x["state"] in states]
+    groups = clusters(case, states)
+    group_of = {track: number for number, group in enumerate(groups) for track in group}
+    held: list[list[dict[str, Any]]] = [[] for _ in groups]
+    for link in links(case):
+        if link["state"] in states:
+            held[group_of[link["a"]]].append(link)
     found = []
-    for tracks_of_one in clusters(case, states):
-        own = [x for x in held if x["a"] in tracks_of_one]
+    for tracks_of_one, own in zip(groups, held, strict=True):
         if "proposed" in states and all(x["state"] == "accepted" for x in own):
             continue  # nothing in it is open
         found.append(

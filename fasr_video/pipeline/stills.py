@@ -18,12 +18,13 @@ from PIL import ImageDraw, ImageFont
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import read_file, sha256_file, write_whole
+from fasr_video.pictures import FORMATS
 from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.media import UNREADABLE, read_picture
-from fasr_video.pipeline.media.folder import pictures_in
+from fasr_video.pipeline.media.folder import others_in, pictures_in
 from fasr_video.provenance import BANNER, is_synthetic, png_note
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
@@ -194,6 +195,7 @@ def read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[li
             warnings += [f"auxiliary {path.name}: {w}" for w in stills[-1].warnings]
         except InputError as error:
             warnings.append(f"auxiliary left out: {error}")
+    warnings += [f"auxiliary left out: {p}: no picture by the ending of its name" for p in others_in(folder)]
     if not stills:
         raise InputError(folder, warnings[0] if warnings else "it holds no pictures", remedy)
     return stills, warnings
@@ -206,8 +208,9 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST, 
     try:
         digest, image = sha256_file(path), read_picture(path)
     except UNREADABLE as error:
-        raise InputError(path, "not a picture that can be read", "give PNG, JPEG, WebP, BMP or TIFF") from error
-    if is_synthetic(path.read_bytes()):
+        remedy = f"give one of {', '.join(FORMATS)}"
+        raise InputError(path, "not a picture that can be read", remedy) from error
+    if is_synthetic(read_file(path)):
         raise InputError(path, "it is a reconstruction that this program drew", "give the original")
     if detector is not None:
         face, warnings = align_face(path, image, detector, smallest, choice)
@@ -252,7 +255,7 @@ class Target:
     def earlier(self) -> list[str] | None:
         """The warnings of an earlier answer to the same question, if all of its files are there as they were."""
         try:
-            facts = json.loads(self.path("json").read_text(encoding="utf-8"))
+            facts = json.loads(read_file(self.path("json")))
             whole = all(sha256_file(self._folder / name) == digest for name, digest in facts["files"].items())
             return list(facts["warnings"]) if whole and facts["asked"] == self._asked else None
         except (OSError, ValueError, LookupError, TypeError, AttributeError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from fasr_video.errors import IntegrityError, MediaError
-from fasr_video.files import sha256_file
+from fasr_video.files import read_file, sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline import replay
@@ -96,18 +96,35 @@ def _database(case: Case) -> Check:
     strays = case.db.execute("PRAGMA foreign_key_check").fetchall()
     problems += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
     problems += [found] if (found := misfit(case.db, SHAPE)) is not None else []
+    problems += _no_numbers(case)
     return Check("database", 1, problems, [])
 
 
+def _no_numbers(case: Case) -> list[str]:
+    """Columns of numbers that hold something else, which SQLite allows."""
+    query = """SELECT t.name AS "table", c.name AS "column" FROM sqlite_master t JOIN pragma_table_info(t.name) c
+               WHERE t.type = 'table' AND c.type IN ('INTEGER', 'REAL') ORDER BY 1, 2"""
+    found = []
+    for row in case.db.execute(query).fetchall():
+        table, column = (name.replace('"', '""') for name in row)
+        other = f"""SELECT 1 FROM "{table}" WHERE typeof("{column}") NOT IN ('integer', 'real', 'null') LIMIT 1"""
+        if case.db.execute(other).fetchone():
+            found.append(f"{column} of a row of {table} is no number")
+    return found
+
+
 def _log(case: Case) -> Check:
-    problems = []
-    previous = ""
+    problems, notes = [], []
+    previous, last = "", ""
     rows = case.db.execute("SELECT * FROM log ORDER BY id").fetchall()
     for row in rows:
         expected = chain_hash(previous, row["at"], row["event"], row["details"])
         if row["previous"] != previous or row["hash"] != expected:
             problems.append(f"log line {row['id']} ({row['event']}) was changed, or a line before it is missing")
-        previous = row["hash"]
+        if row["at"] < last:
+            told = f"log line {row['id']} ({row['event']}) says {row['at']}, and the line before it {last}"
+            notes.append(f"{told}: the clock was set back, or one of them was written at another time than it says")
+        previous, last = row["hash"], row["at"]
     said = [json.loads(r["details"]).get("settings") for r in rows if r["event"] in {"created", "stage redone"}]
     if not said or said[-1] != json.loads(case.meta("settings")):
         problems.append("the settings are not those that the case was created with, or a stage redone with")
@@ -121,7 +138,7 @@ def _log(case: Case) -> Check:
     if previous != case.meta("log_head"):
         problems.append("the end of the log is missing")
     problems += _against_log(case, rows)
-    return Check("log chain", len(rows), problems, [])
+    return Check("log chain", len(rows), problems, [], tuple(notes))
 
 
 def _against_log(case: Case, log: list[sqlite3.Row]) -> list[str]:
@@ -222,7 +239,7 @@ def _settings(case: Case) -> Check:
     """The settings that people read, and `run --stage` goes on with, against those in the database."""
     path = case.folder / SETTINGS
     try:
-        same = yaml.safe_load(path.read_text(encoding="utf-8")) == json.loads(case.meta("settings"))
+        same = yaml.safe_load(read_file(path)) == json.loads(case.meta("settings"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         same = False
     if same:
@@ -263,7 +280,7 @@ def _report(case: Case) -> Check:
     folder = case.folder / REPORT
     if not (folder / SUMS).is_file():
         return Check("report", 0, [], [])
-    lines = (line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    lines = (line.partition("  ") for line in read_file(folder / SUMS).decode().splitlines())
     said = {name: sha256 for sha256, _, name in lines}
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {SUMS}
     if UNFINISHED in there:
@@ -279,10 +296,10 @@ def _heads(case: Case, given: str | None) -> Check:
     problems, noted = [], {} if given is None else {"the head that was given": given.strip().lower()}
     for path in (case.folder / REPORT / "report.json", *sorted((case.folder / SIGNED_OFF).glob("*.json"))):
         try:
-            noted[str(path)] = str(json.loads(path.read_text(encoding="utf-8"))["log_head"])
+            noted[str(path)] = str(json.loads(read_file(path))["log_head"])
         except FileNotFoundError:
             continue
-        except MISREAD:
+        except (OSError, *MISREAD):
             problems.append(f"{path} names no end of the log")
     lines = {row["hash"] for row in case.db.execute("SELECT hash FROM log").fetchall()}
     problems += [f"{who}: the log holds no line {h[:16]}… (cut off?)" for who, h in noted.items() if h not in lines]

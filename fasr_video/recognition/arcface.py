@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.files import sha256_file
+from fasr_video.onnx_file import read_onnx
 from fasr_video.pipeline.detect.scrfd import PROVIDERS
 from fasr_video.recognition.align import ARCFACE_SIDE, canonical_to_arcface
 
@@ -36,17 +37,17 @@ class ArcFaceEmbedder:
         provider = PROVIDERS.get(device.partition(":")[0])
         if provider is None or provider not in onnxruntime.get_available_providers():
             raise UsageError(f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu")
-        file, graph = _find(weights)
+        file, data, graph = _find(weights)
         self.device = torch.device(device)
         self.name = f"insightface {file.stem}"
-        self.sha256 = sha256_file(file)
+        self.sha256 = hashlib.sha256(data).hexdigest()
         self._normalises = _normalises(graph)
         # Published graphs that take batches nevertheless declare an output of one row; ONNX Runtime warns of each call.
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
-                str(file), options, [_placed(provider, self.device)], enable_fallback=False
+                data, options, [_placed(provider, self.device)], enable_fallback=False
             )
             (given,) = self._session.get_inputs()
             self._input, self._batch = given.name, 1 if isinstance(given.shape[0], int) else BATCH
@@ -76,27 +77,18 @@ def _placed(provider: str, device: torch.device) -> tuple[str, dict[str, int]]:
     return provider, {"device_id": device.index or 0} if device.type == "cuda" else {}
 
 
-def _find(weights: Path) -> tuple[Path, onnx.GraphProto]:
+def _find(weights: Path) -> tuple[Path, bytes, onnx.GraphProto]:
     """The one ArcFace network among the ONNX files: a pack holds detectors and landmark networks beside it."""
     files = sorted(weights.glob("*.onnx")) if weights.is_dir() else [weights]
     if not files or not files[0].is_file():
         remedy = "give an ArcFace .onnx file, or its folder, e.g. an unpacked buffalo_l"
         raise ModelError(weights, "no such file, or no .onnx file in the folder", remedy)
-    graphs = [(file, _read(file)) for file in files]
-    found = [(file, graph) for file, graph in graphs if _is_arcface(graph)]
+    networks = [(file, *read_onnx(file)) for file in files]
+    found = [network for network in networks if _is_arcface(network[2])]
     if len(found) != 1:
         reason = f"{len(found)} ArcFace networks (one input N×3×112×112, one output) in it; one is needed"
         raise ModelError(weights, reason, "give the path of the one .onnx file")
     return found[0]
-
-
-def _read(file: Path) -> onnx.GraphProto:
-    import onnx
-
-    try:
-        return onnx.load_model(file, load_external_data=False).graph
-    except Exception as error:  # protobuf raises kinds of its own
-        raise ModelError(file, "not a readable ONNX file", "copy or download it again") from error
 
 
 def _is_arcface(graph: Any) -> bool:

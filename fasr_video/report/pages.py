@@ -85,7 +85,7 @@ def _case(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -
         ("not searched", states.count("not searched")),
         ("undecided", sum(not standing(t) for t in tracks)),
     ]
-    lost = {kind: sum(s["losses"][kind] for s in report["sources"]) for kind in words.LOSSES}
+    lost = {kind: sum(s["losses"].get(kind, 0) for s in report["sources"]) for kind in words.LOSSES}
     return {
         "report": report,
         "tiles": tiles,

@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 
 from fasr_video.custody.pictures import about, when
 from fasr_video.custody.redact import without_bystanders
+from fasr_video.pictures import decoded, opened
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import track_faces
 from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp
@@ -102,11 +103,12 @@ def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPi
 def stored(case: Case, relative: str) -> Picture:
     """A file of the case as it is."""
     data = case.picture_bytes(Path(relative).stem)
-    return Picture(data, *PilImage.open(io.BytesIO(data)).size)
+    with opened(data) as picture:
+        return Picture(data, *picture.size)
 
 
 def thumbnail(picture: Picture, note: str = "", side: int = THUMBNAIL) -> Picture:
-    image = PilImage.open(io.BytesIO(picture.data)).convert("RGB")
+    image = PilImage.fromarray(decoded(picture.data))
     image.thumbnail((side, side), PilImage.Resampling.LANCZOS)
     return _encoded(image, "WEBP", quality=80, xmp=note.encode())
 

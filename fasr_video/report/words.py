@@ -23,6 +23,7 @@ LOSSES = {
     "damaged_frames": "damaged frames",
     "missing_frames": "missing frames",
     "time_jumps": "jumps in time",
+    "other_files": "files that are no pictures",
 }
 CLOCKS = {
     "given": "given by hand",

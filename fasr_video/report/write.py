@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.files import refuse_links, sha256_file, sync_folder, write_whole
+from fasr_video.files import inside, read_file, refuse_links, sha256_file, sync_folder, write_whole
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.pipeline.roles import shown
@@ -82,7 +82,7 @@ def refresh(folder: Path) -> Path | None:
 def _is_of(out: Path, head: str) -> bool:
     """Whether the pages there are whole, and of the state of the case whose log ends so."""
     try:
-        index, listed = (out / INDEX).read_bytes(), (out / MANIFEST).read_text(encoding="utf-8")
+        index, listed = read_file(out / INDEX), read_file(out / MANIFEST).decode()
     except (OSError, UnicodeDecodeError):
         return False
     names = [line.partition("  ")[2] for line in listed.splitlines()]
@@ -146,7 +146,7 @@ class _Target:
         out.mkdir(parents=True, exist_ok=True)
         refuse_links(out)
         manifest.touch()  # a report that is killed from here on is known as one
-        lines = manifest.read_text(encoding="utf-8").splitlines()
+        lines = read_file(manifest).decode().splitlines()
         self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
         if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
             raise CaseError(out, "its SHA256SUMS is of something else", "give another --out")
@@ -154,7 +154,7 @@ class _Target:
         sync_folder(out)
 
     def put(self, name: str, data: Data) -> None:
-        path = self._out / name
+        path = inside(self._out, *name.split("/"))
         path.parent.mkdir(exist_ok=True)
         write_whole(path, data if callable(data) else lambda partial: partial.write_bytes(data))
         self._written[name] = sha256_file(path)
@@ -165,7 +165,7 @@ class _Target:
         for name, digest in self._before.items():
             ours = any(pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats)
             if ours and name not in self._written:
-                (self._out / name).unlink(missing_ok=True)
+                inside(self._out, *name.split("/")).unlink(missing_ok=True)
             else:
                 kept[name] = digest
         lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | self._written).items())]

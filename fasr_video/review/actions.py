@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import Blueprint, current_app, flash, redirect, request, session, url_for
+from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response
 
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
@@ -89,7 +89,12 @@ def sign_off(case_id: str) -> Answer:
         return f"Written: {', '.join(written.files)}, in {case.folder / SIGNED_OFF}."
 
     page = url_for("pages.sign_off", case_id=case_id)
-    return _done(case_id, change, lambda e: sign_off_page(case_id, e), page)
+    answer = _done(case_id, change, lambda e: sign_off_page(case_id, e), page)
+    if isinstance(answer, tuple) or "end_key" not in request.form:
+        return answer
+    current_app.config["KEY"].end()
+    told = "The key to these pages has ended. Start fasr-video serve again to open them."
+    return render_template("message.html", title="Signed off", told=told), 200
 
 
 def _of_track(case_id: str, name: str, change: Callable[[Case], str]) -> Answer:

@@ -14,18 +14,24 @@ from fasr_video.pipeline.evidence import explain
 from fasr_video.pipeline.roles import USUAL
 from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
-from fasr_video.review.guard import protect
+from fasr_video.review.guard import Key, now, protect
 from fasr_video.review.times import clock
 
+HOURS = 12.0
+"""For which a key opens the pages."""
 
-def make_app(cases: Mapping[str, Path], token: str, port: int, sign_key: Path | None = None) -> Flask:
-    """Pages about these cases (by id), for whoever holds the token; what is signed off is signed with the key."""
+
+
+def make_app(
+    cases: Mapping[str, Path], token: str, port: int, hours: float = HOURS, sign_key: Path | None = None
+) -> Flask:
+    """Pages about these cases (by id), for whoever holds the token, for so many hours; the key signs what is signed off."""
     app = Flask(__name__)
-    app.config["CASES"] = dict(cases)
-    app.config["SIGN_KEY"] = sign_key
+    key = Key(token, now() + 3600 * hours)
+    app.config.update(CASES=dict(cases), KEY=key, SIGN_KEY=sign_key)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(clock=clock, ratio=ratio, explain=explain)
-    protect(app, token, port)
+    protect(app, key, port)
     app.register_blueprint(pages.pages)
     app.register_blueprint(actions.actions)
 

@@ -1,15 +1,17 @@
 """Who may ask this server for anything: the one browser that was given the token, on this machine.
 
 The token comes in the address that `serve` prints. It opens these pages to whoever has it, as often as they like, until
-the server ends; browsers keep addresses in their history. From the first visit on a signed cookie speaks for the
-browser, which no other site can make it send (SameSite=Strict) and no script can read (HttpOnly). What changes anything
-is a POST with a word of the session in it. The Host header has to be ours: a name that somebody points at 127.0.0.1 is
-refused.
+its time is over, it is ended with a signing off, or the server ends; browsers keep addresses in their history. From the
+first visit on a signed cookie speaks for the browser, which no other site can make it send (SameSite=Strict) and no
+script can read (HttpOnly). What changes anything is a POST with a word of the session in it. The Host header has to be
+ours: a name that somebody points at 127.0.0.1 is refused.
 """
 
 from __future__ import annotations
 
 import secrets
+import time
+from dataclasses import dataclass
 from hmac import compare_digest
 
 from flask import Flask, Response, redirect, render_template, request, session, url_for
@@ -28,7 +30,32 @@ HEADERS = {
 }
 
 
-def protect(app: Flask, token: str, port: int) -> None:
+MOST_SENT = 256 * 1024
+"""Bytes of a form."""
+
+
+@dataclass(slots=True)
+class Key:
+    """What the address holds: it opens the pages until its time is over, or somebody ends it."""
+
+    token: str
+    until: float
+    """By the clock that `now` reads."""
+
+    @property
+    def ended(self) -> bool:
+        return now() >= self.until
+
+    def end(self) -> None:
+        self.until = now()
+
+
+def now() -> float:
+    """Return seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def protect(app: Flask, key: Key, port: int) -> None:
     """Every answer of `app` passes here, also those of pages that come later."""
     suffix = "" if port == 80 else f":{port}"
     hosts = {f"127.0.0.1{suffix}", f"localhost{suffix}"}
@@ -37,7 +64,7 @@ def protect(app: Flask, token: str, port: int) -> None:
         SESSION_COOKIE_NAME=f"fasr-video-{port}",  # cookies know no ports: two servers must not take each other's
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
-        MAX_CONTENT_LENGTH=256 * 1024,
+        MAX_CONTENT_LENGTH=MOST_SENT,
     )
 
     @app.before_request
@@ -46,8 +73,10 @@ def protect(app: Flask, token: str, port: int) -> None:
             return "This server answers to 127.0.0.1 and localhost only.", 421
         if request.endpoint == "static":
             return None
+        if key.ended:
+            return _refused("The key to these pages has ended. Start fasr-video serve again: it prints a new address.")
         if "token" in request.args:
-            return _let_in(token)
+            return _let_in(key.token)
         if not session.get("open"):
             return _refused("Open the address that fasr-video serve printed: it holds the key to these pages.")
         if request.method == "POST" and not _same(request.form.get("csrf", ""), session["csrf"]):

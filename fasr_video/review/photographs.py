@@ -47,7 +47,8 @@ def photograph(case: Case, sha256: str) -> bytes | None:
     with Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery, gallery.snapshot():
         if gallery.id != searched["gallery"]["id"]:
             return None
-        face = next((gallery.face(i) for i in gallery.images() if i.sha256 == sha256), None)
+        image = gallery.image(sha256)
+        face = None if image is None else gallery.face(image)
     if face is None:
         return None
     buffer = io.BytesIO()

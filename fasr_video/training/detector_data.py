@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from torch import Tensor
 
+from fasr_video.pictures import decoded
+
 Points = NDArray[np.float64]
 """5×2: left eye, right eye, nose, left mouth corner, right mouth corner, in pixels."""
 Boxes = NDArray[np.float64]
@@ -133,7 +135,7 @@ def read_scenes(folder: Path, split: str) -> Iterator[Scene]:
                     continue
                 file = tar.extractfile(entry["name"])
                 assert file is not None
-                picture = np.asarray(Image.open(file).convert("RGB"))
+                picture = decoded(file.read())
                 labels = np.array(entry["boxes"], np.float64).reshape(-1, 15)
                 landmarks = labels[:, 5:].reshape(-1, 5, 2)
                 yield Scene(picture, Faces(labels[:, :4], landmarks, labels[:, 4] >= SURE))
@@ -218,7 +220,7 @@ def portraits(material: Material, width: int, height: int, rng: np.random.Genera
     placed: list[Faces] = []
     for _ in range(int(rng.integers(1, 4))):
         portrait = material.portraits[rng.integers(len(material.portraits))]
-        picture = Image.open(io.BytesIO(portrait.encoded)).convert("RGB")
+        picture = Image.fromarray(decoded(portrait.encoded))
         box = np.array([face_box(portrait.landmarks)])
         faces = Faces(box, portrait.landmarks[None], np.ones(1, np.bool_))
         if rng.random() < 0.5:
@@ -307,7 +309,7 @@ def damage(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     if rng.random() < 0.5:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=int(rng.integers(20, 90)))
-        image = Image.open(buffer).convert("RGB")
+        image = Image.fromarray(decoded(buffer))
     return image
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 import zipfile
 from collections import Counter
@@ -12,12 +11,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image as Pictures
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import PICTURES
+from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.sr.degradation import enlarge, shrink
 
 CELEBA = (218, 178)
@@ -66,9 +64,8 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
     left_out: list[str] = []
     for name, data in members(sources):
         try:
-            with Pictures.open(io.BytesIO(data)) as image:
-                array = np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, SyntaxError, Pictures.DecompressionBombError):
+            array = decoded(data)
+        except UNREADABLE:
             left_out.append(f"{name}: not a readable picture")
             continue
         if array.shape[:2] == CELEBA:

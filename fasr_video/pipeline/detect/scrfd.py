@@ -13,7 +13,7 @@ import numpy as np
 
 from fasr_video.boxes import best_first, shrink
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.files import sha256_file
+from fasr_video.onnx_file import read_onnx
 from fasr_video.types import Detections, Image
 
 PAD_TO = 32  # the network's largest stride
@@ -37,6 +37,7 @@ class InsightFaceDetector:
         provider = PROVIDERS.get(device.partition(":")[0])
         if provider not in onnxruntime.get_available_providers():
             raise UsageError(f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu")
+        self.fingerprint = _fingerprint(files)
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # some of its models print when they load
                 analysis = FaceAnalysis(
@@ -52,7 +53,6 @@ class InsightFaceDetector:
         self._model = analysis.det_model
         self._min_score, self._max_side = min_score, max_side
         self.name = f"insightface ({folder.name}, {device}, longest side at most {max_side} px)"
-        self.fingerprint = _fingerprint(files)
 
     @property
     def has_landmarks(self) -> bool:
@@ -72,7 +72,5 @@ class InsightFaceDetector:
 
 
 def _fingerprint(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
-    return digest.hexdigest()
+    lines = (f"{hashlib.sha256(read_onnx(file)[0]).hexdigest()}  {file.name}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

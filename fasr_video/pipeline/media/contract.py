@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fasr_video.errors import MediaError, UsageError
-from fasr_video.files import named
+from fasr_video.files import is_utf8, named, readable_name
 from fasr_video.types import FrameRef, Image
 
 FFMPEG_REMEDY = "convert it first: ffmpeg -i IN -c:v libx264 OUT.mp4, and keep the original with its hash"
@@ -62,6 +62,8 @@ class Losses:
     the begin of a file that lean on pictures from before it."""
     time_jumps: int = 0
     """Frames whose time is not after that of the frame before."""
+    other_files: int = 0
+    """Files of a folder of pictures that are none by the endings of their names."""
 
     def __add__(self, other: Losses) -> Losses:
         return Losses(*(getattr(self, k) + getattr(other, k) for k in Losses.__slots__))
@@ -71,13 +73,6 @@ class Losses:
 
     def __bool__(self) -> bool:
         return any(getattr(self, k) for k in Losses.__slots__)
-
-
-MOST_PIXELS = 8192 * 4352
-"""Of a frame: 8K, as codecs pad it. What is larger is refused before it is decoded."""
-MOST_OF_A_PHOTOGRAPH = 1 << 27
-"""Pixels; one larger than a frame may be is shrunk to that when it is read."""
-LONGEST_SIDE = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +152,15 @@ class Reader:
         return self._losses
 
 
+def check_name(path: Path) -> None:
+    """Raise for a name that no case can hold."""
+    if not is_utf8(path):
+        raise MediaError(readable_name(path), "its name is not UTF-8", "give a copy with another name")
+
+
 def check_file(path: Path) -> None:
     """Raise unless `path` is a readable, non-empty file."""
-    if not str(path).isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in str(path)):
-        name = str(path).encode("utf-8", "backslashreplace").decode()
-        raise MediaError(name, "its name is not UTF-8", "give a copy with another name")
+    check_name(path)
     if not path.exists():
         raise MediaError(path, "no such file or folder", "check the path")
     if not path.is_file():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
-import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -14,28 +14,13 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL
-from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
 from fasr_video.files import PICTURES, sha256_file
-from fasr_video.pipeline.media.contract import (
-    LONGEST_SIDE,
-    MOST_OF_A_PHOTOGRAPH,
-    MOST_PIXELS,
-    Frame,
-    Losses,
-    MediaInfo,
-    Reader,
-    Sampling,
-)
+from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, MOST_PIXELS, UNREADABLE, opened
+from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling, check_name
 from fasr_video.types import FrameRef, Image
-
-# Pillow's ways of saying "not a picture", or "a bomb".
-UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
-
-
-PilImage.MAX_IMAGE_PIXELS = MOST_OF_A_PHOTOGRAPH  # no warnings below our own limit, which is looked at first
 
 
 def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
@@ -44,13 +29,8 @@ def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
     Photographs of more pixels than a frame may have are shrunk to that many; a picture that is a frame is refused.
     """
     most = MOST_PIXELS if as_frame else MOST_OF_A_PHOTOGRAPH
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PilImage.DecompressionBombWarning)  # our own limit is below
-        picture = PilImage.open(path)
-    with picture:
+    with opened(path, most) as picture:
         width, height = picture.size
-        if width * height > most or max(width, height) > LONGEST_SIDE:
-            raise ValueError(f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side")
         shrink = max(1.0, math.sqrt(width * height / MOST_PIXELS))
         if shrink > 1 and not picture.mode.startswith("I"):
             picture.thumbnail((int(width / shrink), int(height / shrink)))
@@ -79,7 +59,17 @@ def _readable(path: Path) -> Iterator[None]:
 
 def pictures_in(folder: Path) -> list[Path]:
     with _readable(folder):
-        return sorted((p for p in folder.iterdir() if p.suffix.lower() in PICTURES and p.is_file()), key=_natural)
+        return sorted((p for p in folder.iterdir() if _is_picture(p)), key=_natural)
+
+
+def others_in(folder: Path) -> list[Path]:
+    """All that lies in it beside pictures and folders: what `pictures_in` leaves out."""
+    with _readable(folder):
+        return sorted(p for p in folder.iterdir() if not _is_picture(p) and not p.is_dir())
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES and path.is_file()
 
 
 def hash_folder(folder: Path) -> str:
@@ -87,7 +77,7 @@ def hash_folder(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in pictures_in(folder):
         with _readable(file):
-            digest.update(f"{sha256_file(file)}  {file.name}\n".encode())
+            digest.update(f"{sha256_file(file)}  ".encode() + os.fsencode(file.name) + b"\n")
     return digest.hexdigest()
 
 
@@ -101,11 +91,12 @@ def stamp(footage: Path) -> list[tuple[str, int, int]] | None:
 
 
 class FolderReader(Reader):
-    """Pictures of one folder in natural name order. An unreadable picture is a counted loss."""
+    """Pictures of one folder in natural name order. An unreadable picture is a counted loss, and so is another file."""
 
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
         super().__init__()
-        self._files = pictures_in(path)
+        check_name(path)
+        self._files, self._others = pictures_in(path), len(others_in(path))
         if not self._files:
             remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it or give a video file"
             raise MediaError(path, "the folder holds no pictures", remedy)
@@ -135,7 +126,7 @@ class FolderReader(Reader):
         )
 
     def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
-        self._losses = Losses()
+        self._losses = Losses(other_files=self._others if after is None else 0)
         before: Fraction | None = None
         for index, file in enumerate(self._files):
             ref = FrameRef(self._info.sha256, index, index, self._info.time_base)

@@ -19,9 +19,9 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from fasr_video.errors import MediaError
 from fasr_video.files import sha256_file
+from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.media.contract import (
     FFMPEG_REMEDY,
-    MOST_PIXELS,
     Frame,
     Losses,
     MediaInfo,

@@ -1,0 +1,478 @@
+"""Attacks by files, names, pictures, models, connections and sizes; `attacks.py` makes the page.
+
+    python benchmarks/attacks_files.py [--only WORDS]
+
+prints what each attack comes to, a line each. Commands run in this process, each with a limit of time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from footage import REPO
+from PIL import Image as PilImage
+
+sys.path.insert(0, str(REPO))
+from fasr_video import cli
+from fasr_video.errors import FasrError
+from fasr_video.gallery import index
+from fasr_video.gallery.enrol import enrol
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import Case, chain_hash
+from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.media import Sampling, open_video
+from fasr_video.recognition.embedder import open_embedder
+from tests.cases import synthetic
+from tests.conftest import PORTRAITS
+from tests.reviewed import made_case
+
+PATIENCE = 30
+"""Seconds that a command may take."""
+MIB = 1 << 20
+GRACE = PORTRAITS / "mugshots" / "grace_hopper.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    name: str
+    expected: str
+    attempt: Callable[[Path], str]
+    """Makes the attack in an empty folder, and says what happened."""
+    before: str = "not tried"
+    """What it said of commit 9badc4b."""
+
+
+class TooLongError(BaseException):
+    """Nothing that an attacked program catches."""
+
+
+def program(*arguments: object, patience: int = PATIENCE) -> tuple[str, str]:
+    """How the command line with these arguments ended, and all that it printed."""
+
+    def too_long(_: int, __: FrameType | None) -> None:
+        raise TooLongError
+
+    said, before = io.StringIO(), sys.argv
+    signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(patience)
+    try:
+        sys.argv = ["fasr-video", *map(str, arguments)]
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            cli.main()
+    except SystemExit as ended:
+        return f"`{arguments[0]}` ends with {ended.code}", said.getvalue()
+    except TooLongError:
+        return f"`{arguments[0]}` hangs ({patience} s)", said.getvalue()
+    except Exception as error:
+        return f"`{arguments[0]}` ends with a traceback ({type(error).__name__})", said.getvalue()
+    finally:
+        signal.alarm(0)
+        sys.argv = before
+    return f"`{arguments[0]}` ends with 0", said.getvalue()
+
+
+def change(case: Path, statement: str, *values: object) -> None:
+    with Case.open(case) as opened:
+        opened.db.execute("PRAGMA foreign_keys = OFF")
+        opened.db.execute(statement, values)
+
+
+# Pipes and devices.
+
+
+def pipe(path: Path) -> Path:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+def pipe_as_footage(folder: Path) -> str:
+    case = made_case(folder / "case")
+    change(case, "UPDATE source SET path = ? WHERE id = 1", str(pipe(folder / "door.mp4")))
+    return program("verify", case)[0]
+
+
+def device_as_footage(folder: Path) -> str:
+    case = made_case(folder / "case")
+    change(case, "UPDATE source SET path = '/dev/zero' WHERE id = 1")
+    return program("verify", case)[0]
+
+
+def pipe_as_settings(folder: Path) -> str:
+    case = made_case(folder / "case")
+    pipe(case / "settings.yaml")
+    return program("verify", case)[0]
+
+
+def pipe_as_stamp(folder: Path) -> str:
+    case = made_case(folder / "case")
+    pipe(case / "gallery" / "vectors.json")
+    return program("verify", case)[0]
+
+
+# Names and paths.
+
+
+def path_as_number(folder: Path) -> str:
+    case, mine = synthetic(folder / "case", tracks=2), folder / "mine.html"
+    mine.write_text("mine")
+    (case / "report" / "T").mkdir(parents=True)
+    (case / "report" / "SHA256SUMS").touch()
+    change(case, "UPDATE track SET number = '/../../../mine' WHERE id = 1")
+    how, _ = program("report", case)
+    return f"{how}, a file of the user is {'as it was' if mine.read_text() == 'mine' else 'overwritten'}"
+
+
+class Toy:
+    """An embedder of no use, that costs nothing."""
+
+    name, sha256, length, device = "toy", "ab", 4, torch.device("cpu")
+
+    def embed(self, faces: torch.Tensor, marks: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.eye(4)[:1].repeat(len(faces), 1), torch.ones(len(faces))
+
+
+def name_of_other_bytes(folder: Path) -> str:
+    (folder / "photos").mkdir()
+    shutil.copy(GRACE, folder / "photos" / "grace.jpg")
+    shutil.copy(GRACE, os.fsencode(folder) + b"/photos/h\xf6lder.jpg")
+    return enrolled(folder)
+
+
+def long_id(folder: Path) -> str:
+    (folder / "photos").mkdir()
+    shutil.copy(GRACE, folder / "photos" / "grace.jpg")
+    (folder / "photos" / "list.csv").write_text(f"path,subject\ngrace.jpg,{'g' * 5000}\n")
+    return enrolled(folder, "list.csv")
+
+
+def enrolled(folder: Path, given: str = "") -> str:
+    toy, detector = Toy(), open_detector("haar", weights=None, device="cpu", min_score=0.5)
+    with Gallery.create(folder / "gallery", toy.name, toy.sha256, toy.length) as gallery:
+        try:
+            report = enrol(gallery, folder / "photos" / given, detector, toy)  # type: ignore[arg-type]
+        except Exception as error:
+            return f"nobody is enrolled ({type(error).__name__})"
+    return f"{report.added} enrolled, {len(report.problems)} listed as problems"
+
+
+def pictures_of_all_kinds(folder: Path) -> str:
+    grey = PilImage.fromarray(np.full((48, 64, 3), 90, np.uint8))
+    kinds = {"png": "PNG", "avif": "AVIF", "gif": "GIF", "jfif": "JPEG", "jp2": "JPEG2000"}
+    for ending, kind in kinds.items():
+        grey.save(folder / f"1.{ending}", kind)
+    (folder / "1.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    reader = open_video(folder)
+    read = sum(1 for _ in reader.frames(Sampling()))
+    lost = sum(getattr(reader.losses, kind) for kind in reader.losses.__slots__)
+    return f"of {len(kinds) + 1} pictures {read} are read, {lost} counted as lost"
+
+
+# Pictures.
+
+
+def bomb_as_a_crop(folder: Path) -> str:
+    side = 16_000
+    head = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + 3 * side)) for _ in range(side)) + packer.flush()
+    chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
+    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    png = b"\x89PNG\r\n\x1a\n" + body
+    name, case = hashlib.sha256(png).hexdigest(), synthetic(folder / "case", tracks=2)
+    with Case.open(case) as opened:
+        opened.picture_path(name).parent.mkdir(exist_ok=True)
+        opened.picture_path(name).write_bytes(png)
+    change(case, "UPDATE face SET aligned = ?, native = ? WHERE id = 1", name, name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    how, _ = program("report", case, patience=600)
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return f"{how}; {more:.0f} MiB for a file of {len(png) / 1024:.0f} KiB"
+
+
+# Models.
+
+
+def weights_in_another_file(folder: Path) -> str:
+    import onnx
+
+    from tests.test_embedders import arcface_graph
+
+    path = arcface_graph(folder / "a.onnx")
+    model = onnx.load(path)
+    onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    try:
+        first = open_embedder("insightface", path, "cpu").sha256
+        weights = bytearray((folder / "weights.bin").read_bytes())
+        weights[: len(weights) // 2] = bytes(len(weights) // 2)
+        (folder / "weights.bin").write_bytes(weights)
+        second = open_embedder("insightface", path, "cpu").sha256
+    except FasrError as error:
+        return f"refused: {error.reason}"
+    return f"other weights are used under {'the same' if first == second else 'another'} fingerprint"
+
+
+# The server.
+
+
+@contextmanager
+def served(case: Path) -> Iterator[tuple[int, str]]:
+    """Port and token of a server that goes on until this process ends."""
+    from fasr_video.review import serve
+
+    told: list[str] = []
+    threading.Thread(target=serve, args=([case], 0, told.append), daemon=True).start()
+    while not told:
+        time.sleep(0.05)
+    address, _, token = told[0].partition("/?token=")
+    yield int(address.rpartition(":")[2]), token
+
+
+def large_body(folder: Path) -> str:
+    with served(made_case(folder / "case")) as (port, _), socket.create_connection(("127.0.0.1", port), 60) as taken:
+        taken.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 314572800\r\n\r\n")
+        sent = 0
+        with suppress(OSError):
+            while sent < 64 * MIB:
+                taken.sendall(bytes(65536))
+                sent += 65536
+        time.sleep(1)
+        kept = [f.stat().st_size for f in Path("/proc/self/fd").iterdir() if is_removed(f)]
+    said = f"the first {sent >> 20} MiB were taken" if sent >= 64 * MIB else "refused"
+    return f"{said}, {sum(kept) >> 20} MiB lie in a temporary file"
+
+
+def is_removed(handle: Path) -> bool:
+    try:
+        return handle.readlink().name.endswith("(deleted)") and handle.stat().st_size > 0
+    except OSError:
+        return False
+
+
+def idle_connections(folder: Path) -> str:
+    with served(made_case(folder / "case")) as (port, token):
+        idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(300)]
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        try:
+            client.request("GET", f"/?token={token}")
+            return f"a reviewer is answered with {client.getresponse().status}"
+        except OSError:
+            return f"a reviewer is not answered ({PATIENCE} s)"
+        finally:
+            for each in (*idle, client):
+                each.close()
+
+
+_TEMPORARY: list[str] = []
+
+
+def _note_temporary(event: str, given: Any) -> None:
+    if event == "open" and isinstance(given[2], int) and given[2] & os.O_TMPFILE == os.O_TMPFILE:
+        _TEMPORARY.append(str(given[0]))
+
+
+sys.addaudithook(_note_temporary)
+
+
+def large_picture(folder: Path) -> str:
+    case = made_case(folder / "case")
+    with Case.open(case) as opened:
+        name = opened.write_picture(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8))
+        number = opened.meta("case_id")
+    with served(case) as (port, token):
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        client.request("GET", f"/?token={token}")
+        let_in = client.getresponse()
+        let_in.read()
+        cookie = (let_in.getheader("Set-Cookie") or "").partition(";")[0]
+        _TEMPORARY.clear()
+        client.request("GET", f"/case/{number}/picture/{name}.png", headers={"Cookie": cookie})
+        answer = client.getresponse()
+        answer.read()
+    return f"answered with {answer.status}, through {len(_TEMPORARY)} temporary files"
+
+
+def one_of_many_photographs(folder: Path) -> str:
+    from fasr_video.review.photographs import photograph
+
+    case, count = made_case(folder / "case"), 50_000
+    with Gallery.open(case / "gallery") as gallery, gallery.transaction():
+        row = "INSERT INTO image SELECT NULL, 'anna', ?, 'p', '', '', 1, 1, 1, NULL, '', NULL, NULL"
+        gallery._db.executemany(row, [(f"{n:064x}",) for n in range(10, count)])
+    with Case.open(case, read_only=True) as opened:
+        began = time.process_time()
+        photograph(opened, f"{0:064x}")
+        return f"{1000 * (time.process_time() - began):.0f} ms of the processor, of {count} photographs"
+
+
+# The index.
+
+
+def index_without_a_person(folder: Path) -> str:
+    import faiss
+
+    with Gallery.open(made_case(folder / "case") / "gallery") as gallery:
+        index.Index.open(gallery)
+        stored = gallery.vectors()
+        made = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
+        made.add_with_ids(np.ascontiguousarray(stored.features[1:]), stored.ids[1:])
+        faiss.write_index(made, str(gallery.folder / index.FILE))
+        digest = hashlib.sha256((gallery.folder / index.FILE).read_bytes()).hexdigest()
+        stamp = index.facts_of(gallery) | {"kind": index.FLAT, "measured": [], "sha256": digest}
+        (gallery.folder / index.STAMP).write_text(json.dumps(stamp))
+        _, ids = index.Index.open(gallery).search(stored.features[:1], 1)
+    return f"the person is {'found' if ids[0, 0] == stored.ids[0] else 'not found'}"
+
+
+# The log.
+
+
+def line_of_long_ago(folder: Path) -> str:
+    case = made_case(folder / "case")
+    with Case.open(case) as opened:
+        previous = opened.meta("log_head")
+        at, text = "2020-01-01T00:00:00.000+00:00", '{"by": "Anna"}'
+        digest = chain_hash(previous, at, "exported", text)
+        row = (at, "exported", text, previous, digest)
+        opened.db.execute("INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
+        opened.set_meta("log_head", digest)
+    how, said = program("verify", case)
+    return f"{how}, and {'names the line' if at in said else 'says nothing of it'}"
+
+
+ATTACKS = [
+    Attack(
+        "a pipe in place of footage",
+        "`verify` ends with 4",
+        pipe_as_footage,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a device without end in place of footage",
+        "`verify` ends with 4",
+        device_as_footage,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a pipe in place of settings.yaml",
+        "`verify` ends with 4",
+        pipe_as_settings,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a pipe in place of an index's stamp",
+        "`verify` ends with 0",
+        pipe_as_stamp,
+        "`verify` hangs (30 s)",
+    ),
+    Attack(
+        "a path in place of a track's number",
+        "`report` ends with 4, a file of the user is as it was",
+        path_as_number,
+        "`report` ends with 0, a file of the user is overwritten",
+    ),
+    Attack(
+        "a PNG of 16,000×16,000 px in place of a crop",
+        "`report` ends with 4, less than 100 MiB",
+        bomb_as_a_crop,
+        "`report` ends with 0; 2687 MiB for a file of 729 KiB",
+    ),
+    Attack(
+        "a photograph whose name is no UTF-8",
+        "1 enrolled, 1 listed as problems",
+        name_of_other_bytes,
+        "nobody is enrolled (UnicodeEncodeError)",
+    ),
+    Attack(
+        "PNG, AVIF, GIF, JFIF, JPEG 2000 and a broken HEIC in one folder",
+        "of 6 pictures 5 are read, 1 counted as lost",
+        pictures_of_all_kinds,
+        "of 6 pictures 1 are read, 0 counted as lost",
+    ),
+    Attack(
+        "an ONNX file whose weights lie in another file, which is then changed",
+        "refused",
+        weights_in_another_file,
+        "other weights are used under the same fingerprint",
+    ),
+    Attack(
+        "a body of 300 MB from somebody without the key",
+        "refused, 0 MiB lie in a temporary file",
+        large_body,
+        "the first 64 MiB were taken, 64 MiB lie in a temporary file",
+    ),
+    Attack(
+        "300 idle connections",
+        "a reviewer is answered with 302",
+        idle_connections,
+        "a reviewer is not answered (30 s)",
+    ),
+    Attack(
+        "a picture of 2 MiB is looked at",
+        "answered with 200, through 0 temporary files",
+        large_picture,
+        "answered with 200, through 1 temporary files",
+    ),
+    Attack(
+        "a photograph of a large gallery is looked at",
+        "a few ms",
+        one_of_many_photographs,
+        "375 ms of the processor, of 50000 photographs",
+    ),
+    Attack(
+        "an index without a person, with a stamp that fits",
+        "the person is found",
+        index_without_a_person,
+        "the person is not found",
+    ),
+    Attack(
+        "a subject's id of 5,000 characters",
+        "0 enrolled, 1 listed as problems",
+        long_id,
+        "1 enrolled, 0 listed as problems",
+    ),
+    Attack(
+        "a line of 2020 at the end of the log, with its hash",
+        "`verify` ends with 0, and names the line",
+        line_of_long_ago,
+        "`verify` ends with 0, and says nothing of it",
+    ),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="attacks with these words in their names")
+    given = parser.parse_args()
+    for attack in (a for a in ATTACKS if given.only in a.name):
+        with tempfile.TemporaryDirectory() as place:
+            said = attack.attempt(Path(place))
+        print(json.dumps({"name": attack.name, "expected": attack.expected, "said": said}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""ONNX files: only such as hold their own weights, so that the hash of the file tells which network it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fasr_video.errors import ModelError
+from fasr_video.files import read_file
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read_onnx(file: Path) -> tuple[bytes, onnx.GraphProto]:
+    """Return the bytes of the file and its graph; raise for one that takes weights from other files."""
+    import onnx
+
+    try:
+        data = read_file(file)
+        model = onnx.load_model_from_string(data)
+    except Exception as error:  # protobuf raises kinds of its own
+        raise ModelError(file, "not a readable ONNX file", "copy or download it again") from error
+    if _is_external(model):
+        reason = "its weights lie in other files, which could be changed while its own hash stays the same"
+        raise ModelError(file, reason, "save it as one file: onnx.save(onnx.load(FILE), ONE_FILE)")
+    return data, model.graph
+
+
+def _is_external(message: Any) -> bool:
+    """Whether a tensor anywhere in it (of constants, nodes, functions) lies elsewhere."""
+    for field, value in message.ListFields():
+        if field.name in {"external_data", "data_location"} and value:
+            return True
+        if field.message_type is not None:
+            parts = [value] if hasattr(value, "ListFields") else value
+            if any(_is_external(part) for part in parts):
+                return True
+    return False

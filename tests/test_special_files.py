@@ -1,0 +1,88 @@
+"""Pipes and devices in place of files: they are named at once, and neither waited for nor read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fasr_video.errors import InputError
+from fasr_video.files import open_regular, read_file, sha256_file
+from fasr_video.gallery import index
+from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.inspect import check as check_gallery
+from fasr_video.gallery.store import Gallery
+from fasr_video.pipeline.case import SETTINGS, Case
+from fasr_video.pipeline.media import UNREADABLE, read_picture
+from fasr_video.pipeline.verify import SUMS, verify
+from tests.reviewed import made_case
+
+pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    return made_case(tmp_path / "case")
+
+
+def pipe(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    return path
+
+
+def checks(case: Path) -> dict[str, str]:
+    """All that `verify` says, by check."""
+    with Case.open(case, read_only=True) as opened:
+        return {c.what: " ".join((*c.problems, *c.unchecked, *c.notes)) for c in verify(opened)}
+
+
+@pytest.mark.parametrize("reader", [open_regular, read_file, sha256_file])
+@pytest.mark.parametrize("what", ["a pipe", "a device", "a folder"])
+def test_only_regular_files_are_opened(what: str, reader: Callable[[Path], object], tmp_path: Path) -> None:
+    places = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero"), "a folder": tmp_path}
+    if what == "a pipe":
+        pipe(places[what])
+    with pytest.raises(OSError, match="not a regular file"):
+        reader(places[what])
+
+
+@pytest.mark.parametrize("device", [True, False])
+def test_verify_does_not_wait_for_footage_that_is_a_pipe_or_a_device(device: bool, case: Path, tmp_path: Path) -> None:
+    footage = Path("/dev/zero") if device else pipe(tmp_path / "door.mp4")
+    with Case.open(case) as opened:
+        opened.db.execute("UPDATE source SET path = ? WHERE id = 1", (str(footage),))
+    assert f"{footage} cannot be read (not a regular file)" in checks(case)["sources"]
+
+
+def test_verify_does_not_wait_for_settings_that_are_a_pipe(case: Path) -> None:
+    pipe(case / SETTINGS)
+    assert "does not say what the database does" in checks(case)["settings"]
+
+
+def test_verify_does_not_wait_for_a_report_that_is_a_pipe(case: Path) -> None:
+    pipe(case / "report" / "report.json")
+    assert "report.json names no end of the log" in checks(case)["ends of the log that were noted"]
+
+
+def test_a_gallery_whose_stamp_is_a_pipe_is_searched_all_the_same(case: Path) -> None:
+    pipe(case / "gallery" / index.STAMP)
+    with Gallery.open(case / "gallery", read_only=True) as gallery:
+        (told,) = check_gallery(gallery)[-1].notes
+        assert "stamp" in told
+        assert len(index.Index.open(gallery)) == gallery.count()
+
+
+def test_a_calibration_or_a_picture_that_is_a_pipe_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a regular file"):
+        Calibration.load(pipe(tmp_path / "calibration.json"))
+    with pytest.raises(UNREADABLE, match="not a regular file"):
+        read_picture(pipe(tmp_path / "face.png"))
+
+
+def test_a_report_with_a_pipe_for_its_list_is_no_report(case: Path) -> None:
+    pipe(case / "report" / SUMS)
+    assert checks(case)["report"] == ""
