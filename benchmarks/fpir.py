@@ -78,10 +78,7 @@ def outcome(
     """Search for each person among all these people, once not enrolled and once enrolled."""
     names = [probe.person for probe in probes]
     enrolled = np.stack([photographs[name] for name in names]).astype(np.float64)
-    cosines = {
-        k: np.stack([p.features[k] for p in probes]).astype(np.float64) @ enrolled.T
-        for k in scorer.kinds
-    }
+    cosines = {k: np.stack([p.features[k] for p in probes]).astype(np.float64) @ enrolled.T for k in scorer.kinds}
     scores = scorer(cosines)
     own = np.diagonal(scores).copy()
     np.fill_diagonal(scores, -np.inf)
@@ -122,21 +119,15 @@ def in_band(probes: Sequence[LabelledProbe], side: int) -> list[LabelledProbe]:
     return [probe for probe in probes if low <= probe.side <= high]
 
 
-def photographs_of(
-    faces: Faces, protocol: Protocol, embedder: BuiltinEmbedder
-) -> dict[str, Feature]:
+def photographs_of(faces: Faces, protocol: Protocol, embedder: BuiltinEmbedder) -> dict[str, Feature]:
     """Return the feature of the first photograph of everybody, enrolled by the protocol or not."""
     people = choose_people(faces, protocol)
-    pictures = views(
-        faces.pictures[[person.photos[0] for person in people]], 128, False, torch.Generator()
-    )
+    pictures = views(faces.pictures[[person.photos[0] for person in people]], 128, False, torch.Generator())
     found = torch.cat([embedder.embed(part)[0] for part in pictures.split(64)]).numpy()
     return {person.name: row for person, row in zip(people, found, strict=True)}
 
 
-def searches(
-    faces: Faces, prober: Prober, protocol: Protocol, what: str
-) -> tuple[list[LabelledProbe], Photographs]:
+def searches(faces: Faces, prober: Prober, protocol: Protocol, what: str) -> tuple[list[LabelledProbe], Photographs]:
     """Return the searches and the gallery of a protocol; what is there already is read."""
     began = time.monotonic()
 
@@ -147,9 +138,7 @@ def searches(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faces", type=Path, default=DATA)
     parser.add_argument("--people", type=int)
     args = parser.parse_args()
@@ -175,19 +164,13 @@ def main() -> None:
     )
     for view, probes in asked.items():
         for kinds in SCALES:
-            came = both_ways(
-                in_band(calibrated, view.side), gallery, probes, photographs, kinds, protocol.seed
-            )
+            came = both_ways(in_band(calibrated, view.side), gallery, probes, photographs, kinds, protocol.seed)
             lines = [str(view), scale_name(kinds)]
             stars = [" *" * bool(beyond) for beyond in came.extrapolated]
-            observed.row(
-                [*lines, *(share(c) + s for c, s in zip(came.named.T, stars, strict=True))]
-            )
+            observed.row([*lines, *(share(c) + s for c, s in zip(came.named.T, stars, strict=True))])
             missed.row([*lines, *(share(c) + s for c, s in zip(came.missed.T, stars, strict=True))])
     half = people // 2
-    promised = ", ".join(
-        f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in ASKED
-    )
+    promised = ", ".join(f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in ASKED)
     observed.note(
         "CelebA's validation people, never trained on, divided into halves as `fasr-video "
         "calibrate` divides them. Thresholds are those of the one half (with its default bands "

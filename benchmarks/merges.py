@@ -58,15 +58,9 @@ def combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str, Fea
     for file in (boxed("combiner.safetensors"), *files):
         combiner = load_combiner(file)
         if combiner.source.sha256 != embedder.sha256:
-            raise SystemExit(
-                f"{file}: made for another embedder; train it on features of the one in the package"
-            )
+            raise SystemExit(f"{file}: made for another embedder; train it on features of the one in the package")
         margin = "unknown" if combiner.margin is None else f"{combiner.margin:g}"
-        where = (
-            "in the package"
-            if file == boxed("combiner.safetensors")
-            else f"{file.parent.name}/{file.name}"
-        )
+        where = "in the package" if file == boxed("combiner.safetensors") else f"{file.parent.name}/{file.name}"
         found[f"Feature Combiner, eta {combiner.eta:g}, margin {margin} ({where})"] = combiner
     return found
 
@@ -118,9 +112,7 @@ def read_people(file: Path, embedder: BuiltinEmbedder, count: int | None) -> Set
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--combiner", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--faces", type=Path, default=DATA)
     parser.add_argument("--people", type=int, help="only the first ones")
@@ -139,17 +131,13 @@ def main() -> None:
         "Rank-1",
         "AUC",
     ]
-    table = Table(
-        "merges", title, command_line(), [*columns, "Rank-1 with a stranger", "AUC with a stranger"]
-    )
+    table = Table("merges", title, command_line(), [*columns, "Rank-1 with a stranger", "AUC with a stranger"])
     plain = cosines(merged(ways[MEAN], people, False), people)
     for name, merge in ways.items():
         alone, mixed = (merged(merge, people, stranger) for stranger in (False, True))
         near = cosines(alone, people)
         tested = compared(near, plain) if name != MEAN else ["", "", ""]
-        ranks = [
-            rank_and_area((features @ people.gallery.T).numpy()) for features in (alone, mixed)
-        ]
+        ranks = [rank_and_area((features @ people.gallery.T).numpy()) for features in (alone, mixed)]
         cells = [cell for rank, area in ranks for cell in (f"{rank:.3f}", f"{area:.4f}")]
         table.row([name, f"{near.mean():.4f}", *tested, *cells])
     table.note(

@@ -92,9 +92,7 @@ def line(left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], know
     mates = [(t, a) for t, a in pairs if t.person in known]
     strangers = [a for t, a in pairs if t.person not in known]
     first = [a.joined[0].subject == t.person for t, a in mates]
-    lead = [
-        right and a.verdict is Verdict.CANDIDATES for right, (_, a) in zip(first, mates, strict=True)
-    ]
+    lead = [right and a.verdict is Verdict.CANDIDATES for right, (_, a) in zip(first, mates, strict=True)]
     named = [a for a in strangers if a.verdict is Verdict.CANDIDATES]
     nearest = max((a.joined[0].cosines[Kind.POOLED] for a in strangers), default=float("nan"))
     ratios = [a.joined[0].ratio for a in strangers if a.joined[0].ratio is not None]

@@ -179,9 +179,7 @@ class Searcher:
             found += [self._answer(one, n, vectors) for one, n in zip(part, names, strict=True)]
         return found
 
-    def _answer(
-        self, asked: Asked, names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]
-    ) -> Answer:
+    def _answer(self, asked: Asked, names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]) -> Answer:
         features, reader = asked.features, self._reader_of(asked.side)
         named = list(dict.fromkeys(subject for list_ in names.values() for subject in list_))
         # Every probe with every named subject's nearest template.
@@ -203,9 +201,7 @@ class Searcher:
         lists = {kind: hits[:length] for kind, hits in lists.items()}
         return Answer(verdict, lists, candidates[:length], threshold, extrapolated)
 
-    def _rank(
-        self, reader: Reader, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]
-    ) -> list[Hit]:
+    def _rank(self, reader: Reader, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]) -> list[Hit]:
         hits = [Hit(s, cosines[s][kind], self._ratio(reader, kind, s, cosines[s][kind])) for s in names]
         return sorted(hits, key=lambda h: (-h.cosine, h.subject))
 

@@ -21,11 +21,13 @@ HOURS = 12.0
 """For which a key opens the pages."""
 
 
-
 def make_app(
     cases: Mapping[str, Path], token: str, port: int, hours: float = HOURS, sign_key: Path | None = None
 ) -> Flask:
-    """Pages about these cases (by id), for whoever holds the token, for so many hours; the key signs what is signed off."""
+    """Return pages about these cases (by id), for whoever holds the token, for so many hours.
+
+    What is signed off is signed with `sign_key`.
+    """
     app = Flask(__name__)
     key = Key(token, now() + 3600 * hours)
     app.config.update(CASES=dict(cases), KEY=key, SIGN_KEY=sign_key)
