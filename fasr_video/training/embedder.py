@@ -170,7 +170,7 @@ def measure(pictures: Tensor, teacher: Teacher) -> Scales:
     """Return the scales of the teacher's maps and vectors of some of these faces with a rim."""
     rows = torch.linspace(0, len(pictures) - 1, min(MEASURED, len(pictures))).long()
     vectors, maps = [], []
-    for part in pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].split(32):
+    for part in pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE].split(32):  # type: ignore[no-untyped-call]
         found, shown = teacher(part.to(teacher.device).float() / 255)
         vectors.append(found)
         maps.append(shown)
