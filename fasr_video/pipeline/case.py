@@ -395,7 +395,8 @@ class Case:
 
 def track_name(track: sqlite3.Row) -> str:
     """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
-    number, source = whole(track["number"]), whole(track["source"])
+    number = track["number"] if track["number"] is None else whole(track["number"])  # one that runs has none yet
+    source = whole(track["source"])
     return f"T{number}" if source == 1 else f"S{source}-T{number}"
 
 
