@@ -185,7 +185,7 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         facts = {"id": gallery.id, "state": gallery.state, "people": len(people), "folder": "gallery"}
         facts |= {"templates": gallery.count(), "generation": gallery.generation}
         listed = search._photographs(gallery)
-    asked = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
+    asked: dict[str, Any] = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
     asked |= {"remarks": [], "models": {}, "photographs": replay.photographs_digest_of(listed)}
     with case.transaction():
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
