@@ -19,12 +19,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
+from attacks_files import ATTACKS as BY_FILES
+from attacks_files import Attack
 from footage import REPO
 from results import Table, command_line
 
@@ -42,16 +43,6 @@ from tests.reviewed import made_case
 
 PATIENCE = 60.0
 """Seconds that a command may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attack:
-    name: str
-    expected: str
-    attempt: Callable[[Path], str]
-    """Makes the attack in an empty folder, and says what happened."""
-    before: str = "not tried"
-    """What it said of commit 9badc4b."""
 
 
 def program(*arguments: object, patience: float = PATIENCE, at: datetime | None = None) -> tuple[str, str]:
@@ -372,7 +363,7 @@ def main() -> None:
     given = parser.parse_args()
     columns = ("attack", "expected", "before", "after")
     table = Table("reliability_attacks", "Attacks on what is read", command_line(), columns)
-    for attack in (a for a in ATTACKS if given.only in a.name):
+    for attack in (a for a in (*ATTACKS, *BY_FILES) if given.only in a.name):
         with tempfile.TemporaryDirectory() as place:
             after = attack.attempt(Path(place))
         if given.json:
