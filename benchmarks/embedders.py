@@ -1,6 +1,6 @@
 """Embedders beside each other on the validation people, from full size down to 12 px and through cameras.
 
-python benchmarks/embedders.py [--people 907] [--data ../shared/data] [--without dlib]
+python benchmarks/embedders.py [--people 907] [--data ../shared/data] [--without dlib] [--traced NAME FILE]
 
 The papers' protocol: each person's first photograph is the gallery, the second is the probe; where faces are pooled,
 all but the first are.
@@ -43,7 +43,19 @@ def degraded(pictures: Tensor, side: int, by_camera: bool) -> Tensor:
     return pictures if side == 128 else enlarge(shrink(pictures, side), 128)
 
 
-def embedders(data: Path, without: list[str]) -> dict[str, Embed]:
+def traced(file: Path) -> Embed:
+    """Return an embedder that was saved by torch.jit: weights of an earlier network."""
+    net = torch.jit.load(str(file)).eval()  # type: ignore[no-untyped-call]
+
+    @torch.inference_mode()
+    def embed(faces: Tensor) -> Tensor:
+        parts = [net(part) for part in faces.split(8)]
+        return F.normalize(torch.cat(parts), dim=1)
+
+    return embed
+
+
+def embedders(data: Path, without: list[str], others: list[tuple[str, str]]) -> dict[str, Embed]:
     """Return the embedders that are compared, by name."""
     builtin, dlib = (open_embedder(name, None, "cpu") for name in ("builtin", "dlib"))
     teacher = Teacher(find_data(data / "teachers" / TEACHER), torch.device("cpu"))
@@ -52,6 +64,7 @@ def embedders(data: Path, without: list[str]) -> dict[str, Embed]:
         "the teacher": teacher.vectors,
         "dlib": lambda x: dlib.embed(x)[0],
     }
+    found |= {name: traced(find_data(Path(file))) for name, file in others}
     return {name: embed for name, embed in found.items() if name not in without}
 
 
@@ -99,6 +112,14 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=907)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--without", action="append", default=[], help="an embedder to leave out")
+    parser.add_argument(
+        "--traced",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("NAME", "FILE"),
+        help="another one, saved by torch.jit",
+    )
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     groups, faces = read_people(find_data(args.data / "celeba" / "val-00.tar"), args.people)
@@ -110,7 +131,7 @@ def main() -> None:
         command_line(),
         ["embedder", *columns, f"pooled {POOLED} px", "ms a face"],
     )
-    for name, embed in embedders(args.data, args.without).items():
+    for name, embed in embedders(args.data, args.without, args.traced).items():
         table.row([name, *rows(groups, pictures, embed), f"{milliseconds(embed, pictures[:128]):.1f}"])
     table.note(
         "128 px is the photograph as it is. The smaller ones are brought down as in the papers (antialiased bilinear) "
