@@ -35,7 +35,6 @@ from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pipeline.run import AHEAD, _ahead
-from fasr_video.pipeline.verify import verify
 from fasr_video.training.faces import read_faces
 from tests import cases, videos
 
@@ -223,26 +222,19 @@ def test_a_footage_file_with_a_line_break_in_its_name_is_told_of_in_one_line(
 
 
 CHANGES = {
-    "a JSON that is none": ("UPDATE source SET info = '{'", "verify"),
-    "another kind of value": ("UPDATE restoration SET samples = '7'", "show"),
-    "a log without what it should tell": ("UPDATE log SET details = '{}' WHERE event = 'source done'", "verify"),
-    "a text where a number belongs": ("UPDATE face SET pts = 'soon'", "export"),
+    "a JSON that is none": "UPDATE source SET info = '{'",
+    "another kind of value": "UPDATE restoration SET samples = '7'",
+    "a log without what it should tell": "UPDATE log SET details = '{}' WHERE event = 'source done'",
+    "a text where a number belongs": "UPDATE face SET pts = 'soon'",
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_case_whose_values_make_no_sense_is_said_to_be_damaged(what: str, copied_case: Path) -> None:
-    change, command = CHANGES[what]
     with Case.open(copied_case) as case:
-        case.db.execute(change)
-    if command == "verify":
-        with Case.open(copied_case, read_only=True) as case:
-            assert any(c.problems for c in verify(case))
-        return
-    with pytest.raises(IntegrityError, match="damaged"), Case.open(copied_case, read_only=True) as case:
-        from fasr_video.pipeline.export import as_csv, as_document
-
-        as_csv(case, "faces") if command == "export" else as_document(case)
+        case.db.execute(CHANGES[what])
+    with pytest.raises(IntegrityError, match="damaged"), Case.open(copied_case, read_only=True):
+        pass
 
 
 def test_an_error_that_no_damage_explains_stays_what_it_is(copied_case: Path) -> None:

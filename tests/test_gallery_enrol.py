@@ -195,7 +195,7 @@ class TestSync:
         (folder / "hopper.jpg").rename(folder / "eileen" / "4.jpg")
         sync(gallery, folder, detector, embedder)
         assert subjects(gallery) == {"eileen": 3} and gallery.count() == 4
-        assert [c.problems for c in check(gallery)] == [[]] * 5
+        assert not any(c.problems for c in check(gallery))
 
     def test_adding_never_removes_and_never_refiles(
         self, gallery: Gallery, folder: Path, tmp_path: Path, detector: Looking, embedder: Counting
@@ -656,7 +656,7 @@ def test_a_killed_enrolment_goes_on(tmp_path: Path, detector: Looking, embedder:
         assert len(gallery.subjects()) == 4
         report = enrol(gallery, photos, detector, embedder)
         assert (report.added, report.unchanged, embedder.faces) == (6, 4, 6)
-        assert [c.problems for c in check(gallery)] == [[]] * 5
+        assert not any(c.problems for c in check(gallery))
 
 
 class TestMigration:
@@ -687,7 +687,7 @@ class TestMigration:
             row = next(i for i, t in gallery.templates(new.ids).items() if t.image == image.sha256)
             assert torch.allclose(torch.from_numpy(new.features[new.ids == row]), feature, atol=1e-4)
             assert image.norm == pytest.approx(float(norm), rel=1e-4)
-        assert [c.problems for c in check(gallery)] == [[]] * 5
+        assert not any(c.problems for c in check(gallery))
         data = b"".join(f.read_bytes() for f in gallery.files())
         assert not any(v.tobytes() in data for v in old.features)
 
@@ -734,4 +734,4 @@ class TestMigration:
             gallery.require(embedder)
             assert ops.stored(gallery) == before
             assert not (tmp_path / "g" / "migrate.part").exists()
-            assert [c.problems for c in check(gallery)] == [[]] * 5
+            assert not any(c.problems for c in check(gallery))

@@ -158,7 +158,7 @@ def test_an_index_that_somebody_else_laid_there_is_not_used(gallery: Gallery, fo
 
 def test_check_tells_an_index_that_is_not_the_stores(gallery: Gallery) -> None:
     Index.open(gallery)
-    assert [c.problems for c in check(gallery)] == [[]] * 5
+    assert not any(c.problems for c in check(gallery))
     file = gallery.folder / FILE
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
@@ -220,7 +220,7 @@ class TestApproximate:
         assert best.recall >= ENOUGH and best.ms == min(m.ms for m in made.measured if m.recall >= ENOUGH)
         again = Index.open(large, approximate_above=1000)
         assert (again.rebuilt, again.kind, again.measured) == (None, made.kind, made.measured)
-        assert [c.problems for c in check(large)] == [[]] * 5
+        assert not any(c.problems for c in check(large))
         assert statistics(large).index_state.startswith("made anew")
 
     @pytest.mark.parametrize("kind", ["IVF-PQ", "HNSW"])

@@ -290,7 +290,7 @@ def test_ten_thousand_random_changes(gallery: Gallery) -> None:
         if model.operations > 10_000:
             break
     assert ops.disagreements(gallery, model) == 0
-    assert [c.problems for c in check(gallery)] == [[]] * 5
+    assert not any(c.problems for c in check(gallery))
 
 
 def test_kills_leave_whole_batches(tmp_path: Path) -> None:
@@ -318,7 +318,7 @@ def test_kills_leave_whole_batches(tmp_path: Path) -> None:
             if ops.disagreements(gallery, model):
                 model.apply(next(history))
             assert ops.disagreements(gallery, model) == 0
-            assert [c.problems for c in check(gallery)] == [[]] * 5
+            assert not any(c.problems for c in check(gallery))
             models.append(model.operations)
     assert sum(models) > 100
 

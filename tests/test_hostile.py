@@ -111,7 +111,7 @@ def test_verify_finds_a_text_where_a_number_belongs(case: Path) -> None:
     with Case.open(case) as opened:
         opened.db.execute("UPDATE track SET number = '/../../x' WHERE id = 1")
         (database,) = (c for c in verify(opened) if c.what == "database")
-    assert database.problems == ["number of a row of track is no number"]
+    assert database.problems == ["number of a row of track is no INTEGER"]
 
 
 @pytest.mark.parametrize("part", ["..", ".", "", "a/b", "/etc", "a\0b"])

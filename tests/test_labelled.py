@@ -20,6 +20,12 @@ from tests.test_search import near, unit
 LENGTH = 64
 MODELS = json.dumps({"embedder": "e", "pooled_by": "mean", "restorer": None})
 PEOPLE = 30
+INFO = {
+    **{"path": "a.mp4", "width": 640, "height": 480, "time_base": "1/1000", "first_pts": 0, "time_source": "pts"},
+    **{"codec": "h264", "container": "mp4", "colour": "bt709", "orientation": "none"},
+    **{"declared_frames": 300, "duration": None},
+}
+DETECTOR = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True, "embedder": None}
 
 
 def centre(person: int) -> np.ndarray:
@@ -32,13 +38,19 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
     with Case.create(folder, json.loads(settings.model_dump_json()), "") as case:
         case.db.execute(
             "INSERT INTO source (id, path, sha256, info, detector, state, losses)"
-            " VALUES (1, 'a.mp4', 'a', '{}', '{}', 'done', '{}')"
+            " VALUES (1, 'a.mp4', ?, ?, ?, 'done', '{}')",
+            ("a" * 64, json.dumps(INFO), json.dumps(DETECTOR)),
         )
         for i in people:
             case.db.execute(
                 "INSERT INTO track (id, source, tracker_id, number, state, verdict)"
                 " VALUES (?, 1, ?, ?, 'done', 'usable')",
                 (i + 1, i, i + 1),
+            )
+            case.db.execute(
+                "INSERT INTO face (source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, sharpness, exposure,"
+                " contrast, inside, clear, total, reason) VALUES (1, ?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
+                (i + 1,),
             )
             case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (i + 1, models, 16 + i))
             for k, kind in enumerate((Kind.BEST, Kind.POOLED)):

@@ -96,21 +96,7 @@ def _database(case: Case) -> Check:
     strays = case.db.execute("PRAGMA foreign_key_check").fetchall()
     problems += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
     problems += [found] if (found := misfit(case.db, SHAPE)) is not None else []
-    problems += _no_numbers(case)
     return Check("database", 1, problems, [])
-
-
-def _no_numbers(case: Case) -> list[str]:
-    """Columns of numbers that hold something else, which SQLite allows."""
-    query = """SELECT t.name AS "table", c.name AS "column" FROM sqlite_master t JOIN pragma_table_info(t.name) c
-               WHERE t.type = 'table' AND c.type IN ('INTEGER', 'REAL') ORDER BY 1, 2"""
-    found = []
-    for row in case.db.execute(query).fetchall():
-        table, column = (name.replace('"', '""') for name in row)
-        other = f"""SELECT 1 FROM "{table}" WHERE typeof("{column}") NOT IN ('integer', 'real', 'null') LIMIT 1"""
-        if case.db.execute(other).fetchone():
-            found.append(f"{column} of a row of {table} is no number")
-    return found
 
 
 def _log(case: Case) -> Check:
