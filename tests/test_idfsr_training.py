@@ -122,7 +122,7 @@ def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path:
         people / "labels.csv",
         None,
         name,
-        training.Recipe(batch=8, surveillance=0.3, identity=0.1),
+        training.Recipe(batch=8, surveillance=0.3),
         people / "faces",
     )
     plan = Plan(steps=16, lr=1e-2, warmup=3, ema=0.9, log_every=16, muon=True)

@@ -49,7 +49,8 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
             )
             case.db.execute(
                 "INSERT INTO face (source, track, frame_index, pts, x1, y1, x2, y2, score, eye_px, sharpness, exposure,"
-                " contrast, inside, clear, total, reason) VALUES (1, ?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
+                " contrast, inside, clear, total, reason)"
+                " VALUES (1, ?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
                 (i + 1,),
             )
             case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (i + 1, models, 16 + i))

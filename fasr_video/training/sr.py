@@ -109,11 +109,20 @@ def batch_of(data: Material, recipe: Recipe, side: int, generator: torch.Generat
     return rows, clean, Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
 
 
+SURE = 4.0
+"""A clear face's vector has a length of about 16."""
+
+
 def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tensor:
-    """1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
+    """Return 1 − the cosine between the features of D and of the clean face, over the noisier half of a batch.
+
+    A vector of less than SURE says little of who it is: it counts as one of that length, or its direction, which may be
+    anything, would pull the more the shorter it is.
+    """
     noisiest = sigma.topk(len(sigma) // 2).indices  # with little noise any face looks like its person
     looks = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
-    return 1 - functional.cosine_similarity(looks, own[noisiest]).mean()
+    lengths = looks.norm(dim=1, keepdim=True).clamp_min(SURE)
+    return 1 - (looks / lengths * own[noisiest]).sum(1).mean()
 
 
 def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.Generator) -> Tensor:
