@@ -18,7 +18,6 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
