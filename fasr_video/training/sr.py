@@ -121,7 +121,8 @@ def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tenso
     noisiest = sigma.topk(len(sigma) // 2).indices  # with little noise any face looks like its person
     looks = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
     lengths = looks.norm(dim=1, keepdim=True).clamp_min(SURE)
-    return 1 - (looks / lengths * own[noisiest]).sum(1).mean()
+    cosines: Tensor = (looks / lengths * own[noisiest]).sum(1)
+    return 1 - cosines.mean()
 
 
 def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.Generator) -> Tensor:
