@@ -302,7 +302,7 @@ ATTACKS = [
         "`show` hangs (30 s), `verify` ends with 4, `purge` ends with 0",
     ),
     Attack(
-        "values that no version writes, with all hashes made anew",
+        "values that no version writes, with all hashes recomputed",
         "each `export` ends with 4",
         values_that_nobody_writes,
         "time base 1/0: `export` ends with 1 and a traceback; landmarks [: `export` ends with 1 and a "

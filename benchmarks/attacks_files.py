@@ -241,7 +241,7 @@ def weights_in_another_file(folder: Path) -> str:
 
 @contextmanager
 def served(case: Path) -> Iterator[tuple[int, str]]:
-    """Port and token of a server that goes on until this process ends."""
+    """Port and token of a server that runs until this process ends."""
     from fasr_video.review import serve
 
     told: list[str] = []

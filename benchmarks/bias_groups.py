@@ -71,7 +71,7 @@ def alike(probes: Tensor, gallery: Tensor) -> Flags:
 
 
 def multiples(taken: Flags, which: Flags, repeats: int) -> Scores | None:
-    """Return the group's multiple of FMR, then those of the group drawn anew.
+    """Return the group's multiple of FMR, then those of random redraws of the group.
 
     None where less than one pair is to be expected.
     """

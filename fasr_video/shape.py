@@ -86,7 +86,7 @@ def misfit(database: sqlite3.Connection, shape: Shape, with_large: bool = True) 
             if (bad := _of_wrong_type(database, shape.schema, table)) is not None:
                 return bad
         for table in (t for t in small if t in shape.tests):
-            if (bad := _untold(database, table, shape.tests[table])) is not None:
+            if (bad := _first_misfit(database, table, shape.tests[table])) is not None:
                 return bad
         for what, query in shape.queries.items():
             if with_large and database.execute(f"{query} LIMIT 1").fetchone() is not None:
@@ -127,7 +127,7 @@ def _of_wrong_type(database: sqlite3.Connection, schema: str, table: str) -> str
     return None
 
 
-def _untold(database: sqlite3.Connection, table: str, test: Test) -> str | None:
+def _first_misfit(database: sqlite3.Connection, table: str, test: Test) -> str | None:
     cursor = database.execute(f"SELECT * FROM {table}")
     names = [column[0] for column in cursor.description]
     for row in cursor:

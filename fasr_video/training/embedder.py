@@ -1,7 +1,7 @@
 """Train the builtin embedder: distilled from a teacher of its own shape.
 
 First, *block by block*: each of the student's blocks learns to lead from the teacher's map before it to the one after
-it. No block waits for another to become good, and every cell of a map says something: minutes do the work of hours.
+it. No block waits for another to become good, and every cell of a map is something to learn from.
 
 Then, *as a whole*: the student sees faces that are cut, mirrored and mixed at random, and learns the teacher's vector
 and maps of those very pictures (a patient and consistent teacher, Beyer et al. 2022). The same faces are made poor, by
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -71,11 +72,12 @@ class Scales:
     length: float
     """Root mean square of the norms of the teacher's vectors."""
 
-    def standard(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the teacher's maps as the student's are."""
+    def standard(self, maps: Sequence[Tensor], blocks: Sequence[int]) -> list[Tensor]:
+        """Return the teacher's maps after these blocks, scaled as the student's are."""
         scaled = []
-        for values, mean, spread in zip(maps, self.means, self.spreads, strict=True):
-            scaled.append(((values - mean) / spread).contiguous(memory_format=torch.channels_last))
+        for block in blocks:
+            values = (maps[block] - self.means[block]) / self.spreads[block]
+            scaled.append(values.contiguous(memory_format=torch.channels_last))
         return scaled
 
 
@@ -116,6 +118,7 @@ class Trainee(nn.Module):
         return net.vectors(given[-1]) / SCALE, maps
 
 
+@cache
 def lift() -> Tensor:
     """Return LENGTH×256 with orthonormal columns: it makes the teacher's vectors longer and keeps their cosines."""
     drawn = torch.randn(LENGTH, teaching.LENGTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -220,7 +223,7 @@ class Batch:
     targets: Tensor
     """LENGTH numbers each."""
     maps: Sequence[Tensor]
-    """The teacher's, of the clean faces, one a block."""
+    """The teacher's, of the clean faces: after each block where blocks learn by themselves, else where stages end."""
     person: Tensor
     """A row of the centres each; -1 where nobody known is shown."""
     clean: int
@@ -237,7 +240,7 @@ def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Gen
     clean[:mixed] = share * clean[:mixed] + (1 - share) * faces[size - mixed : size]
     shown = torch.cat((clean, clean.flip(3)))
     vectors, maps = teacher(shown)
-    maps = data.scales.standard(maps)
+    maps = data.scales.standard(maps, range(len(SHAPES)) if blocks else STAGE_ENDS)
     up = lift().to(faces.device).T
     if blocks:
         nobody = torch.full((len(shown),), -1, device=faces.device)
@@ -341,7 +344,9 @@ def make_loss(
         error = (vectors.float() - batch.targets).square().sum(1)
         if blocks:
             return _by_block(data.scales, own, batch.maps, error.mean())
-        hints = [unexplained(own[end][: batch.clean].float(), batch.maps[end]) for end in STAGE_ENDS]
+        hints = []
+        for end, wanted in zip(STAGE_ENDS, batch.maps, strict=True):
+            hints.append(unexplained(own[end][: batch.clean].float(), wanted))
         return _whole(data, batch, vectors.float(), error, torch.stack(hints).sum())
 
     return loss

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
@@ -108,21 +109,11 @@ def batch_of(data: Material, recipe: Recipe, side: int, generator: torch.Generat
     return rows, clean, Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
 
 
-SURE = 4.0
-"""A clear face's vector has a length of about 16."""
-
-
 def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tensor:
-    """Return 1 − the cosine between the features of D and of the clean face, over the noisier half of a batch.
-
-    A vector of less than SURE says little of who it is: it counts as one of that length, or its direction, which may be
-    anything, would pull the more the shorter it is.
-    """
+    """1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
     noisiest = sigma.topk(len(sigma) // 2).indices  # with little noise any face looks like its person
     looks = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
-    lengths = looks.norm(dim=1, keepdim=True).clamp_min(SURE)
-    cosines: Tensor = (looks / lengths * own[noisiest]).sum(1)
-    return 1 - cosines.mean()
+    return 1 - functional.cosine_similarity(looks, own[noisiest]).mean()
 
 
 def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.Generator) -> Tensor:
