@@ -120,10 +120,15 @@ def make_private_folder(folder: Path) -> None:
     make_folder(folder, 0o700)
 
 
+def is_plain(name: str) -> bool:
+    """Return whether it names something in a folder, and leads nowhere else."""
+    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
+
+
 def inside(folder: Path, *parts: str) -> Path:
     """Return the path of these parts below a folder; raises where one is no plain name, and so might lead out of it."""
     for part in parts:
-        if part in {"", ".", ".."} or "/" in part or "\0" in part:
+        if not is_plain(part):
             reason = f"{part!r} is no plain name of a file, and nothing is written there"
             raise IntegrityError(folder, reason, "do not use what it comes from: it was not made by this program")
     return folder.joinpath(*parts)

@@ -26,7 +26,7 @@ from typing import IO, Any
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found, Scan
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import is_gone, make_private_folder, open_lock, put_in_place, refuse_link
+from fasr_video.files import is_gone, is_plain, make_private_folder, open_lock, put_in_place, refuse_link
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.values import is_clock
@@ -409,9 +409,8 @@ def _file(row: sqlite3.Row) -> File:
 
 def _is_unit(row: Mapping[str, Any]) -> bool:
     known = json.loads(row["facts"] or "{}")
-    outside = row["folder"] in {"", ".", ".."} or "/" in row["folder"] or "\0" in row["folder"]
     numbers = all(known.get(name) is None or is_number(known[name]) for name in NUMBERS)
-    return not outside and numbers and _is_clock(known.get("clock"))
+    return is_plain(row["folder"]) and numbers and _is_clock(known.get("clock"))
 
 
 def _is_file(row: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import IntegrityError
-from fasr_video.files import sha256_file
+from fasr_video.files import read_file, sha256_file
 from fasr_video.pipeline.case import LOCK, TOMBSTONE, Case
 from fasr_video.pipeline.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
 
@@ -36,9 +36,9 @@ _CHANGING = re.compile(r"(gallery/gallery|case)\.sqlite(-wal|-shm|-journal)")
 def contents(case: Case) -> Facts:
     """Return what is to be removed with the case; raise where anything else lies in its folder."""
     found = named_as_ours(case.folder)
-    told = _told(case)
+    known = _known_hashes(case)
     for name, facts in found.items():
-        expected = told.get(name, _own_hash(name))
+        expected = known.get(name, _own_hash(name))
         if expected is not None and facts["sha256"] != expected:
             raise strange(case.folder / name, "not what this case wrote")
     return found
@@ -61,9 +61,9 @@ def named_as_ours(folder: Path) -> Facts:
     return found
 
 
-def same(found: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def same(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """Whether these are the same files, but for those that come and go with reading."""
-    kept = [{n: f["sha256"] for n, f in files.items() if not _CHANGING.fullmatch(n)} for files in (found, told)]
+    kept = [{n: f["sha256"] for n, f in files.items() if not _CHANGING.fullmatch(n)} for files in (found, known)]
     return kept[0] == kept[1]
 
 
@@ -77,22 +77,22 @@ def strange(path: Path, what: str) -> IntegrityError:
     )
 
 
-def _told(case: Case) -> dict[str, str]:
+def _known_hashes(case: Case) -> dict[str, str]:
     """SHA-256 of each file that the case knows by it; empty for one that it should know and does not."""
-    told: dict[str, str] = {}
+    known: dict[str, str] = {}
     for row in case.db.execute("SELECT details FROM log WHERE event = 'signed off' ORDER BY id").fetchall():
         files = json.loads(row["details"])["files"]
-        told |= {f"{SIGNED_OFF}/{name}": hashed for name, hashed in files.items()}
+        known |= {f"{SIGNED_OFF}/{name}": hashed for name, hashed in files.items()}
     for path in (case.folder / SIGNED_OFF).glob("*.*"):
         if path.suffix in {".json", ".html"}:
-            told.setdefault(f"{SIGNED_OFF}/{path.name}", "")
+            known.setdefault(f"{SIGNED_OFF}/{path.name}", "")
     report = case.folder / REPORT
     if (report / SUMS).is_file() and not (report / UNFINISHED).exists():
-        lines = (report / SUMS).read_text(encoding="utf-8").splitlines()
+        lines = read_file(report / SUMS).decode().splitlines()
         listed = {name: hashed for hashed, _, name in (line.partition("  ") for line in lines)}
         there = {p.relative_to(report).as_posix() for p in report.rglob("*") if p.is_file()} - {SUMS}
-        told |= {f"{REPORT}/{name}": listed.get(name, "") for name in there}
-    return told
+        known |= {f"{REPORT}/{name}": listed.get(name, "") for name in there}
+    return known
 
 
 def _own_hash(name: str) -> str | None:

@@ -27,44 +27,44 @@ def require(case: Case) -> None:
 
 def decision_problems(case: Case) -> list[str]:
     """Return what the table of decisions says otherwise than the log."""
-    told: dict[int, dict[str, Any]] = {}
+    logged: dict[int, dict[str, Any]] = {}
     for event, line in _lines(case, "decided", "decision undone"):
         if event == "decision undone":
-            told[line["id"]] |= {"undone_by": line["by"], "undone_at": line["at"]}
+            logged[line["id"]] |= {"undone_by": line["by"], "undone_at": line["at"]}
             continue
-        told[line["id"]] = line
+        logged[line["id"]] = line
         for former in line["replaces"]:
-            told[former] |= {"undone_by": line["by"], "undone_at": line["at"]}
-    return _differences("decision", told, _table(case, "decision", "id"))
+            logged[former] |= {"undone_by": line["by"], "undone_at": line["at"]}
+    return _differences("decision", logged, _table(case, "decision"))
 
 
 def link_problems(case: Case) -> list[str]:
     """Return what the table of links says otherwise than the log."""
-    told: dict[int, dict[str, Any]] = {}
+    logged: dict[int, dict[str, Any]] = {}
     open_link = {"state": "proposed", "decided_by": None, "decided_at": None}
     for event, line in _lines(case, "links proposed", "link decided"):
         if event == "links proposed":
             proposed = [dict(zip(PROPOSED, row, strict=True)) for row in line["proposed"]]
-            told = {number: link for number, link in told.items() if link["state"] != "proposed"}
-            told |= {link["id"]: link | open_link for link in proposed}
+            logged = {number: link for number, link in logged.items() if link["state"] != "proposed"}
+            logged |= {link["id"]: link | open_link for link in proposed}
             continue
         made = {"id": line["link"], "a": line["tracks"][0], "b": line["tracks"][1]}
-        known = told.setdefault(line["link"], made | {k: line[k] for k in ("score", "evidence")})
+        known = logged.setdefault(line["link"], made | {k: line[k] for k in ("score", "evidence")})
         decided = {"state": line["to"], "decided_by": line["by"], "decided_at": line["at"]}
-        told[line["link"]] = known | (open_link if line["to"] == "proposed" else decided)
-    return _differences("link", told, _table(case, "link", "id"))
+        logged[line["link"]] = known | (open_link if line["to"] == "proposed" else decided)
+    return _differences("link", logged, _table(case, "link"))
 
 
 def answer_problems(case: Case) -> list[str]:
     """Return what the answers of the search, or the photographs behind them, are otherwise than in the log."""
-    told, photographs = dict[str, str](), None
+    logged, photographs = dict[str, str](), None
     for event, line in _lines(case, "searched", "answers taken out"):
         if event == "searched":
-            told, photographs = line["answers"], line["photographs"]
+            logged, photographs = line["answers"], line["photographs"]
         else:
-            told = {track: hashed for track, hashed in told.items() if int(track) not in line["tracks"]}
+            logged = {track: hashed for track, hashed in logged.items() if int(track) not in line["tracks"]}
     there = answers(case)
-    bad = sorted((t for t in told.keys() | there.keys() if told.get(t) != there.get(t)), key=int)
+    bad = sorted((t for t in logged.keys() | there.keys() if logged.get(t) != there.get(t)), key=int)
     found = [f"the candidates of track {track} are not as the log has them" for track in bad]
     listed = photographs_digest(case)
     if listed != (photographs_digest_of([]) if photographs is None else photographs):
@@ -103,17 +103,17 @@ def _lines(case: Case, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield row["event"], json.loads(row["details"])
 
 
-def _table(case: Case, table: str, key: str) -> _Rows:
-    return {row[key]: dict(row) for row in case.db.execute(f"SELECT * FROM {table}").fetchall()}
+def _table(case: Case, table: str) -> _Rows:
+    return {row["id"]: dict(row) for row in case.db.execute(f"SELECT * FROM {table}").fetchall()}
 
 
-def _differences(what: str, told: _Rows, there: _Rows) -> list[str]:
+def _differences(what: str, logged: _Rows, there: _Rows) -> list[str]:
     found = []
-    for number in sorted(told.keys() | there.keys()):
+    for number in sorted(logged.keys() | there.keys()):
         if number not in there:
             found.append(f"{what} {number} is in the log and not in the case")
-        elif number not in told:
+        elif number not in logged:
             found.append(f"{what} {number} is not in the log")
-        elif other := [k for k, value in there[number].items() if told[number][k] != value]:
+        elif other := [k for k, value in there[number].items() if logged[number][k] != value]:
             found.append(f"{what} {number} is not as the log has it ({', '.join(other)})")
     return found
