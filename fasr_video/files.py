@@ -21,6 +21,8 @@ PICTURES = frozenset(
     }
 )
 """Endings of picture files."""
+LARGEST = 1 << 30
+"""Bytes of a file that is read as a whole: nothing of ours comes near, and a file with holes can claim any size."""
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -38,8 +40,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_file(path: Path) -> bytes:
-    """Return what a regular file holds."""
+    """Return what a regular file holds. Raises OSError, before anything is read, for one of more than LARGEST."""
     with open_regular(path) as handle, named(path):
+        if os.fstat(handle.fileno()).st_size > LARGEST:
+            raise OSError(errno.EFBIG, f"larger than {LARGEST >> 20} MiB", str(path))
         return handle.read()
 
 

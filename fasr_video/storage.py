@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, repeat
@@ -13,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from fasr_video.errors import EnvironmentFailure, IntegrityError
+from fasr_video.files import open_regular
 
 BUSY_SECONDS = 10.0
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
@@ -23,6 +25,8 @@ STEP = 100_000
 STEPS, STEPS_A_BYTE = 100_000_000, 100
 """Of SQLite's machine, that a statement may take: so many, and so many more for each byte of the file."""
 _ENDLESS = "interrupted"
+_NAMES_ANOTHER = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+"""Ends a rollback journal that names another file, which SQLite removes once it has rolled back."""
 _DAMAGE = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
 
 
@@ -96,11 +100,35 @@ class Guarded(sqlite3.Connection):
 
 def connect(path: Path, address: str | None = None, **more: Any) -> Guarded:
     """Open a database without trusting it; `address` is its URI, where it has to be opened by one."""
+    refuse_beside(path)
     uri = address is not None
     database: Guarded = sqlite3.connect(address or path, factory=Guarded, isolation_level=None, uri=uri, **more)
     database.file = path
     database.execute("PRAGMA trusted_schema = OFF")
     return database
+
+
+def refuse_beside(path: Path) -> None:
+    """Raise where what lies beside a database is nothing that SQLite leaves beside ours.
+
+    A pipe would be waited for without an end. A journal that names another file would have that file removed,
+    wherever it lies: SQLite writes such names for transactions over several databases, which ours never are.
+    """
+    for end in ("-journal", "-wal", "-shm"):
+        beside = path.with_name(path.name + end)
+        if not os.path.lexists(beside):
+            continue
+        if not stat.S_ISREG(os.lstat(beside).st_mode):
+            raise IntegrityError(beside, "not a regular file", "remove it: no run of this program made it")
+        if end == "-journal" and _last_bytes(beside, len(_NAMES_ANOTHER)) == _NAMES_ANOTHER:
+            reason = "a journal that has SQLite remove another file"
+            raise IntegrityError(beside, reason, "do not use what lies beside it: no run of this program made it")
+
+
+def _last_bytes(path: Path, count: int) -> bytes:
+    with open_regular(path) as handle:
+        handle.seek(max(0, os.fstat(handle.fileno()).st_size - count))
+        return handle.read(count)
 
 
 def size_of(path: Path) -> int:
@@ -113,7 +141,7 @@ def size_of(path: Path) -> int:
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """Without writing a byte of data; also from read-only media."""
-    place = quote(str(path.absolute()))
+    place = quote(os.fsencode(path.absolute()))
     try:
         database = connect(path, f"file:{place}?mode=ro", timeout=BUSY_SECONDS)
         database.execute("SELECT count(*) FROM sqlite_master")

@@ -186,7 +186,8 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         facts |= {"templates": gallery.count(), "generation": gallery.generation}
         listed = search._photographs(gallery)
     asked: dict[str, Any] = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
-    asked |= {"remarks": [], "models": {}, "photographs": replay.photographs_digest_of(listed)}
+    asked |= {"remarks": [], "models": {}, "calibration": None, "conditioned_on": {}, "tracks": [1, 2, 3, 4]}
+    asked |= {"photographs": replay.photographs_digest_of(listed)}
     with case.transaction():
         insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         case.db.executemany(insert, listed)

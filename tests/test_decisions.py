@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.pipeline import links, replay
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.decisions import Agreement, agreement, decide, standing, undo
+from fasr_video.pipeline.decisions import _QUERY, Agreement, agreement, all_standing, decide, standing, undo
 from fasr_video.pipeline.decisions import decisions as made_on
 from fasr_video.pipeline.export import as_document
 from fasr_video.pipeline.verify import verify
@@ -161,6 +162,53 @@ def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
         patch.setattr("fasr_video.pipeline.decisions.require", lambda case: None)  # as a program that asks nothing
         decide(case, 2, "rejected", "b", "Ben")
     assert problems(case) == ["decision 1 is not as the log has it (verdict)"]
+
+
+def test_no_line_is_added_to_a_log_that_was_cut_off_or_changed(case: Case) -> None:
+    """Or the head of the log would fit again: a decision and its line were taken out, and `verify` said nothing."""
+    decide(case, 1, "rejected", "other ear", "Anna", "anna")
+    with case.transaction():
+        case.db.execute("DELETE FROM decision")
+        case.db.execute("DELETE FROM log WHERE event = 'decided'")
+    with pytest.raises(IntegrityError, match="the end of the log is missing"):
+        decide(case, 2, "rejected", "b", "Ben")
+    with pytest.raises(IntegrityError, match="the end of its log is missing"), case.transaction():
+        case.log("resumed", {})
+    assert problems(case) == ["the end of the log is missing"]
+
+
+def test_nothing_is_decided_on_top_of_a_line_that_was_changed(case: Case) -> None:
+    decide(case, 1, "rejected", "other ear", "Anna", "anna")
+    case.db.execute("UPDATE decision SET reason = 'other nose'")
+    case.db.execute("UPDATE log SET details = replace(details, 'ear', 'nose') WHERE event = 'decided'")
+    with pytest.raises(IntegrityError, match=r"log line \d+ \(decided\) was changed"):
+        decide(case, 2, "rejected", "b", "Ben")
+
+
+def test_roles_are_read_from_the_log_once_however_many_decisions_there_are(case: Case) -> None:
+    for n in range(8):
+        decide(case, 1 + n % 4, "rejected", "r", f"Person {n}", role="examiner" if n % 2 else "")
+    with case.transaction():
+        for _ in range(300):
+            case.log("resumed", {})
+    steps = {count: _steps(case, count) for count in (1, 8)}
+    assert steps[8] < 2 * steps[1]
+    assert [d.role for _, found in sorted(all_standing(case).items()) for d in found].count("examiner") == 4
+
+
+def _steps(case: Case, most: int) -> int:
+    """Of SQLite's machine, for reading so many decisions."""
+    taken = [0]
+
+    def count() -> int:
+        taken[0] += 1
+        return 0
+
+    case.db.set_progress_handler(count, 1)
+    rows = sqlite3.Connection.execute(case.db, f"{_QUERY} WHERE id <= ?", (most,)).fetchall()
+    assert len(rows) == most
+    case.db.set_progress_handler(None, 0)
+    return taken[0]
 
 
 def test_a_decision_smuggled_into_a_case_without_any_is_found(case: Case) -> None:

@@ -28,9 +28,11 @@ def test_what_cannot_be_used_is_listed_with_its_reason(faces: Path, tmp_path: Pa
     save(drawn(0, 0), tmp_path / "twin" / "0.png")
     save(drawn(7, 0, 64), tmp_path / "small" / "0.png")
     save(drawn(7, 0)[:, :100], tmp_path / "narrow" / "0.png")
+    (tmp_path / "twin" / "notes.txt").write_text("of somebody")
     photos, left_out = read_photos([faces, tmp_path])
     assert len(photos) == PEOPLE * EACH + 1
     told = {line.what: line.reason for line in left_out}
+    assert told["twin/notes.txt"] == "its name does not end as a picture's does (.txt)"
     assert told["p0/broken.png"] == "not a readable picture"
     assert told["twin/0.png"] == "the same picture as p0/0.png"
     assert told["small/0.png"].startswith("64×64 px") and told["narrow/0.png"].startswith("100×128 px")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +126,43 @@ def test_a_ledger_of_another_version_is_told_to_readers_too(archive: Path) -> No
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="another version"):
             opened(archive)
+
+
+def journal_that_names(file: Path, database: Path) -> None:
+    """Lay a hot journal beside it; after rolling back, SQLite removes the file that it names."""
+    name, magic = bytes(file), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+    with sqlite3.connect(database) as db:
+        (page,), (pages,) = db.execute("PRAGMA page_size").fetchone(), db.execute("PRAGMA page_count").fetchone()
+    db.close()
+    head = (magic + struct.pack(">IIIII", 0, 0, pages, 512, page)).ljust(512, b"\0")
+    last = struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    database.with_name(f"{database.name}-journal").write_bytes(head + last)
+
+
+@pytest.mark.parametrize("whose", ["case", "gallery", "ledger"])
+def test_a_journal_that_names_a_file_has_it_removed_by_nobody(whose: str, case: Path, archive: Path) -> None:
+    mine = archive.parent / "mine.txt"
+    mine.write_text("mine")
+    database = {"case": case / DATABASE, "gallery": case / "gallery/gallery.sqlite", "ledger": archive / LEDGER}[whose]
+    journal_that_names(mine, database)
+    with pytest.raises(IntegrityError, match="a journal that has SQLite remove another file"):
+        if whose == "case":
+            Case.open(case)
+        elif whose == "gallery":
+            Gallery.open(case / "gallery")
+        else:
+            Ledger.open(archive)
+    assert mine.read_text() == "mine"
+
+
+def test_a_case_in_a_folder_whose_name_is_no_utf8_is_read(
+    case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/c\xf6"))
+    case.rename(place)
+    for command in ("show", "verify", "report", "purge"):
+        code, _, err = called(capsys, command, place)
+        assert code in {0, 3, 4} and "Traceback" not in err, (command, err)
 
 
 def test_a_statement_that_never_ends_is_damage(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,6 +121,7 @@ def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
     os.mkdir(os.fsencode(folder) + b"/\xe9ric")
     shutil.copy(EILEEN, os.fsencode(folder) + b"/\xe9ric/1.jpg")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "linked").symlink_to(folder.parent)
     report = enrol(gallery, folder, detector, embedder)
     assert report.added == 3
     told = {p.path: (p.subject, p.reason) for p in gallery.problems()}
@@ -129,6 +130,7 @@ def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
         "h\\udcf6lder.jpg": ("h\\udcf6lder", renamed),
         "\\udce9ric/1.jpg": ("\\udce9ric", renamed),
         "phone.heic": ("phone", "not a picture that can be read"),
+        "linked": ("linked", "a folder that cannot be read (a link, which is not followed)"),
     }
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video.errors import InputError
-from fasr_video.files import open_regular, read_file, sha256_file
+from fasr_video.custody.purge import cases_in
+from fasr_video.errors import InputError, IntegrityError
+from fasr_video.files import LARGEST, open_regular, read_file, sha256_file
 from fasr_video.gallery import index
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.case import SETTINGS, Case
+from fasr_video.pipeline.case import SETTINGS, TOMBSTONE, Case
 from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.verify import SUMS, verify
 from tests.reviewed import made_case
@@ -86,3 +87,27 @@ def test_a_calibration_or_a_picture_that_is_a_pipe_is_an_error(tmp_path: Path) -
 def test_a_report_with_a_pipe_for_its_list_is_no_report(case: Path) -> None:
     pipe(case / "report" / SUMS)
     assert checks(case)["report"] == ""
+
+
+@pytest.mark.parametrize("end", ["-journal", "-wal", "-shm"])
+@pytest.mark.parametrize("reading", [True, False])
+def test_nothing_but_files_lies_beside_a_database(reading: bool, end: str, case: Path) -> None:
+    pipe(case / f"case.sqlite{end}")
+    with pytest.raises(IntegrityError, match="not a regular file"):
+        Case.open(case, read_only=reading)
+    pipe(case / "gallery" / f"gallery.sqlite{end}")
+    with pytest.raises(IntegrityError, match="not a regular file"):
+        Gallery.open(case / "gallery", read_only=reading)
+
+
+def test_a_tombstone_that_is_a_pipe_is_not_waited_for(case: Path) -> None:
+    pipe(case / TOMBSTONE)
+    (due,) = cases_in([case])
+    assert "not a whole tombstone" in due.problem
+
+
+def test_a_file_that_claims_more_than_any_of_ours_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "holes").open("wb") as file:
+        file.truncate(LARGEST + 1)
+    with pytest.raises(OSError, match="larger than 1024 MiB"):
+        read_file(tmp_path / "holes")

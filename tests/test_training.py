@@ -96,6 +96,33 @@ def test_what_is_no_aligned_face_is_left_out_and_said(tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in left_out] == ["b.png", "c.png", "d.png"]
 
 
+def test_every_file_is_read_or_left_out_with_a_reason(tmp_path: Path) -> None:
+    root, shard = tmp_path / "faces", tmp_path / "shard.tar"
+    (root / "anna").mkdir(parents=True)
+    Image.fromarray(face(0)).save(root / "anna" / "a.png")
+    (root / "anna" / "notes.txt").write_text("of somebody")
+    (root / "anna" / "b").write_bytes(b"no ending")
+    os.mkfifo(root / "anna" / "pipe.png")
+    (root / "elsewhere").symlink_to(tmp_path)
+    (root / "gone.png").symlink_to(tmp_path / "nothing")
+    (root / os.fsdecode(b"h\xf6.png")).write_bytes(b"")
+    with tarfile.open(shard, "w") as tar:
+        for path in sorted(root.rglob("*")):
+            tar.add(path, path.relative_to(root), recursive=False)
+    reasons = {
+        "anna/b": "its name does not end as a picture's does (no ending)",
+        "anna/notes.txt": "its name does not end as a picture's does (.txt)",
+        "anna/pipe.png": "cannot be read (not a regular file)",
+        "elsewhere": "a link to a folder, which is not followed",
+        "gone.png": "cannot be read (No such file or directory)",
+        "h\\udcf6.png": "its name is not UTF-8: rename it",
+    }
+    faces, left_out = read_faces([root])
+    assert faces.paths == ("anna/a.png",) and dict(line.split(": ", 1) for line in left_out) == reasons
+    faces, left_out = read_faces([shard])
+    assert faces.paths == ("anna/a.png",) and {line.split(": ", 1)[0] for line in left_out} == set(reasons)
+
+
 def test_two_people_under_one_name_are_refused(folder: Path) -> None:
     with pytest.raises(FasrError, match="more than once"):
         read_faces([folder, folder])

@@ -10,6 +10,7 @@ then and there.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import Sequence
 from itertools import islice
@@ -25,6 +26,7 @@ from fasr_video.files import write_whole
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import VideoReader
 from fasr_video.pipeline.run import frames_at_once, sampling_of
+from fasr_video.storage import connect
 from fasr_video.types import Detections, Image
 
 
@@ -49,6 +51,11 @@ def look(reader: VideoReader, detector: Detector, settings: Settings, path: Path
     write_whole(path, write)
 
 
+def _open_part(path: Path) -> sqlite3.Connection:
+    """Open one to read, in whatever thread."""
+    return connect(path, f"file:{quote(os.fsencode(path))}?mode=ro", check_same_thread=False)
+
+
 class Remembering:
     """A detector that does not look twice at a picture that a part has seen. A part that another detector looked at is
     left out: a case names one detector, and its boxes are that one's."""
@@ -56,8 +63,8 @@ class Remembering:
     def __init__(self, detector: Detector, folder: Path) -> None:
         self._detector = detector
         # A run may detect in another thread than the one that opens and closes this; never in two at once.
-        parts = (f"file:{quote(str(path))}?mode=ro" for path in sorted(folder.absolute().glob("*.sqlite")))
-        opened = [sqlite3.connect(part, uri=True, check_same_thread=False) for part in parts]
+        parts = sorted(folder.absolute().glob("*.sqlite"))
+        opened = [_open_part(part) for part in parts]
         self._parts = [part for part in opened if _looked_with(detector, part)]
         self.left_out = len(opened) - len(self._parts)
         """Parts that another detector looked at, or that do not say which."""

@@ -22,7 +22,7 @@ from typing import Any
 from fasr_video import __version__
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
-from fasr_video.files import is_gone, refuse_link, sync_folder, write_whole
+from fasr_video.files import is_gone, read_file, refuse_link, sync_folder, write_whole
 from fasr_video.gallery import traces
 from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
 from fasr_video.pipeline.roles import role as as_role
@@ -152,12 +152,12 @@ def tombstone(folder: Path) -> dict[str, Any]:
     try:
         refuse_link(path)
         with environment(folder):
-            told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            told: dict[str, Any] = json.loads(read_file(path))
         texts = (told["state"], told["made_at"], told["begun_at"], told["why"], *told["copies"]["found"])
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("something else where text belongs")
         sum(file.get("size", 0) for file in told["removed"].values())
-    except MISREAD as error:
+    except (OSError, *MISREAD) as error:
         raise CaseError(path, f"not a whole tombstone ({error})", "look at the folder yourself") from error
     return told
 
@@ -259,7 +259,7 @@ def _telling(folder: Path) -> list[bytes]:
 def _pieces(case: Case) -> Iterator[bytes]:
     for name in sorted(set(case.picture_names())):
         if (path := case.picture_path(name)).is_file():
-            yield from pieces_of_picture(path.read_bytes())
+            yield from pieces_of_picture(read_file(path))
             if case.encryption is not None and given_key() is not None:
                 with suppress(IntegrityError):  # of one that was changed there is no plain picture
                     yield from pieces_of_picture(case.picture_bytes(name))

@@ -70,6 +70,8 @@ class _File:
     data: bytes
     labels: Mapping[str, str]
     role: str
+    problem: str = ""
+    """Why it was not read."""
 
 
 def digest_of(picture: Image) -> str:
@@ -95,6 +97,9 @@ def read_photos(
     first: dict[str, str] = {}
     names: set[str] = set()
     for file in _files(sources):
+        if file.problem:
+            left_out.append(LeftOut(file.name, file.problem))
+            continue
         try:
             whole = read_picture(io.BytesIO(file.data))
             picture = _face(file.name, whole, detector, small)
@@ -156,7 +161,8 @@ def _files(sources: Sequence[Path]) -> Iterator[_File]:
         if source.suffix.lower() == ".csv":
             yield from _manifest(source)
         else:
-            yield from (_File(name, identity_of(name), data, {}, "") for name, data in members([source]))
+            found = members([source])
+            yield from (_File(m.name, identity_of(m.name), m.data, {}, "", m.problem) for m in found)
 
 
 def _manifest(file: Path) -> Iterator[_File]:

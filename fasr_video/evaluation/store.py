@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,7 @@ from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import write_whole
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.storage import BUSY_SECONDS, MISREAD
+from fasr_video.storage import BUSY_SECONDS, MISREAD, connect
 from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
@@ -47,7 +46,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._db = sqlite3.connect(folder / DATABASE, isolation_level=None, timeout=BUSY_SECONDS)
+        self._db = connect(folder / DATABASE, timeout=BUSY_SECONDS)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.executescript(SCHEMA)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import stat
 import unicodedata
@@ -160,6 +161,8 @@ def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]
     if not walked:
         raise InputError(folder, f"cannot be read ({errors[0].strerror})", "check its permissions")
     files = sorted(Path(place, name).relative_to(folder) for place, _, names in walked for name in names)
+    links = (str(p) for place, below, _ in walked for name in below if (p := Path(place, name)).is_symlink())
+    errors += [OSError(errno.ELOOP, "a link, which is not followed", link) for link in links]
     if not files and not errors:
         raise InputError(folder, "the gallery holds no files", "put one photograph, or one folder, a person in it")
     return files, set(walked[0][1]), [(Path(e.filename).relative_to(folder), e) for e in errors]

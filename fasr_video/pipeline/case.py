@@ -300,6 +300,9 @@ class Case:
             self.log("run begun", self._waiting.pop())
         last = self.db.execute("SELECT hash FROM log ORDER BY id DESC LIMIT 1").fetchone()
         previous = str(last[0]) if last else ""
+        if previous != self.meta("log_head"):  # or this line would hide that others were cut off
+            reason = "the end of its log is missing"
+            raise IntegrityError(self.folder, reason, "see `fasr-video verify`; nothing was written")
         at = now()
         text = json.dumps(details, sort_keys=True, default=str)
         digest = chain_hash(previous, at, event, text)

@@ -24,10 +24,13 @@ from fasr_video.pipeline.roles import role as as_role
 VERDICTS = ("accepted", "rejected", "insufficient")
 LONGEST_NAME = 100
 LONGEST_REASON = 4000
-# The role stands in the line of the log that the decision is.
+# The role stands in the line of the log that the decision is; the log is read once, whatever is asked for.
 _QUERY = """
-SELECT decision.*, coalesce((SELECT json_extract(details, '$.role') FROM log
-    WHERE event = 'decided' AND json_extract(details, '$.id') = decision.id), '') AS role FROM decision
+WITH line AS MATERIALIZED (
+    SELECT json_extract(details, '$.id') AS id, json_extract(details, '$.role') AS role
+    FROM log WHERE event = 'decided'
+)
+SELECT decision.*, coalesce(line.role, '') AS role FROM decision LEFT JOIN line USING (id)
 """
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fasr_video.errors import IntegrityError
-from fasr_video.pipeline.case import Case
+from fasr_video.pipeline.case import Case, chain_hash
 
 PROPOSED = ("id", "a", "b", "score", "evidence")
 """What the log holds of each link that nobody decided on, in this order."""
@@ -19,10 +19,23 @@ _Rows = Mapping[int, Mapping[str, Any]]
 
 
 def require(case: Case) -> None:
-    """Raise unless decisions, links and answers are as the log has them."""
-    found = [*decision_problems(case), *link_problems(case), *answer_problems(case)]
+    """Raise unless the log is a chain, and decisions, links and answers are as it has them."""
+    found = [*chain_problems(case), *decision_problems(case), *link_problems(case), *answer_problems(case)]
     if found:
         raise IntegrityError(case.folder, found[0], "see `fasr-video verify`; nothing was written")
+
+
+def chain_problems(case: Case) -> list[str]:
+    """Return the lines of the log that do not follow from the one before, and whether its end is missing."""
+    found, previous = list[str](), ""
+    for row in case.db.execute("SELECT * FROM log ORDER BY id").fetchall():
+        expected = chain_hash(previous, row["at"], row["event"], row["details"])
+        if row["previous"] != previous or row["hash"] != expected:
+            found.append(f"log line {row['id']} ({row['event']}) was changed, or a line before it is missing")
+        previous = row["hash"]
+    if previous != case.meta("log_head"):
+        found.append("the end of the log is missing")
+    return found
 
 
 def decision_problems(case: Case) -> list[str]:

@@ -105,8 +105,11 @@ def _meta(row: Mapping[str, Any]) -> bool:
 def _asked(asked: Mapping[str, Any]) -> bool:
     gallery, question = asked["gallery"], asked["question"]
     texts = [gallery["id"], gallery["state"], gallery["folder"], question["mode"]]
-    counts = is_count(gallery["templates"]) and is_count(gallery["people"]) and is_number(question["fpir"])
-    return counts and are_texts(texts) and are_texts(asked["remarks"])
+    counts = [gallery["templates"], gallery["people"], question["candidates"], *asked["tracks"]]
+    calibrated = asked["calibration"] is None or is_hash(asked["calibration"])
+    drawn = isinstance(asked["models"], dict) and are_texts([*asked["conditioned_on"].values()])
+    known = all(is_count(count) for count in counts) and is_number(question["fpir"]) and calibrated and drawn
+    return known and are_texts(texts) and are_texts(asked["remarks"])
 
 
 def _source(row: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 import zipfile
 from collections import Counter
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import PICTURES
+from fasr_video.files import LARGEST, PICTURES, is_utf8, read_file, readable_name
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.sr.degradation import enlarge, shrink
 
@@ -47,6 +48,17 @@ class Faces:
         return len(self.paths)
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a folder or a tar file."""
+
+    name: str
+    """IDENTITY/PHOTO."""
+    data: bytes = b""
+    problem: str = ""
+    """Why it was not read."""
+
+
 def identity_of(path: str) -> str:
     """The folder that holds the photo; a photo in no folder is its own person."""
     parts = PurePosixPath(path).parts
@@ -62,9 +74,13 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
     pictures: list[np.ndarray] = []
     paths: list[str] = []
     left_out: list[str] = []
-    for name, data in members(sources):
+    for member in members(sources):
+        name = member.name
+        if member.problem:
+            left_out.append(f"{name}: {member.problem}")
+            continue
         try:
-            array = decoded(data)
+            array = decoded(member.data)
         except UNREADABLE:
             left_out.append(f"{name}: not a readable picture")
             continue
@@ -89,28 +105,54 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
     return Faces(block, tuple(paths)), left_out
 
 
-def members(sources: Sequence[Path]) -> Iterator[tuple[str, bytes]]:
-    """The picture files of folders and tar files: IDENTITY/PHOTO and content."""
+def members(sources: Sequence[Path]) -> Iterator[Member]:
+    """Yield all files of folders and tar files, and the folders in them that cannot be read."""
     for source in sources:
-        if source.is_dir():
-            for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in PICTURES and p.is_file()):
-                yield path.relative_to(source).as_posix(), path.read_bytes()
-        else:
-            yield from _tar_members(source)
+        yield from _folder_members(source) if source.is_dir() else _tar_members(source)
 
 
-def _tar_members(source: Path) -> Iterator[tuple[str, bytes]]:
+def _folder_members(source: Path) -> Iterator[Member]:
+    closed: list[OSError] = []
+    paths: list[Path] = []
+    for place, below, names in os.walk(source, onerror=closed.append):
+        links = [name for name in below if Path(place, name).is_symlink()]
+        paths += [Path(place, name) for name in (*names, *links)]
+    for error in closed:
+        name = readable_name(Path(error.filename).relative_to(source).as_posix())
+        yield Member(name, problem=f"a folder that cannot be read ({error.strerror})")
+    for path in sorted(paths):
+        name = path.relative_to(source).as_posix()
+        problem = "a link to a folder, which is not followed" if path.is_dir() else _unwanted(name)
+        try:
+            yield Member(readable_name(name), b"" if problem else read_file(path), problem)
+        except OSError as error:
+            yield Member(readable_name(name), problem=f"cannot be read ({error.strerror})")
+
+
+def _tar_members(source: Path) -> Iterator[Member]:
     try:
         with tarfile.open(source, "r:") as tar:
             for member in tar:
-                wanted = member.isfile() and Path(member.name).suffix.lower() in PICTURES  # links lead elsewhere
-                file = tar.extractfile(member) if wanted else None
-                if file is not None:
-                    yield member.name, file.read()
+                problem = _unwanted(member.name)
+                if not member.isfile():
+                    problem = "not a file: links are not followed"
+                elif member.size > LARGEST:
+                    problem = f"cannot be read (larger than {LARGEST >> 20} MiB)"
+                file = None if problem else tar.extractfile(member)
+                if not member.isdir():
+                    yield Member(readable_name(member.name), b"" if file is None else file.read(), problem)
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(
             source, f"not a readable folder or tar file ({error})", "check the path, copy it again"
         ) from error
+
+
+def _unwanted(name: str) -> str:
+    """Say why a file of this name is not read; nothing where it is."""
+    if not is_utf8(name):
+        return "its name is not UTF-8: rename it"
+    ending = PurePosixPath(name).suffix
+    return "" if ending.lower() in PICTURES else f"its name does not end as a picture's does ({ending or 'no ending'})"
 
 
 def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]:
