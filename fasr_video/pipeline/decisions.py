@@ -27,8 +27,8 @@ LONGEST_REASON = 4000
 # The role stands in the line of the log that the decision is; the log is read once, whatever is asked for.
 _QUERY = """
 WITH line AS MATERIALIZED (
-    SELECT json_extract(details, '$.id') AS id, json_extract(details, '$.role') AS role
-    FROM log WHERE event = 'decided'
+    SELECT CAST(json_extract(details, '$.id') AS INTEGER) AS id, json_extract(details, '$.role') AS role
+    FROM log WHERE event = 'decided' GROUP BY 1
 )
 SELECT decision.*, coalesce(line.role, '') AS role FROM decision LEFT JOIN line USING (id)
 """
