@@ -40,6 +40,7 @@ from fasr_video.pipeline import probes, records
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.place import Place
 from tests.reviewed import made_case
+from tests.test_foreign import journal_that_names
 
 PATIENCE = 60.0
 """Seconds that a command may take."""
@@ -102,6 +103,16 @@ def verdict_covered_by_the_next_decision(folder: Path) -> str:
     decide = ("decide", case, "T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
     program(*decide)
     change(case / "case.sqlite", "UPDATE decision SET verdict = 'accepted'")
+    decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
+    verified, _ = program("verify", case)
+    return f"{decided}, {verified}"
+
+
+def decision_cut_off_with_its_line(folder: Path) -> str:
+    case = made_case(folder / "case")
+    decide = ("decide", case, "T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
+    program(*decide)
+    change(case / "case.sqlite", "DELETE FROM decision", "DELETE FROM log WHERE event = 'decided'")
     decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
     verified, _ = program("verify", case)
     return f"{decided}, {verified}"
@@ -282,12 +293,44 @@ def reader_that_holds_what_was_removed(folder: Path) -> str:
     return f"{said}; the vector is {'there' if held else 'gone'}"
 
 
+def journal_that_names_a_file(folder: Path) -> str:
+    case, mine = made_case(folder / "case"), folder / "mine.txt"
+    mine.write_text("mine")
+    journal_that_names(mine, case / "case.sqlite")
+    decided, _ = program("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
+    return f"{decided}, a file of the user is {'there' if mine.exists() else 'gone'}"
+
+
+def pipe_beside_a_database(folder: Path) -> str:
+    case = made_case(folder / "case")
+    os.mkfifo(case / "case.sqlite-journal")
+    return program("show", case, patience=30)[0]
+
+
 ATTACKS = [
     Attack(
         "a decision's verdict is changed by SQL, then somebody decides on another track",
         "`decide` ends with 4, `verify` ends with 4",
         verdict_covered_by_the_next_decision,
         "`decide` ends with 0, `verify` ends with 0",
+    ),
+    Attack(
+        "a decision and its line are cut off the end of the log, then somebody decides on another track",
+        "`decide` ends with 4, `verify` ends with 4",
+        decision_cut_off_with_its_line,
+        "`decide` ends with 0, `verify` ends with 0",
+    ),
+    Attack(
+        "a journal beside the database names a file of the user",
+        "`decide` ends with 4, a file of the user is there",
+        journal_that_names_a_file,
+        "`decide` ends with 0, a file of the user is gone",
+    ),
+    Attack(
+        "a pipe in place of the database's journal",
+        "`show` ends with 4",
+        pipe_beside_a_database,
+        "`show` hangs (30 s)",
     ),
     Attack(
         "a trigger in a case turns each verdict into accepted",

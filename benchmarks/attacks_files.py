@@ -46,6 +46,7 @@ from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.recognition.embedder import open_embedder
+from fasr_video.training.faces import read_faces
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.reviewed import made_case
@@ -178,6 +179,17 @@ def enrolled(folder: Path, given: str = "") -> str:
         except Exception as error:
             return f"nobody is enrolled ({type(error).__name__})"
     return f"{report.added} enrolled, {len(report.problems)} listed as problems"
+
+
+def files_to_train_on(folder: Path) -> str:
+    (folder / "anna").mkdir()
+    face = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    PilImage.fromarray(face).save(folder / "anna" / "1.png")
+    (folder / "anna" / "1.raw").write_bytes(b"of a camera")
+    (folder / "elsewhere").symlink_to(folder.parent)
+    pipe(folder / "anna" / "2.png")
+    faces, left_out = read_faces([folder])
+    return f"of 4 {len(faces)} is read, {len(left_out)} are left out with a reason"
 
 
 def pictures_of_all_kinds(folder: Path) -> str:
@@ -412,6 +424,12 @@ ATTACKS = [
         "of 6 pictures 5 are read, 1 counted as lost",
         pictures_of_all_kinds,
         "of 6 pictures 1 are read, 0 counted as lost",
+    ),
+    Attack(
+        "a picture, a raw file, a pipe and a link among faces to train on",
+        "of 4 1 is read, 3 are left out with a reason",
+        files_to_train_on,
+        "of 4 1 is read, 0 are left out with a reason",
     ),
     Attack(
         "an ONNX file whose weights lie in another file, which is then changed",
