@@ -209,6 +209,19 @@ def test_killed_in_between_it_cannot_be_opened_and_goes_on(
     assert purging.cases_in([over]) == []
 
 
+def test_killed_while_its_last_word_is_written_it_goes_on(
+    copied_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(capsys, "purge", copied_case, *NOW)[0] == 0
+    half = json.dumps(tombstone(copied_case) | {"state": "removing"})
+    (copied_case / TOMBSTONE).write_text(half)
+    (copied_case / f"{TOMBSTONE}.part").write_text(half[:9])
+    code, _, err = called(capsys, "purge", copied_case, "--yes")
+    assert code == 0, err
+    assert tombstone(copied_case)["state"] == "removed"
+    assert [p.name for p in copied_case.iterdir()] == [TOMBSTONE]
+
+
 def test_a_case_that_is_being_written_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = hashes(over)
     with locked(over):

@@ -29,8 +29,8 @@ _NAMES = re.compile(
     r"|(S\d+-)?T\d+\.html|pictures/[^/]+\.png)(\.part)?"
 )
 _FOLDERS = re.compile(r"crops(/[0-9a-f]{2})?|gallery|signed-off|report(/pictures)?")
-_CHANGING = re.compile(r"(gallery/gallery|case)\.sqlite(-wal|-shm|-journal)")
-"""Files that SQLite makes, changes and removes while a database is read."""
+_CHANGING = re.compile(r"(gallery/gallery|case)\.sqlite(-wal|-shm|-journal)|purged\.json\.part")
+"""Files that SQLite makes, changes and removes while a database is read, and a tombstone that is half written."""
 
 
 def contents(case: Case) -> Facts:
@@ -62,7 +62,7 @@ def named_as_ours(folder: Path) -> Facts:
 
 
 def same(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
-    """Whether these are the same files, but for those that come and go with reading."""
+    """Whether these are the same files, but for those that come and go."""
     kept = [{n: f["sha256"] for n, f in files.items() if not _CHANGING.fullmatch(n)} for files in (found, known)]
     return kept[0] == kept[1]
 
