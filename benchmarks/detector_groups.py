@@ -79,7 +79,7 @@ def frames(faces: Sequence[Image], scenes: Sequence[Image], box: Box, first: int
     for number, face in enumerate(faces, first):
         side = len(face)
         rng = np.random.default_rng([side, number])
-        ground = piece(scenes[rng.integers(len(scenes))], FRAME, rng)
+        ground = piece(scenes[int(rng.integers(len(scenes)))], FRAME, rng)
         left, top = (int(v) for v in rng.integers(0, FRAME - side + 1, 2))
         yield laid(face, ground, left, top), box * side + np.array([left, top, left, top])
 
@@ -113,8 +113,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     args = parser.parse_args()
     chosen = settings.load("cpu").detect
-    common = {"weights": None, "device": "cpu", "max_side": chosen.max_side}
-    detector = open_detector("builtin", min_score=chosen.min_score, **common)
+    detector = open_detector(
+        "builtin", weights=None, device="cpu", max_side=chosen.max_side, min_score=chosen.min_score
+    )
     faces = read_unseen(find_data(args.data / "fairface"), args.people)
     usual = usual_faces(find_data(args.data / "celeba" / "val-00.tar"), min(200, len(faces)))
     box = usual_box(detector, usual)

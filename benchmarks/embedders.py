@@ -12,7 +12,7 @@ import argparse
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -55,7 +55,7 @@ def traced(file: Path) -> Embed:
     return embed
 
 
-def embedders(data: Path, without: list[str], others: list[tuple[str, str]]) -> dict[str, Embed]:
+def embedders(data: Path, without: Sequence[str], others: Sequence[tuple[str, str]] = ()) -> dict[str, Embed]:
     """Return the embedders that are compared, by name."""
     builtin, dlib = (open_embedder(name, None, "cpu") for name in ("builtin", "dlib"))
     teacher = Teacher(find_data(data / "teachers" / TEACHER), torch.device("cpu"))

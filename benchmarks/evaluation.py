@@ -1,9 +1,10 @@
 """The papers' tables and figures in shape: `fasr-video eval` on people whom no model in the box was trained on.
 
-python benchmarks/evaluation.py [--few 64] [--many 454] [--runs DIR]
+python benchmarks/evaluation.py [--few 64] [--many 454] [--runs DIR] [--combiner FILE]…
 
 `--few` are drawn by every method, some of which ask the network 300 times a picture, `--many` by the fast ones alone;
-the gallery is always everybody's. The runs' folders hold CelebA's faces: they stay out of the repository.
+the gallery is always everybody's. The figure of η takes Feature Combiners that were trained at each: `--combiner` twice
+or more; without them it is not made. The runs' folders hold CelebA's faces: they stay out of the repository.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from models import DATA
 from results import RESULTS, Table, command_line
 
 FEW, MANY = "few", "many"
+ETA = "eta"
+"""The part that compares Feature Combiners."""
 PHOTOS = DATA / "val-00.tar"
 LABELS = ("--labels", str(DATA / "labels.csv"))
 PRECISION = ("--precision", "bfloat16")
-SYSTEM = "fasr++ eta=1"
+SYSTEM = "fasr++"
 BOTH = ("--scorer", "dlib", "--scorer", "builtin")
 """dlib conditioned no network and never saw a small face; the builtin embedder is what a search here really uses."""
 
@@ -45,7 +48,7 @@ PARTS = {
         ("--preset", "paper-table2", "--leave-out", "0.5", "--baseline", "bicubic", *BOTH),
     ),
     "sdes": Part("Kinds of SDE", "SDE-SR's table", FEW, ("--preset", "paper-table3")),
-    "eta": Part("η of the Feature Combiner", "FASR++'s figure", MANY, ("--preset", "paper-fig5")),
+    ETA: Part("η of the Feature Combiner", "FASR++'s figure", MANY, ("--preset", "paper-fig5")),
     "scales": Part("×8 beside ×16", "the figure of scales", FEW, ("--preset", "paper-fig8")),
     "references": Part(
         "How many references", "the figure of references", FEW, ("--preset", "paper-fig9", "--degrade", "16")
@@ -59,7 +62,9 @@ def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
     folder: Path = args.runs / name
     count = args.few if part.count == FEW else args.many
     command = [sys.executable, "-m", "fasr_video", "eval", "celeba", str(PHOTOS), "--searches", str(count)]
-    command += [*part.options, *LABELS, *PRECISION, "--out", str(folder)]
+    files = args.combiner if name == ETA else ()
+    combiners = [text for file in files for text in ("--combiner", str(file))]
+    command += [*part.options, *combiners, *LABELS, *PRECISION, "--out", str(folder)]
     code = subprocess.run(command, check=False).returncode
     if code not in (0, 3):
         sys.exit(f"benchmark: {name} ended with {code}")
@@ -101,11 +106,13 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=64)
     parser.add_argument("--many", type=int, default=454)
     parser.add_argument("--runs", type=Path, default=Path("runs/eval"))
+    parser.add_argument("--combiner", type=Path, action="append", default=[], metavar="FILE")
     args = parser.parse_args()
     command = command_line()
-    folders = {name: evaluate(name, part, args) for name, part in PARTS.items()}
+    parts = {name: part for name, part in PARTS.items() if name != ETA or len(args.combiner) > 1}
+    folders = {name: evaluate(name, part, args) for name, part in parts.items()}
     text = [beside_the_paper(folders["methods"], command, args.few).text()]
-    for name, part in PARTS.items():
+    for name, part in parts.items():
         options = " ".join(part.options)
         text += [f"## {part.title}\n", f"In the shape of {part.shape_of}: `fasr-video eval celeba … {options}`.\n"]
         text += [tables_of(folders[name]), ""]

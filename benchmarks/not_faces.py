@@ -3,8 +3,8 @@
 python benchmarks/not_faces.py [--data ../shared/data] [--scenes 250] [--negatives 462] [--set]
 
 Each labelled scene is shown for five frames by a shaky camera, so that its faces are tracks, which
-are then judged as in a run; pictures without a face are, too. `--set` writes the limit of the
-embedder's norm that was measured into the presets.
+are then judged as in a run; pictures without a face are, too. `--set` writes the limits of the
+embedder's norm that were measured into the presets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
@@ -28,7 +28,7 @@ from fasr_video.boxes import intersection, iou_matrix
 from fasr_video.configs import settings
 from fasr_video.configs.settings import SelectSettings, Settings
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.evidence import Evidence, weigh
+from fasr_video.pipeline.evidence import LARGE, Evidence, weigh
 from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.media import Frame
 from fasr_video.pipeline.quality import cut, measure
@@ -48,8 +48,10 @@ LOST = 0.01
 """Share of the faces that may be taken for none."""
 WEAK = 0.1
 """Share of the faces that may have a norm below the limit: with more it would tell little."""
-BANDS = (0, 6, 8, 12, 20)
+BANDS = (0, 6, 8, 12, LARGE)
 """px between the eyes, at which the rows begin."""
+Limits = dict[str, float]
+"""Settings of the group `select`, by name."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class Seen:
     """A single detection, or a track."""
 
     is_face: bool
-    eye_px: float
     evidence: Evidence
 
 
@@ -105,8 +106,8 @@ def single(shot: Shot, found: Detections, models: Models) -> list[Seen]:
         marks = None if found.landmarks is None else found.landmarks[i]
         aligned = cut(shot.image, found.boxes[i], marks).aligned
         quality = measure(shot.image, found, i, aligned)
-        evidence = weigh(models.prober.embedder, quality.score, [aligned])
-        rows.append(Seen(is_face, quality.eye_px, evidence))
+        evidence = weigh(models.prober.embedder, quality.score, quality.eye_px, [aligned])
+        rows.append(Seen(is_face, evidence))
     return rows
 
 
@@ -132,10 +133,9 @@ def _as_seen(ended: EndedTrack, own: Sequence[Face], clip: Sequence[Shot]) -> Se
     if ended.evidence is None:
         return None
     labels = [clip[f.ref.index].shows_face(np.array([f.box], np.float32)) for f in own]
-    eye_px = next(face.quality.eye_px for face in own if face.number == ended.shown)
     if labels.count(True) > len(labels) / 2:
-        return Seen(True, eye_px, ended.evidence)
-    return Seen(False, eye_px, ended.evidence) if set(labels) == {False} else None
+        return Seen(True, ended.evidence)
+    return Seen(False, ended.evidence) if set(labels) == {False} else None
 
 
 def look_at(scenes: Iterable[Scene], models: Models, chosen: Settings) -> tuple[list[Seen], list[Seen]]:
@@ -150,11 +150,31 @@ def look_at(scenes: Iterable[Scene], models: Models, chosen: Settings) -> tuple[
     return singles, tracks
 
 
-def measured_limit(tracks: Sequence[Seen], limits: SelectSettings) -> float:
-    """Return the largest limit of the norm, to a tenth, that loses no more faces than may be."""
-    faces = [t.evidence for t in tracks if t.is_face]
-    limit = float(np.quantile([e.norm for e in faces], WEAK))
-    unsure = sorted(e.norm for e in faces if e.score < limits.sure_score)
+def in_bands(seen: Sequence[Seen]) -> dict[int, list[Seen]]:
+    """Return what there is of each band of sizes, by where it begins; bands without any are left out."""
+    found = {}
+    for low, high in zip(BANDS, (*BANDS[1:], np.inf), strict=True):
+        band = [s for s in seen if low <= s.evidence.eye_px < high]
+        if band:
+            found[low] = band
+    return found
+
+
+def measured_limits(tracks: Sequence[Seen], sure_score: float) -> Limits:
+    """Return the largest limits of the norm, to a tenth, that lose no more faces of any band than may be."""
+    by_band = in_bands([t for t in tracks if t.is_face])
+    small = [largest_limit(faces, sure_score) for low, faces in by_band.items() if low < LARGE]
+    large = by_band.get(LARGE)
+    if not small or large is None:
+        which = f"{LARGE} px or more" if small else f"less than {LARGE} px"
+        raise SystemExit(f"no face of {which} between the eyes among the tracks; take more scenes")
+    return {"min_norm": min(small), "min_norm_large": largest_limit(large, sure_score)}
+
+
+def largest_limit(faces: Sequence[Seen], sure_score: float) -> float:
+    """Return the largest limit for these faces."""
+    limit = float(np.quantile([f.evidence.norm for f in faces], WEAK))
+    unsure = sorted(f.evidence.norm for f in faces if f.evidence.score < sure_score)
     spare = int(LOST * len(faces))
     if spare < len(unsure):
         limit = min(limit, unsure[spare])
@@ -190,10 +210,9 @@ def row(text: str, seen: Sequence[Seen], limits: SelectSettings) -> list[str]:
 
 
 def fill(table: Table, seen: Sequence[Seen], limits: SelectSettings) -> None:
-    for low, high in zip(BANDS, (*BANDS[1:], np.inf), strict=True):
-        band = [s for s in seen if low <= s.eye_px < high]
-        if band:
-            table.row(row(f"{low}–{high:g}" if high < np.inf else f"{low}+", band, limits))
+    for low, band in in_bands(seen).items():
+        high = dict(pairwise(BANDS)).get(low)
+        table.row(row(f"{low}+" if high is None else f"{low}–{high}", band, limits))
     table.row(row("all", seen, limits))
 
 
@@ -213,13 +232,15 @@ def of_clips(table: Table, folder: Path, models: Models, chosen: Settings) -> No
     table.note(f"Every track with a usable face of {len(files)} clips of five signers, the least norm first.")
 
 
-def write_limit(limit: float) -> None:
-    """Into both presets."""
+def write_limits(limits: Limits) -> None:
+    """Write the limits into both presets."""
     for preset in settings.presets():
         path = REPO / "fasr_video" / "configs" / f"{preset}.yaml"
         text = path.read_text(encoding="utf-8")
-        line = f"  min_norm: {limit:g}".ljust(25)
-        path.write_text(re.sub(r"(?m)^  min_norm: [\d.]+ *(?=#)", line, text), encoding="utf-8")
+        for name, limit in limits.items():
+            line = f"  {name}: {limit:g}".ljust(25)
+            text = re.sub(rf"(?m)^  {name}: [\d.]+ *(?=#)", line, text)
+        path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -236,24 +257,26 @@ def main() -> None:
     checked = islice(read_scenes(args.data / "scenes", "check"), args.scenes)
     parts = [look_at(scenes, models, chosen) for scenes in (checked, islice(empty, args.negatives))]
     singles, tracks = ([*a, *b] for a, b in zip(*parts, strict=True))
-    limit = measured_limit(tracks, chosen.select)
+    measured = measured_limits(tracks, chosen.select.sure_score)
     if args.set:
-        write_limit(limit)
-        chosen = settings.load("cpu", ["restore.method=none", f"select.min_norm={limit}"])
+        write_limits(measured)
+        overrides = [f"select.{name}={limit}" for name, limit in measured.items()]
+        chosen = settings.load("cpu", ["restore.method=none", *overrides])
     limits = chosen.select
     areas = ["AUC score", "AUC norm", "AUC both"]
     columns = ["eyes, px", "faces", "taken for none", "no faces", "recognised", *areas]
     table = Table("not_faces", "Tracks that are no faces", command_line(), columns)
     fill(table, tracks, limits)
     table.note(
-        f"At most {LOST:.0%} of the faces may be lost: with `select.sure_score` "
-        f"{limits.sure_score:g}, `select.min_norm` may be **{limit:g}**; the table is with "
-        f"{limits.min_norm:g}. Pictures of the check split of labelled scenes and pictures without a "
-        f"face, each shown for {FRAMES} frames by a shaky camera, through the detector, tracker and "
-        "selection of a run. Only tracks that would be searched for are judged, and only they are "
-        f"counted. A track is a face where most of its detections overlap a sure label (IoU {MATCH:g} "
-        "or more), none where no detection touches any label; others are left out. The labels are "
-        "another detector's."
+        f"At most {LOST:.0%} of the faces of each band may be lost: with `select.sure_score` "
+        f"{limits.sure_score:g}, `select.min_norm` may be **{measured['min_norm']:g}** and "
+        f"`select.min_norm_large`, from {LARGE} px between the eyes on, **{measured['min_norm_large']:g}**; "
+        f"the table is with {limits.min_norm:g} and {limits.min_norm_large:g}. Pictures of the check "
+        f"split of labelled scenes and pictures without a face, each shown for {FRAMES} frames by a "
+        "shaky camera, through the detector, tracker and selection of a run. Only tracks that would "
+        "be searched for are judged, and only they are counted. A track is a face where most of its "
+        f"detections overlap a sure label (IoU {MATCH:g} or more), none where no detection touches "
+        "any label; others are left out. The labels are another detector's."
     )
     table.note(
         "The embedder was trained on parts of the pictures without a face, not cut by this detector; "

@@ -111,7 +111,8 @@ def line(left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], know
 def apart(tracks: Sequence[Track]) -> tuple[float, float]:
     """Return the cosine of the least alike tracks of one person, and of the most alike of two."""
     signers = [t for t in tracks if t.person != NOBODY]
-    same, different = [], []
+    same: list[float] = []
+    different: list[float] = []
     for a, b in combinations(signers, 2):
         cosine = float(a.asked.features[Kind.POOLED] @ b.asked.features[Kind.POOLED])
         (same if a.person == b.person else different).append(cosine)

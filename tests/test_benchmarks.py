@@ -16,6 +16,7 @@ from detector_groups import FRAME, found_faces, frames, piece, usual_box
 from fairface import AGE, RACE_AND_GENDER, groups_of, read_unseen
 from fpir import ASKED, both_ways
 from merges import Set, combiners, compared, merged, merges
+from not_faces import Seen, measured_limits
 from PIL import Image as PilImage
 from results import share
 from torch.nn import functional as F
@@ -24,6 +25,7 @@ from fasr_video.evaluation.open_set import Scores
 from fasr_video.gallery.calibrate import LabelledProbe
 from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.detect import open_detector
+from fasr_video.pipeline.evidence import Evidence
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, Source, mean, save
 from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
@@ -269,3 +271,31 @@ def test_a_gain_is_tested_in_pairs() -> None:
     plain: Scores = np.array([0.1, 0.5, 0.9, 0.3])
     gain, t, p = compared(plain + [0.01, 0.02, 0.03, 0.02], plain)
     assert (gain, t, p) == ("+0.0200", "4.90", "1.6e-02")
+
+
+# ------------------------------------------------------------------------------------------ tracks that are no faces
+
+
+def faces_of(eye_px: float, norms: list[float], score: float = 0.5) -> list[Seen]:
+    return [Seen(True, Evidence(score, norm, eye_px)) for norm in norms]
+
+
+def test_limits_lose_at_most_one_face_in_a_hundred_of_each_band() -> None:
+    """Of 200 faces two may be lost, of fewer than 100 none; large ones have a limit of their own."""
+    sure = [30.0] * 20
+    seven = faces_of(7, [4.0, 4.5, 5.27, *[9.0] * 197])
+    ten = faces_of(10, [6.0, *[9.0] * 98])
+    large = faces_of(40, [10.28, *[14.0] * 9]) + faces_of(40, [2.0], score=0.7)
+    none = [Seen(False, Evidence(0.5, 1.0, 40))]
+    every = [*seven, *ten, *large, *none, *faces_of(7, sure), *faces_of(10, sure), *faces_of(40, sure)]
+    assert measured_limits(every, 0.6) == {"min_norm": 5.2, "min_norm_large": 10.2}
+
+
+def test_a_limit_leaves_nine_of_ten_faces_with_larger_norms_however_sure_the_detector() -> None:
+    sure = [Seen(True, Evidence(0.9, norm, eye_px)) for eye_px in (7, 40) for norm in np.linspace(5, 15, 101)]
+    assert measured_limits(sure, 0.6) == {"min_norm": 6.0, "min_norm_large": 6.0}
+
+
+def test_limits_are_not_measured_without_faces_of_both_sizes() -> None:
+    with pytest.raises(SystemExit, match="no face of 20 px or more"):
+        measured_limits(faces_of(7, [9.0]), 0.6)

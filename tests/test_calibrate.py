@@ -247,6 +247,22 @@ def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: py
     assert code == 2 and "there already" in err and Calibration.load(out) == made
 
 
+def test_thresholds_are_made_for_the_worst_group(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = []
+    for name, more in (("all", ()), ("group", ("--worst-group", 3))):
+        out = tmp_path / f"{name}.json"
+        code, _, err = run_command(capsys, "calibrate", faces, "--out", out, "--no-sr", "--sizes", "16-32", *more)
+        assert code == 0, err
+        made.append(Calibration.load(out))
+    everybody, group = made
+    assert group.data == f"{everybody.data}; thresholds for a group whose false match rate is 3 times everybody's"
+    (band,), (strict,) = everybody.bands, group.bands
+    assert strict.threshold("best", 0.1, 500).score > band.threshold("best", 0.1, 500).score
+    assert strict.scales["best"].map == band.scales["best"].map
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -256,6 +272,7 @@ def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: py
         (["--sizes", "large"], "not two whole numbers"),
         (["--method", "magic"], "no such method"),
         (["--people", "3"], "--people"),
+        (["--worst-group", "0.5"], "--worst-group"),
         (["--device", "cuda:77"], "cannot use it"),
     ],
 )
@@ -269,7 +286,7 @@ def test_bad_options_are_one_line(
 
 USELESS = {
     **{"--method": "fasr++", "--sampler": "dpmpp-4", "--precision": "float32", "--samples": 2},
-    **{"--sizes": "16-16", "--camera": 0, "--people": 24, "--device": "cpu"},
+    **{"--sizes": "16-16", "--camera": 0, "--people": 24, "--worst-group": 2, "--device": "cpu"},
     **{"--embedder": "builtin", "--weights": "some.file"},
 }
 

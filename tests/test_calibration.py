@@ -173,6 +173,16 @@ def test_an_exponential_tail_is_followed_beyond_the_data() -> None:
     assert not tail.at(3 / n).extrapolated
 
 
+def test_thresholds_for_a_worse_group_are_those_of_rates_so_many_times_smaller() -> None:
+    """Where a group's false match rate is four times everybody's, a quarter of the rate is everybody's."""
+    scores = np.random.default_rng(0).normal(size=20_000)
+    everybody, group = Tail.of(scores), Tail.of(scores, 4)
+    for rate in (0.5, 0.01, 1e-3, 1e-6):
+        found, wanted = group.at(rate), everybody.at(rate / 4)
+        assert found.score == pytest.approx(wanted.score)
+        assert (found.fmr, found.extrapolated) == (rate, wanted.extrapolated)
+
+
 def test_a_lighter_tail_than_exponential_gets_a_cautious_threshold() -> None:
     """Normal scores fall faster: the extrapolated threshold lies above the true one."""
     tail = Tail.of(even(10_000))

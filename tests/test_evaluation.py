@@ -302,6 +302,16 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
             "--preset paper-table4: it compares a network as it was and fine-tuned; give --model",
         ),
         (["--preset", "paper-fig6", "--combiner", str(boxed("combiner.safetensors"))], "give --combiner several times"),
+        (
+            ["--preset", "paper-fig5"],
+            "it compares eta of the Feature Combiner; give --combiner several times: one trained at each eta",
+        ),
+        (
+            ["--preset", "paper-fig5", *2 * ("--combiner", str(boxed("combiner.safetensors")))],
+            "were both trained at eta",
+        ),
+        (["--combiner", "{text}"], "text.bin"),
+        (["--eta", "1"], "No such option"),
         (["--method", "srdg", "--labelled"], "--labelled: no probe has 1, 0 or -1 in a column male"),
         (["--method", "sr3", "--sampler", "ve-2"], "sampler ve-2: none of sr3"),
     ],

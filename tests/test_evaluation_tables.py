@@ -19,6 +19,8 @@ from fasr_video.evaluation.report import Shows, gain_table, split_table
 from fasr_video.evaluation.scoring import Scored, recognition
 from fasr_video.evaluation.systems import Axes, System, labels, suits
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
+from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.combiner import FeatureCombiner
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
 from fasr_video.sr.surveillance import Surveillance
@@ -67,14 +69,27 @@ def test_a_camera_sees_faces_of_every_size(side: int) -> None:
     assert degradations.parse(f"{side}:camera")([drawn(1, 0)], [7])[0].shape == (side, side, 3)
 
 
-def test_axes_are_crossed_where_a_method_knows_them() -> None:
+def combiner_of(eta: float, folder: Path) -> Path:
+    """Write a Feature Combiner as if it had been trained at this eta."""
+    path = folder / f"{eta:g}.safetensors"
+    merging.save(FeatureCombiner(eta=eta), path)
+    return path
+
+
+def test_axes_are_crossed_where_a_method_knows_them(tmp_path: Path) -> None:
     sides = [degradations.parse(s) for s in ("8", "16")]
-    axes = Axes(["hr", "bicubic", "fasr", "fasr++"], sides, ["dpmpp-2"], eta=[0.0, 1.0], references=[2])
+    files = [combiner_of(eta, tmp_path) for eta in (0.25, 1.0)]
+    axes = Axes(["hr", "bicubic", "fasr", "fasr++"], sides, ["dpmpp-2"], combiner=files, references=[2])
     found = axes.systems()
     assert [s.method for s in found] == ["hr"] * 2 + ["bicubic"] * 2 + ["fasr"] * 2 + ["fasr++"] * 4
-    assert all(s.sampler is None and s.eta is None and s.references is None for s in found[:4])
-    assert all(s.eta is None and s.merge == "mean" and s.references == 2 for s in found[4:6])
-    assert labels(found)[-4:] == ["fasr++ 8 px eta=0", "fasr++ 8 px eta=1", "fasr++ 16 px eta=0", "fasr++ 16 px eta=1"]
+    assert all(s.sampler is None and s.combiner is None and s.references is None for s in found[:4])
+    assert all(s.combiner is None and s.merge == "mean" and s.references == 2 for s in found[4:6])
+    assert labels(found)[-4:] == [
+        "fasr++ 8 px combiner=0.25 eta=0.25",
+        "fasr++ 8 px combiner=1 eta=1",
+        "fasr++ 16 px combiner=0.25 eta=0.25",
+        "fasr++ 16 px combiner=1 eta=1",
+    ]
     assert labels([System("bicubic"), System("fasr", sampler="dpmpp-2")]) == ["bicubic", "fasr"]
     twins = [System("fasr", model=Path(folder) / "sr.safetensors") for folder in "ab"]
     assert labels(twins) == ["fasr model=sr", "fasr model=sr (2)"]
@@ -127,11 +142,8 @@ def test_every_preset_is_a_comparison_of_known_systems() -> None:
     for preset in PRESETS.values():
         axes = dict(preset.axes)
         sides = [degradations.parse(d) for d in axes.pop("degrade")]
-        numbers = {
-            "eta": [float(e) for e in axes.pop("eta", ())],
-            "references": [int(r) for r in axes.pop("references", ())],
-        }
-        found = Axes(degradation=sides, **axes, **numbers).systems()  # type: ignore[arg-type]
+        references = [int(r) for r in axes.pop("references", ())]
+        found = Axes(degradation=sides, references=references, **axes).systems()  # type: ignore[arg-type]
         assert found and len(set(labels(found))) == len(found)
 
 

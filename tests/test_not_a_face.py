@@ -31,7 +31,8 @@ from tests.conftest import PORTRAITS
 YELLOW, DARK, WALL = (230, 200, 60), (30, 30, 30), (200, 200, 210)
 FRAMES = 6
 # A sign is less of a face than a person whatever the weights in the box; how much less is not tested.
-LIMITS = ("select.sure_score=1", "select.min_norm=6.5", "track.start_score=0.3", "track.high_score=0.3")
+NORMS = ("select.sure_score=1", "select.min_norm=6.5", "select.min_norm_large=6.5")
+LIMITS = (*NORMS, "track.start_score=0.3", "track.high_score=0.3")
 SMALL = (*LIMITS, "select.min_score=0.3", "select.auxiliaries=2", "case.segment_frames=2", "detect.batch=1")
 QUICK = (*SMALL, "restore.method=bicubic", "restore.samples=1")
 
@@ -114,7 +115,8 @@ def test_report_export_and_show_say_so_in_words(
     sign, person = sign_and_person(case)
     written = write_report(case, tmp_path / "report", ("html", "json"))
     page = " ".join((written / f"{sign['name']}.html").read_text(encoding="utf-8").split())
-    norm = f"norm {sign['evidence']['norm']:.2f}, less than 6.5"
+    eye_px = sign["shown"]["quality"]["eye_px"]
+    norm = f"norm {sign['evidence']['norm']:.2f}, less than 6.5, at {eye_px:.0f} px between the eyes"
     assert "<strong>Not a face</strong>" in page and norm in page
     assert "No search was made: this is not a face." in page and "LR0: the best face" not in page
     index = " ".join((written / "index.html").read_text(encoding="utf-8").split())
@@ -201,16 +203,31 @@ def test_only_the_models_in_the_box_can_tell(other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("score", "norm", "least", "is_face"),
+    ("score", "norm", "eye_px", "is_face"),
     [
-        (0.59, 4.9, 5.0, False),
-        (0.60, 0.0, 5.0, True),
-        (0.30, 5.0, 5.0, True),
-        (0.30, 0.0, 0.0, True),
+        (0.59, 4.9, 8.0, False),
+        (0.60, 0.0, 8.0, True),
+        (0.30, 5.0, 8.0, True),
+        (0.59, 8.9, 19.9, True),
+        (0.59, 8.9, 20.0, False),
+        (0.60, 8.9, 66.0, True),
+        (0.30, 9.0, 66.0, True),
     ],
 )
-def test_it_takes_both_an_unsure_detector_and_an_embedder_that_sees_no_face(
-    score: float, norm: float, least: float, is_face: bool
+def test_it_takes_both_an_unsure_detector_and_a_norm_too_small_for_a_face_of_this_size(
+    score: float, norm: float, eye_px: float, is_face: bool
 ) -> None:
-    limits = configs.load("cpu", ("select.sure_score=0.6", f"select.min_norm={least}")).select
-    assert Evidence(score, norm).is_face(limits) is is_face
+    chosen = ("select.sure_score=0.6", "select.min_norm=5", "select.min_norm_large=9")
+    limits = configs.load("cpu", chosen).select
+    assert Evidence(score, norm, eye_px).is_face(limits) is is_face
+
+
+def test_evidence_has_the_limit_for_a_face_of_its_size(case: Path, tmp_path: Path) -> None:
+    sign, _ = sign_and_person(case)
+    assert sign["evidence"]["eye_px"] == sign["shown"]["quality"]["eye_px"] >= 20
+    copy = Path(shutil.copytree(case, tmp_path / "case"))
+    with Case.open(copy) as opened:
+        limit = "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = 'settings'"
+        opened.db.execute(limit)
+        (found,) = (t for t in export.tracks(opened) if t["id"] == sign["id"])
+    assert found["evidence"]["min_norm"] == 7.5

@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table as Screen
 
 from fasr_video.errors import ExitCode, InputError, MissingExtra, ModelError, UsageError
-from fasr_video.evaluation.presets import PRESETS
+from fasr_video.evaluation.presets import PRESETS, Preset
 from fasr_video.gallery.commands import embedder_options
 
 if TYPE_CHECKING:
@@ -57,8 +57,12 @@ COMMON_OPTIONS = (
     click.option("--sampler", multiple=True, help="As for `fasr-video sr`; r of Langevin steps as ve-100,r=0.3."),
     click.option("--samples", multiple=True, type=click.IntRange(1, 64), help="Pictures whose mean is taken."),
     click.option("--merge", multiple=True, help="How features are merged: combiner, mean, weighted or median."),
-    click.option("--eta", multiple=True, type=click.FloatRange(0, 1), help="Weight of the combiner's learned part."),
-    click.option("--combiner", multiple=True, type=FILE, help="Feature Combiners. [default: that in the box]"),
+    click.option(
+        "--combiner",
+        multiple=True,
+        type=FILE,
+        help="Feature Combiners, each at the eta that it was trained at. [default: that in the box]",
+    ),
     click.option("--model", multiple=True, type=FILE, help="Super-resolution networks. [default: that in the box]"),
     click.option("--references", multiple=True, type=click.IntRange(min=0), help="At most so many auxiliaries."),
     click.option("--fuse", multiple=True, help="Whose cosines a search averages: sr, pooled+sr, best+pooled+sr."),
@@ -83,7 +87,7 @@ COMMON_OPTIONS = (
     ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
 )
-AXES = ("method", "degrade", "sampler", "samples", "merge", "eta", "combiner", "model", "references", "fuse")
+AXES = ("method", "degrade", "sampler", "samples", "merge", "combiner", "model", "references", "fuse")
 DEFAULTS: dict[str, tuple[str, ...]] = {"method": ("bicubic", "pooled", "fasr++"), "degrade": ("16",)}
 
 
@@ -257,6 +261,8 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
         if preset.twice and len(given[preset.twice]) < 2:
             reason = f"it compares {preset.what}"
             raise UsageError(f"--preset {options['preset']}", reason, f"give {preset.needs}")
+        if preset.etas:
+            _check_etas(options["preset"], preset, given["combiner"])
         notes.append(f"Preset {options['preset']}: {preset.what}.")
     for name in AXES:
         if not given[name]:
@@ -275,11 +281,23 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
     given.pop("degrade", None)
     axes = Axes(
         degradation=degradations,
-        eta=[float(e) for e in given.pop("eta")],
         references=[int(r) for r in given.pop("references")],
         **given,
     )
     return axes, notes + _unsuited(axes)
+
+
+def _check_etas(name: str, preset: Preset, files: Sequence[Path]) -> None:
+    """Refuse Feature Combiners of one eta: a table of etas takes one that was trained at each."""
+    from fasr_video.recognition.combiner import read_eta
+
+    found: dict[float, Path] = {}
+    for file in files:
+        eta = read_eta(file)
+        if eta in found:
+            reason = f"{found[eta]} and {file} were both trained at eta {eta:g}"
+            raise UsageError(f"--preset {name}", reason, f"give {preset.needs}")
+        found[eta] = file
 
 
 def _unsuited(axes: Any) -> list[str]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 SDES = ("sde-sr-ve", "sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp")
 SYSTEMS = ("hr", "lr", "bicubic", *SDES, "srdg", "sr3", "idfsr", "idfsr-fitted", "fasr", "fasr++")
-ETAS = ("0", "0.25", "0.5", "0.75", "1")
 LANGEVIN = tuple(f"ve-100,r={r}" for r in ("0.05", "0.1", "0.16", "0.3", "0.5"))
 
 
@@ -20,12 +19,14 @@ class Preset:
     """What the user has to bring, in words; empty where the box has everything."""
     twice: str = ""
     """The option that has to be given twice or more for that."""
+    etas: bool = False
+    """Whether the Feature Combiners given have to differ in the eta that they were trained at."""
 
 
 PRESETS = {
     "paper-table1": Preset(
-        "methods at ×8, FASR++ at eta 0 and 1",
-        {"method": SYSTEMS, "eta": ("0", "1"), "degrade": ("16",)},
+        "methods at ×8",
+        {"method": SYSTEMS, "degrade": ("16",)},
     ),
     "paper-table2": Preset(
         "methods side by side as searches: raw face, pooled feature, pictures, and all three joined",
@@ -42,7 +43,13 @@ PRESETS = {
         "--model twice: the network before and after",
         "model",
     ),
-    "paper-fig5": Preset("eta of the Feature Combiner", {"method": ("fasr++",), "eta": ETAS, "degrade": ("16",)}),
+    "paper-fig5": Preset(
+        "eta of the Feature Combiner",
+        {"method": ("fasr++",), "degrade": ("16",)},
+        "--combiner several times: one trained at each eta",
+        "combiner",
+        etas=True,
+    ),
     "paper-fig6": Preset(
         "size of the Feature Combiner's training set",
         {"method": ("pooled", "fasr++"), "degrade": ("16",)},

@@ -61,8 +61,9 @@ class System:
     sampler: str | None = None
     samples: int | None = None
     merge: str | None = None
-    eta: float | None = None
     combiner: Path | None = None
+    eta: float | None = None
+    """That `combiner` was trained at, and is used at."""
     model: Path | None = None
     references: int | None = None
     """At most so many auxiliaries."""
@@ -83,7 +84,6 @@ class Axes:
     sampler: Sequence[str] = ()
     samples: Sequence[int] = ()
     merge: Sequence[str] = ()
-    eta: Sequence[float] = ()
     combiner: Sequence[Path] = ()
     model: Sequence[Path] = ()
     references: Sequence[int] = ()
@@ -129,8 +129,9 @@ def _sensible(system: System) -> System:
     if not pools and system.method not in (IDFSR, FITTED):
         told |= {"references": None}
     if merge != "combiner":
-        told |= {"eta": None, "combiner": None}
-    return replace(system, merge=merge, **told)  # type: ignore[arg-type]
+        told |= {"combiner": None}
+    sensible = replace(system, merge=merge, **told)  # type: ignore[arg-type]
+    return sensible if sensible.combiner is None else replace(sensible, eta=merging.read_eta(sensible.combiner))
 
 
 def suits(method: str, sampler: str | None) -> bool:
@@ -437,8 +438,6 @@ def pooler(system: System, embedder: Embedder) -> Pooler:
     if combiner.source.sha256 not in ("", embedder.sha256):
         reason = f"trained on features of the embedder {combiner.source.sha256[:12]}…, not of {embedder.sha256[:12]}…"
         raise ModelError(file, reason, "give one trained on these with --combiner, or take --merge mean")
-    if system.eta is not None:
-        combiner.eta = system.eta
     return Pooler(rule, embedder, combiner, system.references)
 
 
@@ -464,7 +463,7 @@ def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
 
 def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]) -> None:
     """Open each once: what is missing for the last one is told before hours are spent on the first."""
-    alike = (replace(s, references=None, samples=None, eta=None, fuse=None) for s in systems if s.draws)
+    alike = (replace(s, references=None, samples=None, fuse=None) for s in systems if s.draws)
     plain = (s if s.method.startswith(IMAGES) else replace(s, degradation=None) for s in alike)
     for system in dict.fromkeys(plain):
         open_drawer(system, tools, items)

@@ -137,17 +137,19 @@ def from_probes(
     data: str,
     seed: int,
     bands: Sequence[tuple[int, int]] = (),
+    worst_group: float = 1.0,
 ) -> Calibration:
     """Calibrate each band of face sizes by itself, or all sizes together where none is given.
 
-    `facts` of the Prober that made the features; `data` in words: what, how many, how degraded.
+    `facts` of the Prober that made the features; `data` in words: what, how many, how degraded. Thresholds are made for
+    a group of people whose false match rate is `worst_group` times that of the people here.
     """
     sides = [probe.side for probe in probes]
     sizes = bands or [(min(sides), max(sides))]
     made = []
     for low, high in sizes:
         mine = [probe for probe in probes if low <= probe.side <= high]
-        made.append(Band(low, high, _make_scales(mine, gallery, seed)))
+        made.append(Band(low, high, _make_scales(mine, gallery, seed, worst_group)))
     return Calibration(
         facts=facts,
         data=data,
@@ -160,14 +162,16 @@ def from_probes(
     )
 
 
-def _make_scales(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed: int) -> dict[str, Scale]:
+def _make_scales(
+    probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed: int, worst_group: float
+) -> dict[str, Scale]:
     people = divide(probes, gallery, seed)
     fit, choose, held = (compare(probes, gallery, p) for p in (people.fit, people.choose, people.report))
     both = compare(probes, gallery, people.fit | people.choose)
     everyone = compare(probes, gallery, people.fit | people.choose | people.report)
     kinds = kinds_of(probes)
     wanted = [(k,) for k in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
-    return {scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed) for w in wanted}
+    return {scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed, worst_group) for w in wanted}
 
 
 def _make_scale(
@@ -178,6 +182,7 @@ def _make_scale(
     held: Comparisons,
     everyone: Comparisons,
     seed: int,
+    worst_group: float,
 ) -> Scale:
     trial, scored = fit_scorer(kinds, fit), {}
     for form in FORMS:
@@ -187,7 +192,7 @@ def _make_scale(
     scorer = fit_scorer(kinds, both)
     scores = scorer(both.cosines)
     told = fit_map(min(FORMS, key=lambda f: scored[f]), both.same(scores), both.different(scores))
-    tail = Tail.of(both.different(scores))
+    tail = Tail.of(both.different(scores), worst_group)
     found = everyone.searches(scorer(everyone.cosines))
     return Scale(
         scorer=scorer,
@@ -278,6 +283,8 @@ class Protocol:
     people: int | None = None
     """At most; None takes all who have two photographs or more."""
     seed: int = 0
+    worst_group: float = 1.0
+    """How many times the average false match rate the thresholds are made for."""
 
     def __post_init__(self) -> None:
         ends = [side for band in self.bands for side in band]
@@ -435,7 +442,9 @@ def from_images(
     data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
     data += f"{protocol.names}, {protocol.camera:.0%} of them as cameras see faces; "
     data += f"{len(left_out)} photographs could not be used"
-    made = from_probes(probes, gallery, prober.facts(), data, protocol.seed, protocol.bands)
+    if protocol.worst_group > 1:
+        data += f"; thresholds for a group whose false match rate is {protocol.worst_group:g} times everybody's"
+    made = from_probes(probes, gallery, prober.facts(), data, protocol.seed, protocol.bands, protocol.worst_group)
     made.save(out)
     shutil.rmtree(parts)
     return made, left_out

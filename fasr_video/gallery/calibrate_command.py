@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SIZES = (10, 100, 1_000, 10_000)
 OF_SR = ("method", "sampler", "precision", "samples")
-OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "people", "device")
+OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "people", "worst_group", "device")
 """What says nothing about tracks, whose probes are as their cases made them."""
 
 
@@ -71,6 +71,14 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "
     help="Share of the searched faces that are degraded as cameras do; the others as the papers do.",
 )
 @click.option("--people", type=click.IntRange(min=24), help="At most so many. [default: all with two photographs]")
+@click.option(
+    "--worst-group",
+    type=click.FloatRange(min=1),
+    default=1.0,
+    show_default=True,
+    metavar="TIMES",
+    help="Thresholds for a group whose false match rate is so many times everybody's.",
+)
 @click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def calibrate_command(
@@ -87,6 +95,7 @@ def calibrate_command(
     sizes: tuple[str, ...],
     camera: float,
     people: int | None,
+    worst_group: float,
     seed: int,
     device: str,
 ) -> None:
@@ -111,7 +120,7 @@ def calibrate_command(
         with environment(out):
             show(_from_tracks(labels, people_known, seed, out), out)
         return
-    protocol = Protocol(camera=camera, people=people, seed=seed)
+    protocol = Protocol(camera=camera, people=people, seed=seed, worst_group=worst_group)
     if sizes:
         protocol = replace(protocol, bands=tuple(_band(text) for text in sizes))
     model = embedder.open(device)

@@ -70,7 +70,7 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """How often two different people reach a score."""
+    """How often two different people reach a score; of a group for whom that is more common, where it was made so."""
 
     comparisons: int
     rates: tuple[float, ...]
@@ -83,7 +83,8 @@ class Tail:
     scale: float
 
     @classmethod
-    def of(cls, different: Scores) -> Tail:
+    def of(cls, different: Scores, worst_group: float = 1.0) -> Tail:
+        """Return the tail of these scores, for a group that reaches each so many times as often as everybody."""
         n = len(different)
         if n < 2 * SUPPORT:
             reason = f"only {n} comparisons of different people"
@@ -97,8 +98,8 @@ class Tail:
         start = float(falling[k])
         # The mean excess is the most likely scale of an exponential tail.
         scale = float((falling[:k] - start).mean())
-        rates = (counts[::-1] / n).tolist()
-        return cls(n, tuple(rates), tuple(kept[::-1].tolist()), start, k / n, scale)
+        rates = (worst_group * counts[::-1] / n).tolist()
+        return cls(n, tuple(rates), tuple(kept[::-1].tolist()), start, worst_group * k / n, scale)
 
     def at(self, fmr: float) -> Threshold:
         """The score that this share of comparisons of different people reaches."""

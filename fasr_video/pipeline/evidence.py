@@ -15,6 +15,9 @@ from fasr_video.configs.settings import SelectSettings, Settings
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.types import Image
 
+LARGE = 20
+"""Pixels between the eyes from which on a face is large. A small face has a small norm because it shows
+little; a large one with a small norm is none, so it has a limit of its own."""
 DIGITS = 4
 """As many are decided by and kept, so that whoever questions a decision sees what it was made from."""
 
@@ -25,16 +28,25 @@ class Evidence:
     """Mean of the detector's scores over all sightings of the track."""
     norm: float
     """Median of the embedder's norms over the kept faces of the track."""
+    eye_px: float
+    """Pixels between the eyes of the face that the track is shown by."""
 
     def is_face(self, settings: SelectSettings) -> bool:
         """Return False only where the detector was unsure and the embedder sees no face either."""
-        return self.score >= settings.sure_score or self.norm >= settings.min_norm
+        least = least_norm(self.eye_px, settings.min_norm, settings.min_norm_large)
+        return self.score >= settings.sure_score or self.norm >= least
 
 
-def weigh(embedder: Embedder, mean_score: float, faces: Sequence[Image]) -> Evidence:
+def least_norm(eye_px: float, min_norm: float, min_norm_large: float) -> float:
+    """Return which of the two limits of the norm holds for a face of this size."""
+    return min_norm_large if eye_px >= LARGE else min_norm
+
+
+def weigh(embedder: Embedder, mean_score: float, eye_px: float, faces: Sequence[Image]) -> Evidence:
     """Return the evidence for a track with these faces, 128×128×3 RGB in the canonical frame."""
     _, norms = embedder.embed(as_tensor(faces))
-    return Evidence(round(mean_score, DIGITS), round(float(np.median(norms.numpy())), DIGITS))
+    norm = float(np.median(norms.numpy()))
+    return Evidence(round(mean_score, DIGITS), round(norm, DIGITS), eye_px)
 
 
 def can_tell(settings: Settings) -> bool:
@@ -47,9 +59,10 @@ def can_tell(settings: Settings) -> bool:
 def explain(evidence: Mapping[str, float]) -> str:
     """Return why a track is not a face, from what `export` gives out of its evidence."""
     score, norm = f"{evidence['mean_score']:.3f}", f"{evidence['norm']:.2f}"
+    size = f"{evidence['eye_px']:.0f} px between the eyes"
     return (
         f"The detector was unsure (mean score {score}, less than {evidence['sure_score']:g}), and "
-        f"the embedder sees no face in it (norm {norm}, less than {evidence['min_norm']:g}). Nothing "
-        "was reconstructed, and nobody was searched for. Models can be wrong: its pictures are kept "
-        "for people to judge."
+        f"the embedder sees no face in it (norm {norm}, less than {evidence['min_norm']:g}, at "
+        f"{size}). Nothing was reconstructed, and nobody was searched for. Models can be wrong: its "
+        "pictures are kept for people to judge."
     )

@@ -14,6 +14,7 @@ from typing import Any
 from fasr_video.errors import CaseError
 from fasr_video.pipeline.case import Case, now, track_name
 from fasr_video.pipeline.decisions import decisions
+from fasr_video.pipeline.evidence import least_norm
 from fasr_video.pipeline.links import clusters
 from fasr_video.pipeline.records import looked
 from fasr_video.terminal import plain, readable_json
@@ -103,6 +104,7 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
         info = infos[row["source"]]
         base = Fraction(info["time_base"])
         start = info["first_pts"] * base
+        shown = _picture(case, row["shown_face"])
         counted = "SELECT reason, count(*) FROM face WHERE track = ? GROUP BY reason"
         found.append(
             {
@@ -122,9 +124,9 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
                 "most_eye_px": row["most_eye_px"],
                 "verdict": row["verdict"],
                 "verdict_reason": row["verdict_reason"],
-                "evidence": _evidence(case, row),
+                "evidence": _evidence(case, row, shown),
                 "faces_by_reason": dict(case.db.execute(counted, (row["id"],)).fetchall()),
-                "shown": _picture(case, row["shown_face"]),
+                "shown": shown,
                 "auxiliaries": [_picture(case, f) for f in _auxiliaries(case, row["id"])],
                 "restoration": _restoration(case, row["id"]),
                 "answer": _answer(case, row["id"]),
@@ -261,13 +263,19 @@ def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
     }
 
 
-def _evidence(case: Case, track: Row) -> dict[str, float] | None:
+def _evidence(case: Case, track: Row, shown: dict[str, Any] | None) -> dict[str, float] | None:
     """What it was decided by that it is a face, or not; None where there was no telling."""
-    if track["norm"] is None:
+    if track["norm"] is None or shown is None:
         return None
     limits = json.loads(case.meta("settings"))["select"]
-    facts = {"mean_score": track["mean_score"], "norm": track["norm"]}
-    return facts | {name: limits[name] for name in ("sure_score", "min_norm")}
+    eye_px = shown["quality"]["eye_px"]
+    return {
+        "mean_score": track["mean_score"],
+        "norm": track["norm"],
+        "eye_px": eye_px,
+        "sure_score": limits["sure_score"],
+        "min_norm": least_norm(eye_px, limits["min_norm"], limits["min_norm_large"]),
+    }
 
 
 def state_of(track: dict[str, Any]) -> str:

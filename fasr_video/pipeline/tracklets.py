@@ -158,8 +158,8 @@ class Tracklets:
 
     def _weigh(self, pool: Pool, choice: Choice) -> Evidence | None:
         """Return what speaks for a track's being a face; it is asked of tracks that would be searched for."""
-        if self._embedder is None or not pool.usable:
+        if self._embedder is None or not pool.usable or choice.shown is None:
             return None
         kept = choice.kept
         faces = [c.crop.aligned for c in pool.usable if c.face in kept]
-        return weigh(self._embedder, pool.mean_score, faces)
+        return weigh(self._embedder, pool.mean_score, choice.shown.quality.eye_px, faces)

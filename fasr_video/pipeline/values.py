@@ -86,7 +86,7 @@ def _meta(row: Mapping[str, Any]) -> bool:
     if key == "settings":
         groups = json.loads(value)
         days = groups["case"].get("retention_days")
-        limits = [groups["select"][name] for name in ("sure_score", "min_norm")]
+        limits = [groups["select"][name] for name in ("sure_score", "min_norm", "min_norm_large")]
         timed = days is None or is_count(days)
         return all(isinstance(g, dict) for g in groups.values()) and timed and all(is_number(v) for v in limits)
     if key == "versions":

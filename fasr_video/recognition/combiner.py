@@ -178,6 +178,11 @@ def load_combiner(path: Path) -> FeatureCombiner:
     return combiner.eval()
 
 
+def read_eta(path: Path) -> float:
+    """Return the eta that the Feature Combiner in this file was trained at; it is used at no other."""
+    return load_combiner(path).eta
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
