@@ -20,7 +20,6 @@ from results import Table, command_line
 from sr_ladder import COLUMNS, DATA, Drawing, Faces, choose, measure, row
 from torch import Tensor, nn
 
-from fasr_video.box import boxed
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.checkpoints import load
 from fasr_video.sr.denoiser import Condition, Denoiser
@@ -30,6 +29,7 @@ from fasr_video.sr.weights import save_denoiser
 from fasr_video.training import sr
 from fasr_video.training.faces import read_faces
 from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.weights.manifest import boxed
 
 LEVELS = (30.0, 8.0, 3.0, 1.2, 0.5, 0.37, 0.27, 0.2, 0.15, 0.115, 0.087, 0.066, 0.05, 0.03, 0.015, 0.005, 0.0)
 """Of the teacher's small steps. Most lie where what the LR face lacks (spread 0.085) takes shape."""

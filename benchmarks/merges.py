@@ -18,7 +18,6 @@ import torch
 from results import Table, command_line
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.evaluation.open_set import Scores, rank_and_area
 from fasr_video.evaluation.significance import paired_t
 from fasr_video.recognition.combiner import (
@@ -31,6 +30,7 @@ from fasr_video.recognition.combiner import (
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.faces import read_faces, views
+from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 SIDE = 16

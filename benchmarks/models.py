@@ -20,7 +20,6 @@ from PIL import Image
 from results import RESULTS, Table, command_line
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.evaluation.attributes import scores
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
 from fasr_video.evaluation.significance import paired_t
@@ -36,6 +35,7 @@ from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.methods import FAST, as_image, load_models, sample_seed
 from fasr_video.training.attributes import read_labels
 from fasr_video.training.faces import Faces, read_faces, views
+from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba"
 ROOT = Path(__file__).parents[1]

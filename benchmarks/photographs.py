@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 from results import Table, command_line
 
-from fasr_video.box import boxed
 from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
@@ -28,6 +27,7 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.faces import read_faces, views
+from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 SIDES = (12, 16, 24, 32)

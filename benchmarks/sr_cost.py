@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 from results import Table, command_line
 
-from fasr_video.box import boxed
 from fasr_video.sr import sampling
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
 from fasr_video.sr.methods import FAST
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import load_own
+from fasr_video.weights.manifest import boxed
 
 SIGMAS = (0.01, 0.1, 1.0, 10.0)
 

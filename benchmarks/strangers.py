@@ -20,7 +20,6 @@ import torch
 from footage import DATA, find_data
 from results import Table, command_line
 
-from fasr_video.box import boxed
 from fasr_video.configs import settings
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.index import Index
@@ -31,6 +30,7 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import features
 from fasr_video.pipeline.run import open_models, run
+from fasr_video.weights.manifest import boxed
 
 NOBODY = "nobody known"
 FPIR = 0.01

@@ -22,18 +22,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fasr_video import __version__, box
+from fasr_video import __version__
+from fasr_video.actors import login
 from fasr_video.archive.commands import batch_command, search_command, watch_command
 from fasr_video.configs import settings as configs
+from fasr_video.console import cell, readable_json, say
 from fasr_video.custody.commands import COMMANDS as custody_commands
 from fasr_video.custody.commands import FILE, KEY_FILE, ROLE
 from fasr_video.errors import ExitCode, FasrError, UsageError, exhausted
 from fasr_video.evaluation.commands import eval_group
 from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.commands import FACE, gallery_group
-from fasr_video.pipeline.roles import login
-from fasr_video.terminal import cell, readable_json, say
 from fasr_video.training.commands import train_group
+from fasr_video.weights import manifest
 
 if TYPE_CHECKING:
     from fasr_video.pipeline.run import StageName
@@ -229,7 +230,7 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
     from fasr_video.pipeline import export
     from fasr_video.pipeline.case import Case
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
 
     with Case.open(case, read_only=True) as opened:
         text = export.as_json(opened) if kind == "json" else export.as_csv(opened, rows)
@@ -481,18 +482,18 @@ def models_command(as_json: bool) -> int:
 
     Ends with 4 when one is missing or altered.
     """
-    states = {entry: entry.state for entry in box.read_manifest().values()}
+    states = {entry: entry.state for entry in manifest.read_manifest().values()}
     if as_json:
         click.echo(json.dumps([{**asdict(e), "state": state} for e, state in states.items()], indent=2))
     else:
         Console().print(_models_table(states), highlight=False)
-    if all(state is box.State.OK for state in states.values()):
+    if all(state is manifest.State.OK for state in states.values()):
         return ExitCode.DONE
-    say(f"fasr-video: the box is not whole; {box.REMEDY}", err=True)
+    say(f"fasr-video: the box is not whole; {manifest.REMEDY}", err=True)
     return ExitCode.INTEGRITY
 
 
-def _models_table(states: dict[box.Entry, box.State]) -> Table:
+def _models_table(states: dict[manifest.Entry, manifest.State]) -> Table:
     table = Table(box=None, padding=(0, 2, 1, 0))
     for name in ("model", "contract"):
         table.add_column(name)
@@ -500,7 +501,7 @@ def _models_table(states: dict[box.Entry, box.State]) -> Table:
         table.add_column(name, no_wrap=True)
     for e, state in states.items():
         size = f"{e.path.stat().st_size / 1e6:.1f}" if e.path.is_file() else "–"
-        colour = "green" if state is box.State.OK else "red"
+        colour = "green" if state is manifest.State.OK else "red"
         told = escape(f"{e.contract}\ndata: {e.data}\nlicence: {e.licence}")
         table.add_row(escape(f"{e.file}\n{e.what}"), told, size, e.sha256[:12], f"[{colour}]{state}[/]")
     return table

@@ -23,7 +23,7 @@ from __future__ import annotations
 from enum import IntEnum
 from pathlib import Path
 
-from fasr_video.terminal import plain
+from fasr_video.console import plain
 
 
 class ExitCode(IntEnum):

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from fasr_video.actors import shown
+from fasr_video.console import plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.pipeline.export import decided_subject, state_of
-from fasr_video.pipeline.roles import shown
-from fasr_video.terminal import plain_throughout, say
 from fasr_video.types import REASON_TEXT, Reason
 
 MOST = 200

@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.box import boxed
 from fasr_video.pipeline.detect.builtin import BuiltinDetector
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints, samplers, sampling
@@ -31,6 +30,7 @@ from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.methods import as_image
 from fasr_video.training.faces import Faces, read_faces, views
+from fasr_video.weights.manifest import boxed
 
 CANDIDATES = 48
 SEED = 2026

@@ -25,6 +25,7 @@ from fasr_video.archive.unit import work
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.custody.pictures import export_pictures
+from fasr_video.encryption import VARIABLE, new_key
 from fasr_video.gallery.enrol import enrol, migrate
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
@@ -38,7 +39,6 @@ from fasr_video.pipeline.run import Models, redo, run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import refresh
 from fasr_video.review.signoff import name_signed_off, sign_off, signed_off
-from fasr_video.vault import VARIABLE, new_key
 
 FIXTURES = Path(__file__).parent / "fixtures" / "portraits"
 QUICK = configs.load(

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
-from fasr_video.storage import Guarded
+from fasr_video.sqlite import Guarded
 
 
 class Disk:

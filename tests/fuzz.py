@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from PIL import Image as PilImage
 
-from fasr_video import box, cli
+from fasr_video import cli
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import Ledger
@@ -53,6 +53,7 @@ from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_pic
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier
+from fasr_video.weights import manifest
 from tests import cases, fault_jobs, faults, videos
 from tests.archives import files, work_off
 
@@ -234,7 +235,7 @@ class Refused(Exception):
 
 def _own_weights(folder: Path) -> list[str]:
     for name in ("combiner.safetensors", "attributes.safetensors"):
-        shutil.copy(box.BOX / name, folder)
+        shutil.copy(manifest.BOX / name, folder)
     save_own({"a": torch.zeros(3, 4), "b": torch.ones(2)}, folder / "small.safetensors", "fasr-video/sr/1", "{}")
     return ["combiner.safetensors", "small.safetensors", "attributes.safetensors"]
 

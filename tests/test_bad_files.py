@@ -23,7 +23,6 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.archive.cameras import read_cameras
-from fasr_video.box import boxed
 from fasr_video.checkpoint import read_state
 from fasr_video.configs import settings as configs
 from fasr_video.errors import FasrError, IntegrityError, MediaError, ModelError, UsageError, exhausted
@@ -36,6 +35,7 @@ from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pipeline.run import AHEAD, _ahead
 from fasr_video.training.faces import read_faces
+from fasr_video.weights.manifest import boxed
 from tests import cases, videos
 
 

@@ -23,7 +23,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fasr_video import box, cli
+from fasr_video import cli
 from fasr_video.archive import unit as units
 from fasr_video.archive.batch import prepare_gallery, settings_key
 from fasr_video.archive.cameras import read_cameras
@@ -44,6 +44,7 @@ from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.pipeline.verify import verify
 from fasr_video.types import Image
+from fasr_video.weights import manifest
 from tests.archives import QUICK, SETTINGS, files, ledger_says, work_off
 from tests.conftest import PORTRAITS
 from tests.units import change_always, change_once, just_done
@@ -583,7 +584,7 @@ def test_parts_are_looked_at_again_when_the_weights_were_replaced_after_a_kill(e
     archive, weights = tmp_path / "in", tmp_path / "weights.safetensors"
     archive.mkdir()
     shutil.copy(entrance, archive)
-    shutil.copy(box.boxed("detector.safetensors"), weights)
+    shutil.copy(manifest.boxed("detector.safetensors"), weights)
     asked = configs.load("cpu", (*QUICK, "detect.backend=builtin", f"detect.weights={weights}"))
 
     def be_killed_after_the_parts(order: Order, tell: Tell) -> Outcome:

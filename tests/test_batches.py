@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fasr_video.batches import FACES, FRAMES, PICTURES, Load, at_once, fitting
+from fasr_video.batch_size import FACES, FRAMES, PICTURES, Load, at_once, fitting
 from fasr_video.configs import settings
 from fasr_video.pipeline.detect.network import DetectorNet
 from fasr_video.pipeline.probes import TOGETHER, tracks_together

@@ -13,7 +13,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fasr_video import box
 from fasr_video.checkpoint import contract_of, read_metadata
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
@@ -33,10 +32,11 @@ from fasr_video.sr.weights import ATTRIBUTES_FORMAT
 from fasr_video.sr.weights import FORMAT as DENOISER
 from fasr_video.training.detector import save_detector
 from fasr_video.training.embedder import save_embedder
+from fasr_video.weights import manifest
 from tests.conftest import PORTRAITS
 from tests.test_cli import called
 
-ENTRIES = box.read_manifest()
+ENTRIES = manifest.read_manifest()
 NAMES = sorted(ENTRIES)
 ROOT = Path(__file__).parents[1]
 EMBEDDER, DETECTOR = "embedder.safetensors", "detector.safetensors"
@@ -48,7 +48,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 def test_the_manifest_names_every_file_of_the_box_and_no_other() -> None:
-    there = {p.name for p in box.BOX.iterdir() if p.is_file()} - {box.MANIFEST, "__init__.py"}
+    there = {p.name for p in manifest.BOX.iterdir() if p.is_file()} - {manifest.MANIFEST, "__init__.py", "manifest.py"}
     assert there == set(ENTRIES)
 
 
@@ -57,7 +57,7 @@ def test_a_file_has_its_hash_and_is_small_enough_to_come_along(name: str) -> Non
     entry = ENTRIES[name]
     assert entry.sha256 == sha256_file(entry.path)
     assert entry.path.stat().st_size < 25e6
-    assert box.boxed(name) == entry.path
+    assert manifest.boxed(name) == entry.path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +74,7 @@ def test_an_entry_says_what_somebody_has_to_know(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".safetensors")])
 def test_a_header_names_the_contract_of_the_manifest(name: str) -> None:
-    assert contract_of(box.boxed(name)) == f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}"
+    assert contract_of(manifest.boxed(name)) == f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}"
 
 
 def test_contracts_are_those_of_the_code() -> None:
@@ -88,13 +88,13 @@ def test_contracts_are_those_of_the_code() -> None:
 
 def test_files_were_made_with_those_that_they_need() -> None:
     sha256 = {name: e.sha256 for name, e in ENTRIES.items()}
-    combiner = merging.load_combiner(box.boxed("combiner.safetensors"))
+    combiner = merging.load_combiner(manifest.boxed("combiner.safetensors"))
     assert ENTRIES["combiner.safetensors"].needs == (EMBEDDER,)
     assert combiner.source.sha256 == sha256[EMBEDDER]
     assert ENTRIES["sr.safetensors"].needs == (EMBEDDER,)
-    assert checkpoints.load(box.boxed("sr.safetensors")).embedder == sha256[EMBEDDER]
+    assert checkpoints.load(manifest.boxed("sr.safetensors")).embedder == sha256[EMBEDDER]
     assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors")
-    facts = Calibration.load(box.boxed("calibration.json")).facts
+    facts = Calibration.load(manifest.boxed("calibration.json")).facts
     assert facts["embedder"] == sha256[EMBEDDER] and facts["restorer"] is None
     assert facts["pooled_by"] == merging.fingerprint(combiner)
 
@@ -107,9 +107,9 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A box of the test's own, in place of the one in the package."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    for name in (*NAMES, box.MANIFEST):
-        (folder / name).symlink_to(box.BOX / name)
-    monkeypatch.setattr(box, "BOX", folder)
+    for name in (*NAMES, manifest.MANIFEST):
+        (folder / name).symlink_to(manifest.BOX / name)
+    monkeypatch.setattr(manifest, "BOX", folder)
     return folder
 
 
@@ -133,7 +133,7 @@ def own(file: Path) -> Path:
 def test_an_altered_file_is_told_with_both_hashes(name: str, copy: Path) -> None:
     alter(copy / name)
     with pytest.raises(ModelError) as caught:
-        box.boxed(name)
+        manifest.boxed(name)
     told = str(caught.value)
     assert told.startswith(f"{copy / name}: it was altered") and "install fasr-video again" in told
     assert ENTRIES[name].sha256[:12] in told and sha256_file(copy / name)[:12] in told
@@ -143,17 +143,17 @@ def test_an_altered_file_is_told_with_both_hashes(name: str, copy: Path) -> None
 def test_a_missing_file_is_told_with_its_hash(name: str, copy: Path) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError) as caught:
-        box.boxed(name)
+        manifest.boxed(name)
     told = str(caught.value)
     assert told.startswith(f"{copy / name}: it is missing") and "install fasr-video again" in told
     assert ENTRIES[name].sha256[:12] in told
 
 
 def test_a_file_is_looked_at_again_when_it_changed_since(copy: Path) -> None:
-    box.boxed("calibration.json")
+    manifest.boxed("calibration.json")
     alter(copy / "calibration.json")
     with pytest.raises(ModelError, match="altered"):
-        box.boxed("calibration.json")
+        manifest.boxed("calibration.json")
 
 
 CPU = torch.device("cpu")
@@ -184,9 +184,9 @@ def test_an_altered_calibration_stops_a_search(copy: Path, entrance: Path, tmp_p
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"file": "a"}]'])
 def test_a_damaged_manifest_is_one_clear_line(content: str, copy: Path) -> None:
-    own(copy / box.MANIFEST).write_text(content)
-    with pytest.raises(ModelError, match=rf"{box.MANIFEST}: (not a whole manifest|it does not name)"):
-        box.boxed(EMBEDDER)
+    own(copy / manifest.MANIFEST).write_text(content)
+    with pytest.raises(ModelError, match=rf"{manifest.MANIFEST}: (not a whole manifest|it does not name)"):
+        manifest.boxed(EMBEDDER)
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_models_shows_the_box(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
 
 def test_models_as_json_is_the_manifest_with_states(capsys: Capture) -> None:
     code, out, _ = called(capsys, "models", "--json")
-    expected = json.loads((box.BOX / box.MANIFEST).read_text(encoding="utf-8"))
+    expected = json.loads((manifest.BOX / manifest.MANIFEST).read_text(encoding="utf-8"))
     assert code == 0 and json.loads(out) == [entry | {"state": "ok"} for entry in expected]
 
 
@@ -231,31 +231,31 @@ def test_doctor_says_when_the_box_is_not_whole(copy: Path, capsys: Capture) -> N
 
 
 def test_hashes_are_written_anew_and_told(copy: Path) -> None:
-    before = own(copy / box.MANIFEST).read_bytes()
-    assert box.refresh() == [] and (copy / box.MANIFEST).read_bytes() == before
+    before = own(copy / manifest.MANIFEST).read_bytes()
+    assert manifest.refresh() == [] and (copy / manifest.MANIFEST).read_bytes() == before
     alter(copy / "combiner.safetensors")
-    (told,) = box.refresh()
+    (told,) = manifest.refresh()
     old, new = ENTRIES["combiner.safetensors"].sha256[:12], sha256_file(copy / "combiner.safetensors")[:12]
     assert told.startswith(f"combiner.safetensors: {old}… is now {new}…") and "calibration.json" in told
-    assert box.boxed("combiner.safetensors") == copy / "combiner.safetensors"
-    changed = {n for n, e in box.read_manifest().items() if e != ENTRIES[n]}
+    assert manifest.boxed("combiner.safetensors") == copy / "combiner.safetensors"
+    changed = {n for n, e in manifest.read_manifest().items() if e != ENTRIES[n]}
     assert changed == {"combiner.safetensors"}
 
 
 def test_hashes_are_not_written_for_a_box_that_is_not_whole(copy: Path) -> None:
-    before = own(copy / box.MANIFEST).read_bytes()
+    before = own(copy / manifest.MANIFEST).read_bytes()
     save_file({"a": torch.zeros(1)}, copy / "stray.safetensors")
     with pytest.raises(ModelError, match=r"no entry for stray\.safetensors"):
-        box.refresh()
+        manifest.refresh()
     (copy / "stray.safetensors").unlink()
     (copy / EMBEDDER).unlink()
     with pytest.raises(ModelError, match=f"{EMBEDDER}: it is missing"):
-        box.refresh()
-    assert (copy / box.MANIFEST).read_bytes() == before
+        manifest.refresh()
+    assert (copy / manifest.MANIFEST).read_bytes() == before
 
 
 def test_looking_at_the_box_does_not_load_torch() -> None:
-    code = "import sys, fasr_video.box as b; b.boxed('calibration.json'); sys.exit('torch' in sys.modules)"
+    code = "import sys, fasr_video.weights.manifest as b; b.boxed('calibration.json'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
@@ -268,11 +268,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     embedder = tmp_path_factory.mktemp("contracts") / EMBEDDER
     save_embedder(recognition.EmbedderNet().state_dict(), embedder)
     return {
-        detection.FORMAT: box.boxed(DETECTOR),
+        detection.FORMAT: manifest.boxed(DETECTOR),
         recognition.FORMAT: embedder,
-        merging.FORMAT: box.boxed("combiner.safetensors"),
-        DENOISER: box.boxed("sr.safetensors"),
-        ATTRIBUTES_FORMAT: box.boxed("attributes.safetensors"),
+        merging.FORMAT: manifest.boxed("combiner.safetensors"),
+        DENOISER: manifest.boxed("sr.safetensors"),
+        ATTRIBUTES_FORMAT: manifest.boxed("attributes.safetensors"),
     }
 
 
@@ -297,7 +297,7 @@ def test_a_model_loads_for_its_own_contract_alone(wanted: str, given: str, ours:
 
 
 def test_a_later_version_of_a_contract_is_another_one(tmp_path: Path) -> None:
-    tensors, file = load_file(box.boxed(DETECTOR)), tmp_path / "detector.safetensors"
+    tensors, file = load_file(manifest.boxed(DETECTOR)), tmp_path / "detector.safetensors"
     save_file(tensors, file, {"fasr-video/detector/2": "as above, but BGR"})
     with pytest.raises(ModelError, match="says fasr-video/detector/2, but fasr-video/detector/1 is wanted"):
         BuiltinDetector(file, 0.5, "cpu")

@@ -23,7 +23,6 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.box import boxed
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.stills import read_still
@@ -32,6 +31,7 @@ from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, cano
 from fasr_video.recognition.dlib_resnet import DATA_PACKAGE, FILE, MEAN
 from fasr_video.recognition.embedder import EMBEDDERS, Embedder, as_tensor, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
+from fasr_video.weights.manifest import boxed
 from tests.conftest import PORTRAITS
 from tests.detectors import weights_elsewhere
 from tests.test_adaface import seeded_state

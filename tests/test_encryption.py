@@ -16,6 +16,7 @@ from PIL import Image as Pictures
 
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import write_secret
+from fasr_video.encryption import VARIABLE, fingerprint, new_key, read_key
 from fasr_video.errors import CaseError, IntegrityError, UsageError
 from fasr_video.gallery import traces
 from fasr_video.pipeline import export
@@ -26,7 +27,6 @@ from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.server import by_id
-from fasr_video.vault import VARIABLE, fingerprint, new_key, read_key
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS
 from tests.test_cli import called
 

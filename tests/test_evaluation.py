@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image as Pictures
 
-from fasr_video.box import boxed
 from fasr_video.checkpoint import save_own
 from fasr_video.errors import FasrError, IntegrityError, UsageError
 from fasr_video.evaluation import degradations, plots, protocols, systems
@@ -36,6 +35,7 @@ from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_attributes, save_denoiser, save_idfsr
+from fasr_video.weights.manifest import boxed
 from tests.drawn import EACH, PEOPLE, called, crowd, drawn, people_in, save
 from tests.idfsr_faces import speaking
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from fasr_video.box import boxed
+from fasr_video.actors import login
 from fasr_video.gallery.index import FILE
 from fasr_video.gallery.store import DATABASE, Gallery
-from fasr_video.pipeline.roles import login
+from fasr_video.weights.manifest import boxed
 from tests.conftest import PORTRAITS
 from tests.test_cli import called
 

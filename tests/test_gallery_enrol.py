@@ -18,7 +18,6 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
@@ -32,6 +31,7 @@ from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.detect.photograph import ALONE, Choice, Which
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
+from fasr_video.weights.manifest import boxed
 from tests import gallery_ops as ops
 from tests.conftest import PORTRAITS
 

@@ -13,7 +13,6 @@ import torch
 from PIL import Image as Pictures
 from torch import Tensor
 
-from fasr_video import box
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, FasrError, SettingsError, UsageError
 from fasr_video.files import sha256_file
@@ -42,6 +41,7 @@ from fasr_video.sr.restoration import Probe, Restorer, restore
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import save_attributes
 from fasr_video.types import Image
+from fasr_video.weights import manifest
 from tests.test_attributes import made, published_file, randomised
 from tests.test_candidates import QUICK, document
 from tests.test_cli import called
@@ -550,15 +550,17 @@ def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A box whose classifier always reads glasses and a beard's absence; the classifier's file."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    for path in box.BOX.iterdir():
-        if path.name not in {box.MANIFEST, "attributes.safetensors"}:
+    for path in manifest.BOX.iterdir():
+        if path.name not in {manifest.MANIFEST, "attributes.safetensors"}:
             (folder / path.name).symlink_to(path)
     save_attributes(certain(5.0), folder / "attributes.safetensors")
-    entries = [e for e in json.loads((box.BOX / box.MANIFEST).read_text()) if e["file"] != "attributes.safetensors"]
+    entries = [
+        e for e in json.loads((manifest.BOX / manifest.MANIFEST).read_text()) if e["file"] != "attributes.safetensors"
+    ]
     ours = entries[0] | {"file": "attributes.safetensors", "needs": []}
-    (folder / box.MANIFEST).write_text(json.dumps([*entries, ours]))
-    monkeypatch.setattr(box, "BOX", folder)
-    box.refresh()
+    (folder / manifest.MANIFEST).write_text(json.dumps([*entries, ours]))
+    monkeypatch.setattr(manifest, "BOX", folder)
+    manifest.refresh()
     return folder / "attributes.safetensors"
 
 
@@ -589,7 +591,7 @@ def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
     with pytest.raises(CaseError, match=r"restore\.attributes, restore\.guidance"):
         open_case(out, configs.load("cpu", QUICK))
     save_attributes(certain(-5.0), boxed)
-    box.refresh()
+    manifest.refresh()
     assert run([entrance], out, settings)[1] is True, "another classifier is another question"
     (track,) = [t for t in document(out)["tracks"] if t["restoration"]]
     assert [a["value"] for a in track["restoration"]["attributes"]] == [False, False, True]

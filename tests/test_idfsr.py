@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.errors import FasrError
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
@@ -41,6 +40,7 @@ from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Level, Size
 from fasr_video.sr.weights import load_idfsr, save_denoiser, save_idfsr
 from fasr_video.training import idfsr as training
+from fasr_video.weights.manifest import boxed
 from tests.idfsr_faces import ABOUT, FACE, RESIDUAL, SIDE, TINY, faces, pictures, speaking, told
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.cli import main
 from fasr_video.errors import FasrError
 from fasr_video.files import sha256_file
@@ -31,6 +30,7 @@ from fasr_video.sr.methods import as_image, open_restorer
 from fasr_video.sr.networks.idfsr import COMPACT
 from fasr_video.sr.restoration import Probe, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
+from fasr_video.weights.manifest import boxed
 from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
 
 ROOT = Path(__file__).parents[1]

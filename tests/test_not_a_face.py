@@ -14,7 +14,6 @@ import pytest
 from PIL import Image as PilImage
 
 from fasr_video import cli
-from fasr_video.box import boxed
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import CaseError
@@ -26,6 +25,7 @@ from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from fasr_video.review.cards import Filter, cards
+from fasr_video.weights.manifest import boxed
 from tests.conftest import PORTRAITS
 
 YELLOW, DARK, WALL = (230, 200, 60), (30, 30, 30), (200, 200, 210)

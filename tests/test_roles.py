@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from fasr_video.actors import VARIABLE
 from fasr_video.archive.canonical import dump
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import make_signing_keys
 from fasr_video.pipeline import decisions, export
 from fasr_video.pipeline.case import TOMBSTONE, Case
-from fasr_video.pipeline.roles import VARIABLE
 from fasr_video.pipeline.run import run
 from fasr_video.pipeline.verify import SIGNED_OFF, verify
 from fasr_video.report.write import write_report

@@ -17,10 +17,10 @@ from packaging.version import Version
 
 import lock
 import torch_file
-from fasr_video.box import boxed, read_manifest
 from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.pipeline.detect import BACKENDS
 from fasr_video.recognition.embedder import EMBEDDERS
+from fasr_video.weights.manifest import boxed, read_manifest
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.detectors import insightface_graph, retinaface_weights

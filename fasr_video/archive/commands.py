@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fasr_video.configs import settings as configs
+from fasr_video.console import cell, say
 from fasr_video.custody.commands import KEY_FILE
 from fasr_video.errors import ExitCode, InputError, UsageError
-from fasr_video.terminal import cell, say
 
 if TYPE_CHECKING:
     from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick

@@ -30,8 +30,8 @@ from fasr_video.files import is_gone, is_plain, make_private_folder, open_lock, 
 from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.values import is_clock
-from fasr_video.shape import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
-from fasr_video.storage import BUSY_SECONDS, connect, connect_to_read, environment, tell_damage, transaction
+from fasr_video.schema import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
+from fasr_video.sqlite import BUSY_SECONDS, connect, connect_to_read, environment, tell_damage, transaction
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"

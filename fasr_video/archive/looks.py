@@ -26,7 +26,7 @@ from fasr_video.files import write_whole
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.media import VideoReader
 from fasr_video.pipeline.run import frames_at_once, sampling_of
-from fasr_video.storage import connect
+from fasr_video.sqlite import connect
 from fasr_video.types import Detections, Image
 
 

@@ -30,7 +30,7 @@ from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import features
 from fasr_video.report.write import FOLDER as REPORT
 from fasr_video.report.write import INDEX
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
 SCHEMA = "fasr-video/archive/1"

@@ -14,13 +14,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fasr_video.actors import VARIABLE as ROLE_VARIABLE
+from fasr_video.actors import login
+from fasr_video.actors import role as as_role
+from fasr_video.console import cell, readable_json, say
+from fasr_video.encryption import VARIABLE, new_key, read_key
+from fasr_video.encryption import fingerprint as key_fingerprint
 from fasr_video.errors import ExitCode, UsageError
-from fasr_video.pipeline.roles import VARIABLE as ROLE_VARIABLE
-from fasr_video.pipeline.roles import login
-from fasr_video.pipeline.roles import role as as_role
-from fasr_video.terminal import cell, readable_json, say
-from fasr_video.vault import VARIABLE, new_key, read_key
-from fasr_video.vault import fingerprint as key_fingerprint
 
 if TYPE_CHECKING:
     from fasr_video.custody.credentials import Signatory

@@ -14,7 +14,7 @@ from fasr_video.gallery.records import GalleryImage
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.report.pictures import photograph, thumbnail
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 
 _POOLED = "SELECT vector FROM template WHERE subject = ? AND kind = 'pooled'"
 _NAMED = {

@@ -6,9 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from fasr_video.encryption import warn_of_readers
 from fasr_video.errors import InputError, MissingExtra, UsageError
-from fasr_video.storage import environment
-from fasr_video.vault import warn_of_readers
+from fasr_video.sqlite import environment
 
 try:
     from cryptography.exceptions import InvalidSignature

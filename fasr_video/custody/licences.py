@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fasr_video.box import read_manifest
+from fasr_video.weights.manifest import read_manifest
 
 PROJECT = "fasr-video"
 UNKNOWN = "not stated in its metadata"

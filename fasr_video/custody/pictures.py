@@ -23,7 +23,7 @@ from fasr_video.files import inside, write_whole
 from fasr_video.pipeline.case import Case, whole
 from fasr_video.pipeline.export import tracks
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 
 if TYPE_CHECKING:
     from fasr_video.custody.credentials import Signatory

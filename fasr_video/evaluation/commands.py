@@ -170,7 +170,7 @@ def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int
 def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
     """Hold CASES that `run` made against ground truth: detection, tracking, and who each track was found to be."""
     from fasr_video.evaluation.video import evaluate
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
 
     with environment(out):
         found = evaluate(cases, truth, out)
@@ -203,7 +203,7 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
     from fasr_video.evaluation.compare import Plan, compare, write_inputs
     from fasr_video.evaluation.store import Store
     from fasr_video.evaluation.systems import Tools
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     trial = replace(trial, left_out=(*left_out, *trial.left_out))
@@ -336,11 +336,11 @@ def _open_scorer(name: str, device: str) -> Embedder:
 
 
 def _judges(options: dict[str, Any]) -> Any:
-    from fasr_video.box import boxed
     from fasr_video.evaluation.perceptual import Inception, Lpips
     from fasr_video.evaluation.scoring import Judges
     from fasr_video.files import sha256_file
     from fasr_video.sr.checkpoints import load_attribute_classifier
+    from fasr_video.weights.manifest import boxed
 
     device = options["device"]
     lpips = Lpips(options["lpips"][0], options["lpips"][1], device) if options["lpips"] else None

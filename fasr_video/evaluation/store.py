@@ -24,7 +24,7 @@ from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import write_whole
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.storage import BUSY_SECONDS, MISREAD, connect
+from fasr_video.sqlite import BUSY_SECONDS, MISREAD, connect
 from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"

@@ -14,7 +14,6 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
 from fasr_video.evaluation.photos import check_names, digest_of, plain_name
@@ -35,6 +34,7 @@ from fasr_video.sr.idfsr_restorer import Idfsr, load_idfsr_models
 from fasr_video.sr.methods import METHODS, SPANDREL, Diffusion, load_models, make_restorer
 from fasr_video.sr.restoration import Probe, Restorer
 from fasr_video.types import Image
+from fasr_video.weights.manifest import boxed
 
 IMAGES = "images:"
 PLAIN = ("hr", "lr", "bicubic")

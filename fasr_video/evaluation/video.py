@@ -29,7 +29,7 @@ from fasr_video.evaluation.tracking import score as score_tracks
 from fasr_video.pipeline import export
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import sampling_of
-from fasr_video.storage import MISREAD
+from fasr_video.sqlite import MISREAD
 
 OVERLAP = 0.5
 """Intersection over union from which a found box is a true face's."""

@@ -13,9 +13,9 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Column, Table
 
+from fasr_video.console import cell, say
 from fasr_video.errors import UsageError
 from fasr_video.gallery.commands import Chosen, embedder_options
-from fasr_video.terminal import cell, say
 
 if TYPE_CHECKING:
     from fasr_video.gallery.calibrate import Protocol
@@ -106,8 +106,8 @@ def calibrate_command(
     from fasr_video.checkpoint import find_device
     from fasr_video.gallery.calibrate import Protocol
     from fasr_video.gallery.probes import make_prober
+    from fasr_video.sqlite import environment
     from fasr_video.sr.methods import open_restorer, samples_of
-    from fasr_video.storage import environment
 
     if out.exists():
         raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")

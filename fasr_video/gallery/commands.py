@@ -16,11 +16,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from fasr_video.actors import role as as_role
+from fasr_video.actors import shown
+from fasr_video.console import cell, readable_json, say
 from fasr_video.custody.commands import ROLE
 from fasr_video.errors import ExitCode, UsageError
-from fasr_video.pipeline.roles import role as as_role
-from fasr_video.pipeline.roles import shown
-from fasr_video.terminal import cell, readable_json, say
 
 if TYPE_CHECKING:
     from fasr_video.custody.copies import Elsewhere

@@ -18,7 +18,7 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.detect.photograph import ALONE, MARGIN, Choice
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 from fasr_video.types import AlignedFace
 
 BATCH = 32  # photographs: what a kill can cost

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 from fasr_video.files import read_file, sha256_file, sync_folder, write_whole
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 
 if TYPE_CHECKING:
     from fasr_video.gallery.store import Gallery

@@ -12,7 +12,7 @@ from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
 from fasr_video.gallery.index import Index, Measured
 from fasr_video.gallery.store import FINISH, Gallery
-from fasr_video.storage import MISREAD
+from fasr_video.sqlite import MISREAD
 
 COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
 

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.sr.attributes import Attribute, Classifiers, read
 from fasr_video.sr.idfsr_restorer import Idfsr
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
+from fasr_video.weights.manifest import boxed
 
 Feature = NDArray[np.float32]
 """A unit vector of the embedder's length."""

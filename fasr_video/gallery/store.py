@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from fasr_video.actors import login, stated
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
 from fasr_video.gallery import index, traces, values
@@ -47,11 +48,10 @@ from fasr_video.gallery.records import (
     WrongEmbedder,
 )
 from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
-from fasr_video.pipeline.roles import login, stated
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.shape import Shape, has_our_meta, misfit, refuse_others, refuse_values
-from fasr_video.storage import (
+from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
+from fasr_video.sqlite import (
     BUSY_SECONDS,
     close_whole,
     connect,

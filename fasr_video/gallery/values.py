@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fasr_video.shape import are_texts, is_number
+from fasr_video.schema import are_texts, is_number
 
 NUMBERS = {"generation", "purge", "length"}
 LONGEST = 65_536

@@ -41,6 +41,7 @@ from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
+from fasr_video.encryption import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
     make_folder,
@@ -54,8 +55,8 @@ from fasr_video.files import (
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
 from fasr_video.pipeline import values
-from fasr_video.shape import Shape, has_our_meta, refuse_others, refuse_values
-from fasr_video.storage import (
+from fasr_video.schema import Shape, has_our_meta, refuse_others, refuse_values
+from fasr_video.sqlite import (
     BUSY_SECONDS,
     close_whole,
     connect,
@@ -65,7 +66,6 @@ from fasr_video.storage import (
     transaction,
 )
 from fasr_video.types import Image
-from fasr_video.vault import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 
 SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"

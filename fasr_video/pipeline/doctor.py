@@ -9,8 +9,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasr_video import __version__, box
+from fasr_video import __version__
 from fasr_video.errors import ModelError
+from fasr_video.weights import manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +76,16 @@ def _package(name: str, remedy: str) -> Finding:
 
 def _models() -> list[Finding]:
     try:
-        states = {entry: entry.state for entry in box.read_manifest().values()}
+        states = {entry: entry.state for entry in manifest.read_manifest().values()}
     except ModelError as error:
         return [Finding("the box", error.reason, error.remedy)]
     findings = []
     for entry, state in states.items():
-        whole = state is box.State.OK
+        whole = state is manifest.State.OK
         told = f"sha256 {entry.sha256[:16]}…, licence: {entry.licence}" if whole else str(state)
-        findings.append(Finding(f"{entry.what} in the box", told, "" if whole else box.REMEDY))
-    bad = sum(state is not box.State.OK for state in states.values())
+        findings.append(Finding(f"{entry.what} in the box", told, "" if whole else manifest.REMEDY))
+    bad = sum(state is not manifest.State.OK for state in states.values())
     summary = f"whole: {len(states)} files, each as the manifest says"
     if bad:
         summary = f"not whole: {bad} of {len(states)} files missing or altered"
-    return [*findings, Finding("the box", summary, box.REMEDY if bad else "")]
+    return [*findings, Finding("the box", summary, manifest.REMEDY if bad else "")]

@@ -15,12 +15,12 @@ from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.stills import Still, read_auxiliaries
 from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sqlite import environment
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.identity import About, Identity, Progress, References, cosines, fit, lowest, save_identity, stranger
 from fasr_video.sr.idfsr import SIDE
 from fasr_video.sr.idfsr_restorer import IdfsrModels, load_idfsr_models
 from fasr_video.sr.methods import as_image
-from fasr_video.storage import environment
 
 SMALLEST_REFERENCE = 64
 """Side in pixels below which a photograph would teach the vector its own blur."""

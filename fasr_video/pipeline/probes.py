@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from fasr_video.batches import PICTURES, at_once
+from fasr_video.batch_size import PICTURES, at_once
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.errors import SettingsError
@@ -36,12 +36,12 @@ from fasr_video.recognition.align import (
     to_canonical,
 )
 from fasr_video.recognition.embedder import open_embedder
+from fasr_video.sqlite import environment
 from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance
 from fasr_video.sr.idfsr_restorer import open_idfsr
 from fasr_video.sr.methods import METHODS, REFERENCED, open_restorer
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
-from fasr_video.storage import environment
 from fasr_video.types import Image
 
 Restored = tuple[str, str, str | None, str]

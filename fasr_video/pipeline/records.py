@@ -20,7 +20,7 @@ from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 from fasr_video.trackers import Tracker
 from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
 

@@ -18,13 +18,14 @@ from typing import Any, Literal
 
 import torch
 
-from fasr_video.batches import FRAMES, at_once
+from fasr_video import actors
+from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
 from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober, References
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import records, roles
+from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.detect import Detector, open_detector
@@ -38,7 +39,7 @@ from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features
 from fasr_video.pipeline.references import check_tracks, of_tracks
 from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, renew_answers, search_all
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections, FrameRef
 
@@ -196,7 +197,7 @@ def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Se
 
 
 def _who(what: str, by: str, role: str) -> dict[str, str]:
-    return {"what": what, "by": person(by or roles.login()), "role": roles.role(role) or roles.stated()}
+    return {"what": what, "by": person(by or actors.login()), "role": actors.role(role) or actors.stated()}
 
 
 def _no_photographs() -> UsageError:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fasr_video.box import boxed
 from fasr_video.configs.settings import SearchSettings
+from fasr_video.encryption import given_key
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.enrol import Told, sync
@@ -27,7 +27,7 @@ from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.pipeline.replay import answers as answers_of
 from fasr_video.pipeline.replay import photographs_digest_of, require
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.vault import given_key
+from fasr_video.weights.manifest import boxed
 
 GALLERY = "gallery"
 """In the case: the gallery of the folder of photographs that it was given."""

@@ -28,13 +28,13 @@ from fasr_video.pipeline.media.folder import others_in, pictures_in
 from fasr_video.provenance import BANNER, is_synthetic, png_note
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sqlite import environment
 from fasr_video.sr import idfsr_restorer
 from fasr_video.sr.attributes import complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import as_image, is_plain, open_restorer, samples_of
 from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
-from fasr_video.storage import environment
 from fasr_video.types import Image
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from fractions import Fraction
 from typing import Any
 
-from fasr_video.shape import are_texts, is_count, is_hash, is_number
+from fasr_video.schema import are_texts, is_count, is_hash, is_number
 from fasr_video.types import Reason
 
 INFO = {

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from fasr_video.encryption import given_key
 from fasr_video.errors import IntegrityError, MediaError
 from fasr_video.files import read_file, sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
@@ -22,9 +23,8 @@ from fasr_video.pipeline.media import hash_folder
 from fasr_video.pipeline.probes import digest as probes_digest
 from fasr_video.pipeline.records import digest, looked, rows_digest
 from fasr_video.pipeline.search import GALLERY
-from fasr_video.shape import misfit
-from fasr_video.storage import MISREAD
-from fasr_video.vault import given_key
+from fasr_video.schema import misfit
+from fasr_video.sqlite import MISREAD
 
 SIGNED_OFF = "signed-off"
 """In the case: the reports that reviewers signed off."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.batches import FACES, at_once
+from fasr_video.batch_size import FACES, at_once
 from fasr_video.checkpoint import fill, read_state
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file

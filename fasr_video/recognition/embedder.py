@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.batches import FACES, at_once
-from fasr_video.box import boxed
+from fasr_video.batch_size import FACES, at_once
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.network import FORMAT, LENGTH, EmbedderNet
 from fasr_video.types import Image
+from fasr_video.weights.manifest import boxed
 
 
 class Embedder(Protocol):

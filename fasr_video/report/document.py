@@ -12,13 +12,13 @@ from fractions import Fraction
 from typing import Any
 
 from fasr_video import __version__
-from fasr_video.box import Entry, read_manifest
 from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.export import as_document, state_of
 from fasr_video.pipeline.probes import features
 from fasr_video.recognition.combiner import shares
 from fasr_video.report.words import NOTICE, verdict
+from fasr_video.weights.manifest import Entry, read_manifest
 
 SCHEMA = "fasr-video/report/1"
 PAIRS = ((Kind.SR, Kind.BEST), (Kind.SR, Kind.POOLED), (Kind.BEST, Kind.POOLED))

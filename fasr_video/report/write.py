@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fasr_video.actors import shown
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import inside, read_file, refuse_links, sha256_file, sync_folder, write_whole
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
-from fasr_video.pipeline.roles import shown
 from fasr_video.pipeline.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
@@ -21,7 +21,7 @@ from fasr_video.report.folder import README, files_of
 from fasr_video.report.pdf import find_weasyprint, write_pdf
 from fasr_video.report.photographs import Photographs, photographs
 from fasr_video.report.pictures import Picture
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 
 FOLDER = REPORT
 """In the case, unless told otherwise."""

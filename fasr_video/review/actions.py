@@ -10,11 +10,11 @@ from collections.abc import Callable
 from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
 from werkzeug.wrappers import Response
 
+from fasr_video.actors import LONGEST, stated
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
 from fasr_video.pipeline import decisions, links
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.export import track_number
-from fasr_video.pipeline.roles import LONGEST, stated
 from fasr_video.pipeline.verify import SIGNED_OFF
 from fasr_video.review import signoff
 from fasr_video.review.pages import folder_of, sign_off_page, subjects_page, track_page

@@ -22,7 +22,7 @@ from fasr_video.pipeline.links import clusters
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
 from fasr_video.review.photographs import Photographs, photograph, photographs
 from fasr_video.review.signoff import signed_off, undecided
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 
 pages = Blueprint("pages", __name__)
 A_PAGE = 60

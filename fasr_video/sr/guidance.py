@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.sr import checkpoints
 from fasr_video.sr.attributes import YES, Attribute, AttributeClassifier, Classifiers
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser
 from fasr_video.sr.sde import per_item
+from fasr_video.weights.manifest import boxed
 
 STRENGTH = 50.0
 """h of the paper; its released code takes 500."""

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fasr_video.box import boxed
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
@@ -28,6 +27,7 @@ from fasr_video.sr.restoration import Probe, Restoration
 from fasr_video.sr.sampling import Sampling
 from fasr_video.sr.weights import load_idfsr
 from fasr_video.types import Image
+from fasr_video.weights.manifest import boxed
 
 NAME = "idfsr"
 SMALLEST = min(SIDES)

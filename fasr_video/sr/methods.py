@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasr_video.batches import PICTURES, at_once
-from fasr_video.box import boxed
+from fasr_video.batch_size import PICTURES, at_once
 from fasr_video.errors import MissingExtra, ModelError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
@@ -24,6 +23,7 @@ from fasr_video.sr.guidance import Guidance
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.sr.sampling import Sampling
 from fasr_video.types import Image
+from fasr_video.weights.manifest import boxed
 
 SIDE = 128
 SPANDREL = "spandrel:"

@@ -86,7 +86,7 @@ def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, 
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
     from fasr_video.checkpoint import find_device
     from fasr_video.recognition.embedder import BuiltinEmbedder
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
     from fasr_video.training.features import make_features
 
     opened = _faces(faces)
@@ -108,7 +108,7 @@ def combiner_command(
     features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
 ) -> None:
     """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
     from fasr_video.training.combiner import CombinerFeatures, train_combiner
 
     opened = CombinerFeatures.load(features)
@@ -149,7 +149,7 @@ def embedder_command(
     **options: Any,
 ) -> None:
     """Train the builtin embedder on FACES, distilled from a published network that sees what it sees."""
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
     from fasr_video.training.embedder import gather, train_embedder
     from fasr_video.training.teacher import Teacher
 
@@ -213,7 +213,7 @@ def sr_command(
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
     from fasr_video.training import sr
 
     opened = _faces(faces)
@@ -240,7 +240,7 @@ def attributes_command(
     faces: tuple[Path, ...], labels: Path, begin: str | None, surveillance: float, **options: Any
 ) -> None:
     """Train the classifier of attributes under noise on FACES."""
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
     from fasr_video.training.attributes import read_labels, train_attributes
 
     opened = _faces(faces)
@@ -279,7 +279,7 @@ def idfsr_command(
     **options: Any,
 ) -> None:
     """Train IDFSR, for faces of 4, 8 and 16 px, on FACES of people with two photos or more."""
-    from fasr_video.storage import environment
+    from fasr_video.sqlite import environment
     from fasr_video.training import idfsr
 
     opened = _faces(faces)

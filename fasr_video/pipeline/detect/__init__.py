@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasr_video.box import boxed
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.pipeline.detect.contract import Detector
 from fasr_video.pipeline.detect.tiling import TiledDetector
+from fasr_video.weights.manifest import boxed
 
 __all__ = ["BACKENDS", "Detector", "TiledDetector", "open_detector"]
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fasr_video.batches import FRAMES, at_once
+from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.errors import UsageError

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fasr_video.console import say
 from fasr_video.errors import InputError, IntegrityError, MissingExtra, UsageError
-from fasr_video.terminal import say
 
 VARIABLE = "FASR_VIDEO_KEY"
 """Of the environment: the path of the key file. `--key-file` sets it, and processes that a run starts inherit it."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.errors import IntegrityError
-from fasr_video.storage import MISREAD, size_of
+from fasr_video.sqlite import MISREAD, size_of
 
 LARGE = 64 * 2**20
 """Bytes of a database whose large tables are looked at when something in them cannot be read, and not before."""

@@ -1,6 +1,6 @@
 """The box: the models that come with fasr-video, each held against its manifest before it is used.
 
-`python -m fasr_video.box` writes the manifest's hashes anew after files of the box were replaced.
+`python -m fasr_video.weights.manifest` writes the manifest's hashes anew after files of the box were replaced.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from fasr_video.errors import FasrError, ModelError
 from fasr_video.files import sha256_file, write_whole
-from fasr_video.storage import environment
+from fasr_video.sqlite import environment
 
-BOX = Path(__file__).parent / "weights"
+BOX = Path(__file__).parent
 MANIFEST = "manifest.json"
 REMEDY = "install fasr-video again, or bring the file back with git checkout"
 
