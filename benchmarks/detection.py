@@ -44,8 +44,8 @@ from fasr_video.evaluation.detection import (
     window_between,
 )
 from fasr_video.evaluation.open_set import Scores
+from fasr_video.media import read_picture
 from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.media import read_picture
 from fasr_video.training.detector_data import read_scenes
 from fasr_video.types import Boxes, Detections, Image
 

@@ -34,9 +34,9 @@ from fasr_video.configs import settings
 from fasr_video.gallery.commands import open_detector as photo_detector
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.store import Gallery
+from fasr_video.media import Sampling, open_video, read_picture
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.media import Sampling, open_video, read_picture
 from fasr_video.pipeline.run import run
 from fasr_video.recognition.align import align
 from fasr_video.recognition.embedder import Embedder, as_tensor, open_embedder

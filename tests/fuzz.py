@@ -47,9 +47,9 @@ from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE as GALLERY
 from fasr_video.gallery.store import Gallery
+from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pipeline.case import DATABASE as CASE
 from fasr_video.pipeline.labelled import read_labels
-from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier

@@ -30,9 +30,9 @@ from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pipeline.run import AHEAD, _ahead
 from fasr_video.training.faces import read_faces
 from fasr_video.weights.manifest import boxed

@@ -29,10 +29,10 @@ from fasr_video.boxes import best_first, iou_matrix
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.configs import settings
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
+from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector
 from fasr_video.pipeline.detect.builtin import BuiltinDetector, Engine, decode_frames, fuse_batch_norms, looked_up, pad
 from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
-from fasr_video.pipeline.media import Sampling, open_video
 from fasr_video.pipeline.run import LOOKING
 from fasr_video.types import Detections, Image
 from tests.detectors import (

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as PilImage
 
 from fasr_video.errors import MediaError, UsageError
-from fasr_video.pipeline.media import BACKENDS, Frame, Losses, MediaInfo, Sampling, open_video
+from fasr_video.media import BACKENDS, Frame, Losses, MediaInfo, Sampling, open_video
 from tests import videos
 
 ALL = Sampling()

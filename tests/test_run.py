@@ -70,7 +70,7 @@ def test_every_face_seen_has_a_row_and_a_reason(unbroken: Path) -> None:
 
 
 def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(unbroken: Path, entrance: Path) -> None:
-    from fasr_video.pipeline.media import Sampling, open_video
+    from fasr_video.media import Sampling, open_video
 
     document = found(unbroken)
     kept = {f["native"] for f in document["faces"] if f["native"]} | {

@@ -15,8 +15,8 @@ from fasr_video.gallery import index
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import Gallery
+from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.pipeline.case import SETTINGS, TOMBSTONE, Case
-from fasr_video.pipeline.media import UNREADABLE, read_picture
 from fasr_video.pipeline.verify import SUMS, verify
 from tests.reviewed import made_case
 

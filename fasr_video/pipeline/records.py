@@ -13,9 +13,9 @@ import numpy as np
 
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.errors import CaseError
+from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.detect.gate import GateState
-from fasr_video.pipeline.media import Losses, MediaInfo
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets

@@ -25,6 +25,7 @@ from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober, References
 from fasr_video.gallery.store import Gallery
+from fasr_video.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.pipeline.decisions import person
@@ -33,7 +34,6 @@ from fasr_video.pipeline.detect.gate import Gate, GateState
 from fasr_video.pipeline.evidence import can_tell
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all
-from fasr_video.pipeline.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fasr_video.configs.settings import SelectSettings
+from fasr_video.media import Frame
 from fasr_video.pipeline.evidence import Evidence, weigh
-from fasr_video.pipeline.media import Frame
 from fasr_video.pipeline.quality import cut, measure
 from fasr_video.pipeline.select import POOL_FACTOR, Candidate, Choice, Pool, choose, judge
 from fasr_video.recognition.embedder import Embedder

@@ -8,11 +8,11 @@ from fractions import Fraction
 from pathlib import Path
 
 from fasr_video.errors import MediaError
+from fasr_video.media.decord import DecordReader
+from fasr_video.media.image_folder import FolderReader, hash_folder, read_picture, stamp
+from fasr_video.media.pyav import PyAvReader
+from fasr_video.media.reader import Frame, Losses, MediaInfo, Sampling, VideoReader
 from fasr_video.pictures import UNREADABLE
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Sampling, VideoReader
-from fasr_video.pipeline.media.decord import DecordReader
-from fasr_video.pipeline.media.folder import FolderReader, hash_folder, read_picture, stamp
-from fasr_video.pipeline.media.pyav import PyAvReader
 
 BACKENDS: dict[str, Callable[[Path, Fraction], VideoReader]] = {"pyav": PyAvReader, "decord": DecordReader}
 

@@ -18,8 +18,8 @@ from PIL import ImageOps
 
 from fasr_video.errors import MediaError
 from fasr_video.files import PICTURES, sha256_file
+from fasr_video.media.reader import Frame, Losses, MediaInfo, Reader, Sampling, check_name
 from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, MOST_PIXELS, UNREADABLE, opened
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling, check_name
 from fasr_video.types import FrameRef, Image
 
 

@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from fasr_video.errors import MediaError, MissingExtra
-from fasr_video.pipeline.media.contract import Frame, Losses, MediaInfo, Reader, Sampling
-from fasr_video.pipeline.media.pyav import PyAvReader
+from fasr_video.media.pyav import PyAvReader
+from fasr_video.media.reader import Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.types import FrameRef
 
 CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}

@@ -19,8 +19,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from fasr_video.errors import MediaError
 from fasr_video.files import sha256_file
-from fasr_video.pictures import MOST_PIXELS
-from fasr_video.pipeline.media.contract import (
+from fasr_video.media.reader import (
     FFMPEG_REMEDY,
     Frame,
     Losses,
@@ -29,6 +28,7 @@ from fasr_video.pipeline.media.contract import (
     Sampling,
     check_file,
 )
+from fasr_video.pictures import MOST_PIXELS
 from fasr_video.types import FrameRef, Image
 
 if TYPE_CHECKING:
