@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from results import Table
 
 from fasr_video.configs import settings
+from fasr_video.detection import Detector, open_detector
 from fasr_video.evaluation.detection import (
     FALSE_ALARM,
     Found,
@@ -45,7 +46,6 @@ from fasr_video.evaluation.detection import (
 )
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.media import read_picture
-from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.training.detector_data import read_scenes
 from fasr_video.types import Boxes, Detections, Image
 

@@ -26,9 +26,9 @@ from results import Table, command_line
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.configs import settings
+from fasr_video.detection import Detector, open_detector
+from fasr_video.detection.frame_skipping import Gate
 from fasr_video.media import Frame, Sampling, open_video
-from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.gate import Gate
 from fasr_video.pipeline.run import LOOKING
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Boxes, Detections

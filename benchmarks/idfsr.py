@@ -22,9 +22,9 @@ from results import Table, command_line
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
-from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.recognition.align import USUAL_MARKS
 from fasr_video.recognition.combiner import mean
 from fasr_video.recognition.embedder import Embedder, as_tensor, open_embedder

@@ -20,10 +20,10 @@ from PIL import Image
 from results import RESULTS, Table, command_line
 from torch import Tensor
 
+from fasr_video.detection import open_detector
 from fasr_video.evaluation.attributes import scores
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
 from fasr_video.evaluation.significance import paired_t
-from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, load_combiner, mean
 from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor, open_embedder

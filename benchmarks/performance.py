@@ -25,10 +25,10 @@ from results import Table, command_line
 
 from fasr_video.configs import settings
 from fasr_video.configs.settings import Settings
+from fasr_video.detection import open_detector
+from fasr_video.detection.frame_skipping import START
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline import records
-from fasr_video.pipeline.detect import open_detector
-from fasr_video.pipeline.detect.gate import START
 from fasr_video.pipeline.run import LOOKING, Progress, Stage, open_case, run
 from fasr_video.pipeline.tracklets import Tracklets
 from fasr_video.trackers import TRACKERS, Tracker, TrackerSettings

@@ -29,8 +29,8 @@ from numpy.typing import NDArray
 from results import Table, command_line
 
 from fasr_video.configs import settings
+from fasr_video.detection import Detector, open_detector
 from fasr_video.media import Sampling, open_video
-from fasr_video.pipeline.detect import Detector, open_detector
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.run import AHEAD, LOOKING, Progress, Stage, run
 from fasr_video.trackers import TRACKERS, TrackerSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from fasr_video.pipeline.detect import open_detector
+from fasr_video.detection import open_detector
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink

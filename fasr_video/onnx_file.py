@@ -11,6 +11,8 @@ from fasr_video.files import read_file
 if TYPE_CHECKING:
     import onnx
 
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
 
 def read_onnx(file: Path) -> tuple[bytes, onnx.GraphProto]:
     """Return the bytes of the file and its graph; raise for one that takes weights from other files."""

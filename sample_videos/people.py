@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.pipeline.detect.builtin import BuiltinDetector
+from fasr_video.detection.builtin import BuiltinDetector
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink

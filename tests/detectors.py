@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fasr_video.pipeline.detect import retinaface
-from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet
+from fasr_video.detection import retinaface
+from fasr_video.detection.network import BASE, STRIDES, DetectorNet
 from fasr_video.types import Detections, Image
 
 MARKS = np.array([(-4, -4), (4, -4), (0, 0), (-2, 4), (2, 4)], np.float32)  # px, from the face's centre

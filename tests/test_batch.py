@@ -34,12 +34,12 @@ from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
 from fasr_video.configs import settings as configs
+from fasr_video.detection import Detector, TiledDetector, open_detector
 from fasr_video.errors import InputError, MediaError, UsageError
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import open_video
 from fasr_video.pipeline import decisions
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.detect import Detector, TiledDetector, open_detector
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.pipeline.verify import verify

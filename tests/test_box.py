@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fasr_video.checkpoint import contract_of, read_metadata
+from fasr_video.detection import network as detection
+from fasr_video.detection import open_detector
+from fasr_video.detection.builtin import BuiltinDetector
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.calibration import FORMAT as CALIBRATION
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.probes import make_prober
-from fasr_video.pipeline.detect import network as detection
-from fasr_video.pipeline.detect import open_detector
-from fasr_video.pipeline.detect.builtin import BuiltinDetector
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition import network as recognition
 from fasr_video.recognition.embedder import BuiltinEmbedder

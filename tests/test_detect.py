@@ -28,11 +28,11 @@ from torch.nn import functional as F
 from fasr_video.boxes import best_first, iou_matrix
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.configs import settings
+from fasr_video.detection import BACKENDS, Detector, TiledDetector, open_detector
+from fasr_video.detection.builtin import BuiltinDetector, Engine, decode_frames, fuse_batch_norms, looked_up, pad
+from fasr_video.detection.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.media import Sampling, open_video
-from fasr_video.pipeline.detect import BACKENDS, Detector, TiledDetector, open_detector
-from fasr_video.pipeline.detect.builtin import BuiltinDetector, Engine, decode_frames, fuse_batch_norms, looked_up, pad
-from fasr_video.pipeline.detect.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.pipeline.run import LOOKING
 from fasr_video.types import Detections, Image
 from tests.detectors import (
@@ -248,7 +248,7 @@ def test_haar_finds_the_astronaut() -> None:
 
 def test_haar_needs_no_torch() -> None:
     code = (
-        "import sys; from fasr_video.pipeline.detect import open_detector;"
+        "import sys; from fasr_video.detection import open_detector;"
         "open_detector('haar', weights=None, device='cpu', min_score=0.5); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
@@ -515,7 +515,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 def test_without_openvino_its_engine_is_no_silent_torch(
     models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "fasr_video.pipeline.detect.openvino", raising=False)
+    monkeypatch.delitem(sys.modules, "fasr_video.detection.openvino", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[fast\]'"):
         open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5, engine="openvino")

@@ -10,8 +10,8 @@ import torch
 from skimage.data import astronaut
 
 from fasr_video.checkpoint import read_state
-from fasr_video.pipeline.detect.builtin import BuiltinDetector
-from fasr_video.pipeline.detect.network import STRIDES, LevelOutput, decode_level
+from fasr_video.detection.builtin import BuiltinDetector
+from fasr_video.detection.network import STRIDES, LevelOutput, decode_level
 from fasr_video.training.detector import Plan, make_target, rate, train
 from fasr_video.training.detector_data import (
     Faces,

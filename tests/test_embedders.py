@@ -23,8 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.detection import open_detector
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
-from fasr_video.pipeline.detect import open_detector
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.adaface import AdaFaceNet
 from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, canonical_to_dlib, mirror_marks

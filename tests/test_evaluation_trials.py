@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from fasr_video.detection import open_detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation import protocols
 from fasr_video.evaluation.photos import MARKS, Photo, plain_name, read_photos, without
-from fasr_video.pipeline.detect import open_detector
 from tests.conftest import PORTRAITS
 from tests.drawn import EACH, PEOPLE, crowd, drawn, people_in, photo, save
 

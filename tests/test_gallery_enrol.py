@@ -18,6 +18,8 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 from torch import Tensor
 
+from fasr_video.detection import Detector, open_detector
+from fasr_video.detection.photograph import ALONE, Choice, Which
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
@@ -27,8 +29,6 @@ from fasr_video.gallery.photos import Face, look, read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.photograph import ALONE, Choice, Which
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
 from fasr_video.weights.manifest import boxed

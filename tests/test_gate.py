@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fasr_video.boxes import intersection
-from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.gate import CELL, CHANGE, STEP, Gate, cells, moved, surroundings, windows
+from fasr_video.detection import Detector, open_detector
+from fasr_video.detection.frame_skipping import CELL, CHANGE, STEP, Gate, cells, moved, surroundings, windows
 from fasr_video.types import Detections, Image
 from tests.detectors import RED, assert_same, blank, builtin_weights, centres
 

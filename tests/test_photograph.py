@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image as PilImage
 
-from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.photograph import (
+from fasr_video.detection import Detector, open_detector
+from fasr_video.detection.photograph import (
     ALONE,
     MIN_SCORE,
     Choice,

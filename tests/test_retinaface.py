@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fasr_video.pipeline.detect import retinaface
+from fasr_video.detection import retinaface
 
 
 def published_shapes() -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from packaging.version import Version
 import lock
 import torch_file
 from fasr_video.custody.licences import UNKNOWN, packages, weights
-from fasr_video.pipeline.detect import BACKENDS
+from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedder import EMBEDDERS
 from fasr_video.weights.manifest import boxed, read_manifest
 from tests.cases import synthetic
@@ -114,7 +114,7 @@ def test_no_detector_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> Non
     code = """
 from pathlib import Path
 import numpy as np
-from fasr_video.pipeline.detect import open_detector
+from fasr_video.detection import open_detector
 backend, weights, engine = sys.argv[1], Path(sys.argv[2]) if sys.argv[2] else None, sys.argv[3]
 given = dict(weights=weights, device="cpu", min_score=0.5, engine=engine)
 open_detector(backend, **given).detect([np.full((240, 320, 3), 90, np.uint8)])

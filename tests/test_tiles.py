@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from fasr_video.boxes import iou_matrix, nms, shrink
-from fasr_video.pipeline.detect import TiledDetector
-from fasr_video.pipeline.detect.tiling import EDGE
+from fasr_video.detection import TiledDetector
+from fasr_video.detection.tiling import EDGE
 from fasr_video.types import Detections, Image
 from tests.detectors import assert_same, blank
 

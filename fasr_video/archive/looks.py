@@ -22,9 +22,9 @@ import msgpack
 import numpy as np
 
 from fasr_video.configs.settings import Settings
+from fasr_video.detection import Detector
 from fasr_video.files import write_whole
 from fasr_video.media import VideoReader
-from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.run import frames_at_once, sampling_of
 from fasr_video.sqlite import connect
 from fasr_video.types import Detections, Image

@@ -18,11 +18,11 @@ from fasr_video.evaluation.presets import PRESETS, Preset
 from fasr_video.gallery.commands import embedder_options
 
 if TYPE_CHECKING:
+    from fasr_video.detection import Detector
     from fasr_video.evaluation.degradations import Degradation
     from fasr_video.evaluation.photos import LeftOut, Photo
     from fasr_video.evaluation.protocols import Trial
     from fasr_video.evaluation.tables import Table
-    from fasr_video.pipeline.detect import Detector
     from fasr_video.recognition.embedder import Embedder
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
@@ -190,7 +190,7 @@ def _read(sources: tuple[Path, ...], options: dict[str, Any], small: bool = Fals
 
     detector: Detector | None = None
     if options["align"]:
-        from fasr_video.pipeline.detect import open_detector
+        from fasr_video.detection import open_detector
 
         detector = open_detector("builtin", weights=None, device=options["device"], min_score=0.5)
     return read_photos(sources, options["labels"], detector, small)

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from fasr_video.detection import Detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file
 from fasr_video.media import UNREADABLE, read_picture
-from fasr_video.pipeline.detect import Detector
 from fasr_video.pipeline.quality import turned
 from fasr_video.pipeline.stills import align_face
 from fasr_video.recognition.align import CANONICAL_SIDE

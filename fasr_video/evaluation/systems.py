@@ -14,6 +14,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor
 
+from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
 from fasr_video.evaluation.photos import check_names, digest_of, plain_name
@@ -21,7 +22,6 @@ from fasr_video.evaluation.protocols import Item
 from fasr_video.evaluation.store import Store
 from fasr_video.files import PICTURES, sha256_file
 from fasr_video.media import UNREADABLE, read_picture
-from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.combiner import FeatureCombiner

@@ -24,10 +24,10 @@ from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from fasr_video.custody.copies import Elsewhere
+    from fasr_video.detection import Detector
+    from fasr_video.detection.photograph import Which
     from fasr_video.gallery.enrol import Listener, SyncReport
     from fasr_video.gallery.records import GalleryImage, Problem, Removal
-    from fasr_video.pipeline.detect import Detector
-    from fasr_video.pipeline.detect.photograph import Which
     from fasr_video.recognition.embedder import Embedder
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
@@ -140,10 +140,10 @@ def add_command(
     Stopped or killed, the same command goes on. Ends with 3 when photographs could not be enrolled; each is listed
     with its reason.
     """
+    from fasr_video.detection.photograph import Choice
     from fasr_video.gallery.enrol import Told, enrol, sync
     from fasr_video.gallery.photos import is_picture
     from fasr_video.gallery.store import Gallery
-    from fasr_video.pipeline.detect.photograph import Choice
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
@@ -381,10 +381,10 @@ def stats_command(gallery: Path, as_json: bool) -> None:
 
 
 def open_detector(device: str) -> Detector:
-    from fasr_video.pipeline import detect
-    from fasr_video.pipeline.detect.photograph import MIN_SCORE
+    from fasr_video import detection
+    from fasr_video.detection.photograph import MIN_SCORE
 
-    return detect.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
+    return detection.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
 
 
 @contextmanager

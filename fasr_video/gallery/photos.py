@@ -12,12 +12,12 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from fasr_video.detection import Detector
+from fasr_video.detection.photograph import Choice, Unclear, choose_face
 from fasr_video.errors import InputError
 from fasr_video.files import PICTURES, is_utf8, readable_name, sha256_file
 from fasr_video.gallery.records import LONGEST_ID, Problem
 from fasr_video.media import UNREADABLE, read_picture
-from fasr_video.pipeline.detect import Detector
-from fasr_video.pipeline.detect.photograph import Choice, Unclear, choose_face
 from fasr_video.recognition.align import align, three_points
 from fasr_video.types import AlignedFace, Image
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fasr_video.checkpoint import find_device
+from fasr_video.detection import open_detector
+from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import UsageError
-from fasr_video.pipeline.detect import open_detector
-from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.pipeline.stills import Still, read_auxiliaries
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sqlite import environment

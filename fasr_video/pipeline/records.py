@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from fasr_video.configs.settings import SelectSettings
+from fasr_video.detection.frame_skipping import GateState
 from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.detect.gate import GateState
 from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets

@@ -21,6 +21,8 @@ import torch
 from fasr_video import actors
 from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
+from fasr_video.detection import Detector, open_detector
+from fasr_video.detection.frame_skipping import Gate, GateState
 from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober, References
@@ -29,8 +31,6 @@ from fasr_video.media import Frame, Losses, MediaInfo, Sampling, VideoReader, op
 from fasr_video.pipeline import records
 from fasr_video.pipeline.case import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.pipeline.decisions import person
-from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.gate import Gate, GateState
 from fasr_video.pipeline.evidence import can_tell
 from fasr_video.pipeline.export import track_names
 from fasr_video.pipeline.links import propose_all

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.configs.settings import SearchSettings
+from fasr_video.detection import Detector
+from fasr_video.detection.photograph import Choice, Which
 from fasr_video.encryption import given_key
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
@@ -20,8 +22,6 @@ from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.detect import Detector
-from fasr_video.pipeline.detect.photograph import Choice, Which
 from fasr_video.pipeline.probes import conditioned, features
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.pipeline.replay import answers as answers_of

@@ -17,14 +17,14 @@ from PIL import ImageDraw, ImageFont
 
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
+from fasr_video.detection import Detector, open_detector
+from fasr_video.detection.landmarks import LandmarkFinder
+from fasr_video.detection.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file, sha256_file, write_whole
 from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.media.image_folder import others_in, pictures_in
 from fasr_video.pictures import FORMATS
-from fasr_video.pipeline.detect import Detector, open_detector
-from fasr_video.pipeline.detect.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
-from fasr_video.pipeline.marks import LandmarkFinder
 from fasr_video.provenance import BANNER, is_synthetic, png_note
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor

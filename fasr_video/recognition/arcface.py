@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.onnx_file import read_onnx
-from fasr_video.pipeline.detect.scrfd import PROVIDERS
+from fasr_video.onnx_file import PROVIDERS, read_onnx
 from fasr_video.recognition.align import ARCFACE_SIDE, canonical_to_arcface
 
 if TYPE_CHECKING:

@@ -65,16 +65,6 @@ def time_of(sigma: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- mask and warp
 
 
-def usable(marks: Tensor, side: int = SIDE) -> Tensor:
-    """N booleans: whether the landmarks can be those of a face that fills most of the picture."""
-    inside = (marks.isfinite() & (marks >= 0) & (marks <= side - 1)).flatten(1).all(1)
-    eyes, mouth = marks[:, :2], marks[:, 3:]
-    apart = (eyes[:, 1, 0] - eyes[:, 0, 0] > side / 10) & (mouth[:, 1, 0] > mouth[:, 0, 0])
-    upright = mouth.mean(1)[:, 1] - eyes.mean(1)[:, 1] > side / 10
-    distances = torch.cdist(marks.double(), marks.double()) + side * torch.eye(5, device=marks.device)
-    return inside & apart & upright & (distances > side / 64).flatten(1).all(1)
-
-
 def face_mask(marks: Tensor, side: int = SIDE) -> Tensor:
     """N×1×side×side, 1 within the face's oval: from the brows to the chin, from ear to ear.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state, save_own
-from fasr_video.pipeline.detect.network import BASE, CONTRACT, FORMAT, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
+from fasr_video.detection.network import BASE, CONTRACT, FORMAT, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
 from fasr_video.training.detector_data import Faces, Material, Stream
 
 TOO_SMALL = 7.0  # px, square root of a box's area: not asked for

@@ -25,18 +25,11 @@ from fasr_video.checkpoint import load_state
 from fasr_video.errors import InputError, ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.align import usable
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
-from fasr_video.sr.idfsr import (
-    SIDE,
-    SIDES,
-    FaceCondition,
-    IdentityDenoiser,
-    assemble,
-    identity_denoiser,
-    usable,
-)
+from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble, identity_denoiser
 from fasr_video.sr.networks.idfsr import SIZES, IdfsrNet
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import is_own, load_own, save_idfsr

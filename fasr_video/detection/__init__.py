@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fasr_video.detection.detector import Detector
+from fasr_video.detection.tiling import TiledDetector
 from fasr_video.errors import SettingsError, UsageError
-from fasr_video.pipeline.detect.contract import Detector
-from fasr_video.pipeline.detect.tiling import TiledDetector
 from fasr_video.weights.manifest import boxed
 
 __all__ = ["BACKENDS", "Detector", "TiledDetector", "open_detector"]
@@ -31,14 +31,14 @@ class _Request:
 
 # Each imports its library only when it is asked for: a run with one backend does not wait for the others.
 def _builtin(request: _Request) -> Detector:
-    from fasr_video.pipeline.detect.builtin import BuiltinDetector
+    from fasr_video.detection.builtin import BuiltinDetector
 
     weights = request.weights or boxed("detector.safetensors")
     return BuiltinDetector(weights, request.min_score, request.device, request.engine, request.batch)
 
 
 def _haar(request: _Request) -> Detector:
-    from fasr_video.pipeline.detect.haar import HaarDetector
+    from fasr_video.detection.haar import HaarDetector
 
     if request.weights is not None:
         raise UsageError("detect.weights", "the haar backend uses OpenCV's own cascade", "leave it out")
@@ -48,14 +48,14 @@ def _haar(request: _Request) -> Detector:
 
 
 def _retinaface(request: _Request) -> Detector:
-    from fasr_video.pipeline.detect.retinaface import RetinaFaceDetector
+    from fasr_video.detection.retinaface import RetinaFaceDetector
 
     weights = request.given_weights("the path of retinaface-pytorch's ResNet-50 weights")
     return RetinaFaceDetector(weights, request.min_score, request.device, request.max_side)
 
 
 def _insightface(request: _Request) -> Detector:
-    from fasr_video.pipeline.detect.scrfd import InsightFaceDetector
+    from fasr_video.detection.insightface import InsightFaceDetector
 
     folder = request.given_weights("a folder with InsightFace's ONNX files")
     return InsightFaceDetector(folder, request.min_score, request.device, request.max_side)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.boxes import iou_matrix
-from fasr_video.pipeline.detect.contract import Detector
-from fasr_video.pipeline.detect.tiling import Tile, join, shifted
+from fasr_video.detection.detector import Detector
+from fasr_video.detection.tiling import Tile, join, shifted
 from fasr_video.types import Boxes, Detections, Image
 
 REACH = 3.0  # side of a window, in sides of the face that is looked for in it

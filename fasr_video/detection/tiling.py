@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.boxes import NMS_IOU, areas, intersection, iou_matrix
+from fasr_video.detection.detector import Detector
 from fasr_video.errors import SettingsError
-from fasr_video.pipeline.detect.contract import Detector
 from fasr_video.types import Detections, Image
 
 EDGE = 2.0  # px: a box that ends this near to a tile's edge, or beyond it, may be part of a face

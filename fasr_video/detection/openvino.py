@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fasr_video.batch_size import FRAMES, at_once
+from fasr_video.detection.network import PAD_TO, DetectorNet, LevelOutput, Residual
 from fasr_video.offline_openvino import load_openvino
-from fasr_video.pipeline.detect.network import PAD_TO, DetectorNet, LevelOutput, Residual
 from fasr_video.types import Image
 
 openvino = load_openvino("`detect.engine: openvino`")

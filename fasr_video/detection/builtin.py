@@ -17,9 +17,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
+from fasr_video.detection.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
-from fasr_video.pipeline.detect.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.types import Detections, Image
 
 # The network knows faces of 10-200 px. A second look at a quarter of the size, for a sixteenth of the cost, finds the
@@ -103,7 +103,7 @@ class TorchNet:
 
 
 def _on_openvino(net: DetectorNet, device: str, batch: int | None) -> Engine:
-    from fasr_video.pipeline.detect.openvino import OpenVinoNet
+    from fasr_video.detection.openvino import OpenVinoNet
 
     if device != "cpu":
         raise UsageError(f"device {device}", "engine openvino computes on the CPU only", "use device cpu")

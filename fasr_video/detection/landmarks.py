@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fasr_video.pipeline.detect import open_detector
-from fasr_video.recognition.align import CANONICAL_SIDE
-from fasr_video.sr.idfsr import usable
+from fasr_video.detection import open_detector
+from fasr_video.recognition.align import CANONICAL_SIDE, usable
 from fasr_video.types import Image
 
 SIDE, AROUND = 64, 32

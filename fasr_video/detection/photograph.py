@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from fasr_video.boxes import NMS_IOU, PART_INSIDE, areas, intersection, iou_matrix, shrink
-from fasr_video.pipeline.detect.contract import Detector
+from fasr_video.detection.detector import Detector
 from fasr_video.types import Detections, Image
 
 MIN_SCORE = 0.5

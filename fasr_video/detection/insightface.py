@@ -13,11 +13,10 @@ import numpy as np
 
 from fasr_video.boxes import best_first, shrink
 from fasr_video.errors import MissingExtra, ModelError, UsageError
-from fasr_video.onnx_file import read_onnx
+from fasr_video.onnx_file import PROVIDERS, read_onnx
 from fasr_video.types import Detections, Image
 
 PAD_TO = 32  # the network's largest stride
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class InsightFaceDetector:
