@@ -45,7 +45,7 @@ from fasr_video.gallery.enrol import enrol
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.case import Case, chain_hash
-from fasr_video.recognition.embedder import open_embedder
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.training.faces import read_faces
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS

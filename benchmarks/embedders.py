@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.evaluation.open_set import rank_and_area
-from fasr_video.recognition.embedder import open_embedder
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.surveillance import camera
 from fasr_video.training.faces import Faces, read_faces, views

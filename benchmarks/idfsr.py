@@ -27,7 +27,8 @@ from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
 from fasr_video.recognition.align import USUAL_MARKS
 from fasr_video.recognition.combiner import mean
-from fasr_video.recognition.embedder import Embedder, as_tensor, open_embedder
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.identity import About, Identity, References, fit
 from fasr_video.sr.idfsr import SIDES, assemble

@@ -26,7 +26,8 @@ from fasr_video.evaluation.pictures import consistency, psnr, ssim
 from fasr_video.evaluation.significance import paired_t
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, load_combiner, mean
-from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor, open_embedder
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.attributes import NAMES
 from fasr_video.sr.checkpoints import load_attribute_classifier

@@ -39,7 +39,8 @@ from fasr_video.media import Sampling, open_video, read_picture
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import run
 from fasr_video.recognition.align import align
-from fasr_video.recognition.embedder import Embedder, as_tensor, open_embedder
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.types import Boxes, Detections, Image
 
 CLIPS = REPO / "sample_videos"

@@ -20,7 +20,8 @@ from results import Table, command_line
 from torch import Tensor
 
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
-from fasr_video.recognition.embedder import Embedder, open_embedder
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition

@@ -271,7 +271,7 @@ def _onnx(folder: Path) -> list[str]:
 
 
 def _read_onnx(folder: Path, name: str) -> object:
-    from fasr_video.recognition.embedder import open_embedder
+    from fasr_video.recognition.embedders import open_embedder
 
     return open_embedder("insightface", folder / name, "cpu")
 

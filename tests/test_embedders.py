@@ -29,7 +29,8 @@ from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.adaface import AdaFaceNet
 from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, canonical_to_dlib, mirror_marks
 from fasr_video.recognition.dlib_resnet import DATA_PACKAGE, FILE, MEAN
-from fasr_video.recognition.embedder import EMBEDDERS, Embedder, as_tensor, open_embedder
+from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.weights.manifest import boxed
 from tests.conftest import PORTRAITS

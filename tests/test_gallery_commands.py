@@ -26,7 +26,7 @@ Capture = pytest.CaptureFixture[str]
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from fasr_video.gallery.commands import open_detector
     from fasr_video.gallery.enrol import enrol
-    from fasr_video.recognition.embedder import open_embedder
+    from fasr_video.recognition.embedders import open_embedder
 
     folder = tmp_path_factory.mktemp("commands") / "gallery"
     embedder = open_embedder("builtin", None, "cpu")

@@ -19,7 +19,7 @@ import lock
 import torch_file
 from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.detection import BACKENDS
-from fasr_video.recognition.embedder import EMBEDDERS
+from fasr_video.recognition.embedders import EMBEDDERS
 from fasr_video.weights.manifest import boxed, read_manifest
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS

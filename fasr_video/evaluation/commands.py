@@ -315,7 +315,7 @@ def _unsuited(axes: Any) -> list[str]:
 def _open_scorer(name: str, device: str) -> Embedder:
     """Return the embedder of that name, or what the file of that name says it is; dlib computes on the CPU anyway."""
     from fasr_video.checkpoint import contract_of
-    from fasr_video.recognition.embedder import EMBEDDERS, open_embedder
+    from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
     from fasr_video.recognition.network import FORMAT
 
     if name in EMBEDDERS:

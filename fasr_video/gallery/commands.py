@@ -77,7 +77,7 @@ class Chosen:
     flip: bool
 
     def open(self, device: str) -> Embedder:
-        from fasr_video.recognition.embedder import open_embedder
+        from fasr_video.recognition.embedders import open_embedder
 
         return open_embedder(self.backend, self.weights, device, self.flip)
 

@@ -35,7 +35,7 @@ from fasr_video.recognition.align import (
     three_points,
     to_canonical,
 )
-from fasr_video.recognition.embedder import open_embedder
+from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sqlite import environment
 from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fasr_video.batch_size import FACES, at_once
-from fasr_video.checkpoint import find_device, load_state
-from fasr_video.errors import SettingsError, UsageError
+from fasr_video.checkpoint import load_state
 from fasr_video.files import sha256_file
 from fasr_video.recognition.network import FORMAT, LENGTH, EmbedderNet
 from fasr_video.types import Image
@@ -62,62 +60,6 @@ class BuiltinEmbedder:
         parts = [self.net(faces[i : i + batch].to(self.device)).float().cpu() for i in starts]
         features = torch.cat([torch.zeros(0, LENGTH), *parts])
         return F.normalize(features, dim=1), features.norm(dim=1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    weights: Path | None
-    device: str
-
-    def given_weights(self, what: str) -> Path:
-        if self.weights is None:
-            raise UsageError("embedder weights", "this embedder brings none of its own", f"give {what}")
-        return self.weights
-
-
-# Each imports what it needs only when it is asked for: training on a machine without OpenCV needs the builtin one only.
-def _builtin(request: _Request) -> Embedder:
-    return BuiltinEmbedder(request.weights, find_device(request.device))
-
-
-def _adaface(request: _Request) -> Embedder:
-    from fasr_video.recognition.adaface import AdaFaceEmbedder
-
-    weights = request.given_weights("the path of one of AdaFace's checkpoints")
-    return AdaFaceEmbedder(weights, find_device(request.device))
-
-
-def _insightface(request: _Request) -> Embedder:
-    from fasr_video.recognition.arcface import ArcFaceEmbedder
-
-    weights = request.given_weights("an ArcFace .onnx file of InsightFace's, or the folder that it lies in")
-    return ArcFaceEmbedder(weights, request.device)
-
-
-def _dlib(request: _Request) -> Embedder:
-    from fasr_video.recognition.dlib_resnet import DlibEmbedder
-
-    return DlibEmbedder(request.weights, request.device)
-
-
-EMBEDDERS: dict[str, Callable[[_Request], Embedder]] = {
-    "builtin": _builtin,
-    "adaface": _adaface,
-    "insightface": _insightface,
-    "dlib": _dlib,
-}
-
-
-def open_embedder(backend: str, weights: Path | None, device: str, flip: bool = False) -> Embedder:
-    """The embedder of that name; with `flip`, the mean of a face's and its mirror image's features."""
-    if backend not in EMBEDDERS:
-        raise SettingsError(f"embedder {backend}", "no such embedder", f"use one of {', '.join(EMBEDDERS)}")
-    embedder = EMBEDDERS[backend](_Request(weights, device))
-    if not flip:
-        return embedder
-    from fasr_video.recognition.flip import Flipped
-
-    return Flipped(embedder)
 
 
 def as_tensor(images: Sequence[Image]) -> Tensor:
