@@ -38,6 +38,7 @@ from PIL import Image as PilImage
 
 sys.path.insert(0, str(REPO))
 from fasr_video import cli
+from fasr_video.datasets.faces import read_faces
 from fasr_video.detection import open_detector
 from fasr_video.errors import FasrError
 from fasr_video.gallery import index
@@ -46,7 +47,6 @@ from fasr_video.gallery.store import Gallery
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.recognition.embedders import open_embedder
-from fasr_video.training.faces import read_faces
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.reviewed import made_case

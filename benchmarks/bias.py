@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from results import Table, command_line
 from torch import Tensor
 
+from fasr_video.datasets.faces import read_faces, views
 from fasr_video.evaluation.open_set import lowest_threshold
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
 from fasr_video.sr.methods import FAST, load_models
-from fasr_video.training.faces import read_faces, views
 
 SIDE = 16
 FPIR = 0.01

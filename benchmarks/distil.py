@@ -20,6 +20,7 @@ from results import Table, command_line
 from sr_ladder import COLUMNS, DATA, Drawing, Faces, choose, measure, row
 from torch import Tensor, nn
 
+from fasr_video.datasets.faces import read_faces
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.checkpoints import load
 from fasr_video.sr.denoiser import Condition, Denoiser
@@ -27,7 +28,6 @@ from fasr_video.sr.methods import load_models
 from fasr_video.sr.sde import per_item
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.training import sr
-from fasr_video.training.faces import read_faces
 from fasr_video.training.loop import Plan, Progress, train
 from fasr_video.weights.manifest import boxed
 

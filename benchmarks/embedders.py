@@ -21,11 +21,11 @@ from results import Table, command_line
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.evaluation.open_set import rank_and_area
 from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.surveillance import camera
-from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.training.teacher import Teacher
 
 PLAIN = (128, 64, 32, 24, 16, 12)

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from results import Table, command_line, share
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.gallery.calibrate import (
     LabelledProbe,
     Protocol,
@@ -32,7 +33,6 @@ from fasr_video.gallery.calibration import Scorer, Tail, Threshold, scale_name
 from fasr_video.gallery.probes import Feature, Kind, Prober, make_prober
 from fasr_video.gallery.search import SMALLEST_GALLERY
 from fasr_video.recognition.embedder import BuiltinEmbedder
-from fasr_video.training.faces import Faces, read_faces, views
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 PARTS = Path(__file__).parents[1] / "runs" / "fpir"

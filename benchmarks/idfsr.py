@@ -22,6 +22,7 @@ from results import Table, command_line
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
@@ -36,7 +37,6 @@ from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels, load_idfsr_models
 from fasr_video.sr.methods import as_image
 from fasr_video.sr.restoration import Probe
 from fasr_video.sr.surveillance import jpeg
-from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.types import Image
 
 CPU = torch.device("cpu")

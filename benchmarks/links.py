@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from results import Table
 
+from fasr_video.datasets.faces import read_faces, views
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.training.faces import read_faces, views
 from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"

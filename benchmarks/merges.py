@@ -18,6 +18,7 @@ import torch
 from results import Table, command_line
 from torch import Tensor
 
+from fasr_video.datasets.faces import read_faces, views
 from fasr_video.evaluation.open_set import Scores, rank_and_area
 from fasr_video.evaluation.significance import paired_t
 from fasr_video.recognition.combiner import (
@@ -29,7 +30,6 @@ from fasr_video.recognition.combiner import (
 )
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.training.faces import read_faces, views
 from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"

@@ -20,6 +20,7 @@ from PIL import Image
 from results import RESULTS, Table, command_line
 from torch import Tensor
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.detection import open_detector
 from fasr_video.evaluation.attributes import scores
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
@@ -35,7 +36,6 @@ from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.methods import FAST, as_image, load_models, sample_seed
 from fasr_video.training.attributes import read_labels
-from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba"

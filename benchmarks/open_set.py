@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from results import RESULTS, Table
 
+from fasr_video.datasets.faces import read_faces
 from fasr_video.evaluation import open_set
 from fasr_video.evaluation.open_set import FPIRS, Searches
 from fasr_video.gallery.calibrate import (
@@ -36,7 +37,6 @@ from fasr_video.gallery.calibration import Band, Calibration, Scale, Tail, Thres
 from fasr_video.gallery.probes import Feature, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.methods import open_restorer, samples_of
-from fasr_video.training.faces import read_faces
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from results import Table, command_line
 
+from fasr_video.datasets.faces import read_faces, views
 from fasr_video.gallery.calibration import Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
@@ -26,7 +27,6 @@ from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, c
 from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.training.faces import read_faces, views
 from fasr_video.weights.manifest import boxed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"

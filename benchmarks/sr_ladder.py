@@ -19,6 +19,7 @@ import torch
 from results import Table, command_line
 from torch import Tensor
 
+from fasr_video.datasets.faces import read_faces, views
 from fasr_video.evaluation.pictures import consistency, psnr, ssim
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.embedders import open_embedder
@@ -26,7 +27,6 @@ from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
 from fasr_video.sr.methods import Models, load_models, sample_seed
-from fasr_video.training.faces import read_faces, views
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 REFERENCE = "pc-2000"

@@ -19,6 +19,7 @@ from models import DATA, combiner
 from results import Table, command_line
 from torch import Tensor
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.evaluation.pictures import psnr, ssim
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.embedders import open_embedder
@@ -29,7 +30,6 @@ from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import FAST, load_models, sample_seed
 from fasr_video.training.attributes import read_labels
-from fasr_video.training.faces import Faces, read_faces, views
 
 PUBLISHED = DATA.parent / "srdg" / "ckpt_gender"
 SIDES = (16, 8)

@@ -23,13 +23,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.detection.builtin import BuiltinDetector
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.methods import as_image
-from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.weights.manifest import boxed
 
 CANDIDATES = 48

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from fasr_video.cli import cli
+from fasr_video.datasets.faces import Faces, degrade
 from fasr_video.errors import FasrError, InputError, ModelError, UsageError
 from fasr_video.evaluation.attributes import View, scores
 from fasr_video.files import sha256_file
@@ -34,7 +35,6 @@ from fasr_video.sr.checkpoints import load, load_attribute_classifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.attributes import MEAN, STD, AttributeNet
 from fasr_video.training.attributes import class_weights, levels, make_loss, read_labels, small, train_attributes
-from fasr_video.training.faces import Faces, degrade
 from fasr_video.training.loop import Plan, Progress
 from tests.test_checkpoints import as_safetensors, fasr_file, flax_file, packed
 

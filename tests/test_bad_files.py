@@ -25,6 +25,7 @@ from fasr_video import cli
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.checkpoint import read_state
 from fasr_video.configs import settings as configs
+from fasr_video.datasets.faces import read_faces
 from fasr_video.errors import FasrError, IntegrityError, MediaError, ModelError, UsageError, exhausted
 from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
@@ -34,7 +35,6 @@ from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import AHEAD, _ahead
-from fasr_video.training.faces import read_faces
 from fasr_video.weights.manifest import boxed
 from tests import cases, videos
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image as PilImage
 
 import fasr_video
+from fasr_video.datasets.faces import read_faces
 from fasr_video.errors import IntegrityError, UsageError
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import read_picture
@@ -23,7 +24,6 @@ from fasr_video.pictures import FORMATS, UNREADABLE, decoded
 from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
-from fasr_video.training.faces import read_faces
 from tests.reviewed import made_case
 
 SIDE = 16_000

@@ -13,6 +13,7 @@ import torch
 from PIL import Image as Pictures
 
 from fasr_video import cli
+from fasr_video.datasets.faces import CELEBA, read_faces
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.gallery import calibrate
@@ -22,7 +23,6 @@ from fasr_video.gallery.calibration import Calibration, Tail
 from fasr_video.gallery.probes import Feature, Kind, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.methods import Bicubic
-from fasr_video.training.faces import CELEBA, read_faces
 
 LENGTH = 48
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "c", "restorer": None}

@@ -13,6 +13,7 @@ from PIL import Image
 from skimage.data import astronaut
 from torch.nn import functional as F
 
+from fasr_video.datasets.faces import Faces, read_faces
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.recognition.align import eyes_and_mouth, to_canonical
 from fasr_video.recognition.embedder import BuiltinEmbedder
@@ -20,7 +21,6 @@ from fasr_video.recognition.network import LENGTH
 from fasr_video.recognition.openvino_ir import IrNet
 from fasr_video.training import embedder as training
 from fasr_video.training.embedder import Material, gather, lift, make_batch, train_embedder, with_rim
-from fasr_video.training.faces import Faces, read_faces
 from fasr_video.training.loop import Plan, Progress
 from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import MAPS, Teacher, merged

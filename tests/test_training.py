@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from fasr_video.datasets.faces import Faces, identity_of, read_faces, rows_of, views
 from fasr_video.errors import FasrError
 from fasr_video.recognition.combiner import FeatureCombiner, Source
 from fasr_video.recognition.combiner import save as save_combiner
@@ -28,7 +29,6 @@ from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
 from fasr_video.sr.sde import matching_loss, score
 from fasr_video.training import sr
-from fasr_video.training.faces import Faces, identity_of, read_faces, rows_of, views
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
 from fasr_video.training.muon import Muon, orthogonal

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fasr_video.datasets.faces import Faces, views
 from fasr_video.errors import UsageError
 from fasr_video.sr.attributes import NAMES, AttributeClassifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.samplers import generators, noise_like
-from fasr_video.training.faces import Faces, views
 
 
 @dataclass(frozen=True, slots=True)

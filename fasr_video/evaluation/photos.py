@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from fasr_video.datasets.faces import CELEBA, CELEBA_FACE, identity_of, members
 from fasr_video.detection import Detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file
@@ -22,7 +23,6 @@ from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.methods import as_image
 from fasr_video.sr.restoration import SMALLEST, square_face
-from fasr_video.training.faces import CELEBA, CELEBA_FACE, identity_of, members
 from fasr_video.types import Image
 
 ROLES = ("gallery", "probe", "auxiliary")

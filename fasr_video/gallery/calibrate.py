@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.evaluation.open_set import FPIRS, RANKS, Searches
@@ -33,7 +34,6 @@ from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.methods import as_image
 from fasr_video.sr.restoration import SMALLEST
 from fasr_video.sr.surveillance import camera
-from fasr_video.training.faces import Faces, read_faces, views
 from fasr_video.training.features import write_arrays
 from fasr_video.types import AlignedFace
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video import __version__
+from fasr_video.datasets.faces import Faces, degrade, views
 from fasr_video.errors import InputError, ModelError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.sr.attributes import NAMES, AttributeClassifier
@@ -27,7 +28,6 @@ from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_attributes
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces, degrade, views
 from fasr_video.training.loop import Plan, Progress, train
 
 BLOCK = 4

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from fasr_video.training.faces import Faces
+    from fasr_video.datasets.faces import Faces
 
 MANY, SEED = click.IntRange(min=1), click.IntRange(0, 2**31)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -292,7 +292,7 @@ def idfsr_command(
 
 
 def _faces(sources: tuple[Path, ...]) -> Faces:
-    from fasr_video.training.faces import read_faces
+    from fasr_video.datasets.faces import read_faces
 
     faces, left_out = read_faces(sources)
     for line in left_out[:5]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state, read_state, save_own
+from fasr_video.datasets.faces import Faces
 from fasr_video.errors import UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, SHAPES, EmbedderNet
@@ -31,7 +32,6 @@ from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.surveillance import Surveillance, camera
 from fasr_video.training import teacher as teaching
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces
 from fasr_video.training.loop import Plan, Progress, train
 from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import Teacher, merged

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fasr_video.datasets.faces import Faces, views
 from fasr_video.errors import ModelError
 from fasr_video.files import write_whole
 from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.combiner import CombinerFeatures
-from fasr_video.training.faces import Faces, views
 
 PART = 2048
 """Faces that are made safe together: a call that was stopped goes on from the last part."""

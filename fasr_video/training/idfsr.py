@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
+from fasr_video.datasets.faces import Faces, cut, draw_moves, read_faces, rows_of, views
 from fasr_video.errors import InputError, ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
@@ -34,7 +35,6 @@ from fasr_video.sr.networks.idfsr import SIZES, IdfsrNet
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import is_own, load_own, save_idfsr
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces, cut, draw_moves, read_faces, rows_of, views
 from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
 from fasr_video.training.sr import merged_features, poor, unlike

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
+from fasr_video.datasets.faces import Faces, read_faces, rows_of, views
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
@@ -35,7 +36,6 @@ from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces, read_faces, rows_of, views
 from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
 

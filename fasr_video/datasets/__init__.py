@@ -1,0 +1,1 @@
+"""Labelled pictures as they lie on the disk: what training and evaluation read."""
