@@ -33,12 +33,12 @@ sys.path.insert(0, str(REPO))
 from fasr_video import cli
 from fasr_video.archive import unit as units
 from fasr_video.archive.orders import Order
+from fasr_video.case.recording import Place
+from fasr_video.case.store import Case, chain_hash
 from fasr_video.configs import settings as configs
 from fasr_video.custody import commands
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import probes, records
-from fasr_video.pipeline.case import Case, chain_hash
-from fasr_video.pipeline.place import Place
 from tests.reviewed import made_case
 from tests.test_foreign import journal_that_names
 

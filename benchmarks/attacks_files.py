@@ -38,6 +38,7 @@ from PIL import Image as PilImage
 
 sys.path.insert(0, str(REPO))
 from fasr_video import cli
+from fasr_video.case.store import Case, chain_hash
 from fasr_video.datasets.faces import read_faces
 from fasr_video.detection import open_detector
 from fasr_video.errors import FasrError
@@ -45,7 +46,6 @@ from fasr_video.gallery import index
 from fasr_video.gallery.enrol import enrol
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Sampling, open_video
-from fasr_video.pipeline.case import Case, chain_hash
 from fasr_video.recognition.embedders import open_embedder
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS

@@ -30,13 +30,13 @@ from results import Table, command_line
 from skimage.feature import local_binary_pattern
 
 from fasr_video.boxes import iou_matrix
+from fasr_video.case.store import Case
 from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector
 from fasr_video.gallery.commands import open_detector as photo_detector
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Sampling, open_video, read_picture
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import run
 from fasr_video.recognition.align import align
 from fasr_video.recognition.embedder import Embedder, as_tensor

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fasr_video.actors import shown
+from fasr_video.case.document import decided_subject, state_of
 from fasr_video.console import plain_throughout, say
 from fasr_video.errors import ExitCode
-from fasr_video.pipeline.export import decided_subject, state_of
 from fasr_video.types import REASON_TEXT, Reason
 
 MOST = 200
@@ -22,8 +22,8 @@ MOST = 200
 
 
 def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:
-    from fasr_video.pipeline.case import Case
-    from fasr_video.pipeline.export import as_document
+    from fasr_video.case.document import as_document
+    from fasr_video.case.store import Case
 
     with Case.open(folder) as case:
         document = as_document(case)

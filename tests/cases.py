@@ -11,6 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PilImage
 
+from fasr_video.case import replay
+from fasr_video.case.links import propose_all
+from fasr_video.case.recording import Place
+from fasr_video.case.store import Case, now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
 from fasr_video.gallery.probes import Feature, Kind, Probes
@@ -18,10 +22,7 @@ from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Losses, MediaInfo
-from fasr_video.pipeline import probes, replay, search
-from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.links import propose_all
-from fasr_video.pipeline.place import Place
+from fasr_video.pipeline import probes, search
 from fasr_video.pipeline.records import place_source, register_source, save_segment
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
 from fasr_video.sr.restoration import Restoration

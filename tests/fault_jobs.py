@@ -22,6 +22,11 @@ from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.scan import scan
 from fasr_video.archive.schedulers import Local
 from fasr_video.archive.unit import work
+from fasr_video.case.decisions import decide, undo
+from fasr_video.case.links import join, split
+from fasr_video.case.store import DATABASE as CASE
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.custody.pictures import export_pictures
@@ -31,12 +36,7 @@ from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.store import DATABASE as GALLERY
 from fasr_video.gallery.store import FINISH, Gallery
-from fasr_video.pipeline.case import DATABASE as CASE
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.decisions import decide, undo
-from fasr_video.pipeline.links import join, split
 from fasr_video.pipeline.run import Models, redo, run
-from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import refresh
 from fasr_video.review.signoff import name_signed_off, sign_off, signed_off
 

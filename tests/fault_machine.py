@@ -269,7 +269,7 @@ class Jumping(datetime):
 
 
 def jump_clock() -> None:
-    for name in ("pipeline.case", "gallery.store", "archive.ledger", "archive.summary"):
+    for name in ("case.store", "gallery.store", "archive.ledger", "archive.summary"):
         module = sys.modules.get(f"fasr_video.{name}")
         if module is not None:
             module.datetime = Jumping  # type: ignore[attr-defined]

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from fasr_video.case import replay
+from fasr_video.case.links import FACES
+from fasr_video.case.store import Case
 from fasr_video.configs import settings as configs
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import probes, records, replay, search
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.links import FACES
+from fasr_video.pipeline import probes, records, search
 from fasr_video.provenance import BANNER
 from fasr_video.types import AlignedFace, Image
 from tests.conftest import PORTRAITS

@@ -23,6 +23,7 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.archive.cameras import read_cameras
+from fasr_video.case.store import Case
 from fasr_video.checkpoint import read_state
 from fasr_video.configs import settings as configs
 from fasr_video.datasets.faces import read_faces
@@ -33,7 +34,6 @@ from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import AHEAD, _ahead
 from fasr_video.weights.manifest import boxed
 from tests import cases, videos

@@ -33,16 +33,16 @@ from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
+from fasr_video.case import decisions
+from fasr_video.case.recording import Place
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.detection import Detector, TiledDetector, open_detector
 from fasr_video.errors import InputError, MediaError, UsageError
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import open_video
-from fasr_video.pipeline import decisions
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.run import run, sampling_of
-from fasr_video.pipeline.verify import verify
 from fasr_video.types import Image
 from fasr_video.weights import manifest
 from tests.archives import QUICK, SETTINGS, files, ledger_says, work_off
@@ -521,7 +521,7 @@ def test_a_file_whose_disk_went_away_is_missing_and_not_bad(entrance: Path, tmp_
 
 
 def test_a_case_that_somebody_writes_is_left_to_them(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
-    from fasr_video.pipeline.case import only_writer
+    from fasr_video.case.store import only_writer
 
     shutil.copytree(unbroken, tmp_path / "case")
     with only_writer(tmp_path / "case"):

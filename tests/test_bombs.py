@@ -16,13 +16,13 @@ import pytest
 from PIL import Image as PilImage
 
 import fasr_video
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.datasets.faces import read_faces
 from fasr_video.errors import IntegrityError, UsageError
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import read_picture
 from fasr_video.pictures import FORMATS, UNREADABLE, decoded
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from tests.reviewed import made_case
 

@@ -19,19 +19,20 @@ import pytest
 from PIL import Image as PilImage
 
 from fasr_video import cli
+from fasr_video.case import document as export
+from fasr_video.case.links import clusters, decide
+from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import CaseError, InputError, UsageError
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import WrongEmbedder
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import export, probes
-from fasr_video.pipeline.case import DATABASE, Case
-from fasr_video.pipeline.links import clusters, decide
+from fasr_video.pipeline import probes
 from fasr_video.pipeline.probes import features, open_prober
 from fasr_video.pipeline.run import Stage, redo, run
 from fasr_video.pipeline.search import read_calibration
-from fasr_video.pipeline.verify import verify
 from fasr_video.provenance import BANNER, NOTE
 from tests import test_search
 from tests.cases import propose_link

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from fasr_video.case import links, replay
+from fasr_video.case.decisions import _QUERY, Agreement, agreement, all_standing, decide, standing, undo
+from fasr_video.case.decisions import decisions as made_on
+from fasr_video.case.document import as_document
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
-from fasr_video.pipeline import links, replay
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.decisions import _QUERY, Agreement, agreement, all_standing, decide, standing, undo
-from fasr_video.pipeline.decisions import decisions as made_on
-from fasr_video.pipeline.export import as_document
-from fasr_video.pipeline.verify import verify
 from fasr_video.review.signoff import sign_off
 from tests.reviewed import made_case
 from tests.test_cli import called
@@ -159,7 +159,7 @@ def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     case.db.execute("UPDATE decision SET verdict = 'accepted' WHERE id = 1")
     with monkeypatch.context() as patch:
-        patch.setattr("fasr_video.pipeline.decisions.require", lambda case: None)  # as a program that asks nothing
+        patch.setattr("fasr_video.case.decisions.require", lambda case: None)  # as a program that asks nothing
         decide(case, 2, "rejected", "b", "Ben")
     assert problems(case) == ["decision 1 is not as the log has it (verdict)"]
 
@@ -233,7 +233,7 @@ def test_decisions_stay_when_the_case_is_searched_anew(case: Case) -> None:
 def test_a_decision_while_another_process_writes_fails_in_one_line_and_loses_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.pipeline.case.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
     with Case.open(folder) as run, Case.open(folder) as reviewer:
         with run.transaction():
             run.log("noted", {})

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from fasr_video.case import document
+from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import write_secret
 from fasr_video.encryption import VARIABLE, fingerprint, new_key, read_key
 from fasr_video.errors import CaseError, IntegrityError, UsageError
 from fasr_video.gallery import traces
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.probes import features
 from fasr_video.pipeline.records import where_it_looked
 from fasr_video.pipeline.run import run
-from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.server import by_id
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS
@@ -86,7 +86,7 @@ def test_findings_are_those_of_a_plain_case(sealed_case: Path, corridor_case: Pa
         patch.setenv(VARIABLE, str(key))
         assert plain(sealed_case) == expected
     with Case.open(sealed_case, read_only=True) as sealed, Case.open(corridor_case, read_only=True) as case:
-        assert export.as_csv(sealed, "faces").replace(".aes", ".png") == export.as_csv(case, "faces")
+        assert document.as_csv(sealed, "faces").replace(".aes", ".png") == document.as_csv(case, "faces")
 
 
 def test_no_piece_of_a_picture_or_vector_is_on_the_disk(sealed_case: Path, corridor_case: Path) -> None:

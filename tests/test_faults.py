@@ -17,14 +17,14 @@ import pytest
 
 from fasr_video.archive.orders import End, Order, Outcome
 from fasr_video.archive.schedulers import Processes
+from fasr_video.case import store as case_module
+from fasr_video.case.recording import Place
+from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import case as case_module
-from fasr_video.pipeline.case import DATABASE, Case
-from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.run import run
-from fasr_video.pipeline.verify import verify
 from tests.units import lose_gpu
 
 QUICK = ("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampling.start=4", "track.min_sightings=2")

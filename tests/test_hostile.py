@@ -18,17 +18,17 @@ from fasr_video.archive.ledger import LOCK as LEDGER_LOCK
 from fasr_video.archive.ledger import PARTS, Ledger
 from fasr_video.archive.summary import COLUMNS
 from fasr_video.archive.summary import as_csv as summary_csv
+from fasr_video.case import links
+from fasr_video.case.decisions import decide
+from fasr_video.case.document import as_csv
+from fasr_video.case.store import LOCK, Case, locked
+from fasr_video.case.verify import verify
 from fasr_video.console import readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.encryption import new_key, read_key, warn_of_readers
 from fasr_video.errors import FasrError, IntegrityError
 from fasr_video.files import inside, write_whole
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import links
-from fasr_video.pipeline.case import LOCK, Case, locked
-from fasr_video.pipeline.decisions import decide
-from fasr_video.pipeline.export import as_csv
-from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from tests.cases import synthetic
 from tests.reviewed import Names, made_case

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image as PilImage
 
 from fasr_video import cli
+from fasr_video.case import document
+from fasr_video.case.decisions import decide, standing
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import CaseError
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.decisions import decide, standing
 from fasr_video.pipeline.evidence import Evidence, can_tell
 from fasr_video.pipeline.run import Progress, Stage, run
-from fasr_video.pipeline.verify import verify
 from fasr_video.report.write import write_report
 from fasr_video.review.cards import Filter, cards
 from fasr_video.weights.manifest import boxed
@@ -73,7 +73,7 @@ def case(footage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tracks(folder: Path) -> list[dict[str, Any]]:
     with Case.open(folder, read_only=True) as case:
-        return export.tracks(case)
+        return document.tracks(case)
 
 
 def sign_and_person(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,19 +88,19 @@ def test_sign_is_kept_with_its_reason_and_numbers_and_nothing_is_made_of_it(case
     assert sign["evidence"]["norm"] < sign["evidence"]["min_norm"] == 6.5
     assert sign["shown"]["reason"] == "lr0" and (case / sign["shown"]["native"]).is_file()
     assert sign["restoration"] is None and sign["answer"] is None
-    assert export.state_of(sign) == "not a face"
+    assert document.state_of(sign) == "not a face"
     assert (person["verdict"], person["verdict_reason"]) == ("usable", None)
     assert person["evidence"]["norm"] >= 6.5
     assert person["restoration"] is not None and person["answer"] is not None
     with Case.open(case) as opened:
-        assert export.links(opened) == []
+        assert document.links(opened) == []
 
 
 def test_its_numbers_are_the_mean_score_of_all_sightings_and_are_covered_by_the_log(case: Path, tmp_path: Path) -> None:
     sign, _ = sign_and_person(case)
     copy = Path(shutil.copytree(case, tmp_path / "case"))
     with Case.open(copy) as opened:
-        scores = [f["score"] for f in export.faces(opened) if f["track"] == int(sign["name"][1:])]
+        scores = [f["score"] for f in document.faces(opened) if f["track"] == int(sign["name"][1:])]
         assert len(scores) == FRAMES
         assert sign["evidence"]["mean_score"] == pytest.approx(np.mean(scores), abs=1e-4)
         assert not [p for c in verify(opened) for p in c.problems]
@@ -125,7 +125,7 @@ def test_report_export_and_show_say_so_in_words(
     states = {t["name"]: t["state"] for t in json.loads((written / "report.json").read_text())["tracks"]}
     assert states[sign["name"]] == "not a face" != states[person["name"]]
     with Case.open(case) as opened:
-        line = next(x for x in export.as_csv(opened, "tracks").splitlines() if ",not_a_face," in x)
+        line = next(x for x in document.as_csv(opened, "tracks").splitlines() if ",not_a_face," in x)
     assert ",not a face," in line and f",{sign['evidence']['norm']}," in line
     monkeypatch.setattr(sys, "argv", ["fasr-video", "show", str(case)])
     monkeypatch.setenv("COLUMNS", "200")
@@ -229,5 +229,5 @@ def test_evidence_has_the_limit_for_a_face_of_its_size(case: Path, tmp_path: Pat
     with Case.open(copy) as opened:
         limit = "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = 'settings'"
         opened.db.execute(limit)
-        (found,) = (t for t in export.tracks(opened) if t["id"] == sign["id"])
+        (found,) = (t for t in document.tracks(opened) if t["id"] == sign["id"])
     assert found["evidence"]["min_norm"] == 7.5

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from fasr_video.archive import summary
+from fasr_video.case import decisions, links
+from fasr_video.case import document as export
+from fasr_video.case.store import Case, now
+from fasr_video.case.verify import verify
 from fasr_video.custody.pictures import export_pictures
-from fasr_video.pipeline import decisions, export, links
-from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.verify import verify
 from fasr_video.report import document
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.signoff import sign_off

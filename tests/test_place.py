@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from fasr_video import cli
+from fasr_video.case.recording import Place, given
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.errors import UsageError
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.place import Place, given
 from fasr_video.pipeline.run import run
-from fasr_video.pipeline.verify import verify
 from tests.archives import SETTINGS
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
+from fasr_video.case import document
+from fasr_video.case.store import Case
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.redact import BLOCKS, photograph, pixelated, without_bystanders
 from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import Case
 from fasr_video.provenance import BANNER, CAMERA, COVERED, NOTE, is_synthetic, with_note
 from tests.test_cli import called
 
@@ -47,7 +47,7 @@ def test_a_camera_picture_names_footage_frame_and_time(exported: Path, corridor:
     (picture,) = exported.glob("T1-lr0-*.png")
     told = facts(picture)
     with Case.open(corridor_case, read_only=True) as case:
-        track = export.tracks(case)[0]
+        track = document.tracks(case)[0]
         assert told["case"]["id"] == case.meta("case_id")
     assert told["what"] == CAMERA and source_type(picture) == told["digital_source_type"] == TERMS + "digitalCapture"
     assert told["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
@@ -112,7 +112,7 @@ def test_a_camera_picture_that_was_exported_can_be_super_resolved_and_a_reconstr
 
 def test_a_picture_that_was_changed_is_not_exported(copied_case: Path, tmp_path: Path) -> None:
     with Case.open(copied_case, read_only=True) as case:
-        picture = case.folder / export.tracks(case)[0]["shown"]["native"]
+        picture = case.folder / document.tracks(case)[0]["shown"]["native"]
         picture.write_bytes(picture.read_bytes() + b"\0")
         with pytest.raises(IntegrityError, match="it was changed"):
             export_pictures(case, ["T1"], tmp_path / "out", redact=False)
@@ -137,7 +137,7 @@ def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
 
 def test_a_redacted_export_covers_who_else_is_in_the_frame(copied_case: Path, tmp_path: Path) -> None:
     with Case.open(copied_case) as case:
-        track = export.tracks(case)[0]
+        track = document.tracks(case)[0]
         shown, face = track["shown"], track["shown"]["face"]
         before = case.read_picture(Path(shown["native"]).stem)
         assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"

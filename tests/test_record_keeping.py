@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from fasr_video.case import decisions, document
+from fasr_video.case.store import Case, now
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import decisions, export
-from fasr_video.pipeline.case import Case, now
 from fasr_video.pipeline.run import redo, run
 from fasr_video.pipeline.search import GALLERY
-from fasr_video.pipeline.verify import verify
 from fasr_video.review.signoff import sign_off
 from tests.conftest import PORTRAITS
 
@@ -55,7 +55,7 @@ def lines(case: Case, event: str) -> list[dict[str, Any]]:
 
 
 def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
-    (use,) = export.runs(case)
+    (use,) = document.runs(case)
     times = [whole["begun"], use["begun"], use["ended"], whole["ended"]]
     assert use["finished"] and times == sorted(times) and datetime.fromisoformat(use["begun"]).tzinfo is not None
     assert (use["by"], use["role"]) == ("Olga Ost", "operator")
@@ -74,7 +74,7 @@ def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: 
     (searched,) = lines(case, "searched")
     assert searched["leads"], "the settings of this test make it so"
     for track in searched["leads"]:
-        (told,) = export.tracks(case, track)
+        (told,) = document.tracks(case, track)
         assert told["answer"]["verdict"] == "candidates"
         assert told["source_sha256"] == sha256_file(entrance) == lines(case, "source added")[0]["sha256"]
         assert told["shown"]["frame"] is not None and len(case.picture_bytes(Path(told["shown"]["native"]).stem)) > 0

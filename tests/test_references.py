@@ -14,18 +14,18 @@ import pytest
 import torch
 from PIL import Image as Pictures
 
+from fasr_video.case import document
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from fasr_video.cli import main
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import FasrError
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import open_prober
 from fasr_video.pipeline.references import APART, of_subject, sharpest
 from fasr_video.pipeline.run import redo, run
-from fasr_video.pipeline.verify import verify
 from fasr_video.provenance import NOTE
 from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
@@ -39,7 +39,7 @@ HOPPER = "grace_hopper"
 
 def case_document(folder: Path) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
-        return export.as_document(case)
+        return document.as_document(case)
 
 
 def the_track(folder: Path) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def test_what_was_drawn_from_a_subjects_photographs_says_so_everywhere(
         with Pictures.open(hers / name) as picture:
             assert json.loads(picture.info[NOTE])["conditioned_on"] == HOPPER
     with Case.open(hers, read_only=True) as case:
-        (line,) = [x for x in csv.DictReader(export.as_csv(case, "tracks").splitlines()) if x["sr_picture"]]
+        (line,) = [x for x in csv.DictReader(document.as_csv(case, "tracks").splitlines()) if x["sr_picture"]]
         assert line["sr_conditioned_on"] == HOPPER and note in line["remark"]
         assert not any(c.problems for c in verify(case))
     monkeypatch.setattr("sys.argv", ["fasr-video", "show", str(hers)])

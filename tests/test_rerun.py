@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.verify import Check
 from fasr_video.custody.rerun import _chosen, rerun
-from fasr_video.pipeline.case import DATABASE, Case
-from fasr_video.pipeline.verify import Check
 from tests.test_cli import called
 
 

@@ -25,14 +25,14 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from fasr_video.archive.again import cases_in
+from fasr_video.case.decisions import decide, decisions, standing
+from fasr_video.case.links import clusters
+from fasr_video.case.recording import Place
+from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.case import DATABASE, Case
-from fasr_video.pipeline.decisions import decide, decisions, standing
-from fasr_video.pipeline.links import clusters
-from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.records import place_source
-from fasr_video.pipeline.verify import SIGNED_OFF, verify
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
 from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server
@@ -378,7 +378,7 @@ def test_what_could_not_be_recorded_stays_in_the_form(
 def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_not_lost(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.pipeline.case.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
     fields = {"verdict": "rejected", "reason": "what I saw at length", "by": "Anna"}
     with Case.open(folder) as run, run.transaction():
         run.log("noted", {})

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.decisions import decide, decisions, standing
-from fasr_video.pipeline.verify import verify
+from fasr_video.case.decisions import decide, decisions, standing
+from fasr_video.case.store import Case
+from fasr_video.case.verify import verify
 from tests.reviewed import Names, made_case
 
 CHROMIUM = Path("/usr/bin/chromium")

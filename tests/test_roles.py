@@ -10,12 +10,13 @@ import pytest
 
 from fasr_video.actors import VARIABLE
 from fasr_video.archive.canonical import dump
+from fasr_video.case import decisions
+from fasr_video.case import document as export
+from fasr_video.case.store import TOMBSTONE, Case
+from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import make_signing_keys
-from fasr_video.pipeline import decisions, export
-from fasr_video.pipeline.case import TOMBSTONE, Case
 from fasr_video.pipeline.run import run
-from fasr_video.pipeline.verify import SIGNED_OFF, verify
 from fasr_video.report.write import write_report
 from tests.cases import synthetic
 from tests.conftest import CORRIDOR_QUICK

@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from fasr_video.case import document as export
+from fasr_video.case import store as case_module
+from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError, SettingsError
-from fasr_video.pipeline import case as case_module
-from fasr_video.pipeline import export
 from fasr_video.pipeline import run as run_module
-from fasr_video.pipeline.case import DATABASE, Case
 from fasr_video.pipeline.run import Progress, Stage, run
-from fasr_video.pipeline.verify import verify
 from fasr_video.types import Reason
 from tests import videos
 from tests.conftest import PORTRAITS

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from fasr_video.case import document
+from fasr_video.case.store import Case
 from fasr_video.configs import settings as configs
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import run
 
 SAMPLES = Path(__file__).parents[1] / "sample_videos"
@@ -30,7 +30,7 @@ def found(clip: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list
     out = tmp_path_factory.mktemp("samples") / "case"
     run([SAMPLES / clip], out, configs.load("cpu", ("restore.sampler=dpmpp-4",)), SAMPLES / "mugshots")
     with Case.open(out, read_only=True) as case:
-        tracks = [t for t in export.as_document(case)["tracks"] if t["answer"] is not None]
+        tracks = [t for t in document.as_document(case)["tracks"] if t["answer"] is not None]
     people: dict[str, list[dict[str, Any]]] = {}
     for track in tracks:
         people.setdefault(shown(clip, track), []).append(track)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fasr_video.case.store import DATABASE
 from fasr_video.custody.keys import make_signing_keys
 from fasr_video.custody.signing import check_signature, sign
 from fasr_video.errors import IntegrityError
-from fasr_video.pipeline.case import DATABASE
 from tests.test_cli import called
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from fasr_video.case.store import SETTINGS, TOMBSTONE, Case
+from fasr_video.case.verify import SUMS, verify
 from fasr_video.custody.purge import cases_in
 from fasr_video.errors import InputError, IntegrityError
 from fasr_video.files import LARGEST, open_regular, read_file, sha256_file
@@ -16,8 +18,6 @@ from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import UNREADABLE, read_picture
-from fasr_video.pipeline.case import SETTINGS, TOMBSTONE, Case
-from fasr_video.pipeline.verify import SUMS, verify
 from tests.reviewed import made_case
 
 pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end

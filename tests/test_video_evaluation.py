@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from fasr_video import cli
+from fasr_video.case.store import Case
 from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError
 from fasr_video.evaluation import detection, open_set, video
 from fasr_video.evaluation.open_set import UNLISTED
 from fasr_video.evaluation.video import Truth, _Answer
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import run
 from tests.conftest import PORTRAITS
 

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.archive.ledger import DATABASE as LEDGER
+from fasr_video.case.document import tracks as tracks_of
+from fasr_video.case.store import DATABASE, Case, only_writer
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.files import is_gone
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Prober
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.case import DATABASE, Case, only_writer
-from fasr_video.pipeline.export import tracks as tracks_of
 from fasr_video.pipeline.probes import open_prober
 from fasr_video.pipeline.search import outdated, probed_tracks, search_all
 from fasr_video.report.write import refresh

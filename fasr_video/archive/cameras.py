@@ -22,8 +22,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from fasr_video.case.recording import Place
 from fasr_video.errors import InputError, UsageError
-from fasr_video.pipeline.place import Place
 
 COLUMNS = ("glob", "camera", "start", "offset", "offset_at", "drift", "uncertainty", "zone", "priority")
 GROUPS = {"camera", "date", "time"}

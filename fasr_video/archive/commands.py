@@ -316,7 +316,7 @@ def _opened(asked: Asked, after: str | None = None, before: str | None = None) -
 def _job(asked: Asked, after: str | None, before: str | None) -> Job:
     from fasr_video.archive.batch import Job
     from fasr_video.archive.cameras import read_cameras
-    from fasr_video.pipeline.place import read_time
+    from fasr_video.case.recording import read_time
     from fasr_video.pipeline.run import sampling_of
 
     settings = configs.load(asked.preset, asked.overrides)

@@ -25,11 +25,11 @@ from typing import IO, Any
 
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found, Scan
+from fasr_video.case.recording import Place
+from fasr_video.case.store import DATABASE as CASE_DATABASE
+from fasr_video.case.values import is_clock
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import is_gone, is_plain, make_private_folder, open_lock, put_in_place, refuse_link
-from fasr_video.pipeline.case import DATABASE as CASE_DATABASE
-from fasr_video.pipeline.place import Place
-from fasr_video.pipeline.values import is_clock
 from fasr_video.schema import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
 from fasr_video.sqlite import BUSY_SECONDS, connect, connect_to_read, environment, tell_damage, transaction
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video import __version__
-from fasr_video.pipeline.place import Place
+from fasr_video.case.recording import Place
 
 Tell = Callable[[float], None]
 """Is told what share of the footage is done, now and then."""

@@ -18,13 +18,13 @@ from typing import Any
 from fasr_video import __version__
 from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
+from fasr_video.case.document import as_document
+from fasr_video.case.store import DATABASE, Case, CaseBusy
 from fasr_video.configs.settings import Settings
 from fasr_video.custody.contents import contents, named_as_ours
 from fasr_video.errors import EnvironmentFailure, FasrError
 from fasr_video.files import sha256_file, sync_folder
 from fasr_video.media import open_video
-from fasr_video.pipeline.case import DATABASE, Case, CaseBusy
-from fasr_video.pipeline.export import as_document
 from fasr_video.pipeline.run import Models, Progress, open_models, run
 from fasr_video.report.write import refresh
 

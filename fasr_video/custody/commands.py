@@ -63,8 +63,8 @@ def pictures_command(
     case: Path, tracks: tuple[str, ...], out: Path, redact: bool, c2pa_cert: Path | None, c2pa_key: Path | None
 ) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
+    from fasr_video.case.store import Case
     from fasr_video.custody.pictures import export_pictures
-    from fasr_video.pipeline.case import Case
 
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fasr_video.case.store import LOCK, TOMBSTONE, Case
+from fasr_video.case.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
 from fasr_video.errors import IntegrityError
 from fasr_video.files import read_file, sha256_file
-from fasr_video.pipeline.case import LOCK, TOMBSTONE, Case
-from fasr_video.pipeline.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
 
 Facts = dict[str, dict[str, Any]]
 """SHA-256 and size of each file, by its path in the folder."""

@@ -21,13 +21,13 @@ from typing import Any
 
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
+from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, Case, locked, now
+from fasr_video.case.verify import damage
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.encryption import given_key
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
 from fasr_video.files import is_gone, read_file, refuse_link, sync_folder, write_whole
 from fasr_video.gallery import traces
-from fasr_video.pipeline.case import DATABASE, LOCK, TOMBSTONE, Case, locked, now
-from fasr_video.pipeline.verify import damage
 from fasr_video.sqlite import MISREAD, environment
 
 SCHEMA = "fasr-video/purged/1"

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 from fasr_video.actors import login, shown
 from fasr_video.actors import role as as_role
+from fasr_video.case.decisions import person
+from fasr_video.case.store import DATABASE, now
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
 from fasr_video.files import read_file, sha256_file, write_whole
-from fasr_video.pipeline.case import DATABASE, now
-from fasr_video.pipeline.decisions import person
 from fasr_video.sqlite import environment
 
 if TYPE_CHECKING:

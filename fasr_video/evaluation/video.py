@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.boxes import iou_matrix
+from fasr_video.case import document
+from fasr_video.case.store import Case
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import InputError, MissingExtra, UsageError
 from fasr_video.evaluation import detection, open_set, plots
@@ -26,8 +28,6 @@ from fasr_video.evaluation.scoring import RANKS, Scored, ranks
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores
 from fasr_video.evaluation.tracking import score as score_tracks
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.run import sampling_of
 from fasr_video.sqlite import MISREAD
 
@@ -254,7 +254,7 @@ def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
     subjects, searched = _subjects(case), case.searched()
     asked = 0 if searched is None else int(searched["question"]["candidates"])
     found = []
-    for track in export.tracks(case):
+    for track in document.tracks(case):
         person, answer = owners.get(track["id"]), track["answer"]
         if person is None or answer is None:
             continue

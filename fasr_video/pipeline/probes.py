@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.case.store import Case
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import SettingsError
 from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, References, TrackFaces, make_prober
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
 from fasr_video.provenance import BANNER, png_note

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from fasr_video.case.recording import Place
+from fasr_video.case.store import Case, now
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.detection.frame_skipping import GateState
 from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
-from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
 from fasr_video.recognition.embedder import Embedder

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from sqlite3 import Row
 
+from fasr_video.case.store import Case
 from fasr_video.errors import UsageError
 from fasr_video.gallery.probes import References
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.case import Case
 
 APART = 20
 """Frames between any two references, LR0 among them: neighbours show the same."""

@@ -20,6 +20,11 @@ import torch
 
 from fasr_video import actors
 from fasr_video.batch_size import FRAMES, at_once
+from fasr_video.case.decisions import person
+from fasr_video.case.document import track_names
+from fasr_video.case.links import propose_all
+from fasr_video.case.recording import Place
+from fasr_video.case.store import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
 from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.frame_skipping import Gate, GateState
@@ -29,12 +34,7 @@ from fasr_video.gallery.probes import Prober, References
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline import records
-from fasr_video.pipeline.case import DATABASE, SETTINGS, Case, only_writer
-from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.evidence import can_tell
-from fasr_video.pipeline.export import track_names
-from fasr_video.pipeline.links import propose_all
-from fasr_video.pipeline.place import Place
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.probes import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features
 from fasr_video.pipeline.references import check_tracks, of_tracks

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image as PilImage
 
+from fasr_video.case.store import Case
 from fasr_video.custody.pictures import about, when
 from fasr_video.custody.redact import without_bystanders
 from fasr_video.pictures import decoded, opened
-from fasr_video.pipeline.case import Case
 from fasr_video.pipeline.probes import track_faces
 from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp
 from fasr_video.recognition.align import CANONICAL_SIDE

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fasr_video.case.document import state_of
 from fasr_video.pipeline.evidence import explain
-from fasr_video.pipeline.export import state_of
 from fasr_video.types import REASON_TEXT, Reason
 
 NOTICE = (

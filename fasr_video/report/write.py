@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.actors import shown
+from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, flat
+from fasr_video.case.store import Case
+from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import inside, read_file, refuse_links, sha256_file, sync_folder, write_whole
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.export import TRACK_COLUMNS, csv_of, decided_subject, flat
-from fasr_video.pipeline.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
 from fasr_video.report.folder import README, files_of

@@ -11,11 +11,11 @@ from flask import Blueprint, current_app, flash, redirect, render_template, requ
 from werkzeug.wrappers import Response
 
 from fasr_video.actors import LONGEST, stated
+from fasr_video.case import decisions, links
+from fasr_video.case.document import track_number
+from fasr_video.case.store import Case
+from fasr_video.case.verify import SIGNED_OFF
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
-from fasr_video.pipeline import decisions, links
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.export import track_number
-from fasr_video.pipeline.verify import SIGNED_OFF
 from fasr_video.review import signoff
 from fasr_video.review.pages import folder_of, sign_off_page, subjects_page, track_page
 

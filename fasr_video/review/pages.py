@@ -14,11 +14,11 @@ from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, render_template, request
 
+from fasr_video.case import document
+from fasr_video.case.decisions import Agreement, agreement, decisions
+from fasr_video.case.links import clusters
+from fasr_video.case.store import Case
 from fasr_video.errors import FasrError
-from fasr_video.pipeline import export
-from fasr_video.pipeline.case import Case
-from fasr_video.pipeline.decisions import Agreement, agreement, decisions
-from fasr_video.pipeline.links import clusters
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
 from fasr_video.review.photographs import Photographs, photograph, photographs
 from fasr_video.review.signoff import signed_off, undecided
@@ -131,7 +131,7 @@ def track_page(case_id: str, name: str, error: FasrError | None = None) -> str:
         if place is None:
             abort(404, f"No finished track {name} in this case.")
         card = found[place]
-        (shown,) = export.tracks(case, card.id)
+        (shown,) = document.tracks(case, card.id)
         compared = _compared(case, card, shown)
         made = decisions(case, card.id)
         after = found[place + 1 :] + found[:place]
@@ -200,7 +200,7 @@ def subjects_page(case_id: str, error: FasrError | None = None) -> str:
         by_id = {card.id: card for card in found}
         groups = clusters(case, ["accepted"])
         joined = {track for group in groups for track in group}
-        links = export.links(case)
+        links = document.links(case)
         return render_template(
             "subjects.html",
             head=head(case, found),

@@ -22,14 +22,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
 from fasr_video.actors import shown
+from fasr_video.case.decisions import Agreement, Decision, decisions, digest, person
+from fasr_video.case.document import below_threshold, links
+from fasr_video.case.links import clusters
+from fasr_video.case.replay import require
+from fasr_video.case.store import Case, now
+from fasr_video.case.verify import NEW, SIGNED_OFF
 from fasr_video.errors import CaseError
 from fasr_video.files import make_folder, put_in_place, write_whole
-from fasr_video.pipeline.case import Case, now
-from fasr_video.pipeline.decisions import Agreement, Decision, decisions, digest, person
-from fasr_video.pipeline.export import below_threshold, links
-from fasr_video.pipeline.links import clusters
-from fasr_video.pipeline.replay import require
-from fasr_video.pipeline.verify import NEW, SIGNED_OFF
 from fasr_video.review.cards import Card, cards, ratio
 from fasr_video.review.times import clock
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from fasr_video.case.recording import correction
 from fasr_video.errors import UsageError
-from fasr_video.pipeline.place import correction
 
 _REMEDY = "give H:MM:SS of the footage, or a date with a time, as 2026-03-01 14:05"
 

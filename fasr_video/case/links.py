@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from sqlite3 import Row
 
 from fasr_video.actors import role as as_role
+from fasr_video.case.decisions import person
+from fasr_video.case.replay import proposed_links, require
+from fasr_video.case.store import Case, now, track_name
 from fasr_video.configs.settings import LinkSettings
 from fasr_video.errors import CaseError
 from fasr_video.gallery.probes import Feature, Kind
-from fasr_video.pipeline.case import Case, now, track_name
-from fasr_video.pipeline.decisions import person
 from fasr_video.pipeline.probes import features
-from fasr_video.pipeline.replay import proposed_links, require
 from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face
 from fasr_video.types import FaceCrop, Reason
 

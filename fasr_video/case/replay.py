@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fasr_video.case.store import Case, chain_hash
 from fasr_video.errors import IntegrityError
-from fasr_video.pipeline.case import Case, chain_hash
 
 PROPOSED = ("id", "a", "b", "score", "evidence")
 """What the log holds of each link that nobody decided on, in this order."""

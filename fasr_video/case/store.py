@@ -41,6 +41,7 @@ from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
+from fasr_video.case import values
 from fasr_video.encryption import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
@@ -54,7 +55,6 @@ from fasr_video.files import (
     write_whole,
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
-from fasr_video.pipeline import values
 from fasr_video.schema import Shape, has_our_meta, refuse_others, refuse_values
 from fasr_video.sqlite import (
     BUSY_SECONDS,
@@ -225,7 +225,7 @@ class Case:
         return self
 
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
-        from fasr_video.pipeline.verify import damage
+        from fasr_video.case.verify import damage
 
         remedy = "restore it from a copy; `fasr-video verify` tells the rest"
         try:
