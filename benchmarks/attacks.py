@@ -38,7 +38,7 @@ from fasr_video.case.store import Case, chain_hash
 from fasr_video.configs import settings as configs
 from fasr_video.custody import commands
 from fasr_video.files import sha256_file
-from fasr_video.pipeline import probes, records
+from fasr_video.pipeline import restore, segments
 from tests.reviewed import made_case
 from tests.test_foreign import journal_that_names
 
@@ -166,12 +166,12 @@ def forge(case: Path) -> None:
         for row in opened.db.execute("SELECT * FROM log ORDER BY id").fetchall():
             details = json.loads(row["details"])
             if row["event"] == "source done":
-                details["digest"] = records.digest(opened, details["source"])
+                details["digest"] = segments.digest(opened, details["source"])
             if row["event"] == "source added":
                 info = opened.db.execute("SELECT info FROM source WHERE id = ?", (details["source"],)).fetchone()
                 details["info"] = json.loads(info["info"])
             if row["event"] == "probed":
-                details["digests"] = {t: probes.digest(opened, int(t)) for t in details["digests"]}
+                details["digests"] = {t: restore.digest(opened, int(t)) for t in details["digests"]}
             text = json.dumps(details, sort_keys=True)
             hashed = chain_hash(previous, row["at"], row["event"], text)
             made = "UPDATE log SET details = ?, previous = ?, hash = ? WHERE id = ?"

@@ -23,12 +23,13 @@ import torch
 from footage import crowd
 from results import Table, command_line
 
+from fasr_video.case.sources import register_source
 from fasr_video.configs import settings
 from fasr_video.configs.settings import Settings
 from fasr_video.detection import open_detector
 from fasr_video.detection.frame_skipping import START
 from fasr_video.media import Sampling, open_video
-from fasr_video.pipeline import records
+from fasr_video.pipeline import segments
 from fasr_video.pipeline.run import LOOKING, Progress, Stage, open_case, run
 from fasr_video.pipeline.tracklets import Tracklets
 from fasr_video.trackers import TRACKERS, Tracker, TrackerSettings
@@ -87,12 +88,12 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
     described = {"name": detector.name, "model_sha256": detector.fingerprint, "licence": ""}
     described |= {"landmarks": True, "embedder": None}
     with open_case(folder, chosen) as case:
-        source = records.register_source(case, reader.info, described)
+        source = register_source(case, reader.info, described)
         span: tuple[FrameRef, FrameRef] = (frames[0].ref, frames[-1].ref)
         segment = tracklets.take_segment()
         lost = reader.losses
         _, storing = timed(
-            lambda: records.save_segment(
+            lambda: segments.save_segment(
                 case, source, segment, span, tracker=other, gate=START, losses=lost, damaged=0, seconds=0.0, done=True
             )
         )

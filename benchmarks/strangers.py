@@ -20,6 +20,7 @@ import torch
 from footage import DATA, find_data
 from results import Table, command_line
 
+from fasr_video.case.results import features
 from fasr_video.case.store import Case
 from fasr_video.configs import settings
 from fasr_video.gallery.calibration import Calibration
@@ -28,7 +29,6 @@ from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.probes import features
 from fasr_video.pipeline.run import open_models, run
 from fasr_video.weights.manifest import boxed
 

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image as PilImage
 
 from fasr_video.case import replay
-from fasr_video.case.links import propose_all
 from fasr_video.case.recording import Place
+from fasr_video.case.sources import place_source, register_source
 from fasr_video.case.store import Case, now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
@@ -22,8 +22,9 @@ from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Losses, MediaInfo
-from fasr_video.pipeline import probes, search
-from fasr_video.pipeline.records import place_source, register_source, save_segment
+from fasr_video.pipeline import restore, search
+from fasr_video.pipeline.links import propose_all
+from fasr_video.pipeline.segments import save_segment
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
 from fasr_video.sr.restoration import Restoration
 from fasr_video.trackers import TRACKERS, TrackerSettings
@@ -171,13 +172,13 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             found = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
             if kind != "conditioned":
                 found[Kind.SR] = unit(random)
-            stored = probes._write(case, made)
-            probes._store(case, row["id"], json.dumps(MODELS), 36, Probes(found, made), stored)
+            stored = restore._write(case, made)
+            restore._store(case, row["id"], json.dumps(MODELS), 36, Probes(found, made), stored)
             if kind != "not searched":
                 remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
                 search._store(case, row["id"], _answer(kind, found), remark)
                 asked.append(row["id"])
-        case.log("probed", {"models": MODELS, "digests": {r["id"]: probes.digest(case, r["id"]) for r in rows}})
+        case.log("probed", {"models": MODELS, "digests": {r["id"]: restore.digest(case, r["id"]) for r in rows}})
         listed = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
         photographs = search._photographs(gallery)
         case.db.executemany(listed, photographs)

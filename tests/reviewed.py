@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from fasr_video.case import replay
-from fasr_video.case.links import FACES
 from fasr_video.case.store import Case
 from fasr_video.configs import settings as configs
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import probes, records, search
+from fasr_video.pipeline import restore, search, segments
+from fasr_video.pipeline.links import FACES
 from fasr_video.provenance import BANNER
 from fasr_video.types import AlignedFace, Image
 from tests.conftest import PORTRAITS
@@ -76,9 +76,9 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
             for number, track in enumerate(seen, 1):
                 _track(case, number, track, portraits[track.looks], n)
             for number in (1, 2):
-                found = {"faces": {}, "losses": LOSSES, "digest": records.digest(case, number)}
+                found = {"faces": {}, "losses": LOSSES, "digest": segments.digest(case, number)}
                 case.log("source done", {"source": number, **found})
-            digests = {t: probes.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
+            digests = {t: restore.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
             case.log("probed", {"models": {}, "digests": digests})
             link = "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
             case.db.execute(link, (FACES,))

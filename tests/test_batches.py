@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fasr_video.batch_size import FACES, FRAMES, PICTURES, Load, at_once, fitting
 from fasr_video.configs import settings
 from fasr_video.detection.network import DetectorNet
-from fasr_video.pipeline.probes import TOGETHER, tracks_together
+from fasr_video.pipeline.restore import TOGETHER, tracks_together
 from fasr_video.pipeline.run import frames_at_once
 from fasr_video.recognition.adaface import AdaFaceNet
 from fasr_video.recognition.network import EmbedderNet

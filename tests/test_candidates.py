@@ -21,6 +21,7 @@ from PIL import Image as PilImage
 from fasr_video import cli
 from fasr_video.case import document as export
 from fasr_video.case.links import clusters, decide
+from fasr_video.case.results import features
 from fasr_video.case.store import DATABASE, Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
@@ -29,8 +30,8 @@ from fasr_video.errors import CaseError, InputError, UsageError
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import WrongEmbedder
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline import probes
-from fasr_video.pipeline.probes import features, open_prober
+from fasr_video.pipeline import restore
+from fasr_video.pipeline.restore import open_prober
 from fasr_video.pipeline.run import Stage, redo, run
 from fasr_video.pipeline.search import read_calibration
 from fasr_video.provenance import BANNER, NOTE
@@ -333,7 +334,7 @@ def test_tables_hold_tracks_of_every_state(copy: Path, corridor: Path, entrance:
 def test_stopped_between_two_groups_of_tracks_the_case_is_intact(
     corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes, "TOGETHER", 1)
+    monkeypatch.setattr(restore, "TOGETHER", 1)
 
     def stop(progress: object) -> None:
         if isinstance(progress, Stage) and progress.done == 1:

@@ -13,12 +13,12 @@ import pytest
 from fasr_video import cli, screen
 from fasr_video.case.document import as_document
 from fasr_video.case.links import decide
+from fasr_video.case.sources import rows_digest
 from fasr_video.case.store import DATABASE, Case, chain_hash
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, IntegrityError, MediaError
 from fasr_video.media import hash_folder, pyav
-from fasr_video.pipeline.records import rows_digest
 from fasr_video.pipeline.run import run
 from fasr_video.report.write import write_report
 from tests.cases import propose_link

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image as Pictures
 
 from fasr_video.case import document
+from fasr_video.case.results import features
 from fasr_video.case.store import DATABASE, Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
@@ -22,9 +23,8 @@ from fasr_video.custody.keys import write_secret
 from fasr_video.encryption import VARIABLE, fingerprint, new_key, read_key
 from fasr_video.errors import CaseError, IntegrityError, UsageError
 from fasr_video.gallery import traces
-from fasr_video.pipeline.probes import features
-from fasr_video.pipeline.records import where_it_looked
 from fasr_video.pipeline.run import run
+from fasr_video.pipeline.segments import where_it_looked
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.server import by_id
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS

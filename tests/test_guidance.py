@@ -18,7 +18,7 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, FasrError, SettingsError, UsageError
 from fasr_video.files import sha256_file
-from fasr_video.pipeline.probes import open_prober, probe_all
+from fasr_video.pipeline.restore import open_prober, probe_all
 from fasr_video.pipeline.run import open_case, run
 from fasr_video.sr import sampling, sde
 from fasr_video.sr.attributes import (

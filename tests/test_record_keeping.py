@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from fasr_video.case import decisions, document
-from fasr_video.case.store import Case, now
+from fasr_video.case.store import GALLERY, Case, now
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.run import redo, run
-from fasr_video.pipeline.search import GALLERY
 from fasr_video.review.signoff import sign_off
 from tests.conftest import PORTRAITS
 

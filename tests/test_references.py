@@ -23,8 +23,8 @@ from fasr_video.configs.settings import Settings
 from fasr_video.errors import FasrError
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.probes import open_prober
 from fasr_video.pipeline.references import APART, of_subject, sharpest
+from fasr_video.pipeline.restore import open_prober
 from fasr_video.pipeline.run import redo, run
 from fasr_video.provenance import NOTE
 from fasr_video.sr.idfsr import identity_denoiser

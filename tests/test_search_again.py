@@ -14,13 +14,13 @@ from fasr_video.archive.again import cases_in, is_answered, search_again
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import write_summary
 from fasr_video.archive.unit import work
+from fasr_video.case.results import digest
 from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError
 from fasr_video.gallery import enrol as enrolling
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.probes import digest
 from fasr_video.pipeline.run import open_models
 from tests.archives import SETTINGS, work_off
 from tests.conftest import PORTRAITS

@@ -21,6 +21,7 @@ from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
 from fasr_video.case.recording import Place
+from fasr_video.case.sources import place_source
 from fasr_video.case.store import DATABASE as CASE_DATABASE
 from fasr_video.case.store import Case, only_writer
 from fasr_video.configs.settings import Settings
@@ -30,7 +31,6 @@ from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.gallery.store import Gallery
-from fasr_video.pipeline.records import place_source
 from fasr_video.pipeline.run import open_models
 from fasr_video.pipeline.search import check_question, told_of
 from fasr_video.report.write import refresh

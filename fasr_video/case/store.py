@@ -71,6 +71,8 @@ SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 SETTINGS = "settings.yaml"
+GALLERY = "gallery"
+"""The gallery of the folder of photographs that it was given."""
 TOMBSTONE = "purged.json"
 """What is left of a case that was purged."""
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")

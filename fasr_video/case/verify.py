@@ -13,16 +13,15 @@ from pathlib import Path
 import yaml
 
 from fasr_video.case import replay
-from fasr_video.case.store import SETTINGS, SHAPE, Case
+from fasr_video.case.results import digest as probes_digest
+from fasr_video.case.sources import digest, looked, rows_digest
+from fasr_video.case.store import GALLERY, SETTINGS, SHAPE, Case
 from fasr_video.encryption import given_key
 from fasr_video.errors import IntegrityError, MediaError
 from fasr_video.files import read_file, sha256_file
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.gallery.store import DATABASE, Gallery
 from fasr_video.media import hash_folder
-from fasr_video.pipeline.probes import digest as probes_digest
-from fasr_video.pipeline.records import digest, looked, rows_digest
-from fasr_video.pipeline.search import GALLERY
 from fasr_video.schema import misfit
 from fasr_video.sqlite import MISREAD
 

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from fasr_video.case.document import track_names
+from fasr_video.case.results import features
 from fasr_video.case.store import Case, package_versions
 from fasr_video.case.verify import Check
 from fasr_video.configs.settings import Settings, load
 from fasr_video.errors import FasrError
 from fasr_video.gallery.probes import Prober, Probes
-from fasr_video.pipeline.probes import features, open_prober, track_faces, track_seed
+from fasr_video.pipeline.restore import open_prober, track_faces, track_seed
 
 GREY_LEVELS = 1
 """By which a pixel may differ: other machines, versions and batches round otherwise."""

@@ -22,8 +22,8 @@ from fasr_video import actors
 from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.case.decisions import person
 from fasr_video.case.document import track_names
-from fasr_video.case.links import propose_all
 from fasr_video.case.recording import Place
+from fasr_video.case.sources import is_done, place_source, register_source, where_it_stopped
 from fasr_video.case.store import DATABASE, SETTINGS, Case, only_writer
 from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
 from fasr_video.detection import Detector, open_detector
@@ -33,11 +33,12 @@ from fasr_video.files import write_whole
 from fasr_video.gallery.probes import Prober, References
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
-from fasr_video.pipeline import records
+from fasr_video.pipeline import segments
 from fasr_video.pipeline.evidence import can_tell
+from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.probes import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features
 from fasr_video.pipeline.references import check_tracks, of_tracks
+from fasr_video.pipeline.restore import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features
 from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, renew_answers, search_all
 from fasr_video.sqlite import environment
 from fasr_video.trackers import TRACKERS, TrackerSettings
@@ -317,22 +318,22 @@ def _run_source(
         "landmarks": detector.has_landmarks,
         "embedder": None if embedder is None else embedder.sha256,
     }
-    source = records.register_source(case, info, described)
+    source = register_source(case, info, described)
     if place is not None:
-        records.place_source(case, source, place)
-    if records.is_done(case, source):
+        place_source(case, source, place)
+    if is_done(case, source):
         return False
     track = settings.track
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
-    tracklets = records.take_up(case, source, info, tracker, settings.select, embedder)
-    after = records.where_it_stopped(case, source, info)
+    tracklets = segments.take_up(case, source, info, tracker, settings.select, embedder)
+    after = where_it_stopped(case, source, info)
     if after is not None:
         with case.transaction():
             case.log("resumed", {"source": source, "after_frame": after.index})
     frames = prefetch(_with_losses(reader, sampling, after), _ahead(info))
     # The next faces are looked for while those found are tracked, measured and stored.
     motion = settings.detect.gate == "motion"
-    gate = Gate(detector, settings.detect.every, motion, records.where_it_looked(case, source))
+    gate = Gate(detector, settings.detect.every, motion, segments.where_it_looked(case, source))
     batches = prefetch(_detected(frames, gate, settings), FOUND_AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
@@ -342,7 +343,7 @@ def _run_source(
     def save(done: bool) -> None:
         nonlocal began, counted, span, damaged
         now = time.monotonic()
-        records.save_segment(
+        segments.save_segment(
             case,
             source,
             tracklets.take_segment(),

@@ -10,7 +10,8 @@ from typing import Any
 
 from fasr_video.case.replay import answers as answers_of
 from fasr_video.case.replay import photographs_digest_of, require
-from fasr_video.case.store import Case
+from fasr_video.case.results import conditioned, features
+from fasr_video.case.store import GALLERY, Case
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import Choice, Which
@@ -24,13 +25,9 @@ from fasr_video.gallery.probes import Kind, Prober
 from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE, Gallery
-from fasr_video.pipeline.probes import conditioned, features
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.weights.manifest import boxed
-
-GALLERY = "gallery"
-"""In the case: the gallery of the folder of photographs that it was given."""
 
 
 def check_question(

@@ -20,7 +20,7 @@ from fasr_video.case.store import Case
 from fasr_video.custody.pictures import about, when
 from fasr_video.custody.redact import without_bystanders
 from fasr_video.pictures import decoded, opened
-from fasr_video.pipeline.probes import track_faces
+from fasr_video.pipeline.restore import track_faces
 from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor

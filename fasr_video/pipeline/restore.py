@@ -17,12 +17,13 @@ import numpy as np
 import torch
 
 from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.case.results import digest, probe_place
 from fasr_video.case.store import Case
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import SettingsError
-from fasr_video.gallery.probes import Feature, Kind, Prober, Probes, References, TrackFaces, make_prober
+from fasr_video.gallery.probes import Prober, Probes, References, TrackFaces, make_prober
 from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
 from fasr_video.provenance import BANNER, png_note
@@ -173,33 +174,6 @@ def track_faces(case: Case, track: Row, subject: References | None = None, pixel
     return TrackFaces(align(native, box, marks), to_canonical(native, points, side), auxiliaries, references)
 
 
-def features(case: Case, track: int) -> dict[Kind, Feature]:
-    rows = case.db.execute("SELECT kind, feature FROM probe WHERE track = ?", (track,)).fetchall()
-    stored = {Kind(row["kind"]): case.unseal(row["feature"], _place(track, row["kind"])) for row in rows}
-    found = {kind: np.frombuffer(data, np.float32) for kind, data in stored.items()}
-    return {kind: found[kind] for kind in Kind if kind in found}
-
-
-def conditioned(case: Case) -> dict[int, str]:
-    """The tracks whose reconstruction was drawn from a gallery subject's photographs, and whose."""
-    found = case.db.execute("SELECT track, facts FROM restoration ORDER BY track").fetchall()
-    subjects = {int(row["track"]): json.loads(row["facts"]).get("conditioned_on", "") for row in found}
-    return {track: subject for track, subject in subjects.items() if subject}
-
-
-def digest(case: Case, track: int) -> str:
-    """One hash over the probes and the restoration of a track, so that the log's chain covers them."""
-    hasher = hashlib.sha256()
-    for query in (
-        "SELECT track, kind, hex(feature) FROM probe WHERE track = ? ORDER BY kind",
-        "SELECT * FROM probed WHERE track = ?",
-        "SELECT * FROM restoration WHERE track = ?",
-    ):
-        for row in case.db.execute(query, (track,)):
-            hasher.update(json.dumps(tuple(row)).encode())
-    return hasher.hexdigest()
-
-
 def native_pixels(case: Case, row: Row) -> Image:
     return case.read_picture(row["native"])
 
@@ -225,16 +199,12 @@ def _write(case: Case, restoration: Restoration | None) -> Restored | None:
     return picture, json.dumps(samples), spread, json.dumps(facts)
 
 
-def _place(track: int, kind: str) -> str:
-    return f"probe {kind} of track {track}"
-
-
 def _store(case: Case, track: int, models: str, side: int, answer: Probes, restored: Restored | None) -> None:
     for table in ("probe", "probed", "restoration"):
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
     case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, models, side))
     for kind, feature in answer.features.items():
-        data = case.seal(feature.astype(np.float32).tobytes(), _place(track, kind))
+        data = case.seal(feature.astype(np.float32).tobytes(), probe_place(track, kind))
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, data))
     if restored is not None:
         case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", (track, *restored))

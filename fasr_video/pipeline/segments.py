@@ -1,9 +1,8 @@
-"""How segments, tracks and links are written to and read from a case."""
+"""How segments and their tracks are written to and read from a case."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import math
 from dataclasses import asdict
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from fasr_video.case.recording import Place
+from fasr_video.case.sources import digest, looked, looked_key, rows_digest
 from fasr_video.case.store import Case, now
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.detection.frame_skipping import GateState
-from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
@@ -25,48 +23,6 @@ from fasr_video.trackers import Tracker
 from fasr_video.types import FaceCrop, FrameRef, Quality, Reason
 
 _MEASURES = tuple(Quality.__slots__)
-
-
-def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> int:
-    """The number of this footage in the case, by what is in the file, not by its name."""
-    row = case.db.execute("SELECT * FROM source WHERE sha256 = ?", (info.sha256,)).fetchone()
-    if row is not None:
-        known = json.loads(row["detector"])
-        if row["state"] == "running" and known != detector:
-            reason = f"it was begun with another detector ({known['name']}, {known['model_sha256'][:12]}…)"
-            if {**known, "embedder": None} == {**detector, "embedder": None}:
-                reason = f"it was begun with another embedder ({(known['embedder'] or 'none')[:12]}…)"
-            raise CaseError(case.folder, reason, "give another --out, or go on with that model")
-        return int(row["id"])
-    path = str(info.path.absolute())
-    with case.transaction():
-        cursor = case.db.execute(
-            "INSERT INTO source (path, sha256, info, detector, state, losses) VALUES (?, ?, ?, ?, 'running', ?)",
-            (path, info.sha256, json.dumps(info.as_json()), json.dumps(detector), json.dumps(asdict(Losses()))),
-        )
-        facts = {"sha256": info.sha256, "info": info.as_json(), "detector": detector}
-        case.log("source added", {"source": cursor.lastrowid, "path": path, **facts})
-    return int(cursor.lastrowid or 0)
-
-
-def place_source(case: Case, source: int, place: Place) -> None:
-    """Note camera and clock; they may be corrected later, each alone, and the log keeps what was said before."""
-    row = case.db.execute("SELECT camera, clock FROM source WHERE id = ?", (source,)).fetchone()
-    camera = row["camera"] if place.camera is None else place.camera
-    clock = row["clock"] if place.clock is None else json.dumps(place.clock, sort_keys=True)
-    if (camera, clock) == tuple(row):
-        return
-    with case.transaction():
-        case.db.execute("UPDATE source SET camera = ?, clock = ? WHERE id = ?", (camera, clock, source))
-        told = None if clock is None else json.loads(clock)
-        case.log("camera and clock", {"source": source, "camera": camera, "clock": told})
-
-
-def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | None:
-    row = case.db.execute("SELECT last_index, last_pts FROM source WHERE id = ?", (source,)).fetchone()
-    if row["last_index"] is None:
-        return None
-    return FrameRef(info.sha256, row["last_index"], row["last_pts"], info.time_base)
 
 
 def where_it_looked(case: Case, source: int) -> GateState:
@@ -82,19 +38,6 @@ def where_it_looked(case: Case, source: int) -> GateState:
     return GateState(places, seen, row["frames"], counts["whole"], counts["skipped"])
 
 
-def looked(case: Case, source: int) -> dict[str, int]:
-    """How many of a source's frames were looked at as a whole, and not at all."""
-    row = case.db.execute("SELECT value FROM meta WHERE key = ?", (_looked(source),)).fetchone()
-    if row is None:  # nothing is done yet, or by a version that did not count because it skipped none
-        frames = case.db.execute("SELECT frames FROM source WHERE id = ?", (source,)).fetchone()["frames"]
-        return {"whole": -(-frames // json.loads(case.meta("settings"))["detect"].get("every", 1)), "skipped": 0}
-    return {k: int(v) for k, v in json.loads(row["value"]).items()}
-
-
-def _looked(source: int) -> str:
-    return f"looked {source}"
-
-
 def _seen(source: int) -> str:
     return f"cells of source {source}"
 
@@ -106,10 +49,6 @@ def _gate_state(case: Case, source: int, gate: GateState) -> dict[str, Any]:
         return places
     sealed = case.seal(gate.seen.tobytes(), _seen(source))
     return places | {"cells": gate.seen.shape, "seen": base64.b64encode(sealed).decode()}
-
-
-def is_done(case: Case, source: int) -> bool:
-    return bool(case.db.execute("SELECT state = 'done' FROM source WHERE id = ?", (source,)).fetchone()[0])
 
 
 def take_up(
@@ -177,7 +116,7 @@ def save_segment(
         total = Losses(**json.loads(stored)) + losses
         state = tracker.state() | _gate_state(case, source, gate)
         counts = {"whole": gate.whole, "skipped": gate.skipped}
-        case.set_meta(_looked(source), json.dumps(counts))
+        case.set_meta(looked_key(source), json.dumps(counts))
         case.db.execute(
             "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
             " seconds = seconds + ? WHERE id = ?",
@@ -202,34 +141,6 @@ def save_segment(
             found = {"faces": reasons, "looked": counts, "losses": asdict(total)}
             digests = {"digest": digest(case, source), "rows": rows_digest(case, source)}
             case.log("source done", {"source": source, **found, **digests})
-
-
-def digest(case: Case, source: int) -> str:
-    """One hash over everything found in a source, so that the log's chain covers it."""
-    hasher = hashlib.sha256()
-    for query in (
-        "SELECT * FROM face WHERE source = ? ORDER BY id",
-        "SELECT id, number, state, verdict, verdict_reason, mean_score, norm, shown_face FROM track"
-        " WHERE source = ? ORDER BY id",
-    ):
-        for row in case.db.execute(query, (source,)):
-            hasher.update(json.dumps(tuple(row)).encode())
-    return hasher.hexdigest()
-
-
-def rows_digest(case: Case, source: int) -> str:
-    """One hash over what a case says of a finished source beside its faces: its own row, segments, tracks. Camera and
-    clock may be corrected later, and have lines of their own in the log."""
-    hasher = hashlib.sha256()
-    for query in (
-        "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts, frames,"
-        " skipped_damaged, seconds FROM source WHERE id = ?",
-        "SELECT * FROM segment WHERE source = ? ORDER BY id",
-        "SELECT * FROM track WHERE source = ? ORDER BY id",
-    ):
-        for row in case.db.execute(query, (source,)):
-            hasher.update(json.dumps(tuple(row)).encode())
-    return hasher.hexdigest()
 
 
 def _save_faces(
