@@ -35,8 +35,8 @@ from fasr_video.archive import unit as units
 from fasr_video.archive.orders import Order
 from fasr_video.case.recording import Place
 from fasr_video.case.store import Case, chain_hash
+from fasr_video.commands import custody
 from fasr_video.configs import settings as configs
-from fasr_video.custody import commands
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import restore, segments
 from tests.reviewed import made_case
@@ -75,7 +75,7 @@ def _run(arguments: Sequence[object], said: int, at: datetime | None) -> NoRetur
         sys.argv = ["fasr-video", *map(str, arguments)]
         if at is not None:
             clock = type("Clock", (datetime,), {"now": classmethod(lambda cls, tz=None: at)})
-            setattr(commands, "datetime", clock)  # noqa: B010
+            setattr(custody, "datetime", clock)  # noqa: B010
         cli.main()
     except SystemExit as end:
         code = end.code

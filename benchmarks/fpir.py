@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from results import Table, command_line, share
 
-from fasr_video.datasets.faces import Faces, read_faces, views
-from fasr_video.gallery.calibrate import (
+from fasr_video.calibration.calibrate import (
     LabelledProbe,
     Protocol,
     choose_people,
@@ -29,6 +28,7 @@ from fasr_video.gallery.calibrate import (
     fit_scorer,
     probe_images,
 )
+from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.gallery.calibration import Scorer, Tail, Threshold, scale_name
 from fasr_video.gallery.probes import Feature, Kind, Prober, make_prober
 from fasr_video.gallery.search import SMALLEST_GALLERY

@@ -29,7 +29,7 @@ from results import Table, command_line
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fasr_video.gallery.commands import open_detector  # noqa: E402
+from fasr_video.commands.gallery import open_detector  # noqa: E402
 from fasr_video.gallery.enrol import sync  # noqa: E402
 from fasr_video.gallery.index import NOISE, RECALL_AT, Index  # noqa: E402
 from fasr_video.gallery.records import EnrolledPhoto  # noqa: E402

@@ -20,10 +20,7 @@ import numpy as np
 import torch
 from results import RESULTS, Table
 
-from fasr_video.datasets.faces import read_faces
-from fasr_video.evaluation import open_set
-from fasr_video.evaluation.open_set import FPIRS, Searches
-from fasr_video.gallery.calibrate import (
+from fasr_video.calibration.calibrate import (
     Comparisons,
     LabelledProbe,
     Protocol,
@@ -33,6 +30,9 @@ from fasr_video.gallery.calibrate import (
     from_probes,
     probe_images,
 )
+from fasr_video.datasets.faces import read_faces
+from fasr_video.evaluation import open_set
+from fasr_video.evaluation.open_set import FPIRS, Searches
 from fasr_video.gallery.calibration import Band, Calibration, Scale, Tail, Threshold
 from fasr_video.gallery.probes import Feature, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder

@@ -31,9 +31,9 @@ from skimage.feature import local_binary_pattern
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.case.store import Case
+from fasr_video.commands.gallery import open_detector as photo_detector
 from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector
-from fasr_video.gallery.commands import open_detector as photo_detector
 from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import Sampling, open_video, read_picture

@@ -24,16 +24,16 @@ from rich.table import Table
 
 from fasr_video import __version__
 from fasr_video.actors import login
-from fasr_video.archive.commands import batch_command, search_command, watch_command
+from fasr_video.commands.archive import batch_command, search_command, watch_command
+from fasr_video.commands.calibrate import calibrate_command
+from fasr_video.commands.custody import COMMANDS as custody_commands
+from fasr_video.commands.custody import FILE, KEY_FILE, ROLE
+from fasr_video.commands.evaluate import eval_group
+from fasr_video.commands.gallery import FACE, gallery_group
+from fasr_video.commands.train import train_group
 from fasr_video.configs import settings as configs
 from fasr_video.console import cell, readable_json, say
-from fasr_video.custody.commands import COMMANDS as custody_commands
-from fasr_video.custody.commands import FILE, KEY_FILE, ROLE
 from fasr_video.errors import ExitCode, FasrError, UsageError, exhausted
-from fasr_video.evaluation.commands import eval_group
-from fasr_video.gallery.calibrate_command import calibrate_command
-from fasr_video.gallery.commands import FACE, gallery_group
-from fasr_video.training.commands import train_group
 from fasr_video.weights import manifest
 
 if TYPE_CHECKING:
@@ -161,9 +161,9 @@ def run_command(
     Stopped or killed, the same command goes on where it was. Ends with 3 when parts of the footage could not be
     read; the case counts them.
     """
-    from fasr_video import screen
     from fasr_video.case import recording
     from fasr_video.case.store import Case
+    from fasr_video.commands import screen
     from fasr_video.pipeline.run import own_settings, redo, run
     from fasr_video.report.write import refresh
 
@@ -205,9 +205,9 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
 def show_command(case: Path, as_json: bool) -> None:
     """Show what is in CASE: sources, losses, tracks, proposed links, gallery."""
-    from fasr_video import screen
     from fasr_video.case.document import as_document
     from fasr_video.case.store import Case
+    from fasr_video.commands import screen
 
     with Case.open(case, read_only=True) as opened:
         document = as_document(opened)
@@ -511,7 +511,7 @@ def _models_table(states: dict[manifest.Entry, manifest.State]) -> Table:
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 def doctor_command(as_json: bool) -> None:
     """Show what is installed, which device would be used, and which models are at hand."""
-    from fasr_video.pipeline.doctor import examine
+    from fasr_video.commands.doctor import examine
 
     findings = examine()
     if as_json:

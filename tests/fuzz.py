@@ -36,6 +36,7 @@ from fasr_video import cli
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import Ledger
+from fasr_video.calibration.labelled import read_labels
 from fasr_video.case.store import DATABASE as CASE
 from fasr_video.checkpoint import contract_of, read_state, save_own
 from fasr_video.configs import settings as configs
@@ -49,7 +50,6 @@ from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE as GALLERY
 from fasr_video.gallery.store import Gallery
 from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
-from fasr_video.pipeline.labelled import read_labels
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.sr.checkpoints import load as load_denoiser
 from fasr_video.sr.checkpoints import load_attribute_classifier

@@ -21,9 +21,9 @@ from PIL import Image as PilImage
 from results import share
 from torch.nn import functional as F
 
+from fasr_video.calibration.calibrate import LabelledProbe
 from fasr_video.detection import open_detector
 from fasr_video.evaluation.open_set import Scores
-from fasr_video.gallery.calibrate import LabelledProbe
 from fasr_video.gallery.probes import Kind
 from fasr_video.pipeline.evidence import Evidence
 from fasr_video.pipeline.stills import read_still

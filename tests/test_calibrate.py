@@ -13,12 +13,12 @@ import torch
 from PIL import Image as Pictures
 
 from fasr_video import cli
+from fasr_video.calibration import calibrate
+from fasr_video.calibration.calibrate import LabelledProbe, Protocol, choose_people, compare, divide, from_probes
+from fasr_video.commands.calibrate import calibrate_command
 from fasr_video.datasets.faces import CELEBA, read_faces
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
-from fasr_video.gallery import calibrate
-from fasr_video.gallery.calibrate import LabelledProbe, Protocol, choose_people, compare, divide, from_probes
-from fasr_video.gallery.calibrate_command import calibrate_command
 from fasr_video.gallery.calibration import Calibration, Tail
 from fasr_video.gallery.probes import Feature, Kind, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
@@ -364,7 +364,7 @@ def test_celeba_pictures_are_cut_to_the_canonical_frame(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fasr_video.gallery.calibrate import Protocol, from_images
+from fasr_video.calibration.calibrate import Protocol, from_images
 from fasr_video.gallery.probes import make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video import cli, screen
+from fasr_video import cli
 from fasr_video.case.document import as_document
 from fasr_video.case.links import decide
 from fasr_video.case.sources import rows_digest
 from fasr_video.case.store import DATABASE, Case, chain_hash
 from fasr_video.case.verify import verify
+from fasr_video.commands import screen
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, IntegrityError, MediaError
 from fasr_video.media import hash_folder, pyav

@@ -24,7 +24,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from fasr_video.gallery.commands import open_detector
+    from fasr_video.commands.gallery import open_detector
     from fasr_video.gallery.enrol import enrol
     from fasr_video.recognition.embedders import open_embedder
 

@@ -641,7 +641,7 @@ def test_a_killed_enrolment_goes_on(tmp_path: Path, detector: Looking, embedder:
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from fasr_video.gallery import enrol\n"
-        "from fasr_video.gallery.commands import open_detector\n"
+        "from fasr_video.commands.gallery import open_detector\n"
         "from fasr_video.recognition.embedder import open_embedder\n"
         "from fasr_video.gallery.store import Gallery\n"
         "enrol.BATCH = 2\n"

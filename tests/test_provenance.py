@@ -15,10 +15,10 @@ from PIL import Image as Pictures
 from fasr_video.case import document
 from fasr_video.case.store import Case
 from fasr_video.custody.pictures import export_pictures
-from fasr_video.custody.redact import BLOCKS, photograph, pixelated, without_bystanders
 from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file
 from fasr_video.provenance import BANNER, CAMERA, COVERED, NOTE, is_synthetic, with_note
+from fasr_video.report.redact import BLOCKS, photograph, pixelated, without_bystanders
 from tests.test_cli import called
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"

@@ -454,7 +454,7 @@ def test_a_clock_far_from_the_log_ends_no_case(
         def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
             return datetime.now(UTC) + timedelta(days=days)
 
-    monkeypatch.setattr("fasr_video.custody.commands.datetime", Clock)
+    monkeypatch.setattr("fasr_video.commands.custody.datetime", Clock)
     code, out, err = called(capsys, "purge", copied_case, "--yes")
     assert code == 3 and "too far apart" in err and "0 of 1 cases removed" in out
     assert (copied_case / DATABASE).is_file()

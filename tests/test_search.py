@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fasr_video.calibration.calibrate import LabelledProbe, from_probes
 from fasr_video.errors import UsageError
 from fasr_video.gallery import search
-from fasr_video.gallery.calibrate import LabelledProbe, from_probes
 from fasr_video.gallery.calibration import Band, Calibration, scale_name
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind

@@ -19,10 +19,10 @@ from PIL import Image as Pictures
 
 from fasr_video.case.document import tracks
 from fasr_video.case.store import Case, whole
-from fasr_video.custody.redact import without_bystanders
 from fasr_video.errors import CaseError
 from fasr_video.files import inside, write_whole
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
+from fasr_video.report.redact import without_bystanders
 from fasr_video.sqlite import environment
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasr_video.case.store import Case
-from fasr_video.custody.redact import photograph as pixelated
 from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.store import Gallery
 from fasr_video.report.pictures import Picture, photograph, thumbnail
+from fasr_video.report.redact import photograph as pixelated
 
 MOST = 4
 """Photographs shown of one candidate."""

@@ -18,12 +18,12 @@ from PIL import Image as PilImage
 
 from fasr_video.case.store import Case
 from fasr_video.custody.pictures import about, when
-from fasr_video.custody.redact import without_bystanders
 from fasr_video.pictures import decoded, opened
 from fasr_video.pipeline.restore import track_faces
 from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
+from fasr_video.report.redact import without_bystanders
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.methods import as_image
 from fasr_video.types import Image

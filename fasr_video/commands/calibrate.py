@@ -13,12 +13,12 @@ from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Column, Table
 
+from fasr_video.commands.gallery import Chosen, embedder_options
 from fasr_video.console import cell, say
 from fasr_video.errors import UsageError
-from fasr_video.gallery.commands import Chosen, embedder_options
 
 if TYPE_CHECKING:
-    from fasr_video.gallery.calibrate import Protocol
+    from fasr_video.calibration.calibrate import Protocol
     from fasr_video.gallery.calibration import Band, Calibration
     from fasr_video.gallery.probes import Prober
 
@@ -103,8 +103,8 @@ def calibrate_command(
 
     Stopped or killed, the same command goes on where it was.
     """
+    from fasr_video.calibration.calibrate import Protocol
     from fasr_video.checkpoint import find_device
-    from fasr_video.gallery.calibrate import Protocol
     from fasr_video.gallery.probes import make_prober
     from fasr_video.sqlite import environment
     from fasr_video.sr.methods import open_restorer, samples_of
@@ -151,8 +151,8 @@ def _refuse(names: Sequence[str], beside: str) -> None:
 
 
 def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibration:
+    from fasr_video.calibration.labelled import from_tracks
     from fasr_video.gallery.store import Gallery
-    from fasr_video.pipeline.labelled import from_tracks
 
     with Gallery.open(people, read_only=True) as gallery:
         made = from_tracks(labels, gallery, seed)
@@ -161,7 +161,7 @@ def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibratio
 
 
 def _from_images(faces: tuple[Path, ...], prober: Prober, plain: Prober, protocol: Protocol, out: Path) -> Calibration:
-    from fasr_video.gallery.calibrate import from_images
+    from fasr_video.calibration.calibrate import from_images
 
     with click.progressbar(length=1, label="people", show_pos=True) as bar:
 

@@ -13,9 +13,9 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table as Screen
 
+from fasr_video.commands.gallery import embedder_options
 from fasr_video.errors import ExitCode, InputError, MissingExtra, ModelError, UsageError
 from fasr_video.evaluation.presets import PRESETS, Preset
-from fasr_video.gallery.commands import embedder_options
 
 if TYPE_CHECKING:
     from fasr_video.detection import Detector

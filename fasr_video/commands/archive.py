@@ -17,9 +17,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from fasr_video.commands.custody import KEY_FILE
 from fasr_video.configs import settings as configs
 from fasr_video.console import cell, say
-from fasr_video.custody.commands import KEY_FILE
 from fasr_video.errors import ExitCode, InputError, UsageError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from fasr_video.actors import role as as_role
 from fasr_video.actors import shown
+from fasr_video.commands.custody import ROLE
 from fasr_video.console import cell, readable_json, say
-from fasr_video.custody.commands import ROLE
 from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:

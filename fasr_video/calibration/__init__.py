@@ -1,0 +1,1 @@
+"""What scores mean, measured with the models at hand."""
