@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
+from pathlib import Path
 from sqlite3 import Row
 from typing import Any
 
@@ -380,3 +382,35 @@ def flat(track: dict[str, Any]) -> dict[str, Any]:
             }
             line["candidate_support"] = " ".join(c["support"])
     return line
+
+
+def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
+    """Where in which case it lies, and the footage that it is from."""
+    return {
+        "case": {
+            "id": case.meta("case_id"),
+            "version": case.meta("version"),
+            "settings_sha256": hashlib.sha256(case.meta("settings").encode()).hexdigest(),
+            "log_head": case.meta("log_head"),
+        },
+        "picture_sha256": Path(stored).stem,
+        "source": {"name": Path(track["source"]).name, "sha256": track["source_sha256"]},
+        "detector": _detector(case, track["source_sha256"]),
+        "track": track["name"],
+    }
+
+
+def when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
+    seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
+    return {
+        "frame": face["frame"],
+        "pts": face["pts"],
+        "time_base": track["time_base"],
+        "seconds": track["start_seconds"] + float(seconds),
+    }
+
+
+def _detector(case: Case, sha256: str) -> dict[str, object]:
+    row = case.db.execute("SELECT detector FROM source WHERE sha256 = ?", (sha256,)).fetchone()
+    found: dict[str, object] = json.loads(row["detector"])
+    return found

@@ -11,13 +11,12 @@ import io
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image as Pictures
 
-from fasr_video.case.document import tracks
+from fasr_video.case.document import about, tracks, when
 from fasr_video.case.store import Case, whole
 from fasr_video.errors import CaseError
 from fasr_video.files import inside, write_whole
@@ -104,38 +103,6 @@ def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: boo
 
 def _exported(name: str, png: bytes, what: str, facts: dict[str, object]) -> Exported:
     return Exported(name, with_note(png, facts, what), described(what, facts))
-
-
-def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
-    """Where in which case it lies, and the footage that it is from."""
-    return {
-        "case": {
-            "id": case.meta("case_id"),
-            "version": case.meta("version"),
-            "settings_sha256": hashlib.sha256(case.meta("settings").encode()).hexdigest(),
-            "log_head": case.meta("log_head"),
-        },
-        "picture_sha256": Path(stored).stem,
-        "source": {"name": Path(track["source"]).name, "sha256": track["source_sha256"]},
-        "detector": _detector(case, track["source_sha256"]),
-        "track": track["name"],
-    }
-
-
-def when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
-    seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
-    return {
-        "frame": face["frame"],
-        "pts": face["pts"],
-        "time_base": track["time_base"],
-        "seconds": track["start_seconds"] + float(seconds),
-    }
-
-
-def _detector(case: Case, sha256: str) -> dict[str, object]:
-    row = case.db.execute("SELECT detector FROM source WHERE sha256 = ?", (sha256,)).fetchone()
-    found: dict[str, object] = json.loads(row["detector"])
-    return found
 
 
 def _models(case: Case, track: int) -> dict[str, object]:
