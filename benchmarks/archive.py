@@ -29,7 +29,7 @@ from results import Table
 
 from fasr_video.archive.canonical import digest
 from fasr_video.archive.ledger import Ledger
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 
 SAMPLE = REPO / "sample_videos" / "entrance.mp4"
 MUGSHOTS = SAMPLE.parent / "mugshots"

@@ -33,8 +33,9 @@ sys.path.insert(0, str(REPO))
 from fasr_video import cli
 from fasr_video.archive import unit as units
 from fasr_video.archive.orders import Order
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
-from fasr_video.case.store import Case, chain_hash
+from fasr_video.case.store import chain_hash
 from fasr_video.commands import custody
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file

@@ -38,7 +38,8 @@ from PIL import Image as PilImage
 
 sys.path.insert(0, str(REPO))
 from fasr_video import cli
-from fasr_video.case.store import Case, chain_hash
+from fasr_video.case.case import Case
+from fasr_video.case.store import chain_hash
 from fasr_video.datasets.faces import read_faces
 from fasr_video.detection import open_detector
 from fasr_video.errors import FasrError

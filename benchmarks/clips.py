@@ -17,8 +17,8 @@ import torch
 from footage import DATA, find_data, seconds_of
 from results import Table
 
+from fasr_video.case.case import Case
 from fasr_video.case.document import as_document
-from fasr_video.case.store import Case
 from fasr_video.configs import settings
 from fasr_video.pipeline.run import run
 

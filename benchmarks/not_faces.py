@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from results import Table, command_line
 
 from fasr_video.boxes import intersection, iou_matrix
+from fasr_video.case.case import Case
 from fasr_video.case.document import tracks as tracks_of
-from fasr_video.case.store import Case
 from fasr_video.configs import settings
 from fasr_video.configs.settings import SelectSettings, Settings
 from fasr_video.media import Frame

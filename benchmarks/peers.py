@@ -30,7 +30,7 @@ from results import Table, command_line
 from skimage.feature import local_binary_pattern
 
 from fasr_video.boxes import iou_matrix
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.commands.gallery import open_detector as photo_detector
 from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector

@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 from results import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report
 from fasr_video.report.photographs import photographs

@@ -20,8 +20,8 @@ import torch
 from footage import DATA, find_data
 from results import Table, command_line
 
+from fasr_video.case.case import Case
 from fasr_video.case.results import features
-from fasr_video.case.store import Case
 from fasr_video.configs import settings
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.index import Index

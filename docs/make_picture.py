@@ -12,8 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
+from fasr_video.case.case import Case
 from fasr_video.case.document import tracks
-from fasr_video.case.store import Case
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = 8

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = "/usr/bin/chromium"

@@ -162,7 +162,7 @@ def run_command(
     read; the case counts them.
     """
     from fasr_video.case import recording
-    from fasr_video.case.store import Case
+    from fasr_video.case.case import Case
     from fasr_video.commands import screen
     from fasr_video.pipeline.run import own_settings, redo, run
     from fasr_video.report.write import refresh
@@ -205,8 +205,8 @@ def run_command(
 @click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
 def show_command(case: Path, as_json: bool) -> None:
     """Show what is in CASE: sources, losses, tracks, proposed links, gallery."""
+    from fasr_video.case.case import Case
     from fasr_video.case.document import as_document
-    from fasr_video.case.store import Case
     from fasr_video.commands import screen
 
     with Case.open(case, read_only=True) as opened:
@@ -229,7 +229,7 @@ def show_command(case: Path, as_json: bool) -> None:
 def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
     from fasr_video.case import document as export
-    from fasr_video.case.store import Case
+    from fasr_video.case.case import Case
     from fasr_video.sqlite import environment
 
     with Case.open(case, read_only=True) as opened:
@@ -270,8 +270,8 @@ def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_ph
 @ROLE
 def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
     """Accept, refuse or reopen a proposed LINK between two tracks of CASE. The log keeps every decision."""
+    from fasr_video.case.case import Case
     from fasr_video.case.links import decide
-    from fasr_video.case.store import Case
 
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
@@ -289,9 +289,9 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
 @ROLE
 def decide_command(case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str) -> None:
     """Record what a reviewer says of TRACK (as `show` names it). The same person's former decision is undone by it."""
+    from fasr_video.case.case import Case
     from fasr_video.case.decisions import decide
     from fasr_video.case.document import track_number
-    from fasr_video.case.store import Case
 
     with Case.open(case) as opened:
         made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
@@ -305,8 +305,8 @@ def decide_command(case: Path, track: str, verdict: str, subject: str | None, re
 @ROLE
 def undo_command(case: Path, decision: int, by: str, role: str) -> None:
     """Take a DECISION on a track back. It stays in CASE, marked as undone."""
+    from fasr_video.case.case import Case
     from fasr_video.case.decisions import undo
-    from fasr_video.case.store import Case
 
     with Case.open(case) as opened:
         undo(opened, decision, by, role)
@@ -345,7 +345,7 @@ def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None, hou
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
     """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
-    from fasr_video.case.store import Case
+    from fasr_video.case.case import Case
     from fasr_video.case.verify import verify
     from fasr_video.custody.rerun import rerun
 

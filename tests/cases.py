@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image as PilImage
 
 from fasr_video.case import replay
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source, register_source
-from fasr_video.case.store import Case, now
+from fasr_video.case.store import now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
 from fasr_video.gallery.probes import Feature, Kind, Probes

@@ -22,10 +22,10 @@ from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.scan import scan
 from fasr_video.archive.schedulers import Local
 from fasr_video.archive.unit import work
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, undo
 from fasr_video.case.links import join, split
 from fasr_video.case.store import DATABASE as CASE
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as PilImage
 
 from fasr_video.case import replay
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto

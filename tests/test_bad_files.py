@@ -23,7 +23,7 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.archive.cameras import read_cameras
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.checkpoint import read_state
 from fasr_video.configs import settings as configs
 from fasr_video.datasets.faces import read_faces

@@ -34,8 +34,8 @@ from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
 from fasr_video.case import decisions
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.detection import Detector, TiledDetector, open_detector

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image as PilImage
 
 import fasr_video
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.case.verify import verify
 from fasr_video.datasets.faces import read_faces
 from fasr_video.errors import IntegrityError, UsageError

@@ -20,9 +20,10 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.case import document as export
+from fasr_video.case.case import Case
 from fasr_video.case.links import clusters, decide
 from fasr_video.case.results import features
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import SearchSettings

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from fasr_video import cli
+from fasr_video.case.case import Case
 from fasr_video.case.document import as_document
 from fasr_video.case.links import decide
 from fasr_video.case.sources import rows_digest
-from fasr_video.case.store import DATABASE, Case, chain_hash
+from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.case.verify import verify
 from fasr_video.commands import screen
 from fasr_video.configs import settings as configs

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from fasr_video.case import links, replay
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import _QUERY, Agreement, agreement, all_standing, decide, standing, undo
 from fasr_video.case.decisions import decisions as made_on
 from fasr_video.case.document import as_document
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.pipeline.links import FACES

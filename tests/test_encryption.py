@@ -15,8 +15,9 @@ import pytest
 from PIL import Image as Pictures
 
 from fasr_video.case import document
+from fasr_video.case.case import Case
 from fasr_video.case.results import features
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import write_secret

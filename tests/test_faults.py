@@ -18,8 +18,9 @@ import pytest
 from fasr_video.archive.orders import End, Order, Outcome
 from fasr_video.archive.schedulers import Processes
 from fasr_video.case import store as case_module
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure

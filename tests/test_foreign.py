@@ -15,8 +15,9 @@ import pytest
 from fasr_video import sqlite
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.archive.ledger import Ledger
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
-from fasr_video.case.store import DATABASE, Case, chain_hash
+from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery.store import DATABASE as GALLERY
 from fasr_video.gallery.store import Gallery

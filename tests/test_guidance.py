@@ -13,7 +13,7 @@ import torch
 from PIL import Image as Pictures
 from torch import Tensor
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, FasrError, SettingsError, UsageError

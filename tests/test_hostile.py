@@ -19,9 +19,10 @@ from fasr_video.archive.ledger import PARTS, Ledger
 from fasr_video.archive.summary import COLUMNS
 from fasr_video.archive.summary import as_csv as summary_csv
 from fasr_video.case import links
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
 from fasr_video.case.document import as_csv
-from fasr_video.case.store import LOCK, Case, locked
+from fasr_video.case.store import LOCK, locked
 from fasr_video.case.verify import verify
 from fasr_video.console import readable_json
 from fasr_video.custody.pictures import export_pictures

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fasr_video.calibration.labelled import from_tracks, read_labels
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.probes import Kind

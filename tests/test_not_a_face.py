@@ -15,8 +15,8 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.case import document
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, standing
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings

@@ -15,7 +15,8 @@ import pytest
 from fasr_video.archive import summary
 from fasr_video.case import decisions, links
 from fasr_video.case import document as export
-from fasr_video.case.store import Case, now
+from fasr_video.case.case import Case
+from fasr_video.case.store import now
 from fasr_video.case.verify import verify
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.report import document

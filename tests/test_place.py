@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fasr_video import cli
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place, given
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.run import run

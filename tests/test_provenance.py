@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pictures
 
 from fasr_video.case import document
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file

@@ -18,8 +18,9 @@ import pytest
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.summary import write_summary
+from fasr_video.case.case import Case
 from fasr_video.case.document import tracks
-from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, Case, locked
+from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, locked
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.errors import CaseError

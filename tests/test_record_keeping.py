@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from fasr_video.case import decisions, document
-from fasr_video.case.store import GALLERY, Case, now
+from fasr_video.case.case import Case
+from fasr_video.case.store import GALLERY, now
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file

@@ -15,7 +15,7 @@ import torch
 from PIL import Image as Pictures
 
 from fasr_video.case import document
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.case.verify import verify
 from fasr_video.cli import main
 from fasr_video.configs import settings as configs

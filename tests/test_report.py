@@ -23,10 +23,11 @@ import torch
 from PIL import Image as PilImage
 
 from fasr_video import cli
+from fasr_video.case.case import Case
 from fasr_video.case.links import decide as decide_link
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.store import DATABASE
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.store import Gallery

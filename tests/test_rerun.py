@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fasr_video.case.store import DATABASE, Case
-from fasr_video.case.verify import Check
+from fasr_video.case.case import Case
+from fasr_video.case.damage import Check
+from fasr_video.case.store import DATABASE
 from fasr_video.custody.rerun import _chosen, rerun
 from tests.test_cli import called
 

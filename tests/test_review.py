@@ -25,11 +25,12 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from fasr_video.archive.again import cases_in
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing
 from fasr_video.case.links import clusters
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.store import Gallery

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from tests.reviewed import Names, made_case
 

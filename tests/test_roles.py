@@ -12,7 +12,8 @@ from fasr_video.actors import VARIABLE
 from fasr_video.archive.canonical import dump
 from fasr_video.case import decisions
 from fasr_video.case import document as export
-from fasr_video.case.store import TOMBSTONE, Case
+from fasr_video.case.case import Case
+from fasr_video.case.store import TOMBSTONE
 from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.configs import settings as configs
 from fasr_video.custody.keys import make_signing_keys

@@ -18,7 +18,8 @@ from PIL import Image as PilImage
 
 from fasr_video.case import document as export
 from fasr_video.case import store as case_module
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.case import Case
+from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, InputError, SettingsError

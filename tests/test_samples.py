@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fasr_video.case import document
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
 

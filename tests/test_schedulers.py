@@ -25,8 +25,8 @@ from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.orders import Order
 from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory, resident
 from fasr_video.archive.unit import work
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
-from fasr_video.case.store import Case
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 from tests.archives import Told, files, work_off

@@ -14,8 +14,8 @@ from fasr_video.archive.again import cases_in, is_answered, search_again
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import write_summary
 from fasr_video.archive.unit import work
+from fasr_video.case.case import Case
 from fasr_video.case.results import digest
-from fasr_video.case.store import Case
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fasr_video.case.store import SETTINGS, TOMBSTONE, Case
+from fasr_video.case.case import Case
+from fasr_video.case.store import SETTINGS, TOMBSTONE
 from fasr_video.case.verify import SUMS, verify
 from fasr_video.custody.purge import cases_in
 from fasr_video.errors import InputError, IntegrityError

@@ -22,8 +22,8 @@ from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import Ledger
 from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary, write_summary
 from fasr_video.archive.unit import work
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
-from fasr_video.case.store import Case
 from fasr_video.errors import EnvironmentFailure
 from fasr_video.trackers.linking import Tracklet
 from tests.archives import files, work_off

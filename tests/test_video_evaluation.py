@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fasr_video import cli
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError
 from fasr_video.evaluation import detection, open_set, video

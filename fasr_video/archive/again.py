@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.archive.ledger import DATABASE as LEDGER
+from fasr_video.case.case import Case
 from fasr_video.case.document import tracks as tracks_of
-from fasr_video.case.store import DATABASE, Case, only_writer
+from fasr_video.case.store import DATABASE, only_writer
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.files import is_gone

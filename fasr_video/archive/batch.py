@@ -20,10 +20,11 @@ from fasr_video.archive.ledger import GONE, PARTS, File, Ledger, Unit
 from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
+from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source
 from fasr_video.case.store import DATABASE as CASE_DATABASE
-from fasr_video.case.store import Case, only_writer
+from fasr_video.case.store import only_writer
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import EnvironmentFailure, FasrError
 from fasr_video.files import sha256_file

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 
 TABLES = (
     *("meta", "source", "segment", "track", "face", "link", "probe", "probed", "restoration", "answer", "candidate"),

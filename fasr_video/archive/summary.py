@@ -20,10 +20,10 @@ from PIL import Image as PilImage
 
 from fasr_video import __version__
 from fasr_video.archive.ledger import DATABASE, STATES, Ledger, Unit
+from fasr_video.case.case import Case
 from fasr_video.case.document import csv_of, decided_subject
 from fasr_video.case.document import tracks as tracks_of
 from fasr_video.case.results import features
-from fasr_video.case.store import Case
 from fasr_video.custody.purge import is_purged, tombstone
 from fasr_video.errors import FasrError
 from fasr_video.files import write_whole

@@ -18,8 +18,9 @@ from typing import Any
 from fasr_video import __version__
 from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
+from fasr_video.case.case import Case
 from fasr_video.case.document import as_document
-from fasr_video.case.store import DATABASE, Case, CaseBusy
+from fasr_video.case.store import DATABASE, CaseBusy
 from fasr_video.configs.settings import Settings
 from fasr_video.custody.contents import contents, named_as_ours
 from fasr_video.errors import EnvironmentFailure, FasrError

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.calibration.calibrate import LabelledProbe, from_probes
+from fasr_video.case.case import Case
 from fasr_video.case.document import track_names
 from fasr_video.case.results import features
-from fasr_video.case.store import Case
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.calibration import Calibration

@@ -17,8 +17,9 @@ from sqlite3 import Row
 
 from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
+from fasr_video.case.case import Case
 from fasr_video.case.replay import require
-from fasr_video.case.store import Case, now, track_name
+from fasr_video.case.store import now, track_name
 from fasr_video.errors import CaseError, UsageError
 
 VERDICTS = ("accepted", "rejected", "insufficient")

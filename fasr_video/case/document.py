@@ -13,10 +13,11 @@ from pathlib import Path
 from sqlite3 import Row
 from typing import Any
 
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import decisions
 from fasr_video.case.links import clusters
 from fasr_video.case.sources import looked
-from fasr_video.case.store import Case, now, track_name
+from fasr_video.case.store import now, track_name
 from fasr_video.console import plain, readable_json
 from fasr_video.errors import CaseError
 from fasr_video.pipeline.evidence import least_norm

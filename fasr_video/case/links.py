@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from sqlite3 import Row
 
 from fasr_video.actors import role as as_role
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import person
 from fasr_video.case.replay import require
 from fasr_video.case.results import features
-from fasr_video.case.store import Case, now, track_name
+from fasr_video.case.store import now, track_name
 from fasr_video.errors import CaseError
 from fasr_video.gallery.probes import Kind
 

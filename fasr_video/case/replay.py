@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fasr_video.case.store import Case, chain_hash
+from fasr_video.case.store import CaseStore, chain_hash
 from fasr_video.errors import IntegrityError
 
 PROPOSED = ("id", "a", "b", "score", "evidence")
@@ -18,14 +18,14 @@ PROPOSED = ("id", "a", "b", "score", "evidence")
 _Rows = Mapping[int, Mapping[str, Any]]
 
 
-def require(case: Case) -> None:
+def require(case: CaseStore) -> None:
     """Raise unless the log is a chain, and decisions, links and answers are as it has them."""
     found = [*chain_problems(case), *decision_problems(case), *link_problems(case), *answer_problems(case)]
     if found:
         raise IntegrityError(case.folder, found[0], "see `fasr-video verify`; nothing was written")
 
 
-def chain_problems(case: Case) -> list[str]:
+def chain_problems(case: CaseStore) -> list[str]:
     """Return the lines of the log that do not follow from the one before, and whether its end is missing."""
     found, previous = list[str](), ""
     for row in case.db.execute("SELECT * FROM log ORDER BY id").fetchall():
@@ -38,7 +38,7 @@ def chain_problems(case: Case) -> list[str]:
     return found
 
 
-def decision_problems(case: Case) -> list[str]:
+def decision_problems(case: CaseStore) -> list[str]:
     """Return what the table of decisions says otherwise than the log."""
     logged: dict[int, dict[str, Any]] = {}
     for event, line in _lines(case, "decided", "decision undone"):
@@ -51,7 +51,7 @@ def decision_problems(case: Case) -> list[str]:
     return _differences("decision", logged, _table(case, "decision"))
 
 
-def link_problems(case: Case) -> list[str]:
+def link_problems(case: CaseStore) -> list[str]:
     """Return what the table of links says otherwise than the log."""
     logged: dict[int, dict[str, Any]] = {}
     open_link = {"state": "proposed", "decided_by": None, "decided_at": None}
@@ -68,7 +68,7 @@ def link_problems(case: Case) -> list[str]:
     return _differences("link", logged, _table(case, "link"))
 
 
-def answer_problems(case: Case) -> list[str]:
+def answer_problems(case: CaseStore) -> list[str]:
     """Return what the answers of the search, or the photographs behind them, are otherwise than in the log."""
     logged, photographs = dict[str, str](), None
     for event, line in _lines(case, "searched", "answers taken out"):
@@ -85,7 +85,7 @@ def answer_problems(case: Case) -> list[str]:
     return found
 
 
-def answers(case: Case) -> dict[str, str]:
+def answers(case: CaseStore) -> dict[str, str]:
     """Return one hash for each track that was answered, over the answer and its candidates."""
     rows: dict[str, list[list[Any]]] = {}
     for query in ("SELECT * FROM answer", "SELECT * FROM candidate ORDER BY track, list, rank"):
@@ -94,13 +94,13 @@ def answers(case: Case) -> dict[str, str]:
     return {track: hashlib.sha256(json.dumps(held).encode()).hexdigest() for track, held in rows.items()}
 
 
-def proposed_links(case: Case) -> list[list[Any]]:
+def proposed_links(case: CaseStore) -> list[list[Any]]:
     """Return the links that nobody decided on, for the log."""
     query = f"SELECT {', '.join(PROPOSED)} FROM link WHERE state = 'proposed' ORDER BY id"
     return [list(row) for row in case.db.execute(query).fetchall()]
 
 
-def photographs_digest(case: Case) -> str:
+def photographs_digest(case: CaseStore) -> str:
     query = "SELECT path, subject, sha256, problem FROM gallery_photo ORDER BY id"
     return photographs_digest_of([tuple(row) for row in case.db.execute(query).fetchall()])
 
@@ -109,14 +109,14 @@ def photographs_digest_of(rows: list[tuple[Any, ...]]) -> str:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _lines(case: Case, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _lines(case: CaseStore, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
     places = ", ".join("?" * len(events))
     query = f"SELECT event, details FROM log WHERE event IN ({places}) ORDER BY id"
     for row in case.db.execute(query, events).fetchall():
         yield row["event"], json.loads(row["details"])
 
 
-def _table(case: Case, table: str) -> _Rows:
+def _table(case: CaseStore, table: str) -> _Rows:
     return {row["id"]: dict(row) for row in case.db.execute(f"SELECT * FROM {table}").fetchall()}
 
 

@@ -7,25 +7,25 @@ import json
 
 import numpy as np
 
-from fasr_video.case.store import Case
+from fasr_video.case.store import CaseStore
 from fasr_video.gallery.probes import Feature, Kind
 
 
-def features(case: Case, track: int) -> dict[Kind, Feature]:
+def features(case: CaseStore, track: int) -> dict[Kind, Feature]:
     rows = case.db.execute("SELECT kind, feature FROM probe WHERE track = ?", (track,)).fetchall()
     stored = {Kind(row["kind"]): case.unseal(row["feature"], probe_place(track, row["kind"])) for row in rows}
     found = {kind: np.frombuffer(data, np.float32) for kind, data in stored.items()}
     return {kind: found[kind] for kind in Kind if kind in found}
 
 
-def conditioned(case: Case) -> dict[int, str]:
+def conditioned(case: CaseStore) -> dict[int, str]:
     """The tracks whose reconstruction was drawn from a gallery subject's photographs, and whose."""
     found = case.db.execute("SELECT track, facts FROM restoration ORDER BY track").fetchall()
     subjects = {int(row["track"]): json.loads(row["facts"]).get("conditioned_on", "") for row in found}
     return {track: subject for track, subject in subjects.items() if subject}
 
 
-def digest(case: Case, track: int) -> str:
+def digest(case: CaseStore, track: int) -> str:
     """One hash over the probes and the restoration of a track, so that the log's chain covers them."""
     hasher = hashlib.sha256()
     for query in (

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from fasr_video.case.recording import Place
-from fasr_video.case.store import Case
+from fasr_video.case.store import CaseStore
 from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.types import FrameRef
 
 
-def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> int:
+def register_source(case: CaseStore, info: MediaInfo, detector: dict[str, Any]) -> int:
     """The number of this footage in the case, by what is in the file, not by its name."""
     row = case.db.execute("SELECT * FROM source WHERE sha256 = ?", (info.sha256,)).fetchone()
     if row is not None:
@@ -36,7 +36,7 @@ def register_source(case: Case, info: MediaInfo, detector: dict[str, Any]) -> in
     return int(cursor.lastrowid or 0)
 
 
-def place_source(case: Case, source: int, place: Place) -> None:
+def place_source(case: CaseStore, source: int, place: Place) -> None:
     """Note camera and clock; they may be corrected later, each alone, and the log keeps what was said before."""
     row = case.db.execute("SELECT camera, clock FROM source WHERE id = ?", (source,)).fetchone()
     camera = row["camera"] if place.camera is None else place.camera
@@ -49,14 +49,14 @@ def place_source(case: Case, source: int, place: Place) -> None:
         case.log("camera and clock", {"source": source, "camera": camera, "clock": told})
 
 
-def where_it_stopped(case: Case, source: int, info: MediaInfo) -> FrameRef | None:
+def where_it_stopped(case: CaseStore, source: int, info: MediaInfo) -> FrameRef | None:
     row = case.db.execute("SELECT last_index, last_pts FROM source WHERE id = ?", (source,)).fetchone()
     if row["last_index"] is None:
         return None
     return FrameRef(info.sha256, row["last_index"], row["last_pts"], info.time_base)
 
 
-def looked(case: Case, source: int) -> dict[str, int]:
+def looked(case: CaseStore, source: int) -> dict[str, int]:
     """How many of a source's frames were looked at as a whole, and not at all."""
     row = case.db.execute("SELECT value FROM meta WHERE key = ?", (looked_key(source),)).fetchone()
     if row is None:  # nothing is done yet, or by a version that did not count because it skipped none
@@ -69,11 +69,11 @@ def looked_key(source: int) -> str:
     return f"looked {source}"
 
 
-def is_done(case: Case, source: int) -> bool:
+def is_done(case: CaseStore, source: int) -> bool:
     return bool(case.db.execute("SELECT state = 'done' FROM source WHERE id = ?", (source,)).fetchone()[0])
 
 
-def digest(case: Case, source: int) -> str:
+def digest(case: CaseStore, source: int) -> str:
     """One hash over everything found in a source, so that the log's chain covers it."""
     hasher = hashlib.sha256()
     for query in (
@@ -86,7 +86,7 @@ def digest(case: Case, source: int) -> str:
     return hasher.hexdigest()
 
 
-def rows_digest(case: Case, source: int) -> str:
+def rows_digest(case: CaseStore, source: int) -> str:
     """One hash over what a case says of a finished source beside its faces: its own row, segments, tracks. Camera and
     clock may be corrected later, and have lines of their own in the log."""
     hasher = hashlib.sha256()

@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
@@ -62,7 +62,6 @@ from fasr_video.sqlite import (
     connect,
     connect_to_read,
     environment,
-    tell_damage,
     transaction,
 )
 from fasr_video.types import Image
@@ -140,8 +139,8 @@ class CaseBusy(CaseError):
     """Another process is writing it."""
 
 
-class Case:
-    """An open case. Use `Case.create`, `Case.open` or, in a with statement, either."""
+class CaseStore:
+    """The folder and database of an open case; `Case` is what to open."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
@@ -150,7 +149,7 @@ class Case:
         """The begin of a run that has logged nothing yet."""
 
     @classmethod
-    def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Case:
+    def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Self:
         """With a key given, an encrypted one."""
         case_id = secrets.token_hex(8)
         sealed = _encryption(case_id)
@@ -187,7 +186,7 @@ class Case:
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path, read_only: bool = False) -> Case:
+    def open(cls, folder: Path, read_only: bool = False) -> Self:
         path = folder / DATABASE
         if not path.is_file() and (folder / TOMBSTONE).is_file():
             raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give a case that is kept")
@@ -223,17 +222,11 @@ class Case:
             raise
         return cls(folder, database)
 
-    def __enter__(self) -> Case:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
-        from fasr_video.case.verify import damage
-
-        remedy = "restore it from a copy; `fasr-video verify` tells the rest"
-        try:
-            tell_damage(error, lambda: damage(self), self.folder, remedy)
-        finally:
-            self.db.close()
+        self.db.close()
 
     def transaction(self) -> AbstractContextManager[None]:
         return transaction(self.db, self.folder)

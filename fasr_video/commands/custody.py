@@ -63,7 +63,7 @@ def pictures_command(
     case: Path, tracks: tuple[str, ...], out: Path, redact: bool, c2pa_cert: Path | None, c2pa_key: Path | None
 ) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
-    from fasr_video.case.store import Case
+    from fasr_video.case.case import Case
     from fasr_video.custody.pictures import export_pictures
 
     signatory = _signatory(c2pa_cert, c2pa_key)

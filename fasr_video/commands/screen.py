@@ -22,8 +22,8 @@ MOST = 200
 
 
 def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:
+    from fasr_video.case.case import Case
     from fasr_video.case.document import as_document
-    from fasr_video.case.store import Case
 
     with Case.open(folder) as case:
         document = as_document(case)

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fasr_video.case.store import LOCK, TOMBSTONE, Case
+from fasr_video.case.case import Case
+from fasr_video.case.store import LOCK, TOMBSTONE
 from fasr_video.case.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
 from fasr_video.errors import IntegrityError
 from fasr_video.files import read_file, sha256_file

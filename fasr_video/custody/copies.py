@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fasr_video.case.store import DATABASE, Case
+from fasr_video.case.case import Case
+from fasr_video.case.store import DATABASE
 from fasr_video.custody.purge import pieces_of_picture
 from fasr_video.errors import FasrError
 from fasr_video.gallery import traces

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as Pictures
 
+from fasr_video.case.case import Case
 from fasr_video.case.document import about, tracks, when
-from fasr_video.case.store import Case, whole
+from fasr_video.case.store import whole
 from fasr_video.errors import CaseError
 from fasr_video.files import inside, write_whole
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note

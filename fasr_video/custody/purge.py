@@ -21,8 +21,9 @@ from typing import Any
 
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
-from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, Case, locked, now
-from fasr_video.case.verify import damage
+from fasr_video.case.case import Case
+from fasr_video.case.damage import damage
+from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, locked, now
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.encryption import given_key
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from fasr_video.case.case import Case
+from fasr_video.case.damage import Check
 from fasr_video.case.document import track_names
 from fasr_video.case.results import features
-from fasr_video.case.store import Case, package_versions
-from fasr_video.case.verify import Check
+from fasr_video.case.store import package_versions
 from fasr_video.configs.settings import Settings, load
 from fasr_video.errors import FasrError
 from fasr_video.gallery.probes import Prober, Probes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fasr_video.boxes import iou_matrix
 from fasr_video.case import document
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import InputError, MissingExtra, UsageError
 from fasr_video.evaluation import detection, open_set, plots

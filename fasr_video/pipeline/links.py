@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable
 from sqlite3 import Row
 
+from fasr_video.case.case import Case
 from fasr_video.case.links import PERSON
 from fasr_video.case.replay import proposed_links, require
 from fasr_video.case.results import features
-from fasr_video.case.store import Case
 from fasr_video.configs.settings import LinkSettings
 from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face

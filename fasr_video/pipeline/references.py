@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from sqlite3 import Row
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.errors import UsageError
 from fasr_video.gallery.probes import References
 from fasr_video.gallery.store import Gallery

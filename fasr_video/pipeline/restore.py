@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.case.case import Case
 from fasr_video.case.results import digest, probe_place
-from fasr_video.case.store import Case
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.detection.landmarks import LandmarkFinder

@@ -20,11 +20,12 @@ import torch
 
 from fasr_video import actors
 from fasr_video.batch_size import FRAMES, at_once
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import person
 from fasr_video.case.document import track_names
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import is_done, place_source, register_source, where_it_stopped
-from fasr_video.case.store import DATABASE, SETTINGS, Case, only_writer
+from fasr_video.case.store import DATABASE, SETTINGS, only_writer
 from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
 from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.frame_skipping import Gate, GateState

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fasr_video.case.case import Case
 from fasr_video.case.replay import answers as answers_of
 from fasr_video.case.replay import photographs_digest_of, require
 from fasr_video.case.results import conditioned, features
-from fasr_video.case.store import GALLERY, Case
+from fasr_video.case.store import GALLERY
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import Choice, Which

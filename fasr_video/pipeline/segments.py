@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from fasr_video.case.case import Case
 from fasr_video.case.sources import digest, looked, looked_key, rows_digest
-from fasr_video.case.store import Case, now
+from fasr_video.case.store import now
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.detection.frame_skipping import GateState
 from fasr_video.media import Losses, MediaInfo

@@ -12,9 +12,10 @@ from fractions import Fraction
 from typing import Any
 
 from fasr_video import __version__
+from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, state_of
 from fasr_video.case.results import features
-from fasr_video.case.store import Case, now
+from fasr_video.case.store import now
 from fasr_video.gallery.probes import Kind
 from fasr_video.recognition.combiner import shares
 from fasr_video.report.words import NOTICE, verdict

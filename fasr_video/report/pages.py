@@ -11,9 +11,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
+from fasr_video.case.case import Case
 from fasr_video.case.document import decided_subject
 from fasr_video.case.recording import correction
-from fasr_video.case.store import Case
 from fasr_video.report import pictures, words
 from fasr_video.report.document import standing
 from fasr_video.report.photographs import Photographs

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.store import Gallery
 from fasr_video.report.pictures import Picture, photograph, thumbnail

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image as PilImage
 
+from fasr_video.case.case import Case
 from fasr_video.case.document import about, when
-from fasr_video.case.store import Case
 from fasr_video.pictures import decoded, opened
 from fasr_video.pipeline.restore import track_faces
 from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.types import Image
 
 BLOCKS = 3

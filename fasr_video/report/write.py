@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.actors import shown
+from fasr_video.case.case import Case
 from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, flat
-from fasr_video.case.store import Case
 from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import inside, read_file, refuse_links, sha256_file, sync_folder, write_whole

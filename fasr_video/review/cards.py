@@ -11,9 +11,10 @@ from fractions import Fraction
 from pathlib import Path
 from sqlite3 import Row
 
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, Decision, agreement, all_standing
 from fasr_video.case.document import not_asked
-from fasr_video.case.store import Case, track_name
+from fasr_video.case.store import track_name
 from fasr_video.errors import UsageError
 from fasr_video.review.times import Clock, parse
 

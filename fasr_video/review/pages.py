@@ -15,9 +15,9 @@ from typing import Any
 from flask import Blueprint, Response, abort, current_app, render_template, request
 
 from fasr_video.case import document
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, agreement, decisions
 from fasr_video.case.links import clusters
-from fasr_video.case.store import Case
 from fasr_video.errors import FasrError
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
 from fasr_video.review.photographs import Photographs, photograph, photographs

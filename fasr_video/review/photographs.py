@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image as PilImage
 
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.errors import FasrError
 from fasr_video.gallery.records import GalleryImage
 from fasr_video.gallery.store import Gallery

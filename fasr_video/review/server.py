@@ -16,7 +16,7 @@ from flask import Flask
 from waitress.channel import HTTPChannel
 
 from fasr_video.archive.again import cases_in
-from fasr_video.case.store import Case
+from fasr_video.case.case import Case
 from fasr_video.errors import UsageError
 from fasr_video.review.app import make_app
 from fasr_video.review.guard import MOST_SENT

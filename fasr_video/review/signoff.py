@@ -22,11 +22,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
 from fasr_video.actors import shown
+from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, Decision, decisions, digest, person
 from fasr_video.case.document import below_threshold, links
 from fasr_video.case.links import clusters
 from fasr_video.case.replay import require
-from fasr_video.case.store import Case, now
+from fasr_video.case.store import now
 from fasr_video.case.verify import NEW, SIGNED_OFF
 from fasr_video.errors import CaseError
 from fasr_video.files import make_folder, put_in_place, write_whole

@@ -1,0 +1,18 @@
+"""A case as everybody opens it: an error that damage of its database explains says so."""
+
+from __future__ import annotations
+
+from fasr_video.case.damage import damage
+from fasr_video.case.store import CaseStore
+from fasr_video.sqlite import tell_damage
+
+
+class Case(CaseStore):
+    """An open case. Use `Case.create`, `Case.open` or, in a with statement, either."""
+
+    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+        remedy = "restore it from a copy; `fasr-video verify` tells the rest"
+        try:
+            tell_damage(error, lambda: damage(self), self.folder, remedy)
+        finally:
+            super().__exit__(_, error, __)
