@@ -45,7 +45,7 @@ from fasr_video.detection import open_detector
 from fasr_video.errors import FasrError
 from fasr_video.gallery import index
 from fasr_video.gallery.enrol import enrol
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import Sampling, open_video
 from fasr_video.recognition.embedders import open_embedder
 from tests.cases import synthetic

@@ -31,9 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from fasr_video.commands.gallery import open_detector  # noqa: E402
 from fasr_video.gallery.enrol import sync  # noqa: E402
+from fasr_video.gallery.gallery import Gallery  # noqa: E402
 from fasr_video.gallery.index import NOISE, RECALL_AT, Index  # noqa: E402
 from fasr_video.gallery.records import EnrolledPhoto  # noqa: E402
-from fasr_video.gallery.store import Gallery  # noqa: E402
 from fasr_video.recognition.embedders import open_embedder  # noqa: E402
 from tests import gallery_ops as ops  # noqa: E402
 

@@ -35,7 +35,7 @@ from fasr_video.commands.gallery import open_detector as photo_detector
 from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector
 from fasr_video.gallery.enrol import sync
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import Sampling, open_video, read_picture
 from fasr_video.pipeline.run import run
 from fasr_video.recognition.align import align

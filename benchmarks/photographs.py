@@ -20,11 +20,11 @@ from results import Table, command_line
 
 from fasr_video.datasets.faces import read_faces, views
 from fasr_video.gallery.calibration import Calibration, scale_name
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, chances
-from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.weights.manifest import boxed

@@ -26,11 +26,11 @@ from footage import SAMPLE, crowd, repeat, seconds_of
 from results import Table, command_line
 
 from fasr_video.configs import settings
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Asked, Mode, Question, Searcher
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 

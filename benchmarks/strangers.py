@@ -24,11 +24,11 @@ from fasr_video.case.case import Case
 from fasr_video.case.results import features
 from fasr_video.configs import settings
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.run import open_models, run
 from fasr_video.weights.manifest import boxed
 

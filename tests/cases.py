@@ -18,10 +18,10 @@ from fasr_video.case.sources import place_source, register_source
 from fasr_video.case.store import now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import Feature, Kind, Probes
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
-from fasr_video.gallery.store import Gallery
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline import restore, search
 from fasr_video.pipeline.links import propose_all

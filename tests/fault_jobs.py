@@ -32,10 +32,11 @@ from fasr_video.custody import purge as purging
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.encryption import VARIABLE, new_key
 from fasr_video.gallery.enrol import enrol, migrate
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.store import DATABASE as GALLERY
-from fasr_video.gallery.store import FINISH, Gallery
+from fasr_video.gallery.store import FINISH
 from fasr_video.pipeline.run import Models, redo, run
 from fasr_video.report.write import refresh
 from fasr_video.review.signoff import name_signed_off, sign_off, signed_off

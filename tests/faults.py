@@ -34,7 +34,7 @@ from PIL import Image as Pictures
 
 from fasr_video.errors import FasrError
 from fasr_video.gallery import traces
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import Models, open_models
 from fasr_video.report import pages
 from tests.fault_jobs import GONE, JOBS, QUICK, found, prepare, problems

@@ -45,10 +45,10 @@ from fasr_video.evaluation.photos import read_labels as read_photo_labels
 from fasr_video.evaluation.photos import read_photos
 from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE as GALLERY
-from fasr_video.gallery.store import Gallery
 from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.recognition.combiner import load_combiner
 from fasr_video.sr.checkpoints import load as load_denoiser

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto, Removal
-from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.combiner import weighted_mean
 from fasr_video.types import AlignedFace
 

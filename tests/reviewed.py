@@ -15,9 +15,9 @@ from PIL import Image as PilImage
 from fasr_video.case import replay
 from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import restore, search, segments
 from fasr_video.pipeline.links import FACES
 from fasr_video.provenance import BANNER

@@ -30,8 +30,9 @@ from fasr_video.datasets.faces import read_faces
 from fasr_video.errors import FasrError, IntegrityError, MediaError, ModelError, UsageError, exhausted
 from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.photos import read_listing
-from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.gallery.store import DATABASE
 from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.run import AHEAD, _ahead

@@ -40,7 +40,7 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.detection import Detector, TiledDetector, open_detector
 from fasr_video.errors import InputError, MediaError, UsageError
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import open_video
 from fasr_video.pipeline.run import run, sampling_of
 from fasr_video.types import Image

@@ -20,7 +20,7 @@ from fasr_video.case.case import Case
 from fasr_video.case.verify import verify
 from fasr_video.datasets.faces import read_faces
 from fasr_video.errors import IntegrityError, UsageError
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import read_picture
 from fasr_video.pictures import FORMATS, UNREADABLE, decoded
 from fasr_video.report.write import write_report

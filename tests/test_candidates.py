@@ -28,9 +28,9 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import CaseError, InputError, UsageError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import WrongEmbedder
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline import restore
 from fasr_video.pipeline.restore import open_prober
 from fasr_video.pipeline.run import Stage, redo, run

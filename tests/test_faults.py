@@ -24,7 +24,7 @@ from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import run
 from tests.units import lose_gpu
 

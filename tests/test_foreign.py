@@ -19,8 +19,8 @@ from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
 from fasr_video.case.store import DATABASE, chain_hash
 from fasr_video.errors import IntegrityError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
-from fasr_video.gallery.store import Gallery
 from tests.archives import files, work_off
 from tests.reviewed import made_case
 from tests.test_cli import called

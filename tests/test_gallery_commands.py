@@ -12,8 +12,9 @@ from PIL import Image as PilImage
 from PIL import ImageOps
 
 from fasr_video.actors import login
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import FILE
-from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.gallery.store import DATABASE
 from fasr_video.weights.manifest import boxed
 from tests.conftest import PORTRAITS
 from tests.test_cli import called

@@ -24,11 +24,11 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
 from fasr_video.gallery.enrol import Told, enrol, migrate, sync
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.photos import Face, look, read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import Problem, WrongEmbedder
-from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
 from fasr_video.weights.manifest import boxed
@@ -720,13 +720,14 @@ class TestMigration:
         script = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from fasr_video.gallery import enrol, store\n"
+            "from fasr_video.gallery import enrol\n"
+            "from fasr_video.gallery.gallery import Gallery\n"
             "from fasr_video.recognition.embedder import BuiltinEmbedder\n"
             "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             "if sys.argv[3] == 'swapping':\n"
-            "    store.Gallery._settle = kill\n"
+            "    Gallery._settle = kill\n"
             "listen = kill if sys.argv[3] == 'embedding' else None\n"
-            "with store.Gallery.open(Path(sys.argv[1])) as gallery:\n"
+            "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
             "    enrol.migrate(gallery, BuiltinEmbedder(Path(sys.argv[2])), listen=listen)\n"
         )
         command = [sys.executable, "-c", script, str(tmp_path / "g"), str(tmp_path / "other.safetensors"), moment]

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import index
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import ENOUGH, FILE, FLAT, RECALL_AT, STAMP, Index
 from fasr_video.gallery.inspect import check, nearest_pair, statistics
-from fasr_video.gallery.store import Gallery
 from tests import gallery_ops as ops
 from tests.gallery_ops import LENGTH
 

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 
 from fasr_video.errors import EnvironmentFailure, IntegrityError, UsageError
 from fasr_video.gallery import traces
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.records import EnrolledPhoto, GalleryError, PhotoOfAnother, Problem, WrongEmbedder
-from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.gallery.store import DATABASE
 from fasr_video.recognition.combiner import Source
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from tests import gallery_ops as ops

@@ -29,7 +29,7 @@ from fasr_video.custody.pictures import export_pictures
 from fasr_video.encryption import new_key, read_key, warn_of_readers
 from fasr_video.errors import FasrError, IntegrityError
 from fasr_video.files import inside, write_whole
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.report.write import write_report
 from tests.cases import synthetic
 from tests.reviewed import Names, made_case

@@ -12,9 +12,9 @@ from fasr_video.calibration.labelled import from_tracks, read_labels
 from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError, UsageError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.store import Gallery
 from tests.test_search import near, unit
 
 LENGTH = 64

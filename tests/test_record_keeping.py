@@ -16,7 +16,7 @@ from fasr_video.case.store import GALLERY, now
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import redo, run
 from fasr_video.review.signoff import sign_off
 from tests.conftest import PORTRAITS

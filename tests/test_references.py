@@ -21,8 +21,8 @@ from fasr_video.cli import main
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import FasrError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.references import APART, of_subject, sharpest
 from fasr_video.pipeline.restore import open_prober
 from fasr_video.pipeline.run import redo, run

@@ -29,8 +29,8 @@ from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source
 from fasr_video.case.store import DATABASE
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.store import Gallery
 from fasr_video.provenance import NOTE, is_synthetic
 from fasr_video.recognition.combiner import FeatureCombiner, mean, shares
 from fasr_video.report.write import refresh, write_report

@@ -33,7 +33,7 @@ from fasr_video.case.sources import place_source
 from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
 from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server

@@ -16,11 +16,11 @@ from fasr_video.calibration.calibrate import LabelledProbe, from_probes
 from fasr_video.errors import UsageError
 from fasr_video.gallery import search
 from fasr_video.gallery.calibration import Band, Calibration, scale_name
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict, chances
-from fasr_video.gallery.store import Gallery
 
 LENGTH = 64
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "mean", "restorer": None}

@@ -20,7 +20,7 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError
 from fasr_video.gallery import enrol as enrolling
-from fasr_video.gallery.store import Gallery
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import open_models
 from tests.archives import SETTINGS, work_off
 from tests.conftest import PORTRAITS

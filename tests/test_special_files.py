@@ -16,8 +16,8 @@ from fasr_video.errors import InputError, IntegrityError
 from fasr_video.files import LARGEST, open_regular, read_file, sha256_file
 from fasr_video.gallery import index
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
-from fasr_video.gallery.store import Gallery
 from fasr_video.media import UNREADABLE, read_picture
 from tests.reviewed import made_case
 

@@ -20,9 +20,9 @@ from fasr_video.case.store import DATABASE, only_writer
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.files import is_gone
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Prober
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.restore import open_prober
 from fasr_video.pipeline.search import outdated, probed_tracks, search_all
 from fasr_video.report.write import refresh

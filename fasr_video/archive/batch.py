@@ -29,9 +29,9 @@ from fasr_video.configs.settings import Settings
 from fasr_video.errors import EnvironmentFailure, FasrError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.enrol import sync
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
-from fasr_video.gallery.store import Gallery
 from fasr_video.pipeline.run import open_models
 from fasr_video.pipeline.search import check_question, told_of
 from fasr_video.report.write import refresh

@@ -15,8 +15,8 @@ from fasr_video.case.results import features
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import Feature
-from fasr_video.gallery.store import Gallery
 
 COLUMNS = ("case", "track", "person")
 

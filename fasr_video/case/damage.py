@@ -11,8 +11,9 @@ from fasr_video.case import replay
 from fasr_video.case.results import digest as probes_digest
 from fasr_video.case.sources import digest, looked, rows_digest
 from fasr_video.case.store import GALLERY, SHAPE, CaseStore
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
-from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.gallery.store import DATABASE
 from fasr_video.schema import misfit
 from fasr_video.sqlite import MISREAD
 

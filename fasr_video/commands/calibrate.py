@@ -152,7 +152,7 @@ def _refuse(names: Sequence[str], beside: str) -> None:
 
 def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibration:
     from fasr_video.calibration.labelled import from_tracks
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     with Gallery.open(people, read_only=True) as gallery:
         made = from_tracks(labels, gallery, seed)

@@ -105,7 +105,7 @@ def gallery_group() -> None:
 @embedder_options
 def create_command(gallery: Path, embedder: Chosen) -> None:
     """Make an empty GALLERY, bound to an embedder."""
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
@@ -142,8 +142,8 @@ def add_command(
     """
     from fasr_video.detection.photograph import Choice
     from fasr_video.gallery.enrol import Told, enrol, sync
+    from fasr_video.gallery.gallery import Gallery
     from fasr_video.gallery.photos import is_picture
-    from fasr_video.gallery.store import Gallery
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
@@ -197,7 +197,7 @@ def remove_command(
     Copies outside GALLERY are looked for where --search says, and not touched. Ends with 4 if anything is found.
     """
     from fasr_video.custody.copies import look, telling
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     for place in places:
         if not place.is_dir():
@@ -227,7 +227,7 @@ def remove_command(
 @JSON
 def list_command(gallery: Path, as_json: bool) -> None:
     """List the subjects of GALLERY, and the photographs that could not be enrolled."""
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     with Gallery.open(gallery, read_only=True) as opened:
         subjects, problems = opened.subjects(), opened.problems()
@@ -245,7 +245,7 @@ def list_command(gallery: Path, as_json: bool) -> None:
 @JSON
 def log_command(gallery: Path, as_json: bool) -> None:
     """Show what was done to GALLERY: when, by whom and as what. Subjects are not named in it."""
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     with Gallery.open(gallery, read_only=True) as opened:
         lines, removals = opened.log_lines(), opened.removals()
@@ -266,7 +266,7 @@ def log_command(gallery: Path, as_json: bool) -> None:
 @JSON
 def show_command(gallery: Path, subject: str, as_json: bool) -> None:
     """Show the photographs of SUBJECT: hash, size, quality, source, authority."""
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     with Gallery.open(gallery, read_only=True) as opened:
         known, images = opened.subject(subject), opened.images(subject)
@@ -291,8 +291,8 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 @JSON
 def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
     """Check that GALLERY is what was written: database, rows, hashes of vectors and pictures, index against store."""
+    from fasr_video.gallery.gallery import Gallery
     from fasr_video.gallery.inspect import check
-    from fasr_video.gallery.store import Gallery
 
     with Gallery.open(gallery, read_only=not finish) as opened:  # one that may be written to is finished first
         checks = check(opened)
@@ -321,7 +321,7 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
     Killed in the middle, the gallery is what it was.
     """
     from fasr_video.gallery.enrol import migrate
-    from fasr_video.gallery.store import Gallery
+    from fasr_video.gallery.gallery import Gallery
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     model = embedder.open(device)
@@ -351,8 +351,8 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
 @JSON
 def stats_command(gallery: Path, as_json: bool) -> None:
     """Count what is in GALLERY: photographs a subject, templates, the nearest two subjects, the index, disk space."""
+    from fasr_video.gallery.gallery import Gallery
     from fasr_video.gallery.inspect import statistics
-    from fasr_video.gallery.store import Gallery
 
     with Gallery.open(gallery, read_only=True) as opened:
         found, embedder = statistics(opened), opened.embedder

@@ -12,8 +12,8 @@ from fasr_video.case.store import DATABASE
 from fasr_video.custody.purge import pieces_of_picture
 from fasr_video.errors import FasrError
 from fasr_video.gallery import traces
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryImage
-from fasr_video.gallery.store import Gallery
 from fasr_video.report.pictures import photograph, thumbnail
 from fasr_video.sqlite import environment
 

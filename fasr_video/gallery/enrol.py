@@ -13,10 +13,10 @@ from fasr_video.detection import Detector
 from fasr_video.detection.photograph import ALONE, MARGIN, Choice
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import readable_name, sha256_file
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.photos import Entry, Face, Listing, NoFace, lies_in, look, read_listing
 from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import EnrolledPhoto, Problem, Removal
-from fasr_video.gallery.store import Gallery
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sqlite import environment
 from fasr_video.types import AlignedFace

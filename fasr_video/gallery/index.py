@@ -18,19 +18,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 from fasr_video.files import read_file, sha256_file, sync_folder, write_whole
-from fasr_video.sqlite import environment
+from fasr_video.gallery.store import FILE, STAMP, GalleryStore
 
-if TYPE_CHECKING:
-    from fasr_video.gallery.store import Gallery
-
-FILE, STAMP = "vectors.faiss", "vectors.json"
 APPROXIMATE_ABOVE = 1_000_000
 ENOUGH = 0.99
 RECALL_AT = 50  # candidates: the length of an investigation's list
@@ -62,7 +58,7 @@ class Index:
         """Why it was made anew from the store; None when the file on disk fits."""
 
     @classmethod
-    def open(cls, gallery: Gallery, approximate_above: int = APPROXIMATE_ABOVE) -> Index:
+    def open(cls, gallery: GalleryStore, approximate_above: int = APPROXIMATE_ABOVE) -> Index:
         """From the file when it fits, otherwise from the store; then the file is written, where that is possible."""
         faiss = _faiss()
         with gallery.snapshot():
@@ -81,7 +77,7 @@ class Index:
         return cls(engine, built.kind, built.measured, reason)
 
     @classmethod
-    def _read(cls, faiss: Any, gallery: Gallery) -> Index:
+    def _read(cls, faiss: Any, gallery: GalleryStore) -> Index:
         stamp = read_stamp(gallery)
         if stamp is None:
             raise RuntimeError("no stamp")
@@ -113,7 +109,7 @@ class _OfOthers(Exception):
     """An index on disk that does not hold what the store does."""
 
 
-def _is_of(faiss: Any, stored: Any, gallery: Gallery) -> bool:
+def _is_of(faiss: Any, stored: Any, gallery: GalleryStore) -> bool:
     """Whether an index compares as ours do, and holds vectors of the store's length under the store's ids."""
     if (stored.d, stored.metric_type) != (gallery.length, faiss.METRIC_INNER_PRODUCT):
         return False
@@ -127,7 +123,7 @@ class _Built:
     measured: tuple[Measured, ...]
 
 
-def unfit(gallery: Gallery, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE) -> str | None:
+def unfit(gallery: GalleryStore, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE) -> str | None:
     """Why the index on disk cannot be used for a gallery with these facts; None when it can."""
     folder = gallery.folder
     if not (folder / FILE).is_file():
@@ -145,13 +141,13 @@ def unfit(gallery: Gallery, facts: dict[str, Any], approximate_above: int = APPR
         return "there was none"
 
 
-def facts_of(gallery: Gallery) -> dict[str, Any]:
+def facts_of(gallery: GalleryStore) -> dict[str, Any]:
     """What an index has to have been made from, to fit this gallery now."""
     state = {"gallery": gallery.id, "generation": gallery.generation, "state": gallery.state}
     return state | {"count": gallery.count(), "length": gallery.length}
 
 
-def read_stamp(gallery: Gallery) -> Any:
+def read_stamp(gallery: GalleryStore) -> Any:
     """What the index on disk was made from; None when that is not to be found, or not what the store knows of."""
     try:
         text = read_file(gallery.folder / STAMP)
@@ -170,22 +166,14 @@ def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return faiss.vector_to_array(mapped.id_map), _stored(faiss, mapped).copy()
 
 
-def drop(folder: Path) -> None:
-    """For good: nobody who is removed from the store next comes back with it after a power cut."""
-    with environment(folder):
-        for path in folder.glob("vectors.*"):
-            path.unlink()
-        sync_folder(folder)
-
-
-def write(gallery: Gallery) -> None:
+def write(gallery: GalleryStore) -> None:
     """Make the file anew. A large gallery's index takes minutes to measure: it is left to the next search."""
     if gallery.count() <= APPROXIMATE_ABOVE:
         with suppress(MissingExtra):  # without FAISS there is nothing to write, and nothing old
             Index.open(gallery)
 
 
-def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) -> None:
+def _save(faiss: Any, gallery: GalleryStore, built: _Built, facts: dict[str, Any]) -> None:
     """A folder that cannot be written gets no file, and neither does one that is being changed: what was removed from
     the store meanwhile must not come back to the disk."""
     stamp = facts | {"kind": built.kind, "measured": [asdict(m) for m in built.measured]}
@@ -203,7 +191,7 @@ def _save(faiss: Any, gallery: Gallery, built: _Built, facts: dict[str, Any]) ->
             gallery.note_index_stamp(hashlib.sha256(text.encode()).hexdigest())
 
 
-def _build(faiss: Any, gallery: Gallery, approximate_above: int) -> _Built:
+def _build(faiss: Any, gallery: GalleryStore, approximate_above: int) -> _Built:
     flat = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
     for chunk in gallery.vector_chunks():
         flat.add_with_ids(np.ascontiguousarray(chunk.features), chunk.ids)

@@ -11,7 +11,7 @@ import numpy as np
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
 from fasr_video.gallery.index import Index, Measured
-from fasr_video.gallery.store import FINISH, Gallery
+from fasr_video.gallery.store import FILE, FINISH, GalleryStore
 from fasr_video.sqlite import MISREAD
 
 COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
@@ -37,7 +37,7 @@ class Check:
     remedy: str = "restore the gallery from a copy, or enrol again into a new one"
 
 
-def check(gallery: Gallery) -> list[Check]:
+def check(gallery: GalleryStore) -> list[Check]:
     """Database, rows, stored hashes, index. A damaged database ends it there: nothing more can be said of it."""
     with gallery.snapshot():
         first = _structure(gallery)
@@ -46,7 +46,7 @@ def check(gallery: Gallery) -> list[Check]:
         return [first, _removal(gallery), _rows(gallery), _templates(gallery), _pictures(gallery), _index(gallery)]
 
 
-def damage(gallery: Gallery) -> str | None:
+def damage(gallery: GalleryStore) -> str | None:
     """The first thing in its database that is not as it was written; None when nothing speaks against it."""
     for check_one in (_structure, _rows, _templates, _pictures):
         try:
@@ -58,21 +58,21 @@ def damage(gallery: Gallery) -> str | None:
     return None
 
 
-def _structure(gallery: Gallery) -> Check:
+def _structure(gallery: GalleryStore) -> Check:
     found = Check("the database's own structure", 1)
     found.problems += [r[0] for r in gallery.query("PRAGMA integrity_check(20)") if r[0] != "ok"]
     found.problems += [bad] if (bad := gallery.misfit()) is not None else []
     return found
 
 
-def _removal(gallery: Gallery) -> Check:
+def _removal(gallery: GalleryStore) -> Check:
     found = Check("removals are finished", len(gallery.removals()), remedy=FINISH)
     if gallery.unfinished():
         found.problems.append("a removal was begun and is not finished: what was removed may still be in the files")
     return found
 
 
-def _rows(gallery: Gallery) -> Check:
+def _rows(gallery: GalleryStore) -> Check:
     found = Check("rows belong together", sum(s.images for s in gallery.subjects()))
     strays = gallery.query("PRAGMA foreign_key_check")
     found.problems += [f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays]
@@ -83,7 +83,7 @@ def _rows(gallery: Gallery) -> Check:
     return found
 
 
-def _templates(gallery: Gallery) -> Check:
+def _templates(gallery: GalleryStore) -> Check:
     found = Check("templates against their hashes", 0)
     for number, digest, vector in gallery.stream("SELECT id, sha256, vector FROM template ORDER BY id"):
         found.checked += 1
@@ -92,7 +92,7 @@ def _templates(gallery: Gallery) -> Check:
     return found
 
 
-def _pictures(gallery: Gallery) -> Check:
+def _pictures(gallery: GalleryStore) -> Check:
     found = Check("pictures against their hashes", 0)
     for path, digest, picture in gallery.stream("SELECT path, picture_sha256, picture FROM image ORDER BY id"):
         found.checked += picture is not None
@@ -103,21 +103,21 @@ def _pictures(gallery: Gallery) -> Check:
     return found
 
 
-def _index(gallery: Gallery) -> Check:
+def _index(gallery: GalleryStore) -> Check:
     found = Check("index against the store", gallery.count())
-    found.remedy = f"delete {gallery.folder / index.FILE}: the next search makes it anew from the store"
+    found.remedy = f"delete {gallery.folder / FILE}: the next search makes it anew from the store"
     facts, stamp = index.facts_of(gallery), index.read_stamp(gallery)
     # Whether it is one that large galleries have is the searcher's choice, not this check's.
     reason = index.unfit(gallery, facts, facts["count"] - bool(stamp and stamp["measured"]))
     if reason == index.DAMAGED:
-        found.problems.append(f"{index.FILE}: {reason}")
+        found.problems.append(f"{FILE}: {reason}")
     elif reason is not None:
         found.notes.append(f"to be made anew by the next search: {reason}")
     else:
         ids, features = index.contents(gallery.folder)
         vectors = gallery.vectors()
         if not (np.array_equal(ids, vectors.ids) and np.array_equal(features, vectors.features)):
-            found.problems.append(f"{index.FILE} holds other vectors than the store")
+            found.problems.append(f"{FILE} holds other vectors than the store")
     return found
 
 
@@ -150,7 +150,7 @@ class Statistics:
     disk_bytes: int
 
 
-def statistics(gallery: Gallery) -> Statistics:
+def statistics(gallery: GalleryStore) -> Statistics:
     subjects, images = gallery.subjects(), gallery.images()
     counts = [s.images for s in subjects] or [0]
     made = Index.open(gallery)
@@ -174,7 +174,7 @@ def statistics(gallery: Gallery) -> Statistics:
     )
 
 
-def nearest_pair(gallery: Gallery, made: Index, most_photos: int) -> NearestPair | None:
+def nearest_pair(gallery: GalleryStore, made: Index, most_photos: int) -> NearestPair | None:
     stored = gallery.vectors()
     chosen = np.arange(len(stored.ids))
     if len(chosen) > COMPARED:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration, scale_name
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Feature, Kind
-from fasr_video.gallery.store import Gallery
 
 
 class Mode(StrEnum):

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from PIL import Image as PilImage
 from fasr_video.actors import login, stated
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
-from fasr_video.gallery import index, traces, values
+from fasr_video.gallery import traces, values
 from fasr_video.gallery.records import (
     LONGEST_ID,
     EnrolledPhoto,
@@ -57,13 +57,14 @@ from fasr_video.sqlite import (
     connect,
     connect_to_read,
     environment,
-    tell_damage,
     transaction,
 )
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
 DATABASE = "gallery.sqlite"
+FILE, STAMP = "vectors.faiss", "vectors.json"
+"""The index, and what it was made from."""
 LOCK = ".lock"
 PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4096 bytes would hold one and half of air
 CHUNK = 8192  # rows at a time
@@ -95,8 +96,8 @@ CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL,
 SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
 
 
-class Gallery:
-    """An open gallery. Use `Gallery.create` or `Gallery.open`, in a with statement."""
+class GalleryStore:
+    """The folder and database of an open gallery; `Gallery` is what to open."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection, lock: IO[str] | None) -> None:
         self.folder, self.read_only = folder, lock is None
@@ -105,7 +106,7 @@ class Gallery:
         self.id = self._meta("gallery")
 
     @classmethod
-    def create(cls, folder: Path, embedder_name: str, embedder_sha256: str, length: int) -> Gallery:
+    def create(cls, folder: Path, embedder_name: str, embedder_sha256: str, length: int) -> Self:
         with environment(folder):
             new = folder / f"{DATABASE}.new"
             begun = {LOCK, *(new.name + end for end in ("", "-wal", "-shm", "-journal"))}
@@ -129,7 +130,7 @@ class Gallery:
         return cls.open(folder)
 
     @classmethod
-    def open(cls, folder: Path, read_only: bool = False) -> Gallery:
+    def open(cls, folder: Path, read_only: bool = False) -> Self:
         path = folder / DATABASE
         if not path.is_file():
             remedy = "give the folder of a gallery, or make one: fasr-video gallery create"
@@ -161,17 +162,11 @@ class Gallery:
                 lock.close()
             raise
 
-    def __enter__(self) -> Gallery:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
-        from fasr_video.gallery.inspect import damage
-
-        remedy = "restore it from a copy; `fasr-video gallery check` tells the rest"
-        try:
-            tell_damage(error, lambda: damage(self), self.folder, remedy)
-        finally:
-            self.close()
+        self.close()
 
     def close(self) -> None:
         self._db.close()
@@ -484,30 +479,11 @@ class Gallery:
             if subjects:
                 raise GalleryError(self.folder, f"{len(subjects)} images have no new vector", "embed each of them")
             self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
-        index.drop(self.folder)
+        drop_index(self.folder)
         self._purge()
         return None if gone is None else self._proven(gone)
 
     # Removing.
-
-    def remove(
-        self, images: Sequence[str], why: str, subjects: Sequence[str] = (), by: str = "", role: str = ""
-    ) -> Removal:
-        """Remove photographs, by SHA-256, from rows, pages, write-ahead log and index; then search all files for them.
-
-        Subjects without any left go with them, and what is said about them; so do those of `subjects` that never had
-        one enrolled.
-
-        Killed in the middle, the next one to open the gallery for writing finishes it.
-        """
-        index.drop(self.folder)  # first: it must not outlive what it holds, whenever a kill comes
-        with self.transaction():
-            gone = self._delete(images, why, subjects)
-            counts = {"why": why, "subjects": len(gone.subjects), "images": len(gone.images)}
-            self.log("removed", counts, by, role)
-        self._purge()
-        index.write(self)
-        return self._proven(gone)
 
     def _delete(self, images: Sequence[str], why: str, never_enrolled: Sequence[str] = ()) -> _Gone:
         subjects = {self._known_image(sha256) for sha256 in images}
@@ -557,7 +533,7 @@ class Gallery:
             leftover.unlink()
             sync_folder(self.folder)
         if self._meta("purge") == "1":
-            index.drop(self.folder)
+            drop_index(self.folder)
             self._purge()
 
     def _proven(self, gone: _Gone) -> Removal:
@@ -730,3 +706,11 @@ def _lock(folder: Path) -> IO[str]:
         handle.close()
         raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
     return handle
+
+
+def drop_index(folder: Path) -> None:
+    """For good: nobody who is removed from the store next comes back with it after a power cut."""
+    with environment(folder):
+        for path in folder.glob("vectors.*"):
+            path.unlink()
+        sync_folder(folder)

@@ -7,8 +7,8 @@ from sqlite3 import Row
 
 from fasr_video.case.case import Case
 from fasr_video.errors import UsageError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import References
-from fasr_video.gallery.store import Gallery
 
 APART = 20
 """Frames between any two references, LR0 among them: neighbours show the same."""

@@ -31,8 +31,8 @@ from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.frame_skipping import Gate, GateState
 from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
 from fasr_video.files import write_whole
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import Prober, References
-from fasr_video.gallery.store import Gallery
 from fasr_video.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline import segments
 from fasr_video.pipeline.evidence import can_tell

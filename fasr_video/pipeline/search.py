@@ -20,12 +20,13 @@ from fasr_video.encryption import given_key
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.enrol import Told, sync
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
 from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
-from fasr_video.gallery.store import DATABASE, Gallery
+from fasr_video.gallery.store import DATABASE
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.weights.manifest import boxed

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasr_video.case.case import Case
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryError
-from fasr_video.gallery.store import Gallery
 from fasr_video.report.pictures import Picture, photograph, thumbnail
 from fasr_video.report.redact import photograph as pixelated
 

@@ -9,8 +9,8 @@ from PIL import Image as PilImage
 
 from fasr_video.case.case import Case
 from fasr_video.errors import FasrError
+from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryImage
-from fasr_video.gallery.store import Gallery
 
 
 @dataclass(frozen=True, slots=True)
