@@ -24,13 +24,24 @@ ROOT = Path(__file__).parents[1]
 def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
     """Every command by its whole name, those of groups as `train sr`."""
     found: dict[str, click.Command] = {}
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         inner = commands(command, f"{prefix}{name} ") if isinstance(command, click.Group) else {prefix + name: command}
         found |= inner
     return found
 
 
 COMMANDS = commands(cli.cli)
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    context = click.Context(cli.cli)
+    found = {name: cli.cli.get_command(context, name) for name in cli.COMMANDS}
+    assert {n: c and (c.name, c.get_short_help_str(1000)) for n, c in found.items()} == {
+        name: (name, lazy.help) for name, lazy in cli.COMMANDS.items()
+    }
 
 
 def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

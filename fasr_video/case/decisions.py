@@ -17,9 +17,8 @@ from sqlite3 import Row
 
 from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
-from fasr_video.case.case import Case
 from fasr_video.case.replay import require
-from fasr_video.case.store import now, track_name
+from fasr_video.case.store import CaseStore, now, track_name
 from fasr_video.errors import CaseError, UsageError
 
 VERDICTS = ("accepted", "rejected", "insufficient")
@@ -65,7 +64,7 @@ class Agreement(StrEnum):
 
 
 def decide(
-    case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None = None, role: str = ""
+    case: CaseStore, track: int, verdict: str, reason: str, by: str, subject: str | None = None, role: str = ""
 ) -> Decision:
     """Record what a person says of a track; what the same person said of it before is undone by it."""
     by, role, reason = person(by), as_role(role), _required("a reason", reason, LONGEST_REASON)
@@ -83,7 +82,7 @@ def decide(
     return made
 
 
-def undo(case: Case, decision: int, by: str, role: str = "") -> Decision:
+def undo(case: CaseStore, decision: int, by: str, role: str = "") -> Decision:
     """Take a decision back. It stays in the case, with who took it back and when."""
     by, role = person(by), as_role(role)
     with case.transaction():
@@ -104,16 +103,16 @@ def undo(case: Case, decision: int, by: str, role: str = "") -> Decision:
     return undone
 
 
-def decisions(case: Case, track: int) -> list[Decision]:
+def decisions(case: CaseStore, track: int) -> list[Decision]:
     """All that were ever made on a track, in the order in which they were made."""
     return _decisions(case.db.execute(f"{_QUERY} WHERE track = ? ORDER BY id", (track,)).fetchall())
 
 
-def standing(case: Case, track: int) -> list[Decision]:
+def standing(case: CaseStore, track: int) -> list[Decision]:
     return [d for d in decisions(case, track) if d.stands]
 
 
-def all_standing(case: Case) -> dict[int, list[Decision]]:
+def all_standing(case: CaseStore) -> dict[int, list[Decision]]:
     """Track → its standing decisions; a track without one is not in it."""
     found: dict[int, list[Decision]] = {}
     for d in _decisions(case.db.execute(f"{_QUERY} WHERE undone_at IS NULL ORDER BY id").fetchall()):
@@ -136,7 +135,7 @@ def same_person(one: str, other: str) -> bool:
     return one.casefold() == other.casefold()
 
 
-def digest(case: Case) -> str:
+def digest(case: CaseStore) -> str:
     """One hash over all decisions, so that the log's chain covers them."""
     hasher = hashlib.sha256()
     for row in case.db.execute("SELECT * FROM decision ORDER BY id"):
@@ -144,7 +143,7 @@ def digest(case: Case) -> str:
     return hasher.hexdigest()
 
 
-def _check(case: Case, track: int, verdict: str, subject: str | None) -> None:
+def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> None:
     if verdict not in VERDICTS:
         raise UsageError(f"verdict {verdict}", "no such verdict", f"give one of {', '.join(VERDICTS)}")
     row = case.db.execute("SELECT * FROM track WHERE id = ?", (track,)).fetchone()
@@ -173,7 +172,7 @@ def _required(what: str, text: str, most: int) -> str:
     return text
 
 
-def _mark_undone(case: Case, decision: int, by: str, at: str) -> None:
+def _mark_undone(case: CaseStore, decision: int, by: str, at: str) -> None:
     case.db.execute("UPDATE decision SET undone_by = ?, undone_at = ? WHERE id = ?", (by, at, decision))
 
 

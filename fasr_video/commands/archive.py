@@ -11,27 +11,31 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from fasr_video.commands.custody import KEY_FILE
+from fasr_video.archive.again import cases_in, changed, search_again
+from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick, prepare_gallery
+from fasr_video.archive.cameras import read_cameras
+from fasr_video.archive.ledger import Ledger
+from fasr_video.archive.orders import Order
+from fasr_video.archive.scan import Scan, check_folder, scan
+from fasr_video.archive.schedulers import Dask, Local, Processes, Scheduler, machine_memory
+from fasr_video.archive.summary import rewrite, write_summary
+from fasr_video.archive.unit import work
+from fasr_video.archive.watch import Still
+from fasr_video.case.recording import read_time
+from fasr_video.commands.options import FOLDER, KEY_FILE
 from fasr_video.configs import settings as configs
 from fasr_video.console import cell, say
 from fasr_video.errors import ExitCode, InputError, UsageError
-
-if TYPE_CHECKING:
-    from fasr_video.archive.batch import Batch, Job, Listener, Note, Tick
-    from fasr_video.archive.ledger import Ledger
-    from fasr_video.archive.orders import Order
-    from fasr_video.archive.scan import Scan
-    from fasr_video.archive.schedulers import Scheduler
+from fasr_video.pipeline.run import sampling_of
 
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
 POLL = 1.0  # seconds that a step waits for a unit to end
-FOLDER = click.Path(path_type=Path, file_okay=False)
 NO_REPORT = click.option("--no-report", is_flag=True, help="Leave out the report that is written into each case.")
 OPTIONS = (
     click.option("--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."),
@@ -112,8 +116,6 @@ def batch_command(archive: Path, after: str | None, before: str | None, **option
     Stopped or killed, the same command goes on where it was. Ends with 3 when files or folders could not be read, or
     lost parts; the ledger says which, and why.
     """
-    from fasr_video.archive.scan import check_folder
-
     asked = Asked(**options)
     check_folder(archive)
     with _opened(asked, after, before) as opened:
@@ -151,10 +153,6 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
     Started again, it goes on where it was. Ends with 0 when it was stopped, with 3 when there were files that could not
     be read.
     """
-    from fasr_video.archive.batch import Note
-    from fasr_video.archive.scan import check_folder
-    from fasr_video.archive.watch import Still
-
     asked = Asked(**options)
     waiting = Still(still)
     check_folder(folder)
@@ -196,9 +194,6 @@ def search_command(
     For a gallery that somebody was enrolled into since. Ends with 3 when a case could not be searched, or an archive's
     summary not be made anew.
     """
-    from fasr_video.archive.again import cases_in, changed, search_again
-    from fasr_video.archive.summary import rewrite
-
     questions = changed(overrides)
     failed = searched = tracks_changed = 0
     found = cases_in(cases)
@@ -235,8 +230,6 @@ class _Opened:
         """What was looked through."""
 
     def scan(self, folder: Path) -> Scan:
-        from fasr_video.archive.scan import scan
-
         found = scan(folder, self._asked.glob, self._asked.cases)
         self._ledger.put_unread(folder, found)
         if self._archive is None:  # once is enough for a watch: its folder is looked at every few seconds
@@ -245,8 +238,6 @@ class _Opened:
         return found
 
     def summary(self) -> dict[str, Any]:
-        from fasr_video.archive.summary import write_summary
-
         return write_summary(self._ledger)
 
     def finish(self) -> int:
@@ -295,9 +286,6 @@ class _Opened:
 @contextmanager
 def _opened(asked: Asked, after: str | None = None, before: str | None = None) -> Iterator[_Opened]:
     """Everything that a batch needs, checked first and closed whatever happens; nothing done is lost."""
-    from fasr_video.archive.batch import Batch
-    from fasr_video.archive.ledger import Ledger
-
     job = _job(asked, after, before)
     start = _scheduler(asked)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -314,11 +302,6 @@ def _opened(asked: Asked, after: str | None = None, before: str | None = None) -
 
 
 def _job(asked: Asked, after: str | None, before: str | None) -> Job:
-    from fasr_video.archive.batch import Job
-    from fasr_video.archive.cameras import read_cameras
-    from fasr_video.case.recording import read_time
-    from fasr_video.pipeline.run import sampling_of
-
     settings = configs.load(asked.preset, asked.overrides)
     sampling_of(settings)  # what is wrong with it is no fault of any file
     if settings.restore.subjects:
@@ -337,17 +320,11 @@ def _job(asked: Asked, after: str | None, before: str | None) -> Job:
 
 
 def _with_gallery(job: Job) -> Job:
-    from fasr_video.archive.batch import prepare_gallery
-
     return replace(job, gallery=prepare_gallery(job.gallery, job.cases, job.settings))
 
 
 def _scheduler(asked: Asked) -> Callable[[Callable[[Order, float], None], Listener], Scheduler]:
     """What starts it; whatever is wrong with how it was asked for is told before that."""
-    from fasr_video.archive.batch import Note
-    from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory
-    from fasr_video.archive.unit import work
-
     kind, equals, address = asked.scheduler.partition("=")
     given = [name for name in ("workers", "memory", "gpus") if getattr(asked, name) is not None]
     if kind != "processes" and given:
@@ -371,8 +348,6 @@ def _scheduler(asked: Asked) -> Callable[[Callable[[Order, float], None], Listen
 @contextmanager
 def _shown(as_json: bool) -> Iterator[Callable[[Any], None]]:
     """A function that shows what happens: lines, with a bar below in a terminal, or JSON lines."""
-    from fasr_video.archive.batch import Tick
-
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     with Progress(*columns, console=console, disable=as_json or not console.is_terminal, transient=True) as bar:

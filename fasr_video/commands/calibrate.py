@@ -6,21 +6,23 @@ import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Column, Table
 
-from fasr_video.commands.gallery import Chosen, embedder_options
+from fasr_video.calibration.calibrate import Protocol, from_images
+from fasr_video.calibration.labelled import from_tracks
+from fasr_video.checkpoint import find_device
+from fasr_video.commands.embedder import Chosen, embedder_options
 from fasr_video.console import cell, say
 from fasr_video.errors import UsageError
-
-if TYPE_CHECKING:
-    from fasr_video.calibration.calibrate import Protocol
-    from fasr_video.gallery.calibration import Band, Calibration
-    from fasr_video.gallery.probes import Prober
+from fasr_video.gallery.calibration import Band, Calibration
+from fasr_video.gallery.gallery import Gallery
+from fasr_video.gallery.probes import Prober, make_prober
+from fasr_video.sqlite import environment
+from fasr_video.sr.methods import open_restorer, samples_of
 
 SIZES = (10, 100, 1_000, 10_000)
 OF_SR = ("method", "sampler", "precision", "samples")
@@ -103,12 +105,6 @@ def calibrate_command(
 
     Stopped or killed, the same command goes on where it was.
     """
-    from fasr_video.calibration.calibrate import Protocol
-    from fasr_video.checkpoint import find_device
-    from fasr_video.gallery.probes import make_prober
-    from fasr_video.sqlite import environment
-    from fasr_video.sr.methods import open_restorer, samples_of
-
     if out.exists():
         raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")
     if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
@@ -151,9 +147,6 @@ def _refuse(names: Sequence[str], beside: str) -> None:
 
 
 def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibration:
-    from fasr_video.calibration.labelled import from_tracks
-    from fasr_video.gallery.gallery import Gallery
-
     with Gallery.open(people, read_only=True) as gallery:
         made = from_tracks(labels, gallery, seed)
     made.save(out)
@@ -161,8 +154,6 @@ def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibratio
 
 
 def _from_images(faces: tuple[Path, ...], prober: Prober, plain: Prober, protocol: Protocol, out: Path) -> Calibration:
-    from fasr_video.calibration.calibrate import from_images
-
     with click.progressbar(length=1, label="people", show_pos=True) as bar:
 
         def tell(done: int, people: int) -> None:

@@ -1,54 +1,28 @@
-"""Commands of custody: each reads its arguments, calls one function, and shows what came back."""
+"""`fasr-video pictures` and `purge`: each calls one function, and shows what came back."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from fasr_video.actors import VARIABLE as ROLE_VARIABLE
 from fasr_video.actors import login
 from fasr_video.actors import role as as_role
-from fasr_video.console import cell, readable_json, say
-from fasr_video.encryption import VARIABLE, new_key, read_key
-from fasr_video.encryption import fingerprint as key_fingerprint
+from fasr_video.console import readable_json, say
 from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from fasr_video.custody.credentials import Signatory
-    from fasr_video.custody.purge import Due, Ended, Search
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-ROLE = click.option(
-    "--role", envvar=ROLE_VARIABLE, default="", help=f"As what: examiner, reviewer, … [default: {ROLE_VARIABLE}]"
-)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-
-
-def _take_key(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Into the environment while the command runs, where processes that it starts find it too."""
-    if path is not None:
-        before = os.environ.get(VARIABLE, "")
-        context.call_on_close(lambda: os.environ.update({VARIABLE: before}))
-        os.environ[VARIABLE] = str(path.absolute())
-
-
-KEY_FILE = click.option(
-    "--key-file",
-    type=FILE,
-    expose_value=False,
-    callback=_take_key,
-    help=f"Key of an encrypted case. [default: what {VARIABLE} names]",
-)
-"""For every command that reads or writes pictures or vectors."""
+from fasr_video.archive.summary import rewrite
+from fasr_video.case.case import Case
+from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
+from fasr_video.custody.pictures import export_pictures
+from fasr_video.custody.purge import Due, Ended, Search, cases_in, copies, left, purge_all, tombstones_in
 
 
 @click.command("pictures")
@@ -63,9 +37,6 @@ def pictures_command(
     case: Path, tracks: tuple[str, ...], out: Path, redact: bool, c2pa_cert: Path | None, c2pa_key: Path | None
 ) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
-    from fasr_video.case.case import Case
-    from fasr_video.custody.pictures import export_pictures
-
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
         written = export_pictures(opened, tracks, out, redact, signatory)
@@ -80,55 +51,6 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
     from fasr_video.custody.credentials import open_signatory
 
     return open_signatory(chain, key)
-
-
-@click.command("keygen")
-@click.argument("file", type=FILE)
-@click.option(
-    "--for",
-    "purpose",
-    type=click.Choice(["signing", "encryption"]),
-    default="signing",
-    show_default=True,
-    help="A pair to sign exports with, or a key to encrypt cases with.",
-)
-def keygen_command(file: Path, purpose: str) -> None:
-    """Make a pair of Ed25519 keys, FILE to sign with and FILE.pub for those who check; or a key for cases."""
-    from fasr_video.custody.keys import make_signing_keys, write_secret
-
-    if purpose == "encryption":
-        write_secret(file, new_key())
-        say(f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts")
-        say(f"fingerprint {key_fingerprint(read_key(file))}")
-        return
-    public, fingerprint = make_signing_keys(file)
-    say(f"{file}: keep it to yourself; hand out {public}")
-    say(f"fingerprint {fingerprint}")
-
-
-@click.command("sign")
-@click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
-@click.option("--key", type=FILE, required=True, help="Private Ed25519 key, as `keygen` makes it.")
-@click.option("--by", help="Who signs, for the manifest. [default: your login name]")
-@ROLE
-def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
-    """Sign an export: a manifest of SHA-256 and its signature are written beside FILE_OR_FOLDER."""
-    from fasr_video.custody.signing import sign
-
-    signed = sign(target, key, by or login(), role)
-    say(f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}")
-
-
-@click.command("check-signature")
-@click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
-@click.option("--key", type=FILE, required=True, help="Public key of the one who signed, from a source that you trust.")
-def check_signature_command(target: Path, key: Path) -> None:
-    """Check that FILE_OR_FOLDER is what was signed with that key: no file altered, missing or added; 4 if it is not."""
-    from fasr_video.custody.signing import check_signature
-
-    signed = check_signature(target, key)
-    told = f"as signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
-    say(f"intact  {target}: {signed.files} files {told}")
 
 
 @click.command("purge")
@@ -162,9 +84,6 @@ def purge_command(
     CASES are cases, or folders that hold some. Ends with 4 if copies of their pictures or vectors are left elsewhere,
     with 3 if a case could not be opened or removed.
     """
-    from fasr_video.archive.summary import rewrite
-    from fasr_video.custody.purge import cases_in, copies, left, purge_all, tombstones_in
-
     if dry_run and yes:
         raise UsageError("--dry-run --yes", "one shows, the other removes", "give one of them")
     role = as_role(role)
@@ -232,26 +151,3 @@ def _time_of(due: Due, at: datetime) -> str:
     if due.until is None:
         return f"made {due.made_at[:10]}, no end was set"
     return f"made {due.made_at[:10]}, its time {'ended' if due.over(at) else 'ends'} {due.until:%Y-%m-%d %H:%M} UTC"
-
-
-@click.command("licences")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def licences_command(as_json: bool) -> None:
-    """Show the licences of fasr-video, of the packages that it needs as they are installed here, and of its weights."""
-    from fasr_video.custody.licences import packages, weights
-
-    code, models = packages(), weights()
-    if as_json:
-        rows = {"packages": [asdict(row) for row in code], "weights": [asdict(row) for row in models]}
-        click.echo(readable_json(rows))
-        return
-    for title, rows_of in (("package", code), ("weights", models)):
-        table = Table(
-            title, "version" if rows_of is code else "sha256", "licence", "for", box=None, padding=(0, 2, 0, 0)
-        )
-        for row in rows_of:
-            table.add_row(*(cell(value) for value in astuple(row)))
-        Console().print(table, highlight=False)
-
-
-COMMANDS = (pictures_command, keygen_command, sign_command, check_signature_command, purge_command, licences_command)

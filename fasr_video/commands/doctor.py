@@ -1,15 +1,23 @@
-"""What is installed here, on which device things would run, and which models are at hand."""
+"""`fasr-video doctor`: what is installed here, on which device things would run, and which models are at hand."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import av
+import click
+import torch
+from rich.console import Console
+from rich.table import Table
+
 from fasr_video import __version__
+from fasr_video.console import cell
 from fasr_video.errors import ModelError
 from fasr_video.weights import manifest
 
@@ -45,9 +53,6 @@ PACKAGES = {
 
 
 def examine() -> list[Finding]:
-    import av
-    import torch
-
     libraries = ", ".join(f"{k} {'.'.join(map(str, v))}" for k, v in list(av.library_versions.items())[:2])
     findings = [
         Finding("fasr-video", __version__, ""),
@@ -62,8 +67,6 @@ def examine() -> list[Finding]:
 
 
 def _gpu(there: bool) -> str:
-    import torch
-
     return torch.cuda.get_device_name(0) if there else "none: everything runs on the CPU"
 
 
@@ -89,3 +92,17 @@ def _models() -> list[Finding]:
     if bad:
         summary = f"not whole: {bad} of {len(states)} files missing or altered"
     return [*findings, Finding("the box", summary, manifest.REMEDY if bad else "")]
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Show what is installed, which device would be used, and which models are at hand."""
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([{"what": f.what, "state": f.state, "remedy": f.remedy} for f in findings], indent=2))
+        return
+    table = Table(box=None, show_header=False)
+    for f in findings:
+        table.add_row(f.what, cell(f.state), f"[yellow]{cell(f.remedy)}[/]")
+    Console().print(table)

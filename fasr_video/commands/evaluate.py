@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,17 +14,30 @@ from rich.markup import escape
 from rich.progress import Progress, TaskID
 from rich.table import Table as Screen
 
-from fasr_video.commands.gallery import embedder_options
+from fasr_video.checkpoint import contract_of, find_device
+from fasr_video.commands.embedder import embedder_options
+from fasr_video.detection import Detector, open_detector
 from fasr_video.errors import ExitCode, InputError, MissingExtra, ModelError, UsageError
+from fasr_video.evaluation.compare import Plan, compare, write_inputs
+from fasr_video.evaluation.degradations import Degradation, parse
+from fasr_video.evaluation.perceptual import Inception, Lpips
+from fasr_video.evaluation.photos import LeftOut, Photo, read_labels, read_photos
 from fasr_video.evaluation.presets import PRESETS, Preset
-
-if TYPE_CHECKING:
-    from fasr_video.detection import Detector
-    from fasr_video.evaluation.degradations import Degradation
-    from fasr_video.evaluation.photos import LeftOut, Photo
-    from fasr_video.evaluation.protocols import Trial
-    from fasr_video.evaluation.tables import Table
-    from fasr_video.recognition.embedder import Embedder
+from fasr_video.evaluation.protocols import Trial, celeba, first_searches, leave_some_out, pairs, quis_campi
+from fasr_video.evaluation.report import TRUTH
+from fasr_video.evaluation.scoring import Judges
+from fasr_video.evaluation.store import Store
+from fasr_video.evaluation.systems import FITTED, FUSIONS, MERGES, Axes, Tools, suits
+from fasr_video.evaluation.tables import Table
+from fasr_video.evaluation.video import evaluate
+from fasr_video.files import sha256_file
+from fasr_video.recognition.combiner import read_eta
+from fasr_video.recognition.embedder import Embedder
+from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
+from fasr_video.recognition.network import FORMAT
+from fasr_video.sqlite import environment
+from fasr_video.sr.checkpoints import load_attribute_classifier
+from fasr_video.weights.manifest import boxed
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 THERE = click.Path(path_type=Path, exists=True)
@@ -117,8 +131,6 @@ def celeba_command(
 
     PHOTOS are folders or tar shards of IDENTITY/PHOTO, aligned and at full resolution, or CSV manifests.
     """
-    from fasr_video.evaluation.protocols import celeba, first_searches, leave_some_out
-
     found, left_out = _read(photos, options)
     trial = leave_some_out(celeba(found, options["seed"], people, fewest), leave_out)
     return _compare(first_searches(trial, searches), left_out, options)
@@ -140,8 +152,6 @@ def quis_campi_command(
     **options: Any,
 ) -> int:
     """Search for PHOTOS as a camera saw them, each with the person's others as auxiliaries, among controlled ones."""
-    from fasr_video.evaluation.protocols import first_searches, leave_some_out, quis_campi
-
     if options["degrade"]:
         raise UsageError("--degrade", "the probes are as the camera saw them", "leave it out, or use eval celeba")
     gallery, first = _read(enrolled, options)
@@ -157,8 +167,6 @@ def quis_campi_command(
 @_with(COMMON_OPTIONS)
 def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int:
     """Compare pairs of PHOTOS: the first as it is, the second brought down; accuracy over folds, as on LFW."""
-    from fasr_video.evaluation.protocols import pairs
-
     found, left_out = _read(photos, options)
     return _compare(pairs(found, listed, options["seed"]), left_out, options)
 
@@ -169,9 +177,6 @@ def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the tables.")
 def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
     """Hold CASES that `run` made against ground truth: detection, tracking, and who each track was found to be."""
-    from fasr_video.evaluation.video import evaluate
-    from fasr_video.sqlite import environment
-
     with environment(out):
         found = evaluate(cases, truth, out)
     _show(found.tables)
@@ -186,25 +191,13 @@ def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
 
 
 def _read(sources: tuple[Path, ...], options: dict[str, Any], small: bool = False) -> tuple[list[Photo], list[LeftOut]]:
-    from fasr_video.evaluation.photos import read_photos
-
     detector: Detector | None = None
     if options["align"]:
-        from fasr_video.detection import open_detector
-
         detector = open_detector("builtin", weights=None, device=options["device"], min_score=0.5)
     return read_photos(sources, options["labels"], detector, small)
 
 
 def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any]) -> int:
-    from dataclasses import replace
-
-    from fasr_video.checkpoint import find_device
-    from fasr_video.evaluation.compare import Plan, compare, write_inputs
-    from fasr_video.evaluation.store import Store
-    from fasr_video.evaluation.systems import Tools
-    from fasr_video.sqlite import environment
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     trial = replace(trial, left_out=(*left_out, *trial.left_out))
     _check_labels(trial, options["labels"])
@@ -239,8 +232,6 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
 
 
 def _check_labels(trial: Trial, file: Path | None) -> None:
-    from fasr_video.evaluation.photos import read_labels
-
     faces = (face for item in trial.items for face in (item.probe, *item.auxiliaries))
     names = {face.path for face in (*trial.gallery, *faces)}
     if file is not None and not names & read_labels(file).keys():
@@ -250,10 +241,6 @@ def _check_labels(trial: Trial, file: Path | None) -> None:
 
 def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
     """The axes as given, the preset's for what was not, and notes to tell."""
-    from fasr_video.evaluation.degradations import parse
-    from fasr_video.evaluation.report import TRUTH
-    from fasr_video.evaluation.systems import FITTED, FUSIONS, MERGES, Axes
-
     preset = PRESETS.get(options["preset"])
     given: dict[str, Sequence[Any]] = {name: options[name] for name in AXES}
     notes: list[str] = []
@@ -289,8 +276,6 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
 
 def _check_etas(name: str, preset: Preset, files: Sequence[Path]) -> None:
     """Refuse Feature Combiners of one eta: a table of etas takes one that was trained at each."""
-    from fasr_video.recognition.combiner import read_eta
-
     found: dict[float, Path] = {}
     for file in files:
         eta = read_eta(file)
@@ -302,8 +287,6 @@ def _check_etas(name: str, preset: Preset, files: Sequence[Path]) -> None:
 
 def _unsuited(axes: Any) -> list[str]:
     """Which methods a sampler is not for: they are drawn by another."""
-    from fasr_video.evaluation.systems import suits
-
     notes = []
     for sampler in axes.sampler:
         others = [m for m in axes.method if suits(m, None) and not suits(m, sampler)]
@@ -314,10 +297,6 @@ def _unsuited(axes: Any) -> list[str]:
 
 def _open_scorer(name: str, device: str) -> Embedder:
     """Return the embedder of that name, or what the file of that name says it is; dlib computes on the CPU anyway."""
-    from fasr_video.checkpoint import contract_of
-    from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
-    from fasr_video.recognition.network import FORMAT
-
     if name in EMBEDDERS:
         try:
             return open_embedder(name, None, "cpu" if name == "dlib" else device)
@@ -336,12 +315,6 @@ def _open_scorer(name: str, device: str) -> Embedder:
 
 
 def _judges(options: dict[str, Any]) -> Any:
-    from fasr_video.evaluation.perceptual import Inception, Lpips
-    from fasr_video.evaluation.scoring import Judges
-    from fasr_video.files import sha256_file
-    from fasr_video.sr.checkpoints import load_attribute_classifier
-    from fasr_video.weights.manifest import boxed
-
     device = options["device"]
     lpips = Lpips(options["lpips"][0], options["lpips"][1], device) if options["lpips"] else None
     inception = Inception(options["fid"], device) if options["fid"] else None

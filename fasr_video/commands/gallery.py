@@ -2,97 +2,40 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
+from fasr_video import detection
 from fasr_video.actors import role as as_role
 from fasr_video.actors import shown
-from fasr_video.commands.custody import ROLE
+from fasr_video.commands.embedder import Chosen, embedder_options
+from fasr_video.commands.options import DEVICE, FACE, ROLE
 from fasr_video.console import cell, readable_json, say
+from fasr_video.custody.copies import Elsewhere, look, telling
+from fasr_video.detection import Detector
+from fasr_video.detection.photograph import MIN_SCORE, Choice, Which
 from fasr_video.errors import ExitCode, UsageError
-
-if TYPE_CHECKING:
-    from fasr_video.custody.copies import Elsewhere
-    from fasr_video.detection import Detector
-    from fasr_video.detection.photograph import Which
-    from fasr_video.gallery.enrol import Listener, SyncReport
-    from fasr_video.gallery.records import GalleryImage, Problem, Removal
-    from fasr_video.recognition.embedder import Embedder
+from fasr_video.gallery.enrol import Listener, SyncReport, Told, enrol, migrate, sync
+from fasr_video.gallery.gallery import Gallery
+from fasr_video.gallery.inspect import check, statistics
+from fasr_video.gallery.photos import is_picture
+from fasr_video.gallery.records import GalleryImage, Problem, Removal
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
-EMBEDDER_OPTIONS = (
-    click.option(
-        "--embedder",
-        type=click.Choice(["builtin", "adaface", "insightface", "dlib"]),
-        default="builtin",
-        show_default=True,
-        help="What makes vectors of faces.",
-    ),
-    click.option(
-        "--weights",
-        type=click.Path(path_type=Path),
-        help="Its file, or folder. [default: builtin's own in the box, dlib's as installed]",
-    ),
-    click.option("--flip", is_flag=True, help="Average each face with its mirror image."),
-)
-DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
-def _which(context: click.Context, option: click.Parameter, text: str | None) -> Which:
-    """Return a face's number, or "largest", as `--face` takes them."""
-    if text is None or text == "largest":
-        return "largest" if text else None
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise UsageError(f"--face {text}", "neither a number from 1 nor the word largest", "write --face 2, say")
-    return int(text)
-
-
-FACE = click.option(
-    "--face",
-    callback=_which,
-    metavar="N|largest",
-    help="Of several faces take the Nth from the left (of one photograph), or the largest. [default: refuse them]",
-)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """An embedder as the command line names it."""
-
-    backend: str
-    weights: Path | None
-    flip: bool
-
-    def open(self, device: str) -> Embedder:
-        from fasr_video.recognition.embedders import open_embedder
-
-        return open_embedder(self.backend, self.weights, device, self.flip)
-
-
-def embedder_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--embedder`, `--weights` and `--flip`, which the command gets as one `Chosen` named `embedder`."""
-
-    @functools.wraps(command)
-    def with_embedder(*, embedder: str, weights: Path | None, flip: bool, **others: Any) -> Any:
-        return command(embedder=Chosen(embedder, weights, flip), **others)
-
-    decorated: Callable[..., Any] = with_embedder
-    for option in reversed(EMBEDDER_OPTIONS):
-        decorated = option(decorated)
-    return decorated
 
 
 @click.group("gallery")
@@ -105,8 +48,6 @@ def gallery_group() -> None:
 @embedder_options
 def create_command(gallery: Path, embedder: Chosen) -> None:
     """Make an empty GALLERY, bound to an embedder."""
-    from fasr_video.gallery.gallery import Gallery
-
     model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
     say(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
@@ -140,11 +81,6 @@ def add_command(
     Stopped or killed, the same command goes on. Ends with 3 when photographs could not be enrolled; each is listed
     with its reason.
     """
-    from fasr_video.detection.photograph import Choice
-    from fasr_video.gallery.enrol import Told, enrol, sync
-    from fasr_video.gallery.gallery import Gallery
-    from fasr_video.gallery.photos import is_picture
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
         raise UsageError("--sync", f"{photos} is one photograph, and all others would go", "leave it out")
@@ -196,9 +132,6 @@ def remove_command(
     So are subjects of which no photograph could be enrolled. The search is for pieces of 32 bytes out of every 512.
     Copies outside GALLERY are looked for where --search says, and not touched. Ends with 4 if anything is found.
     """
-    from fasr_video.custody.copies import look, telling
-    from fasr_video.gallery.gallery import Gallery
-
     for place in places:
         if not place.is_dir():
             raise UsageError(place, "no such folder to search", "give a folder that is there")
@@ -227,8 +160,6 @@ def remove_command(
 @JSON
 def list_command(gallery: Path, as_json: bool) -> None:
     """List the subjects of GALLERY, and the photographs that could not be enrolled."""
-    from fasr_video.gallery.gallery import Gallery
-
     with Gallery.open(gallery, read_only=True) as opened:
         subjects, problems = opened.subjects(), opened.problems()
         if as_json:
@@ -245,8 +176,6 @@ def list_command(gallery: Path, as_json: bool) -> None:
 @JSON
 def log_command(gallery: Path, as_json: bool) -> None:
     """Show what was done to GALLERY: when, by whom and as what. Subjects are not named in it."""
-    from fasr_video.gallery.gallery import Gallery
-
     with Gallery.open(gallery, read_only=True) as opened:
         lines, removals = opened.log_lines(), opened.removals()
         if as_json:
@@ -266,8 +195,6 @@ def log_command(gallery: Path, as_json: bool) -> None:
 @JSON
 def show_command(gallery: Path, subject: str, as_json: bool) -> None:
     """Show the photographs of SUBJECT: hash, size, quality, source, authority."""
-    from fasr_video.gallery.gallery import Gallery
-
     with Gallery.open(gallery, read_only=True) as opened:
         known, images = opened.subject(subject), opened.images(subject)
         if as_json:
@@ -291,9 +218,6 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 @JSON
 def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
     """Check that GALLERY is what was written: database, rows, hashes of vectors and pictures, index against store."""
-    from fasr_video.gallery.gallery import Gallery
-    from fasr_video.gallery.inspect import check
-
     with Gallery.open(gallery, read_only=not finish) as opened:  # one that may be written to is finished first
         checks = check(opened)
     bad = any(c.problems for c in checks)
@@ -320,9 +244,6 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
 
     Killed in the middle, the gallery is what it was.
     """
-    from fasr_video.gallery.enrol import migrate
-    from fasr_video.gallery.gallery import Gallery
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     model = embedder.open(device)
     with Gallery.open(gallery, read_only=dry_run) as opened:
@@ -351,9 +272,6 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
 @JSON
 def stats_command(gallery: Path, as_json: bool) -> None:
     """Count what is in GALLERY: photographs a subject, templates, the nearest two subjects, the index, disk space."""
-    from fasr_video.gallery.gallery import Gallery
-    from fasr_video.gallery.inspect import statistics
-
     with Gallery.open(gallery, read_only=True) as opened:
         found, embedder = statistics(opened), opened.embedder
         if as_json:
@@ -381,9 +299,6 @@ def stats_command(gallery: Path, as_json: bool) -> None:
 
 
 def open_detector(device: str) -> Detector:
-    from fasr_video import detection
-    from fasr_video.detection.photograph import MIN_SCORE
-
     return detection.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
 
 

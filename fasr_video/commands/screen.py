@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from fasr_video.actors import shown
-from fasr_video.case.document import decided_subject, state_of
+from fasr_video.case.case import Case
+from fasr_video.case.document import as_document, decided_subject, state_of
 from fasr_video.console import plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
@@ -22,9 +23,6 @@ MOST = 200
 
 
 def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:
-    from fasr_video.case.case import Case
-    from fasr_video.case.document import as_document
-
     with Case.open(folder) as case:
         document = as_document(case)
     losses: dict[str, int] = {}

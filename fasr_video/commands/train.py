@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from fasr_video.datasets.faces import Faces
+from fasr_video.checkpoint import find_device
+from fasr_video.commands.options import FILE
+from fasr_video.datasets.faces import Faces, read_faces
+from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.sqlite import environment
+from fasr_video.training import idfsr, sr
+from fasr_video.training.attributes import read_labels, train_attributes
+from fasr_video.training.combiner import CombinerFeatures, train_combiner
+from fasr_video.training.embedder import gather, train_embedder
+from fasr_video.training.features import make_features
+from fasr_video.training.loop import Plan, own_device, process_number
+from fasr_video.training.teacher import Teacher
 
 MANY, SEED = click.IntRange(min=1), click.IntRange(0, 2**31)
-FILE = click.Path(path_type=Path, dir_okay=False)
 SOURCES = click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
 BEGIN = click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
 SHOWN = click.option(
@@ -84,11 +93,6 @@ def train_group() -> None:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str) -> None:
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
-    from fasr_video.checkpoint import find_device
-    from fasr_video.recognition.embedder import BuiltinEmbedder
-    from fasr_video.sqlite import environment
-    from fasr_video.training.features import make_features
-
     opened = _faces(faces)
     model = BuiltinEmbedder(embedder, find_device(device))
     with click.progressbar(length=len(opened), label="embedding") as bar, environment(out):
@@ -108,9 +112,6 @@ def combiner_command(
     features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
 ) -> None:
     """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
-    from fasr_video.sqlite import environment
-    from fasr_video.training.combiner import CombinerFeatures, train_combiner
-
     opened = CombinerFeatures.load(features)
     with environment(out):
         summary = train_combiner(opened, out, epochs=epochs, margin=margin, eta=eta, seed=seed, device=device)
@@ -149,10 +150,6 @@ def embedder_command(
     **options: Any,
 ) -> None:
     """Train the builtin embedder on FACES, distilled from a published network that sees what it sees."""
-    from fasr_video.sqlite import environment
-    from fasr_video.training.embedder import gather, train_embedder
-    from fasr_video.training.teacher import Teacher
-
     plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.02, muon=True)
     opened = _faces(faces)
     others = _faces(once) if once else None
@@ -213,9 +210,6 @@ def sr_command(
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
-    from fasr_video.sqlite import environment
-    from fasr_video.training import sr
-
     opened = _faces(faces)
     plan, device = _plan(options, muon=True)
     recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance, no_lr=no_lr, identity=identity)
@@ -240,9 +234,6 @@ def attributes_command(
     faces: tuple[Path, ...], labels: Path, begin: str | None, surveillance: float, **options: Any
 ) -> None:
     """Train the classifier of attributes under noise on FACES."""
-    from fasr_video.sqlite import environment
-    from fasr_video.training.attributes import read_labels, train_attributes
-
     opened = _faces(faces)
     rows = read_labels(labels, opened)
     plan, device = _plan(options, ema=0.998, weight_decay=0.05, channels_last=options["device"] != "cpu")
@@ -279,9 +270,6 @@ def idfsr_command(
     **options: Any,
 ) -> None:
     """Train IDFSR, for faces of 4, 8 and 16 px, on FACES of people with two photos or more."""
-    from fasr_video.sqlite import environment
-    from fasr_video.training import idfsr
-
     opened = _faces(faces)
     plan, device = _plan(options, muon=True)
     recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance, identity=identity)
@@ -292,8 +280,6 @@ def idfsr_command(
 
 
 def _faces(sources: tuple[Path, ...]) -> Faces:
-    from fasr_video.datasets.faces import read_faces
-
     faces, left_out = read_faces(sources)
     for line in left_out[:5]:
         click.echo(f"left out: {line}", err=True)
@@ -303,8 +289,6 @@ def _faces(sources: tuple[Path, ...]) -> Faces:
 
 
 def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
-    from fasr_video.training.loop import Plan, own_device
-
     minutes = options["minutes"]
     plan = Plan(
         steps=options["steps"],
@@ -325,8 +309,6 @@ def _report(progress: Any) -> None:
 
 
 def _finish(out: Path, step: int, steps: int) -> None:
-    from fasr_video.training.loop import process_number
-
     if process_number():
         return
     state = "done" if step >= steps else f"stopped at step {step} of {steps}; the same command goes on"

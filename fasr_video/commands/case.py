@@ -1,0 +1,106 @@
+"""`fasr-video show`, `export`, `report` and `verify`: what a case holds, written and checked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from fasr_video.case import document as export
+from fasr_video.case.case import Case
+from fasr_video.case.document import as_document
+from fasr_video.case.verify import verify
+from fasr_video.commands import screen
+from fasr_video.commands.options import FOLDER, KEY_FILE
+from fasr_video.console import readable_json, say
+from fasr_video.custody.rerun import rerun
+from fasr_video.errors import ExitCode
+from fasr_video.report.write import USUAL, write_report
+from fasr_video.sqlite import environment
+
+
+@click.command("show")
+@click.argument("case", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
+def show_command(case: Path, as_json: bool) -> None:
+    """Show what is in CASE: sources, losses, tracks, proposed links, gallery."""
+    with Case.open(case, read_only=True) as opened:
+        document = as_document(opened)
+        if as_json:
+            click.echo(readable_json(document))
+        else:
+            screen.show(document)
+
+
+@click.command("export")
+@click.argument("case", type=FOLDER)
+@click.option("--format", "kind", type=click.Choice(["csv", "json"]), required=True, help="The form of the output.")
+@click.option(
+    "--rows", type=click.Choice(["tracks", "faces"]), default="tracks", show_default=True, help="CSV: a line for each."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. [default: standard output]"
+)
+def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
+    """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
+    with Case.open(case, read_only=True) as opened:
+        text = export.as_json(opened) if kind == "json" else export.as_csv(opened, rows)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        with environment(out):
+            out.write_text(text, encoding="utf-8")
+
+
+@click.command("report")
+@click.argument("case", type=FOLDER)
+@click.option("--out", type=FOLDER, help="Folder for it. [default: report in the case]")
+@click.option(
+    "--format",
+    "formats",
+    multiple=True,
+    type=click.Choice(["html", "json", "csv", "pdf", "folder"]),
+    help="What to write; repeat it for more. [default: html, json, csv]",
+)
+@click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
+@click.option("--redact", is_flag=True, help="Pixelate bystanders and the photographs of candidates; needs --out.")
+@KEY_FILE
+def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool) -> None:
+    """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
+    folder = write_report(case, out, formats or USUAL, not no_photos, redact)
+    say(f"{folder}: report written")
+
+
+@click.command("verify")
+@click.argument("case", type=FOLDER)
+@click.option(
+    "--rerun",
+    "count",
+    type=click.IntRange(min=1),
+    help="Probe and restore so many tracks again, always the same ones, and compare.",
+)
+@click.option("--head", metavar="HASH", help="An end of the log, noted elsewhere: the log has to hold it.")
+@KEY_FILE
+@click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
+def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
+    """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
+    with Case.open(case, read_only=True) as opened:
+        checks = verify(opened, head)
+        if count is not None:
+            checks.append(rerun(opened, count))
+    bad = any(c.problems for c in checks)
+    if as_json:
+        rows = [{"check": c.what, **{k: v for k, v in asdict(c).items() if k != "what"}} for c in checks]
+        click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
+    else:
+        for c in checks:
+            say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
+            for line in c.problems:
+                say(f"        {line}")
+            for line in c.unchecked:
+                say(f"        not checked: {line}")
+            for line in c.notes:
+                say(f"        {line}")
+    return ExitCode.INTEGRITY if bad else ExitCode.DONE

@@ -1,0 +1,75 @@
+"""`fasr-video link`, `decide`, `undo` and `serve`: what people say of a case."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import click
+
+from fasr_video.actors import login
+from fasr_video.case.case import Case
+from fasr_video.case.decisions import decide, undo
+from fasr_video.case.document import track_number
+from fasr_video.case.links import decide as decide_link
+from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
+from fasr_video.console import say
+from fasr_video.review import serve
+
+
+@click.command("link")
+@click.argument("case", type=FOLDER)
+@click.argument("link", type=int)
+@click.argument("decision", type=click.Choice(["accept", "refuse", "reopen"]))
+@click.option("--by", default=None, help="Who decides. [default: your login name]")
+@ROLE
+def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
+    """Accept, refuse or reopen a proposed LINK between two tracks of CASE. The log keeps every decision."""
+    states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
+    with Case.open(case) as opened:
+        decide_link(opened, link, states[decision], by or login(), role)
+    say(f"link {link}: {states[decision]}")
+
+
+@click.command("decide")
+@click.argument("case", type=FOLDER)
+@click.argument("track")
+@click.argument("verdict", type=click.Choice(["accepted", "rejected", "insufficient"]))
+@click.option("--subject", help="The candidate that it is about; without one it is about the track.")
+@click.option("--reason", required=True, help="Why: kept with it.")
+@click.option("--by", required=True, help="Who decides.")
+@ROLE
+def decide_command(case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str) -> None:
+    """Record what a reviewer says of TRACK (as `show` names it). The same person's former decision is undone by it."""
+    with Case.open(case) as opened:
+        made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
+    say(f"decision {made.id}: {track} {verdict}")
+
+
+@click.command("undo")
+@click.argument("case", type=FOLDER)
+@click.argument("decision", type=int)
+@click.option("--by", required=True, help="Who takes it back.")
+@ROLE
+def undo_command(case: Path, decision: int, by: str, role: str) -> None:
+    """Take a DECISION on a track back. It stays in CASE, marked as undone."""
+    with Case.open(case) as opened:
+        undo(opened, decision, by, role)
+    say(f"decision {decision}: undone")
+
+
+@click.command("serve")
+@click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
+@KEY_FILE
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
+@click.option("--sign-key", type=FILE, help="Private key, as `keygen` makes it: what is signed off is signed with it.")
+@click.option(
+    "--hours", type=click.FloatRange(min=0, min_open=True), help="How long the address opens the pages. [default: 12]"
+)
+def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None, hours: float | None) -> None:
+    """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
+
+    Ctrl-C ends it.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), hours, sign_key)
