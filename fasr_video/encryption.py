@@ -11,18 +11,20 @@ import os
 import re
 import secrets
 import stat
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fasr_video.console import say
-from fasr_video.errors import InputError, IntegrityError, MissingExtra, UsageError
+from fasr_video.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from fasr_video.aes import Vault
 
 VARIABLE = "FASR_VIDEO_KEY"
 """Of the environment: the path of the key file. `--key-file` sets it, and processes that a run starts inherit it."""
 CIPHER = "AES-256-GCM"
 _HEAD = "fasr-video-key/1"
-_NONCE = 12
 
 
 def given_key() -> Path | None:
@@ -60,35 +62,10 @@ def fingerprint(key: bytes) -> str:
     return hashlib.sha256(b"fasr-video key fingerprint" + key).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """Seals and opens for one case."""
-
-    _key: bytes
-
-    def seal(self, data: bytes, place: str) -> bytes:
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        nonce = secrets.token_bytes(_NONCE)
-        return nonce + AESGCM(self._key).encrypt(nonce, data, place.encode())
-
-    def open(self, sealed: bytes, place: str) -> bytes:
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-        try:
-            return AESGCM(self._key).decrypt(sealed[:_NONCE], sealed[_NONCE:], place.encode())
-        except (InvalidTag, ValueError) as error:
-            raise IntegrityError(place, "it was changed", "restore it from a copy of the case") from error
-
-
 def make_vault(key: bytes, case_id: str) -> Vault:
-    try:
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-    except ImportError as error:
-        raise MissingExtra("cryptography", "custody", "an encrypted case") from error
-    return Vault(HKDF(SHA256(), 32, case_id.encode(), b"fasr-video case").derive(key))
+    from fasr_video.aes import vault_of  # only here: most cases need no cryptography
+
+    return vault_of(key, case_id)
 
 
 def open_vault(folder: Path, case_id: str, wanted: str) -> Vault:

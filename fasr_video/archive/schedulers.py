@@ -395,8 +395,6 @@ def _question(version: str, settings: str, cases: str, gallery: str | None) -> C
             return "fasr-video is not installed there; install it"
         if __version__ != version:
             return f"it has fasr-video {__version__}, and the batch is {version}'s; install the same there"
-        from pathlib import Path
-
         from fasr_video.archive.unit import unfit
 
         return unfit(version, settings, Path(cases), None if gallery is None else Path(gallery))

@@ -15,6 +15,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import cv2
+import torch
+
 from fasr_video import __version__
 from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
@@ -227,9 +230,6 @@ def _length(info: Mapping[str, Any]) -> float | None:
 def _models(settings: str) -> Models:
     """Opened once a process. One thread each: sums of several threads come in another order, and other workers have
     the other cores."""
-    import cv2
-    import torch
-
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     return open_models(Settings.model_validate_json(settings))

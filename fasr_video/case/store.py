@@ -35,14 +35,14 @@ from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from PIL import Image as PilImage
 from PIL.PngImagePlugin import PngInfo
 
 from fasr_video import __version__
 from fasr_video.case import values
-from fasr_video.encryption import CIPHER, Vault, fingerprint, given_key, make_vault, open_vault, read_key
+from fasr_video.encryption import CIPHER, fingerprint, given_key, make_vault, open_vault, read_key
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
     make_folder,
@@ -65,6 +65,9 @@ from fasr_video.sqlite import (
     transaction,
 )
 from fasr_video.types import Image
+
+if TYPE_CHECKING:
+    from fasr_video.aes import Vault
 
 SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"

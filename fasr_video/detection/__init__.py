@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.detection.detector import Detector
+from fasr_video.detection.haar import HaarDetector
+from fasr_video.detection.insightface import InsightFaceDetector
 from fasr_video.detection.tiling import TiledDetector
 from fasr_video.errors import SettingsError, UsageError
 from fasr_video.weights.manifest import boxed
@@ -29,7 +31,7 @@ class _Request:
         return self.weights
 
 
-# Each imports its library only when it is asked for: a run with one backend does not wait for the others.
+# Those that need torch are imported when they are asked for: a run with another backend does not wait for it.
 def _builtin(request: _Request) -> Detector:
     from fasr_video.detection.builtin import BuiltinDetector
 
@@ -38,8 +40,6 @@ def _builtin(request: _Request) -> Detector:
 
 
 def _haar(request: _Request) -> Detector:
-    from fasr_video.detection.haar import HaarDetector
-
     if request.weights is not None:
         raise UsageError("detect.weights", "the haar backend uses OpenCV's own cascade", "leave it out")
     if request.device != "cpu":
@@ -55,8 +55,6 @@ def _retinaface(request: _Request) -> Detector:
 
 
 def _insightface(request: _Request) -> Detector:
-    from fasr_video.detection.insightface import InsightFaceDetector
-
     folder = request.given_weights("a folder with InsightFace's ONNX files")
     return InsightFaceDetector(folder, request.min_score, request.device, request.max_side)
 

@@ -10,6 +10,7 @@ import io
 from collections.abc import Sequence
 from fractions import Fraction
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
@@ -38,8 +39,6 @@ def through_h264(images: Sequence[Image], qp: int) -> list[Image]:
     height, width = images[0].shape[:2]
     if any(image.shape != (height, width, 3) for image in images) or height % 2 or width % 2:
         raise ValueError("frames of a video are RGB, of one size, and of even height and width")
-    import av
-
     encoder = av.VideoCodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuvj420p"
     encoder.framerate, encoder.thread_count = Fraction(25), 1

@@ -23,11 +23,10 @@ def serve(
     for package in ("flask", "waitress"):
         if find_spec(package) is None:
             raise MissingExtra(package, "serve", "`fasr-video serve`")
-    from fasr_video.review.app import HOURS
-    from fasr_video.review.server import serve_cases
+    from fasr_video.review import app, server
 
     if sign_key is not None:
         from fasr_video.custody.keys import read_private
 
         read_private(sign_key)  # one that cannot be used is told before anybody signs off
-    serve_cases(folders, port, tell, HOURS if hours is None else hours, sign_key)
+    server.serve_cases(folders, port, tell, app.HOURS if hours is None else hours, sign_key)

@@ -171,11 +171,10 @@ def _write(folder: Path, document: dict[str, Any], key: Path | None) -> dict[str
 
 def _signature(name: str, text: bytes, document: dict[str, Any], key: Path) -> dict[str, bytes]:
     """The two files that prove who signed the report, as `fasr-video sign` writes them beside an export."""
-    from fasr_video.custody.keys import read_private
-    from fasr_video.custody.signing import signed_manifest
+    from fasr_video.custody import keys, signing
 
     found, who = {name: hashlib.sha256(text).hexdigest()}, shown(document["signed_off_by"], document["signed_off_as"])
-    manifest, signature = signed_manifest(found, read_private(key), who, document["at"])
+    manifest, signature = signing.signed_manifest(found, keys.read_private(key), who, document["at"])
     return {f"{name}.sha256": manifest, f"{name}.sha256.sig": signature}
 
 
