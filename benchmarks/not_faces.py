@@ -28,9 +28,9 @@ from fasr_video.boxes import intersection, iou_matrix
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks as tracks_of
 from fasr_video.configs import settings
-from fasr_video.configs.settings import SelectSettings, Settings
+from fasr_video.configs.settings import LARGE, SelectSettings, Settings
 from fasr_video.media import Frame
-from fasr_video.pipeline.evidence import LARGE, Evidence, weigh
+from fasr_video.pipeline.evidence import Evidence, weigh
 from fasr_video.pipeline.quality import cut, measure
 from fasr_video.pipeline.run import Models, open_models, run
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Tracklets

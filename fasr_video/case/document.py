@@ -18,9 +18,9 @@ from fasr_video.case.decisions import decisions
 from fasr_video.case.links import clusters
 from fasr_video.case.sources import looked
 from fasr_video.case.store import now, track_name
+from fasr_video.configs.settings import least_norm
 from fasr_video.console import plain, readable_json
 from fasr_video.errors import CaseError
-from fasr_video.pipeline.evidence import least_norm
 from fasr_video.types import Reason
 
 SCHEMA = "fasr-video/case/3"

@@ -219,3 +219,13 @@ def as_yaml(settings: Settings) -> str:
 def fraction(value: float | None) -> Fraction | None:
     """A setting as an exact number: 29.97 is 2997/100, not its nearest binary float."""
     return None if value is None else Fraction(str(value))
+
+
+LARGE = 20
+"""Pixels between the eyes from which on a face is large. A small face has a small norm because it shows
+little; a large one with a small norm is none, so it has a limit of its own."""
+
+
+def least_norm(eye_px: float, min_norm: float, min_norm_large: float) -> float:
+    """Return which of the two limits of the norm holds for a face of this size."""
+    return min_norm_large if eye_px >= LARGE else min_norm

@@ -11,13 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fasr_video.configs.settings import SelectSettings, Settings
+from fasr_video.configs.settings import SelectSettings, Settings, least_norm
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.types import Image
 
-LARGE = 20
-"""Pixels between the eyes from which on a face is large. A small face has a small norm because it shows
-little; a large one with a small norm is none, so it has a limit of its own."""
 DIGITS = 4
 """As many are decided by and kept, so that whoever questions a decision sees what it was made from."""
 
@@ -35,11 +32,6 @@ class Evidence:
         """Return False only where the detector was unsure and the embedder sees no face either."""
         least = least_norm(self.eye_px, settings.min_norm, settings.min_norm_large)
         return self.score >= settings.sure_score or self.norm >= least
-
-
-def least_norm(eye_px: float, min_norm: float, min_norm_large: float) -> float:
-    """Return which of the two limits of the norm holds for a face of this size."""
-    return min_norm_large if eye_px >= LARGE else min_norm
 
 
 def weigh(embedder: Embedder, mean_score: float, eye_px: float, faces: Sequence[Image]) -> Evidence:
