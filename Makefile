@@ -18,7 +18,7 @@ help:
 	@echo "make setup   create .venv and install everything that works on a CPU"
 	@echo "make demo    run the whole chain on the sample clips, into cases/demo"
 	@echo "make test    run the tests"
-	@echo "make lint    ruff and mypy; what is known against the pinned packages, when the index can be asked"
+	@echo "make lint    ruff, import-linter and mypy; what is known against the pinned packages, when the index can be asked"
 	@echo "make lock    constraints.lock: the pins with the SHA-256 of each file, as the index tells them"
 	@echo "make bench   run every benchmark, into docs/results"
 	@echo "make clean   remove caches, build output and cases/demo"
@@ -86,6 +86,7 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python audit.py
 
@@ -102,5 +103,5 @@ bench: $(READY)
 	done
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis cases/demo
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis cases/demo
 	find fasr_video tests benchmarks sample_videos -name __pycache__ -type d -prune -exec rm -rf {} +
