@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from fasr_video.case import document as export
 from fasr_video.case.case import Case
-from fasr_video.case.document import as_document
+from fasr_video.case.document import as_csv, as_document
+from fasr_video.case.document import as_json as json_of
 from fasr_video.case.verify import verify
 from fasr_video.commands import screen
 from fasr_video.commands.options import FOLDER, KEY_FILE
@@ -46,7 +46,7 @@ def show_command(case: Path, as_json: bool) -> None:
 def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
     with Case.open(case, read_only=True) as opened:
-        text = export.as_json(opened) if kind == "json" else export.as_csv(opened, rows)
+        text = json_of(opened) if kind == "json" else as_csv(opened, rows)
     if out is None:
         click.echo(text, nl=False)
     else:

@@ -12,17 +12,16 @@ import click
 
 from fasr_video.actors import login
 from fasr_video.actors import role as as_role
+from fasr_video.archive.summary import rewrite
+from fasr_video.case.case import Case
+from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import readable_json, say
+from fasr_video.custody.pictures import export_pictures
+from fasr_video.custody.purge import Due, Ended, Search, cases_in, copies, left, purge_all, tombstones_in
 from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from fasr_video.custody.credentials import Signatory
-
-from fasr_video.archive.summary import rewrite
-from fasr_video.case.case import Case
-from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
-from fasr_video.custody.pictures import export_pictures
-from fasr_video.custody.purge import Due, Ended, Search, cases_in, copies, left, purge_all, tombstones_in
 
 
 @click.command("pictures")

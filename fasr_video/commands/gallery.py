@@ -33,8 +33,6 @@ from fasr_video.gallery.records import GalleryImage, Problem, Removal
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
 JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
-
-
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 
 
