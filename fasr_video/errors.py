@@ -11,7 +11,7 @@
     │   ├── WrongEmbedder            2   a gallery, and an embedder that did not make its vectors
     │   └── PhotoOfAnother           2   one photograph, said to be of two people
     ├── CaseError                    2   the case folder is not what the command needs
-    │   └── CaseBusy                 2   another process is writing it (pipeline/case.py)
+    │   └── CaseBusy                 2   another process is writing it (case/store.py)
     ├── EnvironmentFailure           1   the machine gave up: disk full, folder unwritable; resumable
     └── IntegrityError               4   something stored is not what it was when it was stored
 
