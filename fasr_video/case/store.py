@@ -241,7 +241,8 @@ class CaseStore:
         if already:
             yield
             return
-        self.db.execute("BEGIN")
+        with environment(self.folder):
+            self.db.execute("BEGIN")
         try:
             yield
         finally:
