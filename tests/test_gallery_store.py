@@ -248,7 +248,7 @@ class TestRemoval:
         script = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from fasr_video.gallery.store import Gallery\n"
+            "from fasr_video.gallery.gallery import Gallery\n"
             "gallery = Gallery.open(Path(sys.argv[1]))\n"
             "gallery._purge = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
             "gallery.remove([i.sha256 for i in gallery.images('p1')], 'test')\n"

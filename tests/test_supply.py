@@ -134,7 +134,7 @@ def test_no_embedder_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> Non
     code = """
 from pathlib import Path
 import torch
-from fasr_video.recognition.embedder import open_embedder
+from fasr_video.recognition.embedders import open_embedder
 embedder = open_embedder(sys.argv[1], Path(sys.argv[2]), "cpu")
 embedder.embed(torch.full((1, 3, 128, 128), 0.4), torch.full((1, 5, 2), 60.0))
 """
