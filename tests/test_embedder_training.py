@@ -140,7 +140,8 @@ def test_a_missing_rim_is_repeated_from_the_edge() -> None:
 
 def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(material: Material, teacher: Teacher) -> None:
     batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), blocks=False)
-    assert batch.clean == 12 and batch.poor == 24 and len(batch.pictures) == 12 + 24 + training.EMPTY
+    assert batch.clean == 12 and batch.poor == 12 * training.POOR
+    assert len(batch.pictures) == batch.clean + batch.poor + training.EMPTY
     poor = batch.targets[batch.clean : batch.clean + batch.poor]
     distance = (poor[:, None] - material.vectors[None]).square().sum(2).min(1)
     assert float(distance.values.max()) < 1e-6

@@ -39,7 +39,7 @@ from fasr_video.training.teacher import Teacher, merged
 SIDE, RIM = 128, 8
 SCALE = 16.0
 """The network's vectors are this many times longer than the teacher's: their numbers are about one."""
-POOR = 2
+POOR = 3
 """Poor faces that the student sees, for each clean one."""
 EMPTY = 4
 """Pictures without a face in a batch."""
@@ -47,7 +47,7 @@ MIXED = 1 / 3
 """Share of the clean faces of which a part is another face: more faces than there are."""
 CELEBA, ONCE = 0.8, 0.1
 """Shares of faces of people seen several times, and of people seen once; the rest are cut out of scenes."""
-HINTS, NOTHING, PEOPLE = 0.3, 0.2, 0.05
+HINTS, NOTHING, PEOPLE = 0.3, 0.2, 0.1
 """Weights of the terms beside the squared errors of vectors: maps, pictures without a face, people."""
 SHARPNESS = 24.0
 """Of the cosines with everybody's mean vector."""
