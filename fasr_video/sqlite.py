@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -115,14 +115,16 @@ def refuse_beside(path: Path) -> None:
     wherever it lies: SQLite writes such names for transactions over several databases, which ours never are.
     """
     for end in ("-journal", "-wal", "-shm"):
-        beside = path.with_name(path.name + end)
-        if not os.path.lexists(beside):
-            continue
-        if not stat.S_ISREG(os.lstat(beside).st_mode):
-            raise IntegrityError(beside, "not a regular file", "remove it: no run of this program made it")
-        if end == "-journal" and _last_bytes(beside, len(_NAMES_ANOTHER)) == _NAMES_ANOTHER:
-            reason = "a journal that has SQLite remove another file"
-            raise IntegrityError(beside, reason, "do not use what lies beside it: no run of this program made it")
+        with suppress(FileNotFoundError):  # there is none, or whoever wrote the database has just removed it
+            _refuse_file(path.with_name(path.name + end), end == "-journal")
+
+
+def _refuse_file(beside: Path, is_journal: bool) -> None:
+    if not stat.S_ISREG(os.lstat(beside).st_mode):
+        raise IntegrityError(beside, "not a regular file", "remove it: no run of this program made it")
+    if is_journal and _last_bytes(beside, len(_NAMES_ANOTHER)) == _NAMES_ANOTHER:
+        reason = "a journal that has SQLite remove another file"
+        raise IntegrityError(beside, reason, "do not use what lies beside it: no run of this program made it")
 
 
 def _last_bytes(path: Path, count: int) -> bytes:

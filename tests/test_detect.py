@@ -521,6 +521,14 @@ def test_without_openvino_its_engine_is_no_silent_torch(
         open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5, engine="openvino")
 
 
+def test_the_builtin_detector_needs_no_openvino() -> None:
+    code = (
+        "import sys; sys.modules['openvino'] = None; from fasr_video.detection import open_detector;"
+        "open_detector('builtin', weights=None, device='cpu', min_score=0.5)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
 @pytest.mark.parametrize(
     ("backend", "device", "said"), [("haar", "cpu", "haar backend"), ("builtin", "cuda", "CPU only")]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -88,6 +89,12 @@ def test_good_file_is_read_whole_and_right_or_refused(clips: Path, backend: str,
     assert [f.ref.index for f in result.frames] == list(range(videos.FRAMES))
     assert [videos.number(f.image) for f in result.frames] == list(range(videos.FRAMES))
     assert_right(result, videos.expected_times(name))
+
+
+def test_without_decord_the_other_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(UsageError, match=r"decord is not installed.*use media\.backend: pyav"):
+        open_video(tmp_path / "any.mp4", "decord")
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vfr.mkv", "full_range.mp4"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.media import UNREADABLE, read_picture
+from fasr_video.sqlite import refuse_beside
 from tests.reviewed import made_case
 
 pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end
@@ -112,3 +114,23 @@ def test_a_file_that_claims_more_than_any_of_ours_is_not_read(tmp_path: Path) ->
         file.truncate(LARGEST + 1)
     with pytest.raises(OSError, match="larger than 1024 MiB"):
         read_file(tmp_path / "holes")
+
+
+def test_a_log_that_goes_while_it_is_looked_for_is_none(tmp_path: Path) -> None:
+    """Whoever closes a database last removes what lies beside it, at any moment."""
+    database, ended = tmp_path / "case.sqlite", threading.Event()
+
+    def come_and_go() -> None:
+        while not ended.is_set():
+            for end in ("-journal", "-wal"):
+                database.with_name(database.name + end).touch()
+                database.with_name(database.name + end).unlink()
+
+    writer = threading.Thread(target=come_and_go)
+    writer.start()
+    try:
+        for _ in range(5_000):
+            refuse_beside(database)
+    finally:
+        ended.set()
+        writer.join()

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -208,6 +209,13 @@ def test_a_licence_that_is_not_stated_is_said_to_be_so(tmp_path: Path, monkeypat
 
 def test_weights_are_told_with_their_data() -> None:
     assert all(row.licence and row.needed_for != "trained on: " for row in weights())
+
+
+def test_every_extra_that_an_error_names_is_one_of_ours() -> None:
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "".join(path.read_text() for path in (ROOT / "fasr_video").rglob("*.py"))
+    named = {*re.findall(r'MissingExtra\([^,()]+, "([^"]+)"', text), *re.findall(r"fasr-video\[([a-z0-9-]+)\]", text)}
+    assert {"cpu", "sr-zoo"} <= named <= set(ours)
 
 
 def pins(name: str) -> dict[str, str]:

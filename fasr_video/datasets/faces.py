@@ -114,9 +114,9 @@ def members(sources: Sequence[Path]) -> Iterator[Member]:
 def _folder_members(source: Path) -> Iterator[Member]:
     closed: list[OSError] = []
     paths: list[Path] = []
-    for place, below, names in os.walk(source, onerror=closed.append):
-        links = [name for name in below if Path(place, name).is_symlink()]
-        paths += [Path(place, name) for name in (*names, *links)]
+    for folder, below, names in os.walk(source, onerror=closed.append):
+        links = [name for name in below if Path(folder, name).is_symlink()]
+        paths += [Path(folder, name) for name in (*names, *links)]
     for error in closed:
         name = readable_name(Path(error.filename).relative_to(source).as_posix())
         yield Member(name, problem=f"a folder that cannot be read ({error.strerror})")

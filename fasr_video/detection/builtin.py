@@ -18,7 +18,6 @@ from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
 from fasr_video.detection.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
-from fasr_video.detection.openvino import OpenVinoNet
 from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.types import Detections, Image
@@ -104,6 +103,8 @@ class TorchNet:
 
 
 def _on_openvino(net: DetectorNet, device: str, batch: int | None) -> Engine:
+    from fasr_video.detection.openvino import OpenVinoNet
+
     if device != "cpu":
         raise UsageError(f"device {device}", "engine openvino computes on the CPU only", "use device cpu")
     return OpenVinoNet(net, batch)

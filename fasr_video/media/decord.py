@@ -13,7 +13,7 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
-from fasr_video.errors import MediaError, MissingExtra
+from fasr_video.errors import MediaError, UsageError
 from fasr_video.media.pyav import PyAvReader
 from fasr_video.media.reader import Frame, Losses, MediaInfo, Reader, Sampling
 from fasr_video.types import FrameRef
@@ -28,7 +28,8 @@ class DecordReader(Reader):
         try:
             import decord
         except ImportError as error:
-            raise MissingExtra("decord", "decord", "`media.backend: decord`") from error
+            reason = "decord is not installed; it has no files but for x86-64"
+            raise UsageError("media.backend: decord", reason, "use media.backend: pyav") from error
         reader = PyAvReader(path, assumed_fps)
         info = reader.info
         times, sizes, losses = reader.scan()
