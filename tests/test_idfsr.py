@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fasr_video.errors import FasrError
-from fasr_video.recognition.align import usable
+from fasr_video.recognition.landmarks import usable
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
 from fasr_video.sr.identity import (

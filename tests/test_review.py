@@ -34,6 +34,7 @@ from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.gallery import Gallery
+from fasr_video.gallery.store import GalleryStore
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
 from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server
@@ -614,7 +615,7 @@ def test_a_photograph_is_asked_for_alone(browser: Browser, folder: Path, monkeyp
     with Gallery.open(folder / "gallery", read_only=True) as gallery:
         image = gallery.images()[0]
         assert gallery.image(image.sha256) == image and gallery.image("f" * 64) is None
-    monkeypatch.delattr(Gallery, "images")
+    monkeypatch.delattr(GalleryStore, "images")
     assert browser.get(f"/photograph/{image.sha256}.png").status_code == 200
     assert browser.get(f"/photograph/{'f' * 64}.png").status_code == 404
 

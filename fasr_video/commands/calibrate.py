@@ -79,7 +79,7 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "
     default=1.0,
     show_default=True,
     metavar="TIMES",
-    help="Thresholds for a group whose false match rate is so many times everybody's.",
+    help="Make thresholds for people who are taken for somebody else so many times as often as all.",
 )
 @click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")

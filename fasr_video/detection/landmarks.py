@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from fasr_video.detection import open_detector
-from fasr_video.recognition.align import CANONICAL_SIDE, usable
+from fasr_video.recognition.align import CANONICAL_SIDE
+from fasr_video.recognition.landmarks import usable
 from fasr_video.types import Image
 
 SIDE, AROUND = 64, 32

@@ -170,13 +170,3 @@ def _shrink_around(image: Image, transform: Matrix, side: int, factor: float) ->
 # Where a canonical picture that came without landmarks is taken to have them: the similarity that takes these to the
 # template is the one that takes the frame's three points there.
 USUAL_MARKS = move(inverse(similarity(CANONICAL * CANONICAL_SIDE, eyes_and_mouth(ARCFACE))), ARCFACE)
-
-
-def usable(marks: Tensor, side: int = CANONICAL_SIDE) -> Tensor:
-    """N booleans: whether the landmarks can be those of a face that fills most of the picture."""
-    inside = (marks.isfinite() & (marks >= 0) & (marks <= side - 1)).flatten(1).all(1)
-    eyes, mouth = marks[:, :2], marks[:, 3:]
-    apart = (eyes[:, 1, 0] - eyes[:, 0, 0] > side / 10) & (mouth[:, 1, 0] > mouth[:, 0, 0])
-    upright = mouth.mean(1)[:, 1] - eyes.mean(1)[:, 1] > side / 10
-    distances = torch.cdist(marks.double(), marks.double()) + side * torch.eye(5, device=marks.device)
-    return inside & apart & upright & (distances > side / 64).flatten(1).all(1)

@@ -26,8 +26,8 @@ from fasr_video.datasets.faces import Faces, cut, draw_moves, read_faces, rows_o
 from fasr_video.errors import InputError, ModelError, UsageError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
-from fasr_video.recognition.align import usable
 from fasr_video.recognition.embedder import Embedder
+from fasr_video.recognition.landmarks import usable
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble, identity_denoiser
