@@ -103,7 +103,14 @@ def _person(name: str, turned: float) -> NDArray[np.float32]:
 
 
 def _source(case: Case, number: int, path: str, camera: str | None) -> None:
-    info: dict[str, Any] = {"path": path, "width": 640, "height": 480, "time_base": "1/1000", "first_pts": 0}
+    info: dict[str, Any] = {
+        "path": path,
+        "backend": "pyav",
+        "width": 640,
+        "height": 480,
+        "time_base": "1/1000",
+        "first_pts": 0,
+    }
     info |= {"time_source": "pts", "codec": "h264", "container": "mp4", "colour": "bt709", "orientation": "none"}
     info |= {"declared_frames": 300, "duration": None}
     detector = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True, "embedder": None}

@@ -21,7 +21,15 @@ LENGTH = 64
 MODELS = json.dumps({"embedder": "e", "pooled_by": "mean", "restorer": None})
 PEOPLE = 30
 INFO = {
-    **{"path": "a.mp4", "width": 640, "height": 480, "time_base": "1/1000", "first_pts": 0, "time_source": "pts"},
+    **{
+        "path": "a.mp4",
+        "backend": "pyav",
+        "width": 640,
+        "height": 480,
+        "time_base": "1/1000",
+        "first_pts": 0,
+        "time_source": "pts",
+    },
     **{"codec": "h264", "container": "mp4", "colour": "bt709", "orientation": "none"},
     **{"declared_frames": 300, "duration": None},
 }

@@ -13,7 +13,9 @@ from fasr_video.schema import are_texts, is_count, is_hash, is_number
 from fasr_video.types import Reason
 
 INFO = {
-    **dict.fromkeys(("path", "time_base", "time_source", "container", "codec", "colour", "orientation"), str),
+    **dict.fromkeys(
+        ("path", "backend", "time_base", "time_source", "container", "codec", "colour", "orientation"), str
+    ),
     **dict.fromkeys(("width", "height", "first_pts"), int),
     **dict.fromkeys(("declared_frames", "duration"), object),
 }

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ class Index:
             raise RuntimeError("no stamp")
         # An approximate index stays on disk, mapped; the exact one is read at each search, so it lies in memory.
         how = 0 if stamp["kind"] == FLAT else faiss.IO_FLAG_MMAP_IFC
-        stored = faiss.read_index(str(gallery.folder / FILE), how)
+        with _in_utf8(gallery.folder / FILE, os.O_RDONLY) as name:
+            stored = faiss.read_index(name, how)
         if not _is_of(faiss, stored, gallery):
             raise _OfOthers
         engine = _on_gpu(faiss, stored, stamp["kind"])
@@ -162,7 +164,8 @@ def read_stamp(gallery: GalleryStore) -> Any:
 def contents(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ids and exact vectors that the file holds."""
     faiss = _faiss()
-    mapped = faiss.read_index(str(folder / FILE))
+    with _in_utf8(folder / FILE, os.O_RDONLY) as name:
+        mapped = faiss.read_index(name)
     return faiss.vector_to_array(mapped.id_map), _stored(faiss, mapped).copy()
 
 
@@ -184,11 +187,31 @@ def _save(faiss: Any, gallery: GalleryStore, built: _Built, facts: dict[str, Any
         with suppress(OSError, RuntimeError, sqlite3.Error, EnvironmentFailure):
             (gallery.folder / STAMP).unlink(missing_ok=True)  # a kill leaves no stamp rather than one of another file
             sync_folder(gallery.folder)
-            write_whole(gallery.folder / FILE, lambda part: faiss.write_index(built.engine, str(part)))
+            write_whole(gallery.folder / FILE, lambda part: _write_index(faiss, built.engine, part))
             stamp["sha256"] = sha256_file(gallery.folder / FILE)
             text = json.dumps(stamp, indent=2)
             write_whole(gallery.folder / STAMP, lambda part: part.write_text(text, encoding="utf-8"))
             gallery.note_index_stamp(hashlib.sha256(text.encode()).hexdigest())
+
+
+def _write_index(faiss: Any, engine: Any, file: Path) -> None:
+    with _in_utf8(file, os.O_WRONLY | os.O_CREAT) as name:
+        faiss.write_index(engine, name)
+
+
+@contextmanager
+def _in_utf8(file: Path, flags: int) -> Iterator[str]:
+    """Yield a path of the file for FAISS, which takes UTF-8 alone: any other is reached through a descriptor."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        descriptor = os.open(file, flags, 0o600)
+        try:
+            yield f"/dev/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        yield str(file)
 
 
 def _build(faiss: Any, gallery: GalleryStore, approximate_above: int) -> _Built:
