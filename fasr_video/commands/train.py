@@ -219,6 +219,53 @@ def sr_command(
     _finish(options["out"], step, plan.steps)
 
 
+@train_group.command("mean")
+@SOURCES
+@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
+@click.option(
+    "--combiner", type=FILE, help="Feature Combiner that merges a person's other faces. [default: their mean]"
+)
+@click.option("--width", default=192, type=click.IntRange(8, 1024), show_default=True, help="Channels of its maps.")
+@click.option("--blocks", default=8, type=click.IntRange(1, 64), show_default=True, help="Blocks of two convolutions.")
+@click.option(
+    "--cameras",
+    default=0.5,
+    type=click.FloatRange(0, 1),
+    show_default=True,
+    help="Share of faces that go through a camera.",
+)
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path, exists=True),
+    help="Other faces, to measure the gain over bicubic on at each checkpoint.",
+)
+@BEGIN
+@run_options(steps=50_000, batch=32, lr=2e-3)
+def mean_command(
+    faces: tuple[Path, ...],
+    features: Path,
+    combiner: Path | None,
+    width: int,
+    blocks: int,
+    cameras: float,
+    held_out: Path | None,
+    begin: Path | None,
+    **options: Any,
+) -> None:
+    """Train the posterior mean, the picture with the least squared error, on FACES."""
+    from fasr_video.storage import environment
+    from fasr_video.training import mean
+
+    opened = _faces(faces)
+    others = None if held_out is None else _faces((held_out,))
+    plan, device = _plan(options, muon=True, save_seconds=300)
+    recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
+    job = mean.Job(opened, features, combiner, width, blocks, recipe, others, begin)
+    with environment(options["out"]):
+        step = mean.run(job, options["out"], plan, device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
 @train_group.command("attributes")
 @SOURCES
 @click.option("--labels", required=True, type=FILE, help="CSV with path, male, glasses, no_beard (0 or 1).")

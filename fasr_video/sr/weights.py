@@ -18,10 +18,13 @@ from fasr_video.sr.idfsr import IdentityDenoiser, identity_denoiser
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
+from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
+from fasr_video.sr.posterior_mean import PosteriorMean
 
 FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
 IDFSR_FORMAT = "fasr-video/idfsr/2"
+MEAN_FORMAT = "fasr-video/mean/1"
 CONSTANTS = {"frequencies", "waves.frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
 """Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
 
@@ -59,6 +62,18 @@ class IdfsrHeader:
     band: tuple[int, int]
     embedder: str
     """SHA-256 of the embedder whose features are its identities."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeanHeader:
+    width: int
+    blocks: int
+    feature_length: int
+    condition: int
+    side: int
+    band: tuple[int, int]
+    embedder: str
+    """SHA-256 of the embedder whose features it was trained with."""
 
 
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
@@ -146,6 +161,46 @@ def load_idfsr(path: Path) -> IdentityDenoiser:
     denoiser.band, denoiser.embedder = header.band, header.embedder
     load_state(denoiser.network, path)
     return denoiser.float().eval()
+
+
+def save_mean(mean: PosteriorMean, path: Path) -> None:
+    """Write the weights of a posterior mean."""
+    net = mean.network
+    header = MeanHeader(
+        width=net.width,
+        blocks=len(net.blocks),
+        feature_length=net.feature_length,
+        condition=net.condition,
+        side=net.side,
+        band=mean.band,
+        embedder=mean.embedder,
+    )
+    _save(net.state_dict(), MEAN_FORMAT, asdict(header), path)
+
+
+def load_mean(path: Path) -> PosteriorMean:
+    """Return the posterior mean that `save_mean` wrote."""
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    fields = _fields(path, MEAN_FORMAT)
+    if fields is None:
+        reason = "its header does not name a posterior-mean network"
+        raise ModelError(path, reason, "give weights that `train mean` wrote")
+    try:
+        header = MeanHeader(**fields | {"band": tuple(fields["band"])})
+        net = MeanNet(
+            width=header.width,
+            blocks=header.blocks,
+            feature_length=header.feature_length,
+            condition=header.condition,
+            side=header.side,
+        )
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    mean = PosteriorMean(net)
+    mean.band, mean.embedder = header.band, header.embedder
+    load_state(mean.network, path)
+    return mean.float().eval()
 
 
 def _read_header(path: Path) -> Header | None:

@@ -184,7 +184,7 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     torch.manual_seed(plan.seed)
     features = rows_of(job.features, job.faces, ("hr", "lr"))
     source = CombinerFeatures.load(job.features).source
-    merge = merging.mean if job.combiner is None else _combiner(job.combiner, source).combine
+    merge = merging.mean if job.combiner is None else load_combiner(job.combiner, source).combine
     data = Material(
         job.faces.pictures.to(device),
         features["hr"].to(device),
@@ -231,7 +231,8 @@ def band(recipe: Recipe) -> tuple[int, int]:
     return min(seen), max(seen)
 
 
-def _combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
+def load_combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
+    """Return the Feature Combiner of a file, if it was trained on features of this embedder."""
     combiner = merging.load_combiner(file)
     if combiner.source.sha256 != source.sha256:
         reason = f"it was trained on features of {combiner.source.sha256[:12]}…, these are of {source.sha256[:12]}…"

@@ -1,0 +1,95 @@
+"""The posterior-mean network: a residual network over cells of 8×8 pixels.
+
+What a picture most likely shows is smooth in what it does not know, so hardly any of the work
+needs full resolution. The LR face, brought up to size, is cut into cells that become channels
+(pixel-unshuffle); all maps have one value a cell. Faces are aligned: each cell of each block has a
+bias of its own. The size of the LR face and the person's feature act as a scale and a shift; the
+feature is also laid out over the cells, since a scale alone cannot say where something is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fasr_video.sr.networks.places import Places
+
+CELL = 8
+GROUPS = 8
+LAYOUT = 32  # channels that the feature is laid out in
+FREQUENCIES = 4
+REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
+RESIDUAL = 0.1  # about the spread of what an LR face of 16 px lacks
+
+
+class Block(nn.Module):
+    """Norm, SiLU, conv, a bias a cell, the conditions' scale and shift, SiLU, conv."""
+
+    def __init__(self, width: int, cells: int, condition: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(GROUPS, width)
+        self.conv_1 = nn.Conv2d(width, width, 3, 1, 1)
+        self.places = Places(width, cells)
+        self.dense = nn.Linear(condition, 2 * width)
+        self.conv_2 = nn.Conv2d(width, width, 3, 1, 1)
+        for layer in (self.dense, self.conv_2):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = self.places(self.conv_1(F.silu(self.norm(x))))
+        scale, shift = self.dense(condition)[:, :, None, None].chunk(2, dim=1)
+        h = torch.addcmul(shift, h, 1 + scale)
+        return x + self.conv_2(F.silu(h))  # type: ignore[no-any-return]
+
+
+class MeanNet(nn.Module):
+    """(LR face brought up to size, its own side in pixels, feature) → what it lacks, N×3×S×S.
+
+    The feature is a unit vector of `feature_length`, or zero for none.
+    """
+
+    def __init__(
+        self,
+        width: int = 192,
+        blocks: int = 8,
+        feature_length: int = 512,
+        condition: int = 256,
+        side: int = 128,
+    ) -> None:
+        super().__init__()
+        self.width, self.feature_length = width, feature_length
+        self.condition, self.side = condition, side
+        cells = side // CELL
+        pixels = 3 * CELL**2
+        self.cells = cells
+        self.size = nn.Sequential(nn.Linear(2 * FREQUENCIES, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.feature = nn.Linear(feature_length, condition, bias=False)
+        self.layout = nn.Linear(condition, LAYOUT * cells**2, bias=False)
+        self.laid_out = nn.Conv2d(LAYOUT, width, 1)
+        self.enter = nn.Conv2d(pixels, width, 3, 1, 1)
+        self.places = Places(width, cells)
+        self.blocks = nn.ModuleList(Block(width, cells, condition) for _ in range(blocks))
+        self.leave = nn.Conv2d(width, pixels, 3, 1, 1)
+        for layer in (self.laid_out, self.leave):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, lr: Tensor, side: Tensor, feature: Tensor) -> Tensor:
+        face = self.feature(feature * math.sqrt(self.feature_length))
+        condition = F.silu(self.size(self._waves(side)) + face)
+        h = self.places(self.enter(F.pixel_unshuffle(4 * lr - 2, CELL)))
+        layout = self.layout(F.silu(face)).reshape(-1, LAYOUT, self.cells, self.cells)
+        h = h + self.laid_out(F.silu(layout))
+        for block in self.blocks:
+            h = block(h, condition)
+        return RESIDUAL * F.pixel_shuffle(self.leave(F.silu(h)), CELL)
+
+    def _waves(self, side: Tensor) -> Tensor:
+        """Return N×2·FREQUENCIES numbers that tell an LR size, close ones for close sizes."""
+        powers = 2.0 ** torch.arange(FREQUENCIES, device=side.device)
+        angles = torch.log2(side / REFERENCE_SIDE)[:, None] * powers
+        return torch.cat((angles.sin(), angles.cos()), dim=1)

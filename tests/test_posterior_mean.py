@@ -1,0 +1,122 @@
+"""The posterior mean: one call, one picture, nearer to the truth than enlarging."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fasr_video.errors import FasrError
+from fasr_video.sr.networks.mean import MeanNet
+from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.weights import load_mean, save_mean
+from fasr_video.training import mean as trainer
+from fasr_video.training.faces import Faces
+from fasr_video.training.loop import Plan, Progress
+
+CPU = torch.device("cpu")
+SMALL = trainer.Recipe(batch=16, sides=(16,), cameras=0.0)
+
+
+def small_net() -> MeanNet:
+    torch.manual_seed(0)
+    return MeanNet(width=16, blocks=1, feature_length=512, condition=32)
+
+
+def ovals(count: int) -> Faces:
+    """Return smooth pictures of one kind: an oval with two dark dots, nobody's face."""
+    y, x = torch.meshgrid(torch.arange(144.0), torch.arange(144.0), indexing="ij")
+    pictures = []
+    for i in range(count):
+        g = torch.Generator().manual_seed(i)
+        shift = 4 * torch.rand(2, generator=g)
+        tone = 0.4 + 0.5 * torch.rand(3, 1, 1, generator=g)
+        oval = (((x - 72 - shift[0]) / 45) ** 2 + ((y - 72 - shift[1]) / 60) ** 2 < 1).float()
+        eyes = sum(((x - c) ** 2 + (y - 60) ** 2 < 30).float() for c in (52, 92))
+        pictures.append((tone * oval * (1 - eyes) * 255).byte())
+    return Faces(torch.stack(pictures), tuple(f"p{i // 2}/{i}.png" for i in range(count)))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> trainer.Job:
+    faces = ovals(24)
+    g = np.random.default_rng(0)
+    hr, lr = (g.standard_normal((len(faces), 512)).astype(np.float32) for _ in range(2))
+    file = tmp_path / "features.npz"
+    np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=hr, lr=lr)
+    return trainer.Job(faces, file, None, 16, 1, SMALL, held_out=ovals(8))
+
+
+def quiet(progress: Progress) -> None:
+    assert progress.batches_per_second > 0
+
+
+def test_before_training_it_is_the_enlarged_face() -> None:
+    mean = PosteriorMean(small_net())
+    lr = torch.rand(2, 3, 128, 128)
+    out = mean(lr, torch.tensor([16.0, 24.0]), torch.zeros(2, 512))
+    assert torch.equal(out, lr)
+
+
+def test_size_and_feature_both_change_the_picture() -> None:
+    net = small_net()
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    mean = PosteriorMean(net)
+    lr, nothing = torch.rand(1, 3, 128, 128), torch.zeros(1, 512)
+    someone = torch.nn.functional.normalize(torch.randn(1, 512), dim=1)
+    plain = mean(lr, torch.tensor([16.0]), nothing)
+    assert not torch.allclose(plain, mean(lr, torch.tensor([32.0]), nothing))
+    assert not torch.allclose(plain, mean(lr, torch.tensor([16.0]), someone))
+
+
+def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
+    mean = PosteriorMean(small_net())
+    mean.band, mean.embedder = (8, 64), "a" * 64
+    file = tmp_path / "mean.safetensors"
+    save_mean(mean, file)
+    back = load_mean(file)
+    assert (back.band, back.embedder, back.feature_length) == ((8, 64), "a" * 64, 512)
+    for name, tensor in mean.state_dict().items():
+        assert torch.allclose(back.state_dict()[name], tensor, atol=1e-3)
+
+
+def test_another_kind_of_weights_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(FasrError, match="posterior-mean"):
+        load_mean(file)
+
+
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mean.safetensors"
+    save_mean(PosteriorMean(small_net()), file)
+    save_file(load_file(file), file, {"fasr-video/mean/1": '{"width": "wide"}'})
+    with pytest.raises(FasrError, match="damaged"):
+        load_mean(file)
+
+
+def test_training_brings_it_nearer_to_the_truth_than_bicubic(job: trainer.Job, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    plan = Plan(steps=60, lr=5e-3, warmup=5, bf16=False, muon=True, log_every=30, ema=0.9)
+    assert trainer.run(job, out, plan, CPU, quiet) == 60
+    learned = load_mean(out / "mean.safetensors")
+    assert trainer.gain(learned, ovals(8).pictures, 16) > 1
+    assert '"gain at 16 px, dB"' in (out / "manifest.json").read_text()
+
+
+def test_lr_twins_are_stored_in_8_bits() -> None:
+    face = torch.full((1, 3, 128, 128), 100.4 / 255)
+    assert torch.allclose(trainer.stored(face, 16), torch.tensor(100 / 255))
+
+
+def test_a_face_without_other_photos_gets_its_own_feature() -> None:
+    faces = ovals(4)
+    own = torch.eye(4, 512)
+    data = trainer.Material(faces.pictures, own, torch.zeros(4, 512))
+    recipe = trainer.Recipe(batch=64, sides=(16,), cameras=0.0, no_feature=0.0)
+    batch = trainer.make_batch(data, recipe, 128, torch.Generator().manual_seed(0))
+    assert torch.equal(batch.feature.sum(1), torch.ones(64))
