@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from fasr_video.datasets.faces import Faces
 from fasr_video.errors import FasrError
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_mean, save_mean
 from fasr_video.training import mean as trainer
-from fasr_video.training.faces import Faces
 from fasr_video.training.loop import Plan, Progress
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from fasr_video.commands.options import FILE
 from fasr_video.datasets.faces import Faces, read_faces
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sqlite import environment
-from fasr_video.training import idfsr, sr
+from fasr_video.training import idfsr, mean, sr
 from fasr_video.training.attributes import read_labels, train_attributes
 from fasr_video.training.combiner import CombinerFeatures, train_combiner
 from fasr_video.training.embedder import gather, train_embedder
@@ -253,9 +253,6 @@ def mean_command(
     **options: Any,
 ) -> None:
     """Train the posterior mean, the picture with the least squared error, on FACES."""
-    from fasr_video.storage import environment
-    from fasr_video.training import mean
-
     opened = _faces(faces)
     others = None if held_out is None else _faces((held_out,))
     plan, device = _plan(options, muon=True, save_seconds=300)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fasr_video import __version__
 from fasr_video.checkpoint import load_state
+from fasr_video.datasets.faces import Faces, cut, rows_of
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
 from fasr_video.sr.degradation import enlarge, shrink
@@ -27,7 +28,6 @@ from fasr_video.sr.surveillance import camera
 from fasr_video.sr.weights import save_mean
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
-from fasr_video.training.faces import Faces, cut, rows_of
 from fasr_video.training.loop import Plan, Progress, train
 from fasr_video.training.sr import load_combiner, merged_features
 
