@@ -25,6 +25,11 @@ REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
 RESIDUAL = 0.1  # about the spread of what an LR face of 16 px lacks
 
 
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class Block(nn.Module):
     """Norm, SiLU, conv, a bias a cell, the conditions' scale and shift, SiLU, conv."""
 
@@ -35,9 +40,8 @@ class Block(nn.Module):
         self.places = Places(width, cells)
         self.dense = nn.Linear(condition, 2 * width)
         self.conv_2 = nn.Conv2d(width, width, 3, 1, 1)
-        for layer in (self.dense, self.conv_2):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        _zero(self.dense)
+        _zero(self.conv_2)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = self.places(self.conv_1(F.silu(self.norm(x))))
@@ -74,9 +78,8 @@ class MeanNet(nn.Module):
         self.places = Places(width, cells)
         self.blocks = nn.ModuleList(Block(width, cells, condition) for _ in range(blocks))
         self.leave = nn.Conv2d(width, pixels, 3, 1, 1)
-        for layer in (self.laid_out, self.leave):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        _zero(self.laid_out)
+        _zero(self.leave)
 
     def forward(self, lr: Tensor, side: Tensor, feature: Tensor) -> Tensor:
         face = self.feature(feature * math.sqrt(self.feature_length))
