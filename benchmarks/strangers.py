@@ -150,8 +150,8 @@ def main() -> None:
     short = [track for track in tracks if track.sightings < LONG and track.person != NOBODY]
     table.note(
         f"Pooled faces of tracks with {LONG} sightings or more: the least alike of one person have a cosine of "
-        f"**{least:.3f}**, the most alike of two people **{most:.3f}**: a gap of {least - most:+.3f}. With the "
-        f"{len(short)} shorter tracks of signers {least_of_all:.3f} and {most_of_all:.3f}: "
+        f"**{least:.3f}**, the most alike of two people **{most:.3f}**: a gap of {least - most:+.3f}. With "
+        f"shorter tracks of signers too ({len(short)}): {least_of_all:.3f} and {most_of_all:.3f}, "
         f"{least_of_all - most_of_all:+.3f}."
     )
     sides = [t.asked.side for t in tracks if t.person != NOBODY]

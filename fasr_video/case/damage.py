@@ -39,13 +39,13 @@ def damage(case: CaseStore) -> str | None:
             try:
                 problems = check(case).problems
             except MISREAD as error:
-                problems = [said_of(error)]
+                problems = [message_of(error)]
             if problems:
                 return problems[0]
     return None
 
 
-def said_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from fasr_video.case.case import Case
-from fasr_video.case.damage import IN_DATABASE, Check, said_of
+from fasr_video.case.damage import IN_DATABASE, Check, message_of
 from fasr_video.case.store import SETTINGS
 from fasr_video.encryption import given_key
 from fasr_video.errors import IntegrityError, MediaError
@@ -51,7 +51,7 @@ def _checked(case: Case, check: Callable[[Case], Check]) -> Check:
     try:
         return check(case)
     except MISREAD as error:
-        return Check(name, 0, [f"the database is damaged ({said_of(error)})"], [])
+        return Check(name, 0, [f"the database is damaged ({message_of(error)})"], [])
     except OSError as error:
         return Check(name, 0, [f"{error.filename or case.folder} cannot be read ({error.strerror or error})"], [])
 

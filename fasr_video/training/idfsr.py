@@ -9,22 +9,20 @@ from __future__ import annotations
 
 import copy
 import csv
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fasr_video import __version__
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, cut, draw_moves, read_faces, rows_of, views
 from fasr_video.errors import InputError, ModelError, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import write_whole
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.landmarks import usable
@@ -37,6 +35,7 @@ from fasr_video.sr.weights import is_own, load_own, save_idfsr
 from fasr_video.training.curves import draw_run
 from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import merged_features, poor, unlike
 
 COLUMNS = tuple(
@@ -228,27 +227,17 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     denoiser.embedder, denoiser.band = embedder.sha256, (min(job.recipe.sides), max(job.recipe.sides))
     embed = _embedding(embedder)
     sheets = None if job.shown is None else Sheets(job.shown, job.landmarks, embed, out)
-    about = {
-        "version": __version__,
-        "licence": "follows the faces it was trained on: name them, and their terms, beside these weights",
-        "faces": len(data.pictures),
-        "people": len(set(data.first.tolist())),
-        "features": sha256_file(job.features),
-        "landmarks": sha256_file(job.landmarks),
-        "embedder": embedder.sha256,
-        "begun with": "" if job.begin is None else sha256_file(job.begin),
-        "size": job.size,
-        "recipe": asdict(job.recipe),
-        "plan": asdict(plan),
-    }
+    files = {"features": job.features, "landmarks": job.landmarks, "begun with": job.begin}
+    people = len(set(data.first.tolist()))
+    about = describe(len(data.pictures), people, files, job.recipe, plan)
+    about |= {"embedder": embedder.sha256, "size": job.size}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(denoiser)
         learned.load_state_dict(state)
         file = out / "idfsr.safetensors"
         save_idfsr(learned.eval(), file)
-        manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
-        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
+        write_manifest(file, step, about)
         draw_run(out, ("loss", "fine", "coarse"))
         if sheets is not None:
             sheets.draw(learned)

@@ -8,18 +8,15 @@ same size, so that no size outweighs another.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from fasr_video import __version__
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, cut, rows_of
-from fasr_video.files import sha256_file, write_whole
 from fasr_video.recognition import combiner as merging
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.mean import MeanNet
@@ -29,6 +26,7 @@ from fasr_video.sr.weights import save_mean
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
 from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import load_combiner, merged_features
 
 PARTS = 8  # of a batch: each has an LR size of its own
@@ -81,7 +79,7 @@ def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
         batch = make_batch(data, recipe, side, generator)
         out = model(batch.lr, batch.side, batch.feature)
         error = (out.float() - batch.clean).square().flatten(1).mean(1)
-        share = error / torch.stack([unknown[int(s)] for s in batch.side])
+        share = error / unknown[batch.side.long()]
         at_16 = batch.side == 16
         return {
             "loss": share.mean(),
@@ -132,11 +130,14 @@ def stored(clean: Tensor, pixels: int) -> Tensor:
     return enlarge(low, clean.shape[-1])
 
 
-def bicubic_errors(pictures: Tensor, sides: tuple[int, ...], side: int) -> dict[int, Tensor]:
-    """Return the mean squared error of bicubic for each LR size, on the first faces."""
+def bicubic_errors(pictures: Tensor, sides: tuple[int, ...], side: int) -> Tensor:
+    """Return the mean squared error of bicubic at each LR size, at the size's index, on the first faces."""
     rim = (pictures.shape[-1] - side) // 2
     some = pictures[:MEASURED, :, rim : rim + side, rim : rim + side].float() / 255
-    return {s: (stored(some, s) - some).square().mean() for s in sorted(set(sides))}
+    errors = torch.ones(max(sides) + 1, device=pictures.device)
+    for pixels in set(sides):
+        errors[pixels] = (stored(some, pixels) - some).square().mean()
+    return errors
 
 
 def gain(mean: PosteriorMean, pictures: Tensor, pixels: int) -> float:
@@ -199,28 +200,17 @@ def run(
         load_state(mean.network, job.begin)
     mean.embedder = source.sha256
     mean.band = (min(job.recipe.sides), max(job.recipe.sides))
-    about = {
-        "version": __version__,
-        "licence": "follows the faces it was trained on: name them, and their terms, beside these weights",
-        "faces": len(job.faces),
-        "people": len(set(job.faces.identities)),
-        "features": sha256_file(job.features),
-        "embedder": source.sha256,
-        "combiner": "" if job.combiner is None else sha256_file(job.combiner),
-        "begun with": "" if job.begin is None else sha256_file(job.begin),
-        "recipe": asdict(job.recipe),
-        "plan": asdict(plan),
-    }
+    files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
+    people = len(set(job.faces.identities))
+    about = describe(len(job.faces), people, files, job.recipe, plan) | {"embedder": source.sha256}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(mean)
         learned.load_state_dict(state)
         file = out / "mean.safetensors"
         save_mean(learned.eval(), file)
-        gains = {} if job.held_out is None else _gains(learned.cpu(), job.held_out)
-        content = {"file": file.name, "sha256": sha256_file(file), "step": step, **gains, **about}
-        manifest = json.dumps(content, indent=2)
-        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
+        gains: dict[str, object] = {} if job.held_out is None else _gains(learned.cpu(), job.held_out)
+        write_manifest(file, step, gains | about)
         draw_run(out, ("loss", "at_16"))
 
     settings = {name: about[name] for name in ("features", "faces", "begun with")}
@@ -229,6 +219,6 @@ def run(
     return train(mean, loss, out, plan, device, save, report, settings)
 
 
-def _gains(mean: PosteriorMean, faces: Faces) -> dict[str, float]:
+def _gains(mean: PosteriorMean, faces: Faces) -> dict[str, object]:
     pictures = faces.pictures[:MEASURED]
     return {f"gain at {side} px, dB": round(gain(mean, pictures, side), 3) for side in (16, 32)}

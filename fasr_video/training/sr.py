@@ -9,10 +9,9 @@ squared error alone hardly asks for it.
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,11 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fasr_video import __version__
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, read_faces, rows_of, views
 from fasr_video.errors import ModelError, UsageError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import write_whole
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
@@ -38,6 +36,7 @@ from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
 from fasr_video.training.features import embedder_of
 from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.manifest import describe, write_manifest
 
 SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
 
@@ -196,26 +195,16 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         load_state(denoiser.network, job.begin)
     denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
     sheets = None if job.shown is None else Sheets(job.shown, out)
-    about = {
-        "version": __version__,
-        "licence": "follows the faces it was trained on: name them, and their terms, beside these weights",
-        "faces": len(job.faces),
-        "people": len(set(job.faces.identities)),
-        "features": sha256_file(job.features),
-        "embedder": source.sha256,
-        "combiner": "" if job.combiner is None else sha256_file(job.combiner),
-        "begun with": "" if job.begin is None else sha256_file(job.begin),
-        "recipe": asdict(job.recipe),
-        "plan": asdict(plan),
-    }
+    files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}
+    people = len(set(job.faces.identities))
+    about = describe(len(job.faces), people, files, job.recipe, plan) | {"embedder": source.sha256}
 
     def save(state: Mapping[str, Tensor], step: int) -> None:
         learned = copy.deepcopy(denoiser)
         learned.load_state_dict(state)
         file = out / "sr.safetensors"
         save_denoiser(learned.eval(), file)
-        manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
-        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
+        write_manifest(file, step, about)
         draw_run(out, ("loss", "fine", "coarse"))
         if sheets is not None:
             sheets.draw(learned)

@@ -1,0 +1,37 @@
+"""What the weights of a run were made from, as JSON beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fasr_video import __version__
+from fasr_video.files import sha256_file, write_whole
+from fasr_video.training.loop import Plan
+
+LICENCE = "follows the faces it was trained on: name them, and their terms, beside these weights"
+Facts = Mapping[str, object]
+
+
+def describe(faces: int, people: int, files: Mapping[str, Path | None], recipe: Any, plan: Plan) -> dict[str, object]:
+    """Return what a run depends on; `files` by what they are, each named by its SHA-256."""
+    hashes = {name: "" if file is None else sha256_file(file) for name, file in files.items()}
+    return {
+        "version": __version__,
+        "licence": LICENCE,
+        "faces": faces,
+        "people": people,
+        **hashes,
+        "recipe": asdict(recipe),
+        "plan": asdict(plan),
+    }
+
+
+def write_manifest(weights: Path, step: int, facts: Facts) -> None:
+    """Write manifest.json beside a file of weights."""
+    content = {"file": weights.name, "sha256": sha256_file(weights), "step": step, **facts}
+    text = json.dumps(content, indent=2)
+    write_whole(weights.with_name("manifest.json"), lambda path: path.write_text(text, encoding="utf-8"))
