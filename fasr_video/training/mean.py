@@ -1,19 +1,20 @@
 """Train the posterior-mean network on aligned faces, with identity features beside them.
 
 Each step: faces, moved a little and mirrored; their LR twins, of one size a part of the batch, by
-the papers' degradation or through cameras; the squared error, divided by that of bicubic at the
-same size, so that no size outweighs another.
+the papers' degradation or through cameras; the squared error of each face, divided by bicubic's.
+What a camera does to tone stays: brightness and colour are evidence, not damage.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, cut, rows_of
@@ -21,7 +22,7 @@ from fasr_video.recognition import combiner as merging
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.posterior_mean import PosteriorMean
-from fasr_video.sr.surveillance import camera
+from fasr_video.sr.surveillance import Surveillance, camera
 from fasr_video.sr.weights import save_mean
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
@@ -31,6 +32,9 @@ from fasr_video.training.sr import load_combiner, merged_features
 
 PARTS = 8  # of a batch: each has an LR size of its own
 MOVE = 1  # px, how far a face is moved at most: alignment is never exact
+SHIFT, SCALE, TURN = 4.0, 0.05, 4.0  # px, share and degrees: what landmarks are wrong by in footage, at most
+LEAST_ERROR = 1e-4  # of bicubic, that an error is divided by: at 64 px there is next to none
+FITTED = 16_000  # faces that the linear maps are made of
 MEASURED = 128  # faces that bicubic and the gain over it are measured on
 
 
@@ -43,6 +47,8 @@ class Recipe:
     """Sizes of the LR face, each as likely as it is often named."""
     cameras: float = 0.5
     """Share of parts that go through a camera, in place of the papers' degradation."""
+    misaligned: float = 0.25
+    """Share of parts whose faces lie as the landmarks of footage have them."""
     no_feature: float = 0.15
     own: float = 0.1
     """Share of faces that get their own feature in place of the merged one of the other photos."""
@@ -73,13 +79,12 @@ Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
 
 def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
     """Return the loss of one step."""
-    unknown = bicubic_errors(data.pictures, recipe.sides, side)
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         batch = make_batch(data, recipe, side, generator)
         out = model(batch.lr, batch.side, batch.feature)
-        error = (out.float() - batch.clean).square().flatten(1).mean(1)
-        share = error / unknown[batch.side.long()]
+        error = squared_error(out.float(), batch.clean)
+        share = error / squared_error(batch.lr, batch.clean).clamp_min(LEAST_ERROR)
         at_16 = batch.side == 16
         return {
             "loss": share.mean(),
@@ -99,9 +104,12 @@ def make_batch(data: Material, recipe: Recipe, side: int, generator: torch.Gener
     moves = torch.randint(-reach, reach + 1, shape, generator=generator, device=device)
     mirrored = torch.rand(len(rows), 1, generator=generator, device=device) < 0.5
     clean = cut(data.pictures[rows], side, middle + moves, mirrored)
-    lows, sides = [], []
-    for part in clean.chunk(PARTS):
+    cleans, lows, sides = [], [], []
+    for part, chosen in zip(clean.chunk(PARTS), rows.chunk(PARTS), strict=True):
+        if torch.rand((), generator=generator, device=device) < recipe.misaligned:
+            part = misaligned(data.pictures[chosen], side, generator)
         low, pixels = _degrade(part, recipe, generator)
+        cleans.append(part)
         lows.append(low)
         sides.append(pixels)
     draw = torch.rand(2, len(rows), 1, generator=generator, device=device)
@@ -109,7 +117,7 @@ def make_batch(data: Material, recipe: Recipe, side: int, generator: torch.Gener
     merged = data.merged[rows]
     use_own = (draw[1] < recipe.own) | ~merged.any(1, keepdim=True)
     feature = torch.where(use_own, data.own[rows], merged) * known
-    return Batch(clean, torch.cat(lows), torch.cat(sides), feature)
+    return Batch(torch.cat(cleans), torch.cat(lows), torch.cat(sides), feature)
 
 
 def _degrade(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -121,7 +129,28 @@ def _degrade(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> tuple
     if torch.rand((), generator=generator, device=device) >= recipe.cameras:
         return stored(clean, pixels), size
     seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=device).tolist()
-    return camera(pixels)(clean, seeds), size
+    return in_tone(camera(pixels))(clean, seeds), size
+
+
+def in_tone(kind: Surveillance) -> Surveillance:
+    """Return a camera that leaves tone and alignment as they are."""
+    same = (1.0, 1.0)
+    return replace(kind, shift=0, scale=0, turn=0, gamma=same, contrast=same, light=0, tint=0)
+
+
+def misaligned(pictures: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Return the middles of pictures, side×side, each shifted, scaled and turned as landmarks err."""
+    n, device = len(pictures), pictures.device
+    draw = 2 * torch.rand(n, 4, generator=generator, device=device) - 1
+    scale = (1 + SCALE * draw[:, 0]) * side / pictures.shape[-1]
+    turn = torch.deg2rad(TURN * draw[:, 1])
+    shift = 2 * SHIFT * draw[:, 2:] / pictures.shape[-1]
+    cos, sin = turn.cos() * scale, turn.sin() * scale
+    matrix = torch.stack((cos, -sin, shift[:, 0], sin, cos, shift[:, 1]), dim=1).reshape(-1, 2, 3)
+    grid = F.affine_grid(matrix, [n, 3, side, side], align_corners=False)
+    floats = pictures.float() / 255
+    moved = F.grid_sample(floats, grid, mode="bicubic", padding_mode="border", align_corners=False)
+    return moved.clamp(0, 1)
 
 
 def stored(clean: Tensor, pixels: int) -> Tensor:
@@ -130,14 +159,23 @@ def stored(clean: Tensor, pixels: int) -> Tensor:
     return enlarge(low, clean.shape[-1])
 
 
-def bicubic_errors(pictures: Tensor, sides: tuple[int, ...], side: int) -> Tensor:
-    """Return the mean squared error of bicubic at each LR size, at the size's index, on the first faces."""
+def squared_error(picture: Tensor, clean: Tensor) -> Tensor:
+    """Return the mean squared error of each picture."""
+    return (picture - clean).square().flatten(1).mean(1)
+
+
+def fit_maps(network: MeanNet, pictures: Tensor) -> None:
+    """Make the linear maps that the network begins with, of the first faces and their mirror images."""
+    for linear in network.maps:
+        linear.fit(_pairs(pictures[:FITTED], linear.pixels, network.side))
+
+
+def _pairs(pictures: Tensor, pixels: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
     rim = (pictures.shape[-1] - side) // 2
-    some = pictures[:MEASURED, :, rim : rim + side, rim : rim + side].float() / 255
-    errors = torch.ones(max(sides) + 1, device=pictures.device)
-    for pixels in set(sides):
-        errors[pixels] = (stored(some, pixels) - some).square().mean()
-    return errors
+    for part in pictures[..., rim : rim + side, rim : rim + side].split(250):
+        clean = part.float() / 255
+        for faces in (clean, clean.flip(3)):
+            yield faces, stored(faces, pixels)
 
 
 def gain(mean: PosteriorMean, pictures: Tensor, pixels: int) -> float:
@@ -156,7 +194,7 @@ def gain(mean: PosteriorMean, pictures: Tensor, pixels: int) -> float:
 
 
 def _psnr(picture: Tensor, clean: Tensor) -> Tensor:
-    return -10 * (picture - clean).square().flatten(1).mean(1).log10()
+    return -10 * squared_error(picture, clean).log10()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +234,10 @@ def run(
     )
     network = MeanNet(job.width, job.blocks, feature_length=features["hr"].shape[1])
     mean = PosteriorMean(network)
-    if job.begin is not None:
-        load_state(mean.network, job.begin)
+    if job.begin is None:
+        fit_maps(network, job.faces.pictures)
+    else:
+        load_state(network, job.begin)
     mean.embedder = source.sha256
     mean.band = (min(job.recipe.sides), max(job.recipe.sides))
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}

@@ -3,7 +3,7 @@
 What a picture most likely shows is smooth in what it does not know, so hardly any of the work
 needs full resolution. The LR face, brought up to size, is cut into cells that become channels
 (pixel-unshuffle); all maps have one value a cell. Faces are aligned: each cell of each block has a
-bias of its own. The size of the LR face and the person's feature act as a scale and a shift; the
+bias of its own. It begins with linear maps made for two LR sizes and learns what they leave. The size of the LR face and the person's feature act as a scale and a shift; the
 feature is also laid out over the cells, since a scale alone cannot say where something is.
 """
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fasr_video.sr.networks.linear import LinearMap
 from fasr_video.sr.networks.places import Places
 
 CELL = 8
@@ -23,6 +24,7 @@ LAYOUT = 32  # channels that the feature is laid out in
 FREQUENCIES = 4
 REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
 RESIDUAL = 0.1  # about the spread of what an LR face of 16 px lacks
+MAPS = ((8, 1), (16, 2))  # LR sizes that linear maps are made for, and how many cells away they look
 
 
 def _zero(layer: nn.Module) -> None:
@@ -74,7 +76,9 @@ class MeanNet(nn.Module):
         self.feature = nn.Linear(feature_length, condition, bias=False)
         self.layout = nn.Linear(condition, LAYOUT * cells**2, bias=False)
         self.laid_out = nn.Conv2d(LAYOUT, width, 1)
+        self.maps = nn.ModuleList(LinearMap(pixels, reach, side) for pixels, reach in MAPS)
         self.enter = nn.Conv2d(pixels, width, 3, 1, 1)
+        self.enter_base = nn.Conv2d(pixels, width, 1)
         self.places = Places(width, cells)
         self.blocks = nn.ModuleList(Block(width, cells, condition) for _ in range(blocks))
         self.leave = nn.Conv2d(width, pixels, 3, 1, 1)
@@ -84,12 +88,23 @@ class MeanNet(nn.Module):
     def forward(self, lr: Tensor, side: Tensor, feature: Tensor) -> Tensor:
         face = self.feature(feature * math.sqrt(self.feature_length))
         condition = F.silu(self.size(self._waves(side)) + face)
-        h = self.places(self.enter(F.pixel_unshuffle(4 * lr - 2, CELL)))
+        base = self.base(lr, side)
+        h = self.enter(F.pixel_unshuffle(4 * lr - 2, CELL))
+        h = self.places(h + self.enter_base(F.pixel_unshuffle(base / RESIDUAL, CELL)))
         layout = self.layout(F.silu(face)).reshape(-1, LAYOUT, self.cells, self.cells)
         h = h + self.laid_out(F.silu(layout))
         for block in self.blocks:
             h = block(h, condition)
-        return RESIDUAL * F.pixel_shuffle(self.leave(F.silu(h)), CELL)
+        return base + RESIDUAL * F.pixel_shuffle(self.leave(F.silu(h)), CELL)
+
+    def base(self, lr: Tensor, side: Tensor) -> Tensor:
+        """Return what the linear maps say; between their sizes a blend, at twice the largest nothing."""
+        lacking = torch.zeros_like(lr)
+        with torch.autocast(lr.device.type, enabled=False):
+            for linear in self.maps:
+                share = (1 - torch.log2(side / linear.pixels).abs()).clamp(0, 1)
+                lacking += share[:, None, None, None] * linear(lr)
+        return lacking
 
     def _waves(self, side: Tensor) -> Tensor:
         """Return N×2·FREQUENCIES numbers that tell an LR size, close ones for close sizes."""
