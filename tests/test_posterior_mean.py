@@ -11,8 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from fasr_video.datasets.faces import Faces
 from fasr_video.errors import FasrError
+from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.networks.linear import reduce
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.surveillance import camera
 from fasr_video.sr.weights import load_mean, save_mean
 from fasr_video.training import mean as trainer
 from fasr_video.training.loop import Plan, Progress
@@ -47,14 +50,14 @@ def job(tmp_path: Path) -> trainer.Job:
     hr, lr = (g.standard_normal((len(faces), 512)).astype(np.float32) for _ in range(2))
     file = tmp_path / "features.npz"
     np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=hr, lr=lr)
-    return trainer.Job(faces, file, None, 16, 1, SMALL, held_out=ovals(8))
+    return trainer.Job(faces, file, None, SMALL, width=16, blocks=1, held_out=ovals(8))
 
 
 def quiet(progress: Progress) -> None:
     assert progress.batches_per_second > 0
 
 
-def test_before_training_it_is_the_enlarged_face() -> None:
+def test_without_linear_maps_and_training_it_is_the_enlarged_face() -> None:
     mean = PosteriorMean(small_net())
     lr = torch.rand(2, 3, 128, 128)
     out = mean(lr, torch.tensor([16.0, 24.0]), torch.zeros(2, 512))
@@ -106,6 +109,40 @@ def test_training_brings_it_nearer_to_the_truth_than_bicubic(job: trainer.Job, t
     learned = load_mean(out / "mean.safetensors")
     assert trainer.gain(learned, ovals(8).pictures, 16) > 1
     assert '"gain at 16 px, dB"' in (out / "manifest.json").read_text()
+
+
+def test_it_begins_with_a_linear_map_that_is_nearer_than_bicubic() -> None:
+    net = small_net()
+    trainer.fit_maps(net, ovals(64).pictures)
+    mean = PosteriorMean(net)
+    for side in (8, 12, 16):
+        assert trainer.gain(mean, ovals(8).pictures, side) > 0.3, side
+
+
+def test_at_twice_the_largest_fitted_size_the_linear_maps_say_nothing() -> None:
+    net = small_net()
+    trainer.fit_maps(net, ovals(16).pictures)
+    lr = torch.rand(2, 3, 128, 128)
+    assert not net.base(lr, torch.tensor([32.0, 64.0])).any()
+
+
+def test_the_linear_map_sees_the_lr_face_itself() -> None:
+    low = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(reduce(enlarge(0.25 + 0.5 * low, 128), 16), 0.25 + 0.5 * low, atol=1e-5)
+
+
+def test_cameras_leave_tone_and_alignment_as_they_are() -> None:
+    kind = trainer.in_tone(camera(32))
+    face = torch.full((2, 3, 128, 128), 0.5)
+    assert torch.allclose(kind(face, [1, 2]).mean(), torch.tensor(0.5), atol=0.01)
+
+
+def test_misaligned_faces_are_the_same_faces_a_little_elsewhere() -> None:
+    faces = ovals(4)
+    moved = trainer.misaligned(faces.pictures, 128, torch.Generator().manual_seed(0))
+    straight = faces.pictures[..., 8:136, 8:136].float() / 255
+    assert moved.shape == straight.shape
+    assert 0 < (moved - straight).abs().mean() < 0.1
 
 
 def test_lr_twins_are_stored_in_8_bits() -> None:

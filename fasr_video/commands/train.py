@@ -14,7 +14,7 @@ from fasr_video.commands.options import FILE
 from fasr_video.datasets.faces import Faces, read_faces
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sqlite import environment
-from fasr_video.training import idfsr, mean, sr
+from fasr_video.training import flow, idfsr, mean, sr
 from fasr_video.training.attributes import read_labels, train_attributes
 from fasr_video.training.combiner import CombinerFeatures, train_combiner
 from fasr_video.training.embedder import gather, train_embedder
@@ -229,7 +229,7 @@ def sr_command(
 @click.option("--blocks", default=8, type=click.IntRange(1, 64), show_default=True, help="Blocks of two convolutions.")
 @click.option(
     "--cameras",
-    default=0.5,
+    default=0.35,
     type=click.FloatRange(0, 1),
     show_default=True,
     help="Share of faces that go through a camera.",
@@ -240,7 +240,7 @@ def sr_command(
     help="Other faces, to measure the gain over bicubic on at each checkpoint.",
 )
 @BEGIN
-@run_options(steps=50_000, batch=32, lr=2e-3)
+@run_options(steps=50_000, batch=64, lr=1e-3)
 def mean_command(
     faces: tuple[Path, ...],
     features: Path,
@@ -255,11 +255,38 @@ def mean_command(
     """Train the posterior mean, the picture with the least squared error, on FACES."""
     opened = _faces(faces)
     others = None if held_out is None else _faces((held_out,))
-    plan, device = _plan(options, muon=True, save_seconds=300)
+    plan, device = _plan(options, save_seconds=300, ema=0.998)
     recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
-    job = mean.Job(opened, features, combiner, width, blocks, recipe, others, begin)
+    job = mean.Job(opened, features, combiner, recipe, width, blocks, others, begin)
     with environment(options["out"]):
         step = mean.run(job, options["out"], plan, device, _report)
+    _finish(options["out"], step, plan.steps)
+
+
+@train_group.command("flow")
+@SOURCES
+@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
+@click.option(
+    "--combiner", type=FILE, help="Feature Combiner that merges a person's other faces. [default: their mean]"
+)
+@click.option("--mean", "weights", required=True, type=FILE, help="Weights of the posterior mean to go on from.")
+@BEGIN
+@run_options(steps=50_000, batch=32, lr=1e-3)
+def flow_command(
+    faces: tuple[Path, ...],
+    features: Path,
+    combiner: Path | None,
+    weights: Path,
+    begin: Path | None,
+    **options: Any,
+) -> None:
+    """Train the rectified flow that makes the posterior mean of FACES sharp (PMRF)."""
+    plan, device = _plan(options, save_seconds=300)
+    recipe = mean.Recipe(batch=options["batch"])
+    material = mean.Job(_faces(faces), features, combiner, recipe)
+    job = flow.Job(material, weights, begin=begin)
+    with environment(options["out"]):
+        step = flow.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
 

@@ -14,6 +14,7 @@ from fasr_video.checkpoint import check_contract, load_state, read_metadata, sav
 from fasr_video.errors import ModelError
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
+from fasr_video.sr.flow import RectifiedFlow, flow_network
 from fasr_video.sr.idfsr import IdentityDenoiser, identity_denoiser
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.networks.compact import CompactNet
@@ -25,6 +26,7 @@ from fasr_video.sr.posterior_mean import PosteriorMean
 FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
 IDFSR_FORMAT = "fasr-video/idfsr/2"
 MEAN_FORMAT = "fasr-video/mean/1"
+FLOW_FORMAT = "fasr-video/flow/1"
 CONSTANTS = {"frequencies", "waves.frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
 """Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
 
@@ -74,6 +76,17 @@ class MeanHeader:
     band: tuple[int, int]
     embedder: str
     """SHA-256 of the embedder whose features it was trained with."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlowHeader:
+    widths: tuple[int, ...]
+    blocks: int
+    side: int
+    noise: float
+    band: tuple[int, int]
+    mean: str
+    """SHA-256 of the posterior mean that it was trained to go on from."""
 
 
 def save_denoiser(denoiser: Denoiser, path: Path) -> None:
@@ -201,6 +214,33 @@ def load_mean(path: Path) -> PosteriorMean:
     mean.band, mean.embedder = header.band, header.embedder
     load_state(mean.network, path)
     return mean.float().eval()
+
+
+def save_flow(flow: RectifiedFlow, path: Path) -> None:
+    """Write the weights of a rectified flow."""
+    net = flow.network
+    header = FlowHeader(net.widths, net.blocks, net.side, flow.noise, flow.band, flow.mean)
+    _save(net.state_dict(), FLOW_FORMAT, asdict(header), path)
+
+
+def load_flow(path: Path) -> RectifiedFlow:
+    """Return the rectified flow that `save_flow` wrote."""
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    fields = _fields(path, FLOW_FORMAT)
+    if fields is None:
+        reason = "its header does not name a rectified flow"
+        raise ModelError(path, reason, "give weights that `train flow` wrote")
+    try:
+        lists = {name: tuple(fields[name]) for name in ("widths", "band")}
+        header = FlowHeader(**fields | lists)
+        net = flow_network(header.widths, header.blocks, header.side)
+    except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error
+    flow = RectifiedFlow(net, header.noise)
+    flow.band, flow.mean = header.band, header.mean
+    load_state(net, path)
+    return flow.float().eval()
 
 
 def _read_header(path: Path) -> Header | None:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, cut, rows_of
 from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.combiner import Source
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.posterior_mean import PosteriorMean
@@ -42,10 +43,10 @@ MEASURED = 128  # faces that bicubic and the gain over it are measured on
 class Recipe:
     """What the network is shown."""
 
-    batch: int = 32
-    sides: tuple[int, ...] = (8, 12, 16, 16, 16, 24, 32, 48, 64)
+    batch: int = 64
+    sides: tuple[int, ...] = (8, 12, 16, 16, 16, 16, 24, 32, 48, 64)
     """Sizes of the LR face, each as likely as it is often named."""
-    cameras: float = 0.5
+    cameras: float = 0.35
     """Share of parts that go through a camera, in place of the papers' degradation."""
     misaligned: float = 0.25
     """Share of parts whose faces lie as the landmarks of footage have them."""
@@ -205,13 +206,26 @@ class Job:
     features: Path
     """.npz of `train features`."""
     combiner: Path | None
-    width: int
-    blocks: int
     recipe: Recipe
-    held_out: Faces | None
+    width: int = 192
+    blocks: int = 8
+    held_out: Faces | None = None
     """Faces that the gain over bicubic is measured on at each checkpoint."""
     begin: Path | None = None
     """Weights that a new run begins with."""
+
+
+def load_material(job: Job, device: torch.device) -> tuple[Material, Source]:
+    """Return faces with their features, and whose features they are."""
+    features = rows_of(job.features, job.faces, ("hr", "lr"))
+    source = CombinerFeatures.load(job.features).source
+    merge = merging.mean if job.combiner is None else load_combiner(job.combiner, source).combine
+    material = Material(
+        job.faces.pictures.to(device),
+        features["hr"].to(device),
+        merged_features(features["lr"], job.faces.people.values(), merge).to(device),
+    )
+    return material, source
 
 
 def run(
@@ -224,15 +238,8 @@ def run(
     """Train in folder `out`; leaves mean.safetensors, its manifest, log and curves. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    features = rows_of(job.features, job.faces, ("hr", "lr"))
-    source = CombinerFeatures.load(job.features).source
-    merge = merging.mean if job.combiner is None else load_combiner(job.combiner, source).combine
-    data = Material(
-        job.faces.pictures.to(device),
-        features["hr"].to(device),
-        merged_features(features["lr"], job.faces.people.values(), merge).to(device),
-    )
-    network = MeanNet(job.width, job.blocks, feature_length=features["hr"].shape[1])
+    data, source = load_material(job, device)
+    network = MeanNet(job.width, job.blocks, feature_length=data.own.shape[1])
     mean = PosteriorMean(network)
     if job.begin is None:
         fit_maps(network, job.faces.pictures)

@@ -3,8 +3,9 @@
 What a picture most likely shows is smooth in what it does not know, so hardly any of the work
 needs full resolution. The LR face, brought up to size, is cut into cells that become channels
 (pixel-unshuffle); all maps have one value a cell. Faces are aligned: each cell of each block has a
-bias of its own. It begins with linear maps made for two LR sizes and learns what they leave. The size of the LR face and the person's feature act as a scale and a shift; the
-feature is also laid out over the cells, since a scale alone cannot say where something is.
+bias of its own. Linear maps, made for two LR sizes, come first; the network learns what they
+leave. The size of the LR face and the person's feature act as a scale and a shift; the feature is
+also laid out over the cells, since a scale alone cannot say where something is.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""Posterior-mean rectified flow (PMRF, Ohayon et al. 2024): from the mean picture to a sharp one.
+
+A straight flow from the mean, with a little noise on it, to faces as they are. It sees the picture
+it moves and nothing else of the LR face: so it moves the mean no further than to the nearest
+sharp face, and its squared error is below that of a sample of the posterior.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fasr_video.sr.networks.compact import CompactNet
+
+NOISE = 0.1  # standard deviation of what is added to the mean; the paper's for faces
+CALLS = 8
+SCALE = 0.12  # about the standard deviation of the velocity
+FREQUENCIES = 4
+SIZES = 2 * FREQUENCIES  # numbers that tell the LR size
+REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
+TIME_SCALE = 0.25  # time is told to the network as a small number, as noise levels are
+
+
+class RectifiedFlow(nn.Module):
+    """(picture on its way, time in [0, 1], side of the LR face) → its velocity."""
+
+    band: tuple[int, int]
+    """Smallest and largest side of the LR faces that it was trained on."""
+    mean: str = ""
+    """SHA-256 of the posterior mean that it was trained to go on from."""
+
+    def __init__(self, network: CompactNet, noise: float = NOISE) -> None:
+        super().__init__()
+        self.network, self.noise = network, noise
+        self.side = network.side
+        self.band = (self.side // 8, self.side // 8)
+
+    def forward(self, picture: Tensor, time: Tensor, side: Tensor) -> Tensor:
+        x = (4 * picture - 2).contiguous(memory_format=torch.channels_last)
+        out = self.network(x, torch.zeros_like(x), TIME_SCALE * time, size_waves(side))
+        return SCALE * out.float()  # type: ignore[no-any-return]
+
+    def start(self, mean: Tensor, noise: Tensor) -> Tensor:
+        """Return where the flow begins: the mean with some of this standard noise."""
+        return mean + self.noise * noise
+
+    @torch.no_grad()
+    def draw(self, mean: Tensor, side: Tensor, noise: Tensor, calls: int = CALLS) -> Tensor:
+        """Return the sharp pictures that the means flow to, in `calls` equal steps (Euler)."""
+        picture = self.start(mean, noise)
+        for i in range(calls):
+            time = torch.full((len(mean),), i / calls, device=mean.device)
+            picture = picture + self(picture, time, side) / calls
+        return picture
+
+
+def flow_network(widths: tuple[int, ...] = (128, 192, 384), blocks: int = 1, side: int = 128) -> CompactNet:
+    """Return a network for a flow, which begins standing still: the compact U-Net.
+
+    The LR size is told to it in place of a feature.
+    """
+    net = CompactNet(widths, blocks, feature_length=SIZES, side=side)
+    last = net.leave[-1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    nn.init.zeros_(last.bias)
+    return net
+
+
+def size_waves(side: Tensor) -> Tensor:
+    """Return N×SIZES numbers that tell an LR size, close ones for close sizes; a unit vector."""
+    powers = 2.0 ** torch.arange(FREQUENCIES, device=side.device)
+    angles = torch.log2(side / REFERENCE_SIDE)[:, None] * powers
+    return torch.cat((angles.sin(), angles.cos()), dim=1) / math.sqrt(FREQUENCIES)

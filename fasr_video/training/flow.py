@@ -1,0 +1,113 @@
+"""Train the rectified flow from the posterior mean to faces as they are (PMRF).
+
+Each step: the batch that the posterior mean trains on; its mean pictures, made by the finished
+mean; a point on the straight line from there (with noise) to the clean face; the squared error of
+the velocity.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fasr_video.checkpoint import load_state
+from fasr_video.errors import ModelError
+from fasr_video.files import sha256_file
+from fasr_video.sr.flow import RectifiedFlow, flow_network
+from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.weights import load_mean, save_flow
+from fasr_video.training import mean as mean_training
+from fasr_video.training.curves import draw_run
+from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.manifest import describe, write_manifest
+from fasr_video.training.mean import Loss, Material, make_batch
+
+UNIT = 0.015  # about the mean square of the velocity, that errors are divided by
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What `fasr-video train flow` is asked for."""
+
+    mean: mean_training.Job
+    """Faces, features and degradations, as for the posterior mean."""
+    weights: Path
+    """Of the posterior mean."""
+    widths: tuple[int, ...] = (128, 192, 384)
+    blocks: int = 1
+    begin: Path | None = None
+
+
+def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean) -> Loss:
+    """Return the loss of one step; `mean` is finished and stays as it is."""
+    mean = mean.to(data.pictures.device).eval().requires_grad_(False)
+
+    def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        flow: RectifiedFlow = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
+        batch = make_batch(data, recipe, mean.side, generator)
+        device = batch.clean.device
+        with torch.no_grad():
+            middle = mean(batch.lr, batch.side, batch.feature).float()
+        noise = torch.randn(middle.shape, generator=generator, device=device)
+        start = flow.start(middle, noise)
+        time = torch.rand(len(start), generator=generator, device=device)
+        wanted = batch.clean - start
+        out = model(start + time[:, None, None, None] * wanted, time, batch.side)
+        error = mean_training.squared_error(out, wanted) / UNIT
+        late = time > 0.5
+        return {
+            "loss": error.mean(),
+            "early": (error * ~late).sum() / (~late).sum().clamp_min(1),
+            "late": (error * late).sum() / late.sum().clamp_min(1),
+        }
+
+    return loss
+
+
+def run(
+    job: Job,
+    out: Path,
+    plan: Plan,
+    device: torch.device,
+    report: Callable[[Progress], None],
+) -> int:
+    """Train in folder `out`; leaves flow.safetensors, its manifest, log and curves. Returns the step."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(plan.seed)
+    data, source = mean_training.load_material(job.mean, device)
+    mean = load_mean(job.weights)
+    if mean.embedder not in ("", source.sha256):
+        reason = f"trained with features of the embedder {mean.embedder[:12]}…"
+        reason += f", these are of {source.sha256[:12]}…"
+        raise ModelError(job.weights, reason, "make features with that embedder")
+    flow = RectifiedFlow(flow_network(job.widths, job.blocks, mean.side))
+    if job.begin is not None:
+        load_state(flow.network, job.begin)
+    flow.mean = sha256_file(job.weights)
+    flow.band = mean.band
+    files = {
+        "features": job.mean.features,
+        "combiner": job.mean.combiner,
+        "mean": job.weights,
+        "begun with": job.begin,
+    }
+    faces = job.mean.faces
+    people = len(set(faces.identities))
+    about = describe(len(faces), people, files, job.mean.recipe, plan)
+
+    def save(state: Mapping[str, Tensor], step: int) -> None:
+        learned = copy.deepcopy(flow)
+        learned.load_state_dict(state)
+        save_flow(learned.eval(), out / "flow.safetensors")
+        write_manifest(out / "flow.safetensors", step, about)
+        draw_run(out, ("loss", "early", "late"))
+
+    settings = {name: about[name] for name in ("features", "faces", "mean", "begun with")}
+    settings |= {"recipe": job.mean.recipe, "widths": job.widths, "blocks": job.blocks}
+    loss = make_loss(data, job.mean.recipe, mean)
+    return train(flow, loss, out, plan, device, save, report, settings)

@@ -1,0 +1,93 @@
+"""The rectified flow: from the posterior mean to a sharp face, along a straight line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fasr_video.errors import FasrError
+from fasr_video.sr.flow import RectifiedFlow, flow_network, size_waves
+from fasr_video.sr.networks.mean import MeanNet
+from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.weights import load_flow, save_flow, save_mean
+from fasr_video.training import flow as trainer
+from fasr_video.training.loop import Plan
+from tests.test_posterior_mean import CPU, job, quiet
+
+__all__ = ["job"]
+
+
+def small_flow() -> RectifiedFlow:
+    torch.manual_seed(0)
+    return RectifiedFlow(flow_network((16, 32), 1))
+
+
+def test_the_noise_is_the_papers() -> None:
+    assert small_flow().noise == 0.1
+
+
+def test_before_training_it_stays_where_it_begins() -> None:
+    flow, mean, noise = small_flow(), torch.rand(2, 3, 128, 128), torch.randn(2, 3, 128, 128)
+    drawn = flow.draw(mean, torch.tensor([16.0, 32.0]), noise, calls=3)
+    assert torch.allclose(drawn, mean + 0.1 * noise)
+
+
+def test_a_straight_flow_ends_at_the_face_whatever_the_number_of_calls() -> None:
+    clean = torch.rand(1, 3, 128, 128)
+    mean, noise = torch.rand(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
+
+    class Straight(RectifiedFlow):
+        def forward(self, picture: torch.Tensor, time: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+            return clean - self.start(mean, noise)
+
+    flow = Straight(flow_network((16, 32), 1))
+    for calls in (1, 4):
+        drawn = flow.draw(mean, torch.tensor([16.0]), noise, calls)
+        assert torch.allclose(drawn, clean, atol=1e-5)
+
+
+def test_close_sizes_have_close_waves() -> None:
+    at_16, at_17, at_64 = size_waves(torch.tensor([16.0, 17.0, 64.0]))
+    assert at_16 @ at_17 > at_16 @ at_64
+
+
+def test_the_weights_file_says_what_it_is(tmp_path: Path) -> None:
+    flow = small_flow()
+    flow.band, flow.mean = (8, 64), "b" * 64
+    file = tmp_path / "flow.safetensors"
+    save_flow(flow, file)
+    back = load_flow(file)
+    assert (back.band, back.mean, back.noise) == ((8, 64), "b" * 64, 0.1)
+    picture, time, side = torch.rand(1, 3, 128, 128), torch.tensor([0.5]), torch.tensor([16.0])
+    assert torch.allclose(back(picture, time, side), flow(picture, time, side), atol=1e-2)
+
+
+def test_another_kind_of_weights_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    with pytest.raises(FasrError, match="rectified flow"):
+        load_flow(file)
+
+
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "flow.safetensors"
+    save_flow(small_flow(), file)
+    save_file(load_file(file), file, {"fasr-video/flow/1": '{"widths": 3}'})
+    with pytest.raises(FasrError, match="damaged"):
+        load_flow(file)
+
+
+def test_training_learns_where_faces_lie(job: trainer.mean_training.Job, tmp_path: Path) -> None:
+    weights = tmp_path / "mean.safetensors"
+    save_mean(PosteriorMean(MeanNet(width=16, blocks=1, feature_length=512, condition=32)), weights)
+    out = tmp_path / "run"
+    plan = Plan(steps=60, lr=3e-3, warmup=5, bf16=False, log_every=20, ema=0.9)
+    asked = trainer.Job(job, weights, widths=(16, 32))
+    assert trainer.run(asked, out, plan, CPU, quiet) == 60
+    lines = (out / "log.csv").read_text().splitlines()[1:]
+    losses = [float(line.split(",")[1]) for line in lines]
+    assert losses[-1] < 0.9 * losses[0]
+    assert load_flow(out / "flow.safetensors").mean == trainer.sha256_file(weights)
