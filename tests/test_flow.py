@@ -15,7 +15,7 @@ from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_flow, save_flow, save_mean
 from fasr_video.training import flow as trainer
 from fasr_video.training.loop import Plan
-from tests.test_posterior_mean import CPU, job, quiet
+from tests.mean_training import CPU, job, quiet
 
 __all__ = ["job"]
 
