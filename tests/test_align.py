@@ -29,8 +29,8 @@ from fasr_video.recognition.align import (
     mirror_marks,
     similarity,
     three_points,
-    to_arcface,
     to_canonical,
+    warp,
 )
 from fasr_video.types import Image
 
@@ -240,6 +240,12 @@ def placed(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]
     around = apply(face, corners)
     face[:, 2] = 3.3 - around.min(0)
     return apply(face, ARCFACE), int(np.ptp(around, 0).max()) + 8
+
+
+def to_arcface(image: Image, points: Matrix) -> Image:
+    """Return the face with these landmarks, five or three, in ArcFace's frame."""
+    template = ARCFACE if len(points) == len(ARCFACE) else THREE
+    return warp(image, similarity(points, template), ARCFACE_SIDE)
 
 
 @pytest.mark.parametrize("count", [3, 5])

@@ -77,8 +77,6 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     truths = true_features(trial, plan.judges)
     for system, name in zip(plan.systems, names, strict=True):
         entries.append(_draw(trial, system, name, shown[system.degradation], plan, tools, truths, tell))
-    if tools.untold:
-        tools.warnings.append(f"drawn, in part or whole, before warnings were kept: {', '.join(tools.untold)}")
     warnings = [*tools.warnings, *_circular(plan, tools), *_guided_and_judged(plan, tools)]
     tables: list[Table] = []
     shows = {e.name: _shows(e) for e in entries}

@@ -1,7 +1,7 @@
 """The run's folder: what was drawn and seen so far, item by item. Stopped or killed, the same command goes on there.
 
 RUN/
-  eval.sqlite     pictures (with what there was to say of them) and features by the hash of what they were made from
+  eval.sqlite     pictures (with their warnings) and features by the hash of what they were made from
   trial.json      who was searched for with what: protocol, seed, hashes, what was left out
   report.md, tables/, plots/
 """
@@ -29,11 +29,10 @@ from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
 SCHEMA = """
-    CREATE TABLE IF NOT EXISTS drawn (key TEXT PRIMARY KEY, system TEXT, item TEXT, picture BLOB NOT NULL)
-        WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS drawn (key TEXT PRIMARY KEY, system TEXT, item TEXT, picture BLOB NOT NULL,
+        warnings TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS seen (embedder TEXT, picture TEXT, feature BLOB NOT NULL,
         PRIMARY KEY (embedder, picture)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS told (key TEXT PRIMARY KEY, warnings TEXT NOT NULL) WITHOUT ROWID;
 """
 BATCH = 64
 BESIDE = ("skipped", "left_out")
@@ -76,32 +75,26 @@ class Store:
             remedy = f"remove {TRIAL} if the photographs and options are the same as before, or give another --out"
             raise IntegrityError(file, f"it is damaged ({type(error).__name__})", remedy) from error
 
-    def picture(self, key: str) -> Image | None:
-        row = self._db.execute("SELECT picture FROM drawn WHERE key = ?", (key,)).fetchone()
+    def drawn(self, key: str) -> tuple[Image, tuple[str, ...]] | None:
+        """Return a picture and the warnings that came with it."""
+        row = self._db.execute("SELECT picture, warnings FROM drawn WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
+        remedy = "give another --out"
         try:
-            return decoded(row[0])
+            picture = decoded(row[0])
         except UNREADABLE as error:
-            raise IntegrityError(self.folder / DATABASE, "a picture in it is damaged", "give another --out") from error
-
-    def warnings(self, key: str) -> tuple[str, ...] | None:
-        """What there was to say when the picture was drawn; None where an earlier version drew it and kept nothing."""
-        row = self._db.execute("SELECT warnings FROM told WHERE key = ?", (key,)).fetchone()
-        if row is None:
-            return None
+            raise IntegrityError(self.folder / DATABASE, "a picture in it is damaged", remedy) from error
         try:
-            return tuple(str(line) for line in json.loads(row[0]))
+            return picture, tuple(str(line) for line in json.loads(row[1]))
         except MISREAD as error:
-            raise IntegrityError(self.folder / DATABASE, "a warning in it is damaged", "give another --out") from error
+            raise IntegrityError(self.folder / DATABASE, "a warning in it is damaged", remedy) from error
 
     def keep(self, key: str, system: str, item: str, picture: Image, warnings: Sequence[str] = ()) -> None:
         file = io.BytesIO()
         Pictures.fromarray(picture).save(file, "PNG")
-        self._db.execute("BEGIN")
-        self._db.execute("INSERT OR REPLACE INTO drawn VALUES (?, ?, ?, ?)", (key, system, item, file.getvalue()))
-        self._db.execute("INSERT OR REPLACE INTO told VALUES (?, ?)", (key, json.dumps(list(warnings))))
-        self._db.execute("COMMIT")
+        row = (key, system, item, file.getvalue(), json.dumps(list(warnings)))
+        self._db.execute("INSERT OR REPLACE INTO drawn VALUES (?, ?, ?, ?, ?)", row)
 
     def features(self, embedder: Embedder, pictures: Mapping[str, Image]) -> dict[str, Tensor]:
         """Of 128×128 pictures by their hash: the embedder's feature, as long as its norm."""

@@ -223,8 +223,6 @@ class Tools:
     """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
     warnings: list[str] = field(default_factory=list)
     """What there is to say of what was drawn."""
-    untold: list[str] = field(default_factory=list)
-    """Systems with pictures of an earlier version, which kept no warnings."""
 
 
 class Plain:
@@ -493,8 +491,7 @@ def draw_all(
     """A picture of each item; those that are in the store already are not drawn again. `tell`: how many are done."""
     drawer = open_drawer(system, tools, [s.item for s in shown])
     keys = [_key(system, drawer, s) for s in shown]
-    found: dict[str, Image] = {key: p for key in keys if (p := tools.store.picture(key)) is not None}
-    told: dict[str, tuple[str, ...] | None] = {key: tools.store.warnings(key) for key in found}
+    found = {key: drawn for key in keys if (drawn := tools.store.drawn(key)) is not None}
     missing = [(k, s) for k, s in zip(keys, shown, strict=True) if k not in found]
     done = len(shown) - len(missing)
     tell(done)
@@ -502,22 +499,20 @@ def draw_all(
         some = missing[start : start + batch]
         for (key, s), (picture, warnings) in zip(some, drawer.draw([s for _, s in some]), strict=True):
             tools.store.keep(key, label, s.item.name, picture, warnings)
-            found[key], told[key] = picture, warnings
+            found[key] = (picture, warnings)
         done += len(some)
         tell(done)
     if system.method not in PLAIN and not system.method.startswith(IMAGES):
-        tools.warnings.extend(_summary(label, [told[key] for key in keys]))
-        if any(told[key] is None for key in keys):
-            tools.untold.append(label)
-    return [found[key] for key in keys]
+        tools.warnings.extend(_summary(label, [found[key][1] for key in keys]))
+    return [found[key][0] for key in keys]
 
 
-def _summary(label: str, told: Sequence[tuple[str, ...] | None]) -> list[str]:
+def _summary(label: str, told: Sequence[tuple[str, ...]]) -> list[str]:
     """What there is to say of a system's pictures, and of how many: those that differ in numbers alone are one."""
     kinds: dict[str, list[str]] = {}
     for warnings in told:
         once: dict[str, str] = {}
-        for text in warnings or ():
+        for text in warnings:
             once.setdefault(re.sub(r"\d+(\.\d+)?", "0", text), text)
         for kind, text in once.items():
             kinds.setdefault(kind, []).append(text)

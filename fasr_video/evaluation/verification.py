@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fasr_video.errors import UsageError
-from fasr_video.evaluation.open_set import Scores, lowest_threshold
+from fasr_video.evaluation.open_set import Scores
 
 LEVELS, REPEATS = 1000, 300
 """Of bounds: thresholds that are looked at of each kind of scores, and how often people are drawn anew."""
@@ -63,12 +63,6 @@ def eer_bounds(own: ArrayLike, others: ArrayLike, people: Sequence[str], seed: i
     rates = fmr[after - 1] + share * (fmr[after] - fmr[after - 1])
     low, high = np.quantile(rates, (0.025, 0.975))
     return float(low), float(high)
-
-
-def verification_rate(own: ArrayLike, others: ArrayLike, fmr: float) -> float:
-    """1 − FNMR at the lowest threshold with at most this FMR."""
-    first, second = _both(own, others)
-    return float((first >= lowest_threshold(second, fmr)).mean())
 
 
 def fold_accuracies(scores: ArrayLike, same: ArrayLike, fold: Sequence[int]) -> Folds:

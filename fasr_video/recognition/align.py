@@ -89,13 +89,7 @@ def align(image: Image, box: Points, landmarks: Points | None) -> AlignedFace:
 
 def to_canonical(image: Image, points: Matrix, side: int = CANONICAL_SIDE) -> Image:
     """The face with these three points as a side×side picture in the canonical frame; black where the image ends."""
-    return _warp(image, similarity(points, CANONICAL * side), side)
-
-
-def to_arcface(image: Image, points: Points) -> Image:
-    """The face with these landmarks (five, or the three of `three_points`) as 112×112 in ArcFace's frame."""
-    template = ARCFACE if len(points) == len(ARCFACE) else eyes_and_mouth(ARCFACE)
-    return _warp(image, similarity(points, template), ARCFACE_SIDE)
+    return warp(image, similarity(points, CANONICAL * side), side)
 
 
 def fill_marks(marks: Tensor | None, count: int) -> Tensor:
@@ -140,7 +134,7 @@ def canonical_to(template: Matrix, side: int, faces: Tensor, marks: Tensor | Non
     return F.grid_sample(faces.float(), grid, padding_mode="border", align_corners=True)
 
 
-def _warp(image: Image, transform: Matrix, side: int) -> Image:
+def warp(image: Image, transform: Matrix, side: int) -> Image:
     """What the transform shows of the image, side×side; black where the image ends."""
     scale = float(np.hypot(transform[0, 0], transform[1, 0]))
     if scale < 0.5:  # sampling fewer pixels than there are needs an average first

@@ -95,8 +95,7 @@ def make_loss(
 
 def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Tensor:
     """Small and brought up again, in a share of the batches as cameras and recorders do it."""
-    # Without such batches nothing is drawn: a run from before there were any goes on as it began.
-    if surveillance and torch.rand((), generator=generator, device=generator.device) < surveillance:
+    if torch.rand((), generator=generator, device=generator.device) < surveillance:
         seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
         return Surveillance()(clean, seeds)
     return degrade(clean, generator)
@@ -153,8 +152,7 @@ def train_attributes(
 
     loss = make_loss(faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance)
     settings = {"batch": batch, "faces": len(faces), "labels": labels.sum(0).tolist()}
-    # What is not asked for is not named: runs from before these options go on.
-    settings |= {k: v for k, v in (("begun with", begun_with), ("surveillance", surveillance)) if v}
+    settings |= {"begun with": begun_with, "surveillance": surveillance}
     return train(network, loss, out, plan, device, save, report, settings)
 
 

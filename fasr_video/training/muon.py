@@ -2,6 +2,7 @@
 
 (Jordan et al. 2024; step lengths as in Liu et al. 2025, so that a learning rate found with AdamW fits.) At
 its start the embedder's training comes to the same loss in about two thirds of AdamW's time.
+torch.optim.Muon takes the same steps, but refuses all that is not 2-D: here nearly all weights are of convolutions.
 """
 
 from __future__ import annotations
