@@ -42,3 +42,11 @@ def readable_json(document: Any) -> str:
     """Letters of all languages as they are; what a terminal acts on as JSON's own escapes, which read as the same."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
     return _ACTS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def clock(seconds: float, digits: int = 3) -> str:
+    """Return a time of the footage as H:MM:SS.mmm."""
+    ticks = round(seconds * 10**digits)
+    whole, rest = divmod(ticks, 10**digits)
+    fraction = f".{rest:0{digits}d}" if digits else ""
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"

@@ -450,7 +450,7 @@ def test_labels_follow_the_faces(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("path,male,glasses\n0/a.png,0,1\n", "no column no_beard"),
-        ("", "no row for 1 of 1 faces"),
+        ("", "no column path"),
         ("path,male,glasses,no_beard\n1/a.png,0,1,1\n", r"no row for 1 of 1 faces \(0/a.png is the first\)"),
         ("path,male,glasses,no_beard\n0/a.png,-1,1,1\n", "labels of 0/a.png are -1, 1, 1; write 0 or 1"),
         ("path,male,glasses,no_beard\n0/a.png,0,1\n", "labels of 0/a.png are 0, 1, None"),

@@ -32,6 +32,7 @@ from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source
 from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import SIGNED_OFF, verify
+from fasr_video.console import clock
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import GalleryStore
@@ -39,7 +40,7 @@ from fasr_video.review import serve
 from fasr_video.review.app import make_app
 from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server
 from fasr_video.review.signoff import sign_off
-from fasr_video.review.times import Clock, clock, parse
+from fasr_video.review.times import Clock, parse
 from tests.reviewed import Names, made_case
 from tests.test_cli import called
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from fasr_video.calibration.calibrate import LabelledProbe, from_probes
 from fasr_video.case.case import Case
 from fasr_video.case.document import track_names
 from fasr_video.case.results import features
+from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.calibration import Calibration
@@ -43,15 +43,11 @@ def from_tracks(labels: Path, gallery: Gallery, seed: int) -> Calibration:
 def read_labels(file: Path) -> list[Label]:
     """A CSV with the columns case, track and person; cases by their paths from the file's folder."""
     remedy = f"give a CSV with the columns {', '.join(COLUMNS)}"
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(file, f"cannot be read ({error})", remedy) from error
-    if not rows or not set(COLUMNS) <= rows[0].keys():
+    rows = read_csv(file, COLUMNS, remedy).rows
+    if not rows:
         raise InputError(file, "no labels in it", remedy)
     found = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows.items():
         if not row["case"] or not row["track"]:
             raise InputError(f"{file} line {number}", "no case or no track", remedy)
         # Nobody knows who: a stranger of his own.

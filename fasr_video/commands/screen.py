@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from fasr_video.actors import shown
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, decided_subject, state_of
-from fasr_video.console import plain_throughout, say
+from fasr_video.console import clock, plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -163,8 +163,8 @@ def show(document: dict[str, Any]) -> None:
             quality = t["shown"]["quality"] if t["shown"] else {}
             table.add_row(
                 t["name"],
-                _clock(t["start_seconds"]),
-                _clock(t["end_seconds"]),
+                clock(t["start_seconds"]),
+                clock(t["end_seconds"]),
                 str(t["sightings"]),
                 f"{quality.get('eye_px', 0):.1f}",
                 f"{quality.get('total', 0):.2f}",
@@ -284,9 +284,3 @@ def _clusters(found: dict[str, list[dict[str, Any]]]) -> Table:
             accepted = f"{c['links_accepted']} of {len(c['links'])}"
             table.add_row(", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state)
     return table
-
-
-def _clock(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"

@@ -6,7 +6,7 @@ import os
 import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import LARGEST, PICTURES, is_utf8, read_file, readable_name
 from fasr_video.pictures import UNREADABLE, decoded
@@ -169,12 +170,24 @@ def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]
     ):
         raise InputError(file, f"{', '.join(names)}: not one row of finite numbers for each path", "make it again")
     row = {path: i for i, path in enumerate(arrays["path"].tolist())}
-    missing = [p for p in faces.paths if p not in row]
+    order = [row[path] for path in _all_known(file, faces, row, "make it from the same faces")]
+    return {name: torch.from_numpy(np.asarray(arrays[name], np.float32)[order]) for name in names}
+
+
+def csv_rows_of(file: Path, faces: Faces, names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the row of a CSV file for each face, found by its column `path`; the file has these columns, too."""
+    remedy = f"give a CSV file with the columns path, {', '.join(names)}"
+    rows = {row["path"]: row for row in read_csv(file, ("path", *names), remedy).rows.values()}
+    return [rows[path] for path in _all_known(file, faces, rows, remedy)]
+
+
+def _all_known(file: Path, faces: Faces, rows: Collection[str], remedy: str) -> tuple[str, ...]:
+    """Return the paths of the faces; raises where there is no row for one."""
+    missing = [path for path in faces.paths if path not in rows]
     if missing:
         reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
-        raise InputError(file, reason, "make it from the same faces")
-    order = [row[p] for p in faces.paths]
-    return {name: torch.from_numpy(np.asarray(arrays[name], np.float32)[order]) for name in names}
+        raise InputError(file, reason, remedy)
+    return faces.paths
 
 
 def views(pictures: Tensor, side: int, jitter: bool, generator: torch.Generator) -> Tensor:

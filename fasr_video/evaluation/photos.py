@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from fasr_video.csv_file import read_csv
 from fasr_video.datasets.faces import CELEBA, CELEBA_FACE, identity_of, members
 from fasr_video.detection import Detector
 from fasr_video.errors import InputError, UsageError
@@ -152,8 +152,8 @@ def check_names(paths: Sequence[str]) -> None:
 
 def read_labels(file: Path) -> dict[str, dict[str, str]]:
     """The columns of a CSV by its column `path`."""
-    rows = _rows(file, {"path"}, "give a CSV with the column path and one for each label")
-    return {row["path"]: {k: v for k, v in row.items() if k != "path"} for row in rows}
+    rows = read_csv(file, ["path"], "give a CSV with the column path and one for each label").rows
+    return {row["path"]: {k: v for k, v in row.items() if k != "path"} for row in rows.values()}
 
 
 def _files(sources: Sequence[Path]) -> Iterator[_File]:
@@ -166,7 +166,7 @@ def _files(sources: Sequence[Path]) -> Iterator[_File]:
 
 
 def _manifest(file: Path) -> Iterator[_File]:
-    for number, row in enumerate(_rows(file, {"path", "identity"}, REMEDY), 2):
+    for number, row in read_csv(file, ["path", "identity"], REMEDY).rows.items():
         role = row.get("role", "")
         if not row["path"] or not row["identity"] or role not in ("", *ROLES):
             reason = f"no path, no identity, or a role that is none of {', '.join(ROLES)}"
@@ -177,19 +177,6 @@ def _manifest(file: Path) -> Iterator[_File]:
             data = b""  # told as a picture that cannot be read
         labels = {k: v for k, v in row.items() if k not in ("path", "identity", "role")}
         yield _File(row["path"], row["identity"], data, labels, role)
-
-
-def _rows(file: Path, columns: set[str], remedy: str) -> list[dict[str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restval="")
-            rows = [{k: v.strip() for k, v in row.items() if k is not None} for row in reader]
-            names = set(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
-        raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
-    if not columns <= names:
-        raise InputError(file, f"it has no column {', '.join(sorted(columns - names))}", remedy)
-    return rows
 
 
 def _face(name: str, picture: Image, detector: Detector | None, small: bool) -> Image:

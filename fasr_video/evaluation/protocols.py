@@ -5,12 +5,12 @@ All that is drawn follows from the seed and the names of people and photographs;
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation.photos import ROLES, LeftOut, Photo, without
 
@@ -210,19 +210,18 @@ def pairs(photos: Sequence[Photo], file: Path, seed: int = 0) -> Trial:
 def _listed(file: Path) -> list[tuple[int, tuple[str, str, bool, int]]]:
     """Line, and two photographs, whether they are of one person, and the fold."""
     try:
-        text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".csv":
-            rows = csv.DictReader(text.splitlines())
-            return [(k, _of_row(row)) for k, row in enumerate(rows, 2)]
-        lines = [line.split() for line in text.splitlines()]
+            rows = read_csv(file, ["a", "b", "same", "fold"], PAIRS_REMEDY).rows
+            return [(k, _of_row(row)) for k, row in rows.items()]
+        lines = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines()]
         folds, each = (int(word) for word in (lines[0] if len(lines[0]) > 1 else ("1", *lines[0])))
         listed = [(k, line) for k, line in enumerate(lines[1:], 2) if line]
         if len(listed) != 2 * folds * each:
             raise ValueError(f"its first line says {2 * folds * each} pairs, there are {len(listed)}")
         return [(k, _of_lfw(line, n // (2 * each))) for n, (k, line) in enumerate(listed)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(file, f"not a readable list of pairs ({error})", PAIRS_REMEDY) from error
-    except (KeyError, ValueError, IndexError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         raise InputError(file, f"not a list of pairs ({error})", PAIRS_REMEDY) from error
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import isotonic_regression
 
 from fasr_video.errors import UsageError
 
@@ -100,27 +101,13 @@ def isotonic(same: Scores, different: Scores) -> tuple[Scores, Scores]:
     levels, index = np.unique(np.concatenate((same, different)), return_inverse=True)
     s = np.bincount(index[: len(same)], minlength=len(levels))
     d = np.bincount(index[len(same) :], minlength=len(levels))
-    # Neighbours of one pure kind end in one pool whatever comes: joined at once, few are left to look at.
-    pure = np.where(d == 0, 1.0, np.where(s == 0, 0.0, np.nan))
-    starts = np.flatnonzero(np.append(True, pure[1:] != pure[:-1]))
-    ends = np.append(starts[1:], len(levels)) - 1
-    pools: list[tuple[float, float, int, int]] = []
-    for low, high, a, b in zip(
-        levels[starts].tolist(),
-        levels[ends].tolist(),
-        np.add.reduceat(s, starts).tolist(),
-        np.add.reduceat(d, starts).tolist(),
-        strict=True,
-    ):
-        while pools and pools[-1][2] * b >= a * pools[-1][3]:
-            low, _, more_a, more_b = pools.pop()
-            a, b = a + more_a, b + more_b
-        pools.append((low, high, a, b))
-    _, _, a, b = np.array(pools).T
+    weights = s / len(same) + d / len(different)
+    starts = isotonic_regression(s / len(same) / weights, weights=weights).blocks[:-1]
     with np.errstate(divide="ignore"):
-        told = np.log10(a / len(same)) - np.log10(b / len(different))
+        told = np.log10(np.add.reduceat(s, starts) / len(same)) - np.log10(np.add.reduceat(d, starts) / len(different))
     told = np.clip(told, -np.log10(len(same) + 1), np.log10(len(different) + 1))
-    knots = np.array([(low, high) for low, high, _, _ in pools]).ravel()
+    ends = np.append(starts[1:], len(levels)) - 1
+    knots = np.stack((levels[starts], levels[ends]), 1).ravel()
     values = np.repeat(told, 2)
     single = np.append(False, knots[1:] == knots[:-1])
     return knots[~single], values[~single]

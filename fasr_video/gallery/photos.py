@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import stat
@@ -12,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
+from fasr_video.csv_file import read_csv
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import Choice, Unclear, choose_face
 from fasr_video.errors import InputError
@@ -207,38 +207,28 @@ def _hash(file: Path) -> str | None:
 def _manifest(file: Path) -> Listing:
     remedy = "give a CSV file with the columns path, subject and, if wanted, note, source, authority"
     entries, problems, unreached, seen = [], [], set[PurePath](), dict[Path, int]()
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as handle:
-            reader = csv.DictReader(handle, strict=True)
-            columns = set(reader.fieldnames or ())
-            if not {"path", "subject"} <= columns:
-                raise InputError(file, "not a manifest (it lacks the columns path and subject)", remedy)
-            unknown = sorted(columns - COLUMNS)
-            for row in reader:
-                line = f"{file.name}, line {reader.line_num}"
-                path, subject = (row["path"] or "").strip(), (row["subject"] or "").strip()
-                target = file.parent / path
-                reason = _bad_row(row, path, subject, target)
-                if reason is not None and path:
-                    unreached.add(PurePath(path))
-                if reason is None and seen.setdefault(target.resolve(), reader.line_num) != reader.line_num:
-                    reason = f"the same file as in line {seen[target.resolve()]}"
-                if reason is not None:
-                    told = f"{path}: {reason}" if path else reason
-                    problems.append(Problem(line, subject[:LONGEST_ID], None, told))
-                    continue
-                about = {key: (row.get(key) or "").strip() for key in ("note", "source", "authority")}
-                entries.append(Entry(target, path, subject, **about))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(file, f"not a CSV file that can be read ({error})", remedy) from error
-    except OSError as error:
-        raise InputError(file, f"cannot be read ({error.strerror})", "check its permissions") from error
+    table = read_csv(file, ("path", "subject"), remedy)
+    for number, row in table.rows.items():
+        path, subject = row["path"], row["subject"]
+        target = file.parent / path
+        reason = _bad_row(number in table.uneven, path, subject, target)
+        if reason is not None and path:
+            unreached.add(PurePath(path))
+        if reason is None and seen.setdefault(target.resolve(), number) != number:
+            reason = f"the same file as in line {seen[target.resolve()]}"
+        if reason is not None:
+            told = f"{path}: {reason}" if path else reason
+            problems.append(Problem(f"{file.name}, line {number}", subject[:LONGEST_ID], None, told))
+            continue
+        about = {key: row.get(key, "") for key in ("note", "source", "authority")}
+        entries.append(Entry(target, path, subject, **about))
+    unknown = sorted(set(table.columns) - COLUMNS)
     warnings = (f"columns that are not read: {', '.join(unknown)}",) if unknown else ()
     return Listing(tuple(entries), tuple(problems), warnings, frozenset(unreached))
 
 
-def _bad_row(row: dict[str, str], path: str, subject: str, target: Path) -> str | None:
-    if None in row or None in row.values():
+def _bad_row(uneven: bool, path: str, subject: str, target: Path) -> str | None:
+    if uneven:
         return "the row has another number of fields than the header"
     if not path or not subject:
         return "path or subject is empty"

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from fasr_video.case.case import Case
 from fasr_video.case.document import decided_subject
 from fasr_video.case.recording import correction
+from fasr_video.console import clock
 from fasr_video.report import pictures, words
 from fasr_video.report.document import standing
 from fasr_video.report.photographs import Photographs
@@ -134,12 +135,6 @@ def _duration(source: Mapping[str, Any]) -> float:
     return float(above) / float(below or 1)
 
 
-def _clock(seconds: float) -> str:
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}.{rest % 1000:03d}"
-
-
 def _ratio(value: float | None, at_bound: bool = False) -> str:
     if value is None:
         return "–"
@@ -203,7 +198,7 @@ def _templates() -> Environment:
         "small": pictures.SMALL,
     }
     found.filters |= {
-        "clock": _clock,
+        "clock": clock,
         "correction": correction,
         "ratio": _ratio,
         "number": _number,

@@ -10,12 +10,12 @@ from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.actors import USUAL
+from fasr_video.console import clock
 from fasr_video.errors import FasrError
 from fasr_video.pipeline.evidence import explain
 from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
 from fasr_video.review.guard import Key, now, protect
-from fasr_video.review.times import clock
 
 HOURS = 12.0
 """For which a key opens the pages."""

@@ -29,10 +29,10 @@ from fasr_video.case.links import clusters
 from fasr_video.case.replay import require
 from fasr_video.case.store import now
 from fasr_video.case.verify import NEW, SIGNED_OFF
+from fasr_video.console import clock
 from fasr_video.errors import CaseError
 from fasr_video.files import make_folder, put_in_place, write_whole
 from fasr_video.review.cards import Card, cards, ratio
-from fasr_video.review.times import clock
 
 SCHEMA = "fasr-video/signed-off/1"
 _SOURCES = "SELECT path, sha256, camera, state FROM source ORDER BY id"

@@ -46,14 +46,6 @@ class Clock:
         return f"{self.at(seconds).isoformat(' ', 'milliseconds')} ± {self.uncertainty:g} s"
 
 
-def clock(seconds: float, digits: int = 3) -> str:
-    """0:01:02.500"""
-    ticks = round(seconds * 10**digits)
-    whole, rest = divmod(ticks, 10**digits)
-    fraction = f".{rest:0{digits}d}" if digits else ""
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}{fraction}"
-
-
 def parse(text: str) -> float | datetime:
     """Seconds of the footage, or a time of the day (without a zone: that of each source's own clock)."""
     text = text.strip()

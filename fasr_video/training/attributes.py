@@ -8,7 +8,6 @@ and C(c | x, sigma) goes by even odds before it has seen anything, 1/2 where noi
 from __future__ import annotations
 
 import copy
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video import __version__
-from fasr_video.datasets.faces import Faces, degrade, views
+from fasr_video.datasets.faces import Faces, csv_rows_of, degrade, views
 from fasr_video.errors import InputError, ModelError
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.sr.attributes import NAMES, AttributeClassifier
@@ -38,23 +37,13 @@ LOG_SIGMA = (-1.9, 1.8)
 
 def read_labels(file: Path, faces: Faces) -> Tensor:
     """N×3 of 0 and 1: the columns NAMES of a CSV file for each face, found by its column `path`."""
-    remedy = f"give a CSV file with the columns path, {', '.join(NAMES)}"
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = {row["path"]: [row[name] for name in NAMES] for row in csv.DictReader(stream)}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
-    except KeyError as error:
-        raise InputError(file, f"it has no column {error.args[0]}", remedy) from error
-    missing = [path for path in faces.paths if path not in rows]
-    if missing:
-        reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
-        raise InputError(file, reason, remedy)
-    wrong = [path for path in faces.paths if not set(rows[path]) <= {"0", "1"}]
-    if wrong:
-        reason = f"labels of {wrong[0]} are {', '.join(map(str, rows[wrong[0]]))}"
-        raise InputError(file, reason, "write 0 or 1")
-    return torch.tensor([[int(value) for value in rows[path]] for path in faces.paths])
+    values = []
+    for row in csv_rows_of(file, faces, NAMES):
+        classes = [row[name] for name in NAMES]
+        if not set(classes) <= {"0", "1"}:
+            raise InputError(file, f"labels of {row['path']} are {', '.join(classes)}", "write 0 or 1")
+        values.append([int(value) for value in classes])
+    return torch.tensor(values)
 
 
 def class_weights(labels: Tensor) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, MissingExtra
 from fasr_video.files import write_whole
 
@@ -46,14 +46,9 @@ def draw_run(out: Path, terms: Sequence[str]) -> None:
 
 def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:
     """The name of the first column, and the numbers of it and of these columns."""
-    remedy = "give the log.csv of a training run"
+    table = read_csv(log, columns, "give the log.csv of a training run")
+    first = table.columns[0]
     try:
-        with log.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            names, rows = list(reader.fieldnames or []), list(reader)
-        missing = [c for c in columns if c not in names]
-        if missing:
-            raise InputError(log, f"no column {', '.join(missing)}", remedy)
-        return names[0], [[float(row[name]) for row in rows] for name in (names[0], *columns)]
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(log, f"not a table of numbers ({error})", remedy) from error
+        return first, [[float(row[name]) for row in table.rows.values()] for name in (first, *columns)]
+    except ValueError as error:
+        raise InputError(log, f"not a table of numbers ({error})", "give the log.csv of a training run") from error

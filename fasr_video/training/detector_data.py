@@ -7,7 +7,6 @@ nor PyAV is installed.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from torch import Tensor
 
+from fasr_video.csv_file import read_csv
 from fasr_video.pictures import decoded
 
 Points = NDArray[np.float64]
@@ -143,8 +143,8 @@ def read_scenes(folder: Path, split: str) -> Iterator[Scene]:
 
 def _portraits(folder: Path, shards: int) -> Iterator[Portrait]:
     keys = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-    with (folder / "labels.csv").open() as handle:
-        rows = {row["path"]: row for row in csv.DictReader(handle) if row["found"] == "1"}
+    table = read_csv(folder / "labels.csv", ("path", "found"), "give the labels of the portraits")
+    rows = {row["path"]: row for row in table.rows.values() if row["found"] == "1"}
     for shard in range(shards):
         with tarfile.open(folder / f"train-{shard:02d}.tar") as tar:
             for member in tar:

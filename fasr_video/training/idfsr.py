@@ -8,7 +8,6 @@ references, as in the reference-free mode: the LR face is then its own, and the 
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fasr_video.checkpoint import load_state
-from fasr_video.datasets.faces import Faces, cut, draw_moves, read_faces, rows_of, views
+from fasr_video.datasets.faces import Faces, csv_rows_of, cut, draw_moves, read_faces, rows_of, views
 from fasr_video.errors import InputError, ModelError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition import combiner as merging
@@ -98,24 +97,13 @@ class Material:
 
 def read_marks(file: Path, faces: Faces) -> Tensor:
     """N×5×2: the landmarks of each face from a CSV file, found by its column `path`; NaN where `found` is 0."""
-    remedy = f"give a CSV file with the columns path, {', '.join(COLUMNS)}"
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = {row["path"]: row for row in csv.DictReader(stream)}
-        missing = [path for path in faces.paths if path not in rows]
-        if missing:
-            reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
-            raise InputError(file, reason, remedy)
-        values = [
-            [math.nan if rows[path].get("found") == "0" else float(rows[path][name]) for name in COLUMNS]
-            for path in faces.paths
-        ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
-    except KeyError as error:
-        raise InputError(file, f"it has no column {error.args[0]}", remedy) from error
-    except (ValueError, TypeError) as error:
-        raise InputError(file, f"a landmark is no number ({error})", remedy) from error
+    values = []
+    for row in csv_rows_of(file, faces, COLUMNS):
+        try:
+            points = [float(row[name]) for name in COLUMNS if row.get("found") != "0"]
+        except ValueError as error:
+            raise InputError(file, f"a landmark is no number ({error})", "correct it") from error
+        values.append(points or [math.nan] * len(COLUMNS))
     return torch.tensor(values).reshape(-1, 5, 2)
 
 
