@@ -428,7 +428,7 @@ def test_features_and_combiner_of_two_embedders_are_not_mixed(folder: Path, feat
     combiner = FeatureCombiner(source=Source("another", "f" * 64))
     save_combiner(combiner, tmp_path / "combiner.safetensors")
     job = sr.Job(read_faces([folder])[0], features, tmp_path / "combiner.safetensors", "compact", sr.Recipe(), None)
-    with pytest.raises(FasrError, match="trained on features of ffffffffffff"):
+    with pytest.raises(FasrError, match="it belongs to the embedder ffffffffffff"):
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 

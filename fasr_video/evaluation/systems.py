@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fasr_video.detection.landmarks import LandmarkFinder
-from fasr_video.errors import FasrError, InputError, ModelError, UsageError
+from fasr_video.errors import FasrError, InputError, UsageError
 from fasr_video.evaluation.degradations import Degradation, enlarged, folder_name, repeated
 from fasr_video.evaluation.photos import check_names, digest_of, plain_name
 from fasr_video.evaluation.protocols import Item
@@ -25,7 +25,7 @@ from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.combiner import FeatureCombiner
-from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.recognition.embedder import Embedder, as_tensor, require_embedder
 from fasr_video.sr import identity, sampling
 from fasr_video.sr.attributes import Attribute, complete
 from fasr_video.sr.denoiser import PRECISIONS
@@ -433,9 +433,7 @@ def pooler(system: System, embedder: Embedder) -> Pooler:
         return Pooler(rule, embedder, None, system.references)
     file = system.combiner or boxed("combiner.safetensors")
     combiner = merging.load_combiner(file)
-    if combiner.source.sha256 not in ("", embedder.sha256):
-        reason = f"trained on features of the embedder {combiner.source.sha256[:12]}…, not of {embedder.sha256[:12]}…"
-        raise ModelError(file, reason, "give one trained on these with --combiner, or take --merge mean")
+    require_embedder(file, combiner.source.sha256, embedder.sha256)
     return Pooler(rule, embedder, combiner, system.references)
 
 

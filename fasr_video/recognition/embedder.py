@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fasr_video.batch_size import FACES, at_once
 from fasr_video.checkpoint import load_state
+from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.network import FORMAT, LENGTH, EmbedderNet
 from fasr_video.types import Image
@@ -66,3 +67,10 @@ def as_tensor(images: Sequence[Image]) -> Tensor:
     """RGB uint8 pictures of one size as N×3×H×W in [0, 1]."""
     block: NDArray[np.uint8] = np.stack(list(images))
     return torch.from_numpy(block).permute(0, 3, 1, 2).float() / 255
+
+
+def require_embedder(file: Path, own: str, given: str) -> None:
+    """Raise where a file belongs to another embedder (SHA-256, empty: not known) than the one given."""
+    if own not in ("", given):
+        reason = f"it belongs to the embedder {own[:12]}…, not to {given[:12]}…"
+        raise ModelError(file, reason, "use one embedder throughout, or make it again with this one")

@@ -12,9 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from fasr_video.datasets.faces import Faces, views
-from fasr_video.errors import ModelError
 from fasr_video.files import write_whole
-from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, require_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.combiner import CombinerFeatures
 
@@ -59,10 +58,7 @@ def _embed(faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: 
 def embedder_of(features: Path, weights: Path | None, device: torch.device) -> BuiltinEmbedder:
     """The embedder with these weights (None: those in the box), if `features` (.npz) are its own."""
     embedder = BuiltinEmbedder(weights, device)
-    source = CombinerFeatures.load(features).source
-    if source.sha256 not in ("", embedder.sha256):
-        reason = f"its features are of the embedder {source.sha256[:12]}…, but {embedder.sha256[:12]}… is given"
-        raise ModelError(features, reason, "give the embedder that made them")
+    require_embedder(features, CombinerFeatures.load(features).source.sha256, embedder.sha256)
     return embedder
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from fasr_video.checkpoint import load_state
-from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
+from fasr_video.recognition.embedder import require_embedder
 from fasr_video.sr.flow import RectifiedFlow, flow_network
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_mean, save_flow
@@ -81,10 +81,7 @@ def run(
     torch.manual_seed(plan.seed)
     data, source = mean_training.load_material(job.mean, device)
     mean = load_mean(job.weights)
-    if mean.embedder not in ("", source.sha256):
-        reason = f"trained with features of the embedder {mean.embedder[:12]}…"
-        reason += f", these are of {source.sha256[:12]}…"
-        raise ModelError(job.weights, reason, "make features with that embedder")
+    require_embedder(job.weights, mean.embedder, source.sha256)
     flow = RectifiedFlow(flow_network(job.widths, job.blocks, mean.side))
     if job.begin is not None:
         load_state(flow.network, job.begin)

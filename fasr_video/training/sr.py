@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, read_faces, rows_of, views
-from fasr_video.errors import ModelError, UsageError
+from fasr_video.errors import UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition import combiner as merging
+from fasr_video.recognition.embedder import require_embedder
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
 from fasr_video.sr.degradation import enlarge, shrink
@@ -223,9 +224,7 @@ def band(recipe: Recipe) -> tuple[int, int]:
 def load_combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
     """Return the Feature Combiner of a file, if it was trained on features of this embedder."""
     combiner = merging.load_combiner(file)
-    if combiner.source.sha256 != source.sha256:
-        reason = f"it was trained on features of {combiner.source.sha256[:12]}…, these are of {source.sha256[:12]}…"
-        raise ModelError(file, reason, "make features and combiner with one embedder")
+    require_embedder(file, combiner.source.sha256, source.sha256)
     return combiner
 
 
