@@ -9,10 +9,9 @@ import pytest
 import torch
 from skimage.data import astronaut
 
-from fasr_video.checkpoint import read_state
 from fasr_video.detection.builtin import BuiltinDetector
 from fasr_video.detection.network import STRIDES, LevelOutput, decode_level
-from fasr_video.training.detector import Plan, make_target, rate, train
+from fasr_video.training.detector import Recipe, make_target, run
 from fasr_video.training.detector_data import (
     Faces,
     Material,
@@ -26,6 +25,7 @@ from fasr_video.training.detector_data import (
     read_scenes,
     scene_part,
 )
+from fasr_video.training.loop import Plan, Progress, rate
 from tests.scenes import ASTRONAUT, write_scenes
 
 FRONTAL = np.array([[30.0, 40], [70, 40], [50, 62], [35, 80], [65, 80]])
@@ -136,26 +136,20 @@ def test_scenes_give_small_faces_and_portraits_faces_that_fill_the_picture(data:
 
 
 def test_the_learning_rate_stays_constant_and_falls_at_the_end() -> None:
-    assert rate(0, 1000) < rate(199, 1000) == rate(800, 1000) == 1.0
-    assert rate(900, 1000) == pytest.approx(0.5)
-    assert rate(999, 1000) == pytest.approx(0.01)
+    plan = Plan(steps=1000, lr=2e-3, constant=True, floor=0.01)
+    assert rate(0, plan) < rate(199, plan) == rate(800, plan) == 1.0
+    assert rate(900, plan) == pytest.approx(0.5)
+    assert rate(999, plan) == pytest.approx(0.01)
 
 
 def test_training_saves_resumes_and_gives_weights_that_load(data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    assert train(data, run, Plan(steps=2, batch=2, side=128, shards=1)) == 2
-    assert train(data, run, Plan(steps=4, batch=2, side=128, shards=1)) == 4
-    assert torch.load(run / "state.pt", weights_only=True)["step"] == 4
-    detector = BuiltinDetector(run / "detector.safetensors", 0.3, "cpu")
+    out = tmp_path / "run"
+    reports: list[Progress] = []
+    for steps in (2, 4):
+        plan = Plan(steps=steps, lr=2e-3, constant=True, bf16=False)
+        recipe = Recipe(batch=2, side=128, shards=1)
+        assert run(data, out, recipe, plan, torch.device("cpu"), reports.append) == steps
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == 4
+    assert [progress.step for progress in reports] == [2, 4] and reports[0].terms["focal"] > 0
+    detector = BuiltinDetector(out / "detector.safetensors", 0.3, "cpu")
     assert len(detector.detect([np.zeros((64, 64, 3), np.uint8)])) == 1
-
-
-def test_training_stops_when_its_time_is_over_and_begins_with_given_weights(data: Path, tmp_path: Path) -> None:
-    first = tmp_path / "first"
-    train(data, first, Plan(steps=1, batch=2, side=128, shards=1))
-    begin = first / "detector.safetensors"
-    stopped = train(data, tmp_path / "run", Plan(steps=9, batch=2, side=128, shards=1, minutes=0), begin)
-    assert stopped == 0
-    before, after = read_state(begin), read_state(tmp_path / "run" / "detector.safetensors")
-    weights = [name for name in before if not name.endswith("num_batches_tracked")]
-    assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in weights)

@@ -1,7 +1,8 @@
 """Train the Feature Combiner on features of full-resolution faces and of their LR twins.
 
 Triplet loss as in FASR++: what the combiner makes of two LR faces of a person should be nearer to the mean of the HR
-features of the same two than to somebody else's HR feature, by a margin. All that is random in an epoch comes from
+features of the same two than to somebody else's HR feature, by a margin. The loop is its own, as it counts epochs,
+keeps the best one and stops when nothing gets better. All that is random in an epoch comes from
 (seed, epoch): a run that was stopped ends where an unbroken one does.
 """
 
@@ -21,12 +22,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.checkpoint import find_device, read_torch
+from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition.combiner import ETA, UNKNOWN, FeatureCombiner, Source, save, unit_rows
 from fasr_video.training.curves import draw_or_say
-from fasr_video.training.loop import check_settings
+from fasr_video.training.loop import read_checkpoint
 
 TRAIN_SHARE = 0.85
 FEWEST_PEOPLE = 10
@@ -325,10 +326,7 @@ def _store(out: Path, run: Run) -> None:
 
 
 def _resume(file: Path, run: Run) -> None:
-    state = read_torch(file)
-    if not isinstance(state, dict) or not state.keys() >= {"net", "optimizer", "best", "settings", "log"}:
-        raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
-    check_settings(file, state["settings"], run.settings)
+    state = read_checkpoint(file, {"net", "optimizer", "best", "log"}, run.settings)
     run.net.load_state_dict(state["net"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.best.load_state_dict(state["best"])

@@ -1,31 +1,29 @@
 """Train the builtin detector: `python -m fasr_video.training.detector --data DIR --out RUN`.
 
 Loss: penalty-reduced focal loss on a centre map (CornerNet, eq. 1; CenterNet) plus L1 on offset, log size and
-landmarks around each centre. A run writes a checkpoint every few minutes and resumes from it. The learning rate stays
-constant and falls in a line over the last fifth of the steps: a run can be given more steps while it is constant.
+landmarks around each centre.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from fasr_video.checkpoint import load_state, save_own
 from fasr_video.detection.network import BASE, CONTRACT, FORMAT, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
 from fasr_video.training.detector_data import Faces, Material, Stream
+from fasr_video.training.loop import Loss, Plan, Progress, own_device, train
 
 TOO_SMALL = 7.0  # px, square root of a box's area: not asked for
-FALL = 0.2  # share of the steps over which the learning rate falls to nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +35,9 @@ class Target:
     regress: Tensor
     """N×14×H×W: offset, log size, landmark offsets, valid where `near`."""
     near: Tensor
+
+    def on(self, device: torch.device) -> Target:
+        return Target(*(getattr(self, name).to(device) for name in self.__slots__))
 
 
 def make_target(faces: list[Faces], stride: int, side: int) -> Target:
@@ -101,104 +102,64 @@ def save_detector(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    steps: int
+class Recipe:
+    """What the network is shown."""
+
     batch: int = 16
     side: int = 256
-    lr: float = 2e-3
     shards: int = 2
-    device: str = "cpu"
-    bf16: bool = False
-    """Compute in bfloat16: faster on GPUs, and slower on many CPUs that have it."""
-    minutes: float = math.inf
-    """Stop after this long, whatever the step; a later call resumes."""
 
 
-def train(data: Path, out: Path, plan: Plan, begin: Path | None = None) -> int:
+def make_loss(data: Path, recipe: Recipe) -> Loss:
+    """Return the loss of one step; a process beside makes its pictures."""
+    batches: Iterator[list[tuple[Tensor, Faces]]] | None = None
+
+    def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
+        nonlocal batches
+        if batches is None:
+            # Seeded by the step that training begins or resumes at.
+            stream = Stream(Material(data, recipe.shards), recipe.side, generator.initial_seed())
+            batches = iter(DataLoader(stream, recipe.batch, num_workers=1, collate_fn=list, prefetch_factor=4))
+        images, faces = zip(*next(batches), strict=True)
+        x = torch.stack(images).to(generator.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        outputs = model(x.contiguous(memory_format=torch.channels_last))
+        parts = []
+        for output, stride in zip(outputs, STRIDES, strict=True):
+            target = make_target(list(faces), stride, recipe.side)
+            parts.append(level_loss(output, target.on(generator.device)))
+        count = max(1, sum(part[3] for part in parts))
+        focal, box, landmarks = torch.stack([torch.stack(part[:3]) for part in parts]).sum(0) / count
+        return {"loss": focal + box + landmarks, "focal": focal, "box": box, "landmarks": landmarks}
+
+    return loss
+
+
+def run(
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    plan: Plan,
+    device: torch.device,
+    report: Callable[[Progress], None],
+    begin: Path | None = None,
+) -> int:
     """Train in folder `out`, from the weights of `begin` if given. Returns the step reached."""
     out.mkdir(parents=True, exist_ok=True)
-    state_file = out / "state.pt"
-    torch.manual_seed(0)
-    device = torch.device(plan.device)
+    torch.manual_seed(plan.seed)
     net = DetectorNet()
     if begin is not None:
         load_state(net, begin, FORMAT)
-    net = net.float().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ema = {k: v.detach().clone().float() for k, v in net.state_dict().items()}
-    decay_params = [p for p in net.parameters() if p.ndim > 1]
-    plain_params = [p for p in net.parameters() if p.ndim <= 1]
-    groups = [{"params": decay_params, "weight_decay": 0.02}, {"params": plain_params, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=plan.lr)
-    step = 0
-    if state_file.exists():
-        saved = torch.load(state_file, map_location=device, weights_only=True)
-        net.load_state_dict(saved["net"])
-        optimizer.load_state_dict(saved["optimizer"])
-        ema, step = saved["ema"], saved["step"]
-        print(f"resumed at step {step}", flush=True)
-    net.train()
-    stream = Stream(Material(data, plan.shards), plan.side, seed=step)
-    loader = torch.utils.data.DataLoader(stream, plan.batch, num_workers=1, collate_fn=list, prefetch_factor=4)
-    log = (out / "log.csv").open("a", newline="")
-    writer = csv.writer(log)
-    began, seen, sums, last_save = time.monotonic(), 0, np.zeros(3), time.monotonic()
-    for items in loader:
-        ended = step >= plan.steps or time.monotonic() - began > 60 * plan.minutes
-        if ended or time.monotonic() - last_save > 120:
-            save_run(out, net, optimizer, ema, step)
-            last_save = time.monotonic()
-        if ended:
-            break
-        for group in optimizer.param_groups:
-            group["lr"] = plan.lr * rate(step, plan.steps)
-        x = torch.stack([image for image, _ in items]).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-        targets = [make_target([faces for _, faces in items], s, plan.side) for s in STRIDES]
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.bf16):
-            outputs = net(x.contiguous(memory_format=torch.channels_last))
-        parts = [
-            level_loss(o, Target(*(getattr(t, f).to(device) for f in Target.__slots__)))
-            for o, t in zip(outputs, targets, strict=True)
-        ]
-        count = max(1, sum(p[3] for p in parts))
-        terms = torch.stack([torch.stack(p[:3]) for p in parts]).sum(0) / count
-        focal, box, landmarks = terms.unbind()
-        loss = focal + box + landmarks
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
-        optimizer.step()
-        step += 1
-        keep = min(0.999, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for k, v in net.state_dict().items():
-                ema[k].lerp_(v.float(), 1 - keep)
-        seen += len(items)
-        sums += terms.detach().cpu().numpy()
-        if step % 50 == 0:
-            pictures_per_second = seen / (time.monotonic() - began)
-            row = [step, *(round(v / 50, 4) for v in sums), round(pictures_per_second, 1)]
-            writer.writerow(row)
-            log.flush()
-            print("step {} focal {} box {} landmarks {}  {} images/s".format(*row), flush=True)
-            sums[:] = 0
-    return step
+
+    def save(state: Mapping[str, Tensor], step: int) -> None:
+        save_detector(state, out / "detector.safetensors")
+
+    return train(net, make_loss(data, recipe), out, plan, device, save, report, {"recipe": recipe})
 
 
-def rate(step: int, steps: int) -> float:
-    """Return the share of the full learning rate at a step: up in a line, constant, down in a line."""
-    warm = min(1.0, (step + 1) / 200)
-    return warm * max(0.01, min(1.0, (steps - step) / (FALL * steps)))
-
-
-def save_run(
-    out: Path, net: DetectorNet, optimizer: torch.optim.Optimizer, ema: Mapping[str, Tensor], step: int
-) -> None:
-    """Write the checkpoint and the weights of a run."""
-    partial = out / "state.tmp"
-    state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}
-    torch.save(state, partial)
-    partial.replace(out / "state.pt")
-    save_detector(ema, out / "detector.safetensors")
+def show(progress: Progress) -> None:
+    """Print how far training is."""
+    terms = " ".join(f"{name} {value:.4f}" for name, value in progress.terms.items())
+    print(f"step {progress.step}: {terms}  {progress.batches_per_second:.2f} batches/s", flush=True)
 
 
 def main() -> None:
@@ -214,9 +175,19 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 in place of float32")
-    given = vars(parser.parse_args())
-    data, out, begin = (given.pop(name) for name in ("data", "out", "begin"))
-    train(data, out, Plan(**given), begin)
+    args = parser.parse_args()
+    plan = Plan(
+        steps=args.steps,
+        lr=args.lr,
+        constant=True,
+        floor=0.01,
+        weight_decay=0.02,
+        clip=5.0,
+        bf16=args.bf16,
+        seconds=60 * args.minutes,
+    )
+    recipe = Recipe(args.batch, args.side, args.shards)
+    run(args.data, args.out, recipe, plan, own_device(args.device), show, args.begin)
 
 
 if __name__ == "__main__":

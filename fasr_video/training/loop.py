@@ -1,4 +1,4 @@
-"""The training loop of embedder, SR and attributes: bf16, EMA, a log, checkpoints to go on from, several devices.
+"""The training loop of all networks but the Feature Combiner: bf16, EMA, a log, checkpoints, several devices.
 
 All that is random in a step comes from (seed, step): a resumed run sees what an unbroken one would. Several GPUs: start
 with `torchrun` or `accelerate launch`; each process takes its own batches, the first one writes.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +33,18 @@ Save = Callable[[Mapping[str, Tensor], int], None]
 """Given the EMA weights and the step, at each checkpoint."""
 
 
+FALL = 0.2
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     steps: int
     lr: float
     warmup: int = 200
     floor: float = 0.02
-    """The learning rate falls along a cosine to this share of itself."""
+    """The learning rate falls to this share of itself, along a cosine,"""
+    constant: bool = False
+    """or in a line over the last steps, FALL of all; while it is constant, a run may be given more steps."""
     ema: float = 0.999
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -116,7 +122,9 @@ def train(
     net.to(device)
     if plan.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    asked = {"seed": plan.seed, "steps": plan.steps, "lr": plan.lr, **(settings or {})}
+    asked = {"seed": plan.seed, "lr": plan.lr, **(settings or {})}
+    if not plan.constant:
+        asked["steps"] = plan.steps
     run = Run(net, _optimizer(net, plan), Ema(net, plan.ema), {k: str(v) for k, v in asked.items()})
     _resume(out, run, device)
     model = DistributedDataParallel(net) if torch.distributed.is_initialized() else net
@@ -179,8 +187,10 @@ def _check_numbers(run: Run) -> None:
 
 
 def rate(step: int, plan: Plan) -> float:
-    """Share of the full learning rate at a step: up in a line, down along a cosine."""
+    """Share of the full learning rate at a step: up in a line, down along a cosine or in a line."""
     warm = min(1.0, (step + 1) / max(1, plan.warmup))
+    if plan.constant:
+        return warm * max(plan.floor, min(1.0, (plan.steps - step) / (FALL * plan.steps)))
     return warm * (plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps))))
 
 
@@ -263,10 +273,7 @@ def _resume(out: Path, run: Run, device: torch.device) -> None:
     file = out / "state.pt"
     if not file.exists():
         return
-    state = read_torch(file)
-    if not isinstance(state, dict) or not state.keys() >= {"net", "optimizer", "ema", "settings", "step"}:
-        raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
-    check_settings(file, state["settings"], run.settings)
+    state = read_checkpoint(file, {"net", "optimizer", "ema", "step"}, run.settings)
     run.net.load_state_dict(state["net"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.ema.values = {k: v.to(device) for k, v in state["ema"].items()}
@@ -274,12 +281,17 @@ def _resume(out: Path, run: Run, device: torch.device) -> None:
     _cut_log(out / "log.csv", run.step)
 
 
-def check_settings(file: Path, begun: Mapping[str, object], asked: Mapping[str, object]) -> None:
-    """A run goes on with what it was begun with, or not at all."""
+def read_checkpoint(file: Path, parts: set[str], asked: Mapping[str, object]) -> dict[str, Any]:
+    """Return the state of a run, which goes on with the settings that it was begun with, or not at all."""
+    state = read_torch(file)
+    if not isinstance(state, dict) or not state.keys() >= {"settings", *parts}:
+        raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
+    begun = state["settings"]
     keys = sorted(begun.keys() | asked.keys())
     other = [f"{k} {begun.get(k)}, not {asked.get(k)}" for k in keys if begun.get(k) != asked.get(k)]
     if other:
         raise UsageError(file, f"its run was begun with {', '.join(other)}", "ask for the same, or use an empty folder")
+    return state
 
 
 def _log(file: Path, progress: Progress) -> None:
