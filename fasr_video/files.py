@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -109,6 +110,17 @@ def open_lock(path: Path) -> IO[str]:
     """The file that a lock is held by. Nothing is written to it, and a link in its place is refused."""
     refuse_link(path)
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+
+
+def take_lock(path: Path) -> IO[str]:
+    """Return the file whose lock is held until it is closed; raises BlockingIOError where somebody else holds it."""
+    handle = open_lock(path)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise
+    return handle
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:

@@ -24,7 +24,7 @@ from fasr_video.evaluation.protocols import Trial
 from fasr_video.files import write_whole
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.recognition.embedder import Embedder, as_tensor
-from fasr_video.sqlite import BUSY_SECONDS, MISREAD, connect
+from fasr_video.sqlite import MISREAD, connect_to_write
 from fasr_video.types import Image
 
 DATABASE, TRIAL = "eval.sqlite", "trial.json"
@@ -45,8 +45,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self._db = connect(folder / DATABASE, timeout=BUSY_SECONDS)
-        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db = connect_to_write(folder / DATABASE)
         self._db.executescript(SCHEMA)
 
     def __enter__(self) -> Store:

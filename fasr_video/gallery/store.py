@@ -11,7 +11,6 @@ their mean weighted by the embedder's norms.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -32,7 +31,7 @@ from PIL import Image as PilImage
 
 from fasr_video.actors import login, stated
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
-from fasr_video.files import make_private_folder, open_lock, put_in_place, refuse_links, sync_folder
+from fasr_video.files import make_private_folder, put_in_place, refuse_links, sync_folder, take_lock
 from fasr_video.gallery import traces, values
 from fasr_video.gallery.records import (
     LONGEST_ID,
@@ -51,14 +50,7 @@ from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
-from fasr_video.sqlite import (
-    BUSY_SECONDS,
-    close_whole,
-    connect,
-    connect_to_read,
-    environment,
-    transaction,
-)
+from fasr_video.sqlite import close_whole, connect_to_read, connect_to_write, environment, transaction
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
@@ -118,7 +110,7 @@ class GalleryStore:
                 for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
                     leftover.unlink()
                 # The database appears under its name only when it is whole.
-                database = _connect(new)
+                database = connect_to_write(new, PAGE)
                 with database:
                     database.executescript(_SCHEMA)
                     facts = {"schema": SCHEMA_VERSION, "gallery": secrets.token_hex(8), "generation": 0, "purge": 0}
@@ -141,7 +133,7 @@ class GalleryStore:
             with environment(folder):
                 if not read_only:
                     refuse_links(folder)
-                database = connect_to_read(path) if read_only else _connect(path)
+                database = connect_to_read(path) if read_only else connect_to_write(path)
                 if not has_our_meta(database, SHAPE):
                     refuse_others(database, SHAPE, path)
                 made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
@@ -202,7 +194,7 @@ class GalleryStore:
 
     def note_index_stamp(self, digest: str) -> None:
         """Also of a gallery that is open for reading, by whoever is its only writer."""
-        database = _connect(self.folder / DATABASE)
+        database = connect_to_write(self.folder / DATABASE)
         try:
             with transaction(database, self.folder):
                 database.execute("INSERT OR REPLACE INTO meta VALUES ('index_stamp', ?)", (digest,))
@@ -687,25 +679,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    database = connect(path, timeout=BUSY_SECONDS)
-    database.execute(f"PRAGMA page_size = {PAGE}")
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")  # what was told to be done is done, also after a power cut
-    database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA secure_delete = ON")
-    return database
-
-
 def _lock(folder: Path) -> IO[str]:
-    with environment(folder):
-        handle = open_lock(folder / LOCK)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with environment(folder):
+            return take_lock(folder / LOCK)
     except BlockingIOError as error:
-        handle.close()
         raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
-    return handle
 
 
 def drop_index(folder: Path) -> None:
