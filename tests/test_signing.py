@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,10 @@ def test_what_cannot_be_signed_is_told_in_one_line(
     ):
         code, _, err = called(capsys, "check-signature", target, "--key", checking_key)
         assert code == 2 and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["keygen", "sign", "check-signature"])
+def test_help_needs_no_cryptography(command: str) -> None:
+    code = "import sys; sys.modules['cryptography'] = None; from fasr_video.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and "Usage:" in done.stdout, done.stderr
