@@ -7,11 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from skimage.data import astronaut
 
 from fasr_video.detection.builtin import BuiltinDetector
-from fasr_video.detection.network import STRIDES, LevelOutput, decode_level
-from fasr_video.training.detector import Recipe, make_target, run
+from fasr_video.detection.network import STRIDES, DetectorNet, LevelOutput, decode_level
+from fasr_video.training.detector import (
+    LOWERED,
+    Recipe,
+    make_target,
+    run,
+    save_detector,
+    shift_scores,
+)
 from fasr_video.training.detector_data import (
     Faces,
     Material,
@@ -153,3 +161,15 @@ def test_training_saves_resumes_and_gives_weights_that_load(data: Path, tmp_path
     assert [progress.step for progress in reports] == [2, 4] and reports[0].terms["focal"] > 0
     detector = BuiltinDetector(out / "detector.safetensors", 0.3, "cpu")
     assert len(detector.detect([np.zeros((64, 64, 3), np.uint8)])) == 1
+
+
+def test_saved_weights_score_lower_and_training_goes_on_where_it_was(tmp_path: Path) -> None:
+    state = DetectorNet().state_dict()
+    file = tmp_path / "detector.safetensors"
+    save_detector(state, file)
+    saved = load_file(file)
+    for name in ("head.0.bias", "head.1.bias", "head.2.bias"):
+        assert saved[name][0] == pytest.approx(float(state[name][0]) - LOWERED, abs=1e-2)
+        assert torch.allclose(saved[name][1:].float(), state[name][1:], atol=1e-2)
+    back = shift_scores(saved, LOWERED)
+    assert back["head.0.bias"][0] == pytest.approx(float(state["head.0.bias"][0]), abs=1e-2)

@@ -278,7 +278,7 @@ def mosaic(material: Material, side: int, rng: np.random.Generator) -> Sample:
     down = int(rng.integers(PATCH, side - PATCH))
     for x, width in ((0, across), (across, side - across)):
         for y, height in ((0, down), (down, side - down)):
-            make = scene_part if rng.random() < 0.75 else empty_part
+            make = scene_part if rng.random() < 0.6 else empty_part
             picture, faces = make(material, width, height, rng)
             canvas.paste(picture, (x, y))
             placed.append(faces.moved(1.0, -x, -y))
@@ -324,11 +324,11 @@ def _write_clock(image: Image.Image, rng: np.random.Generator) -> None:
 def make_sample(material: Material, side: int, rng: np.random.Generator) -> Sample:
     """Draw one training picture of side×side and its faces."""
     kind = rng.random()
-    if kind < 0.45:
+    if kind < 0.40:
         image, faces = scene_part(material, side, side, rng)
-    elif kind < 0.73:
+    elif kind < 0.66:
         image, faces = mosaic(material, side, rng)
-    elif kind < 0.90:
+    elif kind < 0.80:
         image, faces = portraits(material, side, side, rng)
     else:
         image, faces = empty_part(material, side, side, rng)
