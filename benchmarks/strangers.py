@@ -95,7 +95,7 @@ def line(left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], know
     first = [a.joined[0].subject == t.person for t, a in mates]
     lead = [right and a.verdict is Verdict.CANDIDATES for right, (_, a) in zip(first, mates, strict=True)]
     named = [a for a in strangers if a.verdict is Verdict.CANDIDATES]
-    nearest = max((a.joined[0].cosines[Kind.POOLED] for a in strangers), default=float("nan"))
+    cosines = [a.joined[0].cosines[Kind.POOLED] for a in strangers]
     ratios = [a.joined[0].ratio for a in strangers if a.joined[0].ratio is not None]
     return [
         left_out,
@@ -104,7 +104,7 @@ def line(left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], know
         str(sum(lead)),
         str(len(strangers)),
         str(len(named)),
-        f"{nearest:.3f}",
+        f"{max(cosines):.3f}" if cosines else "none",
         f"{max(ratios):.2f}" if ratios else "none",
     ]
 
