@@ -51,7 +51,7 @@ $(READY): pyproject.toml constraints.lock
 	@mkdir -p build
 	@$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) --dry-run --ignore-installed --no-deps \
 		--report build/torch.json -c constraints.txt torch
-	@$(BIN)/python torch_file.py $(if $(TORCH_INDEX),--any) build/torch.json > build/torch.lock
+	@$(BIN)/python scripts/torch_file.py $(if $(TORCH_INDEX),--any) build/torch.json > build/torch.lock
 	@$(PIP) --require-hashes --no-deps -r build/torch.lock
 	@echo "setup: installing the rest, each file by its hash (minutes)"
 	@grep '^setuptools==' constraints.lock > build/builder.lock
@@ -88,12 +88,12 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/python audit.py
+	$(BIN)/python scripts/audit.py
 
 lock: $(READY)
 	mkdir -p build
 	$(PIP) --dry-run --ignore-installed --no-deps --report build/lock.json -c constraints.txt torch
-	$(BIN)/python lock.py build/lock.json > build/constraints.lock
+	$(BIN)/python scripts/lock.py build/lock.json > build/constraints.lock
 	mv build/constraints.lock constraints.lock
 
 bench: $(READY)
@@ -104,4 +104,4 @@ bench: $(READY)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis cases/demo
-	find fasr_video tests benchmarks sample_videos -name __pycache__ -type d -prune -exec rm -rf {} +
+	find fasr_video tests benchmarks scripts sample_videos -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,12 +12,12 @@ import tomllib
 from contextlib import nullcontext
 from pathlib import Path
 
+import lock
 import pytest
 import torch
+import torch_file
 from packaging.version import Version
 
-import lock
-import torch_file
 from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedders import EMBEDDERS
@@ -297,5 +297,5 @@ def test_torch_is_checked_before_it_is_installed_and_by_nothing_that_was_install
     check = next(n for n, line in enumerate(steps) if "torch_file.py" in line)
     assert "--dry-run" in steps[check - 2] and all("$(PIP)" not in line for line in steps[: check - 2])
     assert steps[check + 1].endswith("--require-hashes --no-deps -r build/torch.lock")
-    imports = re.findall(r"^(?:from|import) (\w+)", (ROOT / "torch_file.py").read_text(), re.MULTILINE)
+    imports = re.findall(r"^(?:from|import) (\w+)", (ROOT / "scripts" / "torch_file.py").read_text(), re.MULTILINE)
     assert set(imports) <= sys.stdlib_module_names | {"__future__"}

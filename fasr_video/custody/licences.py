@@ -1,4 +1,7 @@
-"""Under which licences stands what is installed here: fasr-video, what it needs, and the weights in the box."""
+"""Under which licences stands what is installed here: fasr-video, what it needs, and the weights in the box.
+
+Not pip-licenses, which knows neither the weights nor what a package is needed for, and would be needed at run time.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`make setup`: the file of torch that pip would take, as a requirement with its hash, before anything is installed.
 
-    python torch_file.py [--any] REPORT.json > torch.lock
+    python scripts/torch_file.py [--any] REPORT.json > torch.lock
 
 REPORT.json is what `pip install --dry-run --report` writes. A file that constraints.lock does not know is refused; with
 `--any` (of an index that was chosen) it is pinned to the hash that the index tells. This needs no package: one that is
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LOCK = Path(__file__).parent / "constraints.lock"
+LOCK = Path(__file__).parents[1] / "constraints.lock"
 
 
 def main(arguments: list[str]) -> None:

@@ -1,11 +1,13 @@
 """`make lock`: constraints.lock, the pins of constraints.txt with the SHA-256 of each file that Linux may take of them.
 
-    python lock.py [REPORT.json…] > constraints.lock
+    python scripts/lock.py [REPORT.json…] > constraints.lock
 
 They are those that the index which pip uses tells, and those in REPORT.json, which `pip install --report` writes: what
 pip takes here from elsewhere (torch's CPU build). Where pip is told to require hashes, it prefers what its index tells
 the hash of, and for torch that is the build with all of CUDA: so `make setup` asks pip which file it would take, and
 names that one with its hash (torch_file.py).
+Not `uv pip compile --generate-hashes`, which also names source distributions and files for other systems, and takes
+each package from one index, so that torch's CPU build would be missing.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
+from audit import AT_ONCE, PINS, index, read_pins
 from packaging.utils import (
     InvalidSdistFilename,
     InvalidWheelFilename,
@@ -25,8 +28,6 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 from packaging.version import Version
-
-from audit import AT_ONCE, PINS, index, read_pins
 from torch_file import chosen, hash_of, name_of
 
 SECONDS = 60.0

@@ -1,9 +1,11 @@
 """`make lint`: what is publicly known against the packages that constraints.txt pins, asked of the index that pip uses.
 
-    python audit.py [CONSTRAINTS]
+    python scripts/audit.py [CONSTRAINTS]
 
 Ends with 1 where something is known, and says which version mends it. Without a network, or with an index that tells
 nothing of weaknesses, it says so in one line and ends with 0. Part of no installation: nothing asks at run time.
+Not pip-audit, which without a network ends in a traceback and with 1, as where something is known, and which asks
+pypi.org whatever index pip uses.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 SECONDS = 5.0
 """For one answer."""
 AT_ONCE = 8
-PINS = Path(__file__).parent / "constraints.txt"
+PINS = Path(__file__).parents[1] / "constraints.txt"
 
 
 @dataclass(frozen=True)
