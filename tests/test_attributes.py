@@ -453,7 +453,7 @@ def test_labels_follow_the_faces(tmp_path: Path) -> None:
         ("", "no column path"),
         ("path,male,glasses,no_beard\n1/a.png,0,1,1\n", r"no row for 1 of 1 faces \(0/a.png is the first\)"),
         ("path,male,glasses,no_beard\n0/a.png,-1,1,1\n", "labels of 0/a.png are -1, 1, 1; write 0 or 1"),
-        ("path,male,glasses,no_beard\n0/a.png,0,1\n", "labels of 0/a.png are 0, 1, None"),
+        ("path,male,glasses,no_beard\n0/a.png,0,1\n", "labels of 0/a.png are 0, 1, nothing"),
         ("\xff", "not a readable CSV file"),
     ],
 )

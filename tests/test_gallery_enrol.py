@@ -609,10 +609,10 @@ class TestListings:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            (b"", "lacks"),
-            (b"a,b\n1,2\n", "lacks"),
+            (b"", "no column path, subject"),
+            (b"a,b\n1,2\n", "no column path, subject"),
             (b"path,subject\n", "names no"),
-            (b"\xff\xfe\x00", "cannot|lacks|not a CSV"),
+            (b"\xff\xfe\x00", "not a readable CSV file"),
         ],
     )
     def test_a_manifest_that_is_none(self, tmp_path: Path, text: bytes, says: str) -> None:
