@@ -25,6 +25,7 @@ from pathlib import Path
 
 import av
 from footage import REPO, repeat, seconds_of, size_of
+from processes import resident
 from results import Table
 
 from fasr_video.archive.canonical import digest
@@ -93,17 +94,6 @@ def run(given: list[str], others: Sequence[int] = ()) -> Measured:
     if process.returncode:
         raise SystemExit(f"{' '.join(given)} ended with {process.returncode}: {told[-3:]}")
     return Measured(time.monotonic() - began, most)
-
-
-def resident(pid: int) -> float:
-    """MiB that a process and those it started hold; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        children = [c for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    own = next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:")), 0.0)
-    return own + sum(resident(int(child)) for child in children)
 
 
 def results(cases: Path) -> dict[str, str]:

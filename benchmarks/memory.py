@@ -20,6 +20,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from footage import SAMPLE, repeat, seconds_of
+from processes import resident
 from results import RESULTS, Table
 
 matplotlib.use("Agg")
@@ -50,7 +51,7 @@ def watch(command: list[str]) -> Watched:
         listener.start()
         try:
             while process.poll() is None:
-                mib = _resident(process.pid)
+                mib = resident(process.pid)
                 if mib:
                     seen.wall.append(time.monotonic() - began)
                     seen.rss.append(mib)
@@ -70,17 +71,6 @@ def _listen(process: subprocess.Popen[str], seen: Watched, began: float) -> None
             seen.told.append((time.monotonic() - began, told))
         else:
             seen.result = told
-
-
-def _resident(pid: int) -> float:
-    """MiB that a process and those it started hold; 0 when it is gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        children = [c for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    own = next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS:")), 0.0)
-    return own + sum(_resident(int(child)) for child in children)
 
 
 def size_of(folder: Path) -> float:

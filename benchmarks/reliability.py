@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from archive import FASR, variant
 from footage import REPO, SAMPLE, repeat, seconds_of
+from processes import family, status
 from results import Table
 
 JOBS = (  # the longest first, so that the last of them does not keep everybody waiting
@@ -117,25 +118,16 @@ class Sample:
     threads: int
 
 
-def family(pid: int) -> list[int]:
-    """A process, and all that it started."""
-    try:
-        children = [int(c) for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
-    except OSError:
-        return [pid]
-    return [pid, *(p for child in children for p in family(child))]
-
-
 def look(pid: int, began: float, done: int) -> Sample:
     mib = handles = threads = 0.0
     for process in family(pid):
+        about = status(process)
         try:
-            status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
             handles += len(list(Path(f"/proc/{process}/fd").iterdir()))
         except OSError:  # it has ended
             continue
-        mib += int(status.get("VmRSS", "0 kB").split()[0]) / 1024
-        threads += int(status["Threads"])
+        mib += int(about.get("VmRSS", "0 kB").split()[0]) / 1024
+        threads += int(about.get("Threads", 0))
     return Sample(time.monotonic() - began, done, mib, int(handles), int(threads))
 
 

@@ -17,7 +17,6 @@ from results import RESULTS, markdown
 PLAN = RESULTS.parent / "scale.md"
 BEGIN = "<!-- {}: filled by benchmarks/scale_plan.py from docs/results -->"
 END = "<!-- end of {} -->"
-SECONDS_A_DAY = 86_400
 RATES = (25.0, 5.0, 1.0)  # frames a second that are looked at
 FREE = 0.2
 """Share of a machine for restarts and days with crowds."""

@@ -9,13 +9,14 @@ Speeds are wall time on a quiet machine; exactness is against the same weights i
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from processes import status
 from results import Table, command_line
 
 from fasr_video.sr import sampling
@@ -95,8 +96,7 @@ def two_samples(precision: str) -> None:
 
 def own_peak() -> float:
     """This process's largest memory in MiB. (The kernel's ru_maxrss may be that of the process that started it.)"""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    return int(status(os.getpid())["VmHWM"].split()[0]) / 1024
 
 
 def main() -> None:

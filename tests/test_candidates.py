@@ -129,7 +129,7 @@ def test_calibration_speaks_as_far_as_it_fits(tmp_path: Path) -> None:
     made = dataclasses.replace(test_search.make_calibration(), facts={**test_search.FACTS, "restorer": restorer})
     file = tmp_path / "calibration.json"
     made.save(file)
-    chosen = SearchSettings(mode="investigation", candidates=5, fpir=0.1, calibration=file)
+    chosen = SearchSettings(mode="investigation", candidates=5, fpir=0.1, calibration=file, several_faces="refuse")
     whole = read_calibration(chosen, made.facts)
     assert whole.calibrated == tuple(Kind) and whole.remarks == ()
     other = read_calibration(chosen, {**made.facts, "restorer": {"method": "bicubic", "samples": 2}})

@@ -82,14 +82,6 @@ def test_track_settings_are_those_of_the_trackers_with_the_same_defaults() -> No
     assert configs.load("cpu").track.model_dump(exclude={"method"}) == of_trackers
 
 
-def test_file_of_before_with_a_weight_of_embeddings_opens_and_means_what_it_meant(tmp_path: Path) -> None:
-    values = yaml.safe_load(configs.as_yaml(configs.load("cpu")))
-    values["track"]["appearance_weight"] = 0.3
-    path = tmp_path / "before.yaml"
-    path.write_text(yaml.safe_dump(values))
-    assert configs.load(str(path)) == configs.load("cpu")
-
-
 def _numbers() -> list[str]:
     values = configs.load("cpu").model_dump()
     return [f"{g}.{n}" for g, n in sorted(OPTIONS) if isinstance(values[g][n], float)]

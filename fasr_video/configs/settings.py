@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fasr_video.errors import SettingsError
 
@@ -40,10 +40,9 @@ class DetectSettings(_Group):
     backend: Literal["builtin", "haar", "retinaface", "insightface"]
     weights: Path | None
     device: str
-    # With defaults, for settings that cases made before these were there have in their files.
-    engine: Literal["torch", "openvino"] = "torch"
-    every: int = Field(1, ge=1, le=1000)
-    gate: Literal["none", "motion"] = "none"
+    engine: Literal["torch", "openvino"]
+    every: int = Field(ge=1, le=1000)
+    gate: Literal["none", "motion"]
     min_score: float = Share
     tile: int = Field(ge=0)
     tile_overlap: int = Field(ge=0)
@@ -59,12 +58,6 @@ class TrackSettings(_Group):
     high_score: float = Share
     min_overlap: float = Share
     reach: float = Field(ge=0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_before(cls, given: Any) -> Any:
-        """Without the weight of embeddings, which files and cases of before have: a run has none when it tracks."""
-        return {k: v for k, v in given.items() if k != "appearance_weight"} if isinstance(given, dict) else given
 
 
 class SelectSettings(_Group):
@@ -105,7 +98,7 @@ class RestoreSettings(_Group):
     subjects: dict[str, str]
     device: str
     precision: Literal["float32", "bfloat16"]
-    batch: int | None = Field(None, ge=1, le=1024)  # absent from older cases
+    batch: int | None = Field(ge=1, le=1024)
 
 
 class SearchSettings(_Group):
@@ -113,7 +106,7 @@ class SearchSettings(_Group):
     candidates: int = Field(ge=1, le=1000)
     fpir: float = Field(gt=0, lt=1)
     calibration: Path | None
-    several_faces: Literal["refuse", "largest"] = "refuse"  # absent from older cases
+    several_faces: Literal["refuse", "largest"]
 
 
 class LinkSettings(_Group):
@@ -124,7 +117,7 @@ class LinkSettings(_Group):
 
 class CaseSettings(_Group):
     segment_frames: int = Field(ge=1)
-    retention_days: int | None = Field(default=None, ge=0, le=36500)  # cases of before know nothing of it
+    retention_days: int | None = Field(ge=0, le=36500)
 
 
 class Settings(_Group):

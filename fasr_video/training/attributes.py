@@ -41,7 +41,8 @@ def read_labels(file: Path, faces: Faces) -> Tensor:
     for row in csv_rows_of(file, faces, NAMES):
         classes = [row[name] for name in NAMES]
         if not set(classes) <= {"0", "1"}:
-            raise InputError(file, f"labels of {row['path']} are {', '.join(name or 'nothing' for name in classes)}", "write 0 or 1")
+            found = ", ".join(name or "nothing" for name in classes)
+            raise InputError(file, f"labels of {row['path']} are {found}", "write 0 or 1")
         values.append([int(value) for value in classes])
     return torch.tensor(values)
 
