@@ -8,7 +8,6 @@ and C(c | x, sigma) goes by even odds before it has seen anything, 1/2 where noi
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,14 +19,15 @@ from torch.nn import functional as F
 from fasr_video import __version__
 from fasr_video.datasets.faces import Faces, csv_rows_of, degrade, views
 from fasr_video.errors import InputError, ModelError
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import sha256_file
 from fasr_video.sr.attributes import NAMES, AttributeClassifier
 from fasr_video.sr.guidance import open_classifier
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import save_attributes
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train
+from fasr_video.training.manifest import LICENCE, write_manifest
 
 BLOCK = 4
 SIGMAS = (0.002, 30.0)
@@ -60,7 +60,7 @@ def make_loss(
     side: int,
     names: Sequence[str] = NAMES,
     surveillance: float = 0.0,
-) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+) -> Loss:
     weights = class_weights(labels)
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
@@ -121,7 +121,7 @@ def train_attributes(
         raise InputError("labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes")
     about = {
         "version": __version__,
-        "licence": "follows the faces and labels it was trained on: name them, and their terms, beside these weights",
+        "licence": LICENCE,
         "faces": len(faces),
         "people": len(set(faces.identities)),
         "share_of_class_1": dict(zip(names, labels.float().mean(0).tolist(), strict=True)),
@@ -136,8 +136,7 @@ def train_attributes(
         learned.load_state_dict(state)
         file = out / "attributes.safetensors"
         save_attributes(AttributeClassifier(learned, names, *SIGMAS), file)
-        manifest = json.dumps({"file": file.name, "sha256": sha256_file(file), "step": step, **about}, indent=2)
-        write_whole(out / "manifest.json", lambda path: path.write_text(manifest, encoding="utf-8"))
+        write_manifest(file, step, about)
         draw_run(out, ("loss", "accuracy", *names))
 
     loss = make_loss(faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance)

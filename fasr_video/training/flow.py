@@ -23,9 +23,10 @@ from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_mean, save_flow
 from fasr_video.training import mean as mean_training
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train
 from fasr_video.training.manifest import describe, write_manifest
-from fasr_video.training.mean import Loss, Material, make_batch
+from fasr_video.training.mean import make_batch
+from fasr_video.training.sr import Material, load_material
 
 UNIT = 0.015  # about the mean square of the velocity, that errors are divided by
 
@@ -79,7 +80,7 @@ def run(
     """Train in folder `out`; leaves flow.safetensors, its manifest, log and curves. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    data, source = mean_training.load_material(job.mean, device)
+    data, source = load_material(job.mean.faces, job.mean.features, job.mean.combiner, device)
     mean = load_mean(job.weights)
     require_embedder(job.weights, mean.embedder, source.sha256)
     flow = RectifiedFlow(flow_network(job.widths, job.blocks, mean.side))

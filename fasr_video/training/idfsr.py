@@ -33,7 +33,7 @@ from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import is_own, load_own, save_idfsr
 from fasr_video.training.curves import draw_run
 from fasr_video.training.features import embedder_of
-from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train
 from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import merged_features, poor, unlike
 
@@ -124,9 +124,7 @@ def material(faces: Faces, marks: Tensor, features: Tensor) -> Material:
     return Material(faces.pictures[rows], marks[rows], own, merged, first, count)
 
 
-def make_loss(
-    data: Material, recipe: Recipe, side: int, embed: Embed
-) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
     device = data.pictures.device
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:

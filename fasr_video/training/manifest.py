@@ -12,7 +12,7 @@ from fasr_video import __version__
 from fasr_video.files import sha256_file, write_whole
 from fasr_video.training.loop import Plan
 
-LICENCE = "follows the faces it was trained on: name them, and their terms, beside these weights"
+LICENCE = "follows the faces and labels it was trained on: name them, and their terms, beside these weights"
 Facts = Mapping[str, object]
 
 

@@ -17,19 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fasr_video.checkpoint import load_state
-from fasr_video.datasets.faces import Faces, cut, rows_of
-from fasr_video.recognition import combiner as merging
-from fasr_video.recognition.combiner import Source
+from fasr_video.datasets.faces import Faces, cut
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.surveillance import Surveillance, camera
 from fasr_video.sr.weights import save_mean
-from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train
 from fasr_video.training.manifest import describe, write_manifest
-from fasr_video.training.sr import load_combiner, merged_features
+from fasr_video.training.sr import Material, load_material
 
 PARTS = 8  # of a batch: each has an LR size of its own
 MOVE = 1  # px, how far a face is moved at most: alignment is never exact
@@ -63,19 +60,6 @@ class Batch:
     side: Tensor
     """Pixels of each LR twin."""
     feature: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    pictures: Tensor
-    """N×3×S×S uint8, with a rim around the canonical frame."""
-    own: Tensor
-    """N×length: the feature of each picture itself."""
-    merged: Tensor
-    """N×length: the person's other pictures together; zeros where there are none."""
-
-
-Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
 
 
 def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
@@ -215,19 +199,6 @@ class Job:
     """Weights that a new run begins with."""
 
 
-def load_material(job: Job, device: torch.device) -> tuple[Material, Source]:
-    """Return faces with their features, and whose features they are."""
-    features = rows_of(job.features, job.faces, ("hr", "lr"))
-    source = CombinerFeatures.load(job.features).source
-    merge = merging.mean if job.combiner is None else load_combiner(job.combiner, source).combine
-    material = Material(
-        job.faces.pictures.to(device),
-        features["hr"].to(device),
-        merged_features(features["lr"], job.faces.people.values(), merge).to(device),
-    )
-    return material, source
-
-
 def run(
     job: Job,
     out: Path,
@@ -238,7 +209,7 @@ def run(
     """Train in folder `out`; leaves mean.safetensors, its manifest, log and curves. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    data, source = load_material(job, device)
+    data, source = load_material(job.faces, job.features, job.combiner, device)
     network = MeanNet(job.width, job.blocks, feature_length=data.own.shape[1])
     mean = PosteriorMean(network)
     if job.begin is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ from fasr_video.sr.weights import save_denoiser
 from fasr_video.training.combiner import CombinerFeatures
 from fasr_video.training.curves import draw_run
 from fasr_video.training.features import embedder_of
-from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, train
 from fasr_video.training.manifest import describe, write_manifest
 
 SDES: dict[str, sde.SDE] = {"ve": sde.VE(), "vp": sde.VP(), "subvp": sde.SubVP()}
@@ -67,7 +67,7 @@ class Recipe:
 @dataclass(frozen=True, slots=True)
 class Material:
     pictures: Tensor
-    """N×3×S×S uint8."""
+    """N×3×S×S uint8, perhaps with a rim around the canonical frame."""
     own: Tensor
     """N×length: the feature of each picture itself."""
     merged: Tensor
@@ -76,9 +76,7 @@ class Material:
     """The embedder that made the features, for the identity term."""
 
 
-def make_loss(
-    data: Material, recipe: Recipe, side: int
-) -> Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]:
+def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         denoiser: Denoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
         rows, clean, condition = batch_of(data, recipe, side, generator)
@@ -182,16 +180,10 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
     """Train in folder `out`; leaves sr.safetensors, its manifest, log, curves and sample sheets. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    features = rows_of(job.features, job.faces, ("hr", "lr"))
-    source = CombinerFeatures.load(job.features).source
-    merge = merging.mean if job.combiner is None else load_combiner(job.combiner, source).combine
-    data = Material(
-        job.faces.pictures.to(device),
-        features["hr"].to(device),
-        merged_features(features["lr"], job.faces.people.values(), merge).to(device),
-        embedder_of(job.features, job.embedder, device).net if job.recipe.identity else None,
-    )
-    denoiser = NETWORKS[job.network](features["hr"].shape[1])
+    data, source = load_material(job.faces, job.features, job.combiner, device)
+    if job.recipe.identity:
+        data = replace(data, judge=embedder_of(job.features, job.embedder, device).net)
+    denoiser = NETWORKS[job.network](data.own.shape[1])
     if job.begin is not None:
         load_state(denoiser.network, job.begin)
     denoiser.embedder, denoiser.band = source.sha256, band(job.recipe)
@@ -219,6 +211,17 @@ def band(recipe: Recipe) -> tuple[int, int]:
     """Smallest and largest LR face that is shown."""
     seen = (*recipe.sides, *(Surveillance().side if recipe.surveillance else ()))
     return min(seen), max(seen)
+
+
+def load_material(
+    faces: Faces, features: Path, combiner: Path | None, device: torch.device
+) -> tuple[Material, merging.Source]:
+    """Return faces with their features, and whose features they are."""
+    rows = rows_of(features, faces, ("hr", "lr"))
+    source = CombinerFeatures.load(features).source
+    merge = merging.mean if combiner is None else load_combiner(combiner, source).combine
+    merged = merged_features(rows["lr"], faces.people.values(), merge)
+    return Material(faces.pictures.to(device), rows["hr"].to(device), merged.to(device)), source
 
 
 def load_combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner:
