@@ -7,11 +7,14 @@ from pathlib import Path
 
 def family(pid: int) -> list[int]:
     """Return a process, and all that it started."""
+    found = [pid]
     try:
-        children = [int(c) for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split()]
-    except OSError:
-        return [pid]
-    return [pid, *(p for child in children for p in family(child))]
+        for file in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in file.read_text().split():
+                found += family(int(child))
+    except OSError:  # it has ended
+        pass
+    return found
 
 
 def status(pid: int) -> dict[str, str]:

@@ -29,7 +29,8 @@ def read_csv(file: Path, columns: Collection[str], remedy: str) -> Table:
         header = tuple(name.strip() for name in next(lines, []))
         fields = [(lines.line_num, line) for line in lines if line]
     except OSError as error:
-        raise InputError(file, f"cannot be read ({error.strerror})", "check its path and permissions") from error
+        reason = f"cannot be read ({error.strerror})"
+        raise InputError(file, reason, "check its path and permissions") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(file, f"not a readable CSV file ({error})", remedy) from error
     missing = [name for name in columns if name not in header]

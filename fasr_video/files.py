@@ -113,7 +113,7 @@ def open_lock(path: Path) -> IO[str]:
 
 
 def take_lock(path: Path) -> IO[str]:
-    """Return the file whose lock is held until it is closed; raises BlockingIOError where somebody else holds it."""
+    """Return a file that is locked until it is closed; raises BlockingIOError where it is already."""
     handle = open_lock(path)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -111,13 +111,16 @@ def connect(path: Path, address: str | None = None, **more: Any) -> Guarded:
 def connect_to_write(path: Path, page_size: int | None = None) -> Guarded:
     """Open a database of ours, or begin one with pages of that many bytes.
 
-    What was said to be done is done, also after a power cut, and what is taken out leaves no trace in free pages.
+    What was said to be done is done, also after a power cut; what is taken out leaves no trace in
+    free pages.
     """
     database = connect(path, timeout=BUSY_SECONDS)
     if page_size is not None:
         database.execute(f"PRAGMA page_size = {page_size}")
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
-        database.execute(f"PRAGMA {pragma}")
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    database.execute("PRAGMA foreign_keys = ON")
+    database.execute("PRAGMA secure_delete = ON")
     return database
 
 

@@ -175,7 +175,7 @@ def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]
 
 
 def csv_rows_of(file: Path, faces: Faces, names: Sequence[str]) -> list[dict[str, str]]:
-    """Return the row of a CSV file for each face, found by its column `path`; the file has these columns, too."""
+    """Return the row of a CSV file with these columns for each face, found by its `path`."""
     remedy = f"give a CSV file with the columns path, {', '.join(names)}"
     rows = {row["path"]: row for row in read_csv(file, ("path", *names), remedy).rows.values()}
     return [rows[path] for path in _all_known(file, faces, rows, remedy)]

@@ -104,7 +104,8 @@ def isotonic(same: Scores, different: Scores) -> tuple[Scores, Scores]:
     weights = s / len(same) + d / len(different)
     starts = isotonic_regression(s / len(same) / weights, weights=weights).blocks[:-1]
     with np.errstate(divide="ignore"):
-        told = np.log10(np.add.reduceat(s, starts) / len(same)) - np.log10(np.add.reduceat(d, starts) / len(different))
+        told = np.log10(np.add.reduceat(s, starts) / len(same))
+        told -= np.log10(np.add.reduceat(d, starts) / len(different))
     told = np.clip(told, -np.log10(len(same) + 1), np.log10(len(different) + 1))
     ends = np.append(starts[1:], len(levels)) - 1
     knots = np.stack((levels[starts], levels[ends]), 1).ravel()
