@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from fasr_video.cli import main
-from fasr_video.errors import FasrError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
@@ -25,8 +24,8 @@ from fasr_video.sr.identity import (
 from fasr_video.sr.idfsr import (
     identity_denoiser,
 )
-from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
-from fasr_video.sr.methods import as_image, open_restorer
+from fasr_video.sr.methods import as_image
+from fasr_video.sr.methods.idfsr import Idfsr, IdfsrModels
 from fasr_video.sr.networks.idfsr import COMPACT
 from fasr_video.sr.restoration import Probe, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
@@ -254,10 +253,9 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
         (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
         (("sr", still, "--identity", weights), "takes no fitted identity"),
+        (("calibrate", album, "--out", tmp_path / "c.json", "--method", "idfsr"), "draws from references"),
         ((*fitting, "--refs", "/nowhere"), "no such folder"),
         ((*fitting, "--refs", small), "0 that can be used"),
     ):
         code, _, err = call(*arguments)
         assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
-    with pytest.raises(FasrError, match="draws from references"):
-        open_restorer("idfsr", torch.device("cpu"))

@@ -158,3 +158,8 @@ KINDS = {
     "em": Kind(_by_process(samplers.euler_maruyama, _ve, None), 1),
     "ddpm": Kind(_ddpm, 1),
 }
+
+
+def sample_seed(seed: int, k: int) -> int:
+    """Each sample of a picture has a seed of its own, so that asking for more leaves the first ones as they are."""
+    return (seed * 1_000_003 + k) % 2**63

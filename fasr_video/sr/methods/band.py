@@ -1,0 +1,32 @@
+"""Faces of sizes that a network was not trained on: nothing is drawn, and one sentence says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fasr_video.sr.methods.bicubic import enlarged
+from fasr_video.sr.restoration import Probe, Restoration
+
+Draw = Callable[[Sequence[Probe], Sequence[int]], list[Restoration]]
+"""One answer a probe, by these seeds."""
+
+
+def draw_within(band: tuple[int, int], probes: Sequence[Probe], seeds: Sequence[int], draw: Draw) -> list[Restoration]:
+    """Draw the faces of sizes within the band; the classical picture stands for each other one."""
+    reasons = [outside(band, probe) for probe in probes]
+    inside = [k for k, reason in enumerate(reasons) if reason is None]
+    drawn = iter(draw([probes[k] for k in inside], [seeds[k] for k in inside]) if inside else ())
+    answers = []
+    for probe, seed, reason in zip(probes, seeds, reasons, strict=True):
+        answers.append(next(drawn) if reason is None else enlarged(probe, seed, (reason,)))
+    return answers
+
+
+def outside(band: tuple[int, int], probe: Probe) -> str | None:
+    """Return why a face is not drawn by a network trained on these sizes; None where it is."""
+    (smallest, largest), side = band, len(probe.lr0)
+    if probe.lr_known and side > largest:
+        return f"{side} px is larger than {largest} px: the crop is good enough, nothing is reconstructed"
+    if probe.lr_known and side < smallest:
+        return f"{side} px is smaller than {smallest} px: the crop shows too little, nothing is reconstructed"
+    return None
