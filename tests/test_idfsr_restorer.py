@@ -24,10 +24,9 @@ from fasr_video.sr.identity import (
 from fasr_video.sr.idfsr import (
     identity_denoiser,
 )
-from fasr_video.sr.methods import as_image
 from fasr_video.sr.methods.idfsr import Idfsr, IdfsrModels
 from fasr_video.sr.networks.idfsr import COMPACT
-from fasr_video.sr.restoration import Probe, restore
+from fasr_video.sr.restoration import Probe, as_image, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.weights.manifest import boxed
 from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
@@ -133,10 +132,11 @@ def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
     ]
 
 
-@pytest.mark.parametrize(("side", "warned"), [(4, False), (16, False), (20, True)])
-def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
-    warnings = restore(restorer(), Probe(shot(0, side)), 1, seed=0).warnings
-    assert any("4-16 px" in w for w in warnings) == warned
+@pytest.mark.parametrize(("side", "drawn"), [(4, True), (16, True), (20, False)])
+def test_a_face_outside_the_trained_sizes_is_not_drawn(side: int, drawn: bool) -> None:
+    answer = restore(restorer(), Probe(shot(0, side), PROBE.auxiliaries, subject="somebody"), 1, seed=0)
+    assert (answer.calls > 0) == (answer.conditioned_on == "somebody") == drawn
+    assert any("20 px is larger than 16 px" in w for w in answer.warnings) == (not drawn)
 
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -248,7 +247,7 @@ class Tools:
     """The one that conditions super-resolution."""
     device: torch.device
     precision: str = "float32"
-    weights: Mapping[str, Path] = MappingProxyType({})
+    weights: Mapping[str, Path] = field(default_factory=dict)
     """Other weights than the bundled ones, by method, of those whose network is not the axis `model`."""
     labelled: bool = False
     """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
