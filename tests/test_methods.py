@@ -14,24 +14,29 @@ from torch import Tensor
 
 from fasr_video.cli import main
 from fasr_video.errors import FasrError, MissingExtra
+from fasr_video.files import sha256_file
 from fasr_video.recognition.combiner import FeatureCombiner
 from fasr_video.recognition.combiner import save as save_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
+from fasr_video.sr.checkpoints import Published
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
+from fasr_video.sr.flow import RectifiedFlow, flow_network
 from fasr_video.sr.methods import METHODS, ModelFiles, Need, Options, find_method, open_restorer
 from fasr_video.sr.methods.band import outside
 from fasr_video.sr.methods.bicubic import Bicubic
 from fasr_video.sr.methods.diffusion import FAMILY, Diffusion, Models
 from fasr_video.sr.methods.features import FeatureModels
 from fasr_video.sr.methods.mean import Mean
+from fasr_video.sr.methods.method import weights_file
+from fasr_video.sr.methods.pmrf import Pmrf
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.restoration import Probe, Restorer, as_image, restore, square_face
 from fasr_video.sr.sampling import parse, sample_seed
-from fasr_video.sr.weights import save_denoiser, save_mean
+from fasr_video.sr.weights import save_denoiser, save_flow, save_mean
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
 from tests.test_cli import called
@@ -100,10 +105,26 @@ def mean(precision: str = "float32") -> Mean:
     return Mean(METHODS["mean"], mean_network(), "mm", feature_models(), Options(CPU, precision=precision))
 
 
+def flow() -> RectifiedFlow:
+    torch.manual_seed(3)
+    net = flow_network((16, 32))
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    made = RectifiedFlow(net)
+    made.band = (8, 64)
+    return made.eval()
+
+
+def pmrf(sampler: str = "euler-3", precision: str = "float32") -> Pmrf:
+    method, options = METHODS["pmrf"], Options(CPU, sampler=sampler, precision=precision)
+    return Pmrf(method, Mean(method, mean_network(), "mm", feature_models(), options), flow(), "ff", options)
+
+
 PROBE = Probe(face(0, 16), (face(1, 16), face(2, 20), face(3, 128)))
 UNGUIDED = {m.name: m for m in FAMILY if Need.ATTRIBUTES not in m.needs}
 """Those that need no attributes; with them, all are tried in test_guidance.py."""
-OTHERS: dict[str, Callable[[], Restorer]] = {"idfsr": idfsr, "mean": mean, "bicubic": Bicubic}
+OTHERS: dict[str, Callable[[], Restorer]] = {"idfsr": idfsr, "mean": mean, "pmrf": pmrf, "bicubic": Bicubic}
 ALL = pytest.mark.parametrize("name", [*UNGUIDED, *OTHERS])
 
 
@@ -128,7 +149,7 @@ def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
     assert len(answer.samples) == (2 if supports.samples else 1) and (answer.spread.max() > 0) == supports.samples
     assert bool(answer.sampler) == supports.sampler
     if supports.sampler:
-        assert answer.calls == 2 * parse(answer.sampler).calls
+        assert answer.calls == 2 * parse(answer.sampler).calls + (name == "pmrf")  # one for the mean of both
     if not supports.references:
         assert answer.feature == (METHODS[name].merge or "none")
 
@@ -152,13 +173,13 @@ def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) 
         assert np.abs(restore(restorer, PROBE, 2, 4).picture.astype(int) - alone.picture).max() > 1
 
 
-@pytest.mark.parametrize("name", UNGUIDED)
+@pytest.mark.parametrize("name", [*UNGUIDED, "idfsr", "pmrf"])
 def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
-    two, three = (restore(short(name), PROBE, k, 3).samples for k in (2, 3))
+    two, three = (restore(make(name), PROBE, k, 3).samples for k in (2, 3))
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, three, strict=False))
 
 
-@pytest.mark.parametrize("name", [*UNGUIDED, "mean", "bicubic"])
+@pytest.mark.parametrize("name", [*UNGUIDED, "mean", "pmrf", "bicubic"])
 def test_the_feature_is_heard_where_the_method_takes_one(name: str) -> None:
     stranger = Probe(PROBE.lr0, (255 - face(1, 16),))
     a, b = (restore(make(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
@@ -169,7 +190,7 @@ def classical(probe: Probe) -> Image:
     return as_image(enlarge(as_tensor([probe.lr0]), 128)[0])
 
 
-BANDS = {**dict.fromkeys(UNGUIDED, (12, 32)), "mean": (8, 64), "idfsr": (4, 16)}
+BANDS = {**dict.fromkeys(UNGUIDED, (12, 32)), "mean": (8, 64), "pmrf": (8, 64), "idfsr": (4, 16)}
 
 
 @pytest.mark.parametrize("name", BANDS)
@@ -194,6 +215,17 @@ def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
 def test_where_nothing_is_inside_the_band_no_network_is_asked() -> None:
     answers = short("fasr++").restore_all([Probe(face(0, 90)), Probe(face(1, 8))], 2, [0, 1])
     assert [a.calls for a in answers] == [0, 0]
+
+
+@pytest.mark.parametrize("side", [16, 24])
+def test_a_published_network_that_names_no_sizes_draws_all_with_a_warning(side: int) -> None:
+    torch.manual_seed(0)
+    net = NCSNpp(128, 16, (1, 1, 1, 1), attention_at=16, feature=False)
+    published = Models(Published(net, "ema", 0.01, 348.0), "aa", FeatureModels())
+    restorer = Diffusion(METHODS["sde-sr-ve"], published, Options(CPU, sampler="ddim-1"))
+    answer = restore(restorer, Probe(face(0, side)), 1, 0)
+    assert answer.calls == 1
+    assert any("24 px" in w and "trained on 16 px" in w for w in answer.warnings) == (side == 24)
 
 
 def test_a_picture_from_the_feature_alone_knows_no_band() -> None:
@@ -319,8 +351,58 @@ def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
     strange = mean_network()
     strange.embedder = "0" * 64
     save_mean(strange, tmp_path / "mean.safetensors")
-    with pytest.raises(FasrError, match="trained with the embedder 000000000000…"):
+    with pytest.raises(FasrError, match="belongs to the embedder 000000000000…"):
         open_restorer(METHODS["mean"], Options(CPU, ModelFiles(network=tmp_path / "mean.safetensors")))
+
+
+def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
+    reason = r"method mean: other\.safetensors does not come with this version; .*`train mean`"
+    with pytest.raises(FasrError, match=reason):
+        weights_file(METHODS["mean"], ModelFiles(), "other.safetensors", "train mean")
+
+
+# ---------------------------------------------------------------------------------------------------------------- pmrf
+
+
+def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
+    answer = restore(pmrf("euler-5"), PROBE, 1, seed=3)
+    assert (answer.method, answer.sampler, answer.calls, answer.model) == ("pmrf", "euler-5", 6, "ff")
+    assert pmrf().facts() == mean().facts() | {
+        "method": "pmrf",
+        "sampler": "euler-3",
+        "network": "ff",
+        "mean": "mm",
+    }
+    begun = enlarge(as_tensor([PROBE.lr0]), 128)
+    feature, _ = Told().embed(begun)
+    middle = mean_network()(begun, torch.tensor([16.0]), feature)
+    noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(sample_seed(3, 0)))
+    sharp = flow().draw(middle.detach(), torch.tensor([16.0]), noise, 5)
+    drawn = restore(pmrf("euler-5"), Probe(PROBE.lr0, feature=feature[0].numpy()), 1, seed=3)
+    assert np.abs(as_image(sharp[0]).astype(int) - drawn.picture).max() <= 1
+    assert np.abs(drawn.picture.astype(int) - as_image(middle[0])).max() > 1
+
+
+def test_the_flow_has_its_own_sampler_and_nobody_else_has_it() -> None:
+    with pytest.raises(FasrError, match="KIND is one of euler; for instance euler-10"):
+        pmrf("dpmpp-4")
+    with pytest.raises(FasrError, match="sampler euler-8: not KIND-STEPS"):
+        diffusion("fasr", "euler-8")
+
+
+def test_a_flow_is_opened_with_the_mean_beside_it(tmp_path: Path) -> None:
+    file, made = tmp_path / "flow.safetensors", flow()
+    options = Options(CPU, ModelFiles(network=file))
+    save_mean(mean_network(), tmp_path / "mean.safetensors")
+    made.mean = sha256_file(tmp_path / "mean.safetensors")
+    save_flow(made, file)
+    opened = open_restorer(METHODS["pmrf"], options)
+    assert opened.facts()["mean"] == made.mean and opened.facts()["network"] == sha256_file(file)
+    assert opened.facts()["sampler"] == "euler-8"
+    made.mean = "0" * 64
+    save_flow(made, file)
+    with pytest.raises(FasrError, match="goes on from the mean 000000000000…"):
+        open_restorer(METHODS["pmrf"], options)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -515,8 +597,7 @@ def test_the_mean_of_a_still_is_one_picture_with_its_facts(
     still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_mean(mean_network(), tmp_path / "mean.safetensors")
-    plain = ("sr", still, "--method", "mean", "--out", tmp_path / "out")
-    drawing = (*plain, "--model", tmp_path / "mean.safetensors")
+    drawing = ("sr", still, "--method", "mean", "--out", tmp_path / "out", "--model", tmp_path / "mean.safetensors")
     assert called(capsys, *drawing)[0] == 0
     (file,) = (tmp_path / "out").glob("*.json")
     facts = json.loads(file.read_text())
@@ -525,7 +606,6 @@ def test_the_mean_of_a_still_is_one_picture_with_its_facts(
         ((*drawing, "--samples", 2), "--samples 2: method mean draws no samples"),
         ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),
         ((*drawing, "--attr", "glasses=yes"), "method mean cannot be drawn towards any"),
-        (plain, "method mean: its weights do not come with this version"),
     ):
         code, _, err = called(capsys, *wrong)
         assert code == 2 and said in err and len(err.strip().splitlines()) == 1

@@ -31,6 +31,7 @@ from fasr_video.sr.attributes import Attribute, complete
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import METHODS, Method, ModelFiles, Need, Options, Supports, find_method, open_restorer
 from fasr_video.sr.methods import NAMES as METHOD_NAMES
+from fasr_video.sr.methods.diffusion import FAMILY
 from fasr_video.sr.methods.idfsr import IDFSR, Idfsr, load_idfsr_models
 from fasr_video.sr.restoration import Probe, Restorer
 from fasr_video.types import Image
@@ -47,7 +48,7 @@ NAMES = tuple(dict.fromkeys((*OTHERS, *METHOD_NAMES)))
 MERGES = ("combiner", "mean", "weighted", "median")
 FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
 """Whose cosines with a subject are averaged into a search's score."""
-PROCESSES = ("vecs", "vp", "subvp", "ddpm")
+PROCESSES = ("vecs", "vp", "subvp", "ddpm", *sampling.FLOWS)
 """Kinds of sampler that are processes of their own: methods with one are drawn by it alone."""
 MOST_TOLD = 5
 """Warnings of a system that are told, the most frequent first; the others are counted."""
@@ -146,8 +147,8 @@ def _sensible(system: System) -> System:
 
 
 def _takes_model(method: Method) -> bool:
-    """Return whether a method draws with the network of the axis `model`, which is one for all that sample by it."""
-    return method.supports.weights and method.supports.samples and not method.supports.references
+    """Return whether a method draws with the diffusion network, which the axis `model` varies."""
+    return method in FAMILY
 
 
 def suits(method: str, sampler: str | None) -> bool:

@@ -12,6 +12,7 @@ from fasr_video.sr.methods.diffusion import FAMILY, unguided
 from fasr_video.sr.methods.idfsr import IDFSR
 from fasr_video.sr.methods.mean import MEAN
 from fasr_video.sr.methods.method import Defaults, Method, ModelFiles, Need, Options, Supports
+from fasr_video.sr.methods.pmrf import PMRF
 from fasr_video.sr.methods.spandrel import SPANDREL
 from fasr_video.sr.restoration import Restorer
 
@@ -32,6 +33,7 @@ _ALL = (
     *FAMILY,
     IDFSR,
     MEAN,
+    PMRF,
     BICUBIC,
     SPANDREL,
 )

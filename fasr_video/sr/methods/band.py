@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fasr_video.errors import UsageError
 from fasr_video.sr.methods.bicubic import enlarged
 from fasr_video.sr.restoration import Probe, Restoration
 
@@ -11,9 +12,18 @@ Draw = Callable[[Sequence[Probe], Sequence[int]], list[Restoration]]
 """One answer a probe, by these seeds."""
 
 
-def draw_within(band: tuple[int, int], probes: Sequence[Probe], seeds: Sequence[int], draw: Draw) -> list[Restoration]:
-    """Draw the faces of sizes within the band; the classical picture stands for each other one."""
-    reasons = [outside(band, probe) for probe in probes]
+Band = tuple[int, int]
+"""Smallest and largest side of the LR faces that a network was trained on."""
+
+
+def draw_within(
+    band: Band | None, probes: Sequence[Probe], seeds: Sequence[int], draw: Draw
+) -> list[Restoration]:
+    """Draw the faces of sizes within the band; the classical picture stands for each other one.
+
+    All are drawn where the band is not known.
+    """
+    reasons = [None if band is None else outside(band, probe) for probe in probes]
     inside = [k for k, reason in enumerate(reasons) if reason is None]
     drawn = iter(draw([probes[k] for k in inside], [seeds[k] for k in inside]) if inside else ())
     answers = []
@@ -22,7 +32,7 @@ def draw_within(band: tuple[int, int], probes: Sequence[Probe], seeds: Sequence[
     return answers
 
 
-def outside(band: tuple[int, int], probe: Probe) -> str | None:
+def outside(band: Band, probe: Probe) -> str | None:
     """Return why a face is not drawn by a network trained on these sizes; None where it is."""
     (smallest, largest), side = band, len(probe.lr0)
     if probe.lr_known and side > largest:
@@ -30,3 +40,9 @@ def outside(band: tuple[int, int], probe: Probe) -> str | None:
     if probe.lr_known and side < smallest:
         return f"{side} px is smaller than {smallest} px: the crop shows too little, nothing is reconstructed"
     return None
+
+
+def check_lr_face(name: str, probes: Sequence[Probe]) -> None:
+    """Refuse to draw from a feature alone."""
+    if not all(probe.lr_known for probe in probes):
+        raise UsageError("feature-only", f"method {name} needs the LR face", "use fasr++ or fasr")

@@ -16,7 +16,7 @@ from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.attributes import CLEAR, SURE, Attribute, Classifiers, read
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
-from fasr_video.sr.methods.band import draw_within
+from fasr_video.sr.methods.band import draw_within, outside
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
 from fasr_video.sr.methods.method import Defaults, Method, ModelFiles, Need, Options, Supports
 from fasr_video.sr.restoration import Probe, Restoration, pictures_of
@@ -53,7 +53,7 @@ class Diffusion:
     def __init__(self, method: Method, models: Models, options: Options) -> None:
         self.name = method.name
         self._method, self._models, self._guidance = method, models, options.guidance
-        self._sampling = sampling.parse(options.sampler or method.defaults.sampler)
+        self._sampling = sampling.parse(options.sampler or method.defaults.sampler, sampling.DENOISERS)
         self._device = options.device
         self._batch = at_once(PICTURES, options.device, options.batch)
         self._denoiser = models.denoiser.to(options.device).eval()
@@ -81,7 +81,8 @@ class Diffusion:
         def draw(some: Sequence[Probe], their_seeds: Sequence[int]) -> list[Restoration]:
             return self._draw(some, samples, their_seeds)
 
-        return draw_within(self._denoiser.band, probes, seeds, draw)
+        band = self._denoiser.band if self._denoiser.band_known else None
+        return draw_within(band, probes, seeds, draw)
 
     def _draw(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
         drawn_to = [self._drawn_to(p) for p in probes]
@@ -115,6 +116,10 @@ class Diffusion:
 
     def _answer(self, probe: Probe, drawn: Tensor, seed: int, source: str) -> Restoration:
         warnings = self._features.warnings(probe, source, self._denoiser.embedder)
+        if not self._denoiser.band_known and outside(self._denoiser.band, probe) is not None:
+            low, high = self._denoiser.band
+            trained_on = f"{low} px" if low == high else f"{low}-{high} px"
+            warnings.append(f"LR face of {len(probe.lr0)} px, where networks like this one are trained on {trained_on}")
         if self._guidance is not None and probe.attributes:
             warnings += self._about_attributes(probe, self._guidance.classifiers)
         return Restoration(

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fasr_video.errors import ModelError, UsageError
+from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
-from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor, require_embedder
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.methods.method import Method, ModelFiles, Need
 from fasr_video.sr.restoration import SIDE, Probe, unused_auxiliaries
@@ -36,12 +36,12 @@ def load_feature_models(
     if Need.EMBEDDER not in method.needs:
         return FeatureModels()
     embedder = open_faces(files, device)
-    check_embedder(network, trained_with, embedder)
+    require_embedder(network, trained_with, embedder.sha256)
     if Need.COMBINER not in method.needs:
         return FeatureModels(embedder)
     file = files.combiner or boxed("combiner.safetensors")
     combiner = merging.load_combiner(file)
-    check_embedder(file, combiner.source.sha256, embedder)
+    require_embedder(file, combiner.source.sha256, embedder.sha256)
     return FeatureModels(embedder, combiner, sha256_file(file))
 
 
@@ -49,13 +49,6 @@ def open_faces(files: ModelFiles, device: torch.device) -> Embedder:
     """Return the embedder that is given open, else the builtin one with the weights of that file."""
     given = files.embedder
     return BuiltinEmbedder(given, device) if given is None or isinstance(given, Path) else given
-
-
-def check_embedder(file: Path, trained_with: str, embedder: Embedder) -> None:
-    """Raise where the model in the file was trained with another embedder than the one that is given."""
-    if trained_with and trained_with != embedder.sha256:
-        reason = f"trained with the embedder {trained_with[:12]}…, but {embedder.sha256[:12]}… is given"
-        raise ModelError(file, reason, "give the embedder that it was trained with, or train it again with this one")
 
 
 class Features:

@@ -12,18 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fasr_video.detection.landmarks import LandmarkFinder
-from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.align import USUAL_MARKS
-from fasr_video.recognition.embedder import Embedder, as_tensor
+from fasr_video.recognition.embedder import Embedder, as_tensor, require_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.identity import Identity, load_identity
 from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
-from fasr_video.sr.methods.band import draw_within
-from fasr_video.sr.methods.features import check_embedder, open_faces
+from fasr_video.sr.methods.band import check_lr_face, draw_within
+from fasr_video.sr.methods.features import open_faces
 from fasr_video.sr.methods.method import Method, ModelFiles, Need, Options, Supports
 from fasr_video.sr.restoration import Probe, Restoration, as_image, pictures_of
 from fasr_video.sr.sampling import Sampling, sample_seed
@@ -86,7 +85,7 @@ def load_idfsr_models(files: ModelFiles, device: torch.device, find_marks: MarkF
     weights = files.network or boxed("idfsr.safetensors")
     denoiser = load_idfsr(weights).to(device)
     embedder = open_faces(files, device)
-    check_embedder(weights, denoiser.embedder, embedder)
+    require_embedder(weights, denoiser.embedder, embedder.sha256)
     models = IdfsrModels(denoiser, sha256_file(weights), embedder, find_marks)
     if files.identity is None:
         return models
@@ -101,7 +100,7 @@ class Idfsr:
 
     def __init__(self, models: IdfsrModels, sampler: str | None, device: torch.device, precision: str = "float32"):
         self._models, self._device = models, device
-        self._sampling: Sampling = sampling.parse(sampler or models.denoiser.sampler)
+        self._sampling: Sampling = sampling.parse(sampler or models.denoiser.sampler, sampling.DENOISERS)
         models.denoiser.precision = PRECISIONS[precision]
         self._seen: tuple[tuple[Image, ...], _References] | None = None
 
@@ -118,10 +117,7 @@ class Idfsr:
         }
 
     def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
-        if not all(probe.lr_known for probe in probes):
-            raise UsageError(
-                "feature-only", f"method {NAME} needs the LR face around the features", "use fasr++ or fasr"
-            )
+        check_lr_face(NAME, probes)
 
         def draw(some: Sequence[Probe], their_seeds: Sequence[int]) -> list[Restoration]:
             return [self._restore(probe, samples, seed) for probe, seed in zip(some, their_seeds, strict=True)]
