@@ -64,7 +64,7 @@ class Mean:
         lr = torch.cat([enlarge(as_tensor([probe.lr0]), self.side) for probe in probes])
         features = [self._features.of(probe) for probe in probes]
         parts = (lr, sides_of(probes), torch.stack([feature for feature, _ in features]))
-        batches = zip(*(part.split(self._batch) for part in parts), strict=True)
+        batches = zip(*(torch.split(part, self._batch) for part in parts), strict=True)
         pictures = torch.cat([self._call(*batch) for batch in batches])
         return pictures, [source for _, source in features]
 
