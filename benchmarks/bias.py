@@ -27,7 +27,8 @@ from fasr_video.evaluation.open_set import lowest_threshold
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
-from fasr_video.sr.methods import FAST, load_models
+from fasr_video.sr.methods import METHODS, ModelFiles
+from fasr_video.sr.methods.diffusion import FAST, load_models
 
 SIDE = 16
 FPIR = 0.01
@@ -145,7 +146,7 @@ def embedded(embedder: Embedder, pictures: Tensor) -> Tensor:
 
 def restored(people: People, count: int, samples: int) -> Tensor:
     """The mean of samples of FASR++ for the first people's probes, told what their other photographs at 16×16 tell."""
-    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
     rows = people.probe[:count]
     told = []

@@ -25,7 +25,7 @@ from fasr_video.configs import settings
 from fasr_video.datasets.faces import read_faces, views
 from fasr_video.detection import Detector, open_detector
 from fasr_video.sr.degradation import shrink
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import as_image
 from fasr_video.training.detector_data import read_scenes
 from fasr_video.types import Image
 

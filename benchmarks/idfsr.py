@@ -33,9 +33,9 @@ from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.identity import About, Identity, References, fit
 from fasr_video.sr.idfsr import SIDES, assemble
-from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels, load_idfsr_models
-from fasr_video.sr.methods import as_image
-from fasr_video.sr.restoration import Probe
+from fasr_video.sr.methods import ModelFiles
+from fasr_video.sr.methods.idfsr import Idfsr, IdfsrModels, load_idfsr_models
+from fasr_video.sr.restoration import Probe, as_image
 from fasr_video.sr.surveillance import jpeg
 from fasr_video.types import Image
 
@@ -312,7 +312,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()
     command = command_line()
-    models = load_idfsr_models((args.model, None, None), CPU, LandmarkFinder("cpu"))
+    models = load_idfsr_models(ModelFiles(network=args.model), CPU, LandmarkFinder("cpu"))
     faces, _ = read_faces([DATA / "val-00.tar"])
     people = choose(faces, models, args.people, USUAL)
     fitting = fitting_table(models, choose(faces, models, args.fitted, max(COUNTS)), args.steps, command)

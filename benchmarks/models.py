@@ -34,7 +34,10 @@ from fasr_video.sr.attributes import NAMES
 from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
-from fasr_video.sr.methods import FAST, as_image, load_models, sample_seed
+from fasr_video.sr.methods import METHODS, ModelFiles
+from fasr_video.sr.methods.diffusion import FAST, load_models
+from fasr_video.sr.restoration import as_image
+from fasr_video.sr.sampling import sample_seed
 from fasr_video.training.attributes import read_labels
 from fasr_video.weights.manifest import boxed
 
@@ -193,7 +196,7 @@ class Restored:
 
 
 def restore(people: People, count: int) -> Restored:
-    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
     rows = people.probe[:count]
     clean = people.pictures[rows]
@@ -285,7 +288,7 @@ def sheet_of_ours(path: Path) -> None:
     clean = torch.cat([shrink(f, 128) if f.shape[-1] > 128 else enlarge(f, 128) for f in faces])
     small = shrink(clean, 16)
     lr = enlarge(small, 128)
-    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     told = torch.stack([combiner().combine(feature[None]) for feature in BuiltinEmbedder().embed(lr)[0]])
     samples = draw(models.denoiser, Condition(lr, told), FAST, SAMPLES)
     write_sheet([sheet_line(*row) for row in zip(small, samples, clean, strict=True)], path)

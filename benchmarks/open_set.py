@@ -36,7 +36,7 @@ from fasr_video.evaluation.open_set import FPIRS, Searches
 from fasr_video.gallery.calibration import Band, Calibration, Scale, Tail, Threshold
 from fasr_video.gallery.probes import Feature, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
-from fasr_video.sr.methods import open_restorer, samples_of
+from fasr_video.sr.methods import METHODS, Options, open_restorer
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -158,8 +158,8 @@ def main() -> None:
     args = parser.parse_args()
     faces, _ = read_faces([args.faces])
     plain = make_prober(BuiltinEmbedder(), None, 1)
-    restorer = None if args.no_sr else open_restorer("fasr++", torch.device("cpu"))
-    prober = make_prober(BuiltinEmbedder(), restorer, samples_of("fasr++"))
+    restorer = None if args.no_sr else open_restorer(METHODS["fasr++"], Options(torch.device("cpu")))
+    prober = make_prober(BuiltinEmbedder(), restorer, METHODS["fasr++"].defaults.samples)
     protocol = Protocol(people=args.people)
     began = time.monotonic()
 

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from fasr_video.evaluation.pictures import psnr, ssim
 from fasr_video.sr.denoiser import Condition
-from fasr_video.sr.methods import FAST, as_image, load_models
+from fasr_video.sr.methods import METHODS, ModelFiles
+from fasr_video.sr.methods.diffusion import FAST, load_models
 from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.restoration import as_image
 from fasr_video.sr.surveillance import camera
 from fasr_video.sr.weights import load_mean
 from fasr_video.training.mean import in_tone, stored
@@ -101,7 +103,7 @@ def methods(mean: PosteriorMean, shown: Shown) -> dict[str, Draw]:
 
 
 def fasrpp(shown: Shown) -> Draw:
-    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
 
     def drawn(lr: Tensor, side: int) -> Tensor:

@@ -21,7 +21,7 @@ from results import Table, command_line
 
 from fasr_video.sr import sampling
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
-from fasr_video.sr.methods import FAST
+from fasr_video.sr.methods.diffusion import FAST
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import load_own

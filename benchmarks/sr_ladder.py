@@ -26,7 +26,9 @@ from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition
-from fasr_video.sr.methods import Models, load_models, sample_seed
+from fasr_video.sr.methods import METHODS, ModelFiles
+from fasr_video.sr.methods.diffusion import Models, load_models
+from fasr_video.sr.sampling import sample_seed
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 REFERENCE = "pc-2000"
@@ -84,11 +86,11 @@ def choose(count: int, models: Models, scorer: Embedder) -> Faces:
     pictures = views(faces.pictures, 128, False, torch.Generator())
     clean = pictures[[g[0] for g in groups]]
     small = shrink(clean, 16)
-    assert models.embedder is not None and models.combiner is not None
+    assert models.features.embedder is not None and models.features.combiner is not None
     merged = []
     for g in groups:
-        features, _ = models.embedder.embed(enlarge(shrink(pictures[g[1:]], 16), 128))
-        merged.append(models.combiner.combine(features))
+        features, _ = models.features.embedder.embed(enlarge(shrink(pictures[g[1:]], 16), 128))
+        merged.append(models.features.combiner.combine(features))
     own, _ = scorer.embed(clean)
     return Faces(clean, small, Condition(enlarge(small, 128), torch.stack(merged)), scorer, own)
 
@@ -186,7 +188,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--reference", default=REFERENCE)
     args = parser.parse_args()
-    models = load_models(args.model, None, None, torch.device("cpu"), "combiner")
+    models = load_models(METHODS["fasr++"], ModelFiles(network=args.model), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
     scorer = open_embedder("dlib", None, "cpu")
     command = command_line()

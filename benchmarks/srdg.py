@@ -28,7 +28,9 @@ from fasr_video.sr.attributes import NAMES, YES, Attribute, AttributeClassifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
-from fasr_video.sr.methods import FAST, load_models, sample_seed
+from fasr_video.sr.methods import METHODS, ModelFiles
+from fasr_video.sr.methods.diffusion import FAST, load_models
+from fasr_video.sr.sampling import sample_seed
 from fasr_video.training.attributes import read_labels
 
 PUBLISHED = DATA.parent / "srdg" / "ckpt_gender"
@@ -106,9 +108,9 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
     count = len(people.clean)
     title = f"Guidance by attributes: {count} faces, gallery of {len(people.gallery)}, strength {guidance.strength:g}"
     table = Table("srdg", title, command, columns)
-    models = load_models(None, None, None, torch.device("cpu"), "combiner")
+    models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
     models.denoiser.precision = torch.bfloat16
-    embedder, joined = models.embedder, combiner()
+    embedder, joined = models.features.embedder, combiner()
     assert embedder is not None
     (judge,) = guidance.classifiers.parts
     for side in SIDES:
@@ -151,7 +153,7 @@ def cost_table(guidance: Guidance, other: Guidance | None) -> Table:
     """Time of a guided network call over that of a plain one."""
     columns = ("classifier", "faces a call", "ms a face, plain", "times as long, guided")
     table = Table("srdg", "Cost of guidance a step", "", columns)
-    denoiser = load_models(None, None, None, torch.device("cpu"), None).denoiser
+    denoiser = load_models(METHODS["sde-sr-ve"], ModelFiles(), torch.device("cpu")).denoiser
     denoiser.precision = torch.bfloat16
     classifiers = {"in the box, all three attributes": guidance}
     if other is not None:

@@ -13,7 +13,7 @@ from fasr_video.detection import open_detector
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import as_image
 
 ROOT = Path(__file__).parents[1]
 

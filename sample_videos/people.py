@@ -29,7 +29,7 @@ from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import as_image
 from fasr_video.weights.manifest import boxed
 
 CANDIDATES = 48

@@ -30,7 +30,7 @@ from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, Source, mean, save
 from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
 from fasr_video.sr.degradation import shrink
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import as_image
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
 

@@ -22,7 +22,7 @@ from fasr_video.evaluation import open_set
 from fasr_video.gallery.calibration import Calibration, Tail
 from fasr_video.gallery.probes import Feature, Kind, make_prober
 from fasr_video.recognition.embedder import BuiltinEmbedder
-from fasr_video.sr.methods import Bicubic
+from fasr_video.sr.methods.bicubic import Bicubic
 
 LENGTH = 48
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "c", "restorer": None}

@@ -35,7 +35,8 @@ from fasr_video.sr.attributes import (
 )
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser
 from fasr_video.sr.guidance import Guidance, Guided, open_guidance, open_spread
-from fasr_video.sr.methods import METHODS, make_restorer
+from fasr_video.sr.methods import METHODS, Need, Options, open_restorer
+from fasr_video.sr.methods.diffusion import FAMILY, Diffusion
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.sr.restoration import Probe, Restorer, restore
 from fasr_video.sr.samplers import generators
@@ -45,7 +46,7 @@ from fasr_video.weights import manifest
 from tests.test_attributes import made, published_file, randomised
 from tests.test_candidates import QUICK, document
 from tests.test_cli import called
-from tests.test_methods import CPU, PROBE, face, models
+from tests.test_methods import CPU, PROBE, diffusion, face, models, short
 from tests.test_methods import weights as weights  # a fixture
 
 GLASSES, NO_GLASSES, BEARD = Attribute("glasses", True), Attribute("glasses", False), Attribute("beard", True)
@@ -365,11 +366,16 @@ def test_a_picture_is_drawn_to_where_the_classifier_sees_it(kind: str, seeing: A
 
 
 def restorer(name: str, part: AttributeClassifier | None = None, strength: float = 50.0) -> Restorer:
-    kind = METHODS[name].sampler.rpartition("-")[0]
-    return make_restorer(name, models, f"{kind}-3", CPU, Guidance(all_of(part or classifier()), strength))
+    kind = METHODS[name].defaults.sampler.rpartition("-")[0]
+    guidance = Guidance(all_of(part or classifier()), strength)
+    return Diffusion(METHODS[name], models(), Options(CPU, sampler=f"{kind}-3", guidance=guidance))
 
 
-@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_support_attributes_are_those_tried_here() -> None:
+    assert {name for name, method in METHODS.items() if method.supports.attributes} == {m.name for m in FAMILY}
+
+
+@pytest.mark.parametrize("name", [m.name for m in FAMILY])
 def test_guidance_draws_with_every_method(name: str) -> None:
     drawn = {
         attribute: restore(restorer(name), replace(PROBE, attributes=(attribute,)), 1, 0)
@@ -379,10 +385,9 @@ def test_guidance_draws_with_every_method(name: str) -> None:
     assert all(answer.attributes == (attribute,) for attribute, answer in drawn.items())
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.guided])
+@pytest.mark.parametrize("name", [m.name for m in FAMILY if Need.ATTRIBUTES not in m.needs])
 def test_without_attributes_or_strength_the_picture_is_bit_for_bit_the_unguided_one(name: str) -> None:
-    kind = METHODS[name].sampler.rpartition("-")[0]
-    plain = restore(make_restorer(name, models, f"{kind}-3", CPU), PROBE, 1, 0).picture
+    plain = restore(short(name), PROBE, 1, 0).picture
     for same in (
         restore(restorer(name), PROBE, 1, 0),
         restore(restorer(name, strength=0), replace(PROBE, attributes=(GLASSES,)), 1, 0),
@@ -401,7 +406,7 @@ def test_pictures_do_not_depend_on_their_neighbours_attributes() -> None:
 
 def test_srdg_is_sde_sr_that_is_guided() -> None:
     with pytest.raises(UsageError, match="method srdg: it is guided by attributes, and there are none"):
-        make_restorer("srdg", models, None, CPU)
+        open_restorer(METHODS["srdg"], Options(CPU))
     with pytest.raises(UsageError, match="method srdg: it is guided by attributes, and there are none"):
         restore(restorer("srdg"), PROBE, 1, 0)
     probe = replace(PROBE, attributes=(GLASSES,))
@@ -412,15 +417,15 @@ def test_srdg_is_sde_sr_that_is_guided() -> None:
 def test_attributes_need_a_classifier_that_knows_them() -> None:
     probe = replace(PROBE, attributes=(BEARD,))
     with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know none"):
-        restore(make_restorer("fasr", models, "dpmpp-2", CPU), probe, 1, 0)
+        restore(diffusion("fasr", "dpmpp-2"), probe, 1, 0)
     with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male"):
         restore(restorer("fasr", classifier(("male",))), probe, 1, 0)
     with pytest.raises(UsageError, match="method bicubic cannot be drawn towards any"):
-        make_restorer("bicubic", models, None, CPU, Guidance(all_of(classifier())))
+        open_restorer(METHODS["bicubic"], Options(CPU, guidance=Guidance(all_of(classifier()))))
 
 
 def test_facts_name_the_classifier_and_the_strength() -> None:
-    plain = make_restorer("fasr++", models, "dpmpp-sde-3", CPU).facts()
+    plain = diffusion("fasr++", "dpmpp-sde-3").facts()
     more = {"guidance": 50.0, "classifier": dict.fromkeys(("male", "glasses", "beard"), "0" * 64)}
     assert restorer("fasr++").facts() == plain | more
 

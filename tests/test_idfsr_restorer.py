@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor
 
 from fasr_video.cli import main
-from fasr_video.errors import FasrError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
@@ -25,10 +24,9 @@ from fasr_video.sr.identity import (
 from fasr_video.sr.idfsr import (
     identity_denoiser,
 )
-from fasr_video.sr.idfsr_restorer import Idfsr, IdfsrModels
-from fasr_video.sr.methods import as_image, open_restorer
+from fasr_video.sr.methods.idfsr import Idfsr, IdfsrModels
 from fasr_video.sr.networks.idfsr import COMPACT
-from fasr_video.sr.restoration import Probe, restore
+from fasr_video.sr.restoration import Probe, as_image, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
 from fasr_video.weights.manifest import boxed
 from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
@@ -134,10 +132,11 @@ def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
     ]
 
 
-@pytest.mark.parametrize(("side", "warned"), [(4, False), (16, False), (20, True)])
-def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
-    warnings = restore(restorer(), Probe(shot(0, side)), 1, seed=0).warnings
-    assert any("4-16 px" in w for w in warnings) == warned
+@pytest.mark.parametrize(("side", "drawn"), [(4, True), (16, True), (20, False)])
+def test_a_face_outside_the_trained_sizes_is_not_drawn(side: int, drawn: bool) -> None:
+    answer = restore(restorer(), Probe(shot(0, side), PROBE.auxiliaries, subject="somebody"), 1, seed=0)
+    assert (answer.calls > 0) == (answer.conditioned_on == "somebody") == drawn
+    assert any("20 px is larger than 16 px" in w for w in answer.warnings) == (not drawn)
 
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
@@ -254,10 +253,9 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
         (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
         (("sr", still, "--identity", weights), "takes no fitted identity"),
+        (("calibrate", album, "--out", tmp_path / "c.json", "--method", "idfsr"), "draws from references"),
         ((*fitting, "--refs", "/nowhere"), "no such folder"),
         ((*fitting, "--refs", small), "0 that can be used"),
     ):
         code, _, err = call(*arguments)
         assert code == 2 and says in err and len(err.strip().splitlines()) == 1, err
-    with pytest.raises(FasrError, match="draws from references"):
-        open_restorer("idfsr", torch.device("cpu"))

@@ -18,8 +18,8 @@ from torch import Tensor
 from fasr_video.datasets.faces import draw_moves, read_faces, rows_of
 from fasr_video.errors import FasrError
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.methods import as_image
 from fasr_video.sr.networks.idfsr import SIZES
+from fasr_video.sr.restoration import as_image
 from fasr_video.sr.weights import load_idfsr
 from fasr_video.training import idfsr as training
 from fasr_video.training.loop import Plan

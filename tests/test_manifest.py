@@ -27,7 +27,8 @@ from fasr_video.recognition import network as recognition
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints
 from fasr_video.sr.guidance import STRENGTH, open_guidance
-from fasr_video.sr.methods import load_models
+from fasr_video.sr.methods import METHODS, ModelFiles
+from fasr_video.sr.methods.diffusion import load_models
 from fasr_video.sr.weights import ATTRIBUTES_FORMAT
 from fasr_video.sr.weights import FORMAT as DENOISER
 from fasr_video.training.detector import save_detector
@@ -160,9 +161,9 @@ CPU = torch.device("cpu")
 DEFAULTS: dict[str, tuple[str, Callable[[], object]]] = {
     "detector": (DETECTOR, lambda: open_detector("builtin", weights=None, device="cpu", min_score=0.5)),
     "embedder": (EMBEDDER, BuiltinEmbedder),
-    "combiner of fasr++": ("combiner.safetensors", lambda: load_models(None, None, None, CPU, "combiner")),
+    "combiner of fasr++": ("combiner.safetensors", lambda: load_models(METHODS["fasr++"], ModelFiles(), CPU)),
     "combiner of a gallery": ("combiner.safetensors", lambda: make_prober(BuiltinEmbedder(), None, 1)),
-    "super-resolution": ("sr.safetensors", lambda: load_models(None, None, None, CPU, None)),
+    "super-resolution": ("sr.safetensors", lambda: load_models(METHODS["sde-sr-ve"], ModelFiles(), CPU)),
     "attributes": ("attributes.safetensors", lambda: open_guidance((), STRENGTH, CPU)),
 }
 

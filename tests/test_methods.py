@@ -14,19 +14,33 @@ from torch import Tensor
 
 from fasr_video.cli import main
 from fasr_video.errors import FasrError, MissingExtra
+from fasr_video.files import sha256_file
 from fasr_video.recognition.combiner import FeatureCombiner
 from fasr_video.recognition.combiner import save as save_combiner
-from fasr_video.recognition.embedder import BuiltinEmbedder
+from fasr_video.recognition.embedder import BuiltinEmbedder, as_tensor
+from fasr_video.sr.checkpoints import Published
+from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import Denoiser, ResidualDenoiser, ScoreDenoiser
-from fasr_video.sr.methods import METHODS, Bicubic, Diffusion, Models, make_restorer, sample_seed
+from fasr_video.sr.flow import RectifiedFlow, flow_network
+from fasr_video.sr.methods import METHODS, ModelFiles, Need, Options, find_method, open_restorer
+from fasr_video.sr.methods.band import outside
+from fasr_video.sr.methods.bicubic import Bicubic
+from fasr_video.sr.methods.diffusion import FAMILY, Diffusion, Models
+from fasr_video.sr.methods.features import FeatureModels
+from fasr_video.sr.methods.mean import Mean
+from fasr_video.sr.methods.method import weights_file
+from fasr_video.sr.methods.pmrf import Pmrf
 from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
-from fasr_video.sr.restoration import Probe, Restorer, restore, square_face
-from fasr_video.sr.sampling import parse
-from fasr_video.sr.weights import save_denoiser
+from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.restoration import Probe, Restorer, as_image, restore, square_face
+from fasr_video.sr.sampling import parse, sample_seed
+from fasr_video.sr.weights import save_denoiser, save_flow, save_mean
 from fasr_video.types import Image
 from tests.conftest import PORTRAITS
 from tests.test_cli import called
+from tests.test_idfsr_restorer import restorer as idfsr
 
 CPU = torch.device("cpu")
 LENGTH = 512
@@ -57,62 +71,167 @@ class Told:
         return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
 
 
-def models() -> Models:
+def feature_models() -> FeatureModels:
     torch.manual_seed(1)
-    return Models(network(), "aa", Told(), FeatureCombiner(LENGTH, 0.5).eval(), "cc")
+    return FeatureModels(Told(), FeatureCombiner(LENGTH, 0.5).eval(), "cc")
 
 
-def short(name: str) -> Restorer:
+def models() -> Models:
+    return Models(network(), "aa", feature_models())
+
+
+def diffusion(name: str, sampler: str) -> Diffusion:
+    return Diffusion(METHODS[name], models(), Options(CPU, sampler=sampler))
+
+
+def short(name: str) -> Diffusion:
     """The method with its own sampler, in three steps."""
-    kind = METHODS[name].sampler.rpartition("-")[0]
-    return make_restorer(name, models, f"{kind}-3", CPU)
+    kind = METHODS[name].defaults.sampler.rpartition("-")[0]
+    return diffusion(name, f"{kind}-3")
+
+
+def mean_network() -> PosteriorMean:
+    torch.manual_seed(2)
+    net = MeanNet(width=16, blocks=1, feature_length=LENGTH, condition=32)
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    mean = PosteriorMean(net)
+    mean.band = (8, 64)
+    return mean.eval()
+
+
+def mean(precision: str = "float32") -> Mean:
+    return Mean(METHODS["mean"], mean_network(), "mm", feature_models(), Options(CPU, precision=precision))
+
+
+def flow() -> RectifiedFlow:
+    torch.manual_seed(3)
+    net = flow_network((16, 32))
+    for parameter in net.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.05)
+    made = RectifiedFlow(net)
+    made.band = (8, 64)
+    return made.eval()
+
+
+def pmrf(sampler: str = "euler-3", precision: str = "float32") -> Pmrf:
+    method, options = METHODS["pmrf"], Options(CPU, sampler=sampler, precision=precision)
+    return Pmrf(method, Mean(method, mean_network(), "mm", feature_models(), options), flow(), "ff", options)
 
 
 PROBE = Probe(face(0, 16), (face(1, 16), face(2, 20), face(3, 128)))
-UNGUIDED = {name: method for name, method in METHODS.items() if not method.guided}
+UNGUIDED = {m.name: m for m in FAMILY if Need.ATTRIBUTES not in m.needs}
 """Those that need no attributes; with them, all are tried in test_guidance.py."""
-ALL = pytest.mark.parametrize("name", [*UNGUIDED, "bicubic"])
+OTHERS: dict[str, Callable[[], Restorer]] = {"idfsr": idfsr, "mean": mean, "pmrf": pmrf, "bicubic": Bicubic}
+ALL = pytest.mark.parametrize("name", [*UNGUIDED, *OTHERS])
 
 
 def make(name: str) -> Restorer:
-    return Bicubic() if name == "bicubic" else short(name)
+    return OTHERS[name]() if name in OTHERS else short(name)
+
+
+def test_every_registered_method_is_held_to_the_contract() -> None:
+    """All but those that need attributes, and networks of other people."""
+    free = {name for name, method in METHODS.items() if Need.ATTRIBUTES not in method.needs}
+    assert free - {"spandrel:"} == {*UNGUIDED, *OTHERS}
 
 
 @ALL
 def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
-    answer = restore(make(name), PROBE, 2, seed=3)
+    answer, supports = restore(make(name), PROBE, 2, seed=3), METHODS[name].supports
     assert answer.picture.shape == (128, 128, 3) and answer.picture.dtype == np.uint8
     assert answer.spread.shape == (128, 128) and np.isfinite(answer.spread).all()
-    assert answer.method == name and answer.seed == 3
-    if name != "bicubic":
-        mean = np.stack(answer.samples).astype(float).mean(0)
-        assert len(answer.samples) == 2 and np.abs(mean - answer.picture).max() <= 1
-        assert answer.calls == 2 * parse(answer.sampler).calls and answer.spread.max() > 0
+    assert answer.method == name and answer.seed == 3 and find_method(make(name).name).name == name
+    mean_of_samples = np.stack(answer.samples).astype(float).mean(0)
+    assert np.abs(mean_of_samples - answer.picture).max() <= 1
+    assert len(answer.samples) == (2 if supports.samples else 1) and (answer.spread.max() > 0) == supports.samples
+    assert bool(answer.sampler) == supports.sampler
+    if supports.sampler:
+        assert answer.calls == 2 * parse(answer.sampler).calls + (name == "pmrf")  # one for the mean of both
+    if not supports.references:
         assert answer.feature == (METHODS[name].merge or "none")
+
+
+@ALL
+def test_facts_and_answer_name_the_same_weights(name: str) -> None:
+    restorer = make(name)
+    facts, answer = restorer.facts(), restore(restorer, PROBE, 1, seed=3)
+    assert facts["method"] == name and facts.get("network", "") == answer.model
+    assert json.loads(json.dumps(facts)) == facts
 
 
 @ALL
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) -> None:
     restorer = make(name)
-    others = [Probe(face(7, 24)), PROBE, Probe(face(8, 16))]
+    others = [Probe(face(7, 12)), PROBE, Probe(face(8, 16))]
     together = restorer.restore_all(others, 2, [1, 3, 2])[1]
     alone = restore(restorer, PROBE, 2, seed=3)
     assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
-    if name != "bicubic":
+    if METHODS[name].supports.samples:
         assert np.abs(restore(restorer, PROBE, 2, 4).picture.astype(int) - alone.picture).max() > 1
 
 
-@pytest.mark.parametrize("name", UNGUIDED)
+@pytest.mark.parametrize("name", [*UNGUIDED, "idfsr", "pmrf"])
 def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
-    two, three = (restore(short(name), PROBE, k, 3).samples for k in (2, 3))
+    two, three = (restore(make(name), PROBE, k, 3).samples for k in (2, 3))
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(two, three, strict=False))
 
 
-def test_the_feature_is_heard_where_the_method_takes_one() -> None:
+@pytest.mark.parametrize("name", [*UNGUIDED, "mean", "pmrf", "bicubic"])
+def test_the_feature_is_heard_where_the_method_takes_one(name: str) -> None:
     stranger = Probe(PROBE.lr0, (255 - face(1, 16),))
-    for name, method in UNGUIDED.items():
-        a, b = (restore(short(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
-        assert (np.abs(a - b).max() > 0) == (method.merge is not None), name
+    a, b = (restore(make(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
+    assert (np.abs(a - b).max() > 0) == METHODS[name].supports.feature
+
+
+def classical(probe: Probe) -> Image:
+    return as_image(enlarge(as_tensor([probe.lr0]), 128)[0])
+
+
+BANDS = {**dict.fromkeys(UNGUIDED, (12, 32)), "mean": (8, 64), "pmrf": (8, 64), "idfsr": (4, 16)}
+
+
+@pytest.mark.parametrize("name", BANDS)
+def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
+    low, high = BANDS[name]
+    sides = (high + 1, low, low - 1, high)
+    probes = [Probe(face(k, side), PROBE.auxiliaries) for k, side in enumerate(sides)]
+    large, first, small, last = make(name).restore_all(probes, 2, [1, 2, 3, 4])
+    for answer, seed in ((first, 2), (last, 4)):
+        assert answer.calls > 0 and answer.method == name and answer.seed == seed
+    for answer, probe in ((large, probes[0]), (small, probes[2])):
+        assert np.array_equal(answer.picture, classical(probe)) and len(answer.samples) == 1
+        assert (answer.method, answer.sampler, answer.calls, answer.model) == ("bicubic", "", 0, "")
+    assert large.warnings == (
+        f"{high + 1} px is larger than {high} px: the crop is good enough, nothing is reconstructed",
+    )
+    assert small.warnings == (
+        f"{low - 1} px is smaller than {low} px: the crop shows too little, nothing is reconstructed",
+    )
+
+
+def test_where_nothing_is_inside_the_band_no_network_is_asked() -> None:
+    answers = short("fasr++").restore_all([Probe(face(0, 90)), Probe(face(1, 8))], 2, [0, 1])
+    assert [a.calls for a in answers] == [0, 0]
+
+
+@pytest.mark.parametrize("side", [16, 24])
+def test_a_published_network_that_names_no_sizes_draws_all_with_a_warning(side: int) -> None:
+    torch.manual_seed(0)
+    net = NCSNpp(128, 16, (1, 1, 1, 1), attention_at=16, feature=False)
+    published = Models(Published(net, "ema", 0.01, 348.0), "aa", FeatureModels())
+    restorer = Diffusion(METHODS["sde-sr-ve"], published, Options(CPU, sampler="ddim-1"))
+    answer = restore(restorer, Probe(face(0, side)), 1, 0)
+    assert answer.calls == 1
+    assert any("24 px" in w and "trained on 16 px" in w for w in answer.warnings) == (side == 24)
+
+
+def test_a_picture_from_the_feature_alone_knows_no_band() -> None:
+    probe = Probe(face(0, 90), PROBE.auxiliaries, lr_known=False)
+    assert outside((12, 32), probe) is None
+    assert restore(short("fasr++"), probe, 1, 0).calls > 0
 
 
 def test_feature_only_does_not_look_at_the_lr_face() -> None:
@@ -127,12 +246,6 @@ def test_a_given_feature_stands_before_the_auxiliaries() -> None:
     assert answer.feature == "given"
     with pytest.raises(FasrError, match=r"length 100.*512"):
         restore(short("fasr++"), Probe(PROBE.lr0, (), feature[:100]), 1, 0)
-
-
-@pytest.mark.parametrize(("side", "warned"), [(8, True), (12, False), (32, False), (40, True)])
-def test_a_face_outside_the_trained_sizes_is_drawn_with_a_warning(side: int, warned: bool) -> None:
-    warnings = restore(short("fasr"), Probe(face(0, side), PROBE.auxiliaries), 1, 0).warnings
-    assert any("12-32 px" in w for w in warnings) == warned
 
 
 def test_without_auxiliaries_the_answer_says_whose_feature_it_is() -> None:
@@ -180,20 +293,116 @@ def test_seeds_of_samples_do_not_meet() -> None:
 
 def test_unknown_methods_and_missing_packages_are_named() -> None:
     with pytest.raises(FasrError, match=r"fasr\+\+"):
-        make_restorer("gan", models, None, CPU)
+        find_method("gan")
+    for name in ("spandrel", "spandrel:", "fasr++:x", ""):
+        with pytest.raises(FasrError, match="no such method"):
+            find_method(name)
     with pytest.raises(MissingExtra, match=r"fasr-video\[sr-zoo\]"):
-        make_restorer("spandrel:model.pth", models, None, CPU)
+        open_restorer(find_method("spandrel:model.pth"), Options(CPU))
 
 
 def test_methods_that_need_a_part_say_which() -> None:
-    m = models()
+    denoiser, options = network(), Options(CPU, sampler="dpmpp-3")
+    told = FeatureModels(Told())
     with pytest.raises(FasrError, match="Feature Combiner"):
-        Diffusion("fasr++", Models(m.denoiser, "", Told(), None, ""), parse("dpmpp-3"), CPU)
+        Diffusion(METHODS["fasr++"], Models(denoiser, "", told), options)
     with pytest.raises(FasrError, match="embedder"):
-        restore(Diffusion("fasr", Models(m.denoiser, "", None, None, ""), parse("dpmpp-3"), CPU), PROBE, 1, 0)
+        restore(Diffusion(METHODS["fasr"], Models(denoiser, "", FeatureModels()), options), PROBE, 1, 0)
     bare = ScoreDenoiser(NCSNpp(16, 16, (1, 1), attention_at=8, feature=False), 0.01, 348.0)
     with pytest.raises(FasrError, match="no feature path"):
-        Diffusion("fasr", Models(bare, "", Told(), None, ""), parse("dpmpp-3"), CPU)
+        Diffusion(METHODS["fasr"], Models(bare, "", told), options)
+
+
+# ---------------------------------------------------------------------------------------------------------------- mean
+
+
+def test_the_mean_is_one_call_and_says_what_it_is_made_of() -> None:
+    answer = restore(mean(), PROBE, 2, seed=3)
+    assert (answer.method, answer.sampler, answer.calls, answer.model) == ("mean", "", 1, "mm")
+    assert answer.feature == "combiner" and len(answer.samples) == 1
+    assert mean().facts() == {
+        "method": "mean",
+        "network": "mm",
+        "precision": "float32",
+        "embedder": "bb",
+        "combiner": "cc",
+    }
+    assert restore(mean(), Probe(PROBE.lr0), 1, 0).warnings[0].startswith("no auxiliary faces")
+    given = restore(mean(), Probe(PROBE.lr0, feature=np.eye(1, LENGTH, 3, dtype=np.float32)[0]), 1, 0)
+    assert given.feature == "given" and not np.array_equal(given.picture, answer.picture)
+
+
+def test_the_mean_is_what_its_network_says_of_the_face_at_its_own_size() -> None:
+    feature = np.eye(1, LENGTH, 3, dtype=np.float32)[0]
+    probes = [Probe(face(k, side), feature=feature) for k, side in enumerate((8, 16, 24, 64))]
+    for probe, answer in zip(probes, mean().restore_all(probes, 1, range(4)), strict=True):
+        lr = enlarge(as_tensor([probe.lr0]), 128)
+        said = mean_network()(lr, torch.tensor([float(len(probe.lr0))]), torch.from_numpy(feature)[None])
+        assert np.abs(as_image(said[0]).astype(int) - answer.picture).max() <= 1
+
+
+def test_the_mean_computes_in_half_precision_only_where_that_is_asked_for() -> None:
+    whole, half = (restore(mean(p), PROBE, 1, 0).picture.astype(int) for p in ("float32", "bfloat16"))
+    assert 0 < np.abs(whole - half).max() < 40
+    assert mean("bfloat16").facts()["precision"] == "bfloat16"
+
+
+def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
+    strange = mean_network()
+    strange.embedder = "0" * 64
+    save_mean(strange, tmp_path / "mean.safetensors")
+    with pytest.raises(FasrError, match="belongs to the embedder 000000000000…"):
+        open_restorer(METHODS["mean"], Options(CPU, ModelFiles(network=tmp_path / "mean.safetensors")))
+
+
+def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
+    reason = r"method mean: other\.safetensors does not come with this version; .*`train mean`"
+    with pytest.raises(FasrError, match=reason):
+        weights_file(METHODS["mean"], ModelFiles(), "other.safetensors", "train mean")
+
+
+# ---------------------------------------------------------------------------------------------------------------- pmrf
+
+
+def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
+    answer = restore(pmrf("euler-5"), PROBE, 1, seed=3)
+    assert (answer.method, answer.sampler, answer.calls, answer.model) == ("pmrf", "euler-5", 6, "ff")
+    assert pmrf().facts() == mean().facts() | {
+        "method": "pmrf",
+        "sampler": "euler-3",
+        "network": "ff",
+        "mean": "mm",
+    }
+    begun = enlarge(as_tensor([PROBE.lr0]), 128)
+    feature, _ = Told().embed(begun)
+    middle = mean_network()(begun, torch.tensor([16.0]), feature)
+    noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(sample_seed(3, 0)))
+    sharp = flow().draw(middle.detach(), torch.tensor([16.0]), noise, 5)
+    drawn = restore(pmrf("euler-5"), Probe(PROBE.lr0, feature=feature[0].numpy()), 1, seed=3)
+    assert np.abs(as_image(sharp[0]).astype(int) - drawn.picture).max() <= 1
+    assert np.abs(drawn.picture.astype(int) - as_image(middle[0])).max() > 1
+
+
+def test_the_flow_has_its_own_sampler_and_nobody_else_has_it() -> None:
+    with pytest.raises(FasrError, match="KIND is one of euler; for instance euler-10"):
+        pmrf("dpmpp-4")
+    with pytest.raises(FasrError, match="sampler euler-8: not KIND-STEPS"):
+        diffusion("fasr", "euler-8")
+
+
+def test_a_flow_is_opened_with_the_mean_beside_it(tmp_path: Path) -> None:
+    file, made = tmp_path / "flow.safetensors", flow()
+    options = Options(CPU, ModelFiles(network=file))
+    save_mean(mean_network(), tmp_path / "mean.safetensors")
+    made.mean = sha256_file(tmp_path / "mean.safetensors")
+    save_flow(made, file)
+    opened = open_restorer(METHODS["pmrf"], options)
+    assert opened.facts()["mean"] == made.mean and opened.facts()["network"] == sha256_file(file)
+    assert opened.facts()["sampler"] == "euler-8"
+    made.mean = "0" * 64
+    save_flow(made, file)
+    with pytest.raises(FasrError, match="goes on from the mean 000000000000…"):
+        open_restorer(METHODS["pmrf"], options)
 
 
 # -------------------------------------------------------------------------------------------------------- command line
@@ -356,6 +565,7 @@ def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how:
         (("--method", "bicubic", "--feature-only"), "--feature-only: method bicubic draws no samples"),
         (("--method", "bicubic", "--samples", "8"), "--samples 8: method bicubic draws no samples"),
         (("--method", "spandrel:x.pth", "--samples", "2"), "method spandrel:x.pth draws no samples"),
+        (("--method", "mean", "--model", "/nowhere.safetensors", "--sampler", "dpmpp-4"), "does not sample"),
         (("--device", "cuda:77"), "device"),
         (("--embedder", "/nowhere.safetensors"), "no such file"),
     ],
@@ -381,6 +591,24 @@ def test_a_method_without_features_says_that_the_auxiliaries_were_not_used(
     assert "method bicubic takes no feature: the auxiliary faces were not used" in capsys.readouterr().err
     (facts,) = (tmp_path / "out").glob("*.json")
     assert json.loads(facts.read_text())["asked"]["samples"] == 1
+
+
+def test_the_mean_of_a_still_is_one_picture_with_its_facts(
+    still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_mean(mean_network(), tmp_path / "mean.safetensors")
+    drawing = ("sr", still, "--method", "mean", "--out", tmp_path / "out", "--model", tmp_path / "mean.safetensors")
+    assert called(capsys, *drawing)[0] == 0
+    (file,) = (tmp_path / "out").glob("*.json")
+    facts = json.loads(file.read_text())
+    assert facts["asked"]["restorer"]["method"] == "mean" and facts["network_calls"] == 1
+    for wrong, said in (
+        ((*drawing, "--samples", 2), "--samples 2: method mean draws no samples"),
+        ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),
+        ((*drawing, "--attr", "glasses=yes"), "method mean cannot be drawn towards any"),
+    ):
+        code, _, err = called(capsys, *wrong)
+        assert code == 2 and said in err and len(err.strip().splitlines()) == 1
 
 
 def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> None:
@@ -420,7 +648,7 @@ def test_the_embedder_in_the_box_gives_unit_vectors() -> None:
 def test_langevin_steps_are_as_long_as_r_says() -> None:
     """The papers' r; where it is not named it is theirs, 0.16."""
     pictures = [
-        restore(make_restorer("sde-sr-ve", models, f"ve-3{r}", CPU), PROBE, 1, 3) for r in ("", ",r=0.16", ",r=0.4")
+        restore(diffusion("sde-sr-ve", f"ve-3{r}"), PROBE, 1, 3) for r in ("", ",r=0.16", ",r=0.4")
     ]
     assert (pictures[0].picture == pictures[1].picture).all()
     assert (pictures[0].picture != pictures[2].picture).any()

@@ -31,8 +31,7 @@ from fasr_video.gallery.probes import Feature, Kind, Prober, TrackFaces
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.methods import as_image
-from fasr_video.sr.restoration import SMALLEST
+from fasr_video.sr.restoration import SMALLEST, as_image
 from fasr_video.sr.surveillance import camera
 from fasr_video.training.features import write_arrays
 from fasr_video.types import AlignedFace

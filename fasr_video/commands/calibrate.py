@@ -22,7 +22,7 @@ from fasr_video.gallery.calibration import Band, Calibration
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import Prober, make_prober
 from fasr_video.sqlite import environment
-from fasr_video.sr.methods import open_restorer, samples_of
+from fasr_video.sr.methods import Options, find_method, open_restorer
 
 SIZES = (10, 100, 1_000, 10_000)
 OF_SR = ("method", "sampler", "precision", "samples")
@@ -123,8 +123,12 @@ def calibrate_command(
     plain = make_prober(model, None, 1)
     prober = plain
     if not no_sr:
-        restorer = open_restorer(method, find_device(device), sampler, precision)
-        prober = make_prober(model, restorer, samples or samples_of(method))
+        chosen = find_method(method)
+        if chosen.supports.references:
+            reason = "it draws from references, and there are none here"
+            raise UsageError(f"method {method}", reason, "use it with fasr-video sr or run, or another one here")
+        restorer = open_restorer(chosen, Options(find_device(device), sampler=sampler, precision=precision))
+        prober = make_prober(model, restorer, samples or chosen.defaults.samples)
     with environment(out):
         show(_from_images(faces, prober, plain, protocol, out), out)
 

@@ -81,6 +81,8 @@ COMMON_OPTIONS = (
     click.option("--references", multiple=True, type=click.IntRange(min=0), help="At most so many auxiliaries."),
     click.option("--fuse", multiple=True, help="Whose cosines a search averages: sr, pooled+sr, best+pooled+sr."),
     click.option("--idfsr", type=FILE, help="Weights of IDFSR, for idfsr and idfsr-fitted. [default: builtin]"),
+    click.option("--mean", type=FILE, help="Weights of the method mean. [default: builtin]"),
+    click.option("--pmrf", type=FILE, help="Weights of the method pmrf. [default: builtin]"),
     click.option("--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."),
     embedder_options,
     click.option(
@@ -214,7 +216,8 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
     scorers = [_open_scorer(name, options["device"]) for name in options["scorers"] or [SCORER]]
     plan = Plan(axes.systems(), scorers, _judges(options), options["by"], options["baseline"], options["batch"], notes)
     with environment(options["out"]), Store(options["out"]) as store:
-        tools = Tools(store, embedder, device, options["precision"], options["idfsr"], options["labelled"])
+        weights = {name: options[name] for name in ("idfsr", "mean", "pmrf") if options[name] is not None}
+        tools = Tools(store, embedder, device, options["precision"], weights, options["labelled"])
         with Progress(console=Console(stderr=True), transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 

@@ -20,23 +20,21 @@ from fasr_video.evaluation.photos import check_names, plain_name
 from fasr_video.evaluation.protocols import Trial
 from fasr_video.evaluation.scoring import Judges, Looked, Scored, Scorer, look, probe_parts, score, true_features
 from fasr_video.evaluation.systems import (
-    FITTED,
-    IDFSR,
     Pooler,
     Shown,
     System,
     Tools,
     check_systems,
     draw_all,
+    is_guided,
     labels,
     pooler,
-    takes_feature,
+    told_a_person,
 )
 from fasr_video.evaluation.tables import Table
 from fasr_video.files import write_whole
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.guidance import STRENGTH, open_guidance
-from fasr_video.sr.methods import METHODS
 from fasr_video.types import Image
 
 GRID_ROWS = 8
@@ -199,7 +197,7 @@ def _own_pooler(system: System, embedder: Embedder) -> tuple[Pooler | None, list
 
 def _circular(plan: Plan, tools: Tools) -> list[str]:
     """The embedder that a picture was told is a friendly judge of it."""
-    told = [s.method for s in plan.systems if s.draws and (takes_feature(s.method) or s.method in (IDFSR, FITTED))]
+    told = [s.method for s in plan.systems if s.draws and told_a_person(s.method)]
     if not told or all(e.sha256 != tools.embedder.sha256 for e in plan.scorers):
         return []
     who = f"{', '.join(dict.fromkeys(told))}: {_named(tools.embedder)} conditions the pictures and scores them"
@@ -208,7 +206,7 @@ def _circular(plan: Plan, tools: Tools) -> list[str]:
 
 def _guided_and_judged(plan: Plan, tools: Tools) -> list[str]:
     """What drew a picture towards attributes is a friendly judge of them, too."""
-    guided = [s.method for s in plan.systems if s.method in METHODS and METHODS[s.method].guided]
+    guided = [s.method for s in plan.systems if is_guided(s.method)]
     if not guided or plan.judges.attributes is None:
         return []
     if plan.judges.attributes_sha256 not in open_guidance((), STRENGTH, tools.device).classifiers.sha256:

@@ -12,7 +12,7 @@ from fasr_video.evaluation.codec import through_h264, through_jpeg
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import as_image
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.types import Image
 

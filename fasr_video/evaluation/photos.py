@@ -21,8 +21,7 @@ from fasr_video.pipeline.stills import align_face
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.sr.methods import as_image
-from fasr_video.sr.restoration import SMALLEST, square_face
+from fasr_video.sr.restoration import SMALLEST, as_image, square_face
 from fasr_video.types import Image
 
 ROLES = ("gallery", "probe", "auxiliary")

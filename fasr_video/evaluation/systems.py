@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,10 +28,11 @@ from fasr_video.recognition.combiner import FeatureCombiner
 from fasr_video.recognition.embedder import Embedder, as_tensor, require_embedder
 from fasr_video.sr import identity, sampling
 from fasr_video.sr.attributes import Attribute, complete
-from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
-from fasr_video.sr.idfsr_restorer import Idfsr, load_idfsr_models
-from fasr_video.sr.methods import METHODS, SPANDREL, Diffusion, load_models, make_restorer
+from fasr_video.sr.methods import METHODS, Method, ModelFiles, Need, Options, Supports, find_method, open_restorer
+from fasr_video.sr.methods import NAMES as METHOD_NAMES
+from fasr_video.sr.methods.diffusion import FAMILY
+from fasr_video.sr.methods.idfsr import IDFSR, Idfsr, load_idfsr_models
 from fasr_video.sr.restoration import Probe, Restorer
 from fasr_video.types import Image
 from fasr_video.weights.manifest import boxed
@@ -39,14 +40,16 @@ from fasr_video.weights.manifest import boxed
 IMAGES = "images:"
 PLAIN = ("hr", "lr", "bicubic")
 POOLED = "pooled"
-IDFSR, FITTED = "idfsr", "idfsr-fitted"
+FITTED = "idfsr-fitted"
+"""IDFSR with a vector fitted to the references of each face first."""
 FIT_STEPS = 200
-NAMES = (*PLAIN, POOLED, *METHODS, IDFSR, FITTED, f"{SPANDREL}FILE", f"{IMAGES}DIR")
+OTHERS = (*PLAIN, POOLED, FITTED, f"{IMAGES}DIR")
+NAMES = tuple(dict.fromkeys((*OTHERS, *METHOD_NAMES)))
 MERGES = ("combiner", "mean", "weighted", "median")
 FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
 """Whose cosines with a subject are averaged into a search's score."""
-PROCESS = {"sde-sr-vecs": "vecs", "sde-sr-vp": "vp", "sde-sr-subvp": "subvp", "sr3": "ddpm"}
-"""The only kind of sampler by which these are drawn; IDFSR is by those in few steps, the others by any of VE."""
+PROCESSES = ("vecs", "vp", "subvp", "ddpm", *sampling.FLOWS)
+"""Kinds of sampler that are processes of their own: methods with one are drawn by it alone."""
 MOST_TOLD = 5
 """Warnings of a system that are told, the most frequent first; the others are counted."""
 
@@ -92,7 +95,7 @@ class Axes:
     def systems(self) -> list[System]:
         """Without those that differ only in what their method does not know."""
         for method in self.method:
-            if method not in NAMES and not method.startswith((SPANDREL, IMAGES)):
+            if method not in OTHERS and not method.startswith(IMAGES) and method_of(method) is None:
                 raise UsageError(f"method {method}", "no such method", f"use some of: {', '.join(NAMES)}")
         for sampler in self.sampler:
             if not any(suits(method, sampler) for method in self.method):
@@ -112,21 +115,30 @@ class Axes:
         return [m for m in self.method if not any(suits(m, s) for s in self.sampler)]
 
 
+def method_of(name: str) -> Method | None:
+    """Return the method that draws a system of that name; None for hr, lr, pooled and images:DIR."""
+    prefix, colon, _ = name.partition(":")
+    if name == FITTED:
+        return IDFSR
+    return find_method(name) if prefix + colon in METHODS else None
+
+
 def _sensible(system: System) -> System:
     """Without what the method does not know, and with what it does by itself written out."""
     told: dict[str, object] = {}
-    method = METHODS.get(system.method)
+    method = method_of(system.method)
+    supports = Supports() if method is None else method.supports
     if system.method in (*PLAIN, POOLED):
         told |= {"fuse": None}
     pools = takes_feature(system.method) or ("fuse" not in told and "pooled" in (system.fuse or ""))
     merge = (system.merge or (method.merge if method else None) or "combiner") if pools else None
-    if method is None and system.method not in (IDFSR, FITTED):
+    if not supports.samples:
         told |= {"samples": None}
-    if method is None:
+    if method is None or not _takes_model(method):
         told |= {"model": None}
     if not suits(system.method, system.sampler):
         told |= {"sampler": None}
-    if not pools and system.method not in (IDFSR, FITTED):
+    if not pools and not supports.references:
         told |= {"references": None}
     if merge != "combiner":
         told |= {"combiner": None}
@@ -134,22 +146,40 @@ def _sensible(system: System) -> System:
     return sensible if sensible.combiner is None else replace(sensible, eta=merging.read_eta(sensible.combiner))
 
 
+def _takes_model(method: Method) -> bool:
+    """Return whether a method draws with the diffusion network, which the axis `model` varies."""
+    return method in FAMILY
+
+
 def suits(method: str, sampler: str | None) -> bool:
     """Whether a method stays what it is when it is drawn so: a kind of SDE is drawn by its own process alone."""
-    if method not in METHODS and method not in (IDFSR, FITTED):
+    registered = method_of(method)
+    if registered is None or not registered.supports.sampler:
         return False
     if sampler is None:
         return True
     how = sampling.parse(sampler)
-    if method in PROCESS:
-        return how.kind == PROCESS[method]
-    if method in (IDFSR, FITTED):
+    if not registered.defaults.sampler:  # its network is of no paper's process
         return how.in_few_steps
-    return how.kind not in PROCESS.values()
+    own = sampling.parse(registered.defaults.sampler).kind
+    return how.kind == own if own in PROCESSES else how.kind not in PROCESSES
 
 
 def takes_feature(method: str) -> bool:
-    return method == POOLED or (method in METHODS and METHODS[method].merge is not None)
+    registered = method_of(method)
+    return method == POOLED or (registered is not None and registered.supports.feature)
+
+
+def told_a_person(method: str) -> bool:
+    """Return whether pictures of that system are drawn with somebody's feature or references."""
+    registered = method_of(method)
+    return takes_feature(method) or (registered is not None and registered.supports.references)
+
+
+def is_guided(method: str) -> bool:
+    """Return whether a system is nothing without attributes."""
+    registered = method_of(method)
+    return registered is not None and Need.ATTRIBUTES in registered.needs
 
 
 def labels(systems: Sequence[System]) -> list[str]:
@@ -218,7 +248,8 @@ class Tools:
     """The one that conditions super-resolution."""
     device: torch.device
     precision: str = "float32"
-    idfsr: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    """Other weights than the bundled ones, by method, of those whose network is not the axis `model`."""
     labelled: bool = False
     """Whether `srdg` is drawn towards labels, in place of what a classifier reads off the LR faces."""
     warnings: list[str] = field(default_factory=list)
@@ -346,7 +377,8 @@ class ByIdfsr:
 
     def __init__(self, system: System, tools: Tools) -> None:
         finder = LandmarkFinder(str(tools.device))
-        self._models = load_idfsr_models((tools.idfsr, tools.embedder, None), tools.device, finder)
+        files = ModelFiles(network=tools.weights.get(IDFSR.name), embedder=tools.embedder)
+        self._models = load_idfsr_models(files, tools.device, finder)
         self._restorer = Idfsr(self._models, system.sampler, tools.device, tools.precision)
         self._system, self._tools = system, tools
 
@@ -439,22 +471,24 @@ def pooler(system: System, embedder: Embedder) -> Pooler:
 
 def open_drawer(system: System, tools: Tools, items: Sequence[Item]) -> Drawer:
     name = system.method
+    method = method_of(name)
     if name in PLAIN:
         return Plain(name)
-    if name.startswith(IMAGES):
+    if method is None:
         return FromFolder(Path(name.removeprefix(IMAGES)), system.degradation, items)
-    if name in (IDFSR, FITTED):
+    if method.supports.references:
         return ByIdfsr(system, tools)
-    if name.startswith(SPANDREL):
-        return ByRestorer(system, make_restorer(name, _no_models, None, tools.device), 1, tools, None)
-    guidance = open_guidance((), STRENGTH, tools.device) if METHODS[name].guided else None
-    told = "mean" if METHODS[name].merge else None  # merging is done here
-    models = load_models(system.model, tools.embedder, None, tools.device, told)
-    models.denoiser.precision = PRECISIONS[tools.precision]
-    how = sampling.parse(system.sampler or METHODS[name].sampler)
-    method = name if METHODS[name].merge is None else "fasr"
-    restorer = Diffusion(method, models, how, tools.device, guidance=guidance)
-    return ByRestorer(system, restorer, system.samples or METHODS[name].samples, tools, guidance)
+    guidance = open_guidance((), STRENGTH, tools.device) if is_guided(name) else None
+    options = Options(
+        device=tools.device,
+        files=ModelFiles(network=system.model or tools.weights.get(name), embedder=tools.embedder),
+        sampler=system.sampler,
+        precision=tools.precision,
+        guidance=guidance,
+    )
+    given = replace(method, needs=method.needs - {Need.COMBINER})  # merging is done here
+    samples = system.samples or method.defaults.samples
+    return ByRestorer(system, open_restorer(given, options), samples, tools, guidance)
 
 
 def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]) -> None:
@@ -463,7 +497,7 @@ def check_systems(systems: Sequence[System], tools: Tools, items: Sequence[Item]
     plain = (s if s.method.startswith(IMAGES) else replace(s, degradation=None) for s in alike)
     for system in dict.fromkeys(plain):
         open_drawer(system, tools, items)
-    if tools.labelled and any(s.method in METHODS and METHODS[s.method].guided for s in systems):
+    if tools.labelled and any(is_guided(s.method) for s in systems):
         tools.warnings.extend(_check_labels(items))
     tools.warnings.extend(_few_references(systems, items))
 
@@ -477,10 +511,6 @@ def _few_references(systems: Sequence[System], items: Sequence[Item]) -> list[st
             counts = f"{len(having)} of {len(items)} searches have fewer auxiliaries, {min(having)} the least"
             told.append(f"references={wanted}: {counts}; all of theirs were taken")
     return told
-
-
-def _no_models() -> NoReturn:
-    raise AssertionError("a third party's restorer takes no models of ours")
 
 
 def draw_all(

@@ -15,7 +15,7 @@ from torch import Tensor
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.sr.attributes import Attribute, Classifiers, read
-from fasr_video.sr.idfsr_restorer import Idfsr
+from fasr_video.sr.methods import find_method
 from fasr_video.sr.restoration import Probe, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
 from fasr_video.weights.manifest import boxed
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Faces that IDFSR draws somebody from, in the canonical frame."""
+    """Faces that a method with references draws somebody from, in the canonical frame."""
 
     faces: tuple[Image, ...] = ()
     sha256: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class Prober:
     ) -> tuple[list[Restoration], Tensor] | None:
         if self._restorer is None:
             return None
-        if isinstance(self._restorer, Idfsr):
+        if find_method(self._restorer.name).supports.references:
             asked = [Probe(t.small, t.references.faces, subject=t.references.subject) for t in tracks]
         # The network has to be told in the features that it was trained with; with others it makes its own.
         elif self._restorer.facts().get("embedder") == self.embedder.sha256:

@@ -19,8 +19,9 @@ from fasr_video.sqlite import environment
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.identity import About, Identity, Progress, References, cosines, fit, lowest, save_identity, stranger
 from fasr_video.sr.idfsr import SIDE
-from fasr_video.sr.idfsr_restorer import IdfsrModels, load_idfsr_models
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.methods import ModelFiles
+from fasr_video.sr.methods.idfsr import IdfsrModels, load_idfsr_models
+from fasr_video.sr.restoration import as_image
 
 SMALLEST_REFERENCE = 64
 """Side in pixels below which a photograph would teach the vector its own blur."""
@@ -51,7 +52,8 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
     """Fit one vector to the photographs in a folder, and write it."""
     if job.out.exists():
         raise UsageError(job.out, "it is there already", "give another name, or remove it")
-    models = load_idfsr_models((job.model, job.embedder, None), find_device(job.device), LandmarkFinder(job.device))
+    files = ModelFiles(network=job.model, embedder=job.embedder)
+    models = load_idfsr_models(files, find_device(job.device), LandmarkFinder(job.device))
     detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
     stills, warnings = read_auxiliaries(job.refs, detector)
     references, left_out = _references(stills, models)

@@ -21,7 +21,6 @@ from fasr_video.case.case import Case
 from fasr_video.case.results import digest, probe_place
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
-from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import SettingsError
 from fasr_video.gallery.probes import Prober, Probes, References, TrackFaces, make_prober
 from fasr_video.pipeline.references import sharpest
@@ -40,8 +39,7 @@ from fasr_video.recognition.embedders import open_embedder
 from fasr_video.sqlite import environment
 from fasr_video.sr.attributes import READ
 from fasr_video.sr.guidance import Guidance, open_guidance
-from fasr_video.sr.idfsr_restorer import open_idfsr
-from fasr_video.sr.methods import METHODS, REFERENCED, open_restorer
+from fasr_video.sr.methods import ModelFiles, Options, Supports, find_method, open_restorer
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.types import Image
 
@@ -63,21 +61,28 @@ def open_prober(settings: Settings) -> Prober:
 
 
 def _check(how: RestoreSettings) -> None:
-    """Settings that ask for what the method cannot do."""
-    if how.attributes == READ and how.method in {"none", REFERENCED}:
-        does = "draws nothing" if how.method == "none" else "cannot be drawn towards any"
+    """Refuse settings that ask for what the method cannot do."""
+    nothing = how.method == "none"
+    supports = Supports() if nothing else find_method(how.method).supports
+    if how.attributes == READ and not supports.attributes:
+        does = "draws nothing" if nothing else "cannot be drawn towards any"
         raise SettingsError("restore.attributes=read", f"restore.method {how.method} {does}", "set it to none")
-    if how.weights is not None and how.method not in {*METHODS, REFERENCED}:
+    if how.weights is not None and not supports.weights:
         raise SettingsError("restore.weights", f"method {how.method} takes none", "set it to null")
-    if how.subjects and how.method != REFERENCED:
+    if how.subjects and not supports.references:
         raise SettingsError("restore.subjects", f"method {how.method} takes no references", "use method idfsr")
 
 
 def _open_restorer(how: RestoreSettings, guidance: Guidance | None) -> Restorer:
-    device = find_device(how.device)
-    if how.method == REFERENCED:
-        return open_idfsr((how.weights, None, None), LandmarkFinder(how.device), how.sampler, device, how.precision)
-    return open_restorer(how.method, device, how.sampler, how.precision, (how.weights, None, None), guidance, how.batch)
+    options = Options(
+        device=find_device(how.device),
+        files=ModelFiles(network=how.weights),
+        sampler=how.sampler,
+        precision=how.precision,
+        guidance=guidance,
+        batch=how.batch,
+    )
+    return open_restorer(find_method(how.method), options)
 
 
 def tracks_together(how: RestoreSettings) -> int:

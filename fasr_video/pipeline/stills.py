@@ -18,7 +18,6 @@ from PIL import ImageDraw, ImageFont
 from fasr_video import __version__
 from fasr_video.checkpoint import find_device
 from fasr_video.detection import Detector, open_detector
-from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.detection.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file, sha256_file, write_whole
@@ -29,12 +28,11 @@ from fasr_video.provenance import BANNER, is_synthetic, png_note
 from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sqlite import environment
-from fasr_video.sr import idfsr_restorer
 from fasr_video.sr.attributes import complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
-from fasr_video.sr.methods import as_image, is_plain, open_restorer, samples_of
-from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, Restorer, restore, square_face
+from fasr_video.sr.methods import Method, ModelFiles, Options, find_method, open_restorer
+from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, as_image, restore, square_face
 from fasr_video.types import Image
 
 
@@ -95,20 +93,20 @@ def run(job: Job) -> Iterator[Done]:
     """Each image in turn; one that cannot be used is told and does not stop the others."""
     if job.samples is not None and not 1 <= job.samples <= 64:
         raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
-    if job.identity is not None and job.method != idfsr_restorer.NAME:
-        raise UsageError(f"method {job.method}", "it takes no fitted identity", "use --method idfsr")
-    if is_plain(job.method):
-        _check_plain(job)
+    method = find_method(job.method)
+    _check(job, method)
     choice = _choice(job)
     said, reading = parse_all(job.attr)
     guidance = _guidance(job)
-    files = (job.model, job.embedder, job.combiner)
-    if job.method == idfsr_restorer.NAME:
-        restorer = _open_idfsr(job)
-    else:
-        restorer = open_restorer(job.method, find_device(job.device), job.sampler, job.precision, files, guidance)
-    samples = job.samples or samples_of(job.method)
-    smallest = idfsr_restorer.SMALLEST if job.method == idfsr_restorer.NAME else SMALLEST
+    options = Options(
+        device=find_device(job.device),
+        files=ModelFiles(job.model, job.embedder, job.combiner, job.identity),
+        sampler=job.sampler,
+        precision=job.precision,
+        guidance=guidance,
+    )
+    restorer = open_restorer(method, options)
+    samples = job.samples or method.defaults.samples
     detector = open_detector("builtin", weights=None, device=job.device, min_score=MIN_SCORE) if job.align else None
     auxiliaries, about_aux = read_auxiliaries(job.aux, detector)
     shared = {
@@ -128,7 +126,7 @@ def run(job: Job) -> Iterator[Done]:
     faces = tuple(a.face for a in auxiliaries)
     for path in job.images:
         try:
-            still = read_still(path, detector, smallest, choice)
+            still = read_still(path, detector, method.supports.smallest, choice)
         except InputError as error:
             yield Done(path, "refused", None, (), str(error))
             continue
@@ -155,20 +153,19 @@ def _choice(job: Job) -> Choice:
     return Choice(job.face, remedy)
 
 
-def _check_plain(job: Job) -> None:
-    """What would change nothing, and stand in the facts as if it had."""
-    reason = f"method {job.method} draws no samples, and takes no feature"
-    for option, given in (("--feature-only", job.feature_only), (f"--samples {job.samples}", (job.samples or 1) > 1)):
+def _check(job: Job, method: Method) -> None:
+    """Refuse what would change nothing, and stand in the facts as if it had."""
+    if method.supports.samples:
+        return
+    feature = method.supports.feature
+    reason = f"method {job.method} draws no samples" + ("" if feature else ", and takes no feature")
+    useless = {
+        "--feature-only": job.feature_only and not feature,
+        f"--samples {job.samples}": (job.samples or 1) > 1,
+    }
+    for option, given in useless.items():
         if given:
             raise UsageError(option, reason, "leave it out, or use fasr++ or fasr")
-
-
-def _open_idfsr(job: Job) -> Restorer:
-    if job.attr:
-        raise UsageError("--attr", f"method {job.method} cannot be drawn towards any", "leave it out, or use fasr++")
-    files = (job.model, job.embedder, job.identity)
-    finder = LandmarkFinder(job.device)
-    return idfsr_restorer.open_idfsr(files, finder, job.sampler, find_device(job.device), job.precision)
 
 
 def _guidance(job: Job) -> Guidance | None:

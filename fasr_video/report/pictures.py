@@ -25,7 +25,7 @@ from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.report.redact import without_bystanders
 from fasr_video.sr.degradation import enlarge
-from fasr_video.sr.methods import as_image
+from fasr_video.sr.restoration import as_image
 from fasr_video.types import Image
 
 LARGE = 336

@@ -83,6 +83,8 @@ class Kind(StrEnum):
 class Published(ScoreDenoiser):
     """A released network in eval mode, with what its file says about it."""
 
+    band_known = False
+
     def __init__(self, network: NCSNpp, weights: Literal["ema", "raw"], sigma_min: float, sigma_max: float) -> None:
         super().__init__(network, sigma_min, sigma_max)
         self.weights = weights

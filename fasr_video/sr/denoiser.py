@@ -39,6 +39,8 @@ class Denoiser(nn.Module):
     sigma_max: float
     band: tuple[int, int]
     """Smallest and largest side of the LR faces that it was trained on."""
+    band_known: bool = True
+    """False where the file does not say, and the band is what the papers trained on."""
     embedder: str = ""
     """SHA-256 of the embedder whose features it was trained with; empty where that is not known."""
     precision: torch.dtype = torch.float32

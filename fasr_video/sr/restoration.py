@@ -1,4 +1,4 @@
-"""What a restorer is given and what it answers. Every method of `sr/methods.py` has this shape."""
+"""What a restorer is given and what it answers. Every method of `sr/methods/` has this shape."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fasr_video.errors import InputError
 from fasr_video.sr.attributes import Attribute
 from fasr_video.types import Image
 
+SIDE = 128
+"""Of the pictures that all methods but diffusion networks of another size make."""
 SMALLEST = 8
 """Side in pixels below which a face says nothing."""
 LARGEST_RATIO = 1.25
@@ -65,6 +69,7 @@ class Restoration:
 
 class Restorer(Protocol):
     name: str
+    """Of its method, or that with a file's name after the colon."""
 
     def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
         """One answer a probe; each depends on its own probe and seed, never on the others."""
@@ -77,6 +82,22 @@ class Restorer(Protocol):
 
 def restore(restorer: Restorer, probe: Probe, samples: int, seed: int) -> Restoration:
     return restorer.restore_all([probe], samples, [seed])[0]
+
+
+def pictures_of(drawn: Tensor) -> tuple[Image, tuple[Image, ...], NDArray[np.float32]]:
+    """Return picture, samples and spread of N×3×S×S in [0, 1], the samples of one face."""
+    spread = drawn.std(0).mean(0) if len(drawn) > 1 else torch.zeros(drawn.shape[-2:])
+    return as_image(drawn.mean(0)), tuple(as_image(sample) for sample in drawn), spread.numpy()
+
+
+def as_image(picture: Tensor) -> Image:
+    """3×H×W in [0, 1] as RGB uint8."""
+    return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
+
+
+def unused_auxiliaries(name: str, probe: Probe) -> tuple[str, ...]:
+    """Return the warning of a method without a feature, where there are auxiliary faces."""
+    return (f"method {name} takes no feature: the auxiliary faces were not used",) if probe.auxiliaries else ()
 
 
 def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Image, tuple[str, ...]]:

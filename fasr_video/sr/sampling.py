@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +44,8 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    draw: Callable[[Denoiser, Condition, Sampling, Generators], Tensor]
+    draw: Callable[[Denoiser, Condition, Sampling, Generators], Tensor] | None
+    """None for those that follow a flow in place of a denoiser."""
     calls: int
     """Network calls a step."""
     warm: bool = False
@@ -53,8 +54,9 @@ class Kind:
     """Whether it has Langevin steps."""
 
 
-def parse(text: str) -> Sampling:
-    """`KIND-STEPS`, `KIND-STEPS@SIGMA` or `KIND-STEPS,r=SNR`."""
+def parse(text: str, kinds: Collection[str] | None = None) -> Sampling:
+    """`KIND-STEPS`, `KIND-STEPS@SIGMA` or `KIND-STEPS,r=SNR`; of all kinds where none are given."""
+    kinds = KINDS if kinds is None else kinds
     named, comma, snr = text.partition(",r=")
     kind, dash, rest = named.rpartition("-")
     steps, at, warm = rest.partition("@")
@@ -62,9 +64,10 @@ def parse(text: str) -> Sampling:
         sampling = Sampling(kind, int(steps), float(warm) if at else None, float(snr) if comma else SNR)
     except ValueError:
         dash = ""
-    known = ", ".join(KINDS)
-    if not dash or sampling.kind not in KINDS or not 1 <= sampling.steps <= 10_000:
-        raise UsageError(f"sampler {text}", "not KIND-STEPS", f"KIND is one of {known}; for instance dpmpp-10")
+    known = ", ".join(kinds)
+    if not dash or sampling.kind not in kinds or not 1 <= sampling.steps <= 10_000:
+        remedy = f"KIND is one of {known}; for instance {next(iter(kinds))}-10"
+        raise UsageError(f"sampler {text}", "not KIND-STEPS", remedy)
     if sampling.warm is not None and not (KINDS[kind].warm and sampling.warm > 0):
         able = ", ".join(k for k, v in KINDS.items() if v.warm)
         raise UsageError(f"sampler {text}", "cannot begin at that noise level", f"only {able} can, at a level above 0")
@@ -77,7 +80,9 @@ def parse(text: str) -> Sampling:
 @torch.no_grad()
 def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
     """N×3×S×S in [0, 1], one picture for each row of the condition, each from its own generator."""
-    drawn = KINDS[sampling.kind].draw(denoiser, condition, sampling, generators)
+    by = KINDS[sampling.kind].draw
+    assert by is not None
+    drawn = by(denoiser, condition, sampling, generators)
     if not bool(drawn.isfinite().all()):
         raise UsageError(
             f"sampler {sampling}", "it drew NaN or infinity", "take another sampler, or look at the network"
@@ -157,4 +162,12 @@ KINDS = {
     "subvp": Kind(_by_process(REVERSE, lambda d: sde.SubVP(), None), 1),
     "em": Kind(_by_process(samplers.euler_maruyama, _ve, None), 1),
     "ddpm": Kind(_ddpm, 1),
+    "euler": Kind(None, 1),
 }
+FLOWS = [name for name, kind in KINDS.items() if kind.draw is None]
+DENOISERS = [name for name in KINDS if name not in FLOWS]
+
+
+def sample_seed(seed: int, k: int) -> int:
+    """Each sample of a picture has a seed of its own, so that asking for more leaves the first ones as they are."""
+    return (seed * 1_000_003 + k) % 2**63

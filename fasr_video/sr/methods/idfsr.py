@@ -1,10 +1,9 @@
-"""The restorer `idfsr`: rebuilds the face of a very poor picture from references or a fitted identity."""
+"""`idfsr`: rebuilds the face of a very poor picture from references or a fitted identity."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,26 +11,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fasr_video.errors import ModelError, UsageError
+from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.align import USUAL_MARKS
-from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor
+from fasr_video.recognition.embedder import Embedder, as_tensor, require_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.identity import Identity, load_identity
 from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble
-from fasr_video.sr.methods import as_image, sample_seed
-from fasr_video.sr.restoration import Probe, Restoration
-from fasr_video.sr.sampling import Sampling
+from fasr_video.sr.methods.band import check_lr_face, draw_within
+from fasr_video.sr.methods.features import open_faces
+from fasr_video.sr.methods.method import Method, ModelFiles, Need, Options, Supports
+from fasr_video.sr.restoration import Probe, Restoration, as_image, pictures_of
+from fasr_video.sr.sampling import Sampling, sample_seed
 from fasr_video.sr.weights import load_idfsr
 from fasr_video.types import Image
 from fasr_video.weights.manifest import boxed
 
 NAME = "idfsr"
-SMALLEST = min(SIDES)
-"""Side in pixels of the smallest faces that are drawn."""
 FINDABLE = 12
 """Side in pixels from which a face without landmarks is an unusual one: of CelebA's 97 % have some at 16 px, 56 % at
 8 px, none at 4 px. A smaller one is taken to be as its frame says: the usual landmarks are off by 3.6 px of 128 (root
@@ -81,29 +80,17 @@ class _Told:
     warnings: tuple[str, ...]
 
 
-Files = tuple[Path | None, Embedder | Path | None, Path | None]
-"""Network, embedder (open or its file) and fitted identity; None for those in the box, and for no identity."""
-
-
-def open_idfsr(
-    files: Files, find_marks: MarkFinder, sampler: str | None, device: torch.device, precision: str
-) -> Idfsr:
-    return Idfsr(load_idfsr_models(files, device, find_marks), sampler, device, precision)
-
-
-def load_idfsr_models(files: Files, device: torch.device, find_marks: MarkFinder) -> IdfsrModels:
-    weights, embedder, identity = files
-    weights = boxed("idfsr.safetensors") if weights is None else weights
+def load_idfsr_models(files: ModelFiles, device: torch.device, find_marks: MarkFinder) -> IdfsrModels:
+    """Return the models of these files, the fitted identity among them where there is one."""
+    weights = files.network or boxed("idfsr.safetensors")
     denoiser = load_idfsr(weights).to(device)
-    digest = sha256_file(weights)
-    faces = BuiltinEmbedder(embedder, device) if embedder is None or isinstance(embedder, Path) else embedder
-    if denoiser.embedder and denoiser.embedder != faces.sha256:
-        reason = f"trained with the embedder {denoiser.embedder[:12]}…, but {faces.sha256[:12]}… is given"
-        raise ModelError(weights, reason, "give the embedder that it was trained with")
-    models = IdfsrModels(denoiser, digest, faces, find_marks)
-    if identity is None:
+    embedder = open_faces(files, device)
+    require_embedder(weights, denoiser.embedder, embedder.sha256)
+    models = IdfsrModels(denoiser, sha256_file(weights), embedder, find_marks)
+    if files.identity is None:
         return models
-    return IdfsrModels(denoiser, digest, faces, find_marks, load_identity(identity, digest), sha256_file(identity))
+    identity = load_identity(files.identity, models.denoiser_sha256)
+    return replace(models, identity=identity, identity_sha256=sha256_file(files.identity))
 
 
 class Idfsr:
@@ -113,7 +100,7 @@ class Idfsr:
 
     def __init__(self, models: IdfsrModels, sampler: str | None, device: torch.device, precision: str = "float32"):
         self._models, self._device = models, device
-        self._sampling: Sampling = sampling.parse(sampler or models.denoiser.sampler)
+        self._sampling: Sampling = sampling.parse(sampler or models.denoiser.sampler, sampling.DENOISERS)
         models.denoiser.precision = PRECISIONS[precision]
         self._seen: tuple[tuple[Image, ...], _References] | None = None
 
@@ -130,13 +117,14 @@ class Idfsr:
         }
 
     def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
-        return [self._restore(probe, samples, seed) for probe, seed in zip(probes, seeds, strict=True)]
+        check_lr_face(NAME, probes)
+
+        def draw(some: Sequence[Probe], their_seeds: Sequence[int]) -> list[Restoration]:
+            return [self._restore(probe, samples, seed) for probe, seed in zip(some, their_seeds, strict=True)]
+
+        return draw_within(self._models.denoiser.band, probes, seeds, draw)
 
     def _restore(self, probe: Probe, samples: int, seed: int) -> Restoration:
-        if not probe.lr_known:
-            raise UsageError(
-                "feature-only", f"method {NAME} needs the LR face around the features", "use fasr++ or fasr"
-            )
         told = self._told(probe)
         rows = torch.zeros(samples, dtype=torch.long)
         repeated = told.condition[rows]
@@ -145,11 +133,8 @@ class Idfsr:
         )
         noise = samplers.generators([sample_seed(seed, k) for k in range(samples)])
         drawn = sampling.draw(self._models.denoiser, condition, self._sampling, noise).float().cpu()
-        spread = drawn.std(0).mean(0) if samples > 1 else torch.zeros(drawn.shape[-2:])
         return Restoration(
-            picture=as_image(drawn.mean(0)),
-            samples=tuple(as_image(sample) for sample in drawn),
-            spread=spread.numpy(),
+            *pictures_of(drawn),
             method=self.name,
             sampler=str(self._sampling),
             calls=self._sampling.calls * samples,
@@ -166,7 +151,7 @@ class Idfsr:
         found, references = self._marks_of(lr), self._references(probe.auxiliaries)
         marks = torch.from_numpy(USUAL_MARKS).float()[None] if found is None else found
         used = len(references) > 0 and (found is not None or len(probe.lr0) < FINDABLE)
-        warnings = [*self._outside(probe), *references.warnings]
+        warnings = [*references.warnings]
         reference, reference_marks = lr, marks
         if used:
             nearest = int((references.marks - marks).square().sum((1, 2)).argmin())  # it is bent least
@@ -216,9 +201,23 @@ class Idfsr:
         found = self._models.find_marks(as_image(picture[0]))
         return None if found is None else torch.from_numpy(found).float()[None]
 
-    def _outside(self, probe: Probe) -> list[str]:
-        low, high = self._models.denoiser.band
-        side = len(probe.lr0)
-        if low <= side <= high:
-            return []
-        return [f"LR face of {side} px, outside the {low}-{high} px that the network was trained on"]
+
+def _open(method: Method, options: Options) -> Idfsr:
+    finder = LandmarkFinder(str(options.device))
+    models = load_idfsr_models(options.files, options.device, finder)
+    return Idfsr(models, options.sampler, options.device, options.precision)
+
+
+IDFSR = Method(
+    NAME,
+    _open,
+    needs=frozenset({Need.NETWORK, Need.EMBEDDER}),
+    supports=Supports(
+        samples=True,
+        sampler=True,
+        references=True,
+        identity=True,
+        weights=True,
+        smallest=min(SIDES),
+    ),
+)

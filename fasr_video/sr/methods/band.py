@@ -1,0 +1,48 @@
+"""Faces of sizes that a network was not trained on: nothing is drawn, and one sentence says why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fasr_video.errors import UsageError
+from fasr_video.sr.methods.bicubic import enlarged
+from fasr_video.sr.restoration import Probe, Restoration
+
+Draw = Callable[[Sequence[Probe], Sequence[int]], list[Restoration]]
+"""One answer a probe, by these seeds."""
+
+
+Band = tuple[int, int]
+"""Smallest and largest side of the LR faces that a network was trained on."""
+
+
+def draw_within(
+    band: Band | None, probes: Sequence[Probe], seeds: Sequence[int], draw: Draw
+) -> list[Restoration]:
+    """Draw the faces of sizes within the band; the classical picture stands for each other one.
+
+    All are drawn where the band is not known.
+    """
+    reasons = [None if band is None else outside(band, probe) for probe in probes]
+    inside = [k for k, reason in enumerate(reasons) if reason is None]
+    drawn = iter(draw([probes[k] for k in inside], [seeds[k] for k in inside]) if inside else ())
+    answers = []
+    for probe, seed, reason in zip(probes, seeds, reasons, strict=True):
+        answers.append(next(drawn) if reason is None else enlarged(probe, seed, (reason,)))
+    return answers
+
+
+def outside(band: Band, probe: Probe) -> str | None:
+    """Return why a face is not drawn by a network trained on these sizes; None where it is."""
+    (smallest, largest), side = band, len(probe.lr0)
+    if probe.lr_known and side > largest:
+        return f"{side} px is larger than {largest} px: the crop is good enough, nothing is reconstructed"
+    if probe.lr_known and side < smallest:
+        return f"{side} px is smaller than {smallest} px: the crop shows too little, nothing is reconstructed"
+    return None
+
+
+def check_lr_face(name: str, probes: Sequence[Probe]) -> None:
+    """Refuse to draw from a feature alone."""
+    if not all(probe.lr_known for probe in probes):
+        raise UsageError("feature-only", f"method {name} needs the LR face", "use fasr++ or fasr")

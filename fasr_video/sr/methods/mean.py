@@ -1,0 +1,118 @@
+"""`mean`: the posterior mean, one picture by one network call. It invents least."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.files import sha256_file
+from fasr_video.recognition.embedder import as_tensor
+from fasr_video.sr.degradation import enlarge
+from fasr_video.sr.denoiser import PRECISIONS
+from fasr_video.sr.methods.band import check_lr_face, draw_within
+from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
+from fasr_video.sr.methods.method import (
+    Method,
+    Need,
+    Options,
+    Supports,
+    weights_file,
+)
+from fasr_video.sr.posterior_mean import PosteriorMean
+from fasr_video.sr.restoration import Probe, Restoration, pictures_of
+from fasr_video.sr.weights import load_mean
+
+FILE = "mean.safetensors"
+
+
+class Mean:
+    """Answers with the mean of all pictures that LR face and feature allow."""
+
+    def __init__(
+        self,
+        method: Method,
+        network: PosteriorMean,
+        sha256: str,
+        models: FeatureModels,
+        options: Options,
+    ) -> None:
+        self.name, self.sha256, self.side = method.name, sha256, network.side
+        self._network, self._device = network.to(options.device), options.device
+        self._features = Features(method, models, network.feature_length)
+        self._precision = PRECISIONS[options.precision]
+        self._batch = at_once(PICTURES, options.device, options.batch)
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "method": self.name,
+            "network": self.sha256,
+            "precision": str(self._precision).removeprefix("torch."),
+            **self._features.facts(),
+        }
+
+    def restore_all(
+        self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
+        check_lr_face(self.name, probes)
+        return draw_within(self._network.band, probes, seeds, self._draw)
+
+    def pictures(self, probes: Sequence[Probe]) -> tuple[Tensor, list[str]]:
+        """Return the mean pictures, N×3×S×S, and where the feature of each is from."""
+        lr = torch.cat([enlarge(as_tensor([probe.lr0]), self.side) for probe in probes])
+        features = [self._features.of(probe) for probe in probes]
+        parts = (lr, sides_of(probes), torch.stack([feature for feature, _ in features]))
+        batches = zip(*(torch.split(part, self._batch) for part in parts), strict=True)
+        pictures = torch.cat([self._call(*batch) for batch in batches])
+        return pictures, [source for _, source in features]
+
+    def warnings(self, probe: Probe, source: str) -> tuple[str, ...]:
+        """Return what there is to say of a picture whose feature is from `source`."""
+        return tuple(self._features.warnings(probe, source, self._network.embedder))
+
+    def _draw(self, probes: Sequence[Probe], seeds: Sequence[int]) -> list[Restoration]:
+        pictures, sources = self.pictures(probes)
+        rows = zip(probes, pictures, seeds, sources, strict=True)
+        return [self._answer(*row) for row in rows]
+
+    @torch.no_grad()
+    def _call(self, lr: Tensor, sides: Tensor, features: Tensor) -> Tensor:
+        device = self._device
+        with torch.autocast(device.type, self._precision, self._precision != torch.float32):
+            out: Tensor = self._network(lr.to(device), sides.to(device), features.to(device))
+        return out.float().cpu()
+
+    def _answer(self, probe: Probe, picture: Tensor, seed: int, source: str) -> Restoration:
+        return Restoration(
+            *pictures_of(picture[None]),
+            method=self.name,
+            sampler="",
+            calls=1,
+            seed=seed,
+            model=self.sha256,
+            feature=source,
+            warnings=self.warnings(probe, source),
+        )
+
+
+def sides_of(probes: Sequence[Probe]) -> Tensor:
+    """Return the side of each LR face, in pixels."""
+    return torch.tensor([float(len(probe.lr0)) for probe in probes])
+
+
+def open_mean(method: Method, options: Options) -> Mean:
+    """Return the posterior mean for a method that draws it, or goes on from it."""
+    file = weights_file(method, options.files, FILE, "train mean")
+    network = load_mean(file)
+    models = load_feature_models(method, options.files, options.device, file, network.embedder)
+    return Mean(method, network, sha256_file(file), models, options)
+
+
+MEAN = Method(
+    "mean",
+    open_mean,
+    needs=frozenset({Need.NETWORK, Need.EMBEDDER, Need.COMBINER}),
+    supports=Supports(feature=True, weights=True),
+)

@@ -1,0 +1,121 @@
+"""`pmrf`: a rectified flow from the posterior mean to a sharp face (Ohayon et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.errors import ModelError
+from fasr_video.files import sha256_file
+from fasr_video.sr import samplers, sampling
+from fasr_video.sr.denoiser import PRECISIONS
+from fasr_video.sr.flow import CALLS, RectifiedFlow
+from fasr_video.sr.methods import mean as posterior_mean
+from fasr_video.sr.methods.band import check_lr_face, draw_within
+from fasr_video.sr.methods.mean import Mean, open_mean, sides_of
+from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Supports, weights_file
+from fasr_video.sr.restoration import Probe, Restoration, pictures_of
+from fasr_video.sr.sampling import sample_seed
+from fasr_video.sr.weights import load_flow
+
+FILE = "flow.safetensors"
+
+
+class Pmrf:
+    """Moves the mean picture, with a little noise on it, to a sharp face."""
+
+    name = "pmrf"
+
+    def __init__(
+        self, method: Method, mean: Mean, flow: RectifiedFlow, sha256: str, options: Options
+    ) -> None:
+        self._mean, self._flow, self._sha256 = mean, flow.to(options.device), sha256
+        sampler = options.sampler or method.defaults.sampler
+        self._sampling = sampling.parse(sampler, sampling.FLOWS)
+        self._device, self._precision = options.device, PRECISIONS[options.precision]
+        self._batch = at_once(PICTURES, options.device, options.batch)
+
+    def facts(self) -> dict[str, object]:
+        return {
+            **self._mean.facts(),
+            "sampler": str(self._sampling),
+            "network": self._sha256,
+            "mean": self._mean.sha256,
+        }
+
+    def restore_all(
+        self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
+        check_lr_face(self.name, probes)
+
+        def draw(some: Sequence[Probe], their_seeds: Sequence[int]) -> list[Restoration]:
+            return self._draw(some, samples, their_seeds)
+
+        return draw_within(self._flow.band, probes, seeds, draw)
+
+    def _draw(
+        self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
+        means, sources = self._mean.pictures(probes)
+        sides = sides_of(probes)
+        rows = torch.arange(len(probes)).repeat_interleave(samples)
+        own_seeds = [sample_seed(seed, k) for seed in seeds for k in range(samples)]
+        parts = []
+        for i in range(0, len(rows), self._batch):
+            some = rows[i : i + self._batch]
+            parts.append(self._sharpen(means[some], sides[some], own_seeds[i : i + self._batch]))
+        drawn = torch.cat(parts).reshape(len(probes), samples, *means.shape[1:])
+        answers = zip(probes, drawn, seeds, sources, strict=True)
+        return [self._answer(*row) for row in answers]
+
+    def _sharpen(self, means: Tensor, sides: Tensor, seeds: Sequence[int]) -> Tensor:
+        device, steps = self._device, self._sampling.steps
+        begin = means.to(device)
+        noise = samplers.noise_like(begin, samplers.generators(seeds))
+        with torch.autocast(device.type, self._precision, self._precision != torch.float32):
+            drawn = self._flow.draw(begin, sides.to(device), noise, steps)
+        return drawn.float().cpu().clamp(0, 1)
+
+    def _answer(self, probe: Probe, drawn: Tensor, seed: int, source: str) -> Restoration:
+        return Restoration(
+            *pictures_of(drawn),
+            method=self.name,
+            sampler=str(self._sampling),
+            calls=1 + self._sampling.calls * len(drawn),
+            seed=seed,
+            model=self._sha256,
+            feature=source,
+            warnings=self._mean.warnings(probe, source),
+        )
+
+
+def _open(method: Method, options: Options) -> Pmrf:
+    file = weights_file(method, options.files, FILE, "train flow")
+    flow = load_flow(file)
+    beside = _mean_beside(file)
+    mean = open_mean(method, replace(options, files=replace(options.files, network=beside)))
+    if flow.mean not in ("", mean.sha256):
+        reason = f"it goes on from the mean {flow.mean[:12]}…, but {mean.sha256[:12]}… is given"
+        remedy = f"put that {posterior_mean.FILE} beside it, or train it again from this one"
+        raise ModelError(file, reason, remedy)
+    return Pmrf(method, mean, flow, sha256_file(file), options)
+
+
+def _mean_beside(flow: Path) -> Path | None:
+    """Return the posterior mean in the folder of a flow; None for the bundled one."""
+    file = flow.parent / posterior_mean.FILE
+    return file if file.is_file() else None
+
+
+PMRF = Method(
+    "pmrf",
+    _open,
+    needs=frozenset({Need.NETWORK, Need.EMBEDDER, Need.COMBINER}),
+    defaults=Defaults(samples=1, sampler=f"euler-{CALLS}"),
+    supports=Supports(feature=True, samples=True, sampler=True, weights=True),
+)
