@@ -40,7 +40,7 @@ from tests import test_search
 from tests.cases import propose_link
 from tests.conftest import PORTRAITS
 
-QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.sampler=dpmpp-4")
+QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.method=fasr++", "restore.sampler=dpmpp-4")
 CPU = configs.load("cpu", QUICK)
 MUGSHOTS = PORTRAITS / "mugshots"
 

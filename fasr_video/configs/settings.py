@@ -89,7 +89,7 @@ class RecogniseSettings(_Group):
 
 class RestoreSettings(_Group):
     method: str
-    samples: int = Field(ge=1, le=64)
+    samples: int | None = Field(ge=1, le=64)
     sampler: str | None
     seed: int = Field(ge=0, le=2**31)
     attributes: Literal["none", "read"]

@@ -57,7 +57,15 @@ def open_prober(settings: Settings) -> Prober:
     guidance = open_guidance((), how.guidance, find_device(how.device)) if how.attributes == READ else None
     restorer = None if how.method == "none" else _open_restorer(how, guidance)
     embedder = open_embedder(chosen.embedder, chosen.weights, chosen.device, chosen.flip)
-    return make_prober(embedder, restorer, how.samples, None if guidance is None else guidance.classifiers)
+    classifiers = None if guidance is None else guidance.classifiers
+    return make_prober(embedder, restorer, samples_of(how), classifiers)
+
+
+def samples_of(how: RestoreSettings) -> int:
+    """Return how many pictures are drawn of each face: as set, or as the method does by itself."""
+    if how.samples is not None:
+        return how.samples
+    return 1 if how.method == "none" else find_method(how.method).defaults.samples
 
 
 def _check(how: RestoreSettings) -> None:
@@ -88,7 +96,9 @@ def _open_restorer(how: RestoreSettings, guidance: Guidance | None) -> Restorer:
 def tracks_together(how: RestoreSettings) -> int:
     """As many as fill a batch of a GPU."""
     device = torch.device(how.device)
-    return TOGETHER if device.type == "cpu" else max(TOGETHER, at_once(PICTURES, device, how.batch) // how.samples)
+    if device.type == "cpu":
+        return TOGETHER
+    return max(TOGETHER, at_once(PICTURES, device, how.batch) // samples_of(how))
 
 
 def probe_all(
