@@ -554,7 +554,7 @@ def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how:
     ("arguments", "told"),
     [
         (("--method", "gan"), "use one of"),
-        (("--method", "spandrel:x.pth"), "sr-zoo"),
+        (("--method", "spandrel:x.pth"), "does not sample"),
         (("--samples", "0"), "1 to 64"),
         (("--aux", "/nowhere"), "no such folder"),
         (("--sampler", "dpmpp-4@inf"), "outside"),
