@@ -9,10 +9,11 @@ import pytest
 
 from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
+from tests.denoisers import TWO_SAMPLES
 
 PORTRAITS = Path(__file__).parent / "fixtures" / "portraits"
 """Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its README)."""
-CORRIDOR_QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.method=fasr++", "restore.sampler=dpmpp-4")
+CORRIDOR_QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", *TWO_SAMPLES)
 """Settings of `corridor_case`."""
 
 

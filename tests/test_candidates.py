@@ -38,9 +38,10 @@ from fasr_video.pipeline.search import read_calibration
 from fasr_video.provenance import BANNER, NOTE
 from tests import test_search
 from tests.cases import propose_link
+from tests.conftest import CORRIDOR_QUICK as QUICK
 from tests.conftest import PORTRAITS
+from tests.denoisers import NOTHING_DRAWN
 
-QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", "restore.method=fasr++", "restore.sampler=dpmpp-4")
 CPU = configs.load("cpu", QUICK)
 MUGSHOTS = PORTRAITS / "mugshots"
 
@@ -237,7 +238,7 @@ def test_no_gallery_is_told_before_the_footage_is_looked_at(corridor: Path, tmp_
 
 
 def test_without_super_resolution_there_are_two_probes(entrance: Path, tmp_path: Path) -> None:
-    run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, "restore.method=none")), MUGSHOTS)
+    run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, *NOTHING_DRAWN)), MUGSHOTS)
     (track,) = [t for t in document(tmp_path / "case")["tracks"] if t["verdict"] == "usable"]
     assert track["restoration"] is None and set(track["answer"]["lists"]) == {"best", "pooled"}
 
@@ -274,7 +275,7 @@ def _all_tracks_done(out: Path) -> bool:
 def twice(corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Grace Hopper on two cameras."""
     out = tmp_path_factory.mktemp("twice") / "case"
-    run([corridor, entrance], out, configs.load("cpu", (*QUICK, "restore.method=none", "link.min_similarity=0.1")))
+    run([corridor, entrance], out, configs.load("cpu", (*QUICK, *NOTHING_DRAWN, "link.min_similarity=0.1")))
     return out
 
 
@@ -326,7 +327,7 @@ def test_tables_hold_tracks_of_every_state(copy: Path, corridor: Path, entrance:
     run([corridor, entrance], copy, CPU)
     added = [x for x in csv.DictReader(export_csv(copy).splitlines()) if x["source"].endswith("entrance.mp4")]
     assert {x["answer"] for x in added if x["verdict"] == "usable"} == {"not searched"}
-    poor = configs.load("cpu", (*QUICK, "select.min_eye_px=25", "restore.method=none"))
+    poor = configs.load("cpu", (*QUICK, "select.min_eye_px=25", *NOTHING_DRAWN))
     run([corridor], tmp_path / "poor", poor, MUGSHOTS)
     lines = list(csv.DictReader(export_csv(tmp_path / "poor").splitlines()))
     assert {(x["answer"], x["sr_picture"]) for x in lines} == {("insufficient", ""), ("candidates", "")}
@@ -494,7 +495,7 @@ def test_a_stage_of_unfinished_footage_is_refused(copy: Path) -> None:
 
 def test_a_case_that_was_never_searched_needs_a_gallery(corridor: Path, tmp_path: Path) -> None:
     out = tmp_path / "case"
-    run([corridor], out, configs.load("cpu", (*QUICK, "restore.method=none")))
+    run([corridor], out, configs.load("cpu", (*QUICK, *NOTHING_DRAWN)))
     with pytest.raises(UsageError, match="never searched"):
         redo(out, "search", again(out))
     assert redo(out, "search", again(out), MUGSHOTS)

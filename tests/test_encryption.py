@@ -29,6 +29,7 @@ from fasr_video.pipeline.segments import where_it_looked
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.server import by_id
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS
+from tests.denoisers import NOTHING_DRAWN
 from tests.test_cli import called
 
 
@@ -178,7 +179,7 @@ def test_a_run_goes_on_only_with_the_case_own_key(
 
 @pytest.mark.usefixtures("with_key")
 def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
-    chosen = (*CORRIDOR_QUICK, "case.segment_frames=5", "restore.method=none", "detect.every=8", "detect.gate=motion")
+    chosen = (*CORRIDOR_QUICK, "case.segment_frames=5", *NOTHING_DRAWN, "detect.every=8", "detect.gate=motion")
 
     def stop(progress: Any) -> None:
         if progress.frames == 7:

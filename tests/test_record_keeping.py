@@ -22,7 +22,7 @@ from fasr_video.review.signoff import sign_off
 from tests.conftest import PORTRAITS
 
 QUICK = (
-    *("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2", "restore.method=fasr++", "restore.sampler=dpmpp-2"),
+    *("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2"),
     *("select.auxiliaries=2", "search.mode=identification", "search.fpir=0.3"),
 )
 

@@ -28,7 +28,7 @@ def clip(request: pytest.FixtureRequest) -> str:
 def found(clip: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """By person: the usable tracks that show them."""
     out = tmp_path_factory.mktemp("samples") / "case"
-    run([SAMPLES / clip], out, configs.load("cpu", ("restore.method=fasr++", "restore.sampler=dpmpp-4",)), SAMPLES / "mugshots")
+    run([SAMPLES / clip], out, configs.load("cpu"), SAMPLES / "mugshots")
     with Case.open(out, read_only=True) as case:
         tracks = [t for t in document.as_document(case)["tracks"] if t["answer"] is not None]
     people: dict[str, list[dict[str, Any]]] = {}

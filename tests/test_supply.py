@@ -51,7 +51,7 @@ def without_network(code: str, *arguments: object, cwd: Path) -> subprocess.Comp
 
 def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
     """Detect, track, restore, enrol, search, verify: in a process in which every call out is an error."""
-    quick = ("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2", "restore.method=fasr++", "restore.sampler=dpmpp-2")
+    quick = ("sampling.fps=2", "sampling.start=2", "sampling.end=5", "track.min_sightings=2")
     options = [part for o in quick for part in ("--set", o)]
     start = "from fasr_video.cli import main; main()"
     told = without_network(

@@ -31,9 +31,9 @@ class TrackerSettings:
     """How long a face may be unseen and still go on as the same track."""
     min_sightings: int = 3
     """Sightings that make a track; those of a face seen fewer times are kept as unconfirmed."""
-    start_score: float = 0.6
+    start_score: float = 0.55
     """A detection below this starts no track."""
-    high_score: float = 0.6
+    high_score: float = 0.55
     """ByteTrack and OC-SORT: detections below this only continue tracks."""
     min_overlap: float = 0.2
     """Intersection over union that a track's expected box and a detection need."""
