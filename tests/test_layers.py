@@ -19,7 +19,6 @@ STORES = {
     "archive/ledger.py",
     "archive/looks.py",  # what the parts of a long file were seen to hold
     "evaluation/store.py",
-    "evaluation/video.py",
     "schema.py",
     "sqlite.py",
 }

@@ -79,6 +79,14 @@ def all_features(case: CaseStore, only: int | None = None) -> dict[int, dict[Kin
     return {track: {kind: own[kind] for kind in Kind if kind in own} for track, own in found.items()}
 
 
+def kinds(case: CaseStore) -> dict[int, list[Kind]]:
+    """Return of which kinds each track's probes are."""
+    found: dict[int, list[Kind]] = {}
+    for track, kind in case.db.execute("SELECT track, kind FROM probe ORDER BY track, kind"):
+        found.setdefault(track, []).append(Kind(kind))
+    return found
+
+
 def sealed_features(case: CaseStore) -> list[bytes]:
     """Return all probes as they lie on the disk."""
     return [feature for (feature,) in case.db.execute("SELECT feature FROM probe")]

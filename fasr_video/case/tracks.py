@@ -200,9 +200,10 @@ def reasons_in(case: CaseStore, source: int) -> dict[str | None, int]:
     return dict(case.db.execute(query, (source,)).fetchall())
 
 
-def all_faces(case: CaseStore) -> Iterator[Face]:
-    """Give all faces, also those of no track, in the order of the footage."""
-    for row in case.db.execute("SELECT * FROM face ORDER BY source, frame_index, id"):
+def all_faces(case: CaseStore, source: int | None = None) -> Iterator[Face]:
+    """Give all faces, or those of one source, also those of no track, in the order of the footage."""
+    chosen, values = _of("source", source)
+    for row in case.db.execute(f"SELECT * FROM face WHERE true{chosen} ORDER BY source, frame_index, id", values):
         yield Face(*row)
 
 
