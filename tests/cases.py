@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PilImage
 
-from fasr_video.case import replay
+from fasr_video.case import replay, results
 from fasr_video.case.case import Case
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source, register_source
@@ -19,12 +19,13 @@ from fasr_video.case.store import now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Feature, Kind, Probes
+from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 from fasr_video.media import Losses, MediaInfo
-from fasr_video.pipeline import restore, search
 from fasr_video.pipeline.links import propose_all
+from fasr_video.pipeline.restore import write_restoration
+from fasr_video.pipeline.search import photographs_of
 from fasr_video.pipeline.segments import save_segment
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
 from fasr_video.sr.restoration import Restoration
@@ -173,21 +174,20 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             found = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
             if kind != "conditioned":
                 found[Kind.SR] = unit(random)
-            stored = restore._write(case, made)
-            restore._store(case, row["id"], json.dumps(MODELS), 36, Probes(found, made), stored)
+            drawn = write_restoration(case, row["id"], made)
+            results.save_probes(case, results.Probed(row["id"], json.dumps(MODELS), 36), found, drawn)
             if kind != "not searched":
                 remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
-                search._store(case, row["id"], _answer(kind, found), remark)
+                results.add_answer(case, row["id"], _answer(kind, found), remark)
                 asked.append(row["id"])
-        case.log("probed", {"models": MODELS, "digests": {r["id"]: restore.digest(case, r["id"]) for r in rows}})
-        listed = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
-        photographs = search._photographs(gallery)
-        case.db.executemany(listed, photographs)
+        case.log("probed", {"models": MODELS, "digests": {r["id"]: results.digest(case, r["id"]) for r in rows}})
+        photographs = photographs_of(gallery)
+        results.save_photographs(case, photographs)
         facts = {"id": gallery.id, "generation": gallery.generation, "state": gallery.state, "people": 2}
         question = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
         searched = {"gallery": facts | {"templates": 2, "folder": "gallery"}, "models": MODELS, "question": question}
         searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked}
-        searched |= {"photographs": replay.photographs_digest_of(photographs)}
+        searched |= {"photographs": replay.photographs_digest(photographs)}
         case.set_meta("searched", json.dumps(searched))
         case.log("searched", {**searched, "index_made_anew": None, "answers": replay.answers(case)})
 

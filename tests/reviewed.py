@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
-from fasr_video.case import replay
+from fasr_video.case import replay, results, sources
 from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.pipeline import restore, search, segments
 from fasr_video.pipeline.links import FACES
+from fasr_video.pipeline.search import photographs_of
 from fasr_video.provenance import BANNER
 from fasr_video.types import AlignedFace, Image
 from tests.conftest import PORTRAITS
@@ -76,9 +76,9 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
             for number, track in enumerate(seen, 1):
                 _track(case, number, track, portraits[track.looks], n)
             for number in (1, 2):
-                found = {"faces": {}, "losses": LOSSES, "digest": segments.digest(case, number)}
+                found = {"faces": {}, "losses": LOSSES, "digest": sources.digest(case, number)}
                 case.log("source done", {"source": number, **found})
-            digests = {t: restore.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
+            digests = {t: results.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
             case.log("probed", {"models": {}, "digests": digests})
             link = "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
             case.db.execute(link, (FACES,))
@@ -192,12 +192,11 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         Index.open(gallery)
         facts = {"id": gallery.id, "state": gallery.state, "people": len(people), "folder": "gallery"}
         facts |= {"templates": gallery.count(), "generation": gallery.generation}
-        listed = search._photographs(gallery)
+        listed = photographs_of(gallery)
     asked: dict[str, Any] = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
     asked |= {"remarks": [], "models": {}, "calibration": None, "conditioned_on": {}, "tracks": [1, 2, 3, 4]}
-    asked |= {"photographs": replay.photographs_digest_of(listed)}
+    asked |= {"photographs": replay.photographs_digest(listed)}
     with case.transaction():
-        insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
-        case.db.executemany(insert, listed)
+        results.save_photographs(case, listed)
         case.set_meta("searched", json.dumps(asked))
         case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})

@@ -13,7 +13,7 @@ import pytest
 
 from fasr_video.case import links, replay
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import _QUERY, Agreement, agreement, all_standing, decide, standing, undo
+from fasr_video.case.decisions import QUERY, Agreement, agreement, all_standing, decide, standing, undo
 from fasr_video.case.decisions import decisions as made_on
 from fasr_video.case.document import as_document
 from fasr_video.case.verify import verify
@@ -206,7 +206,7 @@ def _steps(case: Case, most: int) -> int:
         return 0
 
     case.db.set_progress_handler(count, 1)
-    rows = sqlite3.Connection.execute(case.db, f"{_QUERY} WHERE id <= ?", (most,)).fetchall()
+    rows = sqlite3.Connection.execute(case.db, f"{QUERY} WHERE id <= ?", (most,)).fetchall()
     assert len(rows) == most
     case.db.set_progress_handler(None, 0)
     return taken[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pictures
 
-from fasr_video.case import document
+from fasr_video.case import document, tracks
 from fasr_video.case.case import Case
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.errors import IntegrityError
@@ -138,23 +139,19 @@ def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
 def test_a_redacted_export_covers_who_else_is_in_the_frame(copied_case: Path, tmp_path: Path) -> None:
     with Case.open(copied_case) as case:
         track = document.tracks(case)[0]
-        shown, face = track["shown"], track["shown"]["face"]
+        shown = track["shown"]
+        face = tracks.read_face(case, shown["face"])
         before = case.read_picture(Path(shown["native"]).stem)
         assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"
-        row = case.db.execute("SELECT native_x, native_y FROM face WHERE id = ?", (face,)).fetchone()
-        beside = {"x1": row["native_x"], "y1": row["native_y"], "x2": row["native_x"] + 8, "y2": row["native_y"] + 8}
+        x, y = face.corner
         with case.transaction():  # somebody at the crop's corner
-            columns = [
-                r["name"] for r in case.db.execute("PRAGMA table_info(face)") if r["name"] not in {"id", *beside}
-            ]
-            values = ", ".join([*map(str, beside.values()), *columns])
-            insert = f"INSERT INTO face ({', '.join([*beside, *columns])}) SELECT {values} FROM face WHERE id = ?"
-            case.db.execute(insert, (face,))
+            beside = replace(face, id=tracks.next_face(case), x1=x, y1=y, x2=x + 8, y2=y + 8)
+            tracks.add_faces(case, [beside])
         export_pictures(case, ["T1"], tmp_path, redact=True)
     (picture,) = tmp_path.glob("T1-lr0-*.png")
     after = np.asarray(Pictures.open(picture))
     assert facts(picture)["what"] == COVERED and source_type(picture) == TERMS + "algorithmicallyEnhanced"
     assert len(np.unique(after[:8, :8].reshape(-1, 3), axis=0)) <= BLOCKS**2
     assert not np.array_equal(after[:8, :8], before[:8, :8])
-    x1, y1, x2, y2 = (round(v) for v in np.array(shown["box"]) - np.tile([row["native_x"], row["native_y"]], 2))
+    x1, y1, x2, y2 = (round(v) for v in np.array(shown["box"]) - np.tile(face.corner, 2))
     assert np.array_equal(after[y1:y2, x1:x2], before[y1:y2, x1:x2])

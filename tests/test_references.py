@@ -16,6 +16,7 @@ from PIL import Image as Pictures
 
 from fasr_video.case import document
 from fasr_video.case.case import Case
+from fasr_video.case.tracks import Face
 from fasr_video.case.verify import verify
 from fasr_video.cli import main
 from fasr_video.configs import settings as configs
@@ -100,16 +101,37 @@ def copy(hers: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(hers, tmp_path / "case"))
 
 
-def face(frame: int, sharpness: float, eye_px: float = 10) -> dict[str, float]:
-    return {"frame_index": frame, "sharpness": sharpness, "eye_px": eye_px}
+def face(frame: int, sharpness: float, eye_px: float = 10) -> Face:
+    return Face(
+        id=frame,
+        source=1,
+        track=1,
+        frame_index=frame,
+        pts=frame,
+        x1=0,
+        y1=0,
+        x2=30,
+        y2=40,
+        landmarks=None,
+        score=0.9,
+        eye_px=eye_px,
+        sharpness=sharpness,
+        turn=0,
+        exposure=0.5,
+        contrast=0.2,
+        inside=1,
+        clear=1,
+        total=0.5,
+        reason="aux",
+    )
 
 
 def test_the_sharpest_faces_are_references_as_far_as_they_are_twenty_frames_apart() -> None:
     lr0 = face(100, 0.9)
     others = [face(81, 0.8), face(40, 0.5), face(59, 0.6), face(120, 0.3), face(300, 0.3, eye_px=30)]
-    chosen = sharpest(lr0, others)  # type: ignore[arg-type]
+    chosen = sharpest(lr0, others)
     assert chosen == [4, 2, 3]  # 81 is too near to LR0, 40 to the sharper 59
-    assert APART == 20 and sharpest(lr0, []) == []  # type: ignore[arg-type]
+    assert APART == 20 and sharpest(lr0, []) == []
 
 
 def test_a_track_is_drawn_from_its_own_faces_and_searched_with_what_was_drawn(own: Path) -> None:

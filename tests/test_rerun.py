@@ -34,7 +34,7 @@ def test_the_same_tracks_are_chosen_each_time(corridor_case: Path, copied_case: 
         with sqlite3.connect(copied_case / DATABASE) as db:
             db.execute("UPDATE meta SET value = ? WHERE key = 'case_id'", (str(salt),))
         with Case.open(copied_case) as case:
-            chosen |= {row["id"] for rows in _chosen(case, 1).values() for row in rows}
+            chosen |= {track.id for tracks in _chosen(case, 1).values() for track in tracks}
     assert len(chosen) == 2, "other cases, other tracks"
 
 

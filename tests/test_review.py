@@ -645,7 +645,7 @@ def test_times_are_read_and_shown() -> None:
     assert [parse(t) for t in ("12.5", "1:30", " 01:02:03.250 ")] == [12.5, 90.0, 3723.25]
     assert parse("20240501T100000") == parse("2024-05-01 10:00")
     assert [clock(s) for s in (0, 59.9996, 3723.25)] == ["0:00:00.000", "0:01:00.000", "1:02:03.250"]
-    known = Clock.read('{"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}')
+    known = Clock.read({"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"})
     assert known is not None and known.shown(4.48) == "2026-03-02 00:00:02.480+01:00 ± 1.5 s"
     assert Clock.read(None) is None
 

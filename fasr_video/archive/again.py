@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks as tracks_of
+from fasr_video.case.results import probed
+from fasr_video.case.sources import all_done
 from fasr_video.case.store import DATABASE, only_writer
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
@@ -24,7 +25,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.probes import Prober
 from fasr_video.pipeline.restore import open_prober
-from fasr_video.pipeline.search import outdated, probed_tracks, search_all
+from fasr_video.pipeline.search import outdated, search_all
 from fasr_video.report.write import refresh
 
 
@@ -115,13 +116,13 @@ def is_answered(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
     if last is None:
         return False
     same = last["gallery"]["id"] == gallery.id and last["gallery"]["state"] == gallery.state
-    whole = last["tracks"] == probed_tracks(case) and not outdated(case)
+    whole = last["tracks"] == [*probed(case)] and not outdated(case)
     return bool(same and whole and last["question"] == search.model_dump(mode="json"))
 
 
 def search_one(folder: Path, gallery: Gallery, index: Index, questions: Questions, reports: bool) -> Searched:
     with only_writer(folder), Case.open(folder) as case:
-        if case.db.execute("SELECT count(*) FROM source WHERE state = 'running'").fetchone()[0]:
+        if not all_done(case):
             raise CaseError(folder, "its footage is not done", "let `run` or `batch` finish it")
         settings = _settings(case)
         prober = _prober(settings.model_dump_json())
@@ -146,8 +147,7 @@ def search_one(folder: Path, gallery: Gallery, index: Index, questions: Question
 
 def _settings(case: Case) -> Settings:
     """Those the case was made with; one that came later has its default."""
-    stored: dict[str, dict[str, Any]] = json.loads(case.meta("settings"))
-    default = load("cpu").model_dump(mode="json")
+    stored, default = case.settings, load("cpu").model_dump(mode="json")
     return Settings.model_validate({group: values | stored.get(group, {}) for group, values in default.items()})
 
 
@@ -159,8 +159,8 @@ def _prober(settings: str) -> Prober:
 def _check_probes(case: Case, prober: Prober) -> None:
     """Features of other models mean something else."""
     now = json.loads(json.dumps(prober.facts()))
-    for row in case.db.execute("SELECT DISTINCT models FROM probed").fetchall():
-        made = json.loads(row["models"])
+    for models in {of_track.models for of_track in probed(case).values()}:
+        made = json.loads(models)
         if {key: made.get(key) for key in now} != now:
             reason = "its features were made with other models than those at hand"
             raise UsageError(case.folder, reason, f"make them anew: fasr-video run --stage restore --out {case.folder}")

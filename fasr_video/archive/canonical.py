@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,20 +31,17 @@ LEFT_OUT = {
 
 def dump(case: Case) -> str:
     """A line of JSON a row, in the order of the tables and of their keys."""
-    return "".join(f"{line}\n" for table in TABLES for line in _rows(case.db, table))
+    return "".join(f"{line}\n" for table in TABLES for line in _rows(case, table))
 
 
 def digest(case: Case) -> str:
     return hashlib.sha256(dump(case).encode()).hexdigest()
 
 
-def _rows(database: sqlite3.Connection, table: str) -> Iterator[str]:
+def _rows(case: Case, table: str) -> Iterator[str]:
     left_out = LEFT_OUT.get(table, set())
-    cursor = database.execute(f"SELECT * FROM {table}")
-    columns = [c[0] for c in cursor.description]
-    order = ", ".join(str(k + 1) for k in range(len(columns)))
-    for row in database.execute(f"SELECT * FROM {table} ORDER BY {order}"):
-        values = {c: _plain(v) for c, v in zip(columns, row, strict=True) if c not in left_out}
+    for row in case.table(table):
+        values = {column: _plain(value) for column, value in row.items() if column not in left_out}
         if table == "meta" and values["key"] in left_out:
             continue
         if table == "meta" and values["key"] == "searched":

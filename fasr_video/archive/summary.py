@@ -23,7 +23,8 @@ from fasr_video.archive.ledger import DATABASE, STATES, Ledger, Unit
 from fasr_video.case.case import Case
 from fasr_video.case.document import csv_of, decided_subject
 from fasr_video.case.document import tracks as tracks_of
-from fasr_video.case.results import features
+from fasr_video.case.links import all_links
+from fasr_video.case.results import all_features, probed
 from fasr_video.custody.purge import is_purged, tombstone
 from fasr_video.errors import FasrError
 from fasr_video.files import write_whole
@@ -213,23 +214,23 @@ def _ended(folder: Path) -> dict[str, str]:
 def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
     """The usable tracks of a case, numbered on from `count`; its line is told what they were answered last."""
     with Case.open(folder, read_only=True) as case, case.one_moment():
-        settings = json.loads(case.meta("settings"))
-        models = dict(case.db.execute("SELECT track, models FROM probed").fetchall())
-        tracks = [t for t in tracks_of(case) if t["id"] in models]
+        similarity = case.settings["link"]["min_similarity"]
+        made, looks = probed(case), all_features(case)
+        tracks = [t for t in tracks_of(case) if t["id"] in made]
         verdicts = [t["answer"]["verdict"] for t in tracks if t["answer"] is not None]
         line |= {"with_candidates": verdicts.count("candidates"), "unknown": verdicts.count("unknown")}
         numbers = {t["id"]: count + k for k, t in enumerate(tracks)}
         said: dict[str, defaultdict[int, set[int]]] = {"refused": defaultdict(set), "accepted": defaultdict(set)}
-        for a, b, state in case.db.execute("SELECT a, b, state FROM link WHERE state <> 'proposed'").fetchall():
-            if state in said and a in numbers and b in numbers:
-                said[state][a].add(numbers[b])
+        for link in all_links(case):
+            if link.state in said and link.a in numbers and link.b in numbers:
+                said[link.state][link.a].add(numbers[link.b])
         found = []
         for t in tracks:
-            look = features(case, t["id"])[Kind.POOLED]
+            look = looks[t["id"]][Kind.POOLED]
             tracklet = Tracklet(numbers[t["id"]], count, t["start_seconds"], t["end_seconds"], look)
             found.append(
                 Seen(
-                    *(tracklet, json.loads(models[t["id"]])["embedder"], settings["link"]["min_similarity"]),
+                    *(tracklet, made[t["id"]].facts["embedder"], similarity),
                     frozenset(said["refused"][t["id"]]),
                     _facts(case, t, line),
                     accepted=frozenset(said["accepted"][t["id"]]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -21,6 +20,7 @@ import torch
 from fasr_video import __version__
 from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
+from fasr_video.case import log
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document
 from fasr_video.case.store import DATABASE, CaseBusy
@@ -34,7 +34,6 @@ from fasr_video.report.write import refresh
 
 BY_PEOPLE = ("decided", "decision undone", "link decided", "signed off")
 """Lines of a log that no run writes."""
-_BY_PEOPLE = "SELECT count(*) FROM log WHERE event IN (SELECT value FROM json_each(?))"
 _alone = threading.Lock()  # a Dask worker may have several threads; models and cv2 are for one
 
 
@@ -186,7 +185,7 @@ def _why_kept(case: Path) -> str:
             return ""
         with Case.open(case, read_only=True) as opened:
             contents(opened)
-            work = opened.db.execute(_BY_PEOPLE, [json.dumps(BY_PEOPLE)]).fetchone()[0]
+            work = log.entries(opened, *BY_PEOPLE)
     except FasrError as error:
         return f"it holds what no run wrote ({error.subject})"
     return "people decided on its tracks" if work else ""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fasr_video.calibration.calibrate import LabelledProbe, from_probes
 from fasr_video.case.case import Case
-from fasr_video.case.document import track_names
-from fasr_video.case.results import features
+from fasr_video.case.results import features, probed
+from fasr_video.case.tracks import track_names
 from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
@@ -62,7 +62,7 @@ def _probes(labels: list[Label]) -> tuple[list[LabelledProbe], Mapping[str, obje
     models: set[str] = set()
     for folder in dict.fromkeys(label.case for label in labels):
         with Case.open(folder, read_only=True) as case:
-            names = track_names(case)
+            names, made = track_names(case), probed(case)
             for label in (x for x in labels if x.case == folder):
                 if label.track not in names:
                     reason = f"no track {label.track} in it"
@@ -70,9 +70,8 @@ def _probes(labels: list[Label]) -> tuple[list[LabelledProbe], Mapping[str, obje
                 found = features(case, names[label.track])
                 if not found:
                     raise UsageError(folder, f"track {label.track} is not usable", "leave it out")
-                side = case.db.execute("SELECT side FROM probed WHERE track = ?", (names[label.track],)).fetchone()[0]
-                probes.append(LabelledProbe(label.person, found, side))
-            models |= {row[0] for row in case.db.execute("SELECT DISTINCT models FROM probed")}
+                probes.append(LabelledProbe(label.person, found, made[names[label.track]].side))
+            models |= {of_track.models for of_track in made.values()}
     if len(models) != 1:
         reason = f"the cases were probed with {len(models)} sets of models"
         raise UsageError("calibrate", reason, "run the footage again with one set")

@@ -8,24 +8,23 @@ subject by its id: it stays when the case is searched anew, whoever is listed th
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from sqlite3 import Row
 
 from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
 from fasr_video.case.replay import require
-from fasr_video.case.store import CaseStore, now, track_name
+from fasr_video.case.results import listed
+from fasr_video.case.store import CaseStore, now
+from fasr_video.case.tracks import finished_track
 from fasr_video.errors import CaseError, UsageError
 
 VERDICTS = ("accepted", "rejected", "insufficient")
 LONGEST_NAME = 100
 LONGEST_REASON = 4000
 # The role stands in the line of the log that the decision is; the log is read once, whatever is asked for.
-_QUERY = """
+QUERY = """
 WITH line AS MATERIALIZED (
     SELECT CAST(json_extract(details, '$.id') AS INTEGER) AS id, json_extract(details, '$.role') AS role
     FROM log WHERE event = 'decided' GROUP BY 1
@@ -87,37 +86,43 @@ def undo(case: CaseStore, decision: int, by: str, role: str = "") -> Decision:
     by, role = person(by), as_role(role)
     with case.transaction():
         require(case)
-        row = case.db.execute("SELECT * FROM decision WHERE id = ?", (decision,)).fetchone()
-        if row is None:
+        found = _decisions(case, "WHERE id = ?", decision)
+        if not found:
             raise CaseError(
                 f"decision {decision}", "no such decision in this case", "`fasr-video show CASE` lists them"
             )
-        if row["undone_at"] is not None:
-            reason = f"{row['undone_by']} has undone it already"
+        made = found[0]
+        if not made.stands:
+            reason = f"{made.undone_by} has undone it already"
             raise CaseError(f"decision {decision}", reason, "decide anew in its place")
         at = now()
         _mark_undone(case, decision, by, at)
-        details = {"id": decision, "track": row["track"], "by": by, "role": role, "at": at}
+        details = {"id": decision, "track": made.track, "by": by, "role": role, "at": at}
         case.log("decision undone", details | {"digest": digest(case)})
-        (undone,) = _decisions(case.db.execute(f"{_QUERY} WHERE id = ?", (decision,)).fetchall())
-    return undone
+    return replace(made, undone_by=by, undone_at=at)
 
 
 def decisions(case: CaseStore, track: int) -> list[Decision]:
     """All that were ever made on a track, in the order in which they were made."""
-    return _decisions(case.db.execute(f"{_QUERY} WHERE track = ? ORDER BY id", (track,)).fetchall())
+    return _decisions(case, "WHERE track = ? ORDER BY id", track)
 
 
 def standing(case: CaseStore, track: int) -> list[Decision]:
     return [d for d in decisions(case, track) if d.stands]
 
 
+def by_track(case: CaseStore, only: int | None = None) -> dict[int, list[Decision]]:
+    """Return all decisions by their tracks, or those of `only` one; a track without any is not in it."""
+    found: dict[int, list[Decision]] = {}
+    for decision in _decisions(case, "ORDER BY id") if only is None else decisions(case, only):
+        found.setdefault(decision.track, []).append(decision)
+    return found
+
+
 def all_standing(case: CaseStore) -> dict[int, list[Decision]]:
     """Track → its standing decisions; a track without one is not in it."""
-    found: dict[int, list[Decision]] = {}
-    for d in _decisions(case.db.execute(f"{_QUERY} WHERE undone_at IS NULL ORDER BY id").fetchall()):
-        found.setdefault(d.track, []).append(d)
-    return found
+    standing = {track: [d for d in made if d.stands] for track, made in by_track(case).items()}
+    return {track: made for track, made in standing.items() if made}
 
 
 def agreement(standing: Collection[Decision]) -> Agreement:
@@ -137,27 +142,20 @@ def same_person(one: str, other: str) -> bool:
 
 def digest(case: CaseStore) -> str:
     """One hash over all decisions, so that the log's chain covers them."""
-    hasher = hashlib.sha256()
-    for row in case.db.execute("SELECT * FROM decision ORDER BY id"):
-        hasher.update(json.dumps(tuple(row)).encode())
-    return hasher.hexdigest()
+    return case.hash_rows("SELECT * FROM decision ORDER BY id")
 
 
 def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> None:
     if verdict not in VERDICTS:
         raise UsageError(f"verdict {verdict}", "no such verdict", f"give one of {', '.join(VERDICTS)}")
-    row = case.db.execute("SELECT * FROM track WHERE id = ?", (track,)).fetchone()
-    if row is None or row["state"] != "done":
-        raise CaseError(f"track {track}", "no such finished track in this case", "`fasr-video show CASE` lists them")
-    name = f"track {track_name(row)}"
+    name = f"track {finished_track(case, track).name}"
     if verdict == "accepted" and subject is None:
         raise UsageError(name, "nobody is accepted without saying whom", "name the candidate")
     if verdict == "insufficient" and subject is not None:
         raise UsageError(name, "insufficient is said of the track, not of a candidate", "leave the candidate out")
     if subject is None:
         return
-    listed = case.db.execute("SELECT DISTINCT subject FROM candidate WHERE track = ? ORDER BY subject", (track,))
-    names = [str(r["subject"]) for r in listed.fetchall()]
+    names = listed(case, track)
     if subject not in names:
         known = ", ".join(names) or "nobody is listed"
         raise UsageError(name, f"{subject} is not among its candidates", f"name one that is ({known})")
@@ -176,5 +174,5 @@ def _mark_undone(case: CaseStore, decision: int, by: str, at: str) -> None:
     case.db.execute("UPDATE decision SET undone_by = ?, undone_at = ? WHERE id = ?", (by, at, decision))
 
 
-def _decisions(rows: Sequence[Row]) -> list[Decision]:
-    return [Decision(*tuple(row)) for row in rows]
+def _decisions(case: CaseStore, which: str, *values: int) -> list[Decision]:
+    return [Decision(*row) for row in case.db.execute(f"{QUERY} {which}", values)]

@@ -5,22 +5,23 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from sqlite3 import Row
 from typing import Any
 
+from fasr_video.case import log, results
+from fasr_video.case import tracks as rows
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decisions
-from fasr_video.case.links import clusters
-from fasr_video.case.sources import looked
-from fasr_video.case.store import now, track_name
+from fasr_video.case.decisions import Decision, by_track
+from fasr_video.case.links import all_links, clusters
+from fasr_video.case.results import Answered, Reconstruction
+from fasr_video.case.sources import Source, last_segment, looked, sources
+from fasr_video.case.store import now
+from fasr_video.case.tracks import Face, Track
 from fasr_video.configs.settings import least_norm
 from fasr_video.console import plain, readable_json
-from fasr_video.errors import CaseError
 from fasr_video.types import Reason
 
 SCHEMA = "fasr-video/case/3"
@@ -48,11 +49,9 @@ def as_document(case: Case) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "case": {k: case.meta(k) for k in ("case_id", "version")},
-            "settings": json.loads(case.meta("settings")),
+            "settings": case.settings,
             "runs": runs(case),
-            "sources": [
-                _source(case, row["id"]) for row in case.db.execute("SELECT id FROM source ORDER BY id").fetchall()
-            ],
+            "sources": [_source(case, source) for source in sources(case)],
             "tracks": tracks(case),
             "links": links(case),
             "clusters": {
@@ -60,8 +59,8 @@ def as_document(case: Case) -> dict[str, Any]:
                 "proposed": _clusters(case, {"proposed", "accepted"}),
             },
             "searched": case.searched(),
-            "gallery": [dict(r) for r in case.db.execute("SELECT * FROM gallery_photo ORDER BY path").fetchall()],
-            "log": [dict(r) for r in case.db.execute("SELECT * FROM log ORDER BY id").fetchall()],
+            "gallery": sorted(case.table("gallery_photo"), key=lambda photograph: str(photograph["path"])),
+            "log": case.table("log"),
         }
 
 
@@ -94,89 +93,65 @@ def _no_formula(value: object) -> object:
 
 def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
     """Finished tracks in the order of their first sighting, or `only` one."""
+    footage = {source.id: source for source in sources(case)}
+    seen, reasons = rows.sightings(case, only), rows.reasons(case, only)
+    shown, auxiliaries = rows.shown_faces(case, only), rows.auxiliaries(case, only)
+    drawn, answers = results.reconstructions(case, only), results.answers(case, only)
+    made, limits = by_track(case, only), case.settings["select"]
     found = []
-    query = """
-        SELECT track.*, source.path, source.sha256, min(face.pts) AS first_pts, max(face.pts) AS last_pts,
-               min(face.frame_index) AS first_frame, max(face.frame_index) AS last_frame, count(*) AS sightings,
-               max(face.eye_px) AS most_eye_px
-        FROM track JOIN source ON source.id = track.source JOIN face ON face.track = track.id
-        WHERE track.state = 'done' AND track.id = coalesce(?, track.id)
-        GROUP BY track.id ORDER BY track.source, first_frame, track.id"""
-    infos = {source: json.loads(info) for source, info in case.db.execute("SELECT id, info FROM source").fetchall()}
-    for row in case.db.execute(query, (only,)).fetchall():
-        info = infos[row["source"]]
-        base = Fraction(info["time_base"])
-        start = info["first_pts"] * base
-        shown = _picture(case, row["shown_face"])
-        counted = "SELECT reason, count(*) FROM face WHERE track = ? GROUP BY reason"
+    known = [track for track in rows.finished(case, only) if track.id in seen]
+    for track in sorted(known, key=lambda t: (t.source, seen[t.id].first_frame, t.id)):
+        source, sightings = footage[track.source], seen[track.id]
+        lr0, answer, restoration = shown.get(track.id), answers.get(track.id), drawn.get(track.id)
         found.append(
             {
-                "id": row["id"],
-                "name": track_name(row),
-                "source": row["path"],
-                "source_sha256": row["sha256"],
-                "time_source": info["time_source"],
-                "start_seconds": float(row["first_pts"] * base - start),
-                "end_seconds": float(row["last_pts"] * base - start),
-                "first_frame": row["first_frame"],
-                "last_frame": row["last_frame"],
-                "first_pts": row["first_pts"],
-                "last_pts": row["last_pts"],
-                "time_base": info["time_base"],
-                "sightings": row["sightings"],
-                "most_eye_px": row["most_eye_px"],
-                "verdict": row["verdict"],
-                "verdict_reason": row["verdict_reason"],
-                "evidence": _evidence(case, row, shown),
-                "faces_by_reason": dict(case.db.execute(counted, (row["id"],)).fetchall()),
-                "shown": shown,
-                "auxiliaries": [_picture(case, f) for f in _auxiliaries(case, row["id"])],
-                "restoration": _restoration(case, row["id"]),
-                "answer": _answer(case, row["id"]),
-                "decisions": _decisions(case, row["id"]),
+                "id": track.id,
+                "name": track.name,
+                "source": source.path,
+                "source_sha256": source.sha256,
+                "time_source": source.info["time_source"],
+                "start_seconds": source.since_start(sightings.first_pts),
+                "end_seconds": source.since_start(sightings.last_pts),
+                "first_frame": sightings.first_frame,
+                "last_frame": sightings.last_frame,
+                "first_pts": sightings.first_pts,
+                "last_pts": sightings.last_pts,
+                "time_base": source.info["time_base"],
+                "sightings": sightings.count,
+                "most_eye_px": sightings.most_eye_px,
+                "verdict": track.verdict,
+                "verdict_reason": track.verdict_reason,
+                "evidence": None if lr0 is None else _evidence(track, lr0, limits),
+                "faces_by_reason": reasons[track.id],
+                "shown": None if lr0 is None else _picture(case, lr0),
+                "auxiliaries": [_picture(case, face) for face in auxiliaries.get(track.id, ())],
+                "restoration": None if restoration is None else _restoration(case, restoration),
+                "answer": None if answer is None else _answer(answer),
+                "decisions": [_decision(decision, answer) for decision in made.get(track.id, ())],
             }
         )
     return found
 
 
-def track_names(case: Case) -> dict[str, int]:
-    """Finished tracks by the name that they are shown under."""
-    rows = case.db.execute("SELECT id, source, number FROM track WHERE state = 'done'").fetchall()
-    return {track_name(row): int(row["id"]) for row in rows}
-
-
-def track_number(case: Case, name: str) -> int:
-    """The number of a finished track by the name that it is shown under."""
-    known = track_names(case)
-    if name not in known:
-        raise CaseError(f"track {name}", "no such finished track in this case", "`fasr-video show CASE` lists them")
-    return known[name]
-
-
 def faces(case: Case) -> list[dict[str, Any]]:
-    query = """
-        SELECT face.id, source.path AS source, source.sha256 AS source_sha256, track.number AS track,
-               face.frame_index, face.pts, source.info, x1, y1, x2, y2, landmarks, score, eye_px, sharpness, turn,
-               exposure, contrast, inside, clear, total, reason, aligned, native
-        FROM face JOIN source ON source.id = face.source LEFT JOIN track ON track.id = face.track
-        ORDER BY face.source, face.frame_index, face.id"""
+    footage, numbers = {source.id: source for source in sources(case)}, {t.id: t.number for t in rows.finished(case)}
     found = []
-    for row in case.db.execute(query).fetchall():
-        line = dict(row)
-        info = json.loads(line.pop("info"))
-        line["seconds"] = float((row["pts"] - info["first_pts"]) * Fraction(info["time_base"]))
-        found.append(line)
+    for face in rows.all_faces(case):
+        source = footage[face.source]
+        line = {name: getattr(face, name) for name in FACE_COLUMNS if name in Face.__slots__}
+        line |= {"source": source.path, "source_sha256": source.sha256, "seconds": source.since_start(face.pts)}
+        found.append(line | {"track": None if face.track is None else numbers.get(face.track)})
     return found
 
 
 def links(case: Case) -> list[dict[str, Any]]:
     """With the role in which each was decided, which the log has."""
     roles: dict[int, str] = {}
-    for row in case.db.execute("SELECT details FROM log WHERE event = 'link decided' ORDER BY id").fetchall():
-        decided = json.loads(row["details"])
+    for line in log.entries(case, "link decided"):
+        decided = line.details
         roles[decided["link"]] = decided.get("role", "") if decided["to"] != "proposed" else ""
-    query = "SELECT * FROM link ORDER BY state = 'refused', score DESC, id"
-    return [dict(r) | {"decided_as": roles.get(r["id"], "")} for r in case.db.execute(query).fetchall()]
+    ordered = sorted(all_links(case), key=lambda link: (link.state == "refused", -link.score, link.id))
+    return [asdict(link) | {"decided_as": roles.get(link.id, "")} for link in ordered]
 
 
 def runs(case: Case) -> list[dict[str, Any]]:
@@ -185,22 +160,21 @@ def runs(case: Case) -> list[dict[str, Any]]:
     One that was broken off ended, as far as the case knows, with the last segment that it made safe.
     """
     found: list[dict[str, Any]] = []
-    for row in case.db.execute("SELECT at, event, details FROM log WHERE event LIKE 'run %' ORDER BY id").fetchall():
-        if row["event"] == "run begun":
-            found.append({"begun": row["at"], "ended": None, **json.loads(row["details"])})
+    for line in log.entries(case, "run begun", "run ended"):
+        if line.event == "run begun":
+            found.append({"begun": line.at, "ended": None, **line.details})
         elif found:
-            found[-1]["ended"] = row["at"]
+            found[-1]["ended"] = line.at
     for number, run in enumerate(found, 1):
         run["finished"] = run["ended"] is not None
         until = found[number]["begun"] if number < len(found) else now()
-        last = "SELECT max(at) FROM segment WHERE at BETWEEN ? AND ?"
-        run["ended"] = run["ended"] or case.db.execute(last, (run["begun"], until)).fetchone()[0]
+        run["ended"] = run["ended"] or last_segment(case, run["begun"], until)
     return found
 
 
 def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
     """Tracks that may be (with proposed links) or were decided to be one person, and what holds them together."""
-    names = {number: name for name, number in track_names(case).items()}
+    names = {track.id: track.name for track in rows.finished(case)}
     groups = clusters(case, states)
     group_of = {track: number for number, group in enumerate(groups) for track in group}
     held: list[list[dict[str, Any]]] = [[] for _ in groups]
@@ -222,62 +196,51 @@ def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
     return found
 
 
-def _source(case: Case, source: int) -> dict[str, Any]:
-    counts = looked(case, source)
-    row = case.db.execute("SELECT * FROM source WHERE id = ?", (source,)).fetchone()
-    counted = "SELECT reason, count(*) FROM face WHERE source = ? AND reason IS NOT NULL GROUP BY reason"
+def _source(case: Case, source: Source) -> dict[str, Any]:
+    counts = looked(case, source.id)
+    reasons = rows.reasons_in(case, source.id)
     return {
-        "path": row["path"],
-        "sha256": row["sha256"],
-        "state": row["state"],
-        "info": json.loads(row["info"]),
-        "detector": json.loads(row["detector"]),
-        "camera": row["camera"],
-        "clock": None if row["clock"] is None else json.loads(row["clock"]),
-        "losses": json.loads(row["losses"]),
-        "frames_looked_at": row["frames"],
+        "path": source.path,
+        "sha256": source.sha256,
+        "state": source.state,
+        "info": source.info,
+        "detector": source.detector,
+        "camera": source.camera,
+        "clock": source.clock,
+        "losses": source.losses,
+        "frames_looked_at": source.frames,
         "frames_looked_at_whole": counts["whole"],
         "frames_not_looked_at": counts["skipped"],
-        "frames_skipped_as_damaged": row["skipped_damaged"],
-        "seconds_of_work": row["seconds"],
-        "faces_by_reason": dict(case.db.execute(counted, (source,)).fetchall()),
+        "frames_skipped_as_damaged": source.skipped_damaged,
+        "seconds_of_work": source.seconds,
+        "faces_by_reason": {reason: count for reason, count in reasons.items() if reason is not None},
     }
 
 
-def _auxiliaries(case: Case, track: int) -> list[int]:
-    query = "SELECT id FROM face WHERE track = ? AND reason = 'aux' ORDER BY frame_index"
-    return [int(r["id"]) for r in case.db.execute(query, (track,)).fetchall()]
-
-
-def _picture(case: Case, face: int | None) -> dict[str, Any] | None:
-    row = case.db.execute("SELECT * FROM face WHERE id = ?", (face,)).fetchone()
-    if row is None:
-        return None
+def _picture(case: Case, face: Face) -> dict[str, Any]:
     return {
-        "face": face,
-        "frame": row["frame_index"],
-        "pts": row["pts"],
-        "reason": row["reason"],
-        "box": [row[k] for k in ("x1", "y1", "x2", "y2")],
-        "landmarks": None if row["landmarks"] is None else json.loads(row["landmarks"]),
-        "quality": {k: row[k] for k in MEASURES},
-        "aligned": _relative(case, row["aligned"]),
-        "native": _relative(case, row["native"]),
+        "face": face.id,
+        "frame": face.frame_index,
+        "pts": face.pts,
+        "reason": face.reason,
+        "box": list(face.box),
+        "landmarks": face.points,
+        "quality": {name: getattr(face, name) for name in MEASURES},
+        "aligned": face.aligned and _relative(case, face.aligned),
+        "native": face.native and _relative(case, face.native),
     }
 
 
-def _evidence(case: Case, track: Row, shown: dict[str, Any] | None) -> dict[str, float] | None:
+def _evidence(track: Track, shown: Face, limits: Mapping[str, Any]) -> dict[str, float | None] | None:
     """What it was decided by that it is a face, or not; None where there was no telling."""
-    if track["norm"] is None or shown is None:
+    if track.norm is None:
         return None
-    limits = json.loads(case.meta("settings"))["select"]
-    eye_px = shown["quality"]["eye_px"]
     return {
-        "mean_score": track["mean_score"],
-        "norm": track["norm"],
-        "eye_px": eye_px,
+        "mean_score": track.mean_score,
+        "norm": track.norm,
+        "eye_px": shown.eye_px,
         "sure_score": limits["sure_score"],
-        "min_norm": least_norm(eye_px, limits["min_norm"], limits["min_norm_large"]),
+        "min_norm": least_norm(shown.eye_px, limits["min_norm"], limits["min_norm_large"]),
     }
 
 
@@ -288,64 +251,65 @@ def state_of(track: dict[str, Any]) -> str:
     return not_asked(track["verdict"], track["verdict_reason"])
 
 
-def not_asked(verdict: str, reason: str | None) -> str:
+def not_asked(verdict: str | None, reason: str | None) -> str:
     """What there is to say of a track that was not searched for."""
     if reason == Reason.NOT_A_FACE:
         return "not a face"
     return "not searched" if verdict == "usable" else "insufficient"
 
 
-def _restoration(case: Case, track: int) -> dict[str, Any] | None:
-    row = case.db.execute("SELECT * FROM restoration WHERE track = ?", (track,)).fetchone()
-    if row is None:
-        return None
-    named = {"picture": row["picture"], "spread": row["spread"]}
-    samples = [_relative(case, s) for s in json.loads(row["samples"])]
-    facts: dict[str, Any] = json.loads(row["facts"])
-    return facts | {k: v and _relative(case, v) for k, v in named.items()} | {"samples": samples}
+def _restoration(case: Case, made: Reconstruction) -> dict[str, Any]:
+    return made.facts | {
+        "picture": _relative(case, made.picture),
+        "spread": made.spread and _relative(case, made.spread),
+        "samples": [_relative(case, sample) for sample in made.samples],
+    }
 
 
-def _answer(case: Case, track: int) -> dict[str, Any] | None:
+def _answer(answered: Answered) -> dict[str, Any]:
     """The verdict on a track, the list that joins its probes, and the list of each probe."""
-    row = case.db.execute("SELECT * FROM answer WHERE track = ?", (track,)).fetchone()
-    if row is None:
-        return None
-    lists: dict[str, list[dict[str, Any]]] = {}
-    query = "SELECT * FROM candidate WHERE track = ? ORDER BY list, rank"
-    for c in case.db.execute(query, (track,)).fetchall():
-        line = {"rank": c["rank"], "subject": c["subject"], "log10_likelihood_ratio": c["ratio"]}
-        if c["list"] == "joined":
-            support = json.loads(c["support"])
-            line |= {
-                "score": c["score"],
-                "cosines": json.loads(c["cosines"]),
-                "support": support,
-                "passes": bool(c["passes"]),
-            }
-            line |= {"only_sr": support == ["sr"], "at_bound_of_calibration": bool(c["at_bound"])}
-        else:
-            line["cosine"] = c["cosine"]
-        lists.setdefault(c["list"], []).append(line)
-    joined = lists.pop("joined", [])
-    facts = {"verdict": row["verdict"], "threshold": row["threshold"], "extrapolated": bool(row["extrapolated"])}
-    return {**facts, "remark": row["remark"], "joined": joined, "lists": lists}
+    answer = answered.answer
+    joined = [
+        {
+            "rank": rank,
+            "subject": candidate.subject,
+            "log10_likelihood_ratio": candidate.ratio,
+            "score": candidate.score,
+            "cosines": candidate.cosines,
+            "support": list(candidate.support),
+            "passes": candidate.passes,
+            "only_sr": candidate.only_sr,
+            "at_bound_of_calibration": candidate.at_bound,
+        }
+        for rank, candidate in enumerate(answer.joined, 1)
+    ]
+    lists = {
+        kind: [
+            {"rank": rank, "subject": hit.subject, "log10_likelihood_ratio": hit.ratio, "cosine": hit.cosine}
+            for rank, hit in enumerate(hits, 1)
+        ]
+        for kind, hits in answer.lists.items()
+    }
+    return {
+        "verdict": answer.verdict,
+        "threshold": answer.threshold,
+        "extrapolated": answer.extrapolated,
+        "remark": answered.remark,
+        "joined": joined,
+        "lists": lists,
+    }
 
 
-def _decisions(case: Case, track: int) -> list[dict[str, Any]]:
-    """What reviewers said of a track, those that were undone among them, in the order they said it.
-
-    `below_threshold` is null where no subject is named, or nothing was searched.
-    """
-    found = decisions(case, track)
-    return [asdict(d) | {"below_threshold": below_threshold(case, track, d.subject)} for d in found]
+def _decision(decision: Decision, answered: Answered | None) -> dict[str, Any]:
+    """What a reviewer said of a track; `below_threshold` is null where no subject is named, or nothing was searched."""
+    return asdict(decision) | {"below_threshold": below_threshold(answered, decision.subject)}
 
 
-def below_threshold(case: Case, track: int, subject: str | None) -> bool | None:
+def below_threshold(answered: Answered | None, subject: str | None) -> bool | None:
     """Whether the search does not support that subject for the track; None where there is nothing to say."""
-    if subject is None or not case.db.execute("SELECT 1 FROM answer WHERE track = ?", (track,)).fetchone():
+    if subject is None or answered is None:
         return None
-    query = "SELECT 1 FROM candidate WHERE track = ? AND list = 'joined' AND passes AND subject = ?"
-    return case.db.execute(query, (track, subject)).fetchone() is None
+    return not any(c.passes and c.subject == subject for c in answered.answer.joined)
 
 
 def decided_subject(decision: dict[str, Any]) -> str:
@@ -396,7 +360,7 @@ def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
         },
         "picture_sha256": Path(stored).stem,
         "source": {"name": Path(track["source"]).name, "sha256": track["source_sha256"]},
-        "detector": _detector(case, track["source_sha256"]),
+        "detector": next(s.detector for s in sources(case) if s.sha256 == track["source_sha256"]),
         "track": track["name"],
     }
 
@@ -409,9 +373,3 @@ def when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
         "time_base": track["time_base"],
         "seconds": track["start_seconds"] + float(seconds),
     }
-
-
-def _detector(case: Case, sha256: str) -> dict[str, object]:
-    row = case.db.execute("SELECT detector FROM source WHERE sha256 = ?", (sha256,)).fetchone()
-    found: dict[str, object] = json.loads(row["detector"])
-    return found

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fasr_video.case import log
+from fasr_video.case.results import Photograph, photographs
 from fasr_video.case.store import CaseStore, chain_hash
 from fasr_video.errors import IntegrityError
 
@@ -28,11 +30,11 @@ def require(case: CaseStore) -> None:
 def chain_problems(case: CaseStore) -> list[str]:
     """Return the lines of the log that do not follow from the one before, and whether its end is missing."""
     found, previous = list[str](), ""
-    for row in case.db.execute("SELECT * FROM log ORDER BY id").fetchall():
-        expected = chain_hash(previous, row["at"], row["event"], row["details"])
-        if row["previous"] != previous or row["hash"] != expected:
-            found.append(f"log line {row['id']} ({row['event']}) was changed, or a line before it is missing")
-        previous = row["hash"]
+    for line in log.entries(case):
+        expected = chain_hash(previous, line.at, line.event, line.text)
+        if line.previous != previous or line.hash != expected:
+            found.append(f"log line {line.id} ({line.event}) was changed, or a line before it is missing")
+        previous = line.hash
     if previous != case.meta("log_head"):
         found.append("the end of the log is missing")
     return found
@@ -41,8 +43,9 @@ def chain_problems(case: CaseStore) -> list[str]:
 def decision_problems(case: CaseStore) -> list[str]:
     """Return what the table of decisions says otherwise than the log."""
     logged: dict[int, dict[str, Any]] = {}
-    for event, line in _lines(case, "decided", "decision undone"):
-        if event == "decision undone":
+    for entry in log.entries(case, "decided", "decision undone"):
+        line = entry.details
+        if entry.event == "decision undone":
             logged[line["id"]] |= {"undone_by": line["by"], "undone_at": line["at"]}
             continue
         logged[line["id"]] = line
@@ -55,8 +58,9 @@ def link_problems(case: CaseStore) -> list[str]:
     """Return what the table of links says otherwise than the log."""
     logged: dict[int, dict[str, Any]] = {}
     open_link = {"state": "proposed", "decided_by": None, "decided_at": None}
-    for event, line in _lines(case, "links proposed", "link decided"):
-        if event == "links proposed":
+    for entry in log.entries(case, "links proposed", "link decided"):
+        line = entry.details
+        if entry.event == "links proposed":
             proposed = [dict(zip(PROPOSED, row, strict=True)) for row in line["proposed"]]
             logged = {number: link for number, link in logged.items() if link["state"] != "proposed"}
             logged |= {link["id"]: link | open_link for link in proposed}
@@ -70,17 +74,17 @@ def link_problems(case: CaseStore) -> list[str]:
 
 def answer_problems(case: CaseStore) -> list[str]:
     """Return what the answers of the search, or the photographs behind them, are otherwise than in the log."""
-    logged, photographs = dict[str, str](), None
-    for event, line in _lines(case, "searched", "answers taken out"):
-        if event == "searched":
-            logged, photographs = line["answers"], line["photographs"]
+    logged, known = dict[str, str](), None
+    for entry in log.entries(case, "searched", "answers taken out"):
+        line = entry.details
+        if entry.event == "searched":
+            logged, known = line["answers"], line["photographs"]
         else:
             logged = {track: hashed for track, hashed in logged.items() if int(track) not in line["tracks"]}
     there = answers(case)
     bad = sorted((t for t in logged.keys() | there.keys() if logged.get(t) != there.get(t)), key=int)
     found = [f"the candidates of track {track} are not as the log has them" for track in bad]
-    listed = photographs_digest(case)
-    if listed != (photographs_digest_of([]) if photographs is None else photographs):
+    if photographs_digest(photographs(case)) != (photographs_digest([]) if known is None else known):
         found.append("the list of photographs is not as the log has it")
     return found
 
@@ -88,36 +92,22 @@ def answer_problems(case: CaseStore) -> list[str]:
 def answers(case: CaseStore) -> dict[str, str]:
     """Return one hash for each track that was answered, over the answer and its candidates."""
     rows: dict[str, list[list[Any]]] = {}
-    for query in ("SELECT * FROM answer", "SELECT * FROM candidate ORDER BY track, list, rank"):
-        for row in case.db.execute(query).fetchall():
-            rows.setdefault(str(row["track"]), []).append(list(row))
+    for row in case.table("answer") + case.table("candidate"):
+        rows.setdefault(str(row["track"]), []).append([*row.values()])
     return {track: hashlib.sha256(json.dumps(held).encode()).hexdigest() for track, held in rows.items()}
 
 
 def proposed_links(case: CaseStore) -> list[list[Any]]:
     """Return the links that nobody decided on, for the log."""
-    query = f"SELECT {', '.join(PROPOSED)} FROM link WHERE state = 'proposed' ORDER BY id"
-    return [list(row) for row in case.db.execute(query).fetchall()]
+    return [[row[name] for name in PROPOSED] for row in case.table("link") if row["state"] == "proposed"]
 
 
-def photographs_digest(case: CaseStore) -> str:
-    query = "SELECT path, subject, sha256, problem FROM gallery_photo ORDER BY id"
-    return photographs_digest_of([tuple(row) for row in case.db.execute(query).fetchall()])
-
-
-def photographs_digest_of(rows: list[tuple[Any, ...]]) -> str:
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _lines(case: CaseStore, *events: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    places = ", ".join("?" * len(events))
-    query = f"SELECT event, details FROM log WHERE event IN ({places}) ORDER BY id"
-    for row in case.db.execute(query, events).fetchall():
-        yield row["event"], json.loads(row["details"])
+def photographs_digest(known: Sequence[Photograph]) -> str:
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def _table(case: CaseStore, table: str) -> _Rows:
-    return {row["id"]: dict(row) for row in case.db.execute(f"SELECT * FROM {table}").fetchall()}
+    return {row["id"]: row for row in case.table(table)}
 
 
 def _differences(what: str, logged: _Rows, there: _Rows) -> list[str]:

@@ -32,7 +32,6 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -55,7 +54,7 @@ from fasr_video.files import (
     write_whole,
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
-from fasr_video.schema import Shape, has_our_meta, refuse_others, refuse_values
+from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
 from fasr_video.sqlite import (
     BUSY_SECONDS,
     close_whole,
@@ -250,10 +249,15 @@ class CaseStore:
                 self.db.execute("ROLLBACK")
 
     def meta(self, key: str) -> str:
-        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        if row is None:
+        value = self.find_meta(key)
+        if value is None:
             raise IntegrityError(self.folder, f"its {key} is missing", "restore the case from a copy")
-        return str(row[0])
+        return value
+
+    def find_meta(self, key: str) -> str | None:
+        """Return what is said under this key; None where nothing is."""
+        row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
 
     def set_meta(self, key: str, value: str) -> None:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
@@ -261,8 +265,13 @@ class CaseStore:
     @cached_property
     def encryption(self) -> dict[str, Any] | None:
         """Cipher and fingerprint of the key; None where pictures and vectors are kept as they are."""
-        row = self.db.execute("SELECT value FROM meta WHERE key = 'encryption'").fetchone()
-        found: dict[str, Any] | None = None if row is None else json.loads(row[0])
+        found: dict[str, Any] | None = json.loads(self.find_meta("encryption") or "null")
+        return found
+
+    @property
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Return the settings that it was made with, or a stage redone with, by their groups."""
+        found: dict[str, dict[str, Any]] = json.loads(self.meta("settings"))
         return found
 
     @cached_property
@@ -289,10 +298,6 @@ class CaseStore:
         found: dict[str, Any] | None = json.loads(self.meta("searched"))
         return found
 
-    def time_base(self, source: int) -> Fraction:
-        info = json.loads(self.db.execute("SELECT info FROM source WHERE id = ?", (source,)).fetchone()["info"])
-        return Fraction(info["time_base"])
-
     def log(self, event: str, details: dict[str, Any]) -> None:
         """Add a line to the log, chained to the one before by its hash. Call it inside a transaction."""
         if self._waiting:
@@ -310,6 +315,32 @@ class CaseStore:
             (at, event, text, previous, digest),
         )
         self.set_meta("log_head", digest)
+
+    def table(self, name: str) -> list[dict[str, Any]]:
+        """Return all rows of a table as they are stored, ordered by all their columns."""
+        columns = len(self.db.execute(f"SELECT * FROM {name} LIMIT 0").description)
+        order = ", ".join(str(place) for place in range(1, columns + 1))
+        return [dict(row) for row in self.db.execute(f"SELECT * FROM {name} ORDER BY {order}")]
+
+    def hash_rows(self, *queries: str, of: int | None = None) -> str:
+        """Return one hash over what these queries find, of a source or track, so that the log's chain covers it."""
+        hasher = hashlib.sha256()
+        for query in queries:
+            for row in self.db.execute(query, () if of is None else (of,)):
+                hasher.update(json.dumps(tuple(row)).encode())
+        return hasher.hexdigest()
+
+    def problems(self) -> list[str]:
+        """Return what SQLite, or our own schema, has to say against the database."""
+        try:
+            rows = [str(row[0]) for row in self.db.execute("PRAGMA integrity_check")]
+        except sqlite3.DatabaseError as error:
+            return [str(error)]
+        found = [row for row in rows if row != "ok"]
+        strays = self.db.execute("PRAGMA foreign_key_check").fetchall()
+        found += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
+        wrong = misfit(self.db, SHAPE)
+        return found if wrong is None else [*found, wrong]
 
     @contextmanager
     def in_a_run(self, details: dict[str, Any]) -> Iterator[None]:
@@ -393,21 +424,6 @@ class CaseStore:
         for folder in folders:
             if folder.is_dir() and not folder.is_symlink():
                 yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink())
-
-
-def track_name(track: sqlite3.Row) -> str:
-    """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
-    number = track["number"] if track["number"] is None else whole(track["number"])  # one that runs has none yet
-    source = whole(track["source"])
-    return f"T{number}" if source == 1 else f"S{source}-T{number}"
-
-
-def whole(value: object) -> int:
-    """Return a number of a case's database. SQLite holds a text where a number belongs, if somebody puts one there."""
-    if not isinstance(value, int):
-        reason = f"it holds {value!r} where a whole number belongs"
-        raise IntegrityError(DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest")
-    return value
 
 
 def refuse_foreign(folder: Path) -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import yaml
 
+from fasr_video.case import log
 from fasr_video.case.case import Case
 from fasr_video.case.damage import IN_DATABASE, Check, message_of
+from fasr_video.case.sources import sources
 from fasr_video.case.store import SETTINGS
 from fasr_video.encryption import given_key
 from fasr_video.errors import IntegrityError, MediaError
@@ -60,14 +62,14 @@ def _settings(case: Case) -> Check:
     """The settings that people read, and `run --stage` goes on with, against those in the database."""
     path = case.folder / SETTINGS
     try:
-        same = yaml.safe_load(read_file(path)) == json.loads(case.meta("settings"))
+        same = yaml.safe_load(read_file(path)) == case.settings
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         same = False
     if same:
         return Check("settings", 1, [], [])
-    last = dict(case.db.execute("SELECT event, max(id) FROM log GROUP BY event").fetchall())
+    last = log.entries(case, "stage redone", "run ended")[-1:]
     told = f"{path} does not say what the database does"
-    if last.get("stage redone", 0) > last.get("run ended", 0):
+    if last and last[0].event == "stage redone":
         notes = (f"{told}: a run was cut short; the same command goes on",)
         return Check("settings", 1, [], [], notes)
     return Check("settings", 1, [told], [])
@@ -78,8 +80,8 @@ def _signed_off(case: Case) -> Check:
     folder = case.folder / SIGNED_OFF
     there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     problems, said = list[str](), dict[str, str]()
-    for row in case.db.execute("SELECT details FROM log WHERE event = 'signed off' ORDER BY id").fetchall():
-        said |= json.loads(row["details"])["files"]
+    for line in log.entries(case, "signed off"):
+        said |= line.details["files"]
     for name, sha256 in said.items():
         path, new = folder / name, folder / (name + NEW)
         if not os.path.lexists(path) and _sha256(new) == sha256:
@@ -122,7 +124,7 @@ def _heads(case: Case, given: str | None) -> Check:
             continue
         except (OSError, *MISREAD):
             problems.append(f"{path} names no end of the log")
-    lines = {row["hash"] for row in case.db.execute("SELECT hash FROM log").fetchall()}
+    lines = {line.hash for line in log.entries(case)}
     problems += [f"{who}: the log holds no line {h[:16]}… (cut off?)" for who, h in noted.items() if h not in lines]
     return Check("ends of the log that were noted", len(noted), problems, [])
 
@@ -155,19 +157,19 @@ def _was_changed(case: Case, name: str) -> bool:
 
 def _sources(case: Case) -> Check:
     problems, unchecked = [], []
-    rows = case.db.execute("SELECT path, sha256, info FROM source").fetchall()
-    for row in rows:
-        path = Path(row["path"])
+    known = sources(case)
+    for source in known:
+        path = Path(source.path)
         try:
             if not path.exists():
                 unchecked.append(f"{path} is not there")
-            elif _hash_of(path) != row["sha256"]:
+            elif _hash_of(path) != source.sha256:
                 problems.append(f"{path} is not the footage that was processed")
         except MediaError as error:
             unchecked.append(str(error))
         except OSError as error:
             unchecked.append(f"{path} cannot be read ({error.strerror or error})")
-    return Check("sources", len(rows) - len(unchecked), problems, unchecked)
+    return Check("sources", len(known) - len(unchecked), problems, unchecked)
 
 
 def _sha256(path: Path) -> str:

@@ -10,8 +10,8 @@ import click
 from fasr_video.actors import login
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, undo
-from fasr_video.case.document import track_number
 from fasr_video.case.links import decide as decide_link
+from fasr_video.case.tracks import track_number
 from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import say
 from fasr_video.review import serve

@@ -97,7 +97,8 @@ def run_command(
     if stage is not None and (camera is not None or clock is not None):
         raise UsageError(f"--stage {stage}", "it places no footage", "leave --camera and --clock out")
     if stage is not None and out is not None:
-        Case.open(out, read_only=True).db.close()  # says it, where there is none
+        with Case.open(out, read_only=True):  # says it, where there is none
+            pass
     sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
     told = recording.given(camera, clock, clock_uncertainty)

@@ -6,12 +6,12 @@ somebody's notes, footage, a link, a picture that was changed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fasr_video.case import log
 from fasr_video.case.case import Case
 from fasr_video.case.store import LOCK, TOMBSTONE
 from fasr_video.case.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
@@ -81,9 +81,8 @@ def strange(path: Path, what: str) -> IntegrityError:
 def _known_hashes(case: Case) -> dict[str, str]:
     """SHA-256 of each file that the case knows by it; empty for one that it should know and does not."""
     known: dict[str, str] = {}
-    for row in case.db.execute("SELECT details FROM log WHERE event = 'signed off' ORDER BY id").fetchall():
-        files = json.loads(row["details"])["files"]
-        known |= {f"{SIGNED_OFF}/{name}": hashed for name, hashed in files.items()}
+    for line in log.entries(case, "signed off"):
+        known |= {f"{SIGNED_OFF}/{name}": hashed for name, hashed in line.details["files"].items()}
     for path in (case.folder / SIGNED_OFF).glob("*.*"):
         if path.suffix in {".json", ".html"}:
             known.setdefault(f"{SIGNED_OFF}/{path.name}", "")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.case.case import Case
+from fasr_video.case.find import naming
 from fasr_video.case.store import DATABASE
 from fasr_video.custody.purge import pieces_of_picture
 from fasr_video.errors import FasrError
@@ -16,17 +16,6 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryImage
 from fasr_video.report.pictures import photograph, thumbnail
 from fasr_video.sqlite import environment
-
-_POOLED = "SELECT vector FROM template WHERE subject = ? AND kind = 'pooled'"
-_NAMED = {
-    "candidates": "SELECT 1 FROM candidate WHERE subject = :name",
-    "decisions": "SELECT 1 FROM decision WHERE subject = :name",
-    "the list of photographs": "SELECT 1 FROM gallery_photo WHERE subject = :name",
-    "a reconstruction drawn from their photographs": (
-        "SELECT 1 FROM restoration WHERE json_extract(facts, '$.conditioned_on') = :name"
-    ),
-    "earlier searches or decisions (log)": "SELECT 1 FROM log WHERE instr(details, :quoted)",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +35,8 @@ def telling(gallery: Gallery, images: Sequence[GalleryImage]) -> list[bytes]:
     """Pieces by which copies are known: vectors, faces as the gallery has them and as reports show them."""
     found: list[bytes] = []
     for image in images:
-        found += [v for (v,) in gallery.query("SELECT vector FROM template WHERE image = ?", (image.id,))]
-        found += [v for (v,) in gallery.query(_POOLED, (image.subject,))]
-        for (picture,) in gallery.query("SELECT picture FROM image WHERE id = ? AND picture IS NOT NULL", (image.id,)):
+        found += gallery.stored_vectors(image)
+        if (picture := gallery.stored_picture(image)) is not None:
             found += pieces_of_picture(picture)
         if (face := gallery.face(image)) is not None:
             shown = photograph(face.picture)
@@ -74,7 +62,8 @@ def look(places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: C
     named = {}
     for database in (f for f in readable if f.name == DATABASE):
         try:
-            where = tuple(_naming(database.parent, gone))
+            with environment(database.parent), Case.open(database.parent, read_only=True) as case:
+                where = tuple(naming(case, gone))
         except FasrError:
             unread.append(str(database))
             continue
@@ -82,10 +71,3 @@ def look(places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: C
             named[str(database.parent)] = where
     copies = tuple(sorted({str(f) for f in found.places}))
     return Elsewhere(tuple(str(p.resolve()) for p in places), len(readable), copies, named, tuple(unread))
-
-
-def _naming(folder: Path, gone: Collection[str]) -> Iterator[str]:
-    with environment(folder), Case.open(folder, read_only=True) as case:
-        for what, query in _NAMED.items():
-            if any(case.db.execute(f"{query} LIMIT 1", {"name": n, "quoted": json.dumps(n)}).fetchone() for n in gone):
-                yield what

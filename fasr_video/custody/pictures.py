@@ -18,7 +18,8 @@ from PIL import Image as Pictures
 
 from fasr_video.case.case import Case
 from fasr_video.case.document import about, tracks, when
-from fasr_video.case.store import whole
+from fasr_video.case.results import probed
+from fasr_video.case.tracks import read_face, whole
 from fasr_video.errors import CaseError
 from fasr_video.files import inside, write_whole
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
@@ -75,9 +76,10 @@ def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Export
         kinds |= {f"sample{k}": sample for k, sample in enumerate(made["samples"], 1)}
         drawn = {k: made[k] for k in made.keys() - {"what", "picture", "spread", "samples"}}
         frames = [when(track, face) for face in (shown, *track["auxiliaries"])]
+        made_with = probed(case, track["id"])[track["id"]].facts
         for kind, stored in kinds.items():
             if stored is not None:
-                facts = about(case, track, stored) | {"frames": frames, "made_with": _models(case, track["id"])} | drawn
+                facts = about(case, track, stored) | {"frames": frames, "made_with": made_with} | drawn
                 yield _exported(f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts)
 
 
@@ -98,18 +100,12 @@ def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: boo
     if not redact:
         return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
     buffer = io.BytesIO()
-    Pictures.fromarray(without_bystanders(case, face["face"])).save(buffer, "PNG")
+    Pictures.fromarray(without_bystanders(case, read_face(case, face["face"]))).save(buffer, "PNG")
     return _exported(name, buffer.getvalue(), COVERED, facts)
 
 
 def _exported(name: str, png: bytes, what: str, facts: dict[str, object]) -> Exported:
     return Exported(name, with_note(png, facts, what), described(what, facts))
-
-
-def _models(case: Case, track: int) -> dict[str, object]:
-    row = case.db.execute("SELECT models FROM probed WHERE track = ?", (track,)).fetchone()
-    found: dict[str, object] = json.loads(row["models"])
-    return found
 
 
 def _write(path: Path, picture: Exported) -> None:

@@ -21,8 +21,11 @@ from typing import Any
 
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
+from fasr_video.case import log
 from fasr_video.case.case import Case
 from fasr_video.case.damage import damage
+from fasr_video.case.results import sealed_features
+from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, locked, now
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.encryption import given_key
@@ -195,8 +198,8 @@ def _due(folder: Path) -> Due | None:
             return None if told["state"] == "removed" else Due(folder, told["made_at"], None, begun=True)
         with environment(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
-            days = json.loads(case.meta("settings"))["case"].get("retention_days")
-            newest = str(case.db.execute("SELECT at FROM log ORDER BY id DESC LIMIT 1").fetchone()["at"])
+            days = case.settings["case"].get("retention_days")
+            newest = log.newest(case, 1)[0].at
             if told and (told["state"], told.get("log_head")) != ("removing", case.meta("log_head")):
                 raise strange(folder / TOMBSTONE, "a tombstone, and the case is there")
         made = datetime.fromisoformat(made_at)
@@ -209,10 +212,10 @@ def _due(folder: Path) -> Due | None:
 
 
 def _made_at(case: Case) -> str:
-    row = case.db.execute("SELECT at FROM log ORDER BY id LIMIT 1").fetchone()
-    if row is None:
+    lines = log.entries(case, "created")
+    if not lines:
         raise IntegrityError(case.folder, "its log is empty", "restore the case from a copy, or remove it by hand")
-    return str(row["at"])
+    return lines[0].at
 
 
 def _begin(folder: Path, told: dict[str, Any]) -> None:
@@ -242,10 +245,10 @@ def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> di
             "role": role,
             "why": why,
             "log_head": case.meta("log_head"),
-            "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
+            "log_lines": log.length(case),
             "encryption": case.encryption,
             "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
-            "sources": [r["sha256"] for r in case.db.execute("SELECT sha256 FROM source ORDER BY id")],
+            "sources": [source.sha256 for source in sources(case)],
         }
     looked_in = {k: getattr(search, k) for k in ("folders", "files", "size", "unread", "found")}
     return told | {"removed": removed, "copies": looked_in}
@@ -264,8 +267,7 @@ def _pieces(case: Case) -> Iterator[bytes]:
             if case.encryption is not None and given_key() is not None:
                 with suppress(IntegrityError):  # of one that was changed there is no plain picture
                     yield from pieces_of_picture(case.picture_bytes(name))
-    for row in case.db.execute("SELECT feature FROM probe"):
-        yield row["feature"]
+    yield from sealed_features(case)
 
 
 def pieces_of_picture(picture: bytes) -> Iterator[bytes]:

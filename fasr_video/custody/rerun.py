@@ -10,16 +10,16 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from sqlite3 import Row
 from typing import Any
 
 import numpy as np
 
 from fasr_video.case.case import Case
 from fasr_video.case.damage import Check
-from fasr_video.case.document import track_names
-from fasr_video.case.results import features
+from fasr_video.case.results import features, probed, reconstructions
+from fasr_video.case.sources import sources
 from fasr_video.case.store import package_versions
+from fasr_video.case.tracks import Track, finished
 from fasr_video.configs.settings import Settings, load
 from fasr_video.errors import FasrError
 from fasr_video.gallery.probes import Prober, Probes
@@ -42,21 +42,21 @@ def _rerun(case: Case, count: int) -> Check:
     problems: list[str] = []
     unchecked: list[str] = []
     notes: list[str] = []
-    names = {number: name for name, number in track_names(case).items()}
+    footage = {source.id: source.sha256 for source in sources(case)}
     for made_with, tracks in _chosen(case, count).items():
         try:
             prober, seed = _as_it_was(case, json.loads(made_with))
         except FasrError as error:
-            unchecked += [f"track {names[track['id']]}: {error}" for track in tracks]
+            unchecked += [f"track {track.name}: {error}" for track in tracks]
             continue
         for track in tracks:
             try:
-                answer = prober.ask([track_faces(case, track)], [track_seed(seed, track)])[0]
-                levels, numbers = _apart(case, track["id"], answer)
+                answer = prober.ask([track_faces(case, track.id)], [track_seed(seed, footage[track.source], track)])[0]
+                levels, numbers = _apart(case, track.id, answer)
             except FasrError as error:
-                problems.append(f"track {names[track['id']]}: {error}")
+                problems.append(f"track {track.name}: {error}")
                 continue
-            notes.append(f"track {names[track['id']]}: {_told(levels, numbers)}")
+            notes.append(f"track {track.name}: {_told(levels, numbers)}")
             if levels > GREY_LEVELS or numbers > TOLERANCE:
                 problems.append(notes[-1])
     if notes:
@@ -64,18 +64,14 @@ def _rerun(case: Case, count: int) -> Check:
     return Check("tracks done again", len(notes[:-1]), problems, unchecked, tuple(notes))
 
 
-def _chosen(case: Case, count: int) -> dict[str, list[Row]]:
+def _chosen(case: Case, count: int) -> dict[str, list[Track]]:
     """Tracks by what their probes were made with."""
-    query = (
-        "SELECT track.*, source.sha256 AS footage, probed.models FROM probed JOIN track ON track.id = probed.track"
-        " JOIN source ON source.id = track.source ORDER BY track.id"
-    )
-    salt = case.meta("case_id")
-    tracks = case.db.execute(query).fetchall()
-    drawn = sorted(tracks, key=lambda t: hashlib.sha256(f"{salt} {t['id']}".encode()).digest())[:count]
+    salt, made = case.meta("case_id"), probed(case)
+    tracks = [track for track in finished(case) if track.id in made]
+    drawn = sorted(tracks, key=lambda track: hashlib.sha256(f"{salt} {track.id}".encode()).digest())[:count]
     found = defaultdict(list)
     for track in drawn:
-        found[track["models"]].append(track)
+        found[made[track.id].models].append(track)
     return found
 
 
@@ -96,7 +92,7 @@ def _as_it_was(case: Case, made_with: Mapping[str, Any]) -> tuple[Prober, int]:
 
 def _settings(case: Case, restorer: Mapping[str, Any] | None) -> Settings:
     """The case's. What it left to defaults is as the facts of the track say: defaults change with versions."""
-    stored, values = json.loads(case.meta("settings")), load("cpu").model_dump(mode="json")
+    stored, values = case.settings, load("cpu").model_dump(mode="json")
     for group in values:
         values[group] |= stored.get(group, {})
     if restorer is None:
@@ -121,8 +117,8 @@ def _short(value: object) -> str:
 
 def _apart(case: Case, track: int, answer: Probes) -> tuple[float, float]:
     """Grey levels between the stored pictures and these, and the same of features; infinite where one is missing."""
-    stored = case.db.execute("SELECT * FROM restoration WHERE track = ?", (track,)).fetchone()
-    names = [] if stored is None else [stored["picture"], *json.loads(stored["samples"])]
+    stored = reconstructions(case, track).get(track)
+    names = [] if stored is None else [stored.picture, *stored.samples]
     drawn = [] if answer.restoration is None else [answer.restoration.picture, *answer.restoration.samples]
     before = features(case, track)
     if len(names) != len(drawn) or before.keys() != answer.features.keys():

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from fasr_video.boxes import iou_matrix
 from fasr_video.case import document
 from fasr_video.case.case import Case
+from fasr_video.case.results import kinds, photographs
+from fasr_video.case.sources import sources
+from fasr_video.case.tracks import Face, all_faces, usable
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import InputError, MissingExtra, UsageError
 from fasr_video.evaluation import detection, open_set, plots
@@ -100,7 +103,7 @@ def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation
 
 
 def _subjects(case: Case) -> set[str]:
-    return {r[0] for r in case.db.execute("SELECT subject FROM gallery_photo WHERE problem IS NULL").fetchall()}
+    return {photograph.subject for photograph in photographs(case) if photograph.problem is None}
 
 
 def _strangers(clips: Sequence[Clip], subjects: set[str]) -> list[str]:
@@ -160,43 +163,39 @@ def _clips(case: Case, truths: Mapping[str, Truth]) -> tuple[list[Clip], list[Le
     settings = Settings.model_validate_json(case.meta("settings"))
     clips: list[Clip] = []
     left_out: list[LeftOut] = []
-    for source in case.db.execute("SELECT id, path, state FROM source ORDER BY id").fetchall():
-        name = Path(source["path"]).name
+    for source in sources(case):
+        name = Path(source.path).name
         if name not in truths:
             left_out.append(LeftOut(f"{case.folder}: {name}", "no ground truth of it"))
-        elif source["state"] != "done":
+        elif not source.done:
             left_out.append(LeftOut(f"{case.folder}: {name}", "its run is not done"))
         else:
-            clips.append(_clip(case, source["id"], name, truths[name], settings))
+            clips.append(_clip(case, source.id, name, truths[name], settings))
     return clips, left_out
 
 
 def _clip(case: Case, source: int, name: str, truth: Truth, settings: Settings) -> Clip:
     number = {who: k for k, who in enumerate(truth.people)}
-    query = "SELECT frame_index, x1, y1, x2, y2, score, track, reason FROM face WHERE source = ? ORDER BY id"
-    seen: dict[int, list[Any]] = {}
-    for row in case.db.execute(query, (source,)).fetchall():
-        seen.setdefault(row["frame_index"], []).append(row)
+    seen: dict[int, list[Face]] = {}
+    for face in all_faces(case, source):
+        seen.setdefault(face.frame_index, []).append(face)
     frames: list[LabelledFrame] = []
     counted: list[detection.Found] = []
     heights = []
     sightings: dict[int, Counter[str | None]] = {}
     for index in sorted(set(_looked_at(truth, settings)) | set(seen)):
-        people, rows = truth.frames.get(index, {}), seen.get(index, [])
-        true, found = _boxes(list(people.values())), _boxes([[r[k] for k in ("x1", "y1", "x2", "y2")] for r in rows])
-        scores = np.array([r["score"] for r in rows], np.float32)
+        people, here = truth.frames.get(index, {}), seen.get(index, [])
+        true, found = _boxes(list(people.values())), _boxes([face.box for face in here])
+        scores = np.array([face.score for face in here], np.float32)
         counted += detection.assign(found.astype(np.float32), scores, true.astype(np.float32), OVERLAP)
         heights.append(detection.heights(true.astype(np.float32)))
-        tracked = [k for k, r in enumerate(rows) if r["track"] is not None]
-        ids = np.array([rows[k]["track"] for k in tracked], np.int64)
+        tracked = [k for k, face in enumerate(here) if face.track is not None]
+        ids = np.array([here[k].track for k in tracked], np.int64)
         frames.append(LabelledFrame(np.array([number[who] for who in people], np.int64), true, ids, found[tracked]))
         for track, who in zip(ids.tolist(), _whose(found[tracked], true, list(people)), strict=True):
             sightings.setdefault(track, Counter())[who] += 1
-    usable = {
-        int(r[0])
-        for r in case.db.execute("SELECT id FROM track WHERE source = ? AND verdict = 'usable'", (source,)).fetchall()
-    }
-    owners = {track: _owner(counts) for track, counts in sightings.items() if track in usable}
+    numbers = {track.id for track in usable(case)}
+    owners = {track: _owner(counts) for track, counts in sightings.items() if track in numbers}
     faces = np.concatenate([np.zeros(0), *heights])
     return Clip(name, tuple(frames), detection.judged(counted, faces), owners, truth.people)
 
@@ -251,7 +250,7 @@ class _Answer:
 
 
 def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
-    subjects, searched = _subjects(case), case.searched()
+    subjects, searched, probes = _subjects(case), case.searched(), kinds(case)
     asked = 0 if searched is None else int(searched["question"]["candidates"])
     found = []
     for track in document.tracks(case):
@@ -260,16 +259,12 @@ def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
             continue
         joined = [(c["subject"], float(c["score"])) for c in answer["joined"]]
         lists = {kind: [(c["subject"], float(c["cosine"])) for c in rows] for kind, rows in answer["lists"].items()}
-        told = {**_nobody(case, track["id"]), **lists, "joined": joined}
+        # A case keeps no row of a list on which nobody is.
+        empty: dict[str, list[tuple[str, float]]] = {kind: [] for kind in probes.get(track["id"], ())}
+        told = {**empty, **lists, "joined": joined}
         named = answer["verdict"] == "candidates"
         found.append(_Answer(person, person in subjects, told, len(subjects), asked, named))
     return found
-
-
-def _nobody(case: Case, track: int) -> dict[str, list[tuple[str, float]]]:
-    """An empty list for each probe that was searched with: a case keeps no row of a list on which nobody is."""
-    kinds = case.db.execute("SELECT kind FROM probe WHERE track = ?", (track,)).fetchall()
-    return {str(row["kind"]): [] for row in kinds}
 
 
 def _searches(answers: Sequence[_Answer], kind: str) -> Searches | None:

@@ -16,17 +16,6 @@ from fasr_video.sqlite import MISREAD
 
 COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
 
-_ORPHANS = {
-    "subjects without a photograph": "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)",
-    "photographs without a template": "SELECT sha256 FROM image WHERE id NOT IN "
-    "(SELECT image FROM template WHERE image IS NOT NULL)",
-    "templates filed under another subject than their photograph": "SELECT t.id FROM template t "
-    "JOIN image i ON i.id = t.image WHERE i.subject <> t.subject",
-    "subjects with several photographs and not one pooled template, or the other way round": "SELECT s.id "
-    "FROM subject s WHERE (SELECT count(*) FROM image WHERE subject = s.id) > 1 <> "
-    "(SELECT count(*) FROM template WHERE subject = s.id AND kind = 'pooled')",
-}
-
 
 @dataclass(slots=True)
 class Check:
@@ -59,10 +48,7 @@ def damage(gallery: GalleryStore) -> str | None:
 
 
 def _structure(gallery: GalleryStore) -> Check:
-    found = Check("the database's own structure", 1)
-    found.problems += [r[0] for r in gallery.query("PRAGMA integrity_check(20)") if r[0] != "ok"]
-    found.problems += [bad] if (bad := gallery.misfit()) is not None else []
-    return found
+    return Check("the database's own structure", 1, gallery.structure_problems())
 
 
 def _removal(gallery: GalleryStore) -> Check:
@@ -73,19 +59,12 @@ def _removal(gallery: GalleryStore) -> Check:
 
 
 def _rows(gallery: GalleryStore) -> Check:
-    found = Check("rows belong together", sum(s.images for s in gallery.subjects()))
-    strays = gallery.query("PRAGMA foreign_key_check")
-    found.problems += [f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays]
-    for what, sql in _ORPHANS.items():
-        rows = gallery.query(sql)
-        if rows:
-            found.problems.append(f"{what}: {', '.join(str(r[0]) for r in rows[:5])}{', …' if len(rows) > 5 else ''}")
-    return found
+    return Check("rows belong together", sum(s.images for s in gallery.subjects()), gallery.stray_rows())
 
 
 def _templates(gallery: GalleryStore) -> Check:
     found = Check("templates against their hashes", 0)
-    for number, digest, vector in gallery.stream("SELECT id, sha256, vector FROM template ORDER BY id"):
+    for number, digest, vector in gallery.stored_templates():
         found.checked += 1
         if hashlib.sha256(vector).digest() != digest or len(vector) != 4 * gallery.length:
             found.problems.append(f"template {number} was changed")
@@ -94,7 +73,7 @@ def _templates(gallery: GalleryStore) -> Check:
 
 def _pictures(gallery: GalleryStore) -> Check:
     found = Check("pictures against their hashes", 0)
-    for path, digest, picture in gallery.stream("SELECT path, picture_sha256, picture FROM image ORDER BY id"):
+    for path, digest, picture in gallery.stored_pictures():
         found.checked += picture is not None
         if (picture is None) != (digest is None) or (
             picture is not None and hashlib.sha256(picture).digest() != digest
@@ -154,13 +133,12 @@ def statistics(gallery: GalleryStore) -> Statistics:
     subjects, images = gallery.subjects(), gallery.images()
     counts = [s.images for s in subjects] or [0]
     made = Index.open(gallery)
-    pooled = gallery.query("SELECT count(*) FROM template WHERE kind = 'pooled'")[0][0]
     return Statistics(
         subjects=len(subjects),
         images=len(images),
         pictures=sum(i.has_picture for i in images),
         templates=len(made),
-        pooled=pooled,
+        pooled=gallery.count("pooled"),
         problems=len(gallery.problems()),
         removals=len(gallery.removals()),
         fewest_photos=min(counts),

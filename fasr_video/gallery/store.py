@@ -38,6 +38,7 @@ from fasr_video.gallery.records import (
     EnrolledPhoto,
     GalleryError,
     GalleryImage,
+    Kind,
     PhotoOfAnother,
     Problem,
     Removal,
@@ -84,6 +85,18 @@ CREATE TABLE removal (
     templates INTEGER NOT NULL);
 CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL);
 """
+
+_ORPHANS = {
+    "subjects without a photograph": "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)",
+    "photographs without a template": "SELECT sha256 FROM image WHERE id NOT IN "
+    "(SELECT image FROM template WHERE image IS NOT NULL)",
+    "templates filed under another subject than their photograph": "SELECT t.id FROM template t "
+    "JOIN image i ON i.id = t.image WHERE i.subject <> t.subject",
+    "subjects with several photographs and not one pooled template, or the other way round": "SELECT s.id "
+    "FROM subject s WHERE (SELECT count(*) FROM image WHERE subject = s.id) > 1 <> "
+    "(SELECT count(*) FROM template WHERE subject = s.id AND kind = 'pooled')",
+}
+"""Rows that do not belong together."""
 
 SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
 
@@ -264,9 +277,10 @@ class GalleryStore:
             remedy = "restore the gallery from a copy, or remove this photograph and add it again"
             raise IntegrityError(self.folder, f"the landmarks of {image.path} were changed", remedy) from error
 
-    def count(self) -> int:
-        """Of templates."""
-        return int(self.query("SELECT count(*) FROM template")[0][0])
+    def count(self, kind: Kind | None = None) -> int:
+        """Of templates, or of those of a kind."""
+        chosen, values = ("", ()) if kind is None else (" WHERE kind = ?", (kind,))
+        return int(self.query(f"SELECT count(*) FROM template{chosen}", values)[0][0])
 
     def templates_by_subject(self) -> dict[str, int]:
         """How many each has: its photographs', and one more, pooled, if there are several."""
@@ -317,6 +331,16 @@ class GalleryStore:
             rows = self.query("SELECT vector FROM template WHERE subject = ? ORDER BY id", (subject,))
             found[subject] = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(-1, self.length)
         return found
+
+    def stored_vectors(self, image: GalleryImage) -> list[bytes]:
+        """Return, as they lie on the disk, the vector of a photograph and those that are pooled of its subject."""
+        sql = "SELECT vector FROM template WHERE image = ? OR (subject = ? AND kind = 'pooled')"
+        return [vector for (vector,) in self.query(sql, (image.id, image.subject))]
+
+    def stored_picture(self, image: GalleryImage) -> bytes | None:
+        """Return the picture of a photograph as it lies on the disk; None where none was kept."""
+        rows = self.query("SELECT picture FROM image WHERE id = ?", (image.id,))
+        return rows[0][0] if rows else None
 
     def problems(self) -> list[Problem]:
         return [Problem(*r) for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")]
@@ -624,14 +648,31 @@ class GalleryStore:
         """Whether a removal was begun and not finished: what was removed may still be in the files."""
         return self._meta("purge") != "0"
 
-    def misfit(self) -> str | None:
-        """Say what the first value is that no version of ours writes; None where all are."""
-        return misfit(self._db, SHAPE)
+    def structure_problems(self) -> list[str]:
+        """Return what SQLite has to say against the database, and the first value that no version of ours writes."""
+        found = [str(row[0]) for row in self.query("PRAGMA integrity_check(20)") if row[0] != "ok"]
+        wrong = misfit(self._db, SHAPE)
+        return found if wrong is None else [*found, wrong]
 
-    def stream(self, sql: str) -> Iterator[Any]:
-        """Rows one by one, of a table that need not fit into memory."""
+    def stray_rows(self) -> list[str]:
+        """Return which rows do not belong together."""
+        strays = self.query("PRAGMA foreign_key_check")
+        found = [f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays]
+        for what, sql in _ORPHANS.items():
+            rows = [str(row[0]) for row in self.query(sql)]
+            if rows:
+                found.append(f"{what}: {', '.join(rows[:5])}{', …' if len(rows) > 5 else ''}")
+        return found
+
+    def stored_templates(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """Give number, hash and vector of each template, one by one: they need not fit into memory."""
         with environment(self.folder):
-            yield from self._db.execute(sql)
+            yield from self._db.execute("SELECT id, sha256, vector FROM template ORDER BY id")
+
+    def stored_pictures(self) -> Iterator[tuple[str, bytes | None, bytes | None]]:
+        """Give path, hash and picture of each photograph, one by one."""
+        with environment(self.folder):
+            yield from self._db.execute("SELECT path, picture_sha256, picture FROM image ORDER BY id")
 
     @contextmanager
     def sole_writer(self) -> Iterator[bool]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from sqlite3 import Row
 
 from fasr_video.case.case import Case
-from fasr_video.case.links import PERSON
+from fasr_video.case.links import refused_pairs, save_proposals
 from fasr_video.case.replay import proposed_links, require
-from fasr_video.case.results import features
+from fasr_video.case.results import all_features, probed
+from fasr_video.case.sources import sources
+from fasr_video.case.tracks import Track, crop, finished, sightings, with_pictures
 from fasr_video.configs.settings import LinkSettings
 from fasr_video.gallery.probes import Feature, Kind
-from fasr_video.trackers.linking import Proposal, Tracklet, appearance, propose, propose_by_face
-from fasr_video.types import FaceCrop, Reason
+from fasr_video.trackers.linking import Tracklet, appearance, propose, propose_by_face
+from fasr_video.types import Reason
 
 LOOKS = "appearance (form and colours; not face recognition)"
 FACES = "face recognition (cosine of pooled features)"
@@ -28,61 +28,35 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     state = _state(case, settings)
     if case.meta("linked_tracks") == state:
         return False
-    faces_only = "SELECT * FROM track WHERE state = 'done' AND verdict_reason IS NOT ?"
-    tracks = case.db.execute(faces_only, (Reason.NOT_A_FACE,)).fetchall()
-    probed = {row["id"]: face for row in tracks if (face := features(case, row["id"]).get(Kind.POOLED)) is not None}
-    faces = [_tracklet(case, row, probed[row["id"]]) for row in tracks if row["id"] in probed]
+    tracks = [track for track in finished(case) if track.verdict_reason != Reason.NOT_A_FACE]
+    features = {track: own[Kind.POOLED] for track, own in all_features(case).items() if Kind.POOLED in own}
+    footage, seen = {source.id: source for source in sources(case)}, sightings(case)
+
+    def tracklet(track: Track, look: Feature) -> Tracklet:
+        base = footage[track.source].time_base
+        start, end = (float(pts * base) for pts in (seen[track.id].first_pts, seen[track.id].last_pts))
+        return Tracklet(track.id, track.source, start, end, look)
+
+    faces = [tracklet(track, features[track.id]) for track in tracks if track.id in features]
     looks = []
-    if len(probed) < len(tracks):  # reading every track's pictures is the dear part
-        looks = [_tracklet(case, row, appearance(crops)) for row in tracks if (crops := _crops(case, row["id"]))]
-    by_face = propose_by_face(faces, settings.min_similarity, _refused(case))
-    by_looks = [p for p in propose(looks, settings.max_gap, settings.min_score) if not {p.a, p.b} <= probed.keys()]
+    if len(faces) < len(tracks):  # reading every track's pictures is the dear part
+        for track in tracks:
+            if crops := [crop(case, face) for face in with_pictures(case, track.id)]:
+                looks.append(tracklet(track, appearance(crops)))
+    refused = refused_pairs(case)
+    by_face = propose_by_face(faces, settings.min_similarity, lambda a, b: frozenset((a, b)) in refused)
+    by_looks = [p for p in propose(looks, settings.max_gap, settings.min_score) if not {p.a, p.b} <= features.keys()]
     with case.transaction():
         require(case)
-        _replace(case, [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks])
+        found = [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks]
+        save_proposals(case, [(p.a, p.b, p.score, evidence) for p, evidence in found])
         case.set_meta("linked_tracks", state)
-        count = len(by_face) + len(by_looks)
-        case.log("links proposed", {"links": count, "of": state, "proposed": proposed_links(case)})
+        case.log("links proposed", {"links": len(found), "of": state, "proposed": proposed_links(case)})
     return True
-
-
-def _replace(case: Case, proposals: list[tuple[Proposal, str]]) -> None:
-    """Proposals that nobody decided on give way to these, but for a person's own; a pair keeps its number."""
-    still = {(p.a, p.b) for p, _ in proposals}
-    query = "SELECT id, a, b FROM link WHERE state = 'proposed' AND evidence != ?"
-    for row in case.db.execute(query, (PERSON,)).fetchall():
-        if (row["a"], row["b"]) not in still:
-            case.db.execute("DELETE FROM link WHERE id = ?", (row["id"],))
-    for p, evidence in proposals:
-        case.db.execute(
-            "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, ?, ?, 'proposed') ON CONFLICT (a, b)"
-            " DO UPDATE SET score = excluded.score, evidence = excluded.evidence WHERE state = 'proposed'",
-            (p.a, p.b, p.score, evidence),
-        )
 
 
 def _state(case: Case, settings: LinkSettings) -> str:
     """What proposals depend on."""
-    done = case.db.execute("SELECT count(*) FROM track WHERE state = 'done'").fetchone()[0]
-    models = case.db.execute("SELECT DISTINCT models FROM probed ORDER BY models").fetchall()
-    probed = case.db.execute("SELECT count(*) FROM probed").fetchone()[0]
-    return json.dumps([done, probed, [r[0] for r in models], settings.model_dump()])
-
-
-def _refused(case: Case) -> Callable[[int, int], bool]:
-    pairs = {frozenset((r["a"], r["b"])) for r in case.db.execute("SELECT a, b FROM link WHERE state = 'refused'")}
-    return lambda a, b: frozenset((a, b)) in pairs
-
-
-def _tracklet(case: Case, track: Row, look: Feature) -> Tracklet:
-    first, last = case.db.execute("SELECT min(pts), max(pts) FROM face WHERE track = ?", (track["id"],)).fetchone()
-    base = case.time_base(track["source"])
-    return Tracklet(track["id"], track["source"], float(first * base), float(last * base), look)
-
-
-def _crops(case: Case, track: int) -> list[FaceCrop]:
-    kept = "SELECT * FROM face WHERE track = ? AND aligned IS NOT NULL ORDER BY id"
-    return [
-        FaceCrop(case.read_picture(r["aligned"]), case.read_picture(r["native"]), (r["native_x"], r["native_y"]))
-        for r in case.db.execute(kept, (track,)).fetchall()
-    ]
+    made = probed(case)
+    models = sorted({probes.models for probes in made.values()})
+    return json.dumps([len(finished(case)), len(made), models, settings.model_dump()])

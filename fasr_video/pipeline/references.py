@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from sqlite3 import Row
 
 from fasr_video.case.case import Case
+from fasr_video.case.tracks import Face, usable
 from fasr_video.errors import UsageError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.probes import References
@@ -15,21 +15,21 @@ APART = 20
 SETTING = "restore.subjects"
 
 
-def sharpest(lr0: Row, others: Sequence[Row]) -> list[int]:
+def sharpest(lr0: Face, others: Sequence[Face]) -> list[int]:
     """Places of the faces to draw from, the one with the most detail first; far enough from LR0 and each other."""
-    order = sorted(range(len(others)), key=lambda i: -others[i]["sharpness"] * others[i]["eye_px"])
-    frames, chosen = [lr0["frame_index"]], []
+    order = sorted(range(len(others)), key=lambda i: -others[i].sharpness * others[i].eye_px)
+    frames, chosen = [lr0.frame_index], []
     for i in order:
-        if all(abs(others[i]["frame_index"] - frame) >= APART for frame in frames):
-            frames.append(others[i]["frame_index"])
+        if all(abs(others[i].frame_index - frame) >= APART for frame in frames):
+            frames.append(others[i].frame_index)
             chosen.append(i)
     return chosen
 
 
 def check_tracks(case: Case, names: Mapping[str, int], subjects: Mapping[str, str]) -> None:
     """Raise where one that is to be drawn from photographs is no usable track. `names` are those of all tracks."""
-    usable = {row["id"] for row in case.db.execute("SELECT id FROM track WHERE verdict = 'usable'").fetchall()}
-    known = [name for name, track in names.items() if track in usable]
+    numbers = {track.id for track in usable(case)}
+    known = [name for name, track in names.items() if track in numbers]
     strange = [name for name in subjects if name not in known]
     if strange:
         reason = f"no usable track {strange[0]} in this case, but {', '.join(known) or 'none'}"

@@ -10,19 +10,21 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from sqlite3 import Row
 from types import MappingProxyType
 
 import numpy as np
 import torch
 
 from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.case import tracks
 from fasr_video.case.case import Case
-from fasr_video.case.results import digest, probe_place
+from fasr_video.case.results import Probed, Reconstruction, digest, probed, save_probes
+from fasr_video.case.sources import sources
+from fasr_video.case.tracks import Face, Track
 from fasr_video.checkpoint import find_device
 from fasr_video.configs.settings import RestoreSettings, Settings
 from fasr_video.errors import SettingsError
-from fasr_video.gallery.probes import Prober, Probes, References, TrackFaces, make_prober
+from fasr_video.gallery.probes import Prober, References, TrackFaces, make_prober
 from fasr_video.pipeline.references import sharpest
 from fasr_video.pipeline.stills import heat
 from fasr_video.provenance import BANNER, png_note
@@ -42,9 +44,6 @@ from fasr_video.sr.guidance import Guidance, open_guidance
 from fasr_video.sr.methods import ModelFiles, Options, Supports, find_method, open_restorer
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.types import Image
-
-Restored = tuple[str, str, str | None, str]
-"""A row of `restoration`: picture, samples (JSON), spread, facts (JSON)."""
 
 TOGETHER = 8
 """Tracks that are restored, and made safe, together; on a GPU perhaps more."""
@@ -115,45 +114,39 @@ def probe_all(
     """
     together = together or TOGETHER
     waiting = tracks_to_probe(case, prober, seed, subjects)
+    footage = {source.id: source.sha256 for source in sources(case)}
     for start in range(0, len(waiting), together):
         part = waiting[start : start + together]
         listen(start, len(waiting))
-        seeds = [track_seed(seed, row) for row, _ in part]
-        faces = [track_faces(case, row, subjects.get(row["id"])) for row, _ in part]
+        seeds = [track_seed(seed, footage[track.source], track) for track, _ in part]
+        faces = [track_faces(case, track.id, subjects.get(track.id)) for track, _ in part]
         answers = prober.ask(faces, seeds)
         with environment(case.folder):
-            pictures = [_write(case, a.restoration) for a in answers]
+            pairs = zip(part, answers, strict=True)
+            drawn = [write_restoration(case, track.id, answer.restoration) for (track, _), answer in pairs]
         with case.transaction():
-            for (row, models), face, answer, restored in zip(part, faces, answers, pictures, strict=True):
-                _store(case, row["id"], models, len(face.small), answer, restored)
-            digests = {row["id"]: digest(case, row["id"]) for row, _ in part}
+            for (track, models), face, answer, made in zip(part, faces, answers, drawn, strict=True):
+                save_probes(case, Probed(track.id, models, len(face.small)), answer.features, made)
+            digests = {track.id: digest(case, track.id) for track, _ in part}
             case.log("probed", {"models": prober.facts(), "digests": digests})
     return bool(waiting)
 
 
 def tracks_to_probe(
     case: Case, prober: Prober, seed: int, subjects: Mapping[int, References] = NOBODY
-) -> list[tuple[Row, str]]:
+) -> list[tuple[Track, str]]:
     """Usable tracks without probes made as they would be now, and what theirs would depend on."""
-    query = (
-        "SELECT track.*, source.sha256 AS footage, probed.models FROM track JOIN source ON source.id = track.source"
-        " LEFT JOIN probed ON probed.track = track.id"
-        " WHERE track.state = 'done' AND verdict = 'usable' ORDER BY track.id"
-    )
-    usable = [(row, _models(prober, seed, subjects.get(row["id"]))) for row in case.db.execute(query).fetchall()]
-    return [(row, models) for row, models in usable if row["models"] != models]
+    made = {track: probes.models for track, probes in probed(case).items()}
+    wanted = [(track, _models(prober, seed, subjects.get(track.id))) for track in tracks.usable(case)]
+    return [(track, models) for track, models in wanted if made.get(track.id) != models]
 
 
 def tracks_without_features(case: Case, prober: Prober, seed: int) -> list[int]:
     """Usable tracks that cannot be searched for with these models. From whose photographs one was drawn is no matter:
     nobody is searched for with that picture."""
-    query = (
-        "SELECT track.id, probed.models FROM track LEFT JOIN probed ON probed.track = track.id"
-        " WHERE track.state = 'done' AND verdict = 'usable' ORDER BY track.id"
-    )
-    needed = json.loads(_models(prober, seed, None))
-    made = {row["id"]: json.loads(row["models"] or "{}") for row in case.db.execute(query).fetchall()}
-    return [track for track, models in made.items() if models | needed != models]
+    needed, made = json.loads(_models(prober, seed, None)), probed(case)
+    before = {track.id: made[track.id].facts if track.id in made else {} for track in tracks.usable(case)}
+    return [track for track, models in before.items() if models | needed != models]
 
 
 def _models(prober: Prober, seed: int, subject: References | None) -> str:
@@ -162,45 +155,40 @@ def _models(prober: Prober, seed: int, subject: References | None) -> str:
     return json.dumps(prober.facts() | {"seed": seed} | drawn_from, sort_keys=True)
 
 
-def track_seed(seed: int, track: Row) -> int:
-    """A track's picture depends on its own seed, whatever else is in the case."""
-    text = f"{seed} {track['footage']} {track['tracker_id']}"
+def track_seed(seed: int, footage: str, track: Track) -> int:
+    """A track's picture depends on its own seed, whatever else is in the case; `footage` is its source's SHA-256."""
+    text = f"{seed} {footage} {track.tracker_id}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-Pixels = Callable[[Case, Row], Image]
+Pixels = Callable[[Case, Face], Image]
 """The recording's own pixels around a kept face."""
 
 
-def track_faces(case: Case, track: Row, subject: References | None = None, pixels: Pixels | None = None) -> TrackFaces:
+def track_faces(case: Case, track: int, subject: References | None = None, pixels: Pixels | None = None) -> TrackFaces:
     """The kept faces of a track, in the canonical frame and at LR0's own resolution; of these pixels, where they are to
     be others than those kept."""
-    pixels = pixels or native_pixels
-    query = "SELECT * FROM face WHERE track = ? AND reason = 'aux' AND native IS NOT NULL ORDER BY frame_index, id"
-    rows = case.db.execute(query, (track["id"],)).fetchall()
-    auxiliaries = tuple(align(pixels(case, row), *_marks(row)) for row in rows)
-    lr0 = case.db.execute("SELECT * FROM face WHERE id = ?", (track["shown_face"],)).fetchone()
+    pixels = pixels or tracks.native_picture
+    others = [face for face in tracks.auxiliaries(case, track).get(track, ()) if face.native is not None]
+    auxiliaries = tuple(align(pixels(case, face), *_marks(face)) for face in others)
+    lr0 = tracks.shown_faces(case, track)[track]
     native, (box, marks) = pixels(case, lr0), _marks(lr0)
     points = three_points(box, marks)
     scale = similarity(points, CANONICAL)
     own = round(1 / float(np.hypot(scale[0, 0], scale[1, 0])))
     side = min(CANONICAL_SIDE, max(SMALLEST, own))
-    references = subject or References(tuple(auxiliaries[i].picture for i in sharpest(lr0, rows)))
+    references = subject or References(tuple(auxiliaries[i].picture for i in sharpest(lr0, others)))
     return TrackFaces(align(native, box, marks), to_canonical(native, points, side), auxiliaries, references)
 
 
-def native_pixels(case: Case, row: Row) -> Image:
-    return case.read_picture(row["native"])
-
-
-def _marks(row: Row) -> tuple[Matrix, Matrix | None]:
+def _marks(face: Face) -> tuple[Matrix, Matrix | None]:
     """Box and landmarks of a kept face in its own picture."""
-    origin = np.array([row["native_x"], row["native_y"]], np.float64)
-    box = np.array([row["x1"], row["y1"], row["x2"], row["y2"]]) - np.tile(origin, 2)
-    return box, None if row["landmarks"] is None else np.array(json.loads(row["landmarks"])) - origin
+    origin = np.array(face.corner, np.float64)
+    box = np.array(face.box) - np.tile(origin, 2)
+    return box, None if face.points is None else np.array(face.points) - origin
 
 
-def _write(case: Case, restoration: Restoration | None) -> Restored | None:
+def write_restoration(case: Case, track: int, restoration: Restoration | None) -> Reconstruction | None:
     """Its pictures into the case: the mean, the samples, where they disagree; with the facts inside."""
     if restoration is None:
         return None
@@ -211,15 +199,4 @@ def _write(case: Case, restoration: Restoration | None) -> Restored | None:
     several = len(samples) > 1
     picture = case.write_picture(restoration.picture, note) if several else samples[0]
     spread = case.write_picture(heat(restoration.spread), note) if several else None
-    return picture, json.dumps(samples), spread, json.dumps(facts)
-
-
-def _store(case: Case, track: int, models: str, side: int, answer: Probes, restored: Restored | None) -> None:
-    for table in ("probe", "probed", "restoration"):
-        case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
-    case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, models, side))
-    for kind, feature in answer.features.items():
-        data = case.seal(feature.astype(np.float32).tobytes(), probe_place(track, kind))
-        case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, data))
-    if restored is not None:
-        case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", (track, *restored))
+    return Reconstruction(track, picture, samples, spread, facts)

@@ -22,10 +22,10 @@ from fasr_video import actors
 from fasr_video.batch_size import FRAMES, at_once
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import person
-from fasr_video.case.document import track_names
 from fasr_video.case.recording import Place
-from fasr_video.case.sources import is_done, place_source, register_source, where_it_stopped
+from fasr_video.case.sources import all_done, is_done, place_source, register_source, where_it_stopped
 from fasr_video.case.store import DATABASE, SETTINGS, only_writer
+from fasr_video.case.tracks import track_names
 from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
 from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.frame_skipping import Gate, GateState
@@ -167,7 +167,7 @@ def redo(
     runs_it = _who(f"stage {stage}", by, role)
     with only_writer(out), Case.open(out) as case, case.in_a_run(runs_it):
         case.check_key()
-        if case.db.execute("SELECT 1 FROM source WHERE state != 'done'").fetchone():
+        if not all_done(case):
             raise CaseError(out, "its footage is not done", "run the footage again first: it goes on where it was")
         gallery = gallery or last_gallery(case)
         if stage == "search" and gallery is None:

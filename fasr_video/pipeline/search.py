@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fasr_video.case import log, replay, results
 from fasr_video.case.case import Case
-from fasr_video.case.replay import answers as answers_of
-from fasr_video.case.replay import photographs_digest_of, require
-from fasr_video.case.results import conditioned, features
+from fasr_video.case.results import Photograph, conditioned, probed
 from fasr_video.case.store import GALLERY
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.detection import Detector
@@ -25,7 +24,7 @@ from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.probes import Kind, Prober
 from fasr_video.gallery.records import GalleryError
-from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
+from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
@@ -135,39 +134,37 @@ def search_all(
     `index` is the gallery's, where it is open already.
     """
     reading = read_calibration(settings, prober.facts())
-    photographs = _photographs(gallery)
-    asked = _asked(case, gallery, prober, settings, reading) | {"photographs": photographs_digest_of(photographs)}
+    photographs = photographs_of(gallery)
+    asked = _asked(case, gallery, prober, settings, reading) | {"photographs": replay.photographs_digest(photographs)}
     if case.searched() == asked and not outdated(case):
         return False
     index = index or Index.open(gallery)
     searcher = Searcher(gallery, index, _question(settings), reading.calibration, reading.calibrated)
     tracks = asked["tracks"]
-    sides, drawn_from = dict(case.db.execute("SELECT track, side FROM probed").fetchall()), conditioned(case)
-    questions = [Asked(features(case, track), sides[track]) for track in tracks]
+    made, features, drawn_from = probed(case), results.all_features(case), conditioned(case)
+    questions = [Asked(features.get(track, {}), made[track].side) for track in tracks]
     answers = dict(zip(tracks, searcher.answers(questions), strict=True))
     with case.transaction():
-        require(case)
-        for table in ("gallery_photo", "candidate", "answer"):
-            case.db.execute(f"DELETE FROM {table}")
-        insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
-        case.db.executemany(insert, photographs)
+        replay.require(case)
+        results.save_photographs(case, photographs)
+        results.clear_answers(case)
         for track, answer in answers.items():
-            _store(case, track, answer, _remark(reading.calibration, sides[track], drawn_from.get(track)))
+            remark = _remark(reading.calibration, made[track].side, drawn_from.get(track))
+            results.add_answer(case, track, answer, remark)
         case.set_meta("searched", json.dumps(asked))
         # Answers give way to those of the next search; which tracks had led to anybody stays in the log.
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
-        about = {"index_made_anew": index.rebuilt, "answers": answers_of(case), "leads": leads}
+        about = {"index_made_anew": index.rebuilt, "answers": replay.answers(case), "leads": leads}
         case.log("searched", {**asked, **about})
     return True
 
 
 def outdated(case: Case) -> list[int]:
     """Tracks whose answers are about probes that were made anew since."""
-    asked = "SELECT max(id) FROM log WHERE event = 'searched'"
-    lines = case.db.execute(f"SELECT details FROM log WHERE event = 'probed' AND id > ({asked})").fetchall()
-    since = {int(track) for line in lines for track in json.loads(line["details"])["digests"]}
-    answered = case.db.execute("SELECT track FROM answer ORDER BY track").fetchall()
-    return [row["track"] for row in answered if row["track"] in since]
+    since: set[int] = set()
+    for line in log.entries(case, "probed", "searched"):
+        since = set() if line.event == "searched" else since | {int(track) for track in line.details["digests"]}
+    return [track for track in results.verdicts(case) if track in since]
 
 
 def renew_answers(case: Case, prober: Prober) -> bool:
@@ -194,9 +191,8 @@ def _take_out(case: Case, late: Sequence[int], searched: Mapping[str, Any], why:
         "conditioned_on": {t: subject for t, subject in searched["conditioned_on"].items() if int(t) not in late},
     }
     with case.transaction():
-        require(case)
-        for table in ("candidate", "answer"):
-            case.db.executemany(f"DELETE FROM {table} WHERE track = ?", [(track,) for track in late])
+        replay.require(case)
+        results.clear_answers(case, late)
         case.set_meta("searched", json.dumps({**searched, **left}))
         details = {"tracks": late, "why": why, "searched": {**searched, **left}}
         case.log("answers taken out", details)
@@ -221,13 +217,8 @@ def _asked(case: Case, gallery: Gallery, prober: Prober, settings: SearchSetting
         "calibration": None if reading.calibration is None else reading.calibration.sha256,
         "remarks": [*reading.remarks, *warnings],
         "conditioned_on": {str(track): subject for track, subject in conditioned(case).items()},
-        "tracks": probed_tracks(case),
+        "tracks": [*probed(case)],
     }
-
-
-def probed_tracks(case: Case) -> list[int]:
-    """Those that can be asked for."""
-    return [int(r[0]) for r in case.db.execute("SELECT track FROM probed ORDER BY track").fetchall()]
 
 
 def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) -> str | None:
@@ -237,23 +228,7 @@ def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) 
     return "; ".join(filter(None, told)) or None
 
 
-def _photographs(gallery: Gallery) -> list[tuple[str, str, str | None, str | None]]:
-    """Path, subject, hash and problem of those that stand behind the answers, and of those that could not be used."""
-    found: list[tuple[str, str, str | None, str | None]] = [
-        (i.path, i.subject, i.sha256, None) for i in gallery.images()
-    ]
-    return found + [(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
-
-
-def _store(case: Case, track: int, answer: Answer, remark: str | None) -> None:
-    row = (track, answer.verdict, answer.threshold, answer.extrapolated, remark)
-    case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
-    insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    for kind, hits in answer.lists.items():
-        for rank, h in enumerate(hits, 1):
-            case.db.execute(insert, (track, kind, rank, h.subject, h.cosine, h.ratio, None, None, None, None, None))
-    for rank, c in enumerate(answer.joined, 1):
-        cosines, support = json.dumps(c.cosines), json.dumps(c.support)
-        case.db.execute(
-            insert, (track, "joined", rank, c.subject, None, c.ratio, c.score, cosines, support, c.passes, c.at_bound)
-        )
+def photographs_of(gallery: Gallery) -> list[Photograph]:
+    """Those that stand behind the answers, and those that could not be used."""
+    found = [Photograph(i.path, i.subject, i.sha256, None) for i in gallery.images()]
+    return found + [Photograph(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 from fasr_video import __version__
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, state_of
-from fasr_video.case.results import features
+from fasr_video.case.results import all_features, probed
 from fasr_video.case.store import now
-from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.recognition.combiner import shares
 from fasr_video.report.words import NOTICE, verdict
 from fasr_video.weights.manifest import Entry, read_manifest
@@ -28,19 +29,19 @@ PAIRS = ((Kind.SR, Kind.BEST), (Kind.SR, Kind.POOLED), (Kind.BEST, Kind.POOLED))
 def as_report(case: Case) -> dict[str, Any]:
     document = as_document(case)
     sources = {s["sha256"]: s for s in document["sources"]}
-    probed = {row["track"]: row for row in case.db.execute("SELECT * FROM probed").fetchall()}
-    models = {t: json.loads(row["models"]) for t, row in probed.items()}
+    made, features = probed(case), all_features(case)
+    models = {track: probes.facts for track, probes in made.items()}
     faces: Counter[str] = Counter()
     for source in document["sources"]:
         faces.update(source["faces_by_reason"])
     for track in document["tracks"]:
-        source, row = sources[track["source_sha256"]], probed.get(track["id"])
+        source, probes = sources[track["source_sha256"]], made.get(track["id"])
         track |= _times(track, source)
         headline, why = verdict(track, document["searched"])
         track |= {"state": state_of(track), "headline": headline, "why": why, "page": f"{track['name']}.html"}
-        track["lr_px"] = None if row is None else row["side"]
+        track["lr_px"] = None if probes is None else probes.side
         track["models"] = models.get(track["id"])
-        track["cosines_between_probes"] = _cosines(case, track["id"])
+        track["cosines_between_probes"] = _cosines(features.get(track["id"], {}))
         _weigh(track)
     return {
         "schema": SCHEMA,
@@ -79,9 +80,8 @@ def _wall(clock: dict[str, Any], seconds: float) -> str:
     return at.isoformat(sep=" ", timespec="milliseconds")
 
 
-def _cosines(case: Case, track: int) -> dict[str, float]:
+def _cosines(found: Mapping[Kind, Feature]) -> dict[str, float]:
     """How near a track's probes are to each other: how far the reconstruction drifted from the camera's own faces."""
-    found = features(case, track)
     return {f"{a}_{b}": float(found[a] @ found[b]) for a, b in PAIRS if a in found and b in found}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fasr_video.case.case import Case
+from fasr_video.case.results import photographs as photographs_of
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryError
 from fasr_video.report.pictures import Picture, photograph, thumbnail
@@ -68,8 +69,8 @@ def photographs(
         if gallery.id != asked["id"]:
             yield Photographs(None, "No photographs are shown: another gallery lies where the one searched was.")
         else:
-            rows = case.db.execute("SELECT subject, sha256 FROM gallery_photo WHERE problem IS NULL").fetchall()
+            listed = {(p.subject, p.sha256) for p in photographs_of(case) if p.problem is None and p.sha256}
             told = ["The photographs are pixelated."] if redact else []
             if gallery.state != asked["state"]:
                 told.append("The gallery has changed since the case was searched.")
-            yield Photographs(gallery, " ".join(told), {(row["subject"], row["sha256"]) for row in rows}, redact)
+            yield Photographs(gallery, " ".join(told), listed, redact)

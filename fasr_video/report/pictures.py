@@ -18,6 +18,7 @@ from PIL import Image as PilImage
 
 from fasr_video.case.case import Case
 from fasr_video.case.document import about, when
+from fasr_video.case.tracks import read_face
 from fasr_video.pictures import decoded, opened
 from fasr_video.pipeline.restore import track_faces
 from fasr_video.provenance import CAMERA, COVERED, PROCESSED, png_note, xmp
@@ -79,7 +80,7 @@ def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPi
     faces = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None and f["native"] is not None]
     facts = {f["face"]: about(case, track, f["native"]) | when(track, f) for f in faces}
     if redact:
-        kept = {n: of_array(without_bystanders(case, n), told, COVERED) for n, told in facts.items()}
+        kept = {n: of_array(without_bystanders(case, read_face(case, n)), told, COVERED) for n, told in facts.items()}
         thumbnails = {n: thumbnail(picture, xmp(PROCESSED)) for n, picture in kept.items()}
     else:
         kept = {f["face"]: stored(case, f["native"]) for f in faces}
@@ -125,9 +126,7 @@ def _classical(
     case: Case, track: dict[str, Any], kept: list[dict[str, object]], redact: bool
 ) -> tuple[Picture, Picture, Picture | None]:
     """LR0 in the canonical frame, enlarged bicubically, and averaged with the auxiliaries: nothing is learned here."""
-    row = case.db.execute("SELECT * FROM track WHERE id = ?", (track["id"],)).fetchone()
-    covered = (lambda case, face: without_bystanders(case, face["id"])) if redact else None
-    faces = track_faces(case, row, pixels=covered)
+    faces = track_faces(case, track["id"], pixels=without_bystanders if redact else None)
     bicubic = as_image(enlarge(as_tensor([faces.small]), CANONICAL_SIDE)[0])
     frames = [f.picture for f in (faces.lr0, *faces.auxiliaries)]
     average = np.mean(frames, axis=0).round().astype(np.uint8) if len(frames) > 1 else None

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.case.case import Case
+from fasr_video.case.tracks import Face, boxes_beside, native_picture
 from fasr_video.types import Image
 
 BLOCKS = 3
@@ -34,14 +35,11 @@ def pixelated(image: Image, others: Sequence[Box], own: Box | None = None) -> Im
     return covered
 
 
-def without_bystanders(case: Case, face: int) -> Image:
+def without_bystanders(case: Case, face: Face) -> Image:
     """The native crop of a kept face, with every other face of its frame pixelated."""
-    own = case.db.execute("SELECT * FROM face WHERE id = ?", (face,)).fetchone()
-    query = "SELECT x1, y1, x2, y2 FROM face WHERE source = ? AND frame_index = ? AND id != ?"
-    others = case.db.execute(query, (own["source"], own["frame_index"], face)).fetchall()
-    corner = np.tile([own["native_x"], own["native_y"]], 2)
-    place = np.array([own[k] for k in ("x1", "y1", "x2", "y2")]) - corner
-    return pixelated(case.read_picture(own["native"]), [np.array(tuple(o)) - corner for o in others], place)
+    corner = np.tile(face.corner, 2)
+    others = [np.array(box) - corner for box in boxes_beside(case, face)]
+    return pixelated(native_picture(case, face), others, np.array(face.box) - corner)
 
 
 def photograph(image: Image) -> Image:

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from fasr_video.actors import LONGEST, stated
 from fasr_video.case import decisions, links
 from fasr_video.case.case import Case
-from fasr_video.case.document import track_number
+from fasr_video.case.tracks import track_number
 from fasr_video.case.verify import SIGNED_OFF
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError
 from fasr_video.review import signoff

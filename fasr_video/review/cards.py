@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
 from pathlib import Path
-from sqlite3 import Row
 
+from fasr_video.case import results, tracks
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, Decision, agreement, all_standing
 from fasr_video.case.document import not_asked
-from fasr_video.case.store import track_name
+from fasr_video.case.sources import sources
 from fasr_video.errors import UsageError
+from fasr_video.gallery.search import Candidate
 from fasr_video.review.times import Clock, parse
 
 STATES = ("candidates", "unknown", "not searched", "insufficient", "not a face")
 DECIDED = ("undecided", "decided", *(str(a) for a in Agreement if a is not Agreement.UNDECIDED))
-
-# One index look-up for each thing that is asked of a track's faces: a long case has millions of them.
-_QUERY = """
-    SELECT track.*, source.path, source.camera, source.clock, source.info, shown.native, shown.aligned, shown.eye_px,
-        shown.total, answer.verdict AS answered, lead.subject, lead.score AS lead_score, lead.ratio, lead.support,
-        lead.at_bound,
-        (SELECT pts FROM face WHERE face.track = track.id ORDER BY frame_index LIMIT 1) AS first_pts,
-        (SELECT pts FROM face WHERE face.track = track.id ORDER BY frame_index DESC LIMIT 1) AS last_pts,
-        (SELECT count(*) FROM face WHERE face.track = track.id) AS sightings
-    FROM track JOIN source ON source.id = track.source
-    LEFT JOIN face shown ON shown.id = track.shown_face
-    LEFT JOIN answer ON answer.track = track.id
-    LEFT JOIN candidate lead ON lead.track = track.id AND lead.list = 'joined' AND lead.rank =
-        (SELECT min(rank) FROM candidate WHERE candidate.track = track.id AND list = 'joined' AND passes)
-    WHERE track.state = 'done' ORDER BY track.source, track.number"""
-
-
-@dataclass(frozen=True, slots=True)
-class Lead:
-    """The first candidate that passes."""
-
-    subject: str
-    ratio: float | None
-    """log10 of the likelihood ratio; None where the scores are raw."""
-    score: float
-    only_sr: bool
-    at_bound: bool
-    """Whether the ratio is as far as the calibration's data reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +45,8 @@ class Card:
     state: str
     why: str | None
     """Why it is insufficient, or not a face."""
-    lead: Lead | None
+    lead: Candidate | None
+    """The first candidate that passes."""
     decisions: tuple[Decision, ...]
     """Those that stand."""
 
@@ -85,38 +57,35 @@ class Card:
 
 def cards(case: Case) -> list[Card]:
     """Of every finished track, by source and number."""
-    case_id, decided = case.meta("case_id"), all_standing(case)
-    return [_card(case_id, row, decided.get(row["id"], [])) for row in case.db.execute(_QUERY).fetchall()]
-
-
-def _card(case_id: str, row: Row, decided: Sequence[Decision]) -> Card:
-    info = json.loads(row["info"])
-    base, first = Fraction(info["time_base"]), info["first_pts"]
-    footage = Path(row["path"]).name
-    lead = None
-    if row["subject"] is not None:
-        only_sr = json.loads(row["support"]) == ["sr"]
-        lead = Lead(row["subject"], row["ratio"], row["lead_score"], only_sr, bool(row["at_bound"]))
-    return Card(
-        case=case_id,
-        id=row["id"],
-        name=track_name(row),
-        source=row["source"],
-        footage=footage,
-        camera=row["camera"] or footage,
-        start=float((row["first_pts"] - first) * base),
-        end=float((row["last_pts"] - first) * base),
-        clock=Clock.read(row["clock"]),
-        sightings=row["sightings"],
-        eye_px=row["eye_px"],
-        quality=row["total"],
-        native=row["native"],
-        aligned=row["aligned"],
-        state=row["answered"] or not_asked(row["verdict"], row["verdict_reason"]),
-        why=row["verdict_reason"],
-        lead=lead,
-        decisions=tuple(decided),
-    )
+    case_id, footage = case.meta("case_id"), {source.id: source for source in sources(case)}
+    spans, shown = tracks.spans(case), tracks.shown_faces(case)
+    answered, leads, decided = results.verdicts(case), results.leads(case), all_standing(case)
+    found = []
+    for track in sorted(tracks.finished(case), key=lambda track: (track.source, track.number)):
+        source, span, lr0 = footage[track.source], spans[track.id], shown.get(track.id)
+        name = Path(source.path).name
+        card = Card(
+            case=case_id,
+            id=track.id,
+            name=track.name,
+            source=track.source,
+            footage=name,
+            camera=source.camera or name,
+            start=source.since_start(span.first_pts),
+            end=source.since_start(span.last_pts),
+            clock=Clock.read(source.clock),
+            sightings=span.count,
+            eye_px=None if lr0 is None else lr0.eye_px,
+            quality=None if lr0 is None else lr0.total,
+            native=None if lr0 is None else lr0.native,
+            aligned=None if lr0 is None else lr0.aligned,
+            state=answered.get(track.id) or not_asked(track.verdict, track.verdict_reason),
+            why=track.verdict_reason,
+            lead=leads.get(track.id),
+            decisions=tuple(decided.get(track.id, ())),
+        )
+        found.append(card)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +136,7 @@ class Filter:
         return self.decided in (None, found)
 
 
-def _at_least(lead: Lead | None, score: float) -> bool:
+def _at_least(lead: Candidate | None, score: float) -> bool:
     return lead is not None and lead.ratio is not None and lead.ratio >= score
 
 

@@ -6,18 +6,19 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from sqlite3 import Row
 from typing import Any
 
 from flask import Blueprint, Response, abort, current_app, render_template, request
 
 from fasr_video.case import document
+from fasr_video.case import log as log_lines
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, agreement, decisions
 from fasr_video.case.links import clusters
+from fasr_video.case.sources import sources
 from fasr_video.errors import FasrError
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
 from fasr_video.review.photographs import Photographs, photograph, photographs
@@ -27,7 +28,6 @@ from fasr_video.sqlite import environment
 pages = Blueprint("pages", __name__)
 A_PAGE = 60
 """Cards, or lines of the log."""
-NEWEST_FIRST = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
 
 
 @contextmanager
@@ -58,7 +58,6 @@ class Head:
 
 
 def head(case: Case, found: list[Card]) -> Head:
-    running = case.db.execute("SELECT path FROM source WHERE state = 'running' ORDER BY id").fetchall()
     states = [card.agreement for card in found]
     return Head(
         id=case.meta("case_id"),
@@ -67,7 +66,7 @@ def head(case: Case, found: list[Card]) -> Head:
         tracks=len(found),
         undecided=states.count(Agreement.UNDECIDED),
         conflicts=states.count(Agreement.CONFLICT),
-        running=tuple(Path(row["path"]).name for row in running),
+        running=tuple(Path(source.path).name for source in sources(case) if not source.done),
     )
 
 
@@ -218,12 +217,11 @@ def subjects_page(case_id: str, error: FasrError | None = None) -> str:
 def log(case_id: str) -> str:
     first = A_PAGE * _page_number()
     with reading(case_id) as case:
-        rows = case.db.execute(NEWEST_FIRST, (A_PAGE, first)).fetchall()
         return render_template(
             "log.html",
             head=head(case, cards(case)),
-            lines=[_line(row) for row in rows],
-            total=case.db.execute("SELECT count(*) FROM log").fetchone()[0],
+            lines=[_line(line) for line in log_lines.newest(case, A_PAGE, first)],
+            total=log_lines.length(case),
             log_head=case.meta("log_head"),
             first=first,
             page=_page_number(),
@@ -231,9 +229,9 @@ def log(case_id: str) -> str:
         )
 
 
-def _line(row: Row) -> dict[str, Any]:
-    details = json.loads(row["details"])
-    return {**dict(row), "details": details, "text": json.dumps(details, indent=2, ensure_ascii=False)}
+def _line(line: log_lines.LogEntry) -> dict[str, Any]:
+    details = line.details
+    return {**asdict(line), "details": details, "text": json.dumps(details, indent=2, ensure_ascii=False)}
 
 
 @pages.get("/case/<case_id>/sign-off")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from fasr_video import __version__
 from fasr_video.actors import role as as_role
 from fasr_video.actors import shown
+from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import Agreement, Decision, decisions, digest, person
+from fasr_video.case.decisions import Agreement, Decision, by_track, digest, person
 from fasr_video.case.document import below_threshold, links
 from fasr_video.case.links import clusters
 from fasr_video.case.replay import require
+from fasr_video.case.results import Answered, answers
+from fasr_video.case.sources import sources
 from fasr_video.case.store import now
 from fasr_video.case.verify import NEW, SIGNED_OFF
 from fasr_video.console import clock
@@ -35,7 +39,6 @@ from fasr_video.files import make_folder, put_in_place, write_whole
 from fasr_video.review.cards import Card, cards, ratio
 
 SCHEMA = "fasr-video/signed-off/1"
-_SOURCES = "SELECT path, sha256, camera, state FROM source ORDER BY id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +89,15 @@ def name_signed_off(case: Case) -> None:
 
 def signed_off(case: Case) -> list[SignedOff]:
     """All that were ever written, the last one first."""
-    rows = case.db.execute("SELECT at, details FROM log WHERE event = 'signed off' ORDER BY id DESC").fetchall()
-    told = [(row["at"], json.loads(row["details"])) for row in rows]
-    return [SignedOff(d["files"], at, d["by"], d.get("role", ""), tuple(d["undecided"])) for at, d in told]
+    found = [(line.at, line.details) for line in reversed(log.entries(case, "signed off"))]
+    return [SignedOff(d["files"], at, d["by"], d.get("role", ""), tuple(d["undecided"])) for at, d in found]
 
 
 def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     require(case)
     found = cards(case)
     names = {card.id: card.name for card in found}
-    searched = case.searched()
+    searched, made, answered = case.searched(), by_track(case), answers(case)
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -104,18 +106,15 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
         "signed_off_by": by,
         "signed_off_as": role,
         "log_head": case.meta("log_head"),
-        "log_lines": case.db.execute("SELECT count(*) FROM log").fetchone()[0],
+        "log_lines": log.length(case),
         "decisions_sha256": digest(case),
         "gallery": None if searched is None else searched["gallery"],
-        "sources": [
-            dict(row)
-            for row in case.db.execute("SELECT path, sha256, camera, state FROM source ORDER BY id").fetchall()
-        ],
+        "sources": [{k: getattr(s, k) for k in ("path", "sha256", "camera", "state")} for s in sources(case)],
         "reviewers": sorted({d.by for card in found for d in card.decisions}),
         "undecided": undecided(found),
         "one_reviewer": [card.name for card in found if card.agreement is Agreement.ONE],
         "disagreements": [card.name for card in found if card.agreement is Agreement.CONFLICT],
-        "tracks": [_track(case, card) for card in found],
+        "tracks": [_track(card, made.get(card.id, []), answered.get(card.id)) for card in found],
         "subjects": [[names[track] for track in group] for group in clusters(case, ["accepted"])],
         "links": [
             {**link, "a": names[link["a"]], "b": names[link["b"]]}
@@ -125,7 +124,7 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     }
 
 
-def _track(case: Case, card: Card) -> dict[str, Any]:
+def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> dict[str, Any]:
     lead = card.lead
     return {
         "name": card.name,
@@ -142,10 +141,7 @@ def _track(case: Case, card: Card) -> dict[str, Any]:
         "at_bound_of_calibration": lead is not None and lead.at_bound,
         "only_the_reconstruction_supports_it": lead is not None and lead.only_sr,
         "agreement": card.agreement,
-        "decisions": [
-            _as_json(d) | {"below_threshold": below_threshold(case, card.id, d.subject)}
-            for d in decisions(case, card.id)
-        ],
+        "decisions": [_as_json(d) | {"below_threshold": below_threshold(answered, d.subject)} for d in made],
     }
 
 

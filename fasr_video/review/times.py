@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -27,10 +27,9 @@ class Clock:
     """What the camera showed, where its clock was put right."""
 
     @classmethod
-    def read(cls, stored: str | None) -> Clock | None:
-        if stored is None:
+    def read(cls, known: Mapping[str, Any] | None) -> Clock | None:
+        if known is None:
             return None
-        known: dict[str, Any] = json.loads(stored)
         return cls(
             datetime.fromisoformat(known["start"]),
             float(known["uncertainty_seconds"]),

@@ -1,0 +1,44 @@
+"""The lines of a case's log, read again. They are written by `CaseStore.log`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from fasr_video.case.store import CaseStore
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A line of the log: a row of `log`."""
+
+    id: int
+    at: str
+    event: str
+    text: str
+    """The details as they are written and hashed: JSON."""
+    previous: str
+    hash: str
+
+    @property
+    def details(self) -> dict[str, Any]:
+        read: dict[str, Any] = json.loads(self.text)
+        return read
+
+
+def entries(case: CaseStore, *events: str) -> list[LogEntry]:
+    """Return all lines, or those of these events, in the order in which they were written."""
+    chosen = f"WHERE event IN ({', '.join('?' * len(events))})" if events else ""
+    return [LogEntry(*row) for row in case.db.execute(f"SELECT * FROM log {chosen} ORDER BY id", events)]
+
+
+def newest(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:
+    """Return so many lines, the last one first, without the last `skip`."""
+    query = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
+    return [LogEntry(*row) for row in case.db.execute(query, (count, skip))]
+
+
+def length(case: CaseStore) -> int:
+    """Return how many lines there are."""
+    return int(case.db.execute("SELECT count(*) FROM log").fetchone()[0])
