@@ -32,7 +32,8 @@ PARTS = 8  # of a batch: each has an LR size of its own
 MOVE = 1  # px, how far a face is moved at most: alignment is never exact
 SHIFT, SCALE, TURN = 4.0, 0.05, 4.0  # px, share and degrees: what landmarks are wrong by in footage, at most
 LEAST_ERROR = 1e-4  # of bicubic, that an error is divided by: at 64 px there is next to none
-FITTED = 16_000  # faces that the linear maps are made of
+FITTED = 16_000  # faces that the linear maps are made of,
+FITTED_TOGETHER = 250  # so many at a time
 MEASURED = 128  # faces that bicubic and the gain over it are measured on
 
 
@@ -151,14 +152,15 @@ def squared_error(picture: Tensor, clean: Tensor) -> Tensor:
 
 def fit_maps(network: MeanNet, pictures: Tensor) -> None:
     """Make the linear maps that the network begins with, of the first faces and their mirror images."""
-    for linear in network.maps:
+    for linear in network.linear_maps():
         linear.fit(_pairs(pictures[:FITTED], linear.pixels, network.side))
 
 
 def _pairs(pictures: Tensor, pixels: int, side: int) -> Iterator[tuple[Tensor, Tensor]]:
     rim = (pictures.shape[-1] - side) // 2
-    for part in pictures[..., rim : rim + side, rim : rim + side].split(250):
-        clean = part.float() / 255
+    middles = pictures[..., rim : rim + side, rim : rim + side]
+    for start in range(0, len(middles), FITTED_TOGETHER):
+        clean = middles[start : start + FITTED_TOGETHER].float() / 255
         for faces in (clean, clean.flip(3)):
             yield faces, stored(faces, pixels)
 

@@ -77,4 +77,5 @@ def reduce(lr: Tensor, pixels: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _inverse(side: int, pixels: int) -> Tensor:
-    return torch.linalg.pinv(weights(pixels, side, "cubic"))
+    inverse: Tensor = torch.linalg.pinv(weights(pixels, side, "cubic"))
+    return inverse

@@ -98,11 +98,15 @@ class MeanNet(nn.Module):
             h = block(h, condition)
         return base + RESIDUAL * F.pixel_shuffle(self.leave(F.silu(h)), CELL)
 
+    def linear_maps(self) -> list[LinearMap]:
+        """Return the linear maps, the smallest size first."""
+        return [linear for linear in self.maps if isinstance(linear, LinearMap)]
+
     def base(self, lr: Tensor, side: Tensor) -> Tensor:
         """Return what the linear maps say; between their sizes a blend, at twice the largest nothing."""
         lacking = torch.zeros_like(lr)
         with torch.autocast(lr.device.type, enabled=False):
-            for linear in self.maps:
+            for linear in self.linear_maps():
                 share = (1 - torch.log2(side / linear.pixels).abs()).clamp(0, 1)
                 lacking += share[:, None, None, None] * linear(lr)
         return lacking
