@@ -169,7 +169,7 @@ def test_without_an_lr_face_the_picture_is_built_around_grey() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("kind", sampling.KINDS)
+@pytest.mark.parametrize("kind", sampling.DENOISERS)
 def test_every_sampler_draws_the_same_picture_from_a_seed_whatever_the_batch(make: type[Denoiser], kind: str) -> None:
     denoiser = make()
     _, condition = faces()
@@ -194,7 +194,7 @@ def test_a_sampler_is_written_as_it_is_read(text: str) -> None:
     assert str(sampling.parse(text)) == text
 
 
-@pytest.mark.parametrize("kind", sampling.KINDS)
+@pytest.mark.parametrize("kind", sampling.DENOISERS)
 def test_the_promised_number_of_calls_is_made(kind: str) -> None:
     how, made = sampling.parse(f"{kind}-6"), []
 

@@ -91,7 +91,7 @@ def test_guidance_of_gaussian_data_is_the_denoiser_of_the_moved_gaussian(bounded
     torch.testing.assert_close(guided(x, sigma, nothing(5)), Gaussian(MOVED)(x, sigma, nothing(5)))
 
 
-KINDS = {kind: 60 if row.warm else 120 for kind, row in sampling.KINDS.items()}
+KINDS = {kind: 60 if sampling.KINDS[kind].warm else 120 for kind in sampling.DENOISERS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
