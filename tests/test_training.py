@@ -403,7 +403,7 @@ def test_a_judge_that_did_not_make_the_features_is_refused(folder: Path, tmp_pat
     file = tmp_path / "features.npz"
     np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=vectors, lr=vectors, **own)
     job = sr.Job(faces, file, None, "compact", sr.Recipe(identity=1.0), None)
-    with pytest.raises(FasrError, match="of the embedder ffffffffffff"):
+    with pytest.raises(FasrError, match="it belongs to the embedder ffffffffffff"):
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 
