@@ -374,7 +374,7 @@ class TestBadGalleries:
     def test_a_reader_that_holds_old_pages_makes_the_removal_say_so(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("fasr_video.gallery.store.BUSY_SECONDS", 0.2)
+        monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
         with Gallery.open(folder, read_only=True) as reader, reader.snapshot():
             reader.subjects()
             with pytest.raises(EnvironmentFailure, match="still reads"), Gallery.open(folder) as gallery:
@@ -385,7 +385,7 @@ class TestBadGalleries:
     def test_a_removal_that_a_reader_kept_from_its_end_is_told_and_finished_by_one_command(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setattr("fasr_video.gallery.store.BUSY_SECONDS", 0.2)
+        monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
         hold = (
             "import sqlite3, sys, time; db = sqlite3.connect(sys.argv[1], isolation_level=None); db.execute('BEGIN');"
             "db.execute('SELECT * FROM template').fetchone(); print('held', flush=True); time.sleep(600)"
