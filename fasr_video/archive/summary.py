@@ -248,7 +248,7 @@ def _surely(track: Mapping[str, Any], line: Mapping[str, Any]) -> tuple[str, flo
     return (line["camera"], first, last) if first <= last else None
 
 
-def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, object]:
     """A track on the page: no name below the threshold."""
     answer = track["answer"] or {"joined": []}
     passing = [c for c in answer["joined"] if c["passes"]]

@@ -22,8 +22,10 @@ from fasr_video.archive.looks import Remembering, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.document import as_document
+from fasr_video.case.results import verdicts
+from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, CaseBusy
+from fasr_video.case.tracks import finished, reasons_in
 from fasr_video.configs.settings import Settings
 from fasr_video.custody.contents import contents, named_as_ours
 from fasr_video.errors import EnvironmentFailure, FasrError
@@ -200,24 +202,23 @@ def _move_aside(case: Path) -> Path:
     return kept
 
 
-def facts_of(folder: Path, sha256: str) -> dict[str, Any] | None:
+def facts_of(folder: Path, sha256: str) -> dict[str, object] | None:
     """A finished case in numbers; None when it is not of this footage alone."""
-    with Case.open(folder, read_only=True) as case:
-        document = as_document(case)
-    source = document["sources"][0]
-    if [s["sha256"] for s in document["sources"]] != [sha256]:
-        return None
-    tracks = document["tracks"]
-    verdicts = [t["answer"]["verdict"] for t in tracks if t["answer"] is not None]
+    with Case.open(folder, read_only=True) as case, case.one_moment():
+        footage, tracks, answers = sources(case), finished(case), list(verdicts(case).values())
+        if [source.sha256 for source in footage] != [sha256]:
+            return None
+        (source,) = footage
+        faces = reasons_in(case, source.id)
     return {
-        "frames": source["frames_looked_at"],
-        "faces": sum(source["faces_by_reason"].values()),
+        "frames": source.frames,
+        "faces": sum(count for reason, count in faces.items() if reason is not None),
         "tracks": len(tracks),
-        "usable": sum(t["verdict"] == "usable" for t in tracks),
-        "with_candidates": verdicts.count("candidates"),
-        "unknown": verdicts.count("unknown"),
-        "losses": sum(source["losses"].values()),
-        "footage_seconds": _length(source["info"]),
+        "usable": sum(track.verdict == "usable" for track in tracks),
+        "with_candidates": answers.count("candidates"),
+        "unknown": answers.count("unknown"),
+        "losses": sum(source.losses.values()),
+        "footage_seconds": _length(source.info),
     }
 
 

@@ -15,7 +15,7 @@ from fasr_video.case import log, results
 from fasr_video.case import tracks as rows
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Decision, by_track
-from fasr_video.case.links import all_links, clusters
+from fasr_video.case.links import Link, all_links, clusters
 from fasr_video.case.results import Answered, Reconstruction
 from fasr_video.case.sources import Source, last_segment, looked, sources
 from fasr_video.case.store import now
@@ -133,7 +133,7 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def faces(case: Case) -> list[dict[str, Any]]:
+def faces(case: Case) -> list[dict[str, object]]:
     footage, numbers = {source.id: source for source in sources(case)}, {t.id: t.number for t in rows.finished(case)}
     found = []
     for face in rows.all_faces(case):
@@ -172,31 +172,31 @@ def runs(case: Case) -> list[dict[str, Any]]:
     return found
 
 
-def _clusters(case: Case, states: set[str]) -> list[dict[str, Any]]:
+def _clusters(case: Case, states: set[str]) -> list[dict[str, object]]:
     """Tracks that may be (with proposed links) or were decided to be one person, and what holds them together."""
     names = {track.id: track.name for track in rows.finished(case)}
     groups = clusters(case, states)
     group_of = {track: number for number, group in enumerate(groups) for track in group}
-    held: list[list[dict[str, Any]]] = [[] for _ in groups]
-    for link in links(case):
-        if link["state"] in states:
-            held[group_of[link["a"]]].append(link)
+    held: list[list[Link]] = [[] for _ in groups]
+    for link in all_links(case):
+        if link.state in states:
+            held[group_of[link.a]].append(link)
     found = []
     for tracks_of_one, own in zip(groups, held, strict=True):
-        if "proposed" in states and all(x["state"] == "accepted" for x in own):
+        if "proposed" in states and all(link.state == "accepted" for link in own):
             continue  # nothing in it is open
         found.append(
             {
                 "tracks": [names[t] for t in tracks_of_one],
-                "links": sorted(x["id"] for x in own),
-                "links_accepted": sum(x["state"] == "accepted" for x in own),
-                "weakest_score": min(x["score"] for x in own),
+                "links": sorted(link.id for link in own),
+                "links_accepted": sum(link.state == "accepted" for link in own),
+                "weakest_score": min(link.score for link in own),
             }
         )
     return found
 
 
-def _source(case: Case, source: Source) -> dict[str, Any]:
+def _source(case: Case, source: Source) -> dict[str, object]:
     counts = looked(case, source.id)
     reasons = rows.reasons_in(case, source.id)
     return {
@@ -217,7 +217,7 @@ def _source(case: Case, source: Source) -> dict[str, Any]:
     }
 
 
-def _picture(case: Case, face: Face) -> dict[str, Any]:
+def _picture(case: Case, face: Face) -> dict[str, object]:
     return {
         "face": face.id,
         "frame": face.frame_index,
@@ -258,7 +258,7 @@ def not_asked(verdict: str | None, reason: str | None) -> str:
     return "not searched" if verdict == "usable" else "insufficient"
 
 
-def _restoration(case: Case, made: Reconstruction) -> dict[str, Any]:
+def _restoration(case: Case, made: Reconstruction) -> dict[str, object]:
     return made.facts | {
         "picture": _relative(case, made.picture),
         "spread": made.spread and _relative(case, made.spread),
@@ -266,7 +266,7 @@ def _restoration(case: Case, made: Reconstruction) -> dict[str, Any]:
     }
 
 
-def _answer(answered: Answered) -> dict[str, Any]:
+def _answer(answered: Answered) -> dict[str, object]:
     """The verdict on a track, the list that joins its probes, and the list of each probe."""
     answer = answered.answer
     joined = [
@@ -300,7 +300,7 @@ def _answer(answered: Answered) -> dict[str, Any]:
     }
 
 
-def _decision(decision: Decision, answered: Answered | None) -> dict[str, Any]:
+def _decision(decision: Decision, answered: Answered | None) -> dict[str, object]:
     """What a reviewer said of a track; `below_threshold` is null where no subject is named, or nothing was searched."""
     return asdict(decision) | {"below_threshold": below_threshold(answered, decision.subject)}
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from fasr_video.case.store import CaseStore
+from fasr_video.case.store import CaseStore, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +22,7 @@ class LogEntry:
 
     @property
     def details(self) -> dict[str, Any]:
-        read: dict[str, Any] = json.loads(self.text)
-        return read
+        return read_json(self.text)
 
 
 def entries(case: CaseStore, *events: str) -> list[LogEntry]:

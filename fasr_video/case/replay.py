@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fasr_video.case import log
@@ -17,7 +17,7 @@ from fasr_video.errors import IntegrityError
 
 PROPOSED = ("id", "a", "b", "score", "evidence")
 """What the log holds of each link that nobody decided on, in this order."""
-_Rows = Mapping[int, Mapping[str, Any]]
+_Rows = dict[int, dict[str, Any]]
 
 
 def require(case: CaseStore) -> None:
@@ -42,7 +42,7 @@ def chain_problems(case: CaseStore) -> list[str]:
 
 def decision_problems(case: CaseStore) -> list[str]:
     """Return what the table of decisions says otherwise than the log."""
-    logged: dict[int, dict[str, Any]] = {}
+    logged: _Rows = {}
     for entry in log.entries(case, "decided", "decision undone"):
         line = entry.details
         if entry.event == "decision undone":
@@ -56,7 +56,7 @@ def decision_problems(case: CaseStore) -> list[str]:
 
 def link_problems(case: CaseStore) -> list[str]:
     """Return what the table of links says otherwise than the log."""
-    logged: dict[int, dict[str, Any]] = {}
+    logged: _Rows = {}
     open_link = {"state": "proposed", "decided_by": None, "decided_at": None}
     for entry in log.entries(case, "links proposed", "link decided"):
         line = entry.details

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fasr_video.case.store import CaseStore
+from fasr_video.case.store import CaseStore, read_json
 from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 
@@ -27,8 +27,7 @@ class Probed:
 
     @property
     def facts(self) -> dict[str, Any]:
-        read: dict[str, Any] = json.loads(self.models)
-        return read
+        return read_json(self.models)
 
 
 @dataclass(frozen=True, slots=True)

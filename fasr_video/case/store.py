@@ -29,7 +29,7 @@ import platform
 import re
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -147,11 +147,11 @@ class CaseStore:
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
         self.db = database
-        self._waiting: list[dict[str, Any]] = []
+        self._waiting: list[Mapping[str, object]] = []
         """The begin of a run that has logged nothing yet."""
 
     @classmethod
-    def create(cls, folder: Path, settings: dict[str, Any], settings_text: str) -> Self:
+    def create(cls, folder: Path, settings: Mapping[str, object], settings_text: str) -> Self:
         """With a key given, an encrypted one."""
         case_id = secrets.token_hex(8)
         sealed = _encryption(case_id)
@@ -263,16 +263,15 @@ class CaseStore:
         self.db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
     @cached_property
-    def encryption(self) -> dict[str, Any] | None:
+    def encryption(self) -> dict[str, str] | None:
         """Cipher and fingerprint of the key; None where pictures and vectors are kept as they are."""
-        found: dict[str, Any] | None = json.loads(self.find_meta("encryption") or "null")
-        return found
+        stored = self.find_meta("encryption")
+        return None if stored is None else read_json(stored)
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
         """Return the settings that it was made with, or a stage redone with, by their groups."""
-        found: dict[str, dict[str, Any]] = json.loads(self.meta("settings"))
-        return found
+        return read_json(self.meta("settings"))
 
     @cached_property
     def vault(self) -> Vault | None:
@@ -295,10 +294,10 @@ class CaseStore:
 
     def searched(self) -> dict[str, Any] | None:
         """What was asked when the tracks were searched for last; None when they never were."""
-        found: dict[str, Any] | None = json.loads(self.meta("searched"))
-        return found
+        stored = self.meta("searched")
+        return None if stored == "null" else read_json(stored)
 
-    def log(self, event: str, details: dict[str, Any]) -> None:
+    def log(self, event: str, details: Mapping[str, object]) -> None:
         """Add a line to the log, chained to the one before by its hash. Call it inside a transaction."""
         if self._waiting:
             self.log("run begun", self._waiting.pop())
@@ -343,7 +342,7 @@ class CaseStore:
         return found if wrong is None else [*found, wrong]
 
     @contextmanager
-    def in_a_run(self, details: dict[str, Any]) -> Iterator[None]:
+    def in_a_run(self, details: Mapping[str, object]) -> Iterator[None]:
         """The log says where a run begins, with these details, and where it ends, if it has anything else to log."""
         self._waiting = [details]
         yield
@@ -461,7 +460,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _encryption(case_id: str) -> dict[str, Any]:
+def _encryption(case_id: str) -> dict[str, object]:
     """What a new case says of its encryption; nothing where no key was given."""
     path = given_key()
     if path is None:
@@ -469,6 +468,12 @@ def _encryption(case_id: str) -> dict[str, Any]:
     key = read_key(path)
     make_vault(key, case_id)  # a package that is missing is told before there is a case
     return {"encryption": {"cipher": CIPHER, "key": fingerprint(key)}}
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """Return what is in a column that holds a JSON object."""
+    read: dict[str, Any] = json.loads(text)
+    return read
 
 
 def package_versions() -> dict[str, str]:

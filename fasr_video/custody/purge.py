@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -277,7 +277,7 @@ def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
     yield base64.b64encode(picture[start : start + PIECE])
 
 
-def _write(folder: Path, told: dict[str, Any]) -> None:
+def _write(folder: Path, told: Mapping[str, object]) -> None:
     """On the disk before anything else happens."""
     text = json.dumps(told, indent=2, ensure_ascii=False)
     write_whole(folder / TOMBSTONE, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -17,7 +17,7 @@ import json
 import re
 import secrets
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -467,11 +467,11 @@ class GalleryStore:
             self._db.executemany("DELETE FROM problem WHERE path = ?", [(path,) for path in forget])
             self._db.executemany("INSERT OR REPLACE INTO problem VALUES (?, ?, ?, ?, ?)", rows)
 
-    def log(self, event: str, details: dict[str, Any], by: str = "", role: str = "") -> None:
+    def log(self, event: str, details: Mapping[str, object], by: str = "", role: str = "") -> None:
         """A line of the log, with who did it. It outlives what it tells of: no names of subjects."""
         with self.transaction():
             who = {"by": by or login(), "role": role or stated()}
-            text = json.dumps(details | who, sort_keys=True)
+            text = json.dumps({**details, **who}, sort_keys=True)
             self._db.execute("INSERT INTO log (at, event, details) VALUES (?, ?, ?)", (now(), event, text))
 
     def replace_vectors(

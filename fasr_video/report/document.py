@@ -62,7 +62,7 @@ def standing(track: dict[str, Any]) -> list[dict[str, Any]]:
     return [d for d in track["decisions"] if d["undone_by"] is None]
 
 
-def _times(track: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
+def _times(track: dict[str, Any], source: dict[str, Any]) -> dict[str, object]:
     """Seconds of each kept face, and the time of day where the source's clock is known."""
     info, clock = source["info"], source["clock"]
     for face in filter(None, (track["shown"], *track["auxiliaries"])):
@@ -94,10 +94,10 @@ def _weigh(track: dict[str, Any]) -> None:
         face["weight"] = weight
 
 
-def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> list[dict[str, object]]:
     """Each model at work with its hash, and what the box's manifest says of it: data, licence, conditions of use."""
     boxed = {entry.sha256: entry for entry in read_manifest().values()}
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    found: dict[tuple[str, str], dict[str, object]] = {}
 
     def add(role: str, sha256: str | None, licence: str | None = None) -> None:
         if sha256:
@@ -117,7 +117,7 @@ def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> l
     return list(found.values())
 
 
-def _described(entry: Entry | None, licence: str | None) -> dict[str, Any]:
+def _described(entry: Entry | None, licence: str | None) -> dict[str, object]:
     if entry is None:
         return {"what": "not from the box", "data": None, "licence": licence or "unknown here: ask who gave the file"}
     return {"what": f"{entry.what} ({entry.file})", "data": entry.data, "licence": entry.licence}

@@ -229,7 +229,7 @@ def log(case_id: str) -> str:
         )
 
 
-def _line(line: log_lines.LogEntry) -> dict[str, Any]:
+def _line(line: log_lines.LogEntry) -> dict[str, object]:
     details = line.details
     return {**asdict(line), "details": details, "text": json.dumps(details, indent=2, ensure_ascii=False)}
 

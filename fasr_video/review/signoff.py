@@ -124,7 +124,7 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     }
 
 
-def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> dict[str, Any]:
+def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> dict[str, object]:
     lead = card.lead
     return {
         "name": card.name,
@@ -145,7 +145,7 @@ def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> d
     }
 
 
-def _as_json(decision: Decision) -> dict[str, Any]:
+def _as_json(decision: Decision) -> dict[str, object]:
     names = ("id", "subject", "verdict", "reason", "by", "role", "at", "undone_by", "undone_at")
     return {name: getattr(decision, name) for name in names}
 

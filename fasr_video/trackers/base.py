@@ -124,7 +124,7 @@ class Tracker(ABC):
         """End all tracks."""
         return self._retire(lambda _: True)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything that `restore` needs, as JSON keeps it: floats survive exactly."""
         return {
             "tracker": self.name,
@@ -196,7 +196,7 @@ class Tracker(ABC):
         return [(rows[r], columns[c]) for r, c in assign(similarity, allowed)]
 
 
-def _track_state(track: Track) -> dict[str, Any]:
+def _track_state(track: Track) -> dict[str, object]:
     return {
         "id": track.id,
         "motion": track.motion.state().as_json(),
