@@ -198,7 +198,7 @@ def test_native_crop_at_the_edge_is_not_empty(box: list[float]) -> None:
 
 GOOD = Quality(eye_px=30, sharpness=0.2, turn=0.1, exposure=0.5, contrast=0.2, inside=1, clear=1, score=0.9, total=0.8)
 FLAWS = {  # in the order in which they are looked for
-    Reason.LOW_SCORE: {"score": 0.49},
+    Reason.LOW_SCORE: {"score": 0.44},
     Reason.CUT_OFF: {"inside": 0.84},
     Reason.COVERED: {"clear": 0.74},
     Reason.TOO_SMALL: {"eye_px": 5.9},
