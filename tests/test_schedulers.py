@@ -306,7 +306,8 @@ def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(
                 scheduler.wait(0.1)
 
         text = files(tmp_path, a="1") / "a.mp4"
-        scheduler.submit(Order(1, text, "", 1, 1, tmp_path / "case", configs.load("cpu").model_dump_json(), None, Place()))
+        settings = configs.load("cpu").model_dump_json()
+        scheduler.submit(Order(1, text, "", 1, 1, tmp_path / "case", settings, None, Place()))
         until(1, 0)
         until(1, 1)
         until(2, 0)
