@@ -21,7 +21,8 @@ def small_denoiser(file: Path) -> Path:
     return file
 
 
-WEIGHTS = small_denoiser(Path(tempfile.mkdtemp(prefix="denoiser-")) / "small.safetensors")
+_FOLDER = tempfile.TemporaryDirectory(prefix="denoiser-")
+WEIGHTS = small_denoiser(Path(_FOLDER.name) / "small.safetensors")
 TWO_SAMPLES = ("restore.method=fasr++", f"restore.weights={WEIGHTS}", "restore.sampler=dpmpp-4")
 """Settings that draw two samples of each face."""
 NOTHING_DRAWN = ("restore.method=none", "restore.weights=null")

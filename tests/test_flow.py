@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fasr_video.errors import FasrError
-from fasr_video.sr.flow import RectifiedFlow, flow_network, size_waves
+from fasr_video.sr.flow import RectifiedFlow, flow_network
 from fasr_video.sr.networks.mean import MeanNet
+from fasr_video.sr.networks.sizes import size_waves
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.weights import load_flow, save_flow, save_mean
 from fasr_video.training import flow as trainer

@@ -28,7 +28,6 @@ from fasr_video.sr.methods.bicubic import Bicubic
 from fasr_video.sr.methods.diffusion import FAMILY, Diffusion, Models
 from fasr_video.sr.methods.features import FeatureModels
 from fasr_video.sr.methods.mean import Mean
-from fasr_video.sr.methods.method import weights_file
 from fasr_video.sr.methods.pmrf import Pmrf
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.mean import MeanNet
@@ -204,12 +203,9 @@ def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
     for answer, probe in ((large, probes[0]), (small, probes[2])):
         assert np.array_equal(answer.picture, classical(probe)) and len(answer.samples) == 1
         assert (answer.method, answer.sampler, answer.calls, answer.model) == ("bicubic", "", 0, "")
-    assert large.warnings == (
-        f"{high + 1} px is larger than {high} px: the crop is good enough, nothing is reconstructed",
-    )
-    assert small.warnings == (
-        f"{low - 1} px is smaller than {low} px: the crop shows too little, nothing is reconstructed",
-    )
+    trained = f"and the network was trained on {low} to {high} px"
+    assert large.warnings == (f"nothing is reconstructed: the face has {high + 1} px, {trained}",)
+    assert small.warnings == (f"nothing is reconstructed: the face has {low - 1} px, {trained}",)
 
 
 def test_where_nothing_is_inside_the_band_no_network_is_asked() -> None:
@@ -356,9 +352,9 @@ def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
-    reason = r"method mean: other\.safetensors does not come with this version; .*`train mean`"
+    reason = r"method pmrf: flow\.safetensors does not come with this version; .*`train flow`"
     with pytest.raises(FasrError, match=reason):
-        weights_file(METHODS["mean"], ModelFiles(), "other.safetensors", "train mean")
+        open_restorer(METHODS["pmrf"], Options(CPU))
 
 
 # ---------------------------------------------------------------------------------------------------------------- pmrf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,16 @@ def test_misaligned_faces_are_the_same_faces_a_little_elsewhere() -> None:
     straight = faces.pictures[..., 8:136, 8:136].float() / 255
     assert moved.shape == straight.shape
     assert 0 < (moved - straight).abs().mean() < 0.1
+
+
+def test_a_resumed_run_keeps_the_linear_maps_that_it_was_begun_with(
+    job: trainer.Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(steps=2, lr=1e-3, warmup=1, bf16=False, log_every=1)
+    trainer.run(job, tmp_path, replace(plan, seconds=0), CPU, quiet)
+    monkeypatch.setattr(trainer, "fit_maps", lambda *_: pytest.fail("fitted a second time"))
+    assert trainer.run(job, tmp_path, plan, CPU, quiet) == 2
+    assert load_mean(tmp_path / "mean.safetensors").network.linear_maps()[0].weight.any()
 
 
 def test_lr_twins_are_stored_in_8_bits() -> None:

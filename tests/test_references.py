@@ -283,6 +283,7 @@ def test_what_cannot_be_drawn_from_is_one_line(
     [
         (("restore.method=idfsr", "restore.attributes=read"), "method idfsr cannot be drawn towards any"),
         (("restore.method=bicubic", "restore.weights=some.file"), "method bicubic takes none"),
+        (("restore.method=mean", "restore.samples=2"), "restore.method mean draws no samples"),
         (("restore.subjects={T1: somebody}",), "takes no references"),
     ],
 )

@@ -179,9 +179,9 @@ def _check_possible(case: Case, link: Link) -> None:
     groups = {t: set(g) for g in clusters(case, ["accepted"]) for t in g}
     apart = {other.tracks: other for other in all_links(case) if other.state == "refused" and other.id != link.id}
     subject = f"joining {_named(case, (link.a, link.b))}" if link.evidence == PERSON else f"link {link.id}"
-    ours, theirs = groups.get(link.a, {link.a}), groups.get(link.b, {link.b})
-    for a in sorted(ours):
-        for b in sorted(theirs - ours):
+    of_a, of_b = groups.get(link.a, {link.a}), groups.get(link.b, {link.b})
+    for a in sorted(of_a):
+        for b in sorted(of_b - of_a):
             if seen_at_once(case, a, b):
                 reason = f"it would make one person of {_named(case, (a, b))}, which are seen at the same time"
                 raise CaseError(subject, reason, "refuse it, or first reopen the link that is wrong")

@@ -32,7 +32,7 @@ def entries(case: CaseStore, *events: str) -> list[LogEntry]:
 
 
 def newest(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:
-    """Return so many lines, the last one first, without the last `skip`."""
+    """Return `count` lines, the newest first, after leaving out the newest `skip`."""
     query = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
     return [LogEntry(*row) for row in case.db.execute(query, (count, skip))]
 

@@ -266,7 +266,7 @@ def seen_at_once(case: CaseStore, a: int, b: int) -> bool:
     return case.db.execute(query, (a, b)).fetchone() is not None
 
 
-# What a run stores, within a transaction, and what it goes on with.
+# What a run stores, within a transaction, and what it reads to resume.
 
 
 def running(case: CaseStore, source: int) -> list[Track]:

@@ -59,7 +59,7 @@ def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., An
             "--lr", default=lr, type=click.FloatRange(1e-9, 1), show_default=True, help="Highest learning rate."
         ),
         click.option(
-            "--minutes", type=click.FloatRange(0, 1e6), help="Stop after this long; the same command goes on."
+            "--minutes", type=click.FloatRange(0, 1e6), help="Stop after this long; give the same command again to resume."
         ),
         click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random."),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
@@ -76,7 +76,7 @@ def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., An
 
 @click.group("train")
 def train_group() -> None:
-    """Train the models. A run stopped or killed goes on with the same command; curves and weights lie in its folder."""
+    """Train the models. Give the same command again to resume a run; curves and weights lie in its folder."""
 
 
 @train_group.command("features")
@@ -382,5 +382,5 @@ def _report(progress: Any) -> None:
 def _finish(out: Path, step: int, steps: int) -> None:
     if process_number():
         return
-    state = "done" if step >= steps else f"stopped at step {step} of {steps}; the same command goes on"
+    state = "done" if step >= steps else f"stopped at step {step} of {steps}; give the same command again to resume"
     click.echo(f"{out}: {state}")

@@ -76,6 +76,9 @@ def _check(how: RestoreSettings) -> None:
         raise SettingsError("restore.attributes=read", f"restore.method {how.method} {does}", "set it to none")
     if how.weights is not None and not supports.weights:
         raise SettingsError("restore.weights", f"method {how.method} takes none", "set it to null")
+    if (how.samples or 1) > 1 and not supports.samples:
+        reason = f"restore.method {how.method} draws no samples"
+        raise SettingsError(f"restore.samples={how.samples}", reason, "set it to null")
     if how.subjects and not supports.references:
         raise SettingsError("restore.subjects", f"method {how.method} takes no references", "use method idfsr")
 

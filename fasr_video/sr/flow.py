@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fasr_video.sr.networks.compact import CompactNet
+from fasr_video.sr.networks.sizes import FREQUENCIES, WAVES, size_waves
 
 NOISE = 0.1  # standard deviation of what is added to the mean; the paper's for faces
 CALLS = 8
 SCALE = 0.12  # about the standard deviation of the velocity
-FREQUENCIES = 4
-SIZES = 2 * FREQUENCIES  # numbers that tell the LR size
-REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
 TIME_SCALE = 0.25  # time is told to the network as a small number, as noise levels are
 
 
@@ -39,7 +37,8 @@ class RectifiedFlow(nn.Module):
 
     def forward(self, picture: Tensor, time: Tensor, side: Tensor) -> Tensor:
         x = (4 * picture - 2).contiguous(memory_format=torch.channels_last)
-        out = self.network(x, torch.zeros_like(x), TIME_SCALE * time, size_waves(side))
+        size = size_waves(side) / math.sqrt(FREQUENCIES)  # of length one, as features are
+        out = self.network(x, torch.zeros_like(x), TIME_SCALE * time, size)
         return SCALE * out.float()  # type: ignore[no-any-return]
 
     def start(self, mean: Tensor, noise: Tensor) -> Tensor:
@@ -61,15 +60,8 @@ def flow_network(widths: tuple[int, ...] = (128, 192, 384), blocks: int = 1, sid
 
     The LR size is told to it in place of a feature.
     """
-    net = CompactNet(widths, blocks, feature_length=SIZES, side=side)
+    net = CompactNet(widths, blocks, feature_length=WAVES, side=side)
     last = net.leave[-1]
     assert isinstance(last, nn.Conv2d) and last.bias is not None
     nn.init.zeros_(last.bias)
     return net
-
-
-def size_waves(side: Tensor) -> Tensor:
-    """Return N×SIZES numbers that tell an LR size, close ones for close sizes; a unit vector."""
-    powers = 2.0 ** torch.arange(FREQUENCIES, device=side.device)
-    angles = torch.log2(side / REFERENCE_SIDE)[:, None] * powers
-    return torch.cat((angles.sin(), angles.cos()), dim=1) / math.sqrt(FREQUENCIES)

@@ -139,10 +139,7 @@ def save_attributes(classifier: AttributeClassifier, path: Path) -> None:
 def load_attributes(path: Path) -> AttributeClassifier:
     """The classifier that `save_attributes` wrote."""
     check_contract(path, ATTRIBUTES_FORMAT)
-    fields = _fields(path, ATTRIBUTES_FORMAT)
-    if fields is None:
-        reason = "its header does not name a fasr-video attribute classifier"
-        raise ModelError(path, reason, "give weights that `train attributes` wrote")
+    fields = _header_of(path, ATTRIBUTES_FORMAT, "a fasr-video attribute classifier", "train attributes")
     try:
         header = AttributesHeader(**fields | {"names": tuple(fields["names"])})
         net = AttributeNet(len(header.names), header.block, header.side)
@@ -159,11 +156,7 @@ def save_idfsr(denoiser: IdentityDenoiser, path: Path) -> None:
 
 def load_idfsr(path: Path) -> IdentityDenoiser:
     """The denoiser that `save_idfsr` wrote."""
-    if not path.is_file():
-        raise ModelError(path, "no such file", "check the path of the weights")
-    fields = _fields(path, IDFSR_FORMAT)
-    if fields is None:
-        raise ModelError(path, "its header does not name an IDFSR network", "give weights that `train idfsr` wrote")
+    fields = _header_of(path, IDFSR_FORMAT, "an IDFSR network", "train idfsr")
     try:
         widths = {name: tuple(fields["size"][name]) for name in ("widths", "style_widths")}
         size = Size(**fields["size"] | widths)
@@ -193,12 +186,7 @@ def save_mean(mean: PosteriorMean, path: Path) -> None:
 
 def load_mean(path: Path) -> PosteriorMean:
     """Return the posterior mean that `save_mean` wrote."""
-    if not path.is_file():
-        raise ModelError(path, "no such file", "check the path of the weights")
-    fields = _fields(path, MEAN_FORMAT)
-    if fields is None:
-        reason = "its header does not name a posterior-mean network"
-        raise ModelError(path, reason, "give weights that `train mean` wrote")
+    fields = _header_of(path, MEAN_FORMAT, "a posterior-mean network", "train mean")
     try:
         header = MeanHeader(**fields | {"band": tuple(fields["band"])})
         net = MeanNet(
@@ -225,12 +213,7 @@ def save_flow(flow: RectifiedFlow, path: Path) -> None:
 
 def load_flow(path: Path) -> RectifiedFlow:
     """Return the rectified flow that `save_flow` wrote."""
-    if not path.is_file():
-        raise ModelError(path, "no such file", "check the path of the weights")
-    fields = _fields(path, FLOW_FORMAT)
-    if fields is None:
-        reason = "its header does not name a rectified flow"
-        raise ModelError(path, reason, "give weights that `train flow` wrote")
+    fields = _header_of(path, FLOW_FORMAT, "a rectified flow", "train flow")
     try:
         lists = {name: tuple(fields[name]) for name in ("widths", "band")}
         header = FlowHeader(**fields | lists)
@@ -251,6 +234,16 @@ def _read_header(path: Path) -> Header | None:
         return Header(**fields | {"widths": tuple(fields["widths"]), "band": tuple(fields["band"])})
     except (KeyError, TypeError) as error:
         raise _damaged(path, error) from error
+
+
+def _header_of(path: Path, form: str, what: str, command: str) -> dict[str, Any]:
+    """Return what the header of such a file says, or raise; `command` writes such files."""
+    if not path.is_file():
+        raise ModelError(path, "no such file", "check the path of the weights")
+    fields = _fields(path, form)
+    if fields is None:
+        raise ModelError(path, f"its header does not name {what}", f"give weights that `{command}` wrote")
+    return fields
 
 
 def _fields(path: Path, form: str) -> dict[str, Any] | None:

@@ -27,7 +27,7 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.files import write_whole
 from fasr_video.recognition.combiner import ETA, UNKNOWN, FeatureCombiner, Source, save, unit_rows
 from fasr_video.training.curves import draw_or_say
-from fasr_video.training.loop import read_checkpoint
+from fasr_video.training.loop import STATE, has_checkpoint, read_checkpoint
 
 TRAIN_SHARE = 0.85
 FEWEST_PEOPLE = 10
@@ -174,8 +174,8 @@ def train_combiner(
     settings |= {"photos": len(features.hr), "length": length, "sum": float(features.hr.sum() + features.lr.sum())}
     run = Run(net, torch.optim.Adam(net.parameters(), lr), settings, copy.deepcopy(net), [])
     out.mkdir(parents=True, exist_ok=True)
-    if (out / "state.pt").exists():
-        _resume(out / "state.pt", run)
+    if has_checkpoint(out):
+        _resume(out / STATE, run)
     else:
         run.log.append(_measure(run, validation, fixed, _loss(net.eval(), train, trial, margin).item()))
     while len(run.log) <= epochs and run.log[-1].epoch - run.best_epoch.epoch < patience:
@@ -313,7 +313,7 @@ def _store(out: Path, run: Run) -> None:
         "settings": run.settings,
         "log": log,
     }
-    write_whole(out / "state.pt", lambda path: torch.save(state, path))
+    write_whole(out / STATE, lambda path: torch.save(state, path))
     save(run.best, out / "combiner.safetensors")
 
     def write_log(path: Path) -> None:

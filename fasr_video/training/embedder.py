@@ -32,7 +32,7 @@ from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.surveillance import Surveillance, camera
 from fasr_video.training import teacher as teaching
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Plan, Progress, train
+from fasr_video.training.loop import Plan, Progress, has_checkpoint, train
 from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import Teacher, merged
 
@@ -417,7 +417,7 @@ def train_embedder(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     trainee = Trainee()
-    if begin is not None and not (out / "state.pt").exists():
+    if begin is not None and not has_checkpoint(out):
         load_state(trainee.embedder, begin, FORMAT)
 
     def save(state: Mapping[str, Tensor], step: int) -> None:

@@ -53,9 +53,9 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
         batch = make_batch(data, recipe, mean.side, generator)
         device = batch.clean.device
         with torch.no_grad():
-            middle = mean(batch.lr, batch.side, batch.feature).float()
-        noise = torch.randn(middle.shape, generator=generator, device=device)
-        start = flow.start(middle, noise)
+            expected = mean(batch.lr, batch.side, batch.feature).float()
+        noise = torch.randn(expected.shape, generator=generator, device=device)
+        start = flow.start(expected, noise)
         time = torch.rand(len(start), generator=generator, device=device)
         wanted = batch.clean - start
         out = model(start + time[:, None, None, None] * wanted, time, batch.side)

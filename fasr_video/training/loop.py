@@ -33,7 +33,8 @@ Save = Callable[[Mapping[str, Tensor], int], None]
 """Given the EMA weights and the step, at each checkpoint."""
 
 
-FALL = 0.2
+STATE = "state.pt"  # the checkpoint of a run, in its folder
+FALL = 0.2  # share of the steps over which a constant learning rate falls at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,15 +266,19 @@ def _checkpoint(out: Path, run: Run, save: Save) -> None:
         "settings": run.settings,
         "step": run.step,
     }
-    write_whole(out / "state.pt", lambda path: torch.save(state, path))
+    write_whole(out / STATE, lambda path: torch.save(state, path))
     save(run.ema.values, run.step)
 
 
+def has_checkpoint(out: Path) -> bool:
+    """Return whether a run of this folder is to be resumed."""
+    return (out / STATE).exists()
+
+
 def _resume(out: Path, run: Run, device: torch.device) -> None:
-    file = out / "state.pt"
-    if not file.exists():
+    if not has_checkpoint(out):
         return
-    state = read_checkpoint(file, {"net", "optimizer", "ema", "step"}, run.settings)
+    state = read_checkpoint(out / STATE, {"net", "optimizer", "ema", "step"}, run.settings)
     run.net.load_state_dict(state["net"])
     run.optimizer.load_state_dict(state["optimizer"])
     run.ema.values = {k: v.to(device) for k, v in state["ema"].items()}

@@ -24,7 +24,7 @@ from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.surveillance import Surveillance, camera
 from fasr_video.sr.weights import save_mean
 from fasr_video.training.curves import draw_run
-from fasr_video.training.loop import Loss, Plan, Progress, train
+from fasr_video.training.loop import Loss, Plan, Progress, has_checkpoint, train
 from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import Material, load_material
 
@@ -34,7 +34,7 @@ SHIFT, SCALE, TURN = 4.0, 0.05, 4.0  # px, share and degrees: what landmarks are
 LEAST_ERROR = 1e-4  # of bicubic, that an error is divided by: at 64 px there is next to none
 FITTED = 16_000  # faces that the linear maps are made of,
 FITTED_TOGETHER = 250  # so many at a time
-MEASURED = 128  # faces that bicubic and the gain over it are measured on
+MEASURED = 128  # faces that the gain over bicubic is measured on
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,10 +214,10 @@ def run(
     data, source = load_material(job.faces, job.features, job.combiner, device)
     network = MeanNet(job.width, job.blocks, feature_length=data.own.shape[1])
     mean = PosteriorMean(network)
-    if job.begin is None:
-        fit_maps(network, job.faces.pictures)
-    else:
+    if job.begin is not None:
         load_state(network, job.begin)
+    elif not has_checkpoint(out):
+        fit_maps(network, job.faces.pictures)
     mean.embedder = source.sha256
     mean.band = (min(job.recipe.sides), max(job.recipe.sides))
     files = {"features": job.features, "combiner": job.combiner, "begun with": job.begin}

@@ -35,11 +35,15 @@ def draw_within(
 def outside(band: Band, probe: Probe) -> str | None:
     """Return why a face is not drawn by a network trained on these sizes; None where it is."""
     (smallest, largest), side = band, len(probe.lr0)
-    if probe.lr_known and side > largest:
-        return f"{side} px is larger than {largest} px: the crop is good enough, nothing is reconstructed"
-    if probe.lr_known and side < smallest:
-        return f"{side} px is smaller than {smallest} px: the crop shows too little, nothing is reconstructed"
-    return None
+    if not probe.lr_known or smallest <= side <= largest:
+        return None
+    return f"nothing is reconstructed: the face has {side} px, and the network was trained on {sizes(band)}"
+
+
+def sizes(band: Band) -> str:
+    """Return the sizes in words."""
+    smallest, largest = band
+    return f"{smallest} px" if smallest == largest else f"{smallest} to {largest} px"
 
 
 def check_lr_face(name: str, probes: Sequence[Probe]) -> None:

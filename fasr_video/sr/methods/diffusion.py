@@ -16,7 +16,7 @@ from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.attributes import CLEAR, SURE, Attribute, Classifiers, read
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoiser
-from fasr_video.sr.methods.band import draw_within, outside
+from fasr_video.sr.methods.band import draw_within, outside, sizes
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
 from fasr_video.sr.methods.method import Defaults, Method, ModelFiles, Need, Options, Supports
 from fasr_video.sr.restoration import Probe, Restoration, pictures_of
@@ -117,9 +117,8 @@ class Diffusion:
     def _answer(self, probe: Probe, drawn: Tensor, seed: int, source: str) -> Restoration:
         warnings = self._features.warnings(probe, source, self._denoiser.embedder)
         if not self._denoiser.band_known and outside(self._denoiser.band, probe) is not None:
-            low, high = self._denoiser.band
-            trained_on = f"{low} px" if low == high else f"{low}-{high} px"
-            warnings.append(f"LR face of {len(probe.lr0)} px, where networks like this one are trained on {trained_on}")
+            usual = sizes(self._denoiser.band)
+            warnings.append(f"the face has {len(probe.lr0)} px, where networks like this one are trained on {usual}")
         if self._guidance is not None and probe.attributes:
             warnings += self._about_attributes(probe, self._guidance.classifiers)
         return Restoration(

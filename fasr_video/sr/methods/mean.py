@@ -14,16 +14,11 @@ from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.denoiser import PRECISIONS
 from fasr_video.sr.methods.band import check_lr_face, draw_within
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
-from fasr_video.sr.methods.method import (
-    Method,
-    Need,
-    Options,
-    Supports,
-    weights_file,
-)
+from fasr_video.sr.methods.method import Method, Need, Options, Supports
 from fasr_video.sr.posterior_mean import PosteriorMean
 from fasr_video.sr.restoration import Probe, Restoration, pictures_of
 from fasr_video.sr.weights import load_mean
+from fasr_video.weights.manifest import boxed
 
 FILE = "mean.safetensors"
 
@@ -103,8 +98,8 @@ def sides_of(probes: Sequence[Probe]) -> Tensor:
 
 
 def open_mean(method: Method, options: Options) -> Mean:
-    """Return the posterior mean for a method that draws it, or goes on from it."""
-    file = weights_file(method, options.files, FILE, "train mean")
+    """Return the posterior mean for a method that draws it or starts from it."""
+    file = options.files.network or boxed(FILE)
     network = load_mean(file)
     models = load_feature_models(method, options.files, options.device, file, network.embedder)
     return Mean(method, network, sha256_file(file), models, options)

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from fasr_video.errors import ModelError
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.guidance import Guidance
 from fasr_video.sr.restoration import SMALLEST, Restorer
-from fasr_video.weights.manifest import boxed, read_manifest
 
 
 class Need(StrEnum):
@@ -92,14 +90,3 @@ class Method:
         if not self.supports.feature:
             return None
         return "combiner" if Need.COMBINER in self.needs else "mean"
-
-
-def weights_file(method: Method, files: ModelFiles, bundled: str, command: str) -> Path:
-    """Return the given file with the network, else the bundled one; `command` makes such files."""
-    if files.network is not None:
-        return files.network
-    if bundled not in read_manifest():
-        reason = f"{bundled} does not come with this version"
-        remedy = f"give a file that `{command}` wrote, with --model or restore.weights"
-        raise ModelError(f"method {method.name}", reason, remedy)
-    return boxed(bundled)

@@ -18,7 +18,7 @@ from fasr_video.sr.flow import CALLS, RectifiedFlow
 from fasr_video.sr.methods import mean as posterior_mean
 from fasr_video.sr.methods.band import check_lr_face, draw_within
 from fasr_video.sr.methods.mean import Mean, open_mean, sides_of
-from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Supports, weights_file
+from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Supports
 from fasr_video.sr.restoration import Probe, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
 from fasr_video.sr.weights import load_flow
@@ -95,7 +95,11 @@ class Pmrf:
 
 
 def _open(method: Method, options: Options) -> Pmrf:
-    file = weights_file(method, options.files, FILE, "train flow")
+    file = options.files.network
+    if file is None:
+        reason = f"{FILE} does not come with this version"
+        remedy = "give a file that `train flow` wrote, with --model or restore.weights"
+        raise ModelError(f"method {method.name}", reason, remedy)
     flow = load_flow(file)
     beside = _mean_beside(file)
     mean = open_mean(method, replace(options, files=replace(options.files, network=beside)))

@@ -18,12 +18,11 @@ from torch.nn import functional as F
 
 from fasr_video.sr.networks.linear import LinearMap
 from fasr_video.sr.networks.places import Places
+from fasr_video.sr.networks.sizes import WAVES, size_waves
 
 CELL = 8
 GROUPS = 8
 LAYOUT = 32  # channels that the feature is laid out in
-FREQUENCIES = 4
-REFERENCE_SIDE = 16  # px, the LR size whose logarithm is zero
 RESIDUAL = 0.1  # about the spread of what an LR face of 16 px lacks
 MAPS = ((8, 1), (16, 2))  # LR sizes that linear maps are made for, and how many cells away they look
 
@@ -73,7 +72,7 @@ class MeanNet(nn.Module):
         cells = side // CELL
         pixels = 3 * CELL**2
         self.cells = cells
-        self.size = nn.Sequential(nn.Linear(2 * FREQUENCIES, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.size = nn.Sequential(nn.Linear(WAVES, condition), nn.SiLU(), nn.Linear(condition, condition))
         self.feature = nn.Linear(feature_length, condition, bias=False)
         self.layout = nn.Linear(condition, LAYOUT * cells**2, bias=False)
         self.laid_out = nn.Conv2d(LAYOUT, width, 1)
@@ -88,7 +87,7 @@ class MeanNet(nn.Module):
 
     def forward(self, lr: Tensor, side: Tensor, feature: Tensor) -> Tensor:
         face = self.feature(feature * math.sqrt(self.feature_length))
-        condition = F.silu(self.size(self._waves(side)) + face)
+        condition = F.silu(self.size(size_waves(side)) + face)
         base = self.base(lr, side)
         h = self.enter(F.pixel_unshuffle(4 * lr - 2, CELL))
         h = self.places(h + self.enter_base(F.pixel_unshuffle(base / RESIDUAL, CELL)))
@@ -110,9 +109,3 @@ class MeanNet(nn.Module):
                 share = (1 - torch.log2(side / linear.pixels).abs()).clamp(0, 1)
                 lacking += share[:, None, None, None] * linear(lr)
         return lacking
-
-    def _waves(self, side: Tensor) -> Tensor:
-        """Return N×2·FREQUENCIES numbers that tell an LR size, close ones for close sizes."""
-        powers = 2.0 ** torch.arange(FREQUENCIES, device=side.device)
-        angles = torch.log2(side / REFERENCE_SIDE)[:, None] * powers
-        return torch.cat((angles.sin(), angles.cos()), dim=1)
