@@ -24,6 +24,7 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.case.case import Case
+from fasr_video.case.document import certainty, picture_name
 from fasr_video.case.links import decide as decide_link
 from fasr_video.case.recording import Place
 from fasr_video.case.sources import place_source
@@ -568,3 +569,20 @@ def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> Non
     (folder / "report" / "T2.html").unlink()
     refresh(folder)
     assert (folder / "report" / "T2.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "name", "says"),
+    [
+        (("fasr++", "dpmpp-4", "f", 2), "Mean of 2 samples", "disagree by 4.0 %"),
+        (("fasr", "dpmpp-4", "f", 1), "One sample", "cannot say how sure"),
+        (("mean", "", "f", 1), "Posterior mean", "average of all faces"),
+        (("bicubic", "", "", 1), "Enlarged by bicubic", "No network drew it"),
+    ],
+)
+def test_a_picture_is_called_what_it_is(drawn: tuple[str, str, str, int], name: str, says: str) -> None:
+    method, sampler, model, count = drawn
+    made: dict[str, Any] = {"method": method, "sampler": sampler, "model": model, "disagreement": 0.04}
+    made["samples"] = ["picture"] * count
+    assert picture_name(made).startswith(name)
+    assert says in certainty(made)

@@ -274,7 +274,7 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
         for s in (
             "From the camera",
             "Synthetic reconstruction:</b> a lead, not for comparison",
-            "Synthetic reconstruction: mean",
+            "Synthetic reconstruction: Mean of 2 samples",
             'id="candidates"',
         )
     )

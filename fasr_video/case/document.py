@@ -251,6 +251,32 @@ def state_of(track: dict[str, Any]) -> str:
     return not_asked(track["verdict"], track["verdict_reason"])
 
 
+def picture_name(made: Mapping[str, Any]) -> str:
+    """Return what the picture of a reconstruction is called."""
+    if len(made["samples"]) > 1:
+        return f"Mean of {len(made['samples'])} samples"
+    if not made["model"]:
+        return "Enlarged by bicubic: nothing was reconstructed"
+    if made["sampler"]:
+        return "One sample"
+    return "Posterior mean" if made["method"] == "mean" else "One picture"
+
+
+def certainty(made: Mapping[str, Any]) -> str:
+    """Return what the picture of a reconstruction says of how sure it is."""
+    if len(made["samples"]) > 1:
+        share = f"{100 * made['disagreement']:.1f} %"
+        return (
+            f"Its samples disagree by {share} of the brightness range on average. They share one network: what all of"
+            " them show may still be invented."
+        )
+    if not made["model"]:
+        return "No network drew it: it shows what the camera saw, and no more."
+    if made["method"] == "mean":
+        return "The average of all faces that fit what the camera saw: where it is smooth, nothing is known."
+    return "One picture alone cannot say how sure the network is."
+
+
 def not_asked(verdict: str | None, reason: str | None) -> str:
     """What there is to say of a track that was not searched for."""
     if reason == Reason.NOT_A_FACE:

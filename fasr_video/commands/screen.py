@@ -229,7 +229,8 @@ def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
     for t in tracks:
         made = t["restoration"]
         if made is not None:
-            numbers = (str(len(made["samples"])), f"{made['disagreement']:.3f}")
+            samples = len(made["samples"])
+            numbers = (str(samples), f"{made['disagreement']:.3f}") if samples > 1 else ("–", "–")
             table.add_row(t["name"], made["method"], *numbers, escape("; ".join([*_towards(made), *made["warnings"]])))
     return table
 

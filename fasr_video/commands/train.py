@@ -59,7 +59,9 @@ def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., An
             "--lr", default=lr, type=click.FloatRange(1e-9, 1), show_default=True, help="Highest learning rate."
         ),
         click.option(
-            "--minutes", type=click.FloatRange(0, 1e6), help="Stop after this long; give the same command again to resume."
+            "--minutes",
+            type=click.FloatRange(0, 1e6),
+            help="Stop after this long; give the same command again to resume.",
         ),
         click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random."),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from fasr_video.case.case import Case
-from fasr_video.case.document import decided_subject
+from fasr_video.case.document import certainty, decided_subject, picture_name
 from fasr_video.case.recording import correction
 from fasr_video.console import clock
 from fasr_video.report import pictures, words
@@ -200,6 +200,8 @@ def _templates() -> Environment:
     found.filters |= {
         "clock": clock,
         "correction": correction,
+        "picture_name": picture_name,
+        "certainty": certainty,
         "ratio": _ratio,
         "number": _number,
         "losses": _losses,

@@ -10,6 +10,7 @@ from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.actors import USUAL
+from fasr_video.case.document import certainty, picture_name
 from fasr_video.console import clock
 from fasr_video.errors import FasrError
 from fasr_video.pipeline.evidence import explain
@@ -32,7 +33,13 @@ def make_app(
     key = Key(token, now() + 3600 * hours)
     app.config.update(CASES=dict(cases), KEY=key, SIGN_KEY=sign_key)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.filters.update(clock=clock, ratio=ratio, explain=explain)
+    app.jinja_env.filters.update(
+        clock=clock,
+        ratio=ratio,
+        explain=explain,
+        picture_name=picture_name,
+        certainty=certainty,
+    )
     protect(app, key, port)
     app.register_blueprint(pages.pages)
     app.register_blueprint(actions.actions)
