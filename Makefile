@@ -86,6 +86,7 @@ test: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python scripts/audit.py

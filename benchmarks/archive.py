@@ -71,11 +71,15 @@ def make_archive(folder: Path, count: int) -> Path:
 
 def make_gallery(folder: Path) -> Path:
     subprocess.run([*FASR, "gallery", "create", str(folder)], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run([*FASR, "gallery", "add", str(folder), str(MUGSHOTS)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*FASR, "gallery", "add", str(folder), str(MUGSHOTS)], check=True, stdout=subprocess.DEVNULL
+    )
     return folder
 
 
-def command(archive: Path, cases: Path, gallery: Path, fps: float, more: Sequence[str]) -> list[str]:
+def command(
+    archive: Path, cases: Path, gallery: Path, fps: float, more: Sequence[str]
+) -> list[str]:
     place = ["--out", str(cases), "--gallery", str(gallery)]
     return [*FASR, "batch", str(archive), *place, "--set", f"sampling.fps={fps:g}", "--json", *more]
 
@@ -121,7 +125,15 @@ def cluster(workers: int) -> Iterator[tuple[str, list[int]]]:
     parts = ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     started = [subprocess.Popen([*dask, f"distributed.cli.dask_{parts[0]}", *parts[1:]], **quiet)]  # type: ignore[call-overload]
     for _ in range(workers):
-        worker = [*dask, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+        worker = [
+            *dask,
+            "distributed.cli.dask_worker",
+            address,
+            "--nthreads",
+            "1",
+            "--no-nanny",
+            "--no-dashboard",
+        ]
         started.append(subprocess.Popen(worker, **quiet))  # type: ignore[call-overload]
     try:
         wait_for(port)
@@ -153,7 +165,9 @@ def kill_at_random(given: list[str], longest: float, dice: random.Random) -> boo
     return False
 
 
-def survive(given: list[str], cases: Path, kills: int, longest: float) -> tuple[int, list[dict[str, str]]]:
+def survive(
+    given: list[str], cases: Path, kills: int, longest: float
+) -> tuple[int, list[dict[str, str]]]:
     """Batches killed at random times and gone on with, until there were `kills` of them; each round's results."""
     dice, done, rounds = random.Random(0), 0, []
     while done < kills:
@@ -174,11 +188,15 @@ def fill_cost(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=10.0, help="of the long file")
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--kill-files", type=int, default=8, help="files of the batch that is killed")
+    parser.add_argument(
+        "--kill-files", type=int, default=8, help="files of the batch that is killed"
+    )
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second that are looked at")
     parser.add_argument("--schedulers", nargs="+", default=["local-1", "processes-2", "dask-2"])
     args = parser.parse_args()
@@ -187,7 +205,15 @@ def main() -> None:
         "archive",
         f"An archive of {args.files} short files, and one of {args.minutes:g} minutes",
         f"`python benchmarks/archive.py {given} --fps {args.fps:g} --schedulers {' '.join(args.schedulers)}`",
-        ["footage", "scheduler", "workers", "wall time, s", "footage s/s", "memory, MiB", "cases as in the first row"],
+        [
+            "footage",
+            "scheduler",
+            "workers",
+            "wall time, s",
+            "footage s/s",
+            "memory, MiB",
+            "cases as in the first row",
+        ],
     )
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
@@ -212,7 +238,9 @@ def main() -> None:
     )
 
 
-def short_files(table: Table, place: Path, gallery: Path, count: int, fps: float, schedulers: Sequence[str]) -> float:
+def short_files(
+    table: Table, place: Path, gallery: Path, count: int, fps: float, schedulers: Sequence[str]
+) -> float:
     """One row a scheduler; returns seconds of footage a second of one process."""
     archive = make_archive(place / "short", count)
     footage = count * seconds_of(SAMPLE)
@@ -226,7 +254,11 @@ def short_files(table: Table, place: Path, gallery: Path, count: int, fps: float
                 more = ["--scheduler", f"dask={address}"]
                 measured = run(command(archive, cases, gallery, fps, more), pids)
         else:
-            more = ["--scheduler", scheduler, *(["--workers", str(workers)] if scheduler == "processes" else [])]
+            more = [
+                "--scheduler",
+                scheduler,
+                *(["--workers", str(workers)] if scheduler == "processes" else []),
+            ]
             measured = run(command(archive, cases, gallery, fps, more))
         found = results(cases)
         first = first or found
@@ -250,7 +282,9 @@ def long_file(table: Table, place: Path, gallery: Path, minutes: float, fps: flo
         found = results(cases)
         first = first or found
         what = f"one file of {footage / 60:.1f} min" + (f", --cut {part}" if cut else "")
-        add_row(table, what, "processes", workers, measured, footage / measured.seconds, found == first)
+        add_row(
+            table, what, "processes", workers, measured, footage / measured.seconds, found == first
+        )
 
 
 def killed(table: Table, place: Path, gallery: Path, args: argparse.Namespace) -> None:
@@ -269,7 +303,13 @@ def killed(table: Table, place: Path, gallery: Path, args: argparse.Namespace) -
 
 
 def add_row(
-    table: Table, what: str, scheduler: str, workers: int, measured: Measured, speed: float, same: bool
+    table: Table,
+    what: str,
+    scheduler: str,
+    workers: int,
+    measured: Measured,
+    speed: float,
+    same: bool,
 ) -> None:
     numbers = [f"{measured.seconds:.0f}", f"{speed:.2f}", f"{measured.mib:.0f}"]
     table.row([what, scheduler, workers, *numbers, "yes" if same else "NO"])

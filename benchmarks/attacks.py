@@ -34,7 +34,7 @@ from fasr_video import cli
 from fasr_video.archive import unit as units
 from fasr_video.archive.orders import Order
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.case.store import chain_hash
 from fasr_video.commands import custody
 from fasr_video.configs import settings as configs
@@ -43,11 +43,13 @@ from fasr_video.pipeline import restore, segments
 from tests.reviewed import made_case
 from tests.test_foreign import journal_that_names
 
+# Seconds that a command may take.
 PATIENCE = 60.0
-"""Seconds that a command may take."""
 
 
-def program(*arguments: object, patience: float = PATIENCE, at: datetime | None = None) -> tuple[str, str]:
+def program(
+    *arguments: object, patience: float = PATIENCE, at: datetime | None = None
+) -> tuple[str, str]:
     """How `fasr-video` with these arguments ended, and all that it printed; with `at`, by a clock that says so."""
     with tempfile.TemporaryFile("w+") as said:
         child = os.fork()
@@ -101,7 +103,18 @@ def change(database: Path, *statements: str) -> None:
 
 def verdict_covered_by_the_next_decision(folder: Path) -> str:
     case = made_case(folder / "case")
-    decide = ("decide", case, "T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
+    decide = (
+        "decide",
+        case,
+        "T1",
+        "rejected",
+        "--subject",
+        "anna",
+        "--reason",
+        "other ear",
+        "--by",
+        "Anna",
+    )
     program(*decide)
     change(case / "case.sqlite", "UPDATE decision SET verdict = 'accepted'")
     decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
@@ -111,7 +124,18 @@ def verdict_covered_by_the_next_decision(folder: Path) -> str:
 
 def decision_cut_off_with_its_line(folder: Path) -> str:
     case = made_case(folder / "case")
-    decide = ("decide", case, "T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
+    decide = (
+        "decide",
+        case,
+        "T1",
+        "rejected",
+        "--subject",
+        "anna",
+        "--reason",
+        "other ear",
+        "--by",
+        "Anna",
+    )
     program(*decide)
     change(case / "case.sqlite", "DELETE FROM decision", "DELETE FROM log WHERE event = 'decided'")
     decided, _ = program("decide", case, "T2", "rejected", "--reason", "other nose", "--by", "Ben")
@@ -127,7 +151,9 @@ ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
 def trigger_in_a_case(folder: Path) -> str:
     case = made_case(folder / "case")
     turned = "UPDATE decision SET verdict = 'accepted', subject = 'anna' WHERE id = new.id"
-    change(case / "case.sqlite", f"CREATE TRIGGER kind AFTER INSERT ON decision BEGIN {turned}; END")
+    change(
+        case / "case.sqlite", f"CREATE TRIGGER kind AFTER INSERT ON decision BEGIN {turned}; END"
+    )
     given = ("T1", "rejected", "--subject", "anna", "--reason", "other ear", "--by", "Anna")
     decided, _ = program("decide", case, *given)
     _, shown = program("export", case, "--format", "json")
@@ -139,7 +165,9 @@ def endless_view(folder: Path) -> str:
     case = made_case(folder / "case")
     view = f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state FROM n"
     change(case / "case.sqlite", "ALTER TABLE track RENAME TO old", view)
-    return ", ".join(program(command, case, patience=30)[0] for command in ("show", "verify", "purge"))
+    return ", ".join(
+        program(command, case, patience=30)[0] for command in ("show", "verify", "purge")
+    )
 
 
 def values_that_nobody_writes(folder: Path) -> str:
@@ -169,9 +197,11 @@ def forge(case: Path) -> None:
             if row["event"] == "source done":
                 details["digest"] = segments.digest(opened, details["source"])
             if row["event"] == "source added":
-                info = opened.db.execute("SELECT info FROM source WHERE id = ?", (details["source"],)).fetchone()
+                info = opened.db.execute(
+                    "SELECT info FROM source WHERE id = ?", (details["source"],)
+                ).fetchone()
                 details["info"] = json.loads(info["info"])
-            if row["event"] == "probed":
+            if row["event"] == "encoded":
                 details["digests"] = {t: restore.digest(opened, int(t)) for t in details["digests"]}
             text = json.dumps(details, sort_keys=True)
             hashed = chain_hash(previous, row["at"], row["event"], text)
@@ -187,7 +217,13 @@ def forge(case: Path) -> None:
 def planted_tombstone(folder: Path) -> str:
     case = made_case(folder / "cases" / "case")
     (case / "notes.txt").write_text("of an examiner")
-    told = {"state": "removing", "made_at": "2020", "begun_at": "2020", "why": "its time is over", "log_head": "0"}
+    told = {
+        "state": "removing",
+        "made_at": "2020",
+        "begun_at": "2020",
+        "why": "its time is over",
+        "log_head": "0",
+    }
     (case / "purged.json").write_text(json.dumps(told | {"copies": {"found": []}, "removed": {}}))
     purged, _ = program("purge", case, "--yes")
     return f"{purged}, {there(case)}"
@@ -198,7 +234,9 @@ def footage_under_a_planted_tombstone(folder: Path) -> str:
     evidence.mkdir()
     (evidence / "film.mp4").write_text("footage")
     told = {"state": "removing", "made_at": "2020", "begun_at": "2020", "why": "its time is over"}
-    (evidence / "purged.json").write_text(json.dumps(told | {"copies": {"found": []}, "removed": {}}))
+    (evidence / "purged.json").write_text(
+        json.dumps(told | {"copies": {"found": []}, "removed": {}})
+    )
     purged, _ = program("purge", folder, "--yes")
     return f"{purged}, the footage is {'there' if (evidence / 'film.mp4').exists() else 'gone'}"
 
@@ -210,7 +248,9 @@ def nested_case(folder: Path) -> str:
     (case / "film.mp4").write_text("footage")
     purged, _ = program("purge", case, "--yes")
     found = {"the inner case": inner / "case.sqlite", "the footage": case / "film.mp4"}
-    return f"{purged}, " + ", ".join(f"{what} is {'there' if p.exists() else 'gone'}" for what, p in found.items())
+    return f"{purged}, " + ", ".join(
+        f"{what} is {'there' if p.exists() else 'gone'}" for what, p in found.items()
+    )
 
 
 def age(case: Path) -> None:
@@ -261,7 +301,7 @@ def order_of(film: Path, case: Path) -> Order:
     film.write_bytes(b"film")
     facts, settings = film.stat(), configs.load("cpu").model_dump_json()
     known = (1, film, sha256_file(film), facts.st_size, facts.st_mtime_ns)
-    return Order(*known, case, settings, None, Place())
+    return Order(*known, case, settings, None, Recording())
 
 
 def cases_left(folder: Path) -> str:
@@ -401,9 +441,15 @@ ATTACKS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="attacks with these words in their names; writes no page")
-    parser.add_argument("--json", action="store_true", help="print what each said, and write no page")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", default="", help="attacks with these words in their names; writes no page"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print what each said, and write no page"
+    )
     given = parser.parse_args()
     columns = ("attack", "expected", "before", "after")
     table = Table("reliability_attacks", "Attacks on what is read", command_line(), columns)
@@ -411,10 +457,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as place:
             after = attack.attempt(Path(place))
         if given.json:
-            print(json.dumps({"name": attack.name, "expected": attack.expected, "said": after}), flush=True)
+            print(
+                json.dumps({"name": attack.name, "expected": attack.expected, "said": after}),
+                flush=True,
+            )
         else:
             table.row((attack.name, attack.expected, attack.before, after))
-    table.note("Before: the same functions on commit 9badc4b. Exit codes: 0 done, 3 something had to stay, 4 damage.")
+    table.note(
+        "Before: the same functions on commit 9badc4b. Exit codes: 0 done, 3 something had to stay, 4 damage."
+    )
     if not (given.json or given.only):
         table.write()
 

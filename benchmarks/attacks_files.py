@@ -52,8 +52,8 @@ from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.reviewed import made_case
 
+# Seconds that a command may take.
 PATIENCE = 30
-"""Seconds that a command may take."""
 MIB = 1 << 20
 GRACE = PORTRAITS / "mugshots" / "grace_hopper.jpg"
 
@@ -154,7 +154,9 @@ class Toy:
 
     name, sha256, length, device = "toy", "ab", 4, torch.device("cpu")
 
-    def embed(self, faces: torch.Tensor, marks: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed(
+        self, faces: torch.Tensor, landmarks: object = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.eye(4)[:1].repeat(len(faces), 1), torch.ones(len(faces))
 
 
@@ -214,7 +216,9 @@ def bomb_as_a_crop(folder: Path) -> str:
     packer = zlib.compressobj(9)
     rows = b"".join(packer.compress(bytes(1 + 3 * side)) for _ in range(side)) + packer.flush()
     chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    body = b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
     png = b"\x89PNG\r\n\x1a\n" + body
     name, case = hashlib.sha256(png).hexdigest(), synthetic(folder / "case", tracks=2)
     with Case.open(case) as opened:
@@ -246,7 +250,9 @@ def weights_in_another_file(folder: Path) -> str:
         second = open_embedder("insightface", path, "cpu").sha256
     except FasrError as error:
         return f"refused: {error.reason}"
-    return f"other weights are used under {'the same' if first == second else 'another'} fingerprint"
+    return (
+        f"other weights are used under {'the same' if first == second else 'another'} fingerprint"
+    )
 
 
 # The server.
@@ -266,7 +272,10 @@ def served(case: Path) -> Iterator[tuple[int, str]]:
 
 
 def large_body(folder: Path) -> str:
-    with served(made_case(folder / "case")) as (port, _), socket.create_connection(("127.0.0.1", port), 60) as taken:
+    with (
+        served(made_case(folder / "case")) as (port, _),
+        socket.create_connection(("127.0.0.1", port), 60) as taken,
+    ):
         taken.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 314572800\r\n\r\n")
         sent = 0
         with suppress(OSError):
@@ -314,7 +323,9 @@ sys.addaudithook(_note_temporary)
 def large_picture(folder: Path) -> str:
     case = made_case(folder / "case")
     with Case.open(case) as opened:
-        name = opened.write_picture(np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8))
+        name = opened.write_picture(
+            np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
+        )
         number = opened.meta("case_id")
     with served(case) as (port, token):
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
@@ -356,7 +367,11 @@ def index_without_a_person(folder: Path) -> str:
         made.add_with_ids(np.ascontiguousarray(stored.features[1:]), stored.ids[1:])
         faiss.write_index(made, str(gallery.folder / index.FILE))
         digest = hashlib.sha256((gallery.folder / index.FILE).read_bytes()).hexdigest()
-        stamp = index.facts_of(gallery) | {"kind": index.FLAT, "measured": [], "sha256": digest}
+        stamp = index.provenance_of(gallery) | {
+            "kind": index.FLAT,
+            "measured": [],
+            "sha256": digest,
+        }
         (gallery.folder / index.STAMP).write_text(json.dumps(stamp))
         _, ids = index.Index.open(gallery).search(stored.features[:1], 1)
     return f"the person is {'found' if ids[0, 0] == stored.ids[0] else 'not found'}"
@@ -372,7 +387,9 @@ def line_of_long_ago(folder: Path) -> str:
         at, text = "2020-01-01T00:00:00.000+00:00", '{"by": "Anna"}'
         digest = chain_hash(previous, at, "exported", text)
         row = (at, "exported", text, previous, digest)
-        opened.db.execute("INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
+        opened.db.execute(
+            "INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row
+        )
         opened.set_meta("log_head", digest)
     how, said = program("verify", case)
     return f"{how}, and {'names the line' if at in said else 'says nothing of it'}"
@@ -485,13 +502,17 @@ ATTACKS = [
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="attacks with these words in their names")
     given = parser.parse_args()
     for attack in (a for a in ATTACKS if given.only in a.name):
         with tempfile.TemporaryDirectory() as place:
             said = attack.attempt(Path(place))
-        print(json.dumps({"name": attack.name, "expected": attack.expected, "said": said}), flush=True)
+        print(
+            json.dumps({"name": attack.name, "expected": attack.expected, "said": said}), flush=True
+        )
 
 
 if __name__ == "__main__":

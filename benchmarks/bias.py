@@ -34,15 +34,15 @@ SIDE = 16
 FPIR = 0.01
 FMR = 0.001
 SIZES = (100, 300, 907, 3000)
+# Random galleries of each size.
 DRAWS = 20
-"""Random galleries of each size."""
+# What a label says where it is 1, and where it is 0.
 NAMES = {
     "male": ("men", "women"),
     "glasses": ("glasses", "no glasses"),
     "no_beard": ("no beard", "beard"),
     "young": ("young", "not young"),
 }
-"""What a label says where it is 1, and where it is 0."""
 NO_LABELS = {"found"}
 Flags = NDArray[np.bool_]
 Scores = NDArray[np.float64]
@@ -79,10 +79,14 @@ def groups_of(people: People, count: int) -> Groups:
             yes, no = NAMES.get(column, (column, f"not {column}"))
             which = np.array([row[column] == "1" for row in rows])
             found |= {yes: which, no: ~which}
-    turned = np.array([_turn({k: float(v) for k, v in r.items() if k.endswith(("_x", "_y"))}) for r in rows])
+    turned = np.array(
+        [_turn({k: float(v) for k, v in r.items() if k.endswith(("_x", "_y"))}) for r in rows]
+    )
     low, high = np.quantile(turned, (1 / 3, 2 / 3))
     thirds = (turned <= low, (turned > low) & (turned <= high), turned > high)
-    return found | dict(zip(("most frontal third", "middle third", "most turned third"), thirds, strict=True))
+    return found | dict(
+        zip(("most frontal third", "middle third", "most turned third"), thirds, strict=True)
+    )
 
 
 def drawn_anew(members: int, repeats: int) -> Scores:
@@ -113,7 +117,14 @@ def pair_shares(hits: Flags, weights: Scores) -> Scores:
 
 
 def group_table(title: str, found: Search, groups: Groups, repeats: int, command: str) -> Table:
-    columns = ("probe", "people", "Rank-1", f"FNIR at FPIR {FPIR:g}", "FPIR there", f"FMR within, ×{FMR:g}")
+    columns = (
+        "probe",
+        "people",
+        "Rank-1",
+        f"FNIR at FPIR {FPIR:g}",
+        "FPIR there",
+        f"FMR within, ×{FMR:g}",
+    )
     table = Table("bias", title, command, columns)
     others, own = found.others, found.own
     limit = lowest_threshold(others.max(1), FPIR)
@@ -137,11 +148,15 @@ def group_table(title: str, found: Search, groups: Groups, repeats: int, command
 
 
 def searched(embedder: Embedder, known: Tensor, asked: Tensor) -> Search:
-    return Search((embedded(embedder, asked) @ embedded(embedder, known).T).numpy().astype(np.float64))
+    return Search(
+        (embedded(embedder, asked) @ embedded(embedder, known).T).numpy().astype(np.float64)
+    )
 
 
 def embedded(embedder: Embedder, pictures: Tensor) -> Tensor:
-    return torch.cat([embedder.embed(pictures[i : i + 256])[0] for i in range(0, len(pictures), 256)])
+    return torch.cat(
+        [embedder.embed(pictures[i : i + 256])[0] for i in range(0, len(pictures), 256)]
+    )
 
 
 def restored(people: People, count: int, samples: int) -> Tensor:
@@ -155,7 +170,9 @@ def restored(people: People, count: int, samples: int) -> Tensor:
         told.append(combiner().combine(people.embedder.embed(small(faces))[0]))
     drawn = []
     for i in range(0, count, BATCH):
-        condition = Condition(small(people.pictures[rows[i : i + BATCH]]), torch.stack(told[i : i + BATCH]))
+        condition = Condition(
+            small(people.pictures[rows[i : i + BATCH]]), torch.stack(told[i : i + BATCH])
+        )
         drawn.append(draw(models.denoiser, condition, FAST, samples).mean(1))
         print(f"restored {min(i + BATCH, count)} of {count}", file=sys.stderr)
     return torch.cat(drawn)
@@ -178,7 +195,10 @@ def growth_table(found: dict[str, tuple[Search, Scores]], command: str) -> Table
             continue
         limit = lowest_threshold(highest[first], FPIR)
         rate = float((strangers[np.isfinite(strangers)] >= limit).mean())
-        cells = [f"{(highest[s] >= limit).mean():.3f}" if s in highest else "too few people" for s in SIZES]
+        cells = [
+            f"{(highest[s] >= limit).mean():.3f}" if s in highest else "too few people"
+            for s in SIZES
+        ]
         table.row([name, *cells, ", ".join(f"{1 - (1 - rate) ** size:.3f}" for size in SIZES)])
     table.note(
         f"The threshold is the one that gives FPIR {FPIR:g} in galleries of {SIZES[0]} people, and stays. Searches are "
@@ -193,7 +213,9 @@ def drawn_galleries(strangers: Scores, size: int) -> Scores:
     """Galleries × searches: the highest score of each search in each gallery of that size."""
     generator = np.random.default_rng(size)
     places = strangers.shape[1]
-    return np.array([strangers[:, generator.permutation(places)[:size]].max(1) for _ in range(DRAWS)])
+    return np.array(
+        [strangers[:, generator.permutation(places)[:size]].max(1) for _ in range(DRAWS)]
+    )
 
 
 def fillers_of(files: Sequence[Path], count: int) -> Tensor:
@@ -223,7 +245,9 @@ def main() -> None:
     parser.add_argument("--restored", type=int, default=256)
     parser.add_argument("--samples", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=1000)
-    parser.add_argument("--fillers", type=Path, nargs="*", default=[DATA / f"train-0{k}.tar" for k in range(2)])
+    parser.add_argument(
+        "--fillers", type=Path, nargs="*", default=[DATA / f"train-0{k}.tar" for k in range(2)]
+    )
     args = parser.parse_args()
     command = command_line()
     people = load_people(args.people)
@@ -240,7 +264,9 @@ def main() -> None:
         for what, pictures in probes.items():
             found = searched(embedder, known, pictures)
             title = f"{who}, {what}: {len(pictures)} searches in a gallery of {len(known)}"
-            tables.append(group_table(title, found, groups_of(people, len(pictures)), args.repeats, command))
+            tables.append(
+                group_table(title, found, groups_of(people, len(pictures)), args.repeats, command)
+            )
             against = (embedded(embedder, pictures) @ filling.T).numpy().astype(np.float64)
             growing[f"{who.lower()}, {what}"] = (found, against)
     tables[0].note(NOTE)

@@ -30,8 +30,8 @@ from fasr_video.sr.surveillance import camera
 
 BATCH = 64
 KINDS = (RACE, GENDER, AGE, RACE_AND_GENDER)
+# Of each group: its false match rate as a multiple of FMR.
 Multiples = dict[str, float]
-"""Of each group: its false match rate as a multiple of FMR."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,11 @@ def multiples(taken: Flags, which: Flags, repeats: int) -> Scores | None:
 def worst(name: str, kind: str, of: Multiples) -> str:
     """Return in words which group of a kind is taken for somebody else most often."""
     most, least = max(of, key=lambda g: of[g]), min(of, key=lambda g: of[g])
-    beside = f"{of[most] / of[least]:.1f} times that of {least}" if of[least] else f"that of {least} is 0"
+    beside = (
+        f"{of[most] / of[least]:.1f} times that of {least}"
+        if of[least]
+        else f"that of {least} is 0"
+    )
     return f"{name}, by {kind}: **{most}**, {of[most]:.1f} times {FMR:g} ({beside})"
 
 
@@ -96,17 +100,23 @@ def inherited(of: Mapping[str, Multiples], kind: str) -> list[str]:
         shared = [group for group in of[one] if group in of[other]]
         if len(shared) > 2:
             columns = [[of[name][group] for group in shared] for name in (one, other)]
-            lines.append(f"{one} and {other} {spearmanr(*columns).statistic:.2f} ({len(shared)} groups)")
+            lines.append(
+                f"{one} and {other} {spearmanr(*columns).statistic:.2f} ({len(shared)} groups)"
+            )
     return [f"Rank correlation of the multiples by {kind}: {', '.join(lines)}."] if lines else []
 
 
-def view_table(taken: Mapping[str, Flags], view: View, groups: Groups, repeats: int, command: str) -> Table:
+def view_table(
+    taken: Mapping[str, Flags], view: View, groups: Groups, repeats: int, command: str
+) -> Table:
     """Return the table of one view: `taken` is of each embedder."""
     people = len(next(iter(taken.values())))
     title = f"False match rate within groups, ×{FMR:g}: {people} people, {view.name}"
     table = Table("bias_groups", title, command, ("group", "people", *taken))
     everybody = {"": {"all": np.ones(people, np.bool_)}}
-    found: dict[str, dict[str, Multiples]] = {kind: {name: {} for name in taken} for kind in {**everybody, **groups}}
+    found: dict[str, dict[str, Multiples]] = {
+        kind: {name: {} for name in taken} for kind in {**everybody, **groups}
+    }
     for kind, members in {**everybody, **groups}.items():
         for group, which in members.items():
             cells = []
@@ -116,10 +126,14 @@ def view_table(taken: Mapping[str, Flags], view: View, groups: Groups, repeats: 
                 if values is not None:
                     found[kind][name][group] = float(values[0])
             table.row([group, int(which.sum()), *cells])
-    lines = [worst(n, kind, found[kind][n]) for kind in groups for n in taken if len(found[kind][n]) > 1]
+    lines = [
+        worst(n, kind, found[kind][n]) for kind in groups for n in taken if len(found[kind][n]) > 1
+    ]
     if lines:
         table.note("Taken for somebody else of their group most often. " + "; ".join(lines) + ".")
-    for line in inherited(found.get(" and ".join(RACE_AND_GENDER), {}), " and ".join(RACE_AND_GENDER)):
+    for line in inherited(
+        found.get(" and ".join(RACE_AND_GENDER), {}), " and ".join(RACE_AND_GENDER)
+    ):
         table.note(line)
     return table
 
@@ -138,7 +152,9 @@ does not say how often people of a group are *not* found."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--people", type=int, help="only the first ones")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--without", action="append", default=[], help="an embedder to leave out")
@@ -153,7 +169,9 @@ def main() -> None:
     first.write(*rest)
 
 
-def searched(by: Mapping[str, Embed], pictures: Tensor, views: Sequence[View] = VIEWS) -> dict[str, dict[str, Flags]]:
+def searched(
+    by: Mapping[str, Embed], pictures: Tensor, views: Sequence[View] = VIEWS
+) -> dict[str, dict[str, Flags]]:
     """Return, of each view and embedder, which people are taken for which."""
     taken: dict[str, dict[str, Flags]] = {view.name: {} for view in views}
     for name, embed in by.items():

@@ -79,7 +79,9 @@ def middle_tracks(case: Case, width: int) -> list[int]:
     query = """
         SELECT avg((x1 + x2) / 2) AS centre, count(DISTINCT frame_index) AS seen
         FROM face JOIN track ON track.id = face.track WHERE track.verdict = 'usable' GROUP BY track.id"""
-    return [row["seen"] for row in case.db.execute(query) if width / 3 <= row["centre"] <= 2 * width / 3]
+    return [
+        row["seen"] for row in case.db.execute(query) if width / 3 <= row["centre"] <= 2 * width / 3
+    ]
 
 
 def line(name: str, detector: str, found: Found) -> list[str]:
@@ -89,7 +91,9 @@ def line(name: str, detector: str, found: Found) -> list[str]:
 
 
 def find_clips(folder: Path, only: str) -> list[Path]:
-    clips = sorted(p for p in folder.iterdir() if p.suffix in {".mkv", ".mp4"} and p.name.startswith(only))
+    clips = sorted(
+        p for p in folder.iterdir() if p.suffix in {".mkv", ".mp4"} and p.name.startswith(only)
+    )
     if not clips:
         raise SystemExit(f"{folder}: no clip in it begins with {only!r}")
     return clips
@@ -113,16 +117,31 @@ def fill(table: Table, clips: Sequence[Path], limit: float | None) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=DATA / "clips")
     parser.add_argument("--seconds", type=float, help="only the first ones of each clip")
     parser.add_argument("--only", default="", help="clips whose name begins so")
     args = parser.parse_args()
     clips = find_clips(find_data(args.data), args.only)
     torch.set_num_threads(os.cpu_count() or 1)
-    columns = ["clip", "detector", "video s", "wall s", "× real time", "frames", "faces seen", "tracks", "usable"]
+    columns = [
+        "clip",
+        "detector",
+        "video s",
+        "wall s",
+        "× real time",
+        "frames",
+        "faces seen",
+        "tracks",
+        "usable",
+    ]
     table = Table(
-        "clips", "Whole runs on real clips", "`python benchmarks/clips.py`", [*columns, "auxiliaries", "lost"]
+        "clips",
+        "Whole runs on real clips",
+        "`python benchmarks/clips.py`",
+        [*columns, "auxiliaries", "lost"],
     )
     signers = fill(table, clips, args.seconds)
     if args.seconds:

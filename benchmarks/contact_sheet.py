@@ -34,7 +34,9 @@ class Part:
 def refuse_inside(path: Path) -> None:
     """Stop when a sheet would lie in the project: the pictures are others'."""
     if path.resolve().is_relative_to(REPO):
-        raise SystemExit(f"{path}: within the project, where others' pictures must not be; choose another folder")
+        raise SystemExit(
+            f"{path}: within the project, where others' pictures must not be; choose another folder"
+        )
 
 
 def write_sheet(path: Path, sections: dict[str, Sequence[Part]]) -> None:
@@ -57,7 +59,9 @@ def _drawn(part: Part) -> Image:
     scale = SIDE / shown
     move = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]])
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-    canvas = cv2.warpAffine(part.image, move, (SIDE, SIDE), flags=method, borderValue=(128, 128, 128))
+    canvas = cv2.warpAffine(
+        part.image, move, (SIDE, SIDE), flags=method, borderValue=(128, 128, 128)
+    )
     for boxes, colour in ((part.labelled, LABELLED), (part.found, FOUND)):
         for box in (boxes - np.tile(corner, 2)) * scale:
             x1, y1, x2, y2 = (round(float(v)) for v in box)

@@ -126,7 +126,9 @@ def load_wider(folder: Path, long_side: int, limit: int | None) -> Pictures:
         boxes = np.array(label["boxes416"], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         boxes *= np.tile(size / STORED, 2).astype(np.float32)
-        found.append(Labelled(image, boxes, np.zeros(len(boxes), np.bool_), name != UNLABELLED_CROWD))
+        found.append(
+            Labelled(image, boxes, np.zeros(len(boxes), np.bool_), name != UNLABELLED_CROWD)
+        )
     return Pictures("WIDER", EDGES[0], found)
 
 
@@ -140,7 +142,9 @@ def load_scenes(folder: Path, limit: int | None) -> Pictures:
 def load_negatives(folder: Path, limit: int | None) -> Pictures:
     """Return the pictures without a face, which the builtin detector was trained on."""
     empty = (s.picture for s in read_scenes(folder, "train") if not len(s.faces))
-    return Pictures("negatives", 0, [_without_faces(image) for image in itertools.islice(empty, limit)])
+    return Pictures(
+        "negatives", 0, [_without_faces(image) for image in itertools.islice(empty, limit)]
+    )
 
 
 def between(pictures: Pictures) -> Pictures:
@@ -215,7 +219,9 @@ def judge(pictures: Pictures, seen: Sequence[Detections]) -> Judged:
     return judged(rows, faces[faces >= pictures.smallest])
 
 
-def fill(table: Table, name: str, found: Judged, edges: Sequence[int], last: Sequence[str] = ()) -> None:
+def fill(
+    table: Table, name: str, found: Judged, edges: Sequence[int], last: Sequence[str] = ()
+) -> None:
     """Add a detector's rows; `last` are further values of its first one."""
     limit = threshold(found, PRECISION)
     for low, high, text in [(float(edges[0]), np.inf, "all"), *_buckets(edges)]:
@@ -228,7 +234,9 @@ def fill(table: Table, name: str, found: Judged, edges: Sequence[int], last: Seq
 
 def _buckets(edges: Sequence[int]) -> list[tuple[float, float, str]]:
     ends = [*edges[1:], np.inf]
-    return [(a, b, f"{a}–{b:.0f}" if b < np.inf else f"{a}+") for a, b in zip(edges, ends, strict=True)]
+    return [
+        (a, b, f"{a}–{b:.0f}" if b < np.inf else f"{a}+") for a, b in zip(edges, ends, strict=True)
+    ]
 
 
 def measure(detectors: dict[str, Detector], frames: list[Image]) -> dict[str, tuple[float, float]]:
@@ -253,7 +261,14 @@ def _medians(rounds: list[tuple[float, float]]) -> tuple[float, float]:
 
 
 def wider_table(sets: Sets, seen: dict[str, Seen], long_side: int, command: str) -> Table:
-    columns = ["detector", "face height, px", "faces", "AP", f"recall at precision {PRECISION}", "score there"]
+    columns = [
+        "detector",
+        "face height, px",
+        "faces",
+        "AP",
+        f"recall at precision {PRECISION}",
+        "score there",
+    ]
     title = f"Detectors on {len(sets.wider.all)} WIDER FACE pictures"
     table = Table("detection", title, command, [*columns, "ms a picture"])
     for name, found in seen.items():
@@ -281,8 +296,20 @@ def wider_table(sets: Sets, seen: dict[str, Seen], long_side: int, command: str)
 
 
 def scenes_table(sets: Sets, seen: dict[str, Seen]) -> Table:
-    columns = ["detector", "face height, px", "faces", "AP", f"recall at precision {PRECISION}", "score there"]
-    table = Table("detection", f"{len(sets.scenes.all)} scenes that no detector here was trained on", "", columns)
+    columns = [
+        "detector",
+        "face height, px",
+        "faces",
+        "AP",
+        f"recall at precision {PRECISION}",
+        "score there",
+    ]
+    table = Table(
+        "detection",
+        f"{len(sets.scenes.all)} scenes that no detector here was trained on",
+        "",
+        columns,
+    )
     for name, found in seen.items():
         fill(table, name, judge(sets.scenes, found.scenes), SCENE_EDGES)
     table.note(
@@ -345,8 +372,8 @@ def time_table(times: dict[str, tuple[float, float]], frames: int, threads: int)
 # ---------------------------------------------------------------------------------------------------- sheet
 
 
+# How bad it is, and what to show of it.
 Ranked = tuple[float, Part]
-"""How bad it is, and what to show of it."""
 
 
 def missed(pictures: Pictures, seen: Sequence[Detections]) -> Iterator[Ranked]:
@@ -358,7 +385,10 @@ def missed(pictures: Pictures, seen: Sequence[Detections]) -> Iterator[Ranked]:
         faces = match(found.boxes, found.scores, picture.faces, wanted, MATCH)
         for i in np.setdiff1d(np.flatnonzero(wanted), faces):
             caption = f"{pictures.name}: {tall[i]:.0f} px"
-            yield float(tall[i]), Part(picture.image, picture.faces[i], picture.faces, found.boxes, caption)
+            yield (
+                float(tall[i]),
+                Part(picture.image, picture.faces[i], picture.faces, found.boxes, caption),
+            )
 
 
 def alarms(pictures: Pictures, seen: Sequence[Detections]) -> Iterator[Ranked]:
@@ -368,7 +398,9 @@ def alarms(pictures: Pictures, seen: Sequence[Detections]) -> Iterator[Ranked]:
         tall = heights(picture.faces)
         wanted = ~picture.unsure & (tall >= pictures.smallest)
         faces = match(found.boxes, found.scores, picture.faces, wanted, MATCH)
-        for i in np.flatnonzero((faces == FALSE_ALARM) & (heights(found.boxes) >= pictures.smallest)):
+        for i in np.flatnonzero(
+            (faces == FALSE_ALARM) & (heights(found.boxes) >= pictures.smallest)
+        ):
             caption = f"{pictures.name}: {found.scores[i]:.2f}, {heights(found.boxes)[i]:.0f} px"
             part = Part(picture.image, found.boxes[i], picture.faces, found.boxes[[i]], caption)
             yield float(found.scores[i]), part
@@ -378,8 +410,12 @@ def draw_sheet(path: Path, sets: Sets, seen: Seen) -> None:
     """Write the worst of the detector: the largest missed faces and the surest false alarms."""
     labelled = ((sets.wider, seen.wider), (sets.scenes, seen.scenes))
     most_missed = itertools.chain.from_iterable(missed(*each) for each in labelled)
-    most_wrong = itertools.chain.from_iterable(alarms(*each) for each in (*labelled, (sets.negatives, seen.empty[0])))
-    write_sheet(path, {"largest missed faces": _top(most_missed), "surest false alarms": _top(most_wrong)})
+    most_wrong = itertools.chain.from_iterable(
+        alarms(*each) for each in (*labelled, (sets.negatives, seen.empty[0]))
+    )
+    write_sheet(
+        path, {"largest missed faces": _top(most_missed), "surest false alarms": _top(most_wrong)}
+    )
 
 
 def _top(parts: Iterator[Ranked]) -> list[Part]:
@@ -394,11 +430,19 @@ def _top(parts: Iterator[Ranked]) -> list[Part]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=DATA, help="with detect, scenes, clips and teachers")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="with detect, scenes, clips and teachers"
+    )
     parser.add_argument("--old", type=Path, help="weights of version 0.1")
-    parser.add_argument("--sheet", type=Path, help="draw misses and false alarms; not within the project")
-    parser.add_argument("--long-side", type=int, default=1024, help="pixels; longer WIDER pictures are made smaller")
+    parser.add_argument(
+        "--sheet", type=Path, help="draw misses and false alarms; not within the project"
+    )
+    parser.add_argument(
+        "--long-side", type=int, default=1024, help="pixels; longer WIDER pictures are made smaller"
+    )
     parser.add_argument("--limit", type=int, help="only the first pictures of each set")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     args = parser.parse_args()
@@ -424,7 +468,9 @@ def main() -> None:
     times = measure(open_all(args.data / "teachers", args.old, DEFAULTS.min_score), frames)
     command = "`python benchmarks/detection.py" + (" --old FILE`" if args.old else "`")
     wider_table(sets, seen, args.long_side, command).write(
-        scenes_table(sets, seen), alarms_table(sets, seen), time_table(times, len(frames), args.threads)
+        scenes_table(sets, seen),
+        alarms_table(sets, seen),
+        time_table(times, len(frames), args.threads),
     )
 
 

@@ -29,18 +29,18 @@ from fasr_video.sr.restoration import as_image
 from fasr_video.training.detector_data import read_scenes
 from fasr_video.types import Image
 
+# px of the whole photograph; the face in it is a little smaller.
 SIDES = (16, 24, 48)
-"""px of the whole photograph; the face in it is a little smaller."""
+# px of the square picture that a face is laid on.
 FRAME = 256
-"""px of the square picture that a face is laid on."""
 MATCH = 0.4
 BATCH = 32
+# px at which the usual box is found out.
 PLAIN_SIDE = 64
-"""px at which the usual box is found out."""
 GREY = 127
 KINDS = (RACE, GENDER, AGE)
+# x1, y1, x2, y2.
 Box = NDArray[np.float64]
-"""x1, y1, x2, y2."""
 
 
 def laid(face: Image, ground: Image, left: int, top: int) -> Image:
@@ -60,7 +60,9 @@ def usual_box(detector: Detector, faces: Sequence[Image]) -> Box:
         if len(found.boxes):
             boxes.append((found.boxes[0] - at) / len(face))
     if not boxes:
-        raise SystemExit("the detector found none of the photographs that tell where it draws its boxes")
+        raise SystemExit(
+            "the detector found none of the photographs that tell where it draws its boxes"
+        )
     return np.asarray(np.median(boxes, axis=0), np.float64)
 
 
@@ -69,12 +71,16 @@ def piece(scene: Image, side: int, rng: np.random.Generator) -> Image:
     least = min(scene.shape[:2])
     if least < side:
         rows, columns = (int(np.ceil(n * side / least)) for n in scene.shape[:2])
-        scene = np.asarray(cv2.resize(scene, (columns, rows), interpolation=cv2.INTER_CUBIC), np.uint8)
+        scene = np.asarray(
+            cv2.resize(scene, (columns, rows), interpolation=cv2.INTER_CUBIC), np.uint8
+        )
     top, left = (int(rng.integers(n - side + 1)) for n in scene.shape[:2])
     return np.ascontiguousarray(scene[top : top + side, left : left + side])
 
 
-def frames(faces: Sequence[Image], scenes: Sequence[Image], box: Box, first: int) -> Iterator[tuple[Image, Box]]:
+def frames(
+    faces: Sequence[Image], scenes: Sequence[Image], box: Box, first: int
+) -> Iterator[tuple[Image, Box]]:
     """Yield each face on a piece of a scene, and its box; `first` numbers the first face."""
     for number, face in enumerate(faces, first):
         side = len(face)
@@ -84,7 +90,9 @@ def frames(faces: Sequence[Image], scenes: Sequence[Image], box: Box, first: int
         yield laid(face, ground, left, top), box * side + np.array([left, top, left, top])
 
 
-def found_faces(detector: Detector, pictures: Tensor, side: int, scenes: Sequence[Image], box: Box) -> Flags:
+def found_faces(
+    detector: Detector, pictures: Tensor, side: int, scenes: Sequence[Image], box: Box
+) -> Flags:
     """Return which of N×3×128×128 uint8 faces the detector finds at this size."""
     hits = []
     for first in range(0, len(pictures), BATCH):
@@ -108,7 +116,9 @@ def usual_faces(file: Path, count: int) -> list[Image]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--people", type=int, help="only the first ones")
     parser.add_argument("--data", type=Path, default=DATA)
     args = parser.parse_args()
@@ -119,7 +129,11 @@ def main() -> None:
     faces = read_unseen(find_data(args.data / "fairface"), args.people)
     usual = usual_faces(find_data(args.data / "celeba" / "val-00.tar"), min(200, len(faces)))
     box = usual_box(detector, usual)
-    scenes = [scene.picture for scene in read_scenes(find_data(args.data / "scenes"), "train") if not len(scene.faces)]
+    scenes = [
+        scene.picture
+        for scene in read_scenes(find_data(args.data / "scenes"), "train")
+        if not len(scene.faces)
+    ]
     hits = {side: found_faces(detector, faces.pictures, side, scenes, box) for side in SIDES}
     columns = ("group", "people", *(f"{side} px" for side in SIDES))
     title = f"Recall of the builtin detector within groups: {len(faces)} people"

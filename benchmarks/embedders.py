@@ -32,8 +32,8 @@ PLAIN = (128, 64, 32, 24, 16, 12)
 CAMERA = (64, 32, 16)
 POOLED = 16
 TEACHER = "face-reidentification-retail-0095.xml"
+# N×3×128×128 in [0, 1] → N unit vectors.
 Embed = Callable[[Tensor], Tensor]
-"""N×3×128×128 in [0, 1] → N unit vectors."""
 
 
 def degraded(pictures: Tensor, side: int, by_camera: bool) -> Tensor:
@@ -55,7 +55,9 @@ def traced(file: Path) -> Embed:
     return embed
 
 
-def embedders(data: Path, without: Sequence[str], others: Sequence[tuple[str, str]] = ()) -> dict[str, Embed]:
+def embedders(
+    data: Path, without: Sequence[str], others: Sequence[tuple[str, str]] = ()
+) -> dict[str, Embed]:
     """Return the embedders that are compared, by name."""
     builtin, dlib = (open_embedder(name, None, "cpu") for name in ("builtin", "dlib"))
     teacher = Teacher(find_data(data / "teachers" / TEACHER), torch.device("cpu"))
@@ -108,7 +110,9 @@ def read_people(file: Path, count: int) -> tuple[list[list[int]], Faces]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--people", type=int, default=907)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--without", action="append", default=[], help="an embedder to leave out")
@@ -132,7 +136,9 @@ def main() -> None:
         ["embedder", *columns, f"pooled {POOLED} px", "ms a face"],
     )
     for name, embed in embedders(args.data, args.without, args.traced).items():
-        table.row([name, *rows(groups, pictures, embed), f"{milliseconds(embed, pictures[:128]):.1f}"])
+        table.row(
+            [name, *rows(groups, pictures, embed), f"{milliseconds(embed, pictures[:128]):.1f}"]
+        )
     table.note(
         "128 px is the photograph as it is. The smaller ones are brought down as in the papers (antialiased bilinear) "
         "and up again (bicubic), or seen by a camera: blurred, noisy, compressed, a little misaligned. *Pooled*: the "

@@ -21,14 +21,15 @@ from models import DATA
 from results import RESULTS, Table, command_line
 
 FEW, MANY = "few", "many"
+# The part that compares Feature Combiners.
 ETA = "eta"
-"""The part that compares Feature Combiners."""
 PHOTOS = DATA / "val-00.tar"
 LABELS = ("--labels", str(DATA / "labels.csv"))
 PRECISION = ("--precision", "bfloat16")
 SYSTEM = "fasr++"
+# dlib conditioned no network and never saw a small face; the builtin embedder is what a search here
+# really uses.
 BOTH = ("--scorer", "dlib", "--scorer", "builtin")
-"""dlib conditioned no network and never saw a small face; the builtin embedder is what a search here really uses."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,12 @@ class Part:
 
 
 PARTS = {
-    "methods": Part("Methods at ×8", "the methods' tables", FEW, ("--preset", "paper-table1", "--baseline", "bicubic")),
+    "methods": Part(
+        "Methods at ×8",
+        "the methods' tables",
+        FEW,
+        ("--preset", "paper-table1", "--baseline", "bicubic"),
+    ),
     "search": Part(
         "Does super-resolution help the search? An open set, at four sizes",
         "the recognition tables; the open set is ours",
@@ -51,17 +57,29 @@ PARTS = {
     ETA: Part("η of the Feature Combiner", "FASR++'s figure", MANY, ("--preset", "paper-fig5")),
     "scales": Part("×8 beside ×16", "the figure of scales", FEW, ("--preset", "paper-fig8")),
     "references": Part(
-        "How many references", "the figure of references", FEW, ("--preset", "paper-fig9", "--degrade", "16")
+        "How many references",
+        "the figure of references",
+        FEW,
+        ("--preset", "paper-fig9", "--degrade", "16"),
     ),
 }
+# FASR++'s own, as published: trained on FFHQ, tested on CelebA with another recogniser.
 PAPER = {"PSNR": "+3.37 dB", "SSIM": "+0.131", "Rank-1": "0.118 to 0.596"}
-"""FASR++'s own, as published: trained on FFHQ, tested on CelebA with another recogniser."""
 
 
 def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
     folder: Path = args.runs / name
     count = args.few if part.count == FEW else args.many
-    command = [sys.executable, "-m", "fasr_video", "eval", "celeba", str(PHOTOS), "--searches", str(count)]
+    command = [
+        sys.executable,
+        "-m",
+        "fasr_video",
+        "eval",
+        "celeba",
+        str(PHOTOS),
+        "--searches",
+        str(count),
+    ]
     files = args.combiner if name == ETA else ()
     combiners = [text for file in files for text in ("--combiner", str(file))]
     command += [*part.options, *combiners, *LABELS, *PRECISION, "--out", str(folder)]
@@ -98,7 +116,9 @@ def tables_of(folder: Path) -> str:
     """The run's report without its own title and without pictures: they show CelebA's people."""
     text = (folder / "report.md").read_text(encoding="utf-8")
     kept = [line for line in text.splitlines() if not line.startswith(("# ", "!["))]
-    return re.sub(r"\n{3,}", "\n\n", re.sub(r"^##", "###", "\n".join(kept), flags=re.MULTILINE)).strip()
+    return re.sub(
+        r"\n{3,}", "\n\n", re.sub(r"^##", "###", "\n".join(kept), flags=re.MULTILINE)
+    ).strip()
 
 
 def main() -> None:
@@ -114,7 +134,10 @@ def main() -> None:
     text = [beside_the_paper(folders["methods"], command, args.few).text()]
     for name, part in parts.items():
         options = " ".join(part.options)
-        text += [f"## {part.title}\n", f"In the shape of {part.shape_of}: `fasr-video eval celeba … {options}`.\n"]
+        text += [
+            f"## {part.title}\n",
+            f"In the shape of {part.shape_of}: `fasr-video eval celeba … {options}`.\n",
+        ]
         text += [tables_of(folders[name]), ""]
     path = RESULTS / "evaluation.md"
     path.write_text("\n".join(text), encoding="utf-8")

@@ -18,8 +18,8 @@ from torch import Tensor
 
 Flags = NDArray[np.bool_]
 Label = dict[str, str]
+# By kind of group, then by name: which of the people are in it.
 Groups = dict[str, dict[str, Flags]]
-"""By kind of group, then by name: which of the people are in it."""
 RACE, GENDER, AGE, RACE_AND_GENDER = ("race",), ("gender",), ("age",), ("race", "gender")
 
 

@@ -54,7 +54,11 @@ def repeat(source: Path, path: Path, times: int) -> Path:
             for turn in range(times):
                 for data, pts, dts, key in packets:
                     packet = av.Packet(data)
-                    packet.pts, packet.dts, packet.time_base = pts + turn * length, dts + turn * length, base
+                    packet.pts, packet.dts, packet.time_base = (
+                        pts + turn * length,
+                        dts + turn * length,
+                        base,
+                    )
                     packet.is_keyframe, packet.stream = key, target
                     out.mux(packet)
     return path
@@ -70,7 +74,9 @@ def enlarge(source: Path, path: Path, width: int, height: int) -> Path:
         return encode(larger, path, width, height, Fraction(rate))
 
 
-def encode(frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: int, rate: Fraction) -> Path:
+def encode(
+    frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: int, rate: Fraction
+) -> Path:
     with av.open(str(path), "w") as out:
         target = out.add_stream("libx264", rate=rate, options={"crf": "24", "preset": "medium"})
         target.width, target.height, target.pix_fmt = width, height, "yuv420p"
@@ -90,7 +96,9 @@ def encode(frames: Iterable[NDArray[np.uint8]], path: Path, width: int, height: 
 
 def crowd(path: Path, width: int, height: int, faces: int, seconds: float) -> Path:
     """So many heads, each swaying in a place of its own before a grey wall, their faces two fifths of it high."""
-    return encode(_crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25))
+    return encode(
+        _crowd(width, height, faces, round(25 * seconds)), path, width, height, Fraction(25)
+    )
 
 
 def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray[np.uint8]]:
@@ -115,7 +123,9 @@ def _crowd(width: int, height: int, faces: int, frames: int) -> Iterator[NDArray
             left, top = (max(0, int(v - 1.5 * side)) for v in place)
             part = picture[top : int(place[1] + 1.5 * side), left : int(place[0] + 1.5 * side)]
             centre = place - (left, top)
-            drawn, _ = heads[i % len(heads)].place(part.shape[:2], (centre[0], centre[1]), side, 0.0, False)
+            drawn, _ = heads[i % len(heads)].place(
+                part.shape[:2], (centre[0], centre[1]), side, 0.0, False
+            )
             part[:] = part * (1 - drawn[..., 3:] / 255) + drawn[..., :3]
         yield np.clip(picture, 0, 255).astype(np.uint8)
 

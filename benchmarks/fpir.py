@@ -30,7 +30,7 @@ from fasr_video.calibration.calibrate import (
 )
 from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.gallery.calibration import Scorer, Tail, Threshold, scale_name
-from fasr_video.gallery.probes import Feature, Kind, Prober, make_prober
+from fasr_video.gallery.encoder import Feature, Kind, TrackEncoder, make_encoder
 from fasr_video.gallery.search import SMALLEST_GALLERY
 from fasr_video.recognition.embedder import BuiltinEmbedder
 
@@ -40,8 +40,8 @@ ASKED = (0.001, 0.01, 0.05, 0.1)
 WORST_GROUP = 9.0  # for which the calibration that comes with the project is made
 SCALES = ((Kind.BEST,), (Kind.BEST, Kind.POOLED))
 Flags = NDArray[np.bool_]
+# The enrolled photograph's feature of each person.
 Photographs = Mapping[str, Feature]
-"""The enrolled photograph's feature of each person."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,10 @@ def outcome(
     """Search for each person among all these people, once not enrolled and once enrolled."""
     names = [probe.person for probe in probes]
     enrolled = np.stack([photographs[name] for name in names]).astype(np.float64)
-    cosines = {k: np.stack([p.features[k] for p in probes]).astype(np.float64) @ enrolled.T for k in scorer.kinds}
+    cosines = {
+        k: np.stack([p.features[k] for p in probes]).astype(np.float64) @ enrolled.T
+        for k in scorer.kinds
+    }
     scores = scorer(cosines)
     own = np.diagonal(scores).copy()
     np.fill_diagonal(scores, -np.inf)
@@ -130,39 +133,47 @@ def in_band(probes: Sequence[LabelledProbe], side: int) -> list[LabelledProbe]:
     return [probe for probe in probes if low <= probe.side <= high]
 
 
-def photographs_of(faces: Faces, protocol: Protocol, embedder: BuiltinEmbedder) -> dict[str, Feature]:
+def photographs_of(
+    faces: Faces, protocol: Protocol, embedder: BuiltinEmbedder
+) -> dict[str, Feature]:
     """Return the feature of the first photograph of everybody, enrolled by the protocol or not."""
     people = choose_people(faces, protocol)
-    pictures = views(faces.pictures[[person.photos[0] for person in people]], 128, False, torch.Generator())
+    pictures = views(
+        faces.pictures[[person.photos[0] for person in people]], 128, False, torch.Generator()
+    )
     found = torch.cat([embedder.embed(part)[0] for part in pictures.split(64)]).numpy()
     return {person.name: row for person, row in zip(people, found, strict=True)}
 
 
-def searches(faces: Faces, prober: Prober, protocol: Protocol, what: str) -> tuple[list[LabelledProbe], Photographs]:
+def searches(
+    faces: Faces, encoder: TrackEncoder, protocol: Protocol, what: str
+) -> tuple[list[LabelledProbe], Photographs]:
     """Return the searches and the gallery of a protocol; what is there already is read."""
     began = time.monotonic()
 
     def tell(done: int, people: int) -> None:
         print(f"{what}: {done}/{people} people, {time.monotonic() - began:.0f} s", file=sys.stderr)
 
-    return probe_images(faces, prober, prober, protocol, PARTS, tell)
+    return probe_images(faces, encoder, encoder, protocol, PARTS, tell)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--faces", type=Path, default=DATA)
     parser.add_argument("--people", type=int)
     args = parser.parse_args()
     faces, _ = read_faces([args.faces])
     embedder = BuiltinEmbedder()
-    prober = make_prober(embedder, None, 1)
+    encoder = make_encoder(embedder, None, 1)
     protocol = Protocol(people=args.people)
-    calibrated, gallery = searches(faces, prober, protocol, "to calibrate")
+    calibrated, gallery = searches(faces, encoder, protocol, "to calibrate")
     photographs = photographs_of(faces, protocol, embedder)
     asked: dict[View, list[LabelledProbe]] = {}
     for view in VIEWS:
         alone = replace(protocol, bands=((view.side, view.side),), camera=float(view.by_camera))
-        asked[view], _ = searches(faces, prober, alone, str(view))
+        asked[view], _ = searches(faces, encoder, alone, str(view))
     rates = [f"asked {rate:g}" for rate in ASKED]
     people = len(photographs)
     title = f"FPIR asked for and FPIR observed: {people} people"
@@ -181,15 +192,21 @@ def main() -> None:
     )
     for view, probes in asked.items():
         for kinds in SCALES:
-            came = both_ways(in_band(calibrated, view.side), gallery, probes, photographs, kinds, protocol.seed)
+            came = both_ways(
+                in_band(calibrated, view.side), gallery, probes, photographs, kinds, protocol.seed
+            )
             lines = [str(view), scale_name(kinds)]
             stars = [" *" * bool(beyond) for beyond in came.extrapolated]
-            observed.row([*lines, *(share(c) + s for c, s in zip(came.named.T, stars, strict=True))])
+            observed.row(
+                [*lines, *(share(c) + s for c, s in zip(came.named.T, stars, strict=True))]
+            )
             missed.row([*lines, *(share(c) + s for c, s in zip(came.missed.T, stars, strict=True))])
             worst = came.missed_by_worst_group.T
             guarded.row([*lines, *(share(c) for c in worst)])
     half = people // 2
-    promised = ", ".join(f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in ASKED)
+    promised = ", ".join(
+        f"{1 - (1 - rate) ** ((half - 1) / max(SMALLEST_GALLERY, half - 1)):.4f}" for rate in ASKED
+    )
     observed.note(
         "CelebA's validation people, never trained on, divided into halves as `fasr-video "
         "calibrate` divides them. Thresholds are those of the one half (with its default bands "

@@ -48,10 +48,14 @@ def photographs(faces: Path, count: int, folder: Path) -> str:
     for name, picture in itertools.islice(_faces(faces), count):
         person = folder / name.split("/")[-2]
         person.mkdir(parents=True, exist_ok=True)
-        photo = picture.resize((12, 15)).resize((480, 600), Image.Resampling.BICUBIC)  # something around the face
+        photo = picture.resize((12, 15)).resize(
+            (480, 600), Image.Resampling.BICUBIC
+        )  # something around the face
         photo.paste(picture.resize((300, 300), Image.Resampling.BICUBIC), (90, 120))
         photo.save(person / f"{Path(name).stem}.jpg", quality=92)
-    return "CelebA validation faces" if faces.exists() else "the sample mugshots, varied in brightness"
+    return (
+        "CelebA validation faces" if faces.exists() else "the sample mugshots, varied in brightness"
+    )
 
 
 def _faces(faces: Path) -> Iterator[tuple[str, Image.Image]]:
@@ -68,7 +72,9 @@ def _faces(faces: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def enrolment(args: argparse.Namespace, folder: Path) -> Table:
-    table = Table("", "Enrolment", "", ("what", "photographs", "seconds", "photographs/s", "not enrolled"))
+    table = Table(
+        "", "Enrolment", "", ("what", "photographs", "seconds", "photographs/s", "not enrolled")
+    )
     made_from = photographs(args.faces, args.photos, folder / "photos")
     detector, embedder = open_detector("cpu"), open_embedder("builtin", None, "cpu")
     with Gallery.create(folder / "g", embedder.name, embedder.sha256, embedder.length) as gallery:
@@ -78,7 +84,9 @@ def enrolment(args: argparse.Namespace, folder: Path) -> Table:
             spent = time.perf_counter() - began
             seen = report.added + report.unchanged + len(report.problems)
             table.row([what, seen, f"{spent:.2f}", f"{seen / spent:.1f}", len(report.problems)])
-    table.note(f"480×600 px photographs made from {made_from}; {detector.name}, embedder {embedder.name}.")
+    table.note(
+        f"480×600 px photographs made from {made_from}; {detector.name}, embedder {embedder.name}."
+    )
     return table
 
 
@@ -118,7 +126,9 @@ def search(folder: Path, count: int) -> None:
             began = time.perf_counter()
             engine.search(query, RECALL_AT)
             spent[who].append(1e3 * (time.perf_counter() - began))
-    told = {f"{who}_{p}": float(np.percentile(ms[3:], p)) for who, ms in spent.items() for p in (50, 99)}
+    told = {
+        f"{who}_{p}": float(np.percentile(ms[3:], p)) for who, ms in spent.items() for p in (50, 99)
+    }
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps(told | {"built": built, "loaded": loaded, "memory": memory, "peak": peak}))
 
@@ -129,7 +139,15 @@ def _resident() -> float:
 
 
 def searches(args: argparse.Namespace, folder: Path) -> Table:
-    columns = ("vectors", "p50, ms", "p99, ms", "bare p50, ms", "bare p99, ms", "p50 times bare", "p99 times bare")
+    columns = (
+        "vectors",
+        "p50, ms",
+        "p99, ms",
+        "bare p50, ms",
+        "bare p99, ms",
+        "p50 times bare",
+        "p99 times bare",
+    )
     columns += (
         "index from store, s",
         "index from disk, s",
@@ -144,13 +162,27 @@ def searches(args: argparse.Namespace, folder: Path) -> Table:
     for size in sorted(args.sizes):
         with Gallery.open(folder / "g") as gallery:
             spent = grow(gallery, size, rng)
-        command = [sys.executable, __file__, "--search", str(folder / "g"), "--queries", str(args.queries)]
-        told = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        command = [
+            sys.executable,
+            __file__,
+            "--search",
+            str(folder / "g"),
+            "--queries",
+            str(args.queries),
+        ]
+        told = json.loads(
+            subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        )
         numbers = [told[k] for k in ("ours_50", "ours_99", "bare_50", "bare_99")]
         ratios = [told["ours_50"] / told["bare_50"], told["ours_99"] / told["bare_99"]]
         disk = sum(f.stat().st_size for f in (folder / "g").iterdir()) / 2**20
         row = [f"{size:,}", *(f"{n:.3g}" for n in numbers), *(f"{r:.2f}" for r in ratios)]
-        row += [f"{told['built']:.2f}", f"{told['loaded']:.2f}", f"{told['memory']:.0f}", f"{disk:.0f}"]
+        row += [
+            f"{told['built']:.2f}",
+            f"{told['loaded']:.2f}",
+            f"{told['memory']:.0f}",
+            f"{disk:.0f}",
+        ]
         table.row([*row, f"{(size - held) / spent:.0f}"])
         held = size
     table.note(
@@ -171,14 +203,20 @@ def approximate(args: argparse.Namespace, folder: Path) -> Table:
             for person in range(args.approximate // 10):
                 centre = _unit(rng.standard_normal(LENGTH))
                 for i in range(10):
-                    feature = _unit(centre + 0.8 * _unit(rng.standard_normal(LENGTH))).astype(np.float32)
+                    feature = _unit(centre + 0.8 * _unit(rng.standard_normal(LENGTH))).astype(
+                        np.float32
+                    )
                     digest = ops.photo(f"{person}-{i}", rng, 1).sha256
-                    gallery.add(f"p{person}", EnrolledPhoto(digest, f"{i}.png", feature, 1.0, 40, 0.9, None))
+                    gallery.add(
+                        f"p{person}", EnrolledPhoto(digest, f"{i}.png", feature, 1.0, 40, 0.9, None)
+                    )
         began = time.perf_counter()
         made = Index.open(gallery, approximate_above=1)
         spent = time.perf_counter() - began
     for m in made.measured:
-        table.row([m.kind, f"{m.recall:.4f}", f"{m.ms:.3g}", "chosen" if m.kind == made.kind else ""])
+        table.row(
+            [m.kind, f"{m.recall:.4f}", f"{m.ms:.3g}", "chosen" if m.kind == made.kind else ""]
+        )
     table.note(
         "Ten photographs a person (cosine 0.78 to the person's centre) and their pooled ones; queries are stored "
         f"vectors with noise {NOISE} times their length. Building and measuring all took {spent:.0f} s. In a gallery "
@@ -193,7 +231,9 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def kills(args: argparse.Namespace, folder: Path) -> Table:
-    table = Table("", "Random changes and kills", "", ("operations", "kills", "disagreements", "seconds"))
+    table = Table(
+        "", "Random changes and kills", "", ("operations", "kills", "disagreements", "seconds")
+    )
     rng, began = np.random.default_rng(7), time.perf_counter()
     operations = wrong = 0
     for seed in range(args.kills):
@@ -201,7 +241,9 @@ def kills(args: argparse.Namespace, folder: Path) -> Table:
         Gallery.create(place, "random", "0" * 64, ops.LENGTH).close()
         done.touch()
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        with subprocess.Popen([sys.executable, ops.__file__, place, str(seed), done], env=environment) as writer:
+        with subprocess.Popen(
+            [sys.executable, ops.__file__, place, str(seed), done], env=environment
+        ) as writer:
             wanted = args.operations / args.kills / 30  # changes; each is of some 30 operations
             while len(done.read_text().splitlines()) < wanted and writer.poll() is None:
                 time.sleep(0.02)
@@ -211,7 +253,9 @@ def kills(args: argparse.Namespace, folder: Path) -> Table:
         for change in itertools.islice(history, len(done.read_text().splitlines())):
             model.apply(change)
         with Gallery.open(place) as gallery:
-            if ops.disagreements(gallery, model):  # the kill came between a change and the line that tells of it
+            if ops.disagreements(
+                gallery, model
+            ):  # the kill came between a change and the line that tells of it
                 model.apply(next(history))
             wrong += ops.disagreements(gallery, model)
         operations += model.operations
@@ -225,13 +269,23 @@ def kills(args: argparse.Namespace, folder: Path) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="vectors")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="vectors"
+    )
     parser.add_argument("--queries", type=int, default=100, help="of each size")
     parser.add_argument("--photos", type=int, default=300, help="to enrol")
-    parser.add_argument("--faces", type=Path, default=FACES, help="tar of IDENTITY/PHOTO; else the sample mugshots")
-    parser.add_argument("--approximate", type=int, default=20_000, help="vectors to measure approximate indexes on")
-    parser.add_argument("--operations", type=int, default=10_000, help="random changes, over all kills")
+    parser.add_argument(
+        "--faces", type=Path, default=FACES, help="tar of IDENTITY/PHOTO; else the sample mugshots"
+    )
+    parser.add_argument(
+        "--approximate", type=int, default=20_000, help="vectors to measure approximate indexes on"
+    )
+    parser.add_argument(
+        "--operations", type=int, default=10_000, help="random changes, over all kills"
+    )
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--search", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -242,7 +296,10 @@ def main() -> None:
         parts = [Path(name) / part for part in ("search", "enrol", "approximate", "kills")]
         for part in parts:
             part.mkdir()
-        first, *further = (f(args, p) for f, p in zip((searches, enrolment, approximate, kills), parts, strict=True))
+        first, *further = (
+            f(args, p)
+            for f, p in zip((searches, enrolment, approximate, kills), parts, strict=True)
+        )
     first.write(*further)
 
 

@@ -38,13 +38,18 @@ CLIPS = {
     "portraits": REPO / "tests" / "fixtures" / "portraits",
 }
 QUIET = "a quiet room"
-REAL = ("street_opera_house_1080p.mp4", "four_friends_848x480.mp4", "shinzo_abe.mp4", "hamilton_short_640x360.mp4")
+REAL = (
+    "street_opera_house_1080p.mp4",
+    "four_friends_848x480.mp4",
+    "shinzo_abe.mp4",
+    "hamilton_short_640x360.mp4",
+)
 OVERLAP = 0.4  # intersection over union of a found face with a true one
 HIDDEN = 0.5  # share of a face that is covered from which on nobody has to find it
 CHOSEN = settings.load("cpu")
 Truth = dict[str, dict[str, dict[str, object]]]
+# Place of its frame in the clip, and box.
 Face = tuple[int, NDArray[np.float32]]
-"""Place of its frame in the clip, and box."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,11 @@ class Variant:
     def __str__(self) -> str:
         if self.every == 1:
             return "every frame"
-        return f"motion, whole of every {self.every}" if self.motion else f"whole of every {self.every}"
+        return (
+            f"motion, whole of every {self.every}"
+            if self.motion
+            else f"whole of every {self.every}"
+        )
 
 
 @dataclass
@@ -82,7 +91,9 @@ def look(detector: Detector, frames: list[Frame], variant: Variant) -> Looks:
 
 
 def tracked(frames: list[Frame], found: list[Detections]) -> list[list[Face]]:
-    tracker = TRACKERS[CHOSEN.track.method](TrackerSettings(**CHOSEN.track.model_dump(exclude={"method"})))
+    tracker = TRACKERS[CHOSEN.track.method](
+        TrackerSettings(**CHOSEN.track.model_dump(exclude={"method"}))
+    )
     faces: dict[int, list[Face]] = defaultdict(list)
     ended = []
     for index, (frame, seen) in enumerate(zip(frames, found, strict=True)):
@@ -120,7 +131,9 @@ class Counts:
         in_tracks = by_frame([face for track in looks.tracks for face in track])
         for place, (frame, found) in enumerate(zip(frames, looks.found, strict=True)):
             there = truth.get(str(frame.ref.index), {})
-            boxes: Boxes = np.array([face["box"] for face in there.values()], np.float32).reshape(-1, 4)
+            boxes: Boxes = np.array([face["box"] for face in there.values()], np.float32).reshape(
+                -1, 4
+            )
             near = iou_matrix(boxes, found.boxes) >= OVERLAP
             self.false += int((~near.any(axis=0)).sum())
             held = (iou_matrix(boxes, in_tracks[place]) >= OVERLAP).any(axis=1)
@@ -149,8 +162,18 @@ def by_frame(faces: list[Face]) -> dict[int, Boxes]:
     return boxes
 
 
-def against_truth(detector: Detector, variants: list[Variant], clips: dict[str, Path], seconds: float) -> Table:
-    columns = ["clips", "looked at", "recall", "false a frame", "people tracked", "tracks", "late, median and most"]
+def against_truth(
+    detector: Detector, variants: list[Variant], clips: dict[str, Path], seconds: float
+) -> Table:
+    columns = [
+        "clips",
+        "looked at",
+        "recall",
+        "false a frame",
+        "people tracked",
+        "tracks",
+        "late, median and most",
+    ]
     command = command_line()
     columns += ["frames whole", "frames skipped", "ms a frame", "of every frame"]
     table = Table("gating", "Not looking at the whole of every frame", command, columns)
@@ -167,7 +190,12 @@ def against_truth(detector: Detector, variants: list[Variant], clips: dict[str, 
         for variant, c in counts.items():
             spent, frames_seen = statistics.mean(c.spent), len(c.spent)
             late = f"{statistics.median(c.late):g}, {max(c.late)}" if c.late else "–"
-            row = [name, variant, f"{c.found / max(c.faces, 1):.4f}", f"{c.false / frames_seen:.3f}"]
+            row = [
+                name,
+                variant,
+                f"{c.found / max(c.faces, 1):.4f}",
+                f"{c.false / frames_seen:.3f}",
+            ]
             row += [f"{c.tracked} of {c.people}", c.tracks, late]
             row += [f"{c.whole / frames_seen:.3f}", f"{c.skipped / frames_seen:.3f}"]
             table.row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
@@ -185,9 +213,21 @@ def against_truth(detector: Detector, variants: list[Variant], clips: dict[str, 
 # --- against looking at every frame ------------------------------------------------------------------------------
 
 
-def against_every_frame(detector: Detector, variants: list[Variant], clips: list[Path], seconds: float) -> Table:
-    columns = ["clip", "looked at", "faces kept", "tracks kept", "frames whole", "frames skipped", "ms a frame"]
-    table = Table("gating", "Real clips, against looking at every frame", "", [*columns, "of every frame"])
+def against_every_frame(
+    detector: Detector, variants: list[Variant], clips: list[Path], seconds: float
+) -> Table:
+    columns = [
+        "clip",
+        "looked at",
+        "faces kept",
+        "tracks kept",
+        "frames whole",
+        "frames skipped",
+        "ms a frame",
+    ]
+    table = Table(
+        "gating", "Real clips, against looking at every frame", "", [*columns, "of every frame"]
+    )
     for clip in clips:
         frames = list(open_video(clip).frames(Sampling(end=Fraction(seconds))))
         detector.detect([frames[0].image])  # warm up
@@ -195,11 +235,22 @@ def against_every_frame(detector: Detector, variants: list[Variant], clips: list
         for variant in variants[1:]:
             looks = look(detector, frames, variant)
             spent, base = statistics.mean(looks.spent), statistics.mean(full.spent)
-            surely = [(k, b) for k, d in enumerate(full.found) for b in d.boxes[d.scores >= CHOSEN.select.min_score]]
-            faces = kept(surely, [(k, box) for k, seen in enumerate(looks.found) for box in seen.boxes])
+            surely = [
+                (k, b)
+                for k, d in enumerate(full.found)
+                for b in d.boxes[d.scores >= CHOSEN.select.min_score]
+            ]
+            faces = kept(
+                surely, [(k, box) for k, seen in enumerate(looks.found) for box in seen.boxes]
+            )
             in_tracks = [face for track in looks.tracks for face in track]
             tracks = sum(sum(kept(track, in_tracks)) >= len(track) / 2 for track in full.tracks)
-            row = [clip.name, variant, f"{sum(faces)} of {len(faces)}", f"{tracks} of {len(full.tracks)}"]
+            row = [
+                clip.name,
+                variant,
+                f"{sum(faces)} of {len(faces)}",
+                f"{tracks} of {len(full.tracks)}",
+            ]
             row += [f"{count / len(frames):.3f}" for count in (looks.whole, looks.skipped)]
             table.row([*row, f"{1000 * spent:.1f}", f"{spent / base:.2f}"])
     table.note(
@@ -216,18 +267,30 @@ def kept(faces: list[Face], others: list[Face]) -> list[bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--every", type=int, nargs="*", default=[2, 5, 10], help="without motion")
-    parser.add_argument("--motion", type=int, nargs="*", default=[25, 100], help="every so many frames, with motion")
+    parser.add_argument(
+        "--motion", type=int, nargs="*", default=[25, 100], help="every so many frames, with motion"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each clip with ground truth")
-    parser.add_argument("--quiet", type=float, default=20.0, help="seconds of a room that is empty but for the end")
+    parser.add_argument(
+        "--quiet", type=float, default=20.0, help="seconds of a room that is empty but for the end"
+    )
     parser.add_argument("--clip-seconds", type=float, default=2.0, help="of each real clip")
     parser.add_argument("--asl", type=int, default=4, help="so many of the office clips")
-    parser.add_argument("--data", type=Path, default=DATA / "clips", help="real clips; left out where they are not")
+    parser.add_argument(
+        "--data", type=Path, default=DATA / "clips", help="real clips; left out where they are not"
+    )
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     detector = open_detector(**CHOSEN.detect.model_dump(exclude=LOOKING))
-    variants = [Variant(1), *map(Variant, args.every), *(Variant(every, motion=True) for every in args.motion)]
+    variants = [
+        Variant(1),
+        *map(Variant, args.every),
+        *(Variant(every, motion=True) for every in args.motion),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         quiet_room(Path(folder), args.quiet)
         table = against_truth(detector, variants, CLIPS | {QUIET: Path(folder)}, args.seconds)

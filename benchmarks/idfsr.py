@@ -26,7 +26,7 @@ from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
-from fasr_video.recognition.align import USUAL_MARKS
+from fasr_video.recognition.align import USUAL_LANDMARKS
 from fasr_video.recognition.combiner import mean
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.recognition.embedders import open_embedder
@@ -35,21 +35,22 @@ from fasr_video.sr.identity import About, Identity, References, fit
 from fasr_video.sr.idfsr import SIDES, assemble
 from fasr_video.sr.methods import ModelFiles
 from fasr_video.sr.methods.idfsr import Idfsr, IdfsrModels, load_idfsr_models
-from fasr_video.sr.restoration import Probe, as_image
+from fasr_video.sr.restoration import FaceInput, as_image
 from fasr_video.sr.surveillance import jpeg
 from fasr_video.types import Image
 
 CPU = torch.device("cpu")
 PRECISION = "bfloat16"
 COUNTS = (2, 5, 10)
+# The paper's sampler, begun at pure noise.
 PUBLISHED = "ddim-20"
-"""The paper's sampler, begun at pure noise."""
+# References where their number is not in question.
 USUAL = 4
-"""References where their number is not in question."""
+# Principal components of each code that go into the correlation.
 KEPT = 32
-"""Principal components of each code that go into the correlation."""
+# The identity distance by the embedder whose features the networks are given, and by dlib, whose
+# they are not.
 COLUMNS = ("PSNR", "SSIM", "identity distance", "by dlib")
-"""The identity distance by the embedder whose features the networks are given, and by dlib, whose they are not."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Person:
     truth: Tensor
     """3×128×128."""
     references: tuple[Image, ...]
-    marks: Tensor
+    landmarks: Tensor
     features: Tensor
     """Of the references."""
 
@@ -69,11 +70,11 @@ def choose(faces: Faces, models: IdfsrModels, count: int, photos: int) -> list[P
         if len(found) == count or len(rows) <= photos:
             continue
         pictures = views(faces.pictures[rows], 128, False, torch.Generator())
-        marks = [models.find_marks(as_image(picture)) for picture in pictures]
-        good = [i for i in range(1, len(rows)) if marks[i] is not None][:photos]
+        landmarks = [models.find_landmarks(as_image(picture)) for picture in pictures]
+        good = [i for i in range(1, len(rows)) if landmarks[i] is not None][:photos]
         if len(good) == photos:
             images = tuple(as_image(pictures[i]) for i in good)
-            own = torch.stack([torch.from_numpy(marks[i]).float() for i in good])
+            own = torch.stack([torch.from_numpy(landmarks[i]).float() for i in good])
             found.append(Person(pictures[0], images, own, models.embedder.embed(pictures[good])[0]))
     return found
 
@@ -82,7 +83,7 @@ def lr_face(person: Person, side: int) -> Image:
     return as_image(shrink(person.truth[None], side)[0])
 
 
-def draw(restorer: Idfsr, probes: Sequence[Probe], first: int = 0) -> Tensor:
+def draw(restorer: Idfsr, probes: Sequence[FaceInput], first: int = 0) -> Tensor:
     """One sample each; a person's noise is the same in every row. `first` is the number of the first one."""
     seeds = range(first, first + len(probes))
     return as_tensor([r.picture for r in restorer.restore_all(probes, 1, seeds)])
@@ -91,7 +92,10 @@ def draw(restorer: Idfsr, probes: Sequence[Probe], first: int = 0) -> Tensor:
 def measures(models: IdfsrModels, pictures: Tensor, people: Sequence[Person]) -> list[str]:
     truth = torch.stack([p.truth for p in people])
     apart = [distance(by, pictures, by.embed(truth)[0]) for by in (models.embedder, scorer())]
-    likeness = [f"{float(psnr(pictures, truth).mean()):.2f}", f"{float(ssim(pictures, truth).mean()):.3f}"]
+    likeness = [
+        f"{float(psnr(pictures, truth).mean()):.2f}",
+        f"{float(ssim(pictures, truth).mean()):.3f}",
+    ]
     return [*likeness, *(f"{d:.3f}" for d in apart)]
 
 
@@ -108,9 +112,11 @@ def distance(by: Embedder, pictures: Tensor, features: Tensor) -> float:
 def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
     """The LR face with the first reference bent onto it, where the network would draw: what needs no network."""
     lr = enlarge(as_tensor([lr_face(person, side)]), 128)
-    found = models.find_marks(as_image(lr[0]))
-    marks = torch.from_numpy(USUAL_MARKS if found is None else found).float()[None]
-    told = assemble(lr, marks, as_tensor(person.references[:1]), person.marks[:1], person.features[:1])
+    found = models.find_landmarks(as_image(lr[0]))
+    landmarks = torch.from_numpy(USUAL_LANDMARKS if found is None else found).float()[None]
+    told = assemble(
+        lr, landmarks, as_tensor(person.references[:1]), person.landmarks[:1], person.features[:1]
+    )
     return torch.lerp(lr, told.reference, told.mask)
 
 
@@ -119,9 +125,13 @@ def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
 
 def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, command: str) -> Table:
     title = f"IDFSR before and after fitting: {len(people)} people"
-    table = Table("idfsr", title, command, ("from", "references", "identity told, or picture", *COLUMNS))
+    table = Table(
+        "idfsr", title, command, ("from", "references", "identity told, or picture", *COLUMNS)
+    )
     began = time.monotonic()
-    fitted = {count: [fit_to(models, person, count, steps) for person in people] for count in COUNTS}
+    fitted = {
+        count: [fit_to(models, person, count, steps) for person in people] for count in COUNTS
+    }
     spent = (time.monotonic() - began) / max(1, len(people) * len(COUNTS))
     plain, drawing, drawn = Idfsr(models, None, CPU, PRECISION), 0.0, 0
     for side in sorted(SIDES, reverse=True):
@@ -129,10 +139,10 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
         table.row([f"{side} px (×{128 // side})", "", "bicubic", *measures(models, low, people)])
         bent = torch.cat([pasted(models, p, side) for p in people])
         table.row([f"{side} px", 1, "pasted, no network", *measures(models, bent, people)])
-        alone = draw(plain, [Probe(lr_face(p, side)) for p in people])
+        alone = draw(plain, [FaceInput(lr_face(p, side)) for p in people])
         table.row([f"{side} px", 0, "its own", *measures(models, alone, people)])
         for count, identities in fitted.items():
-            probes = [Probe(lr_face(p, side), p.references[:count]) for p in people]
+            probes = [FaceInput(lr_face(p, side), p.references[:count]) for p in people]
             began = time.monotonic()
             before = draw(plain, probes)
             drawing, drawn = drawing + time.monotonic() - began, drawn + len(probes)
@@ -140,7 +150,9 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
             table.row([f"{side} px", count, "mean", *measures(models, before, people)])
             table.row([f"{side} px", count, "fitted", *measures(models, torch.cat(after), people)])
         noise = draw(Idfsr(models, PUBLISHED, CPU, PRECISION), probes)
-        table.row([f"{side} px", max(COUNTS), f"mean, {PUBLISHED}", *measures(models, noise, people)])
+        table.row(
+            [f"{side} px", max(COUNTS), f"mean, {PUBLISHED}", *measures(models, noise, people)]
+        )
     failed = sum(v is None for found in fitted.values() for v in found)
     table.note(
         f"Fitting: {steps} steps, {spent:.0f} s a person on this CPU; {failed} of {len(people) * len(COUNTS)} fits did "
@@ -155,14 +167,19 @@ def fitting_table(models: IdfsrModels, people: Sequence[Person], steps: int, com
 def fit_to(models: IdfsrModels, person: Person, count: int, steps: int) -> Identity | None:
     names = tuple(str(i) for i in range(count))
     pictures = as_tensor(person.references[:count])
-    references = References(names, names, pictures, person.marks[:count], person.features[:count])
+    references = References(
+        names, names, pictures, person.landmarks[:count], person.features[:count]
+    )
     models.denoiser.precision = torch.float32  # as `fasr-video fit`
     try:
         vector, before, after = fit(models.denoiser, references, steps, 0, lambda progress: None)
     except FasrError as error:
         print(error)
         return None
-    return Identity(vector, About(models.denoiser_sha256, models.embedder.sha256, names, steps, before, after, 0.0))
+    return Identity(
+        vector,
+        About(models.denoiser_sha256, models.embedder.sha256, names, steps, before, after, 0.0),
+    )
 
 
 def own(models: IdfsrModels, identity: Identity | None) -> Idfsr:
@@ -180,7 +197,9 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
 
 
 def noisy(x: Tensor, level: float) -> Tensor:
-    return (x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    return (
+        x + level / 255 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    ).clamp(0, 1)
 
 
 def compressed(x: Tensor, quality: float) -> Tensor:
@@ -213,13 +232,15 @@ def sweep_table(models: IdfsrModels, people: Sequence[Person], side: int) -> Tab
         for level in levels:
             poor = [degrade(as_tensor(p.references[:USUAL]), level) for p in people]
             probes = [
-                Probe(lr_face(person, side), tuple(map(as_image, faces)))
+                FaceInput(lr_face(person, side), tuple(map(as_image, faces)))
                 for person, faces in zip(people, poor, strict=True)
             ]
             answers = restorer.restore_all(probes, 1, range(len(probes)))
             lost = sum(w.startswith("reference ") for answer in answers for w in answer.warnings)
             cells = measures(models, as_tensor([a.picture for a in answers]), people)
-            table.row([name, f"{level:g}" if level else "", *cells, f"{lost / (USUAL * len(people)):.0%}"])
+            table.row(
+                [name, f"{level:g}" if level else "", *cells, f"{lost / (USUAL * len(people)):.0%}"]
+            )
     table.note(
         "The four steps of the Real-ESRGAN model one at a time, and one after the other. Landmarks are looked for on "
         "the poor references, features made of them. *Left out*: references on which no landmarks were found."
@@ -232,19 +253,30 @@ def sweep_table(models: IdfsrModels, people: Sequence[Person], side: int) -> Tab
 
 def cross_table(models: IdfsrModels, people: Sequence[Person]) -> Table:
     """Everybody's LR face drawn with the identity of the next person."""
-    columns = ("from", "identity of", "references of", "distance to the LR face's person", "to the next person", "PSNR")
+    columns = (
+        "from",
+        "identity of",
+        "references of",
+        "distance to the LR face's person",
+        "to the next person",
+        "PSNR",
+    )
     table = Table("idfsr", f"Whose face is drawn: {len(people)} people", "", columns)
     restorer = Idfsr(models, None, CPU, PRECISION)
     following = [*people[1:], people[0]]
     truth = torch.stack([p.truth for p in people])
     who = scorer().embed(truth)[0]
     for side in sorted(SIDES, reverse=True):
-        for identity, references in (("the same", "the same"), ("the next", "the same"), ("the next", "the next")):
+        for identity, references in (
+            ("the same", "the same"),
+            ("the next", "the same"),
+            ("the next", "the next"),
+        ):
             probes = []
             for person, other in zip(people, following, strict=True):
                 told = (person if identity == "the same" else other).features[:USUAL]
                 shown = (person if references == "the same" else other).references[:USUAL]
-                probes.append(Probe(lr_face(person, side), shown, mean(told).numpy()))
+                probes.append(FaceInput(lr_face(person, side), shown, mean(told).numpy()))
             pictures = draw(restorer, probes)
             apart = (distance(scorer(), pictures, features) for features in (who, who.roll(-1, 0)))
             cells = (*(f"{d:.3f}" for d in apart), f"{float(psnr(pictures, truth).mean()):.2f}")
@@ -306,7 +338,9 @@ def whitened(fitted: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="weights that `train idfsr` wrote; by default those in the box")
+    parser.add_argument(
+        "--model", type=Path, help="weights that `train idfsr` wrote; by default those in the box"
+    )
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--fitted", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
@@ -315,8 +349,12 @@ def main() -> None:
     models = load_idfsr_models(ModelFiles(network=args.model), CPU, LandmarkFinder("cpu"))
     faces, _ = read_faces([DATA / "val-00.tar"])
     people = choose(faces, models, args.people, USUAL)
-    fitting = fitting_table(models, choose(faces, models, args.fitted, max(COUNTS)), args.steps, command)
-    fitting.write(sweep_table(models, people, 16), cross_table(models, people), codes_table(faces, models))
+    fitting = fitting_table(
+        models, choose(faces, models, args.fitted, max(COUNTS)), args.steps, command
+    )
+    fitting.write(
+        sweep_table(models, people, 16), cross_table(models, people), codes_table(faces, models)
+    )
 
 
 if __name__ == "__main__":

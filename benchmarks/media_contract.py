@@ -30,8 +30,8 @@ from fasr_video.media import Losses, Sampling, open_video
 from tests import videos
 
 Picture = NDArray[np.uint8]
+# Time in seconds as the reader gives it, picture, marked damaged.
 Shown = tuple[float, Picture, bool]
-"""Time in seconds as the reader gives it, picture, marked damaged."""
 
 TOLERANCE = 0.001 + 1e-6  # seconds
 WORST = 12.0  # grey levels, mean over the picture
@@ -81,7 +81,11 @@ class Outcome:
         return self.wrong_picture + self.wrong_time + self.repeated
 
     def __add__(self, other: Outcome) -> Outcome:
-        summed = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name != "reason"}
+        summed = {
+            f.name: getattr(self, f.name) + getattr(other, f.name)
+            for f in fields(self)
+            if f.name != "reason"
+        }
         return Outcome(**summed, reason=self.reason or other.reason)
 
 
@@ -98,9 +102,13 @@ def make_cases(folder: Path, seeds: int) -> list[Case]:
     cases.append(Case("edit list starts at frame 10 (mp4)", [later], _from(steady, 10)))
     for kind in DAMAGED:
         file = videos.cut(folder / kind, folder / f"cut_{kind}")
-        cases.append(Case(f"cut at 60 % ({Path(kind).suffix[1:]})", [file], steady, original=folder / kind))
+        cases.append(
+            Case(f"cut at 60 % ({Path(kind).suffix[1:]})", [file], steady, original=folder / kind)
+        )
     for kind in DAMAGED:
-        files = [videos.flipped(folder / kind, folder / f"flipped{s}_{kind}", s) for s in range(seeds)]
+        files = [
+            videos.flipped(folder / kind, folder / f"flipped{s}_{kind}", s) for s in range(seeds)
+        ]
         name = f"8 flipped bits, {seeds} files ({Path(kind).suffix[1:]})"
         cases.append(Case(name, files, steady, original=folder / kind))
     cases.append(Case("audio only (mp4)", [videos.audio_only(folder / "audio.mp4")]))
@@ -108,7 +116,9 @@ def make_cases(folder: Path, seeds: int) -> list[Case]:
     cases.append(Case("zero bytes (mp4)", [folder / "empty.mp4"]))
     (folder / "text.mp4").write_text("this is not a film\n" * 50)
     cases.append(Case("text named .mp4", [folder / "text.mp4"]))
-    cases.append(Case("folder of pictures, one unreadable", [_pictures(folder / "pictures")], steady))
+    cases.append(
+        Case("folder of pictures, one unreadable", [_pictures(folder / "pictures")], steady)
+    )
     return cases
 
 
@@ -149,7 +159,11 @@ def read_opencv(path: Path) -> Iterator[Shown]:
         more, image = capture.read()
         if not more:
             break
-        yield capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, np.ascontiguousarray(image[..., ::-1]), False
+        yield (
+            capture.get(cv2.CAP_PROP_POS_MSEC) / 1000,
+            np.ascontiguousarray(image[..., ::-1]),
+            False,
+        )
     capture.release()
 
 
@@ -182,7 +196,9 @@ def judge(case: Case, path: Path, reader: str) -> Outcome:
                 seen.add(number)
     except Refused as refused:
         return Outcome(files=1, refused=1, reason=str(refused))
-    except Exception as error:  # what no caller could foresee: a finding, not the end of the benchmark
+    except (
+        Exception
+    ) as error:  # what no caller could foresee: a finding, not the end of the benchmark
         found.crashed, found.reason = 1, f"{type(error).__name__}: {error}"
         print(f"{reader} on {path.name}: {found.reason}", file=sys.stderr)
     delivered = found.right + found.damaged + found.wrong_picture + found.wrong_time
@@ -212,8 +228,14 @@ def describe(found: Outcome, ours: bool) -> str:
     if found.damaged:
         parts.append(f"{found.damaged} marked damaged ({found.damaged_but_right} of them right)")
     if found.wrong:
-        kinds = {"picture": found.wrong_picture, "time": found.wrong_time, "repeated": found.repeated}
-        parts.append(f"**{found.wrong} WRONG** ({', '.join(f'{v} {k}' for k, v in kinds.items() if v)})")
+        kinds = {
+            "picture": found.wrong_picture,
+            "time": found.wrong_time,
+            "repeated": found.repeated,
+        }
+        parts.append(
+            f"**{found.wrong} WRONG** ({', '.join(f'{v} {k}' for k, v in kinds.items() if v)})"
+        )
     elif found.files > 1:
         parts.append("0 wrong")
     if found.absent:
@@ -227,7 +249,11 @@ def describe(found: Outcome, ours: bool) -> str:
     if ours and counted:
         parts.append(f"counted: {', '.join(counted)}")
     if found.silent_files:
-        parts.append("nothing said of it" if found.files == 1 else f"{found.silent_files} files with silent losses")
+        parts.append(
+            "nothing said of it"
+            if found.files == 1
+            else f"{found.silent_files} files with silent losses"
+        )
     return "; ".join(parts)
 
 
@@ -236,8 +262,12 @@ def _short(reason: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=30, help="files with flipped bits of each kind")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=30, help="files with flipped bits of each kind"
+    )
     args = parser.parse_args()
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read at the first VideoCapture
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -257,8 +287,15 @@ def main() -> None:
                 cells.append(describe(found, reader != "cv2.VideoCapture"))
             table.row([case.name, *cells])
     table.row(["**wrong and not marked, in all**", *(f"**{sums[r].wrong}**" for r in READERS)])
-    table.row(["**files that ended in an exception, in all**", *(f"**{sums[r].crashed}**" for r in READERS)])
-    table.row(["**files with silent losses, in all**", *(f"**{sums[r].silent_files}**" for r in READERS)])
+    table.row(
+        [
+            "**files that ended in an exception, in all**",
+            *(f"**{sums[r].crashed}**" for r in READERS),
+        ]
+    )
+    table.row(
+        ["**files with silent losses, in all**", *(f"**{sums[r].silent_files}**" for r in READERS)]
+    )
     table.note(
         f"Each video has {videos.FRAMES} frames of {videos.WIDTH}×{videos.HEIGHT}, and each frame shows its own "
         f"number. A frame is *right* when its picture differs from the one that was encoded by less than {WORST:.0f} "

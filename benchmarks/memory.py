@@ -99,7 +99,9 @@ def plot(at: np.ndarray, rss: np.ndarray, fit: np.ndarray, half: float, path: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=15.0, help="of video")
     parser.add_argument("--fps", type=float, default=5.0, help="frames a second that are looked at")
     args = parser.parse_args()
@@ -107,13 +109,28 @@ def main() -> None:
         "memory",
         f"Memory over {args.minutes:g} minutes of 720p footage",
         f"`python benchmarks/memory.py --minutes {args.minutes:g} --fps {args.fps:g}`",
-        ["minute of video", "resident memory, MiB", "wall time, s", "frames looked at", "faces", "tracks"],
+        [
+            "minute of video",
+            "resident memory, MiB",
+            "wall time, s",
+            "frames looked at",
+            "faces",
+            "tracks",
+        ],
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         film = repeat(SAMPLE, folder / "long.mp4", round(60 * args.minutes / seconds_of(SAMPLE)))
         minutes, mib = seconds_of(film) / 60, film.stat().st_size / 2**20
-        command = [sys.executable, "-m", "fasr_video", "run", str(film), "--out", str(folder / "case")]
+        command = [
+            sys.executable,
+            "-m",
+            "fasr_video",
+            "run",
+            str(film),
+            "--out",
+            str(folder / "case"),
+        ]
         seen = watch([*command, "--fps", f"{args.fps:g}", "--json"])
         if seen.exit_code or not seen.result:
             raise SystemExit(f"the run ended with {seen.exit_code}: {seen.result}")
@@ -123,15 +140,30 @@ def main() -> None:
     for mark in (m for m in MARKS if m < minutes - 0.01):
         when = float(np.interp(mark, at, seen.wall))
         told = min((t for _, t in seen.told), key=lambda t: abs(t["share"] * minutes - mark))
-        row = [f"{np.interp(mark, at, rss):.0f}", f"{when:.0f}", told["frames"], told["faces"], told["tracks"]]
+        row = [
+            f"{np.interp(mark, at, rss):.0f}",
+            f"{when:.0f}",
+            told["frames"],
+            told["faces"],
+            told["tracks"],
+        ]
         table.row([mark, *row])
     end = seen.result
     table.row(
-        [f"{minutes:.1f} (end)", f"{rss[-1]:.0f}", f"{seen.wall[-1]:.0f}", end["frames"], end["faces"], end["tracks"]]
+        [
+            f"{minutes:.1f} (end)",
+            f"{rss[-1]:.0f}",
+            f"{seen.wall[-1]:.0f}",
+            end["frames"],
+            end["faces"],
+            end["tracks"],
+        ]
     )
     table.row(["highest", f"{rss.max():.0f}", "", "", "", ""])
     # Between the middle and the last progress line: what comes after is the run winding up.
-    later = (at >= minutes / 2) & (np.array(seen.wall) <= max((when for when, _ in seen.told), default=np.inf))
+    later = (at >= minutes / 2) & (
+        np.array(seen.wall) <= max((when for when, _ in seen.told), default=np.inf)
+    )
     fit = np.polyfit(at[later], rss[later], 1)
     plot(at, rss, fit, minutes / 2, RESULTS / "memory.png")
     table.note("![Resident memory over minutes of video](memory.png)")

@@ -30,13 +30,13 @@ from fasr_video.recognition.combiner import (
 )
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 SIDE = 16
 MEAN = "mean"
+# (K×D features, K norms) → D.
 Merge = Callable[[Tensor, Tensor], Tensor]
-"""(K×D features, K norms) → D."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,18 @@ class Set:
 def combiners(files: Sequence[Path], embedder: BuiltinEmbedder) -> dict[str, FeatureCombiner]:
     """Return the Feature Combiner in the package and those of the files, by name."""
     found: dict[str, FeatureCombiner] = {}
-    for file in (boxed("combiner.safetensors"), *files):
+    for file in (bundled("combiner.safetensors"), *files):
         combiner = load_combiner(file)
         if combiner.source.sha256 != embedder.sha256:
-            raise SystemExit(f"{file}: made for another embedder; train it on features of the one in the package")
+            raise SystemExit(
+                f"{file}: made for another embedder; train it on features of the one in the package"
+            )
         margin = "unknown" if combiner.margin is None else f"{combiner.margin:g}"
-        where = "in the package" if file == boxed("combiner.safetensors") else f"{file.parent.name}/{file.name}"
+        where = (
+            "in the package"
+            if file == bundled("combiner.safetensors")
+            else f"{file.parent.name}/{file.name}"
+        )
         found[f"Feature Combiner, eta {combiner.eta:g}, margin {margin} ({where})"] = combiner
     return found
 
@@ -112,7 +118,9 @@ def read_people(file: Path, embedder: BuiltinEmbedder, count: int | None) -> Set
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--combiner", type=Path, action="append", default=[], metavar="FILE")
     parser.add_argument("--faces", type=Path, default=DATA)
     parser.add_argument("--people", type=int, help="only the first ones")
@@ -131,13 +139,17 @@ def main() -> None:
         "Rank-1",
         "AUC",
     ]
-    table = Table("merges", title, command_line(), [*columns, "Rank-1 with a stranger", "AUC with a stranger"])
+    table = Table(
+        "merges", title, command_line(), [*columns, "Rank-1 with a stranger", "AUC with a stranger"]
+    )
     plain = cosines(merged(ways[MEAN], people, False), people)
     for name, merge in ways.items():
         alone, mixed = (merged(merge, people, stranger) for stranger in (False, True))
         near = cosines(alone, people)
         tested = compared(near, plain) if name != MEAN else ["", "", ""]
-        ranks = [rank_and_area((features @ people.gallery.T).numpy()) for features in (alone, mixed)]
+        ranks = [
+            rank_and_area((features @ people.gallery.T).numpy()) for features in (alone, mixed)
+        ]
         cells = [cell for rank, area in ranks for cell in (f"{rank:.3f}", f"{area:.4f}")]
         table.row([name, f"{near.mean():.4f}", *tested, *cells])
     table.note(

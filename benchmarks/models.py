@@ -39,11 +39,14 @@ from fasr_video.sr.methods.diffusion import FAST, load_models
 from fasr_video.sr.restoration import as_image
 from fasr_video.sr.sampling import sample_seed
 from fasr_video.training.attributes import read_labels
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba"
 ROOT = Path(__file__).parents[1]
-PORTRAITS, SAMPLE = ROOT / "tests" / "fixtures" / "portraits" / "mugshots", ROOT / "sample_videos" / "mugshots"
+PORTRAITS, SAMPLE = (
+    ROOT / "tests" / "fixtures" / "portraits" / "mugshots",
+    ROOT / "sample_videos" / "mugshots",
+)
 SIDES = (12, 16, 24, 32, 64)
 SAMPLES = 4
 BATCH = 16
@@ -54,8 +57,8 @@ From left to right: the 16×16 face, four samples, their mean, where they differ
 photograph that comes with the project, told nothing but the LR face's own feature: two in the public domain, and below
 them people who do not exist, whom this network drew. CelebA's people are not shown; `--sheets DIR` writes every n-th of
 them, and those that came out worst."""
+# One call at the highest noise: the network's guess of the mean of all faces that fit.
 ESTIMATE = "dpmpp-1"
-"""One call at the highest noise: the network's guess of the mean of all faces that fit."""
 
 
 @dataclass
@@ -89,30 +92,52 @@ def load_people(count: int) -> People:
     own = [[place[r] for r in g] for g in groups]
     pictures = views(kept.pictures, 128, False, torch.Generator())
     gallery, probe, others = [g[0] for g in own], [g[1] for g in own], [g[1:] for g in own]
-    return People(kept, gallery, probe, others, pictures, BuiltinEmbedder(), open_embedder("dlib", None, "cpu"))
+    return People(
+        kept,
+        gallery,
+        probe,
+        others,
+        pictures,
+        BuiltinEmbedder(),
+        open_embedder("dlib", None, "cpu"),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ embedder and combiner
 
 
 def combiner() -> FeatureCombiner:
-    return load_combiner(boxed("combiner.safetensors"))
+    return load_combiner(bundled("combiner.safetensors"))
 
 
 def combiner_table(people: People, command: str) -> Table:
     """How near the merged feature of a person's LR faces comes to the feature of the photograph at full resolution."""
-    table = Table("models", "Feature Combiner", command, ("merged by", "cosine to the HR feature", "better for"))
+    table = Table(
+        "models",
+        "Feature Combiner",
+        command,
+        ("merged by", "cosine to the HR feature", "better for"),
+    )
     joined, wanted = combiner(), people.at(128)[people.gallery]
     plain, ours = (
         torch.stack(
-            [(merge(people.at(16)[rows]) * want).sum() for rows, want in zip(people.others, wanted, strict=True)]
+            [
+                (merge(people.at(16)[rows]) * want).sum()
+                for rows, want in zip(people.others, wanted, strict=True)
+            ]
         )
         for merge in (mean, joined.combine)
     )
     gain = (ours - plain).double()
     t, p = paired_t(gain.numpy())
     table.row(["mean", f"{plain.mean():.4f}", ""])
-    table.row(["Feature Combiner", f"{ours.mean():.4f}", f"{float((gain > 0).double().mean()):.0%} of people"])
+    table.row(
+        [
+            "Feature Combiner",
+            f"{ours.mean():.4f}",
+            f"{float((gain > 0).double().mean()):.0%} of people",
+        ]
+    )
     table.note(
         f"Paired t-test over {len(gain)} people: gain {gain.mean():+.4f}, t = {t:.1f}, p = {p:.1e}. "
         "HR feature: of the gallery photograph, which is none of the merged ones."
@@ -150,7 +175,15 @@ def _turn(p: dict[str, float]) -> float:
 
 
 def kinds_table(people: People, restored: Restored, command: str) -> Table:
-    columns = ("probe", "people", "Rank-1 at full size", "Rank-1 at 16×16", "PSNR gain", "SSIM gain", "identity gain")
+    columns = (
+        "probe",
+        "people",
+        "Rank-1 at full size",
+        "Rank-1 at 16×16",
+        "PSNR gain",
+        "SSIM gain",
+        "identity gain",
+    )
     table = Table("models", "By kind of face", command, columns)
     gallery = people.at(128)[people.gallery]
     ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
@@ -163,7 +196,14 @@ def kinds_table(people: People, restored: Restored, command: str) -> Table:
     for kind, rows in kinds(people).items():
         ranks = [_rank(people.at(side)[people.probe][rows] @ gallery.T, rows) for side in (128, 16)]
         seen = [r for r in rows if r < len(restored.clean)]
-        table.row([kind, len(rows), *(f"{r:.3f}" for r in ranks), *(f"{g[seen].mean():+.3f}" for g in gains)])
+        table.row(
+            [
+                kind,
+                len(rows),
+                *(f"{r:.3f}" for r in ranks),
+                *(f"{g[seen].mean():+.3f}" for g in gains),
+            ]
+        )
     table.note(
         "Labels are CelebA's. Everybody is searched in the gallery of all. Thirds go by how far the nose lies from the "
         f"middle of the eyes. Gains are of the mean of {SAMPLES} samples from 16×16 over the bicubic picture, of "
@@ -202,14 +242,19 @@ def restore(people: People, count: int) -> Restored:
     clean = people.pictures[rows]
     small = shrink(clean, 16)
     lr = enlarge(small, 128)
-    auxiliaries = [[r for r in others if r != own] for others, own in zip(people.others, rows, strict=False)]
+    auxiliaries = [
+        [r for r in others if r != own] for others, own in zip(people.others, rows, strict=False)
+    ]
     low = people.at(16)
     joined = combiner()
     told = {
         "SDE-SR: no feature": torch.zeros(len(rows), low.shape[1]),
         "FASR: mean feature": torch.stack([mean(low[a]) for a in auxiliaries]),
     }
-    drawn = {name: draw(models.denoiser, Condition(lr, feature), FAST, 1)[:, 0] for name, feature in told.items()}
+    drawn = {
+        name: draw(models.denoiser, Condition(lr, feature), FAST, 1)[:, 0]
+        for name, feature in told.items()
+    }
     condition = Condition(lr, torch.stack([joined.combine(low[a]) for a in auxiliaries]))
     samples = draw(models.denoiser, condition, FAST, SAMPLES)
     drawn["FASR++: Feature Combiner"] = samples[:, 0]
@@ -233,9 +278,16 @@ def draw(denoiser: Denoiser, condition: Condition, sampler: str, samples: int) -
 
 
 def restoration_table(people: People, restored: Restored, command: str) -> Table:
-    columns = ("from 16×16", "PSNR", "SSIM", *(f"{w} by {who}" for who in ("dlib", "ours") for w in MEASURES))
+    columns = (
+        "from 16×16",
+        "PSNR",
+        "SSIM",
+        *(f"{w} by {who}" for who in ("dlib", "ours") for w in MEASURES),
+    )
     columns += ("LR consistency",)
-    title = f"Super-resolution: {len(restored.clean)} faces, gallery of {len(people.gallery)} people"
+    title = (
+        f"Super-resolution: {len(restored.clean)} faces, gallery of {len(people.gallery)} people"
+    )
     table = Table("models", title, command, columns)
     own = list(range(len(restored.clean)))
     embedders = (people.dlib, people.embedder)
@@ -247,12 +299,17 @@ def restoration_table(people: People, restored: Restored, command: str) -> Table
         "the true face": restored.clean,
     }.items():
         cells = [
-            f"{float(psnr(pictures, restored.clean).mean()):.2f}" if name != "the true face" else "",
+            f"{float(psnr(pictures, restored.clean).mean()):.2f}"
+            if name != "the true face"
+            else "",
             f"{float(ssim(pictures, restored.clean).mean()):.3f}",
         ]
         for embedder, known, true in zip(embedders, gallery, truth, strict=True):
             features = embedder.embed(pictures)[0]
-            cells += [f"{float((features * true).sum(1).mean()):.3f}", f"{_rank(features @ known.T, own):.3f}"]
+            cells += [
+                f"{float((features * true).sum(1).mean()):.3f}",
+                f"{_rank(features @ known.T, own):.3f}",
+            ]
         cells.append(f"{float(consistency(pictures, restored.small).mean()):.1f}")
         table.row([name, *cells])
     spread = restored.samples.std(1).mean()
@@ -274,29 +331,41 @@ def sheets(people: People, restored: Restored, folder: Path) -> None:
     ours = restored.drawn[f"FASR++, mean of {SAMPLES}"]
     identity = restored.identity(ours, people)
     count = len(ours)
-    chosen = {"every": list(range(0, count, max(1, count // 8)))[:8], "worst": identity.argsort()[:8].tolist()}
+    chosen = {
+        "every": list(range(0, count, max(1, count // 8)))[:8],
+        "worst": identity.argsort()[:8].tolist(),
+    }
     for name, rows in chosen.items():
-        lines = [sheet_line(restored.small[i], restored.samples[i], restored.clean[i]) for i in rows]
+        lines = [
+            sheet_line(restored.small[i], restored.samples[i], restored.clean[i]) for i in rows
+        ]
         write_sheet(lines, folder / f"{name}.jpg")
 
 
 def sheet_of_ours(path: Path) -> None:
     """The photographs that may be shown: two in the public domain, and those of people who do not exist."""
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
-    photos = sorted([*PORTRAITS.glob("*.jpg"), *SAMPLE.glob("*.jpg")], key=lambda p: (p.parent != PORTRAITS, p.name))
+    photos = sorted(
+        [*PORTRAITS.glob("*.jpg"), *SAMPLE.glob("*.jpg")],
+        key=lambda p: (p.parent != PORTRAITS, p.name),
+    )
     faces = [as_tensor([read_still(photo, detector).face]) for photo in photos]
     clean = torch.cat([shrink(f, 128) if f.shape[-1] > 128 else enlarge(f, 128) for f in faces])
     small = shrink(clean, 16)
     lr = enlarge(small, 128)
     models = load_models(METHODS["fasr++"], ModelFiles(), torch.device("cpu"))
-    told = torch.stack([combiner().combine(feature[None]) for feature in BuiltinEmbedder().embed(lr)[0]])
+    told = torch.stack(
+        [combiner().combine(feature[None]) for feature in BuiltinEmbedder().embed(lr)[0]]
+    )
     samples = draw(models.denoiser, Condition(lr, told), FAST, SAMPLES)
     write_sheet([sheet_line(*row) for row in zip(small, samples, clean, strict=True)], path)
 
 
 def sheet_line(small: Tensor, samples: Tensor, clean: Tensor) -> Tensor:
     spread = (4 * samples.std(0).mean(0)).clamp(0, 1).expand(3, -1, -1)
-    return torch.cat([enlarge(small[None], 128)[0], *samples, samples.mean(0), spread, clean], dim=2)
+    return torch.cat(
+        [enlarge(small[None], 128)[0], *samples, samples.mean(0), spread, clean], dim=2
+    )
 
 
 def write_sheet(lines: list[Tensor], path: Path) -> None:
@@ -311,10 +380,14 @@ def attributes_table(people: People, command: str) -> Table:
     columns = ("shown", *(f"{n}: {what}" for n in NAMES for what in ("right", "balanced")))
     table = Table("models", f"Attributes: {len(people.faces)} faces", command, columns)
     labels = read_labels(DATA / "labels.csv", people.faces)
-    classifier = load_attribute_classifier(boxed("attributes.safetensors"))
+    classifier = load_attribute_classifier(bundled("attributes.safetensors"))
     rows: dict[str, list[str]] = {}
     for score in scores(classifier, people.faces, labels):
-        size = "" if score.view.side is None else f", brought down to {score.view.side}×{score.view.side}"
+        size = (
+            ""
+            if score.view.side is None
+            else f", brought down to {score.view.side}×{score.view.side}"
+        )
         rows.setdefault(f"sigma {score.view.sigma:g}{size}", []).extend(
             (f"{score.accuracy:.3f}", f"{score.balanced:.3f}")
         )
@@ -322,9 +395,14 @@ def attributes_table(people: People, command: str) -> Table:
         table.row([name, *cells])
     commoner = [float(labels[:, i].float().mean()) for i in range(len(NAMES))]
     table.row(
-        ["the commoner answer always", *(c for share in commoner for c in (f"{max(share, 1 - share):.3f}", "0.500"))]
+        [
+            "the commoner answer always",
+            *(c for share in commoner for c in (f"{max(share, 1 - share):.3f}", "0.500")),
+        ]
     )
-    table.note("Balanced: the mean over both classes. The classifier is trained for that, since glasses are rare.")
+    table.note(
+        "Balanced: the mean over both classes. The classifier is trained for that, since glasses are rare."
+    )
     return table
 
 

@@ -40,18 +40,18 @@ from fasr_video.types import Boxes, Detections, FrameRef, Image
 
 FRAMES = 5
 TICK = Fraction(1, 5)  # s between them
+# The shaky camera: factors' logarithm, px, share, grey levels.
 ZOOM, SHIFT, LIGHT, NOISE = 0.05, 2.0, 0.07, 3.0
-"""The shaky camera: factors' logarithm, px, share, grey levels."""
+# Overlap (IoU) with a labelled face from which on a detection is that face.
 MATCH = 0.4
-"""Overlap (IoU) with a labelled face from which on a detection is that face."""
+# Share of the faces that may be taken for none.
 LOST = 0.01
-"""Share of the faces that may be taken for none."""
+# Share of the faces that may have a norm below the limit: with more it would tell little.
 WEAK = 0.1
-"""Share of the faces that may have a norm below the limit: with more it would tell little."""
+# px between the eyes, at which the rows begin.
 BANDS = (0, 6, 8, 12, LARGE)
-"""px between the eyes, at which the rows begin."""
+# Settings of the group `select`, by name.
 Limits = dict[str, float]
-"""Settings of the group `select`, by name."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ def shots(scene: Scene, seed: int) -> list[Shot]:
         moved = generator.uniform(-SHIFT, SHIFT, 2) + (1 - zoom) * np.array(size) / 2
         way = np.array([[zoom, 0, moved[0]], [0, zoom, moved[1]]])
         method = cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR
-        picture = cv2.warpAffine(scene.picture, way, size, flags=method, borderMode=cv2.BORDER_REPLICATE)
+        picture = cv2.warpAffine(
+            scene.picture, way, size, flags=method, borderMode=cv2.BORDER_REPLICATE
+        )
         light = generator.uniform(1 - LIGHT, 1 + LIGHT)
         noisy = picture * light + generator.normal(0, NOISE, picture.shape)
         image = np.clip(noisy, 0, 255).astype(np.uint8)
@@ -103,19 +105,21 @@ def single(shot: Shot, found: Detections, models: Models) -> list[Seen]:
         is_face = shot.shows_face(found.boxes[[i]])
         if is_face is None:
             continue
-        marks = None if found.landmarks is None else found.landmarks[i]
-        aligned = cut(shot.image, found.boxes[i], marks).aligned
+        landmarks = None if found.landmarks is None else found.landmarks[i]
+        aligned = cut(shot.image, found.boxes[i], landmarks).aligned
         quality = measure(shot.image, found, i, aligned)
-        evidence = weigh(models.prober.embedder, quality.score, quality.eye_px, [aligned])
+        evidence = weigh(models.encoder.embedder, quality.score, quality.eye_px, [aligned])
         rows.append(Seen(is_face, evidence))
     return rows
 
 
-def tracked(clip: Sequence[Shot], found: Sequence[Detections], models: Models, chosen: Settings) -> list[Seen]:
+def tracked(
+    clip: Sequence[Shot], found: Sequence[Detections], models: Models, chosen: Settings
+) -> list[Seen]:
     """Return the clip's tracks that would be searched for, but those labelled as neither."""
     track = chosen.track
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
-    tracklets = Tracklets(tracker, chosen.select, 1, models.prober.embedder)
+    tracklets = Tracklets(tracker, chosen.select, 1, models.encoder.embedder)
     for index, (shot, detections) in enumerate(zip(clip, found, strict=True)):
         tracklets.look(Frame(FrameRef("0" * 64, index, index, TICK), shot.image, False), detections)
     tracklets.finish()
@@ -138,7 +142,9 @@ def _as_seen(ended: EndedTrack, own: Sequence[Face], clip: Sequence[Shot]) -> Se
     return Seen(False, ended.evidence) if set(labels) == {False} else None
 
 
-def look_at(scenes: Iterable[Scene], models: Models, chosen: Settings) -> tuple[list[Seen], list[Seen]]:
+def look_at(
+    scenes: Iterable[Scene], models: Models, chosen: Settings
+) -> tuple[list[Seen], list[Seen]]:
     """Return single detections and tracks of all scenes."""
     singles: list[Seen] = []
     tracks: list[Seen] = []
@@ -229,7 +235,9 @@ def of_clips(table: Table, folder: Path, models: Models, chosen: Settings) -> No
         numbers = [f"{evidence['mean_score']:.3f}", f"{evidence['norm']:.2f}", verdict]
         eyes = f"{t['shown']['quality']['eye_px']:.0f}"
         table.row([Path(t["source"]).stem, t["name"], t["sightings"], eyes, *numbers])
-    table.note(f"Every track with a usable face of {len(files)} clips of five signers, the least norm first.")
+    table.note(
+        f"Every track with a usable face of {len(files)} clips of five signers, the least norm first."
+    )
 
 
 def write_limits(limits: Limits) -> None:
@@ -244,11 +252,15 @@ def write_limits(limits: Limits) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--scenes", type=int, help="only the first of the check split")
     parser.add_argument("--negatives", type=int, help="only the first pictures without a face")
-    parser.add_argument("--set", action="store_true", help="write the measured limit into the presets")
+    parser.add_argument(
+        "--set", action="store_true", help="write the measured limit into the presets"
+    )
     args = parser.parse_args()
     find_data(args.data / "scenes")
     chosen = settings.load("cpu", ["restore.method=none"])

@@ -34,7 +34,7 @@ from fasr_video.datasets.faces import read_faces
 from fasr_video.evaluation import open_set
 from fasr_video.evaluation.open_set import FPIRS, Searches
 from fasr_video.gallery.calibration import Band, Calibration, Scale, Tail, Threshold
-from fasr_video.gallery.probes import Feature, make_prober
+from fasr_video.gallery.encoder import Feature, make_encoder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.methods import METHODS, Options, open_restorer
 
@@ -44,8 +44,8 @@ from matplotlib import pyplot as plt
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 PARTS = Path(__file__).parents[1] / "runs" / "open_set"
 DIVISIONS = 20
+# The scale whose curves are drawn.
 DRAWN = "best+pooled"
-"""The scale whose curves are drawn."""
 Gallery = Mapping[str, Feature]
 GRID = np.geomspace(0.003, 1, 60)
 
@@ -56,14 +56,18 @@ def interval(value: float, ends: tuple[float, float]) -> str:
 
 def rows(calibration: Calibration) -> list[tuple[Band, str, Scale]]:
     """Return each scale of each band of sizes, and its name."""
-    return [(band, name, scale) for band in calibration.bands for name, scale in band.scales.items()]
+    return [
+        (band, name, scale) for band in calibration.bands for name, scale in band.scales.items()
+    ]
 
 
 def of_band(probes: Sequence[LabelledProbe], band: Band) -> list[LabelledProbe]:
     return [probe for probe in probes if band.low <= probe.side <= band.high]
 
 
-def quality(calibration: Calibration, held: Mapping[str, Comparisons], title: str, command: str) -> Table:
+def quality(
+    calibration: Calibration, held: Mapping[str, Comparisons], title: str, command: str
+) -> Table:
     rates = [f"FNIR at FPIR {p.fpir:g}" for p in calibration.bands[0].report.points]
     columns = ("faces", "scale", "rank-1", "rank-10", "rank-50", "AUC", *rates)
     table = Table("open_set", title, command, columns)
@@ -72,10 +76,21 @@ def quality(calibration: Calibration, held: Mapping[str, Comparisons], title: st
         low, high = open_set.bootstrap(found, lambda s: open_set.rank_rate(s, 1))
         ranks = dict(scale.report.ranks)
         cells = [
-            interval(p.fnir_at_fpir, p.fnir_at_fpir_band) if p.resolved else "too few" for p in scale.report.points
+            interval(p.fnir_at_fpir, p.fnir_at_fpir_band) if p.resolved else "too few"
+            for p in scale.report.points
         ]
         first = interval(ranks[1], (float(low), float(high)))
-        table.row([band, name, first, f"{ranks[10]:.3f}", f"{ranks[50]:.3f}", f"{scale.report.auc:.4f}", *cells])
+        table.row(
+            [
+                band,
+                name,
+                first,
+                f"{ranks[10]:.3f}",
+                f"{ranks[50]:.3f}",
+                f"{scale.report.auc:.4f}",
+                *cells,
+            ]
+        )
     table.note(
         "In brackets: 95 % bands by drawing people anew, 1,000 times. FNIR is at the threshold that gives that FPIR on "
         "these very people. *Too few*: not one non-mated search would be that FPIR. AUC is of single comparisons."
@@ -88,7 +103,13 @@ def quality(calibration: Calibration, held: Mapping[str, Comparisons], title: st
 def meaning(calibration: Calibration) -> Table:
     columns = (
         *("faces", "scale", "weights", "form", "log10 LR from", "to"),
-        *("Cllr of the score as it is", "calibrated", "least possible", "nearest stranger", "nearest pair"),
+        *(
+            "Cllr of the score as it is",
+            "calibrated",
+            "least possible",
+            "nearest stranger",
+            "nearest pair",
+        ),
     )
     table = Table("open_set", "Likelihood ratios", "", columns)
     for band, name, scale in rows(calibration):
@@ -104,7 +125,9 @@ def meaning(calibration: Calibration) -> Table:
     return table
 
 
-def held_to_its_word(calibration: Calibration, probes: Sequence[LabelledProbe], gallery: Gallery) -> Table:
+def held_to_its_word(
+    calibration: Calibration, probes: Sequence[LabelledProbe], gallery: Gallery
+) -> Table:
     columns = ("faces", "scale", *(f"asked {rate:g}" for rate in FPIRS))
     title = f"FPIR asked for, and FPIR observed at {calibration.gallery_size} subjects"
     table = Table("open_set", title, "", columns)
@@ -114,14 +137,24 @@ def held_to_its_word(calibration: Calibration, probes: Sequence[LabelledProbe], 
         mine = of_band(probes, band)
         for seed in range(DIVISIONS):
             people = divide(mine, gallery, seed)
-            fit, held = (compare(mine, gallery, part) for part in (people.fit | people.choose, people.report))
+            fit, held = (
+                compare(mine, gallery, part) for part in (people.fit | people.choose, people.report)
+            )
             scorer = fit_scorer(scale.scorer.kinds, fit)
             tail = Tail.of(fit.different(scorer(fit.cosines)))
             thresholds = [tail.threshold(rate, held.gallery) for rate in FPIRS]
-            observed.append(open_set.fpir(held.searches(scorer(held.cosines)), [t.score for t in thresholds]))
+            observed.append(
+                open_set.fpir(held.searches(scorer(held.cosines)), [t.score for t in thresholds])
+            )
         ends = np.quantile(observed, [0.05, 0.95], axis=0).T
         cells = zip(np.mean(observed, 0), ends, thresholds, strict=True)
-        table.row([band, name, *(f"{m:.3f} ({a:.3f}–{b:.3f}){' *' * t.extrapolated}" for m, (a, b), t in cells)])
+        table.row(
+            [
+                band,
+                name,
+                *(f"{m:.3f} ({a:.3f}–{b:.3f}){' *' * t.extrapolated}" for m, (a, b), t in cells),
+            ]
+        )
     strangers = calibration.bands[0].report.non_mated
     table.note(
         f"Mean of {DIVISIONS} divisions of the people into halves, and in brackets where nine tenths of these lie: so "
@@ -141,9 +174,13 @@ def draw(found: Mapping[str, Searches], png: Path) -> None:
 
         low, high = open_set.bootstrap(searches, curve, 300)
         (line,) = axes.step(GRID, curve(searches), where="post", label=name)
-        axes.fill_between(GRID, low, high, step="post", alpha=0.12, color=line.get_color(), linewidth=0)
+        axes.fill_between(
+            GRID, low, high, step="post", alpha=0.12, color=line.get_color(), linewidth=0
+        )
     strangers = int((~next(iter(found.values())).mated).sum())
-    axes.axvline(1 / strangers, color="grey", linestyle=":", label=f"one of {strangers} non-mated searches")
+    axes.axvline(
+        1 / strangers, color="grey", linestyle=":", label=f"one of {strangers} non-mated searches"
+    )
     axes.set(xscale="log", xlabel="FPIR", ylabel="FNIR", ylim=(0, 1), xlim=(GRID[0], 1))
     axes.grid(alpha=0.3, which="both")
     axes.legend()
@@ -157,17 +194,21 @@ def main() -> None:
     parser.add_argument("--no-sr", action="store_true")
     args = parser.parse_args()
     faces, _ = read_faces([args.faces])
-    plain = make_prober(BuiltinEmbedder(), None, 1)
-    restorer = None if args.no_sr else open_restorer(METHODS["fasr++"], Options(torch.device("cpu")))
-    prober = make_prober(BuiltinEmbedder(), restorer, METHODS["fasr++"].defaults.samples)
+    plain = make_encoder(BuiltinEmbedder(), None, 1)
+    restorer = (
+        None if args.no_sr else open_restorer(METHODS["fasr++"], Options(torch.device("cpu")))
+    )
+    encoder = make_encoder(BuiltinEmbedder(), restorer, METHODS["fasr++"].defaults.samples)
     protocol = Protocol(people=args.people)
     began = time.monotonic()
 
     def tell(done: int, people: int) -> None:
         print(f"{done}/{people} people, {time.monotonic() - began:.0f} s", file=sys.stderr)
 
-    probes, gallery = probe_images(faces, prober, plain, protocol, PARTS, tell)
-    calibration = from_probes(probes, gallery, prober.facts(), args.faces.name, protocol.seed, protocol.bands)
+    probes, gallery = probe_images(faces, encoder, plain, protocol, PARTS, tell)
+    calibration = from_probes(
+        probes, gallery, encoder.provenance(), args.faces.name, protocol.seed, protocol.bands
+    )
     report_on = divide(probes, gallery, protocol.seed).report
     held = {str(b): compare(of_band(probes, b), gallery, report_on) for b in calibration.bands}
     report = calibration.bands[0].report

@@ -97,7 +97,11 @@ def ours(clip: Path, end: float, engine: str) -> Told:
         spent = time.perf_counter() - began
         with Case.open(out, read_only=True) as case:
             frames = case.db.execute("SELECT sum(frames) FROM source").fetchone()[0]
-            first = dict(case.db.execute("SELECT track, subject FROM candidate WHERE list = 'joined' AND rank = 1"))
+            first = dict(
+                case.db.execute(
+                    "SELECT track, subject FROM candidate WHERE list = 'joined' AND rank = 1"
+                )
+            )
             faces = defaultdict(list)
             for row in case.db.execute("SELECT * FROM face WHERE track IS NOT NULL"):
                 box = np.array([row[k] for k in ("x1", "y1", "x2", "y2")], np.float32)
@@ -109,13 +113,19 @@ def ours(clip: Path, end: float, engine: str) -> Told:
 def each_face(clip: Path, end: float, backend: str, embed: bool) -> Told:
     """Every face of every frame against the gallery by itself: no tracking, no choice, no reconstruction."""
     began = time.perf_counter()
-    detector = Hog() if backend == "dlib" else open_detector(backend, weights=None, device="cpu", min_score=0.5)
-    compare = nearest_by_embedding(photo_detector("cpu")) if embed else nearest_by_patterns(detector)
+    detector = (
+        Hog()
+        if backend == "dlib"
+        else open_detector(backend, weights=None, device="cpu", min_score=0.5)
+    )
+    compare = (
+        nearest_by_embedding(photo_detector("cpu")) if embed else nearest_by_patterns(detector)
+    )
     named, count = [], 0
     for index, image in pictures(clip, end):
         found = detector.detect([image])[0]
-        marks = [None] * len(found) if found.landmarks is None else list(found.landmarks)
-        faces = [align(image, box, mark) for box, mark in zip(found.boxes, marks, strict=True)]
+        landmarks = [None] * len(found) if found.landmarks is None else list(found.landmarks)
+        faces = [align(image, box, mark) for box, mark in zip(found.boxes, landmarks, strict=True)]
         names = compare([face.picture for face in faces]) if faces else []
         named += [Named([(index, box)], who) for box, who in zip(found.boxes, names, strict=True)]
         count += 1
@@ -135,13 +145,18 @@ class Hog:
 
     def _one(self, frame: Image) -> Detections:
         places, scores, _ = self._run(frame, 1, 0.0)
-        boxes = np.array([(p.left(), p.top(), p.right(), p.bottom()) for p in places], np.float32).reshape(-1, 4)
+        boxes = np.array(
+            [(p.left(), p.top(), p.right(), p.bottom()) for p in places], np.float32
+        ).reshape(-1, 4)
         return Detections(boxes, np.array(scores, np.float32), None)
 
 
 def nearest_by_embedding(detector: Detector) -> Callable[[list[Image]], list[str]]:
     embedder = open_embedder("builtin", None, "cpu")
-    with tempfile.TemporaryDirectory() as name, enrolled(Path(name) / "g", detector, embedder) as gallery:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        enrolled(Path(name) / "g", detector, embedder) as gallery,
+    ):
         vectors = gallery.vectors()
         owners = gallery.templates(vectors.ids.tolist())
     subjects = [owners[int(i)].subject for i in vectors.ids]
@@ -195,7 +210,9 @@ def by_dlib(clip: Path, end: float) -> Told:
     began = time.perf_counter()
     subjects, known = [], []
     for file in sorted(MUGSHOTS.glob("*.jpg")):
-        for feature in face_recognition.face_encodings(face_recognition.load_image_file(str(file)))[:1]:
+        for feature in face_recognition.face_encodings(face_recognition.load_image_file(str(file)))[
+            :1
+        ]:
             subjects.append(file.stem)
             known.append(feature)
     named, count = [], 0
@@ -230,10 +247,14 @@ def pictures(clip: Path, end: float) -> Iterator[tuple[int, Image]]:
 SYSTEMS: dict[str, Callable[[Path, float], Told]] = {
     "fasr-video run": lambda clip, end: ours(clip, end, "torch"),
     "fasr-video run, detector in OpenVINO": lambda clip, end: ours(clip, end, "openvino"),
-    "each face by itself: our detector, our embedder": lambda clip, end: each_face(clip, end, "builtin", True),
+    "each face by itself: our detector, our embedder": lambda clip, end: each_face(
+        clip, end, "builtin", True
+    ),
     "each face by itself: Haar, our embedder": lambda clip, end: each_face(clip, end, "haar", True),
     "each face by itself: Haar, LBPH": lambda clip, end: each_face(clip, end, "haar", False),
-    "each face by itself: dlib's HOG, our embedder": lambda clip, end: each_face(clip, end, "dlib", True),
+    "each face by itself: dlib's HOG, our embedder": lambda clip, end: each_face(
+        clip, end, "dlib", True
+    ),
     "face_recognition (dlib)": by_dlib,
     "bare PyAV, to rgb24": bare,
 }
@@ -247,13 +268,20 @@ def judge(told: Told, truth: dict[str, dict[str, dict[str, object]]], gallery: s
     about: dict[str, list[str | None]] = defaultdict(list)
     score = Score(told.frames, told.seconds, items=len(told.named))
     for item in told.named:
-        seen = Counter(who for index, box in item.faces if (who := whose(box, truth.get(str(index), {}))))
+        seen = Counter(
+            who for index, box in item.faces if (who := whose(box, truth.get(str(index), {})))
+        )
         if not seen:
             score.false += 1
             continue
         person, times = seen.most_common(1)[0]
         about[person] += [item.first] * times
-    there = {p for frame in truth.values() for p, face in frame.items() if float(str(face["occluded"])) < HIDDEN}
+    there = {
+        p
+        for frame in truth.values()
+        for p, face in frame.items()
+        if float(str(face["occluded"])) < HIDDEN
+    }
     score.people, score.found = len(there), len(there & about.keys())
     score.enrolled = len(there & gallery)
     for person in there & gallery & about.keys():
@@ -281,14 +309,23 @@ def line(name: str, score: Score) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="of each clip")
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     truth = json.loads((CLIPS / "ground_truth.json").read_text())
     gallery = {file.stem for file in MUGSHOTS.glob("*.jpg")}
-    columns = ["system", "frames/s", "people found", "right one first", "share of their faces", "items to look at"]
+    columns = [
+        "system",
+        "frames/s",
+        "people found",
+        "right one first",
+        "share of their faces",
+        "items to look at",
+    ]
     command = command_line()
     table = Table("peers", "What one would take instead", command, [*columns, "of nobody"])
     missing = []

@@ -78,10 +78,14 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
     found, detecting = timed(lambda: [detector.detect([frame.image])[0] for frame in frames])
 
     def make_tracker() -> Tracker:
-        return TRACKERS[chosen.track.method](TrackerSettings(**chosen.track.model_dump(exclude={"method"})))
+        return TRACKERS[chosen.track.method](
+            TrackerSettings(**chosen.track.model_dump(exclude={"method"}))
+        )
 
     other = make_tracker()
-    _, tracking = timed(lambda: [other.update(float(f.ref.seconds), d) for f, d in zip(frames, found, strict=True)])
+    _, tracking = timed(
+        lambda: [other.update(float(f.ref.seconds), d) for f, d in zip(frames, found, strict=True)]
+    )
     tracklets = Tracklets(make_tracker(), chosen.select, 1)
     _, looking = timed(lambda: [tracklets.look(f, d) for f, d in zip(frames, found, strict=True)])
     tracklets.finish()
@@ -94,7 +98,16 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
         lost = reader.losses
         _, storing = timed(
             lambda: segments.save_segment(
-                case, source, segment, span, tracker=other, gate=START, losses=lost, damaged=0, seconds=0.0, done=True
+                case,
+                source,
+                segment,
+                span,
+                tracker=other,
+                gate=START,
+                losses=lost,
+                damaged=0,
+                seconds=0.0,
+                done=True,
             )
         )
     spent = zip(STAGES, (decoding, detecting, tracking, looking - tracking, storing), strict=True)
@@ -144,11 +157,21 @@ def line(name: list[str], spent: Spent) -> list[str]:
         f"{rate / REAL_TIME:.2f}",
         f"{bound / spent.footage:.2f}",
     ]
-    return [*name, f"{spent.found:.1f}", *cells, spent.slowest, *reached, str(spent.tracks), f"{spent.after:.1f}"]
+    return [
+        *name,
+        f"{spent.found:.1f}",
+        *cells,
+        spent.slowest,
+        *reached,
+        str(spent.tracks),
+        f"{spent.after:.1f}",
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="of video")
     parser.add_argument("--faces", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument("--engines", nargs="+", default=["torch", "openvino"])
@@ -159,7 +182,14 @@ def main() -> None:
     if args.one:
         print(json.dumps(asdict(measure(args.file, args.one))))
         return
-    columns = ["size", "faces", "engine", "found a frame", *(f"{stage}, ms" for stage in STAGES), "slowest"]
+    columns = [
+        "size",
+        "faces",
+        "engine",
+        "found a frame",
+        *(f"{stage}, ms" for stage in STAGES),
+        "slowest",
+    ]
     columns += [
         "whole, ms a frame",
         "cores busy",

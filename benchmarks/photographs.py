@@ -20,14 +20,14 @@ from results import Table, command_line
 
 from fasr_video.datasets.faces import read_faces, views
 from fasr_video.gallery.calibration import Calibration, scale_name
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, chances
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "celeba" / "val-00.tar"
 SIDES = (12, 16, 24, 32)
@@ -45,7 +45,9 @@ class Faces:
         self._embedder = BuiltinEmbedder()
 
     def full(self, rows: Sequence[int]) -> tuple[Features, NDArray[np.float32]]:
-        features, norms = self._embedder.embed(views(self._pictures[list(rows)], 128, False, torch.Generator()))
+        features, norms = self._embedder.embed(
+            views(self._pictures[list(rows)], 128, False, torch.Generator())
+        )
         return features.numpy(), norms.numpy()
 
     def small(self, row: int) -> Features:
@@ -55,20 +57,28 @@ class Faces:
         return np.asarray(self._embedder.embed(torch.cat(small))[0].numpy(), np.float32)
 
 
-def enrolled(folder: Path, faces: Faces, people: Sequence[Sequence[int]], photographs: int) -> Gallery:
+def enrolled(
+    folder: Path, faces: Faces, people: Sequence[Sequence[int]], photographs: int
+) -> Gallery:
     gallery = Gallery.create(folder, "builtin", "0" * 64, 512)
     with gallery.transaction():
         for number, rows in enumerate(people):
             features, norms = faces.full(rows[:photographs])
             for k, (feature, norm) in enumerate(zip(features, norms, strict=True)):
                 name = f"{number}-{k}"
-                photo = EnrolledPhoto(f"{number:032x}{k:032x}", name, feature, float(norm), 60.0, 0.9, None)
+                photo = EnrolledPhoto(
+                    f"{number:032x}{k:032x}", name, feature, float(norm), 60.0, 0.9, None
+                )
                 gallery.add(f"p{number}", photo)
     return gallery
 
 
 def row(
-    searcher: Searcher, gallery: Gallery, calibration: Calibration, probes: list[Asked], names: list[str]
+    searcher: Searcher,
+    gallery: Gallery,
+    calibration: Calibration,
+    probes: list[Asked],
+    names: list[str],
 ) -> list[str]:
     """Of the strangers among the probes (no name) and of the enrolled."""
     answers = searcher.answers(probes)
@@ -76,14 +86,20 @@ def row(
     bands = [calibration.at(p.side) for p, name in zip(probes, names, strict=True) if not name]
     mates = [(a, name) for a, name in zip(answers, names, strict=True) if name]
     templates = gallery.templates_by_subject()
-    ratios = np.array([(c.ratio, np.log10(chances(templates[c.subject]))) for a in strangers for c in a.joined])
+    ratios = np.array(
+        [(c.ratio, np.log10(chances(templates[c.subject]))) for a in strangers for c in a.joined]
+    )
     cells = [f"{len(gallery.templates_by_subject())} × {min(templates.values())}"]
     for power in (10 ** ratios.sum(1), 10 ** ratios[:, 0]):
         cells += [f"{power.mean():.2f}", f"{(power >= 10).mean():.3f}"]
     best = np.array([a.joined[0].score for a in strangers])
     for fpir in ASKED:
         for count in (gallery.count(), sum(map(chances, templates.values()))):
-            limits = [b.threshold(scale_name([Kind.BEST]), fpir, count).score for b in bands if b is not None]
+            limits = [
+                b.threshold(scale_name([Kind.BEST]), fpir, count).score
+                for b in bands
+                if b is not None
+            ]
             cells.append(f"{(best >= np.array(limits)).mean():.3f}")
     return [*cells, f"{np.mean([first(a) == name for a, name in mates]):.3f}"]
 
@@ -93,7 +109,9 @@ def first(answer: Answer) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--people", type=int, default=150, help="enrolled")
     parser.add_argument("--strangers", type=int, default=300)
     parser.add_argument("--photographs", type=int, nargs="+", default=[1, 2, 4])
@@ -101,14 +119,27 @@ def main() -> None:
     args = parser.parse_args()
     most = max(args.photographs)
     faces = Faces(args.faces, most + 1)
-    known, others = faces.people[: args.people], faces.people[args.people : args.people + args.strangers]
+    known, others = (
+        faces.people[: args.people],
+        faces.people[args.people : args.people + args.strangers],
+    )
     small = [faces.small(rows[-1]) for rows in (*known, *others)]
-    probes = [Asked({Kind.BEST: f}, side) for rows in small for f, side in zip(rows, SIDES, strict=True)]
+    probes = [
+        Asked({Kind.BEST: f}, side) for rows in small for f, side in zip(rows, SIDES, strict=True)
+    ]
     names = [f"p{k}" if k < len(known) else "" for k in range(len(small)) for _ in SIDES]
-    calibration = Calibration.load(boxed("calibration.json"))
+    calibration = Calibration.load(bundled("calibration.json"))
     columns = ["people × templates"]
-    columns += [f"strangers' {what}, {how}" for how in ("as of one", "by chances") for what in ("mean LR", "LR ≥ 10")]
-    columns += [f"FPIR where {fpir:g} is asked, {how}" for fpir in ASKED for how in ("as of one", "by chances")]
+    columns += [
+        f"strangers' {what}, {how}"
+        for how in ("as of one", "by chances")
+        for what in ("mean LR", "LR ≥ 10")
+    ]
+    columns += [
+        f"FPIR where {fpir:g} is asked, {how}"
+        for fpir in ASKED
+        for how in ("as of one", "by chances")
+    ]
     table = Table(
         "photographs",
         f"Several photographs of a subject: {len(others)} strangers, {len(SIDES)} sizes of face",
@@ -116,7 +147,10 @@ def main() -> None:
         [*columns, "Rank-1"],
     )
     for photographs in args.photographs:
-        with tempfile.TemporaryDirectory() as at, enrolled(Path(at) / "g", faces, known, photographs) as gallery:
+        with (
+            tempfile.TemporaryDirectory() as at,
+            enrolled(Path(at) / "g", faces, known, photographs) as gallery,
+        ):
             question = Question(Mode.INVESTIGATION, len(known), 0.1)
             searcher = Searcher(gallery, Index.open(gallery), question, calibration, (Kind.BEST,))
             table.row(row(searcher, gallery, calibration, probes, names))

@@ -29,15 +29,15 @@ from fasr_video.sr.restoration import as_image
 from fasr_video.sr.surveillance import camera
 from fasr_video.sr.weights import load_mean
 from fasr_video.training.mean import in_tone, stored
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 SIDES = (8, 12, 16, 24, 32, 48, 64)
 BY_CAMERA = (16, 32, 48)
 BATCH = 32
 WORST = 10
 EVERY = 16
+# (LR faces brought up to size, their side) → pictures.
 Draw = Callable[[Tensor, int], Tensor]
-"""(LR faces brought up to size, their side) → pictures."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path)
     options = parser.parse_args()
     people = load_people(907)
-    mean = load_mean(options.weights or boxed("mean.safetensors"))
+    mean = load_mean(options.weights or bundled("mean.safetensors"))
     shown = faces_to_draw(people, options.people)
     compared = methods(mean, shown)
     old = fasrpp(shown)
@@ -139,7 +139,9 @@ def main() -> None:
     title = f"The posterior mean: {count} faces never seen, gallery of {len(people.gallery)} people"
     table = Table("posterior_mean", title, command_line(), columns)
     own = torch.arange(count)
-    known = {name: judge.embed(people.pictures[people.gallery])[0] for name, judge in judges.items()}
+    known = {
+        name: judge.embed(people.pictures[people.gallery])[0] for name, judge in judges.items()
+    }
     truth = {name: judge.embed(shown.clean)[0] for name, judge in judges.items()}
     views = [View(side) for side in SIDES] + [View(side, by_camera=True) for side in BY_CAMERA]
     for view in views:
@@ -164,7 +166,9 @@ def main() -> None:
             gains = psnr(pictures["mean"], shown.clean) - at_bicubic
             worst = gains.argsort()[:WORST].tolist()
             named = str(view).replace(" px", "").replace(", ", "_")
-            sheet(list(range(0, count, EVERY)), pictures, shown.clean, options.sheets / f"{named}.jpg")
+            sheet(
+                list(range(0, count, EVERY)), pictures, shown.clean, options.sheets / f"{named}.jpg"
+            )
             sheet(worst, pictures, shown.clean, options.sheets / f"{named}_worst.jpg")
     cells = ["", "1.000", ""]
     for who in judges:

@@ -45,8 +45,8 @@ FAULTS = {
 }
 EVERY = 2.0  # seconds between samples
 MARKS = 12  # rows of the long run's table
+# Share by which the last third of a long run may be above the middle one, and still be called flat.
 GROWTH = {"mib": 0.05, "handles": 0.02, "threads": 0.02}
-"""Share by which the last third of a long run may be above the middle one, and still be called flat."""
 
 
 def told_by(module: str, *arguments: str) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,10 @@ def tried(job: str, every: int, keep: Path) -> list[dict[str, Any]]:
         keep.mkdir(parents=True, exist_ok=True)
         told = list(told_by("faults", job, "--every", str(every)))
         kept.write_text(json.dumps(told))
-        print(f"{job}: {len(told)} tries, {sum(not made['wrong'] for made in told)} survived", flush=True)
+        print(
+            f"{job}: {len(told)} tries, {sum(not made['wrong'] for made in told)} survived",
+            flush=True,
+        )
     return list(json.loads(kept.read_text()))
 
 
@@ -160,13 +163,32 @@ def long_run(table: Table, hours: float, count: int, workers: int, fps: float) -
         length = seconds_of(film) * count / 3600
         for number in range(count):
             variant(film, archive / f"clip{number:04d}.mp4", number)
-        more = ["--workers", str(workers), "--set", f"sampling.fps={fps:g}", "--set", "restore.method=none", "--json"]
+        more = [
+            "--workers",
+            str(workers),
+            "--set",
+            f"sampling.fps={fps:g}",
+            "--set",
+            "restore.method=none",
+            "--json",
+        ]
         samples = watched([*FASR, "batch", str(archive), "--out", str(folder / "cases"), *more])
     if len(samples) < 3:
-        raise SystemExit(f"the batch was over after {len(samples)} samples: give more --hours or --files")
+        raise SystemExit(
+            f"the batch was over after {len(samples)} samples: give more --hours or --files"
+        )
     for k in np.unique(np.linspace(0, len(samples) - 1, MARKS).round().astype(int)):
         s = samples[k]
-        table.row([f"{s.seconds:.0f}", s.done, f"{length * s.done / count:.2f}", f"{s.mib:.0f}", s.handles, s.threads])
+        table.row(
+            [
+                f"{s.seconds:.0f}",
+                s.done,
+                f"{length * s.done / count:.2f}",
+                f"{s.mib:.0f}",
+                s.handles,
+                s.threads,
+            ]
+        )
     table.note(verdict(samples))
     table.note(
         f"`batch` over {count} files of {length / count * 60:.1f} minutes each, {length:.2f} hours of footage together "
@@ -189,21 +211,34 @@ def verdict(samples: Sequence[Sample]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", default="faults,files,long")
-    parser.add_argument("--every", type=int, default=1, help="try the faults before every so manieth step")
+    parser.add_argument(
+        "--every", type=int, default=1, help="try the faults before every so manieth step"
+    )
     parser.add_argument("--tries", type=int, default=500, help="mutated files a reader")
     parser.add_argument("--hours", type=float, default=4.0, help="of footage")
     parser.add_argument("--files", type=int, default=60, help="in which the footage lies")
-    parser.add_argument("--workers", type=int, default=1, help="of the long run; jobs at a time that are cut")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="of the long run; jobs at a time that are cut"
+    )
     parser.add_argument("--fps", type=float, default=1.0, help="frames a second that are looked at")
     parser.add_argument(
-        "--keep", type=Path, default=REPO / "runs" / "faults", help="tries so far; empty it for new code"
+        "--keep",
+        type=Path,
+        default=REPO / "runs" / "faults",
+        help="tries so far; empty it for new code",
     )
-    parser.add_argument("--print", action="store_true", help="show the page, and leave docs/results as it is")
+    parser.add_argument(
+        "--print", action="store_true", help="show the page, and leave docs/results as it is"
+    )
     args = parser.parse_args()
     parts = args.parts.split(",")
-    chosen = f"--every {args.every} --tries {args.tries} --hours {args.hours:g} --files {args.files}"
+    chosen = (
+        f"--every {args.every} --tries {args.tries} --hours {args.hours:g} --files {args.files}"
+    )
     chosen += f" --workers {args.workers} --fps {args.fps:g}"
     made = "`python benchmarks/reliability.py --parts {} " + chosen + "`"
     tables = []
@@ -214,13 +249,29 @@ def main() -> None:
         faults(tables[-1], args.every, args.workers, args.keep)
         tables[-1].note(FAULTS_NOTE)
     if "files" in parts:
-        columns = ["reader", "tries", "read", "refused", "traceback", "crashed", "hung", "over 2 GiB"]
+        columns = [
+            "reader",
+            "tries",
+            "read",
+            "refused",
+            "traceback",
+            "crashed",
+            "hung",
+            "over 2 GiB",
+        ]
         columns += ["most MiB above start", "slowest, s", "all, s"]
         tables.append(Table("reliability_files", "Mutated files", made.format("files"), columns))
         files(tables[-1], args.tries)
         tables[-1].note(FILES_NOTE)
     if "long" in parts:
-        columns = ["wall time, s", "files done", "hours of footage done", "memory, MiB", "file handles", "threads"]
+        columns = [
+            "wall time, s",
+            "files done",
+            "hours of footage done",
+            "memory, MiB",
+            "file handles",
+            "threads",
+        ]
         tables.append(Table("reliability_long", "A long run", made.format("long"), columns))
         long_run(tables[-1], args.hours, args.files, args.workers, args.fps)
     for table in tables:

@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=500)
     args = parser.parse_args()
     columns = ("what is opened", "MB", "written in", "opens in Chromium", "slowest of 5")
-    table = Table("report", f"The report of {args.tracks} tracks", "`python benchmarks/report.py`", columns)
+    table = Table(
+        "report", f"The report of {args.tracks} tracks", "`python benchmarks/report.py`", columns
+    )
     with tempfile.TemporaryDirectory() as temporary:
         case = synthetic(Path(temporary) / "case", args.tracks, auxiliaries=8)
         began = time.monotonic()
@@ -50,12 +52,21 @@ def main() -> None:
         with sync_playwright() as started:
             browser = started.chromium.launch(executable_path=str(CHROMIUM), args=list(ARGUMENTS))
             for name, path, seconds in (
-                ("index.html", report / "index.html", f"{written:.1f} s with all pages, JSON and CSV"),
+                (
+                    "index.html",
+                    report / "index.html",
+                    f"{written:.1f} s with all pages, JSON and CSV",
+                ),
                 ("a track's page", report / "T1.html", f"{written / args.tracks:.3f} s"),
                 ("one page with everything", plain, f"{plain_written:.1f} s"),
             ):
                 took = [_open(browser, path) for _ in range(TIMES)]
-                cells = (f"{path.stat().st_size / 1e6:.1f}", seconds, f"{median(took):.2f} s", f"{max(took):.2f} s")
+                cells = (
+                    f"{path.stat().st_size / 1e6:.1f}",
+                    seconds,
+                    f"{median(took):.2f} s",
+                    f"{max(took):.2f} s",
+                )
                 table.row([name, *cells])
             browser.close()
     table.note(
@@ -68,7 +79,9 @@ def _all_in_one(folder: Path) -> Path:
     path = folder / "all.html"
     with Case.open(folder, read_only=True) as case:
         report = as_report(case)
-        thumbnails = {t["name"]: pages.thumbnail_of(t, pictures.of_track(case, t)) for t in report["tracks"]}
+        thumbnails = {
+            t["name"]: pages.thumbnail_of(t, pictures.of_track(case, t)) for t in report["tracks"]
+        }
         with photographs(case, report["searched"], True) as people:
             path.write_text(pages.whole(report, case, thumbnails, people), encoding="utf-8")
     return path

@@ -40,7 +40,9 @@ class Table:
         return "\n".join([*parts, ""])
 
     def _body(self) -> str:
-        return "\n".join([markdown(self._columns, self._rows), *(f"\n{note}" for note in self._notes)])
+        return "\n".join(
+            [markdown(self._columns, self._rows), *(f"\n{note}" for note in self._notes)]
+        )
 
     def write(self, *further: Table) -> None:
         RESULTS.mkdir(parents=True, exist_ok=True)
@@ -72,5 +74,8 @@ def machine() -> str:
     """The processor, for people: AMD EPYC (x86_64), 2 cores."""
     facts = Path("/proc/cpuinfo")
     models = facts.read_text().splitlines() if facts.is_file() else []
-    name = next((line.partition(":")[2].strip() for line in models if line.startswith("model name")), "unknown")
+    name = next(
+        (line.partition(":")[2].strip() for line in models if line.startswith("model name")),
+        "unknown",
+    )
     return f"{name} ({platform.machine()}), {os.cpu_count() or 1} cores"

@@ -26,9 +26,9 @@ from footage import SAMPLE, crowd, repeat, seconds_of
 from results import Table, command_line
 
 from fasr_video.configs import settings
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Asked, Mode, Question, Searcher
 from fasr_video.pipeline.run import Progress, Stage, run
@@ -60,9 +60,17 @@ def footage(path: str, fps: str) -> dict[str, float]:
 
         run([Path(path)], Path(name) / "case", settings.load("cpu", overrides), listen=listen)
         spent = time.perf_counter() - began
-        held = sum(f.stat().st_size for f in (Path(name) / "case").rglob("*") if f.is_file()) / 2**20
+        held = (
+            sum(f.stat().st_size for f in (Path(name) / "case").rglob("*") if f.is_file()) / 2**20
+        )
     last = told[-1]
-    return {"seconds": spent, "frames": last.frames, "faces": last.faces, "tracks": last.tracks, "disk": held}
+    return {
+        "seconds": spent,
+        "frames": last.frames,
+        "faces": last.faces,
+        "tracks": last.tracks,
+        "disk": held,
+    }
 
 
 def tracks(count: str, people: str) -> dict[str, float]:
@@ -70,7 +78,9 @@ def tracks(count: str, people: str) -> dict[str, float]:
     rng = np.random.default_rng(0)
     looks = unit(rng, int(count))
     with tempfile.TemporaryDirectory() as name, made(Path(name) / "g", int(people)) as gallery:
-        searcher = Searcher(gallery, Index.open(gallery), Question(Mode.INVESTIGATION, 20, 0.01), None)
+        searcher = Searcher(
+            gallery, Index.open(gallery), Question(Mode.INVESTIGATION, 20, 0.01), None
+        )
         began = time.perf_counter()
         searcher.answers([Asked({Kind.BEST: look, Kind.POOLED: look}, SIDE) for look in looks])
         searching = time.perf_counter() - began
@@ -105,7 +115,9 @@ def made(folder: Path, people: int) -> Gallery:
         rows = range(start, min(start + 10_000, people))
         with gallery.transaction():
             for i, vector in zip(rows, unit(rng, len(rows)), strict=True):
-                gallery.add(f"p{i}", EnrolledPhoto(f"{i:064x}", f"{i}.png", vector, 1.0, 40.0, 0.9, None))
+                gallery.add(
+                    f"p{i}", EnrolledPhoto(f"{i:064x}", f"{i}.png", vector, 1.0, 40.0, 0.9, None)
+                )
     return gallery
 
 
@@ -137,7 +149,10 @@ class Curve(Table):
         """Between the last two points: 1 is linear."""
         for before, last in list(pairwise(self._points))[-1:]:
             step = math.log(last[0] / before[0])
-            grown = [math.log(b / a) / step if a > 0 and b > 0 else math.nan for a, b in zip(before, last, strict=True)]
+            grown = [
+                math.log(b / a) / step if a > 0 and b > 0 else math.nan
+                for a, b in zip(before, last, strict=True)
+            ]
             self.row(["power", *(f"{g:.2f}" for g in grown[1:])])
 
 
@@ -159,7 +174,9 @@ def lengths(minutes: Sequence[float], fps: float, folder: Path) -> Curve:
 
 
 def faces(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
-    curve = Curve("Faces a frame", ["faces", "found a frame", "ms a frame", "peak memory, MiB", "case, MiB"])
+    curve = Curve(
+        "Faces a frame", ["faces", "found a frame", "ms a frame", "peak memory, MiB", "case, MiB"]
+    )
     for count in counts:
         film = crowd(folder / f"crowd-{count}.mp4", 1280, 720, count, seconds)
         told = in_own_process("footage", film, 0)
@@ -167,53 +184,80 @@ def faces(counts: Sequence[int], seconds: float, folder: Path) -> Curve:
         values = [told["faces"] / each, 1000 * told["seconds"] / each, told["peak"], told["disk"]]
         curve.point([count, *values])
     curve.powers()
-    curve.note(f"{seconds:g} s of 720p, every frame (`footage.crowd`); loading and embedding are in the time.")
+    curve.note(
+        f"{seconds:g} s of 720p, every frame (`footage.crowd`); loading and embedding are in the time."
+    )
     return curve
 
 
 def many_tracks(counts: Sequence[int], people: int) -> Curve:
-    curve = Curve("Tracks", ["tracks", "search, s", "search, ms a track", "links, s", "peak memory, MiB"])
+    curve = Curve(
+        "Tracks", ["tracks", "search, s", "search, ms a track", "links, s", "peak memory, MiB"]
+    )
     for count in counts:
         told = in_own_process("tracks", count, people)
         each = 1000 * told["searching"] / count
         curve.point([count, told["searching"], each, told["linking"], told["peak"]])
     curve.powers()
-    curve.note(f"Made-up tracks with two probes each, {people:,} people in the gallery; links compare all pairs.")
+    curve.note(
+        f"Made-up tracks with two probes each, {people:,} people in the gallery; links compare all pairs."
+    )
     return curve
 
 
 def galleries(sizes: Sequence[int], asked: int) -> Curve:
-    columns = ["people", "enrolled, s", "index made, s", f"{asked} tracks searched, s", "disk, MiB", "peak memory, MiB"]
+    columns = [
+        "people",
+        "enrolled, s",
+        "index made, s",
+        f"{asked} tracks searched, s",
+        "disk, MiB",
+        "peak memory, MiB",
+    ]
     curve = Curve("People in the gallery", columns)
     for size in sizes:
         told = in_own_process("gallery", size, asked)
-        curve.point([size, *(told[k] for k in ("enrolling", "indexing", "searching", "disk", "peak"))])
+        curve.point(
+            [size, *(told[k] for k in ("enrolling", "indexing", "searching", "disk", "peak"))]
+        )
     curve.powers()
-    curve.note(f"Random vectors of {LENGTH} numbers, one a person, put in without photographs; the exact index.")
+    curve.note(
+        f"Random vectors of {LENGTH} numbers, one a person, put in without photographs; the exact index."
+    )
     return curve
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[0.5, 1, 2, 4], help="of footage")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[0.5, 1, 2, 4], help="of footage"
+    )
     parser.add_argument("--fps", type=float, default=5.0, help="frames a second looked at in these")
     parser.add_argument("--faces", type=int, nargs="+", default=[1, 5, 10, 20, 40], help="a frame")
     parser.add_argument("--seconds", type=float, default=3.0, help="of crowds")
     parser.add_argument("--tracks", type=int, nargs="+", default=[100, 1_000, 4_000])
-    parser.add_argument("--gallery", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="people")
+    parser.add_argument(
+        "--gallery", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="people"
+    )
     parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     if args.one:
         what, *arguments = args.one
         told = MEASURED[what](*arguments)
-        print(json.dumps(told | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        print(
+            json.dumps(told | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+        )
         return
     with tempfile.TemporaryDirectory() as name:
         first = lengths(sorted(args.minutes), args.fps, Path(name))
         crowds = faces(sorted(args.faces), args.seconds, Path(name))
     people = min(10_000, max(args.gallery))
-    first.write(crowds, many_tracks(sorted(args.tracks), people), galleries(sorted(args.gallery), 64))
+    first.write(
+        crowds, many_tracks(sorted(args.tracks), people), galleries(sorted(args.gallery), 64)
+    )
 
 
 if __name__ == "__main__":

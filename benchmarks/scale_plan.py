@@ -18,8 +18,8 @@ PLAN = RESULTS.parent / "scale.md"
 BEGIN = "<!-- {}: filled by benchmarks/scale_plan.py from docs/results -->"
 END = "<!-- end of {} -->"
 RATES = (25.0, 5.0, 1.0)  # frames a second that are looked at
+# Share of a machine for restarts and days with crowds.
 FREE = 0.2
-"""Share of a machine for restarts and days with crowds."""
 VECTOR = 512 * 4 / 2**20  # MiB
 Row = dict[str, str]
 
@@ -33,7 +33,10 @@ def rows(page: str, column: str) -> list[Row]:
     path = RESULTS / f"{page}.md"
     if not path.is_file():
         raise NotMeasured(f"`results/{page}.md` (`python benchmarks/{page}.py`)")
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in path.read_text().splitlines()]
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in path.read_text().splitlines()
+    ]
     header = next((k for k, cells in enumerate(lines) if column in cells), None)
     if header is None:
         raise NotMeasured(f"*{column}* in `results/{page}.md` (`python benchmarks/{page}.py`)")
@@ -51,7 +54,9 @@ def number(text: str) -> float:
 
 def growth(page: str, column: str, by: str) -> float:
     """What one more of `by` adds, between the last two measured points."""
-    points = [(number(row[by]), number(row[column])) for row in rows(page, by) if row[by] != "power"]
+    points = [
+        (number(row[by]), number(row[column])) for row in rows(page, by) if row[by] != "power"
+    ]
     if len(points) < 2:
         raise NotMeasured(f"two points of *{column}* in `results/{page}.md`")
     (x1, y1), (x2, y2) = points[-2:]
@@ -60,7 +65,9 @@ def growth(page: str, column: str, by: str) -> float:
 
 def looked_at(page: str) -> str:
     """Frames a second, as the page's notes say."""
-    found = re.search(r"([\d.]+) frames a second (are )?looked at", (RESULTS / f"{page}.md").read_text())
+    found = re.search(
+        r"([\d.]+) frames a second (are )?looked at", (RESULTS / f"{page}.md").read_text()
+    )
     if found is None:
         raise NotMeasured(f"the frames a second in `results/{page}.md`")
     return found[1]
@@ -77,7 +84,9 @@ def one_search(people: int) -> tuple[float, str]:
 def one_worker() -> Row:
     """The line of the archive in short files with one process, which has one thread for it."""
     for row in rows("archive", "footage s/s"):
-        if (row["scheduler"], row["workers"]) == ("local", "1") and row["footage"].endswith("files"):
+        if (row["scheduler"], row["workers"]) == ("local", "1") and row["footage"].endswith(
+            "files"
+        ):
             return row
     raise NotMeasured("one local process in `results/archive.md`")
 
@@ -86,12 +95,19 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
     """Footage as in archive.md, all day long."""
     worker = one_worker()
     rate, mib = number(worker["footage s/s"]), number(worker["memory, MiB"])
-    an_hour = {what: 60 * growth("scale", what, "minutes of 720p") for what in ("case, MiB", "tracks")}
+    an_hour = {
+        what: 60 * growth("scale", what, "minutes of 720p") for what in ("case, MiB", "tracks")
+    }
     a_track, among = one_search(people)
     held = growth("scale", "disk, MiB", "people") * people
     columns = ["cameras", "cores, always busy", f"machines of {cores} cores, a fifth free"]
     columns += ["workers a machine, at most", "their memory, GiB"]
-    columns += ["cases a day, GiB", f"cases of {days:g} days, TiB", "tracks a day", "searching them, core hours a day"]
+    columns += [
+        "cases a day, GiB",
+        f"cases of {days:g} days, TiB",
+        "tracks a day",
+        "searching them, core hours a day",
+    ]
     lines = []
     for count in cameras:
         busy = count / rate
@@ -114,7 +130,9 @@ def plan(cameras: list[int], cores: int, days: float, people: int) -> str:
 
 
 def cores_a_camera() -> str:
-    page = (RESULTS / "performance.md").read_text() if (RESULTS / "performance.md").is_file() else ""
+    page = (
+        (RESULTS / "performance.md").read_text() if (RESULTS / "performance.md").is_file() else ""
+    )
     measured = rows("performance", "whole, ms a frame")
     cores = re.search(r"(\d+) cores", page)
     if cores is None:
@@ -122,8 +140,15 @@ def cores_a_camera() -> str:
     lines = []
     for row in measured:
         seconds = int(cores[1]) * number(row["whole, ms a frame"]) / 1000
-        lines.append([row["size"], row["faces"], row["engine"], *(f"{rate * seconds:.2f}" for rate in RATES)])
-    columns = ["size", "faces a frame", "engine", *(f"cores at {rate:g} frames/s" for rate in RATES)]
+        lines.append(
+            [row["size"], row["faces"], row["engine"], *(f"{rate * seconds:.2f}" for rate in RATES)]
+        )
+    columns = [
+        "size",
+        "faces a frame",
+        "engine",
+        *(f"cores at {rate:g} frames/s" for rate in RATES),
+    ]
     return markdown(columns, lines) + (
         f"\n\nFrom [performance](results/performance.md): milliseconds a frame on all of its {cores[1]} cores, times "
         "these, times frames a second. Not in it: decoding what is not looked at, which sets the floor at few frames "
@@ -142,7 +167,9 @@ def fill(name: str, text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cameras", type=int, nargs="+", default=[1, 100, 1_000, 10_000])
     parser.add_argument("--cores", type=int, default=64, help="of one machine")
     parser.add_argument("--days", type=float, default=30.0, help="that cases are kept")

@@ -25,7 +25,7 @@ from fasr_video.sr.methods.diffusion import FAST
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import load_own
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 SIGMAS = (0.01, 0.1, 1.0, 10.0)
 
@@ -35,13 +35,17 @@ def published() -> Denoiser:
     torch.manual_seed(0)
     net = NCSNpp()
     for parameter in net.parameters():
-        if parameter.ndim > 1 and parameter.requires_grad and float(parameter.detach().abs().max()) < 1e-3:
+        if (
+            parameter.ndim > 1
+            and parameter.requires_grad
+            and float(parameter.detach().abs().max()) < 1e-3
+        ):
             torch.nn.init.xavier_uniform_(parameter)
     return ScoreDenoiser(net, 0.001, 348.0).eval()
 
 
 def compact() -> Denoiser:
-    return load_own(boxed("sr.safetensors"))
+    return load_own(bundled("sr.safetensors"))
 
 
 NETWORKS: dict[str, Callable[[], Denoiser]] = {"NCSN++, FASR's size": published, "compact": compact}
@@ -49,8 +53,12 @@ NETWORKS: dict[str, Callable[[], Denoiser]] = {"NCSN++, FASR's size": published,
 
 def given(n: int, denoiser: Denoiser) -> tuple[torch.Tensor, Condition]:
     g = torch.Generator().manual_seed(0)
-    feature = torch.nn.functional.normalize(torch.randn(n, denoiser.feature_length, generator=g), dim=1)
-    return torch.rand(n, 3, 128, 128, generator=g), Condition(torch.rand(n, 3, 128, 128, generator=g), feature)
+    feature = torch.nn.functional.normalize(
+        torch.randn(n, denoiser.feature_length, generator=g), dim=1
+    )
+    return torch.rand(n, 3, 128, 128, generator=g), Condition(
+        torch.rand(n, 3, 128, 128, generator=g), feature
+    )
 
 
 @torch.no_grad()
@@ -100,16 +108,30 @@ def own_peak() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--calls", type=int, default=10, help="timed, of the compact network; a fifth of the other one")
+    parser.add_argument(
+        "--calls",
+        type=int,
+        default=10,
+        help="timed, of the compact network; a fifth of the other one",
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 2, 8], help="faces a call")
     parser.add_argument("--two-samples", choices=PRECISIONS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.two_samples:
         two_samples(args.two_samples)
         return
-    columns = ("network", "parameters", "precision", "faces a call", "ms a face", "largest relative error")
+    columns = (
+        "network",
+        "parameters",
+        "precision",
+        "faces a call",
+        "ms a face",
+        "largest relative error",
+    )
     table = Table("sr_cost", "Cost of a network call", command_line(), columns)
     for name in args.networks:
         denoiser = NETWORKS[name]()
@@ -120,7 +142,9 @@ def main() -> None:
             denoiser.precision = precision
             for n in args.batches:
                 ms = 1e3 * seconds(denoiser, n, times) / n
-                table.row([name, size, label, n, f"{ms:.0f}" if ms > 100 else f"{ms:.1f}", f"{wrong:.1e}"])
+                table.row(
+                    [name, size, label, n, f"{ms:.0f}" if ms > 100 else f"{ms:.1f}", f"{wrong:.1e}"]
+                )
     for label in PRECISIONS:
         alone = [sys.executable, __file__, "--two-samples", label]
         out = subprocess.run(alone, capture_output=True, text=True, check=True)

@@ -95,15 +95,20 @@ def choose(count: int, models: Models, scorer: Embedder) -> Faces:
     return Faces(clean, small, Condition(enlarge(small, 128), torch.stack(merged)), scorer, own)
 
 
+# A picture for each row of the condition.
 Drawing = Callable[[Condition, samplers.Generators], Tensor]
-"""A picture for each row of the condition."""
 
 
 def measure(draw: Drawing, faces: Faces, samples: int, batch: int = 16) -> Measured:
     rows = torch.arange(len(faces.clean)).repeat_interleave(samples)
-    seeds = samplers.generators([sample_seed(i, k) for i in range(len(faces.clean)) for k in range(samples)])
+    seeds = samplers.generators(
+        [sample_seed(i, k) for i in range(len(faces.clean)) for k in range(samples)]
+    )
     began = time.monotonic()
-    parts = [draw(faces.condition[rows[i : i + batch]], seeds[i : i + batch]) for i in range(0, len(rows), batch)]
+    parts = [
+        draw(faces.condition[rows[i : i + batch]], seeds[i : i + batch])
+        for i in range(0, len(rows), batch)
+    ]
     seconds = time.monotonic() - began
     drawn = torch.cat(parts).unflatten(0, (-1, samples))
     mean, first = drawn.mean(1), drawn[:, 0]
@@ -155,7 +160,9 @@ def row(name: str, calls: int, m: Measured, base: Measured) -> list[object]:
     ]
 
 
-def fill(table: Table, names: tuple[str, ...], reference: str, faces: Faces, models: Models, samples: int) -> None:
+def fill(
+    table: Table, names: tuple[str, ...], reference: str, faces: Faces, models: Models, samples: int
+) -> None:
     base: Measured | None = None
     for name in (reference, *names):
         how = sampling.parse(name)
@@ -164,7 +171,11 @@ def fill(table: Table, names: tuple[str, ...], reference: str, faces: Faces, mod
         table.row(row(name, how.calls, m, base))
     low = enlarge(faces.small, 128)
     identity = float((faces.scorer.embed(low)[0] * faces.own).sum(1).mean())
-    bicubic = (f"{float(psnr(low, faces.clean).mean()):.2f}", "", f"{float(ssim(low, faces.clean).mean()):.4f}")
+    bicubic = (
+        f"{float(psnr(low, faces.clean).mean()):.2f}",
+        "",
+        f"{float(ssim(low, faces.clean).mean()):.4f}",
+    )
     table.row(
         [
             "bicubic",

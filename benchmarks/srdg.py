@@ -67,7 +67,10 @@ def load_people(count: int, scorer: Embedder) -> People:
     groups = [g for g in faces.people.values() if len(g) >= 3]
     drawn = groups[:count]
     labels = read_labels(DATA / "labels.csv", faces)
-    true = [{name: int(labels[g[1], NAMES.index(inner)]) == yes for name, (inner, yes) in YES.items()} for g in drawn]
+    true = [
+        {name: int(labels[g[1], NAMES.index(inner)]) == yes for name, (inner, yes) in YES.items()}
+        for g in drawn
+    ]
     clean = shown(faces, [g[1] for g in drawn])
     gallery = scorer.embed(shown(faces, [g[0] for g in groups]))[0]
     auxiliaries = [shown(faces, g[2:]) for g in drawn]
@@ -82,18 +85,27 @@ def attributes(true: dict[str, bool], names: Sequence[str], right: bool) -> tupl
     return tuple(Attribute(name, true[name] == right) for name in names)
 
 
-def draw(denoiser: Denoiser, condition: Condition, guidance: Guidance, rows: Sequence[tuple[Attribute, ...]]) -> Tensor:
+def draw(
+    denoiser: Denoiser,
+    condition: Condition,
+    guidance: Guidance,
+    rows: Sequence[tuple[Attribute, ...]],
+) -> Tensor:
     """One sample a face; its noise is the same whatever it is drawn towards."""
     how, parts = sampling.parse(FAST), []
     for i in range(0, len(rows), BATCH):
-        noise = samplers.generators([sample_seed(k, 0) for k in range(i, min(i + BATCH, len(rows)))])
+        noise = samplers.generators(
+            [sample_seed(k, 0) for k in range(i, min(i + BATCH, len(rows)))]
+        )
         guided = guidance.guided(denoiser, rows[i : i + BATCH], bounded=how.in_few_steps)
         parts.append(sampling.draw(guided, condition[i : i + BATCH], how, noise))
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def agreement(classifier: AttributeClassifier, pictures: Tensor, wanted: Sequence[dict[str, bool]], name: str) -> float:
+def agreement(
+    classifier: AttributeClassifier, pictures: Tensor, wanted: Sequence[dict[str, bool]], name: str
+) -> float:
     """Share of the pictures that read as wanted."""
     inner, yes = YES[name]
     logs = classifier.logs(pictures, torch.full((len(pictures),), classifier.sigma_min))
@@ -115,13 +127,19 @@ def effect_table(people: People, guidance: Guidance, other: Guidance | None, com
     (judge,) = guidance.classifiers.parts
     for side in SIDES:
         lr = enlarge(shrink(people.clean, side), 128)
-        merged = [joined.combine(embedder.embed(enlarge(shrink(a, side), 128))[0]) for a in people.auxiliaries]
+        merged = [
+            joined.combine(embedder.embed(enlarge(shrink(a, side), 128))[0])
+            for a in people.auxiliaries
+        ]
         feature = torch.stack(merged)
         for method, told in (("SDE-SR", torch.zeros_like(feature)), ("FASR++", feature)):
             for what, (names, right) in ASKED.items():
                 rows = [attributes(true, names, right) for true in people.true]
                 pictures = draw(models.denoiser, Condition(lr, told), guidance, rows)
-                wanted = [true | {a.name: a.value for a in row} for true, row in zip(people.true, rows, strict=True)]
+                wanted = [
+                    true | {a.name: a.value for a in row}
+                    for true, row in zip(people.true, rows, strict=True)
+                ]
                 features = people.scorer.embed(pictures)[0]
                 ranked = (features @ people.gallery.T).argmax(1) == torch.arange(count)
                 table.row(
@@ -172,7 +190,9 @@ def seconds(denoiser: Denoiser, n: int) -> float:
     """Of one network call on n faces: the shortest of a few."""
     g = torch.Generator().manual_seed(0)
     x, sigma = torch.rand(n, 3, 128, 128, generator=g), torch.full((n,), 0.3)
-    call: Callable[[Tensor, Tensor], Tensor] = denoiser.given(Condition(x, torch.zeros(n, denoiser.feature_length)))
+    call: Callable[[Tensor, Tensor], Tensor] = denoiser.given(
+        Condition(x, torch.zeros(n, denoiser.feature_length))
+    )
     spent = []
     for _ in range(TIMES + 1):  # the first one warms up
         began = time.monotonic()
@@ -190,7 +210,11 @@ def main() -> None:
     command = command_line()
     device = torch.device("cpu")
     guidance = open_guidance((), args.guidance, device)
-    other = open_guidance([f"male={args.published}"], args.guidance, device) if args.published.is_file() else None
+    other = (
+        open_guidance([f"male={args.published}"], args.guidance, device)
+        if args.published.is_file()
+        else None
+    )
     people = load_people(args.people, open_embedder("dlib", None, "cpu"))
     effect = effect_table(people, guidance, other, command)
     effect.write(cost_table(guidance, other))

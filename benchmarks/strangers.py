@@ -24,13 +24,13 @@ from fasr_video.case.case import Case
 from fasr_video.case.results import features
 from fasr_video.configs import settings
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
 from fasr_video.pipeline.run import open_models, run
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 NOBODY = "nobody known"
 LONG = 10  # sightings: shorter tracks are glimpses, often of no face
@@ -46,22 +46,26 @@ class Track:
     asked: Asked
 
 
-def read_tracks(clips: Sequence[Path], people: dict[str, str], overrides: Sequence[str]) -> list[Track]:
+def read_tracks(
+    clips: Sequence[Path], people: dict[str, str], overrides: Sequence[str]
+) -> list[Track]:
     """Run the footage into a case of its own and return its tracks that can be searched for."""
     chosen = settings.load("cpu", ["restore.method=none", *overrides])
     found = []
     with tempfile.TemporaryDirectory() as folder:
         out, _ = run(list(clips), Path(folder) / "case", chosen, models=open_models(chosen))
         query = """
-            SELECT track.id, source.path, probed.side, avg((x1 + x2) / 2) AS centre, count(*) AS sightings
-            FROM track JOIN probed ON probed.track = track.id JOIN source ON source.id = track.source
+            SELECT track.id, source.path, encoding.side, avg((x1 + x2) / 2) AS centre, count(*) AS sightings
+            FROM track JOIN encoding ON encoding.track = track.id JOIN source ON source.id = track.source
             JOIN face ON face.track = track.id GROUP BY track.id"""
         with Case.open(out) as case:
             for row in case.db.execute(query).fetchall():
                 clip = Path(row["path"]).name
                 signer = 640 / 3 <= row["centre"] <= 2 * 640 / 3
                 asked = Asked(features(case, row["id"]), row["side"])
-                found.append(Track(clip, people[clip] if signer else NOBODY, row["sightings"], asked))
+                found.append(
+                    Track(clip, people[clip] if signer else NOBODY, row["sightings"], asked)
+                )
     return found
 
 
@@ -74,7 +78,10 @@ def enrolled_clips(people: dict[str, str]) -> dict[str, str]:
 
 
 def search(
-    tracks: Sequence[Track], known: dict[str, Feature], calibration: Calibration | None, folder: Path
+    tracks: Sequence[Track],
+    known: dict[str, Feature],
+    calibration: Calibration | None,
+    folder: Path,
 ) -> list[Answer]:
     """Return the answers of a gallery of these people."""
     with Gallery.create(folder, "builtin", "0" * 64, len(next(iter(known.values())))) as gallery:
@@ -87,13 +94,18 @@ def search(
         return searcher.answers([track.asked for track in tracks])
 
 
-def line(left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], known: dict[str, Feature]) -> list[str]:
+def line(
+    left_out: str, tracks: Sequence[Track], answers: Sequence[Answer], known: dict[str, Feature]
+) -> list[str]:
     """Return what came of the tracks of those who are known, and of strangers."""
     pairs = list(zip(tracks, answers, strict=True))
     mates = [(t, a) for t, a in pairs if t.person in known]
     strangers = [a for t, a in pairs if t.person not in known]
     first = [a.joined[0].subject == t.person for t, a in mates]
-    lead = [right and a.verdict is Verdict.CANDIDATES for right, (_, a) in zip(first, mates, strict=True)]
+    lead = [
+        right and a.verdict is Verdict.CANDIDATES
+        for right, (_, a) in zip(first, mates, strict=True)
+    ]
     named = [a for a in strangers if a.verdict is Verdict.CANDIDATES]
     cosines = [a.joined[0].cosines[Kind.POOLED] for a in strangers]
     ratios = [a.joined[0].ratio for a in strangers if a.joined[0].ratio is not None]
@@ -121,9 +133,13 @@ def apart(tracks: Sequence[Track]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=DATA / "clips")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SETTING=VALUE")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="SETTING=VALUE"
+    )
     args = parser.parse_args()
     people = json.loads(find_data(args.data / "asl_people.json").read_text())
     torch.set_num_threads(os.cpu_count() or 1)
@@ -135,10 +151,12 @@ def main() -> None:
         photographs[person] = max(own, key=lambda t: t.sightings).asked.features[Kind.BEST]
     asked = [t for t in tracks if t.clip not in enrolled.values()]
     builtin = not any("embedder" in o for o in args.overrides)
-    calibration = Calibration.load(boxed("calibration.json")) if builtin else None
+    calibration = Calibration.load(bundled("calibration.json")) if builtin else None
     columns = ["left out", "tracks of enrolled", "first", "first and a lead"]
     columns += ["tracks of strangers", "a lead", "highest similarity", "highest log10 LR"]
-    table = Table("strangers", "Office clips, each person left out in turn", command_line(), columns)
+    table = Table(
+        "strangers", "Office clips, each person left out in turn", command_line(), columns
+    )
     with tempfile.TemporaryDirectory() as folder:
         for left_out in ("nobody", *sorted(photographs)):
             known = {person: f for person, f in photographs.items() if person != left_out}

@@ -43,8 +43,8 @@ DETECTORS = {
     "builtin, OpenVINO": ["detect.backend=builtin", "detect.engine=openvino"],
     "haar": ["detect.backend=haar"],
 }
+# Frames, seconds.
 Counted = tuple[int, float]
-"""Frames, seconds."""
 
 
 def decode(path: Path, rgb: bool) -> Counted:
@@ -107,7 +107,9 @@ SHORT: dict[str, Callable[[Path], Counted]] = {
 LONG: dict[str, Callable[[Path, float], Counted]] = {
     "(d) our reader and builtin detector": detect,
     "(e) whole run into a case, builtin": lambda path, end: whole(path, end, "builtin"),
-    "(e) whole run into a case, builtin, OpenVINO": lambda path, end: whole(path, end, "builtin, OpenVINO"),
+    "(e) whole run into a case, builtin, OpenVINO": lambda path, end: whole(
+        path, end, "builtin, OpenVINO"
+    ),
     "(e) whole run into a case, haar": lambda path, end: whole(path, end, "haar"),
 }
 
@@ -118,7 +120,16 @@ def make_detector(name: str) -> Detector:
 
 def in_own_process(what: str, path: Path, end: float) -> float:
     """Frames a second."""
-    command = [sys.executable, __file__, "--one", what, "--file", str(path), "--run-seconds", str(end)]
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        what,
+        "--file",
+        str(path),
+        "--run-seconds",
+        str(end),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{what} on {path.name} failed:\n{done.stderr}")
@@ -135,7 +146,9 @@ def measure(path: Path, end: float, rounds: int) -> dict[str, float]:
     return {what: statistics.median(values) for what, values in rates.items()}
 
 
-def detector_times(frame: NDArray[np.uint8], looks: int) -> dict[tuple[str, tuple[int, int]], float]:
+def detector_times(
+    frame: NDArray[np.uint8], looks: int
+) -> dict[tuple[str, tuple[int, int]], float]:
     """(detector, size) → median milliseconds a frame, the detectors in turns."""
     detectors = {name: make_detector(name) for name in DETECTORS}
     times: dict[tuple[str, tuple[int, int]], list[float]] = {}
@@ -168,9 +181,13 @@ def tracker_rate(name: str, faces: int, frames: int) -> float:
     for _ in range(frames):
         speeds = 0.95 * speeds + rng.normal(0, 0.8, (faces, 2))
         centres = np.clip(centres + speeds, 30, (1890, 1050))
-        boxes = np.concatenate((centres - sides / 2, centres + sides / 2), 1) + rng.normal(0, 1, (faces, 4))
+        boxes = np.concatenate((centres - sides / 2, centres + sides / 2), 1) + rng.normal(
+            0, 1, (faces, 4)
+        )
         seen = rng.random(faces) > 0.1
-        looks.append(Detections(boxes[seen].astype(np.float32), np.full(seen.sum(), 0.9, np.float32), None))
+        looks.append(
+            Detections(boxes[seen].astype(np.float32), np.full(seen.sum(), 0.9, np.float32), None)
+        )
     tracker = TRACKERS[name](TrackerSettings())
     began = time.perf_counter()
     for index, found in enumerate(looks):
@@ -197,17 +214,29 @@ def chains(repeats: int, end: float, rounds: int) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=10, help="of the 8 s sample, for (a) to (c) and the peer")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=10, help="of the 8 s sample, for (a) to (c) and the peer"
+    )
     parser.add_argument("--run-seconds", type=float, default=8.0, help="of video, for (d) and (e)")
-    parser.add_argument("--rounds", type=int, default=3, help="for (a) to (c) and the peer; (d) and (e) run once")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="for (a) to (c) and the peer; (d) and (e) run once"
+    )
     parser.add_argument("--looks", type=int, default=30, help="of each detector at each size")
     parser.add_argument("--one", choices=[*SHORT, *LONG], help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(os.cpu_count() or 1)
     if args.one:
-        print(*(SHORT[args.one](args.file) if args.one in SHORT else LONG[args.one](args.file, args.run_seconds)))
+        print(
+            *(
+                SHORT[args.one](args.file)
+                if args.one in SHORT
+                else LONG[args.one](args.file, args.run_seconds)
+            )
+        )
         return
     table = chains(args.repeats, args.run_seconds, args.rounds)
     table.note(
@@ -219,7 +248,10 @@ def main() -> None:
         "detector. (a), (b) and the peer decode with all cores, our reader with one: see docs/architecture.md."
     )
     looks = Table(
-        "throughput", "Detectors, milliseconds a frame", "", ["size", *DETECTORS, "haar/builtin", "builtin/OpenVINO"]
+        "throughput",
+        "Detectors, milliseconds a frame",
+        "",
+        ["size", *DETECTORS, "haar/builtin", "builtin/OpenVINO"],
     )
     times = detector_times(sample_frame(), args.looks)
     for size in SIZES:
@@ -231,11 +263,15 @@ def main() -> None:
         f"turns, `min_score` of the preset, {torch.get_num_threads()} threads each. Builtin here: "
         f"{make_detector('builtin').name}. Haar is the peer: OpenCV's cascade."
     )
-    trackers = Table("throughput", "Trackers, frames a second", "", ["tracker", *(f"{n} faces" for n in FACES)])
+    trackers = Table(
+        "throughput", "Trackers, frames a second", "", ["tracker", *(f"{n} faces" for n in FACES)]
+    )
     for name in TRACKERS:
         rates = [statistics.median(tracker_rate(name, n, 300) for _ in range(3)) for n in FACES]
         trackers.row([name, *(f"{r:.0f}" for r in rates)])
-    trackers.note("Made-up faces that walk about in 1920×1080 at 25 frames a second; median of 3 times 300 frames.")
+    trackers.note(
+        "Made-up faces that walk about in 1920×1080 at 25 frames a second; median of 3 times 300 frames."
+    )
     table.write(looks, trackers)
 
 

@@ -24,7 +24,11 @@ from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores, score
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections
 
-PEERS = {"sort": roboflow.SORTTracker, "bytetrack": roboflow.ByteTrackTracker, "ocsort": roboflow.OCSORTTracker}
+PEERS = {
+    "sort": roboflow.SORTTracker,
+    "bytetrack": roboflow.ByteTrackTracker,
+    "ocsort": roboflow.OCSORTTracker,
+}
 Rows = NDArray[np.float64]
 SEEDS = [7, 8, 9]
 
@@ -58,7 +62,9 @@ def load(folder: Path, seed: int) -> Sequence:
     return Sequence(folder.name, fps, truth, found, last)
 
 
-def make_detections(truth: dict[int, Rows], last: int, rng: np.random.Generator) -> dict[int, Detections]:
+def make_detections(
+    truth: dict[int, Rows], last: int, rng: np.random.Generator
+) -> dict[int, Detections]:
     """8 % missed (in runs), 12 % unsure, 5 % jitter of the box, a false one every second frame."""
     everything = np.concatenate(list(truth.values()))
     asleep: dict[int, int] = {}
@@ -74,7 +80,12 @@ def make_detections(truth: dict[int, Rows], last: int, rng: np.random.Generator)
             size = np.array([box[2] - box[0], box[3] - box[1]] * 2)
             unsure = rng.random() < 0.12
             jitter = rng.normal(0, 0.08 if unsure else 0.025, 4) * size
-            rows.append([*(np.array(box) + jitter), rng.uniform(0.15, 0.5) if unsure else rng.uniform(0.6, 1.0)])
+            rows.append(
+                [
+                    *(np.array(box) + jitter),
+                    rng.uniform(0.15, 0.5) if unsure else rng.uniform(0.6, 1.0),
+                ]
+            )
         if rng.random() < 0.5:
             box = everything[rng.integers(len(everything)), 1:]
             rows.append([*(box + rng.normal(0, 40, 2).tolist() * 2), rng.uniform(0.1, 0.6)])
@@ -86,7 +97,9 @@ def _detections(rows: Rows) -> Detections:
     scores = rows[:, 4]
     if len(rows) and scores.max() > 1:
         scores = scores / scores.max()
-    return Detections(rows[:, :4].astype(np.float32), np.clip(scores, 0, 1).astype(np.float32), None)
+    return Detections(
+        rows[:, :4].astype(np.float32), np.clip(scores, 0, 1).astype(np.float32), None
+    )
 
 
 def run(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, float]:
@@ -98,7 +111,9 @@ def run(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, floa
         for frame in range(1, sequence.last + 1):
             d = sequence.found.get(frame, empty)
             out = theirs.update(
-                supervision.Detections(xyxy=d.boxes, confidence=d.scores, class_id=np.zeros(len(d), int))
+                supervision.Detections(
+                    xyxy=d.boxes, confidence=d.scores, class_id=np.zeros(len(d), int)
+                )
             )
             ids.append((out.tracker_id if len(out) else np.zeros(0, int), out.xyxy))
     else:
@@ -116,7 +131,12 @@ def run(sequence: Sequence, name: str, peer: bool) -> tuple[TrackingScores, floa
         keep = np.asarray(track_ids) >= 0
         truth = sequence.truth.get(frame, np.zeros((0, 5)))
         frames.append(
-            LabelledFrame(truth[:, 0].astype(int), truth[:, 1:], np.asarray(track_ids)[keep], boxes[keep].astype(float))
+            LabelledFrame(
+                truth[:, 0].astype(int),
+                truth[:, 1:],
+                np.asarray(track_ids)[keep],
+                boxes[keep].astype(float),
+            )
         )
     return score(frames), sequence.last / seconds
 
@@ -135,11 +155,17 @@ def compare(folder: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "mot")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "mot"
+    )
     args = parser.parse_args()
     if not args.data.is_dir():
-        raise SystemExit(f"{args.data}: no such folder; give the MOTChallenge sequences with --data")
+        raise SystemExit(
+            f"{args.data}: no such folder; give the MOTChallenge sequences with --data"
+        )
     measures = ["HOTA ours", "theirs", "IDF1 ours", "theirs", "MOTA ours", "theirs"]
     table = Table(
         "tracking",
@@ -156,7 +182,9 @@ def main() -> None:
         mean = np.mean(rows, 0)
         table.row(["**mean**", name, *(f"**{v:.1f}**" for v in mean[:6]), f"**{mean[6]:.2f}**"])
         ahead = sum(r[0] >= r[1] - 0.05 and r[2] >= r[3] - 0.05 for r in rows)
-        table.note(f"{name}: at least equal to its twin in HOTA and IDF1 on {ahead} of {len(rows)} sequences.")
+        table.note(
+            f"{name}: at least equal to its twin in HOTA and IDF1 on {ahead} of {len(rows)} sequences."
+        )
     table.note(
         "TUD-Campus and MOT17-02 come with detections; for the others they are made from the ground truth (2 % chance "
         f"to fall asleep for 1-7 frames, 12 % unsure, jitter, a false one every second frame; mean of {len(SEEDS)} "

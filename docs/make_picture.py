@@ -25,13 +25,17 @@ def draw(folder: Path, out: Path) -> None:
     found = [t for t in found if t["source"] == found[0]["source"]]
     end = max(t["end_seconds"] for t in found)
     figure = plt.figure(figsize=(13, 0.5 + 2.2 * len(found)), facecolor="white")
-    grid = figure.add_gridspec(2 * len(found), COLUMNS, height_ratios=[0.3, 2] * len(found), hspace=0.35, wspace=0.08)
+    grid = figure.add_gridspec(
+        2 * len(found), COLUMNS, height_ratios=[0.3, 2] * len(found), hspace=0.35, wspace=0.08
+    )
     for i, track in enumerate(found):
         _timeline(figure.add_subplot(grid[2 * i, :]), track, end)
         shown = track["shown"]
         pictures = [(shown["native"], "LR0, own pixels")]
         pictures.append((shown["aligned"], "LR0, canonical"))
-        pictures += [(a["aligned"], f"LR{n}") for n, a in enumerate(track["auxiliaries"][: COLUMNS - 3], 1)]
+        pictures += [
+            (a["aligned"], f"LR{n}") for n, a in enumerate(track["auxiliaries"][: COLUMNS - 3], 1)
+        ]
         if track["restoration"] is not None:
             pictures.append((track["restoration"]["picture"], "reconstruction, synthetic"))
         for column, (picture, label) in enumerate(pictures):

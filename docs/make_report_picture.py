@@ -20,7 +20,9 @@ def main() -> None:
     case = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "cases" / "demo"
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as started:
         write_report(case, Path(folder), ("html",))
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(viewport={"width": 1180, "height": 900})
         page.goto((Path(folder) / "T1.html").as_uri())
         end = page.locator("section.synthetic").bounding_box()

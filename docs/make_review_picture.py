@@ -42,7 +42,9 @@ def main() -> None:
         case = Path(shutil.copytree(given, Path(folder) / "demo"))
         with Case.open(case, read_only=True) as opened:
             name = opened.meta("case_id")
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         with served(case) as address:
             page = browser.new_page(viewport={"width": 1180, "height": 900})
             page.goto(address)

@@ -25,9 +25,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         still = Path(folder) / "still.png"
         Image.fromarray(as_image(shrink(face, 16)[0])).save(still)
-        command = [sys.executable, "-m", "fasr_video", "sr", str(still), "--samples", "3", "--out", folder]
+        command = [
+            sys.executable,
+            "-m",
+            "fasr_video",
+            "sr",
+            str(still),
+            "--samples",
+            "3",
+            "--out",
+            folder,
+        ]
         subprocess.run(command, check=True)
-        (ROOT / "docs" / "images" / "sr.png").write_bytes(next(Path(folder).glob("still-*.sheet.png")).read_bytes())
+        (ROOT / "docs" / "images" / "sr.png").write_bytes(
+            next(Path(folder).glob("still-*.sheet.png")).read_bytes()
+        )
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ import os
 
 from fasr_video.errors import UsageError
 
+# Names the role where no option does: for a shell, or for a service that runs by itself.
 VARIABLE = "FASR_VIDEO_ROLE"
-"""Names the role where no option does: for a shell, or for a service that runs by itself."""
+# What pages propose; any other word will do.
 USUAL = ("examiner", "reviewer", "supervisor", "administrator")
-"""What pages propose; any other word will do."""
 LONGEST = 100
 
 
@@ -26,7 +26,11 @@ def one_line(what: str, text: str) -> str:
     """Without what no reader could see: it would be another name that looks the same."""
     text = " ".join(text.split())
     if not text.isprintable():
-        raise UsageError(what, "it holds characters that cannot be shown", "write it with letters, digits and marks")
+        raise UsageError(
+            what,
+            "it holds characters that cannot be shown",
+            "write it with letters, digits and marks",
+        )
     return text
 
 

@@ -32,7 +32,9 @@ class Vault:
         try:
             return AESGCM(self._key).decrypt(sealed[:_NONCE], sealed[_NONCE:], place.encode())
         except (InvalidTag, ValueError) as error:
-            raise IntegrityError(place, "it was changed", "restore it from a copy of the case") from error
+            raise IntegrityError(
+                place, "it was changed", "restore it from a copy of the case"
+            ) from error
 
 
 def vault_of(key: bytes, case_id: str) -> Vault:

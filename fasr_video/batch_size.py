@@ -26,15 +26,16 @@ class Load:
     of that again for what is between them."""
 
 
+# Frames of 1080p for the builtin detector; one by one they are faster on a CPU.
 FRAMES = Load(cpu=1, most=16, mib=512)
-"""Frames of 1080p for the builtin detector; one by one they are faster on a CPU."""
+# Aligned faces for an embedder; few of them fit into a CPU's cache with all that the builtin one
+# makes of them.
 FACES = Load(cpu=8, most=512, mib=192)
-"""Aligned faces for an embedder; few of them fit into a CPU's cache with all that the builtin one makes of them."""
+# Samples of a diffusion network of the published size.
 PICTURES = Load(cpu=16, most=64, mib=512)
-"""Samples of a diffusion network of the published size."""
 
 
-def at_once(load: Load, device: torch.device, chosen: int | None = None) -> int:
+def batch_size_for(load: Load, device: torch.device, chosen: int | None = None) -> int:
     """As many as a setting says, else as many as suit the device."""
     if chosen is not None:
         return chosen

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from fasr_video.types import Boxes, Detections, Image, Landmarks
 
 NMS_IOU = 0.4
+# A box with this share of its area in a better one, and at most this share of that one's area, is a
+# part of it.
 PART_INSIDE, PART_SIZE = 0.8, 0.4
-"""A box with this share of its area in a better one, and at most this share of that one's area, is a part of it."""
 
+# Of either precision; what goes in comes out.
 Floats = NDArray[np.floating]
-"""Of either precision; what goes in comes out."""
 
 
 def areas(boxes: Floats) -> Floats:

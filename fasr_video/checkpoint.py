@@ -14,12 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fasr_video.errors import ModelError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 
 # A training loop that warms up with np.minimum leaves NumPy numbers in its optimizer's state, FASR's among them.
 # They come under the name that NumPy 1 or NumPy 2 gives their constructor.
 _scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-NUMPY_NUMBERS = [_scalar, (_scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Float64DType]
+NUMPY_NUMBERS = [
+    _scalar,
+    (_scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
 
 
 class Inert:
@@ -44,7 +49,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ModelError(path, "it holds something else than tensors by name", "give a file with a state dict")
+        raise ModelError(
+            path, "it holds something else than tensors by name", "give a file with a state dict"
+        )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
@@ -62,7 +69,7 @@ def load_state(net: nn.Module, path: Path, contract: str | None = None) -> None:
 def save_own(tensors: Mapping[str, Tensor], path: Path, contract: str, header: str) -> None:
     """A weights file of our own: safetensors with the contract in its header, and beside that what `header` says."""
     # One entry alone: safetensors writes several in random order, and the file's hash would change with it.
-    write_whole(path, lambda partial: save_file(dict(tensors), partial, {contract: header}))
+    atomic_write(path, lambda partial: save_file(dict(tensors), partial, {contract: header}))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -88,7 +95,11 @@ def check_contract(path: Path, wanted: str) -> None:
     """Refuse a file of our own that was made for another contract; one without our header may be what is wanted."""
     named = contract_of(path)
     if named not in (None, wanted):
-        raise ModelError(path, f"its header says {named}, but {wanted} is wanted", "give weights of that contract")
+        raise ModelError(
+            path,
+            f"its header says {named}, but {wanted} is wanted",
+            "give weights of that contract",
+        )
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, remedy: str) -> None:
@@ -101,7 +112,9 @@ def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, remedy: str) -
     net.load_state_dict(given, strict=False)
 
 
-def check_shapes(path: Path, own: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str) -> None:
+def check_shapes(
+    path: Path, own: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str
+) -> None:
     """The file has to give every tensor that the network owns, with its shape, and no other."""
     for problem, keys in (
         ("lacks", [k for k in own if k not in given]),
@@ -117,7 +130,9 @@ def check_shapes(path: Path, own: Mapping[str, Tensor], given: Mapping[str, Tens
 def check_finite(path: Path, given: Mapping[str, Tensor]) -> None:
     for name, value in given.items():
         if not value.isfinite().all():
-            raise ModelError(path, f"NaN or infinity in {name}", "give weights from before the training diverged")
+            raise ModelError(
+                path, f"NaN or infinity in {name}", "give weights from before the training diverged"
+            )
 
 
 def find_device(name: str) -> torch.device:
@@ -126,7 +141,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {name}", "PyTorch cannot use it on this machine", "use device cpu") from error
+        raise UsageError(
+            f"device {name}", "PyTorch cannot use it on this machine", "use device cpu"
+        ) from error
     return device
 
 
@@ -138,7 +155,9 @@ def _read_safetensors(path: Path) -> object:
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
-    return ModelError(path, f"not a readable safetensors file ({error})", "copy or download it again")
+    return ModelError(
+        path, f"not a readable safetensors file ({error})", "copy or download it again"
+    )
 
 
 def read_torch(path: Path) -> object:
@@ -149,5 +168,9 @@ def read_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         reason = "not a plain state dict: it is damaged or asks to run code, which we never do"
         raise ModelError(path, reason, "convert it to safetensors where you trust it") from error
-    except Exception as error:  # bytes that are no checkpoint fail in the unpickler in any way they like
-        raise ModelError(path, "not a readable PyTorch file", "copy or download it again") from error
+    except (
+        Exception
+    ) as error:  # bytes that are no checkpoint fail in the unpickler in any way they like
+        raise ModelError(
+            path, "not a readable PyTorch file", "copy or download it again"
+        ) from error

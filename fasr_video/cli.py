@@ -16,8 +16,8 @@ from fasr_video import __version__
 from fasr_video.console import say
 from fasr_video.errors import ExitCode, FasrError, exhausted
 
+# Errors of the system that are about the machine; others are about a file.
 GAVE_UP = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
-"""Errors of the system that are about the machine; others are about a file."""
 
 
 def main() -> None:
@@ -40,17 +40,26 @@ def main() -> None:
         say("fasr-video: stopped; the same command goes on where it was", err=True)
         code = ExitCode.STOPPED
     except sqlite3.DatabaseError as error:
-        say(f"fasr-video: the case's database is damaged ({error}); restore it from a copy", err=True)
+        say(
+            f"fasr-video: the case's database is damaged ({error}); restore it from a copy",
+            err=True,
+        )
         code = ExitCode.INTEGRITY
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        say(f"fasr-video: {what}; change its permissions, or look after the disk that it is on", err=True)
+        say(
+            f"fasr-video: {what}; change its permissions, or look after the disk that it is on",
+            err=True,
+        )
         code = ExitCode.FAILED if error.errno in GAVE_UP else ExitCode.USAGE
     except Exception as error:
         reason = exhausted(error)
         if reason is None:
             raise
-        say(f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was", err=True)
+        say(
+            f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was",
+            err=True,
+        )
         code = ExitCode.FAILED
     sys.exit(int(code or 0))
 
@@ -66,7 +75,11 @@ class Lazy:
 
 
 COMMANDS = {
-    "batch": Lazy("archive", "batch_command", "Make a case of every file below ARCHIVE, once for each content."),
+    "batch": Lazy(
+        "archive",
+        "batch_command",
+        "Make a case of every file below ARCHIVE, once for each content.",
+    ),
     "calibrate": Lazy(
         "calibrate",
         "calibrate_command",
@@ -78,12 +91,20 @@ COMMANDS = {
         "Check that FILE_OR_FOLDER is what was signed with that key: "
         "no file altered, missing or added; 4 if it is not.",
     ),
-    "decide": Lazy("review", "decide_command", "Record what a reviewer says of TRACK (as `show` names it)."),
+    "decide": Lazy(
+        "review", "decide_command", "Record what a reviewer says of TRACK (as `show` names it)."
+    ),
     "doctor": Lazy(
-        "doctor", "doctor_command", "Show what is installed, which device would be used, and which models are at hand."
+        "doctor",
+        "doctor_command",
+        "Show what is installed, which device would be used, and which models are at hand.",
     ),
     "eval": Lazy("evaluate", "eval_group", "Compare methods on the same faces and seeds."),
-    "export": Lazy("case", "export_command", "Write CASE as CSV (a line a track, or a line a face seen) or JSON."),
+    "export": Lazy(
+        "case",
+        "export_command",
+        "Write CASE as CSV (a line a track, or a line a face seen) or JSON.",
+    ),
     "fit": Lazy(
         "restore",
         "fit_command",
@@ -105,7 +126,11 @@ COMMANDS = {
         "Show the licences of fasr-video, of the packages that it needs "
         "as they are installed here, and of its weights.",
     ),
-    "link": Lazy("review", "link_command", "Accept, refuse or reopen a proposed LINK between two tracks of CASE."),
+    "link": Lazy(
+        "review",
+        "link_command",
+        "Accept, refuse or reopen a proposed LINK between two tracks of CASE.",
+    ),
     "models": Lazy(
         "models",
         "models_command",
@@ -137,7 +162,11 @@ COMMANDS = {
         "serve_command",
         "Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.",
     ),
-    "show": Lazy("case", "show_command", "Show what is in CASE: sources, losses, tracks, proposed links, gallery."),
+    "show": Lazy(
+        "case",
+        "show_command",
+        "Show what is in CASE: sources, losses, tracks, proposed links, gallery.",
+    ),
     "sign": Lazy(
         "signing",
         "sign_command",
@@ -172,14 +201,17 @@ class Commands(click.Group):
         lazy = COMMANDS.get(cmd_name)
         if lazy is None:
             return None
-        command: click.Command = getattr(import_module(f"fasr_video.commands.{lazy.module}"), lazy.name)
+        command: click.Command = getattr(
+            import_module(f"fasr_video.commands.{lazy.module}"), lazy.name
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         limit = formatter.width - 6 - max(map(len, COMMANDS))
         with formatter.section("Commands"):
             lines = [
-                (name, textwrap.shorten(COMMANDS[name].help, limit, placeholder="...")) for name in sorted(COMMANDS)
+                (name, textwrap.shorten(COMMANDS[name].help, limit, placeholder="..."))
+                for name in sorted(COMMANDS)
             ]
             formatter.write_dl(lines)
 
@@ -189,7 +221,9 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args[1:] if args[:2] == ["sr", "fit"] else args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(__version__, prog_name="fasr-video")
 def cli() -> None:
     """Camera footage in; a case of face tracklets out.

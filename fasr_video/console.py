@@ -9,8 +9,9 @@ from typing import Any
 import click
 from rich.markup import escape
 
+# What JSON leaves as it is although a terminal may act on it, or show the text around it in another
+# order.
 _ACTS = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""What JSON leaves as it is although a terminal may act on it, or show the text around it in another order."""
 
 
 def plain(text: object) -> str:

@@ -21,8 +21,9 @@ from fasr_video.errors import InputError, UsageError
 if TYPE_CHECKING:
     from fasr_video.aes import Vault
 
+# Of the environment: the path of the key file. `--key-file` sets it, and processes that a run
+# starts inherit it.
 VARIABLE = "FASR_VIDEO_KEY"
-"""Of the environment: the path of the key file. `--key-file` sets it, and processes that a run starts inherit it."""
 CIPHER = "AES-256-GCM"
 _HEAD = "fasr-video-key/1"
 
@@ -45,7 +46,9 @@ def read_key(path: Path) -> bytes:
         raise InputError(path, f"cannot be read ({error.strerror})", "give the key file") from error
     found = re.fullmatch(rf"{re.escape(_HEAD)} ([0-9a-f]{{64}})\s*", text)
     if found is None:
-        raise InputError(path, "not a key for cases", "`fasr-video keygen FILE --for encryption` makes one")
+        raise InputError(
+            path, "not a key for cases", "`fasr-video keygen FILE --for encryption` makes one"
+        )
     warn_of_readers(path)
     return bytes.fromhex(found[1])
 
@@ -54,7 +57,10 @@ def read_key(path: Path) -> bytes:
 def warn_of_readers(path: Path) -> None:
     """Of a secret that others on this machine can read."""
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
-        say(f"fasr-video: {path}: others on this machine can read this key; chmod 600 {path}", err=True)
+        say(
+            f"fasr-video: {path}: others on this machine can read this key; chmod 600 {path}",
+            err=True,
+        )
 
 
 def fingerprint(key: bytes) -> str:
@@ -76,5 +82,9 @@ def open_vault(folder: Path, case_id: str, wanted: str) -> Vault:
         raise UsageError(folder, reason, f"give --key-file FILE, or set {VARIABLE}")
     key = read_key(path)
     if fingerprint(key) != wanted:
-        raise UsageError(path, f"key {fingerprint(key)} is not that of {folder}", f"give the file of key {wanted}")
+        raise UsageError(
+            path,
+            f"key {fingerprint(key)} is not that of {folder}",
+            f"give the file of key {wanted}",
+        )
     return make_vault(key, case_id)

@@ -72,7 +72,9 @@ class MissingExtra(UsageError):
 
     def __init__(self, package: str, extra: str, needed_for: str) -> None:
         super().__init__(
-            package, f"not installed, but {needed_for} needs it", f"run: pip install 'fasr-video[{extra}]'"
+            package,
+            f"not installed, but {needed_for} needs it",
+            f"run: pip install 'fasr-video[{extra}]'",
         )
 
 

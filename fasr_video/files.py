@@ -15,15 +15,30 @@ from typing import IO
 
 from fasr_video.errors import IntegrityError
 
+# Endings of picture files.
 PICTURES = frozenset(
     {
-        *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".jp2", ".j2k"),
+        *(
+            ".png",
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".bmp",
+            ".tif",
+            ".tiff",
+            ".webp",
+            ".gif",
+            ".avif",
+            ".jp2",
+            ".j2k",
+        ),
         *(".heic", ".heif"),  # which cannot be decoded here, and count as pictures that were lost
     }
 )
-"""Endings of picture files."""
+# Bytes of a file that is read as a whole: nothing of ours comes near, and a file with holes can
+# claim any size.
 LARGEST = 1 << 30
-"""Bytes of a file that is read as a whole: nothing of ours comes near, and a file with holes can claim any size."""
 
 
 def open_regular(path: Path) -> BufferedReader:
@@ -73,13 +88,13 @@ def named(path: Path) -> Iterator[None]:
         raise
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, then put it in its place: one sees the old file or the new one, also after
     a power cut."""
     partial = path.with_name(path.name + ".part")
     try:
         with suppress(FileNotFoundError):
-            os.unlink(partial)  # of a kill; or a link that somebody laid there, which is never written through
+            os.unlink(partial)  # of a kill; or a link of somebody's, which is never written through
         os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
         write(partial)
         with partial.open("rb+") as handle:
@@ -87,6 +102,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text to `path`, whole or not at all."""
+    atomic_write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -99,7 +119,11 @@ def is_gone(path: str | Path) -> bool:
     """False where nobody can tell, as in a folder that may not be looked into."""
     try:
         os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # no file has a zero byte in its name
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        ValueError,
+    ):  # no file has a zero byte in its name
         return True
     except OSError:
         return False
@@ -146,7 +170,9 @@ def inside(folder: Path, *parts: str) -> Path:
     for part in parts:
         if not is_plain(part):
             reason = f"{part!r} is no plain name of a file, and nothing is written there"
-            raise IntegrityError(folder, reason, "do not use what it comes from: it was not made by this program")
+            raise IntegrityError(
+                folder, reason, "do not use what it comes from: it was not made by this program"
+            )
     return folder.joinpath(*parts)
 
 

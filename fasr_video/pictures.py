@@ -15,19 +15,21 @@ from PIL import Image as PilImage
 from fasr_video.files import open_regular
 from fasr_video.types import Image
 
+# That are read. In others (ICO, PSD, …) what is decoded may be larger than what the head says.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "AVIF", "JPEG2000")
-"""That are read. In others (ICO, PSD, …) what is decoded may be larger than what the head says."""
+# Of a frame: 8K, as codecs pad it. What is larger is refused before it is decoded.
 MOST_PIXELS = 8192 * 4352
-"""Of a frame: 8K, as codecs pad it. What is larger is refused before it is decoded."""
+# Pixels of a face in the canonical frame, of whatever side.
 MOST_OF_A_FACE = 1 << 20
-"""Pixels of a face in the canonical frame, of whatever side."""
+# Pixels; one larger than a frame may be is shrunk to that when it is read.
 MOST_OF_A_PHOTOGRAPH = 1 << 27
-"""Pixels; one larger than a frame may be is shrunk to that when it is read."""
 LONGEST_SIDE = 16384
+# Pillow's ways of saying that it is no picture, or a bomb; and ours.
 UNREADABLE = (OSError, ValueError, SyntaxError, PilImage.DecompressionBombError)
-"""Pillow's ways of saying that it is no picture, or a bomb; and ours."""
 
-PilImage.MAX_IMAGE_PIXELS = MOST_OF_A_PHOTOGRAPH  # no warnings below our own limits, which are looked at first
+PilImage.MAX_IMAGE_PIXELS = (
+    MOST_OF_A_PHOTOGRAPH  # no warnings below our own limits, which are looked at first
+)
 
 
 @contextmanager
@@ -43,7 +45,9 @@ def opened(source: Path | bytes | BinaryIO, most: int = MOST_PIXELS) -> Iterator
             picture = stack.enter_context(PilImage.open(file, formats=FORMATS))
         width, height = picture.size
         if width * height > most or max(width, height) > LONGEST_SIDE:
-            raise ValueError(f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side")
+            raise ValueError(
+                f"{width}×{height} px are more than {most}, or than {LONGEST_SIDE} a side"
+            )
         yield picture
 
 

@@ -16,21 +16,21 @@ from PIL.PngImagePlugin import PngInfo
 from fasr_video import __version__
 from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, opened
 
+# Under which the facts stand in a PNG.
 NOTE = "fasr-video"
-"""Under which the facts stand in a PNG."""
 BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 CAMERA = "CAMERA PICTURE · the recording's own pixels"
 COVERED = "CAMERA PICTURE · the recording's own pixels, other people's faces pixelated"
 PROCESSED = "CAMERA PICTURE · aligned, scaled or averaged by classical means; nothing in it was learned or drawn"
 
 _TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+# IPTC's term for each.
 SOURCE_TYPES = {
     BANNER: f"{_TERMS}compositeWithTrainedAlgorithmicMedia",
     CAMERA: f"{_TERMS}digitalCapture",
     COVERED: f"{_TERMS}algorithmicallyEnhanced",
     PROCESSED: f"{_TERMS}algorithmicallyEnhanced",
 }
-"""IPTC's term for each."""
 
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -44,7 +44,12 @@ _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
 def described(what: str, facts: Mapping[str, object]) -> dict[str, object]:
     """The facts, headed by what the picture is and by what wrote them."""
-    return {"what": what, "digital_source_type": SOURCE_TYPES[what], "version": __version__, **facts}
+    return {
+        "what": what,
+        "digital_source_type": SOURCE_TYPES[what],
+        "version": __version__,
+        **facts,
+    }
 
 
 def png_note(facts: Mapping[str, object], what: str = BANNER) -> PngInfo:
@@ -71,7 +76,11 @@ def with_note(png: bytes, facts: Mapping[str, object], what: str) -> bytes:
 def is_synthetic(png: bytes) -> bool:
     """Whether a picture file says that this program drew it."""
     with opened(png, MOST_OF_A_PHOTOGRAPH) as picture:
-        return NOTE in picture.info and picture.info.get("Description") not in {CAMERA, COVERED, PROCESSED}
+        return NOTE in picture.info and picture.info.get("Description") not in {
+            CAMERA,
+            COVERED,
+            PROCESSED,
+        }
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:

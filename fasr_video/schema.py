@@ -20,14 +20,15 @@ from typing import Any
 from fasr_video.errors import IntegrityError
 from fasr_video.sqlite import MISREAD, size_of
 
+# Bytes of a database whose large tables are looked at when something in them cannot be read, and
+# not before.
 LARGE = 64 * 2**20
-"""Bytes of a database whose large tables are looked at when something in them cannot be read, and not before."""
 HASH = re.compile(r"[0-9a-f]{64}")
 _KINDS = {"INTEGER": "integer", "REAL": "real", "TEXT": "text", "BLOB": "blob"}
 _MASTER = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
+# Of a row: False, or any of MISREAD, where it is none that we write.
 Test = Callable[[Mapping[str, Any]], object]
-"""Of a row: False, or any of MISREAD, where it is none that we write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +54,14 @@ def has_our_meta(database: sqlite3.Connection, shape: Shape) -> bool:
 
 def refuse_others(database: sqlite3.Connection, shape: Shape, place: Path) -> None:
     """Raise unless it consists of what we make, of nothing more and nothing less."""
-    found, ours = {tuple(row) for row in database.execute(_MASTER).fetchall()}, set(_parts(shape.schema))
-    for what, rows in (("was added to or changed in", found - ours), ("is missing from", ours - found)):
+    found, ours = (
+        {tuple(row) for row in database.execute(_MASTER).fetchall()},
+        set(_parts(shape.schema)),
+    )
+    for what, rows in (
+        ("was added to or changed in", found - ours),
+        ("is missing from", ours - found),
+    ):
         for kind, name, *_ in sorted(rows, key=str):
             reason = f"not a database that fasr-video made: {kind} {name} {what} it"
             raise IntegrityError(place, reason, "restore it from a copy; nothing was written")
@@ -67,12 +74,14 @@ def refuse_values(database: sqlite3.Connection, shape: Shape, place: Path) -> No
         return
     problem = misfit(database, shape, with_large=size_of(place) <= LARGE)
     if problem is not None:
-        raise IntegrityError(place, f"its database is damaged ({problem})", "restore it from a copy")
+        raise IntegrityError(
+            place, f"its database is damaged ({problem})", "restore it from a copy"
+        )
     _seen[place] = state
 
 
+# Databases whose values were looked at, as they were then.
 _seen: dict[Path, object] = {}
-"""Databases whose values were looked at, as they were then."""
 
 
 def misfit(database: sqlite3.Connection, shape: Shape, with_large: bool = True) -> str | None:
@@ -80,7 +89,10 @@ def misfit(database: sqlite3.Connection, shape: Shape, with_large: bool = True) 
     tables = [name for kind, name, *_ in _parts(shape.schema) if kind == "table"]
     small = [table for table in tables if with_large or table not in shape.large]
     try:
-        if with_large and (said := str(database.execute("PRAGMA quick_check(1)").fetchone()[0])) != "ok":
+        if (
+            with_large
+            and (said := str(database.execute("PRAGMA quick_check(1)").fetchone()[0])) != "ok"
+        ):
             return said
         for table in small:
             if (bad := _of_wrong_type(database, shape.schema, table)) is not None:
@@ -122,7 +134,10 @@ def _of_wrong_type(database: sqlite3.Connection, schema: str, table: str) -> str
         wrong = f"typeof({name}) <> '{_KINDS[kind]}'"
         wrong += f" OR abs({name}) > 1.7976931348623157e308" if kind == "REAL" else ""
         allowed = "" if required else f"{name} IS NOT NULL AND "
-        if database.execute(f"SELECT 1 FROM {table} WHERE {allowed}({wrong}) LIMIT 1").fetchone() is not None:
+        if (
+            database.execute(f"SELECT 1 FROM {table} WHERE {allowed}({wrong}) LIMIT 1").fetchone()
+            is not None
+        ):
             return f"{name} of a row of {table} is no {kind}"
     return None
 

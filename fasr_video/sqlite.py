@@ -17,21 +17,44 @@ from fasr_video.errors import EnvironmentFailure, IntegrityError
 from fasr_video.files import open_regular
 
 BUSY_SECONDS = 10.0
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.EEXIST, errno.ENAMETOOLONG}
+_REFUSALS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.ENOENT,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+}
 _REFUSALS |= {errno.EISDIR, errno.ELOOP}
-MISREAD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, sqlite3.Error)
-"""What reading a value ends with that no version of ours has written."""
+# What reading a value ends with that no version of ours has written.
+MISREAD = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    sqlite3.Error,
+)
 STEP = 100_000
+# Of SQLite's machine, that a statement may take: so many, and so many more for each byte of the
+# file.
 STEPS, STEPS_A_BYTE = 100_000_000, 100
-"""Of SQLite's machine, that a statement may take: so many, and so many more for each byte of the file."""
 _ENDLESS = "interrupted"
+# Ends a rollback journal that names another file, which SQLite removes once it has rolled back.
 _NAMES_ANOTHER = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
-"""Ends a rollback journal that names another file, which SQLite removes once it has rolled back."""
-_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "unsupported file format")
+_DAMAGE = (
+    "malformed",
+    "not a database",
+    "no such table",
+    "no such column",
+    "unsupported file format",
+)
 
 
 @contextmanager
-def environment(folder: Path) -> Iterator[None]:
+def explain_errors(folder: Path) -> Iterator[None]:
     """Turn what the machine refuses, and damage, into one clear line."""
     try:
         yield
@@ -40,7 +63,9 @@ def environment(folder: Path) -> Iterator[None]:
             raise _full(folder) from error
         if error.errno in _REFUSALS:
             reason = f"cannot be written ({error.strerror})"
-            raise EnvironmentFailure(folder, reason, "change its permissions, or give another folder") from error
+            raise EnvironmentFailure(
+                folder, reason, "change its permissions, or give another folder"
+            ) from error
         raise
     except sqlite3.DatabaseError as error:
         text = str(error)
@@ -52,7 +77,9 @@ def environment(folder: Path) -> Iterator[None]:
             remedy = "wait for it, or stop it"
             raise EnvironmentFailure(folder, "another process is writing to it", remedy) from error
         if "readonly" in text or "unable to open" in text:
-            raise EnvironmentFailure(folder, f"cannot be written ({text})", "change its permissions") from error
+            raise EnvironmentFailure(
+                folder, f"cannot be written ({text})", "change its permissions"
+            ) from error
         if any(sign in text for sign in _DAMAGE):
             remedy = "restore it from a copy; nothing was written"
             raise IntegrityError(folder, f"its database is damaged ({text})", remedy) from error
@@ -62,7 +89,7 @@ def environment(folder: Path) -> Iterator[None]:
 @contextmanager
 def transaction(database: sqlite3.Connection, folder: Path) -> Iterator[None]:
     """All or nothing; a full disk leaves everything as it was."""
-    with environment(folder):
+    with explain_errors(folder):
         database.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -73,7 +100,9 @@ def transaction(database: sqlite3.Connection, folder: Path) -> Iterator[None]:
             raise
 
 
-def tell_damage(error: BaseException | None, damage: Callable[[], str | None], place: Path, remedy: str) -> None:
+def raise_if_damaged(
+    error: BaseException | None, damage: Callable[[], str | None], place: Path, remedy: str
+) -> None:
     """Raise that the database is damaged where that explains the error; any other error stays what it is."""
     if isinstance(error, sqlite3.Error) and _ENDLESS in str(error):
         raise _endless(place) from error
@@ -102,7 +131,9 @@ def connect(path: Path, address: str | None = None, **more: Any) -> Guarded:
     """Open a database without trusting it; `address` is its URI, where it has to be opened by one."""
     refuse_beside(path)
     uri = address is not None
-    database: Guarded = sqlite3.connect(address or path, factory=Guarded, isolation_level=None, uri=uri, **more)
+    database: Guarded = sqlite3.connect(
+        address or path, factory=Guarded, isolation_level=None, uri=uri, **more
+    )
     database.file = path
     database.execute("PRAGMA trusted_schema = OFF")
     return database
@@ -131,16 +162,22 @@ def refuse_beside(path: Path) -> None:
     wherever it lies: SQLite writes such names for transactions over several databases, which ours never are.
     """
     for end in ("-journal", "-wal", "-shm"):
-        with suppress(FileNotFoundError):  # there is none, or whoever wrote the database has just removed it
+        with suppress(
+            FileNotFoundError
+        ):  # there is none, or whoever wrote the database has just removed it
             _refuse_file(path.with_name(path.name + end), end == "-journal")
 
 
 def _refuse_file(beside: Path, is_journal: bool) -> None:
     if not stat.S_ISREG(os.lstat(beside).st_mode):
-        raise IntegrityError(beside, "not a regular file", "remove it: no run of this program made it")
+        raise IntegrityError(
+            beside, "not a regular file", "remove it: no run of this program made it"
+        )
     if is_journal and _last_bytes(beside, len(_NAMES_ANOTHER)) == _NAMES_ANOTHER:
         reason = "a journal that has SQLite remove another file"
-        raise IntegrityError(beside, reason, "do not use what lies beside it: no run of this program made it")
+        raise IntegrityError(
+            beside, reason, "do not use what lies beside it: no run of this program made it"
+        )
 
 
 def _last_bytes(path: Path, count: int) -> bytes:
@@ -177,7 +214,7 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return database
 
 
-def close_whole(database: sqlite3.Connection) -> None:
+def close_checkpointed(database: sqlite3.Connection) -> None:
     """Everything into its one file, so that it can be renamed; closing alone says nothing of a full disk."""
     try:
         if database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -187,7 +224,9 @@ def close_whole(database: sqlite3.Connection) -> None:
 
 
 def _endless(folder: Path) -> IntegrityError:
-    reason = "its database is damaged (a question takes longer than a whole database of its size would)"
+    reason = (
+        "its database is damaged (a question takes longer than a whole database of its size would)"
+    )
     return IntegrityError(folder, reason, "restore it from a copy; nothing was written")
 
 

@@ -9,12 +9,13 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
+# H×W×3, RGB, 0-255.
 Image = NDArray[np.uint8]
-"""H×W×3, RGB, 0-255."""
+# N×4: x1, y1, x2, y2 in pixels of the upright frame; x2 and y2 lie outside the face.
 Boxes = NDArray[np.float32]
-"""N×4: x1, y1, x2, y2 in pixels of the upright frame; x2 and y2 lie outside the face."""
+# N×5×2 in pixels: the eye, eye, nose, mouth corner, mouth corner as seen from left to right in an
+# upright face.
 Landmarks = NDArray[np.float32]
-"""N×5×2 in pixels: the eye, eye, nose, mouth corner, mouth corner as seen from left to right in an upright face."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,13 @@ class Detections:
         return len(self.boxes)
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Detections:
-        marks = None if self.landmarks is None else self.landmarks[rows]
-        return Detections(self.boxes[rows], self.scores[rows], marks)
+        landmarks = None if self.landmarks is None else self.landmarks[rows]
+        return Detections(self.boxes[rows], self.scores[rows], landmarks)
 
     @staticmethod
-    def empty(landmarks: bool) -> Detections:
-        marks = np.zeros((0, 5, 2), np.float32) if landmarks else None
-        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), marks)
+    def empty(with_landmarks: bool) -> Detections:
+        landmarks = np.zeros((0, 5, 2), np.float32) if with_landmarks else None
+        return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), landmarks)
 
 
 class Reason(StrEnum):
@@ -138,5 +139,5 @@ class AlignedFace:
 
     picture: Image
     """128×128×3 RGB."""
-    marks: NDArray[np.float32] | None
+    landmarks: NDArray[np.float32] | None
     """5×2: its landmarks in the picture's own pixels; None when the detector gives none."""

@@ -193,8 +193,12 @@ def mugshot(person: Person) -> Bytes:
     shape, unit = (400, 320), 168.0
     colour, cover = body(person, shape, (160, 170), unit, 0.0)
     size = shape[::-1]
-    alpha = cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
-    picture = 178 + 14 * np.linspace(1, -1, shape[0], dtype=np.float32)[:, None, None].repeat(shape[1], 1).repeat(3, 2)
+    alpha = (
+        cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32)[..., None] / 255
+    )
+    picture = 178 + 14 * np.linspace(1, -1, shape[0], dtype=np.float32)[:, None, None].repeat(
+        shape[1], 1
+    ).repeat(3, 2)
     picture = picture * (1 - alpha) + cv2.resize(colour, size, interpolation=cv2.INTER_AREA) * alpha
     portrait, _ = CutOut(head(person, "gallery")).place(shape, (160, 170), unit, 0.0, False)
     picture = picture * (1 - portrait[..., 3:] / 255) + portrait[..., :3]

@@ -30,7 +30,7 @@ from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.restoration import as_image
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 CANDIDATES = 48
 SEED = 2026
@@ -48,7 +48,7 @@ MOVES = (  # of what walks: mirrored, turn in degrees, shift in pixels, size, ga
 
 class Artist:
     def __init__(self) -> None:
-        self.denoiser: Denoiser = checkpoints.load(boxed("sr.safetensors"))
+        self.denoiser: Denoiser = checkpoints.load(bundled("sr.safetensors"))
         self.embedder = BuiltinEmbedder()
 
     def draw(self, low: Tensor, features: Tensor, first_seed: int) -> Tensor:
@@ -56,7 +56,9 @@ class Artist:
         rows = torch.arange(len(low)).repeat_interleave(SAMPLES)
         noise = samplers.generators([first_seed + i for i in range(len(rows))])
         parts = [
-            sampling.draw(self.denoiser, Condition(low[some], features[some]), HOW, noise[i : i + 16])
+            sampling.draw(
+                self.denoiser, Condition(low[some], features[some]), HOW, noise[i : i + 16]
+            )
             for i, some in ((i, rows[i : i + 16]) for i in range(0, len(rows), 16))
         ]
         return torch.cat(parts).unflatten(0, (len(low), SAMPLES)).mean(1)
@@ -72,7 +74,9 @@ def low(faces: Tensor, side: int) -> Tensor:
 def low_faces(faces: Faces, count: int) -> Tensor:
     """Draws from the Gaussian of `faces` at LOW pixels, brought up to 128."""
     none = torch.Generator()
-    small = torch.cat([shrink(views(part, 128, False, none), LOW) for part in faces.pictures.split(256)]).flatten(1)
+    small = torch.cat(
+        [shrink(views(part, 128, False, none), LOW) for part in faces.pictures.split(256)]
+    ).flatten(1)
     mean = small.mean(0)
     _, strengths, ways = torch.linalg.svd(small - mean, full_matrices=False)
     spread = STRENGTH * strengths[:COMPONENTS] / len(small) ** 0.5
@@ -83,17 +87,25 @@ def low_faces(faces: Faces, count: int) -> Tensor:
 def nearest(artist: Artist, faces: Faces, features: Tensor) -> float:
     """Highest cosine of any of `faces` with any of the features."""
     none = torch.Generator()
-    known = torch.cat([artist.feature(views(part, 128, False, none)) for part in faces.pictures.split(256)])
+    known = torch.cat(
+        [artist.feature(views(part, 128, False, none)) for part in faces.pictures.split(256)]
+    )
     return float((known @ features.T).max())
 
 
-def moved(faces: Tensor, mirrored: bool, turn: float, shift: tuple[float, float], size: float, gain: float) -> Tensor:
+def moved(
+    faces: Tensor, mirrored: bool, turn: float, shift: tuple[float, float], size: float, gain: float
+) -> Tensor:
     angle = np.deg2rad(turn)
     cos, sin = np.cos(angle) / size, np.sin(angle) / size
-    matrix = torch.tensor([[cos, -sin, -shift[0] / 64], [sin, cos, -shift[1] / 64]], dtype=torch.float32)
+    matrix = torch.tensor(
+        [[cos, -sin, -shift[0] / 64], [sin, cos, -shift[1] / 64]], dtype=torch.float32
+    )
     source = faces.flip(-1) if mirrored else faces
     grid = F.affine_grid(matrix.expand(len(faces), 2, 3), list(faces.shape), align_corners=False)
-    return (F.grid_sample(source, grid, padding_mode="border", align_corners=False) * gain).clamp(0, 1)
+    return (F.grid_sample(source, grid, padding_mode="border", align_corners=False) * gain).clamp(
+        0, 1
+    )
 
 
 def least_alike(features: Tensor, count: int) -> list[int]:
@@ -117,7 +129,7 @@ def is_found(detector: BuiltinDetector, face: Tensor) -> bool:
 def main() -> None:
     torch.manual_seed(SEED)
     faces, _ = read_faces([Path(sys.argv[1])])
-    artist, detector = Artist(), BuiltinDetector(boxed("detector.safetensors"), 0.5, "cpu")
+    artist, detector = Artist(), BuiltinDetector(bundled("detector.safetensors"), 0.5, "cpu")
     begun = low_faces(faces, CANDIDATES)
     gallery = artist.draw(begun, artist.feature(begun), SEED)
     features = artist.feature(gallery)
@@ -133,7 +145,9 @@ def main() -> None:
     (HERE / "people").mkdir(exist_ok=True)
     for which, faces in (("gallery", gallery), ("walk-1", walking[0]), ("walk-2", walking[1])):
         for person, face in zip(PEOPLE, faces, strict=True):
-            Image.fromarray(as_image(face)).save(HERE / "people" / f"{person.name}-{which}.png", optimize=True)
+            Image.fromarray(as_image(face)).save(
+                HERE / "people" / f"{person.name}-{which}.png", optimize=True
+            )
         if which != "gallery":
             scores = artist.feature(faces) @ artist.feature(gallery).T
             own = scores.diagonal()

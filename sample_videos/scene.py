@@ -65,7 +65,9 @@ class CutOut:
         self.landmarks = head.landmarks
         self.centre, _, half = face_box(self.landmarks)
         self.height = 2 * half
-        self.sizes = [np.concatenate([head.picture.astype(np.float32) * head.matte, head.matte * 255], -1)]
+        self.sizes = [
+            np.concatenate([head.picture.astype(np.float32) * head.matte, head.matte * 255], -1)
+        ]
         while min(self.sizes[-1].shape[:2]) > 64:
             last = self.sizes[-1]
             self.sizes.append(cv2.resize(last, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
@@ -81,7 +83,8 @@ class CutOut:
         shift = np.array(centre, np.float32) - linear @ self.centre
         source = self.sizes[level]
         step = np.array(
-            [self.sizes[0].shape[1] / source.shape[1], self.sizes[0].shape[0] / source.shape[0]], np.float32
+            [self.sizes[0].shape[1] / source.shape[1], self.sizes[0].shape[0] / source.shape[0]],
+            np.float32,
         )
         # A pixel's middle is at its index; the middle of a halved pixel lies between the two it came from.
         matrix = np.concatenate([linear * step, (shift + linear @ ((step - 1) / 2))[:, None]], 1)
@@ -116,7 +119,9 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], grain: float) -> Arr
     return (field / field.std()).astype(np.float32)
 
 
-def corridor(camera: Camera, seed: int, wall: tuple[int, int, int], floor: tuple[int, int, int]) -> Array:
+def corridor(
+    camera: Camera, seed: int, wall: tuple[int, int, int], floor: tuple[int, int, int]
+) -> Array:
     """The empty corridor as the camera sees it, one ray per quarter pixel: H×W×3, RGB, 0–255."""
     rng = np.random.default_rng(seed)
     ys, xs = np.mgrid[0 : camera.height * 2, 0 : camera.width * 2].astype(np.float32)
@@ -150,7 +155,9 @@ def corridor(camera: Camera, seed: int, wall: tuple[int, int, int], floor: tuple
     tile = np.maximum(near(x, 0.5, 0.006), near(z, 0.5, 0.006))
     checker = ((np.floor(x / 0.5) + np.floor(z / 0.5)) % 2) * 7
     picture += np.where(is_floor, checker - 40 * tile, 0)[..., None]
-    picture -= np.where(is_ceiling, 26 * np.maximum(near(x, 0.6, 0.01), near(z, 0.6, 0.01)), 0)[..., None]
+    picture -= np.where(is_ceiling, 26 * np.maximum(near(x, 0.6, 0.01), near(z, 0.6, 0.01)), 0)[
+        ..., None
+    ]
 
     # Walls: a skirting board, a hand rail, and doors with frames every four metres, on the two sides in turn.
     picture[(at_side | at_end) & (y > FLOOR - 0.12)] = np.array(wall) * 0.45
@@ -161,7 +168,11 @@ def corridor(camera: Camera, seed: int, wall: tuple[int, int, int], floor: tuple
     leaf = at_side & (np.abs(along) < 0.49) & (y > FLOOR - 2.03)
     picture[leaf] = (112, 84, 62)
     picture[leaf & (np.abs(along) < 0.16) & (np.abs(y - (FLOOR - 1.55)) < 0.2)] = (168, 186, 190)
-    picture[leaf & (np.abs(along - 0.38) < 0.05) & (np.abs(y - (FLOOR - 1.02)) < 0.02)] = (208, 208, 204)
+    picture[leaf & (np.abs(along - 0.38) < 0.05) & (np.abs(y - (FLOOR - 1.02)) < 0.02)] = (
+        208,
+        208,
+        204,
+    )
     picture[at_end & (np.abs(x) < 0.86) & tall] = (226, 224, 214)
     picture[at_end & (np.abs(x) < 0.8) & (np.abs(x) > 0.02) & (y > FLOOR - 2.04)] = (120, 134, 140)
     picture += np.where(is_ceiling, 0, grain)[..., None]
@@ -173,10 +184,14 @@ def corridor(camera: Camera, seed: int, wall: tuple[int, int, int], floor: tuple
     picture *= light[..., None]
     panel = is_ceiling & (np.abs(x) < 0.3) & (np.abs((z + 1.5) % 3 - 1.5) < 0.6)
     picture[panel] = (250, 250, 244)
-    return cv2.resize(np.clip(picture, 0, 255), (camera.width, camera.height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(
+        np.clip(picture, 0, 255), (camera.width, camera.height), interpolation=cv2.INTER_AREA
+    )
 
 
-def body(person: Person, shape: tuple[int, int], centre: Point, unit: float, step: float) -> tuple[Bytes, Bytes]:
+def body(
+    person: Person, shape: tuple[int, int], centre: Point, unit: float, step: float
+) -> tuple[Bytes, Bytes]:
     """Clothes and legs at twice the size, `step` in turns of the walk: H×W×3 RGB and H×W coverage."""
     rows, columns = 2 * shape[0], 2 * shape[1]
     colour, cover = np.zeros((rows, columns, 3), np.uint8), np.zeros((rows, columns), np.uint8)
@@ -192,13 +207,17 @@ def body(person: Person, shape: tuple[int, int], centre: Point, unit: float, ste
     def limb(paint: tuple[int, int, int], start: Point, end: Point, thick: float) -> None:
         (a, b) = points(start, end)
         for target, value in ((colour, paint), (cover, 255)):
-            cv2.line(target, tuple(a), tuple(b), value, max(1, round(2 * unit * thick)), cv2.LINE_8, 4)
+            cv2.line(
+                target, tuple(a), tuple(b), value, max(1, round(2 * unit * thick)), cv2.LINE_8, 4
+            )
 
     shade = tuple(int(0.8 * c) for c in person.coat)
     for side in (-1, 1):  # legs, then shoes; the foot in the air looks shorter from the front
         lift = 0.45 * max(0.0, side * swing)
         limb(person.trousers, (0.36 * side, 3.4), (0.36 * side, FEET - 0.35 - lift), 0.62)
-        limb((26, 22, 20), (0.36 * side, FEET - 0.18 - lift), (0.42 * side, FEET - 0.14 - lift), 0.32)
+        limb(
+            (26, 22, 20), (0.36 * side, FEET - 0.18 - lift), (0.42 * side, FEET - 0.14 - lift), 0.32
+        )
     for side in (-1, 1):
         hand = (1.10 * side + 0.04 * swing, 3.75 + 0.12 * side * swing)
         limb((186, 140, 116), hand, (hand[0], hand[1] + 0.2), 0.26)
@@ -242,16 +261,22 @@ def layer(walk: Walk, cut: CutOut, camera: Camera, seconds: float) -> Layer:
     x, z = walk.x(seconds), walk.z(seconds)
     step = 0.9 * seconds + walk.phase
     unit = camera.focal * FACE_METRES / z
-    cx, cy = camera.project(x + 0.02 * np.sin(2 * np.pi * step), HEAD_HEIGHT - 0.02 * np.cos(4 * np.pi * step), z)
+    cx, cy = camera.project(
+        x + 0.02 * np.sin(2 * np.pi * step), HEAD_HEIGHT - 0.02 * np.cos(4 * np.pi * step), z
+    )
     turn = np.deg2rad(3.5) * np.sin(2 * np.pi * (0.45 * seconds + walk.phase))
     shape = (camera.height, camera.width)
 
     colour, cover = body(walk.person, shape, (cx, cy), unit, step)
     size = (camera.width, camera.height)
-    premultiplied = cv2.resize(colour * (cover > 0)[..., None].astype(np.uint8), size, interpolation=cv2.INTER_AREA)
+    premultiplied = cv2.resize(
+        colour * (cover > 0)[..., None].astype(np.uint8), size, interpolation=cv2.INTER_AREA
+    )
     alpha = cv2.resize(cover, size, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
     across = (np.arange(camera.width, dtype=np.float32) - cx) / unit
-    picture = premultiplied.astype(np.float32) * (1.06 - 0.28 * np.clip(across**2, 0, 1.6))[None, :, None]
+    picture = (
+        premultiplied.astype(np.float32) * (1.06 - 0.28 * np.clip(across**2, 0, 1.6))[None, :, None]
+    )
 
     head, landmarks = cut.place(shape, (cx, cy), unit, turn, walk.mirror)
     head_alpha = head[..., 3] / 255
@@ -261,7 +286,12 @@ def layer(walk: Walk, cut: CutOut, camera: Camera, seconds: float) -> Layer:
     picture *= 0.88 + 0.12 * np.cos(2 * np.pi * z / 3)
 
     middle, half_width, half_height = face_box(landmarks)
-    box = (middle[0] - half_width, middle[1] - half_height, middle[0] + half_width, middle[1] + half_height)
+    box = (
+        middle[0] - half_width,
+        middle[1] - half_height,
+        middle[0] + half_width,
+        middle[1] + half_height,
+    )
     return Layer(walk.person.name, z, picture, alpha, tuple(float(v) for v in box))  # type: ignore[arg-type]
 
 
@@ -270,8 +300,19 @@ def shadow(camera: Camera, x: float, z: float) -> Array:
     small = np.zeros((camera.height // 4, camera.width // 4), np.float32)
     cx, cy = camera.project(x, FLOOR, z)
     wide = camera.focal * 0.38 / z
-    cv2.ellipse(small, (round(cx / 4), round(cy / 4)), (round(wide / 4), round(wide / 14)), 0, 0, 360, 0.45, -1)
-    return 1 - cv2.resize(cv2.GaussianBlur(small, (0, 0), max(1.0, wide / 24)), (camera.width, camera.height))
+    cv2.ellipse(
+        small,
+        (round(cx / 4), round(cy / 4)),
+        (round(wide / 4), round(wide / 14)),
+        0,
+        0,
+        360,
+        0.45,
+        -1,
+    )
+    return 1 - cv2.resize(
+        cv2.GaussianBlur(small, (0, 0), max(1.0, wide / 24)), (camera.width, camera.height)
+    )
 
 
 def hidden(box: tuple[float, float, float, float], nearer: Array) -> float:
@@ -318,9 +359,14 @@ def render(clip: Clip, file: Path) -> dict[str, object]:
     cuts = {walk.person.name: CutOut(walk.head) for walk in clip.walks}
     truth: dict[str, dict[str, object]] = {}
     with av.open(str(file), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as out:
-        stream = out.add_stream("libx264", rate=clip.fps, options={"crf": str(clip.crf), "preset": "medium"})
+        stream = out.add_stream(
+            "libx264", rate=clip.fps, options={"crf": str(clip.crf), "preset": "medium"}
+        )
         stream.width, stream.height, stream.pix_fmt = camera.width, camera.height, "yuv420p"
-        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        stream.codec_context.colorspace, stream.codec_context.color_range = (
+            Colorspace.ITU709,
+            ColorRange.MPEG,
+        )
         stream.codec_context.thread_count = 1  # the bytes depend on the number of threads
         stream.codec_context.gop_size = 2 * clip.fps
         for index in range(round(clip.seconds * clip.fps)):
@@ -338,16 +384,30 @@ def render(clip: Clip, file: Path) -> dict[str, object]:
                     nearer = nearer + other.alpha * (1 - nearer)
                 fraction = hidden(one.box, nearer)
                 x1, y1, x2, y2 = one.box
-                clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(camera.width)), min(y2, float(camera.height)))
+                clipped = (
+                    max(x1, 0.0),
+                    max(y1, 0.0),
+                    min(x2, float(camera.width)),
+                    min(y2, float(camera.height)),
+                )
                 if clipped[0] < clipped[2] and clipped[1] < clipped[3]:
-                    here[one.name] = {"box": [round(v, 1) for v in clipped], "occluded": round(max(fraction, 0.0), 3)}
+                    here[one.name] = {
+                        "box": [round(v, 1) for v in clipped],
+                        "occluded": round(max(fraction, 0.0), 3),
+                    }
             truth[str(index)] = here
             # The camera: exposure that breathes a little, a soft lens, a noisy sensor.
-            frame = cv2.GaussianBlur(frame, (0, 0), clip.blur) * (clip.light + 0.03 * np.sin(2 * np.pi * seconds / 5.3))
+            frame = cv2.GaussianBlur(frame, (0, 0), clip.blur) * (
+                clip.light + 0.03 * np.sin(2 * np.pi * seconds / 5.3)
+            )
             frame += rng.standard_normal(frame.shape, dtype=np.float32) * clip.grain
             picture = np.clip(np.round(frame), 0, 255).astype(np.uint8)
             rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            out.mux(stream.encode(rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")))
+            out.mux(
+                stream.encode(
+                    rgb.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+                )
+            )
         out.mux(stream.encode(None))
     return {
         "fps": clip.fps,

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
+# For one answer.
 SECONDS = 5.0
-"""For one answer."""
 AT_ONCE = 8
 PINS = Path(__file__).parents[1] / "constraints.txt"
 
@@ -37,7 +37,11 @@ class Weakness:
     mended_in: str
 
     def __str__(self) -> str:
-        mend = f"raise the pin to {self.mended_in}, then `make lock`" if self.mended_in else "no version mends it yet"
+        mend = (
+            f"raise the pin to {self.mended_in}, then `make lock`"
+            if self.mended_in
+            else "no version mends it yet"
+        )
         return f"audit: {self.name} {self.version}: {self.known_as}: {self.what}; {mend}"
 
 
@@ -56,19 +60,25 @@ def main(arguments: list[str]) -> int:
     for line in found:
         print(line)
     left = f"; the index does not know {', '.join(unknown)}" if unknown else ""
-    print(f"audit: {len(pins) - len(unknown)} of {len(pins)} pins asked for, {len(found)} known weaknesses{left}")
+    print(
+        f"audit: {len(pins) - len(unknown)} of {len(pins)} pins asked for, {len(found)} known weaknesses{left}"
+    )
     return int(bool(found))
 
 
 def read_pins(path: Path) -> list[tuple[str, str]]:
     lines = (line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [(name, version) for name, _, version in (line.partition("==") for line in lines) if version]
+    return [
+        (name, version) for name, _, version in (line.partition("==") for line in lines) if version
+    ]
 
 
 def index() -> str:
     """The one that pip would take packages from: of its settings and environment, or its own."""
     told = subprocess.run(
-        [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"], capture_output=True, text=True
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"],
+        capture_output=True,
+        text=True,
     )
     said = dict(line.partition("=")[::2] for line in told.stdout.splitlines())
     for key in (":env:.index-url", "install.index-url", "global.index-url"):
@@ -96,7 +106,9 @@ def ask_all(interface: str, pins: Iterable[tuple[str, str]]) -> tuple[list[Weakn
     answers = [ask(interface, *first)]  # alone: without a network it is said after one wait
     with ThreadPoolExecutor(AT_ONCE) as pool:
         answers += pool.map(lambda pin: ask(interface, *pin), others)
-    unknown = [pin[0] for pin, answer in zip((first, *others), answers, strict=True) if answer is None]
+    unknown = [
+        pin[0] for pin, answer in zip((first, *others), answers, strict=True) if answer is None
+    ]
     if len(unknown) == len(answers):
         raise CannotAskError("the index that pip uses tells nothing of weaknesses")
     return [weakness for answer in answers if answer is not None for weakness in answer], unknown
@@ -126,7 +138,11 @@ def weaknesses(name: str, version: str, answer: Any) -> list[Weakness] | None:
             continue
         known_as = ", ".join(dict.fromkeys([entry["id"], *entry.get("aliases", ())]))
         what = " ".join((entry.get("summary") or entry.get("details") or "no description").split())
-        found.append(Weakness(name, version, known_as, what[:200], mending(version, entry.get("fixed_in") or [])))
+        found.append(
+            Weakness(
+                name, version, known_as, what[:200], mending(version, entry.get("fixed_in") or [])
+            )
+        )
     return found
 
 

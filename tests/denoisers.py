@@ -23,6 +23,6 @@ def small_denoiser(file: Path) -> Path:
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="denoiser-")
 WEIGHTS = small_denoiser(Path(_FOLDER.name) / "small.safetensors")
+# Settings that draw two samples of each face.
 TWO_SAMPLES = ("restore.method=fasr++", f"restore.weights={WEIGHTS}", "restore.sampler=dpmpp-4")
-"""Settings that draw two samples of each face."""
 NOTHING_DRAWN = ("restore.method=none", "restore.weights=null")

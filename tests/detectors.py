@@ -16,13 +16,18 @@ from fasr_video.detection import retinaface
 from fasr_video.detection.network import BASE, STRIDES, DetectorNet
 from fasr_video.types import Detections, Image
 
-MARKS = np.array([(-4, -4), (4, -4), (0, 0), (-2, 4), (2, 4)], np.float32)  # px, from the face's centre
+MARKS = np.array(
+    [(-4, -4), (4, -4), (0, 0), (-2, 4), (2, 4)], np.float32
+)  # px, from the face's centre
 RED = (255, 0, 0)
 
 
 def silent(net: nn.Module) -> dict[str, Tensor]:
     """The net's tensors with every convolution at zero and batch norms that change nothing."""
-    return {k: torch.zeros_like(v) if v.ndim > 1 or k.endswith("bias") else v for k, v in net.state_dict().items()}
+    return {
+        k: torch.zeros_like(v) if v.ndim > 1 or k.endswith("bias") else v
+        for k, v in net.state_dict().items()
+    }
 
 
 def builtin_weights(path: Path) -> Path:
@@ -71,15 +76,23 @@ def insightface_graph(path: Path) -> Path:
     constants: list[onnx.TensorProto] = []
     outputs: list[onnx.ValueInfoProto] = []
 
-    def output(kind: str, stride: int, values: int, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    def output(
+        kind: str, stride: int, values: int, weight: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> None:
         name = f"{kind}{stride}"
         constants.append(numpy_helper.from_array(weight, f"{name}_weight"))
         constants.append(numpy_helper.from_array(bias, f"{name}_bias"))
         constants.append(numpy_helper.from_array(np.array([-1, values]), f"{name}_shape"))
         inputs = ["pixels", f"{name}_weight", f"{name}_bias"]
         nodes.append(helper.make_node("Conv", inputs, [f"{name}_map"], strides=[stride, stride]))
-        nodes.append(helper.make_node("Relu" if kind == "score" else "Identity", [f"{name}_map"], [f"{name}_said"]))
-        nodes.append(helper.make_node("Transpose", [f"{name}_said"], [f"{name}_last"], perm=[0, 2, 3, 1]))
+        nodes.append(
+            helper.make_node(
+                "Relu" if kind == "score" else "Identity", [f"{name}_map"], [f"{name}_said"]
+            )
+        )
+        nodes.append(
+            helper.make_node("Transpose", [f"{name}_said"], [f"{name}_last"], perm=[0, 2, 3, 1])
+        )
         nodes.append(helper.make_node("Reshape", [f"{name}_last", f"{name}_shape"], [name]))
         outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", values]))
 

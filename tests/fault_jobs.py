@@ -46,25 +46,36 @@ QUICK = configs.load(
     "cpu",
     (
         *("detect.backend=haar", "restore.method=bicubic", "sampling.fps=3"),
-        *("case.segment_frames=3", "track.min_sightings=2", "track.max_gap=2", "select.auxiliaries=1"),
+        *(
+            "case.segment_frames=3",
+            "track.min_sightings=2",
+            "track.max_gap=2",
+            "select.auxiliaries=1",
+        ),
     ),
 )
 FIRST_TRACK = "SELECT id FROM track WHERE source = ? AND state = 'done' ORDER BY id"
+# Of the gallery in `removal`: the subject that is removed.
 GONE = "left"
-"""Of the gallery in `removal`: the subject that is removed."""
 
 
 # The jobs: each may be given again at any time, and goes on.
 
 
 def run_job(folder: Path, models: Models) -> None:
-    run([folder / "in" / "clip.mp4"], folder / "case", QUICK, folder / "in" / "people", models=models)
+    run(
+        [folder / "in" / "clip.mp4"],
+        folder / "case",
+        QUICK,
+        folder / "in" / "people",
+        models=models,
+    )
     refresh(folder / "case")
 
 
 def enrol_job(folder: Path, models: Models) -> None:
     with _gallery(folder / "gallery", models) as gallery:
-        enrol(gallery, folder / "in" / "people", models.detector, models.prober.embedder)
+        enrol(gallery, folder / "in" / "people", models.detector, models.encoder.embedder)
         Index.open(gallery)
 
 
@@ -78,7 +89,12 @@ def removal_job(folder: Path, models: Models) -> None:
 
 def batch_job(folder: Path, models: Models) -> None:
     with Ledger.open(folder / "cases") as ledger:
-        batch = Batch(ledger, Local(work, lambda order, share: None), Job(folder / "cases", QUICK), lambda event: None)
+        batch = Batch(
+            ledger,
+            Local(work, lambda order, share: None),
+            Job(folder / "cases", QUICK),
+            lambda event: None,
+        )
         batch.feed(scan(folder / "in" / "archive", None, folder / "cases").files)
         while batch.open:
             batch.step(0.1)
@@ -117,7 +133,9 @@ def links_job(folder: Path, models: Models) -> None:
 
 
 def stage_job(folder: Path, models: Models) -> None:
-    settings = configs.load(str(folder / "case" / "settings.yaml"), ("restore.seed=5", "search.candidates=1"))
+    settings = configs.load(
+        str(folder / "case" / "settings.yaml"), ("restore.seed=5", "search.candidates=1")
+    )
     redo(folder / "case", "restore", settings)
     refresh(folder / "case")
 
@@ -133,7 +151,7 @@ def purge_job(folder: Path, models: Models) -> None:
 
 
 def migration_job(folder: Path, models: Models) -> None:
-    other = copy.copy(models.prober.embedder)
+    other = copy.copy(models.encoder.embedder)
     other.sha256 = "ab" * 32
     with Gallery.open(folder / "gallery") as gallery:
         if gallery.embedder.sha256 != other.sha256:
@@ -165,7 +183,7 @@ JOBS: dict[str, Callable[[Path, Models], None]] = {
 def _gallery(folder: Path, models: Models) -> Gallery:
     if (folder / GALLERY).exists():
         return Gallery.open(folder)
-    embedder = models.prober.embedder
+    embedder = models.encoder.embedder
     return Gallery.create(folder, embedder.name, embedder.sha256, embedder.length)
 
 
@@ -199,11 +217,20 @@ def small(source: Path, to: Path, start: float = 3.0, end: float = 5.0) -> None:
     """Two seconds of it, around the face: most of a try is the looking for faces."""
     with av.open(str(source)) as given, av.open(str(to), "w") as made:
         stream = made.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 256, 352, "yuv420p", 4_000_000
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = (
+            256,
+            352,
+            "yuv420p",
+            4_000_000,
+        )
         for frame in given.decode(video=0):
             if start <= frame.time < end:
                 picture = frame.to_ndarray(format="rgb24")[120:472, 192:448]
-                made.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")))
+                made.mux(
+                    stream.encode(
+                        av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24")
+                    )
+                )
         made.mux(stream.encode())
 
 
@@ -216,15 +243,23 @@ def found(folder: Path) -> dict[str, Any]:
     for place in _places(folder, CASE):
         with Case.open(place, read_only=True) as case:
             text, searched = dump(case), case.searched()
-            for random in () if searched is None else (searched["gallery"]["id"], searched["gallery"]["state"]):
+            for random in (
+                ()
+                if searched is None
+                else (searched["gallery"]["id"], searched["gallery"]["state"])
+            ):
                 text = text.replace(random, "random")
             if case.encryption is not None:  # sealed twice, nothing has the same bytes
-                text = "".join(line for line in text.splitlines(True) if not line.startswith('["probe"'))
+                text = "".join(
+                    line for line in text.splitlines(True) if not line.startswith('["probe"')
+                )
             told[str(place.relative_to(folder))] = text
     for place in _places(folder, GALLERY):
         with Gallery.open(place, read_only=True) as gallery:
             rows = gallery.query("SELECT subject, sha256, path FROM image ORDER BY sha256")
-            rows += gallery.query("SELECT subject, kind, hex(sha256) FROM template ORDER BY 1, 2, 3")
+            rows += gallery.query(
+                "SELECT subject, kind, hex(sha256) FROM template ORDER BY 1, 2, 3"
+            )
             rows += gallery.query("SELECT path, reason FROM problem ORDER BY path")
             told[str(place.relative_to(folder))] = [[str(v) for v in row] for row in rows]
     for place in _places(folder, LEDGER):
@@ -233,7 +268,9 @@ def found(folder: Path) -> dict[str, Any]:
             told["ledger"] = [[u.folder, u.state, u.error, u.facts] for u in ledger.units()]
     files = (p for p in folder.rglob("*") if p.is_file() and not p.name.endswith(("-wal", "-shm")))
     names = (str(p.relative_to(folder)) for p in files if p.name != ".lock")
-    told["files"] = sorted(re.sub(r"signed-off/.+\.(json|html)", r"signed-off/WHEN.\1", name) for name in names)
+    told["files"] = sorted(
+        re.sub(r"signed-off/.+\.(json|html)", r"signed-off/WHEN.\1", name) for name in names
+    )
     return told
 
 
@@ -252,10 +289,16 @@ def problems(folder: Path) -> list[str]:
     for place in _places(folder, GALLERY):
         with Gallery.open(place, read_only=True) as gallery:
             # One that was cut short is told by `check`, and the same command finishes it.
-            said += [f"{c.what}: {p}" for c in check(gallery) if c.remedy != FINISH for p in c.problems]
+            said += [
+                f"{c.what}: {p}" for c in check(gallery) if c.remedy != FINISH for p in c.problems
+            ]
     for place in _places(folder, LEDGER):
         with Ledger.read(place) as ledger:
-            said += [str(r[0]) for r in ledger.db.execute("PRAGMA integrity_check").fetchall() if r[0] != "ok"]
+            said += [
+                str(r[0])
+                for r in ledger.db.execute("PRAGMA integrity_check").fetchall()
+                if r[0] != "ok"
+            ]
             done = [u.folder for u in ledger.units() if u.state == "done"]
             for unit in done:
                 with Case.open(place / unit, read_only=True) as case:

@@ -21,7 +21,9 @@ from fasr_video.sqlite import Guarded
 class Disk:
     """Sees each step of this process below a folder, and lets the fault come before step `at`."""
 
-    def __init__(self, folder: Path, fault: str | None, at: int, tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, folder: Path, fault: str | None, at: int, tell: Callable[[dict[str, Any]], None]
+    ) -> None:
         self.folder, self.fault, self.at, self.tell = str(folder), fault, at, tell
         self.steps, self.asleep = 0, False
         self.databases: list[_Connection] = []
@@ -235,7 +237,10 @@ class _Connection(Guarded):
     def lose_what_is_not_synced(self) -> None:
         """Of a write-ahead log nothing is on the disk before it is synced: at each commit, or only now and then."""
         ask = super().execute
-        if ask("PRAGMA journal_mode").fetchone()[0] == "wal" and ask("PRAGMA synchronous").fetchone()[0] < 2:
+        if (
+            ask("PRAGMA journal_mode").fetchone()[0] == "wal"
+            and ask("PRAGMA synchronous").fetchone()[0] < 2
+        ):
             with suppress(FileNotFoundError):
                 os.truncate(f"{self.path}-wal", 0)
 
@@ -247,11 +252,16 @@ def _short(path: str) -> str:
 
 def content(database: sqlite3.Connection) -> str:
     """A hash of every row."""
-    tables = [r[0] for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+    tables = [
+        r[0]
+        for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+    ]
     digest = hashlib.sha256()
     for table in tables:
         for row in database.execute(
-            f"SELECT * FROM {table} ORDER BY rowid" if table.startswith("sqlite_") else f"SELECT * FROM {table}"
+            f"SELECT * FROM {table} ORDER BY rowid"
+            if table.startswith("sqlite_")
+            else f"SELECT * FROM {table}"
         ):
             digest.update(repr((table, tuple(row))).encode())
     return digest.hexdigest()

@@ -75,7 +75,9 @@ class Bench:
     def attempt(self, job: str, fault: str, step: int, expected: Mapping[str, Any]) -> Try:
         made = Try(job, fault, step)
         with _copied(self.ground / job) as folder:
-            code, told, said = self._in_child(lambda tell: self._work(job, folder, fault, step, tell))
+            code, told, said = self._in_child(
+                lambda tell: self._work(job, folder, fault, step, tell)
+            )
             made.what = next((t["cut"] for t in told if "cut" in t), "")
             made.ended = _ENDS.get(code, "crashed")
             if made.ended in {"crashed", "hung"}:
@@ -86,7 +88,9 @@ class Bench:
             made.wrong += self._wrong(job, folder, held, expected)
         return made
 
-    def _wrong(self, job: str, folder: Path, held: dict[str, str], expected: Mapping[str, Any]) -> list[str]:
+    def _wrong(
+        self, job: str, folder: Path, held: dict[str, str], expected: Mapping[str, Any]
+    ) -> list[str]:
         """What does not hold after the fault, and what does not after the same command was given again."""
 
         def look(tell: Callable[[dict[str, Any]], None]) -> None:
@@ -100,7 +104,9 @@ class Bench:
                         if os.path.exists(path + end):
                             shutil.copy(path + end, Path(aside, "db" + end))
                     if content(sqlite3.connect(Path(aside, "db"))) != digest:
-                        tell({"wrong": f"{os.path.basename(path)} does not hold what was committed"})
+                        tell(
+                            {"wrong": f"{os.path.basename(path)} does not hold what was committed"}
+                        )
             for said in problems(folder):
                 tell({"wrong": f"after the fault: {said}"})
 
@@ -111,10 +117,16 @@ class Bench:
             now = found(folder)
             for what in expected.keys() | now.keys():
                 if expected.get(what) != now.get(what):
-                    tell({"wrong": f"{what} is another: {_difference(expected.get(what), now.get(what))}"})
+                    tell(
+                        {
+                            "wrong": f"{what} is another: {_difference(expected.get(what), now.get(what))}"
+                        }
+                    )
             if job == "removal":
                 secret = (self.ground / "secret").read_bytes()
-                left = traces.search([p for p in folder.rglob("*") if p.is_file() and "in" not in p.parts], [secret])
+                left = traces.search(
+                    [p for p in folder.rglob("*") if p.is_file() and "in" not in p.parts], [secret]
+                )
                 if left.found:
                     tell({"wrong": f"{len(left.found)} pieces of what was removed are left"})
 
@@ -127,12 +139,19 @@ class Bench:
         return wrong
 
     def _looked_at(self, folder: Path) -> dict[str, Any]:
-        code, told, said = self._in_child(lambda tell: tell({"found": found(folder), "problems": problems(folder)}))
+        code, told, said = self._in_child(
+            lambda tell: tell({"found": found(folder), "problems": problems(folder)})
+        )
         assert code == 0 and not told[-1]["problems"], said or told
         return dict(told[-1]["found"])
 
     def _work(
-        self, job: str, folder: Path, fault: str | None, step: int, tell: Callable[[dict[str, Any]], None]
+        self,
+        job: str,
+        folder: Path,
+        fault: str | None,
+        step: int,
+        tell: Callable[[dict[str, Any]], None],
     ) -> None:
         if fault == "clock":
             jump_clock()
@@ -141,7 +160,9 @@ class Bench:
         JOBS[job](folder, self.models)
 
     @staticmethod
-    def _in_child(do: Callable[[Callable[[dict[str, Any]], None]], None]) -> tuple[int, list[dict[str, Any]], str]:
+    def _in_child(
+        do: Callable[[Callable[[dict[str, Any]], None]], None],
+    ) -> tuple[int, list[dict[str, Any]], str]:
         """Exit code, what it told, and its last words."""
         with tempfile.TemporaryDirectory() as place:
             told, said = Path(place, "told"), Path(place, "said")
@@ -202,7 +223,9 @@ def open_bench(folder: Path, jobs: list[str]) -> Bench:
     warm_up()
     bench = Bench(open_models(QUICK), folder)
     for job in jobs:
-        code, _, said = Bench._in_child(lambda tell, job=job: prepare(job, folder / job, bench.models))  # type: ignore[misc]
+        code, _, said = Bench._in_child(
+            lambda tell, job=job: prepare(job, folder / job, bench.models)
+        )  # type: ignore[misc]
         assert code == 0, said
     if "removal" in jobs:
         with Gallery.open(folder / "removal" / "gallery", read_only=True) as gallery:
@@ -225,7 +248,9 @@ class _copied:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def tries(bench: Bench, jobs: list[str], faults: list[str], every: int, first: int) -> Iterator[Try]:
+def tries(
+    bench: Bench, jobs: list[str], faults: list[str], every: int, first: int
+) -> Iterator[Try]:
     """Each fault before every so manieth step of each job. A jumping clock has no step: it is one try."""
     for job in jobs:
         steps, expected = bench.undisturbed(job)
@@ -239,13 +264,19 @@ def tries(bench: Bench, jobs: list[str], faults: list[str], every: int, first: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("jobs")
-    parser.add_argument("--faults", default="kill,power, data,power, names,full,memory,locked,clock")
+    parser.add_argument(
+        "--faults", default="kill,power, data,power, names,full,memory,locked,clock"
+    )
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # a process that was forked waits forever for threads that it does not have
+    torch.set_num_threads(
+        1
+    )  # a process that was forked waits forever for threads that it does not have
     jobs = args.jobs.split(",")
     faults = [f for f in FAULTS if f in args.faults]
     with tempfile.TemporaryDirectory() as place:

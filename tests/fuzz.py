@@ -63,8 +63,32 @@ MEMORY = 2 << 30  # bytes that a try may ask for, beyond what its process has at
 PATIENCE = 60.0  # seconds for one try
 MOST_CUT = 200_000  # bytes: blocks that are doubled or taken out are not longer
 
-ABSURD = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
-NUMBERS = (b"-1", b"0", b"99999999999999999999999", b"1e999", b"NaN", b"", b"4294967296", b"0x10", b"1.5", b"'")
+ABSURD = (
+    0,
+    1,
+    0x7F,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 40,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
+NUMBERS = (
+    b"-1",
+    b"0",
+    b"99999999999999999999999",
+    b"1e999",
+    b"NaN",
+    b"",
+    b"4294967296",
+    b"0x10",
+    b"1.5",
+    b"'",
+)
 
 
 # Mutations: bytes and a source of chance → other bytes.
@@ -121,10 +145,23 @@ def swap(data: bytearray, chance: random.Random) -> None:
 
 def _block(data: bytearray, chance: random.Random) -> tuple[int, int]:
     start = chance.randrange(len(data))
-    return start, min(len(data), start + chance.randrange(1, 1 + chance.choice((4, 64, 4096, MOST_CUT))))
+    return start, min(
+        len(data), start + chance.randrange(1, 1 + chance.choice((4, 64, 4096, MOST_CUT)))
+    )
 
 
-MUTATIONS = (flip, flip, flip_head, flip_head, cut, double, take_out, absurd_length, absurd_length, splice_number)
+MUTATIONS = (
+    flip,
+    flip,
+    flip_head,
+    flip_head,
+    cut,
+    double,
+    take_out,
+    absurd_length,
+    absurd_length,
+    splice_number,
+)
 MUTATIONS += (splice_number, wipe, swap)
 
 
@@ -141,8 +178,30 @@ def mutate_file(path: Path, seed: int) -> None:
 
 
 JUNK: tuple[object, ...] = (
-    *(None, "", "null", "[]", "{}", '{"a": ', "NaN", "../../../../etc/passwd", "a\nb", "<script>alert(1)</script>"),
-    *("'; DROP TABLE face; --", -1, 0, 2**63 - 1, 1e308, b"", b"\0" * 7, "\ud7ff", "9" * 5000, "[" * 5000),
+    *(
+        None,
+        "",
+        "null",
+        "[]",
+        "{}",
+        '{"a": ',
+        "NaN",
+        "../../../../etc/passwd",
+        "a\nb",
+        "<script>alert(1)</script>",
+    ),
+    *(
+        "'; DROP TABLE face; --",
+        -1,
+        0,
+        2**63 - 1,
+        1e308,
+        b"",
+        b"\0" * 7,
+        "\ud7ff",
+        "9" * 5000,
+        "[" * 5000,
+    ),
 )
 
 
@@ -151,18 +210,31 @@ def mutate_cell(path: Path, seed: int) -> None:
     chance = random.Random(seed)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         database.execute("PRAGMA ignore_check_constraints = ON")
-        tables = [r[0] for r in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
+        tables = [
+            r[0]
+            for r in database.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
+            )
+        ]
         full = [t for t in tables if database.execute(f"SELECT count(*) FROM {t}").fetchone()[0]]
         for _ in range(20):
             table = chance.choice(full)
             columns = [r[1] for r in database.execute(f"PRAGMA table_info({table})")]
             column, row = chance.choice(columns), chance.randrange(10)
             row %= database.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            old = database.execute(f"SELECT {column} FROM {table} LIMIT 1 OFFSET {row}").fetchone()[0]
+            old = database.execute(f"SELECT {column} FROM {table} LIMIT 1 OFFSET {row}").fetchone()[
+                0
+            ]
             value = _other(old, chance)
             with contextlib.suppress(sqlite3.Error):  # one that the table cannot hold
-                keys = ", ".join(r[1] for r in database.execute(f"PRAGMA table_info({table})") if r[5])
-                chosen = f" WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})" if keys else ""
+                keys = ", ".join(
+                    r[1] for r in database.execute(f"PRAGMA table_info({table})") if r[5]
+                )
+                chosen = (
+                    f" WHERE ({keys}) = (SELECT {keys} FROM {table} LIMIT 1 OFFSET {row})"
+                    if keys
+                    else ""
+                )
                 database.execute(f"UPDATE {table} SET {column} = ?{chosen}", (value,))
                 return
 
@@ -236,7 +308,12 @@ class Refused(Exception):
 def _own_weights(folder: Path) -> list[str]:
     for name in ("combiner.safetensors", "attributes.safetensors"):
         shutil.copy(manifest.BOX / name, folder)
-    save_own({"a": torch.zeros(3, 4), "b": torch.ones(2)}, folder / "small.safetensors", "fasr-video/sr/1", "{}")
+    save_own(
+        {"a": torch.zeros(3, 4), "b": torch.ones(2)},
+        folder / "small.safetensors",
+        "fasr-video/sr/1",
+        "{}",
+    )
     return ["combiner.safetensors", "small.safetensors", "attributes.safetensors"]
 
 
@@ -369,7 +446,9 @@ def _read_gallery(folder: Path, name: str) -> None:
         for image in gallery.images():
             gallery.face(image)
         Index.open(gallery).search(np.eye(1, gallery.length, dtype=np.float32), 2)
-    _commands(("gallery", "check", "HERE"), ("gallery", "list", "HERE"), ("gallery", "stats", "HERE"))(folder, name)
+    _commands(
+        ("gallery", "check", "HERE"), ("gallery", "list", "HERE"), ("gallery", "stats", "HERE")
+    )(folder, name)
 
 
 def _ledger(folder: Path) -> list[str]:
@@ -387,12 +466,19 @@ def _read_ledger(folder: Path, name: str) -> None:
         write_summary(ledger)
 
 
-SHOWN = (("verify", "HERE"), ("show", "HERE"), ("show", "HERE", "--json"), ("export", "HERE", "--format", "csv"))
+SHOWN = (
+    ("verify", "HERE"),
+    ("show", "HERE"),
+    ("show", "HERE", "--json"),
+    ("export", "HERE", "--format", "csv"),
+)
 READERS: dict[str, Reader] = {
     "MP4 (pyav)": Reader(_video("h264.mp4", "hevc10.mp4"), _frames("pyav")),
     "Matroska (pyav)": Reader(_video("h264.mkv"), _frames("pyav")),
     "MPEG-TS (pyav)": Reader(_video("ts.ts"), _frames("pyav")),
-    "AVI, raw H.264 (pyav)": Reader(_video("b_frames.avi", "mjpeg.avi", "nopts.h264"), _frames("pyav")),
+    "AVI, raw H.264 (pyav)": Reader(
+        _video("b_frames.avi", "mjpeg.avi", "nopts.h264"), _frames("pyav")
+    ),
     "MP4, Matroska (decord)": Reader(_video("h264.mp4", "h264.mkv"), _frames("decord")),
     "pictures": Reader(_pictures, _picture),
     "weights of our own (safetensors)": Reader(_own_weights, _read_own),
@@ -401,7 +487,9 @@ READERS: dict[str, Reader] = {
     "manifests, labels, cameras, truth, calibration": Reader(_manifests, _read_manifest),
     "settings": Reader(_settings, lambda folder, name: configs.load(str(folder / name))),
     "case, bytes": Reader(_case, _commands(*SHOWN)),
-    "case, cells": Reader(_case, _commands(*SHOWN, ("report", "HERE", "--out", "HERE/../out")), mutate_cell),
+    "case, cells": Reader(
+        _case, _commands(*SHOWN, ("report", "HERE", "--out", "HERE/../out")), mutate_cell
+    ),
     "gallery, bytes": Reader(_gallery, _read_gallery),
     "gallery, cells": Reader(lambda folder: _gallery(folder)[:1], _read_gallery, mutate_cell),
     "ledger, bytes": Reader(_ledger, _read_ledger),
@@ -431,7 +519,9 @@ class Tally:
     """What went wrong, with the file and the seed."""
 
 
-def attempts(name: str, seeds: Sequence[int], keep: Path | None = None, patience: float = PATIENCE) -> Tally:
+def attempts(
+    name: str, seeds: Sequence[int], keep: Path | None = None, patience: float = PATIENCE
+) -> Tally:
     """What a reader makes of its good files, mutated with each of these seeds."""
     reader, tally, began = READERS[name], Tally(name), time.monotonic()
     with tempfile.TemporaryDirectory() as place:
@@ -451,7 +541,10 @@ def attempts(name: str, seeds: Sequence[int], keep: Path | None = None, patience
             how, said, mib = _try(reader, work, file, patience)
             tally.tries += 1
             setattr(tally, how, getattr(tally, how) + 1)
-            tally.slowest, tally.most_mib = max(tally.slowest, time.monotonic() - at), max(tally.most_mib, mib)
+            tally.slowest, tally.most_mib = (
+                max(tally.slowest, time.monotonic() - at),
+                max(tally.most_mib, mib),
+            )
             if how not in {"read", "refused"}:
                 tally.wrong.append(f"{file}, seed {seed}: {how}: {said}")
                 if keep is not None:
@@ -528,7 +621,9 @@ def _read_and_end(reader: Reader, folder: Path, name: str, said: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("readers", help="all, or the beginnings of their names, divided by commas")
     parser.add_argument("--tries", type=int, default=100)
     parser.add_argument("--first", type=int, default=0)
@@ -537,7 +632,10 @@ def main() -> None:
     asked = [""] if args.readers == "all" else args.readers.split(",")
     for name in (n for n in READERS if any(n.lower().startswith(a.lower()) for a in asked)):
         seeds = range(args.first, args.first + args.tries)
-        print(json.dumps(asdict(attempts(name, seeds, args.keep and args.keep / name.split(" ")[0]))), flush=True)
+        print(
+            json.dumps(asdict(attempts(name, seeds, args.keep and args.keep / name.split(" ")[0]))),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ class Change:
                 gallery.add(subject, photo)
 
 
-def photo(name: str, rng: np.random.Generator, length: int = LENGTH, picture: bool = False) -> EnrolledPhoto:
+def photo(
+    name: str, rng: np.random.Generator, length: int = LENGTH, picture: bool = False
+) -> EnrolledPhoto:
     feature = rng.standard_normal(length).astype(np.float32)
     feature /= np.linalg.norm(feature)
     face = AlignedFace(rng.integers(0, 256, (128, 128, 3), np.uint8), None) if picture else None
@@ -87,11 +89,16 @@ def changes(seed: int, most: int = 60) -> Iterator[Change]:
         step += 1
         count = int(rng.integers(1, most))
         if len(held) > 10 * PEOPLE or (held and rng.random() < 0.4):
-            rows = sorted(rng.choice(len(held), min(count, len(held)), replace=False).tolist(), reverse=True)
+            rows = sorted(
+                rng.choice(len(held), min(count, len(held)), replace=False).tolist(), reverse=True
+            )
             yield Change(gone=tuple(held.pop(row) for row in rows))
         else:
             names = [f"{seed}-{step}-{i}" for i in range(count)]
-            come = tuple((f"p{rng.integers(PEOPLE)}", photo(n, rng, picture=rng.random() < 0.02)) for n in names)
+            come = tuple(
+                (f"p{rng.integers(PEOPLE)}", photo(n, rng, picture=rng.random() < 0.02))
+                for n in names
+            )
             held += [p.sha256 for _, p in come]
             yield Change(photos=come)
 

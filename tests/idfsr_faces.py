@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 from fasr_video.sr.identity import About
-from fasr_video.sr.idfsr import (
-    FaceCondition,
-    assemble,
-)
+from fasr_video.sr.idfsr import FaceCondition, assemble
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 
 SIDE = 128
 FACE = torch.tensor([[44.0, 62.0], [83.0, 62.0], [63.0, 85.0], [47.0, 103.0], [80.0, 103.0]])
-TINY = Size(SIDE, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=False)
+TINY = Size(
+    SIDE, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=False
+)
 RESIDUAL = replace(TINY, residual=True)
 ABOUT = About("a" * 64, "b" * 64, ("c" * 64, "d" * 64), 25, 0.9, 0.8, 0.4)
 
 
 def faces(n: int, spread: float = 4.0, seed: int = 0) -> Tensor:
     """Landmarks of n faces, each a little different."""
-    return (FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))).round()
+    return (
+        FACE + spread * torch.randn(n, 5, 2, generator=torch.Generator().manual_seed(seed))
+    ).round()
 
 
 def pictures(n: int, seed: int = 0, side: int = SIDE) -> Tensor:
@@ -45,4 +46,10 @@ def speaking(size: Size = TINY, seed: int = 0) -> IdfsrNet:
 def told(n: int = 3, seed: int = 0) -> FaceCondition:
     g = torch.Generator().manual_seed(seed)
     feature = torch.nn.functional.normalize(torch.randn(n, 512, generator=g), dim=1)
-    return assemble(pictures(n, seed), faces(n, seed=seed), pictures(n, seed + 1), faces(n, seed=seed + 1), feature)
+    return assemble(
+        pictures(n, seed),
+        faces(n, seed=seed),
+        pictures(n, seed + 1),
+        faces(n, seed=seed + 1),
+        feature,
+    )

@@ -33,14 +33,21 @@ class IrWriter:
         blobs: dict[str, Values] | None = None,
     ) -> str:
         name = str(len(self.shapes))
-        layer = ElementTree.SubElement(self.layers, "layer", {"id": name, "type": kind, "name": f"l{name}"})
+        layer = ElementTree.SubElement(
+            self.layers, "layer", {"id": name, "type": kind, "name": f"l{name}"}
+        )
         if options:
             ElementTree.SubElement(layer, "data", options)
         if inputs:
             ports = ElementTree.SubElement(layer, "input")
             for number, source in enumerate(inputs):
                 self._port(ports, number, self.shapes[source])
-                edge = {"from-layer": source, "from-port": "9", "to-layer": name, "to-port": str(number)}
+                edge = {
+                    "from-layer": source,
+                    "from-port": "9",
+                    "to-layer": name,
+                    "to-port": str(number),
+                }
                 ElementTree.SubElement(self.edges, "edge", edge)
         self._port(ElementTree.SubElement(layer, "output"), 9, shape)
         if blobs:
@@ -58,20 +65,40 @@ class IrWriter:
         for side in shape:
             ElementTree.SubElement(port, "dim").text = str(side)
 
-    def convolution(self, source: str, outputs: int, kernel: int, stride: int = 1, group: int = 1) -> str:
+    def convolution(
+        self, source: str, outputs: int, kernel: int, stride: int = 1, group: int = 1
+    ) -> str:
         _, channels, height, width = self.shapes[source]
         pad = 0 if kernel in (stride, height) else kernel // 2
         size = tuple((side + 2 * pad - kernel) // stride + 1 for side in (height, width))
         spread = 1 / np.sqrt(channels // group * kernel**2)
-        weights = self.random.normal(0, spread, outputs * (channels // group) * kernel**2).astype(np.float16)
+        weights = self.random.normal(0, spread, outputs * (channels // group) * kernel**2).astype(
+            np.float16
+        )
         biases = self.random.normal(0, 0.1, outputs).astype(np.float16)
-        options = {"kernel": f"{kernel},{kernel}", "strides": f"{stride},{stride}", "group": str(group)}
-        options |= {"pads_begin": f"{pad},{pad}", "pads_end": f"{pad},{pad}", "output": str(outputs)}
-        return self.add("Convolution", [source], (1, outputs, *size), options, {"weights": weights, "biases": biases})
+        options = {
+            "kernel": f"{kernel},{kernel}",
+            "strides": f"{stride},{stride}",
+            "group": str(group),
+        }
+        options |= {
+            "pads_begin": f"{pad},{pad}",
+            "pads_end": f"{pad},{pad}",
+            "output": str(outputs),
+        }
+        return self.add(
+            "Convolution",
+            [source],
+            (1, outputs, *size),
+            options,
+            {"weights": weights, "biases": biases},
+        )
 
     def prelu(self, source: str) -> str:
         shape = self.shapes[source]
-        return self.add("PReLU", [source], shape, blobs={"weights": np.full(shape[1], 0.25, np.float16)})
+        return self.add(
+            "PReLU", [source], shape, blobs={"weights": np.full(shape[1], 0.25, np.float16)}
+        )
 
     def join(self, operation: str, a: str, b: str) -> str:
         return self.add("Eltwise", [a, b], self.shapes[a], {"operation": operation})
@@ -84,7 +111,9 @@ class IrWriter:
         side = f"{shape.side},{shape.side}"
         options = {"pool-method": "avg", "kernel": side, "strides": side}
         pooled = self.add("Pooling", [y], (1, shape.outputs, 1, 1), options)
-        gate = self.add("Activation", [self.convolution(pooled, shape.outputs, 1)], (1, shape.outputs, 1, 1))
+        gate = self.add(
+            "Activation", [self.convolution(pooled, shape.outputs, 1)], (1, shape.outputs, 1, 1)
+        )
         y = self.join("mul", y, gate)
         return y if shape.halves else self.join("sum", source, y)
 

@@ -28,7 +28,13 @@ LENGTH = 64
 MODELS = {"embedder": "e", "pooled_by": "mean", "restorer": None}
 CLOCK = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "given"}
 
-LOSSES = {"corrupt_packets": 0, "damaged_frames": 0, "missing_frames": 0, "time_jumps": 0, "other_files": 0}
+LOSSES = {
+    "corrupt_packets": 0,
+    "damaged_frames": 0,
+    "missing_frames": 0,
+    "time_jumps": 0,
+    "other_files": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,9 @@ class Names:
     yard: str = "/footage/yard.mp4"
     camera: str = "Yard"
     remark: str = "face of 40 px, larger than the 12-32 px that scores were calibrated on"
-    warnings: tuple[str, ...] = ("LR face of 40 px, outside the 12-32 px that the network was trained on",)
+    warnings: tuple[str, ...] = (
+        "LR face of 40 px, outside the 12-32 px that the network was trained on",
+    )
 
 
 @dataclass
@@ -53,7 +61,9 @@ class Seen:
     start: int
     end: int
     usable: bool = True
-    candidates: list[tuple[str, float, list[str]]] = field(default_factory=list)  # subject, score, support
+    candidates: list[tuple[str, float, list[str]]] = field(
+        default_factory=list
+    )  # subject, score, support
     drawn_from: str = ""
 
 
@@ -61,15 +71,30 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
     """T1 and T2 are seen at once; S2-T1 looks like T1; T2 and S2-T2 are linked; S2-T3 is insufficient."""
     n = names or Names()
     seen = [
-        Seen(1, "anna", 0, 4, candidates=[(n.anna, 3.2, ["best", "pooled", "sr"]), (n.bert, -1.1, [])]),
+        Seen(
+            1,
+            "anna",
+            0,
+            4,
+            candidates=[(n.anna, 3.2, ["best", "pooled", "sr"]), (n.bert, -1.1, [])],
+        ),
         Seen(1, "bert", 2, 6, candidates=[(n.bert, 0.4, []), (n.anna, -2.0, [])]),
         Seen(2, "anna", 0, 3, candidates=[(n.anna, 2.6, ["pooled"]), (n.bert, -0.7, [])]),
-        Seen(2, "bert", 10, 14, candidates=[(n.bert, 1.9, ["sr"]), (n.anna, -1.5, [])], drawn_from=n.anna),
+        Seen(
+            2,
+            "bert",
+            10,
+            14,
+            candidates=[(n.bert, 1.9, ["sr"]), (n.anna, -1.5, [])],
+            drawn_from=n.anna,
+        ),
         Seen(2, "anna", 20, 21, usable=False),
     ]
     settings = configs.load("cpu", overrides)
     portraits = {"anna": _portrait("eileen_collins"), "bert": _portrait("grace_hopper")}
-    with Case.create(folder, json.loads(settings.model_dump_json()), configs.as_yaml(settings)) as case:
+    with Case.create(
+        folder, json.loads(settings.model_dump_json()), configs.as_yaml(settings)
+    ) as case:
         with case.transaction():
             for number, (path, camera) in enumerate(((n.door, None), (n.yard, n.camera)), 1):
                 _source(case, number, path, camera)
@@ -78,11 +103,19 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
             for number in (1, 2):
                 found = {"faces": {}, "losses": LOSSES, "digest": sources.digest(case, number)}
                 case.log("source done", {"source": number, **found})
-            digests = {t: results.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable}
-            case.log("probed", {"models": {}, "digests": digests})
-            link = "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
+            digests = {
+                t: results.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable
+            }
+            case.log("encoded", {"models": {}, "digests": digests})
+            link = (
+                "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
+            )
             case.db.execute(link, (FACES,))
-            proposed = {"links": 1, "of": case.meta("linked_tracks"), "proposed": replay.proposed_links(case)}
+            proposed = {
+                "links": 1,
+                "of": case.meta("linked_tracks"),
+                "proposed": replay.proposed_links(case),
+            }
             case.log("links proposed", proposed)
         _gallery(case, {n.anna: portraits["anna"], n.bert: portraits["bert"]})
     return folder
@@ -92,7 +125,9 @@ def _portrait(name: str) -> Image:
     with PilImage.open(PORTRAITS / "mugshots" / f"{name}.jpg") as photo:
         side = min(photo.size)
         left = (photo.width - side) // 2
-        return np.asarray(photo.convert("RGB").crop((left, 0, left + side, side)).resize((128, 128)))
+        return np.asarray(
+            photo.convert("RGB").crop((left, 0, left + side, side)).resize((128, 128))
+        )
 
 
 def _person(name: str, turned: float) -> NDArray[np.float32]:
@@ -111,23 +146,52 @@ def _source(case: Case, number: int, path: str, camera: str | None) -> None:
         "time_base": "1/1000",
         "first_pts": 0,
     }
-    info |= {"time_source": "pts", "codec": "h264", "container": "mp4", "colour": "bt709", "orientation": "none"}
+    info |= {
+        "time_source": "pts",
+        "codec": "h264",
+        "container": "mp4",
+        "colour": "bt709",
+        "orientation": "none",
+    }
     info |= {"declared_frames": 300, "duration": None}
-    detector = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True, "embedder": None}
+    detector = {
+        "name": "made",
+        "model_sha256": "0" * 64,
+        "licence": "none",
+        "landmarks": True,
+        "embedder": None,
+    }
     sha256 = f"{number:064x}"
     clock = None if camera is None else json.dumps(CLOCK)
     case.db.execute(
         "INSERT INTO source (id, path, sha256, info, detector, state, camera, clock, losses, frames)"
         " VALUES (?, ?, ?, ?, ?, 'done', ?, ?, ?, 300)",
-        (number, path, sha256, json.dumps(info), json.dumps(detector), camera, clock, json.dumps(LOSSES)),
+        (
+            number,
+            path,
+            sha256,
+            json.dumps(info),
+            json.dumps(detector),
+            camera,
+            clock,
+            json.dumps(LOSSES),
+        ),
     )
-    case.log("source added", {"source": number, "path": path, "sha256": sha256, "info": info, "detector": detector})
+    case.log(
+        "source added",
+        {"source": number, "path": path, "sha256": sha256, "info": info, "detector": detector},
+    )
     if camera is not None:
         case.log("camera and clock", {"source": number, "camera": camera, "clock": CLOCK})
 
 
 def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -> None:
-    of_source = 1 + case.db.execute("SELECT count(*) FROM track WHERE source = ?", (seen.source,)).fetchone()[0]
+    of_source = (
+        1
+        + case.db.execute("SELECT count(*) FROM track WHERE source = ?", (seen.source,)).fetchone()[
+            0
+        ]
+    )
     state = ("usable", None) if seen.usable else ("insufficient", "too_small")
     case.db.execute(
         "INSERT INTO track (id, source, tracker_id, number, state, verdict, verdict_reason, shown_face)"
@@ -139,11 +203,11 @@ def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -
         _face(case, number, seen.source, second, reason, portrait)
     if not seen.usable:
         return
-    case.db.execute("INSERT INTO probed VALUES (?, ?, 40)", (number, json.dumps(MODELS)))
+    case.db.execute("INSERT INTO encoding VALUES (?, ?, 40)", (number, json.dumps(MODELS)))
     for kind in ("best", "pooled", "sr"):
         feature = _person(seen.looks, 0.15 * number).tobytes()
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (number, kind, feature))
-    facts = {
+    provenance = {
         "method": "fasr++",
         "sampler": "dpmpp-10",
         "seed": number,
@@ -151,10 +215,18 @@ def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -
         "calls": 20,
         "feature": "given",
     }
-    facts |= {"warnings": list(names.warnings), "disagreement": 0.02, "attributes": [], "what": BANNER}
-    facts |= {"conditioned_on": seen.drawn_from}
-    pictures = [case.write_picture(np.clip(portrait.astype(int) + d, 0, 255).astype(np.uint8)) for d in (5, 9, 13)]
-    row = (number, pictures[0], json.dumps(pictures[1:]), pictures[2], json.dumps(facts))
+    provenance |= {
+        "warnings": list(names.warnings),
+        "disagreement": 0.02,
+        "attributes": [],
+        "what": BANNER,
+    }
+    provenance |= {"conditioned_on": seen.drawn_from}
+    pictures = [
+        case.write_picture(np.clip(portrait.astype(int) + d, 0, 255).astype(np.uint8))
+        for d in (5, 9, 13)
+    ]
+    row = (number, pictures[0], json.dumps(pictures[1:]), pictures[2], json.dumps(provenance))
     case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", row)
     passing = [c for c in seen.candidates if c[1] > 1.5]
     answer = (number, "candidates" if passing else "unknown", 1.5, 0, names.remark)
@@ -163,10 +235,24 @@ def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -
     for rank, (subject, score, support) in enumerate(seen.candidates, 1):
         cosine = 0.1 + score / 6
         for kind in ("best", "pooled", "sr"):
-            case.db.execute(insert, (number, kind, rank, subject, cosine, score, None, None, None, None, None))
+            case.db.execute(
+                insert, (number, kind, rank, subject, cosine, score, None, None, None, None, None)
+            )
         cosines = json.dumps(dict.fromkeys(("best", "pooled", "sr"), cosine))
         passes = score > 1.5
-        joined = (number, "joined", rank, subject, None, score, score, cosines, json.dumps(support), passes, False)
+        joined = (
+            number,
+            "joined",
+            rank,
+            subject,
+            None,
+            score,
+            score,
+            cosines,
+            json.dumps(support),
+            passes,
+            False,
+        )
         case.db.execute(insert, joined)
 
 
@@ -188,13 +274,29 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         for number, (name, picture) in enumerate(people.items()):
             face = AlignedFace(picture, None)
             feature = _person(name, 0.0)
-            gallery.add(name, EnrolledPhoto(f"{number:064x}", f"{name}.jpg", feature, 20.0, 60.0, 0.9, face))
+            gallery.add(
+                name, EnrolledPhoto(f"{number:064x}", f"{name}.jpg", feature, 20.0, 60.0, 0.9, face)
+            )
         Index.open(gallery)
-        facts = {"id": gallery.id, "state": gallery.state, "people": len(people), "folder": "gallery"}
-        facts |= {"templates": gallery.count(), "generation": gallery.generation}
+        provenance = {
+            "id": gallery.id,
+            "state": gallery.state,
+            "people": len(people),
+            "folder": "gallery",
+        }
+        provenance |= {"templates": gallery.count(), "generation": gallery.generation}
         listed = photographs_of(gallery)
-    asked: dict[str, Any] = {"gallery": facts, "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10}}
-    asked |= {"remarks": [], "models": {}, "calibration": None, "conditioned_on": {}, "tracks": [1, 2, 3, 4]}
+    asked: dict[str, Any] = {
+        "gallery": provenance,
+        "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10},
+    }
+    asked |= {
+        "remarks": [],
+        "models": {},
+        "calibration": None,
+        "conditioned_on": {},
+        "tracks": [1, 2, 3, 4],
+    }
     asked |= {"photographs": replay.photographs_digest(listed)}
     with case.transaction():
         results.save_photographs(case, listed)

@@ -15,8 +15,8 @@ from skimage.data import astronaut
 
 from fasr_video.training.detector_data import face_box
 
+# Her landmarks in the photograph.
 ASTRONAUT = np.array([[208.0, 110.0], [250, 108], [230, 130], [212, 150], [250, 148]])
-"""Her landmarks in the photograph."""
 
 
 def write_scenes(folder: Path) -> Path:
@@ -25,7 +25,9 @@ def write_scenes(folder: Path) -> Path:
     scenes.mkdir()
     crops.mkdir()
     photo = Image.fromarray(astronaut())
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8))
+    noise = Image.fromarray(
+        np.random.default_rng(0).integers(0, 255, (200, 200, 3)).astype(np.uint8)
+    )
     label = [*face_box(ASTRONAUT), 0.9, *ASTRONAUT.ravel()]
     unsure = [*(np.array(face_box(ASTRONAUT)) + 200), 0.4, *(ASTRONAUT + 200).ravel()]
     pictures = {"face.webp": photo, "check.webp": photo, "noise.webp": noise}
@@ -34,7 +36,9 @@ def write_scenes(folder: Path) -> Path:
         for name, picture in pictures.items():
             _add(tar, name, picture)
     split = {"face.webp": "train", "check.webp": "check", "noise.webp": "train"}
-    entries = [{"tar": "scenes-00.tar", "name": n, "split": split[n], "boxes": boxes[n]} for n in pictures]
+    entries = [
+        {"tar": "scenes-00.tar", "name": n, "split": split[n], "boxes": boxes[n]} for n in pictures
+    ]
     with gzip.open(scenes / "scenes.json.gz", "wt") as stream:
         json.dump(entries, stream)
     corner, scale = np.array([156, 56]), 144 / 128

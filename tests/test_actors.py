@@ -32,7 +32,9 @@ from tests.test_review import whole as whole
 def logged(case: Path, event: str) -> dict[str, Any]:
     """Details of the last line of that kind."""
     with Case.open(case, read_only=True) as opened:
-        rows = opened.db.execute("SELECT details FROM log WHERE event = ? ORDER BY id", (event,)).fetchall()
+        rows = opened.db.execute(
+            "SELECT details FROM log WHERE event = ? ORDER BY id", (event,)
+        ).fetchall()
         assert not [problem for check in verify(opened) for problem in check.problems]
     details: dict[str, Any] = json.loads(rows[-1]["details"])
     return details
@@ -42,7 +44,9 @@ def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = ("--by", "Anna Huber", "--role", "examiner")
-    assert called(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0] == 0
+    assert (
+        called(capsys, "decide", folder, "T1", "rejected", "--reason", "other ear", *said)[0] == 0
+    )
     assert called(capsys, "link", folder, 1, "refuse", *said)[0] == 0
     assert logged(folder, "decided")["role"] == logged(folder, "link decided")["role"] == "examiner"
     shown = called(capsys, "show", folder)[1]
@@ -53,7 +57,9 @@ def test_a_decision_a_link_and_what_takes_them_back_name_the_role(
     assert logged(folder, "decision undone")["role"] == "supervisor"
 
 
-def test_a_reopened_link_was_decided_by_nobody(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reopened_link_was_decided_by_nobody(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for decision in ("refuse", "reopen"):
         called(capsys, "link", folder, 1, decision, "--by", "Anna", "--role", "examiner")
     with Case.open(folder, read_only=True) as case:
@@ -83,17 +89,25 @@ def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path)
     page = browser.get("/track/T1")
     assert 'name="role"' in page.text and '<option value="supervisor">' in page.text
     said = {"by": "Anna", "role": "<examiner>"}
-    assert browser.post("/track/T1/decide", verdict="rejected", reason="other ear", **said).status_code == 303
+    assert (
+        browser.post("/track/T1/decide", verdict="rejected", reason="other ear", **said).status_code
+        == 303
+    )
     assert logged(folder, "decided")["role"] == "<examiner>"
     for path in ("/track/T1", "/log"):
         assert "Anna (&lt;examiner&gt;)" in browser.get(path).text
     browser.post("/track/T1/undo/1", by="Anna")
-    assert logged(folder, "decision undone")["role"] == "<examiner>", "the form to undo asks for no other"
+    assert logged(folder, "decision undone")["role"] == "<examiner>", (
+        "the form to undo asks for no other"
+    )
     browser.post("/sign-off", by="Ben", role="supervisor", although="on")
     assert logged(folder, "signed off")["role"] == "supervisor"
     (written,) = (folder / SIGNED_OFF).glob("*.json")
     told = json.loads(written.read_text())
-    assert told["signed_off_as"] == "supervisor" and told["tracks"][0]["decisions"][0]["role"] == "<examiner>"
+    assert (
+        told["signed_off_as"] == "supervisor"
+        and told["tracks"][0]["decisions"][0]["role"] == "<examiner>"
+    )
     assert "by Ben (supervisor)" in browser.get("/sign-off").text
 
 
@@ -107,7 +121,9 @@ def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
     assert "Olga (operator)" in page and "by Anna (examiner)" in page
 
 
-def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(corridor: Path, copied_case: Path) -> None:
+def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(
+    corridor: Path, copied_case: Path
+) -> None:
     settings = configs.load("cpu", CORRIDOR_QUICK)
     with Case.open(copied_case, read_only=True) as case:
         (before,), head = export.runs(case), case.meta("log_head")
@@ -122,7 +138,10 @@ def test_a_run_is_logged_with_its_period_and_only_if_it_did_something(corridor: 
 def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -> None:
     with Case.open(folder) as case:
         before = dump(case)
-        with pytest.raises(KeyboardInterrupt), case.in_a_run({"what": "run", "by": "Olga", "role": ""}):
+        with (
+            pytest.raises(KeyboardInterrupt),
+            case.in_a_run({"what": "run", "by": "Olga", "role": ""}),
+        ):
             with case.transaction():
                 case.log("resumed", {})
             raise KeyboardInterrupt
@@ -133,7 +152,19 @@ def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -
 def test_tombstone_and_signature_name_the_role(
     tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    called(capsys, "purge", folder, "--now", "--why", "order", "--yes", "--by", "Olga", "--role", "administrator")
+    called(
+        capsys,
+        "purge",
+        folder,
+        "--now",
+        "--why",
+        "order",
+        "--yes",
+        "--by",
+        "Olga",
+        "--role",
+        "administrator",
+    )
     told = json.loads((folder / TOMBSTONE).read_text())
     assert (told["by"], told["role"]) == ("Olga", "administrator")
     export = tmp_path / "report.txt"

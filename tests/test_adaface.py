@@ -57,7 +57,10 @@ def seeded_state() -> State:
 
 def small_state(depth: int = 18) -> State:
     """Each tensor is one number over and over, which takes no room in a file."""
-    return {name: torch.tensor(1 + i % 8 / 8).expand(shape) for i, (name, shape) in enumerate(shapes(depth).items())}
+    return {
+        name: torch.tensor(1 + i % 8 / 8).expand(shape)
+        for i, (name, shape) in enumerate(shapes(depth).items())
+    }
 
 
 def saved(content: object, path: Path) -> Path:
@@ -67,7 +70,11 @@ def saved(content: object, path: Path) -> Path:
 
 def same(net: AdaFaceNet, state: State) -> bool:
     """All tensors that have a part in the function."""
-    own = {name: value for name, value in net.state_dict().items() if not name.endswith("num_batches_tracked")}
+    own = {
+        name: value
+        for name, value in net.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
     return all(torch.equal(value, state[name].float()) for name, value in own.items())
 
 
@@ -125,7 +132,12 @@ def test_a_lightning_checkpoint_loads_without_lightning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["pytorch_lightning.trainer.trainer.Trainer", "pytorch_lightning.utilities.parsing.Other", "other.Settings"]
+    "name",
+    [
+        "pytorch_lightning.trainer.trainer.Trainer",
+        "pytorch_lightning.utilities.parsing.Other",
+        "other.Settings",
+    ],
 )
 def test_no_other_class_is_let_in(name: str, tmp_path: Path) -> None:
     with for_a_while({name: dict}) as (other,):
@@ -145,7 +157,9 @@ class Trap:
 
 
 def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
-    path = saved(lightning(small_state()) | {"callbacks": Trap(tmp_path / "sprung")}, tmp_path / "a.ckpt")
+    path = saved(
+        lightning(small_state()) | {"callbacks": Trap(tmp_path / "sprung")}, tmp_path / "a.ckpt"
+    )
     with pytest.raises(ModelError, match="asks to run code, which we never do; convert it"):
         load(path)
     assert not (tmp_path / "sprung").exists()
@@ -162,7 +176,9 @@ def test_names_shapes_and_order_are_the_published_ones(depth: int) -> None:
     assert [[name, list(shape)] for name, shape in shapes(depth).items()] == published
 
 
-@pytest.mark.parametrize(("depth", "millions"), {18: 24.02, 34: 34.13, 50: 43.59, 101: 65.15}.items())
+@pytest.mark.parametrize(
+    ("depth", "millions"), {18: 24.02, 34: 34.13, 50: 43.59, 101: 65.15}.items()
+)
 def test_the_depth_is_found_from_the_keys(depth: int, millions: float, tmp_path: Path) -> None:
     net = load(saved(lightning(small_state(depth)), tmp_path / "a.ckpt"))
     assert net.depth == depth
@@ -177,7 +193,9 @@ def test_published_features_and_norms(tmp_path: Path) -> None:
     net = load(path)
     path.unlink()  # 96 MB: pytest keeps the folders of the last runs
     with np.load(FIXTURES / "adaface_ir_18.npz") as file:
-        x, expected, expected_norms = (torch.from_numpy(file[name]) for name in ("x", "feat", "norm"))
+        x, expected, expected_norms = (
+            torch.from_numpy(file[name]) for name in ("x", "feat", "norm")
+        )
     features, norms = net(x)
     assert features.shape == (len(x), 512) and norms.shape == (len(x), 1)
     assert (features - expected).norm(dim=1).max() < 1e-5
@@ -201,7 +219,9 @@ FORMS: dict[str, Callable[[State, Path], Path]] = {
     "bare": lambda s, d: saved(s, d / "a.pth"),
     "bare, from several GPUs": lambda s, d: saved(prefixed(s, "module."), d / "a.pth"),
     "half precision": lambda s, d: saved({k: v.half() for k, v in s.items()}, d / "a.pth"),
-    "without counters": lambda s, d: saved({k: v for k, v in s.items() if "num_batches" not in k}, d / "a.pth"),
+    "without counters": lambda s, d: saved(
+        {k: v for k, v in s.items() if "num_batches" not in k}, d / "a.pth"
+    ),
     "safetensors": tensors_file,
 }
 
@@ -250,9 +270,15 @@ CONV = "body.5.res_layer.4.weight"
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none.ckpt", "no such file; check the path"),
     "a text file": (lambda d: text(d / "a.ckpt"), "damaged or asks to run code"),
-    "truncated": (lambda d: half(changed(d, lambda s: None)), "not a readable PyTorch file; copy or download it again"),
+    "truncated": (
+        lambda d: half(changed(d, lambda s: None)),
+        "not a readable PyTorch file; copy or download it again",
+    ),
     "a list": (lambda d: saved([1, 2], d / "a.ckpt"), "something else than tensors by name"),
-    "NaN": (lambda d: changed(d, lambda s: spoil(s, CONV, math.nan)), f"NaN or infinity in {CONV}; give weights from"),
+    "NaN": (
+        lambda d: changed(d, lambda s: spoil(s, CONV, math.nan)),
+        f"NaN or infinity in {CONV}; give weights from",
+    ),
     "infinity": (
         lambda d: changed(d, lambda s: spoil(s, "output_layer.4.running_mean", math.inf)),
         "NaN or infinity in output_layer.4.running_mean",
@@ -269,7 +295,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda d: changed(d, lambda s: [s.pop(k) for k in list(s) if k.startswith("body.4.")]),
         "lacks .* body.4.shortcut_layer.0.weight",
     ),
-    "squeeze-and-excitation": (lambda d: changed(d, squeeze), "has unknown 8 of .*body.0.res_layer.6.fc1.weight"),
+    "squeeze-and-excitation": (
+        lambda d: changed(d, squeeze),
+        "has unknown 8 of .*body.0.res_layer.6.fc1.weight",
+    ),
     "other shape": (
         lambda d: changed(d, lambda s: s.update({CONV: torch.zeros(1)})),
         f"another shape of 1 of .*{CONV}",

@@ -26,7 +26,7 @@ from fasr_video.recognition.align import (
     canonical_to_dlib,
     eyes_and_mouth,
     inverse,
-    mirror_marks,
+    mirror_landmarks,
     similarity,
     three_points,
     to_canonical,
@@ -69,7 +69,9 @@ def test_any_turn_scale_and_move_is_recovered(
 ) -> None:
     assume(np.ptp(source, 0).max() > 1)
     true = turned(scale, angle, shift)
-    assert_allclose(similarity(source, apply(true, source)), true, rtol=1e-9, atol=1e-8 * max(scale, 1) * 500)
+    assert_allclose(
+        similarity(source, apply(true, source)), true, rtol=1e-9, atol=1e-8 * max(scale, 1) * 500
+    )
 
 
 @given(
@@ -112,9 +114,7 @@ def test_a_stack_of_point_sets_gets_each_its_own_transform() -> None:
         assert_allclose(apply(back, apply(transform, ARCFACE)), ARCFACE, atol=1e-9)
 
 
-@given(
-    pairs=st.lists(st.tuples(*[coordinate] * 4), min_size=2, max_size=6),
-)
+@given(pairs=st.lists(st.tuples(*[coordinate] * 4), min_size=2, max_size=6))
 @patient
 def test_faces_are_never_mirrored_or_bent(pairs: list[tuple[float, float, float, float]]) -> None:
     source, target = np.array(pairs)[:, :2], np.array(pairs)[:, 2:]
@@ -129,7 +129,9 @@ def test_mirrored_points_get_the_nearest_transform_that_does_not_mirror() -> Non
     assert np.linalg.det(found[:, :2]) > 0
 
 
-@pytest.mark.parametrize("points", [np.full((3, 2), 7.0), np.array([[3.0, 4.0]])], ids=["three", "one"])
+@pytest.mark.parametrize(
+    "points", [np.full((3, 2), 7.0), np.array([[3.0, 4.0]])], ids=["three", "one"]
+)
 def test_points_in_one_place_have_no_scale(points: Matrix) -> None:
     with pytest.raises(ValueError, match="one place"):
         similarity(points, CANONICAL[: len(points)])
@@ -159,7 +161,9 @@ ROOM = 1.2  # of the canonical square around the face
 def dotted(points: Matrix, width: float, side: int) -> Image:
     """A black picture with a soft dot of its own colour at each point, that many pixels wide."""
     y, x = np.mgrid[:side, :side]
-    channels = [255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * width**2)) for px, py in points]
+    channels = [
+        255 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * width**2)) for px, py in points
+    ]
     return np.stack(channels, -1).round().astype(np.uint8)
 
 
@@ -175,7 +179,9 @@ def centres(image: Image) -> Matrix:
 
 @pytest.mark.parametrize("size", [0.1, 0.3, 0.7, 1.0, 1.9, 2.1, 3.3, 8.0])
 @pytest.mark.parametrize("degrees", [0, 17, 90, 180, -45])
-def test_eyes_and_mouth_come_to_lie_where_the_canonical_frame_says(size: float, degrees: float) -> None:
+def test_eyes_and_mouth_come_to_lie_where_the_canonical_frame_says(
+    size: float, degrees: float
+) -> None:
     """For faces from a tenth of the canonical size to eight times."""
     face = turned(size * CANONICAL_SIDE, np.radians(degrees), (0, 0))
     around = apply(face, np.array(list(itertools.product((-0.1, 1.1), repeat=2))))
@@ -196,7 +202,9 @@ def test_any_side_can_be_asked_for(side: int) -> None:
 
 
 def test_canonical_picture_stays_as_it_is() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (CANONICAL_SIDE, CANONICAL_SIDE, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(
+        0, 256, (CANONICAL_SIDE, CANONICAL_SIDE, 3), dtype=np.uint8
+    )
     assert np.abs(to_canonical(image, CANONICAL * CANONICAL_SIDE).astype(int) - image).max() <= 1
 
 
@@ -230,7 +238,9 @@ def test_face_outside_the_picture_is_black(size: float) -> None:
 # --- ArcFace's frame ---------------------------------------------------------------------------------------------
 
 THREE = eyes_and_mouth(ARCFACE)
-FACE = apply(inverse(similarity(CANONICAL * CANONICAL_SIDE, THREE)), ARCFACE)  # the template in the canonical frame
+FACE = apply(
+    inverse(similarity(CANONICAL * CANONICAL_SIDE, THREE)), ARCFACE
+)  # the template in the canonical frame
 
 
 def placed(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]:
@@ -278,8 +288,10 @@ def waves(side: int) -> Image:
 
 def as_canonical(image: Image, landmarks: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
     face = align(image, np.zeros(4), landmarks.astype(np.float32))
-    assert face.marks is not None
-    return torch.from_numpy(face.picture).permute(2, 0, 1)[None] / 255, torch.from_numpy(face.marks)[None]
+    assert face.landmarks is not None
+    return torch.from_numpy(face.picture).permute(2, 0, 1)[None] / 255, torch.from_numpy(
+        face.landmarks
+    )[None]
 
 
 def as_image(pictures: torch.Tensor) -> Matrix:
@@ -289,7 +301,9 @@ def as_image(pictures: torch.Tensor) -> Matrix:
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("size", [0.8, 1.7, 3.0])
 @pytest.mark.parametrize("degrees", [0, 30, -100])
-def test_both_ways_to_arcfaces_frame_give_one_picture(known: bool, size: float, degrees: float) -> None:
+def test_both_ways_to_arcfaces_frame_give_one_picture(
+    known: bool, size: float, degrees: float
+) -> None:
     """From the image at once, or by way of the canonical frame, with landmarks or with the frame's three points only.
 
     With its landmarks a face of any form goes where it should; without them, one of the template's form.
@@ -298,9 +312,9 @@ def test_both_ways_to_arcfaces_frame_give_one_picture(known: bool, size: float, 
     if known:
         landmarks = landmarks + np.random.default_rng(0).normal(0, 1.5 * size, (5, 2))
     image = waves(side)
-    faces, marks = as_canonical(image, landmarks)
+    faces, landmarks = as_canonical(image, landmarks)
     direct = to_arcface(image, landmarks)
-    by_way = as_image(canonical_to_arcface(faces, marks if known else None))
+    by_way = as_image(canonical_to_arcface(faces, landmarks if known else None))
     inside = np.s_[4:-8, 4:-4]  # the canonical picture ends a few rows earlier
     assert np.abs(by_way - direct)[inside].max() < 4
     assert np.abs(by_way - direct)[inside].mean() < 1
@@ -309,7 +323,10 @@ def test_both_ways_to_arcfaces_frame_give_one_picture(known: bool, size: float, 
 def test_landmarks_of_a_canonical_face_come_to_lie_where_dlib_has_them() -> None:
     """A face of dlib's form, turned in its canonical picture; each landmark has a colour of its own."""
     points = apply(turned(0.72, 0.2, (12, 4)), DLIB)
-    faces = torch.from_numpy(dotted(points[[0, 1, 4]], 2.5, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
+    faces = (
+        torch.from_numpy(dotted(points[[0, 1, 4]], 2.5, CANONICAL_SIDE)).permute(2, 0, 1)[None]
+        / 255
+    )
     chips = canonical_to_dlib(faces, torch.from_numpy(points)[None])
     assert chips.shape == (1, 3, DLIB_SIDE, DLIB_SIDE)
     assert_allclose(centres(as_image(chips)), DLIB[[0, 1, 4]], atol=0.15)
@@ -319,7 +336,9 @@ def test_dlib_itself_cuts_the_same_frame() -> None:
     """dlib aligns by the corners of the eyes and the nose: the middles of the eyes come to lie where ours do."""
     import dlib
 
-    mean_shape = np.array([[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]])
+    mean_shape = np.array(
+        [[0.8596, 0.2135], [0.6461, 0.2290], [0.1206, 0.2137], [0.3341, 0.2291], [0.4901, 0.6278]]
+    )
     points = (100 + 600 * mean_shape).round()
     detection = dlib.full_object_detection(
         dlib.rectangle(100, 100, 700, 700), [dlib.point(*map(int, p)) for p in points]
@@ -339,20 +358,26 @@ def test_without_landmarks_the_three_points_of_the_canonical_frame_come_to_the_t
 
 
 def test_each_face_of_a_batch_goes_by_its_own_landmarks() -> None:
-    faces = torch.rand(4, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0))
-    marks = torch.from_numpy(FACE).float() + 4 * torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(1))
-    marks[1, 3, 0] = torch.nan
-    marks[2] = 64.0  # all in one place: they tell nothing
-    together = canonical_to_arcface(faces, marks)
+    faces = torch.rand(
+        4, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0)
+    )
+    landmarks = torch.from_numpy(FACE).float() + 4 * torch.randn(
+        4, 5, 2, generator=torch.Generator().manual_seed(1)
+    )
+    landmarks[1, 3, 0] = torch.nan
+    landmarks[2] = 64.0  # all in one place: they tell nothing
+    together = canonical_to_arcface(faces, landmarks)
     assert together.shape == (4, 3, ARCFACE_SIDE, ARCFACE_SIDE)
     for i in range(4):
-        given = None if i in (1, 2) else marks[i : i + 1]
+        given = None if i in (1, 2) else landmarks[i : i + 1]
         assert torch.equal(canonical_to_arcface(faces[i : i + 1], given)[0], together[i])
     assert not torch.equal(canonical_to_arcface(faces[:1], None)[0], together[0])
 
 
 def test_autocast_does_not_move_the_pixels() -> None:
-    faces = torch.rand(1, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0))
+    faces = torch.rand(
+        1, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0)
+    )
     expected = canonical_to_arcface(faces, None)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(canonical_to_arcface(faces, None), expected)
@@ -360,10 +385,12 @@ def test_autocast_does_not_move_the_pixels() -> None:
 
 def test_in_a_mirror_left_is_right() -> None:
     """A mirrored face with mirrored landmarks comes to lie where the face itself does, with its sides exchanged."""
-    marks = torch.from_numpy(FACE).float()[None]
-    assert_allclose(mirror_marks(mirror_marks(marks)), marks, atol=1e-4)
+    landmarks = torch.from_numpy(FACE).float()[None]
+    assert_allclose(mirror_landmarks(mirror_landmarks(landmarks)), landmarks, atol=1e-4)
     dots = torch.from_numpy(dotted(FACE[[0, 1, 2]], 3, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255
-    right, left, nose = mirror_marks(marks)[0, :3].numpy()
+    right, left, nose = mirror_landmarks(landmarks)[0, :3].numpy()
     assert_allclose(centres(as_image(dots.flip(3))), [left, right, nose], atol=0.1)
-    left, right, nose = centres(as_image(canonical_to_arcface(dots.flip(3), mirror_marks(marks))))
+    left, right, nose = centres(
+        as_image(canonical_to_arcface(dots.flip(3), mirror_landmarks(landmarks)))
+    )
     assert_allclose([right, left, nose], ARCFACE[:3], atol=1)

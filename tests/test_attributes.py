@@ -34,7 +34,14 @@ from fasr_video.sr.attributes import NAMES, AttributeClassifier
 from fasr_video.sr.checkpoints import load, load_attribute_classifier
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.networks.attributes import MEAN, STD, AttributeNet
-from fasr_video.training.attributes import class_weights, levels, make_loss, read_labels, small, train_attributes
+from fasr_video.training.attributes import (
+    class_weights,
+    levels,
+    make_loss,
+    read_labels,
+    small,
+    train_attributes,
+)
 from fasr_video.training.loop import Plan, Progress
 from tests.test_checkpoints import as_safetensors, fasr_file, flax_file, packed
 
@@ -81,14 +88,18 @@ def norm(x: Array, tree: Tree, *path: str) -> Array:
     p, s = tree["params"], tree["batch_stats"]
     for name in path:
         p, s = p[name], s[name]
-    return np.asarray(np.maximum((x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"], 0))
+    return np.asarray(
+        np.maximum((x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"], 0)
+    )
 
 
 def conv(x: Array, kernel: Array) -> Array:
     h, w, _ = x.shape
     r = kernel.shape[0] // 2
     x = np.pad(x, ((r, r), (r, r), (0, 0)))
-    taps = [x[i : i + h, j : j + w] @ kernel[i, j] for i in range(2 * r + 1) for j in range(2 * r + 1)]
+    taps = [
+        x[i : i + h, j : j + w] @ kernel[i, j] for i in range(2 * r + 1) for j in range(2 * r + 1)
+    ]
     return np.asarray(np.sum(taps, axis=0))
 
 
@@ -97,7 +108,11 @@ def plain_logits(tree: Tree, image: Array, sigma: float) -> Array:
     p = tree["params"]
     x = (image.astype(np.float64) - MEAN) / STD
     x = (x - x.mean()) / max(x.std(), 1 / math.sqrt(x.size))
-    angle = (np.log(np.float32(sigma)) * p["GaussianFourierProjection_0"]["W"]) * np.float32(2) * np.float32(np.pi)
+    angle = (
+        (np.log(np.float32(sigma)) * p["GaussianFourierProjection_0"]["W"])
+        * np.float32(2)
+        * np.float32(np.pi)
+    )
 
     def dense(v: Array, name: str) -> Array:
         return np.asarray(v @ p[name]["kernel"] + p[name]["bias"])
@@ -125,7 +140,10 @@ def plain_logits(tree: Tree, image: Array, sigma: float) -> Array:
 
 def test_a_published_classifier_is_the_function_of_its_layout(tmp_path: Path) -> None:
     """The fixture names all 270 arrays with their shapes; the file has to give each of them, and no other loads."""
-    tree, classifier = published_tree(), load_attribute_classifier(published_file(tmp_path), attribute="male")
+    tree, classifier = (
+        published_tree(),
+        load_attribute_classifier(published_file(tmp_path), attribute="male"),
+    )
     assert (classifier.names, classifier.side) == (("male",), 128)
     assert (classifier.sigma_min, classifier.sigma_max) == (0.01, 348.0)
     assert not classifier.training
@@ -134,13 +152,17 @@ def test_a_published_classifier_is_the_function_of_its_layout(tmp_path: Path) ->
         given = torch.from_numpy(image).permute(2, 0, 1)[None]
         with torch.no_grad():
             logits = classifier(given, torch.tensor([sigma]))
-        np.testing.assert_allclose(logits[0].numpy(), plain_logits(tree, image, sigma), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            logits[0].numpy(), plain_logits(tree, image, sigma), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.skipif("FASR_SRDG_GENDER" not in os.environ, reason="needs SRDG's ckpt_gender")
 def test_srdgs_gender_classifier_gives_its_own_logits() -> None:
     classifier = load_attribute_classifier(os.environ["FASR_SRDG_GENDER"])
-    images = torch.from_numpy(np.random.default_rng(21).random((3, 128, 128, 3), np.float32)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(
+        np.random.default_rng(21).random((3, 128, 128, 3), np.float32)
+    ).permute(0, 3, 1, 2)
     golden = {
         0.01: [[-1.1048323, 1.1018128], [-1.1197052, 1.1160350], [-0.7423028, 0.7337585]],
         0.5: [[-0.9253992, 0.9192905], [-1.0660965, 1.0615206], [-0.6874982, 0.6792551]],
@@ -172,13 +194,17 @@ def net(request: pytest.FixtureRequest) -> AttributeNet:
 
 def noisy(n: int, sigma: float) -> Tensor:
     g = torch.Generator().manual_seed(1)
-    return enlarge(torch.rand(n, 3, 8, 8, generator=g), 128) + sigma * torch.randn(n, 3, 128, 128, generator=g)
+    return enlarge(torch.rand(n, 3, 8, 8, generator=g), 128) + sigma * torch.randn(
+        n, 3, 128, 128, generator=g
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.002, 30.0])
 def test_pictures_have_a_finite_slope_at_every_noise_level(net: AttributeNet, sigma: float) -> None:
     black = torch.zeros(1, 3, 128, 128)
-    grey = torch.tensor(MEAN)[None, :, None, None].expand_as(black)  # the same number everywhere once normalised
+    grey = torch.tensor(MEAN)[None, :, None, None].expand_as(
+        black
+    )  # the same number everywhere once normalised
     images = torch.cat((noisy(1, sigma), black, grey)).requires_grad_()
     names = tuple(f"a{i}" for i in range(net.attributes))
     classifier = AttributeClassifier(net, names, 0.002, 30.0)
@@ -201,7 +227,9 @@ def test_contrast_and_brightness_of_the_normalised_picture_do_not_count(net: Att
     mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
     with torch.no_grad():
         expected = net(images, sigma)
-        torch.testing.assert_close(net(mean + 40 * (images - mean) + 3 * std, sigma), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            net(mean + 40 * (images - mean) + 3 * std, sigma), expected, rtol=1e-3, atol=1e-4
+        )
         assert not torch.allclose(net(images.flip(3), sigma), expected, rtol=1e-3, atol=1e-4)
         assert not torch.allclose(net(images, 10 * sigma), expected, rtol=1e-3, atol=1e-4)
 
@@ -245,7 +273,9 @@ def test_our_files_give_back_the_classifier(tmp_path: Path) -> None:
     assert all(torch.equal(own[k].half().float(), given[k]) for k in halves)
     with torch.no_grad():
         expected = original(noisy(2, 0.1), torch.full((2,), 0.1))
-        torch.testing.assert_close(classifier(noisy(2, 0.1), torch.full((2,), 0.1)), expected, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(
+            classifier(noisy(2, 0.1), torch.full((2,), 0.1)), expected, rtol=0.02, atol=0.02
+        )
 
 
 def test_our_files_are_the_same_bytes_each_time_and_small(tmp_path: Path) -> None:
@@ -265,8 +295,16 @@ def written(path: Path, data: bytes) -> Path:
 
 def header(folder: Path, **changes: object) -> Path:
     """Our file with another header."""
-    fields = {"names": NAMES, "block": 4, "side": 128, "sigma_min": 0.002, "sigma_max": 30.0} | changes
-    weights._save(compact().network.state_dict(), weights.ATTRIBUTES_FORMAT, fields, folder / "a.safetensors")
+    fields = {
+        "names": NAMES,
+        "block": 4,
+        "side": 128,
+        "sigma_min": 0.002,
+        "sigma_max": 30.0,
+    } | changes
+    weights._save(
+        compact().network.state_dict(), weights.ATTRIBUTES_FORMAT, fields, folder / "a.safetensors"
+    )
     return folder / "a.safetensors"
 
 
@@ -277,7 +315,10 @@ def nan(tree: Tree) -> None:
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none", "no such file; check the path"),
     "text": (lambda d: written(d / "a", b"no model\n" * 9), "not a readable Flax file"),
-    "truncated": (lambda d: written(d / "a", published_file(d).read_bytes()[:-999]), "not a readable Flax file"),
+    "truncated": (
+        lambda d: written(d / "a", published_file(d).read_bytes()[:-999]),
+        "not a readable Flax file",
+    ),
     "torch": (fasr_file, "not a readable Flax file"),
     "a score network": (
         flax_file,
@@ -292,7 +333,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "unknown 1 of 270 tensors: .a",
     ),
     "another shape": (
-        lambda d: published_file(d, lambda t: t["params"]["Dense_3"].update(kernel=np.ones((2944, 2)))),
+        lambda d: published_file(
+            d, lambda t: t["params"]["Dense_3"].update(kernel=np.ones((2944, 2)))
+        ),
         "another shape of 1 of 270 tensors: Dense_3.weight",
     ),
     "NaN": (lambda d: published_file(d, nan), "NaN or infinity in BatchNorm_0.running_mean"),
@@ -337,14 +380,19 @@ def made(n: int = 48) -> tuple[Faces, Tensor]:
     g = torch.Generator().manual_seed(0)
     labels = torch.tensor([[i & 1, i >> 1 & 1, i >> 2 & 1] for i in range(n)])
     y, x = torch.meshgrid(torch.linspace(-1, 1, 144), torch.linspace(-1, 1, 144), indexing="ij")
-    shapes = torch.stack((x**2 + y**2 < 0.1, (y > -0.8) & (y < -0.4), (y > 0.4) & (y < 0.8))).float()
+    shapes = torch.stack(
+        (x**2 + y**2 < 0.1, (y > -0.8) & (y < -0.4), (y > 0.4) & (y < 0.8))
+    ).float()
     light = 0.5 + 0.4 * torch.einsum("na,ahw->nhw", 2.0 * labels - 1, shapes)[:, None]
     pictures = (light + 0.02 * torch.randn(n, 3, 144, 144, generator=g)).clamp(0, 1)
     return Faces((255 * pictures).byte(), tuple(f"{i}/a.png" for i in range(n))), labels
 
 
 def labels_file(folder: Path, faces: Faces, labels: Tensor) -> Path:
-    lines = [",".join((path, *map(str, row))) for path, row in zip(faces.paths, labels.tolist(), strict=True)]
+    lines = [
+        ",".join((path, *map(str, row)))
+        for path, row in zip(faces.paths, labels.tolist(), strict=True)
+    ]
     text = "\n".join(("path,male,glasses,no_beard", *reversed(lines)))
     return written(folder / "labels.csv", text.encode())
 
@@ -369,7 +417,9 @@ def test_the_trainer_learns_what_can_be_seen(trained: Path) -> None:
     assert [s.attribute for s in found] == list(NAMES) * 3
     assert min(s.accuracy for s in found) > 0.9
     manifest = json.loads((trained / "manifest.json").read_text())
-    assert manifest["share_of_class_1"] == {name: 0.5 for name in NAMES} and manifest["people"] == 48
+    assert (
+        manifest["share_of_class_1"] == {name: 0.5 for name in NAMES} and manifest["people"] == 48
+    )
     assert (trained / "log.csv").read_text().startswith("step,loss,accuracy,male,glasses,no_beard,")
 
 
@@ -379,7 +429,15 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
         (tmp_path / "faces" / path).parent.mkdir(parents=True)
         Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "faces" / path)
     table = labels_file(tmp_path, faces, labels)
-    command = ["train", "attributes", str(tmp_path / "faces"), "--labels", str(table), "--out", str(tmp_path / "run")]
+    command = [
+        "train",
+        "attributes",
+        str(tmp_path / "faces"),
+        "--labels",
+        str(table),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     done = CliRunner().invoke(cli, [*command, "--steps", "2", "--batch", "4"])
     assert done.exit_code == 0 and "8 faces of 8 people" in done.output, done.output
     assert load_attribute_classifier(tmp_path / "run" / "attributes.safetensors").names == NAMES
@@ -404,7 +462,9 @@ def test_a_run_may_begin_with_a_classifier_of_ours_or_a_published_one(tmp_path: 
         after = tuned(out, begin)
         assert after.names == original.names and after.network.block == original.network.block
         for name, weight in original.network.named_parameters():
-            torch.testing.assert_close(after.network.get_parameter(name), weight, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                after.network.get_parameter(name), weight, rtol=1e-3, atol=1e-3
+            )
         file = Path(begin.removeprefix("beard="))
         assert json.loads((out / "manifest.json").read_text())["begun with"] == sha256_file(file)
         with pytest.raises(UsageError, match="begun with"):
@@ -413,7 +473,11 @@ def test_a_run_may_begin_with_a_classifier_of_ours_or_a_published_one(tmp_path: 
 
 @pytest.mark.parametrize(
     ("begin", "message"),
-    [("none", "no such file"), ("hat=none", "no attribute hat"), ("strange", "it knows hat, of which there are no")],
+    [
+        ("none", "no such file"),
+        ("hat=none", "no attribute hat"),
+        ("strange", "it knows hat, of which there are no"),
+    ],
 )
 def test_what_no_run_can_begin_with_is_refused(begin: str, message: str, tmp_path: Path) -> None:
     if begin == "strange":
@@ -451,8 +515,14 @@ def test_labels_follow_the_faces(tmp_path: Path) -> None:
     [
         ("path,male,glasses\n0/a.png,0,1\n", "no column no_beard"),
         ("", "no column path"),
-        ("path,male,glasses,no_beard\n1/a.png,0,1,1\n", r"no row for 1 of 1 faces \(0/a.png is the first\)"),
-        ("path,male,glasses,no_beard\n0/a.png,-1,1,1\n", "labels of 0/a.png are -1, 1, 1; write 0 or 1"),
+        (
+            "path,male,glasses,no_beard\n1/a.png,0,1,1\n",
+            r"no row for 1 of 1 faces \(0/a.png is the first\)",
+        ),
+        (
+            "path,male,glasses,no_beard\n0/a.png,-1,1,1\n",
+            "labels of 0/a.png are -1, 1, 1; write 0 or 1",
+        ),
         ("path,male,glasses,no_beard\n0/a.png,0,1\n", "labels of 0/a.png are 0, 1, nothing"),
         ("\xff", "not a readable CSV file"),
     ],
@@ -473,7 +543,9 @@ def test_both_classes_weigh_alike_however_rare_one_is() -> None:
     labels = (torch.arange(100)[:, None] < torch.tensor([50, 6, 83])).long()
     weight = class_weights(labels)
     for column, truth in zip(weight.T, labels.T, strict=True):
-        assert float(column[truth == 1].sum()) == pytest.approx(50) == float(column[truth == 0].sum())
+        assert (
+            float(column[truth == 1].sum()) == pytest.approx(50) == float(column[truth == 0].sum())
+        )
 
 
 def test_most_noise_levels_leave_a_face_to_be_seen() -> None:
@@ -491,13 +563,19 @@ class Watcher(nn.Module):
 
 
 def test_half_of_the_faces_are_brought_down_before_the_noise() -> None:
-    pictures = torch.randint(0, 256, (8, 3, 144, 144), generator=torch.Generator().manual_seed(0)).byte()
+    pictures = torch.randint(
+        0, 256, (8, 3, 144, 144), generator=torch.Generator().manual_seed(0)
+    ).byte()
     watcher = Watcher()
     make_loss(pictures, made(8)[1], 64, 128)(watcher, torch.Generator().manual_seed(0))
     fine = (watcher.images - enlarge(shrink(watcher.images, 32), 128)).flatten(1).std(1)
     clear = watcher.sigma < 0.02
     sharp = fine > 0.2
-    assert bool(sharp[:32].all()) and int(clear[32:].sum()) > 3 and not bool(sharp[32:][clear[32:]].any())
+    assert (
+        bool(sharp[:32].all())
+        and int(clear[32:].sum()) > 3
+        and not bool(sharp[32:][clear[32:]].any())
+    )
 
 
 # --- measures ----------------------------------------------------------------------------------------------------
@@ -518,7 +596,9 @@ def test_scores_are_the_same_in_any_batch(trained: Path) -> None:
     faces, labels = made(16)
     classifier = load_attribute_classifier(trained / "attributes.safetensors")
     shown = (View(3.0), View(0.1, 12))
-    assert scores(classifier, faces, labels, shown, 5) == scores(classifier, faces, labels, shown, 64)
+    assert scores(classifier, faces, labels, shown, 5) == scores(
+        classifier, faces, labels, shown, 64
+    )
 
 
 def test_scores_need_labels_of_both_classes() -> None:
@@ -532,6 +612,8 @@ def test_scores_need_labels_of_both_classes() -> None:
 def test_a_classifier_of_one_attribute_is_held_against_its_own_labels() -> None:
     faces, labels = made(16)
     found = {name: scores(compact((name,)), faces, labels, (View(0.1),))[0] for name in NAMES}
-    same_function = {name: scores(compact((name,)), faces, labels.roll(1, 1), (View(0.1),))[0] for name in NAMES}
+    same_function = {
+        name: scores(compact((name,)), faces, labels.roll(1, 1), (View(0.1),))[0] for name in NAMES
+    }
     for i, name in enumerate(NAMES):
         assert same_function[name].accuracy == found[NAMES[i - 1]].accuracy

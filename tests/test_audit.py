@@ -64,7 +64,9 @@ def audited(folder: Path, index: str, *pins: str) -> tuple[int, list[str]]:
     return told.returncode, told.stdout.splitlines()
 
 
-def test_a_known_weakness_is_told_with_the_version_that_mends_it(index: str, tmp_path: Path) -> None:
+def test_a_known_weakness_is_told_with_the_version_that_mends_it(
+    index: str, tmp_path: Path
+) -> None:
     code, (line, total) = audited(tmp_path, index, "sound==1.0", "weak==2.0.9")
     assert code == 1
     assert line == (
@@ -73,7 +75,9 @@ def test_a_known_weakness_is_told_with_the_version_that_mends_it(index: str, tmp
     assert total == "audit: 2 of 2 pins asked for, 1 known weaknesses"
 
 
-def test_one_that_nothing_mends_is_told_and_one_that_was_withdrawn_is_not(index: str, tmp_path: Path) -> None:
+def test_one_that_nothing_mends_is_told_and_one_that_was_withdrawn_is_not(
+    index: str, tmp_path: Path
+) -> None:
     code, lines = audited(tmp_path, index, "hopeless==1.0", "cleared==1.0  # judged")
     assert code == 1 and len(lines) == 2 and lines[0].endswith("no version mends it yet")
 
@@ -81,7 +85,9 @@ def test_one_that_nothing_mends_is_told_and_one_that_was_withdrawn_is_not(index:
 def test_what_the_index_does_not_know_is_named(index: str, tmp_path: Path) -> None:
     code, lines = audited(tmp_path, index, "sound==1.0", "ours==1.0", "silent==1.0")
     assert code == 0
-    assert lines == ["audit: 1 of 3 pins asked for, 0 known weaknesses; the index does not know ours, silent"]
+    assert lines == [
+        "audit: 1 of 3 pins asked for, 0 known weaknesses; the index does not know ours, silent"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,5 +107,9 @@ def test_where_nothing_can_be_asked_one_line_says_so(
 
 
 def test_every_pin_of_the_project_is_read() -> None:
-    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and line[0] != "#"]
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert len(audit.read_pins(audit.PINS)) == len(lines) > 50

@@ -27,7 +27,14 @@ from fasr_video.case.case import Case
 from fasr_video.checkpoint import read_state
 from fasr_video.configs import settings as configs
 from fasr_video.datasets.faces import read_faces
-from fasr_video.errors import FasrError, IntegrityError, MediaError, ModelError, UsageError, exhausted
+from fasr_video.errors import (
+    FasrError,
+    IntegrityError,
+    MediaError,
+    ModelError,
+    UsageError,
+    exhausted,
+)
 from fasr_video.evaluation.video import read_truth
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.gallery import Gallery
@@ -36,14 +43,18 @@ from fasr_video.gallery.store import DATABASE
 from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
 from fasr_video.pipeline.run import AHEAD, _ahead
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests import cases, videos
 
 
-@pytest.mark.parametrize("readers", ["mp4 (,pictures,weights", "manifests,settings,gallery, bytes,ledger"])
+@pytest.mark.parametrize(
+    "readers", ["mp4 (,pictures,weights", "manifests,settings,gallery, bytes,ledger"]
+)
 def test_mutated_files_are_read_or_refused_and_nothing_else(readers: str) -> None:
     command = [sys.executable, "-m", "tests.fuzz", readers, "--tries", "6"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+    )
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
         tally = json.loads(line)
@@ -55,7 +66,9 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(readers: str) -> Non
 @pytest.mark.parametrize("name", ["h264.mkv", "h264.mp4"])
 def test_a_codec_that_nobody_knows_is_refused(tmp_path: Path, name: str) -> None:
     whole = (videos.FIXTURES / name).read_bytes()
-    (tmp_path / name).write_bytes(whole.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ").replace(b"avc1", b"qqqq"))
+    (tmp_path / name).write_bytes(
+        whole.replace(b"V_MPEG4/ISO/AVC", b"V_MPEG4/ISO/XYZ").replace(b"avc1", b"qqqq")
+    )
     with pytest.raises(MediaError):
         open_video(tmp_path / name)
 
@@ -72,10 +85,16 @@ TEXTS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "settings that unfold without end": (_laughs(), lambda p: configs.load(str(p))),
     "settings of a thousand brackets": ("[" * 1000, lambda p: configs.load(str(p))),
     "a calibration of brackets": ("[" * 100_000, Calibration.load),
-    "a calibration of 1e999": (boxed("calibration.json").read_text().replace(": 0.", ": 1e999", 1), Calibration.load),
+    "a calibration of 1e999": (
+        bundled("calibration.json").read_text().replace(": 0.", ": 1e999", 1),
+        Calibration.load,
+    ),
     "a ground truth of brackets": ('{"a":' * 100_000, read_truth),
     "a field without end": (f"path,subject\n{'a' * 300_000},b\n", read_listing),
-    "cameras with a zero byte": ("glob,camera\n\0,b\n\0", lambda p: read_cameras(None, p, "Mars/Olympus")),
+    "cameras with a zero byte": (
+        "glob,camera\n\0,b\n\0",
+        lambda p: read_cameras(None, p, "Mars/Olympus"),
+    ),
 }
 
 
@@ -90,26 +109,39 @@ def test_texts_that_are_tricks_are_one_short_line(what: str, tmp_path: Path) -> 
 
 
 def test_manifest_rows_that_are_no_paths_are_listed(tmp_path: Path) -> None:
-    (tmp_path / "who.csv").write_text(f"path,subject\n\0,a\n{'x' * 5000},b\n/proc/self/mem,c\n..,d\n")
+    (tmp_path / "who.csv").write_text(
+        f"path,subject\n\0,a\n{'x' * 5000},b\n/proc/self/mem,c\n..,d\n"
+    )
     listing = read_listing(tmp_path / "who.csv")
     reasons = [p.reason.rpartition(": ")[2] for p in listing.problems]
-    assert reasons[0] == "not a path" and reasons[1].startswith("cannot be reached") and reasons[2] == "not a file"
-    assert [e.subject for e in listing.entries] == ["c"], "a file of the system is looked at as a picture, and is none"
+    assert (
+        reasons[0] == "not a path"
+        and reasons[1].startswith("cannot be reached")
+        and reasons[2] == "not a file"
+    )
+    assert [e.subject for e in listing.entries] == ["c"], (
+        "a file of the system is looked at as a picture, and is none"
+    )
 
 
 def _png(width: int, height: int, rows: int) -> bytes:
     """A PNG that says it is of that size, and holds so many black rows."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(rows * (1 + 3 * width)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
-    "size", [(12_000, 12_000), (60_000, 60_000), (0x7FFFFFFF, 0x7FFFFFFF), (1, 0x7FFFFFFF), (100, 20_000)]
+    "size",
+    [(12_000, 12_000), (60_000, 60_000), (0x7FFFFFFF, 0x7FFFFFFF), (1, 0x7FFFFFFF), (100, 20_000)],
 )
 def test_pictures_larger_than_any_camera_makes_are_refused_before_they_are_decoded(
     size: tuple[int, int], tmp_path: Path
@@ -142,7 +174,9 @@ def test_a_grey_picture_of_sixteen_bits_is_rounded(tmp_path: Path) -> None:
     assert np.array_equal(read_picture(tmp_path / "grey.png")[..., 1], (levels / 257.0).round())
 
 
-def test_a_video_whose_frames_are_larger_than_any_camera_makes_asks_for_no_memory(tmp_path: Path) -> None:
+def test_a_video_whose_frames_are_larger_than_any_camera_makes_asks_for_no_memory(
+    tmp_path: Path,
+) -> None:
     film = videos.encode(tmp_path / "a.avi", videos.GOOD["mjpeg.avi"], 3)
     data = film.read_bytes()
     at = data.find(b"\xff\xc0")  # JPEG's own size, in each frame
@@ -154,7 +188,9 @@ def test_a_video_whose_frames_are_larger_than_any_camera_makes_asks_for_no_memor
         list(open_video(film).frames(Sampling()))
 
 
-def test_an_archive_entry_that_unpacks_to_more_than_it_says_is_no_checkpoint(tmp_path: Path) -> None:
+def test_an_archive_entry_that_unpacks_to_more_than_it_says_is_no_checkpoint(
+    tmp_path: Path,
+) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(50_000_000))
         archive.writestr("../../escaped", "x")
@@ -181,7 +217,9 @@ def test_names_in_a_tar_of_photographs_lead_nowhere(tmp_path: Path) -> None:
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(link)
     before = sorted(p for p in tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match="aligned face is square"):  # each is looked at, and too small
+    with pytest.raises(
+        UsageError, match="aligned face is square"
+    ):  # each is looked at, and too small
         read_faces([tmp_path / "faces.tar"])
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
@@ -209,7 +247,9 @@ def test_names_are_only_names(tmp_path: Path) -> None:
 
 
 def _photo(name: str, number: int, chance: np.random.Generator) -> cases.EnrolledPhoto:
-    return cases.EnrolledPhoto(f"{number:064x}", f"{name}.jpg", cases.unit(chance), 20.0, 50.0, 0.9, None)
+    return cases.EnrolledPhoto(
+        f"{number:064x}", f"{name}.jpg", cases.unit(chance), 20.0, 50.0, 0.9, None
+    )
 
 
 def test_a_footage_file_with_a_line_break_in_its_name_is_told_of_in_one_line(
@@ -231,7 +271,9 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_case_whose_values_make_no_sense_is_said_to_be_damaged(what: str, copied_case: Path) -> None:
+def test_a_case_whose_values_make_no_sense_is_said_to_be_damaged(
+    what: str, copied_case: Path
+) -> None:
     with Case.open(copied_case) as case:
         case.db.execute(CHANGES[what])
     with pytest.raises(IntegrityError, match="damaged"), Case.open(copied_case, read_only=True):
@@ -256,12 +298,17 @@ def test_a_gallery_whose_values_make_no_sense_is_said_to_be_damaged(tmp_path: Pa
     ("error", "reason"),
     [
         (MemoryError(), "out of memory"),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "out of memory",
+        ),
         (RuntimeError("CUDA error: unspecified launch failure"), "the GPU was lost"),
         (RuntimeError("size mismatch"), None),
     ],
 )
-def test_what_the_machine_ran_out_of_is_told_from_faults_of_ours(error: Exception, reason: str | None) -> None:
+def test_what_the_machine_ran_out_of_is_told_from_faults_of_ours(
+    error: Exception, reason: str | None
+) -> None:
     assert exhausted(error) == reason
 
 
@@ -283,5 +330,8 @@ def test_a_picture_that_is_a_frame_is_no_larger_than_8k(tmp_path: Path) -> None:
 
 def test_few_large_frames_wait_for_the_detector(corridor: Path) -> None:
     info = open_video(corridor).info
-    waiting = [_ahead(replace(info, width=w, height=h)) for w, h in ((640, 480), (3840, 2160), (8192, 4320))]
+    waiting = [
+        _ahead(replace(info, width=w, height=h))
+        for w, h in ((640, 480), (3840, 2160), (8192, 4320))
+    ]
     assert waiting == [AHEAD, AHEAD, 2]

@@ -29,13 +29,13 @@ from fasr_video.archive.batch import prepare_gallery, settings_key
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.canonical import LEFT_OUT, TABLES, digest, dump
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.looks import Remembering, look
+from fasr_video.archive.looks import CachedDetector, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.scan import scan
 from fasr_video.archive.unit import work
 from fasr_video.case import decisions
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.detection import Detector, TiledDetector, open_detector
@@ -79,7 +79,10 @@ def test_a_bad_file_is_told_of_once_and_the_rest_goes_on(tmp_path: Path) -> None
 def test_what_may_go_better_is_tried_again_and_then_given_up(tmp_path: Path) -> None:
     archive = files(tmp_path / "in", a="poor", b="good")
     told, units = work_off(archive, tmp_path / "cases", retries=2)
-    assert {u.folder[0]: (u.state, u.tries) for u in units} == {"a": ("failed", 3), "b": ("done", 1)}
+    assert {u.folder[0]: (u.state, u.tries) for u in units} == {
+        "a": ("failed", 3),
+        "b": ("done", 1),
+    }
     assert told.about("again") == ["a", "a"] and told.about("failed") == ["a"]
     _, units = work_off(archive, tmp_path / "cases", retries=0, again=True)
     assert units[0].tries == 1
@@ -98,7 +101,7 @@ def test_a_unit_whose_file_was_taken_away_is_missing_until_it_is_back(tmp_path: 
     work_off(archive, tmp_path / "cases", retries=0)
     shutil.move(archive / "a.mp4", tmp_path / "a.mp4")
     with Ledger.open(tmp_path / "cases") as ledger:
-        ledger.put_unit(ledger.units()[0].sha256, settings_key(SETTINGS), "a", 4, again=True)
+        ledger.put_job(ledger.units()[0].sha256, settings_key(SETTINGS), "a", 4, again=True)
     _, (unit,) = work_off(archive, tmp_path / "cases")
     assert (unit.state, unit.error) == ("missing", "its file is not there any more")
     shutil.move(tmp_path / "a.mp4", archive / "a.mp4")
@@ -108,20 +111,28 @@ def test_a_unit_whose_file_was_taken_away_is_missing_until_it_is_back(tmp_path: 
 
 
 def test_priority_comes_first_then_time_then_name(tmp_path: Path) -> None:
-    archive = files(tmp_path / "in", door__20240502="1", door__20240501="2", yard__20240503="3", z="4", a="5")
+    archive = files(
+        tmp_path / "in", door__20240502="1", door__20240501="2", yard__20240503="3", z="4", a="5"
+    )
     (tmp_path / "cameras.csv").write_text("camera,priority\nyard,5\n")
     cameras = read_cameras(r"(?P<camera>\w+)/(?P<date>\d{8})", tmp_path / "cameras.csv", "UTC")
     told, _ = work_off(archive, tmp_path / "cases", cameras=cameras)
     assert told.about("done") == ["20240503", "20240501", "20240502", "a", "z"]
 
 
-def test_a_window_leaves_out_what_is_outside_and_names_what_nobody_can_tell(tmp_path: Path, entrance: Path) -> None:
+def test_a_window_leaves_out_what_is_outside_and_names_what_nobody_can_tell(
+    tmp_path: Path, entrance: Path
+) -> None:
     archive = files(tmp_path / "in", d20240501T120000="1", d20240501T150002="2", unnamed="3")
-    shutil.copy(entrance, archive / "d20240501T125957.mp4")  # six seconds long: it goes on into the window
+    shutil.copy(
+        entrance, archive / "d20240501T125957.mp4"
+    )  # six seconds long: it goes on into the window
     cameras = read_cameras(r"d(?P<date>\d{8})T(?P<time>\d{6})", None, "UTC")
     after, before = (datetime(2024, 5, 1, h, tzinfo=UTC) for h in (13, 15))
 
-    told, _ = work_off(archive, tmp_path / "cases", just_done, cameras=cameras, after=after, before=before)
+    told, _ = work_off(
+        archive, tmp_path / "cases", just_done, cameras=cameras, after=after, before=before
+    )
     assert sorted(told.about("done")) == ["d20240501T120000", "d20240501T125957"]
     assert told.about("failed") == ["unnamed"]
 
@@ -143,7 +154,9 @@ def test_a_file_that_changes_while_it_is_read_is_told_of_and_read_again(tmp_path
     archive = files(tmp_path / "in", a="early", b="good")
     told, units = work_off(archive, tmp_path / "cases", change_once)
     assert told.about("changed") == ["a"] and sorted(told.about("done")) == ["a", "b"]
-    done = [(tmp_path / "cases" / u.folder / "content").read_text() for u in units if u.state == "done"]
+    done = [
+        (tmp_path / "cases" / u.folder / "content").read_text() for u in units if u.state == "done"
+    ]
     assert sorted(done) == ["good", "late, and longer"]
 
 
@@ -178,7 +191,9 @@ def test_a_copy_in_a_closed_folder_does_not_keep_the_other_from_being_read(tmp_p
         (case,) = (Path(name) / "cases").glob("locked-*")
         shutil.rmtree(case)
         (archive / "a").chmod(0o700)
-        subprocess.run(["chmod", "-R", "a+rwX", name, archive / "b.mp4", Path(name) / "cases"], check=True)
+        subprocess.run(
+            ["chmod", "-R", "a+rwX", name, archive / "b.mp4", Path(name) / "cases"], check=True
+        )
         (archive / "a").chmod(0o700)
         os.seteuid(65534)
         try:
@@ -188,7 +203,9 @@ def test_a_copy_in_a_closed_folder_does_not_keep_the_other_from_being_read(tmp_p
         assert unit.state == "done" and told.about("done") == ["b"]
         with Ledger.read(Path(name) / "cases") as ledger:
             assert [Path(path).name for path, _ in ledger.problems()] == ["a"]
-            assert [f.name for f in ledger.files(unit)] == ["a/locked.mp4", "b.mp4"], "closed is not gone"
+            assert [f.name for f in ledger.files(unit)] == ["a/locked.mp4", "b.mp4"], (
+                "closed is not gone"
+            )
 
 
 def test_pipes_and_devices_are_listed_and_not_waited_for(tmp_path: Path) -> None:
@@ -217,7 +234,9 @@ def test_a_window_that_cannot_be_judged_takes_nothing_from_what_is_done(tmp_path
         assert ledger.problems() == [], "without a window there is nothing to judge"
 
 
-def test_files_that_were_deleted_or_renamed_are_no_failures_and_leave_no_names(tmp_path: Path) -> None:
+def test_files_that_were_deleted_or_renamed_are_no_failures_and_leave_no_names(
+    tmp_path: Path,
+) -> None:
     archive = files(tmp_path / "in", a="bad", b="good", c="film")
     work_off(archive, tmp_path / "cases")
     (archive / "a.mp4").unlink()
@@ -239,7 +258,14 @@ def test_the_exit_code_is_about_what_was_asked_for_this_time(
     (tmp_path / "two").mkdir()
 
     def ended_with(archive: str) -> object:
-        command = ["batch", str(tmp_path / archive), "--out", str(tmp_path / "cases"), "--scheduler", "local"]
+        command = [
+            "batch",
+            str(tmp_path / archive),
+            "--out",
+            str(tmp_path / "cases"),
+            "--scheduler",
+            "local",
+        ]
         monkeypatch.setattr(sys, "argv", ["fasr-video", *command])
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -248,7 +274,9 @@ def test_the_exit_code_is_about_what_was_asked_for_this_time(
     assert ended_with("one") == 3
     assert ended_with("two") == 0
     with Ledger.read(tmp_path / "cases") as ledger:
-        assert ["link to a folder" in why for _, why in ledger.problems()] == [True], "another folder's stay"
+        assert ["link to a folder" in why for _, why in ledger.problems()] == [True], (
+            "another folder's stay"
+        )
     (tmp_path / "one" / "a.mp4").unlink()
     (tmp_path / "one" / "link").unlink()
     assert ended_with("one") == 0
@@ -266,7 +294,10 @@ def test_links_to_folders_and_the_cases_themselves_are_not_walked_into(tmp_path:
 def test_a_glob_goes_through_folders_and_takes_any_ending(tmp_path: Path) -> None:
     files(tmp_path, cam3__x="1", cam4__x="2")
     (tmp_path / "cam3" / "y.dat").write_text("3")
-    assert [f.name for f in scan(tmp_path, "cam3/*", tmp_path / "cases").files] == ["cam3/x.mp4", "cam3/y.dat"]
+    assert [f.name for f in scan(tmp_path, "cam3/*", tmp_path / "cases").files] == [
+        "cam3/x.mp4",
+        "cam3/y.dat",
+    ]
 
 
 def test_a_case_that_was_deleted_is_made_again(tmp_path: Path) -> None:
@@ -289,22 +320,37 @@ def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_p
     ("arguments", "says"),
     [
         (["{in}", "--scheduler", "slurm"], "no such scheduler"),
-        (["{in}", "--scheduler", "local", "--workers", "2"], "--workers: it is for --scheduler processes"),
+        (
+            ["{in}", "--scheduler", "local", "--workers", "2"],
+            "--workers: it is for --scheduler processes",
+        ),
         (["{in}", "--after", "noon"], "not a time in ISO 8601"),
         (["{in}", "--before", "2024-05-01T12:00:00"], "it names no zone"),
         (["{in}", "--names", "(?P<who>.)"], "no such group who"),
-        (["{in}", "--set", "restore.subjects={T1: X}", "--set", "restore.method=idfsr"], "restore.subjects"),
-        (["{in}", "--set", "sampling.every=2", "--set", "sampling.fps=5"], "each chooses the frames alone"),
+        (
+            ["{in}", "--set", "restore.subjects={T1: X}", "--set", "restore.method=idfsr"],
+            "restore.subjects",
+        ),
+        (
+            ["{in}", "--set", "sampling.every=2", "--set", "sampling.fps=5"],
+            "each chooses the frames alone",
+        ),
         (["{in}/nowhere", "--scheduler", "local"], "no such folder"),
         (["{in}", "--gpus", ","], "--gpus ,: a GPU without a name"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(
-    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "in").mkdir()
     given = [a.replace("{in}", str(tmp_path / "in")) for a in arguments]
-    monkeypatch.setattr(sys, "argv", ["fasr-video", "batch", *given, "--out", str(tmp_path / "cases")])
+    monkeypatch.setattr(
+        sys, "argv", ["fasr-video", "batch", *given, "--out", str(tmp_path / "cases")]
+    )
     with pytest.raises(SystemExit) as ended:
         cli.main()
     told = capsys.readouterr().err
@@ -314,7 +360,10 @@ def test_bad_input_is_one_line_and_exit_code_two(
 
 @pytest.mark.parametrize("wrong", [("--scheduler", "slurm"), ("--gpus", "0,")])
 def test_what_is_wrong_with_the_options_is_told_before_anybody_is_enrolled(
-    wrong: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    wrong: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "in").mkdir()
     command = [
@@ -336,7 +385,14 @@ def test_what_failed_before_is_named_again_by_the_next_batch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files(tmp_path / "in", a="no film")
-    command = ["batch", str(tmp_path / "in"), "--out", str(tmp_path / "cases"), "--scheduler", "local"]
+    command = [
+        "batch",
+        str(tmp_path / "in"),
+        "--out",
+        str(tmp_path / "cases"),
+        "--scheduler",
+        "local",
+    ]
     command += [part for one in QUICK for part in ("--set", one)]
     said = []
     for _ in range(2):
@@ -359,7 +415,10 @@ def test_ledger_of_before_knows_its_units_again() -> None:
     """Then the settings held a weight of embeddings, which no run ever used: what was done is not done again."""
     before = SETTINGS.model_dump(mode="json", exclude={"search": True, "restore": {"subjects"}})
     before["track"]["appearance_weight"] = 0.5
-    assert settings_key(SETTINGS) == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+    assert (
+        settings_key(SETTINGS)
+        == hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()[:16]
+    )
 
 
 # With real footage.
@@ -370,7 +429,7 @@ def order(footage: Path, case: Path, **more: object) -> Order:
 
     facts = footage.stat()
     known = (1, footage, sha256_file(footage), facts.st_size, facts.st_mtime_ns)
-    values = {"gallery": None, "place": Place("door"), **more}
+    values = {"gallery": None, "place": Recording("door"), **more}
     return Order(*known, case, SETTINGS.model_dump_json(), **values)  # type: ignore[arg-type]
 
 
@@ -386,8 +445,10 @@ def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_what_a_unit_makes_is_what_run_makes(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
-    run([entrance], tmp_path / "case", SETTINGS, place=Place("door"))
+def test_what_a_unit_makes_is_what_run_makes(
+    unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
+    run([entrance], tmp_path / "case", SETTINGS, place=Recording("door"))
     assert canonical(tmp_path / "case") == canonical(unbroken)
     with Case.open(unbroken, read_only=True) as case:
         assert case.db.execute("SELECT count(*) FROM track").fetchone()[0]
@@ -397,7 +458,9 @@ def test_what_a_unit_makes_is_what_run_makes(unbroken: Path, entrance: Path, tmp
 def test_the_canonical_dump_sees_every_other_difference(unbroken: Path, tmp_path: Path) -> None:
     shutil.copytree(unbroken, tmp_path / "case")
     with Case.open(tmp_path / "case") as case:
-        tables = {row[0] for row in case.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        tables = {
+            row[0] for row in case.db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        }
         assert tables - set(TABLES) == {"log", "sqlite_sequence"}
         before = dump(case)
         case.db.execute("UPDATE source SET seconds = 99, path = '/elsewhere'")
@@ -434,7 +497,9 @@ def decisions_in(folder: Path) -> int:
         return int(case.db.execute("SELECT count(*) FROM decision").fetchone()[0])
 
 
-def test_footage_that_was_touched_keeps_its_case(decided: Path, entrance: Path, tmp_path: Path) -> None:
+def test_footage_that_was_touched_keeps_its_case(
+    decided: Path, entrance: Path, tmp_path: Path
+) -> None:
     clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
     stale = order(clip, decided)
     os.utime(clip, (1, 1))
@@ -453,10 +518,16 @@ def test_footage_that_is_touched_while_it_is_read_is_read_again_into_the_same_ca
 
     monkeypatch.setattr(units, "run", touched)
     outcome = work(order(clip, decided), lambda share: None)
-    assert outcome.end is End.CHANGED and "what it holds is the same" in outcome.text and decisions_in(decided) == 1
+    assert (
+        outcome.end is End.CHANGED
+        and "what it holds is the same" in outcome.text
+        and decisions_in(decided) == 1
+    )
 
 
-def test_footage_that_changed_takes_no_decisions_with_it(decided: Path, entrance: Path, tmp_path: Path) -> None:
+def test_footage_that_changed_takes_no_decisions_with_it(
+    decided: Path, entrance: Path, tmp_path: Path
+) -> None:
     clip = Path(shutil.copy(entrance, tmp_path / "clip.mp4"))
     stale = order(clip, decided)
     clip.write_bytes(clip.read_bytes()[:-10])
@@ -466,7 +537,9 @@ def test_footage_that_changed_takes_no_decisions_with_it(decided: Path, entrance
     assert decisions_in(decided.with_name("case.kept-1")) == 1
 
 
-def test_footage_that_changed_takes_nobodys_notes_with_it(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+def test_footage_that_changed_takes_nobodys_notes_with_it(
+    unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
     clip, folder = (
         Path(shutil.copy(entrance, tmp_path / "clip.mp4")),
         Path(shutil.copytree(unbroken, tmp_path / "case")),
@@ -475,13 +548,22 @@ def test_footage_that_changed_takes_nobodys_notes_with_it(unbroken: Path, entran
     stale = order(clip, folder)
     clip.write_bytes(clip.read_bytes()[:-10])
     outcome = work(stale, lambda share: None)
-    assert "it holds what no run wrote" in outcome.text and (tmp_path / "case.kept-1" / "notes.txt").exists()
+    assert (
+        "it holds what no run wrote" in outcome.text
+        and (tmp_path / "case.kept-1" / "notes.txt").exists()
+    )
 
 
-def test_a_case_that_holds_other_footage_too_is_not_removed(decided: Path, corridor: Path, tmp_path: Path) -> None:
+def test_a_case_that_holds_other_footage_too_is_not_removed(
+    decided: Path, corridor: Path, tmp_path: Path
+) -> None:
     clip = Path(shutil.copy(corridor, tmp_path / "clip.mp4"))
     outcome = work(order(clip, decided), lambda share: None)
-    assert outcome.end is End.BAD and "it holds other footage, too" in outcome.text and decisions_in(decided) == 1
+    assert (
+        outcome.end is End.BAD
+        and "it holds other footage, too" in outcome.text
+        and decisions_in(decided) == 1
+    )
 
 
 def test_a_case_whose_report_cannot_be_written_is_done_and_says_so(
@@ -491,7 +573,9 @@ def test_a_case_whose_report_cannot_be_written_is_done_and_says_so(
     report = tmp_path / "case" / "report"
     shutil.rmtree(report)
     report.mkdir()
-    (report / "notes.txt").write_text("somebody's own")  # a folder that no report may be written into
+    (report / "notes.txt").write_text(
+        "somebody's own"
+    )  # a folder that no report may be written into
     outcome = work(order(entrance, tmp_path / "case"), lambda share: None)
     assert outcome.end is End.DONE and outcome.facts["tracks"]
     assert "its report was not written" in outcome.text and "\n" not in outcome.text
@@ -520,7 +604,9 @@ def test_a_file_whose_disk_went_away_is_missing_and_not_bad(entrance: Path, tmp_
     assert (unit.state, unit.error) == ("missing", "its file is not there any more")
 
 
-def test_a_case_that_somebody_writes_is_left_to_them(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+def test_a_case_that_somebody_writes_is_left_to_them(
+    unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
     from fasr_video.case.store import only_writer
 
     shutil.copytree(unbroken, tmp_path / "case")
@@ -539,10 +625,15 @@ def test_a_long_file_looked_at_in_parts_is_the_same_case(entrance: Path, tmp_pat
     assert not list((parts / "parts").iterdir()), "what was found in parts is not needed any more"
 
 
-def test_a_picture_that_a_part_has_seen_is_not_looked_at_again(entrance: Path, tmp_path: Path) -> None:
-    detector, reader = open_detector("haar", weights=None, device="cpu", min_score=0.3), open_video(entrance)
+def test_a_picture_that_a_part_has_seen_is_not_looked_at_again(
+    entrance: Path, tmp_path: Path
+) -> None:
+    detector, reader = (
+        open_detector("haar", weights=None, device="cpu", min_score=0.3),
+        open_video(entrance),
+    )
     look(reader, detector, SETTINGS, tmp_path / "looks" / "0.sqlite")
-    remembering = Remembering(detector, tmp_path / "looks")
+    remembering = CachedDetector(detector, tmp_path / "looks")
     images = [f.image for f in reader.frames(sampling_of(SETTINGS))][-3:]
     for known, fresh in zip(remembering.detect(images), detector.detect(images), strict=True):
         assert (known.boxes == fresh.boxes).all() and (known.scores == fresh.scores).all()
@@ -555,14 +646,16 @@ def test_a_picture_that_a_part_has_seen_is_not_looked_at_again(entrance: Path, t
 
 def seen(detector: Detector, looks: Path, images: Sequence[Image]) -> tuple[int, int]:
     """How many of them no part had seen, and how many parts were left out."""
-    remembering = Remembering(detector, looks)
+    remembering = CachedDetector(detector, looks)
     remembering.detect(images)
     remembering.close()
     return remembering.looked, remembering.left_out
 
 
 @pytest.mark.parametrize("other", ["model", "way to run it", "nobody says which", "no part at all"])
-def test_what_another_detector_found_in_a_part_is_not_taken(other: str, entrance: Path, tmp_path: Path) -> None:
+def test_what_another_detector_found_in_a_part_is_not_taken(
+    other: str, entrance: Path, tmp_path: Path
+) -> None:
     reader, part = open_video(entrance), tmp_path / "looks" / "0.sqlite"
     detector = open_detector("haar", weights=None, device="cpu", min_score=0.3)
     images = [f.image for f in reader.frames(sampling_of(SETTINGS))][:2]
@@ -580,11 +673,13 @@ def test_what_another_detector_found_in_a_part_is_not_taken(other: str, entrance
     assert seen(detector, part.parent, images) == (2, 1)
 
 
-def test_parts_are_looked_at_again_when_the_weights_were_replaced_after_a_kill(entrance: Path, tmp_path: Path) -> None:
+def test_parts_are_looked_at_again_when_the_weights_were_replaced_after_a_kill(
+    entrance: Path, tmp_path: Path
+) -> None:
     archive, weights = tmp_path / "in", tmp_path / "weights.safetensors"
     archive.mkdir()
     shutil.copy(entrance, archive)
-    shutil.copy(manifest.boxed("detector.safetensors"), weights)
+    shutil.copy(manifest.bundled("detector.safetensors"), weights)
     asked = configs.load("cpu", (*QUICK, "detect.backend=builtin", f"detect.weights={weights}"))
 
     def be_killed_after_the_parts(order: Order, tell: Tell) -> Outcome:
@@ -606,35 +701,59 @@ def test_parts_are_looked_at_again_when_the_weights_were_replaced_after_a_kill(e
     assert not list((tmp_path / "cut" / "parts").iterdir())
 
 
-def test_camera_and_clock_are_in_the_case_and_may_be_corrected(entrance: Path, tmp_path: Path) -> None:
+def test_camera_and_clock_are_in_the_case_and_may_be_corrected(
+    entrance: Path, tmp_path: Path
+) -> None:
     archive = tmp_path / "in"
     archive.mkdir()
     shutil.copy(entrance, archive / "door_20240501_120000.mp4")
     names = r"(?P<camera>[a-z]+)_(?P<date>\d+)_(?P<time>\d+)"
-    _, (unit,) = work_off(archive, tmp_path / "cases", work, cameras=read_cameras(names, None, "UTC"))
+    _, (unit,) = work_off(
+        archive, tmp_path / "cases", work, cameras=read_cameras(names, None, "UTC")
+    )
 
     def clock() -> tuple[object, ...]:
         with Case.open(tmp_path / "cases" / unit.folder, read_only=True) as case:
             assert not [p for c in verify(case) for p in c.problems]
-            return tuple(case.db.execute("SELECT camera, clock ->> '$.start' FROM source").fetchone())
+            return tuple(
+                case.db.execute("SELECT camera, clock ->> '$.start' FROM source").fetchone()
+            )
 
     assert clock() == ("door", "2024-05-01T12:00:00+00:00")
     work_off(archive, tmp_path / "cases", work)
     assert clock() == ("door", "2024-05-01T12:00:00+00:00"), "saying nothing takes nothing back"
-    told, _ = work_off(archive, tmp_path / "cases", work, cameras=read_cameras(names, None, "+02:00"))
+    told, _ = work_off(
+        archive, tmp_path / "cases", work, cameras=read_cameras(names, None, "+02:00")
+    )
     assert clock() == ("door", "2024-05-01T12:00:00+02:00")
     assert [n.text for n in told.notes] == ["camera and clock corrected"]
 
 
 def start(archive: Path, cases: Path, *more: str) -> subprocess.Popen[str]:
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [sys.executable, "-m", "fasr_video", "batch", str(archive), "--out", str(cases), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "fasr_video",
+        "batch",
+        str(archive),
+        "--out",
+        str(cases),
+        "--workers",
+        "1",
+    ]
     return subprocess.Popen(
-        [*command, *overrides, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cases.parent
+        [*command, *overrides, *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cases.parent,
     )
 
 
-def test_killed_it_goes_on_and_ends_with_the_same_cases(entrance: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_killed_it_goes_on_and_ends_with_the_same_cases(
+    entrance: Path, unbroken: Path, tmp_path: Path
+) -> None:
     archive, cases = tmp_path / "in", tmp_path / "cases"
     archive.mkdir()
     shutil.copy(entrance, archive / "a.mp4")
@@ -650,10 +769,15 @@ def test_killed_it_goes_on_and_ends_with_the_same_cases(entrance: Path, unbroken
     out, err = process.communicate(timeout=100)
     assert process.returncode == 3, err
     assert '"failed": 1' in out.splitlines()[-1] and "Traceback" not in err
-    assert dict(ledger_says(cases, "SELECT substr(folder, 1, 1), tries FROM unit")) == {"a": 1, "b": 1}
+    assert dict(ledger_says(cases, "SELECT substr(folder, 1, 1), tries FROM unit")) == {
+        "a": 1,
+        "b": 1,
+    }
     (case,) = cases.glob("a-*/")
     with Case.open(case) as opened:
         assert not [p for c in verify(opened) for p in c.problems]
-    run([entrance], case, SETTINGS, place=Place("door"))  # the only thing that this batch was not told
+    run(
+        [entrance], case, SETTINGS, place=Recording("door")
+    )  # the only thing that this batch was not told
     assert canonical(case) == canonical(unbroken)
     assert (cases / "summary.html").is_file() and (cases / "summary.csv").is_file()

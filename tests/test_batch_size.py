@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fasr_video.batch_size import FACES, FRAMES, PICTURES, Load, at_once, fitting
+from fasr_video.batch_size import FACES, FRAMES, PICTURES, Load, batch_size_for, fitting
 from fasr_video.configs import settings
 from fasr_video.detection.network import DetectorNet
 from fasr_video.pipeline.restore import TOGETHER, tracks_together
-from fasr_video.pipeline.run import frames_at_once
+from fasr_video.pipeline.run import frame_batch_size
 from fasr_video.recognition.adaface import AdaFaceNet
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr.networks.compact import CompactNet
@@ -25,11 +25,13 @@ FACE = (1, 3, 128, 128)
 
 
 def test_a_setting_counts_before_the_device() -> None:
-    assert at_once(FRAMES, CPU) == 1 and at_once(FRAMES, CPU, 5) == 5
-    assert frames_at_once(settings.load("cpu").detect) == 1
-    assert frames_at_once(settings.load("gpu", ["detect.batch=3"]).detect) == 3
+    assert batch_size_for(FRAMES, CPU) == 1 and batch_size_for(FRAMES, CPU, 5) == 5
+    assert frame_batch_size(settings.load("cpu").detect) == 1
+    assert frame_batch_size(settings.load("gpu", ["detect.batch=3"]).detect) == 3
     drawing = settings.load("gpu", ["restore.batch=64", "restore.samples=2"]).restore
-    assert tracks_together(drawing) == 32 and tracks_together(settings.load("cpu").restore) == TOGETHER
+    assert (
+        tracks_together(drawing) == 32 and tracks_together(settings.load("cpu").restore) == TOGETHER
+    )
 
 
 @pytest.mark.parametrize("load", [FRAMES, FACES, PICTURES])

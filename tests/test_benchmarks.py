@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from fasr_video.calibration.calibrate import LabelledProbe
 from fasr_video.detection import open_detector
 from fasr_video.evaluation.open_set import Scores
-from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.encoder import Kind
 from fasr_video.pipeline.evidence import Evidence
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.combiner import FeatureCombiner, Source, mean, save
@@ -287,12 +287,24 @@ def test_limits_lose_at_most_one_face_in_a_hundred_of_each_band() -> None:
     ten = faces_of(10, [6.0, *[9.0] * 98])
     large = faces_of(40, [10.28, *[14.0] * 9]) + faces_of(40, [2.0], score=0.7)
     none = [Seen(False, Evidence(0.5, 1.0, 40))]
-    every = [*seven, *ten, *large, *none, *faces_of(7, sure), *faces_of(10, sure), *faces_of(40, sure)]
+    every = [
+        *seven,
+        *ten,
+        *large,
+        *none,
+        *faces_of(7, sure),
+        *faces_of(10, sure),
+        *faces_of(40, sure),
+    ]
     assert measured_limits(every, 0.6) == {"min_norm": 5.2, "min_norm_large": 10.2}
 
 
 def test_a_limit_leaves_nine_of_ten_faces_with_larger_norms_however_sure_the_detector() -> None:
-    sure = [Seen(True, Evidence(0.9, norm, eye_px)) for eye_px in (7, 40) for norm in np.linspace(5, 15, 101)]
+    sure = [
+        Seen(True, Evidence(0.9, norm, eye_px))
+        for eye_px in (7, 40)
+        for norm in np.linspace(5, 15, 101)
+    ]
     assert measured_limits(sure, 0.6) == {"min_norm": 6.0, "min_norm_large": 6.0}
 
 

@@ -36,7 +36,9 @@ def bomb(side: int = SIDE) -> bytes:
     row = bytes(1 + 3 * side)
     rows = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
     chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
-    body = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    body = b"".join(
+        struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks
+    )
     return b"\x89PNG\r\n\x1a\n" + body
 
 
@@ -53,7 +55,9 @@ def case(tmp_path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(BOMB)
         opened.db.execute("UPDATE face SET aligned = ?, native = ? WHERE id = 100", (name, name))
-        opened.db.execute("""UPDATE probed SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'""")
+        opened.db.execute(
+            """UPDATE encoding SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'"""
+        )
     return folder
 
 
@@ -68,7 +72,9 @@ def test_a_bomb_among_the_pictures_of_a_case_is_an_error_and_costs_nothing(
 ) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(IntegrityError, match=f"no picture that a case has .{SIDE}×{SIDE} px are more than"):
+        with pytest.raises(
+            IntegrityError, match=f"no picture that a case has .{SIDE}×{SIDE} px are more than"
+        ):
             use(case)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
@@ -116,5 +122,7 @@ def test_every_format_that_is_read_is_decoded(kind: str) -> None:
 def test_no_module_opens_a_picture_but_the_one_that_looks_at_its_size() -> None:
     root = Path(fasr_video.__file__).parent
     opens = re.compile(r"\b(PilImage|Pictures|Image)\.open\(|cv2\.im(read|decode)\(")
-    found = {p.relative_to(root).as_posix() for p in root.rglob("*.py") if opens.search(p.read_text())}
+    found = {
+        p.relative_to(root).as_posix() for p in root.rglob("*.py") if opens.search(p.read_text())
+    }
     assert found == {"pictures.py"}

@@ -14,13 +14,20 @@ from PIL import Image as Pictures
 
 from fasr_video import cli
 from fasr_video.calibration import calibrate
-from fasr_video.calibration.calibrate import LabelledProbe, Protocol, choose_people, compare, divide, from_probes
+from fasr_video.calibration.calibrate import (
+    LabelledProbe,
+    Protocol,
+    choose_people,
+    compare,
+    divide,
+    from_probes,
+)
 from fasr_video.commands.calibrate import calibrate_command
 from fasr_video.datasets.faces import CELEBA, read_faces
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.gallery.calibration import Calibration, Tail
-from fasr_video.gallery.probes import Feature, Kind, make_prober
+from fasr_video.gallery.encoder import Feature, Kind, make_encoder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.methods.bicubic import Bicubic
 
@@ -42,7 +49,10 @@ def crowd(
     probes = [
         LabelledProbe(
             person=f"p{i:04d}",
-            features={k: unit(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH)) for k, s in noise.items()},
+            features={
+                k: unit(truth[i] + generator.normal(0, s / LENGTH**0.5, LENGTH))
+                for k, s in noise.items()
+            },
             side=16,
         )
         for i in range(people)
@@ -84,7 +94,9 @@ def test_a_part_is_compared_within_itself() -> None:
         assert subjects.index(person) == column if person in gallery else column == -1
     row = held.person.index(subjects[3])
     probe = next(p for p in probes if p.person == subjects[3])
-    assert held.cosines[Kind.SR][row, 3] == pytest.approx(float(probe.features[Kind.SR] @ gallery[subjects[3]]))
+    assert held.cosines[Kind.SR][row, 3] == pytest.approx(
+        float(probe.features[Kind.SR] @ gallery[subjects[3]])
+    )
 
 
 def test_too_few_people_is_one_clear_error() -> None:
@@ -119,7 +131,10 @@ def test_a_kind_that_says_nothing_new_never_counts_against_a_candidate() -> None
     generator = np.random.default_rng(9)
     worse = [
         LabelledProbe(
-            p.person, p.features | {Kind.BEST: unit(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))}, 16
+            p.person,
+            p.features
+            | {Kind.BEST: unit(p.features[Kind.POOLED] + generator.normal(0, 0.3, LENGTH))},
+            16,
         )
         for p in probes
     ]
@@ -132,7 +147,9 @@ def test_ratios_hold_on_people_that_nothing_was_fitted_on(made: Calibration) -> 
     for scale in made.bands[0].scales.values():
         r = scale.report
         assert r.cllr_least <= r.cllr < r.cllr_least + 0.1
-        assert r.cllr < r.cllr_raw or len(scale.scorer.kinds) > 1  # a fused score is nearly a ratio already
+        assert (
+            r.cllr < r.cllr_raw or len(scale.scorer.kinds) > 1
+        )  # a fused score is nearly a ratio already
 
 
 def test_the_better_form_is_stored(made: Calibration) -> None:
@@ -147,10 +164,14 @@ def test_fpir_asked_for_is_fpir_observed() -> None:
     for seed in range(20):
         probes, gallery = crowd(600, {Kind.BEST: 2.8}, seed=seed)
         people = divide(probes, gallery, seed)
-        fit, held = (compare(probes, gallery, part) for part in (people.fit | people.choose, people.report))
+        fit, held = (
+            compare(probes, gallery, part) for part in (people.fit | people.choose, people.report)
+        )
         tail = Tail.of(fit.different(fit.cosines[Kind.BEST]))
         found = held.searches(held.cosines[Kind.BEST])
-        observed.append(open_set.fpir(found, [tail.threshold(f, held.gallery).score for f in asked]))
+        observed.append(
+            open_set.fpir(found, [tail.threshold(f, held.gallery).score for f in asked])
+        )
     assert np.mean(observed, 0) == pytest.approx(asked, rel=0.15)
 
 
@@ -178,7 +199,9 @@ def test_the_nearest_are_the_highest_scores_there_were(made: Calibration) -> Non
     probes, gallery = crowd(600, NOISE)
     block = np.stack(list(gallery.values()))
     strangers = np.stack([p.features[Kind.SR] for p in probes if p.person not in gallery])
-    assert made.bands[0].scale("sr").nearest_stranger == pytest.approx(float((strangers @ block.T).max()), abs=1e-5)
+    assert made.bands[0].scale("sr").nearest_stranger == pytest.approx(
+        float((strangers @ block.T).max()), abs=1e-5
+    )
     enrolled = np.stack([p.features[Kind.SR] for p in probes if p.person in gallery]) @ block.T
     np.fill_diagonal(enrolled, -1)
     assert made.bands[0].scale("sr").nearest_pair == pytest.approx(float(enrolled.max()), abs=1e-5)
@@ -199,11 +222,18 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     for person in range(36):
         base = torch.from_numpy(generator.random((1, 3, 8, 8), np.float32))
-        picture = torch.nn.functional.interpolate(base, 128, mode="bicubic").clamp(0, 1)[0].permute(1, 2, 0).numpy()
+        picture = (
+            torch.nn.functional.interpolate(base, 128, mode="bicubic")
+            .clamp(0, 1)[0]
+            .permute(1, 2, 0)
+            .numpy()
+        )
         (folder / f"{person:02d}").mkdir()
         for photo in range(3):
             noisy = (picture + generator.normal(0, 0.03, picture.shape)).clip(0, 1)
-            Pictures.fromarray((noisy * 255).astype(np.uint8)).save(folder / f"{person:02d}" / f"{photo}.png")
+            Pictures.fromarray((noisy * 255).astype(np.uint8)).save(
+                folder / f"{person:02d}" / f"{photo}.png"
+            )
     (folder / "00" / "broken.png").write_bytes(b"no picture")
     (folder / "alone").mkdir()
     Pictures.fromarray(np.full((128, 128, 3), 90, np.uint8)).save(folder / "alone" / "only.png")
@@ -220,16 +250,20 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple
     return ended.value.code, out, err
 
 
-def test_calibrate_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_from_the_command_line(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With a restorer that needs no weights; every table and number is there, and nothing stays behind."""
     out = tmp_path / "new" / "c.json"
     code, told, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
     assert code == 0, err
     made = Calibration.load(out)
-    assert [list(band.scales) for band in made.bands] == [["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]] * 6
+    assert [list(band.scales) for band in made.bands] == [
+        ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
+    ] * 6
     assert (made.people, made.enrolled, made.searches) == (36, 18, 216)
     assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
-    assert made.fits(make_prober(BuiltinEmbedder(), Bicubic(), 1).facts()) is None
+    assert made.fits(make_encoder(BuiltinEmbedder(), Bicubic(), 1).provenance()) is None
     assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
     assert "1 photographs could not be used" in made.data and "broken.png" in err
     for word in (
@@ -253,11 +287,16 @@ def test_thresholds_are_made_for_the_worst_group(
     made = []
     for name, more in (("all", ()), ("group", ("--worst-group", 3))):
         out = tmp_path / f"{name}.json"
-        code, _, err = run_command(capsys, "calibrate", faces, "--out", out, "--no-sr", "--sizes", "16-32", *more)
+        code, _, err = run_command(
+            capsys, "calibrate", faces, "--out", out, "--no-sr", "--sizes", "16-32", *more
+        )
         assert code == 0, err
         made.append(Calibration.load(out))
     everybody, group = made
-    assert group.data == f"{everybody.data}; thresholds for a group whose false match rate is 3 times everybody's"
+    assert (
+        group.data
+        == f"{everybody.data}; thresholds for a group whose false match rate is 3 times everybody's"
+    )
     (band,), (strict,) = everybody.bands, group.bands
     assert strict.threshold("best", 0.1, 500).score > band.threshold("best", 0.1, 500).score
     assert strict.scales["best"].map == band.scales["best"].map
@@ -297,29 +336,48 @@ def test_options_that_would_change_nothing_are_refused(
     """Each of those that the command has, also where it is what would be taken anyhow."""
     (tmp_path / "labels.csv").write_text("case,track,person\n")
     (tmp_path / "gallery").mkdir()
-    out, given = ("--out", tmp_path / "c.json"), [str(word) for pair in USELESS.items() for word in pair]
+    out, given = (
+        ("--out", tmp_path / "c.json"),
+        [str(word) for pair in USELESS.items() for word in pair],
+    )
     tracks = ("--tracks", tmp_path / "labels.csv", "--gallery", tmp_path / "gallery", *out)
     code, _, err = run_command(capsys, "calibrate", *tracks, *given, "--flip", "--no-sr")
-    assert code == 2 and "of no effect beside --tracks" in err and len(err.strip().splitlines()) == 1
-    known = {p.opts[0] for p in calibrate_command.params} - {"faces", "--tracks", "--gallery", "--out", "--seed"}
+    assert (
+        code == 2 and "of no effect beside --tracks" in err and len(err.strip().splitlines()) == 1
+    )
+    known = {p.opts[0] for p in calibrate_command.params} - {
+        "faces",
+        "--tracks",
+        "--gallery",
+        "--out",
+        "--seed",
+    }
     assert (
         set(err.split(": of no")[0].removeprefix("fasr-video: ").split(", "))
         == known
         == {*USELESS, "--flip", "--no-sr"}
     )
-    code, _, err = run_command(capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--sizes", 16)
+    code, _, err = run_command(
+        capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--sizes", 16
+    )
     assert code == 2 and "--method: of no effect beside --no-sr" in err
     code, _, err = run_command(capsys, "calibrate", *tracks, "--seed", 1)
     assert code == 2 and "of no effect" not in err
 
 
-def test_folders_without_people_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_without_people_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "empty").mkdir()
-    code, _, err = run_command(capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr")
+    code, _, err = run_command(
+        capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr"
+    )
     assert code == 2 and "no aligned face" in err
     (tmp_path / "empty" / "a").mkdir()
     Pictures.fromarray(np.zeros((128, 128, 3), np.uint8)).save(tmp_path / "empty" / "a" / "1.png")
-    code, _, err = run_command(capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr")
+    code, _, err = run_command(
+        capsys, "calibrate", tmp_path / "empty", "--out", tmp_path / "c.json", "--no-sr"
+    )
     assert code == 2 and "0 enrolled people and 0 others" in err
 
 
@@ -334,7 +392,9 @@ def test_what_is_drawn_for_a_person_depends_on_nobody_else(faces: Path) -> None:
     assert any(other[p.name].sightings != p.sightings for p in everyone)
 
 
-def test_everybody_is_searched_for_once_in_each_band_half_of_them_through_cameras(faces: Path) -> None:
+def test_everybody_is_searched_for_once_in_each_band_half_of_them_through_cameras(
+    faces: Path,
+) -> None:
     protocol = Protocol()
     people = choose_people(read_faces([faces])[0], protocol)
     for person in people:
@@ -349,7 +409,7 @@ def test_degraded_faces_are_as_small_as_asked(camera: bool) -> None:
     track = calibrate.degrade(torch.rand(3, 3, 128, 128), calibrate.Sighting(12, camera, 5))
     assert track.small.shape == (12, 12, 3) and track.small.dtype == np.uint8
     assert len(track.auxiliaries) == 2
-    assert track.lr0.picture.shape == (128, 128, 3) and track.lr0.marks is None
+    assert track.lr0.picture.shape == (128, 128, 3) and track.lr0.landmarks is None
 
 
 def test_celeba_pictures_are_cut_to_the_canonical_frame(tmp_path: Path) -> None:
@@ -365,42 +425,50 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from fasr_video.calibration.calibrate import Protocol, from_images
-from fasr_video.gallery.probes import make_prober
+from fasr_video.gallery.encoder import make_encoder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 
-prober = make_prober(BuiltinEmbedder(), None, 1)
+encoder = make_encoder(BuiltinEmbedder(), None, 1)
 
 def tell(done, people):
     if done >= 32:
         os.kill(os.getpid(), signal.SIGKILL)
 
-from_images([Path(sys.argv[1])], prober, prober, Protocol(), Path(sys.argv[2]), tell)
+from_images([Path(sys.argv[1])], encoder, encoder, Protocol(), Path(sys.argv[2]), tell)
 """
 
 
 def test_killed_it_goes_on_with_what_was_made(faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
-    killed = subprocess.run([sys.executable, "-c", KILLED, faces, out], capture_output=True, timeout=100)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, faces, out], capture_output=True, timeout=100
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not out.exists()
     parts = tmp_path / ".c.json-parts"
     before = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     assert len(before) == 2
-    plain = make_prober(BuiltinEmbedder(), None, 1)
+    plain = make_encoder(BuiltinEmbedder(), None, 1)
     opened, _ = read_faces([faces])
-    probes, gallery = calibrate.probe_images(opened, plain, plain, Protocol(), parts, lambda *_: None)
+    probes, gallery = calibrate.probe_images(
+        opened, plain, plain, Protocol(), parts, lambda *_: None
+    )
     after = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     assert len(after) == 3 and before.items() <= after.items()
-    whole, subjects = calibrate.probe_images(opened, plain, plain, Protocol(), tmp_path / "other", lambda *_: None)
+    whole, subjects = calibrate.probe_images(
+        opened, plain, plain, Protocol(), tmp_path / "other", lambda *_: None
+    )
     assert subjects.keys() == gallery.keys()
     for a, b in zip(probes, whole, strict=True):
         assert a.person == b.person
         assert all((a.features[k] == b.features[k]).all() for k in Kind if k in a.features)
 
 
-def test_changed_photographs_and_models_are_not_taken_from_what_was_made(faces: Path, tmp_path: Path) -> None:
+def test_changed_photographs_and_models_are_not_taken_from_what_was_made(
+    faces: Path, tmp_path: Path
+) -> None:
     opened, _ = read_faces([faces])
-    plain = make_prober(BuiltinEmbedder(), None, 1)
+    plain = make_encoder(BuiltinEmbedder(), None, 1)
     protocol = Protocol(people=24)
     first, _ = calibrate.probe_images(opened, plain, plain, protocol, tmp_path, lambda *_: None)
     assert len(list(tmp_path.iterdir())) == 2
@@ -408,11 +476,18 @@ def test_changed_photographs_and_models_are_not_taken_from_what_was_made(faces: 
     opened.pictures[person.photos[1]] = 255 - opened.pictures[person.photos[1]]
     second, _ = calibrate.probe_images(opened, plain, plain, protocol, tmp_path, lambda *_: None)
     changed = [
-        a.person for a, b in zip(first, second, strict=True) if (a.features[Kind.BEST] != b.features[Kind.BEST]).any()
+        a.person
+        for a, b in zip(first, second, strict=True)
+        if (a.features[Kind.BEST] != b.features[Kind.BEST]).any()
     ]
     assert changed == [person.name] * len(protocol.bands)
     assert len(list(tmp_path.iterdir())) == 3
     calibrate.probe_images(
-        opened, make_prober(BuiltinEmbedder(), Bicubic(), 1), plain, protocol, tmp_path, lambda *_: None
+        opened,
+        make_encoder(BuiltinEmbedder(), Bicubic(), 1),
+        plain,
+        protocol,
+        tmp_path,
+        lambda *_: None,
     )
     assert len(list(tmp_path.iterdir())) == 5

@@ -29,8 +29,8 @@ from fasr_video.gallery.calibration import (
     Tail,
     scale_name,
 )
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.likelihood import cllr, fit_map, isotonic, least_cllr, logistic, supported
-from fasr_video.gallery.probes import Kind
 
 SHIFT = 2.0
 LN10 = math.log(10)
@@ -139,8 +139,12 @@ def test_calibration_brings_cllr_near_the_least_possible() -> None:
     assert least <= cllr(told(new[0]), told(new[1])) < least + 0.02 < cllr(*new)
 
 
-@pytest.mark.parametrize("same, different", [([], [0.1]), ([0.1], []), ([math.nan], [0.1]), ([0.1], [math.inf])])
-def test_scores_that_cannot_be_fitted_are_one_clear_error(same: list[float], different: list[float]) -> None:
+@pytest.mark.parametrize(
+    "same, different", [([], [0.1]), ([0.1], []), ([math.nan], [0.1]), ([0.1], [math.inf])]
+)
+def test_scores_that_cannot_be_fitted_are_one_clear_error(
+    same: list[float], different: list[float]
+) -> None:
     for call in (
         lambda: fit_map("isotonic", np.array(same), np.array(different)),
         lambda: cllr(*map(np.array, (same, different))),
@@ -191,7 +195,9 @@ def test_a_lighter_tail_than_exponential_gets_a_cautious_threshold() -> None:
 
 
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=400), st.data())
-def test_a_larger_gallery_or_a_lower_rate_never_lowers_the_threshold(scores: list[float], data: st.DataObject) -> None:
+def test_a_larger_gallery_or_a_lower_rate_never_lowers_the_threshold(
+    scores: list[float], data: st.DataObject
+) -> None:
     tail = Tail.of(np.array(scores))
     rates = sorted(data.draw(st.lists(st.floats(1e-6, 0.99), min_size=2, max_size=2)))
     sizes = sorted(data.draw(st.lists(st.integers(1, 10**7), min_size=2, max_size=2)))
@@ -230,8 +236,14 @@ def made(restorer: bool = True) -> Calibration:
     report = Report(100, 100, 100, ((1, 0.8), (10, 0.9)), 0.98, 0.9, 0.4, 0.35, (point,))
 
     def scale(*kinds: Kind) -> Scale:
-        scorer = Scorer(kinds, (1.0,), 0.0) if len(kinds) == 1 else Scorer(kinds, tuple([2.0] * len(kinds)), -1.0)
-        told = fit_map("logistic", scorer(dict.fromkeys(kinds, same)), scorer(dict.fromkeys(kinds, different)))
+        scorer = (
+            Scorer(kinds, (1.0,), 0.0)
+            if len(kinds) == 1
+            else Scorer(kinds, tuple([2.0] * len(kinds)), -1.0)
+        )
+        told = fit_map(
+            "logistic", scorer(dict.fromkeys(kinds, same)), scorer(dict.fromkeys(kinds, different))
+        )
         tail = Tail.of(scorer(dict.fromkeys(kinds, different)))
         return Scale(scorer, told, (("logistic", 0.4), ("isotonic", 0.5)), tail, 3.0, 2.9, report)
 
@@ -239,7 +251,9 @@ def made(restorer: bool = True) -> Calibration:
     wanted += [(Kind.SR,), tuple(Kind)] if restorer else []
     facts = FACTS if restorer else {**FACTS, "restorer": None}
     scales = {scale_name(w): scale(*w) for w in wanted}
-    return Calibration(facts, "200 people", "2026-01-01T00:00:00+00:00", 0, 200, 100, 200, (Band(12, 32, scales),))
+    return Calibration(
+        facts, "200 people", "2026-01-01T00:00:00+00:00", 0, 200, 100, 200, (Band(12, 32, scales),)
+    )
 
 
 def test_what_was_saved_is_what_is_loaded(tmp_path: Path) -> None:
@@ -259,7 +273,9 @@ def test_a_changed_file_is_told(tmp_path: Path) -> None:
         Calibration.load(path)
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", '{"format": "fasr-video/calibration/9"}', "\x00\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "no json", "[]", "{}", '{"format": "fasr-video/calibration/9"}', "\x00\xff"]
+)
 def test_a_file_that_is_no_calibration_is_told(text: str, tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_bytes(text.encode("latin-1"))
@@ -287,7 +303,14 @@ def test_it_fits_the_same_models_after_a_trip_through_the_file(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("size", "says"),
-    [(50, None), (100, None), (111, None), (112, "extrapolated"), (999, "extrapolated"), (1000, "do not rely")],
+    [
+        (50, None),
+        (100, None),
+        (111, None),
+        (112, "extrapolated"),
+        (999, "extrapolated"),
+        (1000, "do not rely"),
+    ],
 )
 def test_a_larger_gallery_than_the_tested_one_is_warned_of(size: int, says: str | None) -> None:
     told = made().warnings(size)
@@ -299,7 +322,9 @@ def test_scores_of_one_candidate_and_of_many() -> None:
     cosines = {k: np.array([0.1, 0.5, 0.9]) for k in Kind}
     assert calibration.fused_score(cosines) == pytest.approx(6 * np.array([0.1, 0.5, 0.9]) - 1)
     many = calibration.fuse(cosines)
-    assert many == pytest.approx([float(calibration.fuse({k: c[i] for k, c in cosines.items()})) for i in range(3)])
+    assert many == pytest.approx(
+        [float(calibration.fuse({k: c[i] for k, c in cosines.items()})) for i in range(3)]
+    )
     assert calibration.score(Kind.BEST, 0.5) == pytest.approx(calibration.scales["best"].map(0.5))
     pair = {k: 0.5 for k in (Kind.POOLED, Kind.BEST)}
     assert calibration.fuse(pair) == pytest.approx(calibration.scales["best+pooled"].map(1.0))
@@ -313,8 +338,12 @@ def test_a_scale_that_is_not_there_is_told() -> None:
 def test_the_file_is_plain_json(tmp_path: Path) -> None:
     made().save(tmp_path / "c.json")
     content = json.loads((tmp_path / "c.json").read_text())
-    assert content["bands"][0]["scales"]["best+pooled+sr"]["scorer"]["kinds"] == ["best", "pooled", "sr"]
-    assert content["facts"] == FACTS
+    assert content["bands"][0]["scales"]["best+pooled+sr"]["scorer"]["kinds"] == [
+        "best",
+        "pooled",
+        "sr",
+    ]
+    assert content["provenance"] == FACTS
 
 
 def test_a_map_is_level_outside_its_knots() -> None:

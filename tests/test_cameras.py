@@ -22,11 +22,19 @@ def cameras(tmp_path: Path, *lines: str, names: str | None = NAMES, zone: str = 
 def test_camera_and_time_are_in_the_path(tmp_path: Path) -> None:
     known = cameras(tmp_path, zone="+02:00").of("door/2024-05-01/130559.mp4")
     assert known.place.camera == "door"
-    assert known.place.clock == {"start": "2024-05-01T13:05:59+02:00", "uncertainty_seconds": 1.0, "from": "path"}
+    assert known.place.clock == {
+        "start": "2024-05-01T13:05:59+02:00",
+        "uncertainty_seconds": 1.0,
+        "from": "path",
+    }
 
 
-@pytest.mark.parametrize(("name", "seconds"), [("20240501", 90_000), ("20240501_13", 3600), ("20240501_1305", 60)])
-def test_what_the_path_leaves_open_is_uncertainty(name: str, seconds: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "seconds"), [("20240501", 90_000), ("20240501_13", 3600), ("20240501_1305", 60)]
+)
+def test_what_the_path_leaves_open_is_uncertainty(
+    name: str, seconds: float, tmp_path: Path
+) -> None:
     names = r"(?P<date>\d{8})_?(?P<time>\d+)?"
     known = cameras(tmp_path, names=names).of(f"{name}.mp4")
     assert known.place.clock is not None and known.place.clock["uncertainty_seconds"] == seconds
@@ -39,7 +47,9 @@ def test_a_time_of_seven_digits_is_none(tmp_path: Path) -> None:
     assert "is not HHMM" in (cameras(tmp_path).of("door/2024-05-01/1305591.mp4").problem or "")
 
 
-@pytest.mark.parametrize(("date", "time"), [("260301", "140500"), ("2026-1-12", "0830"), ("202603011", "1405")])
+@pytest.mark.parametrize(
+    ("date", "time"), [("260301", "140500"), ("2026-1-12", "0830"), ("202603011", "1405")]
+)
 def test_a_date_of_other_than_eight_digits_is_none(date: str, time: str, tmp_path: Path) -> None:
     """It would be filled up from the digits of the time: 260301 140500 as 2603-01-14 05:00."""
     known = cameras(tmp_path).of(f"door/{date}/{time}.mp4")
@@ -65,7 +75,9 @@ def test_a_clock_that_is_ahead_is_put_back_and_both_times_are_kept(tmp_path: Pat
     assert known.place.clock is not None
     assert known.place.clock["start"] == "2024-05-01T13:00:00+00:00"
     assert known.place.clock["shown"] == "2024-05-01T13:01:30+00:00"
-    assert known.place.clock["uncertainty_seconds"] == 3, "the second that the path leaves open is added"
+    assert known.place.clock["uncertainty_seconds"] == 3, (
+        "the second that the path leaves open is added"
+    )
 
 
 def test_drift_counts_from_when_the_offset_was_measured(tmp_path: Path) -> None:
@@ -87,8 +99,14 @@ def test_the_hour_that_comes_twice_is_an_hour_of_doubt(tmp_path: Path) -> None:
     table = cameras(tmp_path, zone="Europe/Berlin")
     twice = table.of("door/20241027/023000.mp4").place.clock
     once = table.of("door/20241027/043000.mp4").place.clock
-    assert twice is not None and twice["uncertainty_seconds"] == 3601 and twice["start"].endswith("+02:00")
-    assert once is not None and once["uncertainty_seconds"] == 1 and once["start"].endswith("+01:00")
+    assert (
+        twice is not None
+        and twice["uncertainty_seconds"] == 3601
+        and twice["start"].endswith("+02:00")
+    )
+    assert (
+        once is not None and once["uncertainty_seconds"] == 1 and once["start"].endswith("+01:00")
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +122,9 @@ def test_the_hour_that_comes_twice_is_an_hour_of_doubt(tmp_path: Path) -> None:
         (["camera,zone", ",UTC"], "neither glob nor camera"),
     ],
 )
-def test_a_faulty_table_is_one_line_that_names_the_fault(lines: list[str], says: str, tmp_path: Path) -> None:
+def test_a_faulty_table_is_one_line_that_names_the_fault(
+    lines: list[str], says: str, tmp_path: Path
+) -> None:
     with pytest.raises(FasrError, match=says) as told:
         cameras(tmp_path, *lines)
     assert "\n" not in str(told.value) and "cameras.csv" in str(told.value)

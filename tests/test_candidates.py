@@ -28,11 +28,11 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.errors import CaseError, InputError, UsageError
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import WrongEmbedder
 from fasr_video.pipeline import restore
-from fasr_video.pipeline.restore import open_prober
+from fasr_video.pipeline.restore import open_encoder
 from fasr_video.pipeline.run import Stage, redo, run
 from fasr_video.pipeline.search import read_calibration
 from fasr_video.provenance import BANNER, NOTE
@@ -100,7 +100,11 @@ def test_person_of_the_gallery_is_a_candidate_and_a_stranger_unknown(
     copy: Path, corridor: Path, tmp_path: Path
 ) -> None:
     """With the calibration in the box; each of the two is a stranger to a gallery of the other."""
-    first = {t["id"]: t["answer"]["joined"][0]["subject"] for t in document(copy)["tracks"] if t["answer"]}
+    first = {
+        t["id"]: t["answer"]["joined"][0]["subject"]
+        for t in document(copy)["tracks"]
+        if t["answer"]
+    }
     assert set(first.values()) == {"eileen_collins", "grace_hopper"}
     only = tmp_path / "mugshots"
     only.mkdir()
@@ -127,21 +131,30 @@ def test_identification_lists_only_who_passes(copy: Path, corridor: Path) -> Non
 
 def test_calibration_speaks_as_far_as_it_fits(tmp_path: Path) -> None:
     restorer: dict[str, object] = {"method": "bicubic", "samples": 1}
-    made = dataclasses.replace(test_search.make_calibration(), facts={**test_search.FACTS, "restorer": restorer})
+    made = dataclasses.replace(
+        test_search.make_calibration(), facts={**test_search.FACTS, "restorer": restorer}
+    )
     file = tmp_path / "calibration.json"
     made.save(file)
-    chosen = SearchSettings(mode="investigation", candidates=5, fpir=0.1, calibration=file, several_faces="refuse")
+    chosen = SearchSettings(
+        mode="investigation", candidates=5, fpir=0.1, calibration=file, several_faces="refuse"
+    )
     whole = read_calibration(chosen, made.facts)
     assert whole.calibrated == tuple(Kind) and whole.remarks == ()
-    other = read_calibration(chosen, {**made.facts, "restorer": {"method": "bicubic", "samples": 2}})
-    assert other.calibrated == (Kind.BEST, Kind.POOLED) and "reconstructions are raw" in other.remarks[0]
+    other = read_calibration(
+        chosen, {**made.facts, "restorer": {"method": "bicubic", "samples": 2}}
+    )
+    assert (
+        other.calibrated == (Kind.BEST, Kind.POOLED)
+        and "reconstructions are raw" in other.remarks[0]
+    )
     with pytest.raises(UsageError, match="another embedder"):
         read_calibration(chosen, {**made.facts, "embedder": "f"})
 
 
 def test_calibration_in_the_box_is_for_the_models_in_the_box() -> None:
     settings = configs.load("cpu")
-    reading = read_calibration(settings.search, open_prober(settings).facts())
+    reading = read_calibration(settings.search, open_encoder(settings).provenance())
     assert reading.calibrated == (Kind.BEST, Kind.POOLED)
     (remark,) = reading.remarks
     assert remark.startswith("scores of the reconstructions are raw and count for nothing")
@@ -156,11 +169,17 @@ def test_reconstruction_says_what_it_is_wherever_it_goes(searched: Path) -> None
     for t in document(searched)["tracks"]:
         if t["restoration"] is None:
             continue
-        for name in (t["restoration"]["picture"], t["restoration"]["spread"], *t["restoration"]["samples"]):
+        for name in (
+            t["restoration"]["picture"],
+            t["restoration"]["spread"],
+            *t["restoration"]["samples"],
+        ):
             with PilImage.open(searched / name) as picture:
                 assert picture.info["Description"] == BANNER
                 assert json.loads(picture.info[NOTE])["method"] == "fasr++"
-        first, second = (np.asarray(PilImage.open(searched / s)) for s in t["restoration"]["samples"])
+        first, second = (
+            np.asarray(PilImage.open(searched / s)) for s in t["restoration"]["samples"]
+        )
         assert not np.array_equal(first, second) and t["restoration"]["disagreement"] > 0
 
 
@@ -168,8 +187,14 @@ def test_picture_of_a_track_does_not_depend_on_the_rest_of_the_case(
     searched: Path, corridor: Path, entrance: Path, tmp_path: Path
 ) -> None:
     run([entrance, corridor], tmp_path / "case", CPU)
-    alone = {t["first_pts"]: t["restoration"]["samples"] for t in document(searched)["tracks"] if t["restoration"]}
-    both = [t for t in document(tmp_path / "case")["tracks"] if t["source"].endswith("corridor.mp4")]
+    alone = {
+        t["first_pts"]: t["restoration"]["samples"]
+        for t in document(searched)["tracks"]
+        if t["restoration"]
+    }
+    both = [
+        t for t in document(tmp_path / "case")["tracks"] if t["source"].endswith("corridor.mp4")
+    ]
     beside = {t["first_pts"]: t["restoration"]["samples"] for t in both if t["restoration"]}
     assert beside.keys() == alone.keys()
     for pts, names in alone.items():
@@ -185,7 +210,9 @@ def test_changed_findings_are_found_by_verify(copy: Path) -> None:
         case.db.execute("UPDATE candidate SET subject = 'somebody'")
         assert any("the candidates of track" in p for c in verify(case) for p in c.problems)
         case.db.execute("UPDATE restoration SET facts = '{}'")
-        assert any("probes or reconstruction of track" in p for c in verify(case) for p in c.problems)
+        assert any(
+            "probes or reconstruction of track" in p for c in verify(case) for p in c.problems
+        )
 
 
 def test_same_run_again_does_nothing(copy: Path, corridor: Path) -> None:
@@ -197,16 +224,26 @@ def test_same_run_again_does_nothing(copy: Path, corridor: Path) -> None:
 def test_other_question_is_asked_without_any_work_done_again(copy: Path, corridor: Path) -> None:
     stages: list[Stage] = []
     other = configs.load("cpu", (*QUICK, "search.candidates=1"))
-    _, worked = run([corridor], copy, other, MUGSHOTS, lambda p: stages.append(p) if isinstance(p, Stage) else None)
+    _, worked = run(
+        [corridor],
+        copy,
+        other,
+        MUGSHOTS,
+        lambda p: stages.append(p) if isinstance(p, Stage) else None,
+    )
     assert worked and not [s for s in stages if s.what == "super-resolving"]
     for t in document(copy)["tracks"]:
         if t["answer"] is not None:
-            assert len(t["answer"]["joined"]) == 1 and all(len(hits) == 1 for hits in t["answer"]["lists"].values())
+            assert len(t["answer"]["joined"]) == 1 and all(
+                len(hits) == 1 for hits in t["answer"]["lists"].values()
+            )
     with Case.open(copy, read_only=True) as case:
         assert not any(c.problems for c in verify(case))
 
 
-def test_person_whose_photograph_is_gone_is_no_candidate_any_more(copy: Path, corridor: Path, tmp_path: Path) -> None:
+def test_person_whose_photograph_is_gone_is_no_candidate_any_more(
+    copy: Path, corridor: Path, tmp_path: Path
+) -> None:
     fewer = tmp_path / "mugshots"
     fewer.mkdir()
     shutil.copy(MUGSHOTS / "grace_hopper.jpg", fewer)
@@ -215,12 +252,20 @@ def test_person_whose_photograph_is_gone_is_no_candidate_any_more(copy: Path, co
     assert "grace_hopper" in text and "eileen_collins" not in text
 
 
-def test_gallery_that_was_made_before_is_used_as_it_is(copy: Path, corridor: Path, tmp_path: Path) -> None:
+def test_gallery_that_was_made_before_is_used_as_it_is(
+    copy: Path, corridor: Path, tmp_path: Path
+) -> None:
     made = tmp_path / "gallery"
     shutil.copytree(copy / "gallery", made)
     with Gallery.open(made) as gallery:
         gallery.remove([i.sha256 for i in gallery.images("eileen_collins")], "a test")
-        facts = {"id": gallery.id, "folder": str(made), "generation": gallery.generation, "people": 1, "templates": 1}
+        facts = {
+            "id": gallery.id,
+            "folder": str(made),
+            "generation": gallery.generation,
+            "people": 1,
+            "templates": 1,
+        }
     run([corridor], copy, CPU, made)
     assert facts.items() <= document(copy)["searched"]["gallery"].items()
 
@@ -248,7 +293,16 @@ def test_killed_while_super_resolving_it_goes_on_to_the_same_end(
 ) -> None:
     out = tmp_path / "case"
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [sys.executable, "-m", "fasr_video", "run", str(corridor), "--out", str(out), *overrides]
+    command = [
+        sys.executable,
+        "-m",
+        "fasr_video",
+        "run",
+        str(corridor),
+        "--out",
+        str(out),
+        *overrides,
+    ]
     command += ["--gallery", str(MUGSHOTS)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while process.poll() is None and not _all_tracks_done(out):
@@ -257,7 +311,9 @@ def test_killed_while_super_resolving_it_goes_on_to_the_same_end(
     process.wait()
     run([corridor], out, CPU, MUGSHOTS)
     ours, theirs = document(out), document(searched)
-    assert [t["restoration"] for t in ours["tracks"]] == [t["restoration"] for t in theirs["tracks"]]
+    assert [t["restoration"] for t in ours["tracks"]] == [
+        t["restoration"] for t in theirs["tracks"]
+    ]
     assert [t["answer"] for t in ours["tracks"]] == [t["answer"] for t in theirs["tracks"]]
     with Case.open(out, read_only=True) as case:
         assert not any(c.problems for c in verify(case))
@@ -275,15 +331,25 @@ def _all_tracks_done(out: Path) -> bool:
 def twice(corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Grace Hopper on two cameras."""
     out = tmp_path_factory.mktemp("twice") / "case"
-    run([corridor, entrance], out, configs.load("cpu", (*QUICK, *NOTHING_DRAWN, "link.min_similarity=0.1")))
+    run(
+        [corridor, entrance],
+        out,
+        configs.load("cpu", (*QUICK, *NOTHING_DRAWN, "link.min_similarity=0.1")),
+    )
     return out
 
 
 def test_same_person_on_two_cameras_is_proposed_with_a_score(twice: Path) -> None:
     found = document(twice)
     source = {t["id"]: Path(t["source"]).name for t in found["tracks"]}
-    across = [x for x in found["links"] if {source[x["a"]], source[x["b"]]} == {"corridor.mp4", "entrance.mp4"}]
-    assert across and all(x["state"] == "proposed" and "face recognition" in x["evidence"] for x in across)
+    across = [
+        x
+        for x in found["links"]
+        if {source[x["a"]], source[x["b"]]} == {"corridor.mp4", "entrance.mp4"}
+    ]
+    assert across and all(
+        x["state"] == "proposed" and "face recognition" in x["evidence"] for x in across
+    )
 
 
 def test_two_people_of_one_picture_are_never_in_one_cluster(twice: Path) -> None:
@@ -296,7 +362,9 @@ def test_two_people_of_one_picture_are_never_in_one_cluster(twice: Path) -> None
             assert len(frames) == len(set(frames))
 
 
-def test_link_that_would_join_two_people_seen_at_once_is_refused(twice: Path, tmp_path: Path) -> None:
+def test_link_that_would_join_two_people_seen_at_once_is_refused(
+    twice: Path, tmp_path: Path
+) -> None:
     copied = Path(shutil.copytree(twice, tmp_path / "case"))
     with Case.open(copied) as case:
         pair = case.db.execute(
@@ -318,19 +386,32 @@ def test_accepted_links_make_a_cluster(twice: Path, tmp_path: Path) -> None:
         assert clusters(case, ["accepted"]) == [sorted((link["a"], link["b"]))]
 
 
-def test_tables_hold_tracks_of_every_state(copy: Path, corridor: Path, entrance: Path, tmp_path: Path) -> None:
+def test_tables_hold_tracks_of_every_state(
+    copy: Path, corridor: Path, entrance: Path, tmp_path: Path
+) -> None:
     """Searched; usable but not searched yet; insufficient; without super-resolution: a line each, and no name for any
     but the first."""
     lines = list(csv.DictReader(export_csv(copy).splitlines()))
     assert {x["answer"] for x in lines if x["verdict"] == "usable"} == {"candidates"}
-    assert all(x["candidate"] and x["threshold"] and x["sr_picture"] for x in lines if x["answer"] == "candidates")
+    assert all(
+        x["candidate"] and x["threshold"] and x["sr_picture"]
+        for x in lines
+        if x["answer"] == "candidates"
+    )
     run([corridor, entrance], copy, CPU)
-    added = [x for x in csv.DictReader(export_csv(copy).splitlines()) if x["source"].endswith("entrance.mp4")]
+    added = [
+        x
+        for x in csv.DictReader(export_csv(copy).splitlines())
+        if x["source"].endswith("entrance.mp4")
+    ]
     assert {x["answer"] for x in added if x["verdict"] == "usable"} == {"not searched"}
     poor = configs.load("cpu", (*QUICK, "select.min_eye_px=25", *NOTHING_DRAWN))
     run([corridor], tmp_path / "poor", poor, MUGSHOTS)
     lines = list(csv.DictReader(export_csv(tmp_path / "poor").splitlines()))
-    assert {(x["answer"], x["sr_picture"]) for x in lines} == {("insufficient", ""), ("candidates", "")}
+    assert {(x["answer"], x["sr_picture"]) for x in lines} == {
+        ("insufficient", ""),
+        ("candidates", ""),
+    }
 
 
 def test_stopped_between_two_groups_of_tracks_the_case_is_intact(
@@ -346,12 +427,14 @@ def test_stopped_between_two_groups_of_tracks_the_case_is_intact(
         run([corridor], tmp_path / "case", CPU, listen=stop)
     for _ in range(2):
         with Case.open(tmp_path / "case", read_only=True) as case:
-            assert case.db.execute("SELECT count(*) FROM probed").fetchone()[0] >= 1
+            assert case.db.execute("SELECT count(*) FROM encoding").fetchone()[0] >= 1
             assert not any(c.problems for c in verify(case))
         run([corridor], tmp_path / "case", CPU)
 
 
-def test_gallery_put_back_from_a_copy_is_asked_anew(copy: Path, corridor: Path, tmp_path: Path) -> None:
+def test_gallery_put_back_from_a_copy_is_asked_anew(
+    copy: Path, corridor: Path, tmp_path: Path
+) -> None:
     """Two copies that went apart have the same number of changes, and other people in them."""
     one, other = (Path(shutil.copytree(copy / "gallery", tmp_path / n)) for n in ("one", "other"))
     for folder, name in ((one, "grace_hopper"), (other, "eileen_collins")):
@@ -404,7 +487,7 @@ def test_forged_gallery_of_the_case_is_found(copy: Path) -> None:
 
 def test_probes_are_unit_vectors_one_a_kind(searched: Path) -> None:
     with Case.open(searched, read_only=True) as case:
-        tracks = [r[0] for r in case.db.execute("SELECT track FROM probed").fetchall()]
+        tracks = [r[0] for r in case.db.execute("SELECT track FROM encoding").fetchall()]
         assert tracks
         for track in tracks:
             found = features(case, track)
@@ -423,18 +506,24 @@ def again(folder: Path, *overrides: str) -> configs.Settings:
 def test_a_stage_is_redone_with_other_settings_and_no_footage(copy: Path) -> None:
     before = document(copy)
     for source in before["sources"]:
-        assert Path(source["path"]).is_file()  # that it is not read is seen by its path, which goes now
+        assert Path(
+            source["path"]
+        ).is_file()  # that it is not read is seen by its path, which goes now
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("UPDATE source SET path = '/nowhere/gone.mp4'")
     assert redo(copy, "restore", again(copy, "restore.samples=3"))
     after = document(copy)
     drawn = [t["restoration"] for t in after["tracks"] if t["restoration"]]
     assert drawn and all(len(r["samples"]) == 3 for r in drawn)
-    assert after["searched"]["models"]["restorer"]["samples"] == 3  # and the people it was asked about were asked again
+    assert (
+        after["searched"]["models"]["restorer"]["samples"] == 3
+    )  # and the people it was asked about were asked again
     assert after["settings"]["restore"]["samples"] == 3
     assert again(copy).restore.samples == 3
     told = [json.loads(x["details"]) for x in after["log"] if x["event"] == "stage redone"]
-    assert told == [{"stage": "restore", "changed": ["restore.samples"], "settings": after["settings"]}]
+    assert told == [
+        {"stage": "restore", "changed": ["restore.samples"], "settings": after["settings"]}
+    ]
     assert [t["shown"] for t in after["tracks"]] == [t["shown"] for t in before["tracks"]]
 
 
@@ -468,10 +557,16 @@ def test_links_are_proposed_anew(copy: Path) -> None:
         ("search", "restore.samples=3", "stage search does not depend on restore.samples"),
         ("restore", "detect.min_score=0.9", "stage restore does not depend on detect.min_score"),
         ("link", "search.fpir=0.1", "stage link does not depend on search.fpir"),
-        ("search", "restore.subjects={T1: grace_hopper}", "stage search does not depend on restore.subjects"),
+        (
+            "search",
+            "restore.subjects={T1: grace_hopper}",
+            "stage search does not depend on restore.subjects",
+        ),
     ],
 )
-def test_a_stage_takes_its_own_settings_alone(copy: Path, stage: Any, override: str, says: str) -> None:
+def test_a_stage_takes_its_own_settings_alone(
+    copy: Path, stage: Any, override: str, says: str
+) -> None:
     before = document(copy)
     with pytest.raises(CaseError, match=says):
         redo(copy, stage, again(copy, override))
@@ -512,7 +607,12 @@ def by_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_a_stage_asks_as_the_case_was_asked_last_by_whatever_command(
     copy: Path, corridor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run([corridor], copy, configs.load("cpu", (*QUICK, "search.fpir=0.2", "search.candidates=1")), MUGSHOTS)
+    run(
+        [corridor],
+        copy,
+        configs.load("cpu", (*QUICK, "search.fpir=0.2", "search.candidates=1")),
+        MUGSHOTS,
+    )
     stage = ("--stage", "restore", "--out", str(copy), "--set", "restore.seed=5")
     assert by_command(monkeypatch, *stage, "--set", "search.candidates=2") == 0
     after = document(copy)
@@ -537,10 +637,12 @@ def test_pictures_drawn_anew_are_searched_with_anew(copy: Path) -> None:
 def other_models(folder: Path) -> None:
     """The case as one whose tracks were probed with models that are not at hand any more."""
     with Case.open(folder) as case, case.transaction():
-        case.db.execute("UPDATE probed SET models = json_set(models, '$.pooled_by', 'another')")
+        case.db.execute("UPDATE encoding SET models = json_set(models, '$.pooled_by', 'another')")
 
 
-def test_without_a_gallery_probes_made_anew_are_searched_for_as_last(copy: Path, corridor: Path) -> None:
+def test_without_a_gallery_probes_made_anew_are_searched_for_as_last(
+    copy: Path, corridor: Path
+) -> None:
     loose = configs.load("cpu", (*QUICK, "search.fpir=0.2"))
     run([corridor], copy, loose, MUGSHOTS)
     other_models(copy)
@@ -555,7 +657,11 @@ def test_without_a_gallery_probes_made_anew_are_searched_for_as_last(copy: Path,
 
 @pytest.mark.parametrize("what", ["gone", "another"])
 def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
-    what: str, copy: Path, corridor: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    what: str,
+    copy: Path,
+    corridor: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     other_models(copy)
     shutil.move(copy / "gallery", copy / "moved")
@@ -565,7 +671,10 @@ def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
     quick = [part for setting in QUICK for part in ("--set", setting)]
     assert by_command(monkeypatch, str(corridor), "--out", str(copy), *quick) == 0
     told = capsys.readouterr().out
-    assert "were taken out" in told and ("no gallery here" if what == "gone" else "another gallery than") in told
+    assert (
+        "were taken out" in told
+        and ("no gallery here" if what == "gone" else "another gallery than") in told
+    )
     after = document(copy)
     assert all(t["answer"] is None for t in after["tracks"])
     assert [x["event"] for x in after["log"]].count("answers taken out") == 1
@@ -574,7 +683,9 @@ def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
     shutil.rmtree(copy / "gallery", ignore_errors=True)
     shutil.move(copy / "moved", copy / "gallery")
     run([corridor], copy, CPU, MUGSHOTS)
-    assert all(t["answer"] for t in document(copy)["tracks"] if t["verdict"] == "usable"), "the same question again"
+    assert all(t["answer"] for t in document(copy)["tracks"] if t["verdict"] == "usable"), (
+        "the same question again"
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ from tests.test_cli import called
 def finished(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     footage = Path(shutil.copy(entrance, folder / "footage.mp4"))
-    run([footage], folder / "case", configs.load("cpu", ("sampling.fps=3", "track.min_sightings=2")))
+    run(
+        [footage], folder / "case", configs.load("cpu", ("sampling.fps=3", "track.min_sightings=2"))
+    )
     return folder
 
 
@@ -44,7 +46,10 @@ def case(finished: Path, tmp_path: Path) -> Path:
 
     def moved(case: Case) -> None:
         case.db.execute("UPDATE source SET path = ?", (path,))
-        case.db.execute("UPDATE log SET details = json_set(details, '$.path', ?) WHERE event = 'source added'", (path,))
+        case.db.execute(
+            "UPDATE log SET details = json_set(details, '$.path', ?) WHERE event = 'source added'",
+            (path,),
+        )
         rows = "UPDATE log SET details = json_set(details, '$.rows', ?) WHERE event = 'source done'"
         case.db.execute(rows, (rows_digest(case, 1),))
 
@@ -59,7 +64,9 @@ def forge(folder: Path, change: Callable[[Case], object]) -> None:
         previous = ""
         for row in case.db.execute("SELECT * FROM log ORDER BY id").fetchall():
             hashed = chain_hash(previous, row["at"], row["event"], row["details"])
-            case.db.execute("UPDATE log SET previous = ?, hash = ? WHERE id = ?", (previous, hashed, row["id"]))
+            case.db.execute(
+                "UPDATE log SET previous = ?, hash = ? WHERE id = ?", (previous, hashed, row["id"])
+            )
             previous = hashed
         case.set_meta("log_head", previous)
 
@@ -84,11 +91,17 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE log SET details = '{}' WHERE id = 1", "row 1 of log"),
         ("DELETE FROM log WHERE id = 2", "log line"),
         ("UPDATE face SET score = 0.99 WHERE id = 3", "faces or tracks"),
-        ("UPDATE face SET reason = 'blurred' WHERE id = (SELECT min(id) FROM face)", "faces or tracks"),
+        (
+            "UPDATE face SET reason = 'blurred' WHERE id = (SELECT min(id) FROM face)",
+            "faces or tracks",
+        ),
         ("DELETE FROM face WHERE id = (SELECT max(id) FROM face)", "faces or tracks"),
         ("UPDATE track SET verdict = 'insufficient'", "faces or tracks"),
         ("UPDATE meta SET value = '{}' WHERE key = 'settings'", "row settings of meta"),
-        ("UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'", "settings"),
+        (
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'",
+            "settings",
+        ),
         ("UPDATE source SET sha256 = 'abc'", "not the footage"),
         ("UPDATE source SET sha256 = 'abc'", "what is known of"),
         ("UPDATE source SET info = json_set(info, '$.time_base', '1/1')", "what is known of"),
@@ -106,10 +119,16 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("DELETE FROM segment", "segments, tracks or counts"),
         ("DELETE FROM source", "is gone from the case"),
         ("DELETE FROM source", "points at a row of source that is gone"),
-        ("UPDATE meta SET value = 'x' WHERE key = 'case_id'", "case_id is not what the case was created with"),
+        (
+            "UPDATE meta SET value = 'x' WHERE key = 'case_id'",
+            "case_id is not what the case was created with",
+        ),
         ("UPDATE meta SET value = '9.9' WHERE key = 'version'", "version is not what"),
         ("UPDATE meta SET value = '{}' WHERE key = 'versions'", "versions is not what"),
-        ("UPDATE meta SET value = '[]' WHERE key = 'linked_tracks'", "what the links were proposed from"),
+        (
+            "UPDATE meta SET value = '[]' WHERE key = 'linked_tracks'",
+            "what the links were proposed from",
+        ),
         (
             "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', 'proposed' FROM track",
             "link 1 is not in the log",
@@ -132,7 +151,9 @@ def test_a_source_that_is_gone_with_all_that_was_found_in_it_is_told(case: Path)
 def test_a_trigger_in_the_database_is_told(case: Path) -> None:
     with sqlite3.connect(case / DATABASE) as db:
         db.execute("CREATE TRIGGER odd AFTER INSERT ON decision BEGIN DELETE FROM decision; END")
-    assert problems(case) == ["not a database that fasr-video made: trigger odd was added to or changed in it"]
+    assert problems(case) == [
+        "not a database that fasr-video made: trigger odd was added to or changed in it"
+    ]
 
 
 def test_what_an_older_version_did_not_log_is_told_and_no_fault(case: Path) -> None:
@@ -148,12 +169,17 @@ def test_what_an_older_version_did_not_log_is_told_and_no_fault(case: Path) -> N
     assert [n for c in checks for n in c.notes if n.startswith("segments and counts: no hash")]
 
 
-def test_a_log_made_anew_is_found_by_an_end_that_was_noted(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_made_anew_is_found_by_an_end_that_was_noted(
+    case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Case.open(case, read_only=True) as opened:
         head = opened.meta("log_head")
     assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 0
     write_report(case)
-    forge(case, lambda opened: opened.db.execute("DELETE FROM log WHERE id = (SELECT max(id) FROM log)"))
+    forge(
+        case,
+        lambda opened: opened.db.execute("DELETE FROM log WHERE id = (SELECT max(id) FROM log)"),
+    )
     (told,) = problems(case)
     assert "report.json: the log holds no line" in told
     shutil.rmtree(case / "report")
@@ -168,7 +194,9 @@ def test_files_beside_the_database_are_checked(case: Path) -> None:
     assert problems(case) == []
     (case / "report" / "index.html").write_text("all is well")
     (case / "report" / "T9.html").write_text("all is well")
-    (case / "settings.yaml").write_text((case / "settings.yaml").read_text().replace("fps: 3.0", "fps: 4.0"))
+    (case / "settings.yaml").write_text(
+        (case / "settings.yaml").read_text().replace("fps: 3.0", "fps: 4.0")
+    )
     (case / "signed-off").mkdir()
     (case / "signed-off" / "2020.json").write_text("{}")
     stray = case / "crops" / "ab" / f"{'ab' * 32}.png"
@@ -191,11 +219,15 @@ def test_files_beside_the_database_are_checked(case: Path) -> None:
     assert not [p for p in problems(case) if "report" in p and "signed" not in p]
 
 
-def test_footage_is_hashed_before_it_is_decoded(entrance: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_footage_is_hashed_before_it_is_decoded(
+    entrance: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     for name in ("sha256_file", "_decode"):
         real = getattr(pyav, name)
-        monkeypatch.setattr(pyav, name, lambda *given, real=real, name=name: done.append(name) or real(*given))
+        monkeypatch.setattr(
+            pyav, name, lambda *given, real=real, name=name: done.append(name) or real(*given)
+        )
     pyav.PyAvReader(entrance, Fraction(25))
     assert done == ["sha256_file", "_decode"]
 
@@ -208,7 +240,12 @@ def test_footage_that_changes_while_it_is_read_is_not_done(entrance: Path, tmp_p
             handle.write(b"more")
 
     with pytest.raises(MediaError, match="changed while it was read"):
-        run([footage], tmp_path / "case", configs.load("cpu", ("sampling.fps=3", "sampling.end=1")), listen=listen)
+        run(
+            [footage],
+            tmp_path / "case",
+            configs.load("cpu", ("sampling.fps=3", "sampling.end=1")),
+            listen=listen,
+        )
     with Case.open(tmp_path / "case", read_only=True) as case:
         assert case.db.execute("SELECT state FROM source").fetchone()["state"] == "running"
 
@@ -232,7 +269,9 @@ def test_changed_footage_is_found_and_missing_footage_is_told(case: Path) -> Non
     assert sources.problems == [] and "is not there" in sources.unchecked[0]
 
 
-def test_footage_that_cannot_be_read_is_told_with_its_reason(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_footage_that_cannot_be_read_is_told_with_its_reason(
+    case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What `/proc/self/mem` gives is an error of reading, for root too."""
     footage = case.parent / "footage.mp4"
     footage.unlink()
@@ -249,7 +288,10 @@ def test_footage_that_cannot_be_read_is_told_with_its_reason(case: Path, capsys:
 def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "frame1.png").write_bytes(b"a picture")
     (tmp_path / "frame2.png").symlink_to("/proc/self/mem")
-    with pytest.raises(MediaError, match=r"frame2\.png: cannot be read \(Input/output error\); change its permissions"):
+    with pytest.raises(
+        MediaError,
+        match=r"frame2\.png: cannot be read \(Input/output error\); change its permissions",
+    ):
         hash_folder(tmp_path)
 
 
@@ -273,12 +315,20 @@ def test_damaged_database_is_an_integrity_error_and_stays_as_it_is(case: Path) -
 
 
 def test_reading_a_case_writes_nothing(case: Path) -> None:
-    before = {p.name: p.read_bytes() for p in case.iterdir() if p.is_file() and not p.name.endswith("-shm")}
+    before = {
+        p.name: p.read_bytes()
+        for p in case.iterdir()
+        if p.is_file() and not p.name.endswith("-shm")
+    }
     with Case.open(case, read_only=True) as opened:
         assert opened.db.execute("SELECT count(*) FROM face").fetchone()[0] > 0
         with pytest.raises(sqlite3.OperationalError):
             opened.db.execute("DELETE FROM face")
-    after = {p.name: p.read_bytes() for p in case.iterdir() if p.is_file() and not p.name.endswith("-shm")}
+    after = {
+        p.name: p.read_bytes()
+        for p in case.iterdir()
+        if p.is_file() and not p.name.endswith("-shm")
+    }
     assert {k: v for k, v in after.items() if v} == {k: v for k, v in before.items() if v}
 
 
@@ -286,7 +336,9 @@ def test_damaged_pages_are_told_by_verify(case: Path) -> None:
     path = case / DATABASE
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        roots = db.execute("SELECT rootpage FROM sqlite_master WHERE name IN ('face', 'track', 'log')").fetchall()
+        roots = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name IN ('face', 'track', 'log')"
+        ).fetchall()
     db.close()
     data = bytearray(path.read_bytes())
     page = int.from_bytes(data[16:18], "big")
@@ -310,7 +362,9 @@ def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path)
     with Case.open(case) as opened:
         (track,) = opened.db.execute("SELECT id FROM track LIMIT 1").fetchone()
         with opened.transaction():
-            opened.db.execute("INSERT INTO track (id, source, tracker_id, state) VALUES (1000, 1, 1000, 'live')")
+            opened.db.execute(
+                "INSERT INTO track (id, source, tracker_id, state) VALUES (1000, 1, 1000, 'live')"
+            )
         propose_link(opened, track, 1000)
         for decision in ("accepted", "refused", "proposed"):
             decide(opened, 1, decision, "an examiner")
@@ -318,8 +372,12 @@ def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path)
         assert (row["state"], row["decided_by"]) == ("proposed", None)
         assert not [p for c in verify(opened) for p in c.problems if p.startswith("link ")]
         opened.db.execute("UPDATE link SET state = 'accepted', decided_by = 'nobody'")
-        assert [p for c in verify(opened) for p in c.problems if "link 1 is not as the log has it" in p]
-        decided = opened.db.execute("SELECT count(*) FROM log WHERE event = 'link decided'").fetchone()[0]
+        assert [
+            p for c in verify(opened) for p in c.problems if "link 1 is not as the log has it" in p
+        ]
+        decided = opened.db.execute(
+            "SELECT count(*) FROM log WHERE event = 'link decided'"
+        ).fetchone()[0]
         assert decided == 3
 
 
@@ -340,10 +398,14 @@ def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: P
         at, text = "2020-01-01T00:00:00.000+00:00", '{"by": "Anna"}'
         digest = chain_hash(last["hash"], at, "camera and clock", text)
         row = (at, "camera and clock", text, last["hash"], digest)
-        case.db.execute("INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row)
+        case.db.execute(
+            "INSERT INTO log (at, event, details, previous, hash) VALUES (?, ?, ?, ?, ?)", row
+        )
         case.set_meta("log_head", digest)
         (notes,) = [c.notes for c in verify(case) if c.what == "log chain"]
-    assert len(notes) == 1 and notes[0].startswith(f"log line {last['id'] + 1} (camera and clock) says {at}")
+    assert len(notes) == 1 and notes[0].startswith(
+        f"log line {last['id'] + 1} (camera and clock) says {at}"
+    )
 
 
 def test_a_case_of_many_tracks_is_shown_by_its_first_ones(
@@ -353,5 +415,8 @@ def test_a_case_of_many_tracks_is_shown_by_its_first_ones(
     with Case.open(made_case(tmp_path / "case"), read_only=True) as case:
         screen.show(as_document(case))
     shown = capsys.readouterr().out
-    assert "2 of 5 tracks are shown: --json, `fasr-video export` and the report have all" in " ".join(shown.split())
+    assert (
+        "2 of 5 tracks are shown: --json, `fasr-video export` and the report have all"
+        in " ".join(shown.split())
+    )
     assert " T2 " in shown and " S2-T1 " not in shown.split("perhaps the same person")[0]

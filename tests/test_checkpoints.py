@@ -35,7 +35,10 @@ def release() -> Tree:
     net = twin()
     averaged = [p.detach().clone() for p in net.parameters() if p.requires_grad]
     trained = {name for name, p in net.named_parameters() if p.requires_grad}
-    model = {f"module.{name}": value + 1 if name in trained else value for name, value in state_of(net).items()}
+    model = {
+        f"module.{name}": value + 1 if name in trained else value
+        for name, value in state_of(net).items()
+    }
     return {
         # The learning rate is a NumPy number there: the warm-up multiplies it with np.minimum(…).
         "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(2e-4), "params": [0, 1]}]},
@@ -67,14 +70,26 @@ def flax_params(net: NCSNpp) -> Tree:
     """The parameters by the names that Flax gives: the order of making, by class."""
     blocks = [n for n, m in enumerate(net.all_modules) if hasattr(m, "Dense_0")]
     attentions = [n for n, m in enumerate(net.all_modules) if hasattr(m, "NIN_0")]
-    combines = [7, 11, 15]  # after the halving blocks of a four-level network that attends at its last level
+    combines = [
+        7,
+        11,
+        15,
+    ]  # after the halving blocks of a four-level network that attends at its last level
     last = len(net.all_modules) - 1
-    names = {"GaussianFourierProjection_0": 0, "Dense_0": 1, "Dense_1": 2, "Conv_0": 3, "Conv_1": last}
+    names = {
+        "GaussianFourierProjection_0": 0,
+        "Dense_0": 1,
+        "Dense_1": 2,
+        "Conv_0": 3,
+        "Conv_1": last,
+    }
     names |= {"GroupNorm_0": last - 1}
     names |= {f"ResnetBlockBigGANpp_{i}": n for i, n in enumerate(blocks)}
     names |= {f"AttnBlockpp_{i}": n for i, n in enumerate(attentions)}
     names |= {f"Combine_{i}": n for i, n in enumerate(combines)}
-    return {name: flax_module(net.all_modules[number].state_dict()) for name, number in names.items()}
+    return {
+        name: flax_module(net.all_modules[number].state_dict()) for name, number in names.items()
+    }
 
 
 def flax_module(state: dict[str, Tensor]) -> Tree:
@@ -85,7 +100,13 @@ def flax_module(state: dict[str, Tensor]) -> Tree:
         array = value.numpy()
         if leaf == "weight":
             leaf = "scale" if array.ndim == 1 else "kernel"
-            array = array.T if array.ndim == 2 else np.einsum("oihw->hwio", array) if array.ndim == 4 else array
+            array = (
+                array.T
+                if array.ndim == 2
+                else np.einsum("oihw->hwio", array)
+                if array.ndim == 4
+                else array
+            )
         place[leaf] = array
     return tree
 
@@ -121,7 +142,12 @@ def flax_file(folder: Path, edit: Callable[[Tree], object] = lambda tree: None) 
 def test_a_fasr_release_gives_the_published_score(tmp_path: Path) -> None:
     path = fasr_file(tmp_path)
     model, data = load(path), golden()
-    assert (model.kind, model.weights, model.side, model.feature_length) == (Kind.FASR, "ema", 64, 64)
+    assert (model.kind, model.weights, model.side, model.feature_length) == (
+        Kind.FASR,
+        "ema",
+        64,
+        64,
+    )
     assert (model.sigma_min, model.sigma_max) == (0.001, 348.0)
     result = model.score(data["x"], data["y"], data["sigma"], data["feat"])
     assert difference(result, data["score"]) < 2e-6
@@ -144,7 +170,9 @@ def test_a_release_of_numpy_1_loads(tmp_path: Path) -> None:
 
 
 def bare(prefix: str) -> Callable[[Path], Path]:
-    return lambda folder: saved({prefix + k: v for k, v in state_of(twin()).items()}, folder / "a.pth")
+    return lambda folder: saved(
+        {prefix + k: v for k, v in state_of(twin()).items()}, folder / "a.pth"
+    )
 
 
 def as_safetensors(folder: Path) -> Path:
@@ -183,14 +211,26 @@ def test_without_averaged_weights_the_last_ones_are_taken(tmp_path: Path) -> Non
 
 def test_a_pytorch_release_of_sde_sr_loads(tmp_path: Path) -> None:
     net = twin(feature=False)
-    model = load(saved({"model": {f"module.{k}": v for k, v in state_of(net).items()}}, tmp_path / "a.pth"))
-    assert (model.kind, model.feature_length, model.sigma_min, model.side) == (Kind.SDE_SR, 0, 0.01, 64)
+    model = load(
+        saved({"model": {f"module.{k}": v for k, v in state_of(net).items()}}, tmp_path / "a.pth")
+    )
+    assert (model.kind, model.feature_length, model.sigma_min, model.side) == (
+        Kind.SDE_SR,
+        0,
+        0.01,
+        64,
+    )
     assert same(model.network, net)
 
 
 def test_a_flax_release_is_the_same_function(tmp_path: Path) -> None:
     model = load(flax_file(tmp_path))
-    assert (model.kind, model.weights, model.side, model.feature_length) == (Kind.SDE_SR, "ema", 128, 0)
+    assert (model.kind, model.weights, model.side, model.feature_length) == (
+        Kind.SDE_SR,
+        "ema",
+        128,
+        0,
+    )
     assert (model.sigma_min, model.sigma_max) == (0.01, 348.0)
     assert same(model.network, flax_net())
     assert all(p.is_contiguous() for p in model.network.parameters())
@@ -211,7 +251,9 @@ def only_parameters(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("edit", [drop_average, only_parameters])
-def test_flax_files_without_average_give_the_last_weights(edit: Callable[[Tree], None], tmp_path: Path) -> None:
+def test_flax_files_without_average_give_the_last_weights(
+    edit: Callable[[Tree], None], tmp_path: Path
+) -> None:
     model = load(flax_file(tmp_path, edit))
     assert model.weights == "raw"
     assert same(model.network, flax_net())
@@ -219,7 +261,9 @@ def test_flax_files_without_average_give_the_last_weights(edit: Callable[[Tree],
 
 def in_chunks(array: NDArray[Any]) -> Tree:
     flat = array.reshape(-1)
-    parts = [flat[i : i + 500] for i in range(0, flat.size, 500)]  # more than ten: "10" is not after "1"
+    parts = [
+        flat[i : i + 500] for i in range(0, flat.size, 500)
+    ]  # more than ten: "10" is not after "1"
     assert len(parts) > 10
     shape, chunks = ({str(i): v for i, v in enumerate(values)} for values in (array.shape, parts))
     return {"__msgpack_chunked_array__": True, "shape": shape, "chunks": chunks}
@@ -245,7 +289,10 @@ def same(a: NCSNpp, b: NCSNpp) -> bool:
     """Bit for bit, in the same order, with the same parts to be trained."""
     ours, theirs = a.state_dict(), b.state_dict()
     trained = [p.requires_grad for p in a.parameters()] == [p.requires_grad for p in b.parameters()]
-    equal = all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(ours.values(), theirs.values(), strict=True))
+    equal = all(
+        x.dtype == y.dtype and torch.equal(x, y)
+        for x, y in zip(ours.values(), theirs.values(), strict=True)
+    )
     return list(ours) == list(theirs) and trained and equal
 
 
@@ -281,7 +328,10 @@ def test_flax_export_has_the_published_form(tmp_path: Path) -> None:
     export_published(flax_net(), tmp_path / "a", "sde-sr")
 
     def shapes(tree: Tree) -> Tree:
-        return {k: shapes(v) if isinstance(v, dict) else msgpack.unpackb(v.data)[0] for k, v in tree.items()}
+        return {
+            k: shapes(v) if isinstance(v, dict) else msgpack.unpackb(v.data)[0]
+            for k, v in tree.items()
+        }
 
     content = msgpack.unpackb((tmp_path / "a").read_bytes())
     written = msgpack.unpackb(msgpack.packb(flax_params(flax_net()), default=packed))
@@ -298,7 +348,9 @@ def test_exports_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_that_fails_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").write_text("old")
 
     def full(descriptor: int) -> None:
@@ -354,7 +406,9 @@ def drop(tree: Tree, *keys: str) -> None:
 
 
 CONV = "all_modules.12.Conv_1.weight"
-SHADOW = list(twin().state_dict()).index(CONV) - 2  # its place in the EMA's list, which lacks sigmas and W
+SHADOW = (
+    list(twin().state_dict()).index(CONV) - 2
+)  # its place in the EMA's list, which lacks sigmas and W
 BLOCK = "ResnetBlockBigGANpp_4"
 
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -362,24 +416,38 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a folder": (lambda d: d, "no such file"),
     "an empty file": (empty, "not a readable PyTorch file"),
     "a text file": (text, "damaged or asks to run code, which we never do"),
-    "torch, truncated": (lambda d: half(fasr_file(d)), "not a readable PyTorch file; copy or download it again"),
-    "flax, truncated": (lambda d: half(flax_file(d)), "not a readable Flax file: cut short or damaged; copy"),
+    "torch, truncated": (
+        lambda d: half(fasr_file(d)),
+        "not a readable PyTorch file; copy or download it again",
+    ),
+    "flax, truncated": (
+        lambda d: half(flax_file(d)),
+        "not a readable Flax file: cut short or damaged; copy",
+    ),
     "flax, unknown extension": (
         lambda d: flax_file(d, lambda t: t.update(lr=msgpack.ExtType(9, packed(np.zeros(2)).data))),
         "not a readable Flax file",
     ),
     "flax, arrays of objects": (
-        lambda d: flax_file(d, lambda t: t.update(lr=msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678"))))),
+        lambda d: flax_file(
+            d,
+            lambda t: t.update(lr=msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678")))),
+        ),
         "not a readable Flax file",
     ),
-    "code": (lambda d: fasr_file(d, lambda c: c.update(step=Trap(d / "sprung"))), "run code, which we never do"),
+    "code": (
+        lambda d: fasr_file(d, lambda c: c.update(step=Trap(d / "sprung"))),
+        "run code, which we never do",
+    ),
     "a list": (lambda d: saved([1, 2], d / "a.pth"), "has nothing by name; give weights as FASR"),
     "another network": (
         lambda d: saved({"conv.weight": torch.zeros(1)}, d / "a.pth"),
         r"not PyTorch \(model → .*all_modules.0.W.*not Flax \(params_ema.*ResnetBlockBigGANpp_0\); it has conv.weight",
     ),
     "a classifier of SRDG": (
-        lambda d: flax_file(d, lambda t: [t.clear(), t.update(params={"BatchNorm_0": {}}, batch_stats={})]),
+        lambda d: flax_file(
+            d, lambda t: [t.clear(), t.update(params={"BatchNorm_0": {}}, batch_stats={})]
+        ),
         "not PyTorch .*not Flax .*it has params, batch_stats",
     ),
     "torch, NaN": (
@@ -400,7 +468,9 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "lacks all_modules.0.W; give",
     ),
     "torch, lacking all attention": (
-        lambda d: fasr_file(d, lambda c: [c["model"].pop(k) for k in list(c["model"]) if ".NIN_" in k]),
+        lambda d: fasr_file(
+            d, lambda c: [c["model"].pop(k) for k in list(c["model"]) if ".NIN_" in k]
+        ),
         "fit no NCSN",
     ),
     "flax, lacking": (
@@ -412,19 +482,27 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "lacks GaussianFourierProjection_0/W; give",
     ),
     "torch, unknown": (
-        lambda d: fasr_file(d, lambda c: c["model"].update({"module.all_modules.50.W": torch.zeros(1)})),
+        lambda d: fasr_file(
+            d, lambda c: c["model"].update({"module.all_modules.50.W": torch.zeros(1)})
+        ),
         "has unknown 1 of 432 tensors: all_modules.50.W",
     ),
     "torch, another shape": (
-        lambda d: fasr_file(d, lambda c: c["model"].update({f"module.{CONV}": torch.zeros(32, 32, 1, 1)})),
+        lambda d: fasr_file(
+            d, lambda c: c["model"].update({f"module.{CONV}": torch.zeros(32, 32, 1, 1)})
+        ),
         f"another shape of 1 of 432 tensors: {CONV}",
     ),
     "torch, width of another network": (
-        lambda d: fasr_file(d, lambda c: c["model"].update({"module.all_modules.0.W": torch.zeros(2)})),
+        lambda d: fasr_file(
+            d, lambda c: c["model"].update({"module.all_modules.0.W": torch.zeros(2)})
+        ),
         "fit no NCSN",
     ),
     "flax, another shape": (
-        lambda d: flax_file(d, lambda t: t["params_ema"]["Dense_0"].update(kernel=np.zeros((64, 32), np.float32))),
+        lambda d: flax_file(
+            d, lambda t: t["params_ema"]["Dense_0"].update(kernel=np.zeros((64, 32), np.float32))
+        ),
         "another shape of 1 of .* tensors: Dense_0/kernel",
     ),
     "ema, too short": (
@@ -432,10 +510,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
         "its EMA has 429 tensors, the network 430 trained ones",
     ),
     "ema, another shape": (
-        lambda d: fasr_file(d, lambda c: c["ema"]["shadow_params"].__setitem__(SHADOW, torch.zeros(1))),
+        lambda d: fasr_file(
+            d, lambda c: c["ema"]["shadow_params"].__setitem__(SHADOW, torch.zeros(1))
+        ),
         f"another shape of 1 of 430 tensors: {CONV}",
     ),
-    "ema, of another kind": (lambda d: fasr_file(d, lambda c: c.update(ema=[1])), "no list of tensors 'shadow_params'"),
+    "ema, of another kind": (
+        lambda d: fasr_file(d, lambda c: c.update(ema=[1])),
+        "no list of tensors 'shadow_params'",
+    ),
 }
 
 
@@ -473,7 +556,11 @@ def test_without_a_feature_zeros_are_given() -> None:
 
 PICTURE = torch.zeros(1, 3, 64, 64)
 WRONG: dict[str, tuple[Callable[[], NCSNpp], tuple[Tensor, Tensor, Tensor | None], str]] = {
-    "length": (twin, (PICTURE, PICTURE, torch.zeros(1, 512)), "length 512, but the network takes 64; use"),
+    "length": (
+        twin,
+        (PICTURE, PICTURE, torch.zeros(1, 512)),
+        "length 512, but the network takes 64; use",
+    ),
     "length, AdaFace's network": (
         lambda: twin(width=128, multipliers=(1, 1, 1)),
         (PICTURE, PICTURE, torch.zeros(1, 64)),
@@ -485,7 +572,11 @@ WRONG: dict[str, tuple[Callable[[], NCSNpp], tuple[Tensor, Tensor, Tensor | None
         "length 512, but the network takes none",
     ),
     "size": (twin, (PICTURE[..., :32, :32], PICTURE, None), "picture: it is 3×32×32; give 3×64×64"),
-    "size of the LR picture": (twin, (PICTURE, PICTURE[..., :32, :32], None), "LR picture: it is 3×32×32"),
+    "size of the LR picture": (
+        twin,
+        (PICTURE, PICTURE[..., :32, :32], None),
+        "LR picture: it is 3×32×32",
+    ),
 }
 
 

@@ -28,7 +28,11 @@ def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        inner = commands(command, f"{prefix}{name} ") if isinstance(command, click.Group) else {prefix + name: command}
+        inner = (
+            commands(command, f"{prefix}{name} ")
+            if isinstance(command, click.Group)
+            else {prefix + name: command}
+        )
         found |= inner
     return found
 
@@ -76,7 +80,9 @@ def test_every_command_and_option_is_documented(name: str) -> None:
     for parameter in command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{name} {parameter.opts[0]} has no help"
-            assert f"`{parameter.opts[0]}`" in section or f"[{parameter.opts[0]}" in section, parameter.opts[0]
+            assert f"`{parameter.opts[0]}`" in section or f"[{parameter.opts[0]}" in section, (
+                parameter.opts[0]
+            )
 
 
 def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
@@ -89,7 +95,9 @@ def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
 
 
 def test_run_from_a_shell(entrance: Path, tmp_path: Path) -> None:
-    told = call("run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path)
+    told = call(
+        "run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path
+    )
     assert told.returncode == 0, told.stderr
     last = json.loads(told.stdout.splitlines()[-1])
     assert last["event"] == "done" and last["tracks"] == 1
@@ -105,7 +113,9 @@ def test_losses_end_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "lost:" in out
 
 
-def test_no_faces_is_said_and_is_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_faces_is_said_and_is_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     footage = videos.encode(tmp_path / "street.mp4", videos.Recipe("no faces"), frames=10)
     code, out, _ = called(capsys, "run", footage, "--out", tmp_path / "case")
     assert code == 0
@@ -122,7 +132,17 @@ def test_no_faces_is_said_and_is_success(tmp_path: Path, capsys: pytest.CaptureF
         (["run", "{clip}", "--start", "noon"], "not a time"),
         (["run", "{clip}", "--start", "3", "--end", "2"], "--end"),
         (["run", "{clip}", "--start", "99"], "after the end of entrance.mp4"),
-        (["run", "{clip}", "--set", "detect.backend=retinaface", "--set", "detect.weights={text}"], "text.mp4"),
+        (
+            [
+                "run",
+                "{clip}",
+                "--set",
+                "detect.backend=retinaface",
+                "--set",
+                "detect.weights={text}",
+            ],
+            "text.mp4",
+        ),
         (["run", "{clip}", "--preset", "gpuu"], "did you mean gpu"),
         (["run", "{clip}", "--set", "detect.min_scor=0.5"], "did you mean detect.min_score"),
         (["run", "{clip}", "--set", "detect.min_score=2"], "detect.min_score"),
@@ -136,7 +156,12 @@ def test_no_faces_is_said_and_is_success(tmp_path: Path, capsys: pytest.CaptureF
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(
-    arguments: list[str], says: str, case: Path, entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    says: str,
+    case: Path,
+    entrance: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "text.mp4").write_text("no film")
     (tmp_path / "empty.mp4").touch()
@@ -199,7 +224,9 @@ def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) ->
     found = {f["what"]: f for f in json.loads(out)}
     assert code == 0
     assert found["torch"]["state"].startswith("2.")
-    boxed = [f for what, f in found.items() if what.endswith("in the box")]
-    assert len(boxed) >= 5 and all("sha256" in f["state"] and "research use" in f["state"] for f in boxed)
+    bundled = [f for what, f in found.items() if what.endswith("in the box")]
+    assert len(bundled) >= 5 and all(
+        "sha256" in f["state"] and "research use" in f["state"] for f in bundled
+    )
     assert found["the box"]["state"].startswith("whole")
     assert called(capsys, "doctor")[0] == 0

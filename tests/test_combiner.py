@@ -69,8 +69,15 @@ def close(a: Tensor, b: Tensor) -> bool:
 
 def test_layers_are_the_papers() -> None:
     linear = [m for m in FeatureCombiner().modules() if isinstance(m, torch.nn.Linear)]
-    assert [(m.in_features, m.out_features) for m in linear] == [(1024, 1024), (1024, 512), (512, 512)]
-    assert [m.p for m in FeatureCombiner().modules() if isinstance(m, torch.nn.Dropout)] == [0.2, 0.2]
+    assert [(m.in_features, m.out_features) for m in linear] == [
+        (1024, 1024),
+        (1024, 512),
+        (512, 512),
+    ]
+    assert [m.p for m in FeatureCombiner().modules() if isinstance(m, torch.nn.Dropout)] == [
+        0.2,
+        0.2,
+    ]
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -98,7 +105,9 @@ def test_an_untrained_combiner_is_the_mean() -> None:
 @pytest.mark.parametrize("k", [2, 3, 4, 5])
 def test_ensemble_is_the_mean_of_disjoint_pairs_and_an_odd_last_one(k: int, eta: float) -> None:
     combiner, features = make(eta), random(k, LENGTH)
-    pairs = [combiner.pair(features[i : i + 1], features[i + 1 : i + 2])[0] for i in range(0, k - 1, 2)]
+    pairs = [
+        combiner.pair(features[i : i + 1], features[i + 1 : i + 2])[0] for i in range(0, k - 1, 2)
+    ]
     members = pairs + [features[-1]] * (k % 2)
     assert close(combiner.combine(features), F.normalize(torch.stack(members).mean(0), dim=0))
 
@@ -152,18 +161,29 @@ def test_features_of_another_length_or_not_finite_are_refused() -> None:
     for bad in (math.nan, math.inf):
         features = random(3, LENGTH)
         features[1, 4] = bad
-        for merge in (combiner.combine, mean, robust_mean, lambda f: weighted_mean(f, torch.ones(3))):
+        for merge in (
+            combiner.combine,
+            mean,
+            robust_mean,
+            lambda f: weighted_mean(f, torch.ones(3)),
+        ):
             with pytest.raises(UsageError, match="1 of 3 are not finite, row 1"):
                 merge(features)
 
 
 # ------------------------------------------------------------------------------------------------------------- averages
 
-AVERAGES: list[Callable[[Tensor], Tensor]] = [mean, robust_mean, lambda f: weighted_mean(f, torch.rand(len(f)) + 0.1)]
+AVERAGES: list[Callable[[Tensor], Tensor]] = [
+    mean,
+    robust_mean,
+    lambda f: weighted_mean(f, torch.rand(len(f)) + 0.1),
+]
 
 
 @pytest.mark.parametrize("average", AVERAGES, ids=["mean", "robust", "weighted"])
-def test_averages_are_unit_vectors_whatever_the_lengths_and_the_order(average: Callable[[Tensor], Tensor]) -> None:
+def test_averages_are_unit_vectors_whatever_the_lengths_and_the_order(
+    average: Callable[[Tensor], Tensor],
+) -> None:
     assert torch.equal(average(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
     feature = random(1, LENGTH)
     assert close(average(3 * feature), feature[0])
@@ -228,7 +248,12 @@ def test_weights_come_back_with_eta_length_source_and_margin(tmp_path: Path) -> 
     save(combiner, file)
     assert [p.name for p in tmp_path.iterdir()] == [file.name]
     loaded = load_combiner(file)
-    assert (loaded.eta, loaded.length, loaded.source, loaded.training) == (0.25, LENGTH, SOURCE, False)
+    assert (loaded.eta, loaded.length, loaded.source, loaded.training) == (
+        0.25,
+        LENGTH,
+        SOURCE,
+        False,
+    )
     assert loaded.margin == 0.495
     features = random(5, LENGTH)
     assert torch.allclose(loaded.combine(features), combiner.combine(features), atol=2e-3)
@@ -280,7 +305,9 @@ def synthetic(people: int = 60, photos: int = 6, length: int = LENGTH) -> Combin
     noise = [random(people * photos, length, seed=s) for s in (1, 2)]
     hr = F.normalize(person + 0.2 * noise[0], dim=1)
     lr = F.normalize(0.6 * person + 0.8 * random(length, seed=3) + 0.3 * noise[1], dim=1)
-    return CombinerFeatures(hr, lr, tuple(f"p{i // photos}" for i in range(people * photos)), SOURCE)
+    return CombinerFeatures(
+        hr, lr, tuple(f"p{i // photos}" for i in range(people * photos)), SOURCE
+    )
 
 
 def quiet(line: str) -> None:
@@ -300,10 +327,17 @@ def test_a_trained_combiner_beats_the_plain_mean_on_people_it_has_not_seen(tmp_p
     assert [int(r["epoch"]) for r in rows] == list(range(summary.epochs + 1))
     assert float(rows[0]["cosine"]) == pytest.approx(float(rows[0]["cosine_mean"]), abs=1e-6)
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
-    assert float(rows[summary.best.epoch]["validation_loss"]) == min(float(r["validation_loss"]) for r in rows)
+    assert float(rows[summary.best.epoch]["validation_loss"]) == min(
+        float(r["validation_loss"]) for r in rows
+    )
     assert len(lines) == summary.epochs + 1
     assert Image.open(tmp_path / "curves.png").size[0] > 100
-    assert {p.name for p in tmp_path.iterdir()} == {"combiner.safetensors", "curves.png", "log.csv", "state.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "combiner.safetensors",
+        "curves.png",
+        "log.csv",
+        "state.pt",
+    }
 
     unseen = split(synthetic(), seed=0).validation
     triplets = draw_triplets(unseen, torch.Generator().manual_seed(7))
@@ -323,7 +357,9 @@ def test_nobody_is_on_both_sides_and_nothing_is_lost() -> None:
         (*features.identity, "alone", "lonely"),
     )
     parts = split(alone, seed=0)
-    train_people, validation_people = (set(p.person.tolist()) for p in (parts.train, parts.validation))
+    train_people, validation_people = (
+        set(p.person.tolist()) for p in (parts.train, parts.validation)
+    )
     assert not train_people & validation_people
     assert train_people | validation_people == set(range(20))
     assert (len(train_people), len(validation_people), parts.single) == (17, 3, 2)
@@ -337,7 +373,10 @@ def test_the_split_does_not_need_people_to_lie_together() -> None:
     features = synthetic(12, 2)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     part = split(
-        CombinerFeatures(features.hr[order], features.lr[order], tuple(i // 2 for i in order.tolist())), 0
+        CombinerFeatures(
+            features.hr[order], features.lr[order], tuple(i // 2 for i in order.tolist())
+        ),
+        0,
     ).train
     for p in part.person.unique():
         assert float(torch.pdist(part.hr[part.person == p])) < 0.6
@@ -356,7 +395,9 @@ def test_triplets_are_disjoint_pairs_of_a_person_and_any_stranger() -> None:
         assert len(set(torch.cat((first, second)).tolist())) == 10
         for p, row in zip(person[first].tolist(), other.tolist(), strict=True):
             strangers[p].add(row)
-    assert {p: len(rows) for p, rows in strangers.items()} == {0: 9, 4: 6, 7: 7}, "each stranger comes up"
+    assert {p: len(rows) for p, rows in strangers.items()} == {0: 9, 4: 6, 7: 7}, (
+        "each stranger comes up"
+    )
 
 
 def test_the_margin_is_just_above_the_gap_of_the_plain_mean() -> None:
@@ -376,7 +417,9 @@ def test_the_margin_is_just_above_the_gap_of_the_plain_mean() -> None:
 @pytest.mark.parametrize("eta", [0.1, 1.0])
 def test_training_says_the_gap_the_margin_above_it_and_eta(eta: float, tmp_path: Path) -> None:
     lines: list[str] = []
-    summary = train_combiner(synthetic(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append)
+    summary = train_combiner(
+        synthetic(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append
+    )
     line = re.search(r"gap (\S+), margin (\S+), eta (\S+)$", lines[0])
     assert line is not None
     gap, margin = float(line[1]), float(line[2])
@@ -386,7 +429,9 @@ def test_training_says_the_gap_the_margin_above_it_and_eta(eta: float, tmp_path:
 
 def test_the_margin_can_be_given_and_training_stops_when_nothing_improves(tmp_path: Path) -> None:
     # With eta 0 nothing can be learned: each epoch's loss is that of the first.
-    summary = train_combiner(synthetic(), tmp_path, margin=0.4, patience=2, batch=32, eta=0.0, report=quiet)
+    summary = train_combiner(
+        synthetic(), tmp_path, margin=0.4, patience=2, batch=32, eta=0.0, report=quiet
+    )
     assert summary.margin == 0.4
     assert (summary.epochs, summary.best.epoch) == (2, 0)
     assert summary.best.cosine == pytest.approx(summary.best.cosine_mean, abs=1e-6)
@@ -404,14 +449,18 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
         train(tmp_path / "broken", kill, epochs=4)
-    assert len((tmp_path / "broken" / "log.csv").read_text().splitlines()) == 4, "a heading and epochs 0, 1, 2"
+    assert len((tmp_path / "broken" / "log.csv").read_text().splitlines()) == 4, (
+        "a heading and epochs 0, 1, 2"
+    )
     torch.rand(3)  # other random numbers drawn between change nothing
     again: list[str] = []
     assert train(tmp_path / "broken", again.append, epochs=4) == whole
     assert [line[:7] for line in again[1:]] == ["epoch 3", "epoch 4"]
     for name in ("combiner.safetensors", "log.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
-    states = [torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "broken")]
+    states = [
+        torch.load(tmp_path / run / "state.pt", weights_only=True) for run in ("whole", "broken")
+    ]
     for part in ("net", "best"):
         assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
 
@@ -457,12 +506,18 @@ def test_too_few_people_are_refused_and_ten_will_do(tmp_path: Path) -> None:
 
 def test_features_come_from_an_npz(tmp_path: Path) -> None:
     made, file = synthetic(3, 2), tmp_path / "features.npz"
-    arrays = {"hr": made.hr.half().numpy(), "lr": made.lr.half().numpy(), "identity": np.array(made.identity)}
+    arrays = {
+        "hr": made.hr.half().numpy(),
+        "lr": made.lr.half().numpy(),
+        "identity": np.array(made.identity),
+    }
     np.savez(file, **arrays)
     loaded = CombinerFeatures.load(file)
     assert loaded.identity == made.identity and loaded.source == Source()
     assert loaded.hr.dtype == torch.float32
-    assert torch.allclose(loaded.hr, made.hr, atol=1e-3) and torch.allclose(loaded.lr, made.lr, atol=1e-3)
+    assert torch.allclose(loaded.hr, made.hr, atol=1e-3) and torch.allclose(
+        loaded.lr, made.lr, atol=1e-3
+    )
     np.savez(file, **arrays, embedder="builtin", embedder_sha256=SOURCE.sha256)
     assert CombinerFeatures.load(file).source == SOURCE
     np.savez(file, **arrays | {"identity": np.arange(6)})
@@ -488,7 +543,11 @@ def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
         np.save(stream, hr)
     with pytest.raises(InputError, match=r"features\.npz"):
         CombinerFeatures.load(file)
-    for arrays in ({"hr": hr[:5], "lr": lr}, {"hr": hr[0], "lr": lr[0]}, {"hr": hr[:, :8], "lr": lr}):
+    for arrays in (
+        {"hr": hr[:5], "lr": lr},
+        {"hr": hr[0], "lr": lr[0]},
+        {"hr": hr[:, :8], "lr": lr},
+    ):
         np.savez(file, **arrays, identity=identity)
         with pytest.raises(UsageError, match="do not fit together"):
             CombinerFeatures.load(file)
@@ -514,7 +573,9 @@ def test_curves_are_drawn_from_the_log(tmp_path: Path) -> None:
         curves.draw(log, png, ("loss",))
 
 
-def test_without_matplotlib_there_are_weights_but_no_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_there_are_weights_but_no_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtra, match=r"fasr-video\[report\]"):
         curves.draw(tmp_path / "log.csv", tmp_path / "curves.png", ("loss",))

@@ -44,12 +44,18 @@ def removed(capsys: Capture, folder: Path, code: int = 4) -> dict[str, Any]:
     return found
 
 
-def test_other_galleries_and_reports_that_hold_them_are_named(folder: Path, capsys: Capture) -> None:
+def test_other_galleries_and_reports_that_hold_them_are_named(
+    folder: Path, capsys: Capture
+) -> None:
     found = removed(capsys, folder)
     copies = {Path(p).relative_to(folder / "around").as_posix() for p in found["copies"]}
-    assert any(p.startswith(f"case/gallery/{GALLERY_DATABASE}") for p in copies), "the vector, and the face"
+    assert any(p.startswith(f"case/gallery/{GALLERY_DATABASE}") for p in copies), (
+        "the vector, and the face"
+    )
     assert any(p.startswith("report/") for p in copies), "the face, as pages hold it"
-    assert "notes.txt" not in copies and not [p for p in copies if "crops" in p], "the camera's faces are others"
+    assert "notes.txt" not in copies and not [p for p in copies if "crops" in p], (
+        "the camera's faces are others"
+    )
 
 
 def test_cases_that_name_them_are_named_with_where(folder: Path, capsys: Capture) -> None:
@@ -73,7 +79,9 @@ def test_the_gallery_itself_is_not_elsewhere(folder: Path, capsys: Capture) -> N
     assert code == 0 and "0 of 1 files elsewhere" in out
 
 
-def test_a_place_that_is_not_there_is_told_before_anything_is_removed(folder: Path, capsys: Capture) -> None:
+def test_a_place_that_is_not_there_is_told_before_anything_is_removed(
+    folder: Path, capsys: Capture
+) -> None:
     before = (folder / "gallery" / GALLERY_DATABASE).read_bytes()
     options = ("--why", "order", "--search", folder / "nowhere")
     code, _, err = called(capsys, "gallery", "remove", folder / "gallery", LEAD, *options)
@@ -81,6 +89,11 @@ def test_a_place_that_is_not_there_is_told_before_anything_is_removed(folder: Pa
     assert (folder / "gallery" / GALLERY_DATABASE).read_bytes() == before
 
 
-def test_without_a_place_to_search_it_says_what_was_not_looked_at(folder: Path, capsys: Capture) -> None:
+def test_without_a_place_to_search_it_says_what_was_not_looked_at(
+    folder: Path, capsys: Capture
+) -> None:
     code, out, _ = called(capsys, "gallery", "remove", folder / "gallery", LEAD, "--why", "order")
-    assert code == 0 and "copies in cases, reports, other galleries and backups were not looked for" in out
+    assert (
+        code == 0
+        and "copies in cases, reports, other galleries and backups were not looked for" in out
+    )

@@ -18,7 +18,9 @@ from tests.cases import synthetic
 from tests.test_cli import called
 
 MISSING = importlib.util.find_spec("c2pa") is None
-needs_c2pa = pytest.mark.skipif(MISSING, reason="c2pa-python is not installed: pip install 'fasr-video[c2pa]'")
+needs_c2pa = pytest.mark.skipif(
+    MISSING, reason="c2pa-python is not installed: pip install 'fasr-video[c2pa]'"
+)
 if not MISSING:
     import c2pa
     from cryptography import x509
@@ -36,7 +38,9 @@ KEYS = {
 }
 
 
-def certificate(subject: str, key: Any, issuer: str, issuers: Any, ends_in: int = 9, usable: bool = True) -> Any:
+def certificate(
+    subject: str, key: Any, issuer: str, issuers: Any, ends_in: int = 9, usable: bool = True
+) -> Any:
     """One by `issuer`, of `subject`; of a house that signs others where both are the same."""
     house, at = subject == issuer, datetime.now(UTC)
 
@@ -44,22 +48,39 @@ def certificate(subject: str, key: Any, issuer: str, issuers: Any, ends_in: int 
         given = ((NameOID.ORGANIZATION_NAME, "Laboratory"), (NameOID.COMMON_NAME, name))
         return x509.Name([x509.NameAttribute(oid, value) for oid, value in given])
 
-    builder = x509.CertificateBuilder(named(issuer), named(subject), key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(at - timedelta(days=9)).not_valid_after(at + timedelta(days=ends_in))
+    builder = x509.CertificateBuilder(
+        named(issuer), named(subject), key.public_key(), x509.random_serial_number()
+    )
+    builder = builder.not_valid_before(at - timedelta(days=9)).not_valid_after(
+        at + timedelta(days=ends_in)
+    )
     builder = builder.add_extension(x509.BasicConstraints(house, None), True)
     usage = x509.KeyUsage(not house, False, False, False, False, house, house, False, False)
     builder = builder.add_extension(usage, True)
-    builder = builder.add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers.public_key()), False)
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+    builder = builder.add_extension(
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers.public_key()), False
+    )
+    builder = builder.add_extension(
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
+    )
     if usable and not house:
-        builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False)
-    return builder.sign(issuers, None if isinstance(issuers, Ed25519PrivateKey) else hashes.SHA256())
+        builder = builder.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False
+        )
+    return builder.sign(
+        issuers, None if isinstance(issuers, Ed25519PrivateKey) else hashes.SHA256()
+    )
 
 
-def issued(folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = True) -> tuple[Path, Path]:
+def issued(
+    folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = True
+) -> tuple[Path, Path]:
     """A chain of two and the key of its first, as files."""
     house, key = KEYS[kind](), KEYS[kind]()
-    chain = [certificate("examiner", key, "house", house, ends_in, usable), certificate("house", house, "house", house)]
+    chain = [
+        certificate("examiner", key, "house", house, ends_in, usable),
+        certificate("house", house, "house", house),
+    ]
     files = folder / "chain.pem", folder / "key.pem"
     files[0].write_bytes(b"".join(c.public_bytes(Encoding.PEM) for c in chain))
     files[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -97,7 +118,9 @@ def test_each_picture_holds_a_manifest_that_says_what_its_text_says(
 ) -> None:
     chain, key = issued(tmp_path, kind)
     out = tmp_path / "out"
-    code, _, err = called(capsys, "pictures", case, "--out", out, "--c2pa-cert", chain, "--c2pa-key", key)
+    code, _, err = called(
+        capsys, "pictures", case, "--out", out, "--c2pa-cert", chain, "--c2pa-key", key
+    )
     assert code == 0, err
     pictures = sorted(out.glob("*.png"))
     assert len(pictures) > 3
@@ -106,7 +129,10 @@ def test_each_picture_holds_a_manifest_that_says_what_its_text_says(
         (action,) = assertion(told, "c2pa.actions")["actions"]
         assert action["digitalSourceType"] == own["digital_source_type"]
         assert facts(told) == own, "case, footage, frame, and the hashes of models"
-        assert told["signature_info"]["common_name"] == "examiner" and told["signature_info"].get("time") is None
+        assert (
+            told["signature_info"]["common_name"] == "examiner"
+            and told["signature_info"].get("time") is None
+        )
 
 
 @needs_c2pa
@@ -114,7 +140,9 @@ def test_a_reconstruction_names_the_camera_picture_that_it_was_drawn_from(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain, key = issued(tmp_path)
-    called(capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key)
+    called(
+        capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key
+    )
     told = manifest(tmp_path / "out" / "T1-sr.png")
     (source,) = told["ingredients"]
     assert source["relationship"] == "inputTo" and source["title"].startswith("T1-lr0-frame")
@@ -128,7 +156,9 @@ def test_a_picture_that_was_changed_is_no_longer_as_signed(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain, key = issued(tmp_path)
-    called(capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key)
+    called(
+        capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key
+    )
     data = bytearray((tmp_path / "out" / "T1-sr.png").read_bytes())
     data[data.index(b"IDAT") + 40] ^= 1
     with c2pa.Reader("image/png", io.BytesIO(bytes(data))) as reader:
@@ -143,12 +173,17 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     for folder in folders.values():
         folder.mkdir()
     good, other = issued(folders["good"]), issued(folders["other"])
-    old, no_purpose = issued(folders["old"], ends_in=-1), issued(folders["no_purpose"], usable=False)
+    old, no_purpose = (
+        issued(folders["old"], ends_in=-1),
+        issued(folders["no_purpose"], usable=False),
+    )
     text = folders["text"] / "note.pem"
     text.write_text("no certificate")
     text.chmod(0o600)
     house = folders["good"] / "house.pem"
-    house.write_bytes(b"-----BEGIN CERTIFICATE" + good[0].read_bytes().split(b"-----BEGIN CERTIFICATE")[2])
+    house.write_bytes(
+        b"-----BEGIN CERTIFICATE" + good[0].read_bytes().split(b"-----BEGIN CERTIFICATE")[2]
+    )
     for chain, key, why in (
         (good[0], other[1], "not the key of the first certificate"),
         (house, good[1], "not the key of the first certificate"),
@@ -159,20 +194,33 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
         (tmp_path / "none.pem", good[1], "cannot be read"),
     ):
         out = tmp_path / "out"
-        code, _, err = called(capsys, "pictures", case, "--out", out, "--c2pa-cert", chain, "--c2pa-key", key)
+        code, _, err = called(
+            capsys, "pictures", case, "--out", out, "--c2pa-cert", chain, "--c2pa-key", key
+        )
         assert code == 2 and why in err and len(err.splitlines()) == 1, err
         assert not out.exists()
 
 
-def test_certificate_and_key_come_together(case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = called(capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", tmp_path / "chain.pem")
+def test_certificate_and_key_come_together(
+    case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = called(
+        capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", tmp_path / "chain.pem"
+    )
     assert code == 2 and "a manifest needs both" in err and not (tmp_path / "out").exists()
 
 
 def test_a_missing_package_is_told_with_what_installs_it(case: Path, tmp_path: Path) -> None:
     """In a process of its own, where it cannot be imported even if it is there."""
     code = "import sys; sys.modules['c2pa'] = None; from fasr_video.cli import main; main()"
-    options = ("--out", tmp_path / "out", "--c2pa-cert", tmp_path / "chain.pem", "--c2pa-key", tmp_path / "key.pem")
+    options = (
+        "--out",
+        tmp_path / "out",
+        "--c2pa-cert",
+        tmp_path / "chain.pem",
+        "--c2pa-key",
+        tmp_path / "key.pem",
+    )
     command = [sys.executable, "-c", code, "pictures", case, *options]
     told = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=100)
     assert told.returncode == 2 and "pip install 'fasr-video[c2pa]'" in told.stderr

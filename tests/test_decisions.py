@@ -13,7 +13,15 @@ import pytest
 
 from fasr_video.case import links, replay
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import QUERY, Agreement, agreement, all_standing, decide, standing, undo
+from fasr_video.case.decisions import (
+    QUERY,
+    Agreement,
+    agreement,
+    all_standing,
+    decide,
+    standing,
+    undo,
+)
 from fasr_video.case.decisions import decisions as made_on
 from fasr_video.case.document import as_document
 from fasr_video.case.verify import verify
@@ -106,6 +114,7 @@ def test_half_a_decision_is_refused_in_one_line_and_nothing_is_kept(
     assert case.db.execute("SELECT count(*) FROM decision").fetchone()[0] == 0
 
 
+# Behind the log's back, and what `verify` says of each.
 CHANGES = {
     "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 is not as the log has it (verdict)",
     "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 is not as the log has it (reason)",
@@ -130,11 +139,12 @@ CHANGES = {
     "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 are not as the log has them",
     "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs is not as the log has it",
 }
-"""Behind the log's back, and what `verify` says of each."""
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_changed_behind_the_log_is_named_and_no_decision_covers_it(case: Case, change: str) -> None:
+def test_what_was_changed_behind_the_log_is_named_and_no_decision_covers_it(
+    case: Case, change: str
+) -> None:
     decide(case, 1, "accepted", "a", "Anna", "anna")
     undo(case, decide(case, 1, "rejected", "b", "Ben").id, "Ben")
     assert problems(case) == []
@@ -160,7 +170,9 @@ def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     case.db.execute("UPDATE decision SET verdict = 'accepted' WHERE id = 1")
     with monkeypatch.context() as patch:
-        patch.setattr("fasr_video.case.decisions.require", lambda case: None)  # as a program that asks nothing
+        patch.setattr(
+            "fasr_video.case.decisions.require", lambda case: None
+        )  # as a program that asks nothing
         decide(case, 2, "rejected", "b", "Ben")
     assert problems(case) == ["decision 1 is not as the log has it (verdict)"]
 
@@ -181,7 +193,9 @@ def test_no_line_is_added_to_a_log_that_was_cut_off_or_changed(case: Case) -> No
 def test_nothing_is_decided_on_top_of_a_line_that_was_changed(case: Case) -> None:
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     case.db.execute("UPDATE decision SET reason = 'other nose'")
-    case.db.execute("UPDATE log SET details = replace(details, 'ear', 'nose') WHERE event = 'decided'")
+    case.db.execute(
+        "UPDATE log SET details = replace(details, 'ear', 'nose') WHERE event = 'decided'"
+    )
     with pytest.raises(IntegrityError, match=r"log line \d+ \(decided\) was changed"):
         decide(case, 2, "rejected", "b", "Ben")
 
@@ -194,7 +208,9 @@ def test_roles_are_read_from_the_log_once_however_many_decisions_there_are(case:
             case.log("resumed", {})
     steps = {count: _steps(case, count) for count in (1, 8)}
     assert steps[8] < 2 * steps[1]
-    assert [d.role for _, found in sorted(all_standing(case).items()) for d in found].count("examiner") == 4
+    assert [d.role for _, found in sorted(all_standing(case).items()) for d in found].count(
+        "examiner"
+    ) == 4
 
 
 def _steps(case: Case, most: int) -> int:
@@ -270,7 +286,10 @@ def test_several_tracks_become_one_subject_and_are_split_again(case: Case) -> No
     links.decide(case, refused[0], "proposed", "Ben")
     links.join(case, [1, 4], "Ben")
     assert clusters(case) == [[1, 3, 4]] and problems(case) == []
-    events = [r[0] for r in case.db.execute("SELECT event FROM log WHERE event = 'link decided'").fetchall()]
+    events = [
+        r[0]
+        for r in case.db.execute("SELECT event FROM log WHERE event = 'link decided'").fetchall()
+    ]
     assert events == ["link decided"] * 5
 
 
@@ -278,7 +297,10 @@ def test_two_people_of_one_picture_are_not_joined_and_no_link_is_left(case: Case
     before = case.db.execute("SELECT count(*) FROM link").fetchone()[0]
     with pytest.raises(CaseError, match="tracks T1, T2, which are seen at the same time"):
         links.join(case, [1, 2], "Anna")
-    assert case.db.execute("SELECT count(*) FROM link").fetchone()[0] == before and clusters(case) == []
+    assert (
+        case.db.execute("SELECT count(*) FROM link").fetchone()[0] == before
+        and clusters(case) == []
+    )
 
 
 def test_who_was_set_apart_is_not_joined_by_way_of_a_third(case: Case) -> None:
@@ -290,7 +312,8 @@ def test_who_was_set_apart_is_not_joined_by_way_of_a_third(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tracks", "says"), [([1], "1 chosen"), ([1, 99], "no such finished track"), ([1, 3], "one subject already")]
+    ("tracks", "says"),
+    [([1], "1 chosen"), ([1, 99], "no such finished track"), ([1, 3], "one subject already")],
 )
 def test_joining_that_means_nothing_is_told(case: Case, tracks: list[int], says: str) -> None:
     links.join(case, [1, 3], "Anna")
@@ -318,11 +341,20 @@ def test_a_name_that_nobody_can_read_is_refused(case: Case, name: str) -> None:
     assert made_on(case, 1) == []
 
 
-def test_deciding_and_undoing_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deciding_and_undoing_on_the_command_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     given = ("--subject", "anna", "--reason", "same ear", "--by", "Anna")
-    assert called(capsys, "decide", folder, "T1", "accepted", *given)[:2] == (0, "decision 1: T1 accepted\n")
+    assert called(capsys, "decide", folder, "T1", "accepted", *given)[:2] == (
+        0,
+        "decision 1: T1 accepted\n",
+    )
     code, out, _ = called(capsys, "show", folder)
     assert code == 0 and "decided by people" in out and "same ear" in out
     assert called(capsys, "undo", folder, 1, "--by", "Anna")[:2] == (0, "decision 1: undone\n")
-    code, _, err = called(capsys, "decide", folder, "T9", "rejected", "--reason", "x", "--by", "Anna")
-    assert code == 2 and err.startswith("fasr-video: track T9: no such finished track in this case; ")
+    code, _, err = called(
+        capsys, "decide", folder, "T9", "rejected", "--reason", "x", "--by", "Anna"
+    )
+    assert code == 2 and err.startswith(
+        "fasr-video: track T9: no such finished track in this case; "
+    )

@@ -22,7 +22,9 @@ def picture(side: int = CANVAS, n: int = 4) -> Tensor:
     """Soft shapes with some texture: neither flat nor noise."""
     g = torch.Generator().manual_seed(0)
     soft = F.interpolate(torch.rand(n, 3, 6, 6, generator=g), size=side, mode="bicubic").clamp(0, 1)
-    fine = F.interpolate(torch.rand(n, 1, side // 2, side // 2, generator=g), size=side, mode="bilinear")
+    fine = F.interpolate(
+        torch.rand(n, 1, side // 2, side // 2, generator=g), size=side, mode="bilinear"
+    )
     return (0.8 * soft + 0.2 * fine).clamp(0, 1)
 
 
@@ -45,7 +47,9 @@ def test_eight_to_one_is_the_triangle_of_tensorflows_antialiased_resize() -> Non
 def test_two_to_one_by_hand() -> None:
     x = torch.tensor([0.0, 1.0, 2.0, 3.0]).double()
     # pixel 0: centre 1, taps at ½, 1½, 2½ with ¾, ¾, ¼; pixel 1: its mirror
-    expected = torch.tensor([(0.75 * 0 + 0.75 * 1 + 0.25 * 2) / 1.75, (0.25 * 1 + 0.75 * 2 + 0.75 * 3) / 1.75])
+    expected = torch.tensor(
+        [(0.75 * 0 + 0.75 * 1 + 0.25 * 2) / 1.75, (0.25 * 1 + 0.75 * 2 + 0.75 * 3) / 1.75]
+    )
     assert torch.allclose(weights(4, 2, "triangle") @ x, expected.double())
 
 
@@ -103,13 +107,17 @@ def test_weights_sum_to_one_and_are_their_own_mirror(n: int, side: int, kernel: 
 def test_a_flat_picture_stays_flat_and_a_ramp_a_ramp(factor: int) -> None:
     flat = torch.full((1, 3, 128, 128), 0.3)
     small = shrink(flat, 128 // factor)
-    assert torch.allclose(small, torch.full_like(small, 0.3)) and torch.allclose(enlarge(small, 128), flat)
+    assert torch.allclose(small, torch.full_like(small, 0.3)) and torch.allclose(
+        enlarge(small, 128), flat
+    )
     ramp = torch.linspace(0, 1, 128).expand(1, 1, 128, 128)
     steps = shrink(ramp, 128 // factor)[0, 0, 0].diff()
     assert torch.allclose(steps[1:-1], torch.full_like(steps[1:-1], factor / 127), atol=1e-5)
     # Keys' cubic reaches two small pixels far, and takes a ramp for what it is.
     n = 128 // factor
-    finer = enlarge(torch.linspace(0, 1, n, dtype=torch.float64).expand(1, 1, n, n), 128)[0, 0, 0].diff()
+    finer = enlarge(torch.linspace(0, 1, n, dtype=torch.float64).expand(1, 1, n, n), 128)[
+        0, 0, 0
+    ].diff()
     inner = finer[3 * factor // 2 : -3 * factor // 2]
     assert len(inner) and torch.allclose(inner, torch.full_like(inner, 1 / (n - 1) / factor))
 
@@ -264,7 +272,9 @@ def test_frames_of_a_video_come_back_in_their_order() -> None:
     frames = pictures(torch.linspace(0.1, 0.9, 8).reshape(8, 1, 1, 1).expand(8, 3, 26, 40))
     back = through_h264(frames, 20)
     assert [f.shape for f in back] == [(26, 40, 3)] * 8
-    assert all(abs(float(a.mean()) - float(b.mean())) < 2 for a, b in zip(frames, back, strict=True))
+    assert all(
+        abs(float(a.mean()) - float(b.mean())) < 2 for a, b in zip(frames, back, strict=True)
+    )
     assert through_h264([], 20) == []
 
 

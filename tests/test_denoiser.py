@@ -48,7 +48,9 @@ BOTH = pytest.mark.parametrize("make", [compact, score_network])
 def faces(n: int = 3) -> tuple[Tensor, Condition]:
     g = torch.Generator().manual_seed(1)
     feature = torch.nn.functional.normalize(torch.randn(n, LENGTH, generator=g), dim=1)
-    return torch.rand(n, 3, SIDE, SIDE, generator=g), Condition(torch.rand(n, 3, SIDE, SIDE, generator=g), feature)
+    return torch.rand(n, 3, SIDE, SIDE, generator=g), Condition(
+        torch.rand(n, 3, SIDE, SIDE, generator=g), feature
+    )
 
 
 @BOTH
@@ -133,7 +135,9 @@ def test_an_exact_network_gets_no_loss_and_the_weight_makes_every_level_count_al
         x = clean + level * torch.randn(clean.shape, generator=g)
         with torch.no_grad():
             error = (denoiser(x, sigma, condition) - clean).square().flatten(1).mean(1)
-        assert float((error * denoiser.weight(sigma, condition)).mean()) == pytest.approx(1.0, abs=0.02)
+        assert float((error * denoiser.weight(sigma, condition)).mean()) == pytest.approx(
+            1.0, abs=0.02
+        )
 
 
 def test_a_cell_of_a_map_has_a_bias_of_its_own() -> None:
@@ -159,7 +163,9 @@ def test_the_feature_is_laid_out_over_the_smallest_map_once_it_is_learnt() -> No
 
 
 def test_without_an_lr_face_the_picture_is_built_around_grey() -> None:
-    denoiser = ResidualDenoiser(CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)).eval()  # a zero network
+    denoiser = ResidualDenoiser(
+        CompactNet((32, 64), 1, LENGTH, 64, side=SIDE)
+    ).eval()  # a zero network
     _, condition = faces()
     none = Condition(torch.zeros_like(condition.lr), condition.feature)
     x = 0.5 + 30.0 * torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -170,20 +176,26 @@ def test_without_an_lr_face_the_picture_is_built_around_grey() -> None:
 
 @BOTH
 @pytest.mark.parametrize("kind", sampling.DENOISERS)
-def test_every_sampler_draws_the_same_picture_from_a_seed_whatever_the_batch(make: type[Denoiser], kind: str) -> None:
+def test_every_sampler_draws_the_same_picture_from_a_seed_whatever_the_batch(
+    make: type[Denoiser], kind: str
+) -> None:
     denoiser = make()
     _, condition = faces()
     how = sampling.parse(f"{kind}-3")
     together = sampling.draw(denoiser, condition, how, generators([5, 6, 7]))
     alone = sampling.draw(denoiser, condition[1:2], how, generators([6]))
     assert together.min() >= 0 and together.max() <= 1 and together.isfinite().all()
-    if kind == "pc-published":  # its norms are averaged over the batch: told in its name and in the methods' page
+    if (
+        kind == "pc-published"
+    ):  # its norms are averaged over the batch: told in its name and in the methods' page
         assert (together[1:2] - alone).abs().max() > 1e-5
     else:
         torch.testing.assert_close(together[1:2], alone, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("text", ["dpmpp", "dpmpp-0", "dpmpp-x", "fast-10", "pc-10@2", "dpmpp-10@-1", "dpmpp-10@x", ""])
+@pytest.mark.parametrize(
+    "text", ["dpmpp", "dpmpp-0", "dpmpp-x", "fast-10", "pc-10@2", "dpmpp-10@-1", "dpmpp-10@x", ""]
+)
 def test_a_sampler_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(FasrError, match="sampler"):
         sampling.parse(text)
@@ -219,7 +231,9 @@ def test_fourier_angles_survive_a_float16_file(tmp_path: Path) -> None:
     back = load_own(tmp_path / "sr.safetensors")
     assert torch.equal(back.network.all_modules[0].W, denoiser.network.all_modules[0].W)  # type: ignore[index,union-attr]
     g = torch.Generator().manual_seed(0)
-    x, lr, feature = (torch.rand(s, generator=g) for s in ((1, 3, 128, 128), (1, 3, 128, 128), (1, 64)))
+    x, lr, feature = (
+        torch.rand(s, generator=g) for s in ((1, 3, 128, 128), (1, 3, 128, 128), (1, 64))
+    )
     for level in (0.001, 0.3, 300.0):
         sigma = torch.tensor([level])
         a, b = denoiser.score(x, lr, sigma, feature), back.score(x, lr, sigma, feature)
@@ -235,4 +249,7 @@ def test_weights_come_back_from_their_file(tmp_path: Path) -> None:
     sigma = torch.full((3,), 0.3)
     with torch.no_grad():
         assert torch.equal(back(x, sigma, condition), denoiser(x, sigma, condition))
-    assert back.band == (8, 32) and (back.sigma_min, back.sigma_max) == (denoiser.sigma_min, denoiser.sigma_max)
+    assert back.band == (8, 32) and (back.sigma_min, back.sigma_max) == (
+        denoiser.sigma_min,
+        denoiser.sigma_max,
+    )

@@ -29,7 +29,14 @@ from fasr_video.boxes import best_first, iou_matrix
 from fasr_video.checkpoint import load_state, read_state
 from fasr_video.configs import settings
 from fasr_video.detection import BACKENDS, Detector, TiledDetector, open_detector
-from fasr_video.detection.builtin import BuiltinDetector, Engine, decode_frames, fuse_batch_norms, looked_up, pad
+from fasr_video.detection.builtin import (
+    BuiltinDetector,
+    Engine,
+    decode_frames,
+    fuse_batch_norms,
+    pad,
+    pixels_by_table,
+)
 from fasr_video.detection.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.media import Sampling, open_video
@@ -99,15 +106,23 @@ def draw_dot(shift: int) -> Callable[[Image, int, int, int], tuple[float, float]
 def draw_astronaut(frame: Image, x: int, y: int, brightness: int) -> tuple[float, float]:
     """Her face, about 32 px wide."""
     part = ASTRONAUT[40:190, 150:300]
-    small = cv2.resize(part, (56, 56), interpolation=cv2.INTER_AREA).astype(np.float32) * brightness / 255
+    small = (
+        cv2.resize(part, (56, 56), interpolation=cv2.INTER_AREA).astype(np.float32)
+        * brightness
+        / 255
+    )
     frame[y - 28 : y + 28, x - 28 : x + 28] = small.astype(np.uint8)
     return x, y
 
 
-@pytest.fixture(scope="module", params=[*((name, "torch") for name in BACKENDS), ("builtin", "openvino")])
+@pytest.fixture(
+    scope="module", params=[*((name, "torch") for name in BACKENDS), ("builtin", "openvino")]
+)
 def subject(request: pytest.FixtureRequest, models: dict[str, Path]) -> Subject:
     backend, engine = request.param
-    detector = open_detector(backend, weights=models.get(backend), device="cpu", min_score=0.5, engine=engine)
+    detector = open_detector(
+        backend, weights=models.get(backend), device="cpu", min_score=0.5, engine=engine
+    )
     shifts = {"builtin": 2, "retinaface": 4, "insightface": 0}
     if backend in shifts:
         return Subject(detector, draw_dot(shifts[backend]), tolerance=1e-3)
@@ -135,11 +150,18 @@ def test_a_frame_without_faces_has_none(subject: Subject, size: tuple[int, int])
 
 def test_best_first(subject: Subject) -> None:
     frame = blank(320, 64)
-    true = {brightness: subject.draw(frame, x, 32, brightness) for x, brightness in ((48, 225), (152, 255), (256, 240))}
+    true = {
+        brightness: subject.draw(frame, x, 32, brightness)
+        for x, brightness in ((48, 225), (152, 255), (256, 240))
+    }
     found = subject.detector.detect([frame])[0]
     assert len(found) == 3
     assert found.boxes.dtype == found.scores.dtype == np.float32
-    assert (found.scores >= 0.5).all() and (found.scores <= 1).all() and (np.diff(found.scores) <= 0).all()
+    assert (
+        (found.scores >= 0.5).all()
+        and (found.scores <= 1).all()
+        and (np.diff(found.scores) <= 0).all()
+    )
     if subject.detector.has_landmarks:  # these detectors answer to the dot's brightness
         expected = np.array([true[b] for b in (255, 240, 225)])
         assert centres(found) == pytest.approx(expected, abs=subject.tolerance)
@@ -158,12 +180,12 @@ def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
 def test_landmarks_come_with_each_face_or_not_at_all(subject: Subject) -> None:
     frame = blank(160, 128)
     x, y = subject.draw(frame, 48, 32, 255)
-    marks = subject.detector.detect([frame])[0].landmarks
+    landmarks = subject.detector.detect([frame])[0].landmarks
     if not subject.detector.has_landmarks:
-        assert marks is None
+        assert landmarks is None
     else:
-        assert marks is not None and marks.dtype == np.float32
-        assert marks == pytest.approx((MARKS + np.array((x, y)))[None], abs=subject.tolerance)
+        assert landmarks is not None and landmarks.dtype == np.float32
+        assert landmarks == pytest.approx((MARKS + np.array((x, y)))[None], abs=subject.tolerance)
 
 
 def test_frames_are_left_as_they_were(subject: Subject) -> None:
@@ -187,7 +209,9 @@ def test_tiles_change_nothing_but_the_name(subject: Subject) -> None:
     tiled = TiledDetector(subject.detector, 160, 96)
     found, whole = tiled.detect([frame])[0], subject.detector.detect([frame])[0]
     assert len(found) == len(whole) == 4
-    assert iou_matrix(found.boxes, whole.boxes).max(1) == pytest.approx(1, abs=subject.tolerance / 20)
+    assert iou_matrix(found.boxes, whole.boxes).max(1) == pytest.approx(
+        1, abs=subject.tolerance / 20
+    )
     assert tiled.fingerprint == subject.detector.fingerprint and "160" in tiled.name
 
 
@@ -217,7 +241,9 @@ def test_the_fingerprint_is_that_of_the_file(backend: str, models: dict[str, Pat
 def test_large_frames_are_shrunk_and_results_told_in_their_own_pixels(
     backend: str, shift: int, models: dict[str, Path]
 ) -> None:
-    detector = open_detector(backend, weights=models[backend], device="cpu", min_score=0.5, max_side=128)
+    detector = open_detector(
+        backend, weights=models[backend], device="cpu", min_score=0.5, max_side=128
+    )
     frame = blank(256, 192)
     frame[64:66, 80:82] = RED
     found = detector.detect([frame])[0]
@@ -232,7 +258,9 @@ def test_faces_below_the_asked_score_stay_out(backend: str, models: dict[str, Pa
     frame[32, 32] = (225, 0, 0)
     counts = []
     for min_score in (0.5, 0.9999):
-        detector = open_detector(backend, weights=models[backend], device="cpu", min_score=min_score)
+        detector = open_detector(
+            backend, weights=models[backend], device="cpu", min_score=min_score
+        )
         counts.append(len(detector.detect([frame])[0]))
     assert counts == [1, 0]
 
@@ -257,7 +285,8 @@ def test_haar_needs_no_torch() -> None:
 @pytest.mark.parametrize("clip", ["corridor", "entrance", "night"])
 def test_eight_bits_find_the_faces_of_the_sample_clips(clip: str) -> None:
     exact, coarse = (
-        open_detector("builtin", weights=None, device="cpu", min_score=0.3, engine=e) for e in ("torch", "openvino")
+        open_detector("builtin", weights=None, device="cpu", min_score=0.3, engine=e)
+        for e in ("torch", "openvino")
     )
     assert "int8" in coarse.name and exact.fingerprint == coarse.fingerprint
     for frame in islice(open_video(SAMPLES / f"{clip}.mp4").frames(Sampling()), 10, 180, 60):
@@ -274,9 +303,17 @@ def test_eight_bits_find_the_faces_of_the_sample_clips(clip: str) -> None:
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize(("batch", "taken"), [("3", [3, 2]), ("null", [1] * 5)])
 def test_network_takes_as_many_frames_at_a_time_as_the_setting_says(
-    engine: str, batch: str, taken: list[int], models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    engine: str,
+    batch: str,
+    taken: list[int],
+    models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    chosen = (f"detect.batch={batch}", f"detect.engine={engine}", f"detect.weights={models['builtin']}")
+    chosen = (
+        f"detect.batch={batch}",
+        f"detect.engine={engine}",
+        f"detect.weights={models['builtin']}",
+    )
     detector = open_detector(**settings.load("cpu", chosen).detect.model_dump(exclude=LOOKING))
     assert isinstance(detector, BuiltinDetector)
     asked: list[int] = []
@@ -292,7 +329,11 @@ def test_network_takes_as_many_frames_at_a_time_as_the_setting_says(
     assert asked == taken
 
 
-FACES = {4: (41.0, 30.5, 14.0, 18.0), 8: (93.5, 40.0, 50.0, 62.0), 16: (70.0, 110.0, 100.0, 120.0)}  # cx, cy, w, h
+FACES = {
+    4: (41.0, 30.5, 14.0, 18.0),
+    8: (93.5, 40.0, 50.0, 62.0),
+    16: (70.0, 110.0, 100.0, 120.0),
+}  # cx, cy, w, h
 
 
 def encode(stride: int, height: int, width: int) -> LevelOutput:
@@ -306,8 +347,8 @@ def encode(stride: int, height: int, width: int) -> LevelOutput:
     out.logit[0, 0, row, column] = stride / 4
     out.offset[0, :, row, column] = torch.tensor([cx, cy]) / stride - middle
     out.log_size[0, :, row, column] = (torch.tensor([w, h]) / (BASE * stride)).log()
-    marks = torch.from_numpy(MARKS) + torch.tensor([cx, cy])
-    out.landmarks[0, :, row, column] = ((marks / stride - middle) / BASE).ravel()
+    landmarks = torch.from_numpy(MARKS) + torch.tensor([cx, cy])
+    out.landmarks[0, :, row, column] = ((landmarks / stride - middle) / BASE).ravel()
     return out
 
 
@@ -315,7 +356,9 @@ def test_builtin_decodes_one_face_of_each_stride_exactly() -> None:
     found = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
     expected = np.array([FACES[stride] for stride in (16, 8, 4)])  # the coarser, the surer
     half = expected[:, 2:] / 2
-    assert found.boxes == pytest.approx(np.concatenate((expected[:, :2] - half, expected[:, :2] + half), 1), abs=1e-3)
+    assert found.boxes == pytest.approx(
+        np.concatenate((expected[:, :2] - half, expected[:, :2] + half), 1), abs=1e-3
+    )
     assert found.landmarks == pytest.approx(MARKS + expected[:, None, :2], abs=1e-3)
     assert found.scores == pytest.approx(1 / (1 + np.exp([-4.0, -2.0, -1.0])), abs=1e-5)
 
@@ -329,7 +372,9 @@ def test_builtin_merges_what_two_levels_say_about_one_face(monkeypatch: pytest.M
 def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> None:
     frame = blank(101, 69)
     frame[68, 100] = RED
-    found = open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5).detect([frame])[0]
+    found = open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5).detect(
+        [frame]
+    )[0]
     assert found.boxes.tolist() == [[94, 62, 110, 78]]  # sticks out, and says so
 
 
@@ -337,7 +382,7 @@ def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> Non
 def test_the_table_of_pixel_values_gives_what_arithmetic_gives(dtype: torch.dtype) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3)).astype(np.uint8)
     computed = pad((torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype))
-    found = looked_up(list(frames), dtype)
+    found = pixels_by_table(list(frames), dtype)
     assert torch.equal(found, computed) and found.stride() == computed.stride()
 
 
@@ -435,8 +480,18 @@ def torch_list(path: Path) -> Path:
 
 
 MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], str]] = {
-    "builtin, no file": ("builtin", lambda d: d / "none.safetensors", ModelError, "no such file; check the path"),
-    "builtin, a text file": ("builtin", lambda d: text_file(d / "a.safetensors"), ModelError, "download it again"),
+    "builtin, no file": (
+        "builtin",
+        lambda d: d / "none.safetensors",
+        ModelError,
+        "no such file; check the path",
+    ),
+    "builtin, a text file": (
+        "builtin",
+        lambda d: text_file(d / "a.safetensors"),
+        ModelError,
+        "download it again",
+    ),
     "builtin, lacking": (
         "builtin",
         lambda d: change(d / "a.safetensors", drop_head_biases),
@@ -456,8 +511,18 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "another shape of 1 of .*head.0.bias",
     ),
     "retinaface, none given": ("retinaface", lambda d: None, UsageError, "give the path"),
-    "retinaface, a text file": ("retinaface", lambda d: text_file(d / "a.pth"), ModelError, "run code.*; convert it"),
-    "retinaface, a list": ("retinaface", lambda d: torch_list(d / "a.pth"), ModelError, "give a file with a state"),
+    "retinaface, a text file": (
+        "retinaface",
+        lambda d: text_file(d / "a.pth"),
+        ModelError,
+        "run code.*; convert it",
+    ),
+    "retinaface, a list": (
+        "retinaface",
+        lambda d: torch_list(d / "a.pth"),
+        ModelError,
+        "give a file with a state",
+    ),
     "retinaface, of another net": (
         "retinaface",
         lambda d: change(d / "a.safetensors", lambda s: None),
@@ -465,8 +530,18 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "lacks .* body.conv1.weight, body.bn1.weight, body.bn1.bias, …; give weights made for RetinaFaceNet",
     ),
     "insightface, none given": ("insightface", lambda d: None, UsageError, "give a folder"),
-    "insightface, no folder": ("insightface", lambda d: d / "none", ModelError, "no such folder.*; give a folder"),
-    "insightface, empty folder": ("insightface", lambda d: d, ModelError, "no .onnx file in it; give a folder"),
+    "insightface, no folder": (
+        "insightface",
+        lambda d: d / "none",
+        ModelError,
+        "no such folder.*; give a folder",
+    ),
+    "insightface, empty folder": (
+        "insightface",
+        lambda d: d,
+        ModelError,
+        "no .onnx file in it; give a folder",
+    ),
     "insightface, a text file": (
         "insightface",
         lambda d: text_file(d / "p" / "a.onnx").parent,
@@ -479,7 +554,12 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         ModelError,
         "weights lie in other files, .*; save it as one file",
     ),
-    "insightface, no detector": ("insightface", lambda d: recognition_pack(d / "p"), ModelError, "no usable detector"),
+    "insightface, no detector": (
+        "insightface",
+        lambda d: recognition_pack(d / "p"),
+        ModelError,
+        "no usable detector",
+    ),
     "haar, with weights": ("haar", lambda d: d, UsageError, "leave it out"),
     "no such backend": ("yolo", lambda d: None, SettingsError, "use one of builtin, haar"),
 }
@@ -497,7 +577,9 @@ def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_there_is_no_silent_fallback_to_another_device(backend: str, models: dict[str, Path]) -> None:
+def test_there_is_no_silent_fallback_to_another_device(
+    backend: str, models: dict[str, Path]
+) -> None:
     with pytest.raises(UsageError, match="use device cpu"):
         open_detector(backend, weights=models.get(backend), device="warp", min_score=0.5)
 
@@ -518,7 +600,9 @@ def test_without_openvino_its_engine_is_no_silent_torch(
     monkeypatch.delitem(sys.modules, "fasr_video.detection.openvino", raising=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[fast\]'"):
-        open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5, engine="openvino")
+        open_detector(
+            "builtin", weights=models["builtin"], device="cpu", min_score=0.5, engine="openvino"
+        )
 
 
 def test_the_builtin_detector_needs_no_openvino() -> None:
@@ -530,7 +614,8 @@ def test_the_builtin_detector_needs_no_openvino() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "said"), [("haar", "cpu", "haar backend"), ("builtin", "cuda", "CPU only")]
+    ("backend", "device", "said"),
+    [("haar", "cpu", "haar backend"), ("builtin", "cuda", "CPU only")],
 )
 def test_openvino_is_refused_where_it_cannot_compute(backend: str, device: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
@@ -540,7 +625,9 @@ def test_openvino_is_refused_where_it_cannot_compute(backend: str, device: str, 
 @pytest.mark.parametrize("overlap", [-1, 100, 200])
 def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
     with pytest.raises(SettingsError, match="smaller than the tile"):
-        open_detector("haar", weights=None, device="cpu", min_score=0.5, tile=100, tile_overlap=overlap)
+        open_detector(
+            "haar", weights=None, device="cpu", min_score=0.5, tile=100, tile_overlap=overlap
+        )
 
 
 def test_a_box_within_a_better_one_is_a_part_of_that_face() -> None:

@@ -60,8 +60,14 @@ def test_what_is_taught_decodes_to_the_face(size: float, where: tuple[float, flo
         target = make_target([wanted], stride, SIDE)
         taught = target.regress
         logit = torch.logit(target.heat.clamp(1e-4, 1 - 1e-4))[:, None]
-        answers += decode_level(LevelOutput(logit, taught[:, :2], taught[:, 2:4], taught[:, 4:]), stride, 0.99)
-    found = [(b, s, m) for boxes, scores, marks in answers for b, s, m in zip(boxes, scores, marks, strict=True)]
+        answers += decode_level(
+            LevelOutput(logit, taught[:, :2], taught[:, 2:4], taught[:, 4:]), stride, 0.99
+        )
+    found = [
+        (b, s, m)
+        for boxes, scores, landmarks in answers
+        for b, s, m in zip(boxes, scores, landmarks, strict=True)
+    ]
     assert len(found) == 1, "exactly one level answers for a face"
     assert np.allclose(found[0][0].numpy(), wanted.boxes[0], atol=0.05)
     assert np.allclose(found[0][2].numpy(), wanted.landmarks[0], atol=0.05)
@@ -73,7 +79,9 @@ def test_a_face_near_a_level_limit_is_not_held_against_the_other_level() -> None
     assert not make_target([faces], 16, SIDE).ignore.any()
 
 
-@pytest.mark.parametrize("faces", [face(20, 128, 128, sure=False), face(6, 128, 128)], ids=["unsure", "tiny"])
+@pytest.mark.parametrize(
+    "faces", [face(20, 128, 128, sure=False), face(6, 128, 128)], ids=["unsure", "tiny"]
+)
 def test_an_unsure_or_tiny_face_is_neither_face_nor_background(faces: Faces) -> None:
     target = make_target([faces], 4, SIDE)
     assert target.ignore.any()

@@ -20,7 +20,14 @@ from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.recognition.network import LENGTH
 from fasr_video.recognition.openvino_ir import IrNet
 from fasr_video.training import embedder as training
-from fasr_video.training.embedder import Material, gather, lift, make_batch, train_embedder, with_rim
+from fasr_video.training.embedder import (
+    Material,
+    gather,
+    lift,
+    make_batch,
+    train_embedder,
+    with_rim,
+)
 from fasr_video.training.loop import Plan, Progress
 from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import MAPS, Teacher, merged
@@ -48,7 +55,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
     for person in range(6):
         (root / f"p{person}").mkdir()
         for photo in range(2):
-            soft = F.interpolate(torch.rand(1, 3, 6, 6, generator=generator), 144, mode="bicubic").clamp(0, 1)
+            soft = F.interpolate(
+                torch.rand(1, 3, 6, 6, generator=generator), 144, mode="bicubic"
+            ).clamp(0, 1)
             picture = (soft[0].permute(1, 2, 0) * 255).numpy().astype(np.uint8)
             Image.fromarray(picture).save(root / f"p{person}" / f"{photo}.png")
     return read_faces([root])[0]
@@ -57,7 +66,9 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Faces:
 @pytest.fixture(scope="module")
 def material(faces: Faces, teacher: Teacher, tmp_path_factory: pytest.TempPathFactory) -> Material:
     made = gather(faces, None, None, teacher, tmp_path_factory.mktemp("run"), lambda *_: None)
-    empty = torch.randint(0, 256, (3, 3, 144, 144), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    empty = torch.randint(0, 256, (3, 3, 144, 144), generator=torch.Generator().manual_seed(1)).to(
+        torch.uint8
+    )
     return replace(made, empty=empty)
 
 
@@ -138,7 +149,9 @@ def test_a_missing_rim_is_repeated_from_the_edge() -> None:
         with_rim(bare[..., :100, :100])
 
 
-def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(material: Material, teacher: Teacher) -> None:
+def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(
+    material: Material, teacher: Teacher
+) -> None:
     batch = make_batch(material, teacher, 6, torch.Generator().manual_seed(0), blocks=False)
     assert batch.clean == 12 and batch.poor == 12 * training.POOR
     assert len(batch.pictures) == batch.clean + batch.poor + training.EMPTY
@@ -147,7 +160,9 @@ def test_poor_faces_are_asked_for_the_vector_of_the_clean_one(material: Material
     assert float(distance.values.max()) < 1e-6
     rows = material.person[distance.indices]
     assert torch.equal(batch.person[batch.clean : batch.clean + batch.poor], rows)
-    assert not batch.targets[-training.EMPTY :].any() and (batch.person[-training.EMPTY :] == -1).all()
+    assert (
+        not batch.targets[-training.EMPTY :].any() and (batch.person[-training.EMPTY :] == -1).all()
+    )
 
 
 def test_mixed_faces_are_the_teachers_and_nobodys(material: Material, teacher: Teacher) -> None:
@@ -182,13 +197,20 @@ def test_each_block_is_asked_for_the_teachers_map_after_the_one_that_it_is_given
     assert torch.allclose(own[3], block(batch.maps[2]), atol=1e-5)
 
 
-def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_made_up_for(material: Material) -> None:
+def test_each_kind_of_face_has_its_share_and_a_missing_kind_is_made_up_for(
+    material: Material,
+) -> None:
     pictures = material.pictures[:1].expand(10, -1, -1, -1)
     person = torch.tensor([0] * 4 + [1] * 3 + [-1] * 3)
     none = torch.zeros(10, LENGTH)
-    some = replace(material, pictures=pictures, person=person, vectors=none, centres=none[:2], ends=(4, 7))
+    some = replace(
+        material, pictures=pictures, person=person, vectors=none, centres=none[:2], ends=(4, 7)
+    )
     rows = training.draw_rows(some, 4000, torch.Generator().manual_seed(0))
-    shares = [float(((rows >= low) & (rows < high)).float().mean()) for low, high in ((0, 4), (4, 7), (7, 10))]
+    shares = [
+        float(((rows >= low) & (rows < high)).float().mean())
+        for low, high in ((0, 4), (4, 7), (7, 10))
+    ]
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.03)
     alone = training.draw_rows(material, 200, torch.Generator().manual_seed(0))
     assert set(alone.tolist()) == set(range(12))
@@ -212,18 +234,35 @@ def test_a_run_lowers_its_loss_resumes_and_gives_weights_that_load(
     seen: list[Progress] = []
 
     def run(seconds: float) -> int:
-        plan = Plan(steps=12, lr=5e-3, warmup=2, ema=0.5, log_every=4, seconds=seconds, bf16=False, muon=True)
+        plan = Plan(
+            steps=12,
+            lr=5e-3,
+            warmup=2,
+            ema=0.5,
+            log_every=4,
+            seconds=seconds,
+            bf16=False,
+            muon=True,
+        )
         return train_embedder(material, teacher, tmp_path, plan, 3, seen.append, blocks=blocks)
 
     assert run(0) == 0
     assert run(1e9) == 12
     assert seen[-1].terms["loss"] < seen[0].terms["loss"]
-    assert {"early", "late"} <= seen[0].terms.keys() if blocks else {"clean", "poor"} <= seen[0].terms.keys()
-    unit, norms = BuiltinEmbedder(tmp_path / "embedder.safetensors").embed(torch.rand(2, 3, 128, 128))
+    assert (
+        {"early", "late"} <= seen[0].terms.keys()
+        if blocks
+        else {"clean", "poor"} <= seen[0].terms.keys()
+    )
+    unit, norms = BuiltinEmbedder(tmp_path / "embedder.safetensors").embed(
+        torch.rand(2, 3, 128, 128)
+    )
     assert unit.shape == (2, LENGTH) and norms.isfinite().all()
 
 
-def test_the_teachers_vectors_are_computed_once(faces: Faces, teacher: Teacher, tmp_path: Path) -> None:
+def test_the_teachers_vectors_are_computed_once(
+    faces: Faces, teacher: Teacher, tmp_path: Path
+) -> None:
     calls: list[int] = []
     first = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
     again = gather(faces, None, None, teacher, tmp_path, lambda done, _: calls.append(done))
@@ -234,7 +273,9 @@ def test_the_teachers_vectors_are_computed_once(faces: Faces, teacher: Teacher, 
         gather(few, None, None, teacher, tmp_path, lambda *_: None)
 
 
-def test_people_seen_once_are_people_of_their_own(faces: Faces, teacher: Teacher, tmp_path: Path) -> None:
+def test_people_seen_once_are_people_of_their_own(
+    faces: Faces, teacher: Teacher, tmp_path: Path
+) -> None:
     few = Faces(faces.pictures[:4], faces.paths[:4])
     once = Faces(faces.pictures[4:6], ("x/4.png", "x/5.png"))
     made = gather(few, once, None, teacher, tmp_path, lambda *_: None)

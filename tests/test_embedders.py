@@ -27,24 +27,33 @@ from fasr_video.detection import open_detector
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.adaface import AdaFaceNet
-from fasr_video.recognition.align import USUAL_MARKS, canonical_to_arcface, canonical_to_dlib, mirror_marks
+from fasr_video.recognition.align import (
+    USUAL_LANDMARKS,
+    canonical_to_arcface,
+    canonical_to_dlib,
+    mirror_landmarks,
+)
 from fasr_video.recognition.dlib_resnet import DATA_PACKAGE, FILE, MEAN
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.sr.degradation import enlarge, shrink
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests.conftest import PORTRAITS
 from tests.detectors import weights_elsewhere
 from tests.test_adaface import seeded_state
 
 GRAPH_LENGTH = 40
-DLIB_FILE = Path(str(importlib.metadata.distribution(DATA_PACKAGE).locate_file(f"{DATA_PACKAGE}/models/{FILE}")))
+DLIB_FILE = Path(
+    str(importlib.metadata.distribution(DATA_PACKAGE).locate_file(f"{DATA_PACKAGE}/models/{FILE}"))
+)
 
 
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
-def arcface_graph(path: Path, side: int = 112, batch: int | str = "None", normalises: bool = False) -> Path:
+def arcface_graph(
+    path: Path, side: int = 112, batch: int | str = "None", normalises: bool = False
+) -> Path:
     """A conv, a ReLU and a dense layer; with `normalises`, it brings pixels of 0-255 to [-1, 1] itself."""
     rng = np.random.default_rng(0)
     cells = (side // 16) ** 2 * 4
@@ -59,7 +68,9 @@ def arcface_graph(path: Path, side: int = 112, batch: int | str = "None", normal
         helper.make_node("Mul", ["centred", "gain"], ["scaled"], name="Mul_1"),
     ]
     nodes = (start if normalises else []) + [
-        helper.make_node("Conv", ["scaled" if normalises else "data", "conv"], ["map"], strides=[16, 16]),
+        helper.make_node(
+            "Conv", ["scaled" if normalises else "data", "conv"], ["map"], strides=[16, 16]
+        ),
         helper.make_node("Relu", ["map"], ["positive"]),
         helper.make_node("Flatten", ["positive"], ["flat"]),
         helper.make_node("MatMul", ["flat", "dense"], ["feature"]),
@@ -87,7 +98,10 @@ def graph_file(
     constants: dict[str, NDArray[np.generic] | np.generic],
 ) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
+    tensors = [
+        numpy_helper.from_array(np.asarray(value, np.float32), name)
+        for name, value in constants.items()
+    ]
     graph = helper.make_graph(nodes, "graph", [data], outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     model.ir_version = 8
@@ -116,9 +130,11 @@ def one_thread() -> Iterator[None]:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folder = tmp_path_factory.mktemp("models")
     large = folder / "adaface_ir18.ckpt"
-    torch.save({"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, large)
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, large
+    )
     yield {
-        "builtin": boxed("embedder.safetensors"),
+        "builtin": bundled("embedder.safetensors"),
         "adaface": large,
         "insightface": pack(folder / "pack"),
         "dlib": DLIB_FILE,
@@ -134,13 +150,17 @@ class Facts:
     name: str
     length: int
     licence: str
-    uses_marks: bool
+    uses_landmarks: bool
 
 
 FACTS = {
-    "builtin": Facts("builtin", 512, "research use: trained on CelebA, FairFace and web scenes", False),
+    "builtin": Facts(
+        "builtin", 512, "research use: trained on CelebA, FairFace and web scenes", False
+    ),
     "adaface": Facts("adaface ir_18", 512, "AdaFace's code: MIT", True),
-    "insightface": Facts("insightface w600k_r50", GRAPH_LENGTH, "InsightFace's published models", True),
+    "insightface": Facts(
+        "insightface w600k_r50", GRAPH_LENGTH, "InsightFace's published models", True
+    ),
     "dlib": Facts("dlib resnet_v1", 128, "public domain (CC0), by its author", True),
 }
 
@@ -149,7 +169,9 @@ def test_every_embedder_is_under_contract() -> None:
     assert EMBEDDERS.keys() == FACTS.keys()
 
 
-@pytest.fixture(scope="module", params=[(name, flip) for name in FACTS for flip in (False, True)], ids=str)
+@pytest.fixture(
+    scope="module", params=[(name, flip) for name in FACTS for flip in (False, True)], ids=str
+)
 def opened(request: pytest.FixtureRequest, models: dict[str, Path]) -> tuple[Facts, Embedder, bool]:
     name, flip = request.param
     return FACTS[name], open_embedder(name, models[name], "cpu", flip), flip
@@ -158,10 +180,14 @@ def opened(request: pytest.FixtureRequest, models: dict[str, Path]) -> tuple[Fac
 def some_faces(count: int) -> tuple[Tensor, Tensor]:
     """Soft patches of colour, and landmarks near where faces have them; those of the third are unknown."""
     generator = torch.Generator().manual_seed(0)
-    faces = F.interpolate(torch.rand(count, 3, 9, 9, generator=generator), (128, 128), mode="bicubic").clamp(0, 1)
-    marks = torch.from_numpy(USUAL_MARKS).float() + 3 * torch.randn(count, 5, 2, generator=generator)
-    marks[2:3] = torch.nan
-    return faces, marks
+    faces = F.interpolate(
+        torch.rand(count, 3, 9, 9, generator=generator), (128, 128), mode="bicubic"
+    ).clamp(0, 1)
+    landmarks = torch.from_numpy(USUAL_LANDMARKS).float() + 3 * torch.randn(
+        count, 5, 2, generator=generator
+    )
+    landmarks[2:3] = torch.nan
+    return faces, landmarks
 
 
 Opened = tuple[Facts, Embedder, bool]
@@ -169,8 +195,8 @@ Opened = tuple[Facts, Embedder, bool]
 
 def test_features_are_unit_vectors_with_positive_norms(opened: Opened) -> None:
     facts, embedder, _ = opened
-    faces, marks = some_faces(8)
-    features, norms = embedder.embed(faces, marks)
+    faces, landmarks = some_faces(8)
+    features, norms = embedder.embed(faces, landmarks)
     assert embedder.length == facts.length
     assert features.shape == (8, facts.length) and norms.shape == (8,)
     assert features.dtype == norms.dtype == torch.float32
@@ -189,54 +215,68 @@ def test_it_says_what_it_is(opened: Opened) -> None:
 
 def test_a_face_has_one_feature_whatever_its_company(opened: Opened) -> None:
     _, embedder, _ = opened
-    faces, marks = some_faces(8)
-    features, norms = embedder.embed(faces, marks)
+    faces, landmarks = some_faces(8)
+    features, norms = embedder.embed(faces, landmarks)
     for i in (0, 2, 7):
-        alone, norm = embedder.embed(faces[i : i + 1], marks[i : i + 1])
+        alone, norm = embedder.embed(faces[i : i + 1], landmarks[i : i + 1])
         assert (alone[0] - features[i]).norm() < 1e-5
         assert float(norm) == pytest.approx(float(norms[i]), rel=1e-5)
 
 
 def test_the_same_question_has_the_same_answer(opened: Opened) -> None:
     _, embedder, _ = opened
-    faces, marks = some_faces(3)
-    for first, second in zip(embedder.embed(faces, marks), embedder.embed(faces.clone(), marks.clone()), strict=True):
+    faces, landmarks = some_faces(3)
+    for first, second in zip(
+        embedder.embed(faces, landmarks),
+        embedder.embed(faces.clone(), landmarks.clone()),
+        strict=True,
+    ):
         assert torch.equal(first, second)
 
 
 def test_no_faces_have_no_features(opened: Opened) -> None:
     facts, embedder, _ = opened
-    for marks in (None, torch.zeros(0, 5, 2)):
-        features, norms = embedder.embed(torch.zeros(0, 3, 128, 128), marks)
+    for landmarks in (None, torch.zeros(0, 5, 2)):
+        features, norms = embedder.embed(torch.zeros(0, 3, 128, 128), landmarks)
         assert features.shape == (0, facts.length) and norms.shape == (0,)
 
 
 def test_unknown_landmarks_are_those_of_a_usual_face(opened: Opened) -> None:
     facts, embedder, _ = opened
-    faces, marks = some_faces(3)
+    faces, landmarks = some_faces(3)
     unknown, _ = embedder.embed(faces, None)
-    for other in (torch.full((3, 5, 2), torch.nan), torch.from_numpy(USUAL_MARKS).float().expand(3, -1, -1)):
+    for other in (
+        torch.full((3, 5, 2), torch.nan),
+        torch.from_numpy(USUAL_LANDMARKS).float().expand(3, -1, -1),
+    ):
         assert torch.allclose(embedder.embed(faces, other)[0], unknown, atol=1e-5)
-    moved = (embedder.embed(faces, marks)[0] - unknown).norm(dim=1) > 1e-3
-    assert moved.tolist() == [facts.uses_marks, facts.uses_marks, False]
+    moved = (embedder.embed(faces, landmarks)[0] - unknown).norm(dim=1) > 1e-3
+    assert moved.tolist() == [facts.uses_landmarks, facts.uses_landmarks, False]
 
 
 def test_with_flip_a_face_and_its_mirror_image_have_one_feature(opened: Opened) -> None:
     _, embedder, flip = opened
-    faces, marks = some_faces(2)
-    one, norm = embedder.embed(faces, marks)
-    other, other_norm = embedder.embed(faces.flip(3), mirror_marks(marks))
+    faces, landmarks = some_faces(2)
+    one, norm = embedder.embed(faces, landmarks)
+    other, other_norm = embedder.embed(faces.flip(3), mirror_landmarks(landmarks))
     assert ((one - other).norm(dim=1) < 1e-5).all() == flip
     assert torch.allclose(norm, other_norm, rtol=1e-5) == flip
 
 
 @pytest.mark.parametrize("backend", EMBEDDERS)
-def test_flip_is_the_mean_of_both_features_under_a_hash_of_its_own(backend: str, models: dict[str, Path]) -> None:
-    plain, flipped = (open_embedder(backend, models[backend], "cpu", flip) for flip in (False, True))
-    faces, marks = some_faces(2)
-    (one, norm), (two, other) = plain.embed(faces, marks), plain.embed(faces.flip(3), mirror_marks(marks))
+def test_flip_is_the_mean_of_both_features_under_a_hash_of_its_own(
+    backend: str, models: dict[str, Path]
+) -> None:
+    plain, flipped = (
+        open_embedder(backend, models[backend], "cpu", flip) for flip in (False, True)
+    )
+    faces, landmarks = some_faces(2)
+    (one, norm), (two, other) = (
+        plain.embed(faces, landmarks),
+        plain.embed(faces.flip(3), mirror_landmarks(landmarks)),
+    )
     mean = (one * norm[:, None] + two * other[:, None]) / 2
-    features, norms = flipped.embed(faces, marks)
+    features, norms = flipped.embed(faces, landmarks)
     assert torch.allclose(features * norms[:, None], mean, atol=1e-5 * float(mean.norm()))
     assert flipped.sha256 == hashlib.sha256(f"{plain.sha256} flip".encode()).hexdigest()
 
@@ -252,7 +292,7 @@ def test_its_hash_is_that_of_the_weights(backend: str, models: dict[str, Path]) 
 
 
 def test_builtin_brings_its_weights() -> None:
-    expected = hashlib.sha256(boxed("embedder.safetensors").read_bytes()).hexdigest()
+    expected = hashlib.sha256(bundled("embedder.safetensors").read_bytes()).hexdigest()
     assert open_embedder("builtin", None, "cpu").sha256 == expected
 
 
@@ -266,19 +306,26 @@ def test_dlib_gives_what_dlib_gives_but_for_the_mean() -> None:
     """As dlib is fed: pictures of 150×150, RGB, of whole numbers."""
     import dlib
 
-    faces, marks = some_faces(3)
-    chips = (canonical_to_dlib(faces, marks) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    faces, landmarks = some_faces(3)
+    chips = (canonical_to_dlib(faces, landmarks) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     network = dlib.face_recognition_model_v1(str(DLIB_FILE))
-    expected = np.array([network.compute_face_descriptor(np.ascontiguousarray(chip)) for chip in chips]) - MEAN
-    features, norms = open_embedder("dlib", None, "cpu").embed(faces, marks)
+    expected = (
+        np.array([network.compute_face_descriptor(np.ascontiguousarray(chip)) for chip in chips])
+        - MEAN
+    )
+    features, norms = open_embedder("dlib", None, "cpu").embed(faces, landmarks)
     assert np.allclose((features * norms[:, None]).numpy(), expected, atol=1e-5)
 
 
 def test_dlib_knows_the_same_person_and_finds_strangers_unlike() -> None:
     """Portraits in the public domain, each as it is and a little smaller; without the mean strangers have about 0.8."""
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
-    stills = [read_still(photo, detector) for photo in sorted((PORTRAITS / "mugshots").glob("*.jpg"))]
-    faces = torch.cat([enlarge(shrink(as_tensor([s.face]), side), 128) for side in (128, 48) for s in stills])
+    stills = [
+        read_still(photo, detector) for photo in sorted((PORTRAITS / "mugshots").glob("*.jpg"))
+    ]
+    faces = torch.cat(
+        [enlarge(shrink(as_tensor([s.face]), side), 128) for side in (128, 48) for s in stills]
+    )
     features, _ = open_embedder("dlib", None, "cpu").embed(faces)
     cosines = features[: len(stills)] @ features[len(stills) :].T
     own = torch.eye(len(stills), dtype=torch.bool)
@@ -287,14 +334,14 @@ def test_dlib_knows_the_same_person_and_finds_strangers_unlike() -> None:
 
 def test_adaface_sees_bgr_from_minus_one_to_one(models: dict[str, Path]) -> None:
     """As its authors feed it: an OpenCV picture of the aligned face."""
-    faces, marks = some_faces(2)
-    aligned = (canonical_to_arcface(faces, marks) * 255).permute(0, 2, 3, 1).numpy()
+    faces, landmarks = some_faces(2)
+    aligned = (canonical_to_arcface(faces, landmarks) * 255).permute(0, 2, 3, 1).numpy()
     bgr = np.stack([cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) for picture in aligned])
     net = AdaFaceNet(18).eval()
     net.load_state_dict(seeded_state())
     with torch.no_grad():
         expected, norms = net(torch.from_numpy((bgr / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).float())
-    features, found = open_embedder("adaface", models["adaface"], "cpu").embed(faces, marks)
+    features, found = open_embedder("adaface", models["adaface"], "cpu").embed(faces, landmarks)
     assert torch.allclose(features, expected, atol=1e-5)
     assert torch.allclose(found, norms[:, 0], rtol=1e-5)
 
@@ -302,12 +349,16 @@ def test_adaface_sees_bgr_from_minus_one_to_one(models: dict[str, Path]) -> None
 def test_insightface_tells_what_its_own_package_tells(models: dict[str, Path]) -> None:
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
-    faces, marks = some_faces(4)
+    faces, landmarks = some_faces(4)
     faces = (faces * 255).round() / 255
-    pictures = (canonical_to_arcface(faces, marks) * 255).permute(0, 2, 3, 1).numpy()
+    pictures = (canonical_to_arcface(faces, landmarks) * 255).permute(0, 2, 3, 1).numpy()
     peer = ArcFaceONNX(str(models["insightface"] / "w600k_r50.onnx"))
-    expected = torch.from_numpy(peer.get_feat([np.ascontiguousarray(p[..., ::-1]) for p in pictures]))
-    features, norms = open_embedder("insightface", models["insightface"], "cpu").embed(faces, marks)
+    expected = torch.from_numpy(
+        peer.get_feat([np.ascontiguousarray(p[..., ::-1]) for p in pictures])
+    )
+    features, norms = open_embedder("insightface", models["insightface"], "cpu").embed(
+        faces, landmarks
+    )
     assert torch.allclose(features, F.normalize(expected), atol=1e-5)
     assert torch.allclose(norms, expected.norm(dim=1), rtol=1e-5)
 
@@ -316,7 +367,9 @@ def old_graph(path: Path) -> Path:
     """Files of the first years list their weights among the inputs."""
     model = onnx.load(arcface_graph(path))
     for constant in model.graph.initializer:
-        model.graph.input.append(helper.make_tensor_value_info(constant.name, TensorProto.FLOAT, list(constant.dims)))
+        model.graph.input.append(
+            helper.make_tensor_value_info(constant.name, TensorProto.FLOAT, list(constant.dims))
+        )
     onnx.save(model, path)
     return path
 
@@ -330,19 +383,25 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_graphs_of_all_habits_are_the_same_function(variant: str, models: dict[str, Path], tmp_path: Path) -> None:
-    faces, marks = some_faces(5)
-    expected, norms = open_embedder("insightface", models["insightface"], "cpu").embed(faces, marks)
-    features, found = open_embedder("insightface", VARIANTS[variant](tmp_path), "cpu").embed(faces, marks)
+def test_graphs_of_all_habits_are_the_same_function(
+    variant: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    faces, landmarks = some_faces(5)
+    expected, norms = open_embedder("insightface", models["insightface"], "cpu").embed(
+        faces, landmarks
+    )
+    features, found = open_embedder("insightface", VARIANTS[variant](tmp_path), "cpu").embed(
+        faces, landmarks
+    )
     assert torch.allclose(features, expected, atol=1e-5)
     assert torch.allclose(found, norms, rtol=1e-4)
 
 
 def test_more_faces_than_one_call_takes(models: dict[str, Path]) -> None:
     embedder = open_embedder("insightface", models["insightface"], "cpu")
-    faces, marks = some_faces(70)
-    features, _ = embedder.embed(faces, marks)
-    assert torch.allclose(embedder.embed(faces[64:], marks[64:])[0], features[64:], atol=1e-5)
+    faces, landmarks = some_faces(70)
+    features, _ = embedder.embed(faces, landmarks)
+    assert torch.allclose(embedder.embed(faces[64:], landmarks[64:])[0], features[64:], atol=1e-5)
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------
@@ -361,7 +420,9 @@ def truncated(path: Path) -> Path:
 def not_finite(path: Path) -> Path:
     model = onnx.load(arcface_graph(path))
     dense = next(c for c in model.graph.initializer if c.name == "dense")
-    dense.CopyFrom(numpy_helper.from_array(np.full((196, GRAPH_LENGTH), np.nan, np.float32), "dense"))
+    dense.CopyFrom(
+        numpy_helper.from_array(np.full((196, GRAPH_LENGTH), np.nan, np.float32), "dense")
+    )
     onnx.save(model, path)
     return path
 
@@ -372,26 +433,66 @@ def two_networks(folder: Path) -> Path:
 
 
 MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], str]] = {
-    "no such embedder": ("facenet", lambda d: None, SettingsError, "use one of builtin, adaface, insightface, dlib"),
-    "builtin, no file": ("builtin", lambda d: d / "none.safetensors", ModelError, "no such file; check the path"),
+    "no such embedder": (
+        "facenet",
+        lambda d: None,
+        SettingsError,
+        "use one of builtin, adaface, insightface, dlib",
+    ),
+    "builtin, no file": (
+        "builtin",
+        lambda d: d / "none.safetensors",
+        ModelError,
+        "no such file; check the path",
+    ),
     "adaface, none given": (
         "adaface",
         lambda d: None,
         UsageError,
         "none of its own; give the path of one of AdaFace's",
     ),
-    "adaface, no file": ("adaface", lambda d: d / "none.ckpt", ModelError, "no such file; check the path"),
-    "adaface, builtin's": ("adaface", lambda d: boxed("embedder.safetensors"), ModelError, "holds 0 residual units"),
-    "dlib, no file": ("dlib", lambda d: d / "none.dat", ModelError, "no such file; give dlib_face_recognition_resnet"),
+    "adaface, no file": (
+        "adaface",
+        lambda d: d / "none.ckpt",
+        ModelError,
+        "no such file; check the path",
+    ),
+    "adaface, builtin's": (
+        "adaface",
+        lambda d: bundled("embedder.safetensors"),
+        ModelError,
+        "holds 0 residual units",
+    ),
+    "dlib, no file": (
+        "dlib",
+        lambda d: d / "none.dat",
+        ModelError,
+        "no such file; give dlib_face_recognition_resnet",
+    ),
     "dlib, another file": (
         "dlib",
         lambda d: text_file(d / "a.dat"),
         ModelError,
         "its SHA-256 is .*; copy or install it",
     ),
-    "insightface, none given": ("insightface", lambda d: None, UsageError, "none of its own; give an ArcFace .onnx"),
-    "insightface, no folder": ("insightface", lambda d: d / "none", ModelError, "no such file.*; give an ArcFace"),
-    "insightface, empty folder": ("insightface", lambda d: d, ModelError, "no .onnx file in the folder; give an ArcF"),
+    "insightface, none given": (
+        "insightface",
+        lambda d: None,
+        UsageError,
+        "none of its own; give an ArcFace .onnx",
+    ),
+    "insightface, no folder": (
+        "insightface",
+        lambda d: d / "none",
+        ModelError,
+        "no such file.*; give an ArcFace",
+    ),
+    "insightface, empty folder": (
+        "insightface",
+        lambda d: d,
+        ModelError,
+        "no .onnx file in the folder; give an ArcF",
+    ),
     "insightface, a text file": (
         "insightface",
         lambda d: text_file(d / "a.onnx"),
@@ -410,7 +511,12 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         ModelError,
         "not a readable ONNX file; copy or download it again",
     ),
-    "insightface, NaN": ("insightface", lambda d: not_finite(d / "a.onnx"), ModelError, "not finite; check"),
+    "insightface, NaN": (
+        "insightface",
+        lambda d: not_finite(d / "a.onnx"),
+        ModelError,
+        "not finite; check",
+    ),
     "insightface, a detector": (
         "insightface",
         lambda d: other_graph(d / "a.onnx", 112, 9),
@@ -450,7 +556,9 @@ def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("backend", EMBEDDERS)
-def test_there_is_no_silent_fallback_to_another_device(backend: str, models: dict[str, Path]) -> None:
+def test_there_is_no_silent_fallback_to_another_device(
+    backend: str, models: dict[str, Path]
+) -> None:
     with pytest.raises(UsageError, match="use device cpu"):
         open_embedder(backend, models[backend], "warp")
 
@@ -469,5 +577,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
 
 
 def test_dlib_takes_no_gpu() -> None:
-    with pytest.raises(UsageError, match="device cuda: the embedder dlib computes on the CPU only; use device cpu"):
+    with pytest.raises(
+        UsageError, match="device cuda: the embedder dlib computes on the CPU only; use device cpu"
+    ):
         open_embedder("dlib", None, "cuda")

@@ -25,7 +25,7 @@ from fasr_video.encryption import VARIABLE, fingerprint, new_key, read_key
 from fasr_video.errors import CaseError, IntegrityError, UsageError
 from fasr_video.gallery import traces
 from fasr_video.pipeline.run import run
-from fasr_video.pipeline.segments import where_it_looked
+from fasr_video.pipeline.segments import resume_gate
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.server import by_id
 from tests.conftest import CORRIDOR_QUICK, PORTRAITS
@@ -82,16 +82,25 @@ def problems(folder: Path) -> list[str]:
         return [p for c in verify(case) for p in c.problems]
 
 
-def test_findings_are_those_of_a_plain_case(sealed_case: Path, corridor_case: Path, key: Path) -> None:
+def test_findings_are_those_of_a_plain_case(
+    sealed_case: Path, corridor_case: Path, key: Path
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         expected = plain(corridor_case)
         patch.setenv(VARIABLE, str(key))
         assert plain(sealed_case) == expected
-    with Case.open(sealed_case, read_only=True) as sealed, Case.open(corridor_case, read_only=True) as case:
-        assert document.as_csv(sealed, "faces").replace(".aes", ".png") == document.as_csv(case, "faces")
+    with (
+        Case.open(sealed_case, read_only=True) as sealed,
+        Case.open(corridor_case, read_only=True) as case,
+    ):
+        assert document.as_csv(sealed, "faces").replace(".aes", ".png") == document.as_csv(
+            case, "faces"
+        )
 
 
-def test_no_piece_of_a_picture_or_vector_is_on_the_disk(sealed_case: Path, corridor_case: Path) -> None:
+def test_no_piece_of_a_picture_or_vector_is_on_the_disk(
+    sealed_case: Path, corridor_case: Path
+) -> None:
     pictures, vectors = plain(corridor_case)
     secrets = [p[len(p) // 2 :] for p in pictures] + vectors
     files = [p for p in sealed_case.rglob("*") if p.is_file()]
@@ -103,7 +112,9 @@ def test_no_piece_of_a_picture_or_vector_is_on_the_disk(sealed_case: Path, corri
     assert not [f for f in files if f.read_bytes()[:4] == b"\x89PNG"]
 
 
-def test_without_the_key_the_rest_can_be_read(sealed_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_key_the_rest_can_be_read(
+    sealed_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert called(capsys, "show", sealed_case)[0] == 0
     assert called(capsys, "export", sealed_case, "--format", "json")[0] == 0
     code, out, _ = called(capsys, "verify", sealed_case)
@@ -112,7 +123,11 @@ def test_without_the_key_the_rest_can_be_read(sealed_case: Path, capsys: pytest.
 
 @pytest.mark.parametrize("command", [("pictures", "--out", "out"), ("verify", "--rerun", 1)])
 def test_a_missing_wrong_or_broken_key_is_one_line(
-    command: tuple[Any, ...], sealed_case: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: tuple[Any, ...],
+    sealed_case: Path,
+    key: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     name, *options = command
     options = [tmp_path / "out" if o == "out" else o for o in options]
@@ -131,12 +146,22 @@ def test_a_missing_wrong_or_broken_key_is_one_line(
 
 
 def test_with_the_key_all_of_it_is_checked_and_exported(
-    sealed_case: Path, corridor_case: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sealed_case: Path,
+    corridor_case: Path,
+    key: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, out, _ = called(capsys, "verify", sealed_case, "--rerun", 2, "--key-file", key, "--json")
     checks = {c["check"]: c for c in json.loads(out)["checks"]}
-    assert code == 0 and checks["pictures"]["checked"] > 0 and checks["tracks done again"]["checked"] == 2
-    assert called(capsys, "pictures", sealed_case, "--out", tmp_path / "a", "--key-file", key)[0] == 0
+    assert (
+        code == 0
+        and checks["pictures"]["checked"] > 0
+        and checks["tracks done again"]["checked"] == 2
+    )
+    assert (
+        called(capsys, "pictures", sealed_case, "--out", tmp_path / "a", "--key-file", key)[0] == 0
+    )
     assert called(capsys, "pictures", corridor_case, "--out", tmp_path / "b")[0] == 0
     names = sorted(p.name for p in (tmp_path / "a").glob("*.png"))
     assert names == sorted(p.name for p in (tmp_path / "b").glob("*.png"))
@@ -152,9 +177,13 @@ def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -
     first.write_bytes(first.read_bytes()[:-1] + bytes([first.read_bytes()[-1] ^ 1]))
     shutil.copy(third, second)
     third.write_bytes(b"")
-    assert sorted(problems(sealed_copy)) == sorted(f"{p} was changed" for p in (first, second, third))
+    assert sorted(problems(sealed_copy)) == sorted(
+        f"{p} was changed" for p in (first, second, third)
+    )
     with Case.open(sealed_copy) as case, case.transaction():
-        case.db.execute("UPDATE probe SET feature = (SELECT feature FROM probe WHERE track = 2 AND kind = probe.kind)")
+        case.db.execute(
+            "UPDATE probe SET feature = (SELECT feature FROM probe WHERE track = 2 AND kind = probe.kind)"
+        )
     with Case.open(sealed_copy) as case, pytest.raises(IntegrityError, match="it was changed"):
         features(case, 1)
 
@@ -162,11 +191,17 @@ def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -
 def test_that_a_case_is_encrypted_cannot_be_taken_out_of_it(sealed_copy: Path) -> None:
     with sqlite3.connect(sealed_copy / DATABASE) as db:
         db.execute("DELETE FROM meta WHERE key = 'encryption'")
-    assert "what is said of its encryption is not what the case was created with" in problems(sealed_copy)
+    assert "what is said of its encryption is not what the case was created with" in problems(
+        sealed_copy
+    )
 
 
 def test_a_run_goes_on_only_with_the_case_own_key(
-    sealed_case: Path, corridor_case: Path, corridor: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+    sealed_case: Path,
+    corridor_case: Path,
+    corridor: Path,
+    key: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = configs.load("cpu", (*CORRIDOR_QUICK, "case.segment_frames=5"))
     with pytest.raises(UsageError, match="no key was given"):
@@ -179,7 +214,13 @@ def test_a_run_goes_on_only_with_the_case_own_key(
 
 @pytest.mark.usefixtures("with_key")
 def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
-    chosen = (*CORRIDOR_QUICK, "case.segment_frames=5", *NOTHING_DRAWN, "detect.every=8", "detect.gate=motion")
+    chosen = (
+        *CORRIDOR_QUICK,
+        "case.segment_frames=5",
+        *NOTHING_DRAWN,
+        "detect.every=8",
+        "detect.gate=motion",
+    )
 
     def stop(progress: Any) -> None:
         if progress.frames == 7:
@@ -189,14 +230,16 @@ def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: 
         run([corridor], tmp_path / "case", configs.load("cpu", chosen), listen=stop)
     with Case.open(tmp_path / "case") as case:
         state = json.loads(case.db.execute("SELECT tracker FROM source").fetchone()["tracker"])
-        seen = where_it_looked(case, 1).seen
+        seen = resume_gate(case, 1).seen
     assert seen is not None and seen.shape == tuple(state["cells"]) and seen.std() > 5
     assert seen.tobytes()[:32] not in base64.b64decode(state["seen"])
     assert run([corridor], tmp_path / "case", configs.load("cpu", chosen))[1]
 
 
 @pytest.mark.usefixtures("with_key")
-def test_photographs_are_not_enrolled_into_an_encrypted_case(corridor: Path, tmp_path: Path) -> None:
+def test_photographs_are_not_enrolled_into_an_encrypted_case(
+    corridor: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="a gallery is not encrypted"):
         run([corridor], tmp_path / "case", configs.load("cpu"), PORTRAITS / "mugshots")
     assert not (tmp_path / "case").exists()
@@ -205,9 +248,23 @@ def test_photographs_are_not_enrolled_into_an_encrypted_case(corridor: Path, tmp
 def test_purge_finds_plain_copies_when_it_has_the_key(
     sealed_copy: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "pictures", sealed_copy, "T1", "--out", tmp_path / "out", "--key-file", key)[0] == 0
+    assert (
+        called(capsys, "pictures", sealed_copy, "T1", "--out", tmp_path / "out", "--key-file", key)[
+            0
+        ]
+        == 0
+    )
     code, out, _ = called(
-        capsys, "purge", sealed_copy, "--now", "--why", "a test", "--yes", "--key-file", key, "--json"
+        capsys,
+        "purge",
+        sealed_copy,
+        "--now",
+        "--why",
+        "a test",
+        "--yes",
+        "--key-file",
+        key,
+        "--json",
     )
     (told,) = json.loads(out)
     assert code == 4 and told["plain_pictures_searched_for"]

@@ -35,7 +35,7 @@ from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.idfsr import IdfsrNet, Size
 from fasr_video.sr.weights import save_attributes, save_denoiser, save_idfsr
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests.drawn import EACH, PEOPLE, called, crowd, drawn, people_in, save
 from tests.idfsr_faces import speaking
 
@@ -74,9 +74,32 @@ def test_a_comparison_from_the_command_line(
     faces: Path, network: Path, stranger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    common = (faces, "--out", out, "--people", 5, "--leave-out", 0.4, "--method", "hr", "--method", "bicubic")
-    tiny = ("--method", "pooled", "--method", "fasr", "--merge", "mean", "--model", network, "--sampler", "dpmpp-2")
-    circular = ("--scorer", boxed("embedder.safetensors"))
+    common = (
+        faces,
+        "--out",
+        out,
+        "--people",
+        5,
+        "--leave-out",
+        0.4,
+        "--method",
+        "hr",
+        "--method",
+        "bicubic",
+    )
+    tiny = (
+        "--method",
+        "pooled",
+        "--method",
+        "fasr",
+        "--merge",
+        "mean",
+        "--model",
+        network,
+        "--sampler",
+        "dpmpp-2",
+    )
+    circular = ("--scorer", bundled("embedder.safetensors"))
     ask = (*common, *tiny, "--fuse", "sr", "--fuse", "pooled+sr", "--by", "size")
     code, _, err = called(capsys, "celeba", *ask, *circular)
     assert code == 3, err  # a photograph was left out
@@ -93,8 +116,15 @@ def test_a_comparison_from_the_command_line(
         "pooled over bicubic",
     ):
         assert text in report
-    assert "fasr pooled+sr" in report and "5 items" in report and "2 strangers" in report and "1 left out" in report
-    pictures_and_numbers = {(p.name.partition("-")[0], p.suffix) for p in (out / "plots").glob("*-*")}
+    assert (
+        "fasr pooled+sr" in report
+        and "5 items" in report
+        and "2 strangers" in report
+        and "1 left out" in report
+    )
+    pictures_and_numbers = {
+        (p.name.partition("-")[0], p.suffix) for p in (out / "plots").glob("*-*")
+    }
     assert pictures_and_numbers == {
         ("scores", ".png"),
         *((k, e) for k in ("cmc", "roc", "det") for e in (".png", ".csv")),
@@ -122,14 +152,29 @@ def test_a_comparison_from_the_command_line(
     assert code == 2 and "another trial (seed" in err
 
 
-def test_what_a_run_cannot_show_is_not_shown(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_run_cannot_show_is_not_shown(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One person enrolled: no threshold of two people, no fifth rank. Plots of another comparison are gone."""
     (tmp_path / "run" / "plots").mkdir(parents=True)
     (tmp_path / "run" / "plots" / "cmc-old.png").write_bytes(b"")
     merges = [word for rule in ("mean", "weighted", "median") for word in ("--merge", rule)]
     references = [word for k in (1, 2, 3) for word in ("--references", k)]
-    chosen = ("--people", 2, "--leave-out", 0.5, "--method", "bicubic", "--method", "pooled", *merges, *references)
-    code, _, err = called(capsys, "celeba", faces, *chosen, "--by", "size", "--out", tmp_path / "run")
+    chosen = (
+        "--people",
+        2,
+        "--leave-out",
+        0.5,
+        "--method",
+        "bicubic",
+        "--method",
+        "pooled",
+        *merges,
+        *references,
+    )
+    code, _, err = called(
+        capsys, "celeba", faces, *chosen, "--by", "size", "--out", tmp_path / "run"
+    )
     assert code == 3 and "histograms of the first 9 of 10 systems" in err
     assert "references=3: 2 of 2 searches have fewer auxiliaries" in err
     report = (tmp_path / "run" / "report.md").read_text()
@@ -139,16 +184,22 @@ def test_what_a_run_cannot_show_is_not_shown(faces: Path, tmp_path: Path, capsys
 
 
 def test_one_picture_has_no_spread_for_fid(tmp_path: Path) -> None:
-    torch.save(InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth")
+    torch.save(
+        InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth"
+    )
     trial = protocols.first_searches(protocols.celeba(crowd([3, 3])), 1)
     plan = Plan(
-        [System("bicubic", degradations.parse("16"))], [], Judges(inception=Inception(tmp_path / "inception.pth"))
+        [System("bicubic", degradations.parse("16"))],
+        [],
+        Judges(inception=Inception(tmp_path / "inception.pth")),
     )
     with Store(tmp_path / "run") as store, pytest.raises(UsageError, match="--fid: one picture"):
         compare(trial, plan, Tools(store, BuiltinEmbedder(), torch.device("cpu")), lambda *_: None)
 
 
-def test_scorers_are_named_as_embedders_are(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scorers_are_named_as_embedders_are(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ("--scorer", "builtin", "--scorer", "dlib")
     chosen = ("--people", 2, "--method", "bicubic", *names, "--out", tmp_path / "run")
     code, _, err = called(capsys, "celeba", faces, *chosen)
@@ -161,9 +212,14 @@ def test_without_dlib_it_says_what_to_install_and_what_else_could_score(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)
-    code, _, err = called(capsys, "celeba", faces, "--people", 2, "--method", "bicubic", "--out", tmp_path / "run")
+    code, _, err = called(
+        capsys, "celeba", faces, "--people", 2, "--method", "bicubic", "--out", tmp_path / "run"
+    )
     assert code == 2 and not (tmp_path / "run").exists()
-    assert "pip install 'fasr-video[dlib]'; or give another recogniser with --scorer, such as builtin" in err
+    assert (
+        "pip install 'fasr-video[dlib]'; or give another recogniser with --scorer, such as builtin"
+        in err
+    )
 
 
 def test_a_combiner_is_not_used_on_another_recognisers_features(
@@ -185,7 +241,15 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
     lists = ["path,identity,role", "twins/p0/0.png,a,probe", "twins/p0/0.bmp,b,probe"]
     lists += [f"{faces}/p{i}/0.png,{who},gallery" for i, who in enumerate("ab")]
     (tmp_path / "list.csv").write_text("\n".join(lists))
-    two = (tmp_path / "list.csv", "--fewest", 2, "--out", tmp_path / "run", "--inputs", tmp_path / "no")
+    two = (
+        tmp_path / "list.csv",
+        "--fewest",
+        2,
+        "--out",
+        tmp_path / "run",
+        "--inputs",
+        tmp_path / "no",
+    )
     code, _, err = called(capsys, "celeba", *two)
     assert code == 2 and "would be one file, twins/p0/0.png" in err
     inputs = sorted((tmp_path / "lr" / "16").rglob("*.png"))
@@ -193,11 +257,16 @@ def test_outputs_made_elsewhere_are_scored_beside_ours(
     outputs = tmp_path / "theirs"
     for file in inputs:
         larger = enlarge(as_tensor([np.asarray(Pictures.open(file))]), 128)[0]
-        save((larger * 255).round().byte().permute(1, 2, 0).numpy(), outputs / file.relative_to(tmp_path / "lr" / "16"))
+        save(
+            (larger * 255).round().byte().permute(1, 2, 0).numpy(),
+            outputs / file.relative_to(tmp_path / "lr" / "16"),
+        )
     methods = ("--method", "bicubic", "--method", f"images:{outputs}")
     assert called(capsys, "celeba", *trial, *methods)[0] == 3
     with (tmp_path / "run" / "tables" / "1-pictures.csv").open() as stream:
-        ours, theirs = ({k: v for k, v in r.items() if k != "system"} for r in csv.DictReader(stream))
+        ours, theirs = (
+            {k: v for k, v in r.items() if k != "system"} for r in csv.DictReader(stream)
+        )
     assert ours == theirs
 
     for side in ("16", "32"):  # a folder for each size, where there are several
@@ -226,9 +295,25 @@ def test_faces_as_the_camera_saw_them(tmp_path: Path, capsys: pytest.CaptureFixt
         save(drawn(person, 0), tmp_path / "gallery" / f"p{person}" / "0.png")
         for k in range(1, 4):
             save(drawn(person, k, 12 + 4 * k), tmp_path / "probes" / f"p{person}" / f"{k}.png")
-    chosen = ("--gallery", tmp_path / "gallery", "--each", 3, "--by", "size", "--out", tmp_path / "run")
+    chosen = (
+        "--gallery",
+        tmp_path / "gallery",
+        "--each",
+        3,
+        "--by",
+        "size",
+        "--out",
+        tmp_path / "run",
+    )
     code, _, err = called(
-        capsys, "quis-campi", tmp_path / "probes", *chosen, "--method", "bicubic", "--method", "pooled"
+        capsys,
+        "quis-campi",
+        tmp_path / "probes",
+        *chosen,
+        "--method",
+        "bicubic",
+        "--method",
+        "pooled",
     )
     assert code == 0, err
     report = (tmp_path / "run" / "report.md").read_text()
@@ -257,25 +342,45 @@ def test_references_of_any_size_are_fitted(
                 picture.resize((side, side)).save(tmp_path / "probes" / name / f"{side}.png")
     save_idfsr(identity_denoiser(speaking()), tmp_path / "idfsr.safetensors")
     chosen = ("--gallery", tmp_path / "gallery", "--each", 3, "--out", tmp_path / "run")
-    method = ("--method", "idfsr-fitted", "--idfsr", tmp_path / "idfsr.safetensors", "--sampler", "ddim-2")
+    method = (
+        "--method",
+        "idfsr-fitted",
+        "--idfsr",
+        tmp_path / "idfsr.safetensors",
+        "--sampler",
+        "ddim-2",
+    )
     code, _, err = called(capsys, "quis-campi", tmp_path / "probes", *chosen, *method)
     assert code == 0 and "6 items" in (tmp_path / "run" / "report.md").read_text(), err
     assert "references with landmarks" not in err
 
 
-def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pairs_from_the_command_line(
+    faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """People who differ in all of their colours are told apart in every fold."""
     lines = ["a,b,same,fold"]
     for k in range(PEOPLE):
-        lines += [f"p{k}/0.png,p{k}/1.png,1,{k % 2}", f"p{k}/0.png,p{(k + 1) % PEOPLE}/1.png,0,{k % 2}"]
+        lines += [
+            f"p{k}/0.png,p{k}/1.png,1,{k % 2}",
+            f"p{k}/0.png,p{(k + 1) % PEOPLE}/1.png,0,{k % 2}",
+        ]
     (tmp_path / "pairs.csv").write_text("\n".join([*lines, "p0/0.png,p9/0.png,0,1"]))
     chosen = ("--pairs", tmp_path / "pairs.csv", "--method", "bicubic", "--out", tmp_path / "run")
     code, _, err = called(capsys, "pairs", faces, *chosen)
-    assert code == 3 and "pairs.csv line 14: no usable photograph p9/0.png" in err and "12 pairs" in err
+    assert (
+        code == 3
+        and "pairs.csv line 14: no usable photograph p9/0.png" in err
+        and "12 pairs" in err
+    )
     (table,) = (tmp_path / "run" / "tables").glob("2-recognition-*.csv")
     with table.open() as stream:
         (row,) = csv.DictReader(stream)
-    assert float(row["AUC"]) > 0.9 and float(row["accuracy"]) > 0.7 and row["accuracy around"].startswith("±")
+    assert (
+        float(row["AUC"]) > 0.9
+        and float(row["accuracy"]) > 0.7
+        and row["accuracy around"].startswith("±")
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +394,10 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
         (["--baseline", "gfpgan", "--method", "bicubic"], "no such system here"),
         (["--fewest", "9"], "0 people can be tested"),
         (["--method", "images:nowhere"], "it lacks 6 of 6"),
-        (["--method", "idfsr", "--idfsr", str(boxed("sr.safetensors"))], "does not name an IDFSR network"),
+        (
+            ["--method", "idfsr", "--idfsr", str(bundled("sr.safetensors"))],
+            "does not name an IDFSR network",
+        ),
         (["--sampler", "dpmpp"], "not KIND-STEPS"),
         (["--scorer", "{text}"], "text.bin"),
         (
@@ -301,18 +409,24 @@ def test_pairs_from_the_command_line(faces: Path, tmp_path: Path, capsys: pytest
             ["--preset", "paper-table4"],
             "--preset paper-table4: it compares a network as it was and fine-tuned; give --model",
         ),
-        (["--preset", "paper-fig6", "--combiner", str(boxed("combiner.safetensors"))], "give --combiner several times"),
+        (
+            ["--preset", "paper-fig6", "--combiner", str(bundled("combiner.safetensors"))],
+            "give --combiner several times",
+        ),
         (
             ["--preset", "paper-fig5"],
             "it compares eta of the Feature Combiner; give --combiner several times: one trained at each eta",
         ),
         (
-            ["--preset", "paper-fig5", *2 * ("--combiner", str(boxed("combiner.safetensors")))],
+            ["--preset", "paper-fig5", *2 * ("--combiner", str(bundled("combiner.safetensors")))],
             "were both trained at eta",
         ),
         (["--combiner", "{text}"], "text.bin"),
         (["--eta", "1"], "No such option"),
-        (["--method", "srdg", "--labelled"], "--labelled: no probe has 1, 0 or -1 in a column male"),
+        (
+            ["--method", "srdg", "--labelled"],
+            "--labelled: no probe has 1, 0 or -1 in a column male",
+        ),
         (["--method", "sr3", "--sampler", "ve-2"], "sampler ve-2: none of sr3"),
     ],
 )
@@ -321,7 +435,9 @@ def test_bad_options_are_one_line(
 ) -> None:
     (tmp_path / "text.bin").write_text("no weights")
     (tmp_path / "labels.csv").write_text("path,male\nfaces/p0/0.png,1")
-    given = [a.format(text=tmp_path / "text.bin", labels=tmp_path / "labels.csv") for a in arguments]
+    given = [
+        a.format(text=tmp_path / "text.bin", labels=tmp_path / "labels.csv") for a in arguments
+    ]
     code, _, err = called(capsys, "celeba", faces, "--out", tmp_path / "run", *given)
     assert code == 2 and says in err and "Traceback" not in err
 
@@ -329,8 +445,21 @@ def test_bad_options_are_one_line(
 def test_a_preset_stands_where_nothing_is_said(
     faces: Path, network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chosen = ("--people", 2, "--out", tmp_path / "run", "--model", network, "--merge", "mean", "--sampler", "dpmpp-1")
-    code, _, err = called(capsys, "celeba", faces, *chosen, "--preset", "paper-fig9", "--references", 1)
+    chosen = (
+        "--people",
+        2,
+        "--out",
+        tmp_path / "run",
+        "--model",
+        network,
+        "--merge",
+        "mean",
+        "--sampler",
+        "dpmpp-1",
+    )
+    code, _, err = called(
+        capsys, "celeba", faces, *chosen, "--preset", "paper-fig9", "--references", 1
+    )
     assert code == 3 and "Row idfsr-fitted was left out: fits take a minute or more" in err
     report = (tmp_path / "run" / "report.md").read_text()
     assert "Preset paper-fig9: number of references" in report
@@ -342,36 +471,64 @@ def test_attributes_and_references_reach_their_methods(
 ) -> None:
     """SRDG draws towards the labels; IDFSR says where it could fit nothing, as drawn forms have no landmarks."""
     torch.manual_seed(0)
-    size = Size(128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True)
+    size = Size(
+        128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True
+    )
     save_idfsr(identity_denoiser(IdfsrNet(size)), tmp_path / "idfsr.safetensors")
     names = [f"p{i}/{k}.png" for i in range(PEOPLE) for k in range(EACH)]
-    chosen = ("--people", 2, "--out", tmp_path / "run", "--labels", tmp_path / "labels.csv", "--labelled")
-    methods = ("--method", "srdg", "--method", "idfsr", "--method", "idfsr-fitted", "--sampler", "ddim-2")
+    chosen = (
+        "--people",
+        2,
+        "--out",
+        tmp_path / "run",
+        "--labels",
+        tmp_path / "labels.csv",
+        "--labelled",
+    )
+    methods = (
+        "--method",
+        "srdg",
+        "--method",
+        "idfsr",
+        "--method",
+        "idfsr-fitted",
+        "--sampler",
+        "ddim-2",
+    )
     drawn_by = []
     for male in (-1, 1):
         lines = ["path,male", *(f"{name},{male}" for name in names)]
         (tmp_path / "labels.csv").write_text("\n".join(lines))
         weights = ("--model", network, "--idfsr", tmp_path / "idfsr.safetensors")
         code, _, err = called(capsys, "celeba", faces, *chosen, *methods, *weights)
-        assert code == 3 and "2 of 2 pictures: drawn without fitting (0 references with landmarks, 2 needed)" in err, (
-            err
-        )
+        assert (
+            code == 3
+            and "2 of 2 pictures: drawn without fitting (0 references with landmarks, 2 needed)"
+            in err
+        ), err
         with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
-            drawn_by.append(dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall()))
+            drawn_by.append(
+                dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall())
+            )
         assert "one classifier draws the pictures towards attributes and judges them" in err
     fewer = ("--method", "srdg", "--method", "bicubic", "--sampler", "ddim-2", "--model", network)
-    other = load_attribute_classifier(boxed("attributes.safetensors"))
+    other = load_attribute_classifier(bundled("attributes.safetensors"))
     next(other.parameters()).data *= 1.01
     save_attributes(other, tmp_path / "other.safetensors")
-    code, _, err = called(capsys, "celeba", faces, *chosen, *fewer, "--attributes", tmp_path / "other.safetensors")
+    code, _, err = called(
+        capsys, "celeba", faces, *chosen, *fewer, "--attributes", tmp_path / "other.safetensors"
+    )
     assert code == 3 and "circular" not in err
-    assert drawn_by == [{"srdg": 2, "idfsr": 2, "idfsr-fitted": 2}, {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2}]
+    assert drawn_by == [
+        {"srdg": 2, "idfsr": 2, "idfsr-fitted": 2},
+        {"srdg": 4, "idfsr": 2, "idfsr-fitted": 2},
+    ]
 
 
 def test_what_is_missing_for_the_last_method_is_told_before_the_first_is_drawn(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    methods = ("--method", "bicubic", "--method", "idfsr", "--idfsr", boxed("sr.safetensors"))
+    methods = ("--method", "bicubic", "--method", "idfsr", "--idfsr", bundled("sr.safetensors"))
     code, _, err = called(capsys, "celeba", faces, *methods, "--out", tmp_path / "run")
     assert code == 2 and "does not name an IDFSR network" in err
     with sqlite3.connect(tmp_path / "run" / "eval.sqlite") as db:
@@ -421,7 +578,9 @@ def test_killed_it_goes_on_with_what_was_drawn(faces: Path, tmp_path: Path) -> N
     assert run("broken") == 0 and run("whole") == 0
     assert rows("broken") == rows("whole") and len(rows("whole")) == 2 * PEOPLE
     with sqlite3.connect(tmp_path / "broken" / "eval.sqlite") as db:
-        assert db.execute("SELECT count(*) FROM drawn WHERE system = 'kept'").fetchone()[0] == len(before)
+        assert db.execute("SELECT count(*) FROM drawn WHERE system = 'kept'").fetchone()[0] == len(
+            before
+        )
     first, second = ((tmp_path / f / "report.md").read_text() for f in ("broken", "whole"))
     assert first == second
 
@@ -434,7 +593,7 @@ def test_a_folder_goes_on_when_a_file_that_cannot_be_used_is_added(tmp_path: Pat
         store.bind(more)
         with pytest.raises(UsageError, match="seed"):
             store.bind(replace(trial, seed=1))
-        for text in ("{", "{}", '{"facts": 3}', "[]"):
+        for text in ("{", "{}", '{"provenance": 3}', "[]"):
             (tmp_path / "trial.json").write_text(text)
             with pytest.raises(IntegrityError, match=r"trial\.json: it is damaged"):
                 store.bind(trial)
@@ -444,9 +603,11 @@ def test_a_feature_is_computed_once(tmp_path: Path) -> None:
     class Counted(BuiltinEmbedder):
         asked = 0
 
-        def embed(self, faces: torch.Tensor, marks: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        def embed(
+            self, faces: torch.Tensor, landmarks: torch.Tensor | None = None
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             self.asked += len(faces)
-            return super().embed(faces, marks)
+            return super().embed(faces, landmarks)
 
     embedder = Counted()
     pictures = {digest_of(p): p for p in (drawn(0, 0), drawn(1, 0))}
@@ -462,7 +623,11 @@ def test_a_feature_is_computed_once(tmp_path: Path) -> None:
 
 
 def test_a_grid_has_a_head_for_each_picture(tmp_path: Path) -> None:
-    plots.grid([[drawn(0, 0), drawn(0, 1)]] * 3, ["one", "a very long name of a system indeed"], tmp_path / "grid.png")
+    plots.grid(
+        [[drawn(0, 0), drawn(0, 1)]] * 3,
+        ["one", "a very long name of a system indeed"],
+        tmp_path / "grid.png",
+    )
     with Pictures.open(tmp_path / "grid.png") as sheet:
         assert sheet.size == (2 * 132 + 4, 18 + 3 * 132 + 4)
         assert "SYNTHETIC" in sheet.info["Description"]
@@ -477,4 +642,14 @@ def test_the_command_line_starts_without_torch() -> None:
 
 
 def test_methods_that_the_command_names_are_known() -> None:
-    assert {"hr", "lr", "bicubic", "pooled", "fasr++", "srdg", "sr3", "idfsr", "idfsr-fitted"} <= set(systems.NAMES)
+    assert {
+        "hr",
+        "lr",
+        "bicubic",
+        "pooled",
+        "fasr++",
+        "srdg",
+        "sr3",
+        "idfsr",
+        "idfsr-fitted",
+    } <= set(systems.NAMES)

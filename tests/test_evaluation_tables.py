@@ -52,12 +52,13 @@ def test_a_camera_s_face_is_what_the_camera_saw() -> None:
     small = degradations.parse("16:camera")(faces, [7, 8])
     seen = Surveillance(side=(16, 16))(as_tensor(faces), [7, 8])
     rounding = 0.5 / 255 * 1.6  # bicubic weights, whose sizes sum to at most 1.6 over both axes
-    assert (as_tensor(degradations.enlarged(small)) - seen).abs().max() < rounding + 0.5 / 255 + 1e-5
+    assert (
+        as_tensor(degradations.enlarged(small)) - seen
+    ).abs().max() < rounding + 0.5 / 255 + 1e-5
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "x", "2", "128", "16:fog", "16:jpeg", "16:jpeg-99", "16:h264-60", "12:h264-30"],
+    "text", ["", "x", "2", "128", "16:fog", "16:jpeg", "16:jpeg-99", "16:h264-60", "12:h264-30"]
 )
 def test_a_degradation_that_is_none_is_one_clear_line(text: str) -> None:
     with pytest.raises(UsageError):
@@ -79,7 +80,9 @@ def combiner_of(eta: float, folder: Path) -> Path:
 def test_axes_are_crossed_where_a_method_knows_them(tmp_path: Path) -> None:
     sides = [degradations.parse(s) for s in ("8", "16")]
     files = [combiner_of(eta, tmp_path) for eta in (0.25, 1.0)]
-    axes = Axes(["hr", "bicubic", "fasr", "fasr++"], sides, ["dpmpp-2"], combiner=files, references=[2])
+    axes = Axes(
+        ["hr", "bicubic", "fasr", "fasr++"], sides, ["dpmpp-2"], combiner=files, references=[2]
+    )
     found = axes.systems()
     assert [s.method for s in found] == ["hr"] * 2 + ["bicubic"] * 2 + ["fasr"] * 2 + ["fasr++"] * 4
     assert all(s.sampler is None and s.combiner is None and s.references is None for s in found[:4])
@@ -99,10 +102,21 @@ def test_axes_are_crossed_where_a_method_knows_them(tmp_path: Path) -> None:
 
 def test_a_sampler_draws_only_methods_of_its_process() -> None:
     """Otherwise rows of four kinds of SDE would be one picture under four names."""
-    sdes = ["sde-sr-ve", "sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "srdg", "sr3", "fasr", "bicubic"]
+    sdes = [
+        "sde-sr-ve",
+        "sde-sr-vecs",
+        "sde-sr-vp",
+        "sde-sr-subvp",
+        "srdg",
+        "sr3",
+        "fasr",
+        "bicubic",
+    ]
     axes = Axes(sdes, sampler=["dpmpp-sde-2"])
     found = {s.method: s.sampler for s in axes.systems()}
-    assert {m for m, sampler in found.items() if sampler} == {"sde-sr-ve", "srdg", "fasr"} and len(found) == 8
+    assert {m for m, sampler in found.items() if sampler} == {"sde-sr-ve", "srdg", "fasr"} and len(
+        found
+    ) == 8
     assert axes.unsuited() == ["sde-sr-vecs", "sde-sr-vp", "sde-sr-subvp", "sr3", "bicubic"]
     both = Axes(["sde-sr-ve", "sde-sr-vp"], sampler=["ve-2", "vp-3"]).systems()
     assert [(s.method, s.sampler) for s in both] == [("sde-sr-ve", "ve-2"), ("sde-sr-vp", "vp-3")]
@@ -114,15 +128,25 @@ def test_a_sampler_draws_only_methods_of_its_process() -> None:
 def test_rows_differ_in_what_their_method_knows() -> None:
     """IDFSR has its own weights; a search that joins the pooled feature knows how that is merged."""
     models = [Path("a.safetensors"), Path("b.safetensors")]
-    assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == ["idfsr", "fasr", "fasr"]
+    assert [s.method for s in Axes(["idfsr", "fasr"], model=models).systems()] == [
+        "idfsr",
+        "fasr",
+        "fasr",
+    ]
     joined = Axes(["sde-sr-ve"], merge=["mean", "median"], fuse=["sr", "pooled+sr"]).systems()
-    assert [(s.fuse, s.merge) for s in joined] == [("sr", None), ("pooled+sr", "mean"), ("pooled+sr", "median")]
+    assert [(s.fuse, s.merge) for s in joined] == [
+        ("sr", None),
+        ("pooled+sr", "mean"),
+        ("pooled+sr", "median"),
+    ]
 
 
 def test_a_row_that_says_more_references_than_there_are_is_told() -> None:
     trial = protocols.celeba(crowd([4, 6, 12]))
     told = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
-    assert told == ["references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were taken"]
+    assert told == [
+        "references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were taken"
+    ]
 
 
 def test_gains_are_over_the_same_faces() -> None:
@@ -175,7 +199,8 @@ def test_best_and_second_are_marked_as_they_are_shown() -> None:
 
 def test_larger_faces_are_no_better_method() -> None:
     rows = tuple(
-        Row(n, (Cell(v),), among=a) for n, v, a in (("a", 1, "8"), ("b", 2, "8"), ("a", 5, "16"), ("b", 4, "16"))
+        Row(n, (Cell(v),), among=a)
+        for n, v, a in (("a", 1, "8"), ("b", 2, "8"), ("a", 5, "16"), ("b", 4, "16"))
     )
     table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).known()
     assert [table.place(k, 0) for k in range(4)] == [2, 1, 1, 2]
@@ -191,19 +216,28 @@ def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
     hit = np.where(found.mated, found.rank == 1, np.nan)
     items = {"own": found.right, "hit": hit}
     values = recognition(found.right[enrolled], scores.ravel(), found, len(trial.gallery))
-    return Scored(items, found.right[enrolled], scores.ravel(), found, None, values, len(trial.gallery))
+    return Scored(
+        items, found.right[enrolled], scores.ravel(), found, None, values, len(trial.gallery)
+    )
 
 
 def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
-    photos = [replace(p, labels={"camp": "north" if k % 2 else "south"}) for k, p in enumerate(crowd([3] * 25))]
-    photos = [replace(p, labels={"camp": "north" if int(p.person[1:]) % 2 else "south"}) for p in photos]
+    photos = [
+        replace(p, labels={"camp": "north" if k % 2 else "south"})
+        for k, p in enumerate(crowd([3] * 25))
+    ]
+    photos = [
+        replace(p, labels={"camp": "north" if int(p.person[1:]) % 2 else "south"}) for p in photos
+    ]
     trial = protocols.leave_some_out(protocols.celeba(photos), 0.5)
     found = {
         "weak": scored_alike(trial, 0, 0.5),
         "strong": scored_alike(trial, 1, 4.0),
         "copy": scored_alike(trial, 1, 4),
     }
-    shows = {name: Shows("16", True, [16 if name == "weak" else 8] * len(trial.items)) for name in found}
+    shows = {
+        name: Shows("16", True, [16 if name == "weak" else 8] * len(trial.items)) for name in found
+    }
     table = split_table(found, trial, shows, "camp", "judge")
     heads = [c.title for c in table.columns]
     assert heads == ["probes", "AUC", "Rank-1", "FNIR at FPIR 0.1", "FPIR where all's is 0.1"]
@@ -212,7 +246,11 @@ def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
     assert all(c.around.startswith("(") for row in table.rows for c in row.cells[1:])
     assert cells["north: strong"][3].value < cells["north: weak"][3].value
     threshold = open_set.threshold_at(found["weak"].searches, 0.1)  # type: ignore[arg-type]
-    strangers = [i for i, k in enumerate(trial.own) if k < 0 and trial.items[i].probe.labels["camp"] == "north"]
+    strangers = [
+        i
+        for i, k in enumerate(trial.own)
+        if k < 0 and trial.items[i].probe.labels["camp"] == "north"
+    ]
     passed = np.mean([found["weak"].searches.wrong[i] >= threshold for i in strangers])  # type: ignore[union-attr]
     assert cells["north: weak"][4].value == pytest.approx(passed)
     assert [r.name for r in split_table(found, trial, shows, "size", "judge").rows] == [
@@ -222,9 +260,16 @@ def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
     ]
 
     gains = gain_table(found, trial, {"weak": "weak", "strong": "weak", "copy": "strong"}, "judge")
-    more = {r.name: dict(zip([c.title for c in gains.columns], r.cells, strict=True)) for r in gains.rows}
+    more = {
+        r.name: dict(zip([c.title for c in gains.columns], r.cells, strict=True))
+        for r in gains.rows
+    }
     assert set(more["strong over weak"]) == {"own score", "Rank-1", "FNIR at FPIR 0.1"}
-    assert more["strong over weak"]["Rank-1"].value > 0 > more["strong over weak"]["FNIR at FPIR 0.1"].value
+    assert (
+        more["strong over weak"]["Rank-1"].value
+        > 0
+        > more["strong over weak"]["FNIR at FPIR 0.1"].value
+    )
     assert more["copy over strong"]["FNIR at FPIR 0.1"] == Cell(0.0, "(+0.000 to +0.000)")
 
 
@@ -238,7 +283,13 @@ def test_bounds_of_the_equal_error_rate_hold_it() -> None:
 
 def test_csv_has_the_numbers_in_full_and_latex_the_marks() -> None:
     rows = list(csv.DictReader(io.StringIO(TABLE.csv())))
-    assert rows[1] == {"system": "a_b", "up": "1.001", "up around": "± 0.10", "down": "3.0", "note": "2.0"}
+    assert rows[1] == {
+        "system": "a_b",
+        "up": "1.001",
+        "up around": "± 0.10",
+        "down": "3.0",
+        "note": "2.0",
+    }
     assert rows[3]["down"] == ""
     latex = TABLE.latex()
     assert r"a\_b & \textbf{1.00} $\pm$ 0.10 & \underline{3.0} & 2.000 \\" in latex
@@ -246,5 +297,7 @@ def test_csv_has_the_numbers_in_full_and_latex_the_marks() -> None:
 
 
 def test_columns_without_any_value_are_left_out() -> None:
-    silent = replace(TABLE, rows=tuple(replace(r, cells=(Cell(), *r.cells[1:])) for r in TABLE.rows))
+    silent = replace(
+        TABLE, rows=tuple(replace(r, cells=(Cell(), *r.cells[1:])) for r in TABLE.rows)
+    )
     assert [c.title for c in silent.known().columns] == ["down", "note"]

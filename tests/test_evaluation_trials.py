@@ -35,7 +35,9 @@ def test_what_cannot_be_used_is_listed_with_its_reason(faces: Path, tmp_path: Pa
     assert told["twin/notes.txt"] == "its name does not end as a picture's does (.txt)"
     assert told["p0/broken.png"] == "not a readable picture"
     assert told["twin/0.png"] == "the same picture as p0/0.png"
-    assert told["small/0.png"].startswith("64×64 px") and told["narrow/0.png"].startswith("100×128 px")
+    assert told["small/0.png"].startswith("64×64 px") and told["narrow/0.png"].startswith(
+        "100×128 px"
+    )
 
 
 def test_a_face_is_not_cut_out_of_the_middle_of_a_larger_picture(tmp_path: Path) -> None:
@@ -43,8 +45,12 @@ def test_a_face_is_not_cut_out_of_the_middle_of_a_larger_picture(tmp_path: Path)
     save(drawn(7, 0, 144), tmp_path / "rim" / "0.png")
     save(drawn(8, 0, 256), tmp_path / "large" / "0.png")
     photos, left_out = read_photos([tmp_path])
-    assert [p.person for p in photos] == ["rim"] and (photos[0].picture == drawn(7, 0, 144)[8:136, 8:136]).all()
-    assert str(left_out[0]).startswith("large/0.png: 256×256 px") and "--align" in left_out[0].reason
+    assert [p.person for p in photos] == ["rim"] and (
+        photos[0].picture == drawn(7, 0, 144)[8:136, 8:136]
+    ).all()
+    assert (
+        str(left_out[0]).startswith("large/0.png: 256×256 px") and "--align" in left_out[0].reason
+    )
 
 
 def test_photographs_are_upright(tmp_path: Path) -> None:
@@ -66,7 +72,11 @@ def test_small_faces_keep_their_own_pixels(tmp_path: Path) -> None:
 
 
 def test_a_manifest_names_people_roles_and_labels(faces: Path, tmp_path: Path) -> None:
-    rows = ["path,identity,role,camera", f"{faces}/p0/0.png,anna,gallery,", f"{faces}/p0/1.png,anna,probe,north"]
+    rows = [
+        "path,identity,role,camera",
+        f"{faces}/p0/0.png,anna,gallery,",
+        f"{faces}/p0/1.png,anna,probe,north",
+    ]
     (tmp_path / "list.csv").write_text("\n".join([*rows, "gone.png,anna,,"]))
     photos, left_out = read_photos([tmp_path / "list.csv"])
     assert [(p.person, p.role, p.labels["camera"]) for p in photos] == [
@@ -74,7 +84,10 @@ def test_a_manifest_names_people_roles_and_labels(faces: Path, tmp_path: Path) -
         ("anna", "probe", "north"),
     ]
     assert [str(line) for line in left_out] == ["gone.png: not a readable picture"]
-    for text, says in (("path,who\na,b", "no column identity"), ("path,identity,role\na,b,judge", "line 2")):
+    for text, says in (
+        ("path,who\na,b", "no column identity"),
+        ("path,identity,role\na,b,judge", "line 2"),
+    ):
         (tmp_path / "list.csv").write_text(text)
         with pytest.raises(InputError, match=says):
             read_photos([tmp_path / "list.csv"])
@@ -86,7 +99,9 @@ def test_faces_are_found_in_photographs_that_are_not_aligned(tmp_path: Path) -> 
     photos, left_out = read_photos([PORTRAITS / "mugshots", tmp_path], detector=detector)
     assert [p.person for p in photos] == ["eileen_collins", "grace_hopper"]
     assert all(p.picture.shape == (128, 128, 3) for p in photos)
-    assert [line.what for line in left_out] == ["nobody/0.png"] and "no face found" in left_out[0].reason
+    assert [line.what for line in left_out] == ["nobody/0.png"] and "no face found" in left_out[
+        0
+    ].reason
 
 
 def test_names_lead_nowhere_else() -> None:
@@ -101,7 +116,10 @@ def test_landmarks_tell_the_pose(faces: Path, tmp_path: Path) -> None:
     frontal = [52, 70, 93, 70, 72.5, 92, 55, 110, 90, 110]
     turned = [52, 70, 93, 70, 90.0, 92, 55, 110, 90, 110]
     lines = [",".join(["path", *MARKS])]
-    lines += [",".join([name, *map(str, marks)]) for name, marks in (("p0/0.png", frontal), ("p0/1.png", turned))]
+    lines += [
+        ",".join([name, *map(str, landmarks)])
+        for name, landmarks in (("p0/0.png", frontal), ("p0/1.png", turned))
+    ]
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     photos, _ = read_photos([faces], tmp_path / "labels.csv")
     pose = {p.path: p.labels.get("pose") for p in photos}
@@ -121,30 +139,38 @@ def test_celeba_takes_one_photograph_to_enrol_one_to_search_and_the_rest_beside_
     assert trial.own == [0, 1, 2] and len(trial.gallery) == 3
     for item, enrolled in zip(trial.items, trial.gallery, strict=True):
         used = [enrolled, item.probe, *item.auxiliaries]
-        assert len({p.digest for p in used}) == len(used) == {"p0": 4, "p1": 3, "p2": 5}[item.person]
+        assert (
+            len({p.digest for p in used}) == len(used) == {"p0": 4, "p1": 3, "p2": 5}[item.person]
+        )
 
 
 def test_what_is_drawn_follows_from_the_seed_and_few_people_are_among_many() -> None:
     photos = crowd([3] * 12)
     trial = protocols.celeba(photos, seed=3)
-    assert protocols.celeba(photos[::-1], seed=3).facts() == trial.facts()
-    assert protocols.celeba(photos, seed=4).facts()["sha256"] != trial.facts()["sha256"]
+    assert protocols.celeba(photos[::-1], seed=3).provenance() == trial.provenance()
+    assert protocols.celeba(photos, seed=4).provenance()["sha256"] != trial.provenance()["sha256"]
     few = protocols.celeba(photos, seed=3, people=5)
     assert few.items == trial.items[:5] and few.gallery == trial.gallery[:5]
 
 
 def test_roles_of_a_manifest_stand_before_what_is_drawn() -> None:
     photos = [
-        photo(f"p{i}", str(k), 10 * i + k, r) for i in (1, 2) for k, r in enumerate(("auxiliary", "probe", "gallery"))
+        photo(f"p{i}", str(k), 10 * i + k, r)
+        for i in (1, 2)
+        for k, r in enumerate(("auxiliary", "probe", "gallery"))
     ]
     for seed in range(5):
         trial = protocols.celeba(photos, seed)
-        assert {p.path[-1] for p in trial.gallery} == {"2"} and {i.name[-1] for i in trial.items} == {"1"}
+        assert {p.path[-1] for p in trial.gallery} == {"2"} and {
+            i.name[-1] for i in trial.items
+        } == {"1"}
 
 
 def test_no_photograph_takes_anothers_role() -> None:
     def of(person: str, *roles: str) -> list[Photo]:
-        return [photo(person, str(k), 20 * int(person[1:]) + k, role) for k, role in enumerate(roles)]
+        return [
+            photo(person, str(k), 20 * int(person[1:]) + k, role) for k, role in enumerate(roles)
+        ]
 
     photos = [
         *of("p1", "gallery", "gallery", "probe", "auxiliary"),
@@ -156,7 +182,11 @@ def test_no_photograph_takes_anothers_role() -> None:
     for seed in range(5):
         trial = protocols.celeba(photos, seed)
         assert {p.role for p in trial.gallery} == {"gallery"}
-        assert {i.person: i.probe.role for i in trial.items} == {"p1": "probe", "p3": "probe", "p5": ""}
+        assert {i.person: i.probe.role for i in trial.items} == {
+            "p1": "probe",
+            "p3": "probe",
+            "p5": "",
+        }
         assert all(a.role != "gallery" for i in trial.items for a in i.auxiliaries)
         assert {str(s) for s in trial.skipped} == {
             "p2: by their roles no photograph is the gallery's, or none the probe",
@@ -166,7 +196,11 @@ def test_no_photograph_takes_anothers_role() -> None:
 
 
 def test_quis_campi_keeps_roles_of_one_list_for_both() -> None:
-    photos = [photo("p1", "g", 1, "gallery"), photo("p2", "g", 2, "gallery"), photo("p1", "a", 3, "auxiliary")]
+    photos = [
+        photo("p1", "g", 1, "gallery"),
+        photo("p2", "g", 2, "gallery"),
+        photo("p1", "a", 3, "auxiliary"),
+    ]
     photos += [photo(f"p{i}", str(k), 20 * i + k, "probe") for i in (1, 2) for k in range(2)]
     trial = protocols.quis_campi(photos, photos, each=2)
     assert {p.path for p in trial.gallery} == {"p1/g", "p2/g"} and not trial.left_out
@@ -190,7 +224,11 @@ def test_quis_campi_searches_with_each_probe_in_turn() -> None:
     gallery = [photo(f"p{i}", "g", 200 + i) for i in range(4)]
     probes = crowd([5, 6, 3, 0]) + [photo("p0", "copy", 200)]
     trial = protocols.quis_campi(gallery, probes, seed=2)
-    assert trial.native and len(trial.items) == 10 and {p.person for p in trial.gallery} == {"p0", "p1"}
+    assert (
+        trial.native
+        and len(trial.items) == 10
+        and {p.person for p in trial.gallery} == {"p0", "p1"}
+    )
     for item in trial.items:
         assert len(item.auxiliaries) == 4 and item.probe not in item.auxiliaries
         assert {p.person for p in item.auxiliaries} == {item.person}
@@ -201,7 +239,9 @@ def test_quis_campi_searches_with_each_probe_in_turn() -> None:
 def test_an_open_set_searches_for_people_who_are_not_enrolled() -> None:
     trial = protocols.celeba(crowd([3] * 10))
     open_one = protocols.leave_some_out(trial, 0.3)
-    assert len(open_one.gallery) == 7 and open_one.own.count(-1) == 3 and open_one.items == trial.items
+    assert (
+        len(open_one.gallery) == 7 and open_one.own.count(-1) == 3 and open_one.items == trial.items
+    )
     assert protocols.leave_some_out(trial, 0).gallery == trial.gallery
     few = protocols.first_searches(open_one, 2)
     assert few.items == open_one.items[:2] and few.gallery == open_one.gallery
@@ -211,22 +251,38 @@ def test_an_open_set_searches_for_people_who_are_not_enrolled() -> None:
 
 
 def test_pairs_of_lfws_list_and_of_a_csv_are_the_same(tmp_path: Path) -> None:
-    photos = [photo(name, f"{name}_{k:04d}.jpg", 20 * i + k) for i, name in enumerate(("A_B", "C")) for k in (1, 2)]
+    photos = [
+        photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
+        for i, name in enumerate(("A_B", "C"))
+        for k in (1, 2)
+    ]
     (tmp_path / "pairs.txt").write_text("2\t1\nA_B\t1\t2\nA_B\t1\tC\t2\nC\t1\t2\nC\t1\tA_B\t9\n")
-    lines = ["a,b,same,fold", "A_B/A_B_0001.jpg,A_B/A_B_0002.jpg,1,0", "A_B/A_B_0001.jpg,C/C_0002.jpg,0,0"]
+    lines = [
+        "a,b,same,fold",
+        "A_B/A_B_0001.jpg,A_B/A_B_0002.jpg,1,0",
+        "A_B/A_B_0001.jpg,C/C_0002.jpg,0,0",
+    ]
     lines += ["C/C_0001.jpg,C/C_0002.jpg,1,1", "C/C_0001.jpg,A_B/A_B_0009.jpg,0,1"]
     (tmp_path / "pairs.csv").write_text("\n".join(lines))
-    first, second = (protocols.pairs(photos, tmp_path / name) for name in ("pairs.txt", "pairs.csv"))
+    first, second = (
+        protocols.pairs(photos, tmp_path / name) for name in ("pairs.txt", "pairs.csv")
+    )
     assert first.pairs == second.pairs and first.items == second.items
     assert [(p.same, p.fold) for p in first.pairs] == [(True, 0), (False, 0), (True, 1)]
-    assert [str(s) for s in first.left_out] == ["pairs.txt line 5: no usable photograph A_B/A_B_0009"]
+    assert [str(s) for s in first.left_out] == [
+        "pairs.txt line 5: no usable photograph A_B/A_B_0009"
+    ]
     shown = [(first.gallery[p.gallery].path, first.items[p.item].name) for p in first.pairs]
     assert shown[1] == ("A_B/A_B_0001.jpg", "C/C_0002.jpg")
 
 
 def test_a_list_shorter_than_it_says_and_pairs_in_one_fold_are_refused(tmp_path: Path) -> None:
     """LFW's pairsDevTest.txt has one number, and one fold: there are no other folds to take a threshold from."""
-    photos = [photo(name, f"{name}_{k:04d}.jpg", 20 * i + k) for i, name in enumerate(("A_B", "C")) for k in (1, 2)]
+    photos = [
+        photo(name, f"{name}_{k:04d}.jpg", 20 * i + k)
+        for i, name in enumerate(("A_B", "C"))
+        for k in (1, 2)
+    ]
     for text, says in (
         ("2\t1\nA_B\t1\t2\nA_B\t1\tC\t2\nC\t1\t2\n", "says 4 pairs, there are 3"),
         ("1\nA_B\t1\t2\nA_B\t1\tC\t2\n", "in one fold"),
@@ -236,7 +292,9 @@ def test_a_list_shorter_than_it_says_and_pairs_in_one_fold_are_refused(tmp_path:
             protocols.pairs(photos, tmp_path / "pairs.txt")
 
 
-@pytest.mark.parametrize("text", ["", "10\n", "2 1\nA one\n", "2 1\nA 1 2 3 4\n", "2 0\nA 1 2\n", "2 1\nA 1 2\n"])
+@pytest.mark.parametrize(
+    "text", ["", "10\n", "2 1\nA one\n", "2 1\nA 1 2 3 4\n", "2 0\nA 1 2\n", "2 1\nA 1 2\n"]
+)
 def test_a_list_that_is_none_is_one_clear_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text(text)
     with pytest.raises(InputError, match=r"pairs\.txt: .*; give"):

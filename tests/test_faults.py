@@ -19,7 +19,7 @@ from fasr_video.archive.orders import End, Order, Outcome
 from fasr_video.archive.schedulers import Processes
 from fasr_video.case import store as case_module
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
@@ -28,7 +28,13 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.pipeline.run import run
 from tests.units import lose_gpu
 
-QUICK = ("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampling.start=4", "track.min_sightings=2")
+QUICK = (
+    "detect.backend=haar",
+    "restore.method=none",
+    "sampling.fps=2",
+    "sampling.start=4",
+    "track.min_sightings=2",
+)
 
 
 @pytest.mark.parametrize(
@@ -46,19 +52,38 @@ QUICK = ("detect.backend=haar", "restore.method=none", "sampling.fps=2", "sampli
         ("sealed", "kill", 60),
     ],
 )
-def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(jobs: str, faults: str, every: int) -> None:
-    command = [sys.executable, "-m", "tests.faults", jobs, "--faults", faults, "--every", str(every), "--first", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False)
+def test_cut_at_a_step_nothing_is_lost_and_the_same_command_ends_alike(
+    jobs: str, faults: str, every: int
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.faults",
+        jobs,
+        "--faults",
+        faults,
+        "--every",
+        str(every),
+        "--first",
+        "5",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+    )
     assert done.returncode == 0, done.stderr
     tries = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(tries) >= 3 and [t for t in tries if t["wrong"]] == []
-    assert {t["ended"] for t in tries} <= {"killed", "told", "done"} and any(t["what"] for t in tries)
+    assert {t["ended"] for t in tries} <= {"killed", "told", "done"} and any(
+        t["what"] for t in tries
+    )
 
 
 @contextmanager
 def small_disk(place: Path, size: str) -> Iterator[Path]:
     place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True
+    )
     if made.returncode:
         pytest.skip("a small disk needs the right to mount one")
     try:
@@ -101,7 +126,9 @@ def test_a_folder_that_can_only_be_read_is_one_line_and_what_is_there_can_be_rea
             Gallery.create(disk / "gallery", "builtin", "e" * 64, 512)
 
 
-def test_what_was_committed_is_never_left_out_where_its_log_cannot_be_read(copied_case: Path, tmp_path: Path) -> None:
+def test_what_was_committed_is_never_left_out_where_its_log_cannot_be_read(
+    copied_case: Path, tmp_path: Path
+) -> None:
     with Case.open(copied_case) as case, small_disk(tmp_path / "disk", "20m") as disk:
         with case.transaction():
             case.log("looked", {})
@@ -119,7 +146,10 @@ def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
     other = sqlite3.connect(copied_case / DATABASE, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with Case.open(copied_case) as case:
-        with pytest.raises(EnvironmentFailure, match="another process is writing"), case.transaction():
+        with (
+            pytest.raises(EnvironmentFailure, match="another process is writing"),
+            case.transaction(),
+        ):
             raise AssertionError("nobody gets this far")
         other.execute("ROLLBACK")
         with case.transaction():
@@ -129,7 +159,7 @@ def test_a_database_that_another_process_holds_is_waited_for_and_then_told(
 
 def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_text("x")
-    order = Order(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Place())
+    order = Order(1, tmp_path / "a.mp4", "0", 1, 0, tmp_path / "case", "{}", None, Recording())
     workers = Processes(lose_gpu, lambda order, share: None, 1)
     try:
         seen = []
@@ -145,7 +175,9 @@ def test_a_worker_whose_gpu_is_lost_is_replaced(tmp_path: Path) -> None:
     assert seen[0].text != seen[1].text, "the second try was made by another process"
 
 
-def test_pictures_that_no_row_names_are_swept_by_the_next_run(entrance: Path, tmp_path: Path) -> None:
+def test_pictures_that_no_row_names_are_swept_by_the_next_run(
+    entrance: Path, tmp_path: Path
+) -> None:
     settings = configs.load("cpu", QUICK)
     run([entrance], tmp_path / "case", settings)
     stray = tmp_path / "case" / "crops" / "ab" / f"{'ab' * 32}.png"

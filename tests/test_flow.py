@@ -41,7 +41,9 @@ def test_a_straight_flow_ends_at_the_face_whatever_the_number_of_calls() -> None
     mean, noise = torch.rand(1, 3, 128, 128), torch.randn(1, 3, 128, 128)
 
     class Straight(RectifiedFlow):
-        def forward(self, picture: torch.Tensor, time: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+        def forward(
+            self, picture: torch.Tensor, time: torch.Tensor, side: torch.Tensor
+        ) -> torch.Tensor:
             return clean - self.start(mean, noise)
 
     flow = Straight(flow_network((16, 32), 1))

@@ -58,9 +58,13 @@ def forge(case: Path, *statements: str) -> None:
     change(case / DATABASE, *statements)
     with sqlite3.connect(case / DATABASE) as db:
         previous = ""
-        for number, at, event, details in db.execute("SELECT id, at, event, details FROM log ORDER BY id").fetchall():
+        for number, at, event, details in db.execute(
+            "SELECT id, at, event, details FROM log ORDER BY id"
+        ).fetchall():
             hashed = chain_hash(previous, at, event, details)
-            db.execute("UPDATE log SET previous = ?, hash = ? WHERE id = ?", (previous, hashed, number))
+            db.execute(
+                "UPDATE log SET previous = ?, hash = ? WHERE id = ?", (previous, hashed, number)
+            )
             previous = hashed
         db.execute("UPDATE meta SET value = ? WHERE key = 'log_head'", (previous,))
     db.close()
@@ -74,7 +78,9 @@ def test_a_trigger_that_changes_decisions_never_runs(case: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "purge"])
-def test_a_view_that_never_ends_holds_no_command(command: str, case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_view_that_never_ends_holds_no_command(
+    command: str, case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     change(case / DATABASE, "PRAGMA foreign_keys = OFF", "ALTER TABLE track RENAME TO old", VIEW)
     code, _, err = called(capsys, command, case)
     assert code == (3 if command == "purge" else 4)
@@ -93,7 +99,9 @@ def test_a_view_that_never_ends_holds_no_command(command: str, case: Path, capsy
         (f"CREATE VIEW more AS {ENDLESS} SELECT x FROM n", "view more was added to"),
     ],
 )
-def test_a_case_consists_of_what_we_make_and_of_nothing_else(case: Path, statement: str, says: str) -> None:
+def test_a_case_consists_of_what_we_make_and_of_nothing_else(
+    case: Path, statement: str, says: str
+) -> None:
     change(case / DATABASE, statement)
     with pytest.raises(IntegrityError, match=says) as caught:
         Case.open(case, read_only=True)
@@ -107,8 +115,12 @@ def test_what_says_the_version_is_not_asked_where_it_is_a_view(case: Path) -> No
         Case.open(case, read_only=True)
 
 
-@pytest.mark.parametrize("statement", ["CREATE TABLE more (x)", f"CREATE VIEW more AS {ENDLESS} SELECT x FROM n"])
-def test_a_gallery_and_a_ledger_consist_of_what_we_make(case: Path, archive: Path, statement: str) -> None:
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE more (x)", f"CREATE VIEW more AS {ENDLESS} SELECT x FROM n"]
+)
+def test_a_gallery_and_a_ledger_consist_of_what_we_make(
+    case: Path, archive: Path, statement: str
+) -> None:
     change(case / "gallery" / GALLERY, statement)
     change(archive / LEDGER, statement)
     opens: list[Callable[[], object]] = [
@@ -133,18 +145,32 @@ def journal_that_names(file: Path, database: Path) -> None:
     """Lay a hot journal beside it; after rolling back, SQLite removes the file that it names."""
     name, magic = bytes(file), b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
     with sqlite3.connect(database) as db:
-        (page,), (pages,) = db.execute("PRAGMA page_size").fetchone(), db.execute("PRAGMA page_count").fetchone()
+        (page,), (pages,) = (
+            db.execute("PRAGMA page_size").fetchone(),
+            db.execute("PRAGMA page_count").fetchone(),
+        )
     db.close()
     head = (magic + struct.pack(">IIIII", 0, 0, pages, 512, page)).ljust(512, b"\0")
-    last = struct.pack(">I", 2**30 // page + 1) + name + struct.pack(">II", len(name), sum(name)) + magic
+    last = (
+        struct.pack(">I", 2**30 // page + 1)
+        + name
+        + struct.pack(">II", len(name), sum(name))
+        + magic
+    )
     database.with_name(f"{database.name}-journal").write_bytes(head + last)
 
 
 @pytest.mark.parametrize("whose", ["case", "gallery", "ledger"])
-def test_a_journal_that_names_a_file_has_it_removed_by_nobody(whose: str, case: Path, archive: Path) -> None:
+def test_a_journal_that_names_a_file_has_it_removed_by_nobody(
+    whose: str, case: Path, archive: Path
+) -> None:
     mine = archive.parent / "mine.txt"
     mine.write_text("mine")
-    database = {"case": case / DATABASE, "gallery": case / "gallery/gallery.sqlite", "ledger": archive / LEDGER}[whose]
+    database = {
+        "case": case / DATABASE,
+        "gallery": case / "gallery/gallery.sqlite",
+        "ledger": archive / LEDGER,
+    }[whose]
     journal_that_names(mine, database)
     with pytest.raises(IntegrityError, match="a journal that has SQLite remove another file"):
         if whose == "case":
@@ -170,7 +196,10 @@ def test_a_case_in_a_folder_whose_name_is_no_utf8_is_read(
 
 def test_a_statement_that_never_ends_is_damage(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "STEPS", 1_000_000)
-    with pytest.raises(IntegrityError, match="takes longer than"), Case.open(case, read_only=True) as opened:
+    with (
+        pytest.raises(IntegrityError, match="takes longer than"),
+        Case.open(case, read_only=True) as opened,
+    ):
         opened.db.execute(f"{ENDLESS} SELECT count(*) FROM n").fetchone()
     with Case.open(case) as opened:  # each statement has its own measure
         for _ in range(50):
@@ -184,8 +213,8 @@ VALUES = {
     "no time base": "UPDATE source SET info = json_remove(info, '$.time_base')",
     "half a list of landmarks": "UPDATE face SET landmarks = '['",
     "landmarks of words": "UPDATE face SET landmarks = '[[1, 2], [1, 2], [1, 2], [1, 2], [1, \"x\"]]'",
-    "a list of facts": "UPDATE restoration SET facts = '[]'",
-    "facts without a method": "UPDATE restoration SET facts = json_remove(facts, '$.method')",
+    "a list of provenance": "UPDATE restoration SET provenance = '[]'",
+    "provenance without a method": "UPDATE restoration SET provenance = json_remove(provenance, '$.method')",
     "a number of a track that is a path": "UPDATE track SET number = '../../../tmp/x' WHERE id = 1",
     "a picture that is a path": "UPDATE face SET native = '../../../etc/passwd' WHERE native IS NOT NULL",
     "samples that are a path": "UPDATE restoration SET samples = '[\"/etc/passwd\"]'",
@@ -203,10 +232,10 @@ VALUES = {
     "settings that are a list": "UPDATE meta SET value = '[]' WHERE key = 'settings'",
     "features of two lengths": "UPDATE probe SET feature = x'00000000' WHERE track = 1 AND kind = 'best'",
     "a box without end": "UPDATE face SET x1 = 9e999",
-    "a line of the log that is a list": "UPDATE log SET details = '[]' WHERE event = 'probed'",
+    "a line of the log that is a list": "UPDATE log SET details = '[]' WHERE event = 'encoded'",
     "a line of the log without what it tells": "UPDATE log SET details = '{}' WHERE event = 'searched'",
     "a line of the log of no time": "UPDATE log SET at = 'yesterday' WHERE id = 1",
-    "models that are text": "UPDATE probed SET models = '\"all\"'",
+    "models that are text": "UPDATE encoding SET models = '\"all\"'",
 }
 
 
@@ -215,8 +244,15 @@ def test_a_value_that_we_never_write_is_one_line_for_every_reader(
     what: str, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forge(case, VALUES[what])
-    commands: list[tuple[object, ...]] = [("show", case), ("show", case, "--json"), ("verify", case)]
-    commands += [("export", case, "--format", "csv"), ("report", case, "--out", tmp_path / "report")]
+    commands: list[tuple[object, ...]] = [
+        ("show", case),
+        ("show", case, "--json"),
+        ("verify", case),
+    ]
+    commands += [
+        ("export", case, "--format", "csv"),
+        ("report", case, "--out", tmp_path / "report"),
+    ]
     commands += [
         ("pictures", case, "--out", tmp_path / "pictures"),
         ("decide", case, "T1", "rejected", "--reason", "x", "--by", "Anna"),
@@ -230,7 +266,7 @@ def test_values_of_galleries_and_ledgers_are_looked_at_too(case: Path, archive: 
     change(case / "gallery" / GALLERY, "UPDATE image SET marks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
-    change(archive / LEDGER, "UPDATE unit SET facts = '[]'")
+    change(archive / LEDGER, "UPDATE unit SET provenance = '[]'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="damaged"):
             opened(archive)

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from fasr_video.boxes import intersection
 from fasr_video.detection import Detector, open_detector
-from fasr_video.detection.frame_skipping import CELL, CHANGE, STEP, Gate, cells, moved, surroundings, windows
+from fasr_video.detection.frame_skipping import (
+    CELL,
+    CHANGE,
+    STEP,
+    Gate,
+    cells,
+    moved,
+    surroundings,
+    windows,
+)
 from fasr_video.types import Detections, Image
 from tests.detectors import RED, assert_same, blank, builtin_weights, centres
 
@@ -45,7 +54,9 @@ def test_every_first_is_the_detector_itself(dots: Detector) -> None:
         assert_same(a, b)
 
 
-def test_a_face_that_is_known_is_followed_and_a_new_one_found_at_the_next_whole_frame(dots: Detector) -> None:
+def test_a_face_that_is_known_is_followed_and_a_new_one_found_at_the_next_whole_frame(
+    dots: Detector,
+) -> None:
     found = Gate(dots, 4).detect(walk())
     for index, faces in enumerate(found):
         there = {tuple(c) for c in centres(faces).tolist()}
@@ -65,7 +76,9 @@ def test_taken_up_anywhere_it_finds_what_it_would_have_found(dots: Detector) -> 
     for stop in range(1, len(frames)):
         first = Gate(dots, 5)
         first.detect(frames[:stop])
-        for a, b in zip(Gate(dots, 5, state=first.state).detect(frames[stop:]), unbroken[stop:], strict=True):
+        for a, b in zip(
+            Gate(dots, 5, state=first.state).detect(frames[stop:]), unbroken[stop:], strict=True
+        ):
             assert_same(a, b)
 
 
@@ -104,18 +117,26 @@ def test_with_motion_a_new_face_is_found_in_the_frame_that_it_comes_in(dots: Det
     assert (gate.state.whole, gate.state.skipped) == (1, 1)
 
 
-def test_a_frame_in_which_nothing_moved_is_looked_at_around_known_faces_alone(dots: Detector) -> None:
+def test_a_frame_in_which_nothing_moved_is_looked_at_around_known_faces_alone(
+    dots: Detector,
+) -> None:
     still = lit((400, 200))
     unmoved = still.copy()
-    unmoved[300, 100] = RED  # one pixel: too little to be seen to move, so it waits for the next whole frame
+    unmoved[300, 100] = (
+        RED  # one pixel: too little to be seen to move, so it waits for the next whole frame
+    )
     gate = Gate(dots, 3, motion=True)
-    assert found_at(gate.detect([still, unmoved, unmoved, unmoved])) == [{(400, 200)}] * 3 + [{(400, 200), (100, 300)}]
+    assert found_at(gate.detect([still, unmoved, unmoved, unmoved])) == [{(400, 200)}] * 3 + [
+        {(400, 200), (100, 300)}
+    ]
 
 
 def test_what_moves_slowly_is_looked_at_when_it_has_become_another_picture(dots: Detector) -> None:
     frames = [blank(640, 360) for _ in range(20)]
     for index, frame in enumerate(frames):
-        frame[80:120, 80:120] = index  # CHANGE is reached after so many frames, not between two of them
+        frame[80:120, 80:120] = (
+            index  # CHANGE is reached after so many frames, not between two of them
+        )
         frame[100, 100] = RED if index >= 2 else (0, 0, 0)
     seen = found_at(Gate(dots, 1000, motion=True).detect(frames))
     assert not seen[CHANGE - 2] and seen[CHANGE] == {(100, 100)}
@@ -129,7 +150,9 @@ def test_another_scene_is_looked_at_as_a_whole(dots: Detector) -> None:
     assert gate.state.whole == 2 and len(gate.state.boxes) == 1
 
 
-def test_with_motion_too_it_finds_what_it_would_have_found_when_taken_up_anywhere(dots: Detector) -> None:
+def test_with_motion_too_it_finds_what_it_would_have_found_when_taken_up_anywhere(
+    dots: Detector,
+) -> None:
     frames = [lit((40 + 6 * i, 100), *[(500, 300)] * (i > 5)) for i in range(12)]
     unbroken = Gate(dots, 5, motion=True).detect(frames)
     for stop in range(1, len(frames)):
@@ -151,8 +174,12 @@ box = st.tuples(st.floats(-60, 700), st.floats(-60, 420), st.floats(4, 150), st.
 
 
 @given(st.lists(box, max_size=12))
-def test_windows_hold_each_face_with_its_surroundings_and_never_overlap(given_boxes: list[tuple[float, ...]]) -> None:
-    boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in given_boxes], np.float32).reshape(-1, 4)
+def test_windows_hold_each_face_with_its_surroundings_and_never_overlap(
+    given_boxes: list[tuple[float, ...]],
+) -> None:
+    boxes = np.array([(x, y, x + w, y + h) for x, y, w, h in given_boxes], np.float32).reshape(
+        -1, 4
+    )
     frame = blank(650, 370)
     found = np.array(windows(surroundings(boxes), frame), np.float32).reshape(-1, 4)
     shared = intersection(found, found)

@@ -15,7 +15,7 @@ from fasr_video.actors import login
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import FILE
 from fasr_video.gallery.store import DATABASE
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests.conftest import PORTRAITS
 from tests.test_cli import called
 
@@ -53,7 +53,9 @@ def test_from_nothing_to_a_gallery(tmp_path: Path, capsys: Capture) -> None:
     shutil.copytree(MUGSHOTS, photos)
     (photos / "notes.txt").write_text("no picture")
     assert called(capsys, "gallery", "create", folder)[0] == 0
-    code, out, err = called(capsys, "gallery", "add", folder, photos, "--source", "web", "--authority", "order 5")
+    code, out, err = called(
+        capsys, "gallery", "add", folder, photos, "--source", "web", "--authority", "order 5"
+    )
     assert code == 3 and "2 added" in out and "1 not enrolled" in out and "notes.txt" in out, err
     listed = document(capsys, "list", folder)
     assert [s["id"] for s in listed["subjects"]] == ["eileen_collins", "grace_hopper"]
@@ -80,12 +82,18 @@ def test_list_show_and_stats_for_people(gallery: Path, capsys: Capture) -> None:
 
 def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> None:
     before = (gallery / DATABASE).read_bytes()
-    code, out, _ = called(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order", "--dry-run")
+    code, out, _ = called(
+        capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order", "--dry-run"
+    )
     assert code == 0 and "1 photographs would be removed; nothing was changed" in out
     assert (gallery / DATABASE).read_bytes() == before
     sha256 = document(capsys, "show", gallery, "grace_hopper")["images"][0]["sha256"]
     proof = document(capsys, "remove", gallery, "--image", sha256, "--why", "order")
-    assert (proof["images"], proof["subjects"], proof["occurrences"]) == ([sha256], ["grace_hopper"], 0)
+    assert (proof["images"], proof["subjects"], proof["occurrences"]) == (
+        [sha256],
+        ["grace_hopper"],
+        0,
+    )
     assert proof["files_scanned"] >= 3
     code, out, _ = called(capsys, "gallery", "remove", gallery, "eileen_collins", "--why", "order")
     assert code == 0 and "0 occurrences" in out
@@ -93,18 +101,30 @@ def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> 
     assert document(capsys, "stats", gallery)["nearest"] is None
 
 
-def test_the_log_tells_who_enrolled_and_who_removed_and_names_no_subject(gallery: Path, capsys: Capture) -> None:
+def test_the_log_tells_who_enrolled_and_who_removed_and_names_no_subject(
+    gallery: Path, capsys: Capture
+) -> None:
     who = ("--by", "Anna Huber", "--role", "administrator")
-    assert called(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order 7", *who)[0] == 0
+    assert (
+        called(capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order 7", *who)[0]
+        == 0
+    )
     enrolled, removed = document(capsys, "log", gallery)["log"]
     assert (enrolled["event"], enrolled["added"], enrolled["by"]) == ("enrol", 2, login())
-    assert (removed["event"], removed["why"], removed["subjects"], removed["images"]) == ("removed", "order 7", 1, 1)
+    assert (removed["event"], removed["why"], removed["subjects"], removed["images"]) == (
+        "removed",
+        "order 7",
+        1,
+        1,
+    )
     assert (removed["by"], removed["role"]) == ("Anna Huber", "administrator")
     code, out, _ = called(capsys, "gallery", "log", gallery)
     assert code == 0 and "Anna" in out and "hopper" not in out
 
 
-def test_no_name_stays_behind_when_a_person_is_removed(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_no_name_stays_behind_when_a_person_is_removed(
+    gallery: Path, tmp_path: Path, capsys: Capture
+) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     ImageOps.mirror(PilImage.open(MUGSHOTS / "grace_hopper.jpg")).save(photos / "alice_secret.jpg")
@@ -114,9 +134,17 @@ def test_no_name_stays_behind_when_a_person_is_removed(gallery: Path, tmp_path: 
     assert "alice_secret" in called(capsys, "gallery", "list", gallery)[1]
     ask = ("gallery", "remove", gallery, "alice_secret", "dave_noface", "--why", "order")
     code, out, _ = called(capsys, *ask, "--dry-run")
-    assert code == 0 and "would be forgotten: bob.jpg" in out and "would be forgotten: dave_noface.jpg" in out
+    assert (
+        code == 0
+        and "would be forgotten: bob.jpg" in out
+        and "would be forgotten: dave_noface.jpg" in out
+    )
     code, out, _ = called(capsys, *ask)
-    assert code == 0 and "subjects alice_secret, dave_noface with them" in out and "0 occurrences" in out
+    assert (
+        code == 0
+        and "subjects alice_secret, dave_noface with them" in out
+        and "0 occurrences" in out
+    )
     assert "2 lines about photographs that were not enrolled" in out
     assert document(capsys, "list", gallery)["problems"] == []
     data = b"".join(f.read_bytes() for f in gallery.iterdir() if f.is_file())
@@ -151,7 +179,7 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
     from safetensors.torch import load_file, save_file
 
     other = tmp_path / "other.safetensors"
-    state = {k: v.clone() for k, v in load_file(boxed("embedder.safetensors")).items()}
+    state = {k: v.clone() for k, v in load_file(bundled("embedder.safetensors")).items()}
     last = "head.3.weight"
     save_file(state | {last: state[last].flip(0).contiguous()}, other)
     photos = tmp_path / "photos"
@@ -161,7 +189,9 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
     code, _, err = called(capsys, "gallery", "add", gallery, photos, "--weights", other)
     assert code == 2 and "gallery migrate" in err and len(err.strip().splitlines()) == 1
     code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--dry-run")
-    assert code == 0 and "no stored picture: mirrored.png" in out and "2 photographs would be" in out
+    assert (
+        code == 0 and "no stored picture: mirrored.png" in out and "2 photographs would be" in out
+    )
     before = (gallery / DATABASE).read_bytes()
     for options in ((), ("--dry-run",), ("--drop-missing",)):
         code, out, _ = called(capsys, "gallery", "migrate", gallery, *options)
@@ -169,7 +199,9 @@ def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
     assert (gallery / DATABASE).read_bytes() == before
     code, _, err = called(capsys, "gallery", "migrate", gallery, "--weights", other)
     assert code == 2 and "--drop-missing" in err
-    code, out, _ = called(capsys, "gallery", "migrate", gallery, "--weights", other, "--drop-missing")
+    code, out, _ = called(
+        capsys, "gallery", "migrate", gallery, "--weights", other, "--drop-missing"
+    )
     assert code == 0 and "2 photographs embedded again" in out and "0 occurrences" in out
     assert called(capsys, "gallery", "check", gallery)[0] == 0
     assert called(capsys, "gallery", "add", gallery, photos, "--weights", other)[0] == 0
@@ -203,7 +235,9 @@ def test_errors_are_one_line(
     assert ended == code and len(told) == 1 and says in told[0] and "Traceback" not in err
 
 
-def test_one_of_several_faces_is_chosen_in_one_photograph(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_one_of_several_faces_is_chosen_in_one_photograph(
+    gallery: Path, tmp_path: Path, capsys: Capture
+) -> None:
     photo = tmp_path / "two people.png"
     sheet = PilImage.new("RGB", (600, 300), "grey")
     sheet.paste(PilImage.open(MUGSHOTS / "eileen_collins.jpg").resize((200, 200)), (0, 0))
@@ -211,7 +245,10 @@ def test_one_of_several_faces_is_chosen_in_one_photograph(gallery: Path, tmp_pat
     sheet.save(photo)
     assert called(capsys, "gallery", "add", gallery, photo)[0] == 3
     (problem,) = document(capsys, "list", gallery)["problems"]
-    assert problem["reason"].startswith("2 faces: 1 at the top left, ") and "--face N" in problem["reason"]
+    assert (
+        problem["reason"].startswith("2 faces: 1 at the top left, ")
+        and "--face N" in problem["reason"]
+    )
     for wrong, says in (("0", "from 1"), ("left", "from 1")):
         code, _, err = called(capsys, "gallery", "add", gallery, photo, "--face", wrong)
         assert code == 2 and says in err and err.count("\n") == 1

@@ -23,15 +23,15 @@ from fasr_video.detection.photograph import ALONE, Choice, Which
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
+from fasr_video.gallery.encoder import as_tensors
 from fasr_video.gallery.enrol import Told, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.photos import Face, look, read_listing
-from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests import gallery_ops as ops
 from tests.conftest import PORTRAITS
 
@@ -48,9 +48,9 @@ class Counting(BuiltinEmbedder):
 
     faces = 0
 
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.faces += len(faces)
-        return super().embed(faces, marks)
+        return super().embed(faces, landmarks)
 
 
 class Looking:
@@ -82,7 +82,9 @@ def embedder() -> Counting:
 
 @pytest.fixture
 def gallery(tmp_path: Path, embedder: Counting) -> Iterator[Gallery]:
-    with Gallery.create(tmp_path / "gallery", embedder.name, embedder.sha256, embedder.length) as opened:
+    with Gallery.create(
+        tmp_path / "gallery", embedder.name, embedder.sha256, embedder.length
+    ) as opened:
         yield opened
 
 
@@ -101,7 +103,9 @@ def subjects(gallery: Gallery) -> dict[str, int]:
     return {s.id: s.images for s in gallery.subjects()}
 
 
-def test_ids_of_subjects_have_an_end(gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+def test_ids_of_subjects_have_an_end(
+    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+) -> None:
     (folder / ("g" * 200)).mkdir()
     shutil.move(folder / "grace.jpg", folder / ("g" * 200) / "1.jpg")
     shutil.copy(GRACE, folder / f"{'l' * 201}.jpg")
@@ -134,9 +138,13 @@ def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
     }
 
 
-def test_a_folder_becomes_subjects(gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+def test_a_folder_becomes_subjects(
+    gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+) -> None:
     told: list[tuple[int, int]] = []
-    report = enrol(gallery, folder, detector, embedder, lambda *p: told.append(p), Told("web", "order 5"))
+    report = enrol(
+        gallery, folder, detector, embedder, lambda *p: told.append(p), Told("web", "order 5")
+    )
     assert (report.added, report.problems, report.warnings) == (3, (), ())
     assert told == [(3, 3)]
     assert subjects(gallery) == {"grace": 1, "eileen": 2}
@@ -145,9 +153,11 @@ def test_a_folder_becomes_subjects(gallery: Gallery, folder: Path, detector: Loo
     assert (image.source, image.authority) == ("web", "order 5")
     assert image.eye_px > 20 and image.norm > 0 and image.score > 0.5
     face = gallery.face(image)
-    assert face is not None and face.marks is not None and face.marks.shape == (5, 2)
+    assert face is not None and face.landmarks is not None and face.landmarks.shape == (5, 2)
     feature, norm = embedder.embed(*as_tensors([face]))
-    (template,) = (t for t in gallery.templates(gallery.vectors().ids).values() if t.image == image.sha256)
+    (template,) = (
+        t for t in gallery.templates(gallery.vectors().ids).values() if t.image == image.sha256
+    )
     vectors = gallery.vectors()
     np.testing.assert_allclose(vectors.features[vectors.ids == template.id], feature, atol=1e-4)
     assert float(norm) == pytest.approx(image.norm, rel=1e-4)
@@ -155,7 +165,9 @@ def test_a_folder_becomes_subjects(gallery: Gallery, folder: Path, detector: Loo
 
 class TestSync:
     @pytest.fixture(autouse=True)
-    def enrolled(self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+    def enrolled(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
         report = sync(gallery, folder, detector, embedder)
         assert (report.added, embedder.faces, detector.pictures) == (3, 3, 3)
         embedder.faces = detector.pictures = 0
@@ -264,7 +276,9 @@ class TestSync:
             assert (problem.path, problem.subject) == ("eileen", "eileen")
             assert problem.reason == "a folder that cannot be read (Permission denied)"
             assert (report.added, report.removed) == (1, 1)
-            assert subjects(gallery) == {"eileen": 2, "new": 1} and gallery.images("eileen") == before
+            assert (
+                subjects(gallery) == {"eileen": 2, "new": 1} and gallery.images("eileen") == before
+            )
             assert gallery.problems() == [problem, wall]
         report = sync(gallery, folder, detector, embedder)
         assert report.problems == (wall,) and (report.unchanged, report.removed) == (3, 0)
@@ -281,7 +295,9 @@ class TestSync:
         shutil.copy(EILEEN, folder / "other.jpg")
         _refuse(monkeypatch, folder / "eileen")
         report = sync(gallery, folder, detector, embedder)
-        assert report.problems[1].reason.startswith("the same photograph as eileen/1.jpg, which is enrolled as eileen")
+        assert report.problems[1].reason.startswith(
+            "the same photograph as eileen/1.jpg, which is enrolled as eileen"
+        )
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
     def test_nothing_that_can_be_read_is_an_error_and_removes_nobody(
@@ -295,7 +311,10 @@ class TestSync:
         (folder / "grace.jpg").unlink()
         with monkeypatch.context() as patch:
             _refuse(patch, folder / "eileen")
-            with pytest.raises(InputError, match=r"none of its photographs can be read \(eileen: a folder that cannot"):
+            with pytest.raises(
+                InputError,
+                match=r"none of its photographs can be read \(eileen: a folder that cannot",
+            ):
                 sync(gallery, folder, detector, embedder)
         with monkeypatch.context() as patch:
             _refuse(patch, folder)
@@ -307,13 +326,17 @@ class TestSync:
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         manifest = folder.parent / "m.csv"
-        manifest.write_text("path,subject\nphotos/grace.jpg,g\nphotos/eileen/1.jpg,e\nmore/2.png,m\n")
+        manifest.write_text(
+            "path,subject\nphotos/grace.jpg,g\nphotos/eileen/1.jpg,e\nmore/2.png,m\n"
+        )
         (folder.parent / "more").mkdir()
         ImageOps.mirror(PilImage.open(GRACE)).save(folder.parent / "more" / "2.png")
         report = sync(gallery, manifest, detector, embedder)
         assert subjects(gallery) == {"g": 1, "e": 1, "m": 1} and report.removed == 1
         folder.rename(folder.parent / "away")
-        manifest.write_text("path,subject\nphotos/grace.jpg,g\n./photos/eileen/1.jpg,e\nmore/2.png,m\n")
+        manifest.write_text(
+            "path,subject\nphotos/grace.jpg,g\n./photos/eileen/1.jpg,e\nmore/2.png,m\n"
+        )
         report = sync(gallery, manifest, detector, embedder)
         assert [p.reason for p in report.problems] == [
             "photos/grace.jpg: no such file",
@@ -324,14 +347,19 @@ class TestSync:
         assert sync(gallery, manifest, detector, embedder).removed == 1
         assert subjects(gallery) == {"g": 1, "m": 1}
         (folder.parent / "more").rename(folder.parent / "away2")
-        with pytest.raises(InputError, match=r"m\.csv: none of .* \(m\.csv, line 2: photos/grace\.jpg: no such file\)"):
+        with pytest.raises(
+            InputError,
+            match=r"m\.csv: none of .* \(m\.csv, line 2: photos/grace\.jpg: no such file\)",
+        ):
             sync(gallery, manifest, detector, embedder)
         assert subjects(gallery) == {"g": 1, "m": 1}
 
     def test_a_line_with_a_slip_keeps_what_it_names(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
-        (folder / "m.csv").write_text("path,subject\ngrace.jpg,grace\neileen/1.jpg,eileen\neileen/2.png\n")
+        (folder / "m.csv").write_text(
+            "path,subject\ngrace.jpg,grace\neileen/1.jpg,eileen\neileen/2.png\n"
+        )
         report = sync(gallery, folder / "m.csv", detector, embedder)
         assert len(report.problems) == 1 and report.removed == 0
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
@@ -344,7 +372,9 @@ class TestSync:
         assert sync(gallery, folder, detector, embedder).unchanged == 3
         (folder.parent / "store.jpg").unlink()
         report = sync(gallery, folder, detector, embedder)
-        assert [(p.path, p.subject, p.reason) for p in report.problems] == [("grace.jpg", "grace", "a link to nothing")]
+        assert [(p.path, p.subject, p.reason) for p in report.problems] == [
+            ("grace.jpg", "grace", "a link to nothing")
+        ]
         assert report.removed == 0 and subjects(gallery) == {"grace": 1, "eileen": 2}
         (folder / "grace.jpg").unlink()
         report = sync(gallery, folder, detector, embedder)
@@ -446,7 +476,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_enrolled_under_the_wrong_ha
 
     (folder / "eileen" / "1.jpg").unlink()
     report = enrol(gallery, folder, Slow(builtin), embedder)
-    assert [p.path for p in report.problems] == ["grace.jpg"] and "while it was read" in report.problems[0].reason
+    assert [p.path for p in report.problems] == [
+        "grace.jpg"
+    ] and "while it was read" in report.problems[0].reason
     assert enrol(gallery, folder, builtin, embedder).added == 1
     assert {i.sha256 for i in gallery.images("grace")} == {sha256_file(EILEEN)}
 
@@ -463,7 +495,9 @@ class TestSeveralFaces:
         sheet.save(tmp_path / "pairs" / "pair.png")
         return tmp_path / "pairs" / "pair.png"
 
-    def likeness(self, gallery: Gallery, embedder: Counting, person: Path, detector: Detector) -> float:
+    def likeness(
+        self, gallery: Gallery, embedder: Counting, person: Path, detector: Detector
+    ) -> float:
         """Cosine of the one enrolled face with that person's photograph."""
         face = look(person, detector, ALONE)
         assert isinstance(face, Face)
@@ -475,13 +509,21 @@ class TestSeveralFaces:
     ) -> None:
         told = Told(choice=Choice(remedy="do this"))
         (problem,) = enrol(gallery, pair.parent, detector, embedder, told=told).problems
-        assert problem.path == "pair.png" and problem.reason.startswith("2 faces: 1 at the top left, ")
+        assert problem.path == "pair.png" and problem.reason.startswith(
+            "2 faces: 1 at the top left, "
+        )
         assert "; 2 at the right, " in problem.reason and problem.reason.endswith(" px: do this")
         assert gallery.problems() == [problem]
 
     @pytest.mark.parametrize(("face", "person"), [(1, EILEEN), (2, GRACE), ("largest", GRACE)])
     def test_a_refused_one_is_enrolled_when_a_face_is_chosen(
-        self, face: Which, person: Path, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
+        self,
+        face: Which,
+        person: Path,
+        gallery: Gallery,
+        pair: Path,
+        detector: Looking,
+        embedder: Counting,
     ) -> None:
         assert enrol(gallery, pair, detector, embedder).added == 0
         report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(face)))
@@ -503,7 +545,10 @@ class TestSeveralFaces:
         enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(1)))
         report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(2)))
         assert (report.added, report.unchanged) == (0, 1)
-        assert report.warnings[0].startswith("pair.png is enrolled already") and "gallery remove" in report.warnings[0]
+        assert (
+            report.warnings[0].startswith("pair.png is enrolled already")
+            and "gallery remove" in report.warnings[0]
+        )
 
     def test_what_was_judged_without_a_margin_is_judged_again(
         self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
@@ -511,8 +556,16 @@ class TestSeveralFaces:
         """Return it as older galleries hold it: with the detector's fingerprint alone."""
         (tmp_path / "one").mkdir()
         file = Path(shutil.copy(GRACE, tmp_path / "one" / "grace.jpg"))
-        gallery.set_problems([Problem("grace.jpg", "grace", sha256_file(file), "no face found", detector.fingerprint)])
-        assert enrol(gallery, file.parent, detector, embedder).added == 1 and gallery.problems() == []
+        gallery.set_problems(
+            [
+                Problem(
+                    "grace.jpg", "grace", sha256_file(file), "no face found", detector.fingerprint
+                )
+            ]
+        )
+        assert (
+            enrol(gallery, file.parent, detector, embedder).added == 1 and gallery.problems() == []
+        )
 
 
 class TestListings:
@@ -577,7 +630,9 @@ class TestListings:
         assert reasons == {"gone.jpg": "a link to nothing", "pipe.jpg": "not a file"}
         assert {e.path for e in listing.entries} == {"grace.jpg", "eileen/1.jpg", "eileen/2.png"}
 
-    def test_a_manifest(self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting) -> None:
+    def test_a_manifest(
+        self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
+    ) -> None:
         manifest = folder / "who.csv"
         manifest.write_text(
             "subject,path,note,authority,colour\n"
@@ -597,7 +652,10 @@ class TestListings:
         assert [(p.path, p.reason) for p in report.problems] == [
             ("who.csv, line 4", "nowhere.jpg: no such file"),
             ("who.csv, line 5", "grace.jpg: path or subject is empty"),
-            ("who.csv, line 6", "eileen/2.png: the row has another number of fields than the header"),
+            (
+                "who.csv, line 6",
+                "eileen/2.png: the row has another number of fields than the header",
+            ),
             ("who.csv, line 7", "eileen/../eileen/1.jpg: the same file as in line 3"),
         ]
         assert report.warnings == ("columns that are not read: colour",)
@@ -652,7 +710,9 @@ def test_a_killed_enrolment_goes_on(tmp_path: Path, detector: Looking, embedder:
         "    embedder = open_embedder('builtin', None, 'cpu')\n"
         "    enrol.enrol(gallery, Path(sys.argv[2]), open_detector('cpu'), embedder, listen)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script, str(folder), str(photos)], cwd=ROOT, timeout=100)
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(folder), str(photos)], cwd=ROOT, timeout=100
+    )
     assert ended.returncode == -signal.SIGKILL
     with Gallery.open(folder) as gallery:
         assert len(gallery.subjects()) == 4
@@ -667,7 +727,7 @@ class TestMigration:
         """The builtin embedder with other weights: its last layer turned around."""
         from safetensors.torch import load_file, save_file
 
-        state = {k: v.clone() for k, v in load_file(boxed("embedder.safetensors")).items()}
+        state = {k: v.clone() for k, v in load_file(bundled("embedder.safetensors")).items()}
         state["head.3.weight"] = state["head.3.weight"].flip(0).contiguous()
         save_file(state, tmp_path / "other.safetensors")
         return Counting(tmp_path / "other.safetensors")
@@ -681,13 +741,17 @@ class TestMigration:
         assert (count, removal, other.faces) == (3, None, 3)
         gallery.require(other)
         new = gallery.vectors()
-        assert new.features.shape == old.features.shape and set(new.ids.tolist()).isdisjoint(old.ids.tolist())
+        assert new.features.shape == old.features.shape and set(new.ids.tolist()).isdisjoint(
+            old.ids.tolist()
+        )
         for image in gallery.images():
             face = gallery.face(image)
             assert face is not None
             feature, norm = other.embed(*as_tensors([face]))
             row = next(i for i, t in gallery.templates(new.ids).items() if t.image == image.sha256)
-            assert torch.allclose(torch.from_numpy(new.features[new.ids == row]), feature, atol=1e-4)
+            assert torch.allclose(
+                torch.from_numpy(new.features[new.ids == row]), feature, atol=1e-4
+            )
             assert image.norm == pytest.approx(float(norm), rel=1e-4)
         assert not any(c.problems for c in check(gallery))
         data = b"".join(f.read_bytes() for f in gallery.files())
@@ -701,7 +765,9 @@ class TestMigration:
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "hopper.png")
         enrol(gallery, folder, detector, embedder, told=Told(pictures=False))
         before, state = ops.stored(gallery), gallery.state
-        with pytest.raises(UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"):
+        with pytest.raises(
+            UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"
+        ):
             migrate(gallery, other)
         assert ops.stored(gallery) == before and gallery.state == state
         gallery.require(embedder)
@@ -712,9 +778,17 @@ class TestMigration:
 
     @pytest.mark.parametrize("moment", ["embedding", "swapping"])
     def test_a_kill_leaves_the_old_gallery_whole(
-        self, moment: str, tmp_path: Path, folder: Path, detector: Looking, embedder: Counting, other: Counting
+        self,
+        moment: str,
+        tmp_path: Path,
+        folder: Path,
+        detector: Looking,
+        embedder: Counting,
+        other: Counting,
     ) -> None:
-        with Gallery.create(tmp_path / "g", embedder.name, embedder.sha256, embedder.length) as gallery:
+        with Gallery.create(
+            tmp_path / "g", embedder.name, embedder.sha256, embedder.length
+        ) as gallery:
             enrol(gallery, folder, detector, embedder)
             before = ops.stored(gallery)
         script = (
@@ -730,7 +804,14 @@ class TestMigration:
             "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
             "    enrol.migrate(gallery, BuiltinEmbedder(Path(sys.argv[2])), listen=listen)\n"
         )
-        command = [sys.executable, "-c", script, str(tmp_path / "g"), str(tmp_path / "other.safetensors"), moment]
+        command = [
+            sys.executable,
+            "-c",
+            script,
+            str(tmp_path / "g"),
+            str(tmp_path / "other.safetensors"),
+            moment,
+        ]
         assert subprocess.run(command, cwd=ROOT, timeout=100).returncode == -signal.SIGKILL
         assert (tmp_path / "g" / "migrate.part").exists()
         with Gallery.open(tmp_path / "g") as gallery:

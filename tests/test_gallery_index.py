@@ -47,7 +47,10 @@ def test_search_is_what_the_definition_says(count: int, k: int, seed: int) -> No
 
     rng = np.random.default_rng(seed)
     queries = unit(rng, count)
-    with tempfile.TemporaryDirectory() as name, Gallery.create(Path(name) / "g", "toy", "ab", LENGTH) as gallery:
+    with (
+        tempfile.TemporaryDirectory() as name,
+        Gallery.create(Path(name) / "g", "toy", "ab", LENGTH) as gallery,
+    ):
         with gallery.transaction():
             for i in range(40):
                 gallery.add(f"p{i // 2}", ops.photo(str(i), rng))
@@ -82,20 +85,30 @@ def test_it_is_made_once_and_then_read(gallery: Gallery) -> None:
     assert len(Index.open(gallery)) == gallery.count()
 
 
-def test_two_copies_that_went_apart_do_not_take_each_others_index(gallery: Gallery, tmp_path: Path) -> None:
+def test_two_copies_that_went_apart_do_not_take_each_others_index(
+    gallery: Gallery, tmp_path: Path
+) -> None:
     """The same gallery id, generation and number of templates; only what was added differs."""
     shutil.copytree(gallery.folder, tmp_path / "copy")
     with Gallery.open(tmp_path / "copy") as copy:
         for opened, name in ((gallery, "x"), (copy, "y")):
-            opened.add("new", ops.photo(name, np.random.default_rng(len(name + opened.folder.name))))
+            opened.add(
+                "new", ops.photo(name, np.random.default_rng(len(name + opened.folder.name)))
+            )
             Index.open(opened)
-        assert (copy.id, copy.generation, copy.count()) == (gallery.id, gallery.generation, gallery.count())
+        assert (copy.id, copy.generation, copy.count()) == (
+            gallery.id,
+            gallery.generation,
+            gallery.count(),
+        )
         for name in (FILE, STAMP):
             shutil.copy(gallery.folder / name, copy.folder / name)
         assert Index.open(copy).rebuilt is not None
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "no stamp", "bad stamp", "half a stamp"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "cut", "empty", "no stamp", "bad stamp", "half a stamp"]
+)
 def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) -> None:
     Index.open(gallery)
     file, stamp = gallery.folder / FILE, gallery.folder / STAMP
@@ -133,7 +146,7 @@ def forge(gallery: Gallery, forgery: str) -> None:
     made.add_with_ids(np.ascontiguousarray(stored.features[kept, :length]), ids[kept])
     faiss.write_index(made, str(gallery.folder / FILE))
     digest = sha256_file(gallery.folder / FILE)
-    stamp = index.facts_of(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
+    stamp = index.provenance_of(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
     (gallery.folder / STAMP).write_text(json.dumps(stamp))
 
 
@@ -142,7 +155,9 @@ FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another mea
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_an_index_that_somebody_else_laid_there_is_not_used(gallery: Gallery, forgery: str, known: bool) -> None:
+def test_an_index_that_somebody_else_laid_there_is_not_used(
+    gallery: Gallery, forgery: str, known: bool
+) -> None:
     """Nor where they wrote it into the store, too, that it is ours."""
     Index.open(gallery)
     forge(gallery, forgery)
@@ -183,7 +198,9 @@ def test_a_folder_that_cannot_be_written_is_searched_in_memory(gallery: Gallery)
         gallery.folder.chmod(stat.S_IRWXU)
 
 
-def test_a_reader_writes_no_file_while_another_process_changes_the_gallery(gallery: Gallery) -> None:
+def test_a_reader_writes_no_file_while_another_process_changes_the_gallery(
+    gallery: Gallery,
+) -> None:
     """Else what was just removed could come back to the disk."""
     with Gallery.open(gallery.folder, read_only=True) as reader:
         assert len(Index.open(reader)) == gallery.count()
@@ -193,7 +210,9 @@ def test_a_reader_writes_no_file_while_another_process_changes_the_gallery(galle
         assert (gallery.folder / FILE).exists()
 
 
-def test_without_faiss_the_command_that_installs_it_is_named(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_faiss_the_command_that_installs_it_is_named(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MissingExtra, match=r"pip install 'fasr-video\[cpu\]'"):
         Index.open(gallery)
@@ -207,7 +226,10 @@ class TestApproximate:
     def large(self, tmp_path: Path) -> Iterator[Gallery]:
         """Few numbers a vector, so that an approximate index can find enough."""
         rng = np.random.default_rng(4)
-        with Gallery.create(tmp_path / "g", "toy", "ab", self.LENGTH) as gallery, gallery.transaction():
+        with (
+            Gallery.create(tmp_path / "g", "toy", "ab", self.LENGTH) as gallery,
+            gallery.transaction(),
+        ):
             for i in range(6000):
                 gallery.add(f"p{i}", ops.photo(str(i), rng, self.LENGTH))
         with Gallery.open(tmp_path / "g") as gallery:
@@ -217,7 +239,9 @@ class TestApproximate:
         made = Index.open(large, approximate_above=1000)
         assert {m.kind.split(",")[0] for m in made.measured} == {FLAT, "IVF-PQ", "HNSW"}
         best = next(m for m in made.measured if m.kind == made.kind)
-        assert best.recall >= ENOUGH and best.ms == min(m.ms for m in made.measured if m.recall >= ENOUGH)
+        assert best.recall >= ENOUGH and best.ms == min(
+            m.ms for m in made.measured if m.recall >= ENOUGH
+        )
         again = Index.open(large, approximate_above=1000)
         assert (again.rebuilt, again.kind, again.measured) == (None, made.kind, made.measured)
         assert not any(c.problems for c in check(large))
@@ -242,9 +266,13 @@ class TestApproximate:
         assert (np.diff(cosines, axis=1) <= 0).all()
         truth = np.argsort(-exact, axis=1)[:, :RECALL_AT]
         recall = np.mean([np.isin(a, b).mean() for a, b in zip(truth, rows, strict=True)])
-        assert recall == pytest.approx(next(m.recall for m in made.measured if m.kind == made.kind), abs=0.01)
+        assert recall == pytest.approx(
+            next(m.recall for m in made.measured if m.kind == made.kind), abs=0.01
+        )
 
-    def test_flat_is_kept_when_none_finds_enough(self, large: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_flat_is_kept_when_none_finds_enough(
+        self, large: Gallery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(index, "ENOUGH", 1.01)
         made = Index.open(large, approximate_above=1000)
         assert made.kind == FLAT and len(made.measured) > 3
@@ -269,7 +297,9 @@ def test_statistics_name_the_two_subjects_that_are_most_alike(tmp_path: Path) ->
     near = 0.8 * x[0] + 0.6 * x[1]
     with Gallery.create(tmp_path / "g", "toy", "ab", LENGTH) as gallery:
         rng = np.random.default_rng(0)
-        for i, (subject, vector) in enumerate((("a", x[0]), ("a", x[0]), ("b", near), ("c", x[5]), ("a", x[9]))):
+        for i, (subject, vector) in enumerate(
+            (("a", x[0]), ("a", x[0]), ("b", near), ("c", x[5]), ("a", x[9]))
+        ):
             given = ops.photo(str(i), rng)
             gallery.add(subject, type(given)(given.sha256, given.path, vector, 1.0, 40, 0.9, None))
         found = statistics(gallery)

@@ -23,7 +23,13 @@ from fasr_video.gallery import traces
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.records import EnrolledPhoto, GalleryError, PhotoOfAnother, Problem, WrongEmbedder
+from fasr_video.gallery.records import (
+    EnrolledPhoto,
+    GalleryError,
+    PhotoOfAnother,
+    Problem,
+    WrongEmbedder,
+)
 from fasr_video.gallery.store import DATABASE
 from fasr_video.recognition.combiner import Source
 from fasr_video.recognition.embedder import BuiltinEmbedder
@@ -51,7 +57,12 @@ def test_what_goes_in_comes_out(gallery: Gallery, rng: np.random.Generator) -> N
     (subject,) = gallery.subjects()
     assert (subject.id, subject.note, subject.images) == ("Ada ✓", "seen twice", 1)
     (image,) = gallery.images("Ada ✓")
-    assert (image.sha256, image.path, image.norm, image.has_picture) == (given.sha256, "one.png", given.norm, True)
+    assert (image.sha256, image.path, image.norm, image.has_picture) == (
+        given.sha256,
+        "one.png",
+        given.norm,
+        True,
+    )
     assert given.face is not None
     face = gallery.face(image)
     assert face is not None
@@ -63,7 +74,9 @@ def test_what_goes_in_comes_out(gallery: Gallery, rng: np.random.Generator) -> N
     assert gallery.embedder == Source("toy", "ab" * 32) and gallery.length == LENGTH
 
 
-def test_several_photographs_make_one_more_template_weighted_by_their_norms(gallery: Gallery) -> None:
+def test_several_photographs_make_one_more_template_weighted_by_their_norms(
+    gallery: Gallery,
+) -> None:
     a, b = np.eye(LENGTH, dtype=np.float32)[:2]
     gallery.add("x", EnrolledPhoto("1" * 64, "a", a, 3.0, 40, 0.9, None))
     assert [t.kind for t in gallery.templates(gallery.vectors().ids).values()] == ["single"]
@@ -106,7 +119,9 @@ def test_generation_rises_with_each_change_of_templates_and_ids_are_never_used_a
 def test_a_failed_batch_leaves_nothing(gallery: Gallery, rng: np.random.Generator) -> None:
     with pytest.raises(UsageError, match="unit vector"), gallery.transaction():
         gallery.add("a", ops.photo("one", rng))
-        gallery.add("b", EnrolledPhoto("0" * 64, "b", np.full(LENGTH, 2, np.float32), 1, 40, 0.9, None))
+        gallery.add(
+            "b", EnrolledPhoto("0" * 64, "b", np.full(LENGTH, 2, np.float32), 1, 40, 0.9, None)
+        )
     assert gallery.subjects() == [] and gallery.count() == 0 and gallery.generation == 0
 
 
@@ -120,7 +135,11 @@ def test_another_embedder_is_refused_by_name(gallery: Gallery) -> None:
     builtin = BuiltinEmbedder()
     with pytest.raises(WrongEmbedder) as told:
         gallery.require(builtin)
-    assert "ab" * 32 in str(told.value) and builtin.sha256 in str(told.value) and "gallery migrate" in str(told.value)
+    assert (
+        "ab" * 32 in str(told.value)
+        and builtin.sha256 in str(told.value)
+        and "gallery migrate" in str(told.value)
+    )
 
 
 class TestRemoval:
@@ -132,7 +151,11 @@ class TestRemoval:
         Index.open(gallery)
         pooled = [v for s, kind, v in ops.stored(gallery) if s == "p1" and kind == "pooled"]
         pictures = gallery.query("SELECT picture FROM image WHERE subject = 'p1'")
-        gone = [p.feature.tobytes() for p in photos[3:6]] + pooled + [r[0][1000:1100] for r in pictures]
+        gone = (
+            [p.feature.tobytes() for p in photos[3:6]]
+            + pooled
+            + [r[0][1000:1100] for r in pictures]
+        )
         assert len(gone) == 7 and all(self.places(gallery, g) for g in gone)
         removal = gallery.remove([p.sha256 for p in photos[3:6]], "order 12/34")
         assert (removal.subjects, len(removal.images), removal.templates) == (("p1",), 3, 4)
@@ -147,12 +170,18 @@ class TestRemoval:
     def places(gallery: Gallery, data: bytes) -> int:
         return sum(f.read_bytes().count(data) for f in gallery.files())
 
-    def test_the_log_tells_hashes_when_and_why_but_no_names(self, gallery: Gallery, rng: np.random.Generator) -> None:
+    def test_the_log_tells_hashes_when_and_why_but_no_names(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
         given = ops.photo("somebody", rng)
         gallery.add("somebody", given)
         gallery.remove([given.sha256], "expunged")
         (line,) = gallery.removals()
-        assert line["why"] == "expunged" and line["images_sha256"] == [given.sha256] and line["templates"] == 1
+        assert (
+            line["why"] == "expunged"
+            and line["images_sha256"] == [given.sha256]
+            and line["templates"] == 1
+        )
         assert not self.places(gallery, b"somebody")
         assert gallery.subjects() == []
 
@@ -166,24 +195,38 @@ class TestRemoval:
             Problem("alice2.png", "alice_secret", "1" * 64, "no face found", "detector"),
             Problem("bob.jpg", "bob", given.sha256, "twice"),
             Problem(
-                "carol.jpg", "carol", "2" * 64, "the same file as x.png, which stands for alice_secret: remove one"
+                "carol.jpg",
+                "carol",
+                "2" * 64,
+                "the same file as x.png, which stands for alice_secret: remove one",
             ),
         ]
         stays = [
-            Problem("dave.jpg", "dave", "3" * 64, "the same file as y.png, which stands for alice_secret2"),
+            Problem(
+                "dave.jpg",
+                "dave",
+                "3" * 64,
+                "the same file as y.png, which stands for alice_secret2",
+            ),
             Problem("erin.jpg", "erin", "4" * 64, "no face found", "detector"),
         ]
         gallery.set_problems([*gone, *stays])
         assert set(gallery.problems_about(["alice_secret"], [given.sha256])) == set(gone)
         removal = gallery.remove([given.sha256], "order")
-        assert (removal.subjects, removal.problems, removal.occurrences) == (("alice_secret",), 3, 0)
+        assert (removal.subjects, removal.problems, removal.occurrences) == (
+            ("alice_secret",),
+            3,
+            0,
+        )
         assert gallery.problems() == stays
         assert gallery.remove([other.sha256], "order").problems == 0
         assert self.places(gallery, b"alice_secret") == self.places(gallery, b"alice_secret2")
 
     def test_lines_without_a_subject_go_alone(self, gallery: Gallery) -> None:
         stays = Problem("m.csv, line 3", "a", None, "x.jpg: no such file")
-        gallery.set_problems([Problem("m.csv, line 2", "", None, "path or subject is empty"), stays])
+        gallery.set_problems(
+            [Problem("m.csv, line 2", "", None, "path or subject is empty"), stays]
+        )
         assert ops.remove(gallery, "").problems == 1 and gallery.problems() == [stays]
 
     def test_one_photograph_of_several_takes_only_what_is_said_about_it(
@@ -193,16 +236,27 @@ class TestRemoval:
         gallery.add("a", first)
         gallery.add("a", second)
         own = Problem("3.png", "a", "3" * 64, "no face found", "detector")
-        gallery.set_problems([own, Problem("b.png", "b", first.sha256, "the same file as 1.png, which stands for a")])
+        gallery.set_problems(
+            [own, Problem("b.png", "b", first.sha256, "the same file as 1.png, which stands for a")]
+        )
         removal = gallery.remove([first.sha256], "order")
         assert (removal.subjects, removal.problems, gallery.problems()) == ((), 1, [own])
 
-    def test_a_subject_of_which_nothing_could_be_enrolled(self, gallery: Gallery, rng: np.random.Generator) -> None:
+    def test_a_subject_of_which_nothing_could_be_enrolled(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
         gallery.add("a", ops.photo("one", rng))
         before = gallery.generation
-        gallery.set_problems([Problem("dave_noface.png", "dave_noface", "1" * 64, "no face found", "detector")])
+        gallery.set_problems(
+            [Problem("dave_noface.png", "dave_noface", "1" * 64, "no face found", "detector")]
+        )
         removal = ops.remove(gallery, "dave_noface")
-        assert (removal.subjects, removal.images, removal.templates, removal.problems) == (("dave_noface",), (), 0, 1)
+        assert (removal.subjects, removal.images, removal.templates, removal.problems) == (
+            ("dave_noface",),
+            (),
+            0,
+            1,
+        )
         assert removal.files_scanned == len(gallery.files()) and removal.occurrences == 0
         assert [line["templates"] for line in gallery.removals()] == [0]
         assert (
@@ -225,7 +279,9 @@ class TestRemoval:
         assert removal.occurrences == 0 and removal.shared > 0
         assert [s.id for s in gallery.subjects()] == ["b"]
 
-    def test_bytes_left_in_any_file_of_the_folder_are_found(self, gallery: Gallery, rng: np.random.Generator) -> None:
+    def test_bytes_left_in_any_file_of_the_folder_are_found(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
         given = ops.photo("one", rng)
         gallery.add("a", given)
         (gallery.folder / "notes.bin").write_bytes(b"xyz" + given.feature.tobytes())
@@ -256,7 +312,9 @@ class TestRemoval:
         ended = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, timeout=60)
         assert ended.returncode == -signal.SIGKILL
         secret = photos[1].feature.tobytes()
-        (folder / "vectors.faiss.part").write_bytes(secret)  # as a kill in the writing of an index leaves it
+        (folder / "vectors.faiss.part").write_bytes(
+            secret
+        )  # as a kill in the writing of an index leaves it
         with Gallery.open(folder) as gallery:
             assert [s.id for s in gallery.subjects()] == ["p0", "p2", "p3"]
             assert not self.places(gallery, secret)
@@ -268,7 +326,9 @@ class TestRemoval:
     st.integers(0, 40),
     st.integers(0, 2**32),
 )
-def test_a_secret_is_found_at_any_offset(secret: bytes, before: bytes, rest: int, seed: int) -> None:
+def test_a_secret_is_found_at_any_offset(
+    secret: bytes, before: bytes, rest: int, seed: int
+) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -302,7 +362,13 @@ def test_kills_leave_whole_batches(tmp_path: Path) -> None:
     for seed in range(3):
         Gallery.create(folder / str(seed), "toy", "ab", LENGTH).close()
         done.write_text("")
-        command = [sys.executable, str(Path(ops.__file__)), str(folder / str(seed)), str(seed), str(done)]
+        command = [
+            sys.executable,
+            str(Path(ops.__file__)),
+            str(folder / str(seed)),
+            str(seed),
+            str(done),
+        ]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         with subprocess.Popen(command, env=environment) as writer:
             while not done.read_text():
@@ -360,8 +426,14 @@ class TestBadGalleries:
         database.close()
         with Gallery.open(folder, read_only=True) as gallery:
             told = " ".join(p for c in check(gallery) for p in c.problems)
-            assert "template 7 was changed" in told and "the stored picture of 8.png was changed" in told
-            assert "photographs without a template" in told and "a row of image points at a subject" in told
+            assert (
+                "template 7 was changed" in told
+                and "the stored picture of 8.png was changed" in told
+            )
+            assert (
+                "photographs without a template" in told
+                and "a row of image points at a subject" in told
+            )
             with pytest.raises(IntegrityError, match=r"8\.png was changed"):
                 gallery.face(gallery.images("p8")[0])
 
@@ -377,7 +449,10 @@ class TestBadGalleries:
         monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
         with Gallery.open(folder, read_only=True) as reader, reader.snapshot():
             reader.subjects()
-            with pytest.raises(EnvironmentFailure, match="still reads"), Gallery.open(folder) as gallery:
+            with (
+                pytest.raises(EnvironmentFailure, match="still reads"),
+                Gallery.open(folder) as gallery,
+            ):
                 ops.remove(gallery, "p1")
         with Gallery.open(folder) as gallery:
             assert gallery.query("SELECT value FROM meta WHERE key = 'purge'") == [("0",)]
@@ -395,12 +470,21 @@ class TestBadGalleries:
         command = [sys.executable, "-c", hold, str(folder / DATABASE)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
             assert reader.stdout is not None and reader.stdout.readline() == "held\n"
-            with pytest.raises(EnvironmentFailure, match="check --finish"), Gallery.open(folder) as gallery:
+            with (
+                pytest.raises(EnvironmentFailure, match="check --finish"),
+                Gallery.open(folder) as gallery,
+            ):
                 ops.remove(gallery, "p1")
             reader.kill()
-        assert any(secret in path.read_bytes() for path in folder.iterdir()), "that is what is to be told"
+        assert any(secret in path.read_bytes() for path in folder.iterdir()), (
+            "that is what is to be told"
+        )
         code, out, _ = called(capsys, "gallery", "check", folder)
-        assert code == 4 and "a removal was begun and is not finished" in out and "gallery check --finish" in out
+        assert (
+            code == 4
+            and "a removal was begun and is not finished" in out
+            and "gallery check --finish" in out
+        )
         code, out, _ = called(capsys, "gallery", "check", folder, "--finish")
         assert code == 0 and "FAILED" not in out
         assert not any(secret in path.read_bytes() for path in folder.iterdir())

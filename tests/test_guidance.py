@@ -18,7 +18,7 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.errors import CaseError, FasrError, SettingsError, UsageError
 from fasr_video.files import sha256_file
-from fasr_video.pipeline.restore import open_prober, probe_all
+from fasr_video.pipeline.restore import encode_all, open_encoder
 from fasr_video.pipeline.run import open_case, run
 from fasr_video.sr import sampling, sde
 from fasr_video.sr.attributes import (
@@ -38,7 +38,7 @@ from fasr_video.sr.guidance import Guidance, Guided, open_guidance, open_spread
 from fasr_video.sr.methods import METHODS, Need, Options, open_restorer
 from fasr_video.sr.methods.diffusion import FAMILY, Diffusion
 from fasr_video.sr.networks.attributes import AttributeNet
-from fasr_video.sr.restoration import Probe, Restorer, restore
+from fasr_video.sr.restoration import FaceInput, Restorer, restore
 from fasr_video.sr.samplers import generators
 from fasr_video.sr.weights import save_attributes
 from fasr_video.types import Image
@@ -49,7 +49,11 @@ from tests.test_cli import called
 from tests.test_methods import CPU, PROBE, diffusion, face, models, short
 from tests.test_methods import weights as weights  # a fixture
 
-GLASSES, NO_GLASSES, BEARD = Attribute("glasses", True), Attribute("glasses", False), Attribute("beard", True)
+GLASSES, NO_GLASSES, BEARD = (
+    Attribute("glasses", True),
+    Attribute("glasses", False),
+    Attribute("beard", True),
+)
 SIDE = 32
 Capture = pytest.CaptureFixture[str]
 
@@ -100,7 +104,11 @@ def test_every_sampler_draws_the_moved_gaussian(kind: str) -> None:
     how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 24
     drawn = [
         sampling.draw(d, nothing(n), how, generators(range(n)))
-        for d in (Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps), Gaussian(MOVED), Gaussian())
+        for d in (
+            Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps),
+            Gaussian(MOVED),
+            Gaussian(),
+        )
     ]
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=2e-4)
     shift = float((drawn[0] - drawn[2]).mean())
@@ -111,7 +119,9 @@ def test_every_sampler_draws_the_moved_gaussian(kind: str) -> None:
 def test_the_mean_of_the_pictures_is_the_moved_one(kind: str) -> None:
     how, n = sampling.parse(f"{kind}-{KINDS[kind]}"), 48
     guided = Guided(Gaussian(), pulled, STRENGTH, bounded=how.in_few_steps)
-    assert float(sampling.draw(guided, nothing(n), how, generators(range(n))).mean()) == pytest.approx(MOVED, abs=4e-3)
+    assert float(
+        sampling.draw(guided, nothing(n), how, generators(range(n))).mean()
+    ) == pytest.approx(MOVED, abs=4e-3)
 
 
 # --- what keeps few steps within pictures ------------------------------------------------------------------------
@@ -130,8 +140,13 @@ def test_in_few_steps_guidance_moves_no_further_than_what_is_open() -> None:
     room = open_spread(sigma, condition)
     torch.testing.assert_close(near.square().mean((1, 2, 3)).sqrt(), room)
     assert bool((far.square().mean((1, 2, 3)).sqrt() > 10 * room).all())
-    torch.testing.assert_close(torch.cosine_similarity(near.flatten(1), far.flatten(1)), torch.ones(3))
-    assert room[0] < 0.01 and room[1] < ResidualDenoiser.WITH_LR < room[2] < ResidualDenoiser.WITHOUT_LR
+    torch.testing.assert_close(
+        torch.cosine_similarity(near.flatten(1), far.flatten(1)), torch.ones(3)
+    )
+    assert (
+        room[0] < 0.01
+        and room[1] < ResidualDenoiser.WITH_LR < room[2] < ResidualDenoiser.WITHOUT_LR
+    )
 
 
 def test_the_samplers_of_few_steps_are_bounded_and_the_papers_are_as_published() -> None:
@@ -173,7 +188,9 @@ def test_what_cannot_be_said_is_refused(texts: list[str], says: str) -> None:
 
 def classifier(names: tuple[str, ...] = NAMES, side: int = 128) -> AttributeClassifier:
     torch.manual_seed(0)
-    return AttributeClassifier(randomised(AttributeNet(len(names), 4, side)), names, 0.002, 30.0).eval()
+    return AttributeClassifier(
+        randomised(AttributeNet(len(names), 4, side)), names, 0.002, 30.0
+    ).eval()
 
 
 def certain(odds: float, names: tuple[str, ...] = NAMES) -> AttributeClassifier:
@@ -188,11 +205,13 @@ def all_of(*parts: AttributeClassifier) -> Classifiers:
     return Classifiers(parts, tuple(f"{i}" * 64 for i in range(len(parts))))
 
 
-def test_classifiers_of_ours_and_of_others_know_attributes_by_the_same_names(tmp_path: Path) -> None:
+def test_classifiers_of_ours_and_of_others_know_attributes_by_the_same_names(
+    tmp_path: Path,
+) -> None:
     save_attributes(classifier(), tmp_path / "a.safetensors")
     ours, published = str(tmp_path / "a.safetensors"), published_file(tmp_path)
     sha256 = sha256_file(Path(ours))
-    assert open_guidance([ours], 50, CPU).facts() == {
+    assert open_guidance([ours], 50, CPU).provenance() == {
         "guidance": 50,
         "classifier": {"male": sha256, "glasses": sha256, "beard": sha256},
     }
@@ -223,7 +242,9 @@ def test_a_strength_that_is_none_is_refused(strength: float) -> None:
 
 
 def guided(*rows: tuple[Attribute, ...], strength: float = 50.0, bounded: bool = False) -> Denoiser:
-    return Guidance(all_of(classifier(side=SIDE)), strength).guided(Gaussian(side=SIDE), rows, bounded)
+    return Guidance(all_of(classifier(side=SIDE)), strength).guided(
+        Gaussian(side=SIDE), rows, bounded
+    )
 
 
 def pictures(n: int) -> tuple[Tensor, Tensor, Condition]:
@@ -260,8 +281,12 @@ def test_each_attribute_draws_by_its_own_slope_and_confidence() -> None:
         return guided(attributes)(x, sigma, condition) - plain
 
     torch.testing.assert_close(move(BEARD), 50 * 0.3**2 * slope, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(move(replace(BEARD, confidence=0.25)), move(BEARD) / 4, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(move(BEARD, GLASSES), move(BEARD) + move(GLASSES), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        move(replace(BEARD, confidence=0.25)), move(BEARD) / 4, rtol=1e-3, atol=1e-6
+    )
+    torch.testing.assert_close(
+        move(BEARD, GLASSES), move(BEARD) + move(GLASSES), rtol=1e-3, atol=1e-6
+    )
     assert bool((move(GLASSES) * move(NO_GLASSES)).sum() < 0)
 
 
@@ -277,7 +302,9 @@ def test_a_classifier_is_asked_within_its_training() -> None:
     listening = Listening(part.network, part.names, 0.01, 30.0)
     x, _, condition = pictures(3)
     sigma = torch.tensor([0.002, 0.3, 348.0])
-    out = Guidance(all_of(listening)).guided(Gaussian(side=SIDE), [(BEARD,)] * 3, False)(x, sigma, condition)
+    out = Guidance(all_of(listening)).guided(Gaussian(side=SIDE), [(BEARD,)] * 3, False)(
+        x, sigma, condition
+    )
     assert bool(out.isfinite().all())
     torch.testing.assert_close(asked[0], torch.tensor([0.01, 0.3, 30.0]))
 
@@ -290,7 +317,9 @@ def seeing() -> AttributeClassifier:
     """Sees the shapes of `made`: its last layer is fitted to them in closed form."""
     faces, labels = made(64)
     seen = classifier()
-    torch.nn.init.zeros_(seen.network.Dense_2.weight)  # goes by the picture alone, whatever the noise level
+    torch.nn.init.zeros_(
+        seen.network.Dense_2.weight
+    )  # goes by the picture alone, whatever the noise level
     shown = faces.pictures[..., 8:136, 8:136].float() / 255
     inputs: list[Tensor] = []
     hook = seen.network.Dense_3.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
@@ -300,7 +329,9 @@ def seeing() -> AttributeClassifier:
         mean = inputs[0].mean(0)
         centred = inputs[0] - mean
         wanted = 8.0 * (2 * labels.float() - 1)
-        weight = centred.T @ torch.linalg.solve(centred @ centred.T + 1e-3 * torch.eye(len(shown)), wanted)
+        weight = centred.T @ torch.linalg.solve(
+            centred @ centred.T + 1e-3 * torch.eye(len(shown)), wanted
+        )
         last = seen.network.Dense_3
         last.weight.zero_()
         last.bias.zero_()
@@ -315,12 +346,23 @@ def as_face(k: int) -> Image:
 def test_attributes_are_read_by_the_mean_log_odds_of_all_faces(seeing: AttributeClassifier) -> None:
     classifiers = all_of(seeing)
     dark, light = read(classifiers, [as_face(0)]), read(classifiers, [as_face(7)])
-    assert [(a.name, a.value) for a in dark] == [("male", False), ("glasses", False), ("beard", True)]
-    assert [(a.name, a.value) for a in light] == [("male", True), ("glasses", True), ("beard", False)]
+    assert [(a.name, a.value) for a in dark] == [
+        ("male", False),
+        ("glasses", False),
+        ("beard", True),
+    ]
+    assert [(a.name, a.value) for a in light] == [
+        ("male", True),
+        ("glasses", True),
+        ("beard", False),
+    ]
     assert all(a.source == "read" and CLEAR < a.confidence <= 1 for a in (*dark, *light))
     balanced = read(classifiers, [as_face(0), as_face(7)])
     twice = read(classifiers, [as_face(0), as_face(0), as_face(7)])
-    assert all(a.confidence < b.confidence < c.confidence for a, b, c in zip(balanced, twice, dark, strict=True))
+    assert all(
+        a.confidence < b.confidence < c.confidence
+        for a, b, c in zip(balanced, twice, dark, strict=True)
+    )
 
 
 def test_faces_of_any_size_are_read(seeing: AttributeClassifier) -> None:
@@ -346,7 +388,9 @@ def test_what_the_examiner_says_stands_before_what_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", ["dpmpp-6", "ve-8"])
-def test_a_picture_is_drawn_to_where_the_classifier_sees_it(kind: str, seeing: AttributeClassifier) -> None:
+def test_a_picture_is_drawn_to_where_the_classifier_sees_it(
+    kind: str, seeing: AttributeClassifier
+) -> None:
     how, rows, condition = sampling.parse(kind), ((BEARD,), (NO_GLASSES,)), nothing(2, 128)
     towards, plain = (
         sampling.draw(
@@ -358,21 +402,27 @@ def test_a_picture_is_drawn_to_where_the_classifier_sees_it(kind: str, seeing: A
         for strength in (50.0, 0.0)
     )
     with torch.no_grad():
-        after, before = (seeing.logs(picture, torch.full((2,), 0.002)) for picture in (towards, plain))
+        after, before = (
+            seeing.logs(picture, torch.full((2,), 0.002)) for picture in (towards, plain)
+        )
     assert after[0, 2, 0] > before[0, 2, 0] and after[1, 1, 0] > before[1, 1, 0]
 
 
 # --- restorers ---------------------------------------------------------------------------------------------------
 
 
-def restorer(name: str, part: AttributeClassifier | None = None, strength: float = 50.0) -> Restorer:
+def restorer(
+    name: str, part: AttributeClassifier | None = None, strength: float = 50.0
+) -> Restorer:
     kind = METHODS[name].defaults.sampler.rpartition("-")[0]
     guidance = Guidance(all_of(part or classifier()), strength)
     return Diffusion(METHODS[name], models(), Options(CPU, sampler=f"{kind}-3", guidance=guidance))
 
 
 def test_methods_that_support_attributes_are_those_tried_here() -> None:
-    assert {name for name, method in METHODS.items() if method.supports.attributes} == {m.name for m in FAMILY}
+    assert {name for name, method in METHODS.items() if method.supports.attributes} == {
+        m.name for m in FAMILY
+    }
 
 
 @pytest.mark.parametrize("name", [m.name for m in FAMILY])
@@ -386,7 +436,9 @@ def test_guidance_draws_with_every_method(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [m.name for m in FAMILY if Need.ATTRIBUTES not in m.needs])
-def test_without_attributes_or_strength_the_picture_is_bit_for_bit_the_unguided_one(name: str) -> None:
+def test_without_attributes_or_strength_the_picture_is_bit_for_bit_the_unguided_one(
+    name: str,
+) -> None:
     plain = restore(short(name), PROBE, 1, 0).picture
     for same in (
         restore(restorer(name), PROBE, 1, 0),
@@ -397,7 +449,7 @@ def test_without_attributes_or_strength_the_picture_is_bit_for_bit_the_unguided_
 
 def test_pictures_do_not_depend_on_their_neighbours_attributes() -> None:
     ours = replace(PROBE, attributes=(GLASSES,))
-    others = [Probe(face(7, 24), attributes=(NO_GLASSES, BEARD)), ours, Probe(face(8, 16))]
+    others = [FaceInput(face(7, 24), attributes=(NO_GLASSES, BEARD)), ours, FaceInput(face(8, 16))]
     together = restorer("fasr++").restore_all(others, 2, [1, 3, 2])
     alone = [restore(restorer("fasr++"), p, 2, s) for p, s in zip(others, (1, 3, 2), strict=True)]
     for a, b in zip(together, alone, strict=True):
@@ -405,9 +457,13 @@ def test_pictures_do_not_depend_on_their_neighbours_attributes() -> None:
 
 
 def test_srdg_is_sde_sr_that_is_guided() -> None:
-    with pytest.raises(UsageError, match="method srdg: it is guided by attributes, and there are none"):
+    with pytest.raises(
+        UsageError, match="method srdg: it is guided by attributes, and there are none"
+    ):
         open_restorer(METHODS["srdg"], Options(CPU))
-    with pytest.raises(UsageError, match="method srdg: it is guided by attributes, and there are none"):
+    with pytest.raises(
+        UsageError, match="method srdg: it is guided by attributes, and there are none"
+    ):
         restore(restorer("srdg"), PROBE, 1, 0)
     probe = replace(PROBE, attributes=(GLASSES,))
     ours, theirs = (restore(restorer(name), probe, 1, 0) for name in ("srdg", "sde-sr-ve"))
@@ -425,9 +481,9 @@ def test_attributes_need_a_classifier_that_knows_them() -> None:
 
 
 def test_facts_name_the_classifier_and_the_strength() -> None:
-    plain = diffusion("fasr++", "dpmpp-sde-3").facts()
+    plain = diffusion("fasr++", "dpmpp-sde-3").provenance()
     more = {"guidance": 50.0, "classifier": dict.fromkeys(("male", "glasses", "beard"), "0" * 64)}
-    assert restorer("fasr++").facts() == plain | more
+    assert restorer("fasr++").provenance() == plain | more
 
 
 def warnings(part: AttributeClassifier, *attributes: Attribute) -> list[str]:
@@ -436,11 +492,15 @@ def warnings(part: AttributeClassifier, *attributes: Attribute) -> list[str]:
 
 
 def test_a_reading_that_is_unsure_is_not_used_and_that_is_said() -> None:
-    unsure, sure = (Attribute(n, True, c, "read") for n, c in (("male", SURE / 2), ("glasses", SURE)))
+    unsure, sure = (
+        Attribute(n, True, c, "read") for n, c in (("male", SURE / 2), ("glasses", SURE))
+    )
     answer = restore(restorer("fasr"), replace(PROBE, attributes=(unsure, sure)), 1, 0)
     only = restore(restorer("fasr"), replace(PROBE, attributes=(sure,)), 1, 0)
     assert answer.attributes == (sure,) and np.array_equal(answer.picture, only.picture)
-    assert any(w.startswith("attribute male: read with certainty 0.1, too little") for w in answer.warnings)
+    assert any(
+        w.startswith("attribute male: read with certainty 0.1, too little") for w in answer.warnings
+    )
     told = warnings(classifier(), unsure)
     assert any("drawn without guidance" in w for w in told)
 
@@ -452,7 +512,10 @@ def test_what_was_read_is_called_a_guess() -> None:
 
 def test_what_the_examiner_says_against_what_is_clearly_seen_is_a_warning() -> None:
     (told,) = warnings(certain(5.0), NO_GLASSES)
-    assert told == "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with certainty 0.987"
+    assert (
+        told
+        == "attribute glasses=no (examiner): the LR face of 16 px reads as the opposite, with certainty 0.987"
+    )
     (told,) = warnings(certain(5.0), BEARD)
     assert told.startswith("attribute beard=yes (examiner): ")
     assert warnings(certain(5.0), GLASSES) == []
@@ -470,7 +533,9 @@ def sr(weights: list[str], tmp_path: Path, capsys: Capture) -> Run:
     Pictures.fromarray(face(0, 16)).save(tmp_path / "still.png")
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        return called(capsys, "sr", tmp_path / "still.png", *weights, "--out", tmp_path / "out", *arguments)
+        return called(
+            capsys, "sr", tmp_path / "still.png", *weights, "--out", tmp_path / "out", *arguments
+        )
 
     return call
 
@@ -480,16 +545,25 @@ def facts_in(folder: Path) -> list[dict[str, object]]:
     return [json.loads(p.read_text()) for p in files]
 
 
-def test_a_still_is_drawn_towards_what_is_said_and_says_so_everywhere(sr: Run, tmp_path: Path) -> None:
+def test_a_still_is_drawn_towards_what_is_said_and_says_so_everywhere(
+    sr: Run, tmp_path: Path
+) -> None:
     file = tmp_path / "attributes.safetensors"
-    code, _, err = sr("--classifier", file, "--attr", "glasses=no:0.7", "--attr", "read", "--guidance", 20)
-    assert code == 0 and "attribute glasses=no:0.7 (examiner): the LR face of 16 px reads as the opposite" in err
+    code, _, err = sr(
+        "--classifier", file, "--attr", "glasses=no:0.7", "--attr", "read", "--guidance", 20
+    )
+    assert (
+        code == 0
+        and "attribute glasses=no:0.7 (examiner): the LR face of 16 px reads as the opposite" in err
+    )
     (facts,) = facts_in(tmp_path / "out")
     said = {"name": "glasses", "value": False, "confidence": 0.7, "source": "examiner"}
     asked, attributes = facts["asked"], facts["attributes"]
     assert isinstance(asked, dict) and isinstance(attributes, list)
     assert asked["attributes"] == {"said": [said], "read": True}
-    assert asked["restorer"]["guidance"] == 20 and asked["restorer"]["classifier"]["beard"] == sha256_file(file)
+    assert asked["restorer"]["guidance"] == 20 and asked["restorer"]["classifier"][
+        "beard"
+    ] == sha256_file(file)
     assert [(a["name"], a["source"]) for a in attributes] == [
         ("glasses", "examiner"),
         ("male", "read"),
@@ -517,7 +591,10 @@ def test_another_question_is_drawn_and_the_same_is_not(sr: Run, tmp_path: Path) 
     ]
     assert all(": drawn " in sr(*q)[1] for q in questions)
     assert all(": there already " in sr(*q)[1] for q in questions)
-    assert ": there already " in sr("--attr", "beard=no", "--attr", "glasses=yes", "--classifier", file)[1]
+    assert (
+        ": there already "
+        in sr("--attr", "beard=no", "--attr", "glasses=yes", "--classifier", file)[1]
+    )
     assert "attributes" not in facts_in(tmp_path / "out")[0]["asked"]  # type: ignore[operator]
 
 
@@ -531,7 +608,9 @@ def test_another_question_is_drawn_and_the_same_is_not(sr: Run, tmp_path: Path) 
         (("--attr", "male=yes", "--classifier", "/nowhere"), "no such file"),
     ],
 )
-def test_a_wrong_question_is_one_line(sr: Run, tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+def test_a_wrong_question_is_one_line(
+    sr: Run, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
     ours = ("--classifier", tmp_path / "attributes.safetensors")
     needed = "--attr" in arguments and "--classifier" not in arguments
     code, _, err = sr(*arguments, *(ours if needed else ()))
@@ -551,7 +630,7 @@ READING = (*QUICK, "restore.attributes=read", "restore.guidance=20")
 
 
 @pytest.fixture
-def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A box whose classifier always reads glasses and a beard's absence; the classifier's file."""
     folder = tmp_path / "weights"
     folder.mkdir()
@@ -560,7 +639,9 @@ def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (folder / path.name).symlink_to(path)
     save_attributes(certain(5.0), folder / "attributes.safetensors")
     entries = [
-        e for e in json.loads((manifest.BOX / manifest.MANIFEST).read_text()) if e["file"] != "attributes.safetensors"
+        e
+        for e in json.loads((manifest.BOX / manifest.MANIFEST).read_text())
+        if e["file"] != "attributes.safetensors"
     ]
     ours = entries[0] | {"file": "attributes.safetensors", "needs": []}
     (folder / manifest.MANIFEST).write_text(json.dumps([*entries, ours]))
@@ -570,7 +651,7 @@ def boxed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
-    boxed: Path, entrance: Path, tmp_path: Path, capsys: Capture
+    bundled: Path, entrance: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     out, settings = tmp_path / "case", configs.load("cpu", READING)
     run([entrance], out, settings)
@@ -587,34 +668,46 @@ def test_a_run_reads_attributes_off_the_faces_and_the_case_says_so(
     with Pictures.open(out / told["picture"]) as picture:
         assert json.loads(picture.info["fasr-video"])["attributes"] == told["attributes"]
     with Case.open(out, read_only=True) as case:
-        (models,) = (json.loads(row["models"]) for row in case.db.execute("SELECT models FROM probed"))
+        (models,) = (
+            json.loads(row["models"]) for row in case.db.execute("SELECT models FROM encoding")
+        )
         assert not any(c.problems for c in verify(case))
-    sha256 = sha256_file(boxed)
-    assert models["restorer"]["guidance"] == 20 and set(models["restorer"]["classifier"].values()) == {sha256}
+    sha256 = sha256_file(bundled)
+    assert models["restorer"]["guidance"] == 20 and set(
+        models["restorer"]["classifier"].values()
+    ) == {sha256}
     assert run([entrance], out, settings)[1] is False
 
     with pytest.raises(CaseError, match=r"restore\.attributes, restore\.guidance"):
         open_case(out, configs.load("cpu", QUICK))
-    save_attributes(certain(-5.0), boxed)
+    save_attributes(certain(-5.0), bundled)
     manifest.refresh()
     assert run([entrance], out, settings)[1] is True, "another classifier is another question"
     (track,) = [t for t in document(out)["tracks"] if t["restoration"]]
     assert [a["value"] for a in track["restoration"]["attributes"]] == [False, False, True]
 
 
-def test_probes_made_before_are_made_anew_with_guidance(boxed: Path, entrance: Path, tmp_path: Path) -> None:
+def test_probes_made_before_are_made_anew_with_guidance(
+    bundled: Path, entrance: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "case"
     run([entrance], out, configs.load("cpu", QUICK))
     (before,) = [t["restoration"] for t in document(out)["tracks"] if t["restoration"]]
     assert before["attributes"] == []
     with Case.open(out) as case:
-        assert probe_all(case, open_prober(configs.load("cpu", QUICK)), 0, lambda *_: None) is False
-        assert probe_all(case, open_prober(configs.load("cpu", READING)), 0, lambda *_: None) is True
+        assert (
+            encode_all(case, open_encoder(configs.load("cpu", QUICK)), 0, lambda *_: None) is False
+        )
+        assert (
+            encode_all(case, open_encoder(configs.load("cpu", READING)), 0, lambda *_: None) is True
+        )
     (after,) = [t["restoration"] for t in document(out)["tracks"] if t["restoration"]]
     assert after["attributes"] and after["picture"] != before["picture"]
 
 
-def test_a_case_from_before_these_settings_is_one_without_guidance(entrance: Path, tmp_path: Path) -> None:
+def test_a_case_from_before_these_settings_is_one_without_guidance(
+    entrance: Path, tmp_path: Path
+) -> None:
     out, settings = tmp_path / "case", configs.load("cpu", QUICK)
     with open_case(out, settings) as case:
         stored = json.loads(case.meta("settings"))
@@ -627,6 +720,8 @@ def test_a_case_from_before_these_settings_is_one_without_guidance(entrance: Pat
 
 
 def test_nothing_is_read_for_a_method_that_draws_nothing() -> None:
-    with pytest.raises(SettingsError, match=r"restore\.attributes=read: restore\.method none draws nothing"):
-        open_prober(configs.load("cpu", (*READING, "restore.method=none")))
-    assert "guidance" not in str(open_prober(configs.load("cpu", QUICK)).facts())
+    with pytest.raises(
+        SettingsError, match=r"restore\.attributes=read: restore\.method none draws nothing"
+    ):
+        open_encoder(configs.load("cpu", (*READING, "restore.method=none")))
+    assert "guidance" not in str(open_encoder(configs.load("cpu", QUICK)).provenance())

@@ -28,7 +28,7 @@ from fasr_video.console import readable_json
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.encryption import new_key, read_key, warn_of_readers
 from fasr_video.errors import FasrError, IntegrityError
-from fasr_video.files import inside, write_whole
+from fasr_video.files import atomic_write, inside
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.report.write import write_report
 from tests.cases import synthetic
@@ -49,7 +49,9 @@ def mine(tmp_path: Path) -> Path:
     return folder
 
 
-def test_sweeping_follows_no_link_and_takes_only_what_is_named_as_ours(case: Path, mine: Path) -> None:
+def test_sweeping_follows_no_link_and_takes_only_what_is_named_as_ours(
+    case: Path, mine: Path
+) -> None:
     with Case.open(case) as opened:
         (case / "crops" / "zz").symlink_to(mine)
         (case / "crops" / "ab").mkdir(exist_ok=True)
@@ -59,7 +61,9 @@ def test_sweeping_follows_no_link_and_takes_only_what_is_named_as_ours(case: Pat
             path.write_bytes(b"of a kill")
         assert opened.sweep_pictures() == 3
     assert not any(path.exists() for path in left)
-    assert (mine / "will.txt").read_text() == "mine" and (case / "crops" / "ab" / "notes.txt").exists()
+    assert (mine / "will.txt").read_text() == "mine" and (
+        case / "crops" / "ab" / "notes.txt"
+    ).exists()
 
 
 @pytest.mark.parametrize("inside", ["crops/zz", "report", "signed-off"])
@@ -87,7 +91,9 @@ def _pictures(case: Path) -> object:
 
 
 @pytest.mark.parametrize("write", [_report, _pictures])
-@pytest.mark.parametrize("column", ["track.number", "track.source", "face.frame_index", "face.reason"])
+@pytest.mark.parametrize(
+    "column", ["track.number", "track.source", "face.frame_index", "face.reason"]
+)
 def test_no_name_of_a_file_that_is_written_is_a_text_of_the_case(
     column: str, write: Callable[[Path], object], mine: Path, tmp_path: Path
 ) -> None:
@@ -150,30 +156,36 @@ def test_a_link_in_place_of_a_lock_empties_no_file(whose: str, case: Path, mine:
     assert (mine / "will.txt").read_text() == "mine"
 
 
-def test_a_link_in_place_of_a_half_written_file_is_not_written_through(tmp_path: Path, mine: Path) -> None:
+def test_a_link_in_place_of_a_half_written_file_is_not_written_through(
+    tmp_path: Path, mine: Path
+) -> None:
     (tmp_path / "a.json.part").symlink_to(mine / "will.txt")
-    write_whole(tmp_path / "a.json", lambda path: path.write_text("new"))
+    atomic_write(tmp_path / "a.json", lambda path: path.write_text("new"))
     assert (mine / "will.txt").read_text() == "mine" and (tmp_path / "a.json").read_text() == "new"
 
 
 @pytest.mark.parametrize("folder", ["../outside", "/tmp/outside", "..", "a/b", ""])
 def test_a_ledger_names_no_case_outside_of_its_folder(folder: str, tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "cases") as ledger:
-        ledger.put_unit("ab" * 32, "s", "door-12345678", 1, False)
+        ledger.put_job("ab" * 32, "s", "door-12345678", 1, False)
         ledger.db.execute("UPDATE unit SET folder = ?", (folder,))
         with pytest.raises(IntegrityError, match="outside of these cases"):
             ledger.take()
 
 
 @pytest.mark.parametrize("name", [PARTS, LEDGER])
-def test_an_archive_whose_own_folders_are_links_is_not_written_to(name: str, tmp_path: Path, mine: Path) -> None:
+def test_an_archive_whose_own_folders_are_links_is_not_written_to(
+    name: str, tmp_path: Path, mine: Path
+) -> None:
     (tmp_path / "cases").mkdir()
     (tmp_path / "cases" / name).symlink_to(mine)
     with pytest.raises(IntegrityError, match="a link to"):
         Ledger.open(tmp_path / "cases")
 
 
-def test_new_cases_galleries_and_archives_are_their_owners_alone(case: Path, tmp_path: Path) -> None:
+def test_new_cases_galleries_and_archives_are_their_owners_alone(
+    case: Path, tmp_path: Path
+) -> None:
     Ledger.open(tmp_path / "archive").db.close()
     for folder in (case, case / "gallery", tmp_path / "archive"):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -190,17 +202,37 @@ def test_a_folder_that_was_there_keeps_who_may_enter_it(case: Path, tmp_path: Pa
 NASTY = '=HYPERLINK("x")\x1b]0;owned\x07\x1b[2J\nbert: accepted\u202e'
 
 
-def test_names_are_no_commands_to_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = Names(anna=NASTY, bert="\x9b31mbert", yard="/footage/\x1b[8mhidden.mp4", camera=NASTY, remark=NASTY)
+def test_names_are_no_commands_to_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = Names(
+        anna=NASTY,
+        bert="\x9b31mbert",
+        yard="/footage/\x1b[8mhidden.mp4",
+        camera=NASTY,
+        remark=NASTY,
+    )
     case = made_case(tmp_path / "case", names)
     gallery = str(case / "gallery")
     with Case.open(case) as opened:
         track, link = 1, opened.db.execute("SELECT id FROM link").fetchone()["id"]
         decide(opened, track, "rejected", NASTY, "Anna")
         links.decide(opened, link, "refused", "Anna")
-    calls = [["show", str(case)], ["show", str(case), "--json"], ["export", str(case), "--format", "csv"]]
-    calls += [["verify", str(case)], ["gallery", "list", gallery], ["gallery", "show", gallery, NASTY]]
-    calls += [["gallery", "log", gallery], ["gallery", "list", gallery, "--json"], ["purge", str(case)]]
+    calls = [
+        ["show", str(case)],
+        ["show", str(case), "--json"],
+        ["export", str(case), "--format", "csv"],
+    ]
+    calls += [
+        ["verify", str(case)],
+        ["gallery", "list", gallery],
+        ["gallery", "show", gallery, NASTY],
+    ]
+    calls += [
+        ["gallery", "log", gallery],
+        ["gallery", "list", gallery, "--json"],
+        ["purge", str(case)],
+    ]
     for call in calls:
         cli.cli(call, standalone_mode=False)
         printed = capsys.readouterr()
@@ -215,9 +247,14 @@ def test_json_for_people_reads_as_what_it_is_made_of() -> None:
 
 
 def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
-    case = made_case(tmp_path / "case", Names(anna="=cmd|' /C calc'!A0", yard="+1.mp4", door="@SUM(A1)", camera="-2"))
+    case = made_case(
+        tmp_path / "case",
+        Names(anna="=cmd|' /C calc'!A0", yard="+1.mp4", door="@SUM(A1)", camera="-2"),
+    )
     with Case.open(case) as opened:
-        opened.db.execute("""UPDATE probed SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'""")
+        opened.db.execute(
+            """UPDATE encoding SET models = '{"pooled_by": "mean", "restorer": null, "embedder": "e"}'"""
+        )
         tables = [as_csv(opened, "tracks"), as_csv(opened, "faces")]
     tables.append((write_report(case, tmp_path / "report", ["csv"]) / "tracks.csv").read_text())
     for table in tables:
@@ -244,7 +281,9 @@ def is_number(text: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["signing", "encryption"])
-def test_a_key_that_others_can_read_is_told(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_that_others_can_read_is_told(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("cryptography")
     from fasr_video.custody.keys import make_signing_keys, read_private, write_secret
 

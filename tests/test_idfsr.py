@@ -13,14 +13,7 @@ from fasr_video.errors import FasrError
 from fasr_video.recognition.landmarks import usable
 from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
-from fasr_video.sr.identity import (
-    Identity,
-    References,
-    fit,
-    load_identity,
-    save_identity,
-    stranger,
-)
+from fasr_video.sr.identity import Identity, References, fit, load_identity, save_identity, stranger
 from fasr_video.sr.idfsr import (
     FADE,
     KEPT,
@@ -37,10 +30,18 @@ from fasr_video.sr.idfsr import (
     warp_field,
 )
 from fasr_video.sr.networks.compact import CompactNet
-from fasr_video.sr.networks.idfsr import COMPACT, PUBLISHED, SIZES, CrossAttention, IdfsrNet, Level, Size
+from fasr_video.sr.networks.idfsr import (
+    COMPACT,
+    PUBLISHED,
+    SIZES,
+    CrossAttention,
+    IdfsrNet,
+    Level,
+    Size,
+)
 from fasr_video.sr.weights import load_idfsr, save_denoiser, save_idfsr
 from fasr_video.training import idfsr as training
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests.idfsr_faces import ABOUT, FACE, RESIDUAL, SIDE, TINY, faces, pictures, speaking, told
 
 ROOT = Path(__file__).parents[1]
@@ -56,10 +57,10 @@ def size(request: pytest.FixtureRequest) -> Size:
 
 
 def test_the_mask_covers_the_landmarks_and_nothing_of_the_border() -> None:
-    marks = faces(200)
-    mask = face_mask(marks, SIDE)
+    landmarks = faces(200)
+    mask = face_mask(landmarks, SIDE)
     assert mask.shape == (200, 1, SIDE, SIDE) and set(mask.unique().tolist()) == {0.0, 1.0}
-    x, y = marks.long().unbind(2)
+    x, y = landmarks.long().unbind(2)
     assert bool((mask[torch.arange(200)[:, None], 0, y, x] == 1).all())
     for edge in (mask[..., :RIM, :], mask[..., -RIM:, :], mask[..., :RIM], mask[..., -RIM:]):
         assert not edge.any()
@@ -76,7 +77,9 @@ def test_the_mask_goes_from_brow_to_chin_and_leaves_hair_and_shoulders() -> None
 
 def test_the_mask_turns_with_the_face() -> None:
     middle = torch.tensor([63.5, 63.5])
-    turned = (FACE - middle) @ torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) + middle  # a quarter: down becomes left
+    turned = (FACE - middle) @ torch.tensor(
+        [[0.0, 1.0], [-1.0, 0.0]]
+    ) + middle  # a quarter: down becomes left
     upright = face_mask(FACE[None], SIDE)[0, 0]
     assert (face_mask(turned[None], SIDE)[0, 0] != upright.rot90(-1)).float().mean() < 0.005
 
@@ -92,16 +95,16 @@ def test_the_mask_turns_with_the_face() -> None:
         ("two in one place", FACE[[0, 1, 0, 3, 4]]),
     ],
 )
-def test_landmarks_that_cannot_be_a_faces_are_not_usable(what: str, marks: Tensor) -> None:
-    assert usable(torch.stack((FACE, marks))).tolist() == [True, False], what
+def test_landmarks_that_cannot_be_a_faces_are_not_usable(what: str, landmarks: Tensor) -> None:
+    assert usable(torch.stack((FACE, landmarks))).tolist() == [True, False], what
 
 
 # ---------------------------------------------------------------------------------------------------------------- warp
 
 
 def test_equal_landmarks_leave_the_picture_as_it_is() -> None:
-    x, marks = pictures(8), faces(8)
-    torch.testing.assert_close(warp(x, marks, marks), x, rtol=0, atol=1e-4)
+    x, landmarks = pictures(8), faces(8)
+    torch.testing.assert_close(warp(x, landmarks, landmarks), x, rtol=0, atol=1e-4)
 
 
 def test_the_warp_brings_each_landmark_exactly_to_its_place() -> None:
@@ -114,7 +117,12 @@ def test_the_warp_brings_each_landmark_exactly_to_its_place() -> None:
 def test_the_border_stays_where_it_is_and_nothing_is_torn() -> None:
     field = warp_field(faces(50, seed=1), faces(50, seed=2), SIDE)
     line = torch.arange(SIDE).float()
-    for edge, along in ((field[:, 0], 0), (field[:, -1], 0), (field[:, :, 0], 1), (field[:, :, -1], 1)):
+    for edge, along in (
+        (field[:, 0], 0),
+        (field[:, -1], 0),
+        (field[:, :, 0], 1),
+        (field[:, :, -1], 1),
+    ):
         torch.testing.assert_close(edge[..., along], line.expand(50, -1), rtol=0, atol=1e-3)
     steps = torch.cat((field.diff(dim=1).flatten(), field.diff(dim=2).flatten()))
     assert float(steps.abs().max()) < 6  # neighbours come from near each other
@@ -122,7 +130,10 @@ def test_the_border_stays_where_it_is_and_nothing_is_torn() -> None:
 
 def test_symmetric_faces_have_triangles_too() -> None:
     """Four points on one circle can be cut in two ways: one is taken, without a hole."""
-    x, even = pictures(1), torch.tensor([[[40.0, 60], [87, 60], [63.5, 63.5], [40, 100], [87, 100]]])
+    x, even = (
+        pictures(1),
+        torch.tensor([[[40.0, 60], [87, 60], [63.5, 63.5], [40, 100], [87, 100]]]),
+    )
     torch.testing.assert_close(warp(x, even, even), x, rtol=0, atol=1e-4)
 
 
@@ -145,12 +156,17 @@ def test_both_sizes_take_and_give_128_px_and_attend_at_16(name: str) -> None:
         assert style.shape == (2, 512)
         assert net(x, x, one, style, torch.zeros(2, 512)).shape == x.shape
     attending = [name for name, module in net.named_modules() if isinstance(module, CrossAttention)]
-    assert len(attending) == 2 * size.blocks and all(f".{size.attention}." in name for name in attending)
+    assert len(attending) == 2 * size.blocks and all(
+        f".{size.attention}." in name for name in attending
+    )
 
 
 def test_the_compact_size_is_for_a_cpu_and_the_published_one_is_as_published() -> None:
     with torch.device("meta"):
-        count = {name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6 for name, size in SIZES.items()}
+        count = {
+            name: sum(p.numel() for p in IdfsrNet(size).parameters()) / 1e6
+            for name, size in SIZES.items()
+        }
     assert 10 < count["compact"] < 14 and 80 < count["published"] < 110
     assert PUBLISHED.widths == tuple(128 * m for m in (1, 1, 2, 2, 4, 4)) and COMPACT.block == 4
 
@@ -190,18 +206,28 @@ def base_of(condition: FaceCondition) -> Tensor:
     """What an untrained compact network says of pure noise."""
     noise = torch.randn(condition.lr.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return identity_denoiser(IdfsrNet(RESIDUAL))(1e4 * noise, torch.full((len(noise),), 1e4), condition)
+        return identity_denoiser(IdfsrNet(RESIDUAL))(
+            1e4 * noise, torch.full((len(noise),), 1e4), condition
+        )
 
 
 def test_the_compact_size_begins_at_the_lr_face_with_the_reference_where_that_is_hidden() -> None:
     condition = told()
     base, hidden = base_of(condition), condition.mask.expand_as(condition.lr) == 1
-    near = torch.nn.functional.max_pool2d(condition.mask, 2 * FADE + 1, 1, FADE).expand_as(condition.lr) == 1
+    near = (
+        torch.nn.functional.max_pool2d(condition.mask, 2 * FADE + 1, 1, FADE).expand_as(
+            condition.lr
+        )
+        == 1
+    )
     torch.testing.assert_close(base[hidden], condition.reference[hidden], rtol=0, atol=1e-4)
     torch.testing.assert_close(base[~near], condition.lr[~near], rtol=0, atol=1e-4)
     # From one to the other without an edge: white on black changes by a little from pixel to pixel.
     black = FaceCondition(
-        torch.zeros_like(condition.lr), condition.feature, condition.mask, torch.ones_like(condition.lr)
+        torch.zeros_like(condition.lr),
+        condition.feature,
+        condition.mask,
+        torch.ones_like(condition.lr),
     )
     edge = base_of(black)
     assert 0.05 < max(float(edge.diff(dim=d).abs().max()) for d in (2, 3)) < 0.2
@@ -214,16 +240,23 @@ def test_an_untrained_compact_network_stands_between_the_noisy_picture_and_its_b
     with torch.no_grad():
         out = identity_denoiser(IdfsrNet(RESIDUAL))(x, sigma, condition)
     base, level = base_of(condition), sigma[:, None, None, None]
-    torch.testing.assert_close(out, (base * level**2 + x * SPREAD**2) / (level**2 + SPREAD**2), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        out, (base * level**2 + x * SPREAD**2) / (level**2 + SPREAD**2), rtol=0, atol=1e-4
+    )
 
 
 def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
     condition, sigma = told(), torch.tensor([0.01, 0.5, 20.0])
-    clean, noise = pictures(3, seed=5), torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    clean, noise = (
+        pictures(3, seed=5),
+        torch.randn(3, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0)),
+    )
     heard: list[Tensor] = []
 
     class Heard(IdfsrNet):
-        def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+        def forward(
+            self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
+        ) -> Tensor:
             heard.append(super().forward(x, lr, time, style, identity))
             return heard[-1]
 
@@ -233,22 +266,30 @@ def test_the_compact_networks_loss_is_the_error_of_its_own_output() -> None:
     level, base = sigma[:, None, None, None], base_of(condition)
     total = (level**2 + SPREAD**2).sqrt()
     residual = clean + level * noise - base
-    wanted = (clean - base - (SPREAD / total) ** 2 * residual) * total / (level * SPREAD)  # EDM's F, eq. 8
+    wanted = (
+        (clean - base - (SPREAD / total) ** 2 * residual) * total / (level * SPREAD)
+    )  # EDM's F, eq. 8
     with torch.no_grad():
         out = denoiser(clean + level * noise, sigma, condition)
     expected = (heard[0] - wanted).square().flatten(1).mean(1)
-    torch.testing.assert_close(denoiser.weighted(out, clean, sigma, condition), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        denoiser.weighted(out, clean, sigma, condition), expected, rtol=1e-3, atol=1e-4
+    )
 
 
-def test_training_draws_each_step_of_the_ddpm_as_often_and_the_compact_sizes_levels_log_normally() -> None:
+def test_training_draws_each_step_of_the_ddpm_as_often_and_the_compact_sizes_levels_log_normally() -> (
+    None
+):
     share = (torch.arange(STEPS) + 0.5) / STEPS
     published, compact = (identity_denoiser(IdfsrNet(size)) for size in (TINY, RESIDUAL))
     torch.testing.assert_close(published.levels(share), SIGMAS.float())
-    assert published.levels(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([float(SIGMAS[0]), float(SIGMAS[-1])])
-    drawn, (mean, spread) = compact.levels(share).log(), LOG_SIGMA
-    assert float(drawn.mean()) == pytest.approx(mean, abs=0.02) and float(drawn.std()) == pytest.approx(
-        spread, abs=0.02
+    assert published.levels(torch.tensor([0.0, 1.0])).tolist() == pytest.approx(
+        [float(SIGMAS[0]), float(SIGMAS[-1])]
     )
+    drawn, (mean, spread) = compact.levels(share).log(), LOG_SIGMA
+    assert float(drawn.mean()) == pytest.approx(mean, abs=0.02) and float(
+        drawn.std()
+    ) == pytest.approx(spread, abs=0.02)
     assert compact.levels(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([0.002, 30.0])
 
 
@@ -270,16 +311,21 @@ def test_the_compact_size_can_begin_with_what_an_sr_network_knows(tmp_path: Path
             torch.nn.init.zeros_(parameter)
     g = torch.Generator().manual_seed(0)
     x, lr, style, who = (
-        torch.randn(2, *shape, generator=g) for shape in ((3, SIDE, SIDE), (3, SIDE, SIDE), (512,), (512,))
+        torch.randn(2, *shape, generator=g)
+        for shape in ((3, SIDE, SIDE), (3, SIDE, SIDE), (512,), (512,))
     )
     noise = torch.tensor([0.05, 5.0]).log() / 4
     with torch.no_grad():
         known = sr.network(x, lr, noise, torch.zeros(2, 512))
-        torch.testing.assert_close(net.eval()(x, lr, noise, style, who), known, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            net.eval()(x, lr, noise, style, who), known, rtol=1e-3, atol=1e-3
+        )
 
 
 def test_weights_that_a_new_run_cannot_begin_with_are_refused(tmp_path: Path) -> None:
-    save_denoiser(ResidualDenoiser(CompactNet((32, 64), blocks=1, condition=32)), tmp_path / "sr.safetensors")
+    save_denoiser(
+        ResidualDenoiser(CompactNet((32, 64), blocks=1, condition=32)), tmp_path / "sr.safetensors"
+    )
     with pytest.raises(FasrError, match=r"sr\.safetensors: nothing in it fits"):
         training.begin_with(IdfsrNet(RESIDUAL), tmp_path / "sr.safetensors")
 
@@ -290,7 +336,9 @@ def test_it_hears_context_reference_and_identity_and_not_what_is_hidden(size: Si
     inside, outside = condition.mask, 1 - condition.mask
 
     def answer(**other: Tensor) -> Tensor:
-        changed = {name: getattr(condition, name) for name in ("lr", "feature", "mask", "reference")} | other
+        changed = {
+            name: getattr(condition, name) for name in ("lr", "feature", "mask", "reference")
+        } | other
         with torch.no_grad():
             return denoiser(x, sigma, FaceCondition(**changed))
 
@@ -308,7 +356,10 @@ def test_an_item_does_not_depend_on_the_rest_of_its_batch(size: Size) -> None:
     denoiser, condition = identity_denoiser(speaking(size)), told()
     x, sigma = pictures(3, seed=5), torch.tensor([0.05, 0.5, 5.0])
     with torch.no_grad():
-        together, alone = denoiser(x, sigma, condition), denoiser(x[1:2], sigma[1:2], condition[1:2])
+        together, alone = (
+            denoiser(x, sigma, condition),
+            denoiser(x[1:2], sigma[1:2], condition[1:2]),
+        )
     torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -364,12 +415,16 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
     class Gaussian(IdfsrNet):
         """Told the time alone, as the network is; x_t must come as a DDPM sees it."""
 
-        def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+        def forward(
+            self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
+        ) -> Tensor:
             return noise(x, KEPT[time.round().long()][:, None, None, None])
 
     x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = (x_t / KEPT[t[0]].sqrt() + 1) / 2
-    for now, after in zip(t, [*t[1:], None], strict=True):  # Song, Meng and Ermon 2021, eq. 12 with η = 0
+    for now, after in zip(
+        t, [*t[1:], None], strict=True
+    ):  # Song, Meng and Ermon 2021, eq. 12 with η = 0
         kept, then = KEPT[now], torch.ones(()) if after is None else KEPT[after]
         told = noise(x_t, kept)
         clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
@@ -394,7 +449,10 @@ def test_a_seed_draws_the_same_picture_whatever_the_batch(size: Size) -> None:
 
 
 def test_weights_come_back_from_their_file(tmp_path: Path, size: Size) -> None:
-    denoiser, condition = identity_denoiser(speaking(size).half().float()), told()  # what a float16 file can hold
+    denoiser, condition = (
+        identity_denoiser(speaking(size).half().float()),
+        told(),
+    )  # what a float16 file can hold
     denoiser.embedder, denoiser.band = "e" * 64, (4, 16)
     save_idfsr(denoiser, tmp_path / "idfsr.safetensors")
     back = load_idfsr(tmp_path / "idfsr.safetensors")
@@ -409,7 +467,7 @@ def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(FasrError, match="no such file"):
         load_idfsr(file)
     with pytest.raises(FasrError, match="does not name an IDFSR network"):
-        load_idfsr(boxed("sr.safetensors"))
+        load_idfsr(bundled("sr.safetensors"))
     save_idfsr(identity_denoiser(speaking()), file)
     with pytest.raises(FasrError, match="fasr-video/idfsr/2"):
         checkpoints.load(file)
@@ -427,21 +485,31 @@ def person(n: int = 4, seed: int = 0) -> References:
     g = torch.Generator().manual_seed(seed)
     base = pictures(1, seed=seed)
     shots = (base + 0.05 * (pictures(n, seed=seed + 1) - 0.5)).clamp(0, 1)
-    features = torch.nn.functional.normalize(torch.ones(n, 512) + torch.randn(n, 512, generator=g), dim=1)
+    features = torch.nn.functional.normalize(
+        torch.ones(n, 512) + torch.randn(n, 512, generator=g), dim=1
+    )
     names = tuple(f"{i}.png" for i in range(n))
-    return References(names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features)
+    return References(
+        names, tuple(f"{i:064x}" for i in range(n)), shots, faces(n, seed=seed), features
+    )
 
 
-def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is(size: Size) -> None:
-    denoiser, told_of = identity_denoiser(speaking(size)), []
+def test_fitting_lowers_the_loss_on_the_references_and_leaves_the_network_as_it_is(
+    size: Size,
+) -> None:
+    denoiser, enrolment_defaults = identity_denoiser(speaking(size)), []
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    vector, first, last = fit(denoiser, person(), 8, 0, told_of.append)
+    vector, first, last = fit(denoiser, person(), 8, 0, enrolment_defaults.append)
     assert last < first
     assert all(torch.equal(value, before[name]) for name, value in denoiser.state_dict().items())
-    assert [p.step for p in told_of] == list(range(1, 9)) and told_of[0].steps == 8
+    assert [p.step for p in enrolment_defaults] == list(range(1, 9)) and enrolment_defaults[
+        0
+    ].steps == 8
     start = torch.nn.functional.normalize(person().features.sum(0), dim=0)
     assert vector.shape == (512,) and 0 < float((vector - start).norm()) < 2
-    assert torch.equal(fit(denoiser, person(), 8, 0, told_of.append)[0], vector)  # the same seed, the same vector
+    assert torch.equal(
+        fit(denoiser, person(), 8, 0, enrolment_defaults.append)[0], vector
+    )  # the same seed, the same vector
 
 
 def test_a_fit_that_helps_nothing_is_no_fit() -> None:
@@ -454,15 +522,21 @@ def test_a_stranger_among_the_references_is_named() -> None:
     references = person()
     assert stranger(references) is None
     mixed = references.features.clone()
-    mixed[2] = torch.nn.functional.normalize(torch.randn(512, generator=torch.Generator().manual_seed(9)), dim=0)
+    mixed[2] = torch.nn.functional.normalize(
+        torch.randn(512, generator=torch.Generator().manual_seed(9)), dim=0
+    )
     doubt = stranger(replace(references, features=mixed))
-    assert doubt is not None and doubt.startswith("2.png") and "lowest" in doubt and "\n" not in doubt
+    assert (
+        doubt is not None and doubt.startswith("2.png") and "lowest" in doubt and "\n" not in doubt
+    )
 
 
 @pytest.mark.parametrize("n", [0, 1, 11])
 def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
     with pytest.raises(FasrError, match=f"{n} that can be used, but 2 to 10"):
-        person(n) if n else References((), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512))
+        person(n) if n else References(
+            (), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512)
+        )
 
 
 def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path) -> None:
@@ -470,7 +544,9 @@ def test_an_identity_comes_back_for_its_own_weights_and_no_others(tmp_path: Path
     save_identity(Identity(vector, ABOUT), file)
     back = load_identity(file, "a" * 64)
     assert torch.equal(back.vector, vector) and back.about == ABOUT
-    with pytest.raises(FasrError, match="fitted to the weights aaaaaaaaaaaa…, but ffffffffffff… are given"):
+    with pytest.raises(
+        FasrError, match="fitted to the weights aaaaaaaaaaaa…, but ffffffffffff… are given"
+    ):
         load_identity(file, "f" * 64)
 
 
@@ -478,13 +554,16 @@ def test_a_file_that_is_no_identity_is_one_clear_error(tmp_path: Path) -> None:
     file = tmp_path / "person.id"
     save_identity(Identity(torch.randn(512), ABOUT), file)
     whole = file.read_bytes()
-    poisoned, short = Identity(torch.full((512,), float("nan")), ABOUT), Identity(torch.zeros(8), ABOUT)
+    poisoned, short = (
+        Identity(torch.full((512,), float("nan")), ABOUT),
+        Identity(torch.zeros(8), ABOUT),
+    )
     for write in (
         lambda: file.unlink(),
         lambda: file.write_bytes(whole[:700]),
         lambda: file.write_bytes(b"no identity"),
         lambda: file.write_bytes(whole.replace(b"loss_after", b"loss_other")),
-        lambda: file.write_bytes(boxed("sr.safetensors").read_bytes()),
+        lambda: file.write_bytes(bundled("sr.safetensors").read_bytes()),
         lambda: save_identity(poisoned, file),
         lambda: save_identity(short, file),
     ):

@@ -17,18 +17,13 @@ from fasr_video.cli import main
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import shrink
-from fasr_video.sr.identity import (
-    Identity,
-    load_identity,
-)
-from fasr_video.sr.idfsr import (
-    identity_denoiser,
-)
+from fasr_video.sr.identity import Identity, load_identity
+from fasr_video.sr.idfsr import identity_denoiser
 from fasr_video.sr.methods.idfsr import Idfsr, IdfsrModels
 from fasr_video.sr.networks.idfsr import COMPACT
-from fasr_video.sr.restoration import Probe, as_image, restore
+from fasr_video.sr.restoration import FaceInput, as_image, restore
 from fasr_video.sr.weights import load_idfsr, save_idfsr
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests.idfsr_faces import ABOUT, FACE, pictures, speaking
 
 ROOT = Path(__file__).parents[1]
@@ -51,8 +46,10 @@ class Embedder:
 
     name, sha256, length, device, licence = "told", "bb", 512, torch.device("cpu"), ""
 
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = torch.nn.functional.adaptive_avg_pool2d(
+            faces.mean(1, keepdim=True), (16, 32)
+        ).flatten(1)
         return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
 
 
@@ -67,41 +64,51 @@ def shot(seed: int, side: int = 16, light: float = 0.5) -> np.ndarray:
     return as_image(picture)
 
 
-PROBE = Probe(shot(0), (shot(1, 128), shot(2, 100)))
+PROBE = FaceInput(shot(0), (shot(1, 128), shot(2, 100)))
 DARK = 0.1
 
 
 def test_references_are_heard_and_the_answer_says_what_it_must_not_be_used_for() -> None:
     answer = restore(restorer(), PROBE, 2, seed=3)
-    assert answer.picture.shape == (128, 128, 3) and len(answer.samples) == 2 and answer.spread.max() > 0
+    assert (
+        answer.picture.shape == (128, 128, 3)
+        and len(answer.samples) == 2
+        and answer.spread.max() > 0
+    )
     assert answer.feature == "mean" and answer.calls == 6
-    assert answer.warnings == ("conditioned on its references: never compare it with those photographs",)
-    other = restore(restorer(), Probe(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
+    assert answer.warnings == (
+        "conditioned on its references: never compare it with those photographs",
+    )
+    other = restore(restorer(), FaceInput(PROBE.lr0, (shot(7, 128),)), 2, seed=3)
     assert not np.array_equal(other.picture, answer.picture)
 
 
 def test_without_references_the_face_speaks_for_itself_and_that_is_said() -> None:
-    answer = restore(restorer(), Probe(PROBE.lr0), 1, seed=3)
+    answer = restore(restorer(), FaceInput(PROBE.lr0), 1, seed=3)
     assert answer.feature == "own" and len(answer.warnings) == 1
     assert answer.warnings[0].startswith("reference-free") and "not used" not in answer.warnings[0]
 
 
 def test_without_landmarks_it_goes_on_without_references_and_says_so() -> None:
-    dark = Probe(shot(0, light=DARK), PROBE.auxiliaries)
+    dark = FaceInput(shot(0, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dark, 1, seed=3)
     told_all = " ".join(answer.warnings)
     assert answer.feature == "own" and "no usable landmarks on the LR face" in told_all
     assert "references given were not used" in told_all
-    assert np.array_equal(answer.picture, restore(restorer(), Probe(dark.lr0), 1, seed=3).picture)
+    assert np.array_equal(
+        answer.picture, restore(restorer(), FaceInput(dark.lr0), 1, seed=3).picture
+    )
 
 
 def test_at_4_px_where_nobody_finds_landmarks_the_usual_ones_bend_the_references() -> None:
-    dot = Probe(shot(0, 4, light=DARK), PROBE.auxiliaries)
+    dot = FaceInput(shot(0, 4, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dot, 1, seed=3)
     told_all = " ".join(answer.warnings)
     assert answer.feature == "mean" and "the usual ones of its frame stand in" in told_all
     assert "conditioned on its references" in told_all and "not used" not in told_all
-    assert not np.array_equal(answer.picture, restore(restorer(), Probe(dot.lr0), 1, seed=3).picture)
+    assert not np.array_equal(
+        answer.picture, restore(restorer(), FaceInput(dot.lr0), 1, seed=3).picture
+    )
 
 
 def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_one() -> None:
@@ -115,16 +122,21 @@ def test_only_what_was_drawn_from_a_subjects_photographs_is_conditioned_on_that_
 
 
 def test_a_reference_without_landmarks_is_left_out_and_counted() -> None:
-    answer = restore(restorer(), Probe(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3)
+    answer = restore(
+        restorer(), FaceInput(PROBE.lr0, (shot(1, 128), shot(2, 128, light=DARK))), 1, seed=3
+    )
     assert any("reference 2 of 2 left out" in w for w in answer.warnings)
-    assert np.array_equal(answer.picture, restore(restorer(), Probe(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture)
+    assert np.array_equal(
+        answer.picture,
+        restore(restorer(), FaceInput(PROBE.lr0, (shot(1, 128),)), 1, seed=3).picture,
+    )
 
 
 def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
     identity = Identity(3 * torch.randn(512, generator=torch.Generator().manual_seed(0)), ABOUT)
     plain, fitted = (restore(r, PROBE, 1, seed=3) for r in (restorer(), restorer(identity)))
     assert fitted.feature == "fitted" and not np.array_equal(plain.picture, fitted.picture)
-    alone = restore(restorer(identity), Probe(PROBE.lr0), 1, seed=3)
+    alone = restore(restorer(identity), FaceInput(PROBE.lr0), 1, seed=3)
     assert alone.feature == "fitted"
     assert [w.partition(":")[0] for w in alone.warnings] == [
         "conditioned on its references",
@@ -134,22 +146,34 @@ def test_a_fitted_identity_stands_before_the_references_own_features() -> None:
 
 @pytest.mark.parametrize(("side", "drawn"), [(4, True), (16, True), (20, False)])
 def test_a_face_outside_the_trained_sizes_is_not_drawn(side: int, drawn: bool) -> None:
-    answer = restore(restorer(), Probe(shot(0, side), PROBE.auxiliaries, subject="somebody"), 1, seed=0)
+    answer = restore(
+        restorer(), FaceInput(shot(0, side), PROBE.auxiliaries, subject="somebody"), 1, seed=0
+    )
     assert (answer.calls > 0) == (answer.conditioned_on == "somebody") == drawn
-    refused = "nothing is reconstructed: the face has 20 px, and the network was trained on 4 to 16 px"
+    refused = (
+        "nothing is reconstructed: the face has 20 px, and the network was trained on 4 to 16 px"
+    )
     assert (refused in answer.warnings) == (not drawn)
 
 
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours() -> None:
-    others = [Probe(shot(7, 8)), PROBE, Probe(shot(8, light=DARK), PROBE.auxiliaries)]
-    together, alone = restorer().restore_all(others, 2, [1, 3, 2])[1], restore(restorer(), PROBE, 2, seed=3)
+    others = [FaceInput(shot(7, 8)), PROBE, FaceInput(shot(8, light=DARK), PROBE.auxiliaries)]
+    together, alone = (
+        restorer().restore_all(others, 2, [1, 3, 2])[1],
+        restore(restorer(), PROBE, 2, seed=3),
+    )
     assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
     assert not np.array_equal(restore(restorer(), PROBE, 2, seed=4).picture, alone.picture)
 
 
 def test_facts_name_all_that_the_answer_depends_on() -> None:
-    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).facts()
-    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {"aa", "bb", "dd", "ii"}
+    told_facts = restorer(Identity(torch.zeros(512), ABOUT)).provenance()
+    assert {told_facts[k] for k in ("network", "embedder", "landmarks", "identity")} == {
+        "aa",
+        "bb",
+        "dd",
+        "ii",
+    }
     assert told_facts["sampler"] == "ddim-3" and told_facts["precision"] == "float32"
 
 
@@ -181,7 +205,8 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders `one` with two pictures of one person, `two` with a picture each of two, and a still of the first."""
     root = tmp_path_factory.mktemp("album")
     ada, bruno = (
-        np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png")) for name in ("ada", "bruno")
+        np.asarray(Image.open(ROOT / "sample_videos" / "people" / f"{name}-gallery.png"))
+        for name in ("ada", "bruno")
     )
     brighter = np.clip(ada * 0.9 + 10, 0, 255).astype(np.uint8)
     for name, picture in (("one/a", ada), ("one/b", brighter), ("two/a", ada), ("two/b", bruno)):
@@ -199,12 +224,27 @@ def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
     code, out, err = call("sr", "fit", *fitting)
     assert code == 0, err
     assert "2 references, loss" in out
-    assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(boxed("embedder.safetensors"))
-    draw = ("sr", album / "still.png", "--method", "idfsr", "--model", weights, "--sampler", "ddim-2")
-    code, out, err = call(*draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr")
+    assert load_identity(person_id, sha256_file(weights)).about.embedder == sha256_file(
+        bundled("embedder.safetensors")
+    )
+    draw = (
+        "sr",
+        album / "still.png",
+        "--method",
+        "idfsr",
+        "--model",
+        weights,
+        "--sampler",
+        "ddim-2",
+    )
+    code, out, err = call(
+        *draw, "--aux", album / "one", "--identity", person_id, "--out", tmp_path / "sr"
+    )
     assert code == 0 and "never compare it with those" in err
     facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
-    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(person_id)
+    assert facts["feature"] == "fitted" and facts["asked"]["restorer"]["identity"] == sha256_file(
+        person_id
+    )
     code, _, err = call("fit", *fitting)
     assert code == 2 and "there already" in err
 
@@ -212,9 +252,24 @@ def test_a_person_is_fitted_and_drawn_and_the_facts_name_the_identity(
 def test_references_of_two_people_are_refused_unless_forced(
     call: Call, weights: Path, album: Path, tmp_path: Path
 ) -> None:
-    fitting = ("fit", "--refs", album / "two", "--model", weights, "--out", tmp_path / "mixed.id", "--steps", 8)
+    fitting = (
+        "fit",
+        "--refs",
+        album / "two",
+        "--model",
+        weights,
+        "--out",
+        tmp_path / "mixed.id",
+        "--steps",
+        8,
+    )
     code, _, err = call(*fitting)
-    assert code == 2 and "mean cosine" in err and "--force" in err and len(err.strip().splitlines()) == 1
+    assert (
+        code == 2
+        and "mean cosine" in err
+        and "--force" in err
+        and len(err.strip().splitlines()) == 1
+    )
     assert not (tmp_path / "mixed.id").exists()
     code, _, err = call(*fitting, "--force")
     assert code == 0 and "may not be of one person" in err and (tmp_path / "mixed.id").exists()
@@ -231,14 +286,27 @@ def test_faces_of_four_pixels_are_drawn_by_this_method_alone(
     assert code == 0 and "reference-free" in err
 
 
-def test_the_network_in_the_box_draws_a_person_from_photographs(call: Call, album: Path, tmp_path: Path) -> None:
-    drawing = ("sr", album / "still.png", "--method", "idfsr", "--aux", album / "one", "--out", tmp_path / "sr")
+def test_the_network_in_the_box_draws_a_person_from_photographs(
+    call: Call, album: Path, tmp_path: Path
+) -> None:
+    drawing = (
+        "sr",
+        album / "still.png",
+        "--method",
+        "idfsr",
+        "--aux",
+        album / "one",
+        "--out",
+        tmp_path / "sr",
+    )
     code, _, err = call(*drawing)
     assert code == 0 and "conditioned on its references" in err
     facts = json.loads(next((tmp_path / "sr").glob("*.json")).read_text())
-    assert facts["asked"]["restorer"]["network"] == sha256_file(boxed("idfsr.safetensors"))
-    network = load_idfsr(boxed("idfsr.safetensors"))
-    assert network.network.size == COMPACT and network.embedder == sha256_file(boxed("embedder.safetensors"))
+    assert facts["asked"]["restorer"]["network"] == sha256_file(bundled("idfsr.safetensors"))
+    network = load_idfsr(bundled("idfsr.safetensors"))
+    assert network.network.size == COMPACT and network.embedder == sha256_file(
+        bundled("embedder.safetensors")
+    )
 
 
 def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_path: Path) -> None:
@@ -252,9 +320,15 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
     for arguments, says in (
         (("sr", still, *idfsr, "--model", weights, "--identity", "/nowhere.id"), "no such file"),
         (("sr", still, *idfsr, "--model", weights, "--feature-only"), "needs the LR face"),
-        (("sr", still, *idfsr, "--model", boxed("sr.safetensors")), "does not name an IDFSR network"),
+        (
+            ("sr", still, *idfsr, "--model", bundled("sr.safetensors")),
+            "does not name an IDFSR network",
+        ),
         (("sr", still, "--identity", weights), "takes no fitted identity"),
-        (("calibrate", album, "--out", tmp_path / "c.json", "--method", "idfsr"), "draws from references"),
+        (
+            ("calibrate", album, "--out", tmp_path / "c.json", "--method", "idfsr"),
+            "draws from references",
+        ),
         ((*fitting, "--refs", "/nowhere"), "no such folder"),
         ((*fitting, "--refs", small), "0 that can be used"),
     ):

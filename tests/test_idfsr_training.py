@@ -36,7 +36,9 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four people with three photos each, a fifth with one; features and landmarks beside the folder."""
     root = tmp_path_factory.mktemp("idfsr")
     lines = [["path", *training.COLUMNS, "found"]]
-    paths = [f"p{person}/{photo}.png" for person in range(4) for photo in range(3)] + ["single/0.png"]
+    paths = [f"p{person}/{photo}.png" for person in range(4) for photo in range(3)] + [
+        "single/0.png"
+    ]
     for i, path in enumerate(paths):
         picture = as_image(pictures(1, seed=i, side=144)[0])
         (root / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,9 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vectors = np.random.default_rng(0).standard_normal((len(paths), 512)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     who = [path.partition("/")[0] for path in paths]
-    np.savez(root / "features.npz", path=np.array(paths), identity=np.array(who), hr=vectors, lr=vectors)
+    np.savez(
+        root / "features.npz", path=np.array(paths), identity=np.array(who), hr=vectors, lr=vectors
+    )
     return root
 
 
@@ -59,7 +63,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 def data_of(people: Path) -> training.Material:
     opened, _ = read_faces([people / "faces"])
     features = rows_of(people / "features.npz", opened, ("hr",))["hr"]
-    return training.material(opened, training.read_marks(people / "labels.csv", opened), features)
+    return training.material(
+        opened, training.read_landmarks(people / "labels.csv", opened), features
+    )
 
 
 def no_feature(lr: Tensor) -> Tensor:
@@ -80,17 +86,20 @@ def test_landmarks_move_and_mirror_with_their_face(people: Path) -> None:
     """A picture whose dots are its landmarks: after cut and mirror the dots lie where the landmarks are said to be."""
     data = data_of(people)
     dotted = torch.zeros_like(data.pictures)
-    x, y = data.marks.round().long().unbind(2)
+    x, y = data.landmarks.round().long().unbind(2)
     for point in range(5):
         dotted[torch.arange(12), 0, y[:, point], x[:, point]] = 40 * (point + 1)
-    data = replace(data, pictures=dotted, marks=data.marks.round())
+    data = replace(data, pictures=dotted, landmarks=data.landmarks.round())
     for seed in range(4):
         g = torch.Generator().manual_seed(seed)
         moves, mirrored = draw_moves(12, 16, g)
-        seen, marks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
-        x, y = marks.long().unbind(2)
+        seen, landmarks = training._view(data, torch.arange(12), SIDE, moves, mirrored)
+        x, y = landmarks.long().unbind(2)
         there = (seen[torch.arange(12)[:, None], 0, y, x] * 255).round()
-        straight, turned = torch.tensor([40.0, 80, 120, 160, 200]), torch.tensor([80.0, 40, 120, 200, 160])
+        straight, turned = (
+            torch.tensor([40.0, 80, 120, 160, 200]),
+            torch.tensor([80.0, 40, 120, 200, 160]),
+        )
         assert torch.equal(there, torch.where(mirrored, turned, straight))
 
 
@@ -100,11 +109,18 @@ def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
     def brightness(lr: Tensor) -> Tensor:
         return lr.mean((1, 2, 3))[:, None].expand(-1, 512)
 
-    _, condition = training.shown(data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g)
+    _, condition = training.shown(
+        data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g
+    )
     torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
     torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
-    _, condition = training.shown(data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g)
-    assert float((condition.reference - condition.lr).abs().mean()) > 0.05 and condition.feature.any(1).all()
+    _, condition = training.shown(
+        data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g
+    )
+    assert (
+        float((condition.reference - condition.lr).abs().mean()) > 0.05
+        and condition.feature.any(1).all()
+    )
 
 
 def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
@@ -115,7 +131,9 @@ def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path: Path, tiny: None, name: str) -> None:
+def test_the_trainer_learns_and_leaves_weights_that_load(
+    people: Path, tmp_path: Path, tiny: None, name: str
+) -> None:
     # What the larger network shows at first is no face: through the embedder it would learn of nothing else.
     identity = 0.1 if name == "compact" else 0.0
     job = training.Job(
@@ -130,8 +148,12 @@ def test_the_trainer_learns_and_leaves_weights_that_load(people: Path, tmp_path:
     plan = Plan(steps=16, lr=1e-2, warmup=3, ema=0.9, log_every=16, muon=True)
     assert training.run(job, tmp_path, plan, torch.device("cpu"), lambda progress: None) == 16
     # The same faces and noise at each step, seen by a network that stays as it began.
-    training.run(job, tmp_path / "still", replace(plan, lr=1e-9), torch.device("cpu"), lambda progress: None)
-    learnt, still = (next(csv.DictReader((f / "log.csv").open())) for f in (tmp_path, tmp_path / "still"))
+    training.run(
+        job, tmp_path / "still", replace(plan, lr=1e-9), torch.device("cpu"), lambda progress: None
+    )
+    learnt, still = (
+        next(csv.DictReader((f / "log.csv").open())) for f in (tmp_path, tmp_path / "still")
+    )
     assert float(learnt["loss"]) < float(still["loss"])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["people"] == 4 and manifest["faces"] == 12 and manifest["step"] == 16
@@ -153,19 +175,32 @@ def test_landmarks_that_are_not_there_are_named(people: Path, tmp_path: Path) ->
     ):
         file.write_text(bad)
         with pytest.raises(FasrError, match=says):
-            training.read_marks(file, opened)
+            training.read_landmarks(file, opened)
     file.write_text(text.replace(",1\n", ",0\n"))  # found nowhere
     with pytest.raises(FasrError, match="nobody has two photos"):
-        training.material(opened, training.read_marks(file, opened), torch.zeros(13, 512))
+        training.material(opened, training.read_landmarks(file, opened), torch.zeros(13, 512))
 
 
 def test_features_of_another_embedder_are_refused(people: Path, tmp_path: Path, tiny: None) -> None:
     with np.load(people / "features.npz") as content:
-        np.savez(tmp_path / "f.npz", **content, embedder=np.array("other"), embedder_sha256=np.array("f" * 64))
+        np.savez(
+            tmp_path / "f.npz",
+            **content,
+            embedder=np.array("other"),
+            embedder_sha256=np.array("f" * 64),
+        )
     opened, _ = read_faces([people / "faces"])
-    job = training.Job(opened, tmp_path / "f.npz", people / "labels.csv", None, "compact", training.Recipe())
+    job = training.Job(
+        opened, tmp_path / "f.npz", people / "labels.csv", None, "compact", training.Recipe()
+    )
     with pytest.raises(FasrError, match="embedder ffffffffffff"):
-        training.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), torch.device("cpu"), lambda progress: None)
+        training.run(
+            job,
+            tmp_path / "run",
+            Plan(steps=1, lr=1e-4),
+            torch.device("cpu"),
+            lambda progress: None,
+        )
 
 
 def test_training_needs_no_codec_no_index_and_no_opencv() -> None:

@@ -12,8 +12,8 @@ from fasr_video.calibration.labelled import from_tracks, read_labels
 from fasr_video.case.case import Case
 from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError, UsageError
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from tests.test_search import near, unit
 
@@ -33,7 +33,13 @@ INFO = {
     **{"codec": "h264", "container": "mp4", "colour": "bt709", "orientation": "none"},
     **{"declared_frames": 300, "duration": None},
 }
-DETECTOR = {"name": "made", "model_sha256": "0" * 64, "licence": "none", "landmarks": True, "embedder": None}
+DETECTOR = {
+    "name": "made",
+    "model_sha256": "0" * 64,
+    "licence": "none",
+    "landmarks": True,
+    "embedder": None,
+}
 
 
 def centre(person: int) -> np.ndarray:
@@ -61,10 +67,12 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
                 " VALUES (1, ?, 0, 0, 0, 0, 9, 9, 1, 9, 1, 1, 1, 1, 1, 1, 'lr0')",
                 (i + 1,),
             )
-            case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (i + 1, models, 16 + i))
+            case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (i + 1, models, 16 + i))
             for k, kind in enumerate((Kind.BEST, Kind.POOLED)):
                 feature = near(centre(i), 0.6 + 0.2 * k, 10 * i + k)
-                case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes()))
+                case.db.execute(
+                    "INSERT INTO probe VALUES (?, ?, ?)", (i + 1, kind, feature.tobytes())
+                )
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(0, 2 * PEOPLE, 2):
             for k in range(2):
                 photo = near(centre(i), 0.9, 7000 + 2 * i + k)
-                gallery.add(f"p{i}", EnrolledPhoto(f"{2 * i + k:064x}", f"{i}-{k}.jpg", photo, 20.0, 60.0, 0.9, None))
+                gallery.add(
+                    f"p{i}",
+                    EnrolledPhoto(
+                        f"{2 * i + k:064x}", f"{i}-{k}.jpg", photo, 20.0, 60.0, 0.9, None
+                    ),
+                )
     return folder
 
 
@@ -98,11 +111,13 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place:
     assert (made.enrolled, made.searches) == (PEOPLE, 2 * PEOPLE)
     (band,) = made.bands
     assert (band.low, band.high) == (16, 16 + 2 * PEOPLE - 1)
-    assert made.outside(40) is None and "not one of those that scores were calibrated on (16-75 px)" in str(
+    assert made.outside(
+        40
+    ) is None and "not one of those that scores were calibrated on (16-75 px)" in str(
         made.outside(100)
     )
     assert list(band.scales) == ["best", "pooled", "best+pooled"]
-    # Probes lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
+    # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
     assert band.score(Kind.POOLED, 0.75) > 0 > band.score(Kind.POOLED, 0.0)
 
 
@@ -114,9 +129,14 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place:
         ([], "no labels in it"),
     ],
 )
-def test_labels_that_cannot_be_are_one_line(place: Path, rows: list[tuple[str, str, str]], says: str) -> None:
+def test_labels_that_cannot_be_are_one_line(
+    place: Path, rows: list[tuple[str, str, str]], says: str
+) -> None:
     file = write_labels(place, rows)
-    with Gallery.open(place / "gallery", read_only=True) as gallery, pytest.raises(UsageError, match=says):
+    with (
+        Gallery.open(place / "gallery", read_only=True) as gallery,
+        pytest.raises(UsageError, match=says),
+    ):
         from_tracks(file, gallery, seed=0)
 
 

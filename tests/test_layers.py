@@ -12,7 +12,10 @@ import fasr_video
 
 PACKAGE = Path(fasr_video.__file__).parent
 STORES = {
-    *(f"case/{name}.py" for name in ("store", "log", "sources", "tracks", "results", "links", "decisions", "find")),
+    *(
+        f"case/{name}.py"
+        for name in ("store", "log", "sources", "tracks", "results", "links", "decisions", "find")
+    ),
     "case/values.py",
     "gallery/store.py",
     "gallery/values.py",
@@ -26,7 +29,9 @@ CALLS = {"execute", "executemany", "executescript"}
 WORDS = ("SELECT ", "INSERT ", "UPDATE ", "DELETE FROM ", "PRAGMA ")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_only_the_stores_say_sql(path: Path) -> None:
     found = list(sql_in(path.read_text(encoding="utf-8")))
     is_store = path.relative_to(PACKAGE).as_posix() in STORES
@@ -41,7 +46,15 @@ def test_sql_is_seen(line: str) -> None:
 def sql_in(code: str) -> Iterator[int]:
     """Give the lines that execute SQL, or have some as text."""
     for node in ast.walk(ast.parse(code)):
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in CALLS
-        text = isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.lstrip().startswith(WORDS)
+        called = (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in CALLS
+        )
+        text = (
+            isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value.lstrip().startswith(WORDS)
+        )
         if called or text:
             yield node.lineno

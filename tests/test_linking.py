@@ -12,7 +12,9 @@ from fasr_video.trackers.linking import Proposal, Tracklet, propose_by_face
 from tests.test_search import near, person
 
 
-def tracklet(number: int, name: str, source: int = 1, start: float = 0.0, end: float = 1.0) -> Tracklet:
+def tracklet(
+    number: int, name: str, source: int = 1, start: float = 0.0, end: float = 1.0
+) -> Tracklet:
     return Tracklet(number, source, start, end, near(person(name), 0.9, number))
 
 
@@ -30,7 +32,12 @@ def clusters(proposals: list[Proposal], count: int) -> list[set[int]]:
 
 
 def test_one_person_on_three_cameras_is_one_cluster_held_by_two_links() -> None:
-    tracks = [tracklet(0, "anna", 1), tracklet(1, "bert", 1), tracklet(2, "anna", 2), tracklet(3, "anna", 3)]
+    tracks = [
+        tracklet(0, "anna", 1),
+        tracklet(1, "bert", 1),
+        tracklet(2, "anna", 2),
+        tracklet(3, "anna", 3),
+    ]
     found = propose_by_face(tracks, 0.5, nobody)
     assert len(found) == 2 and {frozenset((p.a, p.b)) for p in found} <= {
         frozenset(x) for x in ((0, 2), (0, 3), (2, 3))
@@ -64,7 +71,9 @@ def test_strangers_are_not_proposed() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 3), st.integers(1, 2), st.floats(0, 20), st.floats(0.1, 5)), min_size=1, max_size=14
+        st.tuples(st.integers(0, 3), st.integers(1, 2), st.floats(0, 20), st.floats(0.1, 5)),
+        min_size=1,
+        max_size=14,
     )
 )
 def test_links_are_a_forest_and_no_cluster_holds_two_of_one_moment(
@@ -83,7 +92,9 @@ def test_links_are_a_forest_and_no_cluster_holds_two_of_one_moment(
     assert all(np.isclose(p.score, tracks[p.a].look @ tracks[p.b].look, atol=1e-6) for p in found)
 
 
-def test_many_tracks_are_compared_a_block_at_a_time_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_tracks_are_compared_a_block_at_a_time_with_the_same_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     tracks = [tracklet(k, f"person{k % 3}", source=k) for k in range(11)]
     whole = propose_by_face(tracks, 0.5, nobody)
     monkeypatch.setattr(linking, "BLOCK", 4)

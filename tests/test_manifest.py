@@ -21,7 +21,7 @@ from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.calibration import FORMAT as CALIBRATION
 from fasr_video.gallery.calibration import Calibration
-from fasr_video.gallery.probes import make_prober
+from fasr_video.gallery.encoder import make_encoder
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition import network as recognition
 from fasr_video.recognition.embedder import BuiltinEmbedder
@@ -49,7 +49,11 @@ Capture = pytest.CaptureFixture[str]
 
 
 def test_the_manifest_names_every_file_of_the_box_and_no_other() -> None:
-    there = {p.name for p in manifest.BOX.iterdir() if p.is_file()} - {manifest.MANIFEST, "__init__.py", "manifest.py"}
+    there = {p.name for p in manifest.BOX.iterdir() if p.is_file()} - {
+        manifest.MANIFEST,
+        "__init__.py",
+        "manifest.py",
+    }
     assert there == set(ENTRIES)
 
 
@@ -58,7 +62,7 @@ def test_a_file_has_its_hash_and_is_small_enough_to_come_along(name: str) -> Non
     entry = ENTRIES[name]
     assert entry.sha256 == sha256_file(entry.path)
     assert entry.path.stat().st_size < 25e6
-    assert manifest.boxed(name) == entry.path
+    assert manifest.bundled(name) == entry.path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -75,7 +79,9 @@ def test_an_entry_says_what_somebody_has_to_know(name: str) -> None:
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".safetensors")])
 def test_a_header_names_the_contract_of_the_manifest(name: str) -> None:
-    assert contract_of(manifest.boxed(name)) == f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}"
+    assert (
+        contract_of(manifest.bundled(name)) == f"fasr-video/{ENTRIES[name].contract.split(': ')[0]}"
+    )
 
 
 def test_contracts_are_those_of_the_code() -> None:
@@ -89,13 +95,13 @@ def test_contracts_are_those_of_the_code() -> None:
 
 def test_files_were_made_with_those_that_they_need() -> None:
     sha256 = {name: e.sha256 for name, e in ENTRIES.items()}
-    combiner = merging.load_combiner(manifest.boxed("combiner.safetensors"))
+    combiner = merging.load_combiner(manifest.bundled("combiner.safetensors"))
     assert ENTRIES["combiner.safetensors"].needs == (EMBEDDER,)
     assert combiner.source.sha256 == sha256[EMBEDDER]
     assert ENTRIES["sr.safetensors"].needs == (EMBEDDER,)
-    assert checkpoints.load(manifest.boxed("sr.safetensors")).embedder == sha256[EMBEDDER]
+    assert checkpoints.load(manifest.bundled("sr.safetensors")).embedder == sha256[EMBEDDER]
     assert ENTRIES["calibration.json"].needs == (EMBEDDER, "combiner.safetensors")
-    facts = Calibration.load(manifest.boxed("calibration.json")).facts
+    facts = Calibration.load(manifest.bundled("calibration.json")).facts
     assert facts["embedder"] == sha256[EMBEDDER] and facts["restorer"] is None
     assert facts["pooled_by"] == merging.fingerprint(combiner)
 
@@ -134,7 +140,7 @@ def own(file: Path) -> Path:
 def test_an_altered_file_is_told_with_both_hashes(name: str, copy: Path) -> None:
     alter(copy / name)
     with pytest.raises(ModelError) as caught:
-        manifest.boxed(name)
+        manifest.bundled(name)
     told = str(caught.value)
     assert told.startswith(f"{copy / name}: it was altered") and "install fasr-video again" in told
     assert ENTRIES[name].sha256[:12] in told and sha256_file(copy / name)[:12] in told
@@ -144,26 +150,38 @@ def test_an_altered_file_is_told_with_both_hashes(name: str, copy: Path) -> None
 def test_a_missing_file_is_told_with_its_hash(name: str, copy: Path) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError) as caught:
-        manifest.boxed(name)
+        manifest.bundled(name)
     told = str(caught.value)
     assert told.startswith(f"{copy / name}: it is missing") and "install fasr-video again" in told
     assert ENTRIES[name].sha256[:12] in told
 
 
 def test_a_file_is_looked_at_again_when_it_changed_since(copy: Path) -> None:
-    manifest.boxed("calibration.json")
+    manifest.bundled("calibration.json")
     alter(copy / "calibration.json")
     with pytest.raises(ModelError, match="altered"):
-        manifest.boxed("calibration.json")
+        manifest.bundled("calibration.json")
 
 
 CPU = torch.device("cpu")
 DEFAULTS: dict[str, tuple[str, Callable[[], object]]] = {
-    "detector": (DETECTOR, lambda: open_detector("builtin", weights=None, device="cpu", min_score=0.5)),
+    "detector": (
+        DETECTOR,
+        lambda: open_detector("builtin", weights=None, device="cpu", min_score=0.5),
+    ),
     "embedder": (EMBEDDER, BuiltinEmbedder),
-    "combiner of fasr++": ("combiner.safetensors", lambda: load_models(METHODS["fasr++"], ModelFiles(), CPU)),
-    "combiner of a gallery": ("combiner.safetensors", lambda: make_prober(BuiltinEmbedder(), None, 1)),
-    "super-resolution": ("sr.safetensors", lambda: load_models(METHODS["sde-sr-ve"], ModelFiles(), CPU)),
+    "combiner of fasr++": (
+        "combiner.safetensors",
+        lambda: load_models(METHODS["fasr++"], ModelFiles(), CPU),
+    ),
+    "combiner of a gallery": (
+        "combiner.safetensors",
+        lambda: make_encoder(BuiltinEmbedder(), None, 1),
+    ),
+    "super-resolution": (
+        "sr.safetensors",
+        lambda: load_models(METHODS["sde-sr-ve"], ModelFiles(), CPU),
+    ),
     "attributes": ("attributes.safetensors", lambda: open_guidance((), STRENGTH, CPU)),
 }
 
@@ -176,18 +194,26 @@ def test_nothing_altered_is_ever_loaded_by_default(which: str, copy: Path) -> No
         load()
 
 
-def test_an_altered_calibration_stops_a_search(copy: Path, entrance: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_an_altered_calibration_stops_a_search(
+    copy: Path, entrance: Path, tmp_path: Path, capsys: Capture
+) -> None:
     alter(copy / "calibration.json")
     gallery = PORTRAITS / "mugshots"
     code, _, err = called(capsys, "run", entrance, "--gallery", gallery, "--out", tmp_path / "case")
-    assert code == 2 and "calibration.json: it was altered" in err and len(err.strip().splitlines()) == 1
+    assert (
+        code == 2
+        and "calibration.json: it was altered" in err
+        and len(err.strip().splitlines()) == 1
+    )
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"file": "a"}]'])
 def test_a_damaged_manifest_is_one_clear_line(content: str, copy: Path) -> None:
     own(copy / manifest.MANIFEST).write_text(content)
-    with pytest.raises(ModelError, match=rf"{manifest.MANIFEST}: (not a whole manifest|it does not name)"):
-        manifest.boxed(EMBEDDER)
+    with pytest.raises(
+        ModelError, match=rf"{manifest.MANIFEST}: (not a whole manifest|it does not name)"
+    ):
+        manifest.bundled(EMBEDDER)
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -198,7 +224,9 @@ def test_models_shows_the_box(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
     code, out, err = called(capsys, "models")
     assert (code, err) == (0, "")
     for e in ENTRIES.values():
-        assert all(part in out for part in (e.file, e.what, e.contract, e.data, e.licence, e.sha256[:12]))
+        assert all(
+            part in out for part in (e.file, e.what, e.contract, e.data, e.licence, e.sha256[:12])
+        )
     assert out.count(" ok ") == len(ENTRIES) and "altered" not in out and "missing" not in out
 
 
@@ -216,7 +244,10 @@ def test_models_ends_with_four_when_the_box_is_not_whole(copy: Path, capsys: Cap
     assert "install fasr-video again" in err and len(err.splitlines()) == 1
     code, out, _ = called(capsys, "models", "--json")
     states = {e["file"]: e["state"] for e in json.loads(out)}
-    assert code == 4 and states == dict.fromkeys(NAMES, "ok") | {"calibration.json": "altered", DETECTOR: "missing"}
+    assert code == 4 and states == dict.fromkeys(NAMES, "ok") | {
+        "calibration.json": "altered",
+        DETECTOR: "missing",
+    }
 
 
 def test_doctor_says_when_the_box_is_not_whole(copy: Path, capsys: Capture) -> None:
@@ -236,9 +267,15 @@ def test_hashes_are_written_anew_and_told(copy: Path) -> None:
     assert manifest.refresh() == [] and (copy / manifest.MANIFEST).read_bytes() == before
     alter(copy / "combiner.safetensors")
     (told,) = manifest.refresh()
-    old, new = ENTRIES["combiner.safetensors"].sha256[:12], sha256_file(copy / "combiner.safetensors")[:12]
-    assert told.startswith(f"combiner.safetensors: {old}… is now {new}…") and "calibration.json" in told
-    assert manifest.boxed("combiner.safetensors") == copy / "combiner.safetensors"
+    old, new = (
+        ENTRIES["combiner.safetensors"].sha256[:12],
+        sha256_file(copy / "combiner.safetensors")[:12],
+    )
+    assert (
+        told.startswith(f"combiner.safetensors: {old}… is now {new}…")
+        and "calibration.json" in told
+    )
+    assert manifest.bundled("combiner.safetensors") == copy / "combiner.safetensors"
     changed = {n for n, e in manifest.read_manifest().items() if e != ENTRIES[n]}
     assert changed == {"combiner.safetensors"}
 
@@ -256,7 +293,10 @@ def test_hashes_are_not_written_for_a_box_that_is_not_whole(copy: Path) -> None:
 
 
 def test_looking_at_the_box_does_not_load_torch() -> None:
-    code = "import sys, fasr_video.weights.manifest as b; b.boxed('calibration.json'); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, fasr_video.weights.manifest as b;"
+        " b.bundled('calibration.json'); sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
@@ -269,11 +309,11 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     embedder = tmp_path_factory.mktemp("contracts") / EMBEDDER
     save_embedder(recognition.EmbedderNet().state_dict(), embedder)
     return {
-        detection.FORMAT: manifest.boxed(DETECTOR),
+        detection.FORMAT: manifest.bundled(DETECTOR),
         recognition.FORMAT: embedder,
-        merging.FORMAT: manifest.boxed("combiner.safetensors"),
-        DENOISER: manifest.boxed("sr.safetensors"),
-        ATTRIBUTES_FORMAT: manifest.boxed("attributes.safetensors"),
+        merging.FORMAT: manifest.bundled("combiner.safetensors"),
+        DENOISER: manifest.bundled("sr.safetensors"),
+        ATTRIBUTES_FORMAT: manifest.bundled("attributes.safetensors"),
     }
 
 
@@ -288,19 +328,25 @@ LOADERS: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("given", LOADERS)
 @pytest.mark.parametrize("wanted", LOADERS)
-def test_a_model_loads_for_its_own_contract_alone(wanted: str, given: str, ours: dict[str, Path]) -> None:
+def test_a_model_loads_for_its_own_contract_alone(
+    wanted: str, given: str, ours: dict[str, Path]
+) -> None:
     if given == wanted:
         assert LOADERS[wanted](ours[given])
         return
     with pytest.raises(ModelError) as caught:
         LOADERS[wanted](ours[given])
-    assert str(caught.value).startswith(f"{ours[given]}: its header says {given}, but {wanted} is wanted; ")
+    assert str(caught.value).startswith(
+        f"{ours[given]}: its header says {given}, but {wanted} is wanted; "
+    )
 
 
 def test_a_later_version_of_a_contract_is_another_one(tmp_path: Path) -> None:
-    tensors, file = load_file(manifest.boxed(DETECTOR)), tmp_path / "detector.safetensors"
+    tensors, file = load_file(manifest.bundled(DETECTOR)), tmp_path / "detector.safetensors"
     save_file(tensors, file, {"fasr-video/detector/2": "as above, but BGR"})
-    with pytest.raises(ModelError, match="says fasr-video/detector/2, but fasr-video/detector/1 is wanted"):
+    with pytest.raises(
+        ModelError, match="says fasr-video/detector/2, but fasr-video/detector/1 is wanted"
+    ):
         BuiltinDetector(file, 0.5, "cpu")
 
 

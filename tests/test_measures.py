@@ -47,7 +47,9 @@ def test_roc_rises_and_its_area_is_the_auc(own: list[float], others: list[float]
 
 
 @given(SCORES, SCORES)
-def test_equal_error_rate_depends_on_the_order_of_scores_alone(own: list[float], others: list[float]) -> None:
+def test_equal_error_rate_depends_on_the_order_of_scores_alone(
+    own: list[float], others: list[float]
+) -> None:
     rate = verification.eer(own, others)
     assert 0 <= rate <= 1
     assert verification.eer(np.exp(own), np.exp(others)) == pytest.approx(rate)
@@ -136,7 +138,9 @@ def test_bounds_of_a_mean_are_as_wide_as_the_normal_ones() -> None:
     values = EVEN[::50]
     found = significance.summarise(values, [str(i) for i in range(len(values))])
     assert found.std == pytest.approx(values.std(ddof=1))
-    assert found.high - found.low == pytest.approx(2 * 1.96 * found.std / math.sqrt(len(values)), rel=0.1)
+    assert found.high - found.low == pytest.approx(
+        2 * 1.96 * found.std / math.sqrt(len(values)), rel=0.1
+    )
 
 
 def test_no_difference_is_no_gain() -> None:
@@ -155,9 +159,17 @@ def test_labels_split_by_value_and_numbers_by_thirds() -> None:
     assert list(thirds) == ["up to 2.67", "2.67 to 5.33", "over 5.33"]
 
 
-@given(st.lists(st.one_of(st.just(""), st.integers(0, 30).map(str), st.sampled_from("ab")), min_size=1, max_size=30))
+@given(
+    st.lists(
+        st.one_of(st.just(""), st.integers(0, 30).map(str), st.sampled_from("ab")),
+        min_size=1,
+        max_size=30,
+    )
+)
 def test_every_photograph_is_in_one_group(column: list[str]) -> None:
-    assert sorted(i for rows in significance.split(column).values() for i in rows) == list(range(len(column)))
+    assert sorted(i for rows in significance.split(column).values() for i in rows) == list(
+        range(len(column))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -165,7 +177,11 @@ def test_every_photograph_is_in_one_group(column: list[str]) -> None:
 
 def test_psnr_and_ssim_are_scikit_images() -> None:
     a = torch.rand(3, 3, 40, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    b = (a + 0.1 * torch.randn(a.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)).clamp(0, 1)
+    b = (
+        a
+        + 0.1
+        * torch.randn(a.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    ).clamp(0, 1)
     for i, (p, s) in enumerate(zip(psnr(a, b), ssim(a, b), strict=True)):
         first, second = (x[i].permute(1, 2, 0).numpy() for x in (a, b))
         assert float(p) == pytest.approx(peak_signal_noise_ratio(first, second, data_range=1))
@@ -209,11 +225,15 @@ def save_alexnet(folder: Path, linear: float = 1.0) -> tuple[Path, Path]:
     generator = torch.Generator().manual_seed(0)
     state = {"classifier.1.weight": torch.zeros(2, 2)}
     for k, (out, inputs, side) in ALEX.items():
-        state[f"features.{k}.weight"] = torch.randn(out, inputs, side, side, generator=generator) / side
+        state[f"features.{k}.weight"] = (
+            torch.randn(out, inputs, side, side, generator=generator) / side
+        )
         state[f"features.{k}.bias"] = torch.zeros(out)
     torch.save(state, folder / "alexnet.pth")
     widths = [out for out, _, _ in ALEX.values()]
-    weights = {f"lin{k}.model.1.weight": torch.full((1, w, 1, 1), linear) for k, w in enumerate(widths)}
+    weights = {
+        f"lin{k}.model.1.weight": torch.full((1, w, 1, 1), linear) for k, w in enumerate(widths)
+    }
     torch.save(weights, folder / "alex.pth")
     return folder / "alexnet.pth", folder / "alex.pth"
 
@@ -261,7 +281,9 @@ def test_inception_has_the_published_size_and_names() -> None:
 
 def test_inception_sees_pictures_of_any_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    torch.save(InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth")
+    torch.save(
+        InceptionNet().state_dict() | {"fc.weight": torch.zeros(2, 2)}, tmp_path / "inception.pth"
+    )
     seen = Inception(tmp_path / "inception.pth")(torch.rand(2, 3, 128, 128))
     assert seen.shape == (2, 2048) and np.isfinite(seen).all()
     assert frechet(seen, seen) == pytest.approx(0, abs=1e-6)
@@ -269,7 +291,9 @@ def test_inception_sees_pictures_of_any_size(tmp_path: Path) -> None:
 
 def test_frechet_distance_of_gaussians_is_the_closed_one() -> None:
     """Independent directions: Σ (m₁ − m₂)² + (s₁ − s₂)²."""
-    corners = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * math.sqrt(7 / 8)
+    corners = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) * math.sqrt(
+        7 / 8
+    )
     a, b = corners * [1.0, 2.0, 3.0], corners * [2.0, 2.0, 0.5] + [1.0, 0.0, -2.0]
     assert frechet(a, b) == pytest.approx(1 + 4 + 1 + 0 + 6.25)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]

@@ -72,7 +72,9 @@ def assert_right(
         image = upright(frame.image)
         shown = videos.number(image)
         seconds = (frame.ref.pts - result.info.first_pts) * frame.ref.time_base
-        assert abs(seconds - times[shown]) <= Fraction(1, 1000), f"picture {shown} at {float(seconds):.3f} s"
+        assert abs(seconds - times[shown]) <= Fraction(1, 1000), (
+            f"picture {shown} at {float(seconds):.3f} s"
+        )
         error = np.abs(image.astype(int) - videos.picture(shown).astype(int)).mean()
         assert error < 12, f"picture {shown} is wrong by {error:.1f} levels"
 
@@ -91,7 +93,9 @@ def test_good_file_is_read_whole_and_right_or_refused(clips: Path, backend: str,
     assert_right(result, videos.expected_times(name))
 
 
-def test_without_decord_the_other_reader_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_decord_the_other_reader_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
     with pytest.raises(UsageError, match=r"decord is not installed.*use media\.backend: pyav"):
         open_video(tmp_path / "any.mp4", "decord")
@@ -111,7 +115,8 @@ def test_colours_come_back_whatever_matrix_range_and_depth(clips: Path, name: st
 
 
 @pytest.mark.parametrize(
-    ("name", "source"), [("h264.mp4", "pts"), ("b_frames.avi", "container"), ("nopts.h264", "assumed_fps")]
+    ("name", "source"),
+    [("h264.mp4", "pts"), ("b_frames.avi", "container"), ("nopts.h264", "assumed_fps")],
 )
 def test_time_source_is_told(clips: Path, name: str, source: str) -> None:
     assert open_video(clips / name).info.time_source == source
@@ -131,7 +136,9 @@ def test_rotation_is_applied_once(clips: Path, backend: str) -> None:
     assert (result.info.width, result.info.height) == (videos.HEIGHT, videos.WIDTH)
     assert result.info.orientation == "rotated 90"
     assert len(result.frames) == videos.FRAMES
-    assert_right(result, videos.expected_times("h264.mp4"), upright=lambda image: np.rot90(image, 1))
+    assert_right(
+        result, videos.expected_times("h264.mp4"), upright=lambda image: np.rot90(image, 1)
+    )
 
 
 def test_interlaced_is_told(clips: Path) -> None:
@@ -159,7 +166,9 @@ def test_cut_file(clips: Path, backend: str, kind: str) -> None:
         return
     assert 30 <= len(result.frames) < videos.FRAMES
     assert_right(result, videos.expected_times("h264.mp4"))
-    if kind == "h264.mkv":  # MPEG-TS declares no length: cut between two packets, it cannot be told from a whole one
+    if (
+        kind == "h264.mkv"
+    ):  # MPEG-TS declares no length: cut between two packets, it cannot be told from a whole one
         assert result.losses.missing_frames == videos.FRAMES - len(result.frames)
 
 
@@ -185,7 +194,9 @@ def test_flipped_bits(clips: Path, backend: str, seed: int, kind: str) -> None:
         ("missing.mp4", "no such file"),
     ],
 )
-def test_what_is_no_footage_is_one_clear_error(clips: Path, backend: str, name: str, reason: str) -> None:
+def test_what_is_no_footage_is_one_clear_error(
+    clips: Path, backend: str, name: str, reason: str
+) -> None:
     result = read(clips / name, backend)
     assert isinstance(result, MediaError)
     assert name in str(result) and reason in str(result) and "\n" not in str(result)
@@ -194,12 +205,15 @@ def test_what_is_no_footage_is_one_clear_error(clips: Path, backend: str, name: 
 
 def test_playlist_cannot_reach_out(clips: Path, tmp_path: Path) -> None:
     playlist = tmp_path / "list.m3u8"
-    playlist.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n")
+    playlist.write_text(
+        "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
+    )
     assert isinstance(read(playlist, "pyav"), MediaError)
 
 
 @pytest.mark.parametrize(
-    "text", ["ffconcat version 1.0\nfile h264.mp4\n", "#EXTM3U\n#EXTINF:4,\nts.ts\n#EXT-X-ENDLIST\n"]
+    "text",
+    ["ffconcat version 1.0\nfile h264.mp4\n", "#EXTM3U\n#EXTINF:4,\nts.ts\n#EXT-X-ENDLIST\n"],
 )
 def test_text_that_names_other_files_is_no_footage(text: str, clips: Path) -> None:
     for suffix in ("mp4", "m3u8", "txt"):
@@ -213,7 +227,9 @@ def test_pattern_in_a_name_reads_no_other_pictures(clips: Path, tmp_path: Path) 
     assert isinstance(read(tmp_path / "s%d.png", "pyav"), MediaError)
 
 
-def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(clips: Path, tmp_path: Path) -> None:
+def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(
+    clips: Path, tmp_path: Path
+) -> None:
     """A bad sector: 512 zero bytes in the middle of the pictures."""
     data = bytearray((videos.FIXTURES / "h264.mp4").read_bytes())
     at = data.find(b"mdat") + (len(data) - data.find(b"mdat")) // 3
@@ -226,20 +242,28 @@ def test_one_wiped_packet_costs_its_group_of_pictures_and_no_more(clips: Path, t
 
 
 _X265 = "log-level=none:keyint=25:min-keyint=25:"
+# Footage that is made to begin ten packets after a keyframe, fifteen before the next.
 MID_GROUP = {
     "h264.ts": videos.Recipe("H.264", format="mpegts"),
     "h264.mp4": videos.Recipe("H.264 in MP4, which declares all its frames"),
     "raw.h264": videos.Recipe("H.264 without times", format="h264"),
     "h264.avi": videos.Recipe("H.264 in AVI, which has no presentation times"),
     "open.ts": videos.GOOD["open_gop.ts"],
-    "refresh.ts": videos.Recipe("no keyframes", format="mpegts", options={"x264-params": "intra-refresh=1"}),
-    "rasl.mp4": videos.Recipe("HEVC", codec="libx265", options={"x265-params": _X265 + "open-gop=1"}),
-    "radl.mp4": videos.Recipe("HEVC", codec="libx265", options={"x265-params": _X265 + "open-gop=0:radl=2"}),
+    "refresh.ts": videos.Recipe(
+        "no keyframes", format="mpegts", options={"x264-params": "intra-refresh=1"}
+    ),
+    "rasl.mp4": videos.Recipe(
+        "HEVC", codec="libx265", options={"x265-params": _X265 + "open-gop=1"}
+    ),
+    "radl.mp4": videos.Recipe(
+        "HEVC", codec="libx265", options={"x265-params": _X265 + "open-gop=0:radl=2"}
+    ),
     "mpeg2.ts": videos.Recipe("MPEG-2", codec="mpeg2video", format="mpegts", options={"bf": "2"}),
     "mpeg4.mp4": videos.Recipe("MPEG-4, drawn onto grey", codec="mpeg4"),
-    "mjpeg.mkv": videos.Recipe("keyframes alone", codec="mjpeg", pixels="yuvj420p", full_range=True),
+    "mjpeg.mkv": videos.Recipe(
+        "keyframes alone", codec="mjpeg", pixels="yuvj420p", full_range=True
+    ),
 }
-"""Footage that is made to begin ten packets after a keyframe, fifteen before the next."""
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +285,11 @@ def test_what_a_file_shows_nothing_of_at_its_begin_is_counted(mid_group: Path, n
     assert bool(result.losses)
     shown = [f for f in result.frames if not f.damaged]
     assert [videos.number(f.image) for f in shown] == sorted(videos.number(f.image) for f in shown)
-    wrong = [f for f in shown if np.abs(f.image.astype(int) - videos.picture(videos.number(f.image))).mean() > 12]
+    wrong = [
+        f
+        for f in shown
+        if np.abs(f.image.astype(int) - videos.picture(videos.number(f.image))).mean() > 12
+    ]
     assert not wrong
 
 
@@ -274,7 +302,9 @@ def test_whole_file_of_the_same_kind_loses_nothing(mid_group: Path, name: str) -
 
 @pytest.mark.parametrize("whole", ["", "whole_"])
 @pytest.mark.parametrize("name", MID_GROUP)
-def test_indexes_after_a_later_start_are_those_of_a_whole_run(mid_group: Path, name: str, whole: str) -> None:
+def test_indexes_after_a_later_start_are_those_of_a_whole_run(
+    mid_group: Path, name: str, whole: str
+) -> None:
     reader = open_video(mid_group / f"{whole}{name}")
     every = [f.ref for f in reader.frames(ALL)]
     first = reader.info.first_pts
@@ -332,7 +362,9 @@ def test_times_that_begin_again_are_counted_and_resumed_right(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", videos.DAMAGEABLE)
-def test_going_on_in_damaged_footage_gives_the_same_frames_and_losses(clips: Path, kind: str) -> None:
+def test_going_on_in_damaged_footage_gives_the_same_frames_and_losses(
+    clips: Path, kind: str
+) -> None:
     for seed in SEEDS[:3]:
         path = clips / f"flipped{seed}_{kind}"
         reader = open_video(path)
@@ -343,15 +375,22 @@ def test_going_on_in_damaged_footage_gives_the_same_frames_and_losses(clips: Pat
         for at in (len(whole) // 3, len(whole) // 2):
             again = open_video(path)
             rest = list(again.frames(ALL, after=whole[at].ref))
-            assert [(f.ref, f.damaged) for f in rest] == [(f.ref, f.damaged) for f in whole[at + 1 :]]
-            assert before[at].damaged_frames + again.losses.damaged_frames == reader.losses.damaged_frames
+            assert [(f.ref, f.damaged) for f in rest] == [
+                (f.ref, f.damaged) for f in whole[at + 1 :]
+            ]
+            assert (
+                before[at].damaged_frames + again.losses.damaged_frames
+                == reader.losses.damaged_frames
+            )
             assert before[at].time_jumps + again.losses.time_jumps == reader.losses.time_jumps
 
 
 def test_folder_of_pictures(clips: Path) -> None:
     result = read(clips / "pictures", "pyav")
     assert isinstance(result, Read)
-    assert [videos.number(f.image) for f in result.frames] == [i for i in range(videos.FRAMES) if i != 7]
+    assert [videos.number(f.image) for f in result.frames] == [
+        i for i in range(videos.FRAMES) if i != 7
+    ]
     assert result.losses == Losses(corrupt_packets=1, other_files=1)
     assert result.info.time_source == "assumed_fps"
 
@@ -360,12 +399,23 @@ def test_folder_without_pictures(tmp_path: Path) -> None:
     assert "holds no pictures" in str(read(tmp_path, "pyav"))
 
 
-SOURCES = ["h264.mp4", "vfr.mkv", "ts.ts", "open_gop.ts", "b_frames.avi", "nopts.h264", "hevc10.mp4", "pictures"]
+SOURCES = [
+    "h264.mp4",
+    "vfr.mkv",
+    "ts.ts",
+    "open_gop.ts",
+    "b_frames.avi",
+    "nopts.h264",
+    "hevc10.mp4",
+    "pictures",
+]
 
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("at", [0, 24, 25, 26, 61, 98])
-def test_going_on_after_a_frame_gives_what_an_unbroken_run_gives(clips: Path, name: str, at: int) -> None:
+def test_going_on_after_a_frame_gives_what_an_unbroken_run_gives(
+    clips: Path, name: str, at: int
+) -> None:
     whole = list(open_video(clips / name).frames(ALL))
     at = min(at, len(whole) - 2)
     rest = list(open_video(clips / name).frames(ALL, after=whole[at].ref))
@@ -398,7 +448,9 @@ def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling:
         assert min(seconds) >= sampling.start
     if sampling.end is not None:
         assert max(seconds) < sampling.end
-        assert len(some) == sum(sampling.start <= f.ref.seconds - first < sampling.end for f in whole)
+        assert len(some) == sum(
+            sampling.start <= f.ref.seconds - first < sampling.end for f in whole
+        )
     if sampling.fps is not None:
         slots = [s * sampling.fps // 1 for s in seconds]
         assert len(set(slots)) == len(slots), "at most one frame in each 1/fps"
@@ -408,7 +460,12 @@ def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"every": 0}, {"fps": Fraction(-1)}, {"every": 2, "fps": Fraction(1)}, {"start": Fraction(3), "end": Fraction(2)}],
+    [
+        {"every": 0},
+        {"fps": Fraction(-1)},
+        {"every": 2, "fps": Fraction(1)},
+        {"start": Fraction(3), "end": Fraction(2)},
+    ],
 )
 def test_sampling_refuses_what_cannot_be(bad: dict[str, Fraction]) -> None:
     with pytest.raises(UsageError):
@@ -417,25 +474,38 @@ def test_sampling_refuses_what_cannot_be(bad: dict[str, Fraction]) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["rtsp://127.0.0.1/stream", "RTSPS://camera.invalid/1", "http://camera.invalid/live.m3u8", "udp://0.0.0.0:5000"],
+    [
+        "rtsp://127.0.0.1/stream",
+        "RTSPS://camera.invalid/1",
+        "http://camera.invalid/live.m3u8",
+        "udp://0.0.0.0:5000",
+    ],
 )
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_address_is_refused_because_there_is_no_live_mode(address: str, backend: str) -> None:
-    with pytest.raises(MediaError, match="an address, not a recording: there is no live mode, by design"):
+    with pytest.raises(
+        MediaError, match="an address, not a recording: there is no live mode, by design"
+    ):
         open_video(Path(address), backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_camera_a_pipe_and_a_device_are_refused_without_waiting_for_them(tmp_path: Path, backend: str) -> None:
+def test_a_camera_a_pipe_and_a_device_are_refused_without_waiting_for_them(
+    tmp_path: Path, backend: str
+) -> None:
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/video0"), Path("/dev/zero")):
-        with pytest.raises(MediaError, match="no live mode, by design; give files that were recorded"):
+        with pytest.raises(
+            MediaError, match="no live mode, by design; give files that were recorded"
+        ):
             open_video(path, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_file_with_a_colon_in_its_name_is_a_file(clips: Path, tmp_path: Path, backend: str) -> None:
+def test_a_file_with_a_colon_in_its_name_is_a_file(
+    clips: Path, tmp_path: Path, backend: str
+) -> None:
     clip = tmp_path / "cam:" / "h264.mp4"
     clip.parent.mkdir()
     shutil.copy(clips / "h264.mp4", clip)
@@ -443,7 +513,13 @@ def test_a_file_with_a_colon_in_its_name_is_a_file(clips: Path, tmp_path: Path, 
 
 
 def test_every_picture_of_a_folder_is_read_or_counted(tmp_path: Path) -> None:
-    for ending, kind in {"avif": "AVIF", "gif": "GIF", "jfif": "JPEG", "jp2": "JPEG2000", "webp": "WEBP"}.items():
+    for ending, kind in {
+        "avif": "AVIF",
+        "gif": "GIF",
+        "jfif": "JPEG",
+        "jp2": "JPEG2000",
+        "webp": "WEBP",
+    }.items():
         PilImage.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(tmp_path / f"1.{ending}", kind)
     shutil.copy(tmp_path / "1.gif", os.fsencode(tmp_path) + b"/\xf6.gif")
     (tmp_path / "1.heic").write_bytes(b"\0\0\0\x18ftypheic")

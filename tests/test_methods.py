@@ -33,7 +33,7 @@ from fasr_video.sr.networks.compact import CompactNet
 from fasr_video.sr.networks.mean import MeanNet
 from fasr_video.sr.networks.ncsnpp import NCSNpp
 from fasr_video.sr.posterior_mean import PosteriorMean
-from fasr_video.sr.restoration import Probe, Restorer, as_image, restore, square_face
+from fasr_video.sr.restoration import FaceInput, Restorer, as_image, restore, square_face
 from fasr_video.sr.sampling import parse, sample_seed
 from fasr_video.sr.weights import save_denoiser, save_flow, save_mean
 from fasr_video.types import Image
@@ -66,7 +66,9 @@ class Told:
     name, sha256, length, device = "told", "bb", LENGTH, CPU
 
     def embed(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.nn.functional.adaptive_avg_pool2d(faces.mean(1, keepdim=True), (16, 32)).flatten(1)
+        features = torch.nn.functional.adaptive_avg_pool2d(
+            faces.mean(1, keepdim=True), (16, 32)
+        ).flatten(1)
         return torch.nn.functional.normalize(features, dim=1), features.norm(dim=1)
 
 
@@ -101,7 +103,9 @@ def mean_network() -> PosteriorMean:
 
 
 def mean(precision: str = "float32") -> Mean:
-    return Mean(METHODS["mean"], mean_network(), "mm", feature_models(), Options(CPU, precision=precision))
+    return Mean(
+        METHODS["mean"], mean_network(), "mm", feature_models(), Options(CPU, precision=precision)
+    )
 
 
 def flow() -> RectifiedFlow:
@@ -117,13 +121,20 @@ def flow() -> RectifiedFlow:
 
 def pmrf(sampler: str = "euler-3", precision: str = "float32") -> Pmrf:
     method, options = METHODS["pmrf"], Options(CPU, sampler=sampler, precision=precision)
-    return Pmrf(method, Mean(method, mean_network(), "mm", feature_models(), options), flow(), "ff", options)
+    return Pmrf(
+        method, Mean(method, mean_network(), "mm", feature_models(), options), flow(), "ff", options
+    )
 
 
-PROBE = Probe(face(0, 16), (face(1, 16), face(2, 20), face(3, 128)))
+PROBE = FaceInput(face(0, 16), (face(1, 16), face(2, 20), face(3, 128)))
+# Those that need no attributes; with them, all are tried in test_guidance.py.
 UNGUIDED = {m.name: m for m in FAMILY if Need.ATTRIBUTES not in m.needs}
-"""Those that need no attributes; with them, all are tried in test_guidance.py."""
-OTHERS: dict[str, Callable[[], Restorer]] = {"idfsr": idfsr, "mean": mean, "pmrf": pmrf, "bicubic": Bicubic}
+OTHERS: dict[str, Callable[[], Restorer]] = {
+    "idfsr": idfsr,
+    "mean": mean,
+    "pmrf": pmrf,
+    "bicubic": Bicubic,
+}
 ALL = pytest.mark.parametrize("name", [*UNGUIDED, *OTHERS])
 
 
@@ -145,10 +156,15 @@ def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
     assert answer.method == name and answer.seed == 3 and find_method(make(name).name).name == name
     mean_of_samples = np.stack(answer.samples).astype(float).mean(0)
     assert np.abs(mean_of_samples - answer.picture).max() <= 1
-    assert len(answer.samples) == (2 if supports.samples else 1) and (answer.spread.max() > 0) == supports.samples
+    assert (
+        len(answer.samples) == (2 if supports.samples else 1)
+        and (answer.spread.max() > 0) == supports.samples
+    )
     assert bool(answer.sampler) == supports.sampler
     if supports.sampler:
-        assert answer.calls == 2 * parse(answer.sampler).calls + (name == "pmrf")  # one for the mean of both
+        assert answer.calls == 2 * parse(answer.sampler).calls + (
+            name == "pmrf"
+        )  # one for the mean of both
     if not supports.references:
         assert answer.feature == (METHODS[name].merge or "none")
 
@@ -156,7 +172,7 @@ def test_a_restorer_answers_with_pictures_and_their_spread(name: str) -> None:
 @ALL
 def test_facts_and_answer_name_the_same_weights(name: str) -> None:
     restorer = make(name)
-    facts, answer = restorer.facts(), restore(restorer, PROBE, 1, seed=3)
+    facts, answer = restorer.provenance(), restore(restorer, PROBE, 1, seed=3)
     assert facts["method"] == name and facts.get("network", "") == answer.model
     assert json.loads(json.dumps(facts)) == facts
 
@@ -164,7 +180,7 @@ def test_facts_and_answer_name_the_same_weights(name: str) -> None:
 @ALL
 def test_a_picture_depends_on_its_own_seed_and_not_on_its_neighbours(name: str) -> None:
     restorer = make(name)
-    others = [Probe(face(7, 12)), PROBE, Probe(face(8, 16))]
+    others = [FaceInput(face(7, 12)), PROBE, FaceInput(face(8, 16))]
     together = restorer.restore_all(others, 2, [1, 3, 2])[1]
     alone = restore(restorer, PROBE, 2, seed=3)
     assert np.abs(together.picture.astype(int) - alone.picture).max() <= 1
@@ -180,12 +196,12 @@ def test_more_samples_leave_the_first_ones_as_they_are(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*UNGUIDED, "mean", "pmrf", "bicubic"])
 def test_the_feature_is_heard_where_the_method_takes_one(name: str) -> None:
-    stranger = Probe(PROBE.lr0, (255 - face(1, 16),))
+    stranger = FaceInput(PROBE.lr0, (255 - face(1, 16),))
     a, b = (restore(make(name), p, 1, 0).picture.astype(int) for p in (PROBE, stranger))
     assert (np.abs(a - b).max() > 0) == METHODS[name].supports.feature
 
 
-def classical(probe: Probe) -> Image:
+def classical(probe: FaceInput) -> Image:
     return as_image(enlarge(as_tensor([probe.lr0]), 128)[0])
 
 
@@ -196,7 +212,7 @@ BANDS = {**dict.fromkeys(UNGUIDED, (12, 32)), "mean": (8, 64), "pmrf": (8, 64), 
 def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
     low, high = BANDS[name]
     sides = (high + 1, low, low - 1, high)
-    probes = [Probe(face(k, side), PROBE.auxiliaries) for k, side in enumerate(sides)]
+    probes = [FaceInput(face(k, side), PROBE.auxiliaries) for k, side in enumerate(sides)]
     large, first, small, last = make(name).restore_all(probes, 2, [1, 2, 3, 4])
     for answer, seed in ((first, 2), (last, 4)):
         assert answer.calls > 0 and answer.method == name and answer.seed == seed
@@ -209,7 +225,9 @@ def test_nothing_is_drawn_of_faces_outside_the_trained_sizes(name: str) -> None:
 
 
 def test_where_nothing_is_inside_the_band_no_network_is_asked() -> None:
-    answers = short("fasr++").restore_all([Probe(face(0, 90)), Probe(face(1, 8))], 2, [0, 1])
+    answers = short("fasr++").restore_all(
+        [FaceInput(face(0, 90)), FaceInput(face(1, 8))], 2, [0, 1]
+    )
     assert [a.calls for a in answers] == [0, 0]
 
 
@@ -219,42 +237,49 @@ def test_a_published_network_that_names_no_sizes_draws_all_with_a_warning(side: 
     net = NCSNpp(128, 16, (1, 1, 1, 1), attention_at=16, feature=False)
     published = Models(Published(net, "ema", 0.01, 348.0), "aa", FeatureModels())
     restorer = Diffusion(METHODS["sde-sr-ve"], published, Options(CPU, sampler="ddim-1"))
-    answer = restore(restorer, Probe(face(0, side)), 1, 0)
+    answer = restore(restorer, FaceInput(face(0, side)), 1, 0)
     assert answer.calls == 1
     assert any("24 px" in w and "trained on 16 px" in w for w in answer.warnings) == (side == 24)
 
 
 def test_a_picture_from_the_feature_alone_knows_no_band() -> None:
-    probe = Probe(face(0, 90), PROBE.auxiliaries, lr_known=False)
+    probe = FaceInput(face(0, 90), PROBE.auxiliaries, lr_known=False)
     assert outside((12, 32), probe) is None
     assert restore(short("fasr++"), probe, 1, 0).calls > 0
 
 
 def test_feature_only_does_not_look_at_the_lr_face() -> None:
-    a, b = (Probe(face(s, 16), PROBE.auxiliaries, lr_known=False) for s in (0, 9))
-    assert np.array_equal(restore(short("fasr++"), a, 1, 0).picture, restore(short("fasr++"), b, 1, 0).picture)
+    a, b = (FaceInput(face(s, 16), PROBE.auxiliaries, lr_known=False) for s in (0, 9))
+    assert np.array_equal(
+        restore(short("fasr++"), a, 1, 0).picture, restore(short("fasr++"), b, 1, 0).picture
+    )
 
 
 def test_a_given_feature_stands_before_the_auxiliaries() -> None:
     feature = np.zeros(LENGTH, np.float32)
     feature[3] = 1
-    answer = restore(short("fasr++"), Probe(PROBE.lr0, PROBE.auxiliaries, feature), 1, 0)
+    answer = restore(short("fasr++"), FaceInput(PROBE.lr0, PROBE.auxiliaries, feature), 1, 0)
     assert answer.feature == "given"
     with pytest.raises(FasrError, match=r"length 100.*512"):
-        restore(short("fasr++"), Probe(PROBE.lr0, (), feature[:100]), 1, 0)
+        restore(short("fasr++"), FaceInput(PROBE.lr0, (), feature[:100]), 1, 0)
 
 
 def test_without_auxiliaries_the_answer_says_whose_feature_it_is() -> None:
-    assert any("no auxiliary faces" in w for w in restore(short("fasr++"), Probe(PROBE.lr0), 1, 0).warnings)
+    assert any(
+        "no auxiliary faces" in w
+        for w in restore(short("fasr++"), FaceInput(PROBE.lr0), 1, 0).warnings
+    )
 
 
 def test_what_a_method_does_not_use_is_said() -> None:
     assert any("were not used" in w for w in restore(short("sde-sr-vp"), PROBE, 1, 0).warnings)
-    assert any("not known" in w for w in restore(short("fasr"), PROBE, 1, 0).warnings)  # the network names no embedder
+    assert any(
+        "not known" in w for w in restore(short("fasr"), PROBE, 1, 0).warnings
+    )  # the network names no embedder
 
 
 def test_facts_name_all_that_the_answer_depends_on() -> None:
-    assert short("fasr++").facts() == {
+    assert short("fasr++").provenance() == {
         "method": "fasr++",
         "sampler": "dpmpp-sde-3",
         "network": "aa",
@@ -262,7 +287,7 @@ def test_facts_name_all_that_the_answer_depends_on() -> None:
         "embedder": "bb",
         "combiner": "cc",
     }
-    assert short("sde-sr-ve").facts() == {
+    assert short("sde-sr-ve").provenance() == {
         "method": "sde-sr-ve",
         "sampler": "ve-3",
         "network": "aa",
@@ -303,7 +328,9 @@ def test_methods_that_need_a_part_say_which() -> None:
     with pytest.raises(FasrError, match="Feature Combiner"):
         Diffusion(METHODS["fasr++"], Models(denoiser, "", told), options)
     with pytest.raises(FasrError, match="embedder"):
-        restore(Diffusion(METHODS["fasr"], Models(denoiser, "", FeatureModels()), options), PROBE, 1, 0)
+        restore(
+            Diffusion(METHODS["fasr"], Models(denoiser, "", FeatureModels()), options), PROBE, 1, 0
+        )
     bare = ScoreDenoiser(NCSNpp(16, 16, (1, 1), attention_at=8, feature=False), 0.01, 348.0)
     with pytest.raises(FasrError, match="no feature path"):
         Diffusion(METHODS["fasr"], Models(bare, "", told), options)
@@ -316,31 +343,37 @@ def test_the_mean_is_one_call_and_says_what_it_is_made_of() -> None:
     answer = restore(mean(), PROBE, 2, seed=3)
     assert (answer.method, answer.sampler, answer.calls, answer.model) == ("mean", "", 1, "mm")
     assert answer.feature == "combiner" and len(answer.samples) == 1
-    assert mean().facts() == {
+    assert mean().provenance() == {
         "method": "mean",
         "network": "mm",
         "precision": "float32",
         "embedder": "bb",
         "combiner": "cc",
     }
-    assert restore(mean(), Probe(PROBE.lr0), 1, 0).warnings[0].startswith("no auxiliary faces")
-    given = restore(mean(), Probe(PROBE.lr0, feature=np.eye(1, LENGTH, 3, dtype=np.float32)[0]), 1, 0)
+    assert restore(mean(), FaceInput(PROBE.lr0), 1, 0).warnings[0].startswith("no auxiliary faces")
+    given = restore(
+        mean(), FaceInput(PROBE.lr0, feature=np.eye(1, LENGTH, 3, dtype=np.float32)[0]), 1, 0
+    )
     assert given.feature == "given" and not np.array_equal(given.picture, answer.picture)
 
 
 def test_the_mean_is_what_its_network_says_of_the_face_at_its_own_size() -> None:
     feature = np.eye(1, LENGTH, 3, dtype=np.float32)[0]
-    probes = [Probe(face(k, side), feature=feature) for k, side in enumerate((8, 16, 24, 64))]
+    probes = [FaceInput(face(k, side), feature=feature) for k, side in enumerate((8, 16, 24, 64))]
     for probe, answer in zip(probes, mean().restore_all(probes, 1, range(4)), strict=True):
         lr = enlarge(as_tensor([probe.lr0]), 128)
-        said = mean_network()(lr, torch.tensor([float(len(probe.lr0))]), torch.from_numpy(feature)[None])
+        said = mean_network()(
+            lr, torch.tensor([float(len(probe.lr0))]), torch.from_numpy(feature)[None]
+        )
         assert np.abs(as_image(said[0]).astype(int) - answer.picture).max() <= 1
 
 
 def test_the_mean_computes_in_half_precision_only_where_that_is_asked_for() -> None:
-    whole, half = (restore(mean(p), PROBE, 1, 0).picture.astype(int) for p in ("float32", "bfloat16"))
+    whole, half = (
+        restore(mean(p), PROBE, 1, 0).picture.astype(int) for p in ("float32", "bfloat16")
+    )
     assert 0 < np.abs(whole - half).max() < 40
-    assert mean("bfloat16").facts()["precision"] == "bfloat16"
+    assert mean("bfloat16").provenance()["precision"] == "bfloat16"
 
 
 def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
@@ -348,7 +381,9 @@ def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
     strange.embedder = "0" * 64
     save_mean(strange, tmp_path / "mean.safetensors")
     with pytest.raises(FasrError, match="belongs to the embedder 000000000000…"):
-        open_restorer(METHODS["mean"], Options(CPU, ModelFiles(network=tmp_path / "mean.safetensors")))
+        open_restorer(
+            METHODS["mean"], Options(CPU, ModelFiles(network=tmp_path / "mean.safetensors"))
+        )
 
 
 def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
@@ -362,8 +397,13 @@ def test_weights_that_are_not_bundled_are_one_line_with_a_remedy() -> None:
 
 def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
     answer = restore(pmrf("euler-5"), PROBE, 1, seed=3)
-    assert (answer.method, answer.sampler, answer.calls, answer.model) == ("pmrf", "euler-5", 6, "ff")
-    assert pmrf().facts() == mean().facts() | {
+    assert (answer.method, answer.sampler, answer.calls, answer.model) == (
+        "pmrf",
+        "euler-5",
+        6,
+        "ff",
+    )
+    assert pmrf().provenance() == mean().provenance() | {
         "method": "pmrf",
         "sampler": "euler-3",
         "network": "ff",
@@ -374,7 +414,7 @@ def test_the_flow_goes_on_from_the_mean_in_the_steps_asked_for() -> None:
     middle = mean_network()(begun, torch.tensor([16.0]), feature)
     noise = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(sample_seed(3, 0)))
     sharp = flow().draw(middle.detach(), torch.tensor([16.0]), noise, 5)
-    drawn = restore(pmrf("euler-5"), Probe(PROBE.lr0, feature=feature[0].numpy()), 1, seed=3)
+    drawn = restore(pmrf("euler-5"), FaceInput(PROBE.lr0, feature=feature[0].numpy()), 1, seed=3)
     assert np.abs(as_image(sharp[0]).astype(int) - drawn.picture).max() <= 1
     assert np.abs(drawn.picture.astype(int) - as_image(middle[0])).max() > 1
 
@@ -393,8 +433,10 @@ def test_a_flow_is_opened_with_the_mean_beside_it(tmp_path: Path) -> None:
     made.mean = sha256_file(tmp_path / "mean.safetensors")
     save_flow(made, file)
     opened = open_restorer(METHODS["pmrf"], options)
-    assert opened.facts()["mean"] == made.mean and opened.facts()["network"] == sha256_file(file)
-    assert opened.facts()["sampler"] == "euler-8"
+    assert opened.provenance()["mean"] == made.mean and opened.provenance()[
+        "network"
+    ] == sha256_file(file)
+    assert opened.provenance()["sampler"] == "euler-8"
     made.mean = "0" * 64
     save_flow(made, file)
     with pytest.raises(FasrError, match="goes on from the mean 000000000000…"):
@@ -418,7 +460,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def sr(weights: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def sr(
+    weights: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["fasr-video", "sr", *weights, *map(str, arguments)])
         with pytest.raises(SystemExit) as end:
@@ -448,8 +492,14 @@ def test_a_still_becomes_pictures_a_sheet_and_facts(sr: Run, still: Path, tmp_pa
     assert sorted(p.name.partition(".")[2] for p in out.iterdir()) == sorted(kinds)
     mean, one, two, sheet, facts_file = (next(out.glob(f"still-????????.{kind}")) for kind in kinds)
     facts = json.loads(facts_file.read_text())
-    assert "SYNTHETIC" in facts["what"] and facts["asked"]["seed"] == 5 and len(facts["asked"]["auxiliaries"]) == 3
-    assert facts["feature"] == "combiner" and facts["network_calls"] == 4 and facts["disagreement"] > 0
+    assert (
+        "SYNTHETIC" in facts["what"]
+        and facts["asked"]["seed"] == 5
+        and len(facts["asked"]["auxiliaries"]) == 3
+    )
+    assert (
+        facts["feature"] == "combiner" and facts["network_calls"] == 4 and facts["disagreement"] > 0
+    )
     assert set(facts["files"]) == {p.name for p in (mean, one, two, sheet)}
     with Pictures.open(mean) as picture:
         assert picture.size == (128, 128) and "SYNTHETIC" in picture.text["Description"]  # type: ignore[attr-defined]
@@ -458,18 +508,28 @@ def test_a_still_becomes_pictures_a_sheet_and_facts(sr: Run, still: Path, tmp_pa
     assert "it is a reconstruction" in sr(mean, "--out", out)[2]
 
 
-def test_a_second_call_draws_nothing_that_is_there_already(sr: Run, still: Path, tmp_path: Path) -> None:
+def test_a_second_call_draws_nothing_that_is_there_already(
+    sr: Run, still: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     assert "drawn" in sr(still, "--out", out)[1]
     before = {p: p.stat().st_mtime_ns for p in out.iterdir()}
     assert "there already" in sr(still, "--out", out)[1]
     assert {p: p.stat().st_mtime_ns for p in out.iterdir()} == before
-    assert "drawn" in sr(still, "--out", out, "--seed", 1)[1]  # beside the first, which stays as it is
-    assert all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(list(out.iterdir())) == 10
+    assert (
+        "drawn" in sr(still, "--out", out, "--seed", 1)[1]
+    )  # beside the first, which stays as it is
+    assert (
+        all(p.stat().st_mtime_ns == t for p, t in before.items()) and len(list(out.iterdir())) == 10
+    )
 
 
-@pytest.mark.parametrize("damage", ["picture gone", "picture changed", "facts cut", "facts of another kind"])
-def test_an_answer_that_is_not_whole_is_drawn_again(sr: Run, still: Path, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["picture gone", "picture changed", "facts cut", "facts of another kind"]
+)
+def test_an_answer_that_is_not_whole_is_drawn_again(
+    sr: Run, still: Path, tmp_path: Path, damage: str
+) -> None:
     out = tmp_path / "out"
     sr(still, "--out", out)
     picture, facts = next(out.glob("*.mean.png")), next(out.glob("*.json"))
@@ -484,7 +544,9 @@ def test_an_answer_that_is_not_whole_is_drawn_again(sr: Run, still: Path, tmp_pa
     assert picture.read_bytes() == good
 
 
-def test_evidence_is_never_written_over(sr: Run, still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evidence_is_never_written_over(
+    sr: Run, still: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     twin = tmp_path / "other" / "still.png"
     twin.parent.mkdir()
@@ -500,7 +562,9 @@ def test_one_bad_still_does_not_stop_the_others(sr: Run, still: Path, tmp_path: 
     Pictures.new("RGB", (20, 20)).save(flat)
     bad.write_bytes(b"no picture")
     Pictures.fromarray(face(0, 30)[:10]).save(thin)
-    code, told, err = sr(bad, thin, still, tmp_path / "none.png", tmp_path, flat, "--out", tmp_path / "out", "--json")
+    code, told, err = sr(
+        bad, thin, still, tmp_path / "none.png", tmp_path, flat, "--out", tmp_path / "out", "--json"
+    )
     lines = [json.loads(line) for line in told.splitlines()]
     assert code == 3 and [line["state"] for line in lines] == [
         "refused",
@@ -541,8 +605,12 @@ def damaged(tmp_path: Path, how: str) -> Path:
         ("strange", "embedder 000000000000…"),
     ],
 )
-def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how: str, told: str) -> None:
-    code, _, err = sr(still, "--out", tmp_path / "out", "--method", "fasr", "--model", damaged(tmp_path, how))
+def test_damaged_weights_are_one_line(
+    sr: Run, still: Path, tmp_path: Path, how: str, told: str
+) -> None:
+    code, _, err = sr(
+        still, "--out", tmp_path / "out", "--method", "fasr", "--model", damaged(tmp_path, how)
+    )
     assert code == 2 and told in err and len(err.strip().splitlines()) == 1
 
 
@@ -558,10 +626,19 @@ def test_damaged_weights_are_one_line(sr: Run, still: Path, tmp_path: Path, how:
         (("--feature-only", "--sampler", "dpmpp-4@2"), "draw from nothing"),
         (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "draw from nothing"),
         (("--method", "bicubic", "--sampler", "dpmpp-4"), "does not sample"),
-        (("--method", "bicubic", "--feature-only"), "--feature-only: method bicubic draws no samples"),
+        (
+            ("--method", "bicubic", "--feature-only"),
+            "--feature-only: method bicubic draws no samples",
+        ),
         (("--method", "bicubic", "--samples", "8"), "--samples 8: method bicubic draws no samples"),
-        (("--method", "spandrel:x.pth", "--samples", "2"), "method spandrel:x.pth draws no samples"),
-        (("--method", "mean", "--model", "/nowhere.safetensors", "--sampler", "dpmpp-4"), "does not sample"),
+        (
+            ("--method", "spandrel:x.pth", "--samples", "2"),
+            "method spandrel:x.pth draws no samples",
+        ),
+        (
+            ("--method", "mean", "--model", "/nowhere.safetensors", "--sampler", "dpmpp-4"),
+            "does not sample",
+        ),
         (("--device", "cuda:77"), "device"),
         (("--embedder", "/nowhere.safetensors"), "no such file"),
     ],
@@ -579,12 +656,24 @@ def test_a_method_without_features_says_that_the_auxiliaries_were_not_used(
 ) -> None:
     (tmp_path / "aux").mkdir()
     Pictures.fromarray(face(1, 16)).save(tmp_path / "aux" / "1.png")
-    given = ("--method", "bicubic", "--samples", "1", "--aux", str(tmp_path / "aux"), "--out", str(tmp_path / "out"))
+    given = (
+        "--method",
+        "bicubic",
+        "--samples",
+        "1",
+        "--aux",
+        str(tmp_path / "aux"),
+        "--out",
+        str(tmp_path / "out"),
+    )
     monkeypatch.setattr("sys.argv", ["fasr-video", "sr", str(still), *given])
     with pytest.raises(SystemExit) as end:
         main()
     assert not end.value.code
-    assert "method bicubic takes no feature: the auxiliary faces were not used" in capsys.readouterr().err
+    assert (
+        "method bicubic takes no feature: the auxiliary faces were not used"
+        in capsys.readouterr().err
+    )
     (facts,) = (tmp_path / "out").glob("*.json")
     assert json.loads(facts.read_text())["asked"]["samples"] == 1
 
@@ -593,7 +682,16 @@ def test_the_mean_of_a_still_is_one_picture_with_its_facts(
     still: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_mean(mean_network(), tmp_path / "mean.safetensors")
-    drawing = ("sr", still, "--method", "mean", "--out", tmp_path / "out", "--model", tmp_path / "mean.safetensors")
+    drawing = (
+        "sr",
+        still,
+        "--method",
+        "mean",
+        "--out",
+        tmp_path / "out",
+        "--model",
+        tmp_path / "mean.safetensors",
+    )
     assert called(capsys, *drawing)[0] == 0
     (file,) = (tmp_path / "out").glob("*.json")
     facts = json.loads(file.read_text())
@@ -609,7 +707,9 @@ def test_the_mean_of_a_still_is_one_picture_with_its_facts(
 
 def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> None:
     photo = PORTRAITS / "mugshots"
-    picture = sorted(p for p in photo.rglob("*") if p.suffix.lower() in {".jpg", ".png", ".webp"})[0]
+    picture = sorted(p for p in photo.rglob("*") if p.suffix.lower() in {".jpg", ".png", ".webp"})[
+        0
+    ]
     code, told, err = sr(picture, "--align", "--out", tmp_path / "out", "--method", "fasr")
     assert code == 0, err
     assert "drawn" in told
@@ -619,15 +719,21 @@ def test_align_finds_the_face_of_a_larger_picture(sr: Run, tmp_path: Path) -> No
 
 def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sheet = Pictures.new("RGB", (600, 300), "grey")
-    sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "eileen_collins.jpg").resize((200, 200)), (0, 0))
-    sheet.paste(Pictures.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").resize((300, 300)), (300, 0))
+    sheet.paste(
+        Pictures.open(PORTRAITS / "mugshots" / "eileen_collins.jpg").resize((200, 200)), (0, 0)
+    )
+    sheet.paste(
+        Pictures.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").resize((300, 300)), (300, 0)
+    )
     sheet.save(tmp_path / "two.png")
     plain = ("--method", "bicubic", "--out", tmp_path / "out")
     code, _, err = called(capsys, "sr", tmp_path / "two.png", "--align", *plain)
     assert code == 3 and "2 faces: 1 at the top left, " in err and "--face largest" in err
     code, _, err = called(capsys, "sr", tmp_path / "two.png", *plain, "--face", 1)
     assert code == 2 and "give --align" in err
-    code, _, err = called(capsys, "sr", tmp_path / "two.png", tmp_path / "two.png", "--align", *plain, "--face", 1)
+    code, _, err = called(
+        capsys, "sr", tmp_path / "two.png", tmp_path / "two.png", "--align", *plain, "--face", 1
+    )
     assert code == 2 and "give that picture alone" in err
     for face in (1, 2):
         assert called(capsys, "sr", tmp_path / "two.png", "--align", *plain, "--face", face)[0] == 0

@@ -27,7 +27,9 @@ def seeded(net: nn.Module) -> nn.Module:
     """Weights made from the parameters' names: those that the published twin's score was computed with."""
     for name, parameter in net.named_parameters():
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-        normal = np.random.default_rng(seed).standard_normal(tuple(parameter.shape)).astype(np.float32)
+        normal = (
+            np.random.default_rng(seed).standard_normal(tuple(parameter.shape)).astype(np.float32)
+        )
         if parameter.ndim > 1:
             values = normal / math.sqrt(math.prod(parameter.shape[1:]))
         else:
@@ -51,7 +53,9 @@ def golden(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 @torch.no_grad()
 def score(net: NCSNpp, given: dict[str, Tensor], **changes: Tensor) -> Tensor:
     given = given | changes
-    result = net(given["x"], given["y"], given["sigma"], given["feat"] if net.feature_length else None)
+    result = net(
+        given["x"], given["y"], given["sigma"], given["feat"] if net.feature_length else None
+    )
     assert isinstance(result, Tensor)
     return result
 
@@ -65,17 +69,18 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("file", "build"),
-    [
-        ("fasr_nf128_128", lambda: NCSNpp()),
-        ("fasr_nf16_64", lambda: NCSNpp(64, 16, (1, 1, 2, 2))),
-    ],
+    [("fasr_nf128_128", lambda: NCSNpp()), ("fasr_nf16_64", lambda: NCSNpp(64, 16, (1, 1, 2, 2)))],
 )
-def test_names_shapes_order_and_training_are_the_published_ones(file: str, build: Callable[[], NCSNpp]) -> None:
+def test_names_shapes_order_and_training_are_the_published_ones(
+    file: str, build: Callable[[], NCSNpp]
+) -> None:
     published = json.loads((FIXTURES / f"{file}.keys.json").read_text())["keys"]
     with torch.device("meta"):
         net = build()
     trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
-    assert [[name, list(value.shape), name in trained] for name, value in net.state_dict().items()] == published
+    assert [
+        [name, list(value.shape), name in trained] for name, value in net.state_dict().items()
+    ] == published
 
 
 def test_size_of_the_published_network() -> None:
@@ -176,7 +181,9 @@ def test_everything_but_the_frequencies_learns() -> None:
     net(data["x"], data["y"], data["sigma"], data["feat"]).square().mean().backward()
     without = [name for name, parameter in net.named_parameters() if parameter.grad is None]
     assert without == ["all_modules.0.W"]
-    assert all(p.grad.isfinite().all() and p.grad.any() for p in net.parameters() if p.grad is not None)
+    assert all(
+        p.grad.isfinite().all() and p.grad.any() for p in net.parameters() if p.grad is not None
+    )
 
 
 # --- its parts, in plain NumPy -----------------------------------------------------------------------------------
@@ -204,7 +211,10 @@ def naive_filter(x: Array, how: Resample) -> Array:
     else:
         x = np.pad(x, 1)
     filtered = np.array(
-        [[(x[i : i + 4, j : j + 4] * kernel).sum() for j in range(x.shape[1] - 3)] for i in range(x.shape[0] - 3)]
+        [
+            [(x[i : i + 4, j : j + 4] * kernel).sum() for j in range(x.shape[1] - 3)]
+            for i in range(x.shape[0] - 3)
+        ]
     )
     return filtered[::2, ::2] if how is Resample.HALVE else filtered
 
@@ -217,10 +227,15 @@ def naive_norm(x: Array, w: dict[str, Array], name: str) -> Array:
     groups = min(len(x) // 4, 32)
     parts = x.reshape(groups, -1)
     parts = (parts - parts.mean(1, keepdims=True)) / np.sqrt(parts.var(1, keepdims=True) + 1e-6)
-    return parts.reshape(x.shape) * w[f"{name}.weight"][:, None, None] + w[f"{name}.bias"][:, None, None]
+    return (
+        parts.reshape(x.shape) * w[f"{name}.weight"][:, None, None]
+        + w[f"{name}.bias"][:, None, None]
+    )
 
 
-def naive_block(x: Array, time: Array, face: Array | None, w: dict[str, Array], how: Resample) -> Array:
+def naive_block(
+    x: Array, time: Array, face: Array | None, w: dict[str, Array], how: Resample
+) -> Array:
     def resampled(x: Array) -> Array:
         return np.stack([naive_filter(channel, how) for channel in x])
 
@@ -265,11 +280,18 @@ def test_resampling_is_the_plain_filter(how: Resample, height: int, width: int, 
 
 @pytest.mark.parametrize("feature", [True, False])
 @pytest.mark.parametrize(
-    ("how", "cout"), [(Resample.KEEP, 8), (Resample.KEEP, 12), (Resample.HALVE, 8), (Resample.DOUBLE, 8)]
+    ("how", "cout"),
+    [(Resample.KEEP, 8), (Resample.KEEP, 12), (Resample.HALVE, 8), (Resample.DOUBLE, 8)],
 )
-def test_block_and_attention_are_the_plain_formulas(how: Resample, cout: int, feature: bool) -> None:
+def test_block_and_attention_are_the_plain_formulas(
+    how: Resample, cout: int, feature: bool
+) -> None:
     rng = np.random.default_rng(3)
-    x, time, face = rng.standard_normal((2, 8, 6, 4)), rng.standard_normal((2, 10)), rng.standard_normal((2, 10))
+    x, time, face = (
+        rng.standard_normal((2, 8, 6, 4)),
+        rng.standard_normal((2, 10)),
+        rng.standard_normal((2, 10)),
+    )
     block = seeded(Block(8, cout, 10, feature, 0.5, how)).double().eval()
     attention = seeded(Attention(cout)).double().eval()
     given_face = torch.from_numpy(face) if feature else None

@@ -21,11 +21,11 @@ from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import CaseError
-from fasr_video.pipeline.evidence import Evidence, can_tell
+from fasr_video.pipeline.evidence import Evidence, uses_bundled_models
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.report.write import write_report
 from fasr_video.review.cards import Filter, cards
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 from tests.conftest import PORTRAITS
 
 YELLOW, DARK, WALL = (230, 200, 60), (30, 30, 30), (200, 200, 210)
@@ -33,7 +33,13 @@ FRAMES = 6
 # A sign is less of a face than a person whatever the weights in the box; how much less is not tested.
 NORMS = ("select.sure_score=1", "select.min_norm=6.5", "select.min_norm_large=6.5")
 LIMITS = (*NORMS, "track.start_score=0.3", "track.high_score=0.3")
-SMALL = (*LIMITS, "select.min_score=0.3", "select.auxiliaries=2", "case.segment_frames=2", "detect.batch=1")
+SMALL = (
+    *LIMITS,
+    "select.min_score=0.3",
+    "select.auxiliaries=2",
+    "case.segment_frames=2",
+    "detect.batch=1",
+)
 QUICK = (*SMALL, "restore.method=bicubic", "restore.samples=1")
 
 
@@ -96,7 +102,9 @@ def test_sign_is_kept_with_its_reason_and_numbers_and_nothing_is_made_of_it(case
         assert document.links(opened) == []
 
 
-def test_its_numbers_are_the_mean_score_of_all_sightings_and_are_covered_by_the_log(case: Path, tmp_path: Path) -> None:
+def test_its_numbers_are_the_mean_score_of_all_sightings_and_are_covered_by_the_log(
+    case: Path, tmp_path: Path
+) -> None:
     sign, _ = sign_and_person(case)
     copy = Path(shutil.copytree(case, tmp_path / "case"))
     with Case.open(copy) as opened:
@@ -116,16 +124,22 @@ def test_report_export_and_show_say_so_in_words(
     written = write_report(case, tmp_path / "report", ("html", "json"))
     page = " ".join((written / f"{sign['name']}.html").read_text(encoding="utf-8").split())
     eye_px = sign["shown"]["quality"]["eye_px"]
-    norm = f"norm {sign['evidence']['norm']:.2f}, less than 6.5, at {eye_px:.0f} px between the eyes"
+    norm = (
+        f"norm {sign['evidence']['norm']:.2f}, less than 6.5, at {eye_px:.0f} px between the eyes"
+    )
     assert "<strong>Not a face</strong>" in page and norm in page
     assert "No search was made: this is not a face." in page and "LR0: the best face" not in page
     index = " ".join((written / "index.html").read_text(encoding="utf-8").split())
     assert "<dt>not a face</dt><dd>1</dd>" in index
     assert "<dt>insufficient quality</dt><dd>0</dd>" in index
-    states = {t["name"]: t["state"] for t in json.loads((written / "report.json").read_text())["tracks"]}
+    states = {
+        t["name"]: t["state"] for t in json.loads((written / "report.json").read_text())["tracks"]
+    }
     assert states[sign["name"]] == "not a face" != states[person["name"]]
     with Case.open(case) as opened:
-        line = next(x for x in document.as_csv(opened, "tracks").splitlines() if ",not_a_face," in x)
+        line = next(
+            x for x in document.as_csv(opened, "tracks").splitlines() if ",not_a_face," in x
+        )
     assert ",not a face," in line and f",{sign['evidence']['norm']}," in line
     monkeypatch.setattr(sys, "argv", ["fasr-video", "show", str(case)])
     monkeypatch.setenv("COLUMNS", "200")
@@ -158,7 +172,9 @@ def test_review_page_tells_why(case: Path) -> None:
     assert answer.status_code == 200 and "the embedder sees no face in it" in text
 
 
-def test_resumed_run_decides_by_the_same_numbers_and_embedder(footage: Path, case: Path, tmp_path: Path) -> None:
+def test_resumed_run_decides_by_the_same_numbers_and_embedder(
+    footage: Path, case: Path, tmp_path: Path
+) -> None:
     without = settings("restore.method=none")
 
     def stop(told: Progress | Stage) -> None:
@@ -168,7 +184,9 @@ def test_resumed_run_decides_by_the_same_numbers_and_embedder(footage: Path, cas
     with pytest.raises(KeyboardInterrupt):
         run([footage], tmp_path / "case", without, listen=stop)
     with Case.open(tmp_path / "case") as opened:
-        ((own,),) = opened.db.execute("SELECT json_extract(detector, '$.embedder') FROM source").fetchall()
+        ((own,),) = opened.db.execute(
+            "SELECT json_extract(detector, '$.embedder') FROM source"
+        ).fetchall()
         other = "UPDATE source SET detector = json_set(detector, '$.embedder', ?)"
         opened.db.execute(other, ("f" * 64,))
     with pytest.raises(CaseError, match="begun with another embedder"):
@@ -177,12 +195,18 @@ def test_resumed_run_decides_by_the_same_numbers_and_embedder(footage: Path, cas
         opened.db.execute(other, (own,))
     run([footage], tmp_path / "case", without)
     keys = ("verdict", "verdict_reason", "evidence", "sightings", "shown", "auxiliaries")
-    assert [[t[k] for k in keys] for t in tracks(tmp_path / "case")] == [[t[k] for k in keys] for t in tracks(case)]
+    assert [[t[k] for k in keys] for t in tracks(tmp_path / "case")] == [
+        [t[k] for k in keys] for t in tracks(case)
+    ]
 
 
 def test_with_other_weights_nothing_is_decided(footage: Path, tmp_path: Path) -> None:
-    weights = shutil.copy(boxed("embedder.safetensors"), tmp_path / "own.safetensors")
-    run([footage], tmp_path / "case", settings(f"recognise.weights={weights}", "restore.method=none"))
+    weights = shutil.copy(bundled("embedder.safetensors"), tmp_path / "own.safetensors")
+    run(
+        [footage],
+        tmp_path / "case",
+        settings(f"recognise.weights={weights}", "restore.method=none"),
+    )
     sign, _ = sign_and_person(tmp_path / "case")
     assert (sign["verdict"], sign["evidence"]) == ("usable", None)
 
@@ -198,8 +222,8 @@ def test_with_other_weights_nothing_is_decided(footage: Path, tmp_path: Path) ->
     ],
 )
 def test_only_the_models_in_the_box_can_tell(other: str) -> None:
-    assert can_tell(configs.load("cpu"))
-    assert not can_tell(configs.load("cpu", [other]))
+    assert uses_bundled_models(configs.load("cpu"))
+    assert not uses_bundled_models(configs.load("cpu", [other]))
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ def meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterat
 
 
 @pytest.mark.parametrize("happens", [decide, decide_and_note, sign])
-def test_a_decision_while_the_case_is_verified_is_no_damage(tmp_path: Path, happens: Callable[[Path], None]) -> None:
+def test_a_decision_while_the_case_is_verified_is_no_damage(
+    tmp_path: Path, happens: Callable[[Path], None]
+) -> None:
     with Case.open(made_case(tmp_path / "whole"), read_only=True) as case:
         with meanwhile(case, "key = 'log_head'", happens):
             checks = verify(case)
@@ -86,7 +88,9 @@ def test_a_decision_while_the_case_is_verified_is_no_damage(tmp_path: Path, happ
         assert [problem for check in verify(case) for problem in check.problems] == []
 
 
-def test_a_signed_off_report_that_is_gone_or_changed_is_found_all_the_same(folder: Path, case: Case) -> None:
+def test_a_signed_off_report_that_is_gone_or_changed_is_found_all_the_same(
+    folder: Path, case: Case
+) -> None:
     sign(folder)
     (signed,) = (folder / "signed-off").glob("*.json")
     said = signed.read_bytes()
@@ -130,11 +134,15 @@ def test_exported_pictures_are_of_one_end_of_the_log(case: Case, tmp_path: Path)
     head = case.meta("log_head")
     with meanwhile(case, "key = 'case_id'", decide):
         written = export_pictures(case, (), tmp_path / "out", redact=False)
-    told = [json.loads(path.with_suffix(".json").read_text())["case"]["log_head"] for path in written]
+    told = [
+        json.loads(path.with_suffix(".json").read_text())["case"]["log_head"] for path in written
+    ]
     assert set(told) == {head} and len(told) > 1
 
 
-def test_a_summary_reads_tracks_and_links_of_one_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_summary_reads_tracks_and_links_of_one_moment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     read = summary.tracks_of
 
     def accepted_meanwhile(case: Case) -> list[dict[str, Any]]:
@@ -157,6 +165,9 @@ def test_nothing_is_written_within_a_moment_and_moments_end(folder: Path) -> Non
             decide(folder)
             assert case.meta("log_head") == head
         assert case.meta("log_head") != head
-        with case.one_moment(), pytest.raises(sqlite3.OperationalError, match="within a transaction"):
+        with (
+            case.one_moment(),
+            pytest.raises(sqlite3.OperationalError, match="within a transaction"),
+        ):
             decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")
         decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")

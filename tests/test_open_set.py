@@ -130,7 +130,9 @@ def test_searches_of_one_person_are_drawn_together() -> None:
 
 def test_the_same_seed_gives_the_same_bands() -> None:
     found = made([0.1, 0.5, 0.9], [0.2, 0.3, 0.4])
-    first, again = (open_set.bootstrap(found, lambda s: open_set.fnir_at(s, 0.5), 50, seed=3) for _ in range(2))
+    first, again = (
+        open_set.bootstrap(found, lambda s: open_set.fnir_at(s, 0.5), 50, seed=3) for _ in range(2)
+    )
     assert first == again
 
 

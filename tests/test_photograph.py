@@ -26,7 +26,15 @@ from fasr_video.detection.photograph import (
 )
 from fasr_video.types import Detections, Image
 from tests.conftest import PORTRAITS
-from tests.detectors import MARKS, RED, blank, builtin_weights, centres, insightface_graph, retinaface_weights
+from tests.detectors import (
+    MARKS,
+    RED,
+    blank,
+    builtin_weights,
+    centres,
+    insightface_graph,
+    retinaface_weights,
+)
 
 SCRFD = Path("/work/shared/data/teachers/scrfd_2.5g_kps.onnx")
 PUBLISHED = [("insightface", SCRFD)] if SCRFD.is_file() else []
@@ -48,7 +56,9 @@ def tight(side: int) -> Image:
     """A photograph of that width which a face fills."""
     whole = np.asarray(PilImage.open(PORTRAITS / "mugshots" / "grace_hopper.jpg").convert("RGB"))
     face = whole[101:322, 114:291]
-    return np.asarray(cv2.resize(face, (side, side * 5 // 4), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return np.asarray(
+        cv2.resize(face, (side, side * 5 // 4), interpolation=cv2.INTER_CUBIC), np.uint8
+    )
 
 
 def at(*centres: tuple[float, float], side: float = 20) -> Detections:
@@ -69,7 +79,9 @@ class Dots:
 
 
 @pytest.fixture(scope="module", params=["builtin", "retinaface", "insightface"])
-def dots(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dots]:
+def dots(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dots]:
     make, name, shift = {
         "builtin": (builtin_weights, "weights.safetensors", 2),
         "retinaface": (retinaface_weights, "weights.safetensors", 4),
@@ -81,8 +93,8 @@ def dots(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 WIDTH, HEIGHT = 33, 48  # with margins of 13 and 19 px
+# Row and column of a dot: 13 + 19 and 19 + 13 are multiples of 8.
 ONLY_WITH_MARGIN = (13, 19)
-"""Row and column of a dot: 13 + 19 and 19 + 13 are multiples of 8."""
 
 
 def test_what_is_found_only_with_a_margin_comes_back_in_the_pictures_own_pixels(dots: Dots) -> None:
@@ -117,7 +129,9 @@ def test_a_picture_without_a_face_has_none(dots: Dots, size: tuple[int, int]) ->
 
 
 @pytest.mark.parametrize(("backend", "weights"), [("builtin", None), ("haar", None), *PUBLISHED])
-def test_a_face_that_fills_the_photograph_is_found(backend: str, weights: Path | None, tmp_path: Path) -> None:
+def test_a_face_that_fills_the_photograph_is_found(
+    backend: str, weights: Path | None, tmp_path: Path
+) -> None:
     if weights is not None:
         shutil.copy(weights, tmp_path)
         weights = tmp_path
@@ -152,7 +166,10 @@ def detector() -> Detector:
 @pytest.fixture(scope="module")
 def pair() -> Image:
     """Eileen at the top left, Grace, larger, at the right."""
-    people = {n: PilImage.open(PORTRAITS / "mugshots" / f"{n}.jpg") for n in ("eileen_collins", "grace_hopper")}
+    people = {
+        n: PilImage.open(PORTRAITS / "mugshots" / f"{n}.jpg")
+        for n in ("eileen_collins", "grace_hopper")
+    }
     sheet = PilImage.new("RGB", (600, 300), "grey")
     sheet.paste(people["eileen_collins"].resize((200, 200)), (0, 0))
     sheet.paste(people["grace_hopper"].resize((300, 300)), (300, 0))
@@ -163,7 +180,10 @@ def test_several_faces_are_named_by_number_place_and_size(detector: Detector, pa
     unclear = choose_face(pair, detector, Choice(remedy="do this"))
     assert isinstance(unclear, Unclear)
     assert (unclear.faces, unclear.remedy) == (2, "do this")
-    assert unclear.reason.startswith("2 faces: 1 at the top left, ") and "; 2 at the right, " in unclear.reason
+    assert (
+        unclear.reason.startswith("2 faces: 1 at the top left, ")
+        and "; 2 at the right, " in unclear.reason
+    )
     assert unclear.reason.endswith(" px")
 
 
@@ -176,7 +196,9 @@ def test_a_number_from_the_left_or_the_largest_is_chosen(
     assert bool(centres(found)[0, 0] < 300) is left
 
 
-def test_a_number_that_is_not_there_is_refused_with_those_that_are(detector: Detector, pair: Image) -> None:
+def test_a_number_that_is_not_there_is_refused_with_those_that_are(
+    detector: Detector, pair: Image
+) -> None:
     unclear = choose_face(pair, detector, Choice(3))
     assert isinstance(unclear, Unclear) and unclear.reason.startswith(
         "it has no face 3, but 2 faces: 1 at the top left"

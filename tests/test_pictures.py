@@ -19,8 +19,13 @@ def pair() -> tuple[Tensor, Tensor]:
 
 def test_psnr_is_scikit_images() -> None:
     a, b = pair()
-    theirs = [peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1.0) for x, y in zip(a, b, strict=True)]
-    torch.testing.assert_close(psnr(a, b), torch.tensor(theirs, dtype=a.dtype), rtol=1e-5, atol=1e-4)
+    theirs = [
+        peak_signal_noise_ratio(x.numpy(), y.numpy(), data_range=1.0)
+        for x, y in zip(a, b, strict=True)
+    ]
+    torch.testing.assert_close(
+        psnr(a, b), torch.tensor(theirs, dtype=a.dtype), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_ssim_is_scikit_images() -> None:
@@ -37,7 +42,9 @@ def test_ssim_is_scikit_images() -> None:
             use_sample_covariance=False,
             full=True,
         )
-        assert float(ssim(x[None], y[None])) == pytest.approx(float(places[:, 5:-5, 5:-5].mean()), abs=1e-5)
+        assert float(ssim(x[None], y[None])) == pytest.approx(
+            float(places[:, 5:-5, 5:-5].mean()), abs=1e-5
+        )
 
 
 def test_a_picture_is_like_itself_and_unlike_its_negative() -> None:

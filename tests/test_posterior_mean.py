@@ -73,7 +73,9 @@ def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
         load_mean(file)
 
 
-def test_training_brings_it_nearer_to_the_truth_than_bicubic(job: trainer.Job, tmp_path: Path) -> None:
+def test_training_brings_it_nearer_to_the_truth_than_bicubic(
+    job: trainer.Job, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     plan = Plan(steps=60, lr=5e-3, warmup=5, bf16=False, muon=True, log_every=30, ema=0.9)
     assert trainer.run(job, out, plan, CPU, quiet) == 60

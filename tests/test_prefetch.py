@@ -114,7 +114,9 @@ def test_producer_runs_ahead_but_not_far(ahead: int) -> None:
     for used, _ in enumerate(prefetch(source.items(), ahead), 1):
         assert source.made <= used + ahead + 2
         if used == 100:
-            assert until(lambda: source.made >= 100 + ahead), "it works while the consumer does something else"
+            assert until(lambda: source.made >= 100 + ahead), (
+                "it works while the consumer does something else"
+            )
             time.sleep(0.25)  # longer than one try to hand an item over
             assert source.made <= 100 + ahead + 2
 

@@ -40,17 +40,27 @@ def facts(picture: Path) -> dict[str, Any]:
 
 def source_type(picture: Path) -> str:
     packet = Pictures.open(picture).info["XML:com.adobe.xmp"]
-    (told,) = [v for e in ElementTree.fromstring(packet.encode()).iter() for k, v in e.items() if "DigitalSource" in k]
+    (told,) = [
+        v
+        for e in ElementTree.fromstring(packet.encode()).iter()
+        for k, v in e.items()
+        if "DigitalSource" in k
+    ]
     return str(told)
 
 
-def test_a_camera_picture_names_footage_frame_and_time(exported: Path, corridor: Path, corridor_case: Path) -> None:
+def test_a_camera_picture_names_footage_frame_and_time(
+    exported: Path, corridor: Path, corridor_case: Path
+) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
     told = facts(picture)
     with Case.open(corridor_case, read_only=True) as case:
         track = document.tracks(case)[0]
         assert told["case"]["id"] == case.meta("case_id")
-    assert told["what"] == CAMERA and source_type(picture) == told["digital_source_type"] == TERMS + "digitalCapture"
+    assert (
+        told["what"] == CAMERA
+        and source_type(picture) == told["digital_source_type"] == TERMS + "digitalCapture"
+    )
     assert told["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
     assert (told["frame"], told["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
     assert told["seconds"] == pytest.approx(told["frame"] / 25, abs=0.05)
@@ -62,14 +72,20 @@ def test_a_reconstruction_says_that_a_network_made_it_and_from_what(exported: Pa
         told = facts(picture)
         assert told["what"] == Pictures.open(picture).info["Description"] == BANNER
         assert source_type(picture) == TERMS + "compositeWithTrainedAlgorithmicMedia"
-        assert told["made_with"]["restorer"]["network"] == told["model"] and told["seed"] and told["frames"][0]["pts"]
+        assert (
+            told["made_with"]["restorer"]["network"] == told["model"]
+            and told["seed"]
+            and told["frames"][0]["pts"]
+        )
         assert is_synthetic(picture.read_bytes())
 
 
 def test_pictures_in_the_case_and_of_stills_say_it_too(corridor_case: Path) -> None:
     with Case.open(corridor_case, read_only=True) as case:
         name = case.db.execute("SELECT picture FROM restoration").fetchone()[0]
-        assert source_type(case.picture_path(name)) == TERMS + "compositeWithTrainedAlgorithmicMedia"
+        assert (
+            source_type(case.picture_path(name)) == TERMS + "compositeWithTrainedAlgorithmicMedia"
+        )
 
 
 def test_every_picture_has_its_facts_beside_it(exported: Path) -> None:
@@ -81,11 +97,15 @@ def test_every_picture_has_its_facts_beside_it(exported: Path) -> None:
         assert beside == facts(picture)
 
 
-def test_what_is_told_changes_no_pixel_and_no_compressed_byte(exported: Path, corridor_case: Path) -> None:
+def test_what_is_told_changes_no_pixel_and_no_compressed_byte(
+    exported: Path, corridor_case: Path
+) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
     with Case.open(corridor_case, read_only=True) as case:
         stored = case.picture_bytes(facts(picture)["picture_sha256"])
-    assert np.array_equal(np.asarray(Pictures.open(picture)), np.asarray(Pictures.open(io.BytesIO(stored))))
+    assert np.array_equal(
+        np.asarray(Pictures.open(picture)), np.asarray(Pictures.open(io.BytesIO(stored)))
+    )
     assert stored[stored.index(b"IDAT") :] in picture.read_bytes()
 
 
@@ -131,12 +151,16 @@ def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
     covered = pixelated(image, [(60, 20, 80, 40), (200, 200, 220, 220)], own=(10, 10, 64, 50))
     face = covered[14:46, 64:86]
     assert len(np.unique(face.reshape(-1, 3), axis=0)) <= (BLOCKS + 1) ** 2
-    assert np.array_equal(covered[10:50, 10:64], image[10:50, 10:64]), "what lies in the own box stays"
+    assert np.array_equal(covered[10:50, 10:64], image[10:50, 10:64]), (
+        "what lies in the own box stays"
+    )
     assert np.array_equal(covered[:, 90:], image[:, 90:]), "and so does what is far from any face"
     assert len(np.unique(photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
 
 
-def test_a_redacted_export_covers_who_else_is_in_the_frame(copied_case: Path, tmp_path: Path) -> None:
+def test_a_redacted_export_covers_who_else_is_in_the_frame(
+    copied_case: Path, tmp_path: Path
+) -> None:
     with Case.open(copied_case) as case:
         track = document.tracks(case)[0]
         shown = track["shown"]
@@ -150,7 +174,10 @@ def test_a_redacted_export_covers_who_else_is_in_the_frame(copied_case: Path, tm
         export_pictures(case, ["T1"], tmp_path, redact=True)
     (picture,) = tmp_path.glob("T1-lr0-*.png")
     after = np.asarray(Pictures.open(picture))
-    assert facts(picture)["what"] == COVERED and source_type(picture) == TERMS + "algorithmicallyEnhanced"
+    assert (
+        facts(picture)["what"] == COVERED
+        and source_type(picture) == TERMS + "algorithmicallyEnhanced"
+    )
     assert len(np.unique(after[:8, :8].reshape(-1, 3), axis=0)) <= BLOCKS**2
     assert not np.array_equal(after[:8, :8], before[:8, :8])
     x1, y1, x2, y2 = (round(v) for v in np.array(shown["box"]) - np.tile(face.corner, 2))

@@ -45,12 +45,15 @@ def set_days(folder: Path, days: int | None) -> None:
 
     def change(case: Case) -> None:
         case.db.execute(
-            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'", (days,)
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'",
+            (days,),
         )
         made = "UPDATE log SET details = json_set(details, '$.settings.case.retention_days', ?) WHERE event = 'created'"
         case.db.execute(made, (days,))
         text = (folder / SETTINGS).read_text()
-        (folder / SETTINGS).write_text(text.replace("retention_days: null", f"retention_days: {json.dumps(days)}"))
+        (folder / SETTINGS).write_text(
+            text.replace("retention_days: null", f"retention_days: {json.dumps(days)}")
+        )
 
     forge(folder, change)
 
@@ -86,7 +89,12 @@ def make_case(order: Order, tell: Tell) -> Outcome:
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """Folder `cases` of a batch, with the cases of a and b and a summary of them; their footage is in `in`."""
-    work_off(files(tmp_path / "in", a="1", b="2"), tmp_path / "cases", make_case, settings=configs.load("cpu"))
+    work_off(
+        files(tmp_path / "in", a="1", b="2"),
+        tmp_path / "cases",
+        make_case,
+        settings=configs.load("cpu"),
+    )
     with Ledger.read(tmp_path / "cases") as ledger:
         assert len(write_summary(ledger)["leads"]) == 2
     return tmp_path / "cases"
@@ -102,7 +110,9 @@ def in_summary(archive: Path) -> set[str]:
     document = json.loads((archive / "summary.json").read_text())
     shown = {lead["case"][0] for lead in document["leads"]}
     page = (archive / "summary.html").read_text()
-    assert page.count("data:image/jpeg") >= len(shown) and ("data:image/jpeg" in page) == bool(shown)
+    assert page.count("data:image/jpeg") >= len(shown) and ("data:image/jpeg" in page) == bool(
+        shown
+    )
     assert ("&amp; son" in page) == bool(shown)
     return shown
 
@@ -117,7 +127,9 @@ def test_nothing_is_removed_without_yes(
     assert hashes(over) == before and not (over / TOMBSTONE).exists()
 
 
-def test_what_is_left_is_a_tombstone_with_the_proof(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_is_a_tombstone_with_the_proof(
+    over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pictures = hashes(over)
     with Case.open(over, read_only=True) as case:
         head, case_id = case.meta("log_head"), case.meta("case_id")
@@ -125,7 +137,12 @@ def test_what_is_left_is_a_tombstone_with_the_proof(over: Path, capsys: pytest.C
     assert code == 0 and "1 of 1 cases removed" in out
     assert [p.name for p in over.iterdir()] == [TOMBSTONE]
     told = tombstone(over)
-    assert (told["state"], told["by"], told["case_id"], told["log_head"]) == ("removed", "an officer", case_id, head)
+    assert (told["state"], told["by"], told["case_id"], told["log_head"]) == (
+        "removed",
+        "an officer",
+        case_id,
+        head,
+    )
     assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
     assert {DATABASE, "settings.yaml"} < told["removed"].keys() and told["copies"]["found"] == []
     with pytest.raises(CaseError, match="it was purged"):
@@ -156,25 +173,31 @@ def test_a_named_case_goes_before_its_time_when_somebody_says_why(
     assert tombstone(copied_case)["why"] == "court order 7"
 
 
-def test_copies_elsewhere_are_named_and_left(over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_elsewhere_are_named_and_left(
+    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Case.open(over, read_only=True) as case:
         shown = case.folder / tracks(case)[0]["shown"]["native"]
         feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
     copied = Path(shutil.copy(shown, tmp_path / "copy.png"))
     page, packed, other = tmp_path / "page.html", tmp_path / "packed.bin", tmp_path / "other.bin"
-    page.write_text(f"<img src='data:image/png;base64,{base64.b64encode(shown.read_bytes()).decode()}'>")
+    page.write_text(
+        f"<img src='data:image/png;base64,{base64.b64encode(shown.read_bytes()).decode()}'>"
+    )
     packed.write_bytes(b"abc" + feature + b"def")
     other.write_bytes(os.urandom(10_000))
     code, out, _ = called(capsys, "purge", over, "--yes")
     assert code == 4
-    assert {line.rsplit(" ", 1)[1] for line in out.splitlines() if "copies are left in" in line} == {
-        str(p) for p in (copied, page, packed)
-    }
+    assert {
+        line.rsplit(" ", 1)[1] for line in out.splitlines() if "copies are left in" in line
+    } == {str(p) for p in (copied, page, packed)}
     assert tombstone(over)["copies"]["found"] == sorted(map(str, (copied, page, packed)))
     assert copied.exists() and page.exists() and packed.exists()
 
 
-def test_what_pictures_wrote_is_found_as_a_copy(over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_pictures_wrote_is_found_as_a_copy(
+    over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert called(capsys, "pictures", over, "--out", tmp_path / "handed out")[0] == 0
     _, out, _ = called(capsys, "purge", over, "--yes", "--json")
     found = {Path(p).name for p in json.loads(out)[0]["copies"]["found"]}
@@ -205,7 +228,11 @@ def test_killed_in_between_it_cannot_be_opened_and_goes_on(
     assert again.over(datetime.now(UTC))
     purging.purge(again, purging.copies([again], []), "another", "")
     told = tombstone(over)
-    assert [p.name for p in over.iterdir()] == [TOMBSTONE] and told["state"] == "removed" and told["by"] == "one"
+    assert (
+        [p.name for p in over.iterdir()] == [TOMBSTONE]
+        and told["state"] == "removed"
+        and told["by"] == "one"
+    )
     assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
     assert purging.cases_in([over]) == []
 
@@ -237,7 +264,12 @@ def test_a_damaged_case_stays_and_does_not_stop_the_others(
     damaged.mkdir()
     (damaged / DATABASE).write_bytes(b"no database" * 1000)
     code, out, err = called(capsys, "purge", tmp_path, "--yes")
-    assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and (damaged / DATABASE).is_file()
+    assert (
+        code == 3
+        and "1 of 2 cases removed" in out
+        and "damaged" in err
+        and (damaged / DATABASE).is_file()
+    )
 
 
 def test_a_place_to_search_that_is_not_there_stops_it(
@@ -254,7 +286,9 @@ def test_a_case_without_a_log_stays(over: Path, capsys: pytest.CaptureFixture[st
     assert code == 3 and "its log is empty" in err and (over / DATABASE).is_file()
 
 
-def test_a_folder_without_cases_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_cases_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _, err = called(capsys, "purge", tmp_path, "--yes")
     assert code == 2 and "no case here" in err
 
@@ -276,7 +310,9 @@ def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
         db.execute("UPDATE restoration SET samples = 'no list'")
     code, out, err = called(capsys, "purge", archive, *NOW, "--search", archive.parent / "in")
     assert code == 3 and "1 of 2 cases removed" in out and "damaged" in err and err.count("\n") == 1
-    assert (case_of(archive, "b") / DATABASE).is_file() and not (case_of(archive, "a") / DATABASE).exists()
+    assert (case_of(archive, "b") / DATABASE).is_file() and not (
+        case_of(archive, "a") / DATABASE
+    ).exists()
 
 
 def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
@@ -285,7 +321,9 @@ def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
     for due in purging.cases_in([archive]):
         purging.purge(due, purging.copies([due], []), "one", "order")
     assert in_summary(archive) == {"a", "b"}, "killed before it was written anew"
-    assert called(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, "nothing without --yes"
+    assert called(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, (
+        "nothing without --yes"
+    )
     code, out, _ = called(capsys, "purge", archive, "--yes")
     assert code == 0 and "0 of 0 cases removed" in out and in_summary(archive) == set()
 
@@ -298,7 +336,9 @@ def test_a_summary_that_cannot_be_written_is_one_line_and_is_made_good_by_the_ne
     page.mkdir()
     code, out, err = called(capsys, "purge", archive, *NOW)
     assert code == 3 and "2 of 2 cases removed" in out
-    assert err.count("\n") == 1 and "summary was not made anew" in err and "cannot be written" in err
+    assert (
+        err.count("\n") == 1 and "summary was not made anew" in err and "cannot be written" in err
+    )
     page.rmdir()
     (archive / "aside").rename(page)
     assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
@@ -323,8 +363,13 @@ def test_copies_that_a_killed_purge_found_are_named_by_the_one_that_goes_on(
     assert called(capsys, "purge", over, "--yes")[0] == 0, "there is nothing to go on with"
 
 
-def test_a_tombstone_that_is_damaged_stops_no_other_case(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert called(capsys, "purge", case_of(archive, "b"), *NOW, "--search", archive.parent / "in")[0] == 0
+def test_a_tombstone_that_is_damaged_stops_no_other_case(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        called(capsys, "purge", case_of(archive, "b"), *NOW, "--search", archive.parent / "in")[0]
+        == 0
+    )
     (case_of(archive, "b") / TOMBSTONE).write_text('{"state": "removed"}')
     code, out, err = called(capsys, "purge", archive, *NOW)
     assert code == 3 and "1 of 2 cases removed" in out and "not a whole tombstone" in err
@@ -335,13 +380,32 @@ def test_a_tombstone_that_is_damaged_stops_no_other_case(archive: Path, capsys: 
 def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert called(capsys, "purge", case_of(archive, "a"), *NOW, "--search", archive.parent / "in")[0] == 0
-    batch = ("batch", archive.parent / "in", "--out", archive, "--scheduler", "local", "--no-report")
+    assert (
+        called(capsys, "purge", case_of(archive, "a"), *NOW, "--search", archive.parent / "in")[0]
+        == 0
+    )
+    batch = (
+        "batch",
+        archive.parent / "in",
+        "--out",
+        archive,
+        "--scheduler",
+        "local",
+        "--no-report",
+    )
     code, out, _ = called(capsys, *batch)
-    assert code == 0 and "1 done, 1 purged; 1 tracks, 1 with candidates" in out and "not read" not in out
+    assert (
+        code == 0
+        and "1 done, 1 purged; 1 tracks, 1 with candidates" in out
+        and "not read" not in out
+    )
     document = json.loads((archive / "summary.json").read_text())
     stone = tombstone(case_of(archive, "a"))
-    expected = {"case": case_of(archive, "a").name, "at": stone["removed_at"], "why": "its people asked"}
+    expected = {
+        "case": case_of(archive, "a").name,
+        "at": stone["removed_at"],
+        "why": "its people asked",
+    }
     assert document["purged"] == [expected] and document["not_read"] == []
     assert {u["case"][0]: (u["state"], u["counted"]) for u in document["units"]} == {
         "a": ("purged", False),
@@ -354,17 +418,30 @@ def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
 
 def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
     """A tombstone that no purge wrote."""
-    told = {"state": state, "made_at": "2020-01-01T00:00:00+00:00", "begun_at": "2020-01-01T00:00:00+00:00"}
-    told |= {"why": "its time is over", "log_head": "0" * 64, "copies": {"found": []}, "removed": removed or {}}  # type: ignore[dict-item]
+    told = {
+        "state": state,
+        "made_at": "2020-01-01T00:00:00+00:00",
+        "begun_at": "2020-01-01T00:00:00+00:00",
+    }
+    told |= {
+        "why": "its time is over",
+        "log_head": "0" * 64,
+        "copies": {"found": []},
+        "removed": removed or {},
+    }  # type: ignore[dict-item]
     (folder / TOMBSTONE).write_text(json.dumps(told))
 
 
 @pytest.mark.parametrize("state", ["removing", "removed"])
-def test_a_planted_tombstone_ends_no_case(state: str, copied_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_tombstone_ends_no_case(
+    state: str, copied_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = hashes(copied_case)
     stone(copied_case, state)
     code, out, err = called(capsys, "purge", copied_case, "--yes")
-    assert code == 3 and "0 of 1 cases removed" in out and "a tombstone, and the case is there" in err
+    assert (
+        code == 3 and "0 of 1 cases removed" in out and "a tombstone, and the case is there" in err
+    )
     assert hashes(copied_case) == before and (copied_case / DATABASE).is_file()
 
 
@@ -372,7 +449,9 @@ def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
     copied_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     purged = Path(shutil.copytree(copied_case, tmp_path / "purged"))
-    assert called(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, "the other one holds copies"
+    assert called(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, (
+        "the other one holds copies"
+    )
     told = tombstone(purged) | {"state": "removing"}
     (copied_case / TOMBSTONE).write_text(json.dumps(told))
     code, out, _ = called(capsys, "purge", copied_case, "--yes")
@@ -380,13 +459,20 @@ def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
     with Case.open(copied_case) as case, case.transaction():
         case.log("resumed", {})
     code, _, err = called(capsys, "purge", copied_case, *NOW)
-    assert code == 3 and "a tombstone, and the case is there" in err and (copied_case / DATABASE).is_file()
+    assert (
+        code == 3
+        and "a tombstone, and the case is there" in err
+        and (copied_case / DATABASE).is_file()
+    )
 
 
 def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    footage, notes = tmp_path / "evidence" / "film.mp4", tmp_path / "evidence" / "notes" / "seen.txt"
+    footage, notes = (
+        tmp_path / "evidence" / "film.mp4",
+        tmp_path / "evidence" / "notes" / "seen.txt",
+    )
     notes.parent.mkdir(parents=True)
     for path in (footage, notes):
         path.write_text("of somebody")
@@ -398,14 +484,27 @@ def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
     (footage.parent / "settings.yaml").write_text("of somebody else")
     footage.unlink()
     code, _, err = called(capsys, "purge", footage.parent, "--yes")
-    assert code == 3 and "not what the tombstone tells of" in err and (footage.parent / "settings.yaml").exists()
+    assert (
+        code == 3
+        and "not what the tombstone tells of" in err
+        and (footage.parent / "settings.yaml").exists()
+    )
 
 
-STRANGE = ("notes.txt", "crops/notes.txt", "film.mp4", "T1/case.sqlite", "report/mine.html", "gallery/mugshot.jpg")
+STRANGE = (
+    "notes.txt",
+    "crops/notes.txt",
+    "film.mp4",
+    "T1/case.sqlite",
+    "report/mine.html",
+    "gallery/mugshot.jpg",
+)
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_the_case_did_not_write_stops_its_end(name: str, over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_case_did_not_write_stops_its_end(
+    name: str, over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = hashes(over)
     (over / name).parent.mkdir(exist_ok=True)
     (over / name).write_text("of somebody")
@@ -413,10 +512,14 @@ def test_what_the_case_did_not_write_stops_its_end(name: str, over: Path, capsys
         (over / "report" / "SHA256SUMS").touch()
     code, out, err = called(capsys, "purge", over, "--yes")
     assert code == 3 and "0 of " in out and "nothing was removed" in err
-    assert hashes(over) == before and (over / DATABASE).is_file() and not (over / TOMBSTONE).exists()
+    assert (
+        hashes(over) == before and (over / DATABASE).is_file() and not (over / TOMBSTONE).exists()
+    )
 
 
-def test_a_case_within_the_case_stays(over: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_within_the_case_stays(
+    over: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     inner = Path(shutil.copytree(copied_case, over / "inner"))
     set_days(inner, 1000)
     code, out, _ = called(capsys, "purge", over, "--yes")
@@ -430,23 +533,34 @@ def test_a_link_in_the_case_stops_its_end(over: Path, capsys: pytest.CaptureFixt
     assert code == 3 and "a link" in err and (over / DATABASE).is_file()
 
 
-def test_a_picture_that_was_changed_stops_the_end_of_its_case(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_picture_that_was_changed_stops_the_end_of_its_case(
+    over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     picture = next((over / "crops").glob("*/*.png"))
     picture.write_bytes(b"another")
     code, _, err = called(capsys, "purge", over, "--yes")
-    assert code == 3 and f"{picture}: not what this case wrote" in err and (over / DATABASE).is_file()
+    assert (
+        code == 3 and f"{picture}: not what this case wrote" in err and (over / DATABASE).is_file()
+    )
 
 
-def test_a_time_that_was_changed_by_sql_ends_no_case(copied_case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_time_that_was_changed_by_sql_ends_no_case(
+    copied_case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
-        db.execute("UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'")
+        db.execute(
+            "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'"
+        )
     code, _, err = called(capsys, "purge", copied_case, "--yes")
     assert code == 3 and "settings are not those" in err and (copied_case / DATABASE).is_file()
 
 
 @pytest.mark.parametrize("days", [100, 4000])
 def test_a_clock_far_from_the_log_ends_no_case(
-    days: int, copied_case: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    days: int,
+    copied_case: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     set_days(copied_case, 30)
 
@@ -470,4 +584,6 @@ def test_a_case_is_removed_by_the_clock_within_a_month_of_its_time(copied_case: 
         at = due.newest + timedelta(days=days)
         assert (due.over(at) and not due.doubt(at)) == removed
     behind = replace(due, until=due.newest - timedelta(days=9))
-    assert behind.over(due.newest - timedelta(days=5)) and behind.doubt(due.newest - timedelta(days=5))
+    assert behind.over(due.newest - timedelta(days=5)) and behind.doubt(
+        due.newest - timedelta(days=5)
+    )

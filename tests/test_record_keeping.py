@@ -50,24 +50,38 @@ def case(whole: dict[str, Any]) -> Any:
 
 
 def lines(case: Case, event: str) -> list[dict[str, Any]]:
-    rows = case.db.execute("SELECT details FROM log WHERE event = ? ORDER BY id", (event,)).fetchall()
+    rows = case.db.execute(
+        "SELECT details FROM log WHERE event = ? ORDER BY id", (event,)
+    ).fetchall()
     return [json.loads(row["details"]) for row in rows]
 
 
 def test_a_the_period_of_each_use(case: Case, whole: dict[str, Any]) -> None:
     (use,) = document.runs(case)
     times = [whole["begun"], use["begun"], use["ended"], whole["ended"]]
-    assert use["finished"] and times == sorted(times) and datetime.fromisoformat(use["begun"]).tzinfo is not None
+    assert (
+        use["finished"]
+        and times == sorted(times)
+        and datetime.fromisoformat(use["begun"]).tzinfo is not None
+    )
     assert (use["by"], use["role"]) == ("Olga Ost", "operator")
 
 
 def test_b_the_reference_database(case: Case) -> None:
     (searched,) = lines(case, "searched")
     with Gallery.open(case.folder / GALLERY, read_only=True) as gallery:
-        assert searched["gallery"]["id"] == gallery.id and searched["gallery"]["state"] == gallery.state
-    held = {r["sha256"]: r["subject"] for r in case.db.execute("SELECT sha256, subject FROM gallery_photo")}
+        assert (
+            searched["gallery"]["id"] == gallery.id
+            and searched["gallery"]["state"] == gallery.state
+        )
+    held = {
+        r["sha256"]: r["subject"]
+        for r in case.db.execute("SELECT sha256, subject FROM gallery_photo")
+    }
     mugshots = (PORTRAITS / "mugshots").glob("*.jpg")
-    assert held == {sha256_file(photo): photo.stem for photo in mugshots}, "each photograph, by its own hash"
+    assert held == {sha256_file(photo): photo.stem for photo in mugshots}, (
+        "each photograph, by its own hash"
+    )
 
 
 def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: Path) -> None:
@@ -76,11 +90,20 @@ def test_c_the_input_for_which_the_search_led_to_somebody(case: Case, entrance: 
     for track in searched["leads"]:
         (told,) = document.tracks(case, track)
         assert told["answer"]["verdict"] == "candidates"
-        assert told["source_sha256"] == sha256_file(entrance) == lines(case, "source added")[0]["sha256"]
-        assert told["shown"]["frame"] is not None and len(case.picture_bytes(Path(told["shown"]["native"]).stem)) > 0
+        assert (
+            told["source_sha256"]
+            == sha256_file(entrance)
+            == lines(case, "source added")[0]["sha256"]
+        )
+        assert (
+            told["shown"]["frame"] is not None
+            and len(case.picture_bytes(Path(told["shown"]["native"]).stem)) > 0
+        )
 
 
-def test_c_stays_in_the_log_when_the_case_is_searched_anew(whole: dict[str, Any], tmp_path: Path) -> None:
+def test_c_stays_in_the_log_when_the_case_is_searched_anew(
+    whole: dict[str, Any], tmp_path: Path
+) -> None:
     copy = Path(shutil.copytree(whole["folder"], tmp_path / "case"))
     strict = configs.load("cpu", (*QUICK[:-1], "search.fpir=0.003"))
     assert redo(copy, "search", strict)

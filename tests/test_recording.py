@@ -10,7 +10,7 @@ import pytest
 
 from fasr_video import cli
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place, given
+from fasr_video.case.recording import Recording, given
 from fasr_video.case.verify import verify
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.run import run
@@ -28,7 +28,9 @@ from tests.archives import SETTINGS
         ("2024-05-01T12:00:00+00:00", float("nan"), "0 or more"),
     ],
 )
-def test_a_clock_that_says_nothing_certain_is_refused(start: str | None, uncertainty: float, says: str) -> None:
+def test_a_clock_that_says_nothing_certain_is_refused(
+    start: str | None, uncertainty: float, says: str
+) -> None:
     with pytest.raises(UsageError, match=says):
         given("door", start, uncertainty)
 
@@ -59,7 +61,7 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
     before = said(copy)
     run([entrance], copy, SETTINGS)
     assert said(copy) == before
-    run([entrance], copy, SETTINGS, place=Place("yard"))
+    run([entrance], copy, SETTINGS, place=Recording("yard"))
     assert said(copy) == ("yard", before[1]), "what was not said stays"
     run([entrance], copy, SETTINGS, place=given(None, "2024-05-01T13:00:00+02:00", None))
     clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
@@ -70,9 +72,20 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
 
 
 def test_an_uncertainty_without_a_clock_is_one_line(
-    entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    entrance: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = ["fasr-video", "run", str(entrance), "--out", str(tmp_path / "case"), "--clock-uncertainty", "5"]
+    command = [
+        "fasr-video",
+        "run",
+        str(entrance),
+        "--out",
+        str(tmp_path / "case"),
+        "--clock-uncertainty",
+        "5",
+    ]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -87,7 +100,9 @@ def test_a_camera_that_the_log_does_not_know_is_found_out(case: Path, tmp_path: 
         assert any("camera or clock" in p for c in verify(opened) for p in c.problems)
 
 
-def test_one_camera_is_not_said_of_several_files(entrance: Path, corridor: Path, tmp_path: Path) -> None:
+def test_one_camera_is_not_said_of_several_files(
+    entrance: Path, corridor: Path, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="about one recording"):
-        run([entrance, corridor], tmp_path / "case", SETTINGS, place=Place("door"))
+        run([entrance, corridor], tmp_path / "case", SETTINGS, place=Recording("door"))
     assert not (tmp_path / "case").exists()

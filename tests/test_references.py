@@ -25,7 +25,7 @@ from fasr_video.errors import FasrError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.pipeline.references import APART, of_subject, sharpest
-from fasr_video.pipeline.restore import open_prober
+from fasr_video.pipeline.restore import open_encoder
 from fasr_video.pipeline.run import redo, run
 from fasr_video.provenance import NOTE
 from fasr_video.sr.idfsr import identity_denoiser
@@ -52,7 +52,18 @@ def the_track(folder: Path) -> dict[str, Any]:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network in which every layer says something."""
     torch.manual_seed(0)
-    net = IdfsrNet(Size(128, 8, (16, 32), blocks=1, condition=32, attention=0, style_widths=(16, 32), residual=True))
+    net = IdfsrNet(
+        Size(
+            128,
+            8,
+            (16, 32),
+            blocks=1,
+            condition=32,
+            attention=0,
+            style_widths=(16, 32),
+            residual=True,
+        )
+    )
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     file = tmp_path_factory.mktemp("weights") / "idfsr.safetensors"
@@ -63,7 +74,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(weights: Path, *more: str) -> Settings:
-    return configs.load("cpu", (*QUICK, "restore.method=idfsr", f"restore.weights={weights}", *DRAWN, *more))
+    return configs.load(
+        "cpu", (*QUICK, "restore.method=idfsr", f"restore.weights={weights}", *DRAWN, *more)
+    )
 
 
 DRAWN = ("restore.sampler=ddim-2", "restore.samples=2")
@@ -72,7 +85,9 @@ DRAWN = ("restore.sampler=ddim-2", "restore.samples=2")
 @pytest.fixture(scope="module")
 def mugshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One photograph of Eileen Collins, two of Grace Hopper: the second a little darker."""
-    root = Path(shutil.copytree(PORTRAITS / "mugshots", tmp_path_factory.mktemp("gallery") / "mugshots"))
+    root = Path(
+        shutil.copytree(PORTRAITS / "mugshots", tmp_path_factory.mktemp("gallery") / "mugshots")
+    )
     photograph = cv2.imread(str(root / f"{HOPPER}.jpg"))
     (root / HOPPER).mkdir()
     (root / f"{HOPPER}.jpg").rename(root / HOPPER / "1.jpg")
@@ -81,7 +96,9 @@ def mugshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def own(entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def own(
+    entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A case whose one track is drawn from its own faces."""
     out = tmp_path_factory.mktemp("own") / "case"
     run([entrance], out, settings(weights), mugshots)
@@ -89,10 +106,19 @@ def own(entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="module")
-def hers(own: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hers(
+    own: Path,
+    entrance: Path,
+    weights: Path,
+    mugshots: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """The same, drawn from Grace Hopper's photographs."""
     out = Path(shutil.copytree(own, tmp_path_factory.mktemp("hers") / "case"))
-    assert run([entrance], out, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1] is True
+    assert (
+        run([entrance], out, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1]
+        is True
+    )
     return out
 
 
@@ -128,7 +154,13 @@ def face(frame: int, sharpness: float, eye_px: float = 10) -> Face:
 
 def test_the_sharpest_faces_are_references_as_far_as_they_are_twenty_frames_apart() -> None:
     lr0 = face(100, 0.9)
-    others = [face(81, 0.8), face(40, 0.5), face(59, 0.6), face(120, 0.3), face(300, 0.3, eye_px=30)]
+    others = [
+        face(81, 0.8),
+        face(40, 0.5),
+        face(59, 0.6),
+        face(120, 0.3),
+        face(300, 0.3, eye_px=30),
+    ]
     chosen = sharpest(lr0, others)
     assert chosen == [4, 2, 3]  # 81 is too near to LR0, 40 to the sharper 59
     assert APART == 20 and sharpest(lr0, []) == []
@@ -152,7 +184,11 @@ def test_what_was_drawn_from_a_subjects_photographs_says_so_everywhere(
         with Pictures.open(hers / name) as picture:
             assert json.loads(picture.info[NOTE])["conditioned_on"] == HOPPER
     with Case.open(hers, read_only=True) as case:
-        (line,) = [x for x in csv.DictReader(document.as_csv(case, "tracks").splitlines()) if x["sr_picture"]]
+        (line,) = [
+            x
+            for x in csv.DictReader(document.as_csv(case, "tracks").splitlines())
+            if x["sr_picture"]
+        ]
         assert line["sr_conditioned_on"] == HOPPER and note in line["remark"]
         assert not any(c.problems for c in verify(case))
     monkeypatch.setattr("sys.argv", ["fasr-video", "show", str(hers)])
@@ -172,8 +208,13 @@ def test_it_is_searched_against_nobody_and_the_answer_says_so(own: Path, hers: P
     assert case_document(hers)["searched"]["conditioned_on"] == {"1": HOPPER}
 
 
-def test_the_same_run_again_does_nothing(copy: Path, entrance: Path, weights: Path, mugshots: Path) -> None:
-    assert run([entrance], copy, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1] is False
+def test_the_same_run_again_does_nothing(
+    copy: Path, entrance: Path, weights: Path, mugshots: Path
+) -> None:
+    assert (
+        run([entrance], copy, settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), mugshots)[1]
+        is False
+    )
 
 
 def test_taken_back_the_track_is_drawn_from_its_own_faces_again(
@@ -234,7 +275,10 @@ def test_a_photograph_that_is_gone_is_drawn_from_no_more(
 ) -> None:
     fewer = Path(shutil.copytree(mugshots, tmp_path / "mugshots"))
     (fewer / HOPPER / "2.png").unlink()
-    chosen, before = settings(weights, f"restore.subjects={{T1: {HOPPER}}}"), the_track(copy)["restoration"]
+    chosen, before = (
+        settings(weights, f"restore.subjects={{T1: {HOPPER}}}"),
+        the_track(copy)["restoration"],
+    )
     assert run([entrance], copy, chosen, fewer)[1] is True
     assert the_track(copy)["restoration"]["picture"] != before["picture"]
     shutil.rmtree(fewer / HOPPER)
@@ -252,7 +296,11 @@ def test_a_gallery_without_pictures_has_nothing_to_draw_from(tmp_path: Path) -> 
         gallery.add("kept", EnrolledPhoto("1" * 64, "1.png", feature, 1.0, 30.0, 0.9, kept))
         gallery.add("bare", EnrolledPhoto("2" * 64, "2.png", feature, 1.0, 30.0, 0.9, bare))
         found = of_subject(gallery, "kept")
-        assert found.sha256 == ("1" * 64,) and np.array_equal(found.faces[0], picture) and found.subject == "kept"
+        assert (
+            found.sha256 == ("1" * 64,)
+            and np.array_equal(found.faces[0], picture)
+            and found.subject == "kept"
+        )
         with pytest.raises(FasrError, match="keeps no picture"):
             of_subject(gallery, "bare")
         with pytest.raises(FasrError, match="no subject 'nobody'"):
@@ -281,12 +329,17 @@ def test_what_cannot_be_drawn_from_is_one_line(
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (("restore.method=idfsr", "restore.attributes=read"), "method idfsr cannot be drawn towards any"),
+        (
+            ("restore.method=idfsr", "restore.attributes=read"),
+            "method idfsr cannot be drawn towards any",
+        ),
         (("restore.method=bicubic", "restore.weights=some.file"), "method bicubic takes none"),
         (("restore.method=mean", "restore.samples=2"), "restore.method mean draws no samples"),
         (("restore.subjects={T1: somebody}",), "takes no references"),
     ],
 )
-def test_settings_that_a_method_cannot_follow_are_refused(overrides: tuple[str, ...], says: str) -> None:
+def test_settings_that_a_method_cannot_follow_are_refused(
+    overrides: tuple[str, ...], says: str
+) -> None:
     with pytest.raises(FasrError, match=says):
-        open_prober(configs.load("cpu", overrides))
+        open_encoder(configs.load("cpu", overrides))

@@ -26,8 +26,8 @@ from fasr_video import cli
 from fasr_video.case.case import Case
 from fasr_video.case.document import certainty, picture_name
 from fasr_video.case.links import decide as decide_link
-from fasr_video.case.recording import Place
-from fasr_video.case.sources import place_source
+from fasr_video.case.recording import Recording
+from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE
 from fasr_video.errors import CaseError, IntegrityError, MissingExtra, UsageError
 from fasr_video.gallery.gallery import Gallery
@@ -60,7 +60,9 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(case: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(case, tmp_path_factory.mktemp("written") / "report", ("html", "json", "csv", "folder"))
+    return write_report(
+        case, tmp_path_factory.mktemp("written") / "report", ("html", "json", "csv", "folder")
+    )
 
 
 @pytest.fixture
@@ -111,7 +113,10 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path) -> None:
     says = {
-        "lead": ("Candidates: 1 lead", "threshold of 1.70, set so that 1 % of strangers' searches pass it"),
+        "lead": (
+            "Candidates: 1 lead",
+            "threshold of 1.70, set so that 1 % of strangers' searches pass it",
+        ),
         "unknown": ("Unknown", "Nobody in the gallery passes the threshold of 1.70"),
         "insufficient": ("Insufficient quality", "4 of 4 sightings: fewer pixels between the eyes"),
         "only sr": ("Candidates: 1 lead", "Nothing but the reconstruction supports this"),
@@ -142,7 +147,11 @@ def test_original_comes_before_what_was_made_of_it_and_people_decide_last(writte
 def test_every_reconstruction_stands_under_the_banner_and_none_outside(written: Path) -> None:
     for name in PAGES.values():
         order = page(written, name).order
-        drawn = [i for i, part in enumerate(order) if "econstruction of track" in part or "disagree" in part]
+        drawn = [
+            i
+            for i, part in enumerate(order)
+            if "econstruction of track" in part or "disagree" in part
+        ]
         if name == PAGES["insufficient"]:
             assert not drawn and "banner" not in order
             continue
@@ -157,7 +166,9 @@ def test_each_page_says_how_its_end_of_the_log_is_checked(
 ) -> None:
     head = report_of(written)["log_head"]
     for path in written.glob("*.html"):
-        assert f"fasr-video verify CASE --head {head}" in Page(path.read_text(encoding="utf-8")).text
+        assert (
+            f"fasr-video verify CASE --head {head}" in Page(path.read_text(encoding="utf-8")).text
+        )
     assert called(capsys, "verify", case, "--head", head)[0] == 0
 
 
@@ -174,9 +185,13 @@ def test_names_are_escaped(written: Path) -> None:
     assert "/footage/<script>alert(1).mp4" in page(written, "index").text
 
 
-def test_names_below_the_threshold_are_a_list_to_look_through_on_the_tracks_page_alone(written: Path) -> None:
+def test_names_below_the_threshold_are_a_list_to_look_through_on_the_tracks_page_alone(
+    written: Path,
+) -> None:
     text = page(written, PAGES["lead"]).text
-    assert text.index("Below the threshold: a list to look through, no leads") < text.index(LOOKED_THROUGH)
+    assert text.index("Below the threshold: a list to look through, no leads") < text.index(
+        LOOKED_THROUGH
+    )
     assert LOOKED_THROUGH not in page(written, "index").text
     rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
     assert [r["name"] for r in rows if r["candidate"]] == [PAGES["lead"], PAGES["only sr"]]
@@ -213,8 +228,13 @@ def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
     assert "2026-03-01 14:03:00.480+01:00 to 2026-03-01 14:03:00.720+01:00" in text
     assert "± 2.5 s; the clock is from the file's path" in text and "Gate <1>" in text
     assert "no clock of this source was given" in page(written, PAGES["only sr"]).text
-    first, *_, last = csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8")))
-    assert first["wall_start"] == "2026-03-01 14:03:00.000+01:00" and first["wall_uncertainty_seconds"] == "2.5"
+    first, *_, last = csv.DictReader(
+        io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))
+    )
+    assert (
+        first["wall_start"] == "2026-03-01 14:03:00.000+01:00"
+        and first["wall_uncertainty_seconds"] == "2.5"
+    )
     assert (last["wall_start"], last["camera"]) == ("", "")
 
 
@@ -227,10 +247,12 @@ def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path
     assert [r["decisions"] for r in rows] == [f"accepted {LEAD} by R. Viewer", "", "", "", "", ""]
 
 
-def test_a_name_that_a_reviewer_took_from_below_the_threshold_says_so_wherever_it_stands(copy: Path) -> None:
-    assert not json.loads(write_report(copy).joinpath("report.json").read_text())["tracks"][0]["decisions"][0][
-        "below_threshold"
-    ]
+def test_a_name_that_a_reviewer_took_from_below_the_threshold_says_so_wherever_it_stands(
+    copy: Path,
+) -> None:
+    assert not json.loads(write_report(copy).joinpath("report.json").read_text())["tracks"][0][
+        "decisions"
+    ][0]["below_threshold"]
     decide(copy, 2, "accepted", LOOKED_THROUGH, "R. Viewer")
     out = write_report(copy)
     words = f"{LOOKED_THROUGH} (below the threshold)"
@@ -244,7 +266,9 @@ def test_a_name_that_a_reviewer_took_from_below_the_threshold_says_so_wherever_i
 def test_block_for_two_reviewers_is_blank(written: Path) -> None:
     html = (written / f"{PAGES['lead']}.html").read_text(encoding="utf-8")
     block = html[html.index('<section class="review"') :]
-    assert "Reviewer 1" in block and "Reviewer 2" in block and "Ears" in block and "Signature" in block
+    assert (
+        "Reviewer 1" in block and "Reviewer 2" in block and "Ears" in block and "Signature" in block
+    )
     assert set(re.findall(r"<td>(.*?)</td>", block)) == {""}
 
 
@@ -268,12 +292,20 @@ def test_clusters_link_to_their_tracks(copy: Path) -> None:
         decide_link(case, propose_link(case, 1, 4), "accepted", "R. Viewer")
     html = (write_report(copy) / "index.html").read_text(encoding="utf-8")
     joined = html[html.index("Joined by reviewers") : html.index("Proposed, undecided")]
-    assert 'href="T1.html"' in joined and 'href="S2-T1.html"' in joined and "Accepted: 1 of 1" in joined
+    assert (
+        'href="T1.html"' in joined
+        and 'href="S2-T1.html"' in joined
+        and "Accepted: 1 of 1" in joined
+    )
 
 
-def test_a_redacted_report_shows_nobody_but_the_tracks_own_faces(copy: Path, tmp_path: Path) -> None:
+def test_a_redacted_report_shows_nobody_but_the_tracks_own_faces(
+    copy: Path, tmp_path: Path
+) -> None:
     with Case.open(copy) as case:
-        own = case.db.execute("SELECT * FROM face WHERE id = (SELECT shown_face FROM track WHERE id = 1)").fetchone()
+        own = case.db.execute(
+            "SELECT * FROM face WHERE id = (SELECT shown_face FROM track WHERE id = 1)"
+        ).fetchone()
         crop = case.read_picture(own["native"])
         corner = (own["native_x"], own["native_y"])
         beside = {**dict(own), "id": 10**6, "track": None, "aligned": None, "native": None}
@@ -281,10 +313,14 @@ def test_a_redacted_report_shows_nobody_but_the_tracks_own_faces(copy: Path, tmp
         names = ", ".join(f":{name}" for name in beside)
         case.db.execute(f"INSERT INTO face ({', '.join(beside)}) VALUES ({names})", beside)
     formats = ("html", "json", "folder")
-    shown, covered = (write_report(copy, tmp_path / str(r), formats, redact=r) for r in (False, True))
+    shown, covered = (
+        write_report(copy, tmp_path / str(r), formats, redact=r) for r in (False, True)
+    )
     assert (report_of(shown)["redacted"], report_of(covered)["redacted"]) == (False, True)
     for name in ("lr0_native", "lr0_canonical", "bicubic", "average"):
-        one, other = (np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (shown, covered))
+        one, other = (
+            np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (shown, covered)
+        )
         assert one.shape == other.shape and not np.array_equal(one, other), name
         if name == "lr0_native":
             x1, y1 = int(own["x1"]) - corner[0], int(own["y1"]) - corner[1]
@@ -302,10 +338,14 @@ def test_every_picture_that_is_exported_says_what_it_is(written: Path) -> None:
         with PilImage.open(path) as picture:
             facts = json.loads(picture.info[NOTE])
             synthetic = "SYNTHETIC" in path.name
-            assert facts["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), path.name
+            assert facts["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), (
+                path.name
+            )
             assert is_synthetic(path.read_bytes()) == synthetic
             if path.stem.endswith("_native"):
-                assert facts["source"]["sha256"] and facts["frame"] >= 0 and facts["case"]["log_head"]
+                assert (
+                    facts["source"]["sha256"] and facts["frame"] >= 0 and facts["case"]["log_head"]
+                )
             elif not synthetic:
                 assert facts["processing"] and facts["made_of"][0]["source"]["sha256"]
     assert len(pictures) > 20
@@ -324,7 +364,9 @@ def test_json_holds_the_documented_fields_and_no_other(written: Path) -> None:
     text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     documented = {
         heading: set(re.findall(r"^\| `(\w+)`", part, re.MULTILINE))
-        for heading, part in re.findall(r"^### (.+?)\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+        for heading, part in re.findall(
+            r"^### (.+?)\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL
+        )
     }
     report = report_of(written)
     assert report["schema"] == "fasr-video/report/1" and "`fasr-video/report/1`" in text
@@ -335,7 +377,9 @@ def test_json_holds_the_documented_fields_and_no_other(written: Path) -> None:
         "A kept face": faces,
         "A reconstruction": [t["restoration"] for t in report["tracks"] if t["restoration"]],
         "An answer": [t["answer"] for t in report["tracks"] if t["answer"]],
-        "A candidate of the joined list": [c for t in report["tracks"] if t["answer"] for c in t["answer"]["joined"]],
+        "A candidate of the joined list": [
+            c for t in report["tracks"] if t["answer"] for c in t["answer"]["joined"]
+        ],
         "A decision": [d for t in report["tracks"] for d in t["decisions"]],
         "A source": report["sources"],
         "A model": report["models"],
@@ -351,7 +395,9 @@ def test_weights_are_those_of_the_merged_feature() -> None:
             features[:, -1] = 1
             features[range(count), range(count)] = 1e-3
             merged = merge(features)
-            assert (merged[:count] / 1e-3).tolist() == pytest.approx(shares(count, paired), rel=1e-3)
+            assert (merged[:count] / 1e-3).tolist() == pytest.approx(
+                shares(count, paired), rel=1e-3
+            )
             assert sum(shares(count, paired)) == pytest.approx(1)
 
 
@@ -388,7 +434,10 @@ def test_report_is_made_without_the_gallery(copy: Path) -> None:
 
 def test_photographs_are_those_of_when_the_case_was_searched(copy: Path) -> None:
     def shown() -> int:
-        return sum(alt == f"Gallery photograph of candidate {LEAD}" for alt in page(write_report(copy), "T1").alts)
+        return sum(
+            alt == f"Gallery photograph of candidate {LEAD}"
+            for alt in page(write_report(copy), "T1").alts
+        )
 
     assert shown() == 1 and "has changed since" not in page(copy / "report", "T1").text
     face = AlignedFace(np.full((128, 128, 3), 99, np.uint8), None)
@@ -397,19 +446,31 @@ def test_photographs_are_those_of_when_the_case_was_searched(copy: Path) -> None
         gallery.add(LEAD, EnrolledPhoto("9" * 64, "later.jpg", feature, 20.0, 50.0, 0.9, face))
     assert shown() == 1, "the new one stands behind no answer"
     told = page(copy / "report", "T1").text
-    assert "later.jpg" not in told and "The gallery has changed since the case was searched." in told
+    assert (
+        "later.jpg" not in told and "The gallery has changed since the case was searched." in told
+    )
 
 
 def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> None:
     lines = (written / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
     listed = dict(reversed(line.split("  ", 1)) for line in lines)
-    present = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()} - {"SHA256SUMS"}
+    present = {str(p.relative_to(written)) for p in written.rglob("*") if p.is_file()} - {
+        "SHA256SUMS"
+    }
     assert set(listed) == present
     for name, digest in listed.items():
         assert hashlib.sha256((written / name).read_bytes()).hexdigest() == digest
     pictures = {p.name for p in (written / "pictures").iterdir()}
     made = {"SYNTHETIC_mean", "SYNTHETIC_sample1", "SYNTHETIC_sample2", "SYNTHETIC_spread"}
-    own = {"lr0_native", "lr0_canonical", "aux01_native", "aux02_native", "aux03_native", "bicubic", "average"}
+    own = {
+        "lr0_native",
+        "lr0_canonical",
+        "aux01_native",
+        "aux02_native",
+        "aux03_native",
+        "bicubic",
+        "average",
+    }
     assert {p for p in pictures if p.startswith("T1_")} == {f"T1_{kind}.png" for kind in made | own}
     assert {p for p in pictures if p.startswith("T3_")} == {
         f"T3_{k}.png" for k in ("lr0_native", "lr0_canonical", "bicubic")
@@ -446,7 +507,9 @@ def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(co
     write_report(copy)
     assert not (out / "S2-T3.html").exists() and (out / "S2-T2.html").exists()
     assert (out / "notes.txt").read_text() == "mine"
-    assert (out / "pictures" / "T1_lr0_native.png").exists()  # of a format that was not asked for this time
+    assert (
+        out / "pictures" / "T1_lr0_native.png"
+    ).exists()  # of a format that was not asked for this time
     assert "S2-T3.html" not in (out / "SHA256SUMS").read_text(encoding="utf-8")
 
 
@@ -468,10 +531,18 @@ def test_altered_picture_is_not_shown(copy: Path) -> None:
 
 
 def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
-    pytest.importorskip("weasyprint", reason="the extra `report` is not installed", exc_type=ImportError)
+    pytest.importorskip(
+        "weasyprint", reason="the extra `report` is not installed", exc_type=ImportError
+    )
     small = synthetic(tmp_path / "case", tracks=1)
     text = pdf_text((write_report(small, tmp_path / "pdf", ("pdf",)) / "report.pdf").read_bytes())
-    for said in ("Track T1", "Candidates: 1 lead", "Synthetic reconstruction: a lead", "Review by two people", LEAD):
+    for said in (
+        "Track T1",
+        "Candidates: 1 lead",
+        "Synthetic reconstruction: a lead",
+        "Review by two people",
+        LEAD,
+    ):
         assert "".join(said.split()) in text
     assert [p.name for p in sorted((tmp_path / "pdf").iterdir())] == ["SHA256SUMS", "report.pdf"]
 
@@ -484,11 +555,17 @@ def pdf_text(data: bytes) -> str:
             streams.append(zlib.decompressobj().decompress(data[found.end() :]))
         except zlib.error:
             continue
-    maps = [dict(re.findall(rb"<([0-9a-f]+)> <([0-9a-f]+)>", s)) for s in streams if b"beginbfchar" in s]
-    drawn = [b"".join(re.findall(rb"<([0-9a-f]+)>", s)) for s in streams if b" Tf" in s and b"BT" in s]
+    maps = [
+        dict(re.findall(rb"<([0-9a-f]+)> <([0-9a-f]+)>", s)) for s in streams if b"beginbfchar" in s
+    ]
+    drawn = [
+        b"".join(re.findall(rb"<([0-9a-f]+)>", s)) for s in streams if b" Tf" in s and b"BT" in s
+    ]
     texts = []
     for glyphs in maps:  # each font in turn: what it cannot say is left out
-        letters = {code: bytes.fromhex(to.decode()).decode("utf-16-be") for code, to in glyphs.items()}
+        letters = {
+            code: bytes.fromhex(to.decode()).decode("utf-16-be") for code, to in glyphs.items()
+        }
         for line in drawn:
             codes = [line[i : i + 4] for i in range(0, len(line), 4)]
             texts.append("".join(letters.get(c, "") for c in codes))
@@ -513,15 +590,21 @@ def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int,
     return ended.value.code, out + err
 
 
-def test_command_writes_the_formats_asked_for(case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_the_formats_asked_for(
+    case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    assert called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
+    assert (
+        called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
+    )
     assert {p.name for p in out.iterdir()} == {"report.json", "tracks.csv", "SHA256SUMS"}
     code, said = called(capsys, "report", tmp_path)
     assert code == 2 and "no case here" in said and len(said.splitlines()) == 1
 
 
-def test_run_ends_with_a_report(entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_ends_with_a_report(
+    entrance: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     quick = ["--fps", 2, "--set", "track.min_sightings=2", "--set", "restore.method=bicubic"]
     folder = tmp_path / "case"
     assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
@@ -539,8 +622,10 @@ def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("DELETE FROM restoration")
         db.execute("DELETE FROM probe WHERE kind = 'sr'")
-        models = json.loads(db.execute("SELECT models FROM probed").fetchone()[0]) | {"restorer": None}
-        db.execute("UPDATE probed SET models = ?", (json.dumps(models),))
+        models = json.loads(db.execute("SELECT models FROM encoding").fetchone()[0]) | {
+            "restorer": None
+        }
+        db.execute("UPDATE encoding SET models = ?", (json.dumps(models),))
     page = (write_report(copy) / "T1.html").read_text(encoding="utf-8")
     assert "no reconstruction" in Page(page).text and "Synthetic" not in Page(page).text
 
@@ -558,7 +643,7 @@ def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(tmp_path: P
     clock = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
     clock |= {"shown": "2026-03-01T13:58:30+01:00", "offset_seconds": -90, "drift_seconds_a_day": 0}
     with Case.open(folder) as case:
-        place_source(case, 1, Place("Yard", clock))
+        set_recording(case, 1, Recording("Yard", clock))
     page = html.unescape((write_report(folder) / "index.html").read_text())
     assert page.count("; the camera showed 2026-03-01T13:58:30+01:00, 90 s behind") == 1
 
@@ -580,9 +665,16 @@ def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> Non
         (("bicubic", "", "", 1), "Enlarged by bicubic", "No network drew it"),
     ],
 )
-def test_a_picture_is_called_what_it_is(drawn: tuple[str, str, str, int], name: str, says: str) -> None:
+def test_a_picture_is_called_what_it_is(
+    drawn: tuple[str, str, str, int], name: str, says: str
+) -> None:
     method, sampler, model, count = drawn
-    made: dict[str, Any] = {"method": method, "sampler": sampler, "model": model, "disagreement": 0.04}
+    made: dict[str, Any] = {
+        "method": method,
+        "sampler": sampler,
+        "model": model,
+        "disagreement": 0.04,
+    }
     made["samples"] = ["picture"] * count
     assert picture_name(made).startswith(name)
     assert says in certainty(made)

@@ -12,7 +12,9 @@ from fasr_video.report.write import write_report
 from tests.cases import LEAD, decide, synthetic
 
 CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"no browser at {CHROMIUM}: apt-get install chromium")
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM.is_file(), reason=f"no browser at {CHROMIUM}: apt-get install chromium"
+)
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -65,7 +67,9 @@ def show(page: Any, report: Path, name: str) -> None:
     page.goto((report / f"{name}.html").as_uri())
 
 
-def test_pages_ask_the_network_for_nothing_and_break_no_rule_of_their_own(page: Any, report: Path) -> None:
+def test_pages_ask_the_network_for_nothing_and_break_no_rule_of_their_own(
+    page: Any, report: Path
+) -> None:
     asked, complaints = list[str](), list[str]()
     page.on("request", lambda r: asked.append(r.url.split(":")[0]))
     page.on("console", lambda message: complaints.append(message.text))
@@ -80,7 +84,12 @@ def test_policy_lets_a_page_show_its_pictures_and_nothing_else(page: Any, report
         show(page, report, name)
         policy = page.locator("meta[http-equiv=Content-Security-Policy]").get_attribute("content")
         assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
-        assert page.locator("script, [onclick], [onload], [onerror], iframe, object, link[rel=stylesheet]").count() == 0
+        assert (
+            page.locator(
+                "script, [onclick], [onload], [onerror], iframe, object, link[rel=stylesheet]"
+            ).count()
+            == 0
+        )
         # The style is let in by its hash: without it the page would stand there unstyled.
         assert page.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
 
@@ -98,7 +107,9 @@ def test_names_from_files_and_galleries_stay_text(page: Any, report: Path) -> No
 def test_every_picture_is_whole_and_said_in_words(page: Any, report: Path) -> None:
     for name in NAMES:
         show(page, report, name)
-        facts = page.locator("img").evaluate_all("all => all.map((i) => [i.alt.trim(), i.naturalWidth])")
+        facts = page.locator("img").evaluate_all(
+            "all => all.map((i) => [i.alt.trim(), i.naturalWidth])"
+        )
         assert facts and all(alt and width for alt, width in facts)
 
 
@@ -131,26 +142,36 @@ def test_text_can_be_read_in_light_and_dark(browser: Any, report: Path, scheme: 
         show(page, report, name)
         looked, faint = page.evaluate(FAINT_TEXT)
         assert looked > 50 and faint == []
-    shade = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    shade = page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )
     assert (max(shade) < 60) == (scheme == "dark")
     context.close()
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_banner_stays_in_sight_over_each_reconstruction(page: Any, report: Path, viewport: Any) -> None:
+def test_banner_stays_in_sight_over_each_reconstruction(
+    page: Any, report: Path, viewport: Any
+) -> None:
     page.set_viewport_size(viewport)
     show(page, report, "T1")
     banner, pictures = page.locator(".banner"), page.locator(".synthetic figure img")
     assert pictures.count() == 4
     for picture in pictures.all():
-        picture.evaluate("e => window.scrollTo(0, e.getBoundingClientRect().bottom + scrollY - innerHeight / 2)")
+        picture.evaluate(
+            "e => window.scrollTo(0, e.getBoundingClientRect().bottom + scrollY - innerHeight / 2)"
+        )
         place, top = picture.bounding_box(), banner.bounding_box()
         assert top["y"] >= 0 and top["y"] + top["height"] <= place["y"]
-        assert page.evaluate("e => getComputedStyle(e).position", banner.element_handle()) == "sticky"
+        assert (
+            page.evaluate("e => getComputedStyle(e).position", banner.element_handle()) == "sticky"
+        )
         assert picture.locator("xpath=..").locator(".tag").inner_text() == "Synthetic"
 
 
-def test_camera_pixels_are_magnified_by_whole_numbers_at_every_width(page: Any, report: Path) -> None:
+def test_camera_pixels_are_magnified_by_whole_numbers_at_every_width(
+    page: Any, report: Path
+) -> None:
     for viewport in (DESKTOP, PHONE):
         page.set_viewport_size(viewport)
         for name in NAMES[1:]:
@@ -186,7 +207,9 @@ def test_tables_say_what_they_hold(page: Any, report: Path) -> None:
         assert page.locator("h1").count() == 1
 
 
-def test_print_is_black_on_white_without_navigation_and_with_the_banner(page: Any, report: Path) -> None:
+def test_print_is_black_on_white_without_navigation_and_with_the_banner(
+    page: Any, report: Path
+) -> None:
     page.emulate_media(media="print", color_scheme="dark")
     show(page, report, "T1")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -54,9 +54,9 @@ def test_pictures_of_another_track_are_found(copied_case: Path) -> None:
 
 def test_a_model_that_is_not_at_hand_any_more_is_named(copied_case: Path) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
-        models = json.loads(db.execute("SELECT models FROM probed").fetchone()[0])
+        models = json.loads(db.execute("SELECT models FROM encoding").fetchone()[0])
         models["restorer"]["network"] = "ab" * 32
-        db.execute("UPDATE probed SET models = ?", (json.dumps(models),))
+        db.execute("UPDATE encoding SET models = ?", (json.dumps(models),))
     check = again(copied_case)
     assert check.checked == 0 and not check.problems
     assert "restorer.network: abababababab… in the case" in check.unchecked[0]
@@ -65,7 +65,8 @@ def test_a_model_that_is_not_at_hand_any_more_is_named(copied_case: Path) -> Non
 def test_weights_that_are_gone_are_named(copied_case: Path) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
         gone = (
-            "UPDATE meta SET value = json_set(value, '$.restore.weights', '/gone.safetensors') WHERE key = 'settings'"
+            "UPDATE meta SET value = json_set(value, '$.restore.weights', '/gone.safetensors')"
+            " WHERE key = 'settings'"
         )
         db.execute(gone)
     assert "/gone.safetensors: no such file" in again(copied_case).unchecked[0]
@@ -75,4 +76,8 @@ def test_from_the_command_line(corridor_case: Path, capsys: pytest.CaptureFixtur
     code, out, _ = called(capsys, "verify", corridor_case, "--rerun", 1, "--json")
     done = json.loads(out)["checks"][-1]
     assert code == 0
-    assert done["check"] == "tracks done again" and done["checked"] == 1 and done["notes"][0].startswith("track ")
+    assert (
+        done["check"] == "tracks done again"
+        and done["checked"] == 1
+        and done["notes"][0].startswith("track ")
+    )

@@ -39,10 +39,17 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
         conv_norm(f"fpn.output{i}.0", f"fpn.output{i}.1", 256, channels, 1)
     for i in (1, 2):
         conv_norm(f"fpn.merge{i}.0", f"fpn.merge{i}.1", 256, 256, 3)
-    views = (("conv3X3", 128, 256), ("conv5X5_1", 64, 256), ("conv5X5_2", 64, 64), ("conv7X7_2", 64, 64))
+    views = (
+        ("conv3X3", 128, 256),
+        ("conv5X5_1", 64, 256),
+        ("conv5X5_2", 64, 64),
+        ("conv7X7_2", 64, 64),
+    )
     for i, (view, cout, cin) in product((1, 2, 3), (*views, ("conv7x7_3", 64, 64))):
         conv_norm(f"ssh{i}.{view}.0", f"ssh{i}.{view}.1", cout, cin, 3)
-    for (head, values), i in product((("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)), range(3)):
+    for (head, values), i in product(
+        (("ClassHead", 2), ("BboxHead", 4), ("LandmarkHead", 10)), range(3)
+    ):
         shapes[f"{head}.{i}.conv1x1.weight"] = (2 * values, 256, 1, 1)
         shapes[f"{head}.{i}.conv1x1.bias"] = (2 * values,)
     return shapes
@@ -69,7 +76,11 @@ def test_retinaface_says_one_thing_for_each_anchor(height: int, width: int) -> N
     with torch.inference_mode():
         said = retinaface.RetinaFaceNet().eval()(torch.zeros(1, 3, height, width))
     anchors = len(retinaface.make_anchors(height, width))
-    assert [tuple(part.shape) for part in said] == [(1, anchors, 4), (1, anchors, 2), (1, anchors, 10)]
+    assert [tuple(part.shape) for part in said] == [
+        (1, anchors, 4),
+        (1, anchors, 2),
+        (1, anchors, 10),
+    ]
 
 
 def test_decoding_undoes_the_encoding_of_the_paper() -> None:
@@ -80,7 +91,9 @@ def test_decoding_undoes_the_encoding_of_the_paper() -> None:
     size = side * rng.uniform(0.5, 2, centre.shape)
     points = middle[:, None] + rng.normal(0, 5, (len(anchors), 5, 2))
     offsets = np.concatenate(((middle - centre) / side / 0.1, np.log(size / side) / 0.2), 1)
-    marks = ((points - centre[:, None]) / side[:, None] / 0.1).reshape(-1, 10)
-    boxes, found = retinaface.decode(torch.from_numpy(offsets), torch.from_numpy(marks), torch.from_numpy(anchors))
+    landmarks = ((points - centre[:, None]) / side[:, None] / 0.1).reshape(-1, 10)
+    boxes, found = retinaface.decode(
+        torch.from_numpy(offsets), torch.from_numpy(landmarks), torch.from_numpy(anchors)
+    )
     assert boxes.numpy() == pytest.approx(np.concatenate((middle - size / 2, middle + size / 2), 1))
     assert found.numpy() == pytest.approx(points)

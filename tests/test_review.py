@@ -28,8 +28,8 @@ from fasr_video.archive.again import cases_in
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing
 from fasr_video.case.links import clusters
-from fasr_video.case.recording import Place
-from fasr_video.case.sources import place_source
+from fasr_video.case.recording import Recording
+from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE
 from fasr_video.case.verify import SIGNED_OFF, verify
 from fasr_video.console import clock
@@ -86,7 +86,9 @@ class Browser:
         return self.open(f"/case/{self.case}{path}")
 
     def post(self, path: str, **fields: Any) -> TestResponse:
-        return self.client.post(f"/case/{self.case}{path}", base_url=HOST, data={"csrf": self.csrf, **fields})
+        return self.client.post(
+            f"/case/{self.case}{path}", base_url=HOST, data={"csrf": self.csrf, **fields}
+        )
 
 
 def standing_on(folder: Path, track: int) -> list[tuple[str, str | None, str]]:
@@ -107,11 +109,20 @@ def shown(page: TestResponse) -> list[str]:
 def paths(app: Flask) -> Iterator[tuple[str, str]]:
     """Method and path of everything that the app answers to, but its style and script."""
     (case,) = app.config["CASES"]
-    some = {"case_id": case, "name": "T1", "decision": 1, "link": 1, "what": "accept", "sha256": "0" * 64}
+    some = {
+        "case_id": case,
+        "name": "T1",
+        "decision": 1,
+        "link": 1,
+        "what": "accept",
+        "sha256": "0" * 64,
+    }
     with app.test_request_context(base_url=HOST):
         for rule in app.url_map.iter_rules():
             if rule.endpoint != "static":
-                url = app.url_for(rule.endpoint, **{k: some[k] for k in rule.arguments}, _external=False)
+                url = app.url_for(
+                    rule.endpoint, **{k: some[k] for k in rule.arguments}, _external=False
+                )
                 for method in (rule.methods or set()) & {"GET", "POST"}:
                     yield method, url
 
@@ -130,7 +141,9 @@ def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path)
     assert problems(folder) == []
 
 
-def test_the_token_leaves_the_address_and_stays_in_a_cookie_that_no_site_or_script_can_use(app: Flask) -> None:
+def test_the_token_leaves_the_address_and_stays_in_a_cookie_that_no_site_or_script_can_use(
+    app: Flask,
+) -> None:
     answer = app.test_client().get(f"/?token={TOKEN}", base_url=HOST)
     assert answer.status_code == 302 and TOKEN not in answer.headers["Location"]
     cookie = answer.headers["Set-Cookie"]
@@ -142,14 +155,21 @@ def test_a_forged_cookie_opens_nothing(app: Flask) -> None:
     other.secret_key = b"guessed"
     serializer = other.session_interface.get_signing_serializer(other)  # type: ignore[attr-defined]
     client = app.test_client()
-    client.set_cookie(f"fasr-video-{PORT}", serializer.dumps({"open": True, "csrf": "x"}), domain="127.0.0.1")
+    client.set_cookie(
+        f"fasr-video-{PORT}", serializer.dumps({"open": True, "csrf": "x"}), domain="127.0.0.1"
+    )
     assert client.get("/", base_url=HOST).status_code == 403
 
 
-@pytest.mark.parametrize("host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", "0.0.0.0:4711"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", "0.0.0.0:4711"]
+)
 def test_another_host_name_is_refused_also_with_the_token(browser: Browser, host: str) -> None:
     assert browser.client.get("/", base_url=HOST, headers={"Host": host}).status_code == 421
-    assert browser.client.get(f"/?token={TOKEN}", base_url=HOST, headers={"Host": host}).status_code == 421
+    assert (
+        browser.client.get(f"/?token={TOKEN}", base_url=HOST, headers={"Host": host}).status_code
+        == 421
+    )
 
 
 @pytest.mark.parametrize("csrf", ["", "wrong", "ümlaut"])
@@ -170,17 +190,33 @@ def test_looking_changes_nothing(app: Flask, browser: Browser, folder: Path) -> 
 def test_every_answer_forbids_what_is_not_ours(browser: Browser) -> None:
     for answer in (browser.open("/"), browser.open("/nowhere"), browser.open("/static/review.css")):
         policy = answer.headers["Content-Security-Policy"]
-        assert policy.startswith("default-src 'none'") and "unsafe" not in policy and "http" not in policy
-        assert answer.headers["Cache-Control"] == "no-store" and answer.headers["X-Frame-Options"] == "DENY"
+        assert (
+            policy.startswith("default-src 'none'")
+            and "unsafe" not in policy
+            and "http" not in policy
+        )
+        assert (
+            answer.headers["Cache-Control"] == "no-store"
+            and answer.headers["X-Frame-Options"] == "DENY"
+        )
         assert answer.headers["Referrer-Policy"] == "no-referrer"
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(browser: Browser) -> None:
-    for path in ("/", *(f"/case/{browser.case}/{p}" for p in ("track/T1", "subjects", "log", "sign-off"))):
+def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(
+    browser: Browser,
+) -> None:
+    for path in (
+        "/",
+        *(f"/case/{browser.case}/{p}" for p in ("track/T1", "subjects", "log", "sign-off")),
+    ):
         text = browser.open(path).text
         assert re.findall(r'(?:src|href|action)="(?!/[^/]|/"|#|\?)[^"]*"', text) == []
-        assert re.findall(r"<script(?![^>]* src=)", text) == [] and " style=" not in text and " onclick" not in text
+        assert (
+            re.findall(r"<script(?![^>]* src=)", text) == []
+            and " style=" not in text
+            and " onclick" not in text
+        )
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2fcase.sqlite", "a" * 64, "..", "A" * 64])
@@ -189,11 +225,17 @@ def test_only_pictures_of_the_case_can_be_asked_for(browser: Browser, name: str)
     assert browser.get(f"/photograph/{name}.png").status_code == 404
 
 
-def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(tmp_path: Path) -> None:
-    odd = Names(HOSTILE, "bert", f"/footage/{HOSTILE.replace('/', '')}.mp4", camera=HOSTILE, remark=HOSTILE)
+def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(
+    tmp_path: Path,
+) -> None:
+    odd = Names(
+        HOSTILE, "bert", f"/footage/{HOSTILE.replace('/', '')}.mp4", camera=HOSTILE, remark=HOSTILE
+    )
     folder = made_case(tmp_path / "case", odd)
     browser = Browser(make_app(by_id([folder]), TOKEN, PORT))
-    said = browser.post("/track/T1/decide", verdict="accepted", subject=HOSTILE, reason=HOSTILE, by=HOSTILE)
+    said = browser.post(
+        "/track/T1/decide", verdict="accepted", subject=HOSTILE, reason=HOSTILE, by=HOSTILE
+    )
     assert said.status_code == 303
     browser.post("/join", track=[1, 3], by=HOSTILE)
     browser.post("/sign-off", by=HOSTILE, although="on")
@@ -243,7 +285,9 @@ def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> N
     assert shown(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
 
 
-@pytest.mark.parametrize("query", ["since=soon", "until=1:2:3:4", "quality=good", "score=nan", "state=x", "since=-1"])
+@pytest.mark.parametrize(
+    "query", ["since=soon", "until=1:2:3:4", "quality=good", "score=nan", "state=x", "since=-1"]
+)
 def test_a_filter_that_means_nothing_is_told_in_one_line(browser: Browser, query: str) -> None:
     answer = browser.open(f"/?{query}")
     assert answer.status_code == 400 and 'role="alert"' in answer.text and len(shown(answer)) == 5
@@ -251,12 +295,18 @@ def test_a_filter_that_means_nothing_is_told_in_one_line(browser: Browser, query
 
 def test_a_card_names_nobody_who_does_not_pass(browser: Browser) -> None:
     cards = browser.open("/").text.split('<li class="card">')[1:]
-    assert "anna" in cards[0] and "log10 LR +3.2" in re.sub(r"\s+", " ", cards[0]) and "bert" not in cards[0]
+    assert (
+        "anna" in cards[0]
+        and "log10 LR +3.2" in re.sub(r"\s+", " ", cards[0])
+        and "bert" not in cards[0]
+    )
     assert "anna" not in cards[1] and "bert" not in cards[1] and "unknown" in cards[1]
     assert "only the reconstruction" in cards[3]
 
 
-def test_several_cases_are_shown_together_and_one_can_be_chosen(folder: Path, tmp_path: Path) -> None:
+def test_several_cases_are_shown_together_and_one_can_be_chosen(
+    folder: Path, tmp_path: Path
+) -> None:
     other = made_case(tmp_path / "other")
     app = make_app(by_id([folder, other]), TOKEN, PORT)
     client = app.test_client()
@@ -267,7 +317,9 @@ def test_several_cases_are_shown_together_and_one_can_be_chosen(folder: Path, tm
     assert len(shown(page)) == 5 and f"/case/{second}/track/T1" in page.text
 
 
-def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(browser: Browser) -> None:
+def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
+    browser: Browser,
+) -> None:
     text = browser.get("/track/T1").text
     camera, banner, made, listed = (
         text.index(s)
@@ -281,16 +333,26 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
     assert camera < banner < made < listed
 
 
-def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_asked_for(browser: Browser) -> None:
+def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_asked_for(
+    browser: Browser,
+) -> None:
     usual, asked = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
-    assert "resampled" in usual.split('id="compare"')[1] and "Synthetic" not in usual.split('id="compare"')[1]
+    assert (
+        "resampled" in usual.split('id="compare"')[1]
+        and "Synthetic" not in usual.split('id="compare"')[1]
+    )
     compared = asked.split('id="compare"')[1]
     assert 'alt="Synthetic reconstruction of T1"' in compared and "not for comparison" in compared
 
 
-def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(browser: Browser) -> None:
+def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(
+    browser: Browser,
+) -> None:
     page = browser.get("/track/S2-T2?candidate=anna&probe=sr").text
-    assert "Synthetic" not in page.split('id="compare"')[1] and "was drawn from these photographs" in page
+    assert (
+        "Synthetic" not in page.split('id="compare"')[1]
+        and "was drawn from these photographs" in page
+    )
     assert "It was drawn from the photographs of anna" in page
 
 
@@ -308,7 +370,9 @@ def test_pictures_and_photographs_are_served(browser: Browser) -> None:
         assert answer.status_code == 200 and answer.data.startswith(b"\x89PNG")
 
 
-def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(browser: Browser, folder: Path) -> None:
+def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(
+    browser: Browser, folder: Path
+) -> None:
     shutil.rmtree(folder / "gallery")
     answer = browser.get("/track/T1")
     assert answer.status_code == 200 and "The gallery is not at hand" in answer.text
@@ -393,7 +457,9 @@ def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_no
     assert standing_on(folder, 1) == [("rejected", None, "Anna")] and problems(folder) == []
 
 
-def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(browser: Browser, folder: Path) -> None:
+def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(
+    browser: Browser, folder: Path
+) -> None:
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE source SET state = 'running' WHERE id = 2")
         db.execute("UPDATE track SET state = 'live' WHERE id = 5")
@@ -430,10 +496,17 @@ def test_a_contradiction_is_refused_on_the_page_and_the_choice_kept(browser: Bro
 def test_a_case_with_undecided_tracks_is_not_signed_off_unless_that_is_said(folder: Path) -> None:
     with Case.open(folder) as case:
         decide(case, 1, "accepted", "same ear", "Anna", "anna")
-        with pytest.raises(CaseError, match=re.escape("4 tracks are undecided (T2, S2-T1, S2-T2, S2-T3)")):
+        with pytest.raises(
+            CaseError, match=re.escape("4 tracks are undecided (T2, S2-T1, S2-T2, S2-T3)")
+        ):
             sign_off(case, "Anna")
         assert not (folder / SIGNED_OFF).exists()
-        assert sign_off(case, "Anna", although_undecided=True).undecided == ("T2", "S2-T1", "S2-T2", "S2-T3")
+        assert sign_off(case, "Anna", although_undecided=True).undecided == (
+            "T2",
+            "S2-T1",
+            "S2-T2",
+            "S2-T3",
+        )
 
 
 def test_a_signed_off_report_holds_what_was_decided_and_the_state_of_the_log(folder: Path) -> None:
@@ -445,11 +518,18 @@ def test_a_signed_off_report_holds_what_was_decided_and_the_state_of_the_log(fol
         written = sign_off(case, "Ben")
     (name,) = (n for n in written.files if n.endswith(".json"))
     report = json.loads((folder / SIGNED_OFF / name).read_text())
-    assert (report["log_head"], report["reviewers"], report["disagreements"]) == (head, ["Anna", "Ben"], ["T1"])
+    assert (report["log_head"], report["reviewers"], report["disagreements"]) == (
+        head,
+        ["Anna", "Ben"],
+        ["T1"],
+    )
     assert report["tracks"][0]["decisions"][1]["reason"] == "same ear" and report["undecided"] == []
     (page,) = (folder / SIGNED_OFF).glob("*.html")
     text = page.read_text()
-    assert "default-src &#39;none&#39;; style-src &#39;sha256-" in text and "Reviewers disagree: T1" in text
+    assert (
+        "default-src &#39;none&#39;; style-src &#39;sha256-" in text
+        and "Reviewers disagree: T1" in text
+    )
     assert problems(folder) == []
     page.write_text(text.replace("same ear", "other ear"))
     assert problems(folder) == [f"{page} was changed"]
@@ -460,7 +540,9 @@ def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) ->
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE decision SET verdict = 'insufficient'")
     answer = browser.post("/sign-off", by="Anna", although="on")
-    assert answer.status_code == 500 and "decision 1 is not as the log has it (verdict)" in answer.text
+    assert (
+        answer.status_code == 500 and "decision 1 is not as the log has it (verdict)" in answer.text
+    )
     assert not list(folder.glob(f"{SIGNED_OFF}/*"))
 
 
@@ -517,7 +599,9 @@ def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: 
     assert sorted(c.name for c in cases_in([archive])) == ["another", "case"]
     (archive / "gallery").mkdir()
     (archive / "ledger.sqlite").touch()
-    assert len(cases_in(sorted(archive.glob("*/")))) == 2, "a shell names the gallery of an archive, too"
+    assert len(cases_in(sorted(archive.glob("*/")))) == 2, (
+        "a shell names the gallery of an archive, too"
+    )
     with pytest.raises(CaseError, match="no case here"):
         cases_in([archive / "gallery"])
 
@@ -525,7 +609,10 @@ def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: 
 def test_it_listens_on_the_loopback_address_only() -> None:
     with claim(0) as taken:
         assert taken.getsockname()[0] == "127.0.0.1"
-        with pytest.raises(OSError), socket.create_connection(("127.0.0.2", taken.getsockname()[1]), 1):
+        with (
+            pytest.raises(OSError),
+            socket.create_connection(("127.0.0.2", taken.getsockname()[1]), 1),
+        ):
             pass
 
 
@@ -555,7 +642,9 @@ def asked(address: tuple[str, int], path: str, **headers: str) -> tuple[int, byt
 
 @pytest.mark.usefixtures("no_temporary_files")
 @pytest.mark.parametrize("how", [b"Content-Length: 314572800", b"Transfer-Encoding: chunked"])
-def test_a_body_of_hundreds_of_megabytes_is_refused_and_kept_nowhere(how: bytes, address: tuple[str, int]) -> None:
+def test_a_body_of_hundreds_of_megabytes_is_refused_and_kept_nowhere(
+    how: bytes, address: tuple[str, int]
+) -> None:
     with socket.create_connection(address, 60) as taken:
         taken.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + how + b"\r\n\r\n")
         piece = b"10000\r\n" + bytes(0x10000) + b"\r\n" if b"chunked" in how else bytes(0x10000)
@@ -598,12 +687,17 @@ def test_the_key_ends_with_its_time(folder: Path) -> None:
     browser = Browser(app)
     assert browser.get("/track/T1").status_code == 200
     app.config["KEY"].until -= 3600
-    for answer in (browser.get("/track/T1"), app.test_client().get(f"/?token={TOKEN}", base_url=HOST)):
+    for answer in (
+        browser.get("/track/T1"),
+        app.test_client().get(f"/?token={TOKEN}", base_url=HOST),
+    ):
         assert answer.status_code == 403 and "has ended" in answer.text
 
 
 def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> None:
-    assert browser.post("/sign-off", by="Anna", end_key="on").status_code == 400, "tracks are undecided"
+    assert browser.post("/sign-off", by="Anna", end_key="on").status_code == 400, (
+        "tracks are undecided"
+    )
     assert browser.post("/sign-off", by="Anna", although="on").status_code == 303
     assert browser.get("/sign-off").status_code == 200
     done = browser.post("/sign-off", by="Anna", although="on", end_key="on")
@@ -611,7 +705,9 @@ def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> N
     assert browser.get("/sign-off").status_code == 403
 
 
-def test_a_photograph_is_asked_for_alone(browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photograph_is_asked_for_alone(
+    browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a gallery of 500,000 photographs all were read for each."""
     with Gallery.open(folder / "gallery", read_only=True) as gallery:
         image = gallery.images()[0]
@@ -626,7 +722,10 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtra, match=re.escape(f"{package}: not installed, but `fasr-video serve` needs it; ")):
+    with pytest.raises(
+        MissingExtra,
+        match=re.escape(f"{package}: not installed, but `fasr-video serve` needs it; "),
+    ):
         serve([folder], 0, print)
 
 
@@ -644,19 +743,29 @@ def test_the_same_case_twice_and_no_case_are_told(folder: Path, tmp_path: Path) 
 def test_times_are_read_and_shown() -> None:
     assert [parse(t) for t in ("12.5", "1:30", " 01:02:03.250 ")] == [12.5, 90.0, 3723.25]
     assert parse("20240501T100000") == parse("2024-05-01 10:00")
-    assert [clock(s) for s in (0, 59.9996, 3723.25)] == ["0:00:00.000", "0:01:00.000", "1:02:03.250"]
-    known = Clock.read({"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"})
+    assert [clock(s) for s in (0, 59.9996, 3723.25)] == [
+        "0:00:00.000",
+        "0:01:00.000",
+        "1:02:03.250",
+    ]
+    known = Clock.read(
+        {"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}
+    )
     assert known is not None and known.shown(4.48) == "2026-03-02 00:00:02.480+01:00 ± 1.5 s"
     assert Clock.read(None) is None
 
 
 def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Path) -> None:
     right = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
-    corrected = right | {"shown": "2026-03-01T14:01:30+01:00", "offset_seconds": 90, "drift_seconds_a_day": 0}
+    corrected = right | {
+        "shown": "2026-03-01T14:01:30+01:00",
+        "offset_seconds": 90,
+        "drift_seconds_a_day": 0,
+    }
     said = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
     for known, times in ((right, 0), (corrected, 1)):
         with Case.open(folder) as case:
-            place_source(case, 2, Place("Yard", known))
+            set_recording(case, 2, Recording("Yard", known))
         page = Browser(make_app(by_id([folder]), TOKEN, PORT)).get("/track/S2-T1").text
         assert html.unescape(page).count(said) == times
 

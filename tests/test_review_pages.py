@@ -25,14 +25,20 @@ pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {C
 from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402
 
 ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *(
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+    ),
     *("--disable-component-update", "--disable-sync"),
 ]
 
 
 EVIL = "<img src=x onerror=\"fetch('http://203.0.113.1/')\"><script>document.title='run'</script>"
+# Copies of one case, for each test one that it may change.
 CASES = ("keyboard", "slider", "script", "layout", "two")
-"""Copies of one case, for each test one that it may change."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         found[name] = Path(shutil.copytree(first, top / name))
         with Case.open(found[name]) as case:
             case.set_meta("case_id", name)
-    found["evil"] = made_case(top / "evil", Names(anna=EVIL, camera=EVIL, remark=EVIL, warnings=(EVIL,)))
+    found["evil"] = made_case(
+        top / "evil", Names(anna=EVIL, camera=EVIL, remark=EVIL, warnings=(EVIL,))
+    )
     return found
 
 
@@ -51,7 +59,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def address(folders: dict[str, Path]) -> Iterator[str]:
     """What the command prints."""
     command = [sys.executable, "-m", "fasr_video", "serve", *map(str, folders.values())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
     assert process.stdout is not None
     yield process.stdout.readline().removeprefix("open ").strip()
     process.send_signal(signal.SIGINT)
@@ -86,7 +96,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(browser: Browser, address: str, folders: dict[str, Path]) -> Iterator[Callable[..., Visit]]:
+def visit(
+    browser: Browser, address: str, folders: dict[str, Path]
+) -> Iterator[Callable[..., Visit]]:
     """A new visitor, who opens the printed address; what they asked for, and complaints, are looked at in the end."""
     visits: list[Visit] = []
 
@@ -108,7 +120,9 @@ def visit(browser: Browser, address: str, folders: dict[str, Path]) -> Iterator[
         assert made.complaints == []
 
 
-def test_a_track_is_decided_with_the_keyboard_alone(visit: Callable[..., Visit], folders: dict[str, Path]) -> None:
+def test_a_track_is_decided_with_the_keyboard_alone(
+    visit: Callable[..., Visit], folders: dict[str, Path]
+) -> None:
     page = visit("keyboard").page
     assert "token" not in page.url
     page.locator(".card a").first.focus()
@@ -130,10 +144,14 @@ def test_a_track_is_decided_with_the_keyboard_alone(visit: Callable[..., Visit],
         assert (made.verdict, made.subject, made.by) == ("accepted", "anna", "Anna")
         assert made.reason == "same ear, same scar; a and r are only letters here"
         # The copies that are served beside each other were given ids of their own.
-        assert [p for c in verify(case) for p in c.problems] == ["case_id is not what the case was created with"]
+        assert [p for c in verify(case) for p in c.problems] == [
+            "case_id is not what the case was created with"
+        ]
 
 
-def test_the_wipe_slider_moves_with_the_keyboard_and_shows_as_much_as_it_says(visit: Callable[..., Visit]) -> None:
+def test_the_wipe_slider_moves_with_the_keyboard_and_shows_as_much_as_it_says(
+    visit: Callable[..., Visit],
+) -> None:
     def shown() -> str:
         return str(page.eval_on_selector(".stage .over", "e => getComputedStyle(e).clipPath"))
 
@@ -198,11 +216,16 @@ def test_pages_fit_their_width_and_every_picture_and_field_has_a_name(
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
         assert page.locator("img:not([alt]), img[alt='']").count() == 0
         fields = "input:not([type=hidden]), select, textarea"
-        assert page.eval_on_selector_all(fields, "all => all.filter(e => !e.labels.length).length") == 0
+        assert (
+            page.eval_on_selector_all(fields, "all => all.filter(e => !e.labels.length).length")
+            == 0
+        )
         assert page.locator("h1").count() == 1
 
 
-def test_two_people_work_on_one_track_at_once(visit: Callable[..., Visit], folders: dict[str, Path]) -> None:
+def test_two_people_work_on_one_track_at_once(
+    visit: Callable[..., Visit], folders: dict[str, Path]
+) -> None:
     """Whoever sends second finds the first one's decision beside it."""
     pages = [visit("two").track("T1"), visit("two").track("T1")]
     for page, name in zip(pages, ("Anna", "Ben"), strict=True):

@@ -70,7 +70,9 @@ def test_every_face_seen_has_a_row_and_a_reason(unbroken: Path) -> None:
     assert [f["id"] for f in faces] == sorted({f["id"] for f in faces})
 
 
-def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(unbroken: Path, entrance: Path) -> None:
+def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(
+    unbroken: Path, entrance: Path
+) -> None:
     from fasr_video.media import Sampling, open_video
 
     document = found(unbroken)
@@ -83,10 +85,14 @@ def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(unbroken: Path
         kept |= {Path(name).stem for name in names if name is not None}
     assert {p.stem for p in (unbroken / "crops").glob("*/*")} == kept
     shown = document["tracks"][0]["shown"]
-    frame = next(f for f in open_video(entrance).frames(Sampling()) if f.ref.index == shown["frame"])
+    frame = next(
+        f for f in open_video(entrance).frames(Sampling()) if f.ref.index == shown["frame"]
+    )
     native = np.asarray(PilImage.open(unbroken / shown["native"]))
     with Case.open(unbroken) as case:
-        x, y = case.db.execute("SELECT native_x, native_y FROM face WHERE id = ?", (shown["face"],)).fetchone()
+        x, y = case.db.execute(
+            "SELECT native_x, native_y FROM face WHERE id = ?", (shown["face"],)
+        ).fetchone()
     height, width = native.shape[:2]
     assert np.array_equal(native, frame.image[y : y + height, x : x + width])
     assert np.asarray(PilImage.open(unbroken / shown["aligned"])).shape == (128, 128, 3)
@@ -114,8 +120,20 @@ def test_two_files_are_one_case(entrance: Path, corridor: Path, tmp_path: Path) 
 
 def start(footage: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [sys.executable, "-m", "fasr_video", "run", str(footage), "--out", str(out), *overrides, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent)
+    command = [
+        sys.executable,
+        "-m",
+        "fasr_video",
+        "run",
+        str(footage),
+        "--out",
+        str(out),
+        *overrides,
+        *more,
+    ]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out.parent
+    )
 
 
 def wait_for_segments(out: Path, count: int, process: subprocess.Popen[str]) -> None:
@@ -149,18 +167,26 @@ def test_stopped_anywhere_it_goes_on_and_finds_the_same(
     assert found(out) == found(unbroken)
     with Case.open(out) as case:
         events = [r["event"] for r in case.db.execute("SELECT event FROM log ORDER BY id")]
-    assert events.count("source added") == 1 and events.count("source done") == 1 and "resumed" in events
+    assert (
+        events.count("source added") == 1
+        and events.count("source done") == 1
+        and "resumed" in events
+    )
 
 
 @pytest.mark.parametrize("gate", ["none", "motion"])
 def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
     gate: str, entrance: Path, tmp_path: Path
 ) -> None:
-    settings = configs.load("cpu", (*QUICK, "detect.every=4", f"detect.gate={gate}", "restore.method=none"))
+    settings = configs.load(
+        "cpu", (*QUICK, "detect.every=4", f"detect.gate={gate}", "restore.method=none")
+    )
     run([entrance], tmp_path / "unbroken", settings)
 
     def stop(told: Progress | Stage) -> None:
-        if isinstance(told, Progress) and told.frames == 18:  # in the fourth segment, not after a whole frame
+        if (
+            isinstance(told, Progress) and told.frames == 18
+        ):  # in the fourth segment, not after a whole frame
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -180,7 +206,9 @@ def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
     assert any(face["reason"] == "lr0" for face in document["faces"])
 
 
-def test_motion_without_whole_frames_to_leave_out_is_refused(entrance: Path, tmp_path: Path) -> None:
+def test_motion_without_whole_frames_to_leave_out_is_refused(
+    entrance: Path, tmp_path: Path
+) -> None:
     with pytest.raises(SettingsError, match=r"give detect\.every, too"):
         run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, "detect.gate=motion")))
 
@@ -196,7 +224,9 @@ def test_full_database_stops_cleanly_and_goes_on(
 
     def small_disk(path: Path) -> sqlite3.Connection:
         db = connect(path)
-        db.execute(f"PRAGMA max_page_count = {pages - short_by}")  # SQLite's own "database or disk is full"
+        db.execute(
+            f"PRAGMA max_page_count = {pages - short_by}"
+        )  # SQLite's own "database or disk is full"
         return db
 
     with monkeypatch.context() as patch:
@@ -210,7 +240,9 @@ def test_full_database_stops_cleanly_and_goes_on(
         assert found(out) == found(unbroken)
 
 
-def test_killed_while_the_case_was_made_it_is_made_anew(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+def test_killed_while_the_case_was_made_it_is_made_anew(
+    unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "case"
     (out / "crops").mkdir(parents=True)
     (out / "settings.yaml").write_text("half a fi")
@@ -219,7 +251,9 @@ def test_killed_while_the_case_was_made_it_is_made_anew(unbroken: Path, entrance
     assert found(out) == found(unbroken)
 
 
-def test_two_runs_at_once_on_one_case_are_refused(unbroken: Path, entrance: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_on_one_case_are_refused(
+    unbroken: Path, entrance: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "case"
     first = start(entrance, out)
     wait_for_segments(out, 1, first)
@@ -233,7 +267,9 @@ def test_two_runs_at_once_on_one_case_are_refused(unbroken: Path, entrance: Path
 def test_killed_before_the_linking_it_is_made_up_for(
     corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = configs.load("cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2"))
+    settings = configs.load(
+        "cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2")
+    )
 
     def stopped(*_: object) -> bool:
         raise KeyboardInterrupt
@@ -243,16 +279,22 @@ def test_killed_before_the_linking_it_is_made_up_for(
         run([corridor], tmp_path / "case", settings)
     assert not found(tmp_path / "case")["links"]
     run([corridor], tmp_path / "case", settings)
-    assert found(tmp_path / "case")["links"], "the person hidden for a while is two tracklets, proposed as one"
+    assert found(tmp_path / "case")["links"], (
+        "the person hidden for a while is two tracklets, proposed as one"
+    )
 
 
 def test_proposals_keep_their_numbers_when_footage_is_added(corridor: Path, tmp_path: Path) -> None:
-    settings = configs.load("cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2"))
+    settings = configs.load(
+        "cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2")
+    )
     run([corridor], tmp_path / "case", settings)
     before = {(x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]}
     nobody = videos.encode(tmp_path / "nobody.mp4", videos.GOOD["h264.mp4"])
     run([corridor, nobody], tmp_path / "case", settings)
-    assert before and before == {(x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]}
+    assert before and before == {
+        (x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]
+    }
 
 
 def test_another_model_does_not_go_on_with_the_case(entrance: Path, tmp_path: Path) -> None:
@@ -262,7 +304,9 @@ def test_another_model_does_not_go_on_with_the_case(entrance: Path, tmp_path: Pa
     process.kill()
     process.communicate()
     with Case.open(out) as case, case.transaction():
-        other = json.dumps({"name": "other", "model_sha256": "0" * 64, "licence": "", "landmarks": True})
+        other = json.dumps(
+            {"name": "other", "model_sha256": "0" * 64, "licence": "", "landmarks": True}
+        )
         case.db.execute("UPDATE source SET detector = ?", (other,))
     with pytest.raises(CaseError, match="another detector"):
         run([entrance], out, configs.load("cpu", QUICK))
@@ -290,7 +334,10 @@ def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
     run([footage], tmp_path / "case", configs.load("cpu"))
     document = found(tmp_path / "case")
     assert document["tracks"] == []
-    assert document["sources"][0]["state"] == "done" and document["sources"][0]["frames_looked_at"] == 20
+    assert (
+        document["sources"][0]["state"] == "done"
+        and document["sources"][0]["frames_looked_at"] == 20
+    )
 
 
 def test_damaged_frames_are_skipped_counted_and_used_on_demand(tmp_path: Path) -> None:
@@ -302,10 +349,14 @@ def test_damaged_frames_are_skipped_counted_and_used_on_demand(tmp_path: Path) -
     assert source["losses"]["damaged_frames"] == source["frames_skipped_as_damaged"]
     run([broken], tmp_path / "all", configs.load("cpu", ("media.use_damaged=true",)))
     used = found(tmp_path / "all")["sources"][0]
-    assert used["frames_looked_at"] == source["frames_looked_at"] + source["frames_skipped_as_damaged"]
+    assert (
+        used["frames_looked_at"] == source["frames_looked_at"] + source["frames_skipped_as_damaged"]
+    )
 
 
-def test_detector_without_landmarks_is_said_and_aligned_by_box(entrance: Path, tmp_path: Path) -> None:
+def test_detector_without_landmarks_is_said_and_aligned_by_box(
+    entrance: Path, tmp_path: Path
+) -> None:
     run(
         [entrance],
         tmp_path / "case",
@@ -326,7 +377,10 @@ class TestGalleryFolder:
             (folder / photo.name).write_bytes(photo.read_bytes())
         (folder / "notes.txt").write_text("no picture")
         PilImage.fromarray(np.full((200, 200, 3), 128, np.uint8)).save(folder / "wall.png")
-        both = [PilImage.open(p).resize((256, 256)) for p in sorted((PORTRAITS / "mugshots").glob("*.jpg"))[:2]]
+        both = [
+            PilImage.open(p).resize((256, 256))
+            for p in sorted((PORTRAITS / "mugshots").glob("*.jpg"))[:2]
+        ]
         pair = PilImage.new("RGB", (512, 256))
         pair.paste(both[0], (0, 0))
         pair.paste(both[1], (256, 0))
@@ -345,7 +399,9 @@ class TestGalleryFolder:
         assert photos["someone/pair.png"]["problem"].startswith("2 faces")
         assert photos["someone/pair.png"]["subject"] == "someone"
 
-    def test_a_changed_photograph_is_noticed(self, gallery: Path, entrance: Path, tmp_path: Path) -> None:
+    def test_a_changed_photograph_is_noticed(
+        self, gallery: Path, entrance: Path, tmp_path: Path
+    ) -> None:
         settings = configs.load("cpu", ("sampling.fps=1",))
         run([entrance], tmp_path / "case", settings, gallery)
         assert run([entrance], tmp_path / "case", settings, gallery)[1] is False
@@ -355,7 +411,12 @@ class TestGalleryFolder:
 
     def test_missing_folder_is_one_line(self, entrance: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no such gallery folder"):
-            run([entrance], tmp_path / "case", configs.load("cpu", ("sampling.fps=1",)), tmp_path / "nowhere")
+            run(
+                [entrance],
+                tmp_path / "case",
+                configs.load("cpu", ("sampling.fps=1",)),
+                tmp_path / "nowhere",
+            )
 
 
 def test_output_that_cannot_be_written_is_one_line(entrance: Path, tmp_path: Path) -> None:

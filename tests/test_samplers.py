@@ -28,7 +28,9 @@ def mixture(x: Tensor, sigma: Tensor) -> Tensor:
     """D(x, sigma) for data from two peaks, each pixel on its own."""
     v = sigma.reshape(-1, 1, 1, 1) ** 2
     total = PEAK_SPREAD**2 + v
-    logits = torch.stack([math.log(w) - (x - m) ** 2 / (2 * total) for w, m in zip(WEIGHTS, PEAKS, strict=True)])
+    logits = torch.stack(
+        [math.log(w) - (x - m) ** 2 / (2 * total) for w, m in zip(WEIGHTS, PEAKS, strict=True)]
+    )
     share = logits.softmax(0)
     means = torch.stack([(PEAK_SPREAD**2 * x + v * m) / total for m in PEAKS])
     return (share * means).sum(0)
@@ -53,7 +55,10 @@ def test_ode_samplers_converge_to_the_exact_end_at_their_order(name: str) -> Non
     sampler, order = ODE[name]
     x, _ = start(4, 10.0)
     exact = exact_end(x, 10.0)
-    errors = [float((sampler(gaussian, x, samplers.karras(n, 1e-4, 10.0)) - exact).abs().max()) for n in (40, 80, 160)]
+    errors = [
+        float((sampler(gaussian, x, samplers.karras(n, 1e-4, 10.0)) - exact).abs().max())
+        for n in (40, 80, 160)
+    ]
     assert errors[2] < 0.03
     for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) > order - 0.35
@@ -63,7 +68,9 @@ def test_ode_samplers_converge_to_the_exact_end_at_their_order(name: str) -> Non
 def test_schedules_fall_from_the_largest_level_to_zero(schedule: Callable[..., Tensor]) -> None:
     levels = schedule(20, 0.01, 50.0)
     assert len(levels) == 21
-    assert levels[0] == pytest.approx(50.0) and levels[-2] == pytest.approx(0.01) and levels[-1] == 0
+    assert (
+        levels[0] == pytest.approx(50.0) and levels[-2] == pytest.approx(0.01) and levels[-1] == 0
+    )
     assert (levels.diff() < 0).all()
 
 
@@ -79,7 +86,12 @@ def by_sigmas(sampler: Callable[..., Tensor], steps: int, *, noisy: bool = False
     return draw
 
 
-def by_times(sampler: Callable[..., Tensor], sde: SDE, steps: int, corrector: samplers.Corrector | None = None) -> Draw:
+def by_times(
+    sampler: Callable[..., Tensor],
+    sde: SDE,
+    steps: int,
+    corrector: samplers.Corrector | None = None,
+) -> Draw:
     def draw(denoiser: Callable[[Tensor, Tensor], Tensor], count: int) -> Tensor:
         x, generators = start(count, sde.prior_std)
         # snr for 64 values: Langevin's step grows with the norm of the noise
@@ -110,7 +122,9 @@ SAMPLERS: dict[str, Draw] = {
     "reverse_diffusion subVP": by_times(samplers.reverse_diffusion, SubVP(), 500),
     "DDPM": by_ddpm(500),
     "PC VE": by_times(samplers.reverse_diffusion, VE_, 300, samplers.langevin),
-    "PC VE as published": by_times(samplers.reverse_diffusion, VE_, 300, samplers.langevin_published),
+    "PC VE as published": by_times(
+        samplers.reverse_diffusion, VE_, 300, samplers.langevin_published
+    ),
 }
 
 
@@ -179,7 +193,10 @@ def test_a_centred_denoiser_is_the_same_one_for_pictures_from_minus_one_to_one()
     assert torch.allclose(centred, 2 * mixture(p, sigma) - 1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: the noise is the CPU's, the sums are the GPU's")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="needs a GPU: the noise is the CPU's, the sums are the GPU's",
+)
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "dpmpp_2m_sde"])
 def test_a_gpu_draws_the_picture_that_a_cpu_draws(name: str) -> None:
     """To 1e-4 of the range in float32."""
@@ -189,5 +206,11 @@ def test_a_gpu_draws_the_picture_that_a_cpu_draws(name: str) -> None:
         x = samplers.prior((1, 8, 8), 20.0, generators, device)
         levels = samplers.karras(20, 0.01, 20.0)
         sampler = getattr(samplers, name)
-        drawn.append((sampler(mixture, x, levels, generators) if "sde" in name else sampler(mixture, x, levels)).cpu())
+        drawn.append(
+            (
+                sampler(mixture, x, levels, generators)
+                if "sde" in name
+                else sampler(mixture, x, levels)
+            ).cpu()
+        )
     torch.testing.assert_close(drawn[0], drawn[1], rtol=0, atol=1e-4)

@@ -56,7 +56,9 @@ def test_everybody_in_the_clip_has_a_track_and_nothing_else_has(
     assert found.keys() == set(TRUTH[clip]["people"])
 
 
-def test_who_is_enrolled_is_named_first_and_who_is_not_is_unknown(found: dict[str, list[dict[str, Any]]]) -> None:
+def test_who_is_enrolled_is_named_first_and_who_is_not_is_unknown(
+    found: dict[str, list[dict[str, Any]]],
+) -> None:
     leads = []
     for person, tracks in found.items():
         for track in tracks:

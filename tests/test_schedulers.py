@@ -26,7 +26,7 @@ from fasr_video.archive.orders import Order
 from fasr_video.archive.schedulers import Dask, Local, Processes, machine_memory, resident
 from fasr_video.archive.unit import work
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.configs import settings as configs
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
 from tests.archives import Told, files, work_off
@@ -45,7 +45,9 @@ def test_processes_make_what_one_process_makes(tmp_path: Path) -> None:
     _, units = work_off(archive, tmp_path / "two", scheduler=scheduler)
     scheduler.close()
     _, alone = work_off(archive, tmp_path / "one")
-    assert [(u.folder, u.state, u.facts) for u in units] == [(u.folder, u.state, u.facts) for u in alone]
+    assert [(u.folder, u.state, u.facts) for u in units] == [
+        (u.folder, u.state, u.facts) for u in alone
+    ]
 
 
 def test_a_worker_that_dies_is_a_try_of_its_unit_and_is_replaced(tmp_path: Path) -> None:
@@ -59,7 +61,7 @@ def test_a_worker_that_dies_is_a_try_of_its_unit_and_is_replaced(tmp_path: Path)
 
 def ordered(folder: Path, content: str) -> Order:
     text = files(folder, **{content: content}) / f"{content}.mp4"
-    return Order(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Place())
+    return Order(1, text, "", 1, 1, folder / f"case of {content}", "{}", None, Recording())
 
 
 def ends(scheduler: Processes, count: int) -> dict[str, str]:
@@ -68,11 +70,16 @@ def ends(scheduler: Processes, count: int) -> dict[str, str]:
     until = time.monotonic() + 60
     while len(found) < count:
         assert time.monotonic() < until, f"only {found} were heard of"
-        found |= {order.path.stem: outcome.text or str(outcome.end) for order, outcome in scheduler.wait(0.1)}
+        found |= {
+            order.path.stem: outcome.text or str(outcome.end)
+            for order, outcome in scheduler.wait(0.1)
+        }
     return found
 
 
-def test_a_worker_that_dies_before_its_end_is_heard_keeps_its_order_beside_the_next(tmp_path: Path) -> None:
+def test_a_worker_that_dies_before_its_end_is_heard_keeps_its_order_beside_the_next(
+    tmp_path: Path,
+) -> None:
     with closing(Processes(copy_content, silent, 2)) as scheduler:
         scheduler.submit(ordered(tmp_path, "killer"))
         (dying,) = multiprocessing.active_children()
@@ -177,12 +184,19 @@ def test_without_models_nothing_is_worked_on_and_one_line_says_why(tmp_path: Pat
 def cluster() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1"
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=None,
+        protocol="tcp",
+        host="127.0.0.1",
     ) as found:
         yield found
 
 
-def test_a_cluster_makes_the_same_cases_to_the_byte(cluster: Any, entrance: Path, tmp_path: Path) -> None:
+def test_a_cluster_makes_the_same_cases_to_the_byte(
+    cluster: Any, entrance: Path, tmp_path: Path
+) -> None:
     archive, told = files(tmp_path / "in", b="no film"), Told()
     shutil.copy(entrance, archive / "a.mp4")
     _, here = work_off(archive, tmp_path / "here", scheduler=Local(work, silent))
@@ -228,8 +242,12 @@ def test_a_worker_that_cannot_do_units_is_left_out_by_name(
     version: str, cases: str, weights: str, says: str, cluster: Any, tmp_path: Path
 ) -> None:
     text = files(tmp_path, a="1") / "a.mp4"
-    settings = configs.load("cpu", ("detect.backend=builtin", f"detect.weights={weights}")).model_dump_json()
-    asked = Order(1, text, "", 1, 1, tmp_path / cases / "case", settings, None, Place(), version=version)
+    settings = configs.load(
+        "cpu", ("detect.backend=builtin", f"detect.weights={weights}")
+    ).model_dump_json()
+    asked = Order(
+        1, text, "", 1, 1, tmp_path / cases / "case", settings, None, Recording(), version=version
+    )
     scheduler = Dask(work, cluster.scheduler_address, print)
     with pytest.raises(UsageError, match=says) as told:
         scheduler.submit(asked)
@@ -241,7 +259,13 @@ def test_a_worker_that_cannot_do_units_is_left_out_by_name(
 
 
 def dask(*arguments: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", f"distributed.cli.dask_{arguments[0]}", *arguments[1:], "--no-dashboard"]
+    command = [
+        sys.executable,
+        "-m",
+        f"distributed.cli.dask_{arguments[0]}",
+        *arguments[1:],
+        "--no-dashboard",
+    ]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
 
 
@@ -256,7 +280,11 @@ def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(
 ) -> None:
     pytest.importorskip("distributed")
     monkeypatch.setattr(schedulers, "ANSWER", 2)
-    archive, cases, port = files(tmp_path / "in", a="killer", b="good"), tmp_path / "cases", free_port()
+    archive, cases, port = (
+        files(tmp_path / "in", a="killer", b="good"),
+        tmp_path / "cases",
+        free_port(),
+    )
     address = f"tcp://127.0.0.1:{port}"
     boss = dask("scheduler", "--port", str(port), "--host", "127.0.0.1")
     worker = ("worker", address, "--no-nanny", "--nthreads", "1")
@@ -287,14 +315,25 @@ def test_workers_may_be_lost_and_join_and_a_scheduler_that_goes_away_is_told(
             process.kill()
             process.wait()
     with Ledger.open(cases) as ledger:
-        assert sorted((u.state, u.tries) for u in ledger.units()) == [("done", 1), ("done", 1), ("waiting", 0)]
+        assert sorted((u.state, u.tries) for u in ledger.units()) == [
+            ("done", 1),
+            ("done", 1),
+            ("waiting", 0),
+        ]
 
 
-def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(
+    tmp_path: Path,
+) -> None:
     distributed = pytest.importorskip("distributed")
     said: list[str] = []
     with distributed.LocalCluster(
-        n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None, protocol="tcp", host="127.0.0.1"
+        n_workers=0,
+        threads_per_worker=1,
+        processes=False,
+        dashboard_address=None,
+        protocol="tcp",
+        host="127.0.0.1",
     ) as empty:
         scheduler = Dask(copy_content, empty.scheduler_address, said.append)
 
@@ -307,7 +346,7 @@ def test_a_scheduler_without_workers_is_told_of_each_time_that_it_is_left_alone(
 
         text = files(tmp_path, a="1") / "a.mp4"
         settings = configs.load("cpu").model_dump_json()
-        scheduler.submit(Order(1, text, "", 1, 1, tmp_path / "case", settings, None, Place()))
+        scheduler.submit(Order(1, text, "", 1, 1, tmp_path / "case", settings, None, Recording()))
         until(1, 0)
         until(1, 1)
         until(2, 0)

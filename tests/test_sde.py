@@ -22,13 +22,17 @@ def test_mean_and_variance_solve_their_differential_equations(sde: SDE) -> None:
     alpha_slope = (sde.alpha(T + h) - sde.alpha(T - h)) / (2 * h)
     variance_slope = (sde.std(T + h) ** 2 - sde.std(T - h) ** 2) / (2 * h)
     assert torch.allclose(alpha_slope, a * sde.alpha(T), rtol=1e-5, atol=1e-8)
-    assert torch.allclose(variance_slope, 2 * a * sde.std(T) ** 2 + sde.diffusion(T) ** 2, rtol=1e-5, atol=1e-8)
+    assert torch.allclose(
+        variance_slope, 2 * a * sde.std(T) ** 2 + sde.diffusion(T) ** 2, rtol=1e-5, atol=1e-8
+    )
 
 
 def test_ve_is_geometric_between_its_limits() -> None:
     sde = VE(0.01, 348.0)
     ends = sde.std(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
-    assert torch.allclose(ends, torch.tensor([0.01, math.sqrt(0.01 * 348), 348.0], dtype=torch.float64))
+    assert torch.allclose(
+        ends, torch.tensor([0.01, math.sqrt(0.01 * 348), 348.0], dtype=torch.float64)
+    )
     assert sde.prior_std == 348.0
 
 
@@ -44,7 +48,9 @@ def test_simulated_paths_have_the_closed_form_mean_and_variance(sde: SDE) -> Non
     generator = torch.Generator().manual_seed(0)
     start, n, steps = 0.7, 20000, 1000
     zero = torch.zeros((), dtype=torch.float64)
-    x = sde.alpha(zero) * start + sde.std(zero) * torch.randn(n, 1, 1, 1, generator=generator, dtype=torch.float64)
+    x = sde.alpha(zero) * start + sde.std(zero) * torch.randn(
+        n, 1, 1, 1, generator=generator, dtype=torch.float64
+    )
     dt = 1 / steps
     for i in range(steps):
         t = torch.full((n,), (i + 0.5) * dt, dtype=torch.float64)

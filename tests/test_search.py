@@ -16,9 +16,9 @@ from fasr_video.calibration.calibrate import LabelledProbe, from_probes
 from fasr_video.errors import UsageError
 from fasr_video.gallery import search
 from fasr_video.gallery.calibration import Band, Calibration, scale_name
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.probes import Kind
 from fasr_video.gallery.records import EnrolledPhoto
 from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict, chances
 
@@ -32,7 +32,9 @@ def unit(v: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def person(name: str) -> NDArray[np.float32]:
     """A direction of its own for each name."""
-    return unit(np.random.default_rng(sum(map(ord, name)) * 7919 + len(name)).standard_normal(LENGTH))
+    return unit(
+        np.random.default_rng(sum(map(ord, name)) * 7919 + len(name)).standard_normal(LENGTH)
+    )
 
 
 def near(centre: NDArray[np.float32], cosine: float, seed: int = 0) -> NDArray[np.float32]:
@@ -71,7 +73,10 @@ def test_a_small_gallery_asks_for_no_lower_threshold_than_one_of_500(
     few = ask(gallery, calibration).answer(probes("anna")).threshold
     monkeypatch.setattr(search, "SMALLEST_GALLERY", 500)
     floor = ask(gallery, calibration).answer(probes("anna")).threshold
-    assert few is not None and floor == calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, 500).score
+    assert (
+        few is not None
+        and floor == calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, 500).score
+    )
     assert floor > few
 
 
@@ -95,24 +100,35 @@ def make_calibration() -> Calibration:
 
 
 def ask(
-    gallery: Gallery, calibration: Calibration | None, mode: Mode = Mode.INVESTIGATION, length: int = 4
+    gallery: Gallery,
+    calibration: Calibration | None,
+    mode: Mode = Mode.INVESTIGATION,
+    length: int = 4,
 ) -> Searcher:
     return Searcher(gallery, Index.open(gallery), Question(mode, length, 0.03), calibration)
 
 
-def probes(name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, side: int = 16) -> Asked:
+def probes(
+    name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, side: int = 16
+) -> Asked:
     cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
-    return Asked({k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}, side)
+    return Asked(
+        {k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}, side
+    )
 
 
-def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(gallery: Gallery, calibration: Calibration) -> None:
+def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(
+    gallery: Gallery, calibration: Calibration
+) -> None:
     answer = ask(gallery, calibration).answer(probes("carla"))
     assert list(answer.lists) == [Kind.BEST, Kind.POOLED, Kind.SR]
     assert all(len(hits) == 4 and hits[0].subject == "carla" for hits in answer.lists.values())
     assert answer.verdict is Verdict.CANDIDATES
     first = answer.joined[0]
     assert first.subject == "carla" and first.passes and set(first.support) == set(Kind)
-    assert [c.score for c in answer.joined] == sorted((c.score for c in answer.joined), reverse=True)
+    assert [c.score for c in answer.joined] == sorted(
+        (c.score for c in answer.joined), reverse=True
+    )
 
 
 def test_a_subject_counts_by_its_nearest_template_and_stands_once(gallery: Gallery) -> None:
@@ -141,7 +157,10 @@ def test_tracks_asked_about_together_get_the_answers_they_get_alone(
     monkeypatch.setattr("fasr_video.gallery.search.TOGETHER", 30)
     searcher = ask(gallery, calibration)
     asked = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
-    asked += [Asked({Kind.POOLED: near(person("dora"), 0.7)}, 16), Asked({}, 16)]  # not all of one kind
+    asked += [
+        Asked({Kind.POOLED: near(person("dora"), 0.7)}, 16),
+        Asked({}, 16),
+    ]  # not all of one kind
     assert searcher.answers(asked) == [searcher.answer(one) for one in asked]
 
 
@@ -155,13 +174,17 @@ def test_a_subject_with_hundreds_of_photographs_hides_nobody(gallery: Gallery) -
     assert all({h.subject for h in hits} == set(NAMES) for hits in found)
 
 
-def test_stranger_is_unknown_and_the_investigator_still_has_a_list(gallery: Gallery, calibration: Calibration) -> None:
+def test_stranger_is_unknown_and_the_investigator_still_has_a_list(
+    gallery: Gallery, calibration: Calibration
+) -> None:
     answer = ask(gallery, calibration).answer(probes("somebody else"))
     assert answer.verdict is Verdict.UNKNOWN
     assert len(answer.joined) == 4 and not any(c.passes for c in answer.joined)
 
 
-def test_identification_names_nobody_below_the_threshold(gallery: Gallery, calibration: Calibration) -> None:
+def test_identification_names_nobody_below_the_threshold(
+    gallery: Gallery, calibration: Calibration
+) -> None:
     searcher = ask(gallery, calibration, Mode.IDENTIFICATION)
     stranger = searcher.answer(probes("somebody else"))
     assert stranger.verdict is Verdict.UNKNOWN and stranger.joined == []
@@ -217,13 +240,22 @@ def test_more_photographs_of_a_subject_ask_for_a_higher_threshold_and_weigh_less
                 made.add("anna", photo("anna", person("anna"), k))
             answers.append(ask(made, calibration).answer(probes("anna", 0.5, 0.5, 0.5)))
     ratios = [a.joined[0].ratio for a in answers]
-    assert [ratios[0] - r for r in ratios] == pytest.approx([0, math.log10(4), math.log10(10)], abs=1e-3)
+    assert [ratios[0] - r for r in ratios] == pytest.approx(
+        [0, math.log10(4), math.log10(10)], abs=1e-3
+    )
     thresholds = [a.threshold for a in answers]
-    assert thresholds == [calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, m).score for m in (1, 4, 10)]
+    assert thresholds == [
+        calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, m).score for m in (1, 4, 10)
+    ]
 
 
-def test_who_has_many_photographs_looks_no_more_like_strangers(calibration: Calibration, tmp_path: Path) -> None:
-    strangers = [Asked({Kind.BEST: unit(s)}, 16) for s in np.random.default_rng(9).standard_normal((64, LENGTH))]
+def test_who_has_many_photographs_looks_no_more_like_strangers(
+    calibration: Calibration, tmp_path: Path
+) -> None:
+    strangers = [
+        Asked({Kind.BEST: unit(s)}, 16)
+        for s in np.random.default_rng(9).standard_normal((64, LENGTH))
+    ]
     means = []
     for photographs in (1, 3, 12):
         with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as made:
@@ -248,14 +280,18 @@ def test_a_face_of_a_size_that_was_not_calibrated_leads_to_nobody(
     assert all(hit.ratio is None for hits in answer.lists.values() for hit in hits)
 
 
-def test_each_face_is_read_by_the_band_of_its_size(gallery: Gallery, calibration: Calibration) -> None:
+def test_each_face_is_read_by_the_band_of_its_size(
+    gallery: Gallery, calibration: Calibration
+) -> None:
     band = calibration.bands[0]
     halved = {
         name: replace(scale, map=replace(scale.map, values=tuple(v / 2 for v in scale.map.values)))
         for name, scale in band.scales.items()
     }
     two = replace(calibration, bands=(band, Band(17, 40, halved)))
-    small, large = (ask(gallery, two).answer(probes("carla", side=side)).joined[0].ratio for side in (16, 30))
+    small, large = (
+        ask(gallery, two).answer(probes("carla", side=side)).joined[0].ratio for side in (16, 30)
+    )
     penalty = math.log10(chances(gallery.templates_by_subject()["carla"]))
     assert small is not None and large == pytest.approx((small + penalty) / 2 - penalty)
 
@@ -263,7 +299,9 @@ def test_each_face_is_read_by_the_band_of_its_size(gallery: Gallery, calibration
 def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration) -> None:
     with Gallery.create(tmp_path / "none", "test", "e", LENGTH) as none:
         answer = ask(none, calibration).answer(probes("anna"))
-    assert answer.verdict is Verdict.UNKNOWN and answer.joined == [] and not any(answer.lists.values())
+    assert (
+        answer.verdict is Verdict.UNKNOWN and answer.joined == [] and not any(answer.lists.values())
+    )
 
 
 def over_none_but_the_joined(calibration: Calibration, templates: int) -> dict[Kind, float]:
@@ -281,7 +319,9 @@ def test_who_passes_does_not_depend_on_the_mode(tmp_path: Path, calibration: Cal
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         cosines = over_none_but_the_joined(calibration, singles.count())
-        features = Asked({k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}, 16)
+        features = Asked(
+            {k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}, 16
+        )
         listed = ask(singles, calibration).answer(features)
         named = ask(singles, calibration, Mode.IDENTIFICATION).answer(features)
     assert listed.verdict is named.verdict is Verdict.CANDIDATES
@@ -296,10 +336,14 @@ def test_candidate_that_passes_is_never_cut_off_by_one_that_does_not(
     features.features[Kind.SR] = near(person("emil"), 0.999, 77)
     answer = ask(gallery, calibration, length=1).answer(features)
     assert answer.verdict is Verdict.CANDIDATES
-    assert answer.joined[0].subject == "emil" and answer.joined[0].only_sr and answer.joined[0].passes
+    assert (
+        answer.joined[0].subject == "emil" and answer.joined[0].only_sr and answer.joined[0].passes
+    )
 
 
-def test_who_passes_does_not_depend_on_how_many_are_shown(tmp_path: Path, calibration: Calibration) -> None:
+def test_who_passes_does_not_depend_on_how_many_are_shown(
+    tmp_path: Path, calibration: Calibration
+) -> None:
     """Second in every list, behind three others who are each first in one."""
     with Gallery.create(tmp_path / "singles", "test", "e", LENGTH) as singles:
         for name in NAMES:
@@ -313,8 +357,12 @@ def test_who_passes_does_not_depend_on_how_many_are_shown(tmp_path: Path, calibr
     assert one.joined[0].subject == many.joined[0].subject == "dora"
 
 
-def test_ratio_at_the_end_of_what_the_data_support_says_so(gallery: Gallery, calibration: Calibration) -> None:
+def test_ratio_at_the_end_of_what_the_data_support_says_so(
+    gallery: Gallery, calibration: Calibration
+) -> None:
     first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
-    low, high = (bound - math.log10(chances(3)) for bound in calibration.bands[0].bounds(list(Kind)))
+    low, high = (
+        bound - math.log10(chances(3)) for bound in calibration.bands[0].bounds(list(Kind))
+    )
     assert first.at_bound and first.ratio == pytest.approx(high)
     assert last.at_bound == (last.ratio == pytest.approx(low))

@@ -25,8 +25,8 @@ from fasr_video.pipeline.run import open_models
 from tests.archives import SETTINGS, work_off
 from tests.conftest import PORTRAITS
 
+# Opened once.
 MODELS = open_models(SETTINGS)
-"""Opened once."""
 
 
 def enrol(gallery: Path, *people: str) -> None:
@@ -34,7 +34,7 @@ def enrol(gallery: Path, *people: str) -> None:
     photographs.mkdir(exist_ok=True)
     for person in people:
         shutil.copy(PORTRAITS / "mugshots" / f"{person}.jpg", photographs)
-    embedder = MODELS.prober.embedder
+    embedder = MODELS.encoder.embedder
     opened = (
         Gallery.open(gallery)
         if gallery.exists()
@@ -86,7 +86,7 @@ def test_an_answer_about_probes_of_before_answers_nothing(again: Path) -> None:
     with Case.open(folder) as case, Gallery.open(again / "gallery", read_only=True) as gallery:
         assert is_answered(case, gallery, SETTINGS.search)
         with case.transaction():
-            case.log("probed", {"models": {}, "digests": {"1": digest(case, 1)}})
+            case.log("encoded", {"models": {}, "digests": {"1": digest(case, 1)}})
         assert not is_answered(case, gallery, SETTINGS.search)
     (result,) = search_again([folder], again / "gallery")
     assert result.asked and result.problem is None
@@ -97,7 +97,7 @@ def test_an_answer_about_probes_of_before_answers_nothing(again: Path) -> None:
 def test_features_of_other_models_are_not_compared(again: Path) -> None:
     (folder,) = cases_in([again / "cases"])
     with Case.open(folder) as case, case.transaction():
-        case.db.execute("UPDATE probed SET models = json_set(models, '$.pooled_by', 'another')")
+        case.db.execute("UPDATE encoding SET models = json_set(models, '$.pooled_by', 'another')")
     (result,) = search_again([folder], again / "gallery")
     assert result.problem is not None and "other models" in result.problem
 
@@ -112,8 +112,17 @@ def test_the_command_tells_changes_and_ends_with_three_when_a_case_could_not_be_
 ) -> None:
     enrol(again / "gallery", "grace_hopper")
     (again / "cases" / "broken").mkdir()
-    (again / "cases" / "broken" / "case.sqlite").write_text("no database at all, but long enough to be one" * 50)
-    command = ["fasr-video", "search", str(again / "cases"), "--gallery", str(again / "gallery"), "--json"]
+    (again / "cases" / "broken" / "case.sqlite").write_text(
+        "no database at all, but long enough to be one" * 50
+    )
+    command = [
+        "fasr-video",
+        "search",
+        str(again / "cases"),
+        "--gallery",
+        str(again / "gallery"),
+        "--json",
+    ]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
         cli.main()
@@ -137,7 +146,9 @@ def test_settings_of_a_search_are_those_that_were_asked_last(again: Path) -> Non
 def test_what_a_search_found_is_told_when_its_report_cannot_be_written(again: Path) -> None:
     enrol(again / "gallery", "grace_hopper")
     (folder,) = cases_in([again / "cases"])
-    (folder / "report" / "SHA256SUMS").unlink()  # a folder of somebody else's, as far as one can see
+    (
+        folder / "report" / "SHA256SUMS"
+    ).unlink()  # a folder of somebody else's, as far as one can see
     (result,) = search_again([folder], again / "gallery")
     assert result.asked and [c.new for c in result.changes] == [("grace_hopper",)]
     assert result.problem is not None and "its report was not written" in result.problem
@@ -149,14 +160,18 @@ def footage_is_back(again: Path, entrance: Path) -> Path:
     return again / "in"
 
 
-def test_a_batch_asks_finished_cases_again_when_gallery_or_search_are_others(again: Path, entrance: Path) -> None:
+def test_a_batch_asks_finished_cases_again_when_gallery_or_search_are_others(
+    again: Path, entrance: Path
+) -> None:
     footage = footage_is_back(again, entrance)
     told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery")
     assert told.notes == [], "nothing changed"
     enrol(again / "gallery", "grace_hopper")
     told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery")
     assert [n.text for n in told.notes] == ["searched again: T1 new candidate grace_hopper"]
-    strict = SETTINGS.model_copy(update={"search": SETTINGS.search.model_copy(update={"fpir": 0.005})})
+    strict = SETTINGS.model_copy(
+        update={"search": SETTINGS.search.model_copy(update={"fpir": 0.005})}
+    )
     told, _ = work_off(footage, again / "cases", work, gallery=again / "gallery", settings=strict)
     assert [n.text for n in told.notes] == ["searched again: the same candidates"]
     told, _ = work_off(footage, again / "cases", work)
@@ -168,7 +183,9 @@ def test_a_batch_asks_finished_cases_again_when_gallery_or_search_are_others(aga
         assert case.meta("log_head") in (folder / "report" / "index.html").read_text()
 
 
-def test_a_report_that_was_left_out_or_damaged_is_written_by_the_next_batch(again: Path, entrance: Path) -> None:
+def test_a_report_that_was_left_out_or_damaged_is_written_by_the_next_batch(
+    again: Path, entrance: Path
+) -> None:
     footage = footage_is_back(again, entrance)
     (folder,) = cases_in([again / "cases"])
     (folder / "report" / "T1.html").unlink()
@@ -179,7 +196,10 @@ def test_a_report_that_was_left_out_or_damaged_is_written_by_the_next_batch(agai
     shutil.rmtree(folder / "report")
     with Ledger.read(again / "cases") as ledger:
         document = write_summary(ledger)
-    assert document["units"][0]["report"] is None and document["units"][0]["with_candidates"] is not None
+    assert (
+        document["units"][0]["report"] is None
+        and document["units"][0]["with_candidates"] is not None
+    )
     assert "report/" not in (again / "cases" / "summary.html").read_text()
     work_off(footage, again / "cases", work)
     assert (folder / "report" / "index.html").is_file()
@@ -206,9 +226,14 @@ def test_the_search_of_an_archive_may_be_asked_otherwise(
 
 
 def searched(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, gallery: Path, *places: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    gallery: Path,
+    *places: Path,
 ) -> tuple[object, str]:
-    monkeypatch.setattr(sys, "argv", ["fasr-video", "search", *map(str, places), "--gallery", str(gallery)])
+    monkeypatch.setattr(
+        sys, "argv", ["fasr-video", "search", *map(str, places), "--gallery", str(gallery)]
+    )
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code, capsys.readouterr().err

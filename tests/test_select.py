@@ -36,9 +36,13 @@ _NOSE = _EYES.mean(0) + 0.55 * _DOWN
 FRONTAL = np.array([*_EYES, _NOSE, _MOUTH - 0.12 * _ACROSS, _MOUTH + 0.12 * _ACROSS])
 
 
-def found(*boxes: Sequence[float], marks: NDArray[np.floating] | None = None, score: float = 0.9) -> Detections:
+def found(
+    *boxes: Sequence[float], landmarks: NDArray[np.floating] | None = None, score: float = 0.9
+) -> Detections:
     count = len(boxes)
-    landmarks = None if marks is None else np.repeat(marks[None], count, 0).astype(np.float32)
+    landmarks = (
+        None if landmarks is None else np.repeat(landmarks[None], count, 0).astype(np.float32)
+    )
     return Detections(np.array(boxes, np.float32), np.full(count, score, np.float32), landmarks)
 
 
@@ -48,12 +52,14 @@ def worth(image: Image, faces: Detections, i: int = 0) -> Quality:
 
 
 def astronaut(image: Image = ASTRONAUT) -> Quality:
-    return worth(image, found(FACE, marks=MARKS))
+    return worth(image, found(FACE, landmarks=MARKS))
 
 
-def turn_of(marks: NDArray[np.floating]) -> float:
+def turn_of(landmarks: NDArray[np.floating]) -> float:
     """With the canonical square as a face of 200 px."""
-    return worth(np.zeros((300, 300, 3), np.uint8), found([50, 50, 250, 250], marks=50 + 200 * marks)).turn
+    return worth(
+        np.zeros((300, 300, 3), np.uint8), found([50, 50, 250, 250], landmarks=50 + 200 * landmarks)
+    ).turn
 
 
 # --- the measures ------------------------------------------------------------------------------------------------
@@ -75,7 +81,9 @@ def test_blur_lowers_sharpness_and_worth(radius: float) -> None:
 
 
 def test_more_blur_is_less_sharp() -> None:
-    values = [astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), r)).sharpness for r in (0.5, 1, 2, 3, 4, 6, 8)]
+    values = [
+        astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), r)).sharpness for r in (0.5, 1, 2, 3, 4, 6, 8)
+    ]
     assert values == sorted(values, reverse=True)
     assert judge(astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), 8)), SETTINGS) is Reason.BLURRED
 
@@ -83,9 +91,9 @@ def test_more_blur_is_less_sharp() -> None:
 def test_enlarging_adds_pixels_but_no_worth() -> None:
     """A face blown up to four times its size has four times the pixels between the eyes and is not worth more."""
     small = cv2.resize(ASTRONAUT, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    few = worth(small, found(FACE / 4, marks=MARKS / 4))
+    few = worth(small, found(FACE / 4, landmarks=MARKS / 4))
     blown_up = cv2.resize(small, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-    many = worth(blown_up, found(FACE, marks=MARKS))
+    many = worth(blown_up, found(FACE, landmarks=MARKS))
     assert many.eye_px == pytest.approx(4 * few.eye_px, rel=1e-5)
     assert many.sharpness < 0.5 * few.sharpness
     assert many.total < astronaut().total
@@ -106,7 +114,10 @@ def test_exposure_follows_brightness(gain: float) -> None:
 
 
 def test_dark_and_bright_faces_are_worth_less() -> None:
-    dark, bright = (astronaut(np.clip(c, 0, 255).astype(np.uint8)) for c in (ASTRONAUT * 0.1, ASTRONAUT * 0.1 + 229))
+    dark, bright = (
+        astronaut(np.clip(c, 0, 255).astype(np.uint8))
+        for c in (ASTRONAUT * 0.1, ASTRONAUT * 0.1 + 229)
+    )
     assert dark.exposure < 0.1 and bright.exposure > 0.9
     assert max(dark.total, bright.total) < astronaut().total
 
@@ -127,23 +138,23 @@ def test_leaning_head_is_not_turned(degrees: float) -> None:
 def test_nose_to_the_side_is_a_turn(side: int) -> None:
     turns = []
     for beside in (0.0, 0.04, 0.08, 0.12):
-        marks = FRONTAL.copy()
-        marks[2] += side * beside * _ACROSS
-        turns.append(turn_of(marks))
+        landmarks = FRONTAL.copy()
+        landmarks[2] += side * beside * _ACROSS
+        turns.append(turn_of(landmarks))
     assert turns == sorted(turns)
     assert len(set(turns)) == 4
     assert turns[-1] > 0.7
 
 
 def test_eyes_that_come_near_each_other_are_a_turn() -> None:
-    marks = FRONTAL.copy()
-    marks[:2] = marks[:2].mean(0) + 0.3 * (marks[:2] - marks[:2].mean(0))
-    assert turn_of(marks) == pytest.approx(0.7, abs=0.02)
+    landmarks = FRONTAL.copy()
+    landmarks[:2] = landmarks[:2].mean(0) + 0.3 * (landmarks[:2] - landmarks[:2].mean(0))
+    assert turn_of(landmarks) == pytest.approx(0.7, abs=0.02)
 
 
 def test_points_in_one_place_are_a_profile() -> None:
-    marks = np.array([[0.4, 0.5], [0.6, 0.5], [0.5, 0.5], [0.4, 0.5], [0.6, 0.5]])
-    assert turn_of(marks) == 1
+    landmarks = np.array([[0.4, 0.5], [0.6, 0.5], [0.5, 0.5], [0.4, 0.5], [0.6, 0.5]])
+    assert turn_of(landmarks) == 1
 
 
 def test_turn_is_unknown_without_landmarks() -> None:
@@ -196,7 +207,17 @@ def test_native_crop_at_the_edge_is_not_empty(box: list[float]) -> None:
 
 # --- is it usable ------------------------------------------------------------------------------------------------
 
-GOOD = Quality(eye_px=30, sharpness=0.2, turn=0.1, exposure=0.5, contrast=0.2, inside=1, clear=1, score=0.9, total=0.8)
+GOOD = Quality(
+    eye_px=30,
+    sharpness=0.2,
+    turn=0.1,
+    exposure=0.5,
+    contrast=0.2,
+    inside=1,
+    clear=1,
+    score=0.9,
+    total=0.8,
+)
 FLAWS = {  # in the order in which they are looked for
     Reason.LOW_SCORE: {"score": 0.44},
     Reason.CUT_OFF: {"inside": 0.84},
@@ -247,16 +268,23 @@ def test_every_reason_can_be_read() -> None:
 
 _RANDOM = np.random.default_rng(0)
 LOOKS = [_RANDOM.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(8)]
-SMOOTH = [cv2.normalize(cv2.GaussianBlur(x, (0, 0), 12), None, 20, 220, cv2.NORM_MINMAX) for x in LOOKS]
-"""Pictures that differ in small, too."""
+# Pictures that differ in small, too.
+SMOOTH = [
+    cv2.normalize(cv2.GaussianBlur(x, (0, 0), 12), None, 20, 220, cv2.NORM_MINMAX) for x in LOOKS
+]
 
 
 def face(number: int, seconds: float, total: float, look: Image = LOOKS[0]) -> Candidate:
-    return Candidate(number, seconds, dataclasses.replace(GOOD, total=total), FaceCrop(look, look, (0, 0)))
+    return Candidate(
+        number, seconds, dataclasses.replace(GOOD, total=total), FaceCrop(look, look, (0, 0))
+    )
 
 
 offers = st.lists(
-    st.tuples(st.floats(0.01, 3), st.floats(0.05, 1), st.sampled_from([None, None, None, Reason.BLURRED])), max_size=60
+    st.tuples(
+        st.floats(0.01, 3), st.floats(0.05, 1), st.sampled_from([None, None, None, Reason.BLURRED])
+    ),
+    max_size=60,
 )
 
 
@@ -301,7 +329,9 @@ def test_equally_good_faces_are_kept_from_all_over_the_track(capacity: int) -> N
 @given(seed=st.integers(0, 1000), capacity=st.integers(6, 27))
 @example(seed=0, capacity=27)
 @patient
-def test_faces_of_nearly_the_same_worth_are_kept_from_all_over_the_track(seed: int, capacity: int) -> None:
+def test_faces_of_nearly_the_same_worth_are_kept_from_all_over_the_track(
+    seed: int, capacity: int
+) -> None:
     worth = np.random.default_rng(seed).uniform(0.69, 0.71, 400)
     assert spread(worth.tolist(), capacity)[0] <= 3.5 / capacity
 
@@ -336,7 +366,9 @@ def tracks(draw: st.DrawFn) -> list[Candidate]:
     seconds, faces = 0.0, []
     for number in range(draw(st.integers(1, 40))):
         seconds += draw(st.floats(0.01, 2))
-        faces.append(face(number, seconds, draw(st.floats(0.05, 1)), SMOOTH[draw(st.integers(0, 7))]))
+        faces.append(
+            face(number, seconds, draw(st.floats(0.05, 1)), SMOOTH[draw(st.integers(0, 7))])
+        )
     return faces
 
 
@@ -347,7 +379,12 @@ def test_every_usable_face_has_one_fate(faces: list[Candidate], auxiliaries: int
     totals = {c.face: c.quality.total for c in faces}
     looks = {c.face: id(c.crop.aligned) for c in faces}
     assert choice.reasons.keys() == totals.keys()
-    assert set(choice.reasons.values()) <= {Reason.LR0, Reason.AUX, Reason.DUPLICATE, Reason.REDUNDANT}
+    assert set(choice.reasons.values()) <= {
+        Reason.LR0,
+        Reason.AUX,
+        Reason.DUPLICATE,
+        Reason.REDUNDANT,
+    }
     (lr0,) = of(choice, Reason.LR0)
     assert totals[lr0] == max(totals.values())
     assert choice.shown is not None and choice.shown.face == lr0
@@ -356,7 +393,9 @@ def test_every_usable_face_has_one_fate(faces: list[Candidate], auxiliaries: int
     kept_looks = [looks[n] for n in chosen]
     assert len(set(kept_looks)) == len(kept_looks), "no picture is kept twice"
     assert all(looks[n] in kept_looks for n in of(choice, Reason.DUPLICATE))
-    assert len(chosen) - 1 == min(auxiliaries, len(set(looks.values())) - 1), "as many as are asked for and there are"
+    assert len(chosen) - 1 == min(auxiliaries, len(set(looks.values())) - 1), (
+        "as many as are asked for and there are"
+    )
     assert all(looks[n] not in kept_looks for n in of(choice, Reason.REDUNDANT))
 
 
@@ -364,8 +403,15 @@ def test_nearly_the_same_picture_is_a_duplicate() -> None:
     noisy = np.clip(SMOOTH[0] + _RANDOM.normal(0, 2, SMOOTH[0].shape), 0, 255).astype(np.uint8)
     brighter = np.clip(SMOOTH[0].astype(int) + 10, 0, 255).astype(np.uint8)
     looks = [SMOOTH[0], noisy, brighter, SMOOTH[1]]
-    choice = select([face(k, k, 0.9 - 0.1 * k, look) for k, look in enumerate(looks)], auxiliaries=3)
-    assert choice.reasons == {0: Reason.LR0, 1: Reason.DUPLICATE, 2: Reason.DUPLICATE, 3: Reason.AUX}
+    choice = select(
+        [face(k, k, 0.9 - 0.1 * k, look) for k, look in enumerate(looks)], auxiliaries=3
+    )
+    assert choice.reasons == {
+        0: Reason.LR0,
+        1: Reason.DUPLICATE,
+        2: Reason.DUPLICATE,
+        3: Reason.AUX,
+    }
 
 
 def test_what_counts_as_a_duplicate_can_be_set() -> None:
@@ -394,7 +440,12 @@ def test_better_face_of_a_stretch_is_chosen() -> None:
         face(3, 4, 0.5, SMOOTH[3]),
     ]
     choice = select(faces, auxiliaries=1)
-    assert choice.reasons == {0: Reason.LR0, 1: Reason.REDUNDANT, 2: Reason.AUX, 3: Reason.REDUNDANT}
+    assert choice.reasons == {
+        0: Reason.LR0,
+        1: Reason.REDUNDANT,
+        2: Reason.AUX,
+        3: Reason.REDUNDANT,
+    }
 
 
 def test_best_unusable_face_is_shown_when_there_is_no_usable_one() -> None:

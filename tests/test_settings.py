@@ -13,7 +13,9 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import SettingsError
 from fasr_video.trackers import TrackerSettings
 
-OPTIONS = {(g, n) for g, f in configs.Settings.model_fields.items() for n in f.annotation.model_fields}
+OPTIONS = {
+    (g, n) for g, f in configs.Settings.model_fields.items() for n in f.annotation.model_fields
+}
 
 
 @pytest.mark.parametrize("preset", configs.presets())
@@ -29,8 +31,14 @@ def test_preset_lists_every_option_once_with_a_comment(preset: str) -> None:
 
 
 def test_override_changes_one_setting_and_keeps_its_type() -> None:
-    changed = configs.load("cpu", ("detect.min_score=0.7", "sampling.fps=2.5", "media.use_damaged=true"))
-    assert changed.detect.min_score == 0.7 and changed.sampling.fps == 2.5 and changed.media.use_damaged is True
+    changed = configs.load(
+        "cpu", ("detect.min_score=0.7", "sampling.fps=2.5", "media.use_damaged=true")
+    )
+    assert (
+        changed.detect.min_score == 0.7
+        and changed.sampling.fps == 2.5
+        and changed.media.use_damaged is True
+    )
     assert configs.load("cpu").detect.min_score != 0.7
 
 
@@ -43,7 +51,10 @@ def test_override_changes_one_setting_and_keeps_its_type() -> None:
         ("select.auxiliaries=-1", "select.auxiliaries"),
         ("select.max_turn=1.5", "select.max_turn"),
         ("detect.batch=many", "detect.batch"),
-        ("track.appearance_weight=0.3", "no such setting"),  # a run has no embeddings when it tracks
+        (
+            "track.appearance_weight=0.3",
+            "no such setting",
+        ),  # a run has no embeddings when it tracks
     ],
 )
 def test_what_cannot_be_is_refused_not_clamped(override: str, says: str) -> None:

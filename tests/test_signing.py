@@ -44,9 +44,15 @@ def test_what_was_signed_is_intact_and_the_key_is_named(
     code, out, _ = called(capsys, "check-signature", export, "--key", public(key))
     assert code == 0 and "2 files as signed" in out
     der = subprocess.run(
-        ["openssl", "pkey", "-pubin", "-in", public(key), "-outform", "DER"], capture_output=True, check=True
+        ["openssl", "pkey", "-pubin", "-in", public(key), "-outform", "DER"],
+        capture_output=True,
+        check=True,
     ).stdout
-    told = subprocess.run(["sha256sum"], input=der, capture_output=True, check=True).stdout.split()[0].decode()
+    told = (
+        subprocess.run(["sha256sum"], input=der, capture_output=True, check=True)
+        .stdout.split()[0]
+        .decode()
+    )
     assert told in out
 
 
@@ -100,7 +106,9 @@ def test_another_key_is_told(export: Path, tmp_path: Path) -> None:
         check_signature(export, tmp_path / "other.pub")
 
 
-def test_a_single_file_is_signed_too_and_may_move_with_its_signature(tmp_path: Path, key: Path) -> None:
+def test_a_single_file_is_signed_too_and_may_move_with_its_signature(
+    tmp_path: Path, key: Path
+) -> None:
     report = tmp_path / "report.pdf"
     report.write_bytes(b"%PDF")
     sign(report, key)
@@ -112,9 +120,22 @@ def test_a_single_file_is_signed_too_and_may_move_with_its_signature(tmp_path: P
 
 def test_other_programs_can_check_it(export: Path, key: Path) -> None:
     manifest = export.with_name("export.sha256")
-    subprocess.run(["sha256sum", "--check", "--strict", manifest], cwd=export, check=True, capture_output=True)
+    subprocess.run(
+        ["sha256sum", "--check", "--strict", manifest], cwd=export, check=True, capture_output=True
+    )
     signature = manifest.with_name(f"{manifest.name}.sig")
-    how = ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", public(key), "-in", manifest, "-sigfile"]
+    how = [
+        "openssl",
+        "pkeyutl",
+        "-verify",
+        "-rawin",
+        "-pubin",
+        "-inkey",
+        public(key),
+        "-in",
+        manifest,
+        "-sigfile",
+    ]
     subprocess.run([*how, signature], check=True, capture_output=True)
 
 
@@ -128,7 +149,9 @@ def test_a_key_is_never_written_over(key: Path, capsys: pytest.CaptureFixture[st
     assert code == 2 and "it is there already" in err and key.read_bytes() == before
 
 
-def test_a_public_key_is_never_written_over_either(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_public_key_is_never_written_over_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It may be of a private key that is kept elsewhere; a link leads nowhere."""
     kept, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
     kept.write_text("of the other half")
@@ -140,7 +163,9 @@ def test_a_public_key_is_never_written_over_either(tmp_path: Path, capsys: pytes
     assert sorted(tmp_path.iterdir()) == [kept, linked], "no private key without its public one"
 
 
-def test_a_pair_is_made_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pair_is_made_whole_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = "k" * 253  # with .pub it is longer than a name may be
     code, _, err = called(capsys, "keygen", tmp_path / name)
     assert code == 1 and "cannot be written" in err and not list(tmp_path.iterdir())
@@ -181,5 +206,7 @@ def test_what_cannot_be_signed_is_told_in_one_line(
 @pytest.mark.parametrize("command", ["keygen", "sign", "check-signature"])
 def test_help_needs_no_cryptography(command: str) -> None:
     code = "import sys; sys.modules['cryptography'] = None; from fasr_video.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, "-c", code, command, "--help"], capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0 and "Usage:" in done.stdout, done.stderr

@@ -46,7 +46,9 @@ def checks(case: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("reader", [open_regular, read_file, sha256_file])
 @pytest.mark.parametrize("what", ["a pipe", "a device", "a folder"])
-def test_only_regular_files_are_opened(what: str, reader: Callable[[Path], object], tmp_path: Path) -> None:
+def test_only_regular_files_are_opened(
+    what: str, reader: Callable[[Path], object], tmp_path: Path
+) -> None:
     places = {"a pipe": tmp_path / "pipe", "a device": Path("/dev/zero"), "a folder": tmp_path}
     if what == "a pipe":
         pipe(places[what])
@@ -55,7 +57,9 @@ def test_only_regular_files_are_opened(what: str, reader: Callable[[Path], objec
 
 
 @pytest.mark.parametrize("device", [True, False])
-def test_verify_does_not_wait_for_footage_that_is_a_pipe_or_a_device(device: bool, case: Path, tmp_path: Path) -> None:
+def test_verify_does_not_wait_for_footage_that_is_a_pipe_or_a_device(
+    device: bool, case: Path, tmp_path: Path
+) -> None:
     footage = Path("/dev/zero") if device else pipe(tmp_path / "door.mp4")
     with Case.open(case) as opened:
         opened.db.execute("UPDATE source SET path = ? WHERE id = 1", (str(footage),))

@@ -20,7 +20,15 @@ import pytest
 
 from fasr_video.archive.cameras import read_cameras
 from fasr_video.archive.ledger import Ledger
-from fasr_video.archive.summary import COLUMNS, Seen, as_csv, as_html, subjects, summary, write_summary
+from fasr_video.archive.summary import (
+    COLUMNS,
+    Seen,
+    as_csv,
+    as_html,
+    subjects,
+    summary,
+    write_summary,
+)
 from fasr_video.archive.unit import work
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
@@ -33,7 +41,9 @@ from tests.test_faults import small_disk
 NAMES = r"(?P<camera>[a-z]+)_(?P<date>\d{8})_(?P<time>\d{6})"
 
 
-def seen(number: int, look: tuple[float, float], camera: str, embedder: str = "e", refused: Any = ()) -> Seen:
+def seen(
+    number: int, look: tuple[float, float], camera: str, embedder: str = "e", refused: Any = ()
+) -> Seen:
     """A track of a case of its own."""
     unit = np.array(look, np.float32) / np.hypot(*look)
     facts = {"case": f"case{number}", "track": "T1", "camera": camera}
@@ -45,9 +55,13 @@ def who(found: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def test_tracks_with_like_faces_are_proposed_as_one_subject_across_cameras() -> None:
-    found = subjects([seen(0, (1, 0), "door"), seen(1, (0, 1), "door"), seen(2, (0.9, 0.1), "yard")])
+    found = subjects(
+        [seen(0, (1, 0), "door"), seen(1, (0, 1), "door"), seen(2, (0.9, 0.1), "yard")]
+    )
     assert who(found) == [["case0", "case2"]]
-    assert found[0]["subject"] == "P1" and found[0]["weakest_score"] == pytest.approx(0.994, abs=1e-3)
+    assert found[0]["subject"] == "P1" and found[0]["weakest_score"] == pytest.approx(
+        0.994, abs=1e-3
+    )
 
 
 def test_features_of_two_embedders_are_never_compared() -> None:
@@ -124,7 +138,9 @@ def test_the_page_stands_alone_and_its_names_are_only_text(document: dict[str, A
 def test_what_the_page_links_to_is_there(cases: Path, document: dict[str, Any]) -> None:
     links = re.findall(r'href="([^"]+)"', as_html(document))
     assert any(link.endswith("/report/index.html") for link in links)
-    assert all((cases / unquote(link)).exists() for link in links if not link.startswith(("#", "data:")))
+    assert all(
+        (cases / unquote(link)).exists() for link in links if not link.startswith(("#", "data:"))
+    )
 
 
 def test_footage_under_two_settings_is_counted_once(cases: Path, tmp_path: Path) -> None:
@@ -144,7 +160,11 @@ def test_footage_under_two_settings_is_counted_once(cases: Path, tmp_path: Path)
         )
     with Ledger.read(there) as ledger:
         found = write_summary(ledger)
-    counted = {u["case"]: u["counted"] for u in found["units"] if u["sha256"] and u["case"] in (old, "newer", "third")}
+    counted = {
+        u["case"]: u["counted"]
+        for u in found["units"]
+        if u["sha256"] and u["case"] in (old, "newer", "third")
+    }
     assert counted == {old: False, "newer": True, "third": False}
     assert found["totals"]["tracks"] == 1 and found["subjects"] == []
     assert "under newer settings" in (there / "summary.html").read_text()
@@ -162,18 +182,28 @@ def test_what_reviewers_decided_stands_in_the_summary(cases: Path, tmp_path: Pat
     assert "rejected by Ann (examiner)" in (there / "summary.html").read_text()
 
 
-def test_a_purged_case_leaves_the_summary(cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_purged_case_leaves_the_summary(
+    cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     there = Path(shutil.copytree(cases, tmp_path / "cases"))
     with Ledger.read(there) as ledger:
         write_summary(ledger)
         (unit,) = [u for u in ledger.units() if u.state == "done"]
-    done = called(capsys, "purge", there / unit.folder, "--now", "--why", "its people asked", "--yes")
+    done = called(
+        capsys, "purge", there / unit.folder, "--now", "--why", "its people asked", "--yes"
+    )
     assert done[0] == 0, done[2]
-    page, table = (there / "summary.html").read_text(), json.loads((there / "summary.json").read_text())
+    page, table = (
+        (there / "summary.html").read_text(),
+        json.loads((there / "summary.json").read_text()),
+    )
     assert "data:image/jpeg" not in page and table["leads"] == []
     (stone,) = table["purged"]
     assert stone["case"] == unit.folder and stone["why"] == "its people asked"
-    assert not any(p["path"] == unit.folder for p in table["not_read"]) and table["totals"]["tracks"] == 0
+    assert (
+        not any(p["path"] == unit.folder for p in table["not_read"])
+        and table["totals"]["tracks"] == 0
+    )
     assert table["units_by_state"]["purged"] == 1 and "its people asked" in page
 
 
@@ -191,13 +221,20 @@ def test_a_case_of_older_settings_that_is_kept_is_counted_when_the_newer_one_is_
         )
     assert called(capsys, "purge", there / "newer", "--now", "--why", "order", "--yes")[0] in (0, 4)
     table = json.loads((there / "summary.json").read_text())
-    assert {u["case"]: u["counted"] for u in table["units"] if u["state"] != "failed"} == {old: True, "newer": False}
+    assert {u["case"]: u["counted"] for u in table["units"] if u["state"] != "failed"} == {
+        old: True,
+        "newer": False,
+    }
     assert table["totals"]["tracks"] == 1
 
 
 def test_wall_times_are_as_fine_as_the_footage_tells_them(cases: Path, tmp_path: Path) -> None:
     there = Path(shutil.copytree(cases, tmp_path / "cases"))
-    clock = {"start": "2026-03-01T14:03:00.250000+01:00", "uncertainty_seconds": 0.0, "from": "given"}
+    clock = {
+        "start": "2026-03-01T14:03:00.250000+01:00",
+        "uncertainty_seconds": 0.0,
+        "from": "given",
+    }
     with Ledger.open(there) as ledger:
         (unit,) = [u for u in ledger.units() if u.state == "done"]
         ledger.done(unit.id, {**unit.facts, "clock": clock}, 0.0)
@@ -206,7 +243,9 @@ def test_wall_times_are_as_fine_as_the_footage_tells_them(cases: Path, tmp_path:
         (lead,) = write_summary(ledger)["leads"]
     start = datetime.fromisoformat(clock["start"])
     assert lead["wall_uncertainty"] == 0.0
-    off = abs((datetime.fromisoformat(lead["wall"]) - start).total_seconds() - lead["start_seconds"])
+    off = abs(
+        (datetime.fromisoformat(lead["wall"]) - start).total_seconds() - lead["start_seconds"]
+    )
     assert off < 0.001 and lead["wall"].endswith("+01:00") and "." in lead["wall"]
     assert lead["wall"].replace("T", " ") in (there / "summary.html").read_text()
 
@@ -218,7 +257,9 @@ def test_a_summary_that_cannot_be_written_is_one_line(
     (there / "summary.csv").unlink(missing_ok=True)
     (there / "summary.csv").mkdir()
     (tmp_path / "empty").mkdir()
-    code, _, err = called(capsys, "batch", tmp_path / "empty", "--out", there, "--scheduler", "local")
+    code, _, err = called(
+        capsys, "batch", tmp_path / "empty", "--out", there, "--scheduler", "local"
+    )
     assert code == 1 and err.count("\n") == 1 and "cannot be written" in err and str(there) in err
 
 
@@ -228,5 +269,8 @@ def test_a_summary_on_a_full_disk_is_one_line(cases: Path, tmp_path: Path) -> No
         with suppress(OSError), (disk / "rest").open("wb", buffering=0) as rest:
             while True:
                 rest.write(bytes(4096))
-        with Ledger.read(there) as ledger, pytest.raises(EnvironmentFailure, match="the disk is full"):
+        with (
+            Ledger.read(there) as ledger,
+            pytest.raises(EnvironmentFailure, match="the disk is full"),
+        ):
             write_summary(ledger)

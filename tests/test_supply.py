@@ -21,7 +21,7 @@ from packaging.version import Version
 from fasr_video.custody.licences import UNKNOWN, packages, weights
 from fasr_video.detection import BACKENDS
 from fasr_video.recognition.embedders import EMBEDDERS
-from fasr_video.weights.manifest import boxed, read_manifest
+from fasr_video.weights.manifest import bundled, read_manifest
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS
 from tests.detectors import insightface_graph, retinaface_weights
@@ -55,7 +55,16 @@ def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
     options = [part for o in quick for part in ("--set", o)]
     start = "from fasr_video.cli import main; main()"
     told = without_network(
-        start, "run", entrance, "--gallery", PORTRAITS / "mugshots", "--out", "case", *options, "--json", cwd=tmp_path
+        start,
+        "run",
+        entrance,
+        "--gallery",
+        PORTRAITS / "mugshots",
+        "--out",
+        "case",
+        *options,
+        "--json",
+        cwd=tmp_path,
     )
     assert told.returncode == 0, told.stderr
     done = json.loads(told.stdout.splitlines()[-1])
@@ -64,6 +73,8 @@ def test_a_whole_run_calls_nobody(entrance: Path, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+# Before whatever follows: the first look-up, connection, or file that is opened for writing
+# elsewhere, ends it.
 ALONE = """
 import os, socket, sys, tempfile
 
@@ -84,7 +95,6 @@ def watch(event, args):
 HERE = os.getcwd() + "/"
 sys.addaudithook(watch)
 """
-"""Before whatever follows: the first look-up, connection, or file that is opened for writing elsewhere, ends it."""
 
 
 def alone(code: str, *arguments: object, folder: Path) -> None:
@@ -93,10 +103,16 @@ def alone(code: str, *arguments: object, folder: Path) -> None:
     for place in places.values():
         place.mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
-    environment |= {"HOME": str(places["home"]), "TMPDIR": str(places["temporary"]), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {
+        "HOME": str(places["home"]),
+        "TMPDIR": str(places["temporary"]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     environment["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-c", ALONE + code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=800, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, timeout=800, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [p for p in places["home"].rglob("*") if p.is_file()] == []
     assert [p for p in places["temporary"].rglob("*") if p.is_file()] == []
@@ -128,8 +144,10 @@ open_detector(backend, **given).detect([np.full((240, 320, 3), 90, np.uint8)])
 @pytest.mark.timeout(900)
 def test_no_embedder_looks_anything_up_or_writes_anywhere(tmp_path: Path) -> None:
     adaface = tmp_path / "adaface_ir18.ckpt"
-    torch.save({"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, adaface)
-    chosen = {"builtin": boxed("embedder.safetensors"), "adaface": adaface, "dlib": DLIB_FILE}
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in seeded_state().items()}}, adaface
+    )
+    chosen = {"builtin": bundled("embedder.safetensors"), "adaface": adaface, "dlib": DLIB_FILE}
     chosen["insightface"] = pack(tmp_path / "pack")
     assert chosen.keys() == EMBEDDERS.keys()
     code = """
@@ -189,12 +207,16 @@ def test_every_package_and_model_has_a_licence_line(capsys: pytest.CaptureFixtur
     assert code == 0
     by_name = {row["name"].lower(): row for row in told["packages"]}
     assert by_name["numpy"]["needed_for"] == "every run" and "BSD" in by_name["numpy"]["licence"]
-    assert by_name["werkzeug"]["needed_for"] == "extra serve", "what a package of an extra needs is of that extra"
+    assert by_name["werkzeug"]["needed_for"] == "extra serve", (
+        "what a package of an extra needs is of that extra"
+    )
     assert by_name["fasr-video"]["licence"] == "Apache-2.0"
     assert {row["name"] for row in told["weights"]} == set(read_manifest())
 
 
-def test_a_licence_that_is_not_stated_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_licence_that_is_not_stated_is_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     about = tmp_path / "nothing_said-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: nothing-said\nVersion: 1.0\n")
@@ -214,12 +236,19 @@ def test_weights_are_told_with_their_data() -> None:
 def test_every_extra_that_an_error_names_is_one_of_ours() -> None:
     ours = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     text = "".join(path.read_text() for path in (ROOT / "fasr_video").rglob("*.py"))
-    named = {*re.findall(r'MissingExtra\([^,()]+, "([^"]+)"', text), *re.findall(r"fasr-video\[([a-z0-9-]+)\]", text)}
+    named = {
+        *re.findall(r'MissingExtra\([^,()]+, "([^"]+)"', text),
+        *re.findall(r"fasr-video\[([a-z0-9-]+)\]", text),
+    }
     assert {"cpu", "sr-zoo"} <= named <= set(ours)
 
 
 def pins(name: str) -> dict[str, str]:
-    lines = (line.split()[0] for line in (ROOT / name).read_text().splitlines() if line and line[0] != "#")
+    lines = (
+        line.split()[0]
+        for line in (ROOT / name).read_text().splitlines()
+        if line and line[0] != "#"
+    )
     return dict(line.lower().replace("_", "-").replace("+cpu", "").split("==") for line in lines)
 
 
@@ -227,7 +256,9 @@ def test_the_lock_has_every_pin_with_hashes_and_no_address() -> None:
     text = (ROOT / "constraints.lock").read_text()
     assert pins("constraints.lock") == pins("constraints.txt"), "make lock"
     for line in text.splitlines():
-        assert line.startswith("#") or re.fullmatch(r"\S+==\S+( ; [^:]+)?( --hash=sha256:[0-9a-f]{64})+", line)
+        assert line.startswith("#") or re.fullmatch(
+            r"\S+==\S+( ; [^:]+)?( --hash=sha256:[0-9a-f]{64})+", line
+        )
     assert "://" not in text
 
 
@@ -238,7 +269,9 @@ def test_setup_takes_everything_by_these_hashes() -> None:
         and "--no-build-isolation -e" in made
     )
     built_with = re.search(r"requires = \[\"(\w+)", (ROOT / "pyproject.toml").read_text())
-    assert built_with is not None and built_with[1] in pins("constraints.lock"), "what builds fasr-video is pinned too"
+    assert built_with is not None and built_with[1] in pins("constraints.lock"), (
+        "what builds fasr-video is pinned too"
+    )
 
 
 @pytest.mark.parametrize(
@@ -278,7 +311,11 @@ def test_a_file_of_torch_that_the_lock_does_not_know_ends_the_setup(
     hashes = re.findall(r"^torch==.*sha256:([0-9a-f]{64})", text, re.MULTILINE)
     others = re.findall(r"^numpy==.*sha256:([0-9a-f]{64})", text, re.MULTILINE)
     digest = (hashes if known else others)[0]
-    with nullcontext() if known else pytest.raises(SystemExit, match=r"the file of torch is none that .* knows"):
+    with (
+        nullcontext()
+        if known
+        else pytest.raises(SystemExit, match=r"the file of torch is none that .* knows")
+    ):
         torch_file.main([report_of(digest, tmp_path)])
     line = f"torch @ https://example.org/torch.whl --hash=sha256:{digest}\n"
     assert capsys.readouterr().out == (line if known else "")
@@ -293,9 +330,17 @@ def test_of_an_index_that_was_chosen_the_file_is_pinned_to_what_it_tells(
 
 def test_torch_is_checked_before_it_is_installed_and_by_nothing_that_was_installed() -> None:
     """A package may run code in each Python that starts beside it."""
-    steps = [line for line in (ROOT / "Makefile").read_text().splitlines() if "torch" in line or "$(PIP)" in line]
+    steps = [
+        line
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if "torch" in line or "$(PIP)" in line
+    ]
     check = next(n for n, line in enumerate(steps) if "torch_file.py" in line)
-    assert "--dry-run" in steps[check - 2] and all("$(PIP)" not in line for line in steps[: check - 2])
+    assert "--dry-run" in steps[check - 2] and all(
+        "$(PIP)" not in line for line in steps[: check - 2]
+    )
     assert steps[check + 1].endswith("--require-hashes --no-deps -r build/torch.lock")
-    imports = re.findall(r"^(?:from|import) (\w+)", (ROOT / "scripts" / "torch_file.py").read_text(), re.MULTILINE)
+    imports = re.findall(
+        r"^(?:from|import) (\w+)", (ROOT / "scripts" / "torch_file.py").read_text(), re.MULTILINE
+    )
     assert set(imports) <= sys.stdlib_module_names | {"__future__"}

@@ -37,7 +37,8 @@ def test_suppression_keeps_the_best_of_each_heap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((1920, 1080), (960, 540)), ((640, 480), (640, 480)), ((2000, 1), (960, 1))]
+    ("size", "expected"),
+    [((1920, 1080), (960, 540)), ((640, 480), (640, 480)), ((2000, 1), (960, 1))],
 )
 def test_shrinking_never_enlarges(size: tuple[int, int], expected: tuple[int, int]) -> None:
     small, scale = shrink(blank(*size), 960)
@@ -63,8 +64,8 @@ class SquareDetector:
         scores = np.array([frame[int(y), int(x), 0] / 255 for x, y in boxes[:, :2]], np.float32)
         order = np.argsort(-scores, kind="stable")
         centre = np.asarray((boxes[:, :2] + boxes[:, 2:]) / 2, np.float32)
-        marks = np.repeat(centre[:, None], 5, axis=1)
-        return Detections(boxes, scores, marks).take(order)
+        landmarks = np.repeat(centre[:, None], 5, axis=1)
+        return Detections(boxes, scores, landmarks).take(order)
 
 
 TILES = TiledDetector(SquareDetector(), tile=100, overlap=30)
@@ -99,7 +100,9 @@ def test_what_the_detector_keeps_side_by_side_stays() -> None:
     class Overlapping(SquareDetector):
         def _one(self, frame: Image) -> Detections:
             boxes = np.array([[20, 20, 60, 60], [20, 20, 60, 42]], np.float32)
-            return Detections(boxes, np.array([0.9, 0.8], np.float32), np.zeros((2, 5, 2), np.float32))
+            return Detections(
+                boxes, np.array([0.9, 0.8], np.float32), np.zeros((2, 5, 2), np.float32)
+            )
 
     frame = blank(100, 180)
     assert len(TiledDetector(Overlapping(), tile=100, overlap=20).detect([frame])[0]) == 4

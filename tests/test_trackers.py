@@ -22,7 +22,16 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
 from fasr_video.boxes import iou_matrix
-from fasr_video.trackers import TRACKERS, ByteTrack, Ended, OcSort, Sort, Step, Tracker, TrackerSettings
+from fasr_video.trackers import (
+    TRACKERS,
+    ByteTrack,
+    Ended,
+    OcSort,
+    Sort,
+    Step,
+    Tracker,
+    TrackerSettings,
+)
 from fasr_video.trackers.association import assign, widen
 from fasr_video.trackers.linking import Tracklet, appearance, propose
 from fasr_video.trackers.motion import BoxFilter
@@ -30,8 +39,8 @@ from fasr_video.types import Detections, FaceCrop, Image
 
 SIDE = 40.0  # of the faces, in pixels
 DEFAULTS = TrackerSettings()
+# Where a face's centre is at a time.
 Path = Callable[[float], tuple[float, float]]
-"""Where a face's centre is at a time."""
 
 every_tracker = pytest.mark.parametrize("tracker", TRACKERS.values(), ids=TRACKERS)
 patient = settings(deadline=None, max_examples=60)
@@ -43,7 +52,9 @@ def box(x: float, y: float, side: float = SIDE) -> list[float]:
 
 def seen(*boxes: Sequence[float], scores: Sequence[float] | None = None) -> Detections:
     found = np.array(boxes, np.float32).reshape(-1, 4)
-    return Detections(found, np.array([0.9] * len(boxes) if scores is None else scores, np.float32), None)
+    return Detections(
+        found, np.array([0.9] * len(boxes) if scores is None else scores, np.float32), None
+    )
 
 
 def unit(*values: float) -> NDArray[np.float32]:
@@ -87,8 +98,13 @@ def test_face_on_a_straight_path_keeps_its_id(tracker: type[Tracker], vx: float,
 @every_tracker
 @given(side_step=st.floats(0, 20))
 @patient
-def test_faces_that_cross_at_constant_speed_keep_their_ids(tracker: type[Tracker], side_step: float) -> None:
-    right, left = straight(100, 100, 60, 0), straight(220, 100 + side_step, -60, 0)  # they meet after 1 s
+def test_faces_that_cross_at_constant_speed_keep_their_ids(
+    tracker: type[Tracker], side_step: float
+) -> None:
+    right, left = (
+        straight(100, 100, 60, 0),
+        straight(220, 100 + side_step, -60, 0),
+    )  # they meet after 1 s
     result = follow(tracker(DEFAULTS), np.arange(50) / 25, right, left)
     assert result == Followed([[1, 2]] * 50, [])
 
@@ -149,7 +165,9 @@ def test_time_that_goes_back_ends_all_tracks(tracker: type[Tracker]) -> None:
 @every_tracker
 @given(gaps=st.lists(st.floats(0.02, 0.25), min_size=5, max_size=30))
 @patient
-def test_irregular_looks_at_one_motion_give_one_track(tracker: type[Tracker], gaps: list[float]) -> None:
+def test_irregular_looks_at_one_motion_give_one_track(
+    tracker: type[Tracker], gaps: list[float]
+) -> None:
     assert follow(tracker(DEFAULTS), np.cumsum(gaps), _walk) == Followed([[1]] * len(gaps), [])
 
 
@@ -180,7 +198,9 @@ def test_rarer_looks_reach_further(tracker: type[Tracker], elapsed: float, ids: 
 def test_weak_detection_continues_a_track_and_starts_none(tracker: type[Tracker]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, start_score=0.6, high_score=0.6))
     scores = [0.4, 0.59, 0.6, 0.4, 0.31, 0.4, 0.9]
-    ids = [t.update(k / 25, seen(box(100, 100), scores=[s])).ids.tolist() for k, s in enumerate(scores)]
+    ids = [
+        t.update(k / 25, seen(box(100, 100), scores=[s])).ids.tolist() for k, s in enumerate(scores)
+    ]
     assert ids == [[-1], [-1], [1], [1], [1], [1], [1]]
 
 
@@ -205,9 +225,17 @@ def recordings(draw: st.DrawFn) -> list[Look]:
         time += draw(st.sampled_from([0.04, 0.04, 0.1, 0.3, 1.2]))
         if draw(st.integers(0, 12)) == 0:
             time -= 2.0
-        places = draw(st.lists(st.tuples(st.integers(0, 3), st.integers(-8, 8), st.integers(-8, 8)), max_size=4))
+        places = draw(
+            st.lists(
+                st.tuples(st.integers(0, 3), st.integers(-8, 8), st.integers(-8, 8)), max_size=4
+            )
+        )
         found = [box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in places]
-        scores = draw(st.lists(st.sampled_from([0.3, 0.5, 0.7, 0.9]), min_size=len(found), max_size=len(found)))
+        scores = draw(
+            st.lists(
+                st.sampled_from([0.3, 0.5, 0.7, 0.9]), min_size=len(found), max_size=len(found)
+            )
+        )
         turns = draw(st.lists(st.floats(0, 2), min_size=len(found), max_size=len(found)))
         features = np.array([[np.cos(a), np.sin(a)] for a in turns], np.float32).reshape(-1, 2)
         looks.append(Look(time, seen(*found, scores=scores), features))
@@ -241,7 +269,9 @@ def test_restored_tracker_goes_on_exactly_as_an_unbroken_one(
 @every_tracker
 @given(looks=recordings(), features=st.booleans(), minimum=st.integers(1, 3))
 @patient
-def test_lives_of_tracks(tracker: type[Tracker], looks: list[Look], features: bool, minimum: int) -> None:
+def test_lives_of_tracks(
+    tracker: type[Tracker], looks: list[Look], features: bool, minimum: int
+) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_sightings=minimum))
     count: dict[int, int] = {}
     over: dict[int, bool] = {}
@@ -256,7 +286,9 @@ def test_lives_of_tracks(tracker: type[Tracker], looks: list[Look], features: bo
         assert not set(given_out) & set(over), "an ended track does not come back"
         for i in given_out:
             count[i] = count.get(i, 0) + 1
-        assert (step.ids[k.found.scores >= t.settings.start_score] > 0).all(), "a sure face always has a track"
+        assert (step.ids[k.found.scores >= t.settings.start_score] > 0).all(), (
+            "a sure face always has a track"
+        )
     for e in t.finish():
         assert e.id in count and e.id not in over
         over[e.id] = e.confirmed
@@ -278,7 +310,9 @@ def test_state_is_a_snapshot(tracker: type[Tracker]) -> None:
 @every_tracker
 def test_looks_rarer_than_the_longest_gap_still_make_a_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
-    ids = [t.update(k * 1.5 * DEFAULTS.max_gap, seen(box(100 + k, 100))).ids.tolist() for k in range(8)]
+    ids = [
+        t.update(k * 1.5 * DEFAULTS.max_gap, seen(box(100 + k, 100))).ids.tolist() for k in range(8)
+    ]
     assert ids[2:] == [ids[2]] * 6
 
 
@@ -296,7 +330,9 @@ ALIKE, OTHER = unit(1, 0), unit(0.1, 1)
 
 
 @every_tracker
-def test_faces_that_swap_places_while_they_overlap_are_told_apart_by_their_looks(tracker: type[Tracker]) -> None:
+def test_faces_that_swap_places_while_they_overlap_are_told_apart_by_their_looks(
+    tracker: type[Tracker],
+) -> None:
     here, there = box(100, 100), box(104, 100)
 
     def swap(features: NDArray[np.float32] | None) -> list[int]:
@@ -344,7 +380,10 @@ def test_looks_are_remembered_over_many_sightings(tracker: type[Tracker]) -> Non
 def test_sort_prefers_the_surer_of_detections_that_lie_alike() -> None:
     t = Sort(DEFAULTS)
     follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    assert t.update(0.2, seen(box(98, 100), box(104, 100), scores=[0.5, 0.9])).ids.tolist() == [-1, 1]
+    assert t.update(0.2, seen(box(98, 100), box(104, 100), scores=[0.5, 0.9])).ids.tolist() == [
+        -1,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(Sort, [2]), (ByteTrack, [1]), (OcSort, [1])])
@@ -357,7 +396,9 @@ def test_sort_asks_for_more_overlap_than_the_others(tracker: type[Tracker], ids:
 # --- ByteTrack ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tracker", "ids"), [(Sort, [-1, 1]), (ByteTrack, [1, -1]), (OcSort, [1, -1])])
+@pytest.mark.parametrize(
+    ("tracker", "ids"), [(Sort, [-1, 1]), (ByteTrack, [1, -1]), (OcSort, [1, -1])]
+)
 def test_sure_detections_choose_first(tracker: type[Tracker], ids: list[int]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, start_score=1.0))
     _start_with_sure_face(t)
@@ -408,7 +449,9 @@ def test_speed_after_a_gap_is_that_of_the_straight_path_across_it() -> None:
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(Sort, [2]), (ByteTrack, [2]), (OcSort, [1])])
-def test_face_that_stopped_while_unseen_is_found_where_it_was_last(tracker: type[Tracker], ids: list[int]) -> None:
+def test_face_that_stopped_while_unseen_is_found_where_it_was_last(
+    tracker: type[Tracker], ids: list[int]
+) -> None:
     t = tracker(DEFAULTS)
     path = straight(100, 100, 80, 0)
     follow(t, np.arange(26) / 25, path)
@@ -417,14 +460,10 @@ def test_face_that_stopped_while_unseen_is_found_where_it_was_last(tracker: type
     assert t.update(1.6, seen(box(*path(1.0)))).ids.tolist() == ids
 
 
-@pytest.mark.parametrize(
-    ("tracker", "ids"),
-    [
-        (ByteTrack, [1]),
-        (OcSort, [2]),
-    ],
-)
-def test_face_straight_ahead_of_a_moving_track_is_its_own(tracker: type[Tracker], ids: list[int]) -> None:
+@pytest.mark.parametrize(("tracker", "ids"), [(ByteTrack, [1]), (OcSort, [2])])
+def test_face_straight_ahead_of_a_moving_track_is_its_own(
+    tracker: type[Tracker], ids: list[int]
+) -> None:
     """The moving face slows down; a still one beside it overlaps a little more with where it is found."""
     t = tracker(DEFAULTS)
     follow(t, np.arange(10) / 10, straight(108, 100, 0, 0), straight(10, 100, 100, 0))
@@ -432,7 +471,9 @@ def test_face_straight_ahead_of_a_moving_track_is_its_own(tracker: type[Tracker]
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(ByteTrack, [2, 1]), (OcSort, [1, 2])])
-def test_pairing_that_keeps_the_directions_is_preferred(tracker: type[Tracker], ids: list[int]) -> None:
+def test_pairing_that_keeps_the_directions_is_preferred(
+    tracker: type[Tracker], ids: list[int]
+) -> None:
     """One face goes right, one down. Where they meet, each is found ahead, but a little nearer to the other's place."""
     t = tracker(DEFAULTS)
     follow(t, np.arange(10) / 10, straight(80, 100.5, 20, 0), straight(100.5, 80, 0, 20))
@@ -457,7 +498,9 @@ def filtered(boxes: Iterable[Sequence[float]], step: float = 0.1) -> BoxFilter:
     return motion
 
 
-def one_and_two_steps(motion: BoxFilter, a: float, b: float) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def one_and_two_steps(
+    motion: BoxFilter, a: float, b: float
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     start, ends = motion.state(), []
     for parts in ((a + b,), (a, b)):
         motion.restore(start)
@@ -469,14 +512,18 @@ def one_and_two_steps(motion: BoxFilter, a: float, b: float) -> list[tuple[NDArr
 
 @given(places=places, a=seconds, b=seconds)
 @patient
-def test_predicting_in_two_steps_is_predicting_in_one(places: list[tuple[float, float]], a: float, b: float) -> None:
+def test_predicting_in_two_steps_is_predicting_in_one(
+    places: list[tuple[float, float]], a: float, b: float
+) -> None:
     (x1, p1, _), (x2, p2, _) = one_and_two_steps(filtered(box(*p) for p in places), a, b)
     assert_allclose(x2, x1, rtol=1e-9, atol=1e-7)
     assert_allclose(p2, p1, rtol=1e-9, atol=1e-7)
 
 
 @pytest.mark.parametrize("growth", [4, -2])
-def test_predicting_in_two_steps_is_predicting_in_one_for_a_face_that_comes_nearer_or_goes(growth: float) -> None:
+def test_predicting_in_two_steps_is_predicting_in_one_for_a_face_that_comes_nearer_or_goes(
+    growth: float,
+) -> None:
     motion = filtered(box(100, 100, 40 + growth * k) for k in range(6))
     (x1, p1, _), (x2, p2, _) = one_and_two_steps(motion, 0.2, 0.3)
     assert_allclose(x2, x1, rtol=1e-9)
@@ -485,7 +532,9 @@ def test_predicting_in_two_steps_is_predicting_in_one_for_a_face_that_comes_near
 
 @given(places=places, a=seconds)
 @patient
-def test_uncertainty_is_a_covariance_and_grows_with_time(places: list[tuple[float, float]], a: float) -> None:
+def test_uncertainty_is_a_covariance_and_grows_with_time(
+    places: list[tuple[float, float]], a: float
+) -> None:
     motion = filtered(box(*p) for p in places)
     before = motion.state()[1]
     motion.predict(a)
@@ -515,13 +564,17 @@ def test_near_and_far_faces_move_alike() -> None:
 
 corner, length = st.integers(-50, 50), st.integers(1, 60)
 boxes = st.lists(st.tuples(corner, corner, length, length), max_size=5).map(
-    lambda found: np.array([[x, y, x + w, y + h] for x, y, w, h in found], np.float64).reshape(-1, 4)
+    lambda found: np.array([[x, y, x + w, y + h] for x, y, w, h in found], np.float64).reshape(
+        -1, 4
+    )
 )
 
 
 @given(a=boxes, b=boxes, share=st.sampled_from([0.0, 0.1, 0.5]))
 @patient
-def test_overlap_is_intersection_over_union(a: NDArray[np.float64], b: NDArray[np.float64], share: float) -> None:
+def test_overlap_is_intersection_over_union(
+    a: NDArray[np.float64], b: NDArray[np.float64], share: float
+) -> None:
     overlap = iou_matrix(widen(a, share), widen(b, share))
     assert overlap.shape == (len(a), len(b))
     for (i, p), (j, q) in product(enumerate(a), enumerate(b)):
@@ -530,7 +583,12 @@ def test_overlap_is_intersection_over_union(a: NDArray[np.float64], b: NDArray[n
 
 def _iou(p: list[float], q: list[float], share: float) -> float:
     (p, q) = (
-        [x1 - share * (x2 - x1), y1 - share * (y2 - y1), x2 + share * (x2 - x1), y2 + share * (y2 - y1)]
+        [
+            x1 - share * (x2 - x1),
+            y1 - share * (y2 - y1),
+            x2 + share * (x2 - x1),
+            y2 + share * (y2 - y1),
+        ]
         for x1, y1, x2, y2 in (p, q)
     )
     width, height = min(p[2], q[2]) - max(p[0], q[0]), min(p[3], q[3]) - max(p[1], q[1])
@@ -576,7 +634,9 @@ def test_assignment_pairs_each_at_most_once_and_only_as_allowed(
 
 @given(case=assignments())
 @patient
-def test_assignment_is_the_best_when_all_is_allowed(case: tuple[NDArray[np.float64], NDArray[np.bool_]]) -> None:
+def test_assignment_is_the_best_when_all_is_allowed(
+    case: tuple[NDArray[np.float64], NDArray[np.bool_]],
+) -> None:
     similarity = case[0]
     everything = np.ones_like(case[1])
     total = sum(similarity[p] for p in assign(similarity, everything))
@@ -585,7 +645,9 @@ def test_assignment_is_the_best_when_all_is_allowed(case: tuple[NDArray[np.float
 
 @given(case=assignments())
 @patient
-def test_assignment_is_the_best_of_what_is_allowed(case: tuple[NDArray[np.float64], NDArray[np.bool_]]) -> None:
+def test_assignment_is_the_best_of_what_is_allowed(
+    case: tuple[NDArray[np.float64], NDArray[np.bool_]],
+) -> None:
     similarity, allowed = case
     total = sum(similarity[p] for p in assign(similarity, allowed))
     assert total == pytest.approx(_best_total(similarity, allowed))
@@ -604,7 +666,9 @@ def test_new_face_does_not_push_a_well_placed_one_off_its_track(tracker: type[Tr
 EAST, NORTH = unit(1, 0), unit(0, 1)
 
 
-def tracklet(number: int, start: float, end: float, look: NDArray[np.float32] = EAST, source: int = 1) -> Tracklet:
+def tracklet(
+    number: int, start: float, end: float, look: NDArray[np.float32] = EAST, source: int = 1
+) -> Tracklet:
     return Tracklet(number, source, start, end, look)
 
 
@@ -620,7 +684,16 @@ def tracklet(number: int, start: float, end: float, look: NDArray[np.float32] = 
         (tracklet(2, 11, 20, source=2), False),
         (tracklet(2, 11, 20, NORTH), False),
     ],
-    ids=["soon after", "just in time", "too late", "seen at once", "overlapping", "within", "other source", "unlike"],
+    ids=[
+        "soon after",
+        "just in time",
+        "too late",
+        "seen at once",
+        "overlapping",
+        "within",
+        "other source",
+        "unlike",
+    ],
 )
 def test_tracklets_that_follow_each_other_are_proposed(later: Tracklet, proposed: bool) -> None:
     for order in ([tracklet(1, 0, 10), later], [later, tracklet(1, 0, 10)]):
@@ -644,7 +717,9 @@ def tracklets(draw: st.DrawFn) -> list[Tracklet]:
     for number in range(draw(st.integers(0, 8))):
         start = random.uniform(0, 30)
         look = unit(*random.uniform(0, 1, 8))
-        made.append(tracklet(number, start, start + random.uniform(0, 8), look, int(random.integers(1, 3))))
+        made.append(
+            tracklet(number, start, start + random.uniform(0, 8), look, int(random.integers(1, 3)))
+        )
     return made
 
 
@@ -661,7 +736,8 @@ def test_proposals_are_all_pairs_that_want_each_other_most(
     wanted = {
         (a, b): score
         for (a, b), score in possible.items()
-        if score >= min_score and score == max(s for (i, j), s in possible.items() if i == a or j == b)
+        if score >= min_score
+        and score == max(s for (i, j), s in possible.items() if i == a or j == b)
     }
     found = propose(pieces, max_gap, min_score)
     assert {(p.a, p.b): p.score for p in found} == wanted
@@ -689,9 +765,13 @@ def test_same_pictures_look_the_same() -> None:
     "other",
     [
         crop(CAT[60:220, 60:220]),
-        FaceCrop(FACE.aligned, np.ascontiguousarray(FACE.native[..., ::-1]), (0, 0)),  # other colours only
+        FaceCrop(
+            FACE.aligned, np.ascontiguousarray(FACE.native[..., ::-1]), (0, 0)
+        ),  # other colours only
         FaceCrop(np.ascontiguousarray(FACE.aligned[::-1]), FACE.native, (0, 0)),  # other form only
-        FaceCrop(FACE.aligned, np.ascontiguousarray(FACE.native[::-1]), (0, 0)),  # hair and clothes swapped
+        FaceCrop(
+            FACE.aligned, np.ascontiguousarray(FACE.native[::-1]), (0, 0)
+        ),  # hair and clothes swapped
     ],
     ids=["other picture", "other colours", "other form", "upside down"],
 )

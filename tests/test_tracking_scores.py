@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from fasr_video.boxes import iou_matrix
 from fasr_video.evaluation.tracking import LabelledFrame, TrackingScores, score
 
+# Who, and where (x of a box 10 px wide).
 Sighting = tuple[int, float]
-"""Who, and where (x of a box 10 px wide)."""
 
 
 def frame(true: Sequence[Sighting], found: Sequence[Sighting]) -> LabelledFrame:
@@ -37,25 +37,33 @@ def test_perfect_tracking_scores_1() -> None:
 
 
 def test_finding_nothing_scores_0() -> None:
-    assert dataclasses.astuple(score([frame([(1, 0)], [])] * 4)) == pytest.approx((0, 0, 0, 0, 0, 0))
+    assert dataclasses.astuple(score([frame([(1, 0)], [])] * 4)) == pytest.approx(
+        (0, 0, 0, 0, 0, 0)
+    )
 
 
 def test_finding_elsewhere_scores_below_0() -> None:
     """Each frame brings one miss and one false face for one true face: MOTA is 1 - 2."""
-    assert dataclasses.astuple(score([frame([(1, 0)], [(1, 50)])] * 4)) == pytest.approx((0, 0, 0, 0, -1, 0))
+    assert dataclasses.astuple(score([frame([(1, 0)], [(1, 50)])] * 4)) == pytest.approx(
+        (0, 0, 0, 0, -1, 0)
+    )
 
 
 def test_one_switch_half_way() -> None:
     """Eight sightings, four under each name. Every true sighting shares its name with 4 of the 8."""
     frames = [frame([(1, 0)], [(1 if k < 4 else 2, 0)]) for k in range(8)]
-    expected = TrackingScores(hota=math.sqrt(0.5), deta=1, assa=0.5, idf1=2 * 4 / (8 + 8), mota=1 - 1 / 8, switches=1)
+    expected = TrackingScores(
+        hota=math.sqrt(0.5), deta=1, assa=0.5, idf1=2 * 4 / (8 + 8), mota=1 - 1 / 8, switches=1
+    )
     assert dataclasses.astuple(score(frames)) == pytest.approx(dataclasses.astuple(expected))
 
 
 def test_missed_and_false_faces() -> None:
     """10 true, 9 found, 8 of them right: DetA 8 / 11, and each right one shares 8 of 11 with its partner."""
     frames = [frame([(1, 0)], [(1, 0)])] * 8 + [frame([(1, 0)], [(1, 50)]), frame([(1, 0)], [])]
-    expected = TrackingScores(hota=8 / 11, deta=8 / 11, assa=8 / 11, idf1=16 / 19, mota=1 - 3 / 10, switches=0)
+    expected = TrackingScores(
+        hota=8 / 11, deta=8 / 11, assa=8 / 11, idf1=16 / 19, mota=1 - 3 / 10, switches=0
+    )
     assert dataclasses.astuple(score(frames)) == pytest.approx(dataclasses.astuple(expected))
 
 
@@ -68,7 +76,11 @@ def test_crossed_names_are_two_switches() -> None:
     true = [(1, 0.0), (2, 50.0)]
     frames = [frame(true, [(1, 0), (2, 50)])] * 3 + [frame(true, [(2, 0), (1, 50)])] * 3
     result = score(frames)
-    assert (result.switches, result.mota, result.idf1) == (2, pytest.approx(1 - 2 / 12), pytest.approx(0.5))
+    assert (result.switches, result.mota, result.idf1) == (
+        2,
+        pytest.approx(1 - 2 / 12),
+        pytest.approx(0.5),
+    )
 
 
 def test_partner_of_the_frame_before_is_kept_while_it_fits() -> None:
@@ -173,7 +185,9 @@ def agree(ours: TrackingScores, theirs: TrackingScores) -> None:
         assert getattr(ours, name) == pytest.approx(value, abs=1e-9), name
 
 
-many = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -194,9 +208,15 @@ def test_scores_are_those_of_trackeval_with_empty_frames(judge: Any, seed: int) 
 @pytest.mark.parametrize(
     "frames",
     [
-        pytest.param([frame([(1, 0)], [(1, 0)]), frame([(1, 0)], [(1, 3), (2, 0)])], id="partner kept"),
         pytest.param(
-            [frame([(1, 0)], [(1, 0)]), frame([(1, 0)], [(2, 50)]), frame([(1, 0)], [(1, 3), (2, 0)])],
+            [frame([(1, 0)], [(1, 0)]), frame([(1, 0)], [(1, 3), (2, 0)])], id="partner kept"
+        ),
+        pytest.param(
+            [
+                frame([(1, 0)], [(1, 0)]),
+                frame([(1, 0)], [(2, 50)]),
+                frame([(1, 0)], [(1, 3), (2, 0)]),
+            ],
             id="partner missed in between",
         ),
         pytest.param(
@@ -212,7 +232,9 @@ def test_scores_are_those_of_trackeval_with_empty_frames(judge: Any, seed: int) 
         pytest.param([frame([], [])] * 3, id="nothing at all"),
     ],
 )
-def test_scores_of_edge_cases_are_those_of_trackeval(judge: Any, frames: list[LabelledFrame]) -> None:
+def test_scores_of_edge_cases_are_those_of_trackeval(
+    judge: Any, frames: list[LabelledFrame]
+) -> None:
     agree(score(frames), judge(frames))
 
 

@@ -43,7 +43,9 @@ def face(seed: int, side: int = 144) -> np.ndarray:
     picture = np.zeros((side, side, 3))
     for _ in range(6):
         cx, cy, r = g.random(3)
-        picture += g.random(3) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (0.02 + 0.1 * r))[..., None]
+        picture += (
+            g.random(3) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (0.02 + 0.1 * r))[..., None]
+        )
     return (255 * picture / picture.max()).astype(np.uint8)
 
 
@@ -118,9 +120,13 @@ def test_every_file_is_read_or_left_out_with_a_reason(tmp_path: Path) -> None:
         "h\\udcf6.png": "its name is not UTF-8: rename it",
     }
     faces, left_out = read_faces([root])
-    assert faces.paths == ("anna/a.png",) and dict(line.split(": ", 1) for line in left_out) == reasons
+    assert (
+        faces.paths == ("anna/a.png",) and dict(line.split(": ", 1) for line in left_out) == reasons
+    )
     faces, left_out = read_faces([shard])
-    assert faces.paths == ("anna/a.png",) and {line.split(": ", 1)[0] for line in left_out} == set(reasons)
+    assert faces.paths == ("anna/a.png",) and {line.split(": ", 1)[0] for line in left_out} == set(
+        reasons
+    )
 
 
 def test_two_people_under_one_name_are_refused(folder: Path) -> None:
@@ -136,7 +142,9 @@ def test_rows_that_are_no_numbers_are_refused(folder: Path, tmp_path: Path) -> N
             rows_of(tmp_path / "bad.npz", faces, ("hr",))
 
 
-def test_features_go_on_from_the_last_part(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_go_on_from_the_last_part(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     faces, _ = read_faces([folder])
     monkeypatch.setattr("fasr_video.training.features.PART", 10)
     embedder, whole, broken = BuiltinEmbedder(), tmp_path / "whole.npz", tmp_path / "broken.npz"
@@ -171,8 +179,14 @@ def test_the_identity_is_the_folder() -> None:
 
 def test_views_are_crops_and_mirrors_of_the_picture() -> None:
     picture = torch.arange(3 * 12 * 12, dtype=torch.uint8).reshape(1, 3, 12, 12)
-    assert torch.equal(views(picture, 8, False, torch.Generator()), picture[..., 2:10, 2:10].float() / 255)
-    crops = {(picture[0, :, y : y + 8, x : x + 8].float() / 255).numpy().tobytes() for y in range(5) for x in range(5)}
+    assert torch.equal(
+        views(picture, 8, False, torch.Generator()), picture[..., 2:10, 2:10].float() / 255
+    )
+    crops = {
+        (picture[0, :, y : y + 8, x : x + 8].float() / 255).numpy().tobytes()
+        for y in range(5)
+        for x in range(5)
+    }
     mirrored = set()
     for seed in range(40):
         view = views(picture, 8, True, torch.Generator().manual_seed(seed))[0]
@@ -182,10 +196,15 @@ def test_views_are_crops_and_mirrors_of_the_picture() -> None:
     assert mirrored == {True, False}
 
 
-def test_rows_follow_the_faces_and_missing_ones_are_named(folder: Path, features: Path, tmp_path: Path) -> None:
+def test_rows_follow_the_faces_and_missing_ones_are_named(
+    folder: Path, features: Path, tmp_path: Path
+) -> None:
     faces, _ = read_faces([folder])
     turned = Faces(faces.pictures.flip(0), faces.paths[::-1])
-    straight, back = rows_of(features, faces, ("hr",))["hr"], rows_of(features, turned, ("hr",))["hr"]
+    straight, back = (
+        rows_of(features, faces, ("hr",))["hr"],
+        rows_of(features, turned, ("hr",))["hr"],
+    )
     assert torch.equal(straight, back.flip(0))
     with pytest.raises(FasrError, match="stranger"):
         rows_of(features, Faces(faces.pictures[:1], ("stranger.png",)), ("hr",))
@@ -283,9 +302,16 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     assert stopped == also < 300 and all(torch.equal(c[k], d[k]) for k in c)
 
 
-def launch(script: Path, out: Path, seconds: str) -> list[tuple[dict[str, Tensor], list[float], int]]:
+def launch(
+    script: Path, out: Path, seconds: str
+) -> list[tuple[dict[str, Tensor], list[float], int]]:
     port = str(20000 + os.getpid() % 20000)
-    shared = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+    shared = os.environ | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(script), str(out), seconds]
     jobs = [subprocess.Popen(command, env=shared | {"RANK": str(r)}) for r in range(2)]
     assert [job.wait(100) for job in jobs] == [0, 0]
@@ -305,7 +331,9 @@ def test_a_friendly_kill_finishes_the_step_and_leaves_a_checkpoint(tmp_path: Pat
         train(Line(), line_loss, tmp_path, PLAN, CPU, lambda state, _: None, interrupt)
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 100
     whole = tmp_path / "whole"
-    assert all(torch.equal(v, run_line(whole, PLAN)[k]) for k, v in run_line(tmp_path, PLAN).items())
+    assert all(
+        torch.equal(v, run_line(whole, PLAN)[k]) for k, v in run_line(tmp_path, PLAN).items()
+    )
 
 
 def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
@@ -327,7 +355,15 @@ def test_dropout_is_the_same_after_a_resume(tmp_path: Path) -> None:
             with pytest.raises(KeyboardInterrupt):
                 train(Dropping(), line_loss, tmp_path / name, plan, CPU, lambda s, _: None, stop)
             torch.rand(5)  # what the outside does with its random numbers is its own business
-        train(Dropping(), line_loss, tmp_path / name, plan, CPU, lambda s, _, kept=kept: kept.update(s), quiet)
+        train(
+            Dropping(),
+            line_loss,
+            tmp_path / name,
+            plan,
+            CPU,
+            lambda s, _, kept=kept: kept.update(s),
+            quiet,
+        )
         ends.append(kept["layer.weight"])
     assert torch.equal(*ends)
 
@@ -356,7 +392,9 @@ def test_a_run_goes_on_only_with_what_it_was_begun_with(tmp_path: Path) -> None:
 
 def test_the_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
     run_line(tmp_path, changed(seconds=0.0))  # a checkpoint at step 0
-    (tmp_path / "log.csv").write_text("step,loss,slope,batches_per_second\n50,1.0,1.0,9.0\n100,0.5,")
+    (tmp_path / "log.csv").write_text(
+        "step,loss,slope,batches_per_second\n50,1.0,1.0,9.0\n100,0.5,"
+    )
     run_line(tmp_path, PLAN)
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert [int(r["step"]) for r in rows] == [50, 100, 150, 200, 250, 300]
@@ -368,14 +406,18 @@ def test_the_log_goes_on_from_the_checkpoint(tmp_path: Path) -> None:
 def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
     folder: Path, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64)))
+    monkeypatch.setitem(
+        sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64))
+    )
     job = sr.Job(read_faces([folder])[0], features, None, "compact", sr.Recipe(batch=8), folder)
     plan = Plan(steps=30, lr=2e-3, warmup=5, ema=0.9, log_every=10)
     assert sr.run(job, tmp_path, plan, CPU, quiet) == 30
     rows = list(csv.DictReader((tmp_path / "log.csv").open()))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert manifest["people"] == 6 and manifest["faces"] == 24 and "CelebA" not in manifest["licence"]
+    assert (
+        manifest["people"] == 6 and manifest["faces"] == 24 and "CelebA" not in manifest["licence"]
+    )
     denoiser = checkpoints.load(tmp_path / "sr.safetensors")
     assert denoiser.feature_length == 512 and denoiser.band == (12, 32)
     for picture in ("samples.png", "curves.png", "throughput.png"):
@@ -385,7 +427,9 @@ def test_the_sr_trainer_leaves_weights_that_load_and_says_what_they_are(
 def test_with_an_identity_term_it_learns_to_look_like_the_person(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64)))
+    monkeypatch.setitem(
+        sr.NETWORKS, "compact", lambda n: sr.ResidualDenoiser(sr.CompactNet((32, 64), 1, n, 64))
+    )
     faces, _ = read_faces([folder])
     file = tmp_path / "features.npz"
     make_features(faces, BuiltinEmbedder(), 16, file, lambda done: None)
@@ -401,22 +445,39 @@ def test_a_judge_that_did_not_make_the_features_is_refused(folder: Path, tmp_pat
     vectors = np.ones((len(faces), 512), np.float32)
     own = {"embedder": np.array("builtin"), "embedder_sha256": np.array("f" * 64)}
     file = tmp_path / "features.npz"
-    np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=vectors, lr=vectors, **own)
+    np.savez(
+        file,
+        path=np.array(faces.paths),
+        identity=np.array(faces.identities),
+        hr=vectors,
+        lr=vectors,
+        **own,
+    )
     job = sr.Job(faces, file, None, "compact", sr.Recipe(identity=1.0), None)
     with pytest.raises(FasrError, match="it belongs to the embedder ffffffffffff"):
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 
-def test_the_papers_network_trains_their_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_network_trains_their_way(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NCSN++ on a VE process, with surveillance pictures, small enough for a test."""
     small = sr.NCSNpp(width=16)
     monkeypatch.setitem(sr.NETWORKS, "ncsnpp", lambda n: sr.ScoreDenoiser(small, 0.001, 348.0))
     faces, _ = read_faces([folder])
     vectors = np.random.default_rng(0).standard_normal((24, 64)).astype(np.float32)
     file = tmp_path / "features.npz"
-    np.savez(file, path=np.array(faces.paths), identity=np.array(faces.identities), hr=vectors, lr=vectors)
+    np.savez(
+        file,
+        path=np.array(faces.paths),
+        identity=np.array(faces.identities),
+        hr=vectors,
+        lr=vectors,
+    )
     before = small.state_dict()["all_modules.3.weight"].clone()
-    job = sr.Job(faces, file, None, "ncsnpp", sr.Recipe(batch=4, noise="ve", surveillance=0.5), None)
+    job = sr.Job(
+        faces, file, None, "ncsnpp", sr.Recipe(batch=4, noise="ve", surveillance=0.5), None
+    )
     plan = Plan(steps=3, lr=1e-4, warmup=1, log_every=1)
     assert sr.run(job, tmp_path / "run", plan, CPU, quiet) == 3
     assert not torch.equal(small.state_dict()["all_modules.3.weight"], before)
@@ -424,10 +485,19 @@ def test_the_papers_network_trains_their_way(folder: Path, tmp_path: Path, monke
     assert denoiser.feature_length == 64 and denoiser.band == (12, 40)
 
 
-def test_features_and_combiner_of_two_embedders_are_not_mixed(folder: Path, features: Path, tmp_path: Path) -> None:
+def test_features_and_combiner_of_two_embedders_are_not_mixed(
+    folder: Path, features: Path, tmp_path: Path
+) -> None:
     combiner = FeatureCombiner(source=Source("another", "f" * 64))
     save_combiner(combiner, tmp_path / "combiner.safetensors")
-    job = sr.Job(read_faces([folder])[0], features, tmp_path / "combiner.safetensors", "compact", sr.Recipe(), None)
+    job = sr.Job(
+        read_faces([folder])[0],
+        features,
+        tmp_path / "combiner.safetensors",
+        "compact",
+        sr.Recipe(),
+        None,
+    )
     with pytest.raises(FasrError, match="it belongs to the embedder ffffffffffff"):
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
@@ -455,7 +525,9 @@ def test_faces_without_lr_get_levels_as_much_higher_as_more_is_unknown_of_them()
     assert ratio == pytest.approx(denoiser.WITHOUT_LR / denoiser.WITH_LR, rel=0.1)
 
 
-def test_sr_training_begins_with_given_weights(folder: Path, features: Path, tmp_path: Path) -> None:
+def test_sr_training_begins_with_given_weights(
+    folder: Path, features: Path, tmp_path: Path
+) -> None:
     faces = read_faces([folder])[0]
     job = sr.Job(faces, features, None, "compact", sr.Recipe(batch=2), None)
     sr.run(job, tmp_path / "first", Plan(steps=1, lr=1e-4), CPU, quiet)
@@ -479,7 +551,9 @@ def test_with_an_sde_the_loss_is_the_papers_matching_loss(noise: str) -> None:
 
     scale, shift = (1, 0) if noise == "ve" else (2, -1)  # VP and subVP see pictures in [−1, 1]
     seen = denoiser if noise == "ve" else centred(denoiser)
-    theirs = matching_loss(lambda x, t: score(seen, process, x, t), process, scale * clean + shift, t, noisy)
+    theirs = matching_loss(
+        lambda x, t: score(seen, process, x, t), process, scale * clean + shift, t, noisy
+    )
     sigma = process.std(t) / process.alpha(t) / scale
     ours = (guess - clean).square().flatten(1).mean(1) / sigma**2
     torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-5)
@@ -500,15 +574,22 @@ class TestMuon:
         x = u @ torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0, 0.7, 0.5])) @ v.T
         for given, exact in ((x, u @ v.T), (x.T, v @ u.T)):
             found = orthogonal(given).float()
-            assert torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0) > 0.97
-            assert torch.linalg.svdvals(found).max() < 1.3 and torch.linalg.svdvals(found).min() > 0.6
+            assert (
+                torch.nn.functional.cosine_similarity(found.flatten(), exact.flatten(), dim=0)
+                > 0.97
+            )
+            assert (
+                torch.linalg.svdvals(found).max() < 1.3 and torch.linalg.svdvals(found).min() > 0.6
+            )
 
     def test_a_step_of_a_convolution_has_adamws_length_whatever_the_gradient_is(self) -> None:
         for scale in (1e-4, 1.0, 1e4):
             weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
             groups = [{"params": [weight], "weight_decay": 0.0, "matrices": True}]
             optimizer = Muon(groups, lr=0.01, fused=True)
-            weight.grad = scale * torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+            weight.grad = scale * torch.randn(
+                8, 4, 3, 3, generator=torch.Generator().manual_seed(0)
+            )
             optimizer.step()
             assert 0.1 < float(weight.detach().square().mean().sqrt()) / 0.01 < 0.3
 
@@ -519,7 +600,9 @@ class TestMuon:
 
         def make() -> tuple[torch.nn.Parameter, Muon]:
             weight = torch.nn.Parameter(torch.eye(2, 3))
-            return weight, Muon([{"params": [weight], "weight_decay": 0.0, "matrices": True}], lr=0.1, fused=True)
+            return weight, Muon(
+                [{"params": [weight], "weight_decay": 0.0, "matrices": True}], lr=0.1, fused=True
+            )
 
         (unbroken, one), (stopped, two) = make(), make()
         move(one, unbroken)

@@ -35,10 +35,18 @@ def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> None:
     """One person in view; the mugshot is the photograph that the clip was made from."""
     found = video.evaluate([case], PORTRAITS / "ground_truth.json", tmp_path / "out")
-    values = {t.title: {c.title: t.rows[-1].cells[k].value for k, c in enumerate(t.columns)} for t in found.tables}
+    values = {
+        t.title: {c.title: t.rows[-1].cells[k].value for k, c in enumerate(t.columns)}
+        for t in found.tables
+    }
     assert values["Detection"]["faces"] > 5 and values["Detection"]["recall"] > 0.7
     assert values["Tracking"]["IDF1"] > 80 and values["Tracking"]["switches"] == 0
-    assert values["Tracks"] == {"usable tracks": 1, "nobody's or mixed": 0, "people": 1, "people without a track": 0}
+    assert values["Tracks"] == {
+        "usable tracks": 1,
+        "nobody's or mixed": 0,
+        "people": 1,
+        "people without a track": 0,
+    }
     searched = {r.name: r.cells[2].value for r in found.tables[-1].rows}
     assert not found.warnings and (tmp_path / "out" / "plots" / "cmc.csv").exists()
     assert searched["pooled"] == 1 and set(searched) == {"best", "pooled", "sr", "joined"}
@@ -46,21 +54,41 @@ def test_the_sample_is_found_tracked_and_named(case: Path, tmp_path: Path) -> No
     assert len(list((tmp_path / "out" / "tables").glob("*.tex"))) == 4
 
 
-def test_clips_without_truth_are_listed(case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "truth.json").write_text(json.dumps({"other.mp4": {"fps": 25, "people": [], "frames": {}}}))
+def test_clips_without_truth_are_listed(
+    case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "truth.json").write_text(
+        json.dumps({"other.mp4": {"fps": 25, "people": [], "frames": {}}})
+    )
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        arguments = ["eval", "video", str(case), "--truth", str(tmp_path / "truth.json"), "--out", str(tmp_path / "o")]
+        arguments = [
+            "eval",
+            "video",
+            str(case),
+            "--truth",
+            str(tmp_path / "truth.json"),
+            "--out",
+            str(tmp_path / "o"),
+        ]
         patch.setattr(sys, "argv", ["fasr-video", *arguments])
         cli.main()
     assert ended.value.code == 2 and "none of the cases' files" in capsys.readouterr().err
 
 
-def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(case: Path, tmp_path: Path) -> None:
+def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(
+    case: Path, tmp_path: Path
+) -> None:
     truth = json.loads((PORTRAITS / "ground_truth.json").read_text())
-    renamed = json.dumps(truth).replace("grace_hopper", "g. hopper").replace("eileen_collins", "e. collins")
+    renamed = (
+        json.dumps(truth)
+        .replace("grace_hopper", "g. hopper")
+        .replace("eileen_collins", "e. collins")
+    )
     (tmp_path / "truth.json").write_text(renamed)
     found = video.evaluate([case, case / ".." / "case"], tmp_path / "truth.json", tmp_path / "out")
-    assert [line.reason for line in found.left_out] == ["the same case twice"] and len(found.tables[0].rows) == 1
+    assert [line.reason for line in found.left_out] == ["the same case twice"] and len(
+        found.tables[0].rows
+    ) == 1
     assert len(found.warnings) == 1 and "are no subjects of the gallery" in found.warnings[0]
     assert found.warnings[0] in found.report.read_text()
 
@@ -75,14 +103,18 @@ def test_a_case_given_twice_counts_once_and_people_nobody_enrolled_are_told(case
         ({"frames": {"0": {"a": {"box": [9, 0, 3, 5]}}}}, "is no box"),
     ],
 )
-def test_truth_that_cannot_be_is_refused(change: dict[str, object], says: str, tmp_path: Path) -> None:
+def test_truth_that_cannot_be_is_refused(
+    change: dict[str, object], says: str, tmp_path: Path
+) -> None:
     clip = {"fps": 25, "people": ["a"], "frames": {"0": {"a": {"box": [0, 0, 3, 5]}}}}
     (tmp_path / "truth.json").write_text(json.dumps({"clip.mp4": {**clip, **change}}))
     with pytest.raises(InputError, match=says):
         video.read_truth(tmp_path / "truth.json")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": {}}', '{"a": {"fps": 0, "people": [], "frames": {"x": {}}}}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"a": {}}', '{"a": {"fps": 0, "people": [], "frames": {"x": {}}}}']
+)
 def test_a_file_that_is_no_ground_truth_is_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "truth.json").write_text(text)
     with pytest.raises(InputError, match="no ground truth"):
@@ -100,7 +132,9 @@ def test_frames_without_faces_count_too() -> None:
 Listed = list[tuple[str, float]]
 
 
-def answer(person: str, enrolled: bool, listed: Listed, named: bool, gallery: int = 30, asked: int = 10) -> _Answer:
+def answer(
+    person: str, enrolled: bool, listed: Listed, named: bool, gallery: int = 30, asked: int = 10
+) -> _Answer:
     return _Answer(person, enrolled, {"joined": listed}, gallery, asked, named)
 
 
@@ -121,7 +155,11 @@ def test_somebody_who_is_not_on_the_list_is_on_no_rank_and_over_no_threshold() -
     ]
     found = video._searches(answers, "pooled")
     assert found is not None and found.rank.tolist() == [1, UNLISTED, 0, UNLISTED]
-    assert found.right[0] == 0.9 and np.isneginf(found.right[[1, 3]]).all() and np.isnan(found.right[2])
+    assert (
+        found.right[0] == 0.9
+        and np.isneginf(found.right[[1, 3]]).all()
+        and np.isnan(found.right[2])
+    )
     assert found.wrong.tolist() == [0.4, 0.9, 0.9, -np.inf]
     assert open_set.fnir(found, [-np.inf, 0.9, 1.0]) == pytest.approx([2 / 3, 2 / 3, 1])
     assert video._searches(answers, "sr") is None
@@ -134,7 +172,9 @@ def test_tracks_that_nobody_passes_count_as_they_do_with_whole_lists() -> None:
     missed = [answer(f"p{k}", True, [("o", 0.3), (f"p{k}", 0.2)], False) for k in range(5, 10)]
     strangers = [answer(f"s{k}", False, [("o", 0.3)], False) for k in range(1, 10)]
     whole = searched([*found, *named, *missed, *strangers])
-    cut = searched([*found, *named, *(replace(a, lists={"joined": []}) for a in (*missed, *strangers))])
+    cut = searched(
+        [*found, *named, *(replace(a, lists={"joined": []}) for a in (*missed, *strangers))]
+    )
     for values in (whole, cut):
         assert values["tracks of enrolled people"] == values["of others"] == 10
         assert values["Rank-1"] == values["FNIR at FPIR 0.1"] == values["FNIR as decided"] == 0.5
@@ -142,7 +182,9 @@ def test_tracks_that_nobody_passes_count_as_they_do_with_whole_lists() -> None:
     assert whole["Rank-5"] == 1 and cut["Rank-5"] == 0.5
 
 
-def test_a_list_tells_no_rank_beyond_its_length_and_no_score_of_who_is_not_on_it(tmp_path: Path) -> None:
+def test_a_list_tells_no_rank_beyond_its_length_and_no_score_of_who_is_not_on_it(
+    tmp_path: Path,
+) -> None:
     """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers leave."""
     near: Listed = [("o", 0.7), ("q", 0.6), ("r", 0.5)]
     found = [answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, asked=3) for k in range(2)]
@@ -153,18 +195,29 @@ def test_a_list_tells_no_rank_beyond_its_length_and_no_score_of_who_is_not_on_it
     asked_for_five = [replace(a, asked=5) for a in (*found, *unlisted, *strangers)]
     assert searched(asked_for_five)["Rank-5"] == 0.5
     assert not video._plot([*found, *unlisted, *strangers], tmp_path)
-    assert [line.split(",")[1] for line in (tmp_path / "cmc.csv").read_text().split()[1:] if "," in line] == [*"123"]
+    assert [
+        line.split(",")[1] for line in (tmp_path / "cmc.csv").read_text().split()[1:] if "," in line
+    ] == [*"123"]
 
 
-def test_a_case_tells_lists_with_nobody_on_them_from_probes_that_there_are_not(case: Path, tmp_path: Path) -> None:
+def test_a_case_tells_lists_with_nobody_on_them_from_probes_that_there_are_not(
+    case: Path, tmp_path: Path
+) -> None:
     """As a search for identification leaves it when nobody passes, and no reconstruction was searched with."""
     shutil.copytree(case, tmp_path / "case")
     with Case.open(tmp_path / "case") as opened, opened.transaction():
         opened.db.execute("DELETE FROM candidate")
         opened.db.execute("DELETE FROM probe WHERE kind = 'sr'")
         opened.db.execute("UPDATE answer SET verdict = 'unknown'")
-    found = video.evaluate([tmp_path / "case"], PORTRAITS / "ground_truth.json", tmp_path / "out").tables[-1]
-    assert [c.title for c in found.columns] == ["tracks of enrolled people", "of others", "Rank-1", "FNIR as decided"]
+    found = video.evaluate(
+        [tmp_path / "case"], PORTRAITS / "ground_truth.json", tmp_path / "out"
+    ).tables[-1]
+    assert [c.title for c in found.columns] == [
+        "tracks of enrolled people",
+        "of others",
+        "Rank-1",
+        "FNIR as decided",
+    ]
     rows = {row.name: [cell.value for cell in row.cells] for row in found.rows}
     assert rows.keys() == {"best", "pooled", "joined"} and rows["joined"] == [1, 0, 0, 1]
 
@@ -172,7 +225,9 @@ def test_a_case_tells_lists_with_nobody_on_them_from_probes_that_there_are_not(c
 def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:
     """Two faces; a hit, a false alarm, a hit: precision 1, 1/2, 2/3, so the area is (1 + 2/3) / 2."""
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 70]], np.float32)
-    boxes = np.array([[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32)
+    boxes = np.array(
+        [[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32
+    )
     rows = detection.assign(boxes[:3], np.array([0.9, 0.8, 0.7], np.float32), faces)
     found = detection.judged(rows, detection.heights(faces))
     assert detection.average_precision(found) == pytest.approx((1 + 2 / 3) / 2)
@@ -181,21 +236,35 @@ def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:
     doubled = detection.assign(boxes[[0, 3]], np.array([0.9, 0.8], np.float32), faces)
     assert [true for _, true, _ in doubled] == [True, False]
     assert found.within(15, 100).faces.tolist() == [20]
-    ignored = detection.assign(boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), faces, smallest=15)
+    ignored = detection.assign(
+        boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), faces, smallest=15
+    )
     assert [true for _, true, _ in ignored] == [True]
 
 
 def test_an_unsure_face_need_not_be_found_and_is_no_false_alarm() -> None:
     """The second face is unsure: its detection counts for nothing, and a second one of the first face is wrong."""
     faces = np.array([[0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
-    boxes = np.array([[50, 50, 60, 60], [0, 0, 10, 10], [0, 1, 10, 11], [90, 90, 99, 99]], np.float32)
+    boxes = np.array(
+        [[50, 50, 60, 60], [0, 0, 10, 10], [0, 1, 10, 11], [90, 90, 99, 99]], np.float32
+    )
     scores = np.array([0.9, 0.8, 0.7, 0.6], np.float32)
     unsure = np.array([False, True])
     matched = detection.match(boxes, scores, faces, ~unsure, 0.5)
-    assert matched.tolist() == [detection.UNCOUNTED, 0, detection.FALSE_ALARM, detection.FALSE_ALARM]
+    assert matched.tolist() == [
+        detection.UNCOUNTED,
+        0,
+        detection.FALSE_ALARM,
+        detection.FALSE_ALARM,
+    ]
     rows = detection.assign(boxes, scores, faces, unsure=unsure)
     assert [true for _, true, _ in rows] == [True, False, False]
-    assert [true for _, true, _ in detection.assign(boxes, scores, faces)] == [True, True, False, False]
+    assert [true for _, true, _ in detection.assign(boxes, scores, faces)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_the_window_without_a_face_is_the_largest_that_touches_none() -> None:

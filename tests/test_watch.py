@@ -67,7 +67,17 @@ def test_a_folder_that_is_away_is_waited_for(tmp_path: Path) -> None:
 
 def start(folder: Path, cases: Path) -> subprocess.Popen[str]:
     overrides = [part for o in QUICK for part in ("--set", o)]
-    command = [sys.executable, "-m", "fasr_video", "watch", str(folder), "--out", str(cases), "--scheduler", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "fasr_video",
+        "watch",
+        str(folder),
+        "--out",
+        str(cases),
+        "--scheduler",
+        "local",
+    ]
     return subprocess.Popen(
         [*command, "--still", "0.2", "--every", "0.1", *overrides],
         stdout=subprocess.PIPE,
@@ -99,4 +109,7 @@ def test_it_takes_what_comes_stops_cleanly_and_goes_on(entrance: Path, tmp_path:
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 3 and "1 done, 1 failed" in out
-    assert sorted(ledger_says(cases, "SELECT substr(folder, 1, 1), tries FROM unit")) == [("a", 1), ("b", 1)]
+    assert sorted(ledger_says(cases, "SELECT substr(folder, 1, 1), tries FROM unit")) == [
+        ("a", 1),
+        ("b", 1),
+    ]

@@ -21,7 +21,9 @@ def copy_content(order: Order, tell: Tell) -> Outcome:
     if text == "slow":
         time.sleep(60)
     if text in {"bad", "poor"}:
-        return Outcome(End.BAD if text == "bad" else End.FAILED, f"{order.path}: no good; give another")
+        return Outcome(
+            End.BAD if text == "bad" else End.FAILED, f"{order.path}: no good; give another"
+        )
     (order.case / "content").write_text(text)
     return Outcome(End.DONE, facts={"frames": len(text), "tracks": 0})
 
@@ -66,4 +68,7 @@ def never_fit(order: Order, tell: Tell) -> Outcome:
 
 def lose_gpu(order: Order, tell: Tell) -> Outcome:
     """Each time, as CUDA does from then on; tells in which process."""
-    return Outcome(End.FAILED, f"{order.path}: RuntimeError: CUDA error: unspecified launch failure in {os.getpid()}")
+    return Outcome(
+        End.FAILED,
+        f"{order.path}: RuntimeError: CUDA error: unspecified launch failure in {os.getpid()}",
+    )

@@ -33,12 +33,16 @@ def picture(index: int) -> NDArray[np.uint8]:
 
 
 def number(image: NDArray[np.uint8]) -> int:
-    return sum(int(image[210:230, b * 40 + 10 : b * 40 + 30].mean() > 125) << b for b in range(BITS))
+    return sum(
+        int(image[210:230, b * 40 + 10 : b * 40 + 30].mean() > 125) << b for b in range(BITS)
+    )
 
 
 def patches(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean colours of the five patches."""
-    return np.stack([image[8:22, i * 40 + 10 : i * 40 + 30].reshape(-1, 3).mean(0) for i in range(len(COLOURS))])
+    return np.stack(
+        [image[8:22, i * 40 + 10 : i * 40 + 30].reshape(-1, 3).mean(0) for i in range(len(COLOURS))]
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ def encode(path: Path, recipe: Recipe, frames: int = FRAMES) -> Path:
 FIXTURES = Path(__file__).parent / "fixtures"
 DAMAGEABLE = ("h264.mp4", "h264.mkv", "ts.ts")
 
-VARIABLE_TIMES = np.cumsum(np.r_[0, np.random.default_rng(1).integers(20, 120, FRAMES - 1)]).tolist()
+VARIABLE_TIMES = np.cumsum(
+    np.r_[0, np.random.default_rng(1).integers(20, 120, FRAMES - 1)]
+).tolist()
 
 GOOD = {
     "h264.mp4": Recipe("H.264"),
@@ -91,15 +97,22 @@ GOOD = {
     "full_range.mp4": Recipe("full range", full_range=True, pixels="yuvj420p"),
     "bt709.mp4": Recipe("BT.709", matrix=Colorspace.ITU709),
     "hevc10.mp4": Recipe(
-        "HEVC 10-bit", codec="libx265", pixels="yuv420p10le", options={"x265-params": "log-level=none"}
+        "HEVC 10-bit",
+        codec="libx265",
+        pixels="yuv420p10le",
+        options={"x265-params": "log-level=none"},
     ),
     "vfr.mp4": Recipe("variable rate", times=VARIABLE_TIMES),
     "vfr.mkv": Recipe("variable rate in Matroska", times=VARIABLE_TIMES),
     "ts.ts": Recipe("MPEG-TS", format="mpegts"),
-    "interlaced.mp4": Recipe("interlaced", options={"flags": "+ilme+ildct", "x264-params": "interlaced=1:tff=1"}),
+    "interlaced.mp4": Recipe(
+        "interlaced", options={"flags": "+ilme+ildct", "x264-params": "interlaced=1:tff=1"}
+    ),
     "nopts.h264": Recipe("no pts", format="h264"),
     "b_frames.avi": Recipe("AVI with B-frames"),
-    "open_gop.ts": Recipe("open GOP", format="mpegts", options={"x264-params": "open-gop=1:bframes=3:b-adapt=0"}),
+    "open_gop.ts": Recipe(
+        "open GOP", format="mpegts", options={"x264-params": "open-gop=1:bframes=3:b-adapt=0"}
+    ),
     "mjpeg.avi": Recipe("MJPEG", codec="mjpeg", pixels="yuvj420p", full_range=True),
 }
 

@@ -15,16 +15,16 @@ from pathlib import Path
 from fasr_video.archive.ledger import DATABASE as LEDGER
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks as tracks_of
-from fasr_video.case.results import probed
+from fasr_video.case.results import encodings
 from fasr_video.case.sources import all_done
 from fasr_video.case.store import DATABASE, only_writer
 from fasr_video.configs.settings import SearchSettings, Settings, load
 from fasr_video.errors import CaseError, FasrError, UsageError
 from fasr_video.files import is_gone
+from fasr_video.gallery.encoder import TrackEncoder
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.probes import Prober
-from fasr_video.pipeline.restore import open_prober
+from fasr_video.pipeline.restore import open_encoder
 from fasr_video.pipeline.search import outdated, search_all
 from fasr_video.report.write import refresh
 
@@ -40,7 +40,9 @@ class Change:
 
     @property
     def told(self) -> list[str]:
-        return [f"new candidate {s}" for s in self.new] + [f"no longer a candidate: {s}" for s in self.gone]
+        return [f"new candidate {s}" for s in self.new] + [
+            f"no longer a candidate: {s}" for s in self.gone
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,14 @@ def cases_in(places: Sequence[Path]) -> list[Path]:
             raise CaseError(place, "no such folder", "give what `run` or `batch` made")
         own = list(_below(place))
         if not own and not (place.absolute().parent / LEDGER).is_file():
-            raise CaseError(place, "no case here, nor in the folders in it", "give what `run` or `batch` made")
+            raise CaseError(
+                place, "no case here, nor in the folders in it", "give what `run` or `batch` made"
+            )
         found |= dict.fromkeys(own)
     if not found:
-        raise CaseError(places[0], "no case here, nor in the folders in it", "give what `run` or `batch` made")
+        raise CaseError(
+            places[0], "no case here, nor in the folders in it", "give what `run` or `batch` made"
+        )
     return list(found)
 
 
@@ -80,8 +86,8 @@ def _below(place: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
+# What to ask with, by what a case was asked with last.
 Questions = Callable[[SearchSettings], SearchSettings]
-"""What to ask with, by what a case was asked with last."""
 
 
 def changed(overrides: Sequence[str]) -> Questions:
@@ -98,7 +104,10 @@ def changed(overrides: Sequence[str]) -> Questions:
 
 
 def search_again(
-    cases: Sequence[Path], given: Path, reports: bool = True, questions: Questions = lambda last: last
+    cases: Sequence[Path],
+    given: Path,
+    reports: bool = True,
+    questions: Questions = lambda last: last,
 ) -> Iterator[Searched]:
     """One after another; a case that cannot be searched is told of, and the rest goes on."""
     with Gallery.open(given, read_only=True) as gallery:
@@ -116,54 +125,71 @@ def is_answered(case: Case, gallery: Gallery, search: SearchSettings) -> bool:
     if last is None:
         return False
     same = last["gallery"]["id"] == gallery.id and last["gallery"]["state"] == gallery.state
-    whole = last["tracks"] == [*probed(case)] and not outdated(case)
+    whole = last["tracks"] == [*encodings(case)] and not outdated(case)
     return bool(same and whole and last["question"] == search.model_dump(mode="json"))
 
 
-def search_one(folder: Path, gallery: Gallery, index: Index, questions: Questions, reports: bool) -> Searched:
+def search_one(
+    folder: Path, gallery: Gallery, index: Index, questions: Questions, reports: bool
+) -> Searched:
     with only_writer(folder), Case.open(folder) as case:
         if not all_done(case):
             raise CaseError(folder, "its footage is not done", "let `run` or `batch` finish it")
         settings = _settings(case)
-        prober = _prober(settings.model_dump_json())
-        gallery.require(prober.embedder)
-        _check_probes(case, prober)
+        encoder = _encoder(settings.model_dump_json())
+        gallery.require(encoder.embedder)
+        _check_encoder(case, encoder)
         question = case.searched()
-        last = settings.search if question is None else SearchSettings.model_validate(question["question"])
+        last = (
+            settings.search
+            if question is None
+            else SearchSettings.model_validate(question["question"])
+        )
         before = _passing(case)
-        asked = search_all(case, gallery, prober, questions(last), index)
+        asked = search_all(case, gallery, encoder, questions(last), index)
         after = _passing(case)
     changes = (
-        Change(t, tuple(sorted(now - then)), tuple(sorted(then - now))) for t, then, now in _beside(before, after)
+        Change(t, tuple(sorted(now - then)), tuple(sorted(then - now)))
+        for t, then, now in _beside(before, after)
     )
     told = tuple(c for c in changes if c.new or c.gone)
     try:
         if reports:
             refresh(folder)
-    except FasrError as error:  # what the search found is told all the same: it is in the case, and new but once
-        return Searched(folder, f"searched, but its report was not written: {error}", asked, len(after), told)
+    except (
+        FasrError
+    ) as error:  # what the search found is told all the same: it is in the case, and new but once
+        return Searched(
+            folder, f"searched, but its report was not written: {error}", asked, len(after), told
+        )
     return Searched(folder, None, asked, len(after), told)
 
 
 def _settings(case: Case) -> Settings:
     """Those the case was made with; one that came later has its default."""
     stored, default = case.settings, load("cpu").model_dump(mode="json")
-    return Settings.model_validate({group: values | stored.get(group, {}) for group, values in default.items()})
+    return Settings.model_validate(
+        {group: values | stored.get(group, {}) for group, values in default.items()}
+    )
 
 
 @lru_cache(maxsize=4)
-def _prober(settings: str) -> Prober:
-    return open_prober(Settings.model_validate_json(settings))
+def _encoder(settings: str) -> TrackEncoder:
+    return open_encoder(Settings.model_validate_json(settings))
 
 
-def _check_probes(case: Case, prober: Prober) -> None:
+def _check_encoder(case: Case, encoder: TrackEncoder) -> None:
     """Features of other models mean something else."""
-    now = json.loads(json.dumps(prober.facts()))
-    for models in {of_track.models for of_track in probed(case).values()}:
+    now = json.loads(json.dumps(encoder.provenance()))
+    for models in {of_track.models for of_track in encodings(case).values()}:
         made = json.loads(models)
         if {key: made.get(key) for key in now} != now:
             reason = "its features were made with other models than those at hand"
-            raise UsageError(case.folder, reason, f"make them anew: fasr-video run --stage restore --out {case.folder}")
+            raise UsageError(
+                case.folder,
+                reason,
+                f"make them anew: fasr-video run --stage restore --out {case.folder}",
+            )
 
 
 def _passing(case: Case) -> dict[str, set[str]]:
@@ -172,6 +198,8 @@ def _passing(case: Case) -> dict[str, set[str]]:
     return {t["name"]: {c["subject"] for c in t["answer"]["joined"] if c["passes"]} for t in asked}
 
 
-def _beside(before: dict[str, set[str]], after: dict[str, set[str]]) -> Iterator[tuple[str, set[str], set[str]]]:
+def _beside(
+    before: dict[str, set[str]], after: dict[str, set[str]]
+) -> Iterator[tuple[str, set[str], set[str]]]:
     for track in after | before:
         yield track, before.get(track, set()), after.get(track, set())

@@ -21,8 +21,8 @@ from fasr_video.archive.orders import End, Order, Outcome, Part
 from fasr_video.archive.scan import Found
 from fasr_video.archive.schedulers import Scheduler
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Place
-from fasr_video.case.sources import place_source
+from fasr_video.case.recording import Recording
+from fasr_video.case.sources import set_recording
 from fasr_video.case.store import DATABASE as CASE_DATABASE
 from fasr_video.case.store import only_writer
 from fasr_video.configs.settings import Settings
@@ -33,13 +33,14 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.pipeline.run import open_models
-from fasr_video.pipeline.search import check_question, told_of
+from fasr_video.pipeline.search import check_question, enrolment_defaults
 from fasr_video.report.write import refresh
 
+# Seconds after which a case that somebody else is writing is tried again.
 BUSY_WAIT = 5.0
-"""Seconds after which a case that somebody else is writing is tried again."""
+# A file is cut when it is so many times longer than its parts would be: else there is nothing to
+# spread.
 LONG = 1.5
-"""A file is cut when it is so many times longer than its parts would be: else there is nothing to spread."""
 GALLERY = "gallery"
 NO_CAMERAS = Cameras()
 
@@ -199,7 +200,9 @@ class Batch:
         self._ledger.put_file(found, sha256, known)
         if known.problem:
             self._listen(Note("warning", str(found.path), known.problem))
-        unit = self._ledger.put_unit(sha256, self._key, self._folder(found, sha256), found.size, self._job.again)
+        unit = self._ledger.put_job(
+            sha256, self._key, self._folder(found, sha256), found.size, self._job.again
+        )
         first = self._ledger.files(unit)[0]
         if first.path != found.path:
             self._listen(Note("skipped", str(found.path), f"the same footage as {first.path}"))
@@ -230,7 +233,9 @@ class Batch:
         return self._ledger.free_folder(sha256, self._key, names)
 
     def _order_of(self, unit: Unit) -> Order | None:
-        there = [f for f in self._ledger.files(unit) if os.path.exists(f.path)]  # Path.exists raises in a closed folder
+        there = [
+            f for f in self._ledger.files(unit) if os.path.exists(f.path)
+        ]  # Path.exists raises in a closed folder
         if not there:
             self._ledger.failed(unit.id, "missing", GONE)
             return None
@@ -238,7 +243,15 @@ class Batch:
         cases, gallery = self._job.cases.absolute(), self._job.gallery
         looks = cases / PARTS / unit.folder
         return Order(
-            *(unit.id, f.path, unit.sha256, f.size, f.mtime_ns, cases / unit.folder, self._settings),
+            *(
+                unit.id,
+                f.path,
+                unit.sha256,
+                f.size,
+                f.mtime_ns,
+                cases / unit.folder,
+                self._settings,
+            ),
             gallery=None if gallery is None else gallery.absolute(),
             place=f.place,
             looks=looks if looks.is_dir() else None,
@@ -250,7 +263,12 @@ class Batch:
         if self._job.settings.detect.every > 1:
             return []  # the run asks for few whole pictures then: looking at all of them beforehand would cost more
         length, seconds = None if self._job.cut is None else length_of(order.path), self._job.cut
-        if length is None or seconds is None or length < LONG * seconds or (order.case / CASE_DATABASE).exists():
+        if (
+            length is None
+            or seconds is None
+            or length < LONG * seconds
+            or (order.case / CASE_DATABASE).exists()
+        ):
             return []
         folder = self._job.cases.absolute() / PARTS / order.case.name
         sampling = self._job.settings.sampling
@@ -298,7 +316,13 @@ class Batch:
         """Whatever a part does not bring, the run looks at itself."""
         whole, parts = self._held.pop(order.unit)
         if outcome.end is not End.DONE:
-            self._listen(Note("warning", str(order.path), f"a part of it was not looked at beforehand: {outcome.text}"))
+            self._listen(
+                Note(
+                    "warning",
+                    str(order.path),
+                    f"a part of it was not looked at beforehand: {outcome.text}",
+                )
+            )
         if parts > 1:
             self._held[order.unit] = (whole, parts - 1)
         else:
@@ -307,17 +331,21 @@ class Batch:
     def _note_change(self, unit: Unit, order: Order, outcome: Outcome) -> None:
         times = self._ledger.changed(unit, order.path, outcome.text)
         if times > self._job.retries:
-            self._listen(Note("failed", str(order.path), f"{outcome.text.partition(';')[0]}, {times} times"))
+            self._listen(
+                Note("failed", str(order.path), f"{outcome.text.partition(';')[0]}, {times} times")
+            )
             return
         self._listen(Note("changed", str(order.path), outcome.text))
         try:
             facts = order.path.stat()
         except OSError:
             return  # gone: its unit is missing
-        found = Found(order.path, self._ledger.name_of(order.path), facts.st_size, facts.st_mtime_ns)
+        found = Found(
+            order.path, self._ledger.name_of(order.path), facts.st_size, facts.st_mtime_ns
+        )
         self._feed.append((found, self._job.cameras.of(found.name)))
 
-    def _bring_up(self, unit: Unit, place: Place) -> None:
+    def _bring_up(self, unit: Unit, place: Recording) -> None:
         """What was said or asked otherwise since a case was done, and its report: no footage is needed for them."""
         folder = self._job.cases / unit.folder
         if not (folder / CASE_DATABASE).is_file():
@@ -332,13 +360,13 @@ class Batch:
         for text in done:
             self._listen(Note("done", str(folder), text))
 
-    def _correct(self, unit: Unit, folder: Path, place: Place) -> list[str]:
+    def _correct(self, unit: Unit, folder: Path, place: Recording) -> list[str]:
         """Camera and clock, where they were said otherwise."""
         said = {k: unit.facts.get(k) for k in ("camera", "clock")}
-        if place == Place() or said == _placed(place):
+        if place == Recording() or said == _placed(place):
             return []
         with only_writer(folder), Case.open(folder) as case:
-            place_source(case, 1, place)
+            set_recording(case, 1, place)
         self._ledger.done(unit.id, {**unit.facts, **_placed(place)}, 0.0)
         return ["camera and clock corrected"]
 
@@ -355,7 +383,11 @@ class Batch:
                 self._index = gallery.state, Index.open(gallery)
             found = search_one(folder, gallery, self._index[1], lambda last: search, reports=False)
         changes = [f"{c.track} {change}" for c in found.changes for change in c.told]
-        return [f"searched again: {'; '.join(changes) or 'the same candidates'}"] if found.asked else []
+        return (
+            [f"searched again: {'; '.join(changes) or 'the same candidates'}"]
+            if found.asked
+            else []
+        )
 
     def _out_of_window(self, path: Path, known: Known) -> str | None:
         """None within it, "" outside of it, and a reason where nobody can say."""
@@ -377,7 +409,9 @@ class Batch:
 def settings_key(settings: Settings) -> str:
     """Of all settings that a case is fixed with; whom to search for may be asked anew."""
     chosen = settings.model_dump(mode="json", exclude={"search": True, "restore": {"subjects"}})
-    chosen["track"]["appearance_weight"] = 0.5  # as in ledgers of before: what they hold as done stays done
+    chosen["track"]["appearance_weight"] = (
+        0.5  # as in ledgers of before: what they hold as done stays done
+    )
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -398,16 +432,16 @@ def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path
     if given is None:
         return None
     models, own = open_models(settings), cases / GALLERY
-    check_question(cases, given, models.prober, settings.search)
+    check_question(cases, given, models.encoder, settings.search)
     if (given / GALLERY_DATABASE).is_file():
         return given
-    embedder = models.prober.embedder
+    embedder = models.encoder.embedder
     if (own / GALLERY_DATABASE).is_file():
         gallery = Gallery.open(own)
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
     with gallery:
-        sync(gallery, given, models.detector, embedder, told=told_of(settings.search))
+        sync(gallery, given, models.detector, embedder, told=enrolment_defaults(settings.search))
         Index.open(gallery)  # made once, for all workers
     return own
 
@@ -417,5 +451,5 @@ def _order(found: Found, known: Known) -> tuple[int, bool, datetime, str]:
     return -known.priority, known.span is None, start, found.name
 
 
-def _placed(place: Place) -> dict[str, object]:
+def _placed(place: Recording) -> dict[str, object]:
     return {"camera": place.camera, "clock": place.clock}

@@ -22,14 +22,25 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.errors import InputError, UsageError
 
-COLUMNS = ("glob", "camera", "start", "offset", "offset_at", "drift", "uncertainty", "zone", "priority")
+COLUMNS = (
+    "glob",
+    "camera",
+    "start",
+    "offset",
+    "offset_at",
+    "drift",
+    "uncertainty",
+    "zone",
+    "priority",
+)
 GROUPS = {"camera", "date", "time"}
 DAY = 86_400
+# Seconds that a time of so many digits leaves open; of a date alone the longest day, on which
+# clocks are set back.
 RESOLUTIONS = {0: DAY + 3600, 2: 3600, 4: 60, 6: 1}
-"""Seconds that a time of so many digits leaves open; of a date alone the longest day, on which clocks are set back."""
 CENTURIES = 1e10  # seconds: no offset of a clock is larger
 MOST_PRIORITY = 1_000_000
 
@@ -66,9 +77,9 @@ class Cameras:
         camera = (line.camera if line else "") or said.get("camera")
         priority = line.priority if line else 0
         try:
-            return Known(Place(camera, self._clock(said, line)), priority)
+            return Known(Recording(camera, self._clock(said, line)), priority)
         except (ValueError, OverflowError) as error:
-            return Known(Place(camera), priority, f"its time cannot be read: {error}")
+            return Known(Recording(camera), priority, f"its time cannot be read: {error}")
 
     def _clock(self, said: dict[str, str], line: Line | None) -> dict[str, object] | None:
         if line and line.start:
@@ -86,18 +97,26 @@ class Cameras:
         if line.drift:
             measured, _ = _in_zone(datetime.fromisoformat(line.offset_at), shown.tzinfo)
             # In UTC: Python's difference of two times of one zone forgets that clocks were set back in between.
-            ahead += line.drift * (shown.astimezone(UTC) - measured.astimezone(UTC)).total_seconds() / DAY
+            ahead += (
+                line.drift
+                * (shown.astimezone(UTC) - measured.astimezone(UTC)).total_seconds()
+                / DAY
+            )
         true = (shown.astimezone(UTC) - timedelta(seconds=ahead)).astimezone(shown.tzinfo)
         clock: dict[str, object] = {"start": true.isoformat()}
         clock |= {"uncertainty_seconds": line.uncertainty + doubt, "from": origin}
         if ahead:
-            clock |= {"shown": shown.isoformat(), "offset_seconds": line.offset, "drift_seconds_a_day": line.drift}
+            clock |= {
+                "shown": shown.isoformat(),
+                "offset_seconds": line.offset,
+                "drift_seconds_a_day": line.drift,
+            }
         return clock
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    place: Place = field(default_factory=Place)
+    place: Recording = field(default_factory=Recording)
     priority: int = 0
     problem: str | None = None
 
@@ -117,7 +136,9 @@ def read_cameras(names: str | None, file: Path | None, zone: str) -> Cameras:
     try:
         _zone(zone)
     except ValueError as error:
-        raise UsageError(f"--zone {zone}", str(error), "write it as Europe/Berlin or +02:00") from error
+        raise UsageError(
+            f"--zone {zone}", str(error), "write it as Europe/Berlin or +02:00"
+        ) from error
     return Cameras(_pattern(names), () if file is None else _lines(file), zone)
 
 
@@ -127,11 +148,15 @@ def _pattern(names: str | None) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(names)
     except re.error as error:
-        raise UsageError(f"--names {names}", f"not a regular expression ({error})", "see docs/cli.md") from error
+        raise UsageError(
+            f"--names {names}", f"not a regular expression ({error})", "see docs/cli.md"
+        ) from error
     unknown = set(pattern.groupindex) - GROUPS
     if unknown or not pattern.groupindex:
         reason = f"no such group {sorted(unknown)[0]}" if unknown else "it has no named group"
-        raise UsageError(f"--names {names}", reason, "name groups camera, date and time, as (?P<camera>[^/]+)")
+        raise UsageError(
+            f"--names {names}", reason, "name groups camera, date and time, as (?P<camera>[^/]+)"
+        )
     return pattern
 
 
@@ -143,7 +168,9 @@ def _lines(file: Path) -> tuple[Line, ...]:
     try:
         return _read_lines(file, csv.DictReader(io.StringIO(text)))
     except csv.Error as error:
-        raise InputError(file, f"not a CSV file that can be read ({error})", "save it again") from error
+        raise InputError(
+            file, f"not a CSV file that can be read ({error})", "save it again"
+        ) from error
 
 
 def _read_lines(file: Path, reader: csv.DictReader[str]) -> tuple[Line, ...]:
@@ -151,7 +178,11 @@ def _read_lines(file: Path, reader: csv.DictReader[str]) -> tuple[Line, ...]:
     reader.fieldnames = columns
     unknown = sorted(set(columns) - set(COLUMNS))
     if unknown or not {"glob", "camera"} & set(columns):
-        reason = f"no such column {unknown[0]!r}" if unknown else "it has neither a column glob nor camera"
+        reason = (
+            f"no such column {unknown[0]!r}"
+            if unknown
+            else "it has neither a column glob nor camera"
+        )
         raise InputError(file, reason, f"use {', '.join(COLUMNS)}")
     return tuple(_line(file, number, row) for number, row in enumerate(reader, 2))
 

@@ -16,9 +16,22 @@ from typing import Any
 from fasr_video.case.case import Case
 
 TABLES = (
-    *("meta", "source", "segment", "track", "face", "link", "probe", "probed", "restoration", "answer", "candidate"),
+    *(
+        "meta",
+        "source",
+        "segment",
+        "track",
+        "face",
+        "link",
+        "probe",
+        "encoding",
+        "restoration",
+        "answer",
+        "candidate",
+    ),
     *("decision", "gallery_photo"),
 )
+# Columns; of `meta`, keys. The table `log` is left out whole.
 LEFT_OUT = {
     "meta": {"case_id", "log_head"},
     "source": {"path", "seconds"},
@@ -26,7 +39,6 @@ LEFT_OUT = {
     "link": {"decided_at"},
     "decision": {"at", "undone_at"},
 }
-"""Columns; of `meta`, keys. The table `log` is left out whole."""
 
 
 def dump(case: Case) -> str:

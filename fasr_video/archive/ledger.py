@@ -25,18 +25,32 @@ from typing import IO, Any
 
 from fasr_video.archive.cameras import Known
 from fasr_video.archive.scan import Found, Scan
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.case.store import DATABASE as CASE_DATABASE
 from fasr_video.case.values import is_clock
 from fasr_video.errors import CaseError, IntegrityError
-from fasr_video.files import is_gone, is_plain, make_private_folder, open_lock, put_in_place, refuse_link
+from fasr_video.files import (
+    is_gone,
+    is_plain,
+    make_private_folder,
+    open_lock,
+    put_in_place,
+    refuse_link,
+)
 from fasr_video.schema import Shape, has_our_meta, is_number, misfit, refuse_others, refuse_values
-from fasr_video.sqlite import BUSY_SECONDS, connect, connect_to_read, environment, tell_damage, transaction
+from fasr_video.sqlite import (
+    BUSY_SECONDS,
+    connect,
+    connect_to_read,
+    explain_errors,
+    raise_if_damaged,
+    transaction,
+)
 
 DATABASE = "ledger.sqlite"
 LOCK = ".ledger.lock"
+# Folder of what was found in the parts of long files.
 PARTS = "parts"
-"""Folder of what was found in the parts of long files."""
 SCHEMA_VERSION = 1
 STATES = ("waiting", "running", "done", "failed", "missing")
 
@@ -56,11 +70,20 @@ CREATE TABLE unread (path TEXT PRIMARY KEY, reason TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE event (
     id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, unit INTEGER, path TEXT, details TEXT);
 """
-NUMBERS = ("frames", "faces", "tracks", "usable", "with_candidates", "unknown", "losses", "footage_seconds")
-"""What is known of a case that is done."""
+# What is known of a case that is done.
+NUMBERS = (
+    "frames",
+    "faces",
+    "tracks",
+    "usable",
+    "with_candidates",
+    "unknown",
+    "losses",
+    "footage_seconds",
+)
 GONE = "its file is not there any more"
+# What this process was asked for: a ledger may hold units of other folders, windows and settings.
 _PLANNED = "CREATE TEMP TABLE planned (unit INTEGER PRIMARY KEY)"
-"""What this process was asked for: a ledger may hold units of other folders, windows and settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +94,7 @@ class File:
     name: str
     size: int
     mtime_ns: int
-    place: Place
+    place: Recording
     problem: str | None
 
 
@@ -102,7 +125,7 @@ class Ledger:
     def open(cls, cases: Path) -> Ledger:
         if (cases / CASE_DATABASE).exists():
             raise CaseError(cases, "it is a case itself", "give a folder for many cases")
-        with environment(cases):
+        with explain_errors(cases):
             make_private_folder(cases)
             for name in (DATABASE, PARTS):
                 refuse_link(cases / name)
@@ -131,13 +154,17 @@ class Ledger:
     def read(cls, cases: Path) -> Ledger:
         """Without a lock, and without writing: while a batch is at work, too."""
         if not (cases / DATABASE).is_file():
-            raise CaseError(cases, f"no ledger here (it holds no {DATABASE})", "give the folder that `batch` made")
-        with environment(cases):
+            raise CaseError(
+                cases,
+                f"no ledger here (it holds no {DATABASE})",
+                "give the folder that `batch` made",
+            )
+        with explain_errors(cases):
             database = connect_to_read(cases / DATABASE)
         database.row_factory = sqlite3.Row
         ledger = cls(cases, database, None)
         try:
-            with environment(cases):
+            with explain_errors(cases):
                 ledger._check()
         except BaseException:
             ledger.close()
@@ -147,10 +174,12 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+    def __exit__(
+        self, _: object = None, error: BaseException | None = None, __: object = None
+    ) -> None:
         remedy = "restore it from a copy; the cases themselves are not touched"
         try:
-            tell_damage(error, self._damage, self.cases / DATABASE, remedy)
+            raise_if_damaged(error, self._damage, self.cases / DATABASE, remedy)
         finally:
             self.close()
 
@@ -166,14 +195,24 @@ class Ledger:
 
     def hash_of(self, found: Found) -> str | None:
         """The SHA-256 of a file that has the size and time of change that it had when it was hashed."""
-        row = self.db.execute("SELECT size, mtime_ns, sha256 FROM file WHERE path = ?", (str(found.path),)).fetchone()
+        row = self.db.execute(
+            "SELECT size, mtime_ns, sha256 FROM file WHERE path = ?", (str(found.path),)
+        ).fetchone()
         same = row is not None and (row["size"], row["mtime_ns"]) == (found.size, found.mtime_ns)
         return row["sha256"] if same else None
 
     def put_file(self, found: Found, sha256: str, known: Known) -> None:
         """A file and its content; paths that it had before it was renamed are forgotten."""
         clock = None if known.place.clock is None else json.dumps(known.place.clock, sort_keys=True)
-        row = (str(found.path), found.name, found.size, found.mtime_ns, sha256, known.place.camera, clock)
+        row = (
+            str(found.path),
+            found.name,
+            found.size,
+            found.mtime_ns,
+            sha256,
+            known.place.camera,
+            clock,
+        )
         with self.transaction():
             self.db.execute(
                 "INSERT INTO file (path, name, size, mtime_ns, sha256, camera, clock, priority, problem)"
@@ -185,11 +224,13 @@ class Ledger:
                 " problem = excluded.problem",
                 (*row, known.priority, known.problem),
             )
-            others = self.db.execute("SELECT path FROM file WHERE sha256 = ? AND path <> ?", (sha256, str(found.path)))
+            others = self.db.execute(
+                "SELECT path FROM file WHERE sha256 = ? AND path <> ?", (sha256, str(found.path))
+            )
             renamed = [(other["path"],) for other in others.fetchall() if is_gone(other["path"])]
             self.db.executemany("DELETE FROM file WHERE path = ?", renamed)
 
-    def put_unit(self, sha256: str, settings: str, folder: str, size: int, again: bool) -> Unit:
+    def put_job(self, sha256: str, settings: str, folder: str, size: int, again: bool) -> Unit:
         """The unit of a content under these settings; a new one waits, as does one whose file is back, or (`again`)
         one that failed."""
         with self.transaction():
@@ -199,26 +240,37 @@ class Ledger:
                 (sha256, settings, folder, size),
             )
             key = "WHERE sha256 = ? AND settings = ?"
-            self.db.execute(f"UPDATE unit SET state = 'waiting' {key} AND state = 'missing'", (sha256, settings))
+            self.db.execute(
+                f"UPDATE unit SET state = 'waiting' {key} AND state = 'missing'", (sha256, settings)
+            )
             if again:
                 self.db.execute(
-                    f"UPDATE unit SET state = 'waiting', tries = 0 {key} AND state = 'failed'", (sha256, settings)
+                    f"UPDATE unit SET state = 'waiting', tries = 0 {key} AND state = 'failed'",
+                    (sha256, settings),
                 )
-            unit = _unit(self.db.execute(f"SELECT * FROM unit {key}", (sha256, settings)).fetchone())
+            unit = _unit(
+                self.db.execute(f"SELECT * FROM unit {key}", (sha256, settings)).fetchone()
+            )
             self.db.execute("INSERT OR IGNORE INTO planned VALUES (?)", (unit.id,))
         return unit
 
     def free_folder(self, sha256: str, settings: str, names: Iterable[str]) -> str:
         """The first of these names that is no other unit's."""
         query = "SELECT 1 FROM unit WHERE folder = ? AND (sha256, settings) <> (?, ?)"
-        return next(n for n in names if self.db.execute(query, (n, sha256, settings)).fetchone() is None)
+        return next(
+            n for n in names if self.db.execute(query, (n, sha256, settings)).fetchone() is None
+        )
 
     def put_unread(self, archive: Path, found: Scan) -> None:
         """What could not be looked at below `archive` this time. What was so before is forgotten, but for files that
         are there: whether they can be read is for `put_problem` and `put_readable` to say."""
         below, there = _below(archive), {str(f.path) for f in found.files}
         before = dict(self.db.execute("SELECT path, reason FROM unread").fetchall())
-        stay = {path: why for path, why in before.items() if path in there or not f"{path}/".startswith(below)}
+        stay = {
+            path: why
+            for path, why in before.items()
+            if path in there or not f"{path}/".startswith(below)
+        }
         now = stay | found.unread
         if now == before:
             return
@@ -235,7 +287,9 @@ class Ledger:
     def put_readable(self, files: Iterable[Found]) -> None:
         """Files that had a problem, perhaps, and are tried anew."""
         with self.transaction():
-            self.db.executemany("DELETE FROM unread WHERE path = ?", [(str(f.path),) for f in files])
+            self.db.executemany(
+                "DELETE FROM unread WHERE path = ?", [(str(f.path),) for f in files]
+            )
 
     def put_gone(self, archive: Path, found: Scan) -> None:
         """Files that were below `archive` and are not any more.
@@ -245,7 +299,11 @@ class Ledger:
         """
         below, there = _below(archive), {str(f.path) for f in found.files}
         known = dict(self.db.execute("SELECT path, sha256 FROM file").fetchall())
-        gone = {p: sha for p, sha in known.items() if p.startswith(below) and p not in there and is_gone(p)}
+        gone = {
+            p: sha
+            for p, sha in known.items()
+            if p.startswith(below) and p not in there and is_gone(p)
+        }
         kept = {sha for path, sha in known.items() if path not in gone}
         with self.transaction():
             forgotten = [(path,) for path, sha in gone.items() if sha is None or sha in kept]
@@ -266,15 +324,21 @@ class Ledger:
         if row is None:
             return None
         with self.transaction():
-            self.db.execute("UPDATE unit SET state = 'running', tries = tries + 1 WHERE id = ?", (row["id"],))
+            self.db.execute(
+                "UPDATE unit SET state = 'running', tries = tries + 1 WHERE id = ?", (row["id"],)
+            )
         return self.unit(row["id"])
 
     def files(self, unit: Unit) -> list[File]:
-        rows = self.db.execute("SELECT * FROM file WHERE sha256 = ? ORDER BY name, path", (unit.sha256,)).fetchall()
+        rows = self.db.execute(
+            "SELECT * FROM file WHERE sha256 = ? ORDER BY name, path", (unit.sha256,)
+        ).fetchall()
         return [_file(row) for row in rows]
 
     def name_of(self, path: Path) -> str:
-        return str(self.db.execute("SELECT name FROM file WHERE path = ?", (str(path),)).fetchone()["name"])
+        return str(
+            self.db.execute("SELECT name FROM file WHERE path = ?", (str(path),)).fetchone()["name"]
+        )
 
     def done(self, unit: int, facts: Mapping[str, Any], seconds: float) -> None:
         with self.transaction():
@@ -284,7 +348,8 @@ class Ledger:
                 (json.dumps(facts), seconds, unit),
             )
             self.db.execute(
-                "UPDATE file SET changes = 0 WHERE sha256 = (SELECT sha256 FROM unit WHERE id = ?)", (unit,)
+                "UPDATE file SET changes = 0 WHERE sha256 = (SELECT sha256 FROM unit WHERE id = ?)",
+                (unit,),
             )
             self._event("done", unit)
 
@@ -297,19 +362,25 @@ class Ledger:
     def put_back(self, unit: int, why: str) -> None:
         """It waits again, and that was no try."""
         with self.transaction():
-            self.db.execute("UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE id = ?", (unit,))
+            self.db.execute(
+                "UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE id = ?", (unit,)
+            )
             self._event("put back", unit, details=why)
 
     def changed(self, unit: Unit, path: Path, why: str) -> int:
         """A file is not what it was when it was hashed: its content is unknown again. Returns how often that was."""
         with self.transaction():
             self.db.execute(
-                "UPDATE file SET sha256 = NULL, changes = changes + 1, problem = ? WHERE path = ?", (why, str(path))
+                "UPDATE file SET sha256 = NULL, changes = changes + 1, problem = ? WHERE path = ?",
+                (why, str(path)),
             )
-            left = self.db.execute("SELECT count(*) FROM file WHERE sha256 = ?", (unit.sha256,)).fetchone()[0]
+            left = self.db.execute(
+                "SELECT count(*) FROM file WHERE sha256 = ?", (unit.sha256,)
+            ).fetchone()[0]
             state = "waiting" if left else "missing"
             self.db.execute(
-                "UPDATE unit SET state = ?, tries = tries - 1, error = ? WHERE id = ?", (state, why, unit.id)
+                "UPDATE unit SET state = ?, tries = tries - 1, error = ? WHERE id = ?",
+                (state, why, unit.id),
             )
             self._event("changed while it was read", unit.id, path)
         row = self.db.execute("SELECT changes FROM file WHERE path = ?", (str(path),)).fetchone()
@@ -319,7 +390,9 @@ class Ledger:
         """Units that an owner left running wait again: no try of theirs."""
         with self.transaction():
             left = self.db.execute("SELECT id FROM unit WHERE state = 'running'").fetchall()
-            self.db.execute("UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE state = 'running'")
+            self.db.execute(
+                "UPDATE unit SET state = 'waiting', tries = tries - 1 WHERE state = 'running'"
+            )
             for row in left:
                 self._event("taken up again", row["id"])
         return len(left)
@@ -330,7 +403,9 @@ class Ledger:
         return _unit(self.db.execute("SELECT * FROM unit WHERE id = ?", (number,)).fetchone())
 
     def units(self) -> list[Unit]:
-        return [_unit(row) for row in self.db.execute("SELECT * FROM unit ORDER BY folder").fetchall()]
+        return [
+            _unit(row) for row in self.db.execute("SELECT * FROM unit ORDER BY folder").fetchall()
+        ]
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Count and bytes of the units that were put, by state."""
@@ -355,10 +430,18 @@ class Ledger:
         """The first thing in it that is not as it was written."""
         return misfit(self.db, SHAPE)
 
-    def _event(self, event: str, unit: int | None = None, path: Path | None = None, details: str | None = None) -> None:
+    def _event(
+        self,
+        event: str,
+        unit: int | None = None,
+        path: Path | None = None,
+        details: str | None = None,
+    ) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = (at, event, unit, None if path is None else str(path), details)
-        self.db.execute("INSERT INTO event (at, event, unit, path, details) VALUES (?, ?, ?, ?, ?)", row)
+        self.db.execute(
+            "INSERT INTO event (at, event, unit, path, details) VALUES (?, ?, ?, ?, ?)", row
+        )
 
     def _check(self) -> None:
         """Raise unless it is a ledger of this version, as this program makes them."""
@@ -403,7 +486,7 @@ def _unit(row: sqlite3.Row) -> Unit:
 
 def _file(row: sqlite3.Row) -> File:
     clock = None if row["clock"] is None else json.loads(row["clock"])
-    place = Place(row["camera"], clock)
+    place = Recording(row["camera"], clock)
     return File(Path(row["path"]), row["name"], row["size"], row["mtime_ns"], place, row["problem"])
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from fasr_video.configs.settings import Settings
 from fasr_video.detection import Detector
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.media import VideoReader
-from fasr_video.pipeline.run import frames_at_once, sampling_of
+from fasr_video.pipeline.run import frame_batch_size, sampling_of
 from fasr_video.sqlite import connect
 from fasr_video.types import Detections, Image
 
@@ -36,19 +36,25 @@ def look(reader: VideoReader, detector: Detector, settings: Settings, path: Path
     def write(partial: Path) -> None:
         partial.unlink(missing_ok=True)  # of a worker that was killed
         database = sqlite3.connect(partial)
-        database.execute("CREATE TABLE look (picture BLOB PRIMARY KEY, found BLOB NOT NULL) WITHOUT ROWID")
+        database.execute(
+            "CREATE TABLE look (picture BLOB PRIMARY KEY, found BLOB NOT NULL) WITHOUT ROWID"
+        )
         database.execute("CREATE TABLE detector (fingerprint TEXT NOT NULL, name TEXT NOT NULL)")
-        database.execute("INSERT INTO detector VALUES (?, ?)", (detector.fingerprint, detector.name))
+        database.execute(
+            "INSERT INTO detector VALUES (?, ?)", (detector.fingerprint, detector.name)
+        )
         frames = reader.frames(sampling_of(settings))
-        while batch := list(islice(frames, frames_at_once(settings.detect))):
+        while batch := list(islice(frames, frame_batch_size(settings.detect))):
             images = [f.image for f in batch if not f.damaged]
-            rows = [(_key(i), _pack(d)) for i, d in zip(images, detector.detect(images), strict=True)]
+            rows = [
+                (_key(i), _pack(d)) for i, d in zip(images, detector.detect(images), strict=True)
+            ]
             database.executemany("INSERT OR REPLACE INTO look VALUES (?, ?)", rows)
         database.commit()
         database.close()
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, write)
+    atomic_write(path, write)
 
 
 def _open_part(path: Path) -> sqlite3.Connection:
@@ -56,7 +62,7 @@ def _open_part(path: Path) -> sqlite3.Connection:
     return connect(path, f"file:{quote(os.fsencode(path))}?mode=ro", check_same_thread=False)
 
 
-class Remembering:
+class CachedDetector:
     """A detector that does not look twice at a picture that a part has seen. A part that another detector looked at is
     left out: a case names one detector, and its boxes are that one's."""
 
@@ -84,7 +90,9 @@ class Remembering:
         missing = [k for k, f in enumerate(found) if f is None]
         if missing:
             self.looked += len(missing)
-            for k, seen in zip(missing, self._detector.detect([frames[k] for k in missing]), strict=True):
+            for k, seen in zip(
+                missing, self._detector.detect([frames[k] for k in missing]), strict=True
+            ):
                 found[k] = seen
         return [f for f in found if f is not None]
 
@@ -93,7 +101,9 @@ class Remembering:
         for k, part in enumerate(self._parts):
             row = part.execute("SELECT found FROM look WHERE picture = ?", (key,)).fetchone()
             if row is not None:
-                self._parts.insert(0, self._parts.pop(k))  # the next picture is likely in the same part
+                self._parts.insert(
+                    0, self._parts.pop(k)
+                )  # the next picture is likely in the same part
                 return _unpack(row[0])
         return None
 
@@ -113,9 +123,11 @@ def _key(image: Image) -> bytes:
 
 
 def _pack(found: Detections) -> bytes:
-    marks = None if found.landmarks is None else np.asarray(found.landmarks, np.float32).tobytes()
+    landmarks = (
+        None if found.landmarks is None else np.asarray(found.landmarks, np.float32).tobytes()
+    )
     boxes, scores = np.asarray(found.boxes, np.float32), np.asarray(found.scores, np.float32)
-    packed: bytes = msgpack.packb((boxes.tobytes(), scores.tobytes(), marks))
+    packed: bytes = msgpack.packb((boxes.tobytes(), scores.tobytes(), landmarks))
     return packed
 
 
@@ -123,5 +135,9 @@ def _unpack(data: bytes) -> Detections:
     def array(raw: bytes, *shape: int) -> Any:
         return np.frombuffer(raw, np.float32).reshape(-1, *shape).copy()
 
-    boxes, scores, marks = msgpack.unpackb(data)
-    return Detections(array(boxes, 4), array(scores).ravel(), None if marks is None else array(marks, 5, 2))
+    boxes, scores, landmarks = msgpack.unpackb(data)
+    return Detections(
+        array(boxes, 4),
+        array(scores).ravel(),
+        None if landmarks is None else array(landmarks, 5, 2),
+    )

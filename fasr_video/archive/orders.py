@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video import __version__
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 
+# Is told what share of the footage is done, now and then.
 Tell = Callable[[float], None]
-"""Is told what share of the footage is done, now and then."""
 
 
 class End(StrEnum):
     """How a unit ended."""
 
     DONE = "done"
+    # What is wrong will be wrong again: a file that is no footage.
     BAD = "bad"
-    """What is wrong will be wrong again: a file that is no footage."""
+    # It may go better another time.
     FAILED = "failed"
-    """It may go better another time."""
+    # The file is not, or did not stay, what was hashed.
     CHANGED = "changed"
-    """The file is not, or did not stay, what was hashed."""
+    # Somebody else is writing its case: a worker that lost its scheduler, and ends in its own time.
     BUSY = "busy"
-    """Somebody else is writing its case: a worker that lost its scheduler, and ends in its own time."""
+    # This worker cannot do any unit: no models, or another version.
     UNFIT = "unfit"
-    """This worker cannot do any unit: no models, or another version."""
+    # The machine gave up: the disk is full.
     STOPPED = "stopped"
-    """The machine gave up: the disk is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Order:
     settings: str
     """As JSON."""
     gallery: Path | None
-    place: Place
+    place: Recording
     looks: Path | None = None
     """Folder of what was found in parts of it."""
     part: Part | None = None

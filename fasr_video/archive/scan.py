@@ -13,8 +13,36 @@ from fasr_video.files import is_utf8, readable_name
 
 ENDINGS = frozenset(
     {
-        *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob"),
-        *(".h264", ".264", ".h265", ".265", ".hevc", ".flv", ".asf", ".wmv", ".mxf", ".dav", ".ogv", ".dv", ".mjpeg"),
+        *(
+            ".mp4",
+            ".m4v",
+            ".mov",
+            ".3gp",
+            ".mkv",
+            ".webm",
+            ".avi",
+            ".ts",
+            ".mts",
+            ".m2ts",
+            ".mpg",
+            ".mpeg",
+            ".vob",
+        ),
+        *(
+            ".h264",
+            ".264",
+            ".h265",
+            ".265",
+            ".hevc",
+            ".flv",
+            ".asf",
+            ".wmv",
+            ".mxf",
+            ".dav",
+            ".ogv",
+            ".dv",
+            ".mjpeg",
+        ),
         *(".mjpg", ".ivf"),
     }
 )

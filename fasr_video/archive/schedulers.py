@@ -26,10 +26,10 @@ from fasr_video.errors import GPU_LOST, EnvironmentFailure, MissingExtra, UsageE
 
 Tell = Callable[[Order, float], None]
 Finished = tuple[Order, Outcome]
+# Seconds between two looks at the workers' memory, and at a cluster's workers.
 TICK = 0.5
-"""Seconds between two looks at the workers' memory, and at a cluster's workers."""
+# Seconds that a Dask scheduler has to answer.
 ANSWER = 10
-"""Seconds that a Dask scheduler has to answer."""
 
 
 class Scheduler(Protocol):
@@ -49,7 +49,9 @@ class Scheduler(Protocol):
 
 
 def refuse(who: str, outcome: Outcome) -> UsageError:
-    return UsageError(who, outcome.text, "nothing done is lost: put it right and give the same command")
+    return UsageError(
+        who, outcome.text, "nothing done is lost: put it right and give the same command"
+    )
 
 
 class Local:
@@ -90,7 +92,14 @@ class _Worker:
 class Processes:
     """Workers on this machine: each imports everything afresh, with one thread, and ends when this process does."""
 
-    def __init__(self, work: Work, tell: Tell, count: int, memory: int | None = None, gpus: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        work: Work,
+        tell: Tell,
+        count: int,
+        memory: int | None = None,
+        gpus: Sequence[str] = (),
+    ) -> None:
         """`memory` is the most that a worker may hold, in MB; worker k sees only GPU k of `gpus`, in turn."""
         self._work, self._tell, self._memory = work, tell, memory
         self._gpus = [gpus[k % len(gpus)] if gpus else None for k in range(count)]
@@ -107,7 +116,9 @@ class Processes:
             if worker is None or not worker.process.is_alive():
                 worker = self._workers[k] = self._start(k)
             worker.order = order
-            with suppress(ConnectionError):  # it died just now, which is heard as of any that dies at work
+            with suppress(
+                ConnectionError
+            ):  # it died just now, which is heard as of any that dies at work
                 worker.pipe.send(order)
             return
         raise AssertionError("no room")
@@ -117,7 +128,9 @@ class Processes:
         while True:
             busy = [w for w in self._workers if w is not None and w.order is not None]
             left = max(0.0, until - time.monotonic())
-            connection.wait([x for w in busy for x in (w.pipe, w.process.sentinel)], min(TICK, left))
+            connection.wait(
+                [x for w in busy for x in (w.pipe, w.process.sentinel)], min(TICK, left)
+            )
             found = [f for w in busy for f in self._hear(w)]
             self._limit_memory(busy)
             if found or time.monotonic() >= until:
@@ -133,9 +146,13 @@ class Processes:
     def _start(self, k: int) -> _Worker:
         here, there = multiprocessing.Pipe()
         spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=_serve, args=(there, self._work), name=f"fasr-video {k}", daemon=True)
+        process = spawn.Process(
+            target=_serve, args=(there, self._work), name=f"fasr-video {k}", daemon=True
+        )
         one = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
-        with _environment(one | ({} if self._gpus[k] is None else {"CUDA_VISIBLE_DEVICES": str(self._gpus[k])})):
+        with _environment(
+            one | ({} if self._gpus[k] is None else {"CUDA_VISIBLE_DEVICES": str(self._gpus[k])})
+        ):
             process.start()
         there.close()
         return _Worker(process, here)
@@ -150,7 +167,9 @@ class Processes:
                     worker.order = None
                     if said.end is End.UNFIT:
                         raise refuse("this machine", said)
-                    if GPU_LOST in said.text:  # for good, in that process: a fresh one takes the next try
+                    if (
+                        GPU_LOST in said.text
+                    ):  # for good, in that process: a fresh one takes the next try
                         worker.process.kill()
                         worker.process.join()
                     return [(order, said)]
@@ -162,7 +181,14 @@ class Processes:
         worker.order = None
         code = worker.process.exitcode or 0
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return [(order, Outcome(End.FAILED, f"{order.path}: {worker.killed_for or f'its worker died ({how})'}"))]
+        return [
+            (
+                order,
+                Outcome(
+                    End.FAILED, f"{order.path}: {worker.killed_for or f'its worker died ({how})'}"
+                ),
+            )
+        ]
 
     def _limit_memory(self, busy: Sequence[_Worker]) -> None:
         if self._memory is None or time.monotonic() - self._looked < TICK:
@@ -171,7 +197,9 @@ class Processes:
         for worker in busy:
             held = resident(worker.process.pid)
             if worker.order is not None and held > self._memory and worker.killed_for is None:
-                worker.killed_for = f"its worker held {held} MB, and {self._memory} are allowed (--memory)"
+                worker.killed_for = (
+                    f"its worker held {held} MB, and {self._memory} are allowed (--memory)"
+                )
                 worker.process.kill()
 
 
@@ -240,13 +268,17 @@ class Dask:
             from distributed import Client
         except ImportError as error:
             raise MissingExtra("distributed", "dist", "--scheduler dask=…") from error
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said in our own lines
+        logging.getLogger("distributed").setLevel(
+            logging.CRITICAL
+        )  # what matters of it is said in our own lines
         self._work, self._address, self._warn = work, address, warn
         try:
             self._client: Any = Client(address, timeout=ANSWER, set_as_default=False)  # type: ignore[no-untyped-call]
         except (OSError, TimeoutError, ValueError) as error:
             remedy = "start one (dask scheduler), or give its address as tcp://HOST:8786"
-            raise UsageError(f"--scheduler dask={address}", "no scheduler answers there", remedy) from error
+            raise UsageError(
+                f"--scheduler dask={address}", "no scheduler answers there", remedy
+            ) from error
         self._orders: dict[Any, Order] = {}
         self._ended: queue.Queue[Any] = queue.Queue()
         self._problems: dict[str, str | None] = {}
@@ -261,7 +293,9 @@ class Dask:
         self._looked = 0.0
 
     def room(self) -> int:
-        threads = sum(count for worker, count in self._threads.items() if self._problems.get(worker) is None)
+        threads = sum(
+            count for worker, count in self._threads.items() if self._problems.get(worker) is None
+        )
         # One is at work, one waits: a worker never idles for our answer.
         return max(1, 2 * threads) - len(self._orders)
 
@@ -271,7 +305,9 @@ class Dask:
         self._look_at_workers()
         fit = [w for w in self._threads if self._problems.get(w) is None]
         # Not more than a wish: those that are fit may leave, and others join.
-        where = {"workers": fit, "allow_other_workers": True} if len(fit) < len(self._threads) else {}
+        where = (
+            {"workers": fit, "allow_other_workers": True} if len(fit) < len(self._threads) else {}
+        )
         key = f"fasr-{os.urandom(8).hex()}"  # the same unit may come again
         future: Any = self._client.submit(_do, self._work, order, pure=False, key=key, **where)
         self._orders[future] = order
@@ -342,7 +378,9 @@ class Dask:
         for worker in set(there) - set(self._problems) - set(self._questions.values()):
             # As a task of that worker alone: what runs beside a worker's tasks keeps it from answering its scheduler.
             key = f"fasr-question-{os.urandom(8).hex()}"
-            asked = self._client.submit(_question(*self._asked), pure=False, key=key, workers=[worker], priority=1)
+            asked = self._client.submit(
+                _question(*self._asked), pure=False, key=key, workers=[worker], priority=1
+            )
             self._questions[asked] = worker
             asked.add_done_callback(self._ended.put)
 
@@ -370,7 +408,9 @@ class Dask:
 
     def _gone(self) -> EnvironmentFailure:
         remedy = "start it and give the same command: it goes on"
-        return EnvironmentFailure(f"dask={self._address}", "the scheduler went away; what is done is safe", remedy)
+        return EnvironmentFailure(
+            f"dask={self._address}", "the scheduler went away; what is done is safe", remedy
+        )
 
 
 def _is_lost(future: Any) -> bool:
@@ -385,7 +425,9 @@ def _do(work: Work, order: Order) -> tuple[str, Outcome]:
     return get_worker().address, work(order, lambda share: None)
 
 
-def _question(version: str, settings: str, cases: str, gallery: str | None) -> Callable[[], str | None]:
+def _question(
+    version: str, settings: str, cases: str, gallery: str | None
+) -> Callable[[], str | None]:
     """For a worker. A function within a function travels whole, so that it can be asked of one without fasr-video."""
 
     def answer() -> str | None:

@@ -24,24 +24,34 @@ from fasr_video.case.case import Case
 from fasr_video.case.document import csv_of, decided_subject
 from fasr_video.case.document import tracks as tracks_of
 from fasr_video.case.links import all_links
-from fasr_video.case.results import all_features, probed
+from fasr_video.case.results import all_features, encodings
 from fasr_video.custody.purge import is_purged, tombstone
 from fasr_video.errors import FasrError
-from fasr_video.files import write_whole
-from fasr_video.gallery.probes import Kind
+from fasr_video.files import atomic_write_text
+from fasr_video.gallery.encoder import Kind
 from fasr_video.report.write import FOLDER as REPORT
 from fasr_video.report.write import INDEX
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
 SCHEMA = "fasr-video/archive/1"
-COUNTS = ("frames", "faces", "tracks", "usable", "with_candidates", "unknown", "losses", "footage_seconds")
+COUNTS = (
+    "frames",
+    "faces",
+    "tracks",
+    "usable",
+    "with_candidates",
+    "unknown",
+    "losses",
+    "footage_seconds",
+)
 COLUMNS = (
     *("case", "state", "files", "camera", "start", "start_uncertainty", "tries", "error"),
     *(*COUNTS, "work_seconds", "sha256"),
 )
+# How a unit stands that was done, and whose case was removed since: the ledger itself still says
+# done.
 PURGED = "purged"
-"""How a unit stands that was done, and whose case was removed since: the ledger itself still says done."""
 THUMB = 64  # px, of a picture to know a track by
 
 
@@ -68,15 +78,17 @@ def write_summary(ledger: Ledger) -> dict[str, Any]:
     texts = {"json": json.dumps(document, indent=2, ensure_ascii=False), "csv": as_csv(document)}
     texts["html"] = as_html(document)
     for ending, text in texts.items():
-        with environment(ledger.cases):
-            write_whole(ledger.cases / f"summary.{ending}", lambda p, t=text: p.write_text(t, encoding="utf-8"))  # type: ignore[misc]
+        with explain_errors(ledger.cases):
+            atomic_write_text(ledger.cases / f"summary.{ending}", text)
     return document
 
 
 def rewrite(cases: Iterable[Path]) -> list[str]:
     """Make the summaries of the archives that these cases lie in anew; returns why some could not be."""
     problems = []
-    parents = (p.resolve() for case in cases for p in (case.absolute().parent, case.resolve().parent))
+    parents = (
+        p.resolve() for case in cases for p in (case.absolute().parent, case.resolve().parent)
+    )
     for folder in dict.fromkeys(parents):
         if not (folder / DATABASE).is_file():
             continue
@@ -112,7 +124,9 @@ def summary(ledger: Ledger) -> dict[str, Any]:
         "version": __version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "units_by_state": states,
-        "totals": {k: sum(u[k] or 0 for u in units if u["counted"]) for k in (*COUNTS, "work_seconds")},
+        "totals": {
+            k: sum(u[k] or 0 for u in units if u["counted"]) for k in (*COUNTS, "work_seconds")
+        },
         "units": units,
         "not_read": unread,
         "purged": purged,
@@ -127,7 +141,9 @@ def subjects(seen: Sequence[Seen]) -> list[dict[str, Any]]:
     What a person joined in its case is one subject here, too, and nothing is put to it that is apart from any of it.
     """
     found: list[dict[str, Any]] = []
-    for embedder in sorted({s.embedder for s in seen}):  # vectors of two embedders mean nothing to each other
+    for embedder in sorted(
+        {s.embedder for s in seen}
+    ):  # vectors of two embedders mean nothing to each other
         some = [s for s in seen if s.embedder == embedder]
         by_id = {s.tracklet.id: s for s in some}
         accepted = [(s.tracklet.id, other) for s in some for other in s.accepted if other in by_id]
@@ -137,13 +153,26 @@ def subjects(seen: Sequence[Seen]) -> list[dict[str, Any]]:
             one, other = people.get(a, {a}), people.get(b, {b})
             return one is not other and any(_apart(by_id[x], by_id[y]) for x in one for y in other)
 
-        proposals = propose_by_face([s.tracklet for s in some], max(s.similarity for s in some), apart)
+        proposals = propose_by_face(
+            [s.tracklet for s in some], max(s.similarity for s in some), apart
+        )
         scores = {frozenset((p.a, p.b)): p.score for p in proposals}
-        for members in {frozenset(c) for c in _clusters([*accepted, *((p.a, p.b) for p in proposals)]).values()}:
+        for members in {
+            frozenset(c) for c in _clusters([*accepted, *((p.a, p.b) for p in proposals)]).values()
+        }:
             by_face = [score for pair, score in scores.items() if pair <= members]
-            about = {"weakest_score": min(by_face, default=None), "joined_by_people": any(m in people for m in members)}
+            about = {
+                "weakest_score": min(by_face, default=None),
+                "joined_by_people": any(m in people for m in members),
+            }
             found.append({"tracks": [by_id[m].facts for m in sorted(members)], **about})
-    found.sort(key=lambda s: (-len({t["camera"] for t in s["tracks"]}), -len(s["tracks"]), -(s["weakest_score"] or 0)))
+    found.sort(
+        key=lambda s: (
+            -len({t["camera"] for t in s["tracks"]}),
+            -len(s["tracks"]),
+            -(s["weakest_score"] or 0),
+        )
+    )
     return [{"subject": f"P{number}", **s} for number, s in enumerate(found, 1)]
 
 
@@ -181,7 +210,10 @@ def _newest(units: Sequence[Unit]) -> set[int]:
 def as_csv(document: Mapping[str, Any]) -> str:
     return csv_of(
         COLUMNS,
-        ({**{c: unit.get(c) for c in COLUMNS}, "files": " | ".join(unit["files"])} for unit in document["units"]),
+        (
+            {**{c: unit.get(c) for c in COLUMNS}, "files": " | ".join(unit["files"])}
+            for unit in document["units"]
+        ),
     )
 
 
@@ -198,7 +230,12 @@ def _line(ledger: Ledger, unit: Unit) -> dict[str, Any]:
     camera = unit.facts.get("camera") or (files[0].place.camera if files else None)
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
     line |= {k: unit.facts.get(k) for k in COUNTS}
-    line |= {"case": unit.folder, "state": unit.state, "files": [f.name for f in files], "camera": camera}
+    line |= {
+        "case": unit.folder,
+        "state": unit.state,
+        "files": [f.name for f in files],
+        "camera": camera,
+    }
     line |= {"start": clock.get("start"), "start_uncertainty": clock.get("uncertainty_seconds")}
     line |= {"tries": unit.tries, "error": unit.error, "sha256": unit.sha256}
     line["report"] = _report(ledger.cases, unit.folder, INDEX) if unit.state == "done" else None
@@ -215,12 +252,18 @@ def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
     """The usable tracks of a case, numbered on from `count`; its line is told what they were answered last."""
     with Case.open(folder, read_only=True) as case, case.one_moment():
         similarity = case.settings["link"]["min_similarity"]
-        made, looks = probed(case), all_features(case)
+        made, looks = encodings(case), all_features(case)
         tracks = [t for t in tracks_of(case) if t["id"] in made]
         verdicts = [t["answer"]["verdict"] for t in tracks if t["answer"] is not None]
-        line |= {"with_candidates": verdicts.count("candidates"), "unknown": verdicts.count("unknown")}
+        line |= {
+            "with_candidates": verdicts.count("candidates"),
+            "unknown": verdicts.count("unknown"),
+        }
         numbers = {t["id"]: count + k for k, t in enumerate(tracks)}
-        said: dict[str, defaultdict[int, set[int]]] = {"refused": defaultdict(set), "accepted": defaultdict(set)}
+        said: dict[str, defaultdict[int, set[int]]] = {
+            "refused": defaultdict(set),
+            "accepted": defaultdict(set),
+        }
         for link in all_links(case):
             if link.state in said and link.a in numbers and link.b in numbers:
                 said[link.state][link.a].add(numbers[link.b])
@@ -230,7 +273,7 @@ def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
             tracklet = Tracklet(numbers[t["id"]], count, t["start_seconds"], t["end_seconds"], look)
             found.append(
                 Seen(
-                    *(tracklet, made[t["id"]].facts["embedder"], similarity),
+                    *(tracklet, made[t["id"]].provenance["embedder"], similarity),
                     frozenset(said["refused"][t["id"]]),
                     _facts(case, t, line),
                     accepted=frozenset(said["accepted"][t["id"]]),
@@ -243,7 +286,10 @@ def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
 def _surely(track: Mapping[str, Any], line: Mapping[str, Any]) -> tuple[str, float, float] | None:
     if line["camera"] is None or line["start"] is None:
         return None
-    start, doubt = datetime.fromisoformat(line["start"]).timestamp(), line["start_uncertainty"] or 0.0
+    start, doubt = (
+        datetime.fromisoformat(line["start"]).timestamp(),
+        line["start_uncertainty"] or 0.0,
+    )
     first, last = start + track["start_seconds"] + doubt, start + track["end_seconds"] - doubt
     return (line["camera"], first, last) if first <= last else None
 
@@ -265,10 +311,16 @@ def _facts(case: Case, track: Mapping[str, Any], line: Mapping[str, Any]) -> dic
         "wall": None if wall is None else wall.isoformat(timespec="milliseconds"),
         "wall_uncertainty": line["start_uncertainty"],
         "candidates": [
-            {k: c[k] for k in ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")} for c in passing
+            {k: c[k] for k in ("subject", "score", "log10_likelihood_ratio", "only_sr", "support")}
+            for c in passing
         ],
         "decisions": [
-            {"verdict": d["verdict"], "subject": decided_subject(d) or None, "by": d["by"], "role": d["role"]}
+            {
+                "verdict": d["verdict"],
+                "subject": decided_subject(d) or None,
+                "by": d["by"],
+                "role": d["role"],
+            }
             for d in track["decisions"]
             if d["undone_by"] is None
         ],

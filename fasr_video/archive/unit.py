@@ -18,7 +18,7 @@ import cv2
 import torch
 
 from fasr_video import __version__
-from fasr_video.archive.looks import Remembering, look
+from fasr_video.archive.looks import CachedDetector, look
 from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.case import log
 from fasr_video.case.case import Case
@@ -34,8 +34,8 @@ from fasr_video.media import open_video
 from fasr_video.pipeline.run import Models, Progress, open_models, run
 from fasr_video.report.write import refresh
 
+# Lines of a log that no run writes.
 BY_PEOPLE = ("decided", "decision undone", "link decided", "signed off")
-"""Lines of a log that no run writes."""
 _alone = threading.Lock()  # a Dask worker may have several threads; models and cv2 are for one
 
 
@@ -51,7 +51,9 @@ def work(order: Order, tell: Tell) -> Outcome:
 def unfit(version: str, settings: str, cases: Path, gallery: Path | None) -> str | None:
     """Why no unit of a batch could be done in this process; None when nothing speaks against it."""
     if version != __version__:
-        return f"it has fasr-video {__version__}, and the batch is {version}'s; install the same there"
+        return (
+            f"it has fasr-video {__version__}, and the batch is {version}'s; install the same there"
+        )
     for what, place in {"cases": cases, "gallery": gallery}.items():
         if place is not None and not os.path.exists(place):
             return f"{place}: the {what} cannot be seen from there; mount them under the same path"
@@ -79,7 +81,9 @@ def _try(order: Order, tell: Tell) -> Outcome:
     except Exception as error:  # isolates the file: the others go on
         if not os.path.exists(order.path):
             return _gone(order)
-        return Outcome(End.FAILED, f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}")
+        return Outcome(
+            End.FAILED, f"{order.path}: {type(error).__name__}: {' '.join(str(error).split())}"
+        )
 
 
 def _run(order: Order, tell: Tell) -> Outcome:
@@ -87,7 +91,11 @@ def _run(order: Order, tell: Tell) -> Outcome:
     models, told = _models(order.settings), [0.0]
 
     def listen(event: object) -> None:
-        if isinstance(event, Progress) and event.share is not None and time.monotonic() - told[0] > 0.5:
+        if (
+            isinstance(event, Progress)
+            and event.share is not None
+            and time.monotonic() - told[0] > 0.5
+        ):
             told[0] = time.monotonic()
             tell(event.share)
 
@@ -95,20 +103,27 @@ def _run(order: Order, tell: Tell) -> Outcome:
     if order.looks is None:
         run([order.path], order.case, settings, order.gallery, listen, order.place, models)
     else:
-        remembering = Remembering(models.detector, order.looks)
+        remembering = CachedDetector(models.detector, order.looks)
         try:
-            with_looks = Models(remembering, models.prober)
+            with_looks = Models(remembering, models.encoder)
             run([order.path], order.case, settings, order.gallery, listen, order.place, with_looks)
             left_out = remembering.left_out if remembering.looked else 0
         finally:
             remembering.close()
         shutil.rmtree(order.looks, ignore_errors=True)
-    facts = facts_of(order.case, order.sha256)
+    facts = provenance_of(order.case, order.sha256)
     if facts is None and not _has_content(order):
         return _changed(order)
     if facts is None:
-        return Outcome(End.BAD, f"{order.case}: it holds other footage, too; move it elsewhere, then give --again")
-    again = f"{left_out} of its parts were not looked at with this detector: looked at again" if left_out else ""
+        return Outcome(
+            End.BAD,
+            f"{order.case}: it holds other footage, too; move it elsewhere, then give --again",
+        )
+    again = (
+        f"{left_out} of its parts were not looked at with this detector: looked at again"
+        if left_out
+        else ""
+    )
     said = (again, _report(order.case) if order.report else "")
     return Outcome(End.DONE, "; ".join(filter(None, said)), facts)
 
@@ -127,9 +142,13 @@ def _report(case: Path) -> str:
 def _look(order: Order) -> Outcome:
     assert order.part is not None
     settings = Settings.model_validate_json(order.settings)
-    stretch = settings.sampling.model_copy(update={"start": order.part.start, "end": order.part.end})
+    stretch = settings.sampling.model_copy(
+        update={"start": order.part.start, "end": order.part.end}
+    )
     settings = settings.model_copy(update={"sampling": stretch})
-    reader = open_video(order.path, settings.media.backend, Fraction(str(settings.media.assumed_fps)))
+    reader = open_video(
+        order.path, settings.media.backend, Fraction(str(settings.media.assumed_fps))
+    )
     look(reader, _models(order.settings).detector, settings, order.part.file)
     return Outcome(End.DONE)
 
@@ -164,7 +183,10 @@ def _gone(order: Order) -> Outcome:
 def _changed(order: Order) -> Outcome:
     """The footage is read again. What its case holds of a content that never was goes; what people did stays."""
     if _may_be_same(order):
-        return Outcome(End.CHANGED, f"{order.path}: it was touched while it was read; what it holds is the same")
+        return Outcome(
+            End.CHANGED,
+            f"{order.path}: it was touched while it was read; what it holds is the same",
+        )
     told = f"{order.path}: it changed while it was read; it is read again"
     if order.part is not None:
         return Outcome(End.CHANGED, told)
@@ -174,7 +196,9 @@ def _changed(order: Order) -> Outcome:
         return Outcome(End.CHANGED, told)
     why = _why_kept(order.case)
     if why:
-        return Outcome(End.CHANGED, f"{told}; {why}: its case is kept as {_move_aside(order.case).name}")
+        return Outcome(
+            End.CHANGED, f"{told}; {why}: its case is kept as {_move_aside(order.case).name}"
+        )
     shutil.rmtree(order.case, ignore_errors=True)
     return Outcome(End.CHANGED, told)
 
@@ -202,7 +226,7 @@ def _move_aside(case: Path) -> Path:
     return kept
 
 
-def facts_of(folder: Path, sha256: str) -> dict[str, object] | None:
+def provenance_of(folder: Path, sha256: str) -> dict[str, object] | None:
     """A finished case in numbers; None when it is not of this footage alone."""
     with Case.open(folder, read_only=True) as case, case.one_moment():
         footage, tracks, answers = sources(case), finished(case), list(verdicts(case).values())
@@ -223,7 +247,9 @@ def facts_of(folder: Path, sha256: str) -> dict[str, object] | None:
 
 
 def _length(info: Mapping[str, Any]) -> float | None:
-    return None if info["duration"] in (None, "None") else round(float(Fraction(info["duration"])), 3)
+    return (
+        None if info["duration"] in (None, "None") else round(float(Fraction(info["duration"])), 3)
+    )
 
 
 @lru_cache(maxsize=1)

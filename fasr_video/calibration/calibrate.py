@@ -25,9 +25,18 @@ from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.errors import UsageError
 from fasr_video.evaluation import open_set
 from fasr_video.evaluation.open_set import FPIRS, RANKS, Searches
-from fasr_video.gallery.calibration import Band, Calibration, Point, Report, Scale, Scorer, Tail, scale_name
+from fasr_video.gallery.calibration import (
+    Band,
+    Calibration,
+    Point,
+    Report,
+    Scale,
+    Scorer,
+    Tail,
+    scale_name,
+)
+from fasr_video.gallery.encoder import Feature, Kind, TrackEncoder, TrackFaces
 from fasr_video.gallery.likelihood import Form, ScoreMap, cllr, fit_map, least_cllr, logistic
-from fasr_video.gallery.probes import Feature, Kind, Prober, TrackFaces
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
@@ -36,13 +45,13 @@ from fasr_video.sr.surveillance import camera
 from fasr_video.training.features import write_arrays
 from fasr_video.types import AlignedFace
 
+# Enrolled people, and people not enrolled: fewer leave parts in which there is nothing to see.
 FEWEST = 12
-"""Enrolled people, and people not enrolled: fewer leave parts in which there is nothing to see."""
+# Of the bootstrap.
 REPEATS = 1000
-"""Of the bootstrap."""
 FUSED = ((Kind.BEST, Kind.POOLED), (Kind.BEST, Kind.POOLED, Kind.SR))
+# People whose features are made safe together.
 PART = 16
-"""People whose features are made safe together."""
 ENROLLED = "enrolled"
 FORMS: tuple[Form, ...] = get_args(Form)
 Scores = NDArray[np.float64]
@@ -107,19 +116,28 @@ def divide(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed
         raise UsageError("calibration", reason, "give more people with two or more photographs")
     parts: tuple[set[str], ...] = (set(), set(), set())
     # Enrolled people without a search are divided apart: each part is to have its share of every sort.
-    for group in ({p.person for p in probes} & set(gallery), set(gallery) - {p.person for p in probes}, strangers):
+    for group in (
+        {p.person for p in probes} & set(gallery),
+        set(gallery) - {p.person for p in probes},
+        strangers,
+    ):
         names = sorted(group)
         for i, k in enumerate(generator.permutation(len(names))):
             parts[(2, 0, 2, 1, 2, 0)[i % 6]].add(names[k])
     return People(*(frozenset(p) for p in parts))
 
 
-def compare(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], people: frozenset[str]) -> Comparisons:
+def compare(
+    probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], people: frozenset[str]
+) -> Comparisons:
     """All searches of these people over those of them who are enrolled."""
     subjects = {name: i for i, name in enumerate(sorted(set(gallery) & people))}
     enrolled = np.stack([gallery[name] for name in subjects]).astype(np.float64)
     mine = [p for p in probes if p.person in people]
-    cosines = {k: np.stack([p.features[k] for p in mine]).astype(np.float64) @ enrolled.T for k in kinds_of(probes)}
+    cosines = {
+        k: np.stack([p.features[k] for p in mine]).astype(np.float64) @ enrolled.T
+        for k in kinds_of(probes)
+    }
     own = np.array([subjects.get(p.person, -1) for p in mine])
     return Comparisons(cosines, own, tuple(p.person for p in mine))
 
@@ -132,7 +150,7 @@ def kinds_of(probes: Sequence[LabelledProbe]) -> tuple[Kind, ...]:
 def from_probes(
     probes: Sequence[LabelledProbe],
     gallery: Mapping[str, Feature],
-    facts: Mapping[str, object],
+    provenance: Mapping[str, object],
     data: str,
     seed: int,
     bands: Sequence[tuple[int, int]] = (),
@@ -140,8 +158,9 @@ def from_probes(
 ) -> Calibration:
     """Calibrate each band of face sizes by itself, or all sizes together where none is given.
 
-    `facts` of the Prober that made the features; `data` in words: what, how many, how degraded. Thresholds are made for
-    a group of people whose false match rate is `worst_group` times that of the people here.
+    `provenance` is that of the TrackEncoder that made the features; `data` says in words what,
+    how many and how degraded. Thresholds are made for a group of people whose false match rate
+    is `worst_group` times that of the people here.
     """
     sides = [probe.side for probe in probes]
     sizes = bands or [(min(sides), max(sides))]
@@ -150,7 +169,7 @@ def from_probes(
         mine = [probe for probe in probes if low <= probe.side <= high]
         made.append(Band(low, high, _make_scales(mine, gallery, seed, worst_group)))
     return Calibration(
-        facts=facts,
+        provenance=provenance,
         data=data,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
@@ -165,12 +184,17 @@ def _make_scales(
     probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed: int, worst_group: float
 ) -> dict[str, Scale]:
     people = divide(probes, gallery, seed)
-    fit, choose, held = (compare(probes, gallery, p) for p in (people.fit, people.choose, people.report))
+    fit, choose, held = (
+        compare(probes, gallery, p) for p in (people.fit, people.choose, people.report)
+    )
     both = compare(probes, gallery, people.fit | people.choose)
     everyone = compare(probes, gallery, people.fit | people.choose | people.report)
     kinds = kinds_of(probes)
     wanted = [(k,) for k in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
-    return {scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed, worst_group) for w in wanted}
+    return {
+        scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed, worst_group)
+        for w in wanted
+    }
 
 
 def _make_scale(
@@ -215,7 +239,9 @@ def fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
     weights, offset = dict.fromkeys(kinds, 0.0), 0.0
     used = list(kinds)
     while used:
-        same, different = (np.column_stack([part(on.cosines[k]) for k in used]) for part in (on.same, on.different))
+        same, different = (
+            np.column_stack([part(on.cosines[k]) for k in used]) for part in (on.same, on.different)
+        )
         slopes, offset = logistic(same, different)
         if slopes.min() >= 0 or len(used) == 1:
             weights |= zip(used, slopes.clip(0).tolist(), strict=True)
@@ -273,7 +299,14 @@ class Protocol:
     down once for each band of sizes, to a side drawn for the person. Half of these are as the papers degrade faces,
     half as cameras do. Every second person is not enrolled."""
 
-    bands: tuple[tuple[int, int], ...] = ((10, 13), (14, 19), (20, 27), (28, 39), (40, 63), (64, 128))
+    bands: tuple[tuple[int, int], ...] = (
+        (10, 13),
+        (14, 19),
+        (20, 27),
+        (28, 39),
+        (40, 63),
+        (64, 128),
+    )
     """The smallest and the largest side of each, in px."""
     camera: float = 0.5
     """Share of the searches that are degraded as cameras do."""
@@ -293,7 +326,11 @@ class Protocol:
         if any(low > high for low, high in self.bands):
             raise UsageError(f"sizes {self.names}", "a band ends before it begins", "give LOW-HIGH")
         if any(before[1] >= after[0] for before, after in pairwise(self.bands)):
-            raise UsageError(f"sizes {self.names}", "bands overlap, or do not rise", "give them from small to large")
+            raise UsageError(
+                f"sizes {self.names}",
+                "bands overlap, or do not rise",
+                "give them from small to large",
+            )
 
     @property
     def names(self) -> str:
@@ -325,7 +362,9 @@ class Person:
 
 def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
     """Who is searched for and who is enrolled; all that is drawn for a person depends on seed and name alone."""
-    several = [(_number(protocol.seed, name), name) for name, rows in faces.people.items() if len(rows) > 1]
+    several = [
+        (_number(protocol.seed, name), name) for name, rows in faces.people.items() if len(rows) > 1
+    ]
     chosen = []
     for i, (number, name) in enumerate(sorted(several)[: protocol.people]):
         rows = tuple(faces.people[name][: 2 + protocol.auxiliaries])
@@ -347,7 +386,12 @@ def _number(seed: int, name: str) -> int:
 
 
 def probe_images(
-    faces: Faces, prober: Prober, plain: Prober, protocol: Protocol, parts: Path, tell: Callable[[int, int], None]
+    faces: Faces,
+    encoder: TrackEncoder,
+    plain: TrackEncoder,
+    protocol: Protocol,
+    parts: Path,
+    tell: Callable[[int, int], None],
 ) -> tuple[list[LabelledProbe], dict[str, Feature]]:
     """Searches and gallery from labelled photographs; `plain`, without super-resolution, enrols.
 
@@ -356,13 +400,13 @@ def probe_images(
     """
     parts.mkdir(parents=True, exist_ok=True)
     people = choose_people(faces, protocol)
-    question = json.dumps([prober.facts(), protocol.seed], sort_keys=True).encode()
+    question = json.dumps([encoder.provenance(), protocol.seed], sort_keys=True).encode()
     probes, gallery = [], {}
     for start in range(0, len(people), PART):
         some = people[start : start + PART]
         file = parts / f"{_digest(question, some, faces)}.npz"
         if not file.exists():
-            write_arrays(file, _features(some, faces, prober, plain))
+            write_arrays(file, _features(some, faces, encoder, plain))
         with np.load(file) as made:
             kinds = [Kind(name) for name in made.files if name != ENROLLED]
             for i, person in enumerate(some):
@@ -389,15 +433,19 @@ def _digest_all(faces: Faces) -> str:
     return digest.hexdigest()
 
 
-def _features(people: Sequence[Person], faces: Faces, prober: Prober, plain: Prober) -> dict[str, Feature]:
+def _features(
+    people: Sequence[Person], faces: Faces, encoder: TrackEncoder, plain: TrackEncoder
+) -> dict[str, Feature]:
     """Return the enrolled photograph's feature of each person, and the searches' by kind, people × sightings."""
     tracks, photographs = [], []
     for person in people:
-        pictures = views(faces.pictures[list(person.photos)], CANONICAL_SIDE, False, torch.Generator())
+        pictures = views(
+            faces.pictures[list(person.photos)], CANONICAL_SIDE, False, torch.Generator()
+        )
         photographs.append(_aligned(pictures[0]))
         tracks += [degrade(pictures[1:], sighting) for sighting in person.sightings]
     seeds = [sighting.seed for person in people for sighting in person.sightings]
-    asked = prober.ask(tracks, seeds)
+    asked = encoder.ask(tracks, seeds)
     enrolled = plain.ask([TrackFaces(p, p.picture, ()) for p in photographs], [0] * len(people))
     made: dict[str, Feature] = {}
     for kind in asked[0].features:
@@ -423,8 +471,8 @@ def _aligned(picture: Tensor) -> AlignedFace:
 
 def from_images(
     sources: Sequence[Path],
-    prober: Prober,
-    plain: Prober,
+    encoder: TrackEncoder,
+    plain: TrackEncoder,
     protocol: Protocol,
     out: Path,
     tell: Callable[[int, int], None],
@@ -435,7 +483,7 @@ def from_images(
     """
     faces, left_out = read_faces(sources)
     parts = out.with_name(f".{out.name}-parts")
-    probes, gallery = probe_images(faces, prober, plain, protocol, parts, tell)
+    probes, gallery = probe_images(faces, encoder, plain, protocol, parts, tell)
     people = len({probe.person for probe in probes})
     data = f"{people} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
     data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
@@ -443,7 +491,15 @@ def from_images(
     data += f"{len(left_out)} photographs could not be used"
     if protocol.worst_group > 1:
         data += f"; thresholds for a group whose false match rate is {protocol.worst_group:g} times everybody's"
-    made = from_probes(probes, gallery, prober.facts(), data, protocol.seed, protocol.bands, protocol.worst_group)
+    made = from_probes(
+        probes,
+        gallery,
+        encoder.provenance(),
+        data,
+        protocol.seed,
+        protocol.bands,
+        protocol.worst_group,
+    )
     made.save(out)
     shutil.rmtree(parts)
     return made, left_out

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from fasr_video.calibration.calibrate import LabelledProbe, from_probes
 from fasr_video.case.case import Case
-from fasr_video.case.results import features, probed
+from fasr_video.case.results import encodings, features
 from fasr_video.case.tracks import track_names
 from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery.calibration import Calibration
+from fasr_video.gallery.encoder import Feature
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Feature
 
 COLUMNS = ("case", "track", "person")
 
@@ -35,7 +35,9 @@ def from_tracks(labels: Path, gallery: Gallery, seed: int) -> Calibration:
     probes, models = _probes(read_labels(labels))
     if models.get("embedder") != gallery.embedder.sha256:
         reason = "the cases were searched with another embedder than the gallery's"
-        raise UsageError(labels, reason, "give the gallery that was made with it, or migrate this one")
+        raise UsageError(
+            labels, reason, "give the gallery that was made with it, or migrate this one"
+        )
     data = f"{len(probes)} tracks labelled in {labels.name} (sha256 {sha256_file(labels)}), gallery {gallery.id}"
     return from_probes(probes, _enrolled(gallery), models, data, seed)
 
@@ -62,7 +64,7 @@ def _probes(labels: list[Label]) -> tuple[list[LabelledProbe], Mapping[str, obje
     models: set[str] = set()
     for folder in dict.fromkeys(label.case for label in labels):
         with Case.open(folder, read_only=True) as case:
-            names, made = track_names(case), probed(case)
+            names, made = track_names(case), encodings(case)
             for label in (x for x in labels if x.case == folder):
                 if label.track not in names:
                     reason = f"no track {label.track} in it"

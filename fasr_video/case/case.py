@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from fasr_video.case.damage import damage
 from fasr_video.case.store import CaseStore
-from fasr_video.sqlite import tell_damage
+from fasr_video.sqlite import raise_if_damaged
 
 
 class Case(CaseStore):
     """An open case. Use `Case.create`, `Case.open` or, in a with statement, either."""
 
-    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+    def __exit__(
+        self, _: object = None, error: BaseException | None = None, __: object = None
+    ) -> None:
         remedy = "restore it from a copy; `fasr-video verify` tells the rest"
         try:
-            tell_damage(error, lambda: damage(self), self.folder, remedy)
+            raise_if_damaged(error, lambda: damage(self), self.folder, remedy)
         finally:
             super().__exit__(_, error, __)

@@ -55,19 +55,33 @@ def _log(case: CaseStore) -> Check:
     lines = log.entries(case)
     for line in lines:
         if line.at < last:
-            told = f"log line {line.id} ({line.event}) says {line.at}, and the line before it {last}"
-            notes.append(f"{told}: the clock was set back, or one of them was written at another time than it says")
+            told = (
+                f"log line {line.id} ({line.event}) says {line.at}, and the line before it {last}"
+            )
+            notes.append(
+                f"{told}: the clock was set back, or one of them was written at another time than it says"
+            )
         last = line.at
-    said = [line.details.get("settings") for line in lines if line.event in {"created", "stage redone"}]
+    said = [
+        line.details.get("settings") for line in lines if line.event in {"created", "stage redone"}
+    ]
     if not said or said[-1] != case.settings:
-        problems.append("the settings are not those that the case was created with, or a stage redone with")
+        problems.append(
+            "the settings are not those that the case was created with, or a stage redone with"
+        )
     created = [line.details.get("encryption") for line in lines if line.event == "created"]
     if created != [case.encryption]:
         problems.append("what is said of its encryption is not what the case was created with")
-    facts = {name: case.meta(name) for name in ("case_id", "version")} | {"versions": json.loads(case.meta("versions"))}
+    facts = {name: case.meta(name) for name in ("case_id", "version")} | {
+        "versions": json.loads(case.meta("versions"))
+    }
     first = lines[0].details if lines else {}
     # Before this was logged the case's id was not: there is nothing to compare it with.
-    problems += [f"{k} is not what the case was created with" for k, v in facts.items() if first.get(k, v) != v]
+    problems += [
+        f"{k} is not what the case was created with"
+        for k, v in facts.items()
+        if first.get(k, v) != v
+    ]
     problems += _against_log(case, lines)
     return Check("log chain", len(lines), problems, [], tuple(notes))
 
@@ -77,10 +91,16 @@ def _against_log(case: CaseStore, lines: Sequence[log.LogEntry]) -> list[str]:
     problems = []
     events = [(line.event, line.details) for line in lines]
     added = {d["source"]: d for event, d in events if event == "source added"}
-    placed = {d.get("source"): (d.get("camera"), d.get("clock")) for event, d in events if event == "camera and clock"}
+    placed = {
+        d.get("source"): (d.get("camera"), d.get("clock"))
+        for event, d in events
+        if event == "camera and clock"
+    }
     done = {d.get("source") for event, d in events if event == "source done"}
     known = {source.id: source for source in sources(case)}
-    problems += [f"source {number} is gone from the case" for number in sorted(added.keys() - known.keys())]
+    problems += [
+        f"source {number} is gone from the case" for number in sorted(added.keys() - known.keys())
+    ]
     for source in known.values():
         if source.done != (source.id in done):
             problems.append(f"whether {source.path} was done is not what the log says")
@@ -114,7 +134,11 @@ def _found(case: CaseStore) -> Check:
         if not same or told.get("rows") not in (None, rows_digest(case, number)):
             problems.append(f"segments, tracks or counts of {name} were changed after the run")
     unlogged = any("rows" not in told for told in said.values())
-    notes = ("segments and counts: no hash of them was logged by the version that made this case",) if unlogged else ()
+    notes = (
+        ("segments and counts: no hash of them was logged by the version that made this case",)
+        if unlogged
+        else ()
+    )
     return Check("faces and tracks", len(said), problems, [], notes)
 
 
@@ -128,13 +152,17 @@ def _links(case: CaseStore) -> Check:
 
 
 def _probes(case: CaseStore) -> Check:
-    """Probes and reconstructions against the hashes that the log holds."""
+    """TrackFeatures and reconstructions against the hashes that the log holds."""
     said: dict[int, str] = {}
-    for line in log.entries(case, "probed"):
+    for line in log.entries(case, "encoded"):
         said |= {int(track): digest for track, digest in line.details["digests"].items()}
     there = results.with_results(case)
-    bad = sorted(track for track in said.keys() | there if said.get(track) != results.digest(case, track))
-    problems = [f"probes or reconstruction of track {track} were changed after the run" for track in bad]
+    bad = sorted(
+        track for track in said.keys() | there if said.get(track) != results.digest(case, track)
+    )
+    problems = [
+        f"probes or reconstruction of track {track} were changed after the run" for track in bad
+    ]
     return Check("probes and reconstructions", len(said), problems, [])
 
 

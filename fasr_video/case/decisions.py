@@ -63,7 +63,13 @@ class Agreement(StrEnum):
 
 
 def decide(
-    case: CaseStore, track: int, verdict: str, reason: str, by: str, subject: str | None = None, role: str = ""
+    case: CaseStore,
+    track: int,
+    verdict: str,
+    reason: str,
+    by: str,
+    subject: str | None = None,
+    role: str = "",
 ) -> Decision:
     """Record what a person says of a track; what the same person said of it before is undone by it."""
     by, role, reason = person(by), as_role(role), _required("a reason", reason, LONGEST_REASON)
@@ -75,7 +81,9 @@ def decide(
         for former in replaced:
             _mark_undone(case, former, by, at)
         insert = "INSERT INTO decision (track, subject, verdict, reason, by, at) VALUES (?, ?, ?, ?, ?, ?)"
-        number = int(case.db.execute(insert, (track, subject, verdict, reason, by, at)).lastrowid or 0)
+        number = int(
+            case.db.execute(insert, (track, subject, verdict, reason, by, at)).lastrowid or 0
+        )
         made = Decision(number, track, subject, verdict, reason, by, at, None, None, role)
         case.log("decided", {**asdict(made), "replaces": replaced, "digest": digest(case)})
     return made
@@ -89,7 +97,9 @@ def undo(case: CaseStore, decision: int, by: str, role: str = "") -> Decision:
         found = _decisions(case, "WHERE id = ?", decision)
         if not found:
             raise CaseError(
-                f"decision {decision}", "no such decision in this case", "`fasr-video show CASE` lists them"
+                f"decision {decision}",
+                "no such decision in this case",
+                "`fasr-video show CASE` lists them",
             )
         made = found[0]
         if not made.stands:
@@ -128,7 +138,11 @@ def all_standing(case: CaseStore) -> dict[int, list[Decision]]:
 def agreement(standing: Collection[Decision]) -> Agreement:
     if len(standing) < 2:
         return Agreement.ONE if standing else Agreement.UNDECIDED
-    return Agreement.AGREED if len({(d.verdict, d.subject) for d in standing}) == 1 else Agreement.CONFLICT
+    return (
+        Agreement.AGREED
+        if len({(d.verdict, d.subject) for d in standing}) == 1
+        else Agreement.CONFLICT
+    )
 
 
 def person(name: str) -> str:
@@ -147,31 +161,43 @@ def digest(case: CaseStore) -> str:
 
 def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> None:
     if verdict not in VERDICTS:
-        raise UsageError(f"verdict {verdict}", "no such verdict", f"give one of {', '.join(VERDICTS)}")
+        raise UsageError(
+            f"verdict {verdict}", "no such verdict", f"give one of {', '.join(VERDICTS)}"
+        )
     name = f"track {finished_track(case, track).name}"
     if verdict == "accepted" and subject is None:
         raise UsageError(name, "nobody is accepted without saying whom", "name the candidate")
     if verdict == "insufficient" and subject is not None:
-        raise UsageError(name, "insufficient is said of the track, not of a candidate", "leave the candidate out")
+        raise UsageError(
+            name, "insufficient is said of the track, not of a candidate", "leave the candidate out"
+        )
     if subject is None:
         return
     names = listed(case, track)
     if subject not in names:
         known = ", ".join(names) or "nobody is listed"
-        raise UsageError(name, f"{subject} is not among its candidates", f"name one that is ({known})")
+        raise UsageError(
+            name, f"{subject} is not among its candidates", f"name one that is ({known})"
+        )
 
 
 def _required(what: str, text: str, most: int) -> str:
     text = text.strip()
     if not text:
-        raise UsageError("decision", f"{what} is missing", "say it: a decision without it is not kept")
+        raise UsageError(
+            "decision", f"{what} is missing", "say it: a decision without it is not kept"
+        )
     if len(text) > most:
-        raise UsageError("decision", f"{what} of {len(text)} characters", f"say it in at most {most}")
+        raise UsageError(
+            "decision", f"{what} of {len(text)} characters", f"say it in at most {most}"
+        )
     return text
 
 
 def _mark_undone(case: CaseStore, decision: int, by: str, at: str) -> None:
-    case.db.execute("UPDATE decision SET undone_by = ?, undone_at = ? WHERE id = ?", (by, at, decision))
+    case.db.execute(
+        "UPDATE decision SET undone_by = ?, undone_at = ? WHERE id = ?", (by, at, decision)
+    )
 
 
 def _decisions(case: CaseStore, which: str, *values: int) -> list[Decision]:

@@ -25,18 +25,57 @@ from fasr_video.console import plain, readable_json
 from fasr_video.types import Reason
 
 SCHEMA = "fasr-video/case/3"
-MEASURES = ("score", "eye_px", "sharpness", "turn", "exposure", "contrast", "inside", "clear", "total")
+MEASURES = (
+    "score",
+    "eye_px",
+    "sharpness",
+    "turn",
+    "exposure",
+    "contrast",
+    "inside",
+    "clear",
+    "total",
+)
 TRACK_COLUMNS = (
     *("id", "name", "source", "source_sha256", "time_source", "start_seconds", "end_seconds"),
-    *("first_frame", "last_frame", "first_pts", "last_pts", "time_base", "sightings", "most_eye_px"),
+    *(
+        "first_frame",
+        "last_frame",
+        "first_pts",
+        "last_pts",
+        "time_base",
+        "sightings",
+        "most_eye_px",
+    ),
     *("verdict", "verdict_reason", "mean_score", "norm", "auxiliaries"),
     *("shown_frame", "shown_pts", "shown_aligned", "shown_native"),
     *(f"shown_{m}" for m in MEASURES),
-    *("sr_picture", "sr_disagreement", "sr_conditioned_on", "answer", "threshold", "extrapolated", "remark"),
+    *(
+        "sr_picture",
+        "sr_disagreement",
+        "sr_conditioned_on",
+        "answer",
+        "threshold",
+        "extrapolated",
+        "remark",
+    ),
     *("candidate", "candidate_score", "candidate_ratio", "candidate_support"),
 )
 FACE_COLUMNS = (
-    *("id", "source", "source_sha256", "track", "frame_index", "pts", "seconds", "x1", "y1", "x2", "y2", "landmarks"),
+    *(
+        "id",
+        "source",
+        "source_sha256",
+        "track",
+        "frame_index",
+        "pts",
+        "seconds",
+        "x1",
+        "y1",
+        "x2",
+        "y2",
+        "landmarks",
+    ),
     *(*MEASURES, "reason", "aligned", "native"),
 )
 
@@ -59,7 +98,9 @@ def as_document(case: Case) -> dict[str, Any]:
                 "proposed": _clusters(case, {"proposed", "accepted"}),
             },
             "searched": case.searched(),
-            "gallery": sorted(case.table("gallery_photo"), key=lambda photograph: str(photograph["path"])),
+            "gallery": sorted(
+                case.table("gallery_photo"), key=lambda photograph: str(photograph["path"])
+            ),
             "log": case.table("log"),
         }
 
@@ -134,12 +175,19 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
 
 
 def faces(case: Case) -> list[dict[str, object]]:
-    footage, numbers = {source.id: source for source in sources(case)}, {t.id: t.number for t in rows.finished(case)}
+    footage, numbers = (
+        {source.id: source for source in sources(case)},
+        {t.id: t.number for t in rows.finished(case)},
+    )
     found = []
     for face in rows.all_faces(case):
         source = footage[face.source]
         line = {name: getattr(face, name) for name in FACE_COLUMNS if name in Face.__slots__}
-        line |= {"source": source.path, "source_sha256": source.sha256, "seconds": source.since_start(face.pts)}
+        line |= {
+            "source": source.path,
+            "source_sha256": source.sha256,
+            "seconds": source.since_start(face.pts),
+        }
         found.append(line | {"track": None if face.track is None else numbers.get(face.track)})
     return found
 
@@ -150,7 +198,9 @@ def links(case: Case) -> list[dict[str, Any]]:
     for line in log.entries(case, "link decided"):
         decided = line.details
         roles[decided["link"]] = decided.get("role", "") if decided["to"] != "proposed" else ""
-    ordered = sorted(all_links(case), key=lambda link: (link.state == "refused", -link.score, link.id))
+    ordered = sorted(
+        all_links(case), key=lambda link: (link.state == "refused", -link.score, link.id)
+    )
     return [asdict(link) | {"decided_as": roles.get(link.id, "")} for link in ordered]
 
 
@@ -213,7 +263,9 @@ def _source(case: Case, source: Source) -> dict[str, object]:
         "frames_not_looked_at": counts["skipped"],
         "frames_skipped_as_damaged": source.skipped_damaged,
         "seconds_of_work": source.seconds,
-        "faces_by_reason": {reason: count for reason, count in reasons.items() if reason is not None},
+        "faces_by_reason": {
+            reason: count for reason, count in reasons.items() if reason is not None
+        },
     }
 
 
@@ -231,7 +283,9 @@ def _picture(case: Case, face: Face) -> dict[str, object]:
     }
 
 
-def _evidence(track: Track, shown: Face, limits: Mapping[str, Any]) -> dict[str, float | None] | None:
+def _evidence(
+    track: Track, shown: Face, limits: Mapping[str, Any]
+) -> dict[str, float | None] | None:
     """What it was decided by that it is a face, or not; None where there was no telling."""
     if track.norm is None:
         return None
@@ -285,7 +339,7 @@ def not_asked(verdict: str | None, reason: str | None) -> str:
 
 
 def _restoration(case: Case, made: Reconstruction) -> dict[str, object]:
-    return made.facts | {
+    return made.provenance | {
         "picture": _relative(case, made.picture),
         "spread": made.spread and _relative(case, made.spread),
         "samples": [_relative(case, sample) for sample in made.samples],
@@ -311,7 +365,12 @@ def _answer(answered: Answered) -> dict[str, object]:
     ]
     lists = {
         kind: [
-            {"rank": rank, "subject": hit.subject, "log10_likelihood_ratio": hit.ratio, "cosine": hit.cosine}
+            {
+                "rank": rank,
+                "subject": hit.subject,
+                "log10_likelihood_ratio": hit.ratio,
+                "cosine": hit.cosine,
+            }
             for rank, hit in enumerate(hits, 1)
         ]
         for kind, hits in answer.lists.items()
@@ -351,7 +410,9 @@ def _relative(case: Case, picture: str) -> str:
 def flat(track: dict[str, Any]) -> dict[str, Any]:
     """A track as a line of a table."""
     shown = track["shown"] or {}
-    line = {k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)}
+    line = {
+        k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)
+    }
     line |= {k: (track["evidence"] or {}).get(k) for k in ("mean_score", "norm")}
     line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
     line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}

@@ -12,7 +12,7 @@ _PLACES = {
     "decisions": "SELECT 1 FROM decision WHERE subject = :name",
     "the list of photographs": "SELECT 1 FROM gallery_photo WHERE subject = :name",
     "a reconstruction drawn from their photographs": (
-        "SELECT 1 FROM restoration WHERE json_extract(facts, '$.conditioned_on') = :name"
+        "SELECT 1 FROM restoration WHERE json_extract(provenance, '$.conditioned_on') = :name"
     ),
     "earlier searches or decisions (log)": "SELECT 1 FROM log WHERE instr(details, :quoted)",
 }

@@ -11,12 +11,12 @@ from fasr_video.case.decisions import person
 from fasr_video.case.replay import require
 from fasr_video.case.results import features
 from fasr_video.case.store import now
-from fasr_video.case.tracks import finished_track, seen_at_once, sightings
+from fasr_video.case.tracks import finished_track, share_a_frame, sightings
 from fasr_video.errors import CaseError
-from fasr_video.gallery.probes import Kind
+from fasr_video.gallery.encoder import Kind
 
+# Evidence of a link that nobody proposed: somebody said so.
 PERSON = "person"
-"""Evidence of a link that nobody proposed: somebody said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,9 @@ def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
         require(case)
         row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
         if row is None:
-            raise CaseError(f"link {link}", "no such proposal in this case", "`fasr-video show CASE` lists them")
+            raise CaseError(
+                f"link {link}", "no such proposal in this case", "`fasr-video show CASE` lists them"
+            )
         _decide(case, Link(*row), state, who, role)
 
 
@@ -91,7 +93,9 @@ def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[in
             _decide(case, link, "accepted", who, role)
             accepted.append(link.id)
     if not accepted:
-        raise CaseError(_named(case, (first, *others)), "they are one subject already", "choose others to join")
+        raise CaseError(
+            _named(case, (first, *others)), "they are one subject already", "choose others to join"
+        )
     return accepted
 
 
@@ -111,7 +115,9 @@ def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[i
             _decide(case, link, "refused", who, role)
     if not crossing:
         reason = "no accepted link holds them to a track that is not among them"
-        raise CaseError(_named(case, sorted(parted)), reason, "choose some of a subject's tracks, not all")
+        raise CaseError(
+            _named(case, sorted(parted)), reason, "choose some of a subject's tracks, not all"
+        )
     return [link.id for link in crossing]
 
 
@@ -123,7 +129,12 @@ def _decide(case: Case, link: Link, state: str, who: str, role: str) -> None:
     decided = (None, None) if state == "proposed" else (who, at)
     update = "UPDATE link SET state = ?, decided_by = ?, decided_at = ? WHERE id = ?"
     case.db.execute(update, (state, *decided, link.id))
-    pair = {"link": link.id, "tracks": [link.a, link.b], "evidence": link.evidence, "score": link.score}
+    pair = {
+        "link": link.id,
+        "tracks": [link.a, link.b],
+        "evidence": link.evidence,
+        "score": link.score,
+    }
     told = {"from": link.state, "to": state, "by": who, "role": role, "at": at}
     case.log("link decided", pair | told)
 
@@ -146,7 +157,9 @@ def _by_hand(case: Case, a: int, b: int) -> Link:
     """A link that nobody proposed. Its score is still the cosine of the two faces, 0 where one has no usable face."""
     one, other = (features(case, track).get(Kind.POOLED) for track in (a, b))
     score = 0.0 if one is None or other is None else float(one @ other)
-    begin = {t: (finished_track(case, t).source, sightings(case, t)[t].first_pts, t) for t in (a, b)}
+    begin = {
+        t: (finished_track(case, t).source, sightings(case, t)[t].first_pts, t) for t in (a, b)
+    }
     first, second = sorted((a, b), key=lambda track: begin[track])  # as proposals have them
     insert = "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, ?, ?, 'proposed')"
     number = case.db.execute(insert, (first, second, score, PERSON)).lastrowid
@@ -177,14 +190,24 @@ def _check_possible(case: Case, link: Link) -> None:
     """A link must not make one person of two who were seen at once (nobody is in two places of one picture), nor of
     two whom somebody set apart."""
     groups = {t: set(g) for g in clusters(case, ["accepted"]) for t in g}
-    apart = {other.tracks: other for other in all_links(case) if other.state == "refused" and other.id != link.id}
-    subject = f"joining {_named(case, (link.a, link.b))}" if link.evidence == PERSON else f"link {link.id}"
+    apart = {
+        other.tracks: other
+        for other in all_links(case)
+        if other.state == "refused" and other.id != link.id
+    }
+    subject = (
+        f"joining {_named(case, (link.a, link.b))}"
+        if link.evidence == PERSON
+        else f"link {link.id}"
+    )
     of_a, of_b = groups.get(link.a, {link.a}), groups.get(link.b, {link.b})
     for a in sorted(of_a):
         for b in sorted(of_b - of_a):
-            if seen_at_once(case, a, b):
+            if share_a_frame(case, a, b):
                 reason = f"it would make one person of {_named(case, (a, b))}, which are seen at the same time"
-                raise CaseError(subject, reason, "refuse it, or first reopen the link that is wrong")
+                raise CaseError(
+                    subject, reason, "refuse it, or first reopen the link that is wrong"
+                )
             if (other := apart.get(frozenset((a, b)))) is not None:
                 reason = f"it would make one person of {_named(case, (a, b))}, which {other.decided_by} set apart"
                 raise CaseError(subject, reason, f"first reopen link {other.id}")

@@ -28,7 +28,9 @@ class LogEntry:
 def entries(case: CaseStore, *events: str) -> list[LogEntry]:
     """Return all lines, or those of these events, in the order in which they were written."""
     chosen = f"WHERE event IN ({', '.join('?' * len(events))})" if events else ""
-    return [LogEntry(*row) for row in case.db.execute(f"SELECT * FROM log {chosen} ORDER BY id", events)]
+    return [
+        LogEntry(*row) for row in case.db.execute(f"SELECT * FROM log {chosen} ORDER BY id", events)
+    ]
 
 
 def newest(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:

@@ -12,7 +12,7 @@ from fasr_video.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Recording:
     """What is known of a recording from outside of it. Times in the video stay those of the file. None was not said."""
 
     camera: str | None = None
@@ -21,25 +21,35 @@ class Place:
     and what a correction was made from."""
 
 
-def given(camera: str | None, start: str | None, uncertainty: float | None) -> Place | None:
+def given(camera: str | None, start: str | None, uncertainty: float | None) -> Recording | None:
     """As the command line names it; None where it says nothing."""
     if start is None:
         if uncertainty is not None:
-            raise UsageError("--clock-uncertainty", "it says how far --clock may be off", "give --clock, too")
-        return None if camera is None else Place(camera)
+            raise UsageError(
+                "--clock-uncertainty", "it says how far --clock may be off", "give --clock, too"
+            )
+        return None if camera is None else Recording(camera)
     at = read_time("--clock", start)
     doubt = uncertainty or 0.0
     if not math.isfinite(doubt) or doubt < 0:
-        raise UsageError("--clock-uncertainty", f"{doubt} is not a length of time", "give seconds, 0 or more")
-    return Place(camera, {"start": at.isoformat(), "uncertainty_seconds": doubt, "from": "given"})
+        raise UsageError(
+            "--clock-uncertainty", f"{doubt} is not a length of time", "give seconds, 0 or more"
+        )
+    return Recording(
+        camera, {"start": at.isoformat(), "uncertainty_seconds": doubt, "from": "given"}
+    )
 
 
 def correction(clock: Mapping[str, Any]) -> str:
     """What the camera showed, where its clock was put right; empty where it was not."""
     if "shown" not in clock:
         return ""
-    ahead = (datetime.fromisoformat(clock["shown"]) - datetime.fromisoformat(clock["start"])).total_seconds()
-    return f"the camera showed {clock['shown']}, {abs(ahead):g} s {'ahead' if ahead > 0 else 'behind'}"
+    ahead = (
+        datetime.fromisoformat(clock["shown"]) - datetime.fromisoformat(clock["start"])
+    ).total_seconds()
+    return (
+        f"the camera showed {clock['shown']}, {abs(ahead):g} s {'ahead' if ahead > 0 else 'behind'}"
+    )
 
 
 def read_time(what: str, text: str) -> datetime:

@@ -15,14 +15,19 @@ from fasr_video.case.results import Photograph, photographs
 from fasr_video.case.store import CaseStore, chain_hash
 from fasr_video.errors import IntegrityError
 
+# What the log holds of each link that nobody decided on, in this order.
 PROPOSED = ("id", "a", "b", "score", "evidence")
-"""What the log holds of each link that nobody decided on, in this order."""
 _Rows = dict[int, dict[str, Any]]
 
 
 def require(case: CaseStore) -> None:
     """Raise unless the log is a chain, and decisions, links and answers are as it has them."""
-    found = [*chain_problems(case), *decision_problems(case), *link_problems(case), *answer_problems(case)]
+    found = [
+        *chain_problems(case),
+        *decision_problems(case),
+        *link_problems(case),
+        *answer_problems(case),
+    ]
     if found:
         raise IntegrityError(case.folder, found[0], "see `fasr-video verify`; nothing was written")
 
@@ -33,7 +38,9 @@ def chain_problems(case: CaseStore) -> list[str]:
     for line in log.entries(case):
         expected = chain_hash(previous, line.at, line.event, line.text)
         if line.previous != previous or line.hash != expected:
-            found.append(f"log line {line.id} ({line.event}) was changed, or a line before it is missing")
+            found.append(
+                f"log line {line.id} ({line.event}) was changed, or a line before it is missing"
+            )
         previous = line.hash
     if previous != case.meta("log_head"):
         found.append("the end of the log is missing")
@@ -62,7 +69,9 @@ def link_problems(case: CaseStore) -> list[str]:
         line = entry.details
         if entry.event == "links proposed":
             proposed = [dict(zip(PROPOSED, row, strict=True)) for row in line["proposed"]]
-            logged = {number: link for number, link in logged.items() if link["state"] != "proposed"}
+            logged = {
+                number: link for number, link in logged.items() if link["state"] != "proposed"
+            }
             logged |= {link["id"]: link | open_link for link in proposed}
             continue
         made = {"id": line["link"], "a": line["tracks"][0], "b": line["tracks"][1]}
@@ -80,11 +89,19 @@ def answer_problems(case: CaseStore) -> list[str]:
         if entry.event == "searched":
             logged, known = line["answers"], line["photographs"]
         else:
-            logged = {track: hashed for track, hashed in logged.items() if int(track) not in line["tracks"]}
+            logged = {
+                track: hashed
+                for track, hashed in logged.items()
+                if int(track) not in line["tracks"]
+            }
     there = answers(case)
-    bad = sorted((t for t in logged.keys() | there.keys() if logged.get(t) != there.get(t)), key=int)
+    bad = sorted(
+        (t for t in logged.keys() | there.keys() if logged.get(t) != there.get(t)), key=int
+    )
     found = [f"the candidates of track {track} are not as the log has them" for track in bad]
-    if photographs_digest(photographs(case)) != (photographs_digest([]) if known is None else known):
+    if photographs_digest(photographs(case)) != (
+        photographs_digest([]) if known is None else known
+    ):
         found.append("the list of photographs is not as the log has it")
     return found
 
@@ -94,12 +111,16 @@ def answers(case: CaseStore) -> dict[str, str]:
     rows: dict[str, list[list[Any]]] = {}
     for row in case.table("answer") + case.table("candidate"):
         rows.setdefault(str(row["track"]), []).append([*row.values()])
-    return {track: hashlib.sha256(json.dumps(held).encode()).hexdigest() for track, held in rows.items()}
+    return {
+        track: hashlib.sha256(json.dumps(held).encode()).hexdigest() for track, held in rows.items()
+    }
 
 
 def proposed_links(case: CaseStore) -> list[list[Any]]:
     """Return the links that nobody decided on, for the log."""
-    return [[row[name] for name in PROPOSED] for row in case.table("link") if row["state"] == "proposed"]
+    return [
+        [row[name] for name in PROPOSED] for row in case.table("link") if row["state"] == "proposed"
+    ]
 
 
 def photographs_digest(known: Sequence[Photograph]) -> str:

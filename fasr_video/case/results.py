@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fasr_video.case.store import CaseStore, read_json
-from fasr_video.gallery.probes import Feature, Kind
+from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
-    """What the probes of a track were made with: a row of `probed`."""
+class Encoding:
+    """What the probes of a track were made with: a row of `encoding`."""
 
     track: int
     models: str
@@ -26,7 +26,7 @@ class Probed:
     """Pixels of LR0 in the canonical frame at its own resolution."""
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         return read_json(self.models)
 
 
@@ -39,12 +39,12 @@ class Reconstruction:
     samples: list[str]
     spread: str | None
     """Names of pictures: the mean, what it is the mean of, and where these disagree."""
-    facts: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def conditioned_on(self) -> str:
         """The gallery subject from whose photographs it was drawn; empty where it was from none."""
-        return str(self.facts.get("conditioned_on", ""))
+        return str(self.provenance.get("conditioned_on", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,9 @@ def all_features(case: CaseStore, only: int | None = None) -> dict[int, dict[Kin
     for track, kind, stored in _rows(case, "SELECT track, kind, feature FROM probe", only):
         data = case.unseal(stored, _probe_place(track, kind))
         found.setdefault(track, {})[Kind(kind)] = np.frombuffer(data, np.float32)
-    return {track: {kind: own[kind] for kind in Kind if kind in own} for track, own in found.items()}
+    return {
+        track: {kind: own[kind] for kind in Kind if kind in own} for track, own in found.items()
+    }
 
 
 def kinds(case: CaseStore) -> dict[int, list[Kind]]:
@@ -91,22 +93,33 @@ def sealed_features(case: CaseStore) -> list[bytes]:
     return [feature for (feature,) in case.db.execute("SELECT feature FROM probe")]
 
 
-def probed(case: CaseStore, only: int | None = None) -> dict[int, Probed]:
+def encodings(case: CaseStore, only: int | None = None) -> dict[int, Encoding]:
     """Return, by track, what the probes of each track, or of `only` one, were made with."""
-    return {row["track"]: Probed(*row) for row in _rows(case, "SELECT * FROM probed", only, "ORDER BY track")}
+    return {
+        row["track"]: Encoding(*row)
+        for row in _rows(case, "SELECT * FROM encoding", only, "ORDER BY track")
+    }
 
 
-def save_probes(case: CaseStore, made: Probed, found: Mapping[Kind, Feature], drawn: Reconstruction | None) -> None:
+def save_features(
+    case: CaseStore, made: Encoding, found: Mapping[Kind, Feature], drawn: Reconstruction | None
+) -> None:
     """Put these in the place of a track's former ones, within a transaction."""
     track = made.track
-    for table in ("probe", "probed", "restoration"):
+    for table in ("probe", "encoding", "restoration"):
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
-    case.db.execute("INSERT INTO probed VALUES (?, ?, ?)", (track, made.models, made.side))
+    case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (track, made.models, made.side))
     for kind, feature in found.items():
         data = case.seal(feature.astype(np.float32).tobytes(), _probe_place(track, kind))
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, data))
     if drawn is not None:
-        row = (track, drawn.picture, json.dumps(drawn.samples), drawn.spread, json.dumps(drawn.facts))
+        row = (
+            track,
+            drawn.picture,
+            json.dumps(drawn.samples),
+            drawn.spread,
+            json.dumps(drawn.provenance),
+        )
         case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", row)
 
 
@@ -114,7 +127,10 @@ def reconstructions(case: CaseStore, only: int | None = None) -> dict[int, Recon
     """Return the reconstruction of each track that has one, or of `only` one track."""
     found = {}
     for row in _rows(case, "SELECT * FROM restoration", only, "ORDER BY track"):
-        read = dict(row) | {"samples": json.loads(row["samples"]), "facts": json.loads(row["facts"])}
+        read = dict(row) | {
+            "samples": json.loads(row["samples"]),
+            "provenance": json.loads(row["provenance"]),
+        }
         found[row["track"]] = Reconstruction(**read)
     return found
 
@@ -127,7 +143,7 @@ def conditioned(case: CaseStore) -> dict[int, str]:
 
 def with_results(case: CaseStore) -> set[int]:
     """Return the tracks that have probes, a reconstruction, or a row that says what made them."""
-    made = "SELECT track FROM probed UNION SELECT track FROM probe UNION SELECT track FROM restoration"
+    made = "SELECT track FROM encoding UNION SELECT track FROM probe UNION SELECT track FROM restoration"
     return {int(track) for (track,) in case.db.execute(made)}
 
 
@@ -135,7 +151,7 @@ def digest(case: CaseStore, track: int) -> str:
     """One hash over the probes and the restoration of a track, so that the log's chain covers them."""
     return case.hash_rows(
         "SELECT track, kind, hex(feature) FROM probe WHERE track = ? ORDER BY kind",
-        "SELECT * FROM probed WHERE track = ?",
+        "SELECT * FROM encoding WHERE track = ?",
         "SELECT * FROM restoration WHERE track = ?",
         of=track,
     )
@@ -150,10 +166,20 @@ def answers(case: CaseStore, only: int | None = None) -> dict[int, Answered]:
             joined.setdefault(row["track"], []).append(_candidate(row))
         else:
             own = lists.setdefault(row["track"], {})
-            own.setdefault(Kind(row["list"]), []).append(Hit(row["subject"], row["cosine"], row["ratio"]))
+            own.setdefault(Kind(row["list"]), []).append(
+                Hit(row["subject"], row["cosine"], row["ratio"])
+            )
     found = {}
-    for track, verdict, threshold, extrapolated, remark in _rows(case, "SELECT * FROM answer", only, "ORDER BY track"):
-        told = Verdict(verdict), lists.get(track, {}), joined.get(track, []), threshold, bool(extrapolated)
+    for track, verdict, threshold, extrapolated, remark in _rows(
+        case, "SELECT * FROM answer", only, "ORDER BY track"
+    ):
+        told = (
+            Verdict(verdict),
+            lists.get(track, {}),
+            joined.get(track, []),
+            threshold,
+            bool(extrapolated),
+        )
         found[track] = Answered(Answer(*told), remark)
     return found
 
@@ -183,7 +209,9 @@ def clear_answers(case: CaseStore, tracks: Iterable[int] | None = None) -> None:
         if tracks is None:
             case.db.execute(f"DELETE FROM {table}")
         else:
-            case.db.executemany(f"DELETE FROM {table} WHERE track = ?", [(track,) for track in tracks])
+            case.db.executemany(
+                f"DELETE FROM {table} WHERE track = ?", [(track,) for track in tracks]
+            )
 
 
 def add_answer(case: CaseStore, track: int, answer: Answer, remark: str | None) -> None:

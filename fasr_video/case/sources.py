@@ -9,7 +9,7 @@ from fractions import Fraction
 from sqlite3 import Row
 from typing import Any
 
-from fasr_video.case.recording import Place
+from fasr_video.case.recording import Recording
 from fasr_video.case.store import CaseStore, now
 from fasr_video.errors import CaseError
 from fasr_video.media import Losses, MediaInfo
@@ -97,21 +97,29 @@ def register_source(case: CaseStore, info: MediaInfo, detector: dict[str, Any]) 
         if not known.done and before != detector:
             reason = f"it was begun with another detector ({before['name']}, {before['model_sha256'][:12]}…)"
             if {**before, "embedder": None} == {**detector, "embedder": None}:
-                reason = f"it was begun with another embedder ({(before['embedder'] or 'none')[:12]}…)"
+                reason = (
+                    f"it was begun with another embedder ({(before['embedder'] or 'none')[:12]}…)"
+                )
             raise CaseError(case.folder, reason, "give another --out, or go on with that model")
         return known.id
     path = str(info.path.absolute())
     with case.transaction():
         cursor = case.db.execute(
             "INSERT INTO source (path, sha256, info, detector, state, losses) VALUES (?, ?, ?, ?, 'running', ?)",
-            (path, info.sha256, json.dumps(info.as_json()), json.dumps(detector), json.dumps(asdict(Losses()))),
+            (
+                path,
+                info.sha256,
+                json.dumps(info.as_json()),
+                json.dumps(detector),
+                json.dumps(asdict(Losses())),
+            ),
         )
         facts = {"sha256": info.sha256, "info": info.as_json(), "detector": detector}
         case.log("source added", {"source": cursor.lastrowid, "path": path, **facts})
     return int(cursor.lastrowid or 0)
 
 
-def place_source(case: CaseStore, number: int, place: Place) -> None:
+def set_recording(case: CaseStore, number: int, place: Recording) -> None:
     """Note camera and clock; they may be corrected later, each alone, and the log keeps what was said before."""
     before = source(case, number)
     camera = before.camera if place.camera is None else place.camera
@@ -120,7 +128,9 @@ def place_source(case: CaseStore, number: int, place: Place) -> None:
         return
     text = None if clock is None else json.dumps(clock, sort_keys=True)
     with case.transaction():
-        case.db.execute("UPDATE source SET camera = ?, clock = ? WHERE id = ?", (camera, text, number))
+        case.db.execute(
+            "UPDATE source SET camera = ?, clock = ? WHERE id = ?", (camera, text, number)
+        )
         case.log("camera and clock", {"source": number, "camera": camera, "clock": clock})
 
 
@@ -133,7 +143,7 @@ def all_done(case: CaseStore) -> bool:
     return all(source.done for source in sources(case))
 
 
-def where_it_stopped(case: CaseStore, number: int, info: MediaInfo) -> FrameRef | None:
+def resume_point(case: CaseStore, number: int, info: MediaInfo) -> FrameRef | None:
     stored = source(case, number)
     if stored.last_index is None or stored.last_pts is None:
         return None
@@ -142,21 +152,25 @@ def where_it_stopped(case: CaseStore, number: int, info: MediaInfo) -> FrameRef 
 
 def looked(case: CaseStore, number: int) -> dict[str, int]:
     """How many of a source's frames were looked at as a whole, and not at all."""
-    counts = case.find_meta(_looked_key(number))
-    if counts is None:  # nothing is done yet, or by a version that did not count because it skipped none
+    counts = case.find_meta(_frame_counts_key(number))
+    if (
+        counts is None
+    ):  # nothing is done yet, or by a version that did not count because it skipped none
         every = json.loads(case.meta("settings"))["detect"].get("every", 1)
         return {"whole": -(-source(case, number).frames // every), "skipped": 0}
     return {k: int(v) for k, v in json.loads(counts).items()}
 
 
-def _looked_key(number: int) -> str:
+def _frame_counts_key(number: int) -> str:
     return f"looked {number}"
 
 
 def add_progress(case: CaseStore, number: int, made: Progress) -> None:
     """Note a segment of a source, within a transaction."""
     losses = Losses(**source(case, number).losses) + made.losses
-    case.set_meta(_looked_key(number), json.dumps({"whole": made.whole, "skipped": made.skipped}))
+    case.set_meta(
+        _frame_counts_key(number), json.dumps({"whole": made.whole, "skipped": made.skipped})
+    )
     case.db.execute(
         "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
         " seconds = seconds + ? WHERE id = ?",

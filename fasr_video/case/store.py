@@ -44,6 +44,8 @@ from fasr_video.case import values
 from fasr_video.encryption import CIPHER, fingerprint, given_key, make_vault, open_vault, read_key
 from fasr_video.errors import CaseError, IntegrityError
 from fasr_video.files import (
+    atomic_write,
+    atomic_write_text,
     make_folder,
     make_private_folder,
     open_lock,
@@ -51,16 +53,15 @@ from fasr_video.files import (
     read_file,
     refuse_links,
     sync_folder,
-    write_whole,
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
 from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
 from fasr_video.sqlite import (
     BUSY_SECONDS,
-    close_whole,
+    close_checkpointed,
     connect,
     connect_to_read,
-    environment,
+    explain_errors,
     transaction,
 )
 from fasr_video.types import Image
@@ -72,12 +73,12 @@ SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 SETTINGS = "settings.yaml"
+# The gallery of the folder of photographs that it was given.
 GALLERY = "gallery"
-"""The gallery of the folder of photographs that it was given."""
+# What is left of a case that was purged.
 TOMBSTONE = "purged.json"
-"""What is left of a case that was purged."""
+# Names of pictures, whole or half written; earlier versions called these .new.
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")
-"""Names of pictures, whole or half written; earlier versions called these .new."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -112,10 +113,10 @@ CREATE TABLE link (
 CREATE TABLE probe (
     track INTEGER NOT NULL REFERENCES track, kind TEXT NOT NULL CHECK (kind IN ('best', 'pooled', 'sr')),
     feature BLOB NOT NULL, PRIMARY KEY (track, kind)) WITHOUT ROWID;
-CREATE TABLE probed (track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, side INTEGER NOT NULL);
+CREATE TABLE encoding (track INTEGER PRIMARY KEY REFERENCES track, models TEXT NOT NULL, side INTEGER NOT NULL);
 CREATE TABLE restoration (
     track INTEGER PRIMARY KEY REFERENCES track, picture TEXT NOT NULL, samples TEXT NOT NULL, spread TEXT,
-    facts TEXT NOT NULL);
+    provenance TEXT NOT NULL);
 CREATE TABLE answer (
     track INTEGER PRIMARY KEY REFERENCES track, verdict TEXT NOT NULL CHECK (verdict IN ('candidates', 'unknown')),
     threshold REAL, extrapolated INTEGER NOT NULL, remark TEXT);
@@ -155,14 +156,16 @@ class CaseStore:
         """With a key given, an encrypted one."""
         case_id = secrets.token_hex(8)
         sealed = _encryption(case_id)
-        with environment(folder):
+        with explain_errors(folder):
             make_private_folder(folder)
             partial = folder / f"{DATABASE}.new"
             refuse_foreign(folder)
-            for leftover in folder.glob(f"{partial.name}*"):  # a run that was killed while it made the case
+            for leftover in folder.glob(
+                f"{partial.name}*"
+            ):  # a run that was killed while it made the case
                 leftover.unlink()
             make_folder(folder / "crops")
-            write_whole(folder / "settings.yaml", lambda part: part.write_text(settings_text, encoding="utf-8"))
+            atomic_write_text(folder / "settings.yaml", settings_text)
             # The database appears under its name only when it is whole.
             database = _connect(partial)
             with database:
@@ -183,7 +186,7 @@ class CaseStore:
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
                 made = {"case_id": case_id, "version": __version__, "versions": package_versions()}
                 case.log("created", {**made, "settings": settings, **sealed})
-            close_whole(database)
+            close_checkpointed(database)
             put_in_place(partial, folder / DATABASE)
         return cls.open(folder)
 
@@ -191,10 +194,16 @@ class CaseStore:
     def open(cls, folder: Path, read_only: bool = False) -> Self:
         path = folder / DATABASE
         if not path.is_file() and (folder / TOMBSTONE).is_file():
-            raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give a case that is kept")
+            raise CaseError(
+                folder,
+                f"it was purged ({TOMBSTONE} says when and what)",
+                "give a case that is kept",
+            )
         if not path.is_file():
-            raise CaseError(folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made")
-        with environment(folder):
+            raise CaseError(
+                folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made"
+            )
+        with explain_errors(folder):
             if not read_only:
                 refuse_links(folder)
                 refuse_links(folder / "crops")
@@ -205,7 +214,9 @@ class CaseStore:
                     refuse_others(database, SHAPE, path)
                 found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+                if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(
+                    error
+                ):
                     raise
                 raise IntegrityError(
                     path, f"damaged ({error})", "restore it from a copy; nothing was written"
@@ -214,9 +225,13 @@ class CaseStore:
             database.close()
             made = found[0] if found else "unknown"
             reason = f"made by another version of fasr-video (case format {made}, this one writes {SCHEMA_VERSION})"
-            raise CaseError(folder, reason, "open it with that version, or run the footage again into a new case")
+            raise CaseError(
+                folder,
+                reason,
+                "open it with that version, or run the footage again into a new case",
+            )
         try:
-            with environment(folder):
+            with explain_errors(folder):
                 refuse_others(database, SHAPE, path)
                 refuse_values(database, SHAPE, path)
         except BaseException:
@@ -227,7 +242,9 @@ class CaseStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+    def __exit__(
+        self, _: object = None, error: BaseException | None = None, __: object = None
+    ) -> None:
         self.db.close()
 
     def transaction(self) -> AbstractContextManager[None]:
@@ -236,11 +253,13 @@ class CaseStore:
     @contextmanager
     def one_moment(self) -> Iterator[None]:
         """What is read within is one state of the case, whatever others write meanwhile; nothing is written within."""
-        already = self.db.in_transaction  # in such a moment, or in the transaction of whoever writes
+        already = (
+            self.db.in_transaction
+        )  # in such a moment, or in the transaction of whoever writes
         if already:
             yield
             return
-        with environment(self.folder):
+        with explain_errors(self.folder):
             self.db.execute("BEGIN")
         try:
             yield
@@ -251,7 +270,9 @@ class CaseStore:
     def meta(self, key: str) -> str:
         value = self.find_meta(key)
         if value is None:
-            raise IntegrityError(self.folder, f"its {key} is missing", "restore the case from a copy")
+            raise IntegrityError(
+                self.folder, f"its {key} is missing", "restore the case from a copy"
+            )
         return value
 
     def find_meta(self, key: str) -> str | None:
@@ -277,13 +298,17 @@ class CaseStore:
     def vault(self) -> Vault | None:
         """None where the case is not encrypted; an error where it is and its key was not given."""
         sealed = self.encryption
-        return None if sealed is None else open_vault(self.folder, self.meta("case_id"), sealed["key"])
+        return (
+            None if sealed is None else open_vault(self.folder, self.meta("case_id"), sealed["key"])
+        )
 
     def check_key(self) -> None:
         """Before anything is written: the key that was given is the case's, and none was where it has none."""
         if self.vault is None and given_key() is not None:
             reason = "it was made without a key: its pictures and vectors are not encrypted"
-            raise CaseError(self.folder, reason, "leave the key out, or run the footage into a new case")
+            raise CaseError(
+                self.folder, reason, "leave the key out, or run the footage into a new case"
+            )
 
     def seal(self, data: bytes, place: str) -> bytes:
         """As it may lie on the disk, bound to its place in the case."""
@@ -305,7 +330,9 @@ class CaseStore:
         previous = str(last[0]) if last else ""
         if previous != self.meta("log_head"):  # or this line would hide that others were cut off
             reason = "the end of its log is missing"
-            raise IntegrityError(self.folder, reason, "see `fasr-video verify`; nothing was written")
+            raise IntegrityError(
+                self.folder, reason, "see `fasr-video verify`; nothing was written"
+            )
         at = now()
         text = json.dumps(details, sort_keys=True, default=str)
         digest = chain_hash(previous, at, event, text)
@@ -337,7 +364,9 @@ class CaseStore:
             return [str(error)]
         found = [row for row in rows if row != "ok"]
         strays = self.db.execute("PRAGMA foreign_key_check").fetchall()
-        found += sorted({f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays})
+        found += sorted(
+            {f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays}
+        )
         wrong = misfit(self.db, SHAPE)
         return found if wrong is None else [*found, wrong]
 
@@ -360,11 +389,16 @@ class CaseStore:
         path = self.picture_path(name)
         if not path.exists():
             make_folder(path.parent)
-            write_whole(path, lambda partial: partial.write_bytes(self.seal(data, name)))
+            atomic_write(path, lambda partial: partial.write_bytes(self.seal(data, name)))
         return name
 
     def picture_path(self, name: str) -> Path:
-        return self.folder / "crops" / name[:2] / f"{name}.{'png' if self.encryption is None else 'aes'}"
+        return (
+            self.folder
+            / "crops"
+            / name[:2]
+            / f"{name}.{'png' if self.encryption is None else 'aes'}"
+        )
 
     def picture_bytes(self, name: str) -> bytes:
         """The picture as a PNG file, which is what its name says."""
@@ -390,16 +424,23 @@ class CaseStore:
             yield
         except UNREADABLE as error:
             remedy = "do not use this case: no run made it as it is"
-            raise IntegrityError(self.picture_path(name), f"no picture that a case has ({error})", remedy) from error
+            raise IntegrityError(
+                self.picture_path(name), f"no picture that a case has ({error})", remedy
+            ) from error
 
     def picture_names(self) -> list[str]:
         """Of every picture that the case refers to."""
         faces = (
-            "SELECT aligned FROM face WHERE aligned IS NOT NULL UNION SELECT native FROM face WHERE native IS NOT NULL"
+            "SELECT aligned FROM face WHERE aligned IS NOT NULL"
+            " UNION SELECT native FROM face WHERE native IS NOT NULL"
         )
         names = [str(row[0]) for row in self.db.execute(faces).fetchall()]
         for row in self.db.execute("SELECT picture, samples, spread FROM restoration").fetchall():
-            names += [row["picture"], *json.loads(row["samples"]), *([row["spread"]] if row["spread"] else [])]
+            names += [
+                row["picture"],
+                *json.loads(row["samples"]),
+                *([row["spread"]] if row["spread"] else []),
+            ]
         return names
 
     def sweep_pictures(self) -> int:
@@ -408,8 +449,10 @@ class CaseStore:
         Only files that are named as ours are, in folders of the case: whoever made the case may have put others there.
         """
         named = {self.picture_path(name) for name in self.picture_names()}
-        with environment(self.folder):
-            left = [p for p in self.pictures_there() if p not in named and _PICTURE.fullmatch(p.name)]
+        with explain_errors(self.folder):
+            left = [
+                p for p in self.pictures_there() if p not in named and _PICTURE.fullmatch(p.name)
+            ]
             for path in left:
                 path.unlink()
             for folder in {path.parent for path in left}:
@@ -422,7 +465,11 @@ class CaseStore:
         folders = [] if crops.is_symlink() or not crops.is_dir() else sorted(crops.iterdir())
         for folder in folders:
             if folder.is_dir() and not folder.is_symlink():
-                yield from (path for path in sorted(folder.iterdir()) if path.is_file() and not path.is_symlink())
+                yield from (
+                    path
+                    for path in sorted(folder.iterdir())
+                    if path.is_file() and not path.is_symlink()
+                )
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -430,7 +477,9 @@ def refuse_foreign(folder: Path) -> None:
     if not folder.is_dir() or (folder / DATABASE).exists():
         return
     if (folder / TOMBSTONE).is_file():
-        raise CaseError(folder, f"it was purged ({TOMBSTONE} says when and what)", "give another --out")
+        raise CaseError(
+            folder, f"it was purged ({TOMBSTONE} says when and what)", "give another --out"
+        )
     new = f"{DATABASE}.new"
     begun = {LOCK, "crops", "settings.yaml", "settings.yaml.part"}
     begun |= {new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
@@ -441,7 +490,7 @@ def refuse_foreign(folder: Path) -> None:
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Hold the case for one run; another one at the same time is told so."""
-    with environment(folder):
+    with explain_errors(folder):
         refuse_foreign(folder)
         make_private_folder(folder)
     with locked(folder):
@@ -450,13 +499,15 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    with environment(folder):
+    with explain_errors(folder):
         handle = open_lock(folder / LOCK)
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CaseBusy(folder, "another run is writing this case", "wait for it, or stop it") from error
+            raise CaseBusy(
+                folder, "another run is writing this case", "wait for it, or stop it"
+            ) from error
         yield
 
 
@@ -489,9 +540,13 @@ def _connect(path: Path) -> sqlite3.Connection:
     database = connect(path, timeout=BUSY_SECONDS)
     database.row_factory = sqlite3.Row
     database.execute("PRAGMA journal_mode = WAL")
-    database.execute("PRAGMA synchronous = FULL")  # what was told to be done is done, also after a power cut
+    database.execute(
+        "PRAGMA synchronous = FULL"
+    )  # what was told to be done is done, also after a power cut
     database.execute("PRAGMA foreign_keys = ON")
-    database.execute("PRAGMA secure_delete = ON")  # a name that is taken out leaves no trace in free pages
+    database.execute(
+        "PRAGMA secure_delete = ON"
+    )  # a name that is taken out leaves no trace in free pages
     return database
 
 

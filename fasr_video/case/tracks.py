@@ -78,7 +78,9 @@ class Face:
     @property
     def points(self) -> list[list[float]] | None:
         """Its landmarks; None where the detector gave none."""
-        found: list[list[float]] | None = None if self.landmarks is None else json.loads(self.landmarks)
+        found: list[list[float]] | None = (
+            None if self.landmarks is None else json.loads(self.landmarks)
+        )
         return found
 
     @property
@@ -89,7 +91,9 @@ class Face:
     @property
     def quality(self) -> Quality:
         turn = math.nan if self.turn is None else self.turn
-        return Quality(**{name: getattr(self, name) for name in Quality.__slots__ if name != "turn"}, turn=turn)
+        return Quality(
+            **{name: getattr(self, name) for name in Quality.__slots__ if name != "turn"}, turn=turn
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,9 @@ def whole(value: object) -> int:
     """Return a number of a case's database. SQLite holds a text where a number belongs, if somebody puts one there."""
     if not isinstance(value, int):
         reason = f"it holds {value!r} where a whole number belongs"
-        raise IntegrityError(DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest")
+        raise IntegrityError(
+            DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest"
+        )
     return value
 
 
@@ -133,7 +139,11 @@ def finished_track(case: CaseStore, number: int) -> Track:
     """Return one that is finished, or raise."""
     found = finished(case, number)
     if not found:
-        raise CaseError(f"track {number}", "no such finished track in this case", "`fasr-video show CASE` lists them")
+        raise CaseError(
+            f"track {number}",
+            "no such finished track in this case",
+            "`fasr-video show CASE` lists them",
+        )
     return found[0]
 
 
@@ -146,7 +156,11 @@ def track_number(case: CaseStore, name: str) -> int:
     """Return the number of a finished track by the name that it is shown under."""
     known = track_names(case)
     if name not in known:
-        raise CaseError(f"track {name}", "no such finished track in this case", "`fasr-video show CASE` lists them")
+        raise CaseError(
+            f"track {name}",
+            "no such finished track in this case",
+            "`fasr-video show CASE` lists them",
+        )
     return known[name]
 
 
@@ -203,7 +217,9 @@ def reasons_in(case: CaseStore, source: int) -> dict[str | None, int]:
 def all_faces(case: CaseStore, source: int | None = None) -> Iterator[Face]:
     """Give all faces, or those of one source, also those of no track, in the order of the footage."""
     chosen, values = _of("source", source)
-    for row in case.db.execute(f"SELECT * FROM face WHERE true{chosen} ORDER BY source, frame_index, id", values):
+    for row in case.db.execute(
+        f"SELECT * FROM face WHERE true{chosen} ORDER BY source, frame_index, id", values
+    ):
         yield Face(*row)
 
 
@@ -241,23 +257,30 @@ def native_picture(case: CaseStore, face: Face) -> Image:
 
 def crop(case: CaseStore, face: Face) -> FaceCrop:
     """Read both pictures of a face."""
-    return FaceCrop(case.read_picture(_picture(face.aligned)), native_picture(case, face), face.corner)
+    return FaceCrop(
+        case.read_picture(_picture(face.aligned)), native_picture(case, face), face.corner
+    )
 
 
 def _picture(name: str | None) -> str:
     if name is None:
         reason = "a face that speaks for a track has no picture"
-        raise IntegrityError(DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest")
+        raise IntegrityError(
+            DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest"
+        )
     return name
 
 
 def boxes_beside(case: CaseStore, face: Face) -> list[tuple[float, float, float, float]]:
     """Return the boxes of all other faces of the same frame."""
     query = "SELECT x1, y1, x2, y2 FROM face WHERE source = ? AND frame_index = ? AND id != ?"
-    return [(x1, y1, x2, y2) for x1, y1, x2, y2 in case.db.execute(query, (face.source, face.frame_index, face.id))]
+    return [
+        (x1, y1, x2, y2)
+        for x1, y1, x2, y2 in case.db.execute(query, (face.source, face.frame_index, face.id))
+    ]
 
 
-def seen_at_once(case: CaseStore, a: int, b: int) -> bool:
+def share_a_frame(case: CaseStore, a: int, b: int) -> bool:
     """Say whether a picture shows both tracks."""
     query = (
         "SELECT 1 FROM face one JOIN face other ON one.source = other.source AND one.frame_index = other.frame_index"
@@ -301,17 +324,24 @@ def add_faces(case: CaseStore, faces: Iterable[Face]) -> None:
 
 def set_reasons(case: CaseStore, known: Mapping[int, Reason]) -> None:
     """Say of faces, whose fate was open, what became of them."""
-    case.db.executemany("UPDATE face SET reason = ? WHERE id = ?", [(reason, face) for face, reason in known.items()])
+    case.db.executemany(
+        "UPDATE face SET reason = ? WHERE id = ?",
+        [(reason, face) for face, reason in known.items()],
+    )
 
 
 def release_pictures(case: CaseStore, faces: Iterable[int]) -> None:
     """Name the pictures of these faces no longer."""
-    case.db.executemany("UPDATE face SET aligned = NULL, native = NULL WHERE id = ?", [(face,) for face in faces])
+    case.db.executemany(
+        "UPDATE face SET aligned = NULL, native = NULL WHERE id = ?", [(face,) for face in faces]
+    )
 
 
 def drop_track(case: CaseStore, track: int) -> None:
     """Take out a running track that was none; its faces stay."""
-    case.db.execute("UPDATE face SET track = NULL, reason = ? WHERE track = ?", (Reason.UNCONFIRMED, track))
+    case.db.execute(
+        "UPDATE face SET track = NULL, reason = ? WHERE track = ?", (Reason.UNCONFIRMED, track)
+    )
     case.db.execute("DELETE FROM track WHERE id = ?", (track,))
 
 

@@ -12,20 +12,31 @@ from typing import Any
 from fasr_video.schema import are_texts, is_count, is_hash, is_number
 from fasr_video.types import Reason
 
+# Of what is known of footage: what readers ask for.
 INFO = {
     **dict.fromkeys(
-        ("path", "backend", "time_base", "time_source", "container", "codec", "colour", "orientation"), str
+        (
+            "path",
+            "backend",
+            "time_base",
+            "time_source",
+            "container",
+            "codec",
+            "colour",
+            "orientation",
+        ),
+        str,
     ),
     **dict.fromkeys(("width", "height", "first_pts"), int),
     **dict.fromkeys(("declared_frames", "duration"), object),
 }
-"""Of what is known of footage: what readers ask for."""
+# Of a reconstruction.
 FACTS = {
     **dict.fromkeys(("method", "sampler", "model", "feature", "what", "conditioned_on"), str),
     **dict.fromkeys(("seed", "calls"), int),
     **dict.fromkeys(("warnings", "attributes"), list),
 }
-"""Of a reconstruction."""
+# Of the lines of the log that are read again.
 LINES: Mapping[str, Mapping[str, type]] = {
     "created": {"settings": dict},
     "run begun": {"by": str, "role": str, "what": str},
@@ -33,19 +44,26 @@ LINES: Mapping[str, Mapping[str, type]] = {
     "source added": {"source": int, "path": str},
     "camera and clock": {"source": int},
     "source done": {"source": int, "digest": str},
-    "probed": {"digests": dict},
+    "encoded": {"digests": dict},
     "links proposed": {"proposed": list, "of": str},
-    "link decided": {"link": int, "tracks": list, "evidence": str, "score": object, "to": str, "by": str, "at": str},
+    "link decided": {
+        "link": int,
+        "tracks": list,
+        "evidence": str,
+        "score": object,
+        "to": str,
+        "by": str,
+        "at": str,
+    },
     "searched": {"answers": dict, "photographs": str, "gallery": dict, "question": dict},
     "answers taken out": {"tracks": list, "searched": dict},
     "decided": {"id": int, "replaces": list, "by": str, "at": str},
     "decision undone": {"id": int, "by": str, "at": str},
     "signed off": {"files": dict, "by": str, "undecided": list},
 }
-"""Of the lines of the log that are read again."""
 KINDS = {"best", "pooled", "sr"}
+# Seconds of footage: three centuries.
 LONGEST = 1e10
-"""Seconds of footage: three centuries."""
 FACE = f"""SELECT 1 FROM face WHERE max(abs(x1), abs(y1), abs(x2), abs(y2)) > 1e6
     OR (aligned IS NULL) <> (native IS NULL) OR (native IS NOT NULL AND (native_x IS NULL OR native_y IS NULL))
     OR length(aligned) <> 64 OR aligned GLOB '*[^0-9a-f]*' OR length(native) <> 64 OR native GLOB '*[^0-9a-f]*'
@@ -90,7 +108,11 @@ def _meta(row: Mapping[str, Any]) -> bool:
         days = groups["case"].get("retention_days")
         limits = [groups["select"][name] for name in ("sure_score", "min_norm", "min_norm_large")]
         timed = days is None or is_count(days)
-        return all(isinstance(g, dict) for g in groups.values()) and timed and all(is_number(v) for v in limits)
+        return (
+            all(isinstance(g, dict) for g in groups.values())
+            and timed
+            and all(is_number(v) for v in limits)
+        )
     if key == "versions":
         return isinstance(json.loads(value), dict)
     if key == "encryption":
@@ -110,24 +132,50 @@ def _asked(asked: Mapping[str, Any]) -> bool:
     counts = [gallery["templates"], gallery["people"], question["candidates"], *asked["tracks"]]
     calibrated = asked["calibration"] is None or is_hash(asked["calibration"])
     drawn = isinstance(asked["models"], dict) and are_texts([*asked["conditioned_on"].values()])
-    known = all(is_count(count) for count in counts) and is_number(question["fpir"]) and calibrated and drawn
+    known = (
+        all(is_count(count) for count in counts)
+        and is_number(question["fpir"])
+        and calibrated
+        and drawn
+    )
     return known and are_texts(texts) and are_texts(asked["remarks"])
 
 
 def _source(row: Mapping[str, Any]) -> bool:
-    info, losses, detector = json.loads(row["info"]), json.loads(row["losses"]), json.loads(row["detector"])
+    info, losses, detector = (
+        json.loads(row["info"]),
+        json.loads(row["losses"]),
+        json.loads(row["detector"]),
+    )
     base = Fraction(info["time_base"])
-    small = 0 < base.numerator < 2**31 and base.denominator < 2**31 and abs(info["first_pts"] * base) < LONGEST
+    small = (
+        0 < base.numerator < 2**31
+        and base.denominator < 2**31
+        and abs(info["first_pts"] * base) < LONGEST
+    )
     known = _has(info, INFO) and all(is_count(n) for n in losses.values())
-    of_detector = _has(detector, {"name": str, "licence": str, "model_sha256": object, "landmarks": bool})
+    of_detector = _has(
+        detector, {"name": str, "licence": str, "model_sha256": object, "landmarks": bool}
+    )
     tracker = row["tracker"] is None or isinstance(json.loads(row["tracker"]), dict)
-    return small and known and of_detector and tracker and (row["clock"] is None or is_clock(json.loads(row["clock"])))
+    return (
+        small
+        and known
+        and of_detector
+        and tracker
+        and (row["clock"] is None or is_clock(json.loads(row["clock"])))
+    )
 
 
 def is_clock(clock: Mapping[str, Any]) -> bool:
     times = [datetime.fromisoformat(clock[name]) for name in ("start", "shown") if name in clock]
     zoned = all(time.tzinfo is not None and 1000 < time.year < 9000 for time in times)
-    return zoned and "start" in clock and is_number(clock["uncertainty_seconds"]) and isinstance(clock["from"], str)
+    return (
+        zoned
+        and "start" in clock
+        and is_number(clock["uncertainty_seconds"])
+        and isinstance(clock["from"], str)
+    )
 
 
 def _track(row: Mapping[str, Any]) -> bool:
@@ -139,7 +187,7 @@ def _face(row: Mapping[str, Any]) -> bool:
     return row["landmarks"] is None or _LANDMARKS.fullmatch(row["landmarks"]) is not None
 
 
-def _probed(row: Mapping[str, Any]) -> bool:
+def _encoding(row: Mapping[str, Any]) -> bool:
     models = json.loads(row["models"])
     restorer = models["restorer"] or {}
     classifiers = restorer.get("classifier", {})
@@ -148,11 +196,23 @@ def _probed(row: Mapping[str, Any]) -> bool:
 
 
 def _restoration(row: Mapping[str, Any]) -> bool:
-    samples, facts = json.loads(row["samples"]), json.loads(row["facts"])
+    samples, provenance = json.loads(row["samples"]), json.loads(row["provenance"])
     named = [row["picture"], *samples, *([] if row["spread"] is None else [row["spread"]])]
-    drawn = all(_has(a, {"name": str, "value": object, "source": str}) for a in facts["attributes"])
-    told = _has(facts, FACTS) and are_texts(facts["warnings"]) and drawn and is_number(facts["disagreement"])
-    return isinstance(samples, list) and bool(samples) and all(is_hash(name) for name in named) and told
+    drawn = all(
+        _has(a, {"name": str, "value": object, "source": str}) for a in provenance["attributes"]
+    )
+    told = (
+        _has(provenance, FACTS)
+        and are_texts(provenance["warnings"])
+        and drawn
+        and is_number(provenance["disagreement"])
+    )
+    return (
+        isinstance(samples, list)
+        and bool(samples)
+        and all(is_hash(name) for name in named)
+        and told
+    )
 
 
 def _candidate(row: Mapping[str, Any]) -> bool:
@@ -183,7 +243,9 @@ def _is_time(text: str) -> bool:
 
 def _has(found: Mapping[str, Any], wanted: Mapping[str, type]) -> bool:
     """Whether these are among what was found, each of its type."""
-    return isinstance(found, dict) and all(isinstance(found[name], kind) for name, kind in wanted.items())
+    return isinstance(found, dict) and all(
+        isinstance(found[name], kind) for name, kind in wanted.items()
+    )
 
 
 TESTS = {
@@ -191,7 +253,7 @@ TESTS = {
     "source": _source,
     "track": _track,
     "face": _face,
-    "probed": _probed,
+    "encoding": _encoding,
     "restoration": _restoration,
     "candidate": _candidate,
     "decision": _decision,

@@ -21,12 +21,13 @@ from fasr_video.files import read_file, sha256_file
 from fasr_video.media import hash_folder
 from fasr_video.sqlite import MISREAD
 
+# In the case: the reports that reviewers signed off.
 SIGNED_OFF = "signed-off"
-"""In the case: the reports that reviewers signed off."""
+# In the case: the report; in that the list of its files' hashes, and a mark while it is being
+# written.
 REPORT, SUMS, UNFINISHED = "report", "SHA256SUMS", ".unfinished"
-"""In the case: the report; in that the list of its files' hashes, and a mark while it is being written."""
+# Ends the name of a signed-off report until the log holds its hash.
 NEW = ".new"
-"""Ends the name of a signed-off report until the log holds its hash."""
 
 
 def verify(case: Case, head: str | None = None) -> list[Check]:
@@ -55,7 +56,12 @@ def _checked(case: Case, check: Callable[[Case], Check]) -> Check:
     except MISREAD as error:
         return Check(name, 0, [f"the database is damaged ({message_of(error)})"], [])
     except OSError as error:
-        return Check(name, 0, [f"{error.filename or case.folder} cannot be read ({error.strerror or error})"], [])
+        return Check(
+            name,
+            0,
+            [f"{error.filename or case.folder} cannot be read ({error.strerror or error})"],
+            [],
+        )
 
 
 def _settings(case: Case) -> Check:
@@ -107,7 +113,9 @@ def _report(case: Case) -> Check:
     said = {name: sha256 for sha256, _, name in lines}
     there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {SUMS}
     if UNFINISHED in there:
-        return Check("report", 0, [], [], ("its writing was cut short: `fasr-video report` writes it anew",))
+        return Check(
+            "report", 0, [], [], ("its writing was cut short: `fasr-video report` writes it anew",)
+        )
     bad = {name for name in said if name not in there or _sha256(folder / name) != said[name]}
     why = "is not as the report was written; `fasr-video report` writes it anew"
     notes = tuple(f"{folder / name}: no report wrote it" for name in sorted(there - said.keys()))
@@ -116,8 +124,14 @@ def _report(case: Case) -> Check:
 
 def _heads(case: Case, given: str | None) -> Check:
     """Ends that the log once had, as files of the case and a person say: the log has to hold them still."""
-    problems, noted = [], {} if given is None else {"the head that was given": given.strip().lower()}
-    for path in (case.folder / REPORT / "report.json", *sorted((case.folder / SIGNED_OFF).glob("*.json"))):
+    problems, noted = (
+        [],
+        {} if given is None else {"the head that was given": given.strip().lower()},
+    )
+    for path in (
+        case.folder / REPORT / "report.json",
+        *sorted((case.folder / SIGNED_OFF).glob("*.json")),
+    ):
         try:
             noted[str(path)] = str(json.loads(read_file(path))["log_head"])
         except FileNotFoundError:
@@ -125,7 +139,11 @@ def _heads(case: Case, given: str | None) -> Check:
         except (OSError, *MISREAD):
             problems.append(f"{path} names no end of the log")
     lines = {line.hash for line in log.entries(case)}
-    problems += [f"{who}: the log holds no line {h[:16]}… (cut off?)" for who, h in noted.items() if h not in lines]
+    problems += [
+        f"{who}: the log holds no line {h[:16]}… (cut off?)"
+        for who, h in noted.items()
+        if h not in lines
+    ]
     return Check("ends of the log that were noted", len(noted), problems, [])
 
 
@@ -139,10 +157,15 @@ def _pictures(case: Case) -> Check:
             problems[name] = f"{path} is missing"
         elif readable and _was_changed(case, name):
             problems[name] = f"{path} was changed"
-    named = set(case.picture_names()) if problems else set[str]()  # a run may have put others in their place
+    named = (
+        set(case.picture_names()) if problems else set[str]()
+    )  # a run may have put others in their place
     unchecked = [] if readable else [f"{len(names)} pictures are encrypted, and no key was given"]
     strays = set(case.pictures_there()) - {case.picture_path(name) for name in names}
-    notes = tuple(f"{path} is no picture of the case (left by a kill, or put there)" for path in sorted(strays)[:20])
+    notes = tuple(
+        f"{path} is no picture of the case (left by a kill, or put there)"
+        for path in sorted(strays)[:20]
+    )
     still = [problem for name, problem in problems.items() if name in named]
     return Check("pictures", len(names) if readable else 0, still, unchecked, notes)
 

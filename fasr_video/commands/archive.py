@@ -36,16 +36,35 @@ from fasr_video.pipeline.run import sampling_of
 
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
 POLL = 1.0  # seconds that a step waits for a unit to end
-NO_REPORT = click.option("--no-report", is_flag=True, help="Leave out the report that is written into each case.")
+NO_REPORT = click.option(
+    "--no-report", is_flag=True, help="Leave out the report that is written into each case."
+)
 OPTIONS = (
-    click.option("--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."),
-    click.option("--out", "cases", type=FOLDER, required=True, help="The folder of cases, with their ledger."),
-    KEY_FILE,
-    click.option("--glob", help="Only files whose path within the folder fits this, as '*/cam3/*.mp4'."),
-    click.option("--preset", default="cpu", show_default=True, help="Settings to start from, as for `run`."),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, as for `run`."),
     click.option(
-        "--scheduler", default="processes", show_default=True, help="local, processes, or dask=ADDRESS of a scheduler."
+        "--gallery", type=click.Path(path_type=Path), help="Whom to search for, as for `run`."
+    ),
+    click.option(
+        "--out", "cases", type=FOLDER, required=True, help="The folder of cases, with their ledger."
+    ),
+    KEY_FILE,
+    click.option(
+        "--glob", help="Only files whose path within the folder fits this, as '*/cam3/*.mp4'."
+    ),
+    click.option(
+        "--preset", default="cpu", show_default=True, help="Settings to start from, as for `run`."
+    ),
+    click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Change one setting, as for `run`.",
+    ),
+    click.option(
+        "--scheduler",
+        default="processes",
+        show_default=True,
+        help="local, processes, or dask=ADDRESS of a scheduler.",
     ),
     click.option("--workers", type=click.IntRange(min=1), help="Processes. [default: one a core]"),
     click.option(
@@ -56,15 +75,30 @@ OPTIONS = (
     ),
     click.option("--gpus", help="GPUs that processes take in turn, as 0,1."),
     click.option(
-        "--cameras", type=click.Path(path_type=Path, dir_okay=False), help="CSV of cameras, clocks and priorities."
+        "--cameras",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="CSV of cameras, clocks and priorities.",
     ),
-    click.option("--names", metavar="REGEX", help="Pattern of paths with groups camera, date and time."),
-    click.option("--zone", default="UTC", show_default=True, help="Time zone of clocks that name none."),
     click.option(
-        "--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Further tries of what failed."
+        "--names", metavar="REGEX", help="Pattern of paths with groups camera, date and time."
+    ),
+    click.option(
+        "--zone", default="UTC", show_default=True, help="Time zone of clocks that name none."
+    ),
+    click.option(
+        "--retries",
+        type=click.IntRange(min=0),
+        default=2,
+        show_default=True,
+        help="Further tries of what failed.",
     ),
     click.option("--again", is_flag=True, help="Try units that failed in an earlier run, too."),
-    click.option("--cut", type=click.FloatRange(min=1), metavar="SECONDS", help="Look at long files in such parts."),
+    click.option(
+        "--cut",
+        type=click.FloatRange(min=1),
+        metavar="SECONDS",
+        help="Look at long files in such parts.",
+    ),
     NO_REPORT,
     click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines."),
 )
@@ -108,7 +142,11 @@ def _options(command: Callable[..., int]) -> Callable[..., int]:
 @click.command("batch")
 @click.argument("archive", type=click.Path(path_type=Path))
 @_options
-@click.option("--after", metavar="ISO8601", help="Only footage that goes on after this wall time, with its zone.")
+@click.option(
+    "--after",
+    metavar="ISO8601",
+    help="Only footage that goes on after this wall time, with its zone.",
+)
 @click.option("--before", metavar="ISO8601", help="Only footage that begins before this wall time.")
 def batch_command(archive: Path, after: str | None, before: str | None, **options: Any) -> int:
     """Make a case of every file below ARCHIVE, once for each content.
@@ -181,13 +219,28 @@ def watch_command(folder: Path, still: float, every: float, **options: Any) -> i
 
 @click.command("search")
 @click.argument("cases", nargs=-1, required=True, type=FOLDER)
-@click.option("--gallery", required=True, type=FOLDER, help="A gallery that `gallery create`, or `batch`, made.")
+@click.option(
+    "--gallery",
+    required=True,
+    type=FOLDER,
+    help="A gallery that `gallery create`, or `batch`, made.",
+)
 @KEY_FILE
-@click.option("--set", "overrides", multiple=True, metavar="search.KEY=VALUE", help="Ask otherwise than each was last.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="search.KEY=VALUE",
+    help="Ask otherwise than each was last.",
+)
 @NO_REPORT
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each case.")
 def search_command(
-    cases: tuple[Path, ...], gallery: Path, overrides: tuple[str, ...], no_report: bool, as_json: bool
+    cases: tuple[Path, ...],
+    gallery: Path,
+    overrides: tuple[str, ...],
+    no_report: bool,
+    as_json: bool,
 ) -> int:
     """Search finished CASES (or folders of them) again, without their footage, and tell what changed.
 
@@ -202,7 +255,9 @@ def search_command(
         searched += result.asked
         tracks_changed += len(result.changes)
         if as_json:
-            click.echo(json.dumps({"event": "searched", **asdict(result), "case": str(result.case)}))
+            click.echo(
+                json.dumps({"event": "searched", **asdict(result), "case": str(result.case)})
+            )
         else:
             if result.problem is not None:
                 say(f"fasr-video: {result.problem}", err=True)
@@ -216,14 +271,18 @@ def search_command(
         facts = {"searched": searched, "tracks_changed": tracks_changed, "failed": failed}
         click.echo(json.dumps({"event": "done", **facts, "exit_code": int(code)}))
     else:
-        say(f"cases searched: {searched}; tracks with changes: {tracks_changed}; not searched: {failed}")
+        say(
+            f"cases searched: {searched}; tracks with changes: {tracks_changed}; not searched: {failed}"
+        )
     return code
 
 
 class _Opened:
     """A batch at work, and what is shown of it."""
 
-    def __init__(self, ledger: Ledger, scheduler: Scheduler, batch: Batch, asked: Asked, show: Listener) -> None:
+    def __init__(
+        self, ledger: Ledger, scheduler: Scheduler, batch: Batch, asked: Asked, show: Listener
+    ) -> None:
         self.batch, self.show = batch, show
         self._ledger, self._scheduler, self._asked = ledger, scheduler, asked
         self._archive: Path | None = None
@@ -232,7 +291,9 @@ class _Opened:
     def scan(self, folder: Path) -> Scan:
         found = scan(folder, self._asked.glob, self._asked.cases)
         self._ledger.put_unread(folder, found)
-        if self._archive is None:  # once is enough for a watch: its folder is looked at every few seconds
+        if (
+            self._archive is None
+        ):  # once is enough for a watch: its folder is looked at every few seconds
             self._archive = folder.absolute()
             self._ledger.put_gone(folder, found)
         return found
@@ -250,7 +311,9 @@ class _Opened:
         units = [u for u in document["units"] if u["case"] in asked]
         not_done = [u for u in units if u["state"] in ("failed", "missing")]
         lossy = sum(bool(u["losses"]) for u in units)
-        not_read = sum(p["path"] in asked or self._is_below(p["path"]) for p in document["not_read"])
+        not_read = sum(
+            p["path"] in asked or self._is_below(p["path"]) for p in document["not_read"]
+        )
         bad = len(not_done) + lossy + not_read
         code = ExitCode.LOSSES if bad else ExitCode.DONE
         facts = {
@@ -263,10 +326,24 @@ class _Opened:
             "subjects_proposed": len(document["subjects"]),
         }
         if self._asked.as_json:
-            click.echo(json.dumps({"event": "done", "cases": str(self._asked.cases), **facts, "exit_code": int(code)}))
+            click.echo(
+                json.dumps(
+                    {
+                        "event": "done",
+                        "cases": str(self._asked.cases),
+                        **facts,
+                        "exit_code": int(code),
+                    }
+                )
+            )
             return code
-        told = ", ".join(f"{count} {state}" for state, count in states.items() if count) or "nothing to do"
-        say(f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates")
+        told = (
+            ", ".join(f"{count} {state}" for state, count in states.items() if count)
+            or "nothing to do"
+        )
+        say(
+            f"{self._asked.cases}: {told}; {totals['tracks']} tracks, {totals['with_candidates']} with candidates"
+        )
         for unit in not_done:
             if unit["case"] not in self.batch.told:
                 remedy = "; --again tries it again" if unit["state"] == "failed" else ""
@@ -332,9 +409,13 @@ def _scheduler(asked: Asked) -> Callable[[Callable[[Order, float], None], Listen
         raise UsageError(f"--{given[0]}", f"it is for --scheduler processes, not {kind}", remedy)
     gpus = [] if asked.gpus is None else [gpu.strip() for gpu in asked.gpus.split(",")]
     if asked.gpus is not None and not all(gpus):
-        raise UsageError(f"--gpus {asked.gpus}", "a GPU without a name", "give their numbers, as 0,1")
+        raise UsageError(
+            f"--gpus {asked.gpus}", "a GPU without a name", "give their numbers, as 0,1"
+        )
     if kind == "dask" and address:
-        return lambda share, show: Dask(work, address, lambda text: show(Note("warning", f"dask={address}", text)))
+        return lambda share, show: Dask(
+            work, address, lambda text: show(Note("warning", f"dask={address}", text))
+        )
     if kind == "local" and not equals:
         return lambda share, show: Local(work, share)
     if kind == "processes" and not equals:
@@ -350,7 +431,9 @@ def _shown(as_json: bool) -> Iterator[Callable[[Any], None]]:
     """A function that shows what happens: lines, with a bar below in a terminal, or JSON lines."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Progress(*columns, console=console, disable=as_json or not console.is_terminal, transient=True) as bar:
+    with Progress(
+        *columns, console=console, disable=as_json or not console.is_terminal, transient=True
+    ) as bar:
         task = bar.add_task("units", total=None, state="")
         last = [time.monotonic()]
 
@@ -359,10 +442,14 @@ def _shown(as_json: bool) -> Iterator[Callable[[Any], None]]:
                 _show_note(event, as_json)
                 return
             total = event.done + event.failed + event.running + event.waiting
-            bar.update(task, total=total, completed=event.done + event.failed, state=cell(_told(event)))
+            bar.update(
+                task, total=total, completed=event.done + event.failed, state=cell(_told(event))
+            )
             if bar.disable and time.monotonic() - last[0] >= PLAIN_EVERY and event.running:
                 last[0] = time.monotonic()
-                line = json.dumps({"event": "progress", **asdict(event)}) if as_json else _told(event)
+                line = (
+                    json.dumps({"event": "progress", **asdict(event)}) if as_json else _told(event)
+                )
                 click.echo(line, err=not as_json)
 
         yield show

@@ -19,15 +19,26 @@ from fasr_video.commands.embedder import Chosen, embedder_options
 from fasr_video.console import cell, say
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration
+from fasr_video.gallery.encoder import TrackEncoder, make_encoder
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Prober, make_prober
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.sr.methods import Options, find_method, open_restorer
 
 SIZES = (10, 100, 1_000, 10_000)
 OF_SR = ("method", "sampler", "precision", "samples")
-OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "people", "worst_group", "device")
-"""What says nothing about tracks, whose probes are as their cases made them."""
+# What says nothing about tracks, whose probes are as their cases made them.
+OF_FACES = (
+    "embedder",
+    "weights",
+    "flip",
+    "no_sr",
+    *OF_SR,
+    "sizes",
+    "camera",
+    "people",
+    "worst_group",
+    "device",
+)
 
 
 @click.command("calibrate")
@@ -44,10 +55,22 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="With --tracks: the gallery that they are searched in.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write.",
+)
 @embedder_options
-@click.option("--no-sr", is_flag=True, help="Without super-resolution, which takes most of the time.")
-@click.option("--method", default="fasr++", show_default=True, help="Of super-resolution: as for `fasr-video sr`.")
+@click.option(
+    "--no-sr", is_flag=True, help="Without super-resolution, which takes most of the time."
+)
+@click.option(
+    "--method",
+    default="fasr++",
+    show_default=True,
+    help="Of super-resolution: as for `fasr-video sr`.",
+)
 @click.option("--sampler", help="Likewise. [default: the method's own]")
 @click.option(
     "--precision",
@@ -57,7 +80,9 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "
     help="Of the super-resolution network, as in the runs that it is for.",
 )
 @click.option(
-    "--samples", type=click.IntRange(min=1), help="Pictures to draw of each face. [default: the method's own]"
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Pictures to draw of each face. [default: the method's own]",
 )
 @click.option(
     "--sizes",
@@ -72,7 +97,11 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "
     show_default=True,
     help="Share of the searched faces that are degraded as cameras do; the others as the papers do.",
 )
-@click.option("--people", type=click.IntRange(min=24), help="At most so many. [default: all with two photographs]")
+@click.option(
+    "--people",
+    type=click.IntRange(min=24),
+    help="At most so many. [default: all with two photographs]",
+)
 @click.option(
     "--worst-group",
     type=click.FloatRange(min=1),
@@ -81,7 +110,13 @@ OF_FACES = ("embedder", "weights", "flip", "no_sr", *OF_SR, "sizes", "camera", "
     metavar="TIMES",
     help="Make thresholds for people who are taken for somebody else so many times as often as all.",
 )
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(0, 2**31),
+    show_default=True,
+    help="Of everything random.",
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def calibrate_command(
     faces: tuple[Path, ...],
@@ -106,31 +141,39 @@ def calibrate_command(
     Stopped or killed, the same command goes on where it was.
     """
     if out.exists():
-        raise UsageError(out, "it is there already, and cases may rest on it", "give another --out, or move it away")
+        raise UsageError(
+            out,
+            "it is there already, and cases may rest on it",
+            "give another --out, or move it away",
+        )
     if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
         reason = "it takes either FACES, or --tracks and --gallery"
         raise UsageError("calibrate", reason, "give one of them")
     _refuse(OF_FACES if labels else OF_SR if no_sr else (), "--tracks" if labels else "--no-sr")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if labels and people_known:
-        with environment(out):
+        with explain_errors(out):
             show(_from_tracks(labels, people_known, seed, out), out)
         return
     protocol = Protocol(camera=camera, people=people, seed=seed, worst_group=worst_group)
     if sizes:
         protocol = replace(protocol, bands=tuple(_band(text) for text in sizes))
     model = embedder.open(device)
-    plain = make_prober(model, None, 1)
-    prober = plain
+    plain = make_encoder(model, None, 1)
+    encoder = plain
     if not no_sr:
         chosen = find_method(method)
         if chosen.supports.references:
             reason = "it draws from references, and there are none here"
-            raise UsageError(f"method {method}", reason, "use it with fasr-video sr or run, or another one here")
-        restorer = open_restorer(chosen, Options(find_device(device), sampler=sampler, precision=precision))
-        prober = make_prober(model, restorer, samples or chosen.defaults.samples)
-    with environment(out):
-        show(_from_images(faces, prober, plain, protocol, out), out)
+            raise UsageError(
+                f"method {method}", reason, "use it with fasr-video sr or run, or another one here"
+            )
+        restorer = open_restorer(
+            chosen, Options(find_device(device), sampler=sampler, precision=precision)
+        )
+        encoder = make_encoder(model, restorer, samples or chosen.defaults.samples)
+    with explain_errors(out):
+        show(_from_images(faces, encoder, plain, protocol, out), out)
 
 
 def _band(text: str) -> tuple[int, int]:
@@ -138,13 +181,17 @@ def _band(text: str) -> tuple[int, int]:
     try:
         return int(low), int(high if dash else low)
     except ValueError as error:
-        raise UsageError(f"--sizes {text}", "not two whole numbers of px", "give LOW-HIGH, as 14-19") from error
+        raise UsageError(
+            f"--sizes {text}", "not two whole numbers of px", "give LOW-HIGH, as 14-19"
+        ) from error
 
 
 def _refuse(names: Sequence[str], beside: str) -> None:
     """Options of the command line that would change nothing."""
     context = click.get_current_context()
-    said = [name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    said = [
+        name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
     given = [p.opts[0] for p in context.command.params if p.name in said]
     if given:
         raise UsageError(", ".join(given), f"of no effect beside {beside}", "leave that out")
@@ -157,14 +204,20 @@ def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibratio
     return made
 
 
-def _from_images(faces: tuple[Path, ...], prober: Prober, plain: Prober, protocol: Protocol, out: Path) -> Calibration:
+def _from_images(
+    faces: tuple[Path, ...],
+    encoder: TrackEncoder,
+    plain: TrackEncoder,
+    protocol: Protocol,
+    out: Path,
+) -> Calibration:
     with click.progressbar(length=1, label="people", show_pos=True) as bar:
 
         def tell(done: int, people: int) -> None:
             bar.length = people
             bar.update(done - bar.pos)
 
-        calibration, left_out = from_images(faces, prober, plain, protocol, out, tell)
+        calibration, left_out = from_images(faces, encoder, plain, protocol, out, tell)
     for line in left_out[:5]:
         say(f"left out: {line}", err=True)
     return calibration
@@ -185,28 +238,48 @@ def show(calibration: Calibration, path: Path) -> None:
 
 def _how_well(band: Band) -> Table:
     columns = ("rank-1", "AUC", *(f"FNIR at FPIR {p.fpir:g}" for p in band.report.points))
-    table = Table(Column("scale", no_wrap=True), *columns, title=f"{band}: how well it tells people apart")
+    table = Table(
+        Column("scale", no_wrap=True), *columns, title=f"{band}: how well it tells people apart"
+    )
     for name, scale in band.scales.items():
         rates = [f"{p.fnir_at_fpir:.3f}" if p.resolved else "too few" for p in scale.report.points]
-        table.add_row(cell(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates)
+        table.add_row(
+            cell(name), f"{scale.report.ranks[0][1]:.3f}", f"{scale.report.auc:.4f}", *rates
+        )
     return table
 
 
 def _how_far(band: Band) -> Table:
-    columns = ("nearest stranger", "nearest pair", "log10 LR from", "to", "form", "Cllr raw", "calibrated", "least")
+    columns = (
+        "nearest stranger",
+        "nearest pair",
+        "log10 LR from",
+        "to",
+        "form",
+        "Cllr raw",
+        "calibrated",
+        "least",
+    )
     table = Table(Column("scale", no_wrap=True), *columns, title=f"{band}: what scores mean")
     for name, scale in band.scales.items():
         r, told = scale.report, scale.map
         near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
         costs = (f"{v:.3f}" for v in (r.cllr_raw, r.cllr, r.cllr_least))
-        table.add_row(cell(name), *near, f"{told.values[0]:.2f}", f"{told.values[-1]:.2f}", told.form, *costs)
+        table.add_row(
+            cell(name), *near, f"{told.values[0]:.2f}", f"{told.values[-1]:.2f}", told.form, *costs
+        )
     return table
 
 
 def _thresholds(band: Band) -> Table:
     points = band.report.points
     rates = (f"FPIR {p.fpir:g}" for p in points)
-    table = Table(Column("scale", no_wrap=True), "subjects", *rates, title=f"{band}: thresholds by gallery size")
+    table = Table(
+        Column("scale", no_wrap=True),
+        "subjects",
+        *rates,
+        title=f"{band}: thresholds by gallery size",
+    )
     for name in band.scales:
         for size in SIZES:
             found = [band.threshold(name, p.fpir, size) for p in points]

@@ -18,7 +18,7 @@ from fasr_video.console import readable_json, say
 from fasr_video.custody.rerun import rerun
 from fasr_video.errors import ExitCode
 from fasr_video.report.write import USUAL, write_report
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 
 
 @click.command("show")
@@ -36,12 +36,24 @@ def show_command(case: Path, as_json: bool) -> None:
 
 @click.command("export")
 @click.argument("case", type=FOLDER)
-@click.option("--format", "kind", type=click.Choice(["csv", "json"]), required=True, help="The form of the output.")
 @click.option(
-    "--rows", type=click.Choice(["tracks", "faces"]), default="tracks", show_default=True, help="CSV: a line for each."
+    "--format",
+    "kind",
+    type=click.Choice(["csv", "json"]),
+    required=True,
+    help="The form of the output.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. [default: standard output]"
+    "--rows",
+    type=click.Choice(["tracks", "faces"]),
+    default="tracks",
+    show_default=True,
+    help="CSV: a line for each.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write. [default: standard output]",
 )
 def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
@@ -50,7 +62,7 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     if out is None:
         click.echo(text, nl=False)
     else:
-        with environment(out):
+        with explain_errors(out):
             out.write_text(text, encoding="utf-8")
 
 
@@ -65,9 +77,15 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
     help="What to write; repeat it for more. [default: html, json, csv]",
 )
 @click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
-@click.option("--redact", is_flag=True, help="Pixelate bystanders and the photographs of candidates; needs --out.")
+@click.option(
+    "--redact",
+    is_flag=True,
+    help="Pixelate bystanders and the photographs of candidates; needs --out.",
+)
 @KEY_FILE
-def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool) -> None:
+def report_command(
+    case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool
+) -> None:
     """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
     folder = write_report(case, out, formats or USUAL, not no_photos, redact)
     say(f"{folder}: report written")
@@ -81,7 +99,9 @@ def report_command(case: Path, out: Path | None, formats: tuple[str, ...], no_ph
     type=click.IntRange(min=1),
     help="Probe and restore so many tracks again, always the same ones, and compare.",
 )
-@click.option("--head", metavar="HASH", help="An end of the log, noted elsewhere: the log has to hold it.")
+@click.option(
+    "--head", metavar="HASH", help="An end of the log, noted elsewhere: the log has to hold it."
+)
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
@@ -92,7 +112,9 @@ def verify_command(case: Path, count: int | None, head: str | None, as_json: boo
             checks.append(rerun(opened, count))
     bad = any(c.problems for c in checks)
     if as_json:
-        rows = [{"check": c.what, **{k: v for k, v in asdict(c).items() if k != "what"}} for c in checks]
+        rows = [
+            {"check": c.what, **{k: v for k, v in asdict(c).items() if k != "what"}} for c in checks
+        ]
         click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
     else:
         for c in checks:

@@ -17,7 +17,16 @@ from fasr_video.case.case import Case
 from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import readable_json, say
 from fasr_video.custody.pictures import export_pictures
-from fasr_video.custody.purge import Due, Ended, Search, cases_in, copies, left, purge_all, tombstones_in
+from fasr_video.custody.purge import (
+    Due,
+    Ended,
+    Search,
+    cases_in,
+    copies,
+    left,
+    purge_all,
+    tombstones_in,
+)
 from fasr_video.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -30,10 +39,19 @@ if TYPE_CHECKING:
 @click.option("--out", type=FOLDER, required=True, help="Folder for the pictures.")
 @KEY_FILE
 @click.option("--redact", is_flag=True, help="Pixelate every face but the track's own.")
-@click.option("--c2pa-cert", type=FILE, help="Certificate chain (PEM, the signing one first): signs a C2PA manifest.")
+@click.option(
+    "--c2pa-cert",
+    type=FILE,
+    help="Certificate chain (PEM, the signing one first): signs a C2PA manifest.",
+)
 @click.option("--c2pa-key", type=FILE, help="Private key (PEM) of the chain's first certificate.")
 def pictures_command(
-    case: Path, tracks: tuple[str, ...], out: Path, redact: bool, c2pa_cert: Path | None, c2pa_key: Path | None
+    case: Path,
+    tracks: tuple[str, ...],
+    out: Path,
+    redact: bool,
+    c2pa_cert: Path | None,
+    c2pa_key: Path | None,
 ) -> None:
     """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
     signatory = _signatory(c2pa_cert, c2pa_key)
@@ -46,7 +64,11 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
     if chain is None and key is None:
         return None
     if chain is None or key is None:
-        raise UsageError("--c2pa-cert and --c2pa-key", "a manifest needs both", "give the certificate and its key")
+        raise UsageError(
+            "--c2pa-cert and --c2pa-key",
+            "a manifest needs both",
+            "give the certificate and its key",
+        )
     from fasr_video.custody.credentials import open_signatory
 
     return open_signatory(chain, key)
@@ -55,16 +77,27 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
 @click.command("purge")
 @click.argument("cases", nargs=-1, required=True, type=FOLDER)
 @click.option(
-    "--now", "anyway", is_flag=True, help="Remove the named cases although their time is not over. Needs --why."
+    "--now",
+    "anyway",
+    is_flag=True,
+    help="Remove the named cases although their time is not over. Needs --why.",
 )
 @click.option("--why", help="The reason, for the tombstone. [default: its time is over]")
 @click.option("--by", help="Who removes it. [default: your login name]")
 @ROLE
 @click.option(
-    "--search", "places", multiple=True, type=FOLDER, help="Look there for copies. [default: where each case lies]"
+    "--search",
+    "places",
+    multiple=True,
+    type=FOLDER,
+    help="Look there for copies. [default: where each case lies]",
 )
 @KEY_FILE
-@click.option("--dry-run", is_flag=True, help="Show what would be removed. That is what happens without --yes, too.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Show what would be removed. That is what happens without --yes, too.",
+)
 @click.option("--yes", is_flag=True, help="Remove it.")
 @click.option("--json", "as_json", is_flag=True, help="The plan, or the tombstones, as JSON.")
 def purge_command(
@@ -90,14 +123,22 @@ def purge_command(
         raise UsageError("--now", "nobody will know why these cases are gone", "give --why TEXT")
     at = datetime.now(UTC)
     found = cases_in(cases)
-    doubts = {} if anyway else {d.folder: doubt for d in found if not d.problem and (doubt := d.doubt(at))}
+    doubts = (
+        {}
+        if anyway
+        else {d.folder: doubt for d in found if not d.problem and (doubt := d.doubt(at))}
+    )
     problems = [*(d.problem for d in found if d.problem), *doubts.values()]
     _tell(problems)
-    chosen = [d for d in found if not d.problem and d.folder not in doubts and (anyway or d.over(at))]
+    chosen = [
+        d for d in found if not d.problem and d.folder not in doubts and (anyway or d.over(at))
+    ]
     if not yes:
         _show_plan(found, chosen, at, as_json)
         return ExitCode.LOSSES if problems else ExitCode.DONE
-    search = copies(chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen)))
+    search = copies(
+        chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen))
+    )
     try:
         ended = list(purge_all(chosen, search, by or login(), why or "its time is over", role))
     finally:  # also of cases that a purge that was killed removed: a summary's faces must not outlive them
@@ -134,11 +175,16 @@ def _show_removed(gone: Sequence[Ended], among: int, search: Search, copied: Seq
 
 def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_json: bool) -> None:
     if as_json:
-        rows = [{"case": str(d.folder), "time": _time_of(d, at), "would_be_removed": d in chosen} for d in found]
+        rows = [
+            {"case": str(d.folder), "time": _time_of(d, at), "would_be_removed": d in chosen}
+            for d in found
+        ]
         click.echo(json.dumps(rows, indent=2))
         return
     for due in found:
-        say(f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}")
+        say(
+            f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}"
+        )
     say("nothing was removed: that takes --yes")
 
 

@@ -53,10 +53,14 @@ PACKAGES = {
 
 
 def examine() -> list[Finding]:
-    libraries = ", ".join(f"{k} {'.'.join(map(str, v))}" for k, v in list(av.library_versions.items())[:2])
+    libraries = ", ".join(
+        f"{k} {'.'.join(map(str, v))}" for k, v in list(av.library_versions.items())[:2]
+    )
     findings = [
         Finding("fasr-video", __version__, ""),
-        Finding("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""),
+        Finding(
+            "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""
+        ),
         Finding("cores", str(os.cpu_count()), ""),
         Finding("FFmpeg", libraries, ""),
         Finding("GPU", _gpu(torch.cuda.is_available()), ""),
@@ -100,7 +104,11 @@ def doctor_command(as_json: bool) -> None:
     """Show what is installed, which device would be used, and which models are at hand."""
     findings = examine()
     if as_json:
-        click.echo(json.dumps([{"what": f.what, "state": f.state, "remedy": f.remedy} for f in findings], indent=2))
+        click.echo(
+            json.dumps(
+                [{"what": f.what, "state": f.state, "remedy": f.remedy} for f in findings], indent=2
+            )
+        )
         return
     table = Table(box=None, show_header=False)
     for f in findings:

@@ -23,7 +23,14 @@ from fasr_video.evaluation.degradations import Degradation, parse
 from fasr_video.evaluation.perceptual import Inception, Lpips
 from fasr_video.evaluation.photos import LeftOut, Photo, read_labels, read_photos
 from fasr_video.evaluation.presets import PRESETS, Preset
-from fasr_video.evaluation.protocols import Trial, celeba, first_searches, leave_some_out, pairs, quis_campi
+from fasr_video.evaluation.protocols import (
+    Trial,
+    celeba,
+    first_searches,
+    leave_some_out,
+    pairs,
+    quis_campi,
+)
 from fasr_video.evaluation.report import TRUTH
 from fasr_video.evaluation.scoring import Judges
 from fasr_video.evaluation.store import Store
@@ -35,22 +42,30 @@ from fasr_video.recognition.combiner import read_eta
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.embedders import EMBEDDERS, open_embedder
 from fasr_video.recognition.network import FORMAT
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.sr.checkpoints import load_attribute_classifier
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 THERE = click.Path(path_type=Path, exists=True)
 SOURCES = click.argument("photos", nargs=-1, required=True, type=THERE)
 SCORER = "dlib"
+# Lines of what was left out that are printed; trial.json has all.
 SHOWN = 5
-"""Lines of what was left out that are printed; trial.json has all."""
+# Characters of a table on the screen.
 WIDEST = 500
-"""Characters of a table on the screen."""
 
 TRIAL_OPTIONS = (
-    click.option("--people", type=click.IntRange(min=2), help="At most so many, drawn by the seed. [default: all]"),
-    click.option("--searches", type=click.IntRange(min=1), help="Only the first so many; the gallery stays whole."),
+    click.option(
+        "--people",
+        type=click.IntRange(min=2),
+        help="At most so many, drawn by the seed. [default: all]",
+    ),
+    click.option(
+        "--searches",
+        type=click.IntRange(min=1),
+        help="Only the first so many; the gallery stays whole.",
+    ),
     click.option(
         "--leave-out",
         default=0.0,
@@ -60,40 +75,120 @@ TRIAL_OPTIONS = (
     ),
 )
 COMMON_OPTIONS = (
-    click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."),
-    click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random."),
-    click.option("--labels", type=FILE, help="CSV with path and a column for each label; landmarks tell the pose."),
-    click.option("--by", multiple=True, help="A table by this label too: size, pose, or a column of --labels."),
+    click.option(
+        "--out",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The run's folder.",
+    ),
+    click.option(
+        "--seed",
+        default=0,
+        type=click.IntRange(0, 2**31),
+        show_default=True,
+        help="Of everything random.",
+    ),
+    click.option(
+        "--labels",
+        type=FILE,
+        help="CSV with path and a column for each label; landmarks tell the pose.",
+    ),
+    click.option(
+        "--by",
+        multiple=True,
+        help="A table by this label too: size, pose, or a column of --labels.",
+    ),
     click.option("--align", is_flag=True, help="Find the face in each photograph first."),
-    click.option("--preset", type=click.Choice(list(PRESETS)), help="What the papers varied, where nothing is said."),
-    click.option("--method", multiple=True, help="What is compared, several times. [default: bicubic, pooled, fasr++]"),
-    click.option("--degrade", multiple=True, help="SIDE, SIDE:camera, SIDE:jpeg-30, SIDE:h264-35 … [default: 16]"),
-    click.option("--sampler", multiple=True, help="As for `fasr-video sr`; r of Langevin steps as ve-100,r=0.3."),
-    click.option("--samples", multiple=True, type=click.IntRange(1, 64), help="Pictures whose mean is taken."),
-    click.option("--merge", multiple=True, help="How features are merged: combiner, mean, weighted or median."),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="What the papers varied, where nothing is said.",
+    ),
+    click.option(
+        "--method",
+        multiple=True,
+        help="What is compared, several times. [default: bicubic, pooled, fasr++]",
+    ),
+    click.option(
+        "--degrade",
+        multiple=True,
+        help="SIDE, SIDE:camera, SIDE:jpeg-30, SIDE:h264-35 … [default: 16]",
+    ),
+    click.option(
+        "--sampler",
+        multiple=True,
+        help="As for `fasr-video sr`; r of Langevin steps as ve-100,r=0.3.",
+    ),
+    click.option(
+        "--samples", multiple=True, type=click.IntRange(1, 64), help="Pictures whose mean is taken."
+    ),
+    click.option(
+        "--merge",
+        multiple=True,
+        help="How features are merged: combiner, mean, weighted or median.",
+    ),
     click.option(
         "--combiner",
         multiple=True,
         type=FILE,
         help="Feature Combiners, each at the eta that it was trained at. [default: that in the box]",
     ),
-    click.option("--model", multiple=True, type=FILE, help="Super-resolution networks. [default: that in the box]"),
-    click.option("--references", multiple=True, type=click.IntRange(min=0), help="At most so many auxiliaries."),
-    click.option("--fuse", multiple=True, help="Whose cosines a search averages: sr, pooled+sr, best+pooled+sr."),
-    click.option("--idfsr", type=FILE, help="Weights of IDFSR, for idfsr and idfsr-fitted. [default: builtin]"),
+    click.option(
+        "--model",
+        multiple=True,
+        type=FILE,
+        help="Super-resolution networks. [default: that in the box]",
+    ),
+    click.option(
+        "--references",
+        multiple=True,
+        type=click.IntRange(min=0),
+        help="At most so many auxiliaries.",
+    ),
+    click.option(
+        "--fuse",
+        multiple=True,
+        help="Whose cosines a search averages: sr, pooled+sr, best+pooled+sr.",
+    ),
+    click.option(
+        "--idfsr",
+        type=FILE,
+        help="Weights of IDFSR, for idfsr and idfsr-fitted. [default: builtin]",
+    ),
     click.option("--mean", type=FILE, help="Weights of the method mean. [default: builtin]"),
     click.option("--pmrf", type=FILE, help="Weights of the method pmrf. [default: builtin]"),
-    click.option("--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."),
+    click.option(
+        "--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."
+    ),
     embedder_options,
     click.option(
-        "--scorer", "scorers", multiple=True, help="Recognisers that score, by file or embedder name. [default: dlib]"
+        "--scorer",
+        "scorers",
+        multiple=True,
+        help="Recognisers that score, by file or embedder name. [default: dlib]",
     ),
-    click.option("--baseline", help="What gains are over: a system or method. [default: the first one]"),
+    click.option(
+        "--baseline", help="What gains are over: a system or method. [default: the first one]"
+    ),
     click.option("--lpips", nargs=2, type=FILE, help="Weights of LPIPS: backbone and linear."),
-    click.option("--attributes", type=FILE, help="Classifier that judges attributes. [default: that in the box]"),
+    click.option(
+        "--attributes",
+        type=FILE,
+        help="Classifier that judges attributes. [default: that in the box]",
+    ),
     click.option("--fid", type=FILE, help="Weights of FID's Inception network."),
-    click.option("--inputs", type=click.Path(path_type=Path, file_okay=False), help="Write the LR faces there, only."),
-    click.option("--batch", default=8, type=click.IntRange(min=1), show_default=True, help="Pictures drawn at a time."),
+    click.option(
+        "--inputs",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="Write the LR faces there, only.",
+    ),
+    click.option(
+        "--batch",
+        default=8,
+        type=click.IntRange(min=1),
+        show_default=True,
+        help="Pictures drawn at a time.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
@@ -103,11 +198,26 @@ COMMON_OPTIONS = (
     ),
     click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
 )
-AXES = ("method", "degrade", "sampler", "samples", "merge", "combiner", "model", "references", "fuse")
-DEFAULTS: dict[str, tuple[str, ...]] = {"method": ("bicubic", "pooled", "fasr++"), "degrade": ("16",)}
+AXES = (
+    "method",
+    "degrade",
+    "sampler",
+    "samples",
+    "merge",
+    "combiner",
+    "model",
+    "references",
+    "fuse",
+)
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    "method": ("bicubic", "pooled", "fasr++"),
+    "degrade": ("16",),
+}
 
 
-def _with(options: Sequence[Callable[..., Any]]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _with(
+    options: Sequence[Callable[..., Any]],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
@@ -124,10 +234,21 @@ def eval_group() -> None:
 @eval_group.command("celeba")
 @SOURCES
 @_with(TRIAL_OPTIONS)
-@click.option("--fewest", default=3, type=click.IntRange(min=2), show_default=True, help="Photographs a person needs.")
+@click.option(
+    "--fewest",
+    default=3,
+    type=click.IntRange(min=2),
+    show_default=True,
+    help="Photographs a person needs.",
+)
 @_with(COMMON_OPTIONS)
 def celeba_command(
-    photos: tuple[Path, ...], people: int | None, searches: int | None, leave_out: float, fewest: int, **options: Any
+    photos: tuple[Path, ...],
+    people: int | None,
+    searches: int | None,
+    leave_out: float,
+    fewest: int,
+    **options: Any,
 ) -> int:
     """Of each person of PHOTOS one is enrolled, one is brought down and searched for, the rest are auxiliaries.
 
@@ -140,9 +261,22 @@ def celeba_command(
 
 @eval_group.command("quis-campi")
 @SOURCES
-@click.option("--gallery", "enrolled", required=True, multiple=True, type=THERE, help="Controlled photographs.")
+@click.option(
+    "--gallery",
+    "enrolled",
+    required=True,
+    multiple=True,
+    type=THERE,
+    help="Controlled photographs.",
+)
 @_with(TRIAL_OPTIONS)
-@click.option("--each", default=5, type=click.IntRange(min=1), show_default=True, help="Probes of each person.")
+@click.option(
+    "--each",
+    default=5,
+    type=click.IntRange(min=1),
+    show_default=True,
+    help="TrackFeatures of each person.",
+)
 @_with(COMMON_OPTIONS)
 def quis_campi_command(
     photos: tuple[Path, ...],
@@ -155,7 +289,9 @@ def quis_campi_command(
 ) -> int:
     """Search for PHOTOS as a camera saw them, each with the person's others as auxiliaries, among controlled ones."""
     if options["degrade"]:
-        raise UsageError("--degrade", "the probes are as the camera saw them", "leave it out, or use eval celeba")
+        raise UsageError(
+            "--degrade", "the probes are as the camera saw them", "leave it out, or use eval celeba"
+        )
     gallery, first = _read(enrolled, options)
     probes, second = _read(photos, options, small=True)
     trial = quis_campi(gallery, probes, options["seed"], people, each)
@@ -165,7 +301,13 @@ def quis_campi_command(
 
 @eval_group.command("pairs")
 @SOURCES
-@click.option("--pairs", "listed", required=True, type=FILE, help="LFW's pairs.txt, or a CSV with a, b, same, fold.")
+@click.option(
+    "--pairs",
+    "listed",
+    required=True,
+    type=FILE,
+    help="LFW's pairs.txt, or a CSV with a, b, same, fold.",
+)
 @_with(COMMON_OPTIONS)
 def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int:
     """Compare pairs of PHOTOS: the first as it is, the second brought down; accuracy over folds, as on LFW."""
@@ -174,12 +316,24 @@ def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int
 
 
 @eval_group.command("video")
-@click.argument("cases", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--truth", required=True, type=FILE, help="JSON with each clip's people and boxes, by file name.")
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the tables.")
+@click.argument(
+    "cases", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@click.option(
+    "--truth",
+    required=True,
+    type=FILE,
+    help="JSON with each clip's people and boxes, by file name.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the tables.",
+)
 def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
     """Hold CASES that `run` made against ground truth: detection, tracking, and who each track was found to be."""
-    with environment(out):
+    with explain_errors(out):
         found = evaluate(cases, truth, out)
     _show(found.tables)
     for warning in found.warnings:
@@ -192,7 +346,9 @@ def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
 # -------------------------------------------------------------------------------------------------------------- common
 
 
-def _read(sources: tuple[Path, ...], options: dict[str, Any], small: bool = False) -> tuple[list[Photo], list[LeftOut]]:
+def _read(
+    sources: tuple[Path, ...], options: dict[str, Any], small: bool = False
+) -> tuple[list[Photo], list[LeftOut]]:
     detector: Detector | None = None
     if options["align"]:
         detector = open_detector("builtin", weights=None, device=options["device"], min_score=0.5)
@@ -207,16 +363,26 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
     _tell(trial, notes)
     code = ExitCode.LOSSES if trial.left_out else ExitCode.DONE
     if options["inputs"] is not None:
-        with environment(options["inputs"]):
+        with explain_errors(options["inputs"]):
             write_inputs(trial, axes.degradation or (None,), options["inputs"])
         click.echo(f"{options['inputs']}: {len(trial.items)} LR faces for images:DIR")
         return code
     device, chosen = find_device(options["device"]), options["embedder"]
     embedder = chosen.open(options["device"])
     scorers = [_open_scorer(name, options["device"]) for name in options["scorers"] or [SCORER]]
-    plan = Plan(axes.systems(), scorers, _judges(options), options["by"], options["baseline"], options["batch"], notes)
-    with environment(options["out"]), Store(options["out"]) as store:
-        weights = {name: options[name] for name in ("idfsr", "mean", "pmrf") if options[name] is not None}
+    plan = Plan(
+        axes.systems(),
+        scorers,
+        _judges(options),
+        options["by"],
+        options["baseline"],
+        options["batch"],
+        notes,
+    )
+    with explain_errors(options["out"]), Store(options["out"]) as store:
+        weights = {
+            name: options[name] for name in ("idfsr", "mean", "pmrf") if options[name] is not None
+        }
         tools = Tools(store, embedder, device, options["precision"], weights, options["labelled"])
         with Progress(console=Console(stderr=True), transient=True) as bar:
             tasks: dict[str, TaskID] = {}
@@ -258,21 +424,27 @@ def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
         if not given[name]:
             given[name] = (preset.axes if preset else DEFAULTS).get(name, ())
     if preset is not None and not options["method"] and FITTED in given["method"]:
-        notes.append(f"Row {FITTED} was left out: fits take a minute or more a person; ask for it with --method.")
+        notes.append(
+            f"Row {FITTED} was left out: fits take a minute or more a person; ask for it with --method."
+        )
         given["method"] = [m for m in given["method"] if m != FITTED]
     if preset is not None and not options["method"] and trial.native and TRUTH in given["method"]:
-        notes.append(f"Row {TRUTH} was left out: the probes are as the camera saw them, without a true picture.")
+        notes.append(
+            f"Row {TRUTH} was left out: the probes are as the camera saw them, without a true picture."
+        )
         given["method"] = [m for m in given["method"] if m != TRUTH]
     for name, known in (("merge", MERGES), ("fuse", FUSIONS)):
         for value in given[name]:
             if value not in known:
-                raise UsageError(f"--{name} {value}", "no such rule", f"give one of {', '.join(known)}")
-    degradations: list[Degradation] = [] if trial.native else [parse(d) for d in given.pop("degrade")]
+                raise UsageError(
+                    f"--{name} {value}", "no such rule", f"give one of {', '.join(known)}"
+                )
+    degradations: list[Degradation] = (
+        [] if trial.native else [parse(d) for d in given.pop("degrade")]
+    )
     given.pop("degrade", None)
     axes = Axes(
-        degradation=degradations,
-        references=[int(r) for r in given.pop("references")],
-        **given,
+        degradation=degradations, references=[int(r) for r in given.pop("references")], **given
     )
     return axes, notes + _unsuited(axes)
 
@@ -294,7 +466,9 @@ def _unsuited(axes: Any) -> list[str]:
     for sampler in axes.sampler:
         others = [m for m in axes.method if suits(m, None) and not suits(m, sampler)]
         if others:
-            notes.append(f"Sampler {sampler} is not of the process of {', '.join(others)}: drawn by another.")
+            notes.append(
+                f"Sampler {sampler} is not of the process of {', '.join(others)}: drawn by another."
+            )
     return notes
 
 
@@ -308,12 +482,16 @@ def _open_scorer(name: str, device: str) -> Embedder:
             raise UsageError(f"--scorer {name}: {error.subject}", error.reason, remedy) from error
     path = Path(name)
     if not path.exists():
-        raise ModelError(path, "no such file, nor embedder", "give a file of weights, or one of dlib and builtin")
+        raise ModelError(
+            path, "no such file, nor embedder", "give a file of weights, or one of dlib and builtin"
+        )
     if path.is_dir() or path.suffix == ".onnx":
         return open_embedder("insightface", path, device)
     contract = contract_of(path)
     if contract not in (None, FORMAT):
-        raise ModelError(path, f"its header says {contract}, not an embedder", "give weights of a recogniser")
+        raise ModelError(
+            path, f"its header says {contract}, not an embedder", "give weights of a recogniser"
+        )
     return open_embedder("builtin" if contract == FORMAT else "adaface", path, device)
 
 
@@ -321,16 +499,18 @@ def _judges(options: dict[str, Any]) -> Any:
     device = options["device"]
     lpips = Lpips(options["lpips"][0], options["lpips"][1], device) if options["lpips"] else None
     inception = Inception(options["fid"], device) if options["fid"] else None
-    classifier = options["attributes"] or boxed("attributes.safetensors")
+    classifier = options["attributes"] or bundled("attributes.safetensors")
     return Judges(load_attribute_classifier(classifier), sha256_file(classifier), lpips, inception)
 
 
 def _tell(trial: Trial, notes: Sequence[str]) -> None:
-    facts = trial.facts()
+    facts = trial.provenance()
     counts = f"{facts['items']} searches for {facts['people']} people, {facts['strangers']} of them not enrolled"
     if trial.pairs:
         counts = f"{facts['pairs']} pairs"
-    click.echo(f"{trial.protocol}: {counts}, gallery of {facts['gallery']}, seed {trial.seed}", err=True)
+    click.echo(
+        f"{trial.protocol}: {counts}, gallery of {facts['gallery']}, seed {trial.seed}", err=True
+    )
     for note in notes:
         click.echo(note, err=True)
     _tell_left_out(trial.skipped, "skipped")
@@ -352,8 +532,12 @@ def _show(tables: Sequence[Table]) -> None:
         for column in table.columns:
             screen.add_column(escape(column.title), justify="right")
         for i, row in enumerate(table.rows):
-            styles = [("", "bold", "underline")[table.place(i, k)] for k in range(len(table.columns))]
-            texts = [f"[{s}]{t}[/]" if s else t for s, t in zip(styles, table.values(row), strict=True)]
+            styles = [
+                ("", "bold", "underline")[table.place(i, k)] for k in range(len(table.columns))
+            ]
+            texts = [
+                f"[{s}]{t}[/]" if s else t for s, t in zip(styles, table.values(row), strict=True)
+            ]
             screen.add_row(escape(row.name), *texts)
         # Numbers cut short to fit a narrow screen would be no numbers.
         needed = Console(width=WIDEST).measure(screen).maximum

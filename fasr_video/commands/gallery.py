@@ -33,7 +33,9 @@ from fasr_video.gallery.records import GalleryImage, Problem, Removal
 
 GALLERY = click.argument("gallery", type=click.Path(path_type=Path, file_okay=False))
 JSON = click.option("--json", "as_json", is_flag=True, help="As JSON.")
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Show what would be done, and change nothing."
+)
 
 
 @click.group("gallery")
@@ -55,10 +57,18 @@ def create_command(gallery: Path, embedder: Chosen) -> None:
 @GALLERY
 @click.argument("photos", type=click.Path(path_type=Path))
 @embedder_options
-@click.option("--source", default="", help="Where the photographs come from, unless the manifest says so.")
-@click.option("--authority", default="", help="By what consent, order or law they are here, likewise.")
-@click.option("--no-pictures", is_flag=True, help="Keep vectors only. Such photographs cannot be migrated.")
-@click.option("--sync", "equal", is_flag=True, help="Remove photographs that are not among PHOTOS any more.")
+@click.option(
+    "--source", default="", help="Where the photographs come from, unless the manifest says so."
+)
+@click.option(
+    "--authority", default="", help="By what consent, order or law they are here, likewise."
+)
+@click.option(
+    "--no-pictures", is_flag=True, help="Keep vectors only. Such photographs cannot be migrated."
+)
+@click.option(
+    "--sync", "equal", is_flag=True, help="Remove photographs that are not among PHOTOS any more."
+)
 @FACE
 @DEVICE
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
@@ -81,14 +91,18 @@ def add_command(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
-        raise UsageError("--sync", f"{photos} is one photograph, and all others would go", "leave it out")
+        raise UsageError(
+            "--sync", f"{photos} is one photograph, and all others would go", "leave it out"
+        )
     remedy = "take one with --face N (and this photograph alone), the largest with --face largest, or cut it to one"
     told = Told(source, authority, not no_pictures, Choice(face, remedy))
     with Gallery.open(gallery) as opened:
         model = embedder.open(device)
         opened.require(model)
         with _progress("enrolling", as_json) as listen:
-            report = (sync if equal else enrol)(opened, photos, open_detector(device), model, listen, told)
+            report = (sync if equal else enrol)(
+                opened, photos, open_detector(device), model, listen, told
+            )
     if as_json:
         click.echo(readable_json(asdict(report)))
     else:
@@ -101,7 +115,13 @@ def add_command(
 @gallery_group.command("remove")
 @GALLERY
 @click.argument("subjects", nargs=-1)
-@click.option("--image", "images", multiple=True, metavar="SHA256", help="One photograph, by its hash. Repeatable.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="SHA256",
+    help="One photograph, by its hash. Repeatable.",
+)
 @click.option("--why", required=True, help="The reason, for the log of removals.")
 @click.option(
     "--search",
@@ -134,11 +154,18 @@ def remove_command(
         if not place.is_dir():
             raise UsageError(place, "no such folder to search", "give a folder that is there")
     if not subjects and not images:
-        raise UsageError("gallery remove", "nothing to remove was named", "give subjects, or --image SHA256")
+        raise UsageError(
+            "gallery remove", "nothing to remove was named", "give subjects, or --image SHA256"
+        )
     with Gallery.open(gallery, read_only=dry_run) as opened:
         chosen = opened.chosen(subjects, images)
         if dry_run:
-            _show_dry_run(gallery, chosen, opened.problems_about(subjects, [i.sha256 for i in chosen]), as_json)
+            _show_dry_run(
+                gallery,
+                chosen,
+                opened.problems_about(subjects, [i.sha256 for i in chosen]),
+                as_json,
+            )
             return ExitCode.DONE
         pieces = telling(opened, chosen) if places else []
         removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))
@@ -161,7 +188,10 @@ def list_command(gallery: Path, as_json: bool) -> None:
     with Gallery.open(gallery, read_only=True) as opened:
         subjects, problems = opened.subjects(), opened.problems()
         if as_json:
-            document = {"subjects": [asdict(s) for s in subjects], "problems": [asdict(p) for p in problems]}
+            document = {
+                "subjects": [asdict(s) for s in subjects],
+                "problems": [asdict(p) for p in problems],
+            }
             click.echo(readable_json(document))
             return
         rows = [(s.id, str(s.images), s.note, s.added_at[:10]) for s in subjects]
@@ -203,7 +233,12 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
         for i in images:
             say(f"{i.sha256}  {i.path}")
             kept = "picture kept" if i.has_picture else "no picture kept"
-            facts = (f"{i.eye_px:.0f} px between the eyes", f"norm {i.norm:.1f}", kept, f"added {i.added_at[:10]}")
+            facts = (
+                f"{i.eye_px:.0f} px between the eyes",
+                f"norm {i.norm:.1f}",
+                kept,
+                f"added {i.added_at[:10]}",
+            )
             say(f"    {', '.join(facts)}")
             for what, text in (("source", i.source), ("authority", i.authority)):
                 if text:
@@ -216,7 +251,9 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 @JSON
 def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
     """Check that GALLERY is what was written: database, rows, hashes of vectors and pictures, index against store."""
-    with Gallery.open(gallery, read_only=not finish) as opened:  # one that may be written to is finished first
+    with Gallery.open(
+        gallery, read_only=not finish
+    ) as opened:  # one that may be written to is finished first
         checks = check(opened)
     bad = any(c.problems for c in checks)
     if as_json:
@@ -234,10 +271,14 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
 @gallery_group.command("migrate")
 @GALLERY
 @embedder_options
-@click.option("--drop-missing", is_flag=True, help="Remove photographs that have no stored picture.")
+@click.option(
+    "--drop-missing", is_flag=True, help="Remove photographs that have no stored picture."
+)
 @DRY_RUN
 @DEVICE
-def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run: bool, device: str) -> int:
+def migrate_command(
+    gallery: Path, embedder: Chosen, drop_missing: bool, dry_run: bool, device: str
+) -> int:
     """Bring GALLERY over to another embedder: every stored picture is embedded again, then all vectors are swapped.
 
     Killed in the middle, the gallery is what it was.
@@ -247,14 +288,20 @@ def migrate_command(gallery: Path, embedder: Chosen, drop_missing: bool, dry_run
     with Gallery.open(gallery, read_only=dry_run) as opened:
         before, images = opened.embedder, opened.images()
         if (before.sha256, opened.length) == (model.sha256, model.length):
-            say(f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do")
+            say(
+                f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do"
+            )
             return ExitCode.DONE
         missing = [i for i in images if not i.has_picture]
-        say(f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)")
+        say(
+            f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)"
+        )
         for image in missing:
             say(f"no stored picture: {image.path} ({image.subject})")
         if dry_run:
-            say(f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed")
+            say(
+                f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed"
+            )
             return ExitCode.DONE
         with _progress("embedding", False) as listen:
             count, removal = migrate(opened, model, drop_missing, listen)
@@ -279,7 +326,10 @@ def stats_command(gallery: Path, as_json: bool) -> None:
             ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
             ("subjects", str(found.subjects)),
             ("photographs", f"{found.images}, {found.pictures} with stored picture"),
-            ("a subject", f"{found.fewest_photos} to {found.most_photos}, {found.mean_photos:.1f} in the mean"),
+            (
+                "a subject",
+                f"{found.fewest_photos} to {found.most_photos}, {found.mean_photos:.1f} in the mean",
+            ),
             ("templates", f"{found.templates}, {found.pooled} of them pooled"),
             ("not enrolled", f"{found.problems} photographs"),
             ("removals", str(found.removals)),
@@ -290,9 +340,13 @@ def stats_command(gallery: Path, as_json: bool) -> None:
         if found.nearest is not None:
             a, b = found.nearest.subjects
             sampled = (
-                "" if found.nearest.compared == found.templates else f" ({found.nearest.compared} templates sampled)"
+                ""
+                if found.nearest.compared == found.templates
+                else f" ({found.nearest.compared} templates sampled)"
             )
-            rows.append(("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}"))
+            rows.append(
+                ("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}")
+            )
         _table(("", ""), rows)
 
 
@@ -344,12 +398,16 @@ def _show_removal(removal: Removal) -> None:
     if removal.shared:
         say(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
     if removal.occurrences:
-        say("what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean")
+        say(
+            "what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean"
+        )
 
 
 def _show_elsewhere(found: Elsewhere | None) -> None:
     if found is None:
-        say("copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does")
+        say(
+            "copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does"
+        )
         return
     say(f"copies:  {len(found.copies)} of {found.files} files elsewhere hold pieces of them")
     for file in found.copies:
@@ -359,12 +417,19 @@ def _show_elsewhere(found: Elsewhere | None) -> None:
     for file in found.unread:
         say(f"         could not be searched: {file}")
     if found.copies or found.named:
-        say("what to do: search those cases and make their reports anew, or purge them; remove the other files")
+        say(
+            "what to do: search those cases and make their reports anew, or purge them; remove the other files"
+        )
 
 
-def _show_dry_run(gallery: Path, chosen: list[GalleryImage], problems: list[Problem], as_json: bool) -> None:
+def _show_dry_run(
+    gallery: Path, chosen: list[GalleryImage], problems: list[Problem], as_json: bool
+) -> None:
     if as_json:
-        found = {"would_remove": [asdict(i) for i in chosen], "would_forget": [asdict(p) for p in problems]}
+        found = {
+            "would_remove": [asdict(i) for i in chosen],
+            "would_forget": [asdict(p) for p in problems],
+        }
         click.echo(readable_json(found))
         return
     for image in chosen:

@@ -17,7 +17,9 @@ from fasr_video.weights import manifest
 
 
 @click.command("models")
-@click.option("--json", "as_json", is_flag=True, help="The manifest's entries and their states as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="The manifest's entries and their states as JSON."
+)
 def models_command(as_json: bool) -> int:
     """Show the models in the box: contract, data, licence, hash, and whether each file is what it should be.
 
@@ -25,7 +27,9 @@ def models_command(as_json: bool) -> int:
     """
     states = {entry: entry.state for entry in manifest.read_manifest().values()}
     if as_json:
-        click.echo(json.dumps([{**asdict(e), "state": state} for e, state in states.items()], indent=2))
+        click.echo(
+            json.dumps([{**asdict(e), "state": state} for e, state in states.items()], indent=2)
+        )
     else:
         Console().print(_models_table(states), highlight=False)
     if all(state is manifest.State.OK for state in states.values()):
@@ -44,7 +48,9 @@ def _models_table(states: dict[manifest.Entry, manifest.State]) -> Table:
         size = f"{e.path.stat().st_size / 1e6:.1f}" if e.path.is_file() else "–"
         colour = "green" if state is manifest.State.OK else "red"
         told = escape(f"{e.contract}\ndata: {e.data}\nlicence: {e.licence}")
-        table.add_row(escape(f"{e.file}\n{e.what}"), told, size, e.sha256[:12], f"[{colour}]{state}[/]")
+        table.add_row(
+            escape(f"{e.file}\n{e.what}"), told, size, e.sha256[:12], f"[{colour}]{state}[/]"
+        )
     return table
 
 
@@ -54,12 +60,20 @@ def licences_command(as_json: bool) -> None:
     """Show the licences of fasr-video, of the packages that it needs as they are installed here, and of its weights."""
     code, models = packages(), weights()
     if as_json:
-        rows = {"packages": [asdict(row) for row in code], "weights": [asdict(row) for row in models]}
+        rows = {
+            "packages": [asdict(row) for row in code],
+            "weights": [asdict(row) for row in models],
+        }
         click.echo(readable_json(rows))
         return
     for title, rows_of in (("package", code), ("weights", models)):
         table = Table(
-            title, "version" if rows_of is code else "sha256", "licence", "for", box=None, padding=(0, 2, 0, 0)
+            title,
+            "version" if rows_of is code else "sha256",
+            "licence",
+            "for",
+            box=None,
+            padding=(0, 2, 0, 0),
         )
         for row in rows_of:
             table.add_row(*(cell(value) for value in astuple(row)))

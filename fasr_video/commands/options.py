@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 ROLE = click.option(
-    "--role", envvar=ROLE_VARIABLE, default="", help=f"As what: examiner, reviewer, … [default: {ROLE_VARIABLE}]"
+    "--role",
+    envvar=ROLE_VARIABLE,
+    default="",
+    help=f"As what: examiner, reviewer, … [default: {ROLE_VARIABLE}]",
 )
 
 
@@ -30,6 +33,7 @@ def _take_key(context: click.Context, _: click.Parameter, path: Path | None) -> 
         os.environ[VARIABLE] = str(path.absolute())
 
 
+# For every command that reads or writes pictures or vectors.
 KEY_FILE = click.option(
     "--key-file",
     type=FILE,
@@ -37,7 +41,6 @@ KEY_FILE = click.option(
     callback=_take_key,
     help=f"Key of an encrypted case. [default: what {VARIABLE} names]",
 )
-"""For every command that reads or writes pictures or vectors."""
 
 DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 
@@ -47,7 +50,9 @@ def _which(context: click.Context, option: click.Parameter, text: str | None) ->
     if text is None or text == "largest":
         return "largest" if text else None
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise UsageError(f"--face {text}", "neither a number from 1 nor the word largest", "write --face 2, say")
+        raise UsageError(
+            f"--face {text}", "neither a number from 1 nor the word largest", "write --face 2, say"
+        )
     return int(text)
 
 

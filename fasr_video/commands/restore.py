@@ -22,20 +22,38 @@ from fasr_video.pipeline.identity import Job, fit_person
 
 @click.command("sr")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--aux", type=FOLDER, help="Folder of other faces of the same person: what they tell is merged.")
-@click.option("--method", default="fasr++", show_default=True, help="How: see docs/cli.md for the list.")
-@click.option("--samples", type=int, help="Pictures to draw of each face. [default: the method's own]")
+@click.option(
+    "--aux", type=FOLDER, help="Folder of other faces of the same person: what they tell is merged."
+)
+@click.option(
+    "--method", default="fasr++", show_default=True, help="How: see docs/cli.md for the list."
+)
+@click.option(
+    "--samples", type=int, help="Pictures to draw of each face. [default: the method's own]"
+)
 @click.option("--seed", default=0, show_default=True, help="The same seed draws the same pictures.")
 @click.option("--sampler", help="KIND-STEPS, as dpmpp-10 or pc-2000. [default: the method's own]")
-@click.option("--feature-only", is_flag=True, help="Draw from the merged feature alone, without the LR face (y = 0).")
 @click.option(
-    "--align", is_flag=True, help="Find the face in each picture first, in place of taking it as a face crop."
+    "--feature-only",
+    is_flag=True,
+    help="Draw from the merged feature alone, without the LR face (y = 0).",
+)
+@click.option(
+    "--align",
+    is_flag=True,
+    help="Find the face in each picture first, in place of taking it as a face crop.",
 )
 @FACE
-@click.option("--model", type=FILE, help="SR network: ours, or a published checkpoint. [default: builtin]")
-@click.option("--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]")
+@click.option(
+    "--model", type=FILE, help="SR network: ours, or a published checkpoint. [default: builtin]"
+)
+@click.option(
+    "--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]"
+)
 @click.option("--combiner", type=FILE, help="Feature Combiner. [default: builtin]")
-@click.option("--identity", type=FILE, help="What `fasr-video fit` wrote of the person, for --method idfsr.")
+@click.option(
+    "--identity", type=FILE, help="What `fasr-video fit` wrote of the person, for --method idfsr."
+)
 @click.option(
     "--attr",
     multiple=True,
@@ -49,7 +67,9 @@ from fasr_video.pipeline.identity import Job, fit_person
     metavar="FILE",
     help="Of attributes: ours, or NAME=FILE for each published one. [default: builtin]",
 )
-@click.option("--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures.")
+@click.option(
+    "--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures."
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 @click.option(
     "--precision",
@@ -60,7 +80,12 @@ from fasr_video.pipeline.identity import Job, fit_person
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON line for each picture.")
 def sr_command(
-    images: tuple[Path, ...], aux: Path | None, align: bool, out: Path, as_json: bool, **options: Any
+    images: tuple[Path, ...],
+    aux: Path | None,
+    align: bool,
+    out: Path,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Super-resolve face stills. What it draws is a synthetic reconstruction: a lead, never proof."""
     job = stills.Job(images, aux, align, out, **options)
@@ -77,7 +102,9 @@ def sr_command(
 def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
     """A function that shows one finished still: JSON, or a line, with a bar below in a terminal."""
     console = Console(stderr=True)
-    with Progress(console=console, disable=as_json or not console.is_terminal, transient=True) as bar:
+    with Progress(
+        console=console, disable=as_json or not console.is_terminal, transient=True
+    ) as bar:
         task = bar.add_task("super-resolving", total=total)
 
         def tick(done: Any) -> None:
@@ -95,14 +122,31 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
 
 
 @click.command("fit")
-@click.option("--refs", required=True, type=FOLDER, help="Folder with 2 to 10 photographs of one person's face.")
+@click.option(
+    "--refs",
+    required=True,
+    type=FOLDER,
+    help="Folder with 2 to 10 photographs of one person's face.",
+)
 @click.option("--model", type=FILE, help="Weights that `train idfsr` wrote. [default: builtin]")
 @click.option("--out", required=True, type=FILE, help="The identity file to write, as person.id.")
-@click.option("--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]")
+@click.option(
+    "--embedder", type=FILE, help="Weights of the builtin embedder's kind. [default: builtin]"
+)
 @click.option("--align", is_flag=True, help="Find the face in each photograph first.")
-@click.option("--steps", default=200, type=click.IntRange(min=1), show_default=True, help="Of fitting.")
-@click.option("--seed", default=0, type=click.IntRange(0, 2**31), show_default=True, help="Of everything random.")
-@click.option("--force", is_flag=True, help="Fit although the photographs seem to be of different people.")
+@click.option(
+    "--steps", default=200, type=click.IntRange(min=1), show_default=True, help="Of fitting."
+)
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(0, 2**31),
+    show_default=True,
+    help="Of everything random.",
+)
+@click.option(
+    "--force", is_flag=True, help="Fit although the photographs seem to be of different people."
+)
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def fit_command(**options: Any) -> int:
     """Fit one vector of IDFSR to a person's photographs, for `fasr-video sr --method idfsr --identity`."""
@@ -118,5 +162,7 @@ def fit_command(**options: Any) -> int:
     for warning in fitted.warnings:
         say(f"{job.refs}: warning: {warning}", err=True)
     a = fitted.about
-    say(f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after")
+    say(
+        f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after"
+    )
     return ExitCode.DONE

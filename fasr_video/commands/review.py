@@ -35,11 +35,15 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
 @click.argument("case", type=FOLDER)
 @click.argument("track")
 @click.argument("verdict", type=click.Choice(["accepted", "rejected", "insufficient"]))
-@click.option("--subject", help="The candidate that it is about; without one it is about the track.")
+@click.option(
+    "--subject", help="The candidate that it is about; without one it is about the track."
+)
 @click.option("--reason", required=True, help="Why: kept with it.")
 @click.option("--by", required=True, help="Who decides.")
 @ROLE
-def decide_command(case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str) -> None:
+def decide_command(
+    case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str
+) -> None:
     """Record what a reviewer says of TRACK (as `show` names it). The same person's former decision is undone by it."""
     with Case.open(case) as opened:
         made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
@@ -61,12 +65,26 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
 @click.command("serve")
 @click.argument("cases", metavar="CASE...", nargs=-1, required=True, type=FOLDER)
 @KEY_FILE
-@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 takes a free one.")
-@click.option("--sign-key", type=FILE, help="Private key, as `keygen` makes it: what is signed off is signed with it.")
 @click.option(
-    "--hours", type=click.FloatRange(min=0, min_open=True), help="How long the address opens the pages. [default: 12]"
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="0 takes a free one.",
 )
-def serve_command(cases: tuple[Path, ...], port: int, sign_key: Path | None, hours: float | None) -> None:
+@click.option(
+    "--sign-key",
+    type=FILE,
+    help="Private key, as `keygen` makes it: what is signed off is signed with it.",
+)
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long the address opens the pages. [default: 12]",
+)
+def serve_command(
+    cases: tuple[Path, ...], port: int, sign_key: Path | None, hours: float | None
+) -> None:
     """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
 
     Ctrl-C ends it.

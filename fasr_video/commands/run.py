@@ -13,7 +13,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from fasr_video.case import recording
 from fasr_video.case.case import Case
@@ -36,26 +43,41 @@ PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no termin
     help="Whom to search for: a gallery, a folder of photographs (one file, or one folder, a person) or a CSV.",
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The case folder. [default: cases/NAME-HASH of the first file]"
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The case folder. [default: cases/NAME-HASH of the first file]",
 )
 @click.option(
-    "--preset", help="Settings to start from: cpu, gpu or a YAML file. [default: cpu; with --stage, the case's]"
+    "--preset",
+    help="Settings to start from: cpu, gpu or a YAML file. [default: cpu; with --stage, the case's]",
 )
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting, as detect.backend=haar."
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting, as detect.backend=haar.",
 )
 @click.option("--every", type=int, help="Look at every Nth frame.")
 @click.option("--fps", type=float, help="Look at no more than this many frames a second.")
-@click.option("--start", metavar="TIME", help="Begin there: seconds or HH:MM:SS after the first frame.")
+@click.option(
+    "--start", metavar="TIME", help="Begin there: seconds or HH:MM:SS after the first frame."
+)
 @click.option("--end", metavar="TIME", help="Stop there.")
 @click.option(
     "--stage",
     type=click.Choice(["restore", "search", "link"]),
     help="Do this again in the finished case --out, and what depends on it; no footage is read.",
 )
-@click.option("--no-report", is_flag=True, help="Leave out the report that is written into the case at the end.")
+@click.option(
+    "--no-report",
+    is_flag=True,
+    help="Leave out the report that is written into the case at the end.",
+)
 @click.option("--camera", help="The camera's name, for one file; the case keeps it.")
-@click.option("--clock", metavar="ISO8601", help="Wall time of the first frame, with its zone, for one file.")
+@click.option(
+    "--clock", metavar="ISO8601", help="Wall time of the first frame, with its zone, for one file."
+)
 @click.option(
     "--clock-uncertainty",
     type=float,
@@ -93,13 +115,22 @@ def run_command(
     if stage is None and not footage:
         raise click.UsageError("Missing argument 'FOOTAGE...'.")
     if stage is not None and (footage or out is None):
-        raise UsageError(f"--stage {stage}", "it works on a finished case", "give --out CASE and no footage")
+        raise UsageError(
+            f"--stage {stage}", "it works on a finished case", "give --out CASE and no footage"
+        )
     if stage is not None and (camera is not None or clock is not None):
-        raise UsageError(f"--stage {stage}", "it places no footage", "leave --camera and --clock out")
+        raise UsageError(
+            f"--stage {stage}", "it places no footage", "leave --camera and --clock out"
+        )
     if stage is not None and out is not None:
         with Case.open(out, read_only=True):  # says it, where there is none
             pass
-    sampling = {"every": every, "fps": fps, "start": _seconds("--start", start), "end": _seconds("--end", end)}
+    sampling = {
+        "every": every,
+        "fps": fps,
+        "start": _seconds("--start", start),
+        "end": _seconds("--end", end),
+    }
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
     told = recording.given(camera, clock, clock_uncertainty)
     if stage is None or out is None or preset is not None:
@@ -161,14 +192,24 @@ def _progress(as_json: bool) -> Iterator[Any]:
             if isinstance(p, Stage):
                 if p.what not in tasks:
                     tasks[p.what] = bar.add_task(p.what, total=p.total, state=""), time.monotonic()
-                bar.update(tasks[p.what][0], total=p.total, completed=p.done, state=f"{p.done} of {p.total}")
+                bar.update(
+                    tasks[p.what][0],
+                    total=p.total,
+                    completed=p.done,
+                    state=f"{p.done} of {p.total}",
+                )
                 return
             if p.source not in tasks:
-                tasks[p.source] = bar.add_task(cell(p.source.name), total=None, state=""), time.monotonic()
+                tasks[p.source] = (
+                    bar.add_task(cell(p.source.name), total=None, state=""),
+                    time.monotonic(),
+                )
             task, began = tasks[p.source]
             rate = p.frames / max(time.monotonic() - began, 1e-9)
             state = f"{rate:.0f} frames/s · {p.faces} faces · {p.tracks} tracks"
-            bar.update(task, total=None if p.share is None else 1.0, completed=p.share or 0.0, state=state)
+            bar.update(
+                task, total=None if p.share is None else 1.0, completed=p.share or 0.0, state=state
+            )
 
         yield listen
 
@@ -195,8 +236,18 @@ class _PlainProgress:
         rate = p.frames / spent
         left = None if not p.share else spent * (1 - p.share) / p.share
         if self._as_json:
-            line = {"event": "progress", "source": str(p.source), "frames": p.frames, "share": p.share}
-            line |= {"faces": p.faces, "tracks": p.tracks, "frames_per_second": rate, "seconds_left": left}
+            line = {
+                "event": "progress",
+                "source": str(p.source),
+                "frames": p.frames,
+                "share": p.share,
+            }
+            line |= {
+                "faces": p.faces,
+                "tracks": p.tracks,
+                "frames_per_second": rate,
+                "seconds_left": left,
+            }
             click.echo(json.dumps(line))
         else:
             done = "" if p.share is None else f", {p.share:.0%}"

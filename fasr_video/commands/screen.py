@@ -18,11 +18,13 @@ from fasr_video.console import clock, plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
 
+# Of a kind that `show` prints: nobody reads more on a terminal, and laying out more takes long.
 MOST = 200
-"""Of a kind that `show` prints: nobody reads more on a terminal, and laying out more takes long."""
 
 
-def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None) -> int:
+def summary(
+    folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None
+) -> int:
     with Case.open(folder) as case:
         document = as_document(case)
     losses: dict[str, int] = {}
@@ -78,7 +80,9 @@ def summary(folder: Path, worked: bool, seconds: float, as_json: bool, report: P
     return code
 
 
-def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]) -> None:
+def _say_answers(
+    document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]
+) -> None:
     waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
     searched = document["searched"]
     if searched is None:
@@ -87,20 +91,28 @@ def _say_answers(document: dict[str, Any], leads: dict[str, Any], asked: int, ba
         say(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
     people = searched["gallery"]["people"]
     left_out = f", photographs left out: {len(bad)}" if bad else ""
-    say(f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}")
+    say(
+        f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}"
+    )
     for name, answer in leads.items():
         first = next(c for c in answer["joined"] if c["passes"])
         mark = " (only the reconstruction says so)" if first["only_sr"] else ""
         outside = f" [{answer['remark']}]" if answer["remark"] else ""
-        say(f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}")
+        say(
+            f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}"
+        )
     for remark in searched["remarks"]:
         say(f"note: {remark}")
-    last = next(x for x in reversed(document["log"]) if x["event"] in {"searched", "answers taken out"})
+    last = next(
+        x for x in reversed(document["log"]) if x["event"] in {"searched", "answers taken out"}
+    )
     details = json.loads(last["details"])
     if last["event"] == "answers taken out":
         names = {t["id"]: t["name"] for t in document["tracks"]}
         told = ", ".join(names[track] for track in details["tracks"])
-        say(f"note: the answers on {told} were taken out, for they were about probes of before ({details['why']})")
+        say(
+            f"note: the answers on {told} were taken out, for they were about probes of before ({details['why']})"
+        )
     elif (anew := details["index_made_anew"]) not in {None, "there was none"}:
         say(f"note: the gallery's index was made anew from the store: {anew}")
 
@@ -110,7 +122,9 @@ def _ratio(candidate: dict[str, Any]) -> str:
     ratio = candidate["log10_likelihood_ratio"]
     if ratio is None:
         return "not calibrated"
-    bound = ("at least " if ratio > 0 else "at most ") if candidate["at_bound_of_calibration"] else ""
+    bound = (
+        ("at least " if ratio > 0 else "at most ") if candidate["at_bound_of_calibration"] else ""
+    )
     return f"{bound}{ratio:+.1f}"
 
 
@@ -140,8 +154,14 @@ def show(document: dict[str, Any]) -> None:
             told = f"{parts} of these only where a face can be (detect.every), {none} not at all"
             console.print(f"  [yellow]{told}[/]", highlight=False)
         detector = source["detector"]
-        marks = "" if detector["landmarks"] else " It finds no landmarks: faces are aligned by their boxes."
-        console.print(f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False)
+        marks = (
+            ""
+            if detector["landmarks"]
+            else " It finds no landmarks: faces are aligned by their boxes."
+        )
+        console.print(
+            f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False
+        )
         for kind, count in source["losses"].items():
             if count:
                 console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
@@ -181,12 +201,20 @@ def show(document: dict[str, Any]) -> None:
         for remark in document["searched"]["remarks"]:
             console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
     if document["links"]:
-        table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
+        table = Table(
+            "link", "tracks", "score", "evidence", "state", title="perhaps the same person"
+        )
         for link in document["links"]:
             pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
-            by = f" by {shown(link['decided_by'], link['decided_as'])}" if link["decided_by"] else ""
+            by = (
+                f" by {shown(link['decided_by'], link['decided_as'])}" if link["decided_by"] else ""
+            )
             table.add_row(
-                str(link["id"]), pair, f"{link['score']:.3f} raw", link["evidence"], escape(link["state"] + by)
+                str(link["id"]),
+                pair,
+                f"{link['score']:.3f} raw",
+                link["evidence"],
+                escape(link["state"] + by),
             )
         console.print(table)
     if any(document["clusters"].values()):
@@ -224,20 +252,33 @@ def _runs(runs: list[dict[str, Any]]) -> Table:
 
 def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
     table = Table(
-        "track", "method", "samples", "disagreement", "to know", title="reconstructions: synthetic, leads only"
+        "track",
+        "method",
+        "samples",
+        "disagreement",
+        "to know",
+        title="reconstructions: synthetic, leads only",
     )
     for t in tracks:
         made = t["restoration"]
         if made is not None:
             samples = len(made["samples"])
             numbers = (str(samples), f"{made['disagreement']:.3f}") if samples > 1 else ("–", "–")
-            table.add_row(t["name"], made["method"], *numbers, escape("; ".join([*_towards(made), *made["warnings"]])))
+            table.add_row(
+                t["name"],
+                made["method"],
+                *numbers,
+                escape("; ".join([*_towards(made), *made["warnings"]])),
+            )
     return table
 
 
 def _towards(made: dict[str, Any]) -> list[str]:
     """What a guided picture was drawn towards."""
-    told = [f"{a['name']}={'yes' if a['value'] else 'no'} ({a['source']})" for a in made.get("attributes", ())]
+    told = [
+        f"{a['name']}={'yes' if a['value'] else 'no'} ({a['source']})"
+        for a in made.get("attributes", ())
+    ]
     return [f"drawn towards {', '.join(told)}"] if told else []
 
 
@@ -247,7 +288,9 @@ def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
     title = [f"{track['name']}: {answer['verdict']} ({question['mode']})"]
     scored = answer["threshold"] is not None
     if scored:
-        limit = f"score {answer['threshold']:.2f}" + (", extrapolated" if answer["extrapolated"] else "")
+        limit = f"score {answer['threshold']:.2f}" + (
+            ", extrapolated" if answer["extrapolated"] else ""
+        )
         title.append(
             f"threshold: {limit}, for FPIR {question['fpir']:g} and {searched['gallery']['templates']} templates"
         )
@@ -269,19 +312,37 @@ def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
 
 
 def _decisions(tracks: list[dict[str, Any]]) -> Table:
-    table = Table("decision", "track", "verdict", "candidate", "reason", "by", "undone by", title="decided by people")
+    table = Table(
+        "decision",
+        "track",
+        "verdict",
+        "candidate",
+        "reason",
+        "by",
+        "undone by",
+        title="decided by people",
+    )
     for t in tracks:
         for d in t["decisions"]:
-            told = (decided_subject(d), d["reason"], shown(d["by"], d["role"]), d["undone_by"] or "")
+            told = (
+                decided_subject(d),
+                d["reason"],
+                shown(d["by"], d["role"]),
+                d["undone_by"] or "",
+            )
             table.add_row(str(d["id"]), t["name"], d["verdict"], *map(escape, told))
     return table
 
 
 def _clusters(found: dict[str, list[dict[str, Any]]]) -> Table:
-    table = Table("tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each")
+    table = Table(
+        "tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each"
+    )
     for state, rows in found.items():
         for c in rows:
             links = ", ".join(map(str, c["links"]))
             accepted = f"{c['links_accepted']} of {len(c['links'])}"
-            table.add_row(", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state)
+            table.add_row(
+                ", ".join(c["tracks"]), links, accepted, f"{c['weakest_score']:.3f} raw", state
+            )
     return table

@@ -29,7 +29,9 @@ def keygen_command(file: Path, purpose: str) -> None:
 
     if purpose == "encryption":
         write_secret(file, new_key())
-        say(f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts")
+        say(
+            f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts"
+        )
         say(f"fingerprint {key_fingerprint(read_key(file))}")
         return
     public, fingerprint = make_signing_keys(file)
@@ -47,12 +49,19 @@ def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
     from fasr_video.custody.signing import sign
 
     signed = sign(target, key, by or login(), role)
-    say(f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}")
+    say(
+        f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}"
+    )
 
 
 @click.command("check-signature")
 @click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
-@click.option("--key", type=FILE, required=True, help="Public key of the one who signed, from a source that you trust.")
+@click.option(
+    "--key",
+    type=FILE,
+    required=True,
+    help="Public key of the one who signed, from a source that you trust.",
+)
 def check_signature_command(target: Path, key: Path) -> None:
     """Check that FILE_OR_FOLDER is what was signed with that key: no file altered, missing or added; 4 if it is not."""
     from fasr_video.custody.signing import check_signature

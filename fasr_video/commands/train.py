@@ -13,7 +13,7 @@ from fasr_video.checkpoint import find_device
 from fasr_video.commands.options import FILE
 from fasr_video.datasets.faces import Faces, read_faces
 from fasr_video.recognition.embedder import BuiltinEmbedder
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.training import flow, idfsr, mean, sr
 from fasr_video.training.attributes import read_labels, train_attributes
 from fasr_video.training.combiner import CombinerFeatures, train_combiner
@@ -23,13 +23,22 @@ from fasr_video.training.loop import Plan, own_device, process_number
 from fasr_video.training.teacher import Teacher
 
 MANY, SEED = click.IntRange(min=1), click.IntRange(0, 2**31)
-SOURCES = click.argument("faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-BEGIN = click.option("--from", "begin", type=FILE, help="Weights of such a network that a new run begins with.")
+SOURCES = click.argument(
+    "faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
+)
+BEGIN = click.option(
+    "--from", "begin", type=FILE, help="Weights of such a network that a new run begins with."
+)
 SHOWN = click.option(
-    "--samples", "shown", type=click.Path(path_type=Path, exists=True), help="Faces to draw a sample sheet of."
+    "--samples",
+    "shown",
+    type=click.Path(path_type=Path, exists=True),
+    help="Faces to draw a sample sheet of.",
 )
 EMBEDDER = click.option(
-    "--embedder", type=FILE, help="Weights of the embedder that made the features. [default: builtin]"
+    "--embedder",
+    type=FILE,
+    help="Weights of the embedder that made the features. [default: builtin]",
 )
 SURVEILLANCE = click.option(
     "--surveillance",
@@ -47,23 +56,42 @@ IDENTITY = click.option(
 )
 
 
-def run_options(steps: int, batch: int, lr: float) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def run_options(
+    steps: int, batch: int, lr: float
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The options that every trainer has, with this trainer's defaults."""
     options = (
         click.option(
-            "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder."
+            "--out",
+            required=True,
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The run's folder.",
         ),
-        click.option("--steps", default=steps, type=MANY, show_default=True, help="Batches to train on."),
-        click.option("--batch", default=batch, type=MANY, show_default=True, help="Faces a batch, on each device."),
         click.option(
-            "--lr", default=lr, type=click.FloatRange(1e-9, 1), show_default=True, help="Highest learning rate."
+            "--steps", default=steps, type=MANY, show_default=True, help="Batches to train on."
+        ),
+        click.option(
+            "--batch",
+            default=batch,
+            type=MANY,
+            show_default=True,
+            help="Faces a batch, on each device.",
+        ),
+        click.option(
+            "--lr",
+            default=lr,
+            type=click.FloatRange(1e-9, 1),
+            show_default=True,
+            help="Highest learning rate.",
         ),
         click.option(
             "--minutes",
             type=click.FloatRange(0, 1e6),
             help="Stop after this long; give the same command again to resume.",
         ),
-        click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random."),
+        click.option(
+            "--seed", default=0, type=SEED, show_default=True, help="Of everything random."
+        ),
         click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
         click.option("--fp32", is_flag=True, help="Compute in float32 in place of bfloat16."),
     )
@@ -84,7 +112,11 @@ def train_group() -> None:
 @train_group.command("features")
 @SOURCES
 @click.option("--out", required=True, type=FILE, help="The .npz file to write.")
-@click.option("--embedder", type=FILE, help="Weights of the builtin embedder. [default: those that come with it]")
+@click.option(
+    "--embedder",
+    type=FILE,
+    help="Weights of the builtin embedder. [default: those that come with it]",
+)
 @click.option(
     "--lr-side",
     default=16,
@@ -93,20 +125,31 @@ def train_group() -> None:
     help="Size of the LR twin of each face, px.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
-def features_command(faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str) -> None:
+def features_command(
+    faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str
+) -> None:
     """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
     opened = _faces(faces)
     model = BuiltinEmbedder(embedder, find_device(device))
-    with click.progressbar(length=len(opened), label="embedding") as bar, environment(out):
+    with click.progressbar(length=len(opened), label="embedding") as bar, explain_errors(out):
         make_features(opened, model, lr_side, out, lambda done: bar.update(done - bar.pos))
     click.echo(f"{out}: {len(opened)} faces of {len(set(opened.identities))} people")
 
 
 @train_group.command("combiner")
 @click.argument("features", type=FILE)
-@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The run's folder.")
-@click.option("--epochs", default=20, show_default=True, help="At most; it stops when 5 bring nothing.")
-@click.option("--margin", type=float, help="Of the triplet loss. [default: just above the gap at the start]")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The run's folder.",
+)
+@click.option(
+    "--epochs", default=20, show_default=True, help="At most; it stops when 5 bring nothing."
+)
+@click.option(
+    "--margin", type=float, help="Of the triplet loss. [default: just above the gap at the start]"
+)
 @click.option("--eta", default=0.1, show_default=True, help="Weight of the learned part, 0-1.")
 @click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
@@ -115,8 +158,10 @@ def combiner_command(
 ) -> None:
     """Train the Feature Combiner on FEATURES, an .npz that `train features` wrote."""
     opened = CombinerFeatures.load(features)
-    with environment(out):
-        summary = train_combiner(opened, out, epochs=epochs, margin=margin, eta=eta, seed=seed, device=device)
+    with explain_errors(out):
+        summary = train_combiner(
+            opened, out, epochs=epochs, margin=margin, eta=eta, seed=seed, device=device
+        )
     click.echo(f"{out / 'combiner.safetensors'}: {summary}")
 
 
@@ -139,7 +184,11 @@ def combiner_command(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of labelled scenes: more faces, and pictures without one.",
 )
-@click.option("--blocks", is_flag=True, help="Each block learns by itself, from the teacher's maps: how to begin.")
+@click.option(
+    "--blocks",
+    is_flag=True,
+    help="Each block learns by itself, from the teacher's maps: how to begin.",
+)
 @BEGIN
 @run_options(steps=20_000, batch=16, lr=2e-3)
 def embedder_command(
@@ -156,7 +205,7 @@ def embedder_command(
     opened = _faces(faces)
     others = _faces(once) if once else None
     model = Teacher(teacher, device)
-    with environment(options["out"]):
+    with explain_errors(options["out"]):
         with click.progressbar(length=1, label="teacher", show_pos=True) as bar:
 
             def tell(done: int, count: int) -> None:
@@ -164,18 +213,31 @@ def embedder_command(
                 bar.update(done - bar.pos)
 
             data = gather(opened, others, scenes, model, options["out"], tell)
-        step = train_embedder(data, model, options["out"], plan, options["batch"], _report, begin, blocks)
+        step = train_embedder(
+            data, model, options["out"], plan, options["batch"], _report, begin, blocks
+        )
     _finish(options["out"], step, plan.steps)
 
 
 @train_group.command("sr")
 @SOURCES
-@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
 @click.option(
-    "--combiner", type=FILE, help="Feature Combiner that merges a person's other faces. [default: their mean]"
+    "--features",
+    required=True,
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces.",
 )
 @click.option(
-    "--network", type=click.Choice(["compact", "ncsnpp"]), default="compact", show_default=True, help="Which one."
+    "--combiner",
+    type=FILE,
+    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["compact", "ncsnpp"]),
+    default="compact",
+    show_default=True,
+    help="Which one.",
 )
 @click.option(
     "--noise",
@@ -214,21 +276,46 @@ def sr_command(
     """Train a super-resolution network on FACES."""
     opened = _faces(faces)
     plan, device = _plan(options, muon=True)
-    recipe = sr.Recipe(batch=options["batch"], noise=noise, surveillance=surveillance, no_lr=no_lr, identity=identity)
+    recipe = sr.Recipe(
+        batch=options["batch"],
+        noise=noise,
+        surveillance=surveillance,
+        no_lr=no_lr,
+        identity=identity,
+    )
     job = sr.Job(opened, features, combiner, network, recipe, shown, begin, embedder)
-    with environment(options["out"]):
+    with explain_errors(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
 
 @train_group.command("mean")
 @SOURCES
-@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
 @click.option(
-    "--combiner", type=FILE, help="Feature Combiner that merges a person's other faces. [default: their mean]"
+    "--features",
+    required=True,
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces.",
 )
-@click.option("--width", default=192, type=click.IntRange(8, 1024), show_default=True, help="Channels of its maps.")
-@click.option("--blocks", default=8, type=click.IntRange(1, 64), show_default=True, help="Blocks of two convolutions.")
+@click.option(
+    "--combiner",
+    type=FILE,
+    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+)
+@click.option(
+    "--width",
+    default=192,
+    type=click.IntRange(8, 1024),
+    show_default=True,
+    help="Channels of its maps.",
+)
+@click.option(
+    "--blocks",
+    default=8,
+    type=click.IntRange(1, 64),
+    show_default=True,
+    help="Blocks of two convolutions.",
+)
 @click.option(
     "--cameras",
     default=0.35,
@@ -260,18 +347,31 @@ def mean_command(
     plan, device = _plan(options, save_seconds=300, ema=0.998)
     recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
     job = mean.Job(opened, features, combiner, recipe, width, blocks, others, begin)
-    with environment(options["out"]):
+    with explain_errors(options["out"]):
         step = mean.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
 
 @train_group.command("flow")
 @SOURCES
-@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
 @click.option(
-    "--combiner", type=FILE, help="Feature Combiner that merges a person's other faces. [default: their mean]"
+    "--features",
+    required=True,
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces.",
 )
-@click.option("--mean", "weights", required=True, type=FILE, help="Weights of the posterior mean to go on from.")
+@click.option(
+    "--combiner",
+    type=FILE,
+    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+)
+@click.option(
+    "--mean",
+    "weights",
+    required=True,
+    type=FILE,
+    help="Weights of the posterior mean to go on from.",
+)
 @BEGIN
 @run_options(steps=50_000, batch=32, lr=1e-3)
 def flow_command(
@@ -287,14 +387,16 @@ def flow_command(
     recipe = mean.Recipe(batch=options["batch"])
     material = mean.Job(_faces(faces), features, combiner, recipe)
     job = flow.Job(material, weights, begin=begin)
-    with environment(options["out"]):
+    with explain_errors(options["out"]):
         step = flow.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
 
 @train_group.command("attributes")
 @SOURCES
-@click.option("--labels", required=True, type=FILE, help="CSV with path, male, glasses, no_beard (0 or 1).")
+@click.option(
+    "--labels", required=True, type=FILE, help="CSV with path, male, glasses, no_beard (0 or 1)."
+)
 @click.option(
     "--from",
     "begin",
@@ -309,21 +411,42 @@ def attributes_command(
     """Train the classifier of attributes under noise on FACES."""
     opened = _faces(faces)
     rows = read_labels(labels, opened)
-    plan, device = _plan(options, ema=0.998, weight_decay=0.05, channels_last=options["device"] != "cpu")
-    with environment(options["out"]):
+    plan, device = _plan(
+        options, ema=0.998, weight_decay=0.05, channels_last=options["device"] != "cpu"
+    )
+    with explain_errors(options["out"]):
         step = train_attributes(
-            opened, rows, options["out"], plan, options["batch"], device, _report, begin, surveillance
+            opened,
+            rows,
+            options["out"],
+            plan,
+            options["batch"],
+            device,
+            _report,
+            begin,
+            surveillance,
         )
     _finish(options["out"], step, plan.steps)
 
 
 @train_group.command("idfsr")
 @SOURCES
-@click.option("--features", required=True, type=FILE, help="The .npz that `train features` wrote for these faces.")
-@click.option("--landmarks", required=True, type=FILE, help="CSV with path and five landmarks of each face.")
+@click.option(
+    "--features",
+    required=True,
+    type=FILE,
+    help="The .npz that `train features` wrote for these faces.",
+)
+@click.option(
+    "--landmarks", required=True, type=FILE, help="CSV with path and five landmarks of each face."
+)
 @EMBEDDER
 @click.option(
-    "--size", type=click.Choice(["compact", "published"]), default="compact", show_default=True, help="Of it."
+    "--size",
+    type=click.Choice(["compact", "published"]),
+    default="compact",
+    show_default=True,
+    help="Of it.",
 )
 @SURVEILLANCE
 @IDENTITY
@@ -347,7 +470,7 @@ def idfsr_command(
     plan, device = _plan(options, muon=True)
     recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance, identity=identity)
     job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, shown, begin)
-    with environment(options["out"]):
+    with explain_errors(options["out"]):
         step = idfsr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
 
@@ -384,5 +507,9 @@ def _report(progress: Any) -> None:
 def _finish(out: Path, step: int, steps: int) -> None:
     if process_number():
         return
-    state = "done" if step >= steps else f"stopped at step {step} of {steps}; give the same command again to resume"
+    state = (
+        "done"
+        if step >= steps
+        else f"stopped at step {step} of {steps}; give the same command again to resume"
+    )
     click.echo(f"{out}: {state}")

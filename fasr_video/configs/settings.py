@@ -134,7 +134,11 @@ class Settings(_Group):
 
 
 def presets() -> list[str]:
-    return sorted(p.name.removesuffix(".yaml") for p in files(__package__).iterdir() if p.name.endswith(".yaml"))
+    return sorted(
+        p.name.removesuffix(".yaml")
+        for p in files(__package__).iterdir()
+        if p.name.endswith(".yaml")
+    )
 
 
 def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
@@ -147,7 +151,9 @@ def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
         try:
             parsed = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise SettingsError(f"--set {override}", "the value cannot be read", "put quotes around it") from error
+            raise SettingsError(
+                f"--set {override}", "the value cannot be read", "put quotes around it"
+            ) from error
         _set(values, key.strip(), parsed)
     return _check(preset, values)
 
@@ -159,24 +165,45 @@ def _read(preset: str) -> dict[str, Any]:
         try:
             text = Path(preset).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(preset, "not a text file that can be read", "save it as UTF-8") from error
+            raise SettingsError(
+                preset, "not a text file that can be read", "save it as UTF-8"
+            ) from error
     else:
         near = _nearest(preset, presets())
-        raise SettingsError(preset, f"no such preset{near}", f"choose from {', '.join(presets())} or give a YAML file")
+        raise SettingsError(
+            preset,
+            f"no such preset{near}",
+            f"choose from {', '.join(presets())} or give a YAML file",
+        )
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SettingsError(preset, f"not YAML ({' '.join(str(error).split())})", "mend the file") from error
+        raise SettingsError(
+            preset, f"not YAML ({' '.join(str(error).split())})", "mend the file"
+        ) from error
     if not isinstance(values, dict):
         raise SettingsError(preset, "holds no settings", "start from a copy of a preset")
     return values
 
 
+def _fields_of(group: str) -> list[str]:
+    """Return the names of a group's settings."""
+    annotation = Settings.model_fields[group].annotation
+    assert annotation is not None
+    return list(annotation.model_fields)
+
+
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     group, _, name = key.partition(".")
-    known = [f"{g}.{n}" for g, f in Settings.model_fields.items() for n in f.annotation.model_fields]  # type: ignore[union-attr]
+    known = [
+        f"{name_of_group}.{field}"
+        for name_of_group in Settings.model_fields
+        for field in _fields_of(name_of_group)
+    ]
     if key not in known:
-        raise SettingsError(key, f"no such setting{_nearest(key, known)}", "the presets list every setting")
+        raise SettingsError(
+            key, f"no such setting{_nearest(key, known)}", "the presets list every setting"
+        )
     if not isinstance(values.get(group), dict):
         values[group] = {}
     values[group][name] = value
@@ -189,14 +216,23 @@ def _check(preset: str, values: dict[str, Any]) -> Settings:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
         if first["type"] == "extra_forbidden":
-            group = Settings.model_fields.get(str(first["loc"][0]))
-            fields = group.annotation.model_fields if group and len(first["loc"]) > 1 else Settings.model_fields  # type: ignore[union-attr]
-            reason = f"no such setting{_nearest(str(first['loc'][-1]), list(fields))}"
-            raise SettingsError(f"{preset}: {where}", reason, "the presets list every setting") from error
+            group = str(first["loc"][0])
+            if len(first["loc"]) > 1 and group in Settings.model_fields:
+                fields = _fields_of(group)
+            else:
+                fields = list(Settings.model_fields)
+            reason = f"no such setting{_nearest(str(first['loc'][-1]), fields)}"
+            raise SettingsError(
+                f"{preset}: {where}", reason, "the presets list every setting"
+            ) from error
         if first["type"] == "missing":
-            raise SettingsError(f"{preset}: {where}", "missing", "start from a copy of a preset") from error
+            raise SettingsError(
+                f"{preset}: {where}", "missing", "start from a copy of a preset"
+            ) from error
         given = reprlib.repr(first["input"])[:80]  # what aliases of YAML unfold to may have no end
-        raise SettingsError(f"{preset}: {where}", f"{first['msg']}, not {given}", "change it") from error
+        raise SettingsError(
+            f"{preset}: {where}", f"{first['msg']}, not {given}", "change it"
+        ) from error
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -214,9 +250,9 @@ def fraction(value: float | None) -> Fraction | None:
     return None if value is None else Fraction(str(value))
 
 
+# Pixels between the eyes from which on a face is large. A small face has a small norm because it
+# shows little; a large one with a small norm is none, so it has a limit of its own.
 LARGE = 20
-"""Pixels between the eyes from which on a face is large. A small face has a small norm because it shows
-little; a large one with a small norm is none, so it has a limit of its own."""
 
 
 def least_norm(eye_px: float, min_norm: float, min_norm_large: float) -> float:

@@ -18,8 +18,8 @@ from fasr_video.case.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
 from fasr_video.errors import IntegrityError
 from fasr_video.files import read_file, sha256_file
 
+# SHA-256 and size of each file, by its path in the folder.
 Facts = dict[str, dict[str, Any]]
-"""SHA-256 and size of each file, by its path in the folder."""
 _BESIDE = r"(-wal|-shm|-journal)?"
 _NAMES = re.compile(
     rf"case\.sqlite(\.new)?{_BESIDE}|settings\.yaml(\.part)?|purged\.json\.part|report\.sha256(\.sig)?"
@@ -30,8 +30,9 @@ _NAMES = re.compile(
     r"|(S\d+-)?T\d+\.html|pictures/[^/]+\.png)(\.part)?"
 )
 _FOLDERS = re.compile(r"crops(/[0-9a-f]{2})?|gallery|signed-off|report(/pictures)?")
+# Files that SQLite makes, changes and removes while a database is read, and a tombstone that is
+# half written.
 _CHANGING = re.compile(r"(gallery/gallery|case)\.sqlite(-wal|-shm|-journal)|purged\.json\.part")
-"""Files that SQLite makes, changes and removes while a database is read, and a tombstone that is half written."""
 
 
 def contents(case: Case) -> Facts:
@@ -64,7 +65,10 @@ def named_as_ours(folder: Path) -> Facts:
 
 def same(found: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
     """Whether these are the same files, but for those that come and go."""
-    kept = [{n: f["sha256"] for n, f in files.items() if not _CHANGING.fullmatch(n)} for files in (found, known)]
+    kept = [
+        {n: f["sha256"] for n, f in files.items() if not _CHANGING.fullmatch(n)}
+        for files in (found, known)
+    ]
     return kept[0] == kept[1]
 
 
@@ -74,7 +78,9 @@ def may_change(name: str) -> bool:
 
 def strange(path: Path, what: str) -> IntegrityError:
     return IntegrityError(
-        path, f"{what}; nothing was removed", "see what it is, and move it elsewhere if it is to stay"
+        path,
+        f"{what}; nothing was removed",
+        "see what it is, and move it elsewhere if it is to stay",
     )
 
 
@@ -90,7 +96,9 @@ def _known_hashes(case: Case) -> dict[str, str]:
     if (report / SUMS).is_file() and not (report / UNFINISHED).exists():
         lines = read_file(report / SUMS).decode().splitlines()
         listed = {name: hashed for hashed, _, name in (line.partition("  ") for line in lines)}
-        there = {p.relative_to(report).as_posix() for p in report.rglob("*") if p.is_file()} - {SUMS}
+        there = {p.relative_to(report).as_posix() for p in report.rglob("*") if p.is_file()} - {
+            SUMS
+        }
         known |= {f"{REPORT}/{name}": listed.get(name, "") for name in there}
     return known
 

@@ -15,7 +15,7 @@ from fasr_video.gallery import traces
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryImage
 from fasr_video.report.pictures import photograph, thumbnail
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,15 @@ def telling(gallery: Gallery, images: Sequence[GalleryImage]) -> list[bytes]:
     return found
 
 
-def look(places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: Collection[str]) -> Elsewhere:
+def look(
+    places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: Collection[str]
+) -> Elsewhere:
     """Search every file of these places but the gallery's own; `gone` are subjects of whom it holds nothing more."""
     files: dict[Path, None] = {}
     for place in places:
-        files |= dict.fromkeys(sorted(p.resolve() for p in place.rglob("*") if p.is_file() and not p.is_symlink()))
+        files |= dict.fromkeys(
+            sorted(p.resolve() for p in place.rglob("*") if p.is_file() and not p.is_symlink())
+        )
     own = gallery.resolve()
     others = [f for f in files if own not in f.parents]
     readable, unread = [], []
@@ -62,7 +66,10 @@ def look(places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: C
     named = {}
     for database in (f for f in readable if f.name == DATABASE):
         try:
-            with environment(database.parent), Case.open(database.parent, read_only=True) as case:
+            with (
+                explain_errors(database.parent),
+                Case.open(database.parent, read_only=True) as case,
+            ):
                 where = tuple(naming(case, gone))
         except FasrError:
             unread.append(str(database))
@@ -70,4 +77,6 @@ def look(places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: C
         if where:
             named[str(database.parent)] = where
     copies = tuple(sorted({str(f) for f in found.places}))
-    return Elsewhere(tuple(str(p.resolve()) for p in places), len(readable), copies, named, tuple(unread))
+    return Elsewhere(
+        tuple(str(p.resolve()) for p in places), len(readable), copies, named, tuple(unread)
+    )

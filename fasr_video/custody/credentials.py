@@ -31,13 +31,18 @@ try:
 except ImportError as missing:
     raise MissingExtra("c2pa-python", "c2pa", "--c2pa-cert") from missing
 
+# Label of the assertion that holds what the PNG's own text says: case, footage, frame, models. As
+# text: readers of the format show lists of numbers within it as bytes.
 FACTS = "fasr-video.facts"
-"""Label of the assertion that holds what the PNG's own text says: case, footage, frame, models. As text: readers of the
-format show lists of numbers within it as bytes."""
 PNG = "image/png"
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 _ALONE = {
-    "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False, "verify_after_sign": True},
+    "verify": {
+        "remote_manifest_fetch": False,
+        "ocsp_fetch": False,
+        "verify_trust": False,
+        "verify_after_sign": True,
+    },
     "builder": {"thumbnail": {"enabled": False}},
 }
 
@@ -50,7 +55,9 @@ class Signatory:
     key: bytes
     algorithm: str
 
-    def sign(self, name: str, png: bytes, facts: Mapping[str, Any], made_from: tuple[str, bytes] | None) -> bytes:
+    def sign(
+        self, name: str, png: bytes, facts: Mapping[str, Any], made_from: tuple[str, bytes] | None
+    ) -> bytes:
         """The PNG with a manifest in it; `made_from` is the picture, with its name, that it was drawn from."""
         agent = {"name": "fasr-video", "version": __version__}
         action: dict[str, Any] = {
@@ -91,14 +98,22 @@ def open_signatory(chain: Path, key: Path) -> Signatory:
     try:
         leaf = x509.load_pem_x509_certificates(pem)[0]
     except ValueError as error:
-        raise InputError(chain, "no certificates in PEM", "give the chain, the signing certificate first") from error
+        raise InputError(
+            chain, "no certificates in PEM", "give the chain, the signing certificate first"
+        ) from error
     private = read_any_private(key, "give the key of the certificate")
     der = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*der) != leaf.public_key().public_bytes(*der):
-        raise InputError(key, f"not the key of the first certificate in {chain}", "give the two that belong together")
+        raise InputError(
+            key,
+            f"not the key of the first certificate in {chain}",
+            "give the two that belong together",
+        )
     if not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
         valid = f"{leaf.not_valid_before_utc:%Y-%m-%d} to {leaf.not_valid_after_utc:%Y-%m-%d}"
-        raise InputError(chain, f"its first certificate is valid from {valid}, not today", "give one that is")
+        raise InputError(
+            chain, f"its first certificate is valid from {valid}, not today", "give one that is"
+        )
     signatory = Signatory(pem, secret, _algorithm(private, key))
     try:
         signatory.sign("trial", _one_pixel(), described(CAMERA, {}), None)
@@ -116,7 +131,11 @@ def _algorithm(key: object, path: Path) -> str:
         return "ps256"
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name in _CURVES:
         return _CURVES[key.curve.name]
-    raise InputError(path, "not a kind of key that C2PA knows", "give one for P-256, P-384, P-521, Ed25519 or RSA")
+    raise InputError(
+        path,
+        "not a kind of key that C2PA knows",
+        "give one for P-256, P-384, P-521, Ed25519 or RSA",
+    )
 
 
 def _one_pixel() -> bytes:

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from fasr_video.encryption import warn_of_readers
 from fasr_video.errors import InputError, MissingExtra, UsageError
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 
 try:
     from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+        Ed25519PrivateKey,
+        Ed25519PublicKey,
+    )
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
@@ -34,7 +37,11 @@ def make_signing_keys(private: Path) -> tuple[Path, str]:
     _refuse_existing(public)
     write_secret(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     try:
-        _write_new(public, key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), 0o666)
+        _write_new(
+            public,
+            key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
+            0o666,
+        )
     except BaseException:
         private.unlink()  # nothing was signed with it
         raise
@@ -48,13 +55,20 @@ def write_secret(path: Path, secret: bytes) -> None:
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     _refuse_existing(path)
-    with environment(path), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle:
+    with (
+        explain_errors(path),
+        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as handle,
+    ):
         handle.write(data)
 
 
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
-        raise UsageError(path, "it is there already", "give another name: a key that is gone cannot be made again")
+        raise UsageError(
+            path,
+            "it is there already",
+            "give another name: a key that is gone cannot be made again",
+        )
 
 
 def read_private(path: Path) -> Ed25519PrivateKey:
@@ -69,7 +83,9 @@ def read_any_private(path: Path, remedy: str) -> PrivateKeyTypes:
     try:
         key = load_pem_private_key(read_pem(path), None)
     except TypeError as error:
-        raise InputError(path, "it is protected by a password", "give a copy without one, kept safe") from error
+        raise InputError(
+            path, "it is protected by a password", "give a copy without one, kept safe"
+        ) from error
     except ValueError as error:
         raise InputError(path, "not a private key in PEM", remedy) from error
     warn_of_readers(path)
@@ -90,7 +106,9 @@ def read_public(path: Path) -> Ed25519PublicKey:
 
 def fingerprint(key: Ed25519PublicKey) -> str:
     """SHA-256 of the public key as DER, as `openssl pkey -pubin -in FILE -outform DER | sha256sum` prints it."""
-    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return hashlib.sha256(
+        key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    ).hexdigest()
 
 
 def is_signed_by(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:
@@ -105,4 +123,6 @@ def read_pem(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(path, f"cannot be read ({error.strerror})", "give the file of a key or certificate") from error
+        raise InputError(
+            path, f"cannot be read ({error.strerror})", "give the file of a key or certificate"
+        ) from error

@@ -35,13 +35,18 @@ def packages() -> list[Licence]:
             asked.setdefault(name, set()).add(extra[1] if extra else "")
     rows = [_package(PROJECT, "itself")]
     for name, extras in sorted(asked.items()):
-        rows.append(_package(name, "every run" if "" in extras else f"extra {', '.join(sorted(extras))}"))
+        rows.append(
+            _package(name, "every run" if "" in extras else f"extra {', '.join(sorted(extras))}")
+        )
     return rows
 
 
 def weights() -> list[Licence]:
     """As the box's manifest has them."""
-    return [Licence(e.file, e.sha256[:12], e.licence, f"trained on: {e.data}") for e in read_manifest().values()]
+    return [
+        Licence(e.file, e.sha256[:12], e.licence, f"trained on: {e.data}")
+        for e in read_manifest().values()
+    ]
 
 
 def _tree(name: str) -> Iterable[str]:
@@ -67,7 +72,18 @@ def _name(requirement: str) -> str:
 
 def _package(name: str, needed_for: str) -> Licence:
     about = importlib.metadata.metadata(name)
-    classifiers = [c.split(" :: ")[-1] for c in about.get_all("Classifier") or () if c.startswith("License :: ")]
-    lines = [line.split("\n")[0].strip() for line in about.get_all("License") or ()]  # some give the whole text
-    stated = about.get_all("License-Expression") or classifiers or [line for line in lines if line] or [UNKNOWN]
+    classifiers = [
+        c.split(" :: ")[-1]
+        for c in about.get_all("Classifier") or ()
+        if c.startswith("License :: ")
+    ]
+    lines = [
+        line.split("\n")[0].strip() for line in about.get_all("License") or ()
+    ]  # some give the whole text
+    stated = (
+        about.get_all("License-Expression")
+        or classifiers
+        or [line for line in lines if line]
+        or [UNKNOWN]
+    )
     return Licence(about["Name"], about["Version"], ", ".join(stated), needed_for)

@@ -18,13 +18,13 @@ from PIL import Image as Pictures
 
 from fasr_video.case.case import Case
 from fasr_video.case.document import about, tracks, when
-from fasr_video.case.results import probed
+from fasr_video.case.results import encodings
 from fasr_video.case.tracks import read_face, whole
 from fasr_video.errors import CaseError
-from fasr_video.files import inside, write_whole
+from fasr_video.files import atomic_write, atomic_write_text, inside
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
 from fasr_video.report.redact import without_bystanders
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 
 if TYPE_CHECKING:
     from fasr_video.custody.credentials import Signatory
@@ -49,13 +49,15 @@ def export_pictures(
         return _export(case, names, out, redact, signatory)
 
 
-def _export(case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None) -> list[Path]:
+def _export(
+    case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None
+) -> list[Path]:
     found = {t["name"]: t for t in tracks(case)}
     if strange := sorted(set(names) - found.keys()):
         reason = f"no such track, but {', '.join(found) or 'none'}"
         raise CaseError(strange[0], reason, "name tracks as `fasr-video show` does")
     written = []
-    with environment(out):
+    with explain_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         for name in names or found:
             pictures = of_track(case, found[name], redact)
@@ -76,11 +78,15 @@ def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Export
         kinds |= {f"sample{k}": sample for k, sample in enumerate(made["samples"], 1)}
         drawn = {k: made[k] for k in made.keys() - {"what", "picture", "spread", "samples"}}
         frames = [when(track, face) for face in (shown, *track["auxiliaries"])]
-        made_with = probed(case, track["id"])[track["id"]].facts
+        made_with = encodings(case, track["id"])[track["id"]].provenance
         for kind, stored in kinds.items():
             if stored is not None:
-                facts = about(case, track, stored) | {"frames": frames, "made_with": made_with} | drawn
-                yield _exported(f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts)
+                facts = (
+                    about(case, track, stored) | {"frames": frames, "made_with": made_with} | drawn
+                )
+                yield _exported(
+                    f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts
+                )
 
 
 def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Exported]:
@@ -95,7 +101,11 @@ def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Expo
 
 
 def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:
-    facts = about(case, track, face["native"]) | when(track, face) | {"box": face["box"], "face": face["reason"]}
+    facts = (
+        about(case, track, face["native"])
+        | when(track, face)
+        | {"box": face["box"], "face": face["reason"]}
+    )
     name = f"{track['name']}-{face['reason']}-frame{whole(face['frame'])}.png"
     if not redact:
         return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
@@ -109,7 +119,7 @@ def _exported(name: str, png: bytes, what: str, facts: dict[str, object]) -> Exp
 
 
 def _write(path: Path, picture: Exported) -> None:
-    write_whole(path, lambda partial: partial.write_bytes(picture.data))
+    atomic_write(path, lambda partial: partial.write_bytes(picture.data))
     facts = picture.facts | {"file": path.name, "sha256": hashlib.sha256(picture.data).hexdigest()}
     text = json.dumps(facts, indent=2, ensure_ascii=False)
-    write_whole(path.with_suffix(".json"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write_text(path.with_suffix(".json"), text)

@@ -30,15 +30,17 @@ from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, locked, now
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.encryption import given_key
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
-from fasr_video.files import is_gone, read_file, refuse_link, sync_folder, write_whole
+from fasr_video.files import atomic_write_text, is_gone, read_file, refuse_link, sync_folder
 from fasr_video.gallery import traces
-from fasr_video.sqlite import MISREAD, environment
+from fasr_video.sqlite import MISREAD, explain_errors
 
 SCHEMA = "fasr-video/purged/1"
+# How long after its time a case is removed by the clock alone, and how far a clock may be behind
+# its log.
 FAR, BACK = timedelta(days=31), timedelta(days=1)
-"""How long after its time a case is removed by the clock alone, and how far a clock may be behind its log."""
+# Bytes of a picture that are looked for, and their base64, as pages hold pictures: a multiple of
+# three.
 PIECE = 48
-"""Bytes of a picture that are looked for, and their base64, as pages hold pictures: a multiple of three."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class Due:
         if sure or self.until > at:
             return ""
         told = f"the clock says {at:%Y-%m-%d}, its log ends on {self.newest:%Y-%m-%d}, its time {self.until:%Y-%m-%d}"
-        remedy = "see that the clock is right, then remove the cases that you name with --now and --why"
+        remedy = (
+            "see that the clock is right, then remove the cases that you name with --now and --why"
+        )
         return str(CaseError(self.folder, f"{told}: too far apart to remove it by itself", remedy))
 
 
@@ -99,7 +103,9 @@ def cases_in(places: Sequence[Path]) -> list[Due]:
         if not inside:
             raise CaseError(place, "no case here", "give cases, or a folder that holds some")
         folders |= dict.fromkeys(sorted(inside))
-    return sorted((due for folder in folders if (due := _due(folder)) is not None), key=lambda d: d.made_at)
+    return sorted(
+        (due for folder in folders if (due := _due(folder)) is not None), key=lambda d: d.made_at
+    )
 
 
 def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
@@ -108,7 +114,12 @@ def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
         if not place.is_dir():
             raise UsageError(place, "no such folder to search", "give a folder that is there")
     own = {d.folder.resolve() for d in cases}
-    files = {p.resolve() for place in places for p in place.rglob("*") if p.is_file() and not p.is_symlink()}
+    files = {
+        p.resolve()
+        for place in places
+        for p in place.rglob("*")
+        if p.is_file() and not p.is_symlink()
+    }
     files = {f for f in files if not own & set(f.parents)}
     readable = sorted(f for f in files if os.access(f, os.R_OK))
     pieces: list[bytes] = []
@@ -120,10 +131,14 @@ def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
             refused[due.folder] = str(error)
     looked = traces.search(readable, pieces)
     unread, found = sorted(map(str, files - set(readable))), sorted({str(f) for f in looked.places})
-    return Search([str(p.resolve()) for p in places], looked.files, looked.size, unread, found, refused)
+    return Search(
+        [str(p.resolve()) for p in places], looked.files, looked.size, unread, found, refused
+    )
 
 
-def purge_all(cases: Sequence[Due], search: Search, by: str, why: str, role: str = "") -> Iterator[Ended]:
+def purge_all(
+    cases: Sequence[Due], search: Search, by: str, why: str, role: str = ""
+) -> Iterator[Ended]:
     """One after another; a case that cannot be removed is told of, and the rest goes on."""
     for due in cases:
         problem = search.refused.get(due.folder, "")
@@ -138,7 +153,9 @@ def purge_all(cases: Sequence[Due], search: Search, by: str, why: str, role: str
 
 def left(told: Iterable[dict[str, Any]]) -> list[str]:
     """Copies that these tombstones name and that are still there, also of a purge that was killed after its search."""
-    return sorted({path for stone in told for path in stone["copies"]["found"] if not is_gone(path)})
+    return sorted(
+        {path for stone in told for path in stone["copies"]["found"] if not is_gone(path)}
+    )
 
 
 def tombstones_in(places: Sequence[Path]) -> list[Path]:
@@ -155,27 +172,38 @@ def tombstone(folder: Path) -> dict[str, Any]:
     path = folder / TOMBSTONE
     try:
         refuse_link(path)
-        with environment(folder):
+        with explain_errors(folder):
             told: dict[str, Any] = json.loads(read_file(path))
-        texts = (told["state"], told["made_at"], told["begun_at"], told["why"], *told["copies"]["found"])
+        texts = (
+            told["state"],
+            told["made_at"],
+            told["begun_at"],
+            told["why"],
+            *told["copies"]["found"],
+        )
         if not all(isinstance(text, str) for text in texts):
             raise ValueError("something else where text belongs")
         sum(file.get("size", 0) for file in told["removed"].values())
     except (OSError, *MISREAD) as error:
-        raise CaseError(path, f"not a whole tombstone ({error})", "look at the folder yourself") from error
+        raise CaseError(
+            path, f"not a whole tombstone ({error})", "look at the folder yourself"
+        ) from error
     return told
 
 
 def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[str, Any]:
     """Remove all files of the case but its tombstone; returns what the tombstone says."""
     folder = due.folder
-    with environment(folder), locked(folder):
+    with explain_errors(folder), locked(folder):
         if not due.begun:
             _begin(folder, _tombstone(folder, search, by, why, as_role(role)))
         told = tombstone(folder)
         left = named_as_ours(folder)
         for name, facts in left.items():
-            if not may_change(name) and told["removed"].get(name, {}).get("sha256") != facts["sha256"]:
+            if (
+                not may_change(name)
+                and told["removed"].get(name, {}).get("sha256") != facts["sha256"]
+            ):
                 raise strange(folder / name, "not what the tombstone tells of")
         for name in sorted(left, key=lambda n: (not n.startswith(DATABASE), n)):
             (folder / name).unlink(missing_ok=may_change(name))
@@ -195,12 +223,19 @@ def _due(folder: Path) -> Due | None:
     try:
         told = tombstone(folder) if os.path.lexists(folder / TOMBSTONE) else {}
         if told and is_purged(folder):
-            return None if told["state"] == "removed" else Due(folder, told["made_at"], None, begun=True)
-        with environment(folder), Case.open(folder, read_only=True) as case:
+            return (
+                None
+                if told["state"] == "removed"
+                else Due(folder, told["made_at"], None, begun=True)
+            )
+        with explain_errors(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = case.settings["case"].get("retention_days")
             newest = log.newest(case, 1)[0].at
-            if told and (told["state"], told.get("log_head")) != ("removing", case.meta("log_head")):
+            if told and (told["state"], told.get("log_head")) != (
+                "removing",
+                case.meta("log_head"),
+            ):
                 raise strange(folder / TOMBSTONE, "a tombstone, and the case is there")
         made = datetime.fromisoformat(made_at)
         until = None if days is None else made + timedelta(days=days)
@@ -214,7 +249,9 @@ def _due(folder: Path) -> Due | None:
 def _made_at(case: Case) -> str:
     lines = log.entries(case, "created")
     if not lines:
-        raise IntegrityError(case.folder, "its log is empty", "restore the case from a copy, or remove it by hand")
+        raise IntegrityError(
+            case.folder, "its log is empty", "restore the case from a copy, or remove it by hand"
+        )
     return lines[0].at
 
 
@@ -223,7 +260,10 @@ def _begin(folder: Path, told: dict[str, Any]) -> None:
     path = folder / TOMBSTONE
     if os.path.lexists(path):
         before = tombstone(folder)
-        if not same(told["removed"], before["removed"]) or before.get("log_head") != told["log_head"]:
+        if (
+            not same(told["removed"], before["removed"])
+            or before.get("log_head") != told["log_head"]
+        ):
             raise strange(path, "a tombstone of another case, or of another state of it")
         return
     _write(folder, told)
@@ -232,7 +272,9 @@ def _begin(folder: Path, told: dict[str, Any]) -> None:
 def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
         if (found := damage(case)) is not None:
-            raise IntegrityError(folder, f"not what its log says ({found})", "see `fasr-video verify`; it stays")
+            raise IntegrityError(
+                folder, f"not what its log says ({found})", "see `fasr-video verify`; it stays"
+            )
         removed = contents(case)
         told: dict[str, Any] = {
             "schema": SCHEMA,
@@ -256,7 +298,7 @@ def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> di
 
 def _telling(folder: Path) -> list[bytes]:
     """A piece of each picture, as it is and in base64, and each vector."""
-    with environment(folder), Case.open(folder, read_only=True) as case:
+    with explain_errors(folder), Case.open(folder, read_only=True) as case:
         return list(_pieces(case))
 
 
@@ -280,4 +322,4 @@ def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
 def _write(folder: Path, told: Mapping[str, object]) -> None:
     """On the disk before anything else happens."""
     text = json.dumps(told, indent=2, ensure_ascii=False)
-    write_whole(folder / TOMBSTONE, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write_text(folder / TOMBSTONE, text)

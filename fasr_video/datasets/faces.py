@@ -21,8 +21,8 @@ from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.sr.degradation import enlarge, shrink
 
 CELEBA = (218, 178)
+# The rows and columns whose middle 128×128 are the canonical frame.
 CELEBA_FACE = (slice(42, 186), slice(17, 161))
-"""The rows and columns whose middle 128×128 are the canonical frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +89,29 @@ def read_faces(sources: Sequence[Path], side: int = 128) -> tuple[Faces, list[st
             array = array[CELEBA_FACE]
         height, width = array.shape[:2]
         if height != width or height < side:
-            left_out.append(f"{name}: {width}×{height}, but an aligned face is square and at least {side} px")
+            left_out.append(
+                f"{name}: {width}×{height}, but an aligned face is square and at least {side} px"
+            )
         elif pictures and array.shape != pictures[0].shape:
-            left_out.append(f"{name}: {width}×{height}, but the first face was {pictures[0].shape[0]} px")
+            left_out.append(
+                f"{name}: {width}×{height}, but the first face was {pictures[0].shape[0]} px"
+            )
         else:
             pictures.append(array)
             paths.append(name)
     if not pictures:
         why = left_out[0] if left_out else f"no picture ({', '.join(sorted(PICTURES))}) in it"
-        raise UsageError(", ".join(map(str, sources)), f"no aligned face in it ({why})", "give folders or tar shards")
+        raise UsageError(
+            ", ".join(map(str, sources)),
+            f"no aligned face in it ({why})",
+            "give folders or tar shards",
+        )
     double = [path for path, count in Counter(paths).items() if count > 1]
     if double:
         reason = f"{double[0]} is in it more than once: two people would become one"
-        raise UsageError(", ".join(map(str, sources)), reason, "give sources whose IDENTITY/PHOTO paths differ")
+        raise UsageError(
+            ", ".join(map(str, sources)), reason, "give sources whose IDENTITY/PHOTO paths differ"
+        )
     block = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return Faces(block, tuple(paths)), left_out
 
@@ -141,7 +151,9 @@ def _tar_members(source: Path) -> Iterator[Member]:
                     problem = f"cannot be read (larger than {LARGEST >> 20} MiB)"
                 file = None if problem else tar.extractfile(member)
                 if not member.isdir():
-                    yield Member(readable_name(member.name), b"" if file is None else file.read(), problem)
+                    yield Member(
+                        readable_name(member.name), b"" if file is None else file.read(), problem
+                    )
     except (tarfile.TarError, OSError, EOFError) as error:
         raise InputError(
             source, f"not a readable folder or tar file ({error})", "check the path, copy it again"
@@ -153,7 +165,11 @@ def _unwanted(name: str) -> str:
     if not is_utf8(name):
         return "its name is not UTF-8: rename it"
     ending = PurePosixPath(name).suffix
-    return "" if ending.lower() in PICTURES else f"its name does not end as a picture's does ({ending or 'no ending'})"
+    return (
+        ""
+        if ending.lower() in PICTURES
+        else f"its name does not end as a picture's does ({ending or 'no ending'})"
+    )
 
 
 def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]:
@@ -168,7 +184,11 @@ def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]
         len(a) != len(arrays["path"]) or a.dtype.kind != "f" or not np.isfinite(a).all()
         for a in (arrays[n] for n in names)
     ):
-        raise InputError(file, f"{', '.join(names)}: not one row of finite numbers for each path", "make it again")
+        raise InputError(
+            file,
+            f"{', '.join(names)}: not one row of finite numbers for each path",
+            "make it again",
+        )
     row = {path: i for i, path in enumerate(arrays["path"].tolist())}
     order = [row[path] for path in _all_known(file, faces, row, "make it from the same faces")]
     return {name: torch.from_numpy(np.asarray(arrays[name], np.float32)[order]) for name in names}
@@ -185,7 +205,9 @@ def _all_known(file: Path, faces: Faces, rows: Collection[str], remedy: str) -> 
     """Return the paths of the faces; raises where there is no row for one."""
     missing = [path for path in faces.paths if path not in rows]
     if missing:
-        reason = f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
+        reason = (
+            f"it has no row for {len(missing)} of {len(faces)} faces ({missing[0]} is the first)"
+        )
         raise InputError(file, reason, remedy)
     return faces.paths
 
@@ -218,8 +240,13 @@ def cut(pictures: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> Tensor:
 def degrade(x: Tensor, generator: torch.Generator, groups: int = 4) -> Tensor:
     """Down to 12-32 pixels and back, half of the groups to 16: the size that the papers and the tables speak of."""
     sides = [
-        16 if i % 2 else int(torch.randint(12, 33, (), generator=generator, device=generator.device))
+        16
+        if i % 2
+        else int(torch.randint(12, 33, (), generator=generator, device=generator.device))
         for i in range(groups)
     ]
-    parts = [enlarge(shrink(part, side), x.shape[-1]) for part, side in zip(x.chunk(groups), sides, strict=False)]
+    parts = [
+        enlarge(shrink(part, side), x.shape[-1])
+        for part, side in zip(x.chunk(groups), sides, strict=False)
+    ]
     return torch.cat(parts)

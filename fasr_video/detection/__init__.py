@@ -11,7 +11,7 @@ from fasr_video.detection.haar import HaarDetector
 from fasr_video.detection.insightface import InsightFaceDetector
 from fasr_video.detection.tiling import TiledDetector
 from fasr_video.errors import SettingsError, UsageError
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 __all__ = ["BACKENDS", "Detector", "TiledDetector", "open_detector"]
 
@@ -27,7 +27,9 @@ class _Request:
 
     def given_weights(self, what: str) -> Path:
         if self.weights is None:
-            raise UsageError("detect.weights", "this backend brings none of its own", f"give {what}")
+            raise UsageError(
+                "detect.weights", "this backend brings none of its own", f"give {what}"
+            )
         return self.weights
 
 
@@ -35,15 +37,21 @@ class _Request:
 def _builtin(request: _Request) -> Detector:
     from fasr_video.detection.builtin import BuiltinDetector
 
-    weights = request.weights or boxed("detector.safetensors")
-    return BuiltinDetector(weights, request.min_score, request.device, request.engine, request.batch)
+    weights = request.weights or bundled("detector.safetensors")
+    return BuiltinDetector(
+        weights, request.min_score, request.device, request.engine, request.batch
+    )
 
 
 def _haar(request: _Request) -> Detector:
     if request.weights is not None:
-        raise UsageError("detect.weights", "the haar backend uses OpenCV's own cascade", "leave it out")
+        raise UsageError(
+            "detect.weights", "the haar backend uses OpenCV's own cascade", "leave it out"
+        )
     if request.device != "cpu":
-        raise UsageError(f"device {request.device}", "the haar backend runs on the CPU only", "use device cpu")
+        raise UsageError(
+            f"device {request.device}", "the haar backend runs on the CPU only", "use device cpu"
+        )
     return HaarDetector(request.min_score)
 
 
@@ -85,8 +93,12 @@ def open_detector(
     `engine` is what computes the builtin one: torch, or openvino; `batch`, how many frames or tiles it takes at a time.
     """
     if backend not in BACKENDS:
-        raise SettingsError("detect.backend", f"unknown backend {backend!r}", f"use one of {', '.join(BACKENDS)}")
+        raise SettingsError(
+            "detect.backend", f"unknown backend {backend!r}", f"use one of {', '.join(BACKENDS)}"
+        )
     if engine != "torch" and backend != "builtin":
-        raise SettingsError("detect.engine", f"the {backend} backend has no engine {engine}", "leave it at torch")
+        raise SettingsError(
+            "detect.engine", f"the {backend} backend has no engine {engine}", "leave it at torch"
+        )
     detector = BACKENDS[backend](_Request(weights, device, min_score, max_side, engine, batch))
     return TiledDetector(detector, tile, tile_overlap) if tile else detector

@@ -14,10 +14,17 @@ from torch.nn import functional as F
 from torch.nn.utils import convert_conv2d_weight_memory_format
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fasr_video.batch_size import FRAMES, at_once
+from fasr_video.batch_size import FRAMES, batch_size_for
 from fasr_video.boxes import best_first
 from fasr_video.checkpoint import find_device, load_state
-from fasr_video.detection.network import FORMAT, PAD_TO, STRIDES, DetectorNet, LevelOutput, decode_level
+from fasr_video.detection.network import (
+    FORMAT,
+    PAD_TO,
+    STRIDES,
+    DetectorNet,
+    LevelOutput,
+    decode_level,
+)
 from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.types import Detections, Image
@@ -35,12 +42,21 @@ class BuiltinDetector:
     licence = "research use: trained on CelebA and web scenes, distilled from SCRFD"
 
     def __init__(
-        self, weights: Path, min_score: float, device: str, engine: str = "torch", batch: int | None = None
+        self,
+        weights: Path,
+        min_score: float,
+        device: str,
+        engine: str = "torch",
+        batch: int | None = None,
     ) -> None:
         net = DetectorNet()
         load_state(net, weights, FORMAT)
         on_torch = engine != "openvino"
-        self._net: Engine = TorchNet(net, find_device(device), batch) if on_torch else _on_openvino(net, device, batch)
+        self._net: Engine = (
+            TorchNet(net, find_device(device), batch)
+            if on_torch
+            else _on_openvino(net, device, batch)
+        )
         self._min_score = min_score
         self.name = f"builtin ({self._net.name})"
         self.fingerprint = sha256_file(weights)
@@ -88,7 +104,7 @@ class TorchNet:
         self._net = net.to(device, self._dtype)
         convert_conv2d_weight_memory_format(net, torch.channels_last)
         self.name = f"{device}, {str(self._dtype).removeprefix('torch.')}"
-        self.batch = at_once(FRAMES, device, batch)
+        self.batch = batch_size_for(FRAMES, device, batch)
 
     def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
         levels: list[LevelOutput] = self._net(self._pixels(frames))
@@ -97,7 +113,7 @@ class TorchNet:
     def _pixels(self, frames: Sequence[Image]) -> Tensor:
         """N×3×H×W in [-1, 1], channels last, padded to the network's strides."""
         if self._device.type == "cpu":
-            return looked_up(frames, self._dtype)
+            return pixels_by_table(frames, self._dtype)
         x = torch.from_numpy(np.stack(frames)).to(self._device).permute(0, 3, 1, 2)
         return pad((x.float() / 127.5 - 1).to(self._dtype))
 
@@ -106,14 +122,21 @@ def _on_openvino(net: DetectorNet, device: str, batch: int | None) -> Engine:
     from fasr_video.detection.openvino import OpenVinoNet
 
     if device != "cpu":
-        raise UsageError(f"device {device}", "engine openvino computes on the CPU only", "use device cpu")
+        raise UsageError(
+            f"device {device}", "engine openvino computes on the CPU only", "use device cpu"
+        )
     return OpenVinoNet(net, batch)
 
 
-def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
+def pixels_by_table(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
     """`TorchNet._pixels` by a table of the 256 values: one pass over the pixels where arithmetic takes four."""
     bits = np.int16 if dtype == torch.bfloat16 else np.float32  # NumPy and OpenCV know no bfloat16
-    table = (torch.arange(256).float() / 127.5 - 1).to(dtype).view(torch.int16 if bits is np.int16 else dtype).numpy()
+    table = (
+        (torch.arange(256).float() / 127.5 - 1)
+        .to(dtype)
+        .view(torch.int16 if bits is np.int16 else dtype)
+        .numpy()
+    )
     height, width = frames[0].shape[:2]
     padded = np.empty((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), bits)
     padded[:, height:] = 0
@@ -126,7 +149,9 @@ def looked_up(frames: Sequence[Image], dtype: torch.dtype) -> Tensor:
 def pad(x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     # Zero is mid-grey: what the network's own convolutions see beyond the other edges.
-    return F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(memory_format=torch.channels_last)
+    return F.pad(x, (0, -width % PAD_TO, 0, -height % PAD_TO)).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def reduced(frame: Image) -> Image:
@@ -138,11 +163,17 @@ def reduced(frame: Image) -> Image:
 
 def decode_frames(outputs: list[LevelOutput], min_score: float) -> list[Detections]:
     """The levels of a batch (one of STRIDES each) → one Detections a frame."""
-    levels = [decode_level(out, stride, min_score) for out, stride in zip(outputs, STRIDES, strict=True)]
+    levels = [
+        decode_level(out, stride, min_score) for out, stride in zip(outputs, STRIDES, strict=True)
+    ]
     found: list[Detections] = []
-    for parts in zip(*levels, strict=True):  # for one frame: (boxes, scores, landmarks) of each level
-        boxes, scores, marks = (torch.cat(same).cpu().numpy() for same in zip(*parts, strict=True))
-        found.append(best_first(boxes, scores, marks))
+    for parts in zip(
+        *levels, strict=True
+    ):  # for one frame: (boxes, scores, landmarks) of each level
+        boxes, scores, landmarks = (
+            torch.cat(same).cpu().numpy() for same in zip(*parts, strict=True)
+        )
+        found.append(best_first(boxes, scores, landmarks))
     return found
 
 

@@ -27,10 +27,10 @@ CHANGE = 6  # grey levels by which a mean has to differ from the one that was lo
 MARGIN = 4  # cells around what moved that are looked at, too
 MOST = 0.5  # share of the frame in windows from which on the whole is looked at: it costs no more, and cuts no face
 
+# x1, y1, x2, y2; x2 and y2 lie outside.
 Window = tuple[int, int, int, int]
-"""x1, y1, x2, y2; x2 and y2 lie outside."""
+# The mean luma of each CELL×CELL pixels.
 Cells = NDArray[np.uint8]
-"""The mean luma of each CELL×CELL pixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ START = GateState(np.zeros((0, 4), np.float32))
 
 
 class Gate:
-    def __init__(self, detector: Detector, every: int, motion: bool = False, state: GateState = START) -> None:
+    def __init__(
+        self, detector: Detector, every: int, motion: bool = False, state: GateState = START
+    ) -> None:
         """Taken up with the state that it had then."""
         self._detector, self._every, self._motion = detector, every, motion
         self.state = state
@@ -75,7 +77,10 @@ class Gate:
             found = self._in_windows(frame, places)
             # One that was not seen this time may be seen again at the next look.
             unseen = ~(iou_matrix(self.state.boxes, found.boxes) > 0).any(axis=1)
-            boxes, seen = np.concatenate((found.boxes, self.state.boxes[unseen])), self._updated(now, places)
+            boxes, seen = (
+                np.concatenate((found.boxes, self.state.boxes[unseen])),
+                self._updated(now, places),
+            )
         before = self.state
         whole, skipped = before.whole + (places is None), before.skipped + (places == [])
         self.state = GateState(boxes, seen, before.looked + 1, whole, skipped)
@@ -108,7 +113,10 @@ class Gate:
         tiles = [Tile(x1, y1, frame[y1:y2, x1:x2]) for x1, y1, x2, y2 in places]
         found = self._detector.detect([np.ascontiguousarray(tile.image) for tile in tiles])
         # What ends at a window's edge is the part of a face that nobody looked for.
-        inside = [part.take(~tile.cuts(part.boxes, frame)) for tile, part in zip(tiles, found, strict=True)]
+        inside = [
+            part.take(~tile.cuts(part.boxes, frame))
+            for tile, part in zip(tiles, found, strict=True)
+        ]
         parts = [shifted(part, tile) for tile, part in zip(tiles, inside, strict=True)]
         both = join([Detections.empty(self._detector.has_landmarks), *parts])
         return both.take(np.argsort(-both.scores, kind="stable"))
@@ -117,7 +125,9 @@ class Gate:
 def cells(frame: Image) -> Cells:
     """What is left over at the right and below is left out: it is narrower than any face."""
     height, width = (max(1, side // CELL) for side in frame.shape[:2])
-    small = cv2.resize(frame[: height * CELL, : width * CELL], (width, height), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(
+        frame[: height * CELL, : width * CELL], (width, height), interpolation=cv2.INTER_AREA
+    )
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), np.uint8)
 
 

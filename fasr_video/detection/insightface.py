@@ -20,7 +20,9 @@ PAD_TO = 32  # the network's largest stride
 
 
 class InsightFaceDetector:
-    licence = "InsightFace's published models: for non-commercial research only; others: their own terms"
+    licence = (
+        "InsightFace's published models: for non-commercial research only; others: their own terms"
+    )
 
     def __init__(self, folder: Path, min_score: float, device: str, max_side: int) -> None:
         files = sorted(folder.glob("*.onnx")) if folder.is_dir() else []
@@ -32,13 +34,19 @@ class InsightFaceDetector:
             import onnxruntime
             from insightface.app import FaceAnalysis
         except ImportError as error:
-            raise MissingExtra("insightface", "insightface", "`detect.backend: insightface`") from error
+            raise MissingExtra(
+                "insightface", "insightface", "`detect.backend: insightface`"
+            ) from error
         provider = PROVIDERS.get(device.partition(":")[0])
         if provider not in onnxruntime.get_available_providers():
-            raise UsageError(f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu")
+            raise UsageError(
+                f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu"
+            )
         self.fingerprint = _fingerprint(files)
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # some of its models print when they load
+            with contextlib.redirect_stdout(
+                io.StringIO()
+            ):  # some of its models print when they load
                 analysis = FaceAnalysis(
                     name=str(folder),
                     allowed_modules=["detection"],
@@ -46,7 +54,9 @@ class InsightFaceDetector:
                     # One session for all picture sizes; else it builds and keeps one for each size it meets.
                     static_shape_sessions=False,
                 )
-        except Exception as error:  # ONNX Runtime and InsightFace raise many kinds, bare Exception among them
+        except (
+            Exception
+        ) as error:  # ONNX Runtime and InsightFace raise many kinds, bare Exception among them
             reason = f"InsightFace finds no usable detector in it ({type(error).__name__})"
             raise ModelError(folder, reason, "check that the files are whole") from error
         self._model = analysis.det_model
@@ -65,9 +75,11 @@ class InsightFaceDetector:
         height, width = small.shape[:2]
         # Padded here, because InsightFace would enlarge the frame to fill the input size instead.
         padded = np.pad(small[..., ::-1], ((0, -height % PAD_TO), (0, -width % PAD_TO), (0, 0)))
-        found, marks = self._model.detect(padded, padded.shape[1::-1], det_thresh=self._min_score)
+        found, landmarks = self._model.detect(
+            padded, padded.shape[1::-1], det_thresh=self._min_score
+        )
         boxes = found[:, :4] * np.tile(scale, 2)
-        return best_first(boxes, found[:, 4], None if marks is None else marks * scale)
+        return best_first(boxes, found[:, 4], None if landmarks is None else landmarks * scale)
 
 
 def _fingerprint(files: list[Path]) -> str:

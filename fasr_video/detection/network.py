@@ -46,14 +46,18 @@ def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3, groups: int = 1
 
 
 def _separable(channels: int) -> nn.Sequential:
-    return nn.Sequential(_conv(channels, channels, groups=channels), _conv(channels, channels, kernel=1))
+    return nn.Sequential(
+        _conv(channels, channels, groups=channels), _conv(channels, channels, kernel=1)
+    )
 
 
 class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.a = _conv(channels, channels)
-        self.b = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
+        self.b = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.b(self.a(x)))
@@ -72,13 +76,19 @@ class DetectorNet(nn.Module):
         self.stage32 = nn.Sequential(_conv(w16, w32, stride=2), Residual(w32))
         self.lateral = nn.ModuleList(_conv(w, PYRAMID, kernel=1) for w in (w4, w8, w16, w32))
         # Stride 4 has four times the cells of stride 8: separable convolutions keep it affordable.
-        self.smooth = nn.ModuleList([_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)])
-        self.tower = nn.ModuleList([_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)])
+        self.smooth = nn.ModuleList(
+            [_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)]
+        )
+        self.tower = nn.ModuleList(
+            [_separable(PYRAMID), _conv(PYRAMID, PYRAMID), _conv(PYRAMID, PYRAMID)]
+        )
         self.head = nn.ModuleList(nn.Conv2d(PYRAMID, OUTPUTS, 1) for _ in STRIDES)
         for head in self.head:
             assert isinstance(head, nn.Conv2d) and head.bias is not None
             nn.init.zeros_(head.bias)
-            nn.init.constant_(head.bias[:1], -4.6)  # start from "1 % of the cells hold a face": no blow-up at step 0
+            nn.init.constant_(
+                head.bias[:1], -4.6
+            )  # start from "1 % of the cells hold a face": no blow-up at step 0
 
     def forward(self, x: Tensor) -> list[LevelOutput]:
         c4 = self.stage4(self.stem(x))
@@ -88,14 +98,18 @@ class DetectorNet(nn.Module):
         top = self.lateral[3](c32)
         levels: list[LevelOutput] = []
         for i, features in ((2, c16), (1, c8), (0, c4)):
-            merged = self.lateral[i](features) + F.interpolate(top, scale_factor=2.0, mode="nearest")
+            merged = self.lateral[i](features) + F.interpolate(
+                top, scale_factor=2.0, mode="nearest"
+            )
             top = self.smooth[i](merged)
             out = self.head[i](self.tower[i](top))
             levels.append(LevelOutput(out[:, :1], out[:, 1:3], out[:, 3:5], out[:, 5:]))
         return levels[::-1]
 
 
-def decode_level(output: LevelOutput, stride: int, min_score: float, limit: int = 2000) -> list[tuple[Tensor, ...]]:
+def decode_level(
+    output: LevelOutput, stride: int, min_score: float, limit: int = 2000
+) -> list[tuple[Tensor, ...]]:
     """Peaks of one level, an image each: boxes (K×4 xyxy px), scores (K), landmarks (K×5×2 px), before NMS.
 
     A cell counts when it is the highest of its 3×3 neighbourhood: one face, one peak.
@@ -104,8 +118,12 @@ def decode_level(output: LevelOutput, stride: int, min_score: float, limit: int 
     around = F.pad(score, (1, 1, 1, 1))
     found: list[tuple[Tensor, ...]] = []
     for n in range(score.shape[0]):
-        ys, xs = torch.nonzero(score[n] >= min_score, as_tuple=True)  # few: only around them is it worth looking
-        highest = torch.stack([around[n, ys + dy, xs + dx] for dy in range(3) for dx in range(3)]).amax(0)
+        ys, xs = torch.nonzero(
+            score[n] >= min_score, as_tuple=True
+        )  # few: only around them is it worth looking
+        highest = torch.stack(
+            [around[n, ys + dy, xs + dx] for dy in range(3) for dx in range(3)]
+        ).amax(0)
         peak = score[n, ys, xs] == highest
         ys, xs = ys[peak], xs[peak]
         scores = score[n, ys, xs]
@@ -116,6 +134,9 @@ def decode_level(output: LevelOutput, stride: int, min_score: float, limit: int 
         centre = (cell + output.offset[n, :, ys, xs].T.float()) * stride
         size = output.log_size[n, :, ys, xs].T.float().clamp(-4, 4).exp() * (BASE * stride)
         boxes = torch.cat((centre - size / 2, centre + size / 2), 1)
-        marks = output.landmarks[n, :, ys, xs].T.float().reshape(-1, 5, 2) * (BASE * stride) + (cell * stride)[:, None]
-        found.append((boxes, scores, marks))
+        landmarks = (
+            output.landmarks[n, :, ys, xs].T.float().reshape(-1, 5, 2) * (BASE * stride)
+            + (cell * stride)[:, None]
+        )
+        found.append((boxes, scores, landmarks))
     return found

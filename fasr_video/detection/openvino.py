@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fasr_video.batch_size import FRAMES, at_once
+from fasr_video.batch_size import FRAMES, batch_size_for
 from fasr_video.detection.network import PAD_TO, DetectorNet, LevelOutput, Residual
 from fasr_video.offline_openvino import load_openvino
 from fasr_video.types import Image
@@ -23,7 +23,9 @@ from fasr_video.types import Image
 openvino = load_openvino("`detect.engine: openvino`")
 op = openvino.opset13
 
-REACH = 6.0  # deviations from the mean that are told apart; what lies beyond counts as the last of them
+REACH = (
+    6.0  # deviations from the mean that are told apart; what lies beyond counts as the last of them
+)
 GREY = 128  # beyond the edges; zero, as nearly as a byte says it
 
 
@@ -45,12 +47,14 @@ class OpenVinoNet:
         }
         self._run = openvino.Core().compile_model(_drawn(net.eval().float()), "CPU", options)
         self.name = f"cpu, int8 by OpenVINO {openvino.__version__.partition('-')[0]}"
-        self.batch = at_once(FRAMES, torch.device("cpu"), batch)
+        self.batch = batch_size_for(FRAMES, torch.device("cpu"), batch)
 
     def __call__(self, frames: Sequence[Image]) -> list[LevelOutput]:
         """Frames of one size → one LevelOutput a stride."""
         height, width = frames[0].shape[:2]
-        pixels = np.full((len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), GREY, np.uint8)
+        pixels = np.full(
+            (len(frames), height + -height % PAD_TO, width + -width % PAD_TO, 3), GREY, np.uint8
+        )
         for frame, row in zip(frames, pixels, strict=True):
             row[:height, :width] = frame
         levels = [torch.from_numpy(said) for said in self._run([pixels]).values()]
@@ -104,7 +108,14 @@ def _convolution(x: _Value, conv: nn.Conv2d) -> Any:
         largest = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 3, kernel.ndim)), keepdims=True)
         weights = _rounded(weights, -largest, largest, 255)
     apply = op.group_convolution if conv.groups > 1 else op.convolution
-    out = apply(node, weights, list(conv.stride), list(conv.padding), list(conv.padding), list(conv.dilation))
+    out = apply(
+        node,
+        weights,
+        list(conv.stride),
+        list(conv.padding),
+        list(conv.padding),
+        list(conv.dilation),
+    )
     return op.add(out, _constant(conv.bias.detach().numpy().reshape(1, -1, 1, 1)))
 
 

@@ -12,18 +12,18 @@ from fasr_video.boxes import NMS_IOU, PART_INSIDE, areas, intersection, iou_matr
 from fasr_video.detection.detector import Detector
 from fasr_video.types import Detections, Image
 
+# Of a face that counts.
 MIN_SCORE = 0.5
-"""Of a face that counts."""
+# Share of a picture's width and height that is added on each side, where no face is found without.
 MARGIN = 0.4
-"""Share of a picture's width and height that is added on each side, where no face is found without."""
+# Side in pixels that a picture is shrunk to before it gets a margin: a face that fills it is large
+# enough, and not too large for any detector.
 LONGEST = 640
-"""Side in pixels that a picture is shrunk to before it gets a margin: a face that fills it is large enough, and not too
-large for any detector."""
+# px, square root of a box's area in the shrunk picture: such a face is better seen there.
 LARGE = 120.0
-"""px, square root of a box's area in the shrunk picture: such a face is better seen there."""
 
+# A face's number, counted from the left; the largest one; or None for the only one.
 Which = int | Literal["largest"] | None
-"""A face's number, counted from the left; the largest one; or None for the only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,9 @@ def _with_large(found: Detections, image: Image, detector: Detector) -> Detectio
     landmarks = None
     if kept.landmarks is not None and large.landmarks is not None:
         landmarks = np.concatenate((kept.landmarks, large.landmarks * scale)).astype(np.float32)
-    joined = Detections(np.concatenate((kept.boxes, boxes)), np.concatenate((kept.scores, large.scores)), landmarks)
+    joined = Detections(
+        np.concatenate((kept.boxes, boxes)), np.concatenate((kept.scores, large.scores)), landmarks
+    )
     return joined.take(np.argsort(-joined.scores, kind="stable"))
 
 

@@ -41,7 +41,9 @@ class _Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(cout)
         self.downsample: nn.Module = nn.Identity()
         if cin != cout:
-            self.downsample = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -161,12 +163,12 @@ def make_anchors(height: int, width: int) -> Tensor:
     return torch.cat(levels)
 
 
-def decode(offsets: Tensor, marks: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+def decode(offsets: Tensor, landmarks: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """What the network says about anchors (A×4, A×10) → boxes (A×4 xyxy) and landmarks (A×5×2) in pixels."""
     centre, side = anchors[:, :2], anchors[:, 2:]
     middle = centre + offsets[:, :2] * VARIANCES[0] * side
     half = side * (offsets[:, 2:] * VARIANCES[1]).exp() / 2
-    points = centre[:, None] + marks.reshape(-1, 5, 2) * VARIANCES[0] * side[:, None]
+    points = centre[:, None] + landmarks.reshape(-1, 5, 2) * VARIANCES[0] * side[:, None]
     return torch.cat((middle - half, middle + half), 1), points
 
 
@@ -174,7 +176,9 @@ class RetinaFaceDetector:
     """Runs in float32, a frame at a time: the published weights, as published."""
 
     has_landmarks = True
-    licence = "retinaface-pytorch: MIT; the published weights were trained on WIDER FACE, see its terms"
+    licence = (
+        "retinaface-pytorch: MIT; the published weights were trained on WIDER FACE, see its terms"
+    )
 
     def __init__(self, weights: Path, min_score: float, device: str, max_side: int) -> None:
         self._device = find_device(device)
@@ -182,7 +186,9 @@ class RetinaFaceDetector:
         load_state(self._net, weights)
         self._net.eval().to(self._device)
         self._min_score, self._max_side = min_score, max_side
-        self.name = f"retinaface (ResNet-50, {self._device}, float32, longest side at most {max_side} px)"
+        self.name = (
+            f"retinaface (ResNet-50, {self._device}, float32, longest side at most {max_side} px)"
+        )
         self.fingerprint = sha256_file(weights)
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
@@ -191,11 +197,15 @@ class RetinaFaceDetector:
     @torch.inference_mode()
     def _one(self, frame: Image) -> Detections:
         small, scale = shrink(frame, self._max_side)
-        pixels = (small.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+        pixels = (small.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(
+            STD, np.float32
+        )
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self._device)
-        offsets, logits, marks = (said[0].float().cpu() for said in self._net(x))
+        offsets, logits, landmarks = (said[0].float().cpu() for said in self._net(x))
         scores = logits.softmax(1)[:, 1]
         sure = scores >= self._min_score
         anchors = make_anchors(*small.shape[:2])
-        boxes, points = decode(offsets[sure], marks[sure], anchors[sure])
-        return best_first(boxes.numpy() * np.tile(scale, 2), scores[sure].numpy(), points.numpy() * scale)
+        boxes, points = decode(offsets[sure], landmarks[sure], anchors[sure])
+        return best_first(
+            boxes.numpy() * np.tile(scale, 2), scores[sure].numpy(), points.numpy() * scale
+        )

@@ -26,8 +26,15 @@ class Tile:
     def cuts(self, boxes: NDArray[np.float32], frame: Image) -> NDArray[np.bool_]:
         """Which boxes (in the tile's pixels) end at an edge of the tile that is not also the frame's."""
         height, width = self.image.shape[:2]
-        inner = (self.x > 0, self.y > 0, self.x + width < frame.shape[1], self.y + height < frame.shape[0])
-        ends = np.concatenate((boxes[:, :2] < EDGE, boxes[:, 2:] > np.array((width, height)) - EDGE), axis=1)
+        inner = (
+            self.x > 0,
+            self.y > 0,
+            self.x + width < frame.shape[1],
+            self.y + height < frame.shape[0],
+        )
+        ends = np.concatenate(
+            (boxes[:, :2] < EDGE, boxes[:, 2:] > np.array((width, height)) - EDGE), axis=1
+        )
         return np.asarray((ends & inner).any(axis=1))
 
 
@@ -37,7 +44,9 @@ class TiledDetector:
     def __init__(self, inner: Detector, tile: int, overlap: int) -> None:
         if not 0 <= overlap < tile:
             reason = f"an overlap of {overlap} px does not fit into tiles of {tile} px"
-            raise SettingsError("detect.tile_overlap", reason, "give an overlap smaller than the tile")
+            raise SettingsError(
+                "detect.tile_overlap", reason, "give an overlap smaller than the tile"
+            )
         self._inner, self._tile, self._overlap = inner, tile, overlap
         self.name = f"{inner.name} in tiles of {tile} px, overlap {overlap} px"
         self.has_landmarks = inner.has_landmarks
@@ -52,7 +61,9 @@ class TiledDetector:
             return self._inner.detect([frame])[0]
         tiles = self._cut(frame)
         found = self._inner.detect([tile.image for tile in tiles])
-        cut = np.concatenate([tile.cuts(part.boxes, frame) for tile, part in zip(tiles, found, strict=True)])
+        cut = np.concatenate(
+            [tile.cuts(part.boxes, frame) for tile, part in zip(tiles, found, strict=True)]
+        )
         owner = np.repeat(np.arange(len(tiles)), [len(part) for part in found])
         whole = join([shifted(part, tile) for tile, part in zip(tiles, found, strict=True)])
         kept = whole.take(_without_doubles(whole, cut, owner))
@@ -61,7 +72,11 @@ class TiledDetector:
     def _cut(self, frame: Image) -> list[Tile]:
         rows, columns = (self._starts(side) for side in frame.shape[:2])
         side = self._tile
-        return [Tile(x, y, np.ascontiguousarray(frame[y : y + side, x : x + side])) for y in rows for x in columns]
+        return [
+            Tile(x, y, np.ascontiguousarray(frame[y : y + side, x : x + side]))
+            for y in rows
+            for x in columns
+        ]
 
     def _starts(self, side: int) -> list[int]:
         """The last tile is moved back to end with the frame: tiles of one size go through a network together."""
@@ -71,17 +86,23 @@ class TiledDetector:
 
 def shifted(found: Detections, tile: Tile) -> Detections:
     corner = np.array((tile.x, tile.y), np.float32)
-    marks = None if found.landmarks is None else found.landmarks + corner
-    return Detections(found.boxes + np.tile(corner, 2), found.scores, marks)
+    landmarks = None if found.landmarks is None else found.landmarks + corner
+    return Detections(found.boxes + np.tile(corner, 2), found.scores, landmarks)
 
 
 def join(parts: list[Detections]) -> Detections:
-    marks = [part.landmarks for part in parts if part.landmarks is not None]
+    landmarks = [part.landmarks for part in parts if part.landmarks is not None]
     boxes = np.concatenate([part.boxes for part in parts])
-    return Detections(boxes, np.concatenate([p.scores for p in parts]), np.concatenate(marks) if marks else None)
+    return Detections(
+        boxes,
+        np.concatenate([p.scores for p in parts]),
+        np.concatenate(landmarks) if landmarks else None,
+    )
 
 
-def _without_doubles(found: Detections, cut: NDArray[np.bool_], owner: NDArray[np.intp]) -> NDArray[np.intp]:
+def _without_doubles(
+    found: Detections, cut: NDArray[np.bool_], owner: NDArray[np.intp]
+) -> NDArray[np.intp]:
     """Rows to keep. Whole boxes go first, the surest before others, then cut ones, the largest before others; only
     boxes of different tiles can be doubles, because the detector has already decided about those of one tile."""
     order = np.lexsort((-found.scores, np.where(cut, -areas(found.boxes), 0), cut))

@@ -37,7 +37,11 @@ class Score:
 
 
 def scores(
-    classifier: AttributeClassifier, faces: Faces, labels: Tensor, shown: Sequence[View] = VIEWS, batch: int = 64
+    classifier: AttributeClassifier,
+    faces: Faces,
+    labels: Tensor,
+    shown: Sequence[View] = VIEWS,
+    batch: int = 64,
 ) -> list[Score]:
     """For each view and each attribute of the classifier; `labels` N×3 in the order of NAMES, 0 or 1.
 
@@ -45,15 +49,21 @@ def scores(
     """
     strange = [name for name in classifier.names if name not in NAMES]
     if strange:
-        raise UsageError(f"attribute {strange[0]}", "there are no labels for it", f"name it {', '.join(NAMES)}")
+        raise UsageError(
+            f"attribute {strange[0]}", "there are no labels for it", f"name it {', '.join(NAMES)}"
+        )
     columns = {name: labels[:, NAMES.index(name)] for name in classifier.names}
     one_class = [name for name, truth in columns.items() if bool((truth == truth[0]).all())]
     if one_class:
-        raise UsageError("labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes")
+        raise UsageError(
+            "labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes"
+        )
     found = []
     for view in shown:
         said = _said(classifier, faces, view, batch)
-        found += [_score(view, name, said[:, i], truth) for i, (name, truth) in enumerate(columns.items())]
+        found += [
+            _score(view, name, said[:, i], truth) for i, (name, truth) in enumerate(columns.items())
+        ]
     return found
 
 
@@ -69,7 +79,9 @@ def _said(classifier: AttributeClassifier, faces: Faces, view: View, batch: int)
     device = next(classifier.parameters()).device
     said = []
     for start in range(0, len(faces), batch):
-        seen = views(faces.pictures[start : start + batch], classifier.side, False, torch.Generator())
+        seen = views(
+            faces.pictures[start : start + batch], classifier.side, False, torch.Generator()
+        )
         if view.side is not None:
             seen = enlarge(shrink(seen, view.side), classifier.side)
         seen = seen + view.sigma * noise_like(seen, generators(range(start, start + len(seen))))

@@ -58,7 +58,9 @@ def _planes(image: Image) -> NDArray[np.uint8]:
     """Brightness, then two colours of half the size, 3H/2×W as PyAV lays them out."""
     height, width = image.shape[:2]
     y, *colours = np.moveaxis(image @ YCC.T, -1, 0)
-    halves = [colour.reshape(height // 2, 2, width // 2, 2).mean((1, 3)) + 128 for colour in colours]
+    halves = [
+        colour.reshape(height // 2, 2, width // 2, 2).mean((1, 3)) + 128 for colour in colours
+    ]
     planes = np.concatenate([plane.ravel() for plane in (y, *halves)])
     return planes.round().clip(0, 255).astype(np.uint8).reshape(-1, width)
 
@@ -66,7 +68,12 @@ def _planes(image: Image) -> NDArray[np.uint8]:
 def _picture(planes: NDArray[np.uint8]) -> Image:
     width, height = planes.shape[1], planes.shape[0] * 2 // 3
     halves = planes[height:].reshape(2, height // 2, width // 2).astype(np.float32) - 128
-    full = [PilImage.fromarray(half).resize((width, height), PilImage.Resampling.BILINEAR) for half in halves]
-    ycc = np.stack([planes[:height].astype(np.float32), *(np.asarray(colour) for colour in full)], -1)
+    full = [
+        PilImage.fromarray(half).resize((width, height), PilImage.Resampling.BILINEAR)
+        for half in halves
+    ]
+    ycc = np.stack(
+        [planes[:height].astype(np.float32), *(np.asarray(colour) for colour in full)], -1
+    )
     rgb = ycc @ np.linalg.inv(YCC).T
     return np.asarray(rgb.round().clip(0, 255), np.uint8)

@@ -18,7 +18,16 @@ from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.perceptual import FID_WORD, LPIPS_WORD
 from fasr_video.evaluation.photos import check_names, plain_name
 from fasr_video.evaluation.protocols import Trial
-from fasr_video.evaluation.scoring import Judges, Looked, Scored, Scorer, look, probe_parts, score, true_features
+from fasr_video.evaluation.scoring import (
+    Judges,
+    Looked,
+    Scored,
+    Scorer,
+    look,
+    probe_parts,
+    score,
+    true_features,
+)
 from fasr_video.evaluation.systems import (
     Pooler,
     Shown,
@@ -29,18 +38,18 @@ from fasr_video.evaluation.systems import (
     is_guided,
     labels,
     pooler,
-    told_a_person,
+    uses_identity,
 )
 from fasr_video.evaluation.tables import Table
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write_text
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sr.guidance import STRENGTH, open_guidance
 from fasr_video.types import Image
 
 GRID_ROWS = 8
 COUNTS = ("items", "people", "gallery", "strangers", "pairs", "skipped", "left_out")
+# Hears which system, how many of its items are done, and of how many.
 Tell = Callable[[str, int, int], None]
-"""Hears which system, how many of its items are done, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,9 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     entries = []
     truths = true_features(trial, plan.judges)
     for system, name in zip(plan.systems, names, strict=True):
-        entries.append(_draw(trial, system, name, shown[system.degradation], plan, tools, truths, tell))
+        entries.append(
+            _draw(trial, system, name, shown[system.degradation], plan, tools, truths, tell)
+        )
     warnings = [*tools.warnings, *_circular(plan, tools), *_guided_and_judged(plan, tools)]
     tables: list[Table] = []
     shows = {e.name: _shows(e) for e in entries}
@@ -82,7 +93,9 @@ def compare(trial: Trial, plan: Plan, tools: Tools, tell: Tell) -> Outcome:
     for embedder in plan.scorers:
         found = {e.name: _score(trial, e, Scorer(embedder, tools.store), warnings) for e in entries}
         if not tables:
-            tables.append(report.picture_table(found, trial, shows, _unmeasured(trial, plan.judges)))
+            tables.append(
+                report.picture_table(found, trial, shows, _unmeasured(trial, plan.judges))
+            )
         tables += _tables(found, trial, plan.by, over, shows, _named(embedder))
         warnings += _plot(found, trial, entries, embedder, folder)
     _grid(trial, shown, entries, folder)
@@ -115,7 +128,9 @@ def _draw(
 ) -> _Entry:
     if not system.draws:
         return _Entry(name, system, shown, None, Looked())
-    pictures = draw_all(system, name, shown, tools, plan.batch, lambda done: tell(name, done, len(shown)))
+    pictures = draw_all(
+        system, name, shown, tools, plan.batch, lambda done: tell(name, done, len(shown))
+    )
     if system.method == report.TRUTH:  # it is what the others are held against
         return _Entry(name, system, shown, pictures, Looked())
     return _Entry(name, system, shown, pictures, look(trial, shown, pictures, plan.judges, truths))
@@ -128,18 +143,28 @@ def _score(trial: Trial, entry: _Entry, scorer: Scorer, warnings: list[str]) -> 
     return score(trial, parts, entry.looked, scorer)
 
 
-def _baselines(systems: Sequence[System], names: Sequence[str], wanted: str | None) -> dict[str, str]:
+def _baselines(
+    systems: Sequence[System], names: Sequence[str], wanted: str | None
+) -> dict[str, str]:
     """For each system the one that its gains are over: of the same degradation, where there is one.
 
     `wanted` is a system's name or method; by default the first one but the true picture.
     """
     known = dict(zip(names, systems, strict=True))
-    named = [n for n, s in known.items() if (wanted in (n, s.method) if wanted else s.method != report.TRUTH)]
+    named = [
+        n
+        for n, s in known.items()
+        if (wanted in (n, s.method) if wanted else s.method != report.TRUTH)
+    ]
     if wanted and not named:
-        raise UsageError(f"baseline {wanted}", "no such system here", f"give one of: {', '.join(names)}")
+        raise UsageError(
+            f"baseline {wanted}", "no such system here", f"give one of: {', '.join(names)}"
+        )
     first = named[0] if named else names[0]
     twins = {
-        s.degradation: n for n, s in known.items() if replace(s, degradation=known[first].degradation) == known[first]
+        s.degradation: n
+        for n, s in known.items()
+        if replace(s, degradation=known[first].degradation) == known[first]
     }
     return {name: twins.get(system.degradation, first) for name, system in known.items()}
 
@@ -159,17 +184,23 @@ def _tables(
 
 def _shows(entry: _Entry) -> report.Shows:
     sides = [len(s.lr0) for s in entry.shown]
-    return report.Shows(str(entry.system.degradation or ""), entry.system.method != report.TRUTH, sides)
+    return report.Shows(
+        str(entry.system.degradation or ""), entry.system.method != report.TRUTH, sides
+    )
 
 
 def as_shown(trial: Trial, degradation: Degradation | None) -> list[Shown]:
     """Each item's faces as the camera sees them; every photograph by a seed of its own."""
     if degradation is None:
-        return [Shown(i, i.probe.picture, tuple(a.picture for a in i.auxiliaries)) for i in trial.items]
+        return [
+            Shown(i, i.probe.picture, tuple(a.picture for a in i.auxiliaries)) for i in trial.items
+        ]
     found = []
     for item in trial.items:
         faces = [item.probe, *item.auxiliaries]
-        small = degradation([f.picture for f in faces], [(item.seed + k) % 2**31 for k in range(len(faces))])
+        small = degradation(
+            [f.picture for f in faces], [(item.seed + k) % 2**31 for k in range(len(faces))]
+        )
         found.append(Shown(item, small[0], tuple(small[1:])))
     return found
 
@@ -197,7 +228,7 @@ def _own_pooler(system: System, embedder: Embedder) -> tuple[Pooler | None, list
 
 def _circular(plan: Plan, tools: Tools) -> list[str]:
     """The embedder that a picture was told is a friendly judge of it."""
-    told = [s.method for s in plan.systems if s.draws and told_a_person(s.method)]
+    told = [s.method for s in plan.systems if s.draws and uses_identity(s.method)]
     if not told or all(e.sha256 != tools.embedder.sha256 for e in plan.scorers):
         return []
     who = f"{', '.join(dict.fromkeys(told))}: {_named(tools.embedder)} conditions the pictures and scores them"
@@ -209,7 +240,10 @@ def _guided_and_judged(plan: Plan, tools: Tools) -> list[str]:
     guided = [s.method for s in plan.systems if is_guided(s.method)]
     if not guided or plan.judges.attributes is None:
         return []
-    if plan.judges.attributes_sha256 not in open_guidance((), STRENGTH, tools.device).classifiers.sha256:
+    if (
+        plan.judges.attributes_sha256
+        not in open_guidance((), STRENGTH, tools.device).classifiers.sha256
+    ):
         return []
     who = f"{', '.join(dict.fromkeys(guided))}: one classifier draws the pictures towards attributes and judges them"
     return [f"{who}, which is circular; give another one with --attributes"]
@@ -222,9 +256,15 @@ def _named(embedder: Embedder) -> str:
 def _check_truth(trial: Trial, plan: Plan) -> None:
     """What would come to nothing, told before hours are spent on drawing."""
     if trial.native and any(s.method == report.TRUTH for s in plan.systems):
-        raise UsageError(f"method {report.TRUTH}", "the probes are as the camera saw them", "leave it out here")
+        raise UsageError(
+            f"method {report.TRUTH}", "the probes are as the camera saw them", "leave it out here"
+        )
     if plan.judges.inception is not None and len(trial.items) < 2 and not trial.native:
-        raise UsageError("--fid", "one picture has no spread to compare", "leave it out, or search for more people")
+        raise UsageError(
+            "--fid",
+            "one picture has no spread to compare",
+            "leave it out, or search for more people",
+        )
 
 
 def _check_columns(trial: Trial, columns: Sequence[str]) -> None:
@@ -232,19 +272,31 @@ def _check_columns(trial: Trial, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in known:
             raise UsageError(
-                f"--by {column}", f"no such label; there are {', '.join(known)}", "give them with --labels"
+                f"--by {column}",
+                f"no such label; there are {', '.join(known)}",
+                "give them with --labels",
             )
 
 
 def _unmeasured(trial: Trial, judges: Judges) -> list[str]:
     """A clear word for what is not in the table."""
     if trial.native:
-        return ["The probes are as the camera saw them: there is no true picture to measure against."]
-    return [w for w, judge in ((LPIPS_WORD, judges.lpips), (FID_WORD, judges.inception)) if judge is None]
+        return [
+            "The probes are as the camera saw them: there is no true picture to measure against."
+        ]
+    return [
+        w
+        for w, judge in ((LPIPS_WORD, judges.lpips), (FID_WORD, judges.inception))
+        if judge is None
+    ]
 
 
 def _plot(
-    found: Mapping[str, Scored], trial: Trial, entries: Sequence[_Entry], embedder: Embedder, folder: Path
+    found: Mapping[str, Scored],
+    trial: Trial,
+    entries: Sequence[_Entry],
+    embedder: Embedder,
+    folder: Path,
 ) -> list[str]:
     """A set of plots for each degradation, and what is not in them."""
     told = []
@@ -260,7 +312,9 @@ def _plot(
             plots.det(some, folder / f"det-{mark}")
             plots.histograms(some, folder / f"scores-{mark}")
             if len(some) > plots.MOST_PANELS:
-                told.append(f"scores-{mark}: histograms of the first {plots.MOST_PANELS} of {len(some)} systems")
+                told.append(
+                    f"scores-{mark}: histograms of the first {plots.MOST_PANELS} of {len(some)} systems"
+                )
     except MissingExtra as error:
         return [f"no plots: {error}"]
     return told
@@ -275,7 +329,10 @@ def emptied(folder: Path) -> Path:
 
 
 def _grid(
-    trial: Trial, shown: Mapping[Degradation | None, Sequence[Shown]], entries: Sequence[_Entry], folder: Path
+    trial: Trial,
+    shown: Mapping[Degradation | None, Sequence[Shown]],
+    entries: Sequence[_Entry],
+    folder: Path,
 ) -> None:
     """The first items: the LR faces, what each system makes of them, the true pictures. For eyes: they show people."""
     columns: dict[str, Sequence[Image]] = {}
@@ -291,16 +348,22 @@ def _grid(
     plots.grid(list(zip(*columns.values(), strict=True)), list(columns), folder / "grid.png")
 
 
-def _write(trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warnings: Sequence[str]) -> Path:
+def _write(
+    trial: Trial, plan: Plan, tools: Tools, tables: Sequence[Table], warnings: Sequence[str]
+) -> Path:
     folder = tools.store.folder
     write_tables(tables, folder / "tables")
-    facts = trial.facts()
-    told = ", ".join(f"{facts[k]} {k.replace('_', ' ')}" for k in COUNTS if facts[k])
+    provenance = trial.provenance()
+    told = ", ".join(f"{provenance[k]} {k.replace('_', ' ')}" for k in COUNTS if provenance[k])
     heads = [
         f"# Evaluation: {trial.protocol}",
         f"Made by fasr-video {__version__} on {datetime.now(UTC):%Y-%m-%d}; seed {trial.seed}; {told}.",
         f"Conditioned by {_named(tools.embedder)}; scored by {', '.join(map(_named, plan.scorers))}."
-        + (f" Attributes are judged by {judge[:8]}." if (judge := plan.judges.attributes_sha256) else ""),
+        + (
+            f" Attributes are judged by {judge[:8]}."
+            if (judge := plan.judges.attributes_sha256)
+            else ""
+        ),
         *plan.notes,
         *(f"**Warning:** {w}." for w in warnings),
     ]
@@ -322,4 +385,4 @@ def write_tables(tables: Sequence[Table], folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write_text(path, text)

@@ -17,8 +17,8 @@ from fasr_video.sr.surveillance import Surveillance
 from fasr_video.types import Image
 
 SMALLEST, LARGEST = 4, 64
+# What may follow them: the quality, the QP.
 CODECS = {"jpeg": (1, 95), "h264": (0, 51)}
-"""What may follow them: the quality, the QP."""
 REMEDY = "write SIDE, SIDE:camera, SIDE:jpeg-QUALITY or SIDE:h264-QP, as 16:jpeg-30"
 
 
@@ -39,7 +39,10 @@ class Degradation:
         """128×128 pictures as faces of `side` px; each depends on its own seed alone."""
         faces = as_tensor(pictures)
         if self.kind == "camera":
-            return [as_image(face) for face in Surveillance(side=(self.side, self.side)).small(faces, seeds)]
+            return [
+                as_image(face)
+                for face in Surveillance(side=(self.side, self.side)).small(faces, seeds)
+            ]
         small = [as_image(face) for face in shrink(faces, self.side)]
         if self.kind == "jpeg":
             return [through_jpeg(face, self.strength) for face in small]
@@ -56,12 +59,22 @@ def parse(text: str) -> Degradation:
     except ValueError as error:
         raise UsageError(f"degradation {text}", "a number is missing", REMEDY) from error
     if not SMALLEST <= found.side <= LARGEST:
-        raise UsageError(f"degradation {text}", f"a face has {SMALLEST} to {LARGEST} px here", "give another side")
+        raise UsageError(
+            f"degradation {text}",
+            f"a face has {SMALLEST} to {LARGEST} px here",
+            "give another side",
+        )
     low, high = CODECS.get(kind, (0, 0))
-    if kind not in ("", "camera", *CODECS) or bool(dash) != (kind in CODECS) or not low <= found.strength <= high:
+    if (
+        kind not in ("", "camera", *CODECS)
+        or bool(dash) != (kind in CODECS)
+        or not low <= found.strength <= high
+    ):
         raise UsageError(f"degradation {text}", "there is no such one", REMEDY)
     if kind == "h264" and (found.side % 2 or found.side < 16):
-        raise UsageError(f"degradation {text}", "H.264 takes even sides from 16 px", "give such a side")
+        raise UsageError(
+            f"degradation {text}", "H.264 takes even sides from 16 px", "give such a side"
+        )
     return found
 
 

@@ -12,8 +12,8 @@ from fasr_video.boxes import iou_matrix
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.types import Boxes
 
+# Score, whether it is a face, height: of the face, or of the detection where there is none.
 Found = tuple[float, bool, float]
-"""Score, whether it is a face, height: of the face, or of the detection where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +38,16 @@ def judged(rows: Sequence[Found], faces: Scores) -> Judged:
     return Judged(table[:, 0], table[:, 1] > 0, table[:, 2], faces)
 
 
+# In place of a face's number: a detection of nothing, and one that is neither right nor wrong.
 FALSE_ALARM, UNCOUNTED = -1, -2
-"""In place of a face's number: a detection of nothing, and one that is neither right nor wrong."""
 
 
 def match(
-    boxes: Boxes, scores: NDArray[np.float32], faces: Boxes, wanted: NDArray[np.bool_], overlap: float
+    boxes: Boxes,
+    scores: NDArray[np.float32],
+    faces: Boxes,
+    wanted: NDArray[np.bool_],
+    overlap: float,
 ) -> NDArray[np.intp]:
     """Return for each detection of one picture the number of its face, FALSE_ALARM or UNCOUNTED.
 

@@ -16,8 +16,8 @@ from fasr_video.errors import UsageError
 
 FPIRS = (0.3, 0.1, 0.03, 0.01, 0.003)
 RANKS = (1, 10, 50)
+# Rank of a subject that a list of limited length does not hold.
 UNLISTED = np.iinfo(np.intp).max
-"""Rank of a subject that a list of limited length does not hold."""
 Scores = NDArray[np.float64]
 
 
@@ -36,14 +36,20 @@ class Searches:
 
     def __post_init__(self) -> None:
         if len({len(self.right), len(self.wrong), len(self.rank), len(self.person)}) != 1:
-            raise UsageError("searches", "right, wrong, rank and person differ in length", "give a row a search")
+            raise UsageError(
+                "searches", "right, wrong, rank and person differ in length", "give a row a search"
+            )
         if (
             np.isnan(self.wrong).any()
             or np.isposinf(self.right).any()
             or (np.isnan(self.right) != (self.rank == 0)).any()
         ):
             reason = "scores that are no numbers, or an own subject without score or rank"
-            raise UsageError("searches", reason, "leave out searches that could not be done, and count them apart")
+            raise UsageError(
+                "searches",
+                reason,
+                "leave out searches that could not be done, and count them apart",
+            )
 
     @property
     def mated(self) -> NDArray[np.bool_]:
@@ -62,7 +68,11 @@ def searches(scores: Scores, own: NDArray[np.intp], person: Sequence[str]) -> Se
     Where another subject has the same score as the own one, the other one counts as before it.
     """
     if scores.ndim != 2 or scores.shape[0] != len(own):
-        raise UsageError("scores", f"{scores.shape} for {len(own)} searches", "give a row a search, a column a subject")
+        raise UsageError(
+            "scores",
+            f"{scores.shape} for {len(own)} searches",
+            "give a row a search, a column a subject",
+        )
     if not scores.size:
         raise UsageError("scores", "no search or no gallery", "give at least one of each")
     rows, mated = np.arange(len(own)), own >= 0
@@ -132,7 +142,10 @@ def det(found: Searches) -> tuple[Scores, Scores, Scores]:
 
 def auc(own: ArrayLike, others: ArrayLike) -> float:
     """How often a score of the first kind is above one of the second; equal ones count half."""
-    first, second = np.asarray(own, np.float64).ravel(), np.sort(np.asarray(others, np.float64), axis=None)
+    first, second = (
+        np.asarray(own, np.float64).ravel(),
+        np.sort(np.asarray(others, np.float64), axis=None),
+    )
     if not len(first) or not len(second):
         raise UsageError("area under the curve", "no scores of one of the two kinds", "give both")
     below = np.searchsorted(second, first, "left") + np.searchsorted(second, first, "right")
@@ -147,13 +160,20 @@ def rank_and_area(scores: Scores) -> tuple[float, float]:
 
 
 def bootstrap(
-    found: Searches, statistic: Callable[[Searches], ArrayLike], repeats: int = 1000, seed: int = 0, level: float = 0.95
+    found: Searches,
+    statistic: Callable[[Searches], ArrayLike],
+    repeats: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[Scores, Scores]:
     """Between what bounds the statistic lies when people are drawn anew, with all their searches.
 
     Enrolled people and strangers are drawn apart, as many of each as there are. The gallery stays as it is.
     """
-    drawn = [np.asarray(statistic(found.take(rows)), np.float64) for rows in drawn_anew(found, repeats, seed)]
+    drawn = [
+        np.asarray(statistic(found.take(rows)), np.float64)
+        for rows in drawn_anew(found, repeats, seed)
+    ]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return np.asarray(low), np.asarray(high)
 
@@ -163,7 +183,9 @@ def drawn_anew(found: Searches, repeats: int, seed: int = 0) -> Iterator[NDArray
     generator = np.random.default_rng(seed)
     groups = [_rows_by_person(found, found.mated), _rows_by_person(found, ~found.mated)]
     for _ in range(repeats):
-        yield np.concatenate([g[i] for g in groups if g for i in generator.integers(0, len(g), len(g))])
+        yield np.concatenate(
+            [g[i] for g in groups if g for i in generator.integers(0, len(g), len(g))]
+        )
 
 
 def _rows_by_person(found: Searches, which: NDArray[np.bool_]) -> list[NDArray[np.intp]]:
@@ -184,7 +206,9 @@ def _at_or_over(values: Scores, thresholds: ArrayLike) -> Scores:
 def _strangers(found: Searches) -> Scores:
     values = found.wrong[~found.mated]
     if not len(values):
-        raise UsageError("non-mated searches", "none", "search for people who are not in the gallery too")
+        raise UsageError(
+            "non-mated searches", "none", "search for people who are not in the gallery too"
+        )
     return values
 
 

@@ -26,8 +26,8 @@ BATCH = 16
 # --------------------------------------------------------------------------------------------------------------- LPIPS
 
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+# Widths of its convolutions; 0 is a pooling.
 _VGG = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 512)
-"""Widths of its convolutions; 0 is a pooling."""
 
 
 def _alexnet() -> tuple[nn.Sequential, tuple[int, ...]]:
@@ -57,7 +57,11 @@ class Lpips:
     """Distance of pictures as people see it; 0 for equal ones."""
 
     def __init__(self, backbone: Path, linear: Path, device: torch.device | str = "cpu") -> None:
-        given = {k.removeprefix("features."): v for k, v in read_state(backbone).items() if k.startswith("features.")}
+        given = {
+            k.removeprefix("features."): v
+            for k, v in read_state(backbone).items()
+            if k.startswith("features.")
+        }
         remedy = "give torchvision's weights of AlexNet or VGG16"
         if "0.weight" not in given:
             raise ModelError(backbone, "it has no tensor features.0.weight", remedy)
@@ -67,17 +71,21 @@ class Lpips:
         widths = [len(net.get_parameter(f"{k - 1}.bias")) for k in self._ends]
         self._weights = [w.to(device) for w in _read_linear(linear, widths)]
         self._device = torch.device(device)
-        self.facts = {"backbone": sha256_file(backbone), "linear": sha256_file(linear)}
+        self.provenance = {"backbone": sha256_file(backbone), "linear": sha256_file(linear)}
 
     @torch.no_grad()
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """N distances of N×3×H×W pictures in [0, 1]."""
-        parts = [self._distance(a[i : i + BATCH], b[i : i + BATCH]) for i in range(0, len(a), BATCH)]
+        parts = [
+            self._distance(a[i : i + BATCH], b[i : i + BATCH]) for i in range(0, len(a), BATCH)
+        ]
         return torch.cat([torch.zeros(0), *parts])
 
     def _distance(self, a: Tensor, b: Tensor) -> Tensor:
         total = torch.zeros(len(a), device=self._device)
-        for first, second, weight in zip(self._layers(a), self._layers(b), self._weights, strict=True):
+        for first, second, weight in zip(
+            self._layers(a), self._layers(b), self._weights, strict=True
+        ):
             total += ((first - second) ** 2 * weight[:, None, None]).sum(1).mean((1, 2))
         return total.cpu()
 
@@ -95,10 +103,16 @@ class Lpips:
 def _read_linear(path: Path, widths: list[int]) -> list[Tensor]:
     state = read_state(path)
     names = [f"lin{k}.model.1.weight" for k in range(len(widths))]
-    good = set(names) == set(state) and all(state[n].shape == (1, w, 1, 1) for n, w in zip(names, widths, strict=True))
+    good = set(names) == set(state) and all(
+        state[n].shape == (1, w, 1, 1) for n, w in zip(names, widths, strict=True)
+    )
     if not good:
-        reason = f"not LPIPS's linear weights for this backbone ({', '.join(map(str, widths))} channels)"
-        raise ModelError(path, reason, "give the file of lpips, version 0.1, that belongs to the backbone")
+        reason = (
+            f"not LPIPS's linear weights for this backbone ({', '.join(map(str, widths))} channels)"
+        )
+        raise ModelError(
+            path, reason, "give the file of lpips, version 0.1, that belongs to the backbone"
+        )
     return [state[n].float().flatten() for n in names]
 
 
@@ -106,7 +120,9 @@ def _read_linear(path: Path, widths: list[int]) -> list[Tensor]:
 
 
 class _Conv(nn.Module):
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int, pad: bool) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int, pad: bool
+    ) -> None:
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2) if pad else 0
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
@@ -117,14 +133,17 @@ class _Conv(nn.Module):
 
 
 _One, _Three, _Five, _Across, _Down = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
+# Convolutions one after another: name, channels, kernel. Two last ones named …a and …b stand side
+# by side.
 Branch = tuple[tuple[str, int, tuple[int, int]], ...]
-"""Convolutions one after another: name, channels, kernel. Two last ones named …a and …b stand side by side."""
 
 
 class _Block(nn.Module):
     """Branches side by side, the last of them a pooling; when it halves the map, each branch's last step does."""
 
-    def __init__(self, inputs: int, branches: tuple[Branch, ...], pool: str, halves: bool = False) -> None:
+    def __init__(
+        self, inputs: int, branches: tuple[Branch, ...], pool: str, halves: bool = False
+    ) -> None:
         super().__init__()
         self._pool, self._halves = pool, halves
         self._names = [[name for name, _, _ in branch] for branch in branches]
@@ -152,21 +171,39 @@ class _Block(nn.Module):
 
 
 def _a(inputs: int, pool: int) -> _Block:
-    double: Branch = (("branch3x3dbl_1", 64, _One), ("branch3x3dbl_2", 96, _Three), ("branch3x3dbl_3", 96, _Three))
+    double: Branch = (
+        ("branch3x3dbl_1", 64, _One),
+        ("branch3x3dbl_2", 96, _Three),
+        ("branch3x3dbl_3", 96, _Three),
+    )
     five: Branch = (("branch5x5_1", 48, _One), ("branch5x5_2", 64, _Five))
-    return _Block(inputs, ((("branch1x1", 64, _One),), five, double, (("branch_pool", pool, _One),)), "mean")
+    return _Block(
+        inputs, ((("branch1x1", 64, _One),), five, double, (("branch_pool", pool, _One),)), "mean"
+    )
 
 
 def _b(inputs: int) -> _Block:
-    double: Branch = (("branch3x3dbl_1", 64, _One), ("branch3x3dbl_2", 96, _Three), ("branch3x3dbl_3", 96, _Three))
+    double: Branch = (
+        ("branch3x3dbl_1", 64, _One),
+        ("branch3x3dbl_2", 96, _Three),
+        ("branch3x3dbl_3", 96, _Three),
+    )
     return _Block(inputs, ((("branch3x3", 384, _Three),), double), "max", halves=True)
 
 
 def _c(inputs: int, width: int) -> _Block:
-    one: Branch = (("branch7x7_1", width, _One), ("branch7x7_2", width, _Across), ("branch7x7_3", 192, _Down))
+    one: Branch = (
+        ("branch7x7_1", width, _One),
+        ("branch7x7_2", width, _Across),
+        ("branch7x7_3", 192, _Down),
+    )
     kernels, widths = (_One, _Down, _Across, _Down, _Across), (*[width] * 4, 192)
-    two = tuple((f"branch7x7dbl_{k}", w, s) for k, (w, s) in enumerate(zip(widths, kernels, strict=True), 1))
-    return _Block(inputs, ((("branch1x1", 192, _One),), one, two, (("branch_pool", 192, _One),)), "mean")
+    two = tuple(
+        (f"branch7x7dbl_{k}", w, s) for k, (w, s) in enumerate(zip(widths, kernels, strict=True), 1)
+    )
+    return _Block(
+        inputs, ((("branch1x1", 192, _One),), one, two, (("branch_pool", 192, _One),)), "mean"
+    )
 
 
 def _d(inputs: int) -> _Block:
@@ -177,12 +214,18 @@ def _d(inputs: int) -> _Block:
 
 
 def _e(inputs: int, pool: str) -> _Block:
-    one: Branch = (("branch3x3_1", 384, _One), ("branch3x3_2a", 384, (1, 3)), ("branch3x3_2b", 384, (3, 1)))
+    one: Branch = (
+        ("branch3x3_1", 384, _One),
+        ("branch3x3_2a", 384, (1, 3)),
+        ("branch3x3_2b", 384, (3, 1)),
+    )
     two: Branch = (
         *(("branch3x3dbl_1", 448, _One), ("branch3x3dbl_2", 384, _Three)),
         *(("branch3x3dbl_3a", 384, (1, 3)), ("branch3x3dbl_3b", 384, (3, 1))),
     )
-    return _Block(inputs, ((("branch1x1", 320, _One),), one, two, (("branch_pool", 192, _One),)), pool)
+    return _Block(
+        inputs, ((("branch1x1", 320, _One),), one, two, (("branch_pool", 192, _One),)), pool
+    )
 
 
 class InceptionNet(nn.Module):
@@ -200,7 +243,10 @@ class InceptionNet(nn.Module):
         self.Mixed_6b, self.Mixed_6c, self.Mixed_6d = _c(768, 128), _c(768, 160), _c(768, 160)
         self.Mixed_6e = _c(768, 192)
         self.Mixed_7a = _d(768)
-        self.Mixed_7b, self.Mixed_7c = _e(1280, "mean"), _e(2048, "max")  # the last one's pooling is FID's own
+        self.Mixed_7b, self.Mixed_7c = (
+            _e(1280, "mean"),
+            _e(2048, "max"),
+        )  # the last one's pooling is FID's own
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
@@ -215,19 +261,23 @@ class Inception:
     """What FID sees of pictures."""
 
     def __init__(self, path: Path, device: torch.device | str = "cpu") -> None:
-        state = {k: v for k, v in read_state(path).items() if not k.startswith(("fc.", "AuxLogits."))}
+        state = {
+            k: v for k, v in read_state(path).items() if not k.startswith(("fc.", "AuxLogits."))
+        }
         net = InceptionNet()
         fill(net, state, path, "give pytorch-fid's weights (pt_inception-2015-12-05)")
         self._net = net.eval().requires_grad_(False).to(device)
         self._device = torch.device(device)
-        self.facts = {"inception": sha256_file(path)}
+        self.provenance = {"inception": sha256_file(path)}
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Scores:
         """N×2048 of N×3×H×W pictures in [0, 1]."""
         parts = []
         for start in range(0, len(pictures), BATCH):
-            x = F.interpolate(pictures[start : start + BATCH].to(self._device), (299, 299), mode="bilinear")
+            x = F.interpolate(
+                pictures[start : start + BATCH].to(self._device), (299, 299), mode="bilinear"
+            )
             parts.append(self._net(x * 2 - 1).cpu().double().numpy())
         return np.concatenate([np.zeros((0, 2048)), *parts])
 
@@ -235,10 +285,14 @@ class Inception:
 def frechet(a: Scores, b: Scores) -> float:
     """Fréchet distance of the Gaussians with the means and covariances of two sets of features, N×D each."""
     if min(len(a), len(b)) < 2:
-        raise UsageError("FID", "fewer than two pictures", "give more: thousands, if the number is to mean much")
+        raise UsageError(
+            "FID", "fewer than two pictures", "give more: thousands, if the number is to mean much"
+        )
     (ma, ca), (mb, cb) = ((x.mean(0), np.atleast_2d(np.cov(x, rowvar=False))) for x in (a, b))
     # The root of ca·cb has the trace of the root of ca^½·cb·ca^½, which is symmetric.
     values, vectors = np.linalg.eigh(ca)
     half = vectors * np.sqrt(values.clip(0)) @ vectors.T
     both = np.linalg.eigvalsh(half @ cb @ half)
-    return float(((ma - mb) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * np.sqrt(both.clip(0)).sum())
+    return float(
+        ((ma - mb) ** 2).sum() + np.trace(ca) + np.trace(cb) - 2 * np.sqrt(both.clip(0)).sum()
+    )

@@ -26,11 +26,14 @@ from fasr_video.types import Image
 
 ROLES = ("gallery", "probe", "auxiliary")
 REMEDY = "give a CSV with the columns path, identity and, if wanted, role (gallery, probe or auxiliary) and labels"
+# Side in pixels up to which what goes beyond the canonical frame is a rim; of larger pictures a
+# piece would be cut.
 LARGEST_RIM = 160
-"""Side in pixels up to which what goes beyond the canonical frame is a rim; of larger pictures a piece would be cut."""
+# Side in pixels of a face found by --align, below which it is no full-resolution photograph.
 SMALLEST_TRUTH = 64
-"""Side in pixels of a face found by --align, below which it is no full-resolution photograph."""
-MARKS = tuple(f"{m}_{a}" for m in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for a in "xy")
+MARKS = tuple(
+    f"{m}_{a}" for m in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for a in "xy"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,10 +112,16 @@ def read_photos(
             left_out.append(LeftOut(file.name, "not a readable picture"))
             continue
         if file.name in names:
-            raise UsageError(file.name, "there are two photographs of that name", "give sources whose paths differ")
+            raise UsageError(
+                file.name,
+                "there are two photographs of that name",
+                "give sources whose paths differ",
+            )
         names.add(file.name)
         told = _with_measures({**file.labels, **known.get(file.name, {})}, picture)
-        photo = Photo(file.name, file.person, picture, digest_of(picture), told, file.role, digest_of(whole))
+        photo = Photo(
+            file.name, file.person, picture, digest_of(picture), told, file.role, digest_of(whole)
+        )
         twins = [first[d] for d in photo.digests if d in first]
         if twins:
             left_out.append(LeftOut(file.name, f"the same picture as {min(twins)}"))
@@ -121,14 +130,22 @@ def read_photos(
         photos.append(photo)
     if not photos:
         why = str(left_out[0]) if left_out else "no picture in it"
-        raise InputError(", ".join(map(str, sources)), f"no usable face ({why})", "give aligned faces, or use --align")
+        raise InputError(
+            ", ".join(map(str, sources)),
+            f"no usable face ({why})",
+            "give aligned faces, or use --align",
+        )
     return photos, left_out
 
 
 def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Photo], list[LeftOut]]:
     """Those whose picture is none of the others', and the rest: nobody is searched with a gallery's own picture."""
     taken = {digest: p.path for p in others for digest in p.digests}
-    twins = {p.path: min(taken[d] for d in p.digests & taken.keys()) for p in photos if p.digests & taken.keys()}
+    twins = {
+        p.path: min(taken[d] for d in p.digests & taken.keys())
+        for p in photos
+        if p.digests & taken.keys()
+    }
     left_out = [LeftOut(path, f"the same picture as {other}") for path, other in twins.items()]
     return [p for p in photos if p.path not in twins], left_out
 
@@ -161,7 +178,9 @@ def _files(sources: Sequence[Path]) -> Iterator[_File]:
             yield from _manifest(source)
         else:
             found = members([source])
-            yield from (_File(m.name, identity_of(m.name), m.data, {}, "", m.problem) for m in found)
+            yield from (
+                _File(m.name, identity_of(m.name), m.data, {}, "", m.problem) for m in found
+            )
 
 
 def _manifest(file: Path) -> Iterator[_File]:

@@ -10,7 +10,13 @@ from fasr_video.errors import UsageError
 from fasr_video.sr.degradation import shrink
 
 WINDOW, SIGMA = 11, 1.5  # SSIM's Gaussian window, as published
-SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of MS-SSIM's scales, the finest first, as published
+SCALES = (
+    0.0448,
+    0.2856,
+    0.3001,
+    0.2363,
+    0.1333,
+)  # weights of MS-SSIM's scales, the finest first, as published
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:

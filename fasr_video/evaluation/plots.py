@@ -17,25 +17,27 @@ from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.evaluation import open_set, verification
 from fasr_video.evaluation.open_set import Scores
 from fasr_video.evaluation.scoring import Scored
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write, atomic_write_text
 from fasr_video.provenance import png_note
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.types import Image
 
+# Systems that histograms are drawn of.
 MOST_PANELS = 9
-"""Systems that histograms are drawn of."""
 MOST_POINTS = 2000
 LAST_RANK = 20
 MARGIN, HEAD = 4, 18
 
 
+# Of each system what is drawn: x and y.
 Curves = dict[str, tuple[Scores, Scores]]
-"""Of each system what is drawn: x and y."""
 
 
 def cmc(found: Mapping[str, Scored], png: Path, last: int = LAST_RANK) -> None:
     """Share of people found among the first k, over k up to `last`."""
-    some = {n: s.searches for n, s in found.items() if s.searches is not None and s.searches.mated.any()}
+    some = {
+        n: s.searches for n, s in found.items() if s.searches is not None and s.searches.mated.any()
+    }
     places = np.arange(1, last + 1, dtype=np.float64)
     curves = {name: (places, open_set.cmc(searches, last)) for name, searches in some.items()}
     limits = {"ylim": (0, 1.02), "xlim": (1, max(2, last)), "xticks": (1, *range(5, last + 1, 5))}
@@ -65,11 +67,20 @@ def det(found: Mapping[str, Scored], png: Path) -> None:
         elif len(scored.own) and len(scored.others):
             _, x, hit = verification.roc(scored.own, scored.others)
             curves[name] = _rising(x, 1 - hit)
-    _curves(png, curves, ("FPIR", "FNIR") if searched else ("FMR", "FNMR"), {"xscale": "log", "ylim": (0, 1)})
+    _curves(
+        png,
+        curves,
+        ("FPIR", "FNIR") if searched else ("FMR", "FNMR"),
+        {"xscale": "log", "ylim": (0, 1)},
+    )
 
 
 def _curves(
-    png: Path, curves: Curves, heads: tuple[str, str], limits: Mapping[str, Any], drawstyle: str = "default"
+    png: Path,
+    curves: Curves,
+    heads: tuple[str, str],
+    limits: Mapping[str, Any],
+    drawstyle: str = "default",
 ) -> None:
     """As a figure, and the numbers beside it as CSV."""
     if not curves:
@@ -85,8 +96,10 @@ def _curves(
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("system", *heads))
     for name, (x, y) in curves.items():
-        writer.writerows((name, f"{a:.6g}", f"{b:.6g}") for a, b in zip(x.tolist(), y.tolist(), strict=True))
-    write_whole(png.with_suffix(".csv"), lambda path: path.write_text(out.getvalue(), encoding="utf-8"))
+        writer.writerows(
+            (name, f"{a:.6g}", f"{b:.6g}") for a, b in zip(x.tolist(), y.tolist(), strict=True)
+        )
+    atomic_write_text(png.with_suffix(".csv"), out.getvalue())
 
 
 def _rising(x: Scores, y: Scores) -> tuple[Scores, Scores]:
@@ -113,7 +126,7 @@ def histograms(found: Mapping[str, Scored], png: Path) -> None:
         axes.set_yticks([])
     panels[0].legend(fontsize=8)
     panels[-1].set_xlabel("score")
-    write_whole(png, lambda path: figure.savefig(path, format="png", dpi=120))
+    atomic_write(png, lambda path: figure.savefig(path, format="png", dpi=120))
 
 
 def grid(rows: Sequence[Sequence[Image]], heads: Sequence[str], png: Path) -> None:
@@ -121,14 +134,16 @@ def grid(rows: Sequence[Sequence[Image]], heads: Sequence[str], png: Path) -> No
     if not rows or any(len(row) != len(heads) for row in rows):
         raise UsageError("grid", "no pictures, or not one for each head", "give a picture a head")
     cell = CANONICAL_SIDE + MARGIN
-    sheet = Pictures.new("RGB", (cell * len(heads) + MARGIN, HEAD + cell * len(rows) + MARGIN), "white")
+    sheet = Pictures.new(
+        "RGB", (cell * len(heads) + MARGIN, HEAD + cell * len(rows) + MARGIN), "white"
+    )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for k, head in enumerate(heads):
         pen.text((MARGIN + k * cell, 2), _shortened(head, font), "black", font)
     for i, row in enumerate(rows):
         for k, picture in enumerate(row):
             sheet.paste(Pictures.fromarray(picture), (MARGIN + k * cell, HEAD + MARGIN + i * cell))
-    write_whole(png, lambda path: sheet.save(path, "PNG", pnginfo=png_note({"grid": list(heads)})))
+    atomic_write(png, lambda path: sheet.save(path, "PNG", pnginfo=png_note({"grid": list(heads)})))
 
 
 def _thinned(places: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -152,7 +167,7 @@ def _figure(png: Path, draw: Callable[[Any], None]) -> None:
     draw(axes)
     axes.grid(alpha=0.3, which="both")
     figure.legend(loc="outside right upper", fontsize=8)
-    write_whole(png, lambda path: figure.savefig(path, format="png", dpi=120))
+    atomic_write(png, lambda path: figure.savefig(path, format="png", dpi=120))
 
 
 def _new_figure(size: tuple[float, float]) -> Any:

@@ -24,10 +24,7 @@ class Preset:
 
 
 PRESETS = {
-    "paper-table1": Preset(
-        "methods at ×8",
-        {"method": SYSTEMS, "degrade": ("16",)},
-    ),
+    "paper-table1": Preset("methods at ×8", {"method": SYSTEMS, "degrade": ("16",)}),
     "paper-table2": Preset(
         "methods side by side as searches: raw face, pooled feature, pictures, and all three joined",
         {
@@ -57,10 +54,12 @@ PRESETS = {
         "combiner",
     ),
     "paper-fig7": Preset(
-        "r of the Langevin corrector", {"method": ("sde-sr-ve",), "sampler": LANGEVIN, "degrade": ("16",)}
+        "r of the Langevin corrector",
+        {"method": ("sde-sr-ve",), "sampler": LANGEVIN, "degrade": ("16",)},
     ),
     "paper-fig8": Preset(
-        "×8 beside ×16", {"method": ("bicubic", "sde-sr-ve", "fasr", "fasr++"), "degrade": ("16", "8")}
+        "×8 beside ×16",
+        {"method": ("bicubic", "sde-sr-ve", "fasr", "fasr++"), "degrade": ("16", "8")},
     ),
     "paper-fig9": Preset(
         "number of references, IDFSR before and after fitting",

@@ -14,7 +14,9 @@ from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation.photos import ROLES, LeftOut, Photo, without
 
-PAIRS_REMEDY = "give LFW's pairs.txt, or a CSV with the columns a, b (paths), same (0 or 1) and fold"
+PAIRS_REMEDY = (
+    "give LFW's pairs.txt, or a CSV with the columns a, b (paths), same (0 or 1) and fold"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Trial:
         place = {photo.person: k for k, photo in enumerate(self.gallery)}
         return [place.get(item.person, -1) for item in self.items]
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         """All that makes this trial another one than others."""
         digest = hashlib.sha256()
         for photo in self.gallery:
@@ -88,7 +90,9 @@ class Trial:
         }
 
 
-def celeba(photos: Sequence[Photo], seed: int = 0, people: int | None = None, fewest: int = 3) -> Trial:
+def celeba(
+    photos: Sequence[Photo], seed: int = 0, people: int | None = None, fewest: int = 3
+) -> Trial:
     """Of each person one photograph is the gallery's, one the probe, the others are auxiliaries, as in the papers.
 
     Which is which is drawn; a manifest's roles stand before that. `people`: at most so many; more keep the ones of few.
@@ -103,13 +107,22 @@ def celeba(photos: Sequence[Photo], seed: int = 0, people: int | None = None, fe
         if usable < fewest:
             skipped.append(LeftOut(person, f"{usable} photographs, {fewest} needed"))
         elif parts is None:
-            skipped.append(LeftOut(person, "by their roles no photograph is the gallery's, or none the probe"))
+            skipped.append(
+                LeftOut(person, "by their roles no photograph is the gallery's, or none the probe")
+            )
         elif people is None or len(items) < people:
             enrolled, probe, others, spare = parts
             gallery.append(enrolled)
             items.append(Item(probe.path, person, probe, others, _number(seed, person) % 2**31))
             left_out += [LeftOut(p.path, f"{enrolled.path} is enrolled already") for p in spare]
-    found = Trial("celeba", seed, tuple(gallery), tuple(items), skipped=tuple(skipped), left_out=tuple(left_out))
+    found = Trial(
+        "celeba",
+        seed,
+        tuple(gallery),
+        tuple(items),
+        skipped=tuple(skipped),
+        left_out=tuple(left_out),
+    )
     return _checked(found)
 
 
@@ -123,7 +136,12 @@ def _parts(own: Sequence[Photo]) -> tuple[Photo, Photo, tuple[Photo, ...], list[
     if enrolled is None or probe is None:
         return None
     rest = [p for p in own if p is not enrolled and p is not probe]
-    return enrolled, probe, tuple(p for p in rest if p.role != "gallery"), [p for p in rest if p.role == "gallery"]
+    return (
+        enrolled,
+        probe,
+        tuple(p for p in rest if p.role != "gallery"),
+        [p for p in rest if p.role == "gallery"],
+    )
 
 
 def first_searches(trial: Trial, count: int | None) -> Trial:
@@ -132,7 +150,11 @@ def first_searches(trial: Trial, count: int | None) -> Trial:
 
 
 def quis_campi(
-    gallery: Sequence[Photo], probes: Sequence[Photo], seed: int = 0, people: int | None = None, each: int = 5
+    gallery: Sequence[Photo],
+    probes: Sequence[Photo],
+    seed: int = 0,
+    people: int | None = None,
+    each: int = 5,
 ) -> Trial:
     """A controlled photograph of each person; faces as the camera saw them, each in turn the probe with the others as
     its auxiliaries.
@@ -155,23 +177,39 @@ def quis_campi(
         elif people is None or len(photos) < people:
             photos.append(min(enrolled[person], key=lambda p: _number(seed, p.path)))
             drawn = sorted(own, key=lambda p: _number(seed, p.path))[:each]
-            beside = sorted((p for p in shown if p.role == "auxiliary"), key=lambda p: _number(seed, p.path))
+            beside = sorted(
+                (p for p in shown if p.role == "auxiliary"), key=lambda p: _number(seed, p.path)
+            )
             for probe in drawn:
                 others = tuple(p for p in (*drawn, *beside) if p is not probe)
-                items.append(Item(probe.path, person, probe, others, _number(seed, probe.path) % 2**31))
+                items.append(
+                    Item(probe.path, person, probe, others, _number(seed, probe.path) % 2**31)
+                )
     skipped += [LeftOut(person, "no probes") for person in enrolled if person not in seen]
-    trial = Trial("quis-campi", seed, tuple(photos), tuple(items), True, (), tuple(skipped), tuple(left_out))
+    trial = Trial(
+        "quis-campi", seed, tuple(photos), tuple(items), True, (), tuple(skipped), tuple(left_out)
+    )
     return _checked(trial)
 
 
 def leave_some_out(trial: Trial, share: float) -> Trial:
     """An open set: this share of the people, drawn by the trial's seed, is searched for and not enrolled."""
     if trial.pairs or not 0 <= share < 1:
-        raise UsageError(f"leave out {share:g}", "it takes a share from 0 up to 1, and no pairs", "give another share")
-    names = sorted({p.person for p in trial.gallery}, key=lambda name: _number(trial.seed, f"enrolled {name}"))
+        raise UsageError(
+            f"leave out {share:g}",
+            "it takes a share from 0 up to 1, and no pairs",
+            "give another share",
+        )
+    names = sorted(
+        {p.person for p in trial.gallery}, key=lambda name: _number(trial.seed, f"enrolled {name}")
+    )
     strangers = set(names[: round(share * len(names))])
     if len(strangers) == len(names):
-        raise UsageError(f"leave out {share:g}", "nobody would be enrolled", "give more people, or a smaller share")
+        raise UsageError(
+            f"leave out {share:g}",
+            "nobody would be enrolled",
+            "give more people, or a smaller share",
+        )
     return replace(trial, gallery=tuple(p for p in trial.gallery if p.person not in strangers))
 
 
@@ -186,25 +224,37 @@ def pairs(photos: Sequence[Photo], file: Path, seed: int = 0) -> Trial:
     for line, (a, b, same, fold) in _listed(file):
         missing = [name for name in (a, b) if name not in known]
         if missing:
-            left_out.append(LeftOut(f"{file.name} line {line}", f"no usable photograph {missing[0]}"))
+            left_out.append(
+                LeftOut(f"{file.name} line {line}", f"no usable photograph {missing[0]}")
+            )
             continue
         first, second = known[a], known[b]
         if first is second:
-            left_out.append(LeftOut(f"{file.name} line {line}", f"the same picture twice, {first.path}"))
+            left_out.append(
+                LeftOut(f"{file.name} line {line}", f"the same picture twice, {first.path}")
+            )
             continue
         if first.path not in place:
             place[first.path] = len(gallery)
             gallery.append(first)
         if second.path not in probe:
             probe[second.path] = len(items)
-            items.append(Item(second.path, second.person, second, (), _number(seed, second.path) % 2**31))
+            items.append(
+                Item(second.path, second.person, second, (), _number(seed, second.path) % 2**31)
+            )
         found.append(Pair(place[first.path], probe[second.path], same, fold))
     if len({p.fold for p in found}) < 2 and found:
-        raise InputError(file, "all usable pairs are in one fold", "give pairs in two folds or more; LFW has ten")
+        raise InputError(
+            file, "all usable pairs are in one fold", "give pairs in two folds or more; LFW has ten"
+        )
     if len({p.same for p in found}) < 2:
         why = f"; the first of {len(left_out)} left out is {left_out[0]}" if left_out else ""
-        raise InputError(file, f"no usable pairs of both kinds{why}", "give the photographs that the list names")
-    return Trial("pairs", seed, tuple(gallery), tuple(items), pairs=tuple(found), left_out=tuple(left_out))
+        raise InputError(
+            file, f"no usable pairs of both kinds{why}", "give the photographs that the list names"
+        )
+    return Trial(
+        "pairs", seed, tuple(gallery), tuple(items), pairs=tuple(found), left_out=tuple(left_out)
+    )
 
 
 def _listed(file: Path) -> list[tuple[int, tuple[str, str, bool, int]]]:
@@ -217,7 +267,9 @@ def _listed(file: Path) -> list[tuple[int, tuple[str, str, bool, int]]]:
         folds, each = (int(word) for word in (lines[0] if len(lines[0]) > 1 else ("1", *lines[0])))
         listed = [(k, line) for k, line in enumerate(lines[1:], 2) if line]
         if len(listed) != 2 * folds * each:
-            raise ValueError(f"its first line says {2 * folds * each} pairs, there are {len(listed)}")
+            raise ValueError(
+                f"its first line says {2 * folds * each} pairs, there are {len(listed)}"
+            )
         return [(k, _of_lfw(line, n // (2 * each))) for n, (k, line) in enumerate(listed)]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(file, f"not a readable list of pairs ({error})", PAIRS_REMEDY) from error
@@ -263,7 +315,13 @@ def _number(seed: int, name: str) -> int:
 
 def _checked(trial: Trial) -> Trial:
     if len(trial.gallery) < 2:
-        why = f"; the first of {len(trial.skipped)} skipped is {trial.skipped[0]}" if trial.skipped else ""
+        why = (
+            f"; the first of {len(trial.skipped)} skipped is {trial.skipped[0]}"
+            if trial.skipped
+            else ""
+        )
         reason = f"{len(trial.gallery)} people can be tested{why}"
-        raise UsageError(f"protocol {trial.protocol}", reason, "give two people or more with enough photographs")
+        raise UsageError(
+            f"protocol {trial.protocol}", reason, "give two people or more with enough photographs"
+        )
     return trial

@@ -16,6 +16,7 @@ from fasr_video.evaluation.scoring import RANKS, VERIFIED_FMR, Scored, recogniti
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
 
 TRUTH, SIZE = "hr", "size"
+# What no recogniser has a part in.
 PICTURES = {
     "psnr": Column("PSNR", 2, "up"),
     "ssim": Column("SSIM", 3, "up"),
@@ -25,7 +26,6 @@ PICTURES = {
     "consistency": Column("consistency", 1, "down"),
     "attributes": Column("attributes", 3, "up"),
 }
-"""What no recogniser has a part in."""
 RECOGNITION = {
     "auc": Column("AUC", 4, "up"),
     "eer": Column("EER", 3, "down"),
@@ -44,8 +44,8 @@ GAINS = {
     "own": Column("own score", 3),
     "hit": RECOGNITION["rank1"],
 }
+# FPIRs at which what is missed less is told.
 SEARCH_GAINS = (0.1, 0.01)
-"""FPIRs at which what is missed less is told."""
 REPEATS = 300
 
 
@@ -65,22 +65,31 @@ def picture_table(
     found: Mapping[str, Scored], trial: Trial, shows: Mapping[str, Shows], notes: Sequence[str] = ()
 ) -> Table:
     drawn = {name: s for name, s in found.items() if "consistency" in s.items}
-    rows = [Row(name, _cells(_whole(s, trial), PICTURES), among=shows[name].among) for name, s in drawn.items()]
+    rows = [
+        Row(name, _cells(_whole(s, trial), PICTURES), among=shows[name].among)
+        for name, s in drawn.items()
+    ]
     told = (
         f"{_marked(shows)}Mean ± standard deviation over pictures. Consistency: mean squared error ×10⁻⁵ between the "
         "picture brought down again and the LR face. Attributes: share of male, glasses and beard that a classifier "
         "reads as it reads them off the true picture."
     )
-    return Table("Pictures", "system", tuple(PICTURES.values()), tuple(rows), (told, *notes)).known()
+    return Table(
+        "Pictures", "system", tuple(PICTURES.values()), tuple(rows), (told, *notes)
+    ).known()
 
 
 def _marked(shows: Mapping[str, Shows]) -> str:
     return (
-        "Best and second are marked at each degradation apart. " if len({s.among for s in shows.values()}) > 1 else ""
+        "Best and second are marked at each degradation apart. "
+        if len({s.among for s in shows.values()}) > 1
+        else ""
     )
 
 
-def recognition_table(found: Mapping[str, Scored], trial: Trial, shows: Mapping[str, Shows], scorer: str) -> Table:
+def recognition_table(
+    found: Mapping[str, Scored], trial: Trial, shows: Mapping[str, Shows], scorer: str
+) -> Table:
     rows = tuple(
         Row(name, _cells(_whole(s, trial), RECOGNITION), shows[name].compared, shows[name].among)
         for name, s in found.items()
@@ -96,7 +105,9 @@ def recognition_table(found: Mapping[str, Scored], trial: Trial, shows: Mapping[
         told += " Accuracy: each fold at the best threshold of the others, ± standard deviation of the folds."
     if any(s.searches is not None and not s.searches.mated.all() for s in found.values()):
         told += " An FPIR that not one stranger's search would be is left out."
-    return Table(f"Recognition, scored by {scorer}", "system", tuple(RECOGNITION.values()), rows, (told,)).known()
+    return Table(
+        f"Recognition, scored by {scorer}", "system", tuple(RECOGNITION.values()), rows, (told,)
+    ).known()
 
 
 def split_table(
@@ -111,14 +122,20 @@ def split_table(
         for group, places in significance.split(values).items():
             cells = _cells(_part(scored, np.array(places), trial), columns)
             passed = _strangers_passing(scored, np.array(places), trial)
-            row = Row(f"{group}: {name}", (Cell(float(len(places))), *cells, passed), compared=False)
+            row = Row(
+                f"{group}: {name}", (Cell(float(len(places))), *cells, passed), compared=False
+            )
             rows.setdefault(group, []).append(row)
     told = (
         "Everybody is searched in the whole gallery; the scores of two people, and the strangers whose searches set "
         f"the thresholds of FNIR, are everybody's. The last column: the group's strangers who pass where "
         f"{SPLIT_FPIR:g} of all do. In brackets: 95 % by drawing people anew."
     )
-    heads = (Column("probes", 0), *columns.values(), Column(f"FPIR where all's is {SPLIT_FPIR:g}", 3))
+    heads = (
+        Column("probes", 0),
+        *columns.values(),
+        Column(f"FPIR where all's is {SPLIT_FPIR:g}", 3),
+    )
     listed = tuple(row for group in rows.values() for row in group)
     return Table(f"By {column}, scored by {scorer}", column, heads, listed, (told,)).known()
 
@@ -136,7 +153,9 @@ def _strangers_passing(scored: Scored, places: NDArray[np.intp], trial: Trial) -
     return Cell(told.value, between(told.low, told.high))
 
 
-def gain_table(found: Mapping[str, Scored], trial: Trial, over: Mapping[str, str], scorer: str) -> Table:
+def gain_table(
+    found: Mapping[str, Scored], trial: Trial, over: Mapping[str, str], scorer: str
+) -> Table:
     """What each system has above another one, on the same photographs. `over`: which one."""
     rows = []
     for name, scored in found.items():
@@ -171,14 +190,22 @@ def _search_gain(found: Searches | None, before: Searches | None, rate: float) -
     if not open_set.resolves(found, rate):
         return Cell()
     draws = list(open_set.drawn_anew(found, REPEATS))
-    more = [open_set.fnir_at(found.take(d), rate) - open_set.fnir_at(before.take(d), rate) for d in draws]
+    more = [
+        open_set.fnir_at(found.take(d), rate) - open_set.fnir_at(before.take(d), rate)
+        for d in draws
+    ]
     low, high = np.quantile(more, (0.025, 0.975))
-    return Cell(open_set.fnir_at(found, rate) - open_set.fnir_at(before, rate), f"({low:+.3f} to {high:+.3f})")
+    return Cell(
+        open_set.fnir_at(found, rate) - open_set.fnir_at(before, rate),
+        f"({low:+.3f} to {high:+.3f})",
+    )
 
 
 def _cells(part: _Part, columns: Mapping[str, Column]) -> tuple[Cell, ...]:
     scored = part.scored
-    asked = scored.searches is not None and any(measure.startswith(("rank", "fnir")) for measure in columns)
+    asked = scored.searches is not None and any(
+        measure.startswith(("rank", "fnir")) for measure in columns
+    )
     bounds = search_bounds(scored.searches) if asked and scored.searches is not None else {}
     cells = []
     for measure in columns:
@@ -188,7 +215,10 @@ def _cells(part: _Part, columns: Mapping[str, Column]) -> tuple[Cell, ...]:
         elif measure == "auc" and not math.isnan(cell.value):
             cell = Cell(cell.value, _auc_bounds(part))
         elif measure == "eer" and not math.isnan(cell.value):
-            cell = Cell(cell.value, between(*verification.eer_bounds(scored.own, scored.others, part.owners)))
+            cell = Cell(
+                cell.value,
+                between(*verification.eer_bounds(scored.own, scored.others, part.owners)),
+            )
         elif measure == "accuracy" and scored.folds is not None:
             cell = Cell(cell.value, f"± {np.std(scored.folds.accuracies, ddof=1):.3f}")
         cells.append(cell)
@@ -249,8 +279,14 @@ class _Part:
 
 def _whole(scored: Scored, trial: Trial) -> _Part:
     if trial.pairs:
-        return _Part(scored, trial.people, [trial.items[p.item].person for p in trial.pairs if p.same])
-    return _Part(scored, trial.people, [who for who, at in zip(trial.people, trial.own, strict=True) if at >= 0])
+        return _Part(
+            scored, trial.people, [trial.items[p.item].person for p in trial.pairs if p.same]
+        )
+    return _Part(
+        scored,
+        trial.people,
+        [who for who, at in zip(trial.people, trial.own, strict=True) if at >= 0],
+    )
 
 
 def _part(scored: Scored, places: NDArray[np.intp], trial: Trial) -> _Part:
@@ -263,7 +299,18 @@ def _part(scored: Scored, places: NDArray[np.intp], trial: Trial) -> _Part:
         own, owners, searches = scored.own[mine], whose[mine].tolist(), None
     else:
         known = np.isfinite(items["own"])
-        own, owners = items["own"][known], [who for who, k in zip(people, known.tolist(), strict=True) if k]
-        searches = None if scored.searches is None else open_set.mated_and_strangers(scored.searches, places)
+        own, owners = (
+            items["own"][known],
+            [who for who, k in zip(people, known.tolist(), strict=True) if k],
+        )
+        searches = (
+            None
+            if scored.searches is None
+            else open_set.mated_and_strangers(scored.searches, places)
+        )
     values = recognition(own, scored.others, searches, scored.enrolled)
-    return _Part(Scored(items, own, scored.others, searches, values=values, enrolled=scored.enrolled), people, owners)
+    return _Part(
+        Scored(items, own, scored.others, searches, values=values, enrolled=scored.enrolled),
+        people,
+        owners,
+    )

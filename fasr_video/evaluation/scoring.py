@@ -24,8 +24,9 @@ from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.sr.attributes import AttributeClassifier
 from fasr_video.types import Image
 
+# Of the threshold at which a picture counts as verified: so many pairs of different people in the
+# gallery pass it.
 VERIFIED_FMR = 0.01
-"""Of the threshold at which a picture counts as verified: so many pairs of different people in the gallery pass it."""
 RANKS = (1, 5, 10)
 BATCH = 32
 
@@ -74,7 +75,11 @@ class Scorer:
 
 
 def probe_parts(
-    system: System, shown: Sequence[Shown], pictures: Sequence[Image] | None, scorer: Scorer, pool: Pooler | None
+    system: System,
+    shown: Sequence[Shown],
+    pictures: Sequence[Image] | None,
+    scorer: Scorer,
+    pool: Pooler | None,
 ) -> list[Tensor]:
     """What is compared with the gallery: one feature an item, or several whose cosines are averaged."""
     kinds = ["pooled"] if pictures is None else (system.fuse or "sr").split("+")
@@ -109,7 +114,9 @@ def score(trial: Trial, parts: Sequence[Tensor], looked: Looked, scorer: Scorer)
     others[enrolled, own_at[enrolled]] = False
     found = open_set.searches(scores, own_at, trial.people)
     items["hit"] = np.where(found.mated, found.rank == 1, np.nan)
-    return _with_values(Scored(items, mine[enrolled], scores[others], found, enrolled=len(gallery)), looked.fid)
+    return _with_values(
+        Scored(items, mine[enrolled], scores[others], found, enrolled=len(gallery)), looked.fid
+    )
 
 
 def _threshold(gallery: Tensor) -> float:
@@ -148,7 +155,11 @@ def true_features(trial: Trial, judges: Judges) -> Scores | None:
 
 
 def look(
-    trial: Trial, shown: Sequence[Shown], pictures: Sequence[Image], judges: Judges, truths: Scores | None
+    trial: Trial,
+    shown: Sequence[Shown],
+    pictures: Sequence[Image],
+    judges: Judges,
+    truths: Scores | None,
 ) -> Looked:
     found: dict[str, list[Tensor]] = {}
     for start in range(0, len(shown), BATCH):
@@ -167,7 +178,11 @@ def look(
 
 
 def _against(drawn: Tensor, truth: Tensor, judges: Judges) -> dict[str, Tensor]:
-    told = {"psnr": psnr(drawn, truth), "ssim": ssim(drawn, truth), "ms_ssim": ms_ssim(drawn, truth)}
+    told = {
+        "psnr": psnr(drawn, truth),
+        "ssim": ssim(drawn, truth),
+        "ms_ssim": ms_ssim(drawn, truth),
+    }
     if judges.lpips is not None:
         told["lpips"] = judges.lpips(drawn, truth)
     if judges.attributes is not None:
@@ -197,7 +212,9 @@ def ranks(enrolled: int) -> list[int]:
     return [k for k in RANKS if k == 1 or k < enrolled]
 
 
-def recognition(own: Scores, others: Scores, searches: Searches | None, enrolled: int) -> dict[str, float]:
+def recognition(
+    own: Scores, others: Scores, searches: Searches | None, enrolled: int
+) -> dict[str, float]:
     values: dict[str, float] = {}
     if len(own) and len(others):
         values |= {"auc": open_set.auc(own, others), "eer": verification.eer(own, others)}

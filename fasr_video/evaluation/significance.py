@@ -15,8 +15,9 @@ from fasr_video.errors import UsageError
 from fasr_video.evaluation.open_set import Scores
 
 REPEATS = 1000
+# Different whole numbers of a column up to which each is a group; of more, and of measurements,
+# thirds are made.
 MOST_GROUPS = 6
-"""Different whole numbers of a column up to which each is a group; of more, and of measurements, thirds are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,9 @@ class Gain:
 def summarise(values: ArrayLike, people: Sequence[str], seed: int = 0) -> Mean:
     numbers = np.asarray(values, np.float64)
     if numbers.ndim != 1 or len(numbers) != len(people) or not len(numbers):
-        raise UsageError("values", f"{numbers.shape} for {len(people)} photographs", "give a value a photograph")
+        raise UsageError(
+            "values", f"{numbers.shape} for {len(people)} photographs", "give a value a photograph"
+        )
     sums, counts = _by_person(numbers, people)
     drawn = np.random.default_rng(seed).integers(0, len(sums), (REPEATS, len(sums)))
     low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), (0.025, 0.975))
@@ -77,7 +80,9 @@ def split(column: Sequence[str]) -> dict[str, list[int]]:
     known = [i for i, value in enumerate(column) if value.strip()]
     numbers = _numbers([column[i] for i in known])
     groups: dict[str, list[int]] = {}
-    if numbers is None or (len(np.unique(numbers)) <= MOST_GROUPS and (numbers == numbers.round()).all()):
+    if numbers is None or (
+        len(np.unique(numbers)) <= MOST_GROUPS and (numbers == numbers.round()).all()
+    ):
         order = known if numbers is None else [known[k] for k in np.argsort(numbers, kind="stable")]
         for i in order if numbers is not None else sorted(known, key=lambda i: column[i]):
             groups.setdefault(column[i], []).append(i)

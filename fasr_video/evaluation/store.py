@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fasr_video.errors import IntegrityError, UsageError
 from fasr_video.evaluation.protocols import Trial
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.pictures import UNREADABLE, decoded
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.sqlite import MISREAD, connect_to_write
@@ -35,8 +35,8 @@ SCHEMA = """
         PRIMARY KEY (embedder, picture)) WITHOUT ROWID;
 """
 BATCH = 64
+# What of the provenance changes nothing of the trial: files that cannot be used.
 BESIDE = ("skipped", "left_out")
-"""Facts that change nothing of the trial: a file that cannot be used was put beside the photographs, or taken away."""
 
 
 class Store:
@@ -51,45 +51,64 @@ class Store:
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
         self._db.close()
 
     def bind(self, trial: Trial) -> None:
         """A folder is for one trial: the same photographs and seeds for all that is compared in it."""
-        file, facts = self.folder / TRIAL, trial.facts()
+        file, provenance = self.folder / TRIAL, trial.provenance()
         if file.exists():
             before = self._bound(file)
-            differing = ", ".join(k for k in facts if k not in BESIDE and before.get(k) != facts[k])
+            differing = ", ".join(
+                k for k in provenance if k not in BESIDE and before.get(k) != provenance[k]
+            )
             if differing:
                 reason = f"it holds another trial ({differing} differ)"
-                raise UsageError(self.folder, reason, "give the same photographs, protocol and seed, or another --out")
-        text = json.dumps({"facts": facts, **as_listing(trial)}, indent=1)
-        write_whole(file, lambda path: path.write_text(text))
+                raise UsageError(
+                    self.folder,
+                    reason,
+                    "give the same photographs, protocol and seed, or another --out",
+                )
+        text = json.dumps({"provenance": provenance, **as_listing(trial)}, indent=1)
+        atomic_write(file, lambda path: path.write_text(text))
 
     def _bound(self, file: Path) -> Mapping[str, object]:
-        """The facts of the trial that the folder is for."""
+        """The provenance of the trial that the folder is for."""
         try:
-            return dict(json.loads(file.read_text(encoding="utf-8"))["facts"])
+            return dict(json.loads(file.read_text(encoding="utf-8"))["provenance"])
         except MISREAD as error:
             remedy = f"remove {TRIAL} if the photographs and options are the same as before, or give another --out"
             raise IntegrityError(file, f"it is damaged ({type(error).__name__})", remedy) from error
 
     def drawn(self, key: str) -> tuple[Image, tuple[str, ...]] | None:
         """Return a picture and the warnings that came with it."""
-        row = self._db.execute("SELECT picture, warnings FROM drawn WHERE key = ?", (key,)).fetchone()
+        row = self._db.execute(
+            "SELECT picture, warnings FROM drawn WHERE key = ?", (key,)
+        ).fetchone()
         if row is None:
             return None
         remedy = "give another --out"
         try:
             picture = decoded(row[0])
         except UNREADABLE as error:
-            raise IntegrityError(self.folder / DATABASE, "a picture in it is damaged", remedy) from error
+            raise IntegrityError(
+                self.folder / DATABASE, "a picture in it is damaged", remedy
+            ) from error
         try:
             return picture, tuple(str(line) for line in json.loads(row[1]))
         except MISREAD as error:
-            raise IntegrityError(self.folder / DATABASE, "a warning in it is damaged", remedy) from error
+            raise IntegrityError(
+                self.folder / DATABASE, "a warning in it is damaged", remedy
+            ) from error
 
-    def keep(self, key: str, system: str, item: str, picture: Image, warnings: Sequence[str] = ()) -> None:
+    def keep(
+        self, key: str, system: str, item: str, picture: Image, warnings: Sequence[str] = ()
+    ) -> None:
         file = io.BytesIO()
         Pictures.fromarray(picture).save(file, "PNG")
         row = (key, system, item, file.getvalue(), json.dumps(list(warnings)))
@@ -106,7 +125,9 @@ class Store:
             for digest, feature in zip(some, unit * norms[:, None], strict=True):
                 found[digest] = feature
                 blob = feature.numpy().astype(np.float32).tobytes()
-                self._db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (embedder.sha256, digest, blob))
+                self._db.execute(
+                    "INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (embedder.sha256, digest, blob)
+                )
             self._db.execute("COMMIT")
         return {digest: feature for digest, feature in found.items() if feature is not None}
 
@@ -121,7 +142,12 @@ def as_listing(trial: Trial) -> dict[str, object]:
     return {
         "gallery": [{"person": p.person, "photo": p.path} for p in trial.gallery],
         "items": [
-            {"person": i.person, "probe": i.name, "auxiliaries": [a.path for a in i.auxiliaries], "seed": i.seed}
+            {
+                "person": i.person,
+                "probe": i.name,
+                "auxiliaries": [a.path for a in i.auxiliaries],
+                "seed": i.seed,
+            }
             for i in trial.items
         ],
         "skipped": lines(trial.skipped),

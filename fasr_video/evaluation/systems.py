@@ -29,29 +29,38 @@ from fasr_video.recognition.embedder import Embedder, as_tensor, require_embedde
 from fasr_video.sr import identity, sampling
 from fasr_video.sr.attributes import Attribute, complete
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
-from fasr_video.sr.methods import METHODS, Method, ModelFiles, Need, Options, Supports, find_method, open_restorer
+from fasr_video.sr.methods import (
+    METHODS,
+    Method,
+    ModelFiles,
+    Need,
+    Options,
+    Supports,
+    find_method,
+    open_restorer,
+)
 from fasr_video.sr.methods import NAMES as METHOD_NAMES
 from fasr_video.sr.methods.diffusion import FAMILY
 from fasr_video.sr.methods.idfsr import IDFSR, Idfsr, load_idfsr_models
-from fasr_video.sr.restoration import Probe, Restorer
+from fasr_video.sr.restoration import FaceInput, Restorer
 from fasr_video.types import Image
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 IMAGES = "images:"
 PLAIN = ("hr", "lr", "bicubic")
 POOLED = "pooled"
+# IDFSR with a vector fitted to the references of each face first.
 FITTED = "idfsr-fitted"
-"""IDFSR with a vector fitted to the references of each face first."""
 FIT_STEPS = 200
 OTHERS = (*PLAIN, POOLED, FITTED, f"{IMAGES}DIR")
 NAMES = tuple(dict.fromkeys((*OTHERS, *METHOD_NAMES)))
 MERGES = ("combiner", "mean", "weighted", "median")
+# Whose cosines with a subject are averaged into a search's score.
 FUSIONS = ("sr", "pooled+sr", "best+pooled+sr")
-"""Whose cosines with a subject are averaged into a search's score."""
+# Kinds of sampler that are processes of their own: methods with one are drawn by it alone.
 PROCESSES = ("vecs", "vp", "subvp", "ddpm", *sampling.FLOWS)
-"""Kinds of sampler that are processes of their own: methods with one are drawn by it alone."""
-MOST_TOLD = 5
-"""Warnings of a system that are told, the most frequent first; the others are counted."""
+# Warnings of a system that are told, the most frequent first; the others are counted.
+MOST_WARNINGS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +105,24 @@ class Axes:
         """Without those that differ only in what their method does not know."""
         for method in self.method:
             if method not in OTHERS and not method.startswith(IMAGES) and method_of(method) is None:
-                raise UsageError(f"method {method}", "no such method", f"use some of: {', '.join(NAMES)}")
+                raise UsageError(
+                    f"method {method}", "no such method", f"use some of: {', '.join(NAMES)}"
+                )
         for sampler in self.sampler:
             if not any(suits(method, sampler) for method in self.method):
                 reason = f"none of {', '.join(self.method)} is drawn by its process"
-                raise UsageError(f"sampler {sampler}", reason, "leave it out, or give a method that it is for")
+                raise UsageError(
+                    f"sampler {sampler}", reason, "leave it out, or give a method that it is for"
+                )
         names = [f.name for f in fields(self)]
         rows = product(*(getattr(self, name) or (None,) for name in names))
         found = [System(**dict(zip(names, row, strict=True))) for row in rows]
         # A method that some sampler suits is drawn by those alone; one that none suits, by its own.
-        kept = [s for s in found if s.sampler is None or suits(s.method, s.sampler) or s.method in self.unsuited()]
+        kept = [
+            s
+            for s in found
+            if s.sampler is None or suits(s.method, s.sampler) or s.method in self.unsuited()
+        ]
         return list(dict.fromkeys(_sensible(s) for s in kept))
 
     def unsuited(self) -> list[str]:
@@ -143,7 +160,11 @@ def _sensible(system: System) -> System:
     if merge != "combiner":
         told |= {"combiner": None}
     sensible = replace(system, merge=merge, **told)  # type: ignore[arg-type]
-    return sensible if sensible.combiner is None else replace(sensible, eta=merging.read_eta(sensible.combiner))
+    return (
+        sensible
+        if sensible.combiner is None
+        else replace(sensible, eta=merging.read_eta(sensible.combiner))
+    )
 
 
 def _takes_model(method: Method) -> bool:
@@ -170,7 +191,7 @@ def takes_feature(method: str) -> bool:
     return method == POOLED or (registered is not None and registered.supports.feature)
 
 
-def told_a_person(method: str) -> bool:
+def uses_identity(method: str) -> bool:
     """Return whether pictures of that system are drawn with somebody's feature or references."""
     registered = method_of(method)
     return takes_feature(method) or (registered is not None and registered.supports.references)
@@ -192,7 +213,9 @@ def labels(systems: Sequence[System]) -> list[str]:
             if len({getattr(s, name) for s in peers}) > 1:
                 parts.append(_part(name, getattr(system, name)))
         label = " ".join(parts)
-        twins = sum(f == label or f.startswith(f"{label} (") for f in found)  # files of one name in two folders
+        twins = sum(
+            f == label or f.startswith(f"{label} (") for f in found
+        )  # files of one name in two folders
         found.append(f"{label} ({twins + 1})" if twins else label)
     return found
 
@@ -225,12 +248,12 @@ class Shown:
     """Of their own sizes."""
 
 
+# A picture of 128×128, and what there is to say of it.
 Drawn = tuple[Image, tuple[str, ...]]
-"""A picture of 128×128, and what there is to say of it."""
 
 
 class Drawer(Protocol):
-    def facts(self, shown: Shown) -> Mapping[str, object]:
+    def provenance(self, shown: Shown) -> Mapping[str, object]:
         """All that the picture depends on beside the faces themselves."""
         ...
 
@@ -260,13 +283,17 @@ class Plain:
     def __init__(self, method: str) -> None:
         self._method = method
 
-    def facts(self, shown: Shown) -> Mapping[str, object]:
+    def provenance(self, shown: Shown) -> Mapping[str, object]:
         return {"method": self._method}
 
     def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
         if self._method == "hr":
             return [(s.item.probe.picture, ()) for s in shown]
-        pictures = [repeated(s.lr0) for s in shown] if self._method == "lr" else enlarged([s.lr0 for s in shown])
+        pictures = (
+            [repeated(s.lr0) for s in shown]
+            if self._method == "lr"
+            else enlarged([s.lr0 for s in shown])
+        )
         return [(picture, ()) for picture in pictures]
 
 
@@ -276,22 +303,30 @@ class FromFolder:
     In DIR there may be a folder for each degradation, named as `--inputs` names it.
     """
 
-    def __init__(self, folder: Path, degradation: Degradation | None, items: Iterable[Item]) -> None:
+    def __init__(
+        self, folder: Path, degradation: Degradation | None, items: Iterable[Item]
+    ) -> None:
         own = folder / folder_name(degradation)
         folder = own if own.is_dir() else folder
         self._folder = folder
         found = (
-            {} if not folder.is_dir() else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
+            {}
+            if not folder.is_dir()
+            else {_stem(p, folder): p for p in sorted(folder.rglob("*")) if _is_picture(p)}
         )
         names = [item.name for item in items]
         check_names(names)
         missing = [name for name in names if plain_name(name) not in found]
         if missing:
             reason = f"it lacks {len(missing)} of {len(names)} pictures, the first is {missing[0]}"
-            raise InputError(folder, reason, "make one for each picture that --inputs writes, under the same path")
+            raise InputError(
+                folder,
+                reason,
+                "make one for each picture that --inputs writes, under the same path",
+            )
         self._files = {name: found[plain_name(name)] for name in names}
 
-    def facts(self, shown: Shown) -> Mapping[str, object]:
+    def provenance(self, shown: Shown) -> Mapping[str, object]:
         return {"method": IMAGES, "picture": sha256_file(self._files[shown.item.name])}
 
     def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
@@ -321,17 +356,22 @@ class ByRestorer:
     """Any restorer of `sr/`, told the feature that the system's merge makes of LR0 and its auxiliaries."""
 
     def __init__(
-        self, system: System, restorer: Restorer, samples: int, tools: Tools, guidance: Guidance | None
+        self,
+        system: System,
+        restorer: Restorer,
+        samples: int,
+        tools: Tools,
+        guidance: Guidance | None,
     ) -> None:
         self._system, self._restorer, self._samples, self._tools = system, restorer, samples, tools
         self._guidance = guidance
         self._pool = pooler(system, tools.embedder) if takes_feature(system.method) else None
 
-    def facts(self, shown: Shown) -> Mapping[str, object]:
-        told = {} if self._pool is None else self._pool.facts
+    def provenance(self, shown: Shown) -> Mapping[str, object]:
+        told = {} if self._pool is None else self._pool.provenance
         attributes = [str(a) for a in self._attributes(shown)] if self._tools.labelled else []
         common = {"samples": self._samples, "seed": shown.item.seed, "attributes": attributes}
-        return {**self._restorer.facts(), **told, **common}
+        return {**self._restorer.provenance(), **told, **common}
 
     def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
         answers = self._restorer.restore_all(
@@ -339,12 +379,12 @@ class ByRestorer:
         )
         return [(a.picture, a.warnings) for a in answers]
 
-    def _probe(self, shown: Shown) -> Probe:
+    def _probe(self, shown: Shown) -> FaceInput:
         attributes = self._attributes(shown)
         if self._pool is None:
-            return Probe(shown.lr0, attributes=attributes)
+            return FaceInput(shown.lr0, attributes=attributes)
         feature = self._pool(self._tools.store, shown).numpy()
-        return Probe(shown.lr0, feature=feature, attributes=attributes)
+        return FaceInput(shown.lr0, feature=feature, attributes=attributes)
 
     def _attributes(self, shown: Shown) -> tuple[Attribute, ...]:
         if self._guidance is None:
@@ -355,7 +395,10 @@ class ByRestorer:
 
 def _labelled(item: Item) -> tuple[Attribute, ...]:
     """CelebA's columns, as an examiner would say them: 1 and 0, or its own −1."""
-    told = {name: {"1": True, "0": False, "-1": False}.get(value) for name, value in item.probe.labels.items()}
+    told = {
+        name: {"1": True, "0": False, "-1": False}.get(value)
+        for name, value in item.probe.labels.items()
+    }
     found = [(name, told.get(name)) for name in ("male", "glasses")]
     no_beard = told.get("no_beard")
     found.append(("beard", None if no_beard is None else not no_beard))
@@ -367,7 +410,9 @@ def _check_labels(items: Sequence[Item]) -> list[str]:
     bare = [item.name for item in items if not _labelled(item)]
     if len(bare) == len(items):
         reason = "no probe has 1, 0 or -1 in a column male, glasses or no_beard"
-        raise UsageError("--labelled", reason, "give such columns with --labels, or leave --labelled out")
+        raise UsageError(
+            "--labelled", reason, "give such columns with --labels, or leave --labelled out"
+        )
     told = f"{len(bare)} of {len(items)} probes have no label of it ({', '.join(bare[:1])} is the first)"
     return [f"srdg --labelled: {told}: these are drawn towards what is read"] if bare else []
 
@@ -382,11 +427,11 @@ class ByIdfsr:
         self._restorer = Idfsr(self._models, system.sampler, tools.device, tools.precision)
         self._system, self._tools = system, tools
 
-    def facts(self, shown: Shown) -> Mapping[str, object]:
+    def provenance(self, shown: Shown) -> Mapping[str, object]:
         fitted = FIT_STEPS if self._system.method == FITTED else 0
         references = [a.digest for a in shown.item.auxiliaries[: self._system.references]]
         common = {"samples": self._system.samples or 1, "seed": shown.item.seed}
-        return {**self._restorer.facts(), **common, "fitted": fitted, "references": references}
+        return {**self._restorer.provenance(), **common, "fitted": fitted, "references": references}
 
     def draw(self, shown: Sequence[Shown]) -> list[Drawn]:
         return [self._draw(s) for s in shown]
@@ -397,24 +442,33 @@ class ByIdfsr:
         if self._system.method == FITTED:
             fitted, unfitted = self._fit(shown, faces)
             models = replace(self._models, identity=fitted)
-            restorer = Idfsr(models, self._system.sampler, self._tools.device, self._tools.precision)
-        probe = Probe(shown.lr0, faces)
+            restorer = Idfsr(
+                models, self._system.sampler, self._tools.device, self._tools.precision
+            )
+        probe = FaceInput(shown.lr0, faces)
         answer = restorer.restore_all([probe], self._system.samples or 1, [shown.item.seed])[0]
         return answer.picture, ((unfitted,) if unfitted else ()) + answer.warnings
 
     def _fit(self, shown: Shown, faces: tuple[Image, ...]) -> tuple[identity.Identity | None, str]:
         """The vector fitted to the references; None where fewer than two show landmarks, and why."""
-        found = [(face, marks) for face in enlarged(faces) if (marks := self._models.find_marks(face)) is not None]
+        found = [
+            (face, landmarks)
+            for face in enlarged(faces)
+            if (landmarks := self._models.find_landmarks(face)) is not None
+        ]
         found = found[: identity.MOST]
         if len(found) < identity.FEWEST:
-            return None, f"drawn without fitting ({len(found)} references with landmarks, {identity.FEWEST} needed)"
+            return (
+                None,
+                f"drawn without fitting ({len(found)} references with landmarks, {identity.FEWEST} needed)",
+            )
         pictures = as_tensor([face for face, _ in found])
         names = tuple(str(k) for k in range(len(found)))
         references = identity.References(
             names,
             names,
             pictures,
-            torch.stack([torch.from_numpy(marks).float() for _, marks in found]),
+            torch.stack([torch.from_numpy(landmarks).float() for _, landmarks in found]),
             self._models.embedder.embed(pictures)[0],
         )
         try:
@@ -441,10 +495,29 @@ class ByIdfsr:
 class Pooler:
     """LR0 and its auxiliaries as one feature."""
 
-    def __init__(self, rule: str, embedder: Embedder, combiner: FeatureCombiner | None, references: int | None) -> None:
-        self._rule, self._embedder, self._combiner, self._references = rule, embedder, combiner, references
-        told = rule if combiner is None else f"{rule} {merging.fingerprint(combiner)} eta {combiner.eta:g}"
-        self.facts = {"pooled_by": told, "pooled_embedder": embedder.sha256, "auxiliaries": references}
+    def __init__(
+        self,
+        rule: str,
+        embedder: Embedder,
+        combiner: FeatureCombiner | None,
+        references: int | None,
+    ) -> None:
+        self._rule, self._embedder, self._combiner, self._references = (
+            rule,
+            embedder,
+            combiner,
+            references,
+        )
+        told = (
+            rule
+            if combiner is None
+            else f"{rule} {merging.fingerprint(combiner)} eta {combiner.eta:g}"
+        )
+        self.provenance = {
+            "pooled_by": told,
+            "pooled_embedder": embedder.sha256,
+            "auxiliaries": references,
+        }
 
     def __call__(self, store: Store, shown: Shown) -> Tensor:
         faces = enlarged([shown.lr0, *shown.auxiliaries[: self._references]])
@@ -463,7 +536,7 @@ def pooler(system: System, embedder: Embedder) -> Pooler:
     rule = system.merge or "combiner"
     if rule != "combiner":
         return Pooler(rule, embedder, None, system.references)
-    file = system.combiner or boxed("combiner.safetensors")
+    file = system.combiner or bundled("combiner.safetensors")
     combiner = merging.load_combiner(file)
     require_embedder(file, combiner.source.sha256, embedder.sha256)
     return Pooler(rule, embedder, combiner, system.references)
@@ -514,7 +587,12 @@ def _few_references(systems: Sequence[System], items: Sequence[Item]) -> list[st
 
 
 def draw_all(
-    system: System, label: str, shown: Sequence[Shown], tools: Tools, batch: int, tell: Callable[[int], None]
+    system: System,
+    label: str,
+    shown: Sequence[Shown],
+    tools: Tools,
+    batch: int,
+    tell: Callable[[int], None],
 ) -> list[Image]:
     """A picture of each item; those that are in the store already are not drawn again. `tell`: how many are done."""
     drawer = open_drawer(system, tools, [s.item for s in shown])
@@ -525,7 +603,9 @@ def draw_all(
     tell(done)
     for start in range(0, len(missing), batch):
         some = missing[start : start + batch]
-        for (key, s), (picture, warnings) in zip(some, drawer.draw([s for _, s in some]), strict=True):
+        for (key, s), (picture, warnings) in zip(
+            some, drawer.draw([s for _, s in some]), strict=True
+        ):
             tools.store.keep(key, label, s.item.name, picture, warnings)
             found[key] = (picture, warnings)
         done += len(some)
@@ -545,13 +625,15 @@ def _summary(label: str, told: Sequence[tuple[str, ...]]) -> list[str]:
         for kind, text in once.items():
             kinds.setdefault(kind, []).append(text)
     rows = sorted(kinds.values(), key=len, reverse=True)
-    lines = [f"{label}, {len(row)} of {len(told)} pictures: {row[0]}" for row in rows[:MOST_TOLD]]
-    if len(rows) > MOST_TOLD:
-        lines.append(f"{label}: {len(rows) - MOST_TOLD} rarer warnings are not shown")
+    lines = [
+        f"{label}, {len(row)} of {len(told)} pictures: {row[0]}" for row in rows[:MOST_WARNINGS]
+    ]
+    if len(rows) > MOST_WARNINGS:
+        lines.append(f"{label}: {len(rows) - MOST_WARNINGS} rarer warnings are not shown")
     return lines
 
 
 def _key(system: System, drawer: Drawer, shown: Shown) -> str:
     told = [digest_of(face) for face in (shown.lr0, *shown.auxiliaries)]
-    question = [dict(drawer.facts(shown)), shown.item.name, shown.item.probe.digest, told]
+    question = [dict(drawer.provenance(shown)), shown.item.name, shown.item.probe.digest, told]
     return hashlib.sha256(json.dumps(question, sort_keys=True, default=str).encode()).hexdigest()

@@ -46,26 +46,43 @@ class Table:
 
     def known(self) -> Table:
         """Without columns that nothing is said in."""
-        kept = [k for k in range(len(self.columns)) if any(not math.isnan(r.cells[k].value) for r in self.rows)]
+        kept = [
+            k
+            for k in range(len(self.columns))
+            if any(not math.isnan(r.cells[k].value) for r in self.rows)
+        ]
         rows = tuple(replace(r, cells=tuple(r.cells[k] for k in kept)) for r in self.rows)
         return Table(self.title, self.first, tuple(self.columns[k] for k in kept), rows, self.notes)
 
     def place(self, row: int, column: int) -> int:
         """1 for the best value of a column as it is shown, 2 for the second best, 0 otherwise; equal ones share."""
         spec, own = self.columns[column], self.rows[row]
-        shown = [round(r.cells[column].value, spec.digits) for r in self.rows if r.compared and r.among == own.among]
+        shown = [
+            round(r.cells[column].value, spec.digits)
+            for r in self.rows
+            if r.compared and r.among == own.among
+        ]
         counted = {v for v in shown if not math.isnan(v)}
         if not spec.better or not own.compared or len(counted) < 2:
             return 0
-        order, value = sorted(counted, reverse=spec.better == "up"), round(own.cells[column].value, spec.digits)
+        order, value = (
+            sorted(counted, reverse=spec.better == "up"),
+            round(own.cells[column].value, spec.digits),
+        )
         return order.index(value) + 1 if value in order[:2] else 0
 
     def markdown(self) -> str:
-        heads = [self.first, *(c.title + {"up": " ↑", "down": " ↓", "": ""}[c.better] for c in self.columns)]
+        heads = [
+            self.first,
+            *(c.title + {"up": " ↑", "down": " ↓", "": ""}[c.better] for c in self.columns),
+        ]
         lines = [heads, ["---"] * len(heads)]
         for i, row in enumerate(self.rows):
             marks = [("", "**", "_")[self.place(i, k)] for k in range(len(self.columns))]
-            cells = [_joined(f"{m}{text}{m}", c) for m, (text, c) in zip(marks, self._texts(row), strict=True)]
+            cells = [
+                _joined(f"{m}{text}{m}", c)
+                for m, (text, c) in zip(marks, self._texts(row), strict=True)
+            ]
             lines.append([row.name.replace("|", "\\|"), *cells])
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return "\n\n".join([f"## {self.title}", body, *self.notes]) + "\n"
@@ -75,12 +92,18 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         around = [any(r.cells[k].around for r in self.rows) for k in range(len(self.columns))]
-        heads = [[c.title, f"{c.title} around"] if a else [c.title] for c, a in zip(self.columns, around, strict=True)]
+        heads = [
+            [c.title, f"{c.title} around"] if a else [c.title]
+            for c, a in zip(self.columns, around, strict=True)
+        ]
         writer.writerow([self.first, *(h for pair in heads for h in pair)])
         for row in self.rows:
             cells = []
             for cell, a in zip(row.cells, around, strict=True):
-                cells += ["" if math.isnan(cell.value) else repr(float(cell.value)), *([cell.around] if a else [])]
+                cells += [
+                    "" if math.isnan(cell.value) else repr(float(cell.value)),
+                    *([cell.around] if a else []),
+                ]
             writer.writerow([row.name, *cells])
         return out.getvalue()
 
@@ -93,7 +116,9 @@ class Table:
             cells = [_tex(row.name)]
             for k, (text, cell) in enumerate(self._texts(row)):
                 marked = (r"{}", r"\textbf{{{}}}", r"\underline{{{}}}")[self.place(i, k)]
-                cells.append(_joined(marked.format(_tex(text)), Cell(cell.value, _tex(cell.around))))
+                cells.append(
+                    _joined(marked.format(_tex(text)), Cell(cell.value, _tex(cell.around)))
+                )
             lines.append(" & ".join(cells) + r" \\")
         head = [f"% {self.title}", rf"\begin{{tabular}}{{l{'r' * len(self.columns)}}}", r"\toprule"]
         return "\n".join([*head, *lines, r"\bottomrule", r"\end{tabular}", ""])
@@ -103,7 +128,10 @@ class Table:
         return [text for text, _ in self._texts(row)]
 
     def _texts(self, row: Row) -> Sequence[tuple[str, Cell]]:
-        return [(_text(cell.value, c.digits), cell) for cell, c in zip(row.cells, self.columns, strict=True)]
+        return [
+            (_text(cell.value, c.digits), cell)
+            for cell, c in zip(row.cells, self.columns, strict=True)
+        ]
 
 
 def _text(value: float, digits: int) -> str:

@@ -46,7 +46,9 @@ def score(frames: Iterable[LabelledFrame]) -> TrackingScores:
     numbered, true_count, found_count = _renumber(list(frames))
     hota, deta, assa = _hota(numbered, true_count, found_count)
     mota, switches = _mota(numbered, true_count)
-    return TrackingScores(hota, deta, assa, _idf1(numbered, true_count, found_count), mota, switches)
+    return TrackingScores(
+        hota, deta, assa, _idf1(numbered, true_count, found_count), mota, switches
+    )
 
 
 def _renumber(frames: list[LabelledFrame]) -> tuple[list[_Frame], int, int]:
@@ -56,7 +58,9 @@ def _renumber(frames: list[LabelledFrame]) -> tuple[list[_Frame], int, int]:
     numbered = []
     for f in frames:
         true = np.array([true_at.setdefault(int(i), len(true_at)) for i in f.true_ids], np.int64)
-        found = np.array([found_at.setdefault(int(i), len(found_at)) for i in f.found_ids], np.int64)
+        found = np.array(
+            [found_at.setdefault(int(i), len(found_at)) for i in f.found_ids], np.int64
+        )
         overlap = iou_matrix(f.true_boxes, f.found_boxes).astype(np.float64)
         numbered.append(_Frame(true, found, overlap))
     return numbered, len(true_at), len(found_at)
@@ -77,7 +81,9 @@ def _hota(frames: list[_Frame], true_count: int, found_count: int) -> tuple[floa
     for f in frames:
         if not len(f.true) or not len(f.found):
             continue
-        rows, columns = linear_sum_assignment(-alignment[f.true[:, None], f.found[None]] * f.overlap)
+        rows, columns = linear_sum_assignment(
+            -alignment[f.true[:, None], f.found[None]] * f.overlap
+        )
         for a, alpha in enumerate(ALPHAS):
             good = f.overlap[rows, columns] >= alpha - 1e-12
             hits[a] += good.sum()
@@ -106,7 +112,9 @@ def _mota(frames: list[_Frame], true_count: int) -> tuple[float, int]:
     before = np.full(true_count, -1)  # its partner in the frame before, which keeps it when it can
     hits = misses = extra = switches = 0
     for f in frames:
-        if not len(f.true) or not len(f.found):  # a frame without either side ends no pairing (TrackEval)
+        if not len(f.true) or not len(
+            f.found
+        ):  # a frame without either side ends no pairing (TrackEval)
             misses, extra = misses + len(f.true), extra + len(f.found)
             continue
         merit = np.where(f.overlap >= 0.5 - 1e-12, f.overlap, 0.0)

@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from fasr_video.errors import UsageError
 from fasr_video.evaluation.open_set import Scores
 
+# Of bounds: thresholds that are looked at of each kind of scores, and how often people are drawn
+# anew.
 LEVELS, REPEATS = 1000, 300
-"""Of bounds: thresholds that are looked at of each kind of scores, and how often people are drawn anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,15 @@ def eer(own: ArrayLike, others: ArrayLike) -> float:
     return float(fmr[k - 1] + share * (fmr[k] - fmr[k - 1]))
 
 
-def eer_bounds(own: ArrayLike, others: ArrayLike, people: Sequence[str], seed: int = 0) -> tuple[float, float]:
+def eer_bounds(
+    own: ArrayLike, others: ArrayLike, people: Sequence[str], seed: int = 0
+) -> tuple[float, float]:
     """95 % by drawing those anew whose own scores these are; the others' scores stay."""
     first, second = _both(own, others)
     shares = np.linspace(0, 1, LEVELS)
-    levels = np.append(np.unique(np.concatenate((np.quantile(first, shares), np.quantile(second, shares)))), np.inf)
+    levels = np.append(
+        np.unique(np.concatenate((np.quantile(first, shares), np.quantile(second, shares)))), np.inf
+    )
     _, which = np.unique(np.asarray(people, np.str_), return_inverse=True)
     count = int(which.max()) + 1
     missed = np.zeros((count, len(levels)))
@@ -67,7 +72,11 @@ def eer_bounds(own: ArrayLike, others: ArrayLike, people: Sequence[str], seed: i
 
 def fold_accuracies(scores: ArrayLike, same: ArrayLike, fold: Sequence[int]) -> Folds:
     """LFW's way: each fold is judged at the threshold with which the other folds come out best."""
-    values, truth, part = np.asarray(scores, np.float64), np.asarray(same, np.bool_), np.asarray(fold)
+    values, truth, part = (
+        np.asarray(scores, np.float64),
+        np.asarray(same, np.bool_),
+        np.asarray(fold),
+    )
     names = np.unique(part)
     if len(names) < 2:
         raise UsageError("pairs", "all in one fold", "give pairs in two folds or more; LFW has ten")
@@ -85,7 +94,9 @@ def _best_threshold(values: Scores, truth: NDArray[np.bool_]) -> float:
     order = np.argsort(values, kind="stable")
     levels, right = values[order], truth[order]
     # With the cut before place k: all below are told apart, all from k on are told alike.
-    correct = np.concatenate(([0], np.cumsum(~right))) + np.concatenate((np.cumsum(right[::-1])[::-1], [0]))
+    correct = np.concatenate(([0], np.cumsum(~right))) + np.concatenate(
+        (np.cumsum(right[::-1])[::-1], [0])
+    )
     between = np.concatenate(([-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]))
     possible = np.concatenate(([True], levels[1:] > levels[:-1], [True]))
     return float(between[int(np.where(possible, correct, -1).argmax())])
@@ -94,11 +105,21 @@ def _best_threshold(values: Scores, truth: NDArray[np.bool_]) -> float:
 def _both(own: ArrayLike, others: ArrayLike) -> tuple[Scores, Scores]:
     first, second = np.asarray(own, np.float64).ravel(), np.asarray(others, np.float64).ravel()
     if not len(first) or not len(second):
-        raise UsageError("verification", "no scores of one of the two kinds", "give pairs of one and of two people")
+        raise UsageError(
+            "verification",
+            "no scores of one of the two kinds",
+            "give pairs of one and of two people",
+        )
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise UsageError("verification", "scores that are no numbers", "leave those pairs out, and count them apart")
+        raise UsageError(
+            "verification",
+            "scores that are no numbers",
+            "leave those pairs out, and count them apart",
+        )
     return first, second
 
 
 def _share_over(values: Scores, levels: Scores) -> Scores:
-    return np.asarray(1 - np.searchsorted(np.sort(values), levels, "left") / len(values), np.float64)
+    return np.asarray(
+        1 - np.searchsorted(np.sort(values), levels, "left") / len(values), np.float64
+    )

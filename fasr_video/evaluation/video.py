@@ -34,10 +34,10 @@ from fasr_video.evaluation.tracking import score as score_tracks
 from fasr_video.pipeline.run import sampling_of
 from fasr_video.sqlite import MISREAD
 
+# Intersection over union from which a found box is a true face's.
 OVERLAP = 0.5
-"""Intersection over union from which a found box is a true face's."""
+# Share of a track's sightings that one person has to have for the track to be that person's.
 PURE = 0.8
-"""Share of a track's sightings that one person has to have for the track to be that person's."""
 LISTS = ("best", "pooled", "sr", "joined")
 REMEDY = "give JSON: {clip: {fps, people, frames: {index: {person: {box: [x1, y1, x2, y2]}}}}}"
 
@@ -89,7 +89,11 @@ def evaluate(folders: Sequence[Path], truth_file: Path, out: Path) -> Evaluation
             subjects |= _subjects(case)
             answers += _answers(case, {t: who for clip in found for t, who in clip.owners.items()})
     if not clips:
-        raise UsageError(truth_file, "it has none of the cases' files", "name the clips in it as the files are named")
+        raise UsageError(
+            truth_file,
+            "it has none of the cases' files",
+            "name the clips in it as the files are named",
+        )
     tables = [_detection_table(clips), _tracking_table(clips), _track_table(clips)]
     tables += [] if not answers else [_search_table(answers)]
     write_tables(tables, out / "tables")
@@ -136,11 +140,16 @@ def read_truth(file: Path) -> dict[str, Truth]:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {name: _truth(clip) for name, clip in content.items()}
     except (OSError, *MISREAD) as error:
-        raise InputError(file, f"no ground truth ({type(error).__name__}: {error})", REMEDY) from error
+        raise InputError(
+            file, f"no ground truth ({type(error).__name__}: {error})", REMEDY
+        ) from error
 
 
 def _truth(clip: Mapping[str, Any]) -> Truth:
-    frames = {int(k): {who: _box(face["box"]) for who, face in seen.items()} for k, seen in clip["frames"].items()}
+    frames = {
+        int(k): {who: _box(face["box"]) for who, face in seen.items()}
+        for k, seen in clip["frames"].items()
+    }
     fps, people = Fraction(clip["fps"]).limit_denominator(1001), tuple(clip["people"])
     if fps <= 0:
         raise ValueError(f"{clip['fps']} frames a second")
@@ -187,12 +196,20 @@ def _clip(case: Case, source: int, name: str, truth: Truth, settings: Settings) 
         people, here = truth.frames.get(index, {}), seen.get(index, [])
         true, found = _boxes(list(people.values())), _boxes([face.box for face in here])
         scores = np.array([face.score for face in here], np.float32)
-        counted += detection.assign(found.astype(np.float32), scores, true.astype(np.float32), OVERLAP)
+        counted += detection.assign(
+            found.astype(np.float32), scores, true.astype(np.float32), OVERLAP
+        )
         heights.append(detection.heights(true.astype(np.float32)))
         tracked = [k for k, face in enumerate(here) if face.track is not None]
         ids = np.array([here[k].track for k in tracked], np.int64)
-        frames.append(LabelledFrame(np.array([number[who] for who in people], np.int64), true, ids, found[tracked]))
-        for track, who in zip(ids.tolist(), _whose(found[tracked], true, list(people)), strict=True):
+        frames.append(
+            LabelledFrame(
+                np.array([number[who] for who in people], np.int64), true, ids, found[tracked]
+            )
+        )
+        for track, who in zip(
+            ids.tolist(), _whose(found[tracked], true, list(people)), strict=True
+        ):
             sightings.setdefault(track, Counter())[who] += 1
     numbers = {track.id for track in usable(case)}
     owners = {track: _owner(counts) for track, counts in sightings.items() if track in numbers}
@@ -217,7 +234,9 @@ def _boxes(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
-def _whose(found: NDArray[np.float64], true: NDArray[np.float64], people: Sequence[str]) -> list[str | None]:
+def _whose(
+    found: NDArray[np.float64], true: NDArray[np.float64], people: Sequence[str]
+) -> list[str | None]:
     if not len(found) or not people:
         return [None] * len(found)
     overlaps = iou_matrix(found, true)
@@ -258,9 +277,14 @@ def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
         if person is None or answer is None:
             continue
         joined = [(c["subject"], float(c["score"])) for c in answer["joined"]]
-        lists = {kind: [(c["subject"], float(c["cosine"])) for c in rows] for kind, rows in answer["lists"].items()}
+        lists = {
+            kind: [(c["subject"], float(c["cosine"])) for c in rows]
+            for kind, rows in answer["lists"].items()
+        }
         # A case keeps no row of a list on which nobody is.
-        empty: dict[str, list[tuple[str, float]]] = {kind: [] for kind in probes.get(track["id"], ())}
+        empty: dict[str, list[tuple[str, float]]] = {
+            kind: [] for kind in probes.get(track["id"], ())
+        }
         told = {**empty, **lists, "joined": joined}
         named = answer["verdict"] == "candidates"
         found.append(_Answer(person, person in subjects, told, len(subjects), asked, named))
@@ -275,7 +299,10 @@ def _searches(answers: Sequence[_Answer], kind: str) -> Searches | None:
     right, wrong, rank = [], [], []
     for a in rows:
         listed = a.lists[kind]
-        own = next(((k, score) for k, (subject, score) in enumerate(listed, 1) if subject == a.person), None)
+        own = next(
+            ((k, score) for k, (subject, score) in enumerate(listed, 1) if subject == a.person),
+            None,
+        )
         place, score = own or (UNLISTED, -math.inf)
         right.append(score if a.enrolled else math.nan)
         rank.append(place if a.enrolled else 0)
@@ -292,7 +319,12 @@ def _detection_table(clips: Sequence[Clip]) -> Table:
     for clip in clips:
         found = clip.detections
         precision = float(found.true.mean()) if len(found.true) else math.nan
-        values = (len(found.faces), detection.average_precision(found), precision, detection.recall(found))
+        values = (
+            len(found.faces),
+            detection.average_precision(found),
+            precision,
+            detection.recall(found),
+        )
         rows.append(Row(clip.name, tuple(Cell(float(v)) for v in values)))
     columns = (Column("faces", 0), Column("AP", 3), Column("precision", 3), Column("recall", 3))
     told = f"Every face that was seen, whatever became of it; a box is a face's from an overlap of {OVERLAP:g} on."
@@ -318,7 +350,10 @@ def _track_table(clips: Sequence[Clip]) -> Table:
         missed = len(set(clip.people) - set(owned))
         values = (len(clip.owners), len(clip.owners) - len(owned), len(clip.people), missed)
         rows.append(Row(clip.name, tuple(Cell(float(v)) for v in values)))
-    columns = [Column(n, 0) for n in ("usable tracks", "nobody's or mixed", "people", "people without a track")]
+    columns = [
+        Column(n, 0)
+        for n in ("usable tracks", "nobody's or mixed", "people", "people without a track")
+    ]
     told = f"A track is a person's who has a share of {PURE:g} of its sightings."
     return Table("Tracks", "clip", tuple(columns), tuple(rows), (told,))
 
@@ -331,7 +366,12 @@ def _search_table(answers: Sequence[_Answer]) -> Table:
     for kind in LISTS:
         found = _searches(answers, kind)
         if found is not None:
-            rows.append(Row(kind, tuple(_search_cells(found, answers if kind == "joined" else (), told_ranks))))
+            rows.append(
+                Row(
+                    kind,
+                    tuple(_search_cells(found, answers if kind == "joined" else (), told_ranks)),
+                )
+            )
     columns = (
         *(Column("tracks of enrolled people", 0), Column("of others", 0)),
         *(Column(f"Rank-{k}", 3, "up") for k in RANKS),
@@ -348,7 +388,9 @@ def _search_table(answers: Sequence[_Answer]) -> Table:
     return Table("Identification by track", "list", columns, tuple(rows), (told,)).known()
 
 
-def _search_cells(found: Searches, answers: Sequence[_Answer], told_ranks: Sequence[int]) -> list[Cell]:
+def _search_cells(
+    found: Searches, answers: Sequence[_Answer], told_ranks: Sequence[int]
+) -> list[Cell]:
     """`answers`: of which to tell the errors as decided."""
     mated, others = int(found.mated.sum()), int((~found.mated).sum())
     values = {f"rank{k}": open_set.rank_rate(found, k) for k in told_ranks} if mated else {}
@@ -361,7 +403,10 @@ def _search_cells(found: Searches, answers: Sequence[_Answer], told_ranks: Seque
     ]
     known = [a.named and _first(a) == a.person for a in answers if a.enrolled]
     strangers = [a.named for a in answers if not a.enrolled]
-    decided = [1 - float(np.mean(known)) if known else math.nan, float(np.mean(strangers)) if strangers else math.nan]
+    decided = [
+        1 - float(np.mean(known)) if known else math.nan,
+        float(np.mean(strangers)) if strangers else math.nan,
+    ]
     return [Cell(float(mated)), Cell(float(others)), *measured, *(Cell(v) for v in decided)]
 
 

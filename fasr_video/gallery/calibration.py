@@ -22,18 +22,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fasr_video.errors import InputError, IntegrityError, UsageError
-from fasr_video.files import read_file, write_whole
+from fasr_video.files import atomic_write_text, read_file
+from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.likelihood import ScoreMap
-from fasr_video.gallery.probes import Kind
 
 FORMAT = "fasr-video/calibration/2"
+# Comparisons at or over a threshold that its rate is counted from; fewer would be chance.
 SUPPORT = 3
-"""Comparisons at or over a threshold that its rate is counted from; fewer would be chance."""
+# Highest scores that the tail is fitted on.
 TAIL = 100
-"""Highest scores that the tail is fitted on."""
 FAR_LARGER = 10
+# A claim about FPIR has to be tested on a gallery of at least this share of the one at work (NIST
+# SP 800-63).
 OPERATIONAL = 0.9
-"""A claim about FPIR has to be tested on a gallery of at least this share of the one at work (NIST SP 800-63)."""
 
 Scores = NDArray[np.float64]
 
@@ -231,8 +232,8 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    facts: Mapping[str, object]
-    """`Prober.facts()` of the models that it was made with."""
+    provenance: Mapping[str, object]
+    """`TrackEncoder.provenance()` of the models that it was made with."""
     data: str
     made: str
     """Date and time, UTC."""
@@ -256,18 +257,20 @@ class Calibration:
         """Return the band of faces of this size; None where nothing was calibrated."""
         return next((band for band in self.bands if band.low <= side <= band.high), None)
 
-    def fits(self, facts: Mapping[str, object]) -> str | None:
+    def fits(self, provenance: Mapping[str, object]) -> str | None:
         """Return why it says nothing about probes of these models; None where it fits.
 
         Made with super-resolution, it also fits the same models without: those scales do not depend on it.
         """
-        theirs = json.loads(json.dumps(facts))
-        for key in sorted({*self.facts, *theirs}):
-            if theirs.get(key) == self.facts.get(key) or (key == "restorer" and theirs.get(key) is None):
+        theirs = json.loads(json.dumps(provenance))
+        for key in sorted({*self.provenance, *theirs}):
+            if theirs.get(key) == self.provenance.get(key) or (
+                key == "restorer" and theirs.get(key) is None
+            ):
                 continue
-            if key == "restorer" and self.facts.get(key) is None:
+            if key == "restorer" and self.provenance.get(key) is None:
                 return "it was made without super-resolution"
-            return f"it was made with another {key} ({_short(self.facts.get(key))}, not {_short(theirs.get(key))})"
+            return f"it was made with another {key} ({_short(self.provenance.get(key))}, not {_short(theirs.get(key))})"
         return None
 
     def warnings(self, size: int) -> list[str]:
@@ -278,7 +281,9 @@ class Calibration:
         told = f"calibrated on a gallery of {tested:,} subjects, but this one has {size:,}"
         if size < FAR_LARGER * tested:
             return [f"{told}: false-positive rates are extrapolated"]
-        return [f"{told}, {size / tested:.0f} times as many: do not rely on a stated false-positive rate"]
+        return [
+            f"{told}, {size / tested:.0f} times as many: do not rely on a stated false-positive rate"
+        ]
 
     def outside(self, side: int) -> str | None:
         """Return what to say of a face of this size; None where it is one of those calibrated on."""
@@ -293,7 +298,7 @@ class Calibration:
     def save(self, path: Path) -> None:
         content = {"format": FORMAT, "sha256": self.sha256, **asdict(self)}
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-        write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+        atomic_write_text(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -308,7 +313,9 @@ class Calibration:
             raise InputError(path, f"not a calibration of the form {FORMAT}", remedy)
         digest = content.pop("sha256", None)
         if digest != hashlib.sha256(_canonical(content)).hexdigest():
-            raise IntegrityError(path, "changed since it was written", "restore it from a copy, or calibrate again")
+            raise IntegrityError(
+                path, "changed since it was written", "restore it from a copy, or calibrate again"
+            )
         try:
             return cls(**{**content, "bands": tuple(_band(band) for band in content["bands"])})
         except (KeyError, TypeError, ValueError) as error:
@@ -325,9 +332,13 @@ def _band(b: dict[str, Any]) -> Band:
 
 def _scale(s: dict[str, Any]) -> Scale:
     scorer, report = s["scorer"], dict(s["report"])
-    report["points"] = tuple(Point(**{k: _frozen(v) for k, v in p.items()}) for p in report["points"])
+    report["points"] = tuple(
+        Point(**{k: _frozen(v) for k, v in p.items()}) for p in report["points"]
+    )
     return Scale(
-        scorer=Scorer(tuple(Kind(k) for k in scorer["kinds"]), tuple(scorer["weights"]), scorer["offset"]),
+        scorer=Scorer(
+            tuple(Kind(k) for k in scorer["kinds"]), tuple(scorer["weights"]), scorer["offset"]
+        ),
         map=ScoreMap(**{k: _frozen(v) for k, v in s["map"].items()}),
         cllr_by_form=_frozen(s["cllr_by_form"]),
         tail=Tail(**{k: _frozen(v) for k, v in s["tail"].items()}),
@@ -343,7 +354,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _short(fact: object) -> str:
-    """A fact for people: hashes are cut, nested facts told one by one."""
+    """A fact for people: hashes are cut, nested provenance told one by one."""
     if isinstance(fact, dict):
         return ", ".join(f"{k} {_short(v)}" for k, v in sorted(fact.items()))
     text = str(fact)

@@ -13,18 +13,18 @@ from fasr_video.detection import Detector
 from fasr_video.detection.photograph import ALONE, MARGIN, Choice
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import readable_name, sha256_file
+from fasr_video.gallery.encoder import as_tensors
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.photos import Entry, Face, Listing, NoFace, lies_in, look, read_listing
-from fasr_video.gallery.probes import as_tensors
 from fasr_video.gallery.records import EnrolledPhoto, Problem, Removal
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.types import AlignedFace
 
 BATCH = 32  # photographs: what a kill can cost
 
+# Told the photographs that were looked at, of how many.
 Listener = Callable[[int, int], None]
-"""Told the photographs that were looked at, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,8 @@ def _work(
     listing = read_listing(given)
     _check(given, listing, told.choice)
     entries = [
-        replace(e, source=e.source or told.source, authority=e.authority or told.authority) for e in listing.entries
+        replace(e, source=e.source or told.source, authority=e.authority or told.authority)
+        for e in listing.entries
     ]
     by_hash, unread = _hash(entries)
     if remove and not by_hash:
@@ -112,7 +113,9 @@ def _work(
     plan = _compare(gallery, by_hash, unreached, move=remove)
     _rename(gallery, plan)
     known: dict[tuple[str | None, str | None], str] = {}
-    known |= {(p.sha256, p.detector): p.reason for p in gallery.problems() if p.detector is not None}
+    known |= {
+        (p.sha256, p.detector): p.reason for p in gallery.problems() if p.detector is not None
+    }
     problems, added = [*listing.problems, *unread, *plan.problems], 0
     for start in range(0, len(plan.new), BATCH):
         batch = plan.new[start : start + BATCH]
@@ -126,7 +129,12 @@ def _work(
     removal = gallery.remove(stale, why) if stale else None
     _note_problems(gallery, problems, unreached, remove)
     if added or stale or plan.renamed:
-        counts = {"added": added, "removed": len(stale), "renamed": len(plan.renamed), "problems": len(problems)}
+        counts = {
+            "added": added,
+            "removed": len(stale),
+            "renamed": len(plan.renamed),
+            "problems": len(problems),
+        }
         gallery.log("sync" if remove else "enrol", counts | {"detector": detector.fingerprint})
     report = (added, len(stale), len(plan.unchanged), len(plan.renamed))
     warnings = (*listing.warnings, *_not_chosen_again(plan, told.choice))
@@ -138,7 +146,9 @@ def _check(given: Path, listing: Listing, choice: Choice) -> None:
     count = len(listing.entries) + len(listing.problems)
     if isinstance(choice.face, int) and count > 1:
         reason = f"{given} names {count} photographs, and a number is about one"
-        raise UsageError(f"--face {choice.face}", reason, "give that photograph alone, or --face largest")
+        raise UsageError(
+            f"--face {choice.face}", reason, "give that photograph alone, or --face largest"
+        )
 
 
 def _not_chosen_again(plan: _Plan, choice: Choice) -> list[str]:
@@ -160,12 +170,17 @@ def _hash(entries: Sequence[Entry]) -> tuple[dict[str, list[Entry]], list[Proble
         try:
             by_hash.setdefault(sha256_file(entry.file), []).append(entry)
         except OSError as error:
-            unread.append(Problem(entry.path, entry.subject, None, f"cannot be read ({error.strerror})"))
+            unread.append(
+                Problem(entry.path, entry.subject, None, f"cannot be read ({error.strerror})")
+            )
     return by_hash, unread
 
 
 def _compare(
-    gallery: Gallery, by_hash: Mapping[str, list[Entry]], unreached: Collection[PurePath], move: bool
+    gallery: Gallery,
+    by_hash: Mapping[str, list[Entry]],
+    unreached: Collection[PurePath],
+    move: bool,
 ) -> _Plan:
     """What is listed against the store. What is enrolled stays where it is if any file says so, or may say so."""
     images = gallery.images()
@@ -176,7 +191,11 @@ def _compare(
     for sha256, alike in by_hash.items():
         before = stored.get(sha256)
         # The first to speak for a photograph is the one that did so before, if it is still there.
-        alike.sort(key=lambda e: before is not None and (e.subject != before.subject, e.path != before.path))
+        alike.sort(
+            key=lambda e: (
+                before is not None and (e.subject != before.subject, e.path != before.path)
+            )
+        )
         entry, *others = alike
         plan.problems += [_twice(other, entry, sha256) for other in others]
         if before is None:
@@ -233,7 +252,11 @@ def _enrol_batch(
         before = known.get((sha256, judge))
         found = look(entry.file, detector, told.choice) if before is None else NoFace(before, None)
         if before is None and not _is_still(entry.file, sha256):
-            problems.append(Problem(entry.path, entry.subject, None, "it changed or went away while it was read"))
+            problems.append(
+                Problem(
+                    entry.path, entry.subject, None, "it changed or went away while it was read"
+                )
+            )
         elif isinstance(found, Face):
             good.append((entry, sha256, found))
         else:
@@ -243,7 +266,9 @@ def _enrol_batch(
         for (entry, sha256, face), (feature, norm) in zip(good, vectors, strict=True):
             kept = face.aligned if told.pictures else None
             said = {"source": entry.source, "authority": entry.authority}
-            photo = EnrolledPhoto(sha256, entry.path, feature, norm, face.eye_px, face.score, kept, **said)
+            photo = EnrolledPhoto(
+                sha256, entry.path, feature, norm, face.eye_px, face.score, kept, **said
+            )
             gallery.add(entry.subject, photo, entry.note)
         gallery.set_problems(problems)
     return len(good), problems
@@ -261,7 +286,9 @@ def _is_still(file: Path, sha256: str) -> bool:
         return False
 
 
-def _embed(embedder: Embedder, faces: Sequence[AlignedFace]) -> list[tuple[NDArray[np.float32], float]]:
+def _embed(
+    embedder: Embedder, faces: Sequence[AlignedFace]
+) -> list[tuple[NDArray[np.float32], float]]:
     if not faces:
         return []
     features, norms = embedder.embed(*as_tensors(faces))
@@ -269,11 +296,16 @@ def _embed(embedder: Embedder, faces: Sequence[AlignedFace]) -> list[tuple[NDArr
 
 
 def _note_problems(
-    gallery: Gallery, problems: Sequence[Problem], unreached: Collection[PurePath], all_of_them: bool
+    gallery: Gallery,
+    problems: Sequence[Problem],
+    unreached: Collection[PurePath],
+    all_of_them: bool,
 ) -> None:
     """Those of before that are solved are forgotten: when the listing is all there is, each that it does not name."""
     named = {p.path for p in problems}
-    solved = [p.path for p in gallery.problems() if p.path not in named and not lies_in(p.path, unreached)]
+    solved = [
+        p.path for p in gallery.problems() if p.path not in named and not lies_in(p.path, unreached)
+    ]
     forget = solved if all_of_them else []
     gallery.set_problems(problems, forget)
 
@@ -293,24 +325,33 @@ def migrate(
     aside = gallery.folder / "migrate.part"
     record = np.dtype([("image", "<i8"), ("norm", "<f4"), ("vector", "<f4", (embedder.length,))])
     try:
-        with environment(gallery.folder), aside.open("xb") as handle:
+        with explain_errors(gallery.folder), aside.open("xb") as handle:
             for start in range(0, len(kept), BATCH):
                 batch = kept[start : start + BATCH]
                 faces = [face for i in batch if (face := gallery.face(i)) is not None]
                 rows = zip(batch, _embed(embedder, faces), strict=True)
-                handle.write(np.array([(i.id, norm, vector) for i, (vector, norm) in rows], record).tobytes())
+                handle.write(
+                    np.array([(i.id, norm, vector) for i, (vector, norm) in rows], record).tobytes()
+                )
                 if listen is not None:
                     listen(start + len(batch), len(kept))
         removal = gallery.replace_vectors(
-            embedder, _read(aside, record), [i.sha256 for i in missing], "no stored picture to migrate"
+            embedder,
+            _read(aside, record),
+            [i.sha256 for i in missing],
+            "no stored picture to migrate",
         )
     finally:
         aside.unlink(missing_ok=True)
-    gallery.log("migrated", {"embedder": embedder.sha256, "images": len(kept), "dropped": len(missing)})
+    gallery.log(
+        "migrated", {"embedder": embedder.sha256, "images": len(kept), "dropped": len(missing)}
+    )
     return len(kept), removal
 
 
-def _read(aside: Path, record: np.dtype[np.void]) -> Iterator[tuple[int, NDArray[np.float32], float]]:
+def _read(
+    aside: Path, record: np.dtype[np.void]
+) -> Iterator[tuple[int, NDArray[np.float32], float]]:
     with aside.open("rb") as handle:
         while data := handle.read(BATCH * record.itemsize):
             for row in np.frombuffer(data, record):

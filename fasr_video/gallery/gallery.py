@@ -8,21 +8,28 @@ from fasr_video.gallery import index
 from fasr_video.gallery.inspect import damage
 from fasr_video.gallery.records import Removal
 from fasr_video.gallery.store import GalleryStore, drop_index
-from fasr_video.sqlite import tell_damage
+from fasr_video.sqlite import raise_if_damaged
 
 
 class Gallery(GalleryStore):
     """An open gallery. Use `Gallery.create` or `Gallery.open`, in a with statement."""
 
-    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+    def __exit__(
+        self, _: object = None, error: BaseException | None = None, __: object = None
+    ) -> None:
         remedy = "restore it from a copy; `fasr-video gallery check` tells the rest"
         try:
-            tell_damage(error, lambda: damage(self), self.folder, remedy)
+            raise_if_damaged(error, lambda: damage(self), self.folder, remedy)
         finally:
             super().__exit__(_, error, __)
 
     def remove(
-        self, images: Sequence[str], why: str, subjects: Sequence[str] = (), by: str = "", role: str = ""
+        self,
+        images: Sequence[str],
+        why: str,
+        subjects: Sequence[str] = (),
+        by: str = "",
+        role: str = "",
     ) -> Removal:
         """Remove photographs, by SHA-256, from rows, pages, write-ahead log and index; then search all files for them.
 

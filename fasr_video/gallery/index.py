@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.errors import EnvironmentFailure, MissingExtra, UsageError
-from fasr_video.files import read_file, sha256_file, sync_folder, write_whole
+from fasr_video.files import atomic_write, atomic_write_text, read_file, sha256_file, sync_folder
 from fasr_video.gallery.store import FILE, STAMP, GalleryStore
 
 APPROXIMATE_ABOVE = 1_000_000
@@ -53,7 +53,9 @@ class Measured:
 class Index:
     """A gallery's vectors as they were at one generation."""
 
-    def __init__(self, engine: Any, kind: str, measured: tuple[Measured, ...], rebuilt: str | None) -> None:
+    def __init__(
+        self, engine: Any, kind: str, measured: tuple[Measured, ...], rebuilt: str | None
+    ) -> None:
         self._engine, self.kind, self.measured = engine, kind, measured
         self.rebuilt = rebuilt
         """Why it was made anew from the store; None when the file on disk fits."""
@@ -63,14 +65,16 @@ class Index:
         """From the file when it fits, otherwise from the store; then the file is written, where that is possible."""
         faiss = _faiss()
         with gallery.snapshot():
-            facts = facts_of(gallery)
+            facts = provenance_of(gallery)
             reason = unfit(gallery, facts, approximate_above)
             if reason is None:
                 try:
                     return cls._read(faiss, gallery)
                 except _OfOthers:
                     reason = OTHERS
-                except RuntimeError:  # FAISS: a process that removes somebody took the file away just now
+                except (
+                    RuntimeError
+                ):  # FAISS: a process that removes somebody took the file away just now
                     reason = "its file went away"
             built = _build(faiss, gallery, approximate_above)
         _save(faiss, gallery, built, facts)
@@ -94,7 +98,9 @@ class Index:
     def __len__(self) -> int:
         return int(self._engine.ntotal)
 
-    def search(self, features: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def search(
+        self, features: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """M×L unit vectors → cosines (M×k, the highest first) and ids of the templates; fewer columns when there are
         fewer than k templates."""
         features = np.ascontiguousarray(features, np.float32)
@@ -125,7 +131,9 @@ class _Built:
     measured: tuple[Measured, ...]
 
 
-def unfit(gallery: GalleryStore, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE) -> str | None:
+def unfit(
+    gallery: GalleryStore, facts: dict[str, Any], approximate_above: int = APPROXIMATE_ABOVE
+) -> str | None:
     """Why the index on disk cannot be used for a gallery with these facts; None when it can."""
     folder = gallery.folder
     if not (folder / FILE).is_file():
@@ -143,7 +151,7 @@ def unfit(gallery: GalleryStore, facts: dict[str, Any], approximate_above: int =
         return "there was none"
 
 
-def facts_of(gallery: GalleryStore) -> dict[str, Any]:
+def provenance_of(gallery: GalleryStore) -> dict[str, Any]:
     """What an index has to have been made from, to fit this gallery now."""
     state = {"gallery": gallery.id, "generation": gallery.generation, "state": gallery.state}
     return state | {"count": gallery.count(), "length": gallery.length}
@@ -181,16 +189,20 @@ def _save(faiss: Any, gallery: GalleryStore, built: _Built, facts: dict[str, Any
     the store meanwhile must not come back to the disk."""
     stamp = facts | {"kind": built.kind, "measured": [asdict(m) for m in built.measured]}
     with gallery.sole_writer() as allowed:
-        if not allowed or facts_of(gallery) != facts:
+        if not allowed or provenance_of(gallery) != facts:
             return
         # FAISS tells of a full disk by a RuntimeError.
         with suppress(OSError, RuntimeError, sqlite3.Error, EnvironmentFailure):
-            (gallery.folder / STAMP).unlink(missing_ok=True)  # a kill leaves no stamp rather than one of another file
+            (gallery.folder / STAMP).unlink(
+                missing_ok=True
+            )  # a kill leaves no stamp rather than one of another file
             sync_folder(gallery.folder)
-            write_whole(gallery.folder / FILE, lambda part: _write_index(faiss, built.engine, part))
+            atomic_write(
+                gallery.folder / FILE, lambda part: _write_index(faiss, built.engine, part)
+            )
             stamp["sha256"] = sha256_file(gallery.folder / FILE)
             text = json.dumps(stamp, indent=2)
-            write_whole(gallery.folder / STAMP, lambda part: part.write_text(text, encoding="utf-8"))
+            atomic_write_text(gallery.folder / STAMP, text)
             gallery.note_index_stamp(hashlib.sha256(text.encode()).hexdigest())
 
 
@@ -244,15 +256,21 @@ def _choose(faiss: Any, flat: Any) -> _Built:
 
 def _ivf_pq(faiss: Any, vectors: NDArray[np.float32]) -> Any:
     count, length = vectors.shape
-    lists = max(1, min(round(4 * count**0.5), count // 39))  # fewer vectors a list would train it badly
+    lists = max(
+        1, min(round(4 * count**0.5), count // 39)
+    )  # fewer vectors a list would train it badly
     parts = next(m for m in (64, 32, 16, 8, 4, 2, 1) if length % m == 0)
-    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(length), length, lists, parts, 8, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFPQ(
+        faiss.IndexFlatIP(length), length, lists, parts, 8, faiss.METRIC_INNER_PRODUCT
+    )
     index.train(vectors)  # FAISS takes a sample as large as it needs
     return index
 
 
 def _hnsw(faiss: Any, vectors: NDArray[np.float32]) -> Any:
-    index = faiss.IndexHNSWSQ(vectors.shape[1], faiss.ScalarQuantizer.QT_8bit, 32, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWSQ(
+        vectors.shape[1], faiss.ScalarQuantizer.QT_8bit, 32, faiss.METRIC_INNER_PRODUCT
+    )
     index.train(vectors[:: max(1, len(vectors) // 100_000)])
     return index
 

@@ -32,7 +32,14 @@ def check(gallery: GalleryStore) -> list[Check]:
         first = _structure(gallery)
         if first.problems:
             return [first]
-        return [first, _removal(gallery), _rows(gallery), _templates(gallery), _pictures(gallery), _index(gallery)]
+        return [
+            first,
+            _removal(gallery),
+            _rows(gallery),
+            _templates(gallery),
+            _pictures(gallery),
+            _index(gallery),
+        ]
 
 
 def damage(gallery: GalleryStore) -> str | None:
@@ -54,12 +61,16 @@ def _structure(gallery: GalleryStore) -> Check:
 def _removal(gallery: GalleryStore) -> Check:
     found = Check("removals are finished", len(gallery.removals()), remedy=FINISH)
     if gallery.unfinished():
-        found.problems.append("a removal was begun and is not finished: what was removed may still be in the files")
+        found.problems.append(
+            "a removal was begun and is not finished: what was removed may still be in the files"
+        )
     return found
 
 
 def _rows(gallery: GalleryStore) -> Check:
-    return Check("rows belong together", sum(s.images for s in gallery.subjects()), gallery.stray_rows())
+    return Check(
+        "rows belong together", sum(s.images for s in gallery.subjects()), gallery.stray_rows()
+    )
 
 
 def _templates(gallery: GalleryStore) -> Check:
@@ -85,7 +96,7 @@ def _pictures(gallery: GalleryStore) -> Check:
 def _index(gallery: GalleryStore) -> Check:
     found = Check("index against the store", gallery.count())
     found.remedy = f"delete {gallery.folder / FILE}: the next search makes it anew from the store"
-    facts, stamp = index.facts_of(gallery), index.read_stamp(gallery)
+    facts, stamp = index.provenance_of(gallery), index.read_stamp(gallery)
     # Whether it is one that large galleries have is the searcher's choice, not this check's.
     reason = index.unfit(gallery, facts, facts["count"] - bool(stamp and stamp["measured"]))
     if reason == index.DAMAGED:
@@ -162,9 +173,15 @@ def nearest_pair(gallery: GalleryStore, made: Index, most_photos: int) -> Neares
         # A subject has at most its photographs and a pooled one: what comes after them is somebody else.
         cosines, ids = made.search(stored.features[part], most_photos + 2)
         whose = gallery.templates({*ids.ravel().tolist(), *stored.ids[part].tolist()})
-        for own, row, line in zip(stored.ids[part].tolist(), ids.tolist(), cosines.tolist(), strict=True):
+        for own, row, line in zip(
+            stored.ids[part].tolist(), ids.tolist(), cosines.tolist(), strict=True
+        ):
             subject = whose[own].subject
-            others = ((c, whose[i].subject) for c, i in zip(line, row, strict=True) if whose[i].subject != subject)
+            others = (
+                (c, whose[i].subject)
+                for c, i in zip(line, row, strict=True)
+                if whose[i].subject != subject
+            )
             cosine, other = next(others, (-2.0, ""))
             if cosine > (-2.0 if best is None else best.cosine):
                 first, second = sorted((subject, other))

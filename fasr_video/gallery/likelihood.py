@@ -17,8 +17,9 @@ from fasr_video.errors import UsageError
 
 Scores = NDArray[np.float64]
 Form = Literal["logistic", "isotonic"]
+# On the squared slopes of standardised scores: it keeps them finite where the two kinds do not
+# overlap at all.
 PENALTY = 0.1
-"""On the squared slopes of standardised scores: it keeps them finite where the two kinds do not overlap at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ def fit_map(form: Form, same: Scores, different: Scores) -> ScoreMap:
 def _line(same: Scores, different: Scores) -> tuple[Scores, Scores]:
     """Two points of Platt's line, at the lowest and the highest score."""
     slopes, offset = logistic(same[:, None], different[:, None])
-    knots = np.array([min(same.min(), different.min()), max(same.max(), different.max())], np.float64)
+    knots = np.array(
+        [min(same.min(), different.min()), max(same.max(), different.max())], np.float64
+    )
     if knots[0] == knots[1]:
         knots[1] += 1
     return knots, slopes[0] * knots + offset
@@ -128,7 +131,9 @@ def _highest(same: Scores, different: Scores) -> float:
     """The largest t with P(LR < t | same) + t · P(LR ≥ t | different) < 1, at least 1; in log10."""
     levels = np.unique(np.concatenate((same, different)))
     missed = (np.searchsorted(np.sort(same), levels, "left") + 1) / (len(same) + 1)
-    false = (len(different) - np.searchsorted(np.sort(different), levels, "left") + 1) / (len(different) + 1)
+    false = (len(different) - np.searchsorted(np.sort(different), levels, "left") + 1) / (
+        len(different) + 1
+    )
     with np.errstate(divide="ignore"):
         most = np.log10(np.maximum(1 - missed, 0) / false)
     # Between two levels the shares do not change, so there the condition is t < 10^most.
@@ -154,4 +159,6 @@ def least_cllr(same: Scores, different: Scores) -> float:
 def _check(same: Scores, different: Scores) -> None:
     for name, scores in (("of the same person", same), ("of different people", different)):
         if not len(scores) or not np.isfinite(scores).all():
-            raise UsageError(f"scores {name}", "none, or not all are finite", "give more people and photographs")
+            raise UsageError(
+                f"scores {name}", "none, or not all are finite", "give more people and photographs"
+            )

@@ -143,7 +143,9 @@ def _unnamed(file: Path, path: Path) -> Problem:
     """A photograph, or one in a folder, whose name is no text: no gallery can hold it."""
     name, subject = readable_name(path), readable_name(_subject(path))
     digest = None if _out_of_reach(file) else _hash(file)
-    return Problem(name, subject, digest, "its name, or that of its folder, is not UTF-8: rename it")
+    return Problem(
+        name, subject, digest, "its name, or that of its folder, is not UTF-8: rename it"
+    )
 
 
 def _unread(path: Path, error: OSError) -> Problem:
@@ -160,11 +162,22 @@ def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]
     walked = list(os.walk(folder, onerror=errors.append))
     if not walked:
         raise InputError(folder, f"cannot be read ({errors[0].strerror})", "check its permissions")
-    files = sorted(Path(place, name).relative_to(folder) for place, _, names in walked for name in names)
-    links = (str(p) for place, below, _ in walked for name in below if (p := Path(place, name)).is_symlink())
+    files = sorted(
+        Path(place, name).relative_to(folder) for place, _, names in walked for name in names
+    )
+    links = (
+        str(p)
+        for place, below, _ in walked
+        for name in below
+        if (p := Path(place, name)).is_symlink()
+    )
     errors += [OSError(errno.ELOOP, "a link, which is not followed", link) for link in links]
     if not files and not errors:
-        raise InputError(folder, "the gallery holds no files", "put one photograph, or one folder, a person in it")
+        raise InputError(
+            folder,
+            "the gallery holds no files",
+            "put one photograph, or one folder, a person in it",
+        )
     return files, set(walked[0][1]), [(Path(e.filename).relative_to(folder), e) for e in errors]
 
 
@@ -205,7 +218,9 @@ def _hash(file: Path) -> str | None:
 
 
 def _manifest(file: Path) -> Listing:
-    remedy = "give a CSV file with the columns path, subject and, if wanted, note, source, authority"
+    remedy = (
+        "give a CSV file with the columns path, subject and, if wanted, note, source, authority"
+    )
     entries, problems, unreached, seen = [], [], set[PurePath](), dict[Path, int]()
     table = read_csv(file, ("path", "subject"), remedy)
     for number, row in table.rows.items():
@@ -218,7 +233,9 @@ def _manifest(file: Path) -> Listing:
             reason = f"the same file as in line {seen[target.resolve()]}"
         if reason is not None:
             told = f"{path}: {reason}" if path else reason
-            problems.append(Problem(f"{file.name}, line {number}", subject[:LONGEST_ID], None, told))
+            problems.append(
+                Problem(f"{file.name}, line {number}", subject[:LONGEST_ID], None, told)
+            )
             continue
         about = {key: row.get(key, "") for key in ("note", "source", "authority")}
         entries.append(Entry(target, path, subject, **about))

@@ -13,8 +13,8 @@ from fasr_video.types import AlignedFace
 
 Kind = Literal["single", "pooled"]
 
+# Characters of a subject's id: it stands in lines, tables and addresses.
 LONGEST_ID = 200
-"""Characters of a subject's id: it stands in lines, tables and addresses."""
 
 
 class GalleryError(UsageError):

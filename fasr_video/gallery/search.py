@@ -16,25 +16,26 @@ from numpy.typing import NDArray
 
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration, scale_name
+from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
-from fasr_video.gallery.probes import Feature, Kind
 
 
 class Mode(StrEnum):
     """The two modes of NIST's one-to-many tests."""
 
+    # A list of fixed length for people to look through.
     INVESTIGATION = "investigation"
-    """A list of fixed length for people to look through."""
+    # Only candidates over the threshold that a stated share of strangers would pass, in a gallery
+    # of this size.
     IDENTIFICATION = "identification"
-    """Only candidates over the threshold that a stated share of strangers would pass, in a gallery of this size."""
 
 
 class Verdict(StrEnum):
+    # At least one passes the threshold: leads for a person to examine.
     CANDIDATES = "candidates"
-    """At least one passes the threshold: leads for a person to examine."""
+    # None does.
     UNKNOWN = "unknown"
-    """None does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,11 @@ class Question:
     def check(self, calibration: Calibration | None) -> None:
         if self.mode is Mode.IDENTIFICATION and calibration is None:
             reason = "a threshold needs a calibration made with these models"
-            raise UsageError("search.mode identification", reason, "run `fasr-video calibrate`, or use investigation")
+            raise UsageError(
+                "search.mode identification",
+                reason,
+                "run `fasr-video calibrate`, or use investigation",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +107,14 @@ def chances(templates: int) -> int:
     return templates if templates == 1 else 2 * (templates - 1)
 
 
+# Nearest subjects of each probe that are looked at, however few are shown: who passes must not hang
+# on that.
 NAMED = 50
-"""Nearest subjects of each probe that are looked at, however few are shown: who passes must not hang on that."""
+# Comparisons that a threshold is set for at the least: who walks past a camera is somebody out of
+# many, however few are enrolled, and what a small gallery allows by chance is no lead.
 SMALLEST_GALLERY = 500
-"""Comparisons that a threshold is set for at the least: who walks past a camera is somebody out of many, however few
-are enrolled, and what a small gallery allows by chance is no lead."""
+# Tracks that FAISS is asked about at once. What bounds it is memory: each names up to 150 subjects.
 TOGETHER = 64
-"""Tracks that FAISS is asked about at once. What bounds it is memory: each names up to 150 subjects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +128,8 @@ class Reader:
     """The cosine from which a probe speaks for somebody."""
 
 
+# Similarities are raw: there is no likelihood ratio, and nothing passes.
 UNREAD = Reader(None, (), {})
-"""Similarities are raw: there is no likelihood ratio, and nothing passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,12 @@ class Searcher:
         calibrated: Collection[Kind] = tuple(Kind),
     ) -> None:
         question.check(calibration)
-        self._gallery, self._index, self._question, self._calibration = gallery, index, question, calibration
+        self._gallery, self._index, self._question, self._calibration = (
+            gallery,
+            index,
+            question,
+            calibration,
+        )
         self._calibrated = () if calibration is None else calibrated
         of_each = {s: chances(templates) for s, templates in gallery.templates_by_subject().items()}
         self._people, self._of_each, self._chances = len(of_each), of_each, sum(of_each.values())
@@ -175,15 +186,21 @@ class Searcher:
             part = asked[start : start + TOGETHER]
             named = iter(self._name([feature for one in part for feature in one.features.values()]))
             names = [{kind: next(named) for kind in one.features} for one in part]
-            vectors = self._gallery.features_of({s for lists in names for list_ in lists.values() for s in list_})
+            vectors = self._gallery.features_of(
+                {s for lists in names for list_ in lists.values() for s in list_}
+            )
             found += [self._answer(one, n, vectors) for one, n in zip(part, names, strict=True)]
         return found
 
-    def _answer(self, asked: Asked, names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]) -> Answer:
+    def _answer(
+        self, asked: Asked, names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]
+    ) -> Answer:
         features, reader = asked.features, self._reader_of(asked.side)
         named = list(dict.fromkeys(subject for list_ in names.values() for subject in list_))
         # Every probe with every named subject's nearest template.
-        cosines = {s: {kind: float((vectors[s] @ f).max()) for kind, f in features.items()} for s in named}
+        cosines = {
+            s: {kind: float((vectors[s] @ f).max()) for kind, f in features.items()} for s in named
+        }
         lists = {kind: self._rank(reader, kind, list_, cosines) for kind, list_ in names.items()}
         joined = [k for k in features if k in reader.kinds]
         threshold, extrapolated = None, False
@@ -196,13 +213,19 @@ class Searcher:
         verdict = Verdict.CANDIDATES if passing else Verdict.UNKNOWN
         if self._question.mode is Mode.IDENTIFICATION:
             candidates = passing
-            lists = {k: [h for h in hits if _supports(reader, k, h.cosine)] for k, hits in lists.items()}
+            lists = {
+                k: [h for h in hits if _supports(reader, k, h.cosine)] for k, hits in lists.items()
+            }
         length = self._question.length
         lists = {kind: hits[:length] for kind, hits in lists.items()}
         return Answer(verdict, lists, candidates[:length], threshold, extrapolated)
 
-    def _rank(self, reader: Reader, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]) -> list[Hit]:
-        hits = [Hit(s, cosines[s][kind], self._ratio(reader, kind, s, cosines[s][kind])) for s in names]
+    def _rank(
+        self, reader: Reader, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]
+    ) -> list[Hit]:
+        hits = [
+            Hit(s, cosines[s][kind], self._ratio(reader, kind, s, cosines[s][kind])) for s in names
+        ]
         return sorted(hits, key=lambda h: (-h.cosine, h.subject))
 
     def _ratio(self, reader: Reader, kind: Kind, subject: str, cosine: float) -> float | None:
@@ -240,7 +263,9 @@ class Searcher:
     ) -> Candidate:
         if reader.band is None or threshold is None:
             first = tuple(k for k, hits in lists.items() if hits and hits[0].subject == subject)
-            return Candidate(subject, cosines, float(np.mean(list(cosines.values()))), None, False, first, False)
+            return Candidate(
+                subject, cosines, float(np.mean(list(cosines.values()))), None, False, first, False
+            )
         known = {k: c for k, c in cosines.items() if k in reader.kinds}
         score, ratio = float(reader.band.fused_score(known)), float(reader.band.fuse(known))
         low, high = reader.band.bounds(known)

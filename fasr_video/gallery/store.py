@@ -51,13 +51,19 @@ from fasr_video.pictures import MOST_OF_A_FACE, UNREADABLE, decoded
 from fasr_video.recognition.combiner import Source, weighted_mean
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
-from fasr_video.sqlite import close_whole, connect_to_read, connect_to_write, environment, transaction
+from fasr_video.sqlite import (
+    close_checkpointed,
+    connect_to_read,
+    connect_to_write,
+    explain_errors,
+    transaction,
+)
 from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
 DATABASE = "gallery.sqlite"
+# The index, and what it was made from.
 FILE, STAMP = "vectors.faiss", "vectors.json"
-"""The index, and what it was made from."""
 LOCK = ".lock"
 PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4096 bytes would hold one and half of air
 CHUNK = 8192  # rows at a time
@@ -71,7 +77,7 @@ CREATE TABLE subject (id TEXT PRIMARY KEY, note TEXT NOT NULL, created TEXT NOT 
 CREATE TABLE image (
     id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL REFERENCES subject, sha256 TEXT NOT NULL UNIQUE,
     path TEXT NOT NULL, source TEXT NOT NULL, authority TEXT NOT NULL, eye_px REAL NOT NULL, score REAL NOT NULL,
-    norm REAL NOT NULL, marks TEXT, added_at TEXT NOT NULL, picture_sha256 BLOB, picture BLOB);
+    norm REAL NOT NULL, landmarks TEXT, added_at TEXT NOT NULL, picture_sha256 BLOB, picture BLOB);
 CREATE INDEX image_by_subject ON image (subject);
 CREATE TABLE template (
     id INTEGER PRIMARY KEY AUTOINCREMENT, subject TEXT NOT NULL REFERENCES subject,
@@ -86,6 +92,7 @@ CREATE TABLE removal (
 CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL);
 """
 
+# Rows that do not belong together.
 _ORPHANS = {
     "subjects without a photograph": "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)",
     "photographs without a template": "SELECT sha256 FROM image WHERE id NOT IN "
@@ -96,7 +103,6 @@ _ORPHANS = {
     "FROM subject s WHERE (SELECT count(*) FROM image WHERE subject = s.id) > 1 <> "
     "(SELECT count(*) FROM template WHERE subject = s.id AND kind = 'pooled')",
 }
-"""Rows that do not belong together."""
 
 SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
 
@@ -112,7 +118,7 @@ class GalleryStore:
 
     @classmethod
     def create(cls, folder: Path, embedder_name: str, embedder_sha256: str, length: int) -> Self:
-        with environment(folder):
+        with explain_errors(folder):
             new = folder / f"{DATABASE}.new"
             begun = {LOCK, *(new.name + end for end in ("", "-wal", "-shm", "-journal"))}
             if folder.is_dir() and (strange := {p.name for p in folder.iterdir()} - begun):
@@ -126,11 +132,18 @@ class GalleryStore:
                 database = connect_to_write(new, PAGE)
                 with database:
                     database.executescript(_SCHEMA)
-                    facts = {"schema": SCHEMA_VERSION, "gallery": secrets.token_hex(8), "generation": 0, "purge": 0}
+                    facts = {
+                        "schema": SCHEMA_VERSION,
+                        "gallery": secrets.token_hex(8),
+                        "generation": 0,
+                        "purge": 0,
+                    }
                     facts |= {"state": secrets.token_hex(8), "length": length, "created": now()}
                     facts |= {"embedder": embedder_name, "embedder_sha256": embedder_sha256}
-                    database.executemany("INSERT INTO meta VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()])
-                close_whole(database)
+                    database.executemany(
+                        "INSERT INTO meta VALUES (?, ?)", [(k, str(v)) for k, v in facts.items()]
+                    )
+                close_checkpointed(database)
                 put_in_place(new, folder / DATABASE)
         return cls.open(folder)
 
@@ -143,7 +156,7 @@ class GalleryStore:
         lock = None if read_only else _lock(folder)
         database: sqlite3.Connection | None = None
         try:
-            with environment(folder):
+            with explain_errors(folder):
                 if not read_only:
                     refuse_links(folder)
                 database = connect_to_read(path) if read_only else connect_to_write(path)
@@ -153,7 +166,11 @@ class GalleryStore:
                 if made is None or made[0] != str(SCHEMA_VERSION):
                     made_by = f"gallery format {made[0] if made else 'unknown'}, this one writes {SCHEMA_VERSION}"
                     reason = f"made by another version of fasr-video ({made_by})"
-                    raise GalleryError(folder, reason, "open it with that version, or enrol again into a new gallery")
+                    raise GalleryError(
+                        folder,
+                        reason,
+                        "open it with that version, or enrol again into a new gallery",
+                    )
                 refuse_others(database, SHAPE, path)
                 refuse_values(database, SHAPE, path)
                 gallery = cls(folder, database, lock)
@@ -170,7 +187,9 @@ class GalleryStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: object = None, error: BaseException | None = None, __: object = None) -> None:
+    def __exit__(
+        self, _: object = None, error: BaseException | None = None, __: object = None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -254,28 +273,40 @@ class GalleryStore:
     def chosen(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
         """All photographs of these subjects, and these by hash; each has to be known, if only from a problem."""
         whole = [i for s in dict.fromkeys(subjects) for i in self.images(self._known_subject(s))]
-        single = {i.sha256: i for h in images for i in self.images(self._known_image(h)) if i.sha256 == h}
+        single = {
+            i.sha256: i for h in images for i in self.images(self._known_image(h)) if i.sha256 == h
+        }
         return [*whole, *(i for i in single.values() if i.subject not in subjects)]
 
     def face(self, image: GalleryImage) -> AlignedFace | None:
         """The aligned face, if it was kept."""
-        rows = self.query("SELECT picture, marks, picture_sha256 FROM image WHERE id = ?", (image.id,))
+        rows = self.query(
+            "SELECT picture, landmarks, picture_sha256 FROM image WHERE id = ?", (image.id,)
+        )
         if not rows or rows[0][0] is None:
             return None
-        data, marks, digest = rows[0]
+        data, landmarks, digest = rows[0]
         if hashlib.sha256(data).digest() != digest:
             remedy = "restore the gallery from a copy, or remove this photograph and add it again"
-            raise IntegrityError(self.folder, f"the stored picture of {image.path} was changed", remedy)
+            raise IntegrityError(
+                self.folder, f"the stored picture of {image.path} was changed", remedy
+            )
         try:
             picture = decoded(data, MOST_OF_A_FACE)
         except UNREADABLE as error:
             reason = f"the stored picture of {image.path} is none ({error})"
-            raise IntegrityError(self.folder, reason, "remove this photograph and add it again") from error
+            raise IntegrityError(
+                self.folder, reason, "remove this photograph and add it again"
+            ) from error
         try:
-            return AlignedFace(picture, None if marks is None else np.array(json.loads(marks), np.float32))
+            return AlignedFace(
+                picture, None if landmarks is None else np.array(json.loads(landmarks), np.float32)
+            )
         except (ValueError, TypeError) as error:
             remedy = "restore the gallery from a copy, or remove this photograph and add it again"
-            raise IntegrityError(self.folder, f"the landmarks of {image.path} were changed", remedy) from error
+            raise IntegrityError(
+                self.folder, f"the landmarks of {image.path} were changed", remedy
+            ) from error
 
     def count(self, kind: Kind | None = None) -> int:
         """Of templates, or of those of a kind."""
@@ -288,14 +319,17 @@ class GalleryStore:
 
     def ids(self) -> NDArray[np.int64]:
         """Of all templates, in order."""
-        with environment(self.folder):
+        with explain_errors(self.folder):
             rows = self._db.execute("SELECT id FROM template ORDER BY id")
             return np.fromiter((row[0] for row in rows), np.int64)
 
     def vectors(self) -> Vectors:
         """Of all templates, in the order of their ids."""
         with self.snapshot():
-            ids, features = np.empty(self.count(), np.int64), np.empty((self.count(), self.length), np.float32)
+            ids, features = (
+                np.empty(self.count(), np.int64),
+                np.empty((self.count(), self.length), np.float32),
+            )
             done = 0
             for chunk in self.vector_chunks():
                 ids[done : done + len(chunk.ids)] = chunk.ids
@@ -305,13 +339,15 @@ class GalleryStore:
 
     def vector_chunks(self) -> Iterator[Vectors]:
         """The same, some thousand at a time: a million vectors need their own memory once, not thrice."""
-        with environment(self.folder):
+        with explain_errors(self.folder):
             cursor = self._db.execute("SELECT id, vector FROM template ORDER BY id")
             length = self.length
             while rows := cursor.fetchmany(CHUNK):
                 joined = b"".join([vector for _, vector in rows])
                 if len(joined) != 4 * length * len(rows):
-                    raise IntegrityError(self.folder, "a vector has the wrong length", "restore it from a copy")
+                    raise IntegrityError(
+                        self.folder, "a vector has the wrong length", "restore it from a copy"
+                    )
                 ids = np.fromiter((i for i, _ in rows), np.int64, len(rows))
                 yield Vectors(ids, np.frombuffer(joined, "<f4").reshape(len(rows), length))
 
@@ -320,7 +356,7 @@ class GalleryStore:
         for start in range(0, len(asked), ASKED):
             part = asked[start : start + ASKED]
             sql = f"""SELECT t.id, t.subject, t.kind, i.sha256 FROM template t LEFT JOIN image i ON i.id = t.image
-                      WHERE t.id IN ({_marks(part)})"""
+                      WHERE t.id IN ({_placeholders(part)})"""
             found.update({row[0]: Template(*row) for row in self.query(sql, part)})
         return found
 
@@ -328,8 +364,12 @@ class GalleryStore:
         """All vectors of each of these subjects, K×length."""
         found = {}
         for subject in subjects:
-            rows = self.query("SELECT vector FROM template WHERE subject = ? ORDER BY id", (subject,))
-            found[subject] = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(-1, self.length)
+            rows = self.query(
+                "SELECT vector FROM template WHERE subject = ? ORDER BY id", (subject,)
+            )
+            found[subject] = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(
+                -1, self.length
+            )
         return found
 
     def stored_vectors(self, image: GalleryImage) -> list[bytes]:
@@ -343,12 +383,17 @@ class GalleryStore:
         return rows[0][0] if rows else None
 
     def problems(self) -> list[Problem]:
-        return [Problem(*r) for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")]
+        return [
+            Problem(*r)
+            for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")
+        ]
 
     def problems_about(self, subjects: Collection[str], images: Collection[str]) -> list[Problem]:
         """Those of these subjects, of these photographs, and those that name one of these subjects."""
         # What a detector says names nobody.
-        names = "|".join(re.escape(s) for s in subjects if s)  # a line of a manifest may lack its subject
+        names = "|".join(
+            re.escape(s) for s in subjects if s
+        )  # a line of a manifest may lack its subject
         naming = re.compile(rf"(?<!\w)({names})(?!\w)") if names else None
         return [
             p
@@ -362,7 +407,10 @@ class GalleryStore:
         """What was removed, when and why. Subjects are told by the SHA-256 of their ids."""
         rows = self.query("SELECT at, why, subjects, images, templates FROM removal ORDER BY id")
         keys = ("at", "why", "subjects_sha256", "images_sha256", "templates")
-        return [dict(zip(keys, (a, w, json.loads(s), json.loads(i), t), strict=True)) for a, w, s, i, t in rows]
+        return [
+            dict(zip(keys, (a, w, json.loads(s), json.loads(i), t), strict=True))
+            for a, w, s, i, t in rows
+        ]
 
     def log_lines(self) -> list[tuple[str, str, dict[str, Any]]]:
         rows = self.query("SELECT at, event, details FROM log ORDER BY id")
@@ -374,7 +422,7 @@ class GalleryStore:
         if self._db.in_transaction:
             yield
             return
-        with environment(self.folder):
+        with explain_errors(self.folder):
             self._db.execute("BEGIN")
             try:
                 yield
@@ -406,14 +454,20 @@ class GalleryStore:
             whose = self.whose(photo.sha256)
             if whose is not None and whose != subject:
                 raise PhotoOfAnother(
-                    photo.path, f"the same photograph is enrolled as {whose}, not {subject}", "remove one of the two"
+                    photo.path,
+                    f"the same photograph is enrolled as {whose}, not {subject}",
+                    "remove one of the two",
                 )
             if whose == subject:
                 return False
             at = now()
             self._db.execute("INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, at))
             picture = None if photo.face is None else _png(photo.face.picture)
-            marks = None if photo.face is None or photo.face.marks is None else photo.face.marks.tolist()
+            landmarks = (
+                None
+                if photo.face is None or photo.face.landmarks is None
+                else photo.face.landmarks.tolist()
+            )
             row: dict[str, object] = {
                 "subject": subject,
                 "sha256": photo.sha256,
@@ -423,13 +477,15 @@ class GalleryStore:
                 "eye_px": photo.eye_px,
                 "score": photo.score,
                 "norm": photo.norm,
-                "marks": None if marks is None else json.dumps(marks),
+                "landmarks": None if landmarks is None else json.dumps(landmarks),
                 "added_at": at,
                 "picture_sha256": None if picture is None else hashlib.sha256(picture).digest(),
                 "picture": picture,
             }
-            sql = f"INSERT INTO image ({', '.join(row)}) VALUES ({_marks(row)})"
-            self._insert_template(subject, self._db.execute(sql, tuple(row.values())).lastrowid, feature)
+            sql = f"INSERT INTO image ({', '.join(row)}) VALUES ({_placeholders(row)})"
+            self._insert_template(
+                subject, self._db.execute(sql, tuple(row.values())).lastrowid, feature
+            )
             self._db.execute("DELETE FROM problem WHERE path = ?", (photo.path,))
             return True
 
@@ -443,7 +499,9 @@ class GalleryStore:
         _check_id(subject)
         with self.transaction():
             before = self._known_image(sha256)
-            self._db.execute("INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, now()))
+            self._db.execute(
+                "INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, now())
+            )
             template = "image = (SELECT id FROM image WHERE sha256 = ?)"
             self._db.execute(f"UPDATE template SET subject = ? WHERE {template}", (subject, sha256))
             self._db.execute("UPDATE image SET subject = ? WHERE sha256 = ?", (subject, sha256))
@@ -472,7 +530,9 @@ class GalleryStore:
         with self.transaction():
             who = {"by": by or login(), "role": role or stated()}
             text = json.dumps({**details, **who}, sort_keys=True)
-            self._db.execute("INSERT INTO log (at, event, details) VALUES (?, ?, ?)", (now(), event, text))
+            self._db.execute(
+                "INSERT INTO log (at, event, details) VALUES (?, ?, ?)", (now(), event, text)
+            )
 
     def replace_vectors(
         self,
@@ -485,7 +545,11 @@ class GalleryStore:
         with self.transaction():
             gone = self._delete(drop, why) if drop else None
             self._db.execute("DELETE FROM template")
-            rows = {"embedder": embedder.name, "embedder_sha256": embedder.sha256, "length": str(embedder.length)}
+            rows = {
+                "embedder": embedder.name,
+                "embedder_sha256": embedder.sha256,
+                "length": str(embedder.length),
+            }
             for key, value in rows.items():
                 self._db.execute("UPDATE meta SET value = ? WHERE key = ?", (value, key))
             subjects = dict(self.query("SELECT id, subject FROM image"))
@@ -493,7 +557,9 @@ class GalleryStore:
                 self._db.execute("UPDATE image SET norm = ? WHERE id = ?", (norm, image))
                 self._insert_template(subjects.pop(image), image, self._checked(feature, norm))
             if subjects:
-                raise GalleryError(self.folder, f"{len(subjects)} images have no new vector", "embed each of them")
+                raise GalleryError(
+                    self.folder, f"{len(subjects)} images have no new vector", "embed each of them"
+                )
             self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
         drop_index(self.folder)
         self._purge()
@@ -505,21 +571,31 @@ class GalleryStore:
         subjects = {self._known_image(sha256) for sha256 in images}
         gone: list[bytes] = []
         templates = 0
-        before = {s: {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (s,))} for s in subjects}
+        before = {
+            s: {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (s,))}
+            for s in subjects
+        }
         pooled = "SELECT vector FROM template WHERE subject = ? AND kind = 'pooled'"
         gone += [vector for s in sorted(subjects) for (vector,) in self.query(pooled, (s,))]
         for start in range(0, len(images), ASKED):
             part = images[start : start + ASKED]
-            chosen = f"SELECT id FROM image WHERE sha256 IN ({_marks(part)})"
-            gone += [r[0] for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)]
-            pictures = self.query(f"SELECT picture FROM image WHERE id IN ({chosen}) AND picture IS NOT NULL", part)
+            chosen = f"SELECT id FROM image WHERE sha256 IN ({_placeholders(part)})"
+            gone += [
+                r[0]
+                for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)
+            ]
+            pictures = self.query(
+                f"SELECT picture FROM image WHERE id IN ({chosen}) AND picture IS NOT NULL", part
+            )
             gone += [picture[HEADER:] for (picture,) in pictures]
             self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", part)
-            self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_marks(part)})", part)
+            self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_placeholders(part)})", part)
         self._touched |= subjects
         emptied = self._settle()
         for subject in subjects:
-            after = {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (subject,))}
+            after = {
+                t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (subject,))
+            }
             templates += len(before[subject] - after)
         left = {s for (s,) in self.query("SELECT id FROM subject")}
         emptied = sorted({*emptied, *never_enrolled} - left)
@@ -534,7 +610,7 @@ class GalleryStore:
 
     def _purge(self) -> None:
         """Write the database anew without what was removed, and empty the write-ahead log."""
-        with environment(self.folder):
+        with explain_errors(self.folder):
             # secure_delete has zeroed the cells themselves; pages that were split or merged may still hold copies.
             self._db.execute("VACUUM")
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -572,7 +648,10 @@ class GalleryStore:
 
     def _holds(self, piece: bytes) -> bool:
         tables = (("template", "vector"), ("image", "picture"))
-        return any(self.query(f"SELECT 1 FROM {t} WHERE instr({c}, ?) LIMIT 1", (piece,)) for t, c in tables)
+        return any(
+            self.query(f"SELECT 1 FROM {t} WHERE instr({c}, ?) LIMIT 1", (piece,))
+            for t, c in tables
+        )
 
     def files(self) -> list[Path]:
         return sorted(p for p in self.folder.rglob("*") if p.is_file())
@@ -585,7 +664,9 @@ class GalleryStore:
         if self._touched:
             self._touched.clear()
             self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-            self._db.execute("UPDATE meta SET value = ? WHERE key = 'state'", (secrets.token_hex(8),))
+            self._db.execute(
+                "UPDATE meta SET value = ? WHERE key = 'state'", (secrets.token_hex(8),)
+            )
         return emptied
 
     def _pool(self, subject: str) -> bool:
@@ -595,7 +676,9 @@ class GalleryStore:
         rows = self.query(sql, (subject,))
         self._db.execute("DELETE FROM template WHERE subject = ? AND kind = 'pooled'", (subject,))
         if len(rows) > 1:
-            features = np.frombuffer(b"".join([v for v, _ in rows]), "<f4").reshape(len(rows), self.length)
+            features = np.frombuffer(b"".join([v for v, _ in rows]), "<f4").reshape(
+                len(rows), self.length
+            )
             weights = torch.tensor([n for _, n in rows])
             pooled = weighted_mean(torch.from_numpy(features.copy()), weights).numpy()
             self._insert_template(subject, None, pooled)
@@ -603,29 +686,42 @@ class GalleryStore:
             self._db.execute("DELETE FROM subject WHERE id = ?", (subject,))
         return bool(rows)
 
-    def _insert_template(self, subject: str, image: int | None, feature: NDArray[np.float32]) -> None:
+    def _insert_template(
+        self, subject: str, image: int | None, feature: NDArray[np.float32]
+    ) -> None:
         data = feature.astype("<f4").tobytes()
         kind = "pooled" if image is None else "single"
         values = (subject, image, kind, hashlib.sha256(data).digest(), data)
-        self._db.execute("INSERT INTO template (subject, image, kind, sha256, vector) VALUES (?, ?, ?, ?, ?)", values)
+        self._db.execute(
+            "INSERT INTO template (subject, image, kind, sha256, vector) VALUES (?, ?, ?, ?, ?)",
+            values,
+        )
         if image is not None:
             self._touched.add(subject)
 
     def _checked(self, feature: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
         feature = np.asarray(feature, np.float32)
-        if feature.shape != (self.length,) or not abs(float(feature @ feature) - 1) < 1e-3 or not 0 <= norm < np.inf:
+        if (
+            feature.shape != (self.length,)
+            or not abs(float(feature @ feature) - 1) < 1e-3
+            or not 0 <= norm < np.inf
+        ):
             reason = f"a unit vector of {self.length} and a norm wanted"
             raise UsageError("feature", reason, "give what the gallery's embedder gives")
         return feature
 
     def _known_subject(self, subject: str) -> str:
-        told = "SELECT 1 FROM subject WHERE id = ? UNION ALL SELECT 1 FROM problem WHERE subject = ?"
+        told = (
+            "SELECT 1 FROM subject WHERE id = ? UNION ALL SELECT 1 FROM problem WHERE subject = ?"
+        )
         if not self.query(told, (subject, subject)):
             raise self._no_subject(subject)
         return subject
 
     def _no_subject(self, name: str) -> GalleryError:
-        return GalleryError(self.folder, f"no subject {name!r} in it", f"see: fasr-video gallery list {self.folder}")
+        return GalleryError(
+            self.folder, f"no subject {name!r} in it", f"see: fasr-video gallery list {self.folder}"
+        )
 
     def _known_image(self, sha256: str) -> str:
         whose = self.whose(sha256)
@@ -637,11 +733,13 @@ class GalleryStore:
     def _meta(self, key: str) -> str:
         rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
         if not rows:
-            raise IntegrityError(self.folder, f"its {key} is missing", "restore the gallery from a copy")
+            raise IntegrityError(
+                self.folder, f"its {key} is missing", "restore the gallery from a copy"
+            )
         return str(rows[0][0])
 
     def query(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
-        with environment(self.folder):
+        with explain_errors(self.folder):
             return self._db.execute(sql, tuple(values)).fetchall()
 
     def unfinished(self) -> bool:
@@ -657,7 +755,9 @@ class GalleryStore:
     def stray_rows(self) -> list[str]:
         """Return which rows do not belong together."""
         strays = self.query("PRAGMA foreign_key_check")
-        found = [f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays]
+        found = [
+            f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays
+        ]
         for what, sql in _ORPHANS.items():
             rows = [str(row[0]) for row in self.query(sql)]
             if rows:
@@ -666,13 +766,15 @@ class GalleryStore:
 
     def stored_templates(self) -> Iterator[tuple[int, bytes, bytes]]:
         """Give number, hash and vector of each template, one by one: they need not fit into memory."""
-        with environment(self.folder):
+        with explain_errors(self.folder):
             yield from self._db.execute("SELECT id, sha256, vector FROM template ORDER BY id")
 
     def stored_pictures(self) -> Iterator[tuple[str, bytes | None, bytes | None]]:
         """Give path, hash and picture of each photograph, one by one."""
-        with environment(self.folder):
-            yield from self._db.execute("SELECT path, picture_sha256, picture FROM image ORDER BY id")
+        with explain_errors(self.folder):
+            yield from self._db.execute(
+                "SELECT path, picture_sha256, picture FROM image ORDER BY id"
+            )
 
     @contextmanager
     def sole_writer(self) -> Iterator[bool]:
@@ -702,11 +804,19 @@ class _Gone:
 
 def _check_id(subject: str) -> None:
     if not subject or "\0" in subject or len(subject) > LONGEST_ID:
-        shown = subject if len(subject) <= LONGEST_ID else f"{subject[:20]}… of {len(subject)} characters"
-        raise UsageError("subject", f"{shown!r} is no id", f"give each subject an id of 1 to {LONGEST_ID} characters")
+        shown = (
+            subject
+            if len(subject) <= LONGEST_ID
+            else f"{subject[:20]}… of {len(subject)} characters"
+        )
+        raise UsageError(
+            "subject",
+            f"{shown!r} is no id",
+            f"give each subject an id of 1 to {LONGEST_ID} characters",
+        )
 
 
-def _marks(values: Collection[object]) -> str:
+def _placeholders(values: Collection[object]) -> str:
     return ", ".join("?" * len(values))
 
 
@@ -722,15 +832,17 @@ def now() -> str:
 
 def _lock(folder: Path) -> IO[str]:
     try:
-        with environment(folder):
+        with explain_errors(folder):
             return take_lock(folder / LOCK)
     except BlockingIOError as error:
-        raise GalleryError(folder, "another process is writing this gallery", "wait for it, or stop it") from error
+        raise GalleryError(
+            folder, "another process is writing this gallery", "wait for it, or stop it"
+        ) from error
 
 
 def drop_index(folder: Path) -> None:
     """For good: nobody who is removed from the store next comes back with it after a power cut."""
-    with environment(folder):
+    with explain_errors(folder):
         for path in folder.glob("vectors.*"):
             path.unlink()
         sync_folder(folder)

@@ -49,11 +49,16 @@ def search(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
     for file in files:
         size += file.stat().st_size
         if pieces and file.stat().st_size >= PIECE:
-            with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            with (
+                file.open("rb") as handle,
+                mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            ):
                 for at in _words(data, wanted):
                     word = int.from_bytes(data[at : at + 8], "little")
                     places = ((piece, at - shift) for piece, shift in keys[word])
-                    here = [piece for piece, i in places if i >= 0 and data[i : i + len(piece)] == piece]
+                    here = [
+                        piece for piece, i in places if i >= 0 and data[i : i + len(piece)] == piece
+                    ]
                     found += here
                     where += [file] * len(here)
     return Traces(len(files), size, tuple(found), tuple(where))

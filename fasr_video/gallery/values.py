@@ -9,8 +9,8 @@ from typing import Any
 from fasr_video.schema import are_texts, is_number
 
 NUMBERS = {"generation", "purge", "length"}
+# Numbers of a vector.
 LONGEST = 65_536
-"""Numbers of a vector."""
 QUERIES = {
     "a vector has another length than the gallery's": (
         "SELECT 1 FROM template WHERE length(vector) <> 4 * (SELECT value FROM meta WHERE key = 'length')"
@@ -29,8 +29,10 @@ def _meta(row: Mapping[str, Any]) -> bool:
 
 
 def _image(row: Mapping[str, Any]) -> bool:
-    marks = [] if row["marks"] is None else json.loads(row["marks"])
-    return row["marks"] is None or (len(marks) == 5 and all(len(p) == 2 and all(map(is_number, p)) for p in marks))
+    landmarks = [] if row["landmarks"] is None else json.loads(row["landmarks"])
+    return row["landmarks"] is None or (
+        len(landmarks) == 5 and all(len(p) == 2 and all(map(is_number, p)) for p in landmarks)
+    )
 
 
 def _removal(row: Mapping[str, Any]) -> bool:

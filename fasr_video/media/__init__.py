@@ -14,7 +14,10 @@ from fasr_video.media.pyav import PyAvReader
 from fasr_video.media.reader import Frame, Losses, MediaInfo, Sampling, VideoReader
 from fasr_video.pictures import UNREADABLE
 
-BACKENDS: dict[str, Callable[[Path, Fraction], VideoReader]] = {"pyav": PyAvReader, "decord": DecordReader}
+BACKENDS: dict[str, Callable[[Path, Fraction], VideoReader]] = {
+    "pyav": PyAvReader,
+    "decord": DecordReader,
+}
 
 __all__ = [
     "BACKENDS",
@@ -31,7 +34,9 @@ __all__ = [
 ]
 
 
-def open_video(path: Path, backend: str = "pyav", assumed_fps: Fraction = Fraction(25)) -> VideoReader:
+def open_video(
+    path: Path, backend: str = "pyav", assumed_fps: Fraction = Fraction(25)
+) -> VideoReader:
     """A reader for a video file, or for a folder of pictures whatever the backend."""
     _refuse_live(path)
     if path.is_dir():
@@ -43,9 +48,18 @@ def _refuse_live(path: Path) -> None:
     """Recordings only, by design: whom a camera sees at this moment is not to be searched for (responsible_use.md)."""
     if not path.exists() and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
         what = "an address"
-    elif path.is_char_device() or path.is_fifo() or path.is_socket() or str(path).startswith("/dev/video"):
+    elif (
+        path.is_char_device()
+        or path.is_fifo()
+        or path.is_socket()
+        or str(path).startswith("/dev/video")
+    ):
         what = "a device or a stream"
     else:
         return
     reason = f"{what}, not a recording: there is no live mode, by design"
-    raise MediaError(path, reason, "give files that were recorded, and that you may search (docs/responsible_use.md)")
+    raise MediaError(
+        path,
+        reason,
+        "give files that were recorded, and that you may search (docs/responsible_use.md)",
+    )

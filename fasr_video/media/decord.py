@@ -44,9 +44,13 @@ class DecordReader(Reader):
                 problem = "decord cannot open it"
             else:
                 if len(self._reader) != len(self._pts):
-                    problem = f"decord counts {len(self._reader)} frames, the file holds {len(self._pts)}"
+                    problem = (
+                        f"decord counts {len(self._reader)} frames, the file holds {len(self._pts)}"
+                    )
         if problem is not None:
-            raise MediaError(path, f"decord would get this file wrong: {problem}", "use `media.backend: pyav`")
+            raise MediaError(
+                path, f"decord would get this file wrong: {problem}", "use `media.backend: pyav`"
+            )
         self._info = replace(info, backend=f"decord {decord.__version__}")
         self._decord_error = decord.DECORDError
 
@@ -76,9 +80,11 @@ def _problem(info: MediaInfo, times: list[int], losses: Losses) -> str | None:
         "its frames have no times": info.time_source != "pts",
         "its times do not always go forward": any(b <= a for a, b in pairwise(times)),
         "its first frame is not at time 0 (an edit list, perhaps)": info.first_pts != 0,
-        "it does not show as many frames as it declares": info.declared_frames not in (None, len(times)),
+        "it does not show as many frames as it declares": info.declared_frames
+        not in (None, len(times)),
         f"its picture is to be turned ({info.orientation})": info.orientation != "none",
-        f"its pixels are {info.pixel_format}, not 8-bit 4:2:0": info.pixel_format not in {"yuv420p", "yuvj420p"},
+        f"its pixels are {info.pixel_format}, not 8-bit 4:2:0": info.pixel_format
+        not in {"yuv420p", "yuvj420p"},
         f"its colours are {info.colour}": not info.colour.startswith("bt601"),
         "it is interlaced": info.interlaced,
     }

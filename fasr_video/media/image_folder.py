@@ -37,7 +37,9 @@ def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):
             step = math.ceil(shrink)
-            levels = np.asarray(upright)[::step, ::step].clip(0, 65407)  # brighter ones are white; so 16 bits do
+            levels = np.asarray(upright)[::step, ::step].clip(
+                0, 65407
+            )  # brighter ones are white; so 16 bits do
             grey = (levels + 128) // 257 if levels.max() > 255 else levels
             return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
         return np.asarray(upright.convert("RGB"))
@@ -45,7 +47,9 @@ def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     """frame2 before frame10."""
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p]
+    return [
+        (0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p
+    ]
 
 
 @contextmanager
@@ -54,7 +58,9 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
-        raise MediaError(path, reason, "change its permissions, or look after the disk that it is on") from error
+        raise MediaError(
+            path, reason, "change its permissions, or look after the disk that it is on"
+        ) from error
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -101,7 +107,9 @@ class FolderReader(Reader):
             remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it or give a video file"
             raise MediaError(path, "the folder holds no pictures", remedy)
         sha256 = hash_folder(path)  # before anything is decoded
-        first = next((image for file in self._files if (image := self._read(file)) is not None), None)
+        first = next(
+            (image for file in self._files if (image := self._read(file)) is not None), None
+        )
         if first is None:
             raise MediaError(path, "none of its pictures can be read", "export the footage again")
         self._info = MediaInfo(
@@ -132,7 +140,9 @@ class FolderReader(Reader):
             ref = FrameRef(self._info.sha256, index, index, self._info.time_base)
             if sampling.is_past(ref.seconds):
                 return
-            if (after is None or index > after.index) and sampling.wants(index, ref.seconds, before):
+            if (after is None or index > after.index) and sampling.wants(
+                index, ref.seconds, before
+            ):
                 image = self._read(file)
                 if image is None:
                     self._losses.corrupt_packets += 1

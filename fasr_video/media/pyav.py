@@ -43,8 +43,37 @@ if TYPE_CHECKING:
 
 # What may be opened: containers that hold their frames themselves. (Those of sound are there to be refused clearly.)
 CONTAINERS = (
-    *("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "mpegvideo", "h264", "hevc", "obu", "ivf", "av1"),
-    *("flv", "asf", "mxf", "ogg", "gif", "dv", "mjpeg", "m4v", "nut", "wtv", "dhav", "vc1", "rm", "yuv4mpegpipe"),
+    *(
+        "mov",
+        "mp4",
+        "matroska",
+        "webm",
+        "avi",
+        "mpegts",
+        "mpeg",
+        "mpegvideo",
+        "h264",
+        "hevc",
+        "obu",
+        "ivf",
+        "av1",
+    ),
+    *(
+        "flv",
+        "asf",
+        "mxf",
+        "ogg",
+        "gif",
+        "dv",
+        "mjpeg",
+        "m4v",
+        "nut",
+        "wtv",
+        "dhav",
+        "vc1",
+        "rm",
+        "yuv4mpegpipe",
+    ),
     *("vobsub", "dvr-ms", "live_flv", "wav", "mp3", "aac", "flac"),
 )
 # Containers that keep no presentation times: frames come at the constant rate they declare.
@@ -95,7 +124,9 @@ class PyAvReader(Reader):
             index = 0
             if sampling.start and info.time_source == "pts":
                 wanted = info.first_pts + int(sampling.start / info.time_base)
-                index, packets = _skip_to(packets, wanted, stream, self._first_shown, self._never_shown)
+                index, packets = _skip_to(
+                    packets, wanted, stream, self._first_shown, self._never_shown
+                )
             before: Fraction | None = None
             last_pts: int | None = None
             complete = True
@@ -116,16 +147,24 @@ class PyAvReader(Reader):
                         break
                     losses.damaged_frames += damaged
                     if sampling.wants(index, seconds, before):
-                        yield Frame(FrameRef(info.sha256, index, pts, info.time_base), self._to_rgb(frame), damaged)
+                        yield Frame(
+                            FrameRef(info.sha256, index, pts, info.time_base),
+                            self._to_rgb(frame),
+                            damaged,
+                        )
                 elif after is not None and index == after.index:
                     passed = True
-                    for kind in Losses.__slots__:  # what came before was counted when it was first read
+                    for (
+                        kind
+                    ) in Losses.__slots__:  # what came before was counted when it was first read
                         setattr(losses, kind, 0)
                 before, last_pts = seconds, pts
                 index += 1
             if not passed:
                 raise MediaError(
-                    info.path, "it gives fewer frames than when it was first read", "check the disk it is on"
+                    info.path,
+                    "it gives fewer frames than when it was first read",
+                    "check the disk it is on",
                 )
             if complete:
                 losses.missing_frames += self._missing(index, last_pts)
@@ -148,7 +187,12 @@ class PyAvReader(Reader):
         info = self._info
         if info.declared_frames is not None:
             return max(0, info.declared_frames - self._never_shown - seen)
-        if self._length is None or info.rate is None or last_pts is None or info.time_source != "pts":
+        if (
+            self._length is None
+            or info.rate is None
+            or last_pts is None
+            or info.time_source != "pts"
+        ):
             return 0
         absent = self._length - (last_pts - info.first_pts) * info.time_base - 1 / info.rate
         return int(absent * info.rate) if absent > CUT_TOLERANCE else 0
@@ -156,9 +200,14 @@ class PyAvReader(Reader):
     def _open(self) -> _Opened:
         return _Opened(self._path)
 
-    def _probe(self, container: InputContainer, stream: VideoStream, assumed_fps: Fraction) -> MediaInfo:
+    def _probe(
+        self, container: InputContainer, stream: VideoStream, assumed_fps: Fraction
+    ) -> MediaInfo:
         losses = Losses()
-        first = next((frame for frame, _ in _decode(_packets(container, stream, Losses()), stream, losses)), None)
+        first = next(
+            (frame for frame, _ in _decode(_packets(container, stream, Losses()), stream, losses)),
+            None,
+        )
         if first is None:
             raise MediaError(self._path, "no frame in it could be decoded", FFMPEG_REMEDY)
         self._first_shown, self._never_shown = first.pts or 0, losses.missing_frames
@@ -171,11 +220,15 @@ class PyAvReader(Reader):
         else:
             source, rate, base, first_pts = "assumed_fps", assumed_fps, 1 / assumed_fps, 0
         if source != "assumed_fps" and stream.start_time is not None:
-            first_pts = min(first_pts, stream.start_time)  # it counts, should the first frames be destroyed
+            first_pts = min(
+                first_pts, stream.start_time
+            )  # it counts, should the first frames be destroyed
         self._orient = _display_matrix(first)
         self._length = _stream_length(stream)
         turned = self._orient[0] == 0
-        duration = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        duration = (
+            stream.duration * stream.time_base if stream.duration and stream.time_base else None
+        )
         if duration is None and container.duration:
             duration = Fraction(container.duration, 1_000_000)
         return MediaInfo(
@@ -221,11 +274,15 @@ class _Opened:
         try:
             # Playlists, image patterns and odd names must not open anything but this file.
             options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
-            self._container = av.open(f"file:{path.absolute()}", metadata_errors="replace", options=options)
+            self._container = av.open(
+                f"file:{path.absolute()}", metadata_errors="replace", options=options
+            )
         except av.error.FFmpegError as error:
             reason = f"not a video that FFmpeg can open ({error.strerror or error})"
             raise MediaError(path, reason, FFMPEG_REMEDY) from error
-        streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
+        streams = [
+            s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic
+        ]
         if not streams:
             self._container.close()
             raise MediaError(path, "no video stream in it", "give a file with pictures")
@@ -246,7 +303,9 @@ class _Opened:
         self._container.close()
 
 
-def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> Iterator[Packet[VideoStream]]:
+def _packets(
+    container: InputContainer, stream: VideoStream, losses: Losses
+) -> Iterator[Packet[VideoStream]]:
     """Packets to the end of the file, the closing empty one included; unreadable stretches are counted."""
     failures = 0
     while True:
@@ -267,7 +326,11 @@ def _packets(container: InputContainer, stream: VideoStream, losses: Losses) -> 
 
 
 def _skip_to(
-    packets: Iterator[Packet[VideoStream]], wanted: int, stream: VideoStream, first_shown: int, never_shown: int
+    packets: Iterator[Packet[VideoStream]],
+    wanted: int,
+    stream: VideoStream,
+    first_shown: int,
+    never_shown: int,
 ) -> tuple[int, Iterator[Packet[VideoStream]]]:
     """Leave out, undecoded, the groups of pictures that end before time `wanted`.
 
@@ -282,13 +345,23 @@ def _skip_to(
     def drop(left_out: list[Packet[VideoStream]]) -> None:
         nonlocal dropped, never_shown
         for packet in left_out:
-            if never_shown and packet.pts is not None and packet.pts < first_shown and not packet.is_discard:
+            if (
+                never_shown
+                and packet.pts is not None
+                and packet.pts < first_shown
+                and not packet.is_discard
+            ):
                 never_shown -= 1
             else:
                 dropped += not packet.is_discard
 
     for packet in packets:
-        if packet.is_keyframe and packet.pts is not None and packet.pts <= wanted and _may_start(packet, stream):
+        if (
+            packet.is_keyframe
+            and packet.pts is not None
+            and packet.pts <= wanted
+            and _may_start(packet, stream)
+        ):
             drop(held)
             skipped |= bool(held)
             held.clear()
@@ -324,7 +397,9 @@ def _may_start(keyframe: Packet[VideoStream], stream: VideoStream) -> bool:
                 return True
             at += width + int.from_bytes(data[at : at + width], "big")
         return False
-    return any(data[m.end()] & 31 == 5 for m in re.finditer(b"\x00\x00\x01", data) if m.end() < len(data))
+    return any(
+        data[m.end()] & 31 == 5 for m in re.finditer(b"\x00\x00\x01", data) if m.end() < len(data)
+    )
 
 
 def _decode(
@@ -335,7 +410,9 @@ def _decode(
     Packets that give no frame because what they lean on lies before the file's begin are counted as missing.
     """
     context = stream.codec_context
-    held: deque[tuple[VideoFrame, bool]] = deque()  # not yet given out: bad news may still come of them
+    held: deque[tuple[VideoFrame, bool]] = (
+        deque()
+    )  # not yet given out: bad news may still come of them
     timed = stream.container.format.name not in CONSTANT_RATE
     slots: deque[int] = deque()  # untimed: the packets' places, which frames take in display order
     damaged, suspects = False, 0
@@ -372,8 +449,12 @@ def _decode(
             suspects -= 1
             if not timed:
                 frame.pts = slots.popleft() if slots else None
-            if timed and frame.pts is not None:  # frames come in display order: a later time before it is a wrong one
-                held = deque((f, bad or (f.pts is not None and f.pts >= frame.pts)) for f, bad in held)
+            if (
+                timed and frame.pts is not None
+            ):  # frames come in display order: a later time before it is a wrong one
+                held = deque(
+                    (f, bad or (f.pts is not None and f.pts >= frame.pts)) for f, bad in held
+                )
             held.append((frame, damaged))
         while len(held) > HELD_BACK:
             yield held.popleft()

@@ -12,7 +12,9 @@ from fasr_video.errors import MediaError, UsageError
 from fasr_video.files import is_utf8, named, readable_name
 from fasr_video.types import FrameRef, Image
 
-FFMPEG_REMEDY = "convert it first: ffmpeg -i IN -c:v libx264 OUT.mp4, and keep the original with its hash"
+FFMPEG_REMEDY = (
+    "convert it first: ffmpeg -i IN -c:v libx264 OUT.mp4, and keep the original with its hash"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ class Sampling:
         if self.fps is not None and self.fps <= 0:
             raise UsageError("--fps", f"{float(self.fps)} is not a rate", "give a number above 0")
         if self.every > 1 and self.fps is not None:
-            raise UsageError("--every and --fps", "each chooses the frames alone", "give one of them")
+            raise UsageError(
+                "--every and --fps", "each chooses the frames alone", "give one of them"
+            )
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise UsageError("--end", "it is not after --start", "give a later time")
 
@@ -155,7 +159,9 @@ class Reader:
 def check_name(path: Path) -> None:
     """Raise for a name that no case can hold."""
     if not is_utf8(path):
-        raise MediaError(readable_name(path), "its name is not UTF-8", "give a copy with another name")
+        raise MediaError(
+            readable_name(path), "its name is not UTF-8", "give a copy with another name"
+        )
 
 
 def check_file(path: Path) -> None:
@@ -164,7 +170,9 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise MediaError(path, "no such file or folder", "check the path")
     if not path.is_file():
-        raise MediaError(path, "neither a regular file nor a folder of pictures", "give a video file")
+        raise MediaError(
+            path, "neither a regular file nor a folder of pictures", "give a video file"
+        )
     try:
         with named(path), path.open("rb") as handle:
             if not handle.read(1):

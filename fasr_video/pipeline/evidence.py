@@ -15,8 +15,8 @@ from fasr_video.configs.settings import SelectSettings, Settings, least_norm
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.types import Image
 
+# As many are decided by and kept, so that whoever questions a decision sees what it was made from.
 DIGITS = 4
-"""As many are decided by and kept, so that whoever questions a decision sees what it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ def weigh(embedder: Embedder, mean_score: float, eye_px: float, faces: Sequence[
     return Evidence(round(mean_score, DIGITS), round(norm, DIGITS), eye_px)
 
 
-def can_tell(settings: Settings) -> bool:
+def uses_bundled_models(settings: Settings) -> bool:
     """Return whether the models are those in the box, whose scores and norms the limits are of."""
     detect, recognise = settings.detect, settings.recognise
     in_the_box = detect.weights is None and recognise.weights is None

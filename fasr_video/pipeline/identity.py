@@ -15,16 +15,26 @@ from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.stills import Still, read_auxiliaries
 from fasr_video.recognition.embedder import as_tensor
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.sr.degradation import enlarge
-from fasr_video.sr.identity import About, Identity, Progress, References, cosines, fit, lowest, save_identity, stranger
+from fasr_video.sr.identity import (
+    About,
+    Identity,
+    Progress,
+    References,
+    cosines,
+    fit,
+    lowest,
+    save_identity,
+    stranger,
+)
 from fasr_video.sr.idfsr import SIDE
 from fasr_video.sr.methods import ModelFiles
 from fasr_video.sr.methods.idfsr import IdfsrModels, load_idfsr_models
 from fasr_video.sr.restoration import as_image
 
+# Side in pixels below which a photograph would teach the vector its own blur.
 SMALLEST_REFERENCE = 64
-"""Side in pixels below which a photograph would teach the vector its own blur."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +64,18 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
         raise UsageError(job.out, "it is there already", "give another name, or remove it")
     files = ModelFiles(network=job.model, embedder=job.embedder)
     models = load_idfsr_models(files, find_device(job.device), LandmarkFinder(job.device))
-    detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5) if job.align else None
+    detector = (
+        open_detector("builtin", weights=None, device=job.device, min_score=0.5)
+        if job.align
+        else None
+    )
     stills, warnings = read_auxiliaries(job.refs, detector)
     references, left_out = _references(stills, models)
     doubt = stranger(references)
     if doubt is not None and not job.force:
-        raise UsageError(job.refs, f"not of one person, it seems: {doubt}", "take that one out, or give --force")
+        raise UsageError(
+            job.refs, f"not of one person, it seems: {doubt}", "take that one out, or give --force"
+        )
     if doubt is not None:
         warnings.append(f"fitted by force, to photographs that may not be of one person: {doubt}")
     vector, before, after = fit(models.denoiser, references, job.steps, job.seed, report)
@@ -72,7 +88,7 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
         loss_after=after,
         lowest_cosine=lowest(cosines(references)),
     )
-    with environment(job.out):
+    with explain_errors(job.out):
         job.out.parent.mkdir(parents=True, exist_ok=True)
         save_identity(Identity(vector, about), job.out)
     return Fitted(about, (*warnings, *left_out))
@@ -84,16 +100,20 @@ def _references(stills: Sequence[Still], models: IdfsrModels) -> tuple[Reference
     left_out = []
     for still in stills:
         picture = enlarge(as_tensor([still.face]), SIDE)
-        marks = models.find_marks(as_image(picture[0]))
+        landmarks = models.find_landmarks(as_image(picture[0]))
         if len(still.face) < SMALLEST_REFERENCE:
-            left_out.append(f"{still.path.name} left out: {len(still.face)} px, {SMALLEST_REFERENCE} needed")
-        elif marks is None:
+            left_out.append(
+                f"{still.path.name} left out: {len(still.face)} px, {SMALLEST_REFERENCE} needed"
+            )
+        elif landmarks is None:
             left_out.append(f"{still.path.name} left out: no usable landmarks on it")
         elif still.sha256 in (other.sha256 for other, _, _ in good):
             left_out.append(f"{still.path.name} left out: the same file as another one")
         else:
-            good.append((still, picture, torch.from_numpy(marks)))
+            good.append((still, picture, torch.from_numpy(landmarks)))
     pictures = torch.cat([torch.zeros(0, 3, SIDE, SIDE), *(picture for _, picture, _ in good)])
-    marks_of = torch.stack([torch.zeros(5, 2), *(found for _, _, found in good)])[1:]
+    landmarks_of = torch.stack([torch.zeros(5, 2), *(found for _, _, found in good)])[1:]
     names, digests = tuple(s.path.name for s, _, _ in good), tuple(s.sha256 for s, _, _ in good)
-    return References(names, digests, pictures, marks_of, models.embedder.embed(pictures)[0]), left_out
+    return References(
+        names, digests, pictures, landmarks_of, models.embedder.embed(pictures)[0]
+    ), left_out

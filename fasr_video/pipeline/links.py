@@ -7,11 +7,11 @@ import json
 from fasr_video.case.case import Case
 from fasr_video.case.links import refused_pairs, save_proposals
 from fasr_video.case.replay import proposed_links, require
-from fasr_video.case.results import all_features, probed
+from fasr_video.case.results import all_features, encodings
 from fasr_video.case.sources import sources
 from fasr_video.case.tracks import Track, crop, finished, sightings, with_pictures
 from fasr_video.configs.settings import LinkSettings
-from fasr_video.gallery.probes import Feature, Kind
+from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.trackers.linking import Tracklet, appearance, propose, propose_by_face
 from fasr_video.types import Reason
 
@@ -29,12 +29,16 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     if case.meta("linked_tracks") == state:
         return False
     tracks = [track for track in finished(case) if track.verdict_reason != Reason.NOT_A_FACE]
-    features = {track: own[Kind.POOLED] for track, own in all_features(case).items() if Kind.POOLED in own}
+    features = {
+        track: own[Kind.POOLED] for track, own in all_features(case).items() if Kind.POOLED in own
+    }
     footage, seen = {source.id: source for source in sources(case)}, sightings(case)
 
     def tracklet(track: Track, look: Feature) -> Tracklet:
         base = footage[track.source].time_base
-        start, end = (float(pts * base) for pts in (seen[track.id].first_pts, seen[track.id].last_pts))
+        start, end = (
+            float(pts * base) for pts in (seen[track.id].first_pts, seen[track.id].last_pts)
+        )
         return Tracklet(track.id, track.source, start, end, look)
 
     faces = [tracklet(track, features[track.id]) for track in tracks if track.id in features]
@@ -44,19 +48,27 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
             if crops := [crop(case, face) for face in with_pictures(case, track.id)]:
                 looks.append(tracklet(track, appearance(crops)))
     refused = refused_pairs(case)
-    by_face = propose_by_face(faces, settings.min_similarity, lambda a, b: frozenset((a, b)) in refused)
-    by_looks = [p for p in propose(looks, settings.max_gap, settings.min_score) if not {p.a, p.b} <= features.keys()]
+    by_face = propose_by_face(
+        faces, settings.min_similarity, lambda a, b: frozenset((a, b)) in refused
+    )
+    by_looks = [
+        p
+        for p in propose(looks, settings.max_gap, settings.min_score)
+        if not {p.a, p.b} <= features.keys()
+    ]
     with case.transaction():
         require(case)
         found = [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks]
         save_proposals(case, [(p.a, p.b, p.score, evidence) for p, evidence in found])
         case.set_meta("linked_tracks", state)
-        case.log("links proposed", {"links": len(found), "of": state, "proposed": proposed_links(case)})
+        case.log(
+            "links proposed", {"links": len(found), "of": state, "proposed": proposed_links(case)}
+        )
     return True
 
 
 def _state(case: Case, settings: LinkSettings) -> str:
     """What proposals depend on."""
-    made = probed(case)
+    made = encodings(case)
     models = sorted({probes.models for probes in made.values()})
     return json.dumps([len(finished(case)), len(made), models, settings.model_dump()])

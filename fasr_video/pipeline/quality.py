@@ -8,7 +8,14 @@ import cv2
 import numpy as np
 
 from fasr_video.boxes import areas, intersection
-from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, Matrix, Points, three_points, to_canonical
+from fasr_video.recognition.align import (
+    CANONICAL,
+    CANONICAL_SIDE,
+    Matrix,
+    Points,
+    three_points,
+    to_canonical,
+)
 from fasr_video.types import Boxes, Detections, FaceCrop, Image, Quality
 
 _EYE_SHARE = float(np.linalg.norm(CANONICAL[1] - CANONICAL[0]))  # of the canonical side
@@ -25,7 +32,10 @@ def cut(image: Image, box: Points, landmarks: Points | None) -> FaceCrop:
     x1, y1, x2, y2 = (float(v) for v in box)
     pad_x, pad_y = MARGIN * (x2 - x1), MARGIN * (y2 - y1)
     left, top = max(0, int(x1 - pad_x)), max(0, int(y1 - pad_y))
-    right, bottom = min(image.shape[1], math.ceil(x2 + pad_x)), min(image.shape[0], math.ceil(y2 + pad_y))
+    right, bottom = (
+        min(image.shape[1], math.ceil(x2 + pad_x)),
+        min(image.shape[0], math.ceil(y2 + pad_y)),
+    )
     right, bottom = max(right, left + 1), max(bottom, top + 1)
     aligned = to_canonical(image, three_points(box, landmarks))
     return FaceCrop(aligned, image[top:bottom, left:right].copy(), (left, top))
@@ -52,20 +62,22 @@ def measure(image: Image, found: Detections, i: int, aligned: Image) -> Quality:
         inside=inside,
         clear=clear,
         score=score,
-        total=_total(eye_px, sharpness, 0.3 if math.isnan(turn) else turn, exposure, inside * clear, score),
+        total=_total(
+            eye_px, sharpness, 0.3 if math.isnan(turn) else turn, exposure, inside * clear, score
+        ),
     )
 
 
-def turned(marks: Matrix) -> float:
+def turned(landmarks: Matrix) -> float:
     """0 frontal to 1 profile: how far the nose lies beside the face's middle line, and how near the eyes have come."""
-    eyes, mouth = marks[:2].mean(0), marks[3:].mean(0)
+    eyes, mouth = landmarks[:2].mean(0), landmarks[3:].mean(0)
     down = mouth - eyes
     reach = float(np.linalg.norm(down))
     if reach < 1e-6:
         return 1.0
     across = np.array([down[1], -down[0]]) / reach
-    width = abs(float((marks[1] - marks[0]) @ across))
-    beside = abs(float((marks[2] - eyes) @ across)) / (0.5 * _FRONTAL_RATIO * reach)
+    width = abs(float((landmarks[1] - landmarks[0]) @ across))
+    beside = abs(float((landmarks[2] - eyes) @ across)) / (0.5 * _FRONTAL_RATIO * reach)
     narrowed = 1 - width / (_FRONTAL_RATIO * reach)
     return float(np.clip(max(beside, narrowed), 0, 1))
 
@@ -93,7 +105,9 @@ def _clear(boxes: Boxes, i: int) -> float:
     return float(1 - covered.max(initial=0.0) / max(area[i], 1e-9))
 
 
-def _total(eye_px: float, sharpness: float, turn: float, exposure: float, whole: float, score: float) -> float:
+def _total(
+    eye_px: float, sharpness: float, turn: float, exposure: float, whole: float, score: float
+) -> float:
     """A geometric mean: one bad measure is not made good by the others.
 
     Size counts up to 60 px between the eyes, and only as far as there is detail to fill it.

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from fasr_video.case.case import Case
 from fasr_video.case.tracks import Face, usable
 from fasr_video.errors import UsageError
+from fasr_video.gallery.encoder import References
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import References
 
+# Frames between any two references, LR0 among them: neighbours show the same.
 APART = 20
-"""Frames between any two references, LR0 among them: neighbours show the same."""
 SETTING = "restore.subjects"
 
 
@@ -47,7 +47,11 @@ def of_tracks(
 def of_subject(gallery: Gallery, subject: str) -> References:
     """The photographs of a subject whose pictures the gallery keeps."""
     images = gallery.images(gallery.subject(subject).id)
-    kept = [(image.sha256, face.picture) for image in images if (face := gallery.face(image)) is not None]
+    kept = [
+        (image.sha256, face.picture)
+        for image in images
+        if (face := gallery.face(image)) is not None
+    ]
     if not kept:
         remedy = f"add its photographs again without --no-pictures, or take it out of {SETTING}"
         raise UsageError(f"subject {subject}", "the gallery keeps no picture of it", remedy)

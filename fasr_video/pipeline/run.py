@@ -19,44 +19,63 @@ from typing import Any, Literal
 import torch
 
 from fasr_video import actors
-from fasr_video.batch_size import FRAMES, at_once
+from fasr_video.batch_size import FRAMES, batch_size_for
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import person
-from fasr_video.case.recording import Place
-from fasr_video.case.sources import all_done, is_done, place_source, register_source, where_it_stopped
+from fasr_video.case.recording import Recording
+from fasr_video.case.sources import all_done, is_done, register_source, resume_point, set_recording
 from fasr_video.case.store import DATABASE, SETTINGS, only_writer
 from fasr_video.case.tracks import track_names
-from fasr_video.configs.settings import DetectSettings, SearchSettings, Settings, as_yaml, fraction, load
+from fasr_video.configs.settings import (
+    DetectSettings,
+    SearchSettings,
+    Settings,
+    as_yaml,
+    fraction,
+    load,
+)
 from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.frame_skipping import Gate, GateState
 from fasr_video.errors import CaseError, MediaError, SettingsError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write_text
+from fasr_video.gallery.encoder import References, TrackEncoder
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.probes import Prober, References
 from fasr_video.media import Frame, Losses, MediaInfo, Sampling, VideoReader, open_video, stamp
 from fasr_video.pipeline import segments
-from fasr_video.pipeline.evidence import can_tell
+from fasr_video.pipeline.evidence import uses_bundled_models
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.prefetch import prefetch
 from fasr_video.pipeline.references import check_tracks, of_tracks
-from fasr_video.pipeline.restore import NOBODY, open_prober, probe_all, tracks_together, tracks_without_features
-from fasr_video.pipeline.search import check_question, last_gallery, open_gallery, renew_answers, search_all
-from fasr_video.sqlite import environment
+from fasr_video.pipeline.restore import (
+    NOBODY,
+    encode_all,
+    open_encoder,
+    tracks_together,
+    tracks_without_features,
+)
+from fasr_video.pipeline.search import (
+    check_question,
+    last_gallery,
+    open_gallery,
+    renew_answers,
+    search_all,
+)
+from fasr_video.sqlite import explain_errors
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections, FrameRef
 
 AHEAD = 8  # decoded frames that wait for the detector
 BYTES_AHEAD = 1 << 28
 FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
+# Settings of `detect` that say when to look, which the detector itself knows nothing of.
 LOOKING = {"every", "gate"}
-"""Settings of `detect` that say when to look, which the detector itself knows nothing of."""
 StageName = Literal["restore", "search", "link"]
+# What can be done again, and the groups of settings that may be other ones then.
 STAGES: dict[StageName, set[str]] = {
     "restore": {"recognise", "restore", "search", "link"},
     "search": {"search"},
     "link": {"link"},
 }
-"""What can be done again, and the groups of settings that may be other ones then."""
 SUBJECTS = "restore.subjects"
 
 
@@ -90,14 +109,18 @@ class Models:
     """What a run computes with: opened once, and used for any number of cases with the same settings."""
 
     detector: Detector
-    prober: Prober
+    encoder: TrackEncoder
 
 
 def open_models(settings: Settings) -> Models:
     if settings.detect.gate == "motion" and settings.detect.every == 1:
         reason = "the whole of every frame is looked at, and nothing is left to skip"
-        raise SettingsError("detect.gate=motion", reason, "give detect.every, too: the whole of each Nth frame")
-    return Models(open_detector(**settings.detect.model_dump(exclude=LOOKING)), open_prober(settings))
+        raise SettingsError(
+            "detect.gate=motion", reason, "give detect.every, too: the whole of each Nth frame"
+        )
+    return Models(
+        open_detector(**settings.detect.model_dump(exclude=LOOKING)), open_encoder(settings)
+    )
 
 
 def run(
@@ -106,7 +129,7 @@ def run(
     settings: Settings,
     gallery: Path | None = None,
     listen: Listener | None = None,
-    place: Place | None = None,
+    place: Recording | None = None,
     models: Models | None = None,
     by: str = "",
     role: str = "",
@@ -119,7 +142,10 @@ def run(
     """
     runs_it = _who("run", by, role)
     stamps = [stamp(source) for source in sources]
-    readers = [open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps))) for s in sources]
+    readers = [
+        open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps)))
+        for s in sources
+    ]
     for reader in readers:
         length, start = reader.info.duration, settings.sampling.start or 0.0
         if length is not None and start >= length:
@@ -134,12 +160,14 @@ def run(
         if first_path != reader.info.path:
             raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
     if place is not None and len(readers) > 1:
-        raise UsageError("--camera and --clock", "they are about one recording", "give one file a case")
+        raise UsageError(
+            "--camera and --clock", "they are about one recording", "give one file a case"
+        )
     sampling = sampling_of(settings)
     models = models or open_models(settings)
     subjects = settings.restore.subjects
     if gallery is not None:
-        check_question(out, gallery, models.prober, settings.search, set(subjects.values()))
+        check_question(out, gallery, models.encoder, settings.search, set(subjects.values()))
     elif subjects:
         raise _no_photographs()
     worked = False
@@ -168,18 +196,27 @@ def redo(
     with only_writer(out), Case.open(out) as case, case.in_a_run(runs_it):
         case.check_key()
         if not all_done(case):
-            raise CaseError(out, "its footage is not done", "run the footage again first: it goes on where it was")
+            raise CaseError(
+                out,
+                "its footage is not done",
+                "run the footage again first: it goes on where it was",
+            )
         gallery = gallery or last_gallery(case)
         if stage == "search" and gallery is None:
             raise UsageError("--stage search", "this case was never searched", "give --gallery")
         _check_settings(case, settings, stage)
-        models, subjects = open_models(settings), settings.restore.subjects if stage == "restore" else {}
+        models, subjects = (
+            open_models(settings),
+            settings.restore.subjects if stage == "restore" else {},
+        )
         if gallery is not None:
-            check_question(out, gallery, models.prober, settings.search, set(subjects.values()))
+            check_question(out, gallery, models.encoder, settings.search, set(subjects.values()))
         elif subjects:
             raise _no_photographs()
         check_tracks(case, track_names(case), subjects)
-        if stage == "search" and (bare := tracks_without_features(case, models.prober, settings.restore.seed)):
+        if stage == "search" and (
+            bare := tracks_without_features(case, models.encoder, settings.restore.seed)
+        ):
             reason = f"{len(bare)} of its tracks have no probes made with the models at hand"
             raise CaseError(out, reason, "give --stage restore, which searches too")
         if stage == "link":
@@ -194,12 +231,18 @@ def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Se
     with Case.open(folder, read_only=True) as case:
         searched = case.searched()
     asked = {} if searched is None or "search" not in STAGES[stage] else searched["question"]
-    last = [f"search.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked.items()]
+    last = [
+        f"search.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked.items()
+    ]
     return load(str(folder / SETTINGS), (*last, *overrides))
 
 
 def _who(what: str, by: str, role: str) -> dict[str, str]:
-    return {"what": what, "by": person(by or actors.login()), "role": actors.role(role) or actors.stated()}
+    return {
+        "what": what,
+        "by": person(by or actors.login()),
+        "role": actors.role(role) or actors.stated(),
+    }
 
 
 def _no_photographs() -> UsageError:
@@ -216,7 +259,7 @@ def _after_footage(
 ) -> bool:
     """Restore, search, link: whatever of it is not done with these models, settings and people. Of a stage, the case
     takes the settings when people and photographs are at hand, and nothing can refuse it any more."""
-    prober, worked = models.prober, False
+    encoder, worked = models.encoder, False
     with _people(case, gallery, models, settings.search, listen) as people:
         drawn_from: Mapping[int, References] = NOBODY
         if people is not None and stage != "search":
@@ -225,23 +268,27 @@ def _after_footage(
             _take_settings(case, settings, stage)
         if stage != "search":  # which asks with the probes that are there
             tell, together = _stage(listen, "super-resolving"), tracks_together(settings.restore)
-            worked = probe_all(case, prober, settings.restore.seed, tell, drawn_from, together)
+            worked = encode_all(case, encoder, settings.restore.seed, tell, drawn_from, together)
         if people is not None:
-            worked |= search_all(case, people, prober, settings.search)
+            worked |= search_all(case, people, encoder, settings.search)
     if gallery is None:
-        worked |= renew_answers(case, prober)
+        worked |= renew_answers(case, encoder)
     worked |= propose_all(case, settings.link)
     case.sweep_pictures()  # each time: a run that was cut while it swept left some
     return worked
 
 
 def _people(
-    case: Case, gallery: Path | None, models: Models, settings: SearchSettings, listen: Listener | None
+    case: Case,
+    gallery: Path | None,
+    models: Models,
+    settings: SearchSettings,
+    listen: Listener | None,
 ) -> AbstractContextManager[Gallery | None]:
     if gallery is None:
         return nullcontext()
     tell = _stage(listen, "enrolling")
-    return open_gallery(case, gallery, models.detector, models.prober.embedder, settings, tell)
+    return open_gallery(case, gallery, models.detector, models.encoder.embedder, settings, tell)
 
 
 def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:
@@ -259,7 +306,11 @@ def open_case(out: Path, settings: Settings) -> Case:
         return Case.create(out, chosen, as_yaml(settings))
     case = Case.open(out)
     case.check_key()
-    changed = [name for name in _changed(case, chosen) if name.split(".")[0] != "search" and name != SUBJECTS]
+    changed = [
+        name
+        for name in _changed(case, chosen)
+        if name.split(".")[0] != "search" and name != SUBJECTS
+    ]
     if changed:
         reason = f"this case was made with other settings ({', '.join(changed)})"
         raise CaseError(out, reason, "give another --out, or the same settings to go on")
@@ -280,7 +331,9 @@ def _check_settings(case: Case, settings: Settings, stage: StageName) -> None:
     fixed = [name for name in changed if name.split(".")[0] not in STAGES[stage]]
     if fixed:
         reason = f"stage {stage} does not depend on {', '.join(fixed)}"
-        raise CaseError(case.folder, reason, "leave that as the case has it, or run the footage into a new case")
+        raise CaseError(
+            case.folder, reason, "leave that as the case has it, or run the footage into a new case"
+        )
 
 
 def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
@@ -293,10 +346,8 @@ def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
             case.log("stage redone", {"stage": stage, "changed": changed, "settings": chosen})
     elif json.loads(case.meta("settings")) != chosen:
         return  # how much is computed at a time, or what came after the case was made
-    with environment(case.folder):
-        write_whole(
-            case.folder / "settings.yaml", lambda partial: partial.write_text(as_yaml(settings), encoding="utf-8")
-        )
+    with explain_errors(case.folder):
+        atomic_write_text(case.folder / "settings.yaml", as_yaml(settings))
 
 
 def _run_source(
@@ -306,12 +357,12 @@ def _run_source(
     settings: Settings,
     sampling: Sampling,
     listen: Listener | None,
-    place: Place | None,
+    place: Recording | None,
     before: object,
 ) -> bool:
     """`before` is the footage's `stamp` from before it was hashed: one that changed since is not done."""
     info, detector = reader.info, models.detector
-    embedder = models.prober.embedder if can_tell(settings) else None
+    embedder = models.encoder.embedder if uses_bundled_models(settings) else None
     described = {
         "name": detector.name,
         "model_sha256": detector.fingerprint,
@@ -321,20 +372,20 @@ def _run_source(
     }
     source = register_source(case, info, described)
     if place is not None:
-        place_source(case, source, place)
+        set_recording(case, source, place)
     if is_done(case, source):
         return False
     track = settings.track
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
-    tracklets = segments.take_up(case, source, info, tracker, settings.select, embedder)
-    after = where_it_stopped(case, source, info)
+    tracklets = segments.resume_tracklets(case, source, info, tracker, settings.select, embedder)
+    after = resume_point(case, source, info)
     if after is not None:
         with case.transaction():
             case.log("resumed", {"source": source, "after_frame": after.index})
     frames = prefetch(_with_losses(reader, sampling, after), _ahead(info))
     # The next faces are looked for while those found are tracked, measured and stored.
     motion = settings.detect.gate == "motion"
-    gate = Gate(detector, settings.detect.every, motion, segments.where_it_looked(case, source))
+    gate = Gate(detector, settings.detect.every, motion, segments.resume_gate(case, source))
     batches = prefetch(_detected(frames, gate, settings), FOUND_AHEAD)
     began, counted, losses = time.monotonic(), Losses(), Losses()
     span: tuple[FrameRef, FrameRef] | None = None
@@ -371,7 +422,11 @@ def _run_source(
                 save(done=False)
             if listen is not None:
                 share = _share(batch[-1][0].ref, reader, settings)
-                listen(Progress(info.path, looked, share, faces, tracklets.confirmed + tracklets.running))
+                listen(
+                    Progress(
+                        info.path, looked, share, faces, tracklets.confirmed + tracklets.running
+                    )
+                )
     finally:
         batches.close()
     if stamp(info.path) != before:
@@ -390,10 +445,14 @@ def _ahead(info: MediaInfo) -> int:
 
 def sampling_of(settings: Settings) -> Sampling:
     chosen = settings.sampling
-    return Sampling(chosen.every, fraction(chosen.fps), fraction(chosen.start), fraction(chosen.end))
+    return Sampling(
+        chosen.every, fraction(chosen.fps), fraction(chosen.start), fraction(chosen.end)
+    )
 
 
-def _with_losses(reader: VideoReader, sampling: Sampling, after: FrameRef | None) -> Generator[tuple[Frame, Losses]]:
+def _with_losses(
+    reader: VideoReader, sampling: Sampling, after: FrameRef | None
+) -> Generator[tuple[Frame, Losses]]:
     """Each frame with what was lost up to it: the reader itself is some frames ahead of the detector."""
     for frame in reader.frames(sampling, after):
         yield frame, replace(reader.losses)
@@ -404,13 +463,13 @@ def _detected(
 ) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], GateState]]:
     """Each batch of frames, those of it that are looked at, what is found in these, and the gate's state after it."""
     with closing(frames):
-        while batch := list(islice(frames, frames_at_once(settings.detect))):
+        while batch := list(islice(frames, frame_batch_size(settings.detect))):
             good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
             yield batch, good, gate.detect([f.image for f in good]), gate.state
 
 
-def frames_at_once(settings: DetectSettings) -> int:
-    return at_once(FRAMES, torch.device(settings.device), settings.batch)
+def frame_batch_size(settings: DetectSettings) -> int:
+    return batch_size_for(FRAMES, torch.device(settings.device), settings.batch)
 
 
 def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:

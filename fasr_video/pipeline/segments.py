@@ -16,12 +16,12 @@ from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline.select import Candidate
 from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
 from fasr_video.recognition.embedder import Embedder
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.trackers import Tracker
 from fasr_video.types import FrameRef, Reason
 
 
-def where_it_looked(case: Case, number: int) -> GateState:
+def resume_gate(case: Case, number: int) -> GateState:
     """What a `Gate` knew after the last finished segment."""
     known = source(case, number)
     stored = {} if known.tracker is None else json.loads(known.tracker)
@@ -47,8 +47,13 @@ def _gate_state(case: Case, source: int, gate: GateState) -> dict[str, object]:
     return places | {"cells": gate.seen.shape, "seen": base64.b64encode(sealed).decode()}
 
 
-def take_up(
-    case: Case, number: int, info: MediaInfo, tracker: Tracker, select: SelectSettings, embedder: Embedder | None
+def resume_tracklets(
+    case: Case,
+    number: int,
+    info: MediaInfo,
+    tracker: Tracker,
+    select: SelectSettings,
+    embedder: Embedder | None,
 ) -> Tracklets:
     """Tracklets as they were after the last finished segment, or new ones."""
     tracklets = Tracklets(tracker, select, tracks.next_face(case), embedder)
@@ -86,9 +91,13 @@ def save_segment(
 ) -> None:
     """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none; `gate`
     is what a `Gate` knows after it."""
-    with environment(case.folder):
+    with explain_errors(case.folder):
         pictures = {
-            number: (case.write_picture(crop.aligned), case.write_picture(crop.native), *crop.native_origin)
+            number: (
+                case.write_picture(crop.aligned),
+                case.write_picture(crop.native),
+                *crop.native_origin,
+            )
             for number, crop in segment.crops.items()
         }
     progress = Progress(
@@ -164,5 +173,9 @@ def _end_track(case: Case, track: int, ended: EndedTrack) -> None:
         why = Reason.NOT_A_FACE
     elif not ended.usable:
         why = tracks.commonest_reason(case, track)
-    mean_score, norm = (None, None) if ended.evidence is None else (ended.evidence.score, ended.evidence.norm)
-    tracks.finish_track(case, track, insufficient=why, shown=ended.shown, mean_score=mean_score, norm=norm)
+    mean_score, norm = (
+        (None, None) if ended.evidence is None else (ended.evidence.score, ended.evidence.norm)
+    )
+    tracks.finish_track(
+        case, track, insufficient=why, shown=ended.shown, mean_score=mean_score, norm=norm
+    )

@@ -101,7 +101,9 @@ class Choice:
     @property
     def kept(self) -> set[int]:
         """Faces whose pictures stay."""
-        chosen = {face for face, reason in self.reasons.items() if reason in (Reason.LR0, Reason.AUX)}
+        chosen = {
+            face for face, reason in self.reasons.items() if reason in (Reason.LR0, Reason.AUX)
+        }
         return chosen | ({self.shown.face} if self.shown else set())
 
 

@@ -20,19 +20,32 @@ from fasr_video.checkpoint import find_device
 from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.photograph import ALONE, MIN_SCORE, Choice, Unclear, Which, choose_face
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import read_file, sha256_file, write_whole
+from fasr_video.files import atomic_write, atomic_write_text, read_file, sha256_file
 from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.media.image_folder import others_in, pictures_in
 from fasr_video.pictures import FORMATS
 from fasr_video.provenance import BANNER, is_synthetic, png_note
-from fasr_video.recognition.align import CANONICAL, CANONICAL_SIDE, similarity, three_points, to_canonical
+from fasr_video.recognition.align import (
+    CANONICAL,
+    CANONICAL_SIDE,
+    similarity,
+    three_points,
+    to_canonical,
+)
 from fasr_video.recognition.embedder import as_tensor
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 from fasr_video.sr.attributes import complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import Method, ModelFiles, Options, find_method, open_restorer
-from fasr_video.sr.restoration import SMALLEST, Probe, Restoration, as_image, restore, square_face
+from fasr_video.sr.restoration import (
+    SMALLEST,
+    FaceInput,
+    Restoration,
+    as_image,
+    restore,
+    square_face,
+)
 from fasr_video.types import Image
 
 
@@ -86,7 +99,10 @@ class Done:
     problem: str | None
 
     def as_json(self) -> dict[str, object]:
-        return asdict(self) | {"path": str(self.path), "sheet": None if self.sheet is None else str(self.sheet)}
+        return asdict(self) | {
+            "path": str(self.path),
+            "sheet": None if self.sheet is None else str(self.sheet),
+        }
 
 
 def run(job: Job) -> Iterator[Done]:
@@ -107,11 +123,15 @@ def run(job: Job) -> Iterator[Done]:
     )
     restorer = open_restorer(method, options)
     samples = job.samples or method.defaults.samples
-    detector = open_detector("builtin", weights=None, device=job.device, min_score=MIN_SCORE) if job.align else None
+    detector = (
+        open_detector("builtin", weights=None, device=job.device, min_score=MIN_SCORE)
+        if job.align
+        else None
+    )
     auxiliaries, about_aux = read_auxiliaries(job.aux, detector)
     shared = {
         "auxiliaries": [a.sha256 for a in auxiliaries],
-        "restorer": restorer.facts(),
+        "restorer": restorer.provenance(),
         "samples": samples,
         "seed": job.seed,
         "feature_only": job.feature_only,
@@ -133,8 +153,12 @@ def run(job: Job) -> Iterator[Done]:
         target = Target(job.out, still, {"picture": still.sha256, **shared})
         warnings, state = target.earlier(), "there already"
         if warnings is None:
-            held = complete(said, guidance.classifiers, [still.face, *faces]) if guidance and reading else said
-            probe = Probe(still.face, faces, lr_known=not job.feature_only, attributes=held)
+            held = (
+                complete(said, guidance.classifiers, [still.face, *faces])
+                if guidance and reading
+                else said
+            )
+            probe = FaceInput(still.face, faces, lr_known=not job.feature_only, attributes=held)
             answer = restore(restorer, probe, samples, job.seed)
             warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
             target.write(answer, warnings)
@@ -172,13 +196,20 @@ def _guidance(job: Job) -> Guidance | None:
     if job.attr:
         strength = STRENGTH if job.guidance is None else job.guidance
         return open_guidance(job.classifier, strength, find_device(job.device))
-    for option, given in (("--guidance", job.guidance is not None), ("--classifier", job.classifier)):
+    for option, given in (
+        ("--guidance", job.guidance is not None),
+        ("--classifier", job.classifier),
+    ):
         if given:
-            raise UsageError(option, "there are no attributes to draw towards", "give some with --attr")
+            raise UsageError(
+                option, "there are no attributes to draw towards", "give some with --attr"
+            )
     return None
 
 
-def read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[list[Still], list[str]]:
+def read_auxiliaries(
+    folder: Path | None, detector: Detector | None
+) -> tuple[list[Still], list[str]]:
     """The faces of the folder, and a warning for each that cannot be used or had to be cut."""
     if folder is None:
         return [], []
@@ -192,16 +223,22 @@ def read_auxiliaries(folder: Path | None, detector: Detector | None) -> tuple[li
             warnings += [f"auxiliary {path.name}: {w}" for w in stills[-1].warnings]
         except InputError as error:
             warnings.append(f"auxiliary left out: {error}")
-    warnings += [f"auxiliary left out: {p}: no picture by the ending of its name" for p in others_in(folder)]
+    warnings += [
+        f"auxiliary left out: {p}: no picture by the ending of its name" for p in others_in(folder)
+    ]
     if not stills:
         raise InputError(folder, warnings[0] if warnings else "it holds no pictures", remedy)
     return stills, warnings
 
 
-def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST, choice: Choice = ALONE) -> Still:
+def read_still(
+    path: Path, detector: Detector | None, smallest: int = SMALLEST, choice: Choice = ALONE
+) -> Still:
     """A face crop; with a detector, the face of a larger picture that is meant brought into the canonical frame."""
     if not path.is_file():
-        raise InputError(path, "a folder" if path.is_dir() else "no such file", "give pictures of faces")
+        raise InputError(
+            path, "a folder" if path.is_dir() else "no such file", "give pictures of faces"
+        )
     try:
         digest, image = sha256_file(path), read_picture(path)
     except UNREADABLE as error:
@@ -215,7 +252,9 @@ def read_still(path: Path, detector: Detector | None, smallest: int = SMALLEST, 
         face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
             reason = f"a face of {len(face)} px needs no super-resolution to {CANONICAL_SIDE} px"
-            raise InputError(path, reason, "give a small face crop, or --align for a picture with a face in it")
+            raise InputError(
+                path, reason, "give a small face crop, or --align for a picture with a face in it"
+            )
     if face.min() == face.max():
         raise InputError(path, "one flat colour", "give a picture of a face")
     return Still(path, digest, face, warnings)
@@ -233,8 +272,16 @@ def align_face(
     one = similarity(points, CANONICAL)
     side = min(CANONICAL_SIDE, round(1 / float(np.hypot(one[0, 0], one[1, 0]))))
     if side < smallest:
-        raise InputError(path, f"its face is {side} px, {smallest} needed", "choose a frame where the person is nearer")
-    warnings = () if found.landmarks is not None else ("aligned by the face's box: the detector gives no landmarks",)
+        raise InputError(
+            path,
+            f"its face is {side} px, {smallest} needed",
+            "choose a frame where the person is nearer",
+        )
+    warnings = (
+        ()
+        if found.landmarks is not None
+        else ("aligned by the face's box: the detector gives no landmarks",)
+    )
     return to_canonical(image, points, side), warnings
 
 
@@ -253,7 +300,10 @@ class Target:
         """The warnings of an earlier answer to the same question, if all of its files are there as they were."""
         try:
             facts = json.loads(read_file(self.path("json")))
-            whole = all(sha256_file(self._folder / name) == digest for name, digest in facts["files"].items())
+            whole = all(
+                sha256_file(self._folder / name) == digest
+                for name, digest in facts["files"].items()
+            )
             return list(facts["warnings"]) if whole and facts["asked"] == self._asked else None
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
@@ -274,13 +324,15 @@ class Target:
         if len(answer.samples) > 1:
             pictures |= {f"sample{k}.png": sample for k, sample in enumerate(answer.samples, 1)}
         pictures["sheet.png"] = sheet(self._still, answer)
-        with environment(self._folder):
+        with explain_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():
                 _save(self.path(kind), picture, facts)
-            facts["files"] = {self.path(kind).name: sha256_file(self.path(kind)) for kind in pictures}
+            facts["files"] = {
+                self.path(kind).name: sha256_file(self.path(kind)) for kind in pictures
+            }
             text = json.dumps(facts, indent=2, allow_nan=False)
-            write_whole(self.path("json"), lambda path: path.write_text(text, encoding="utf-8"))
+            atomic_write_text(self.path("json"), text)
 
 
 def sheet(still: Still, answer: Restoration) -> Image:
@@ -289,7 +341,12 @@ def sheet(still: Still, answer: Restoration) -> Image:
     original = cv2.resize(still.face, (side, side), interpolation=cv2.INTER_NEAREST)
     cells = [(f"original, {len(still.face)} px", original)]
     cells.append(("bicubic", as_image(enlarge(as_tensor([still.face]), side)[0])))
-    cells.append((f"mean of {len(answer.samples)}" if len(answer.samples) > 1 else answer.method, answer.picture))
+    cells.append(
+        (
+            f"mean of {len(answer.samples)}" if len(answer.samples) > 1 else answer.method,
+            answer.picture,
+        )
+    )
     if len(answer.samples) > 1:
         cells += [(f"sample {k + 1}", sample) for k, sample in enumerate(answer.samples)]
         cells.append(("disagreement, 4 times", heat(answer.spread)))
@@ -311,15 +368,23 @@ def _about_attributes(answer: Restoration, letters: int) -> list[str]:
     """Lines of so many letters: what a guided picture was drawn towards, and what is to be said of it."""
     if not answer.attributes:
         return []
-    told = [f"drawn towards {', '.join(map(str, answer.attributes))}: it shows them because of that", *answer.warnings]
+    told = [
+        f"drawn towards {', '.join(map(str, answer.attributes))}: it shows them because of that",
+        *answer.warnings,
+    ]
     return [line for text in told for line in textwrap.wrap(text, letters)]
 
 
 def heat(spread: NDArray[np.float32]) -> Image:
     """Disagreement from black (none) to white (a quarter of the whole range of brightness)."""
     levels = (np.clip(spread * 4, 0, 1) * 255).astype(np.uint8)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(
+        cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB), np.uint8
+    )
 
 
 def _save(path: Path, image: Image, facts: dict[str, object]) -> None:
-    write_whole(path, lambda partial: Pictures.fromarray(image).save(partial, "PNG", pnginfo=png_note(facts)))
+    atomic_write(
+        path,
+        lambda partial: Pictures.fromarray(image).save(partial, "PNG", pnginfo=png_note(facts)),
+    )

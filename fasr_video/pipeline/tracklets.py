@@ -65,7 +65,11 @@ class Tracklets:
     """
 
     def __init__(
-        self, tracker: Tracker, settings: SelectSettings, next_face: int, embedder: Embedder | None = None
+        self,
+        tracker: Tracker,
+        settings: SelectSettings,
+        next_face: int,
+        embedder: Embedder | None = None,
     ) -> None:
         self.tracker = tracker
         self._settings = settings
@@ -104,9 +108,11 @@ class Tracklets:
         segment, self._segment = self._segment, Segment()
         return segment
 
-    def _take(self, frame: Frame, found: Detections, i: int, tracker_id: int, seconds: float) -> None:
-        marks = None if found.landmarks is None else found.landmarks[i]
-        crop = cut(frame.image, found.boxes[i], marks)
+    def _take(
+        self, frame: Frame, found: Detections, i: int, tracker_id: int, seconds: float
+    ) -> None:
+        landmarks = None if found.landmarks is None else found.landmarks[i]
+        crop = cut(frame.image, found.boxes[i], landmarks)
         quality = measure(frame.image, found, i, crop.aligned)
         tracked = tracker_id >= 0
         reason = judge(quality, self._settings) if tracked else Reason.UNCONFIRMED
@@ -116,7 +122,9 @@ class Tracklets:
             tracker_id=tracker_id if tracked else None,
             ref=frame.ref,
             box=(x1, y1, x2, y2),
-            landmarks=None if marks is None else np.asarray(marks, np.float64).round(2).tolist(),
+            landmarks=None
+            if landmarks is None
+            else np.asarray(landmarks, np.float64).round(2).tolist(),
             quality=quality,
             reason=reason,
         )
@@ -141,7 +149,9 @@ class Tracklets:
         """Tracks are over: choose their faces, or take back what never was a track."""
         for track in ended:
             pool = self._pools.pop(track.id)
-            faces = {c.face for c in pool.usable} | ({pool.best_unusable.face} if pool.best_unusable else set())
+            faces = {c.face for c in pool.usable} | (
+                {pool.best_unusable.face} if pool.best_unusable else set()
+            )
             if not track.confirmed:
                 self._release(faces)
                 self._segment.ended.append(EndedTrack(track.id, False, None, False))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fasr_video.batch_size import FACES, at_once
+from fasr_video.batch_size import FACES, batch_size_for
 from fasr_video.checkpoint import fill, read_state
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
@@ -18,8 +18,8 @@ from fasr_video.recognition.align import canonical_to_arcface
 
 LENGTH = 512
 WIDTHS = (64, 128, 256, 512)
+# Residual units at each width, by the depth that the network is called after.
 UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
-"""Residual units at each width, by the depth that the network is called after."""
 DEPTHS = {sum(units): depth for depth, units in UNITS.items()}
 PARTS = ("input_layer.", "body.", "output_layer.")
 
@@ -103,7 +103,8 @@ class AdaFaceEmbedder:
 
     length = LENGTH
     licence = (
-        "AdaFace's code: MIT; its published weights: trained on web faces (MS1MV2, WebFace) meant for research only"
+        "AdaFace's code: MIT; its published weights: trained on web faces"
+        " (MS1MV2, WebFace) meant for research only"
     )
 
     def __init__(self, weights: Path, device: torch.device) -> None:
@@ -114,13 +115,17 @@ class AdaFaceEmbedder:
         self._net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         unit, norms = [torch.zeros(0, LENGTH)], [torch.zeros(0)]
-        batch = at_once(FACES, self.device)
+        batch = batch_size_for(FACES, self.device)
         for start in range(0, len(faces), batch):
             rows = slice(start, start + batch)
-            x = canonical_to_arcface(faces[rows].to(self.device), None if marks is None else marks[rows])
-            features, lengths = self._net((x.flip(1) * 2 - 1).contiguous(memory_format=torch.channels_last))
+            x = canonical_to_arcface(
+                faces[rows].to(self.device), None if landmarks is None else landmarks[rows]
+            )
+            features, lengths = self._net(
+                (x.flip(1) * 2 - 1).contiguous(memory_format=torch.channels_last)
+            )
             unit.append(features.cpu())
             norms.append(lengths[:, 0].cpu())
         return torch.cat(unit), torch.cat(norms)

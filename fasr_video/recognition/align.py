@@ -25,12 +25,26 @@ CANONICAL = np.array([[0.335, 0.483], [0.650, 0.478], [0.500, 0.815]])
 IN_BOX = np.array([[0.30, 0.385], [0.70, 0.385], [0.50, 0.765]])
 # The five landmarks in the picture of 112 px that ArcFace, and after it AdaFace, take.
 ARCFACE_SIDE = 112
-ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+ARCFACE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
 # The same in the picture of 150 px that dlib's recogniser takes: of the mean face that dlib aligns by, which spans the
 # unit square, with a quarter of that square around it.
 DLIB_SIDE, DLIB_PADDING = 150, 0.25
 DLIB_MEAN_FACE = np.array(
-    [[0.22549, 0.21599], [0.75476, 0.21599], [0.490127, 0.515625], [0.254149, 0.780233], [0.726104, 0.780233]]
+    [
+        [0.22549, 0.21599],
+        [0.75476, 0.21599],
+        [0.490127, 0.515625],
+        [0.254149, 0.780233],
+        [0.726104, 0.780233],
+    ]
 )
 DLIB = (DLIB_PADDING + DLIB_MEAN_FACE) / (1 + 2 * DLIB_PADDING) * DLIB_SIDE
 MIRRORED = [1, 0, 2, 4, 3]  # the landmark that each becomes in a mirror
@@ -73,8 +87,8 @@ def three_points(box: Points, landmarks: Points | None) -> Matrix:
 
 def eyes_and_mouth(landmarks: Points) -> Matrix:
     """Of five landmarks, the three points that tell the canonical frame."""
-    marks = np.asarray(landmarks, np.float64)
-    return np.stack((marks[0], marks[1], marks[3:].mean(0)))
+    landmarks = np.asarray(landmarks, np.float64)
+    return np.stack((landmarks[0], landmarks[1], landmarks[3:].mean(0)))
 
 
 def align(image: Image, box: Points, landmarks: Points | None) -> AlignedFace:
@@ -92,32 +106,34 @@ def to_canonical(image: Image, points: Matrix, side: int = CANONICAL_SIDE) -> Im
     return warp(image, similarity(points, CANONICAL * side), side)
 
 
-def fill_marks(marks: Tensor | None, count: int) -> Tensor:
+def fill_landmarks(landmarks: Tensor | None, count: int) -> Tensor:
     """Landmarks of canonical pictures, N×5×2: the usual ones where they are unknown or say nothing."""
-    usual = torch.from_numpy(USUAL_MARKS).float().expand(count, -1, -1)
-    if marks is None:
+    usual = torch.from_numpy(USUAL_LANDMARKS).float().expand(count, -1, -1)
+    if landmarks is None:
         return usual
-    marks = marks.float().cpu()
-    told = marks.isfinite().all(2).all(1) & (marks.amax(1) - marks.amin(1) > 1).any(1)
-    return torch.where(told[:, None, None], marks, usual)
+    landmarks = landmarks.float().cpu()
+    told = landmarks.isfinite().all(2).all(1) & (landmarks.amax(1) - landmarks.amin(1) > 1).any(1)
+    return torch.where(told[:, None, None], landmarks, usual)
 
 
-def mirror_marks(marks: Tensor) -> Tensor:
+def mirror_landmarks(landmarks: Tensor) -> Tensor:
     """Where the landmarks of canonical pictures (N×5×2) are in their mirror images: left is right."""
-    return marks[:, MIRRORED] * torch.tensor([-1.0, 1.0]) + torch.tensor([CANONICAL_SIDE - 1.0, 0.0])
+    return landmarks[:, MIRRORED] * torch.tensor([-1.0, 1.0]) + torch.tensor(
+        [CANONICAL_SIDE - 1.0, 0.0]
+    )
 
 
-def canonical_to_arcface(faces: Tensor, marks: Tensor | None) -> Tensor:
+def canonical_to_arcface(faces: Tensor, landmarks: Tensor | None) -> Tensor:
     """Bring canonical pictures, N×3×128×128, into ArcFace's frame: N×3×112×112."""
-    return canonical_to(ARCFACE, ARCFACE_SIDE, faces, marks)
+    return canonical_to(ARCFACE, ARCFACE_SIDE, faces, landmarks)
 
 
-def canonical_to_dlib(faces: Tensor, marks: Tensor | None) -> Tensor:
+def canonical_to_dlib(faces: Tensor, landmarks: Tensor | None) -> Tensor:
     """Bring canonical pictures, N×3×128×128, into the frame of dlib's recogniser: N×3×150×150."""
-    return canonical_to(DLIB, DLIB_SIDE, faces, marks)
+    return canonical_to(DLIB, DLIB_SIDE, faces, landmarks)
 
 
-def canonical_to(template: Matrix, side: int, faces: Tensor, marks: Tensor | None) -> Tensor:
+def canonical_to(template: Matrix, side: int, faces: Tensor, landmarks: Tensor | None) -> Tensor:
     """Bring canonical pictures, N×3×128×128, into the frame that has the five landmarks where the template has them.
 
     Comes back as N×3×side×side. `marks`: N×5×2 landmarks in the pictures' pixels; rows with NaN, or no marks, are where
@@ -125,7 +141,7 @@ def canonical_to(template: Matrix, side: int, faces: Tensor, marks: Tensor | Non
     shows a few rows more than there are, the last ones are repeated, which comes nearer than black to what the whole
     image shows there.
     """
-    transforms = similarity(fill_marks(marks, len(faces)).numpy(), template)
+    transforms = similarity(fill_landmarks(landmarks, len(faces)).numpy(), template)
     back = torch.from_numpy(inverse(transforms)).float().to(faces.device)[..., None, None]
     along = torch.arange(side, device=faces.device, dtype=torch.float32)
     # Written out: affine_grid is a matrix product, which autocast would compute in eight bits of precision.
@@ -141,16 +157,23 @@ def warp(image: Image, transform: Matrix, side: int) -> Image:
         image, shrink = _shrink_around(image, transform, side, 2 * scale)
         transform = transform @ np.vstack((shrink, [0, 0, 1]))
     return np.asarray(
-        cv2.warpAffine(image, transform, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT), np.uint8
+        cv2.warpAffine(
+            image, transform, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+        ),
+        np.uint8,
     )
 
 
-def _shrink_around(image: Image, transform: Matrix, side: int, factor: float) -> tuple[Image, Matrix]:
+def _shrink_around(
+    image: Image, transform: Matrix, side: int, factor: float
+) -> tuple[Image, Matrix]:
     """The part of the image that the transform shows, made smaller by averaging; and the way back to image pixels."""
     back = cv2.invertAffineTransform(transform)
     corners = np.array([[0, 0, 1], [side, 0, 1], [0, side, 1], [side, side, 1]]) @ back.T
     left, top = np.clip(np.floor(corners.min(0)).astype(int), 0, None)
-    right, bottom = np.minimum(np.ceil(corners.max(0)).astype(int) + 1, (image.shape[1], image.shape[0]))
+    right, bottom = np.minimum(
+        np.ceil(corners.max(0)).astype(int) + 1, (image.shape[1], image.shape[0])
+    )
     if right <= left or bottom <= top:
         return image, np.eye(2, 3)
     part = image[top:bottom, left:right]
@@ -158,9 +181,13 @@ def _shrink_around(image: Image, transform: Matrix, side: int, factor: float) ->
     small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
     x, y = part.shape[1] / width, part.shape[0] / height
     # pixel centres: u_full = (u_small + 0.5) · x - 0.5 + left
-    return np.asarray(small, np.uint8), np.array([[x, 0, 0.5 * x - 0.5 + left], [0, y, 0.5 * y - 0.5 + top]])
+    return np.asarray(small, np.uint8), np.array(
+        [[x, 0, 0.5 * x - 0.5 + left], [0, y, 0.5 * y - 0.5 + top]]
+    )
 
 
 # Where a canonical picture that came without landmarks is taken to have them: the similarity that takes these to the
 # template is the one that takes the frame's three points there.
-USUAL_MARKS = move(inverse(similarity(CANONICAL * CANONICAL_SIDE, eyes_and_mouth(ARCFACE))), ARCFACE)
+USUAL_LANDMARKS = move(
+    inverse(similarity(CANONICAL * CANONICAL_SIDE, eyes_and_mouth(ARCFACE))), ARCFACE
+)

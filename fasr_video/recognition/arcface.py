@@ -24,7 +24,9 @@ BATCH = 32
 
 
 class ArcFaceEmbedder:
-    licence = "InsightFace's published models: for non-commercial research only; others: their own terms"
+    licence = (
+        "InsightFace's published models: for non-commercial research only; others: their own terms"
+    )
 
     def __init__(self, weights: Path, device: str) -> None:
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported
@@ -35,7 +37,9 @@ class ArcFaceEmbedder:
             raise MissingExtra("onnxruntime", "insightface", "the embedder insightface") from error
         provider = PROVIDERS.get(device.partition(":")[0])
         if provider is None or provider not in onnxruntime.get_available_providers():
-            raise UsageError(f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu")
+            raise UsageError(
+                f"device {device}", "ONNX Runtime cannot use it on this machine", "use device cpu"
+            )
         file, data, graph = _find(weights)
         self.device = torch.device(device)
         self.name = f"insightface {file.stem}"
@@ -58,12 +62,21 @@ class ArcFaceEmbedder:
         if not np.isfinite(black).all():
             raise ModelError(file, "its features are not finite", "check that the file is whole")
 
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         features = [torch.zeros(0, self.length)]
         for start in range(0, len(faces), self._batch):
             rows = slice(start, start + self._batch)
-            x = canonical_to_arcface(faces[rows].to(self.device), None if marks is None else marks[rows]) * 255
-            features.append(torch.from_numpy(self._run((x if self._normalises else x / 127.5 - 1).cpu().numpy())))
+            x = (
+                canonical_to_arcface(
+                    faces[rows].to(self.device), None if landmarks is None else landmarks[rows]
+                )
+                * 255
+            )
+            features.append(
+                torch.from_numpy(
+                    self._run((x if self._normalises else x / 127.5 - 1).cpu().numpy())
+                )
+            )
         raw = torch.cat(features)
         return F.normalize(raw, dim=1), raw.norm(dim=1)
 
@@ -93,11 +106,19 @@ def _find(weights: Path) -> tuple[Path, bytes, onnx.GraphProto]:
 def _is_arcface(graph: Any) -> bool:
     shapes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.input]
     constants = {c.name for c in graph.initializer}  # old files list their weights among the inputs
-    shapes = [s for s, value in zip(shapes, graph.input, strict=True) if value.name not in constants]
-    return len(graph.output) == 1 and len(shapes) == 1 and shapes[0][1:] == [3, ARCFACE_SIDE, ARCFACE_SIDE]
+    shapes = [
+        s for s, value in zip(shapes, graph.input, strict=True) if value.name not in constants
+    ]
+    return (
+        len(graph.output) == 1
+        and len(shapes) == 1
+        and shapes[0][1:] == [3, ARCFACE_SIDE, ARCFACE_SIDE]
+    )
 
 
 def _normalises(graph: Any) -> bool:
     """Whether the graph itself brings pixels of 0-255 to its range; the rule is InsightFace's own."""
     names = [node.name for node in graph.node[:8]]
-    return all(any(n.startswith(kind) for n in names) for kind in (("Sub", "_minus"), ("Mul", "_mul")))
+    return all(
+        any(n.startswith(kind) for n in names) for kind in (("Sub", "_minus"), ("Mul", "_mul"))
+    )

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from fasr_video.checkpoint import check_contract, load_state, read_metadata
 from fasr_video.errors import ModelError, SettingsError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 
 FORMAT = "fasr-video/combiner/1"
 LENGTH = 512
@@ -47,11 +47,17 @@ class FeatureCombiner(nn.Module):
     """Of the triplet loss that it was trained with; None where that is not known."""
 
     def __init__(
-        self, length: int = LENGTH, eta: float = ETA, source: Source = UNKNOWN, margin: float | None = None
+        self,
+        length: int = LENGTH,
+        eta: float = ETA,
+        source: Source = UNKNOWN,
+        margin: float | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= eta <= 1:
-            raise SettingsError(f"eta {eta}", "outside 0-1", "give the weight of the learned correction, 0 to 1")
+            raise SettingsError(
+                f"eta {eta}", "outside 0-1", "give the weight of the learned correction, 0 to 1"
+            )
         self.length, self.eta, self.source, self.margin = length, eta, source, margin
         last = nn.Linear(512, length)
         # From a random start the correction is some ten times as long as the mean. From zero the combiner starts as the
@@ -63,7 +69,9 @@ class FeatureCombiner(nn.Module):
     def pair(self, first: Tensor, second: Tensor) -> Tensor:
         """N×D and N×D → N×D, row by row."""
         first, second = unit_rows(first, self.length), unit_rows(second, self.length)
-        return F.normalize((first + second) / 2 + self.eta * self.delta(torch.cat((first, second), 1)), dim=1)
+        return F.normalize(
+            (first + second) / 2 + self.eta * self.delta(torch.cat((first, second), 1)), dim=1
+        )
 
     forward = pair
 
@@ -136,7 +144,11 @@ def unit_rows(features: Tensor, length: int | None = None) -> Tensor:
     if features.ndim != 2 or (length is not None and features.shape[1] != length):
         wanted = "K×D" if length is None else f"K×{length}"
         reason = f"{wanted} wanted, not {'×'.join(map(str, features.shape))}"
-        raise UsageError("features", reason, "give one row a face, from the embedder that these weights were made for")
+        raise UsageError(
+            "features",
+            reason,
+            "give one row a face, from the embedder that these weights were made for",
+        )
     features = features.float()
     if not bool(features.isfinite().all()):
         rows = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
@@ -147,11 +159,19 @@ def unit_rows(features: Tensor, length: int | None = None) -> Tensor:
 
 def save(combiner: FeatureCombiner, path: Path) -> None:
     """Weights in float16, and beside them eta, the length, the margin, and what embedder they are for."""
-    tensors = {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in combiner.state_dict().items()}
-    header = {"format": FORMAT, "eta": combiner.eta, "length": combiner.length, "margin": combiner.margin}
+    tensors = {
+        k: (v.half() if v.is_floating_point() else v).cpu()
+        for k, v in combiner.state_dict().items()
+    }
+    header = {
+        "format": FORMAT,
+        "eta": combiner.eta,
+        "length": combiner.length,
+        "margin": combiner.margin,
+    }
     header["source"] = asdict(combiner.source)
     # A single entry: safetensors writes several in any order, and equal weights should be equal files.
-    write_whole(path, lambda partial: save_file(tensors, partial, {"header": json.dumps(header)}))
+    atomic_write(path, lambda partial: save_file(tensors, partial, {"header": json.dumps(header)}))
 
 
 def fingerprint(combiner: FeatureCombiner) -> str:
@@ -173,7 +193,9 @@ def load_combiner(path: Path) -> FeatureCombiner:
             None if margin is None else float(margin),
         )
     except (KeyError, TypeError, ValueError, RuntimeError, SettingsError) as error:
-        raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error
+        raise ModelError(
+            path, f"its header is damaged ({error})", "copy or download it again"
+        ) from error
     load_state(combiner, path)
     return combiner.eval()
 
@@ -190,9 +212,13 @@ def _read_header(path: Path) -> dict[str, Any]:
     try:
         header = json.loads(read_metadata(path).get("header", "{}"))
     except ValueError as error:
-        raise ModelError(path, f"its header is damaged ({error})", "copy or download it again") from error
+        raise ModelError(
+            path, f"its header is damaged ({error})", "copy or download it again"
+        ) from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ModelError(
-            path, "its header does not name a Feature Combiner", "give weights that `train combiner` wrote"
+            path,
+            "its header does not name a Feature Combiner",
+            "give weights that `train combiner` wrote",
         )
     return header

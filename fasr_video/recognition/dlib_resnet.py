@@ -18,9 +18,12 @@ BATCH = 32
 LENGTH = 128
 DATA_PACKAGE = "face_recognition_models"
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
+# Of that file, the only one that there is of this network; MEAN belongs to it.
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
-"""Of that file, the only one that there is of this network; MEAN belongs to it."""
 # fmt: off
+# The mean vector of 600 CelebA training people. dlib compares by Euclidean distance, so all its
+# vectors may lie on one side of the origin: without this, the cosine of two strangers would be
+# 0.83, and with it, it is 0.
 MEAN = (
     -0.1011, 0.0808, 0.0642, -0.0705, -0.1157, -0.0074, -0.0210, -0.0914, 0.1684, -0.0826, 0.1830, -0.0421,
     -0.2584, -0.0134, -0.0437, 0.1475, -0.1521, -0.1442, -0.0967, -0.0651, 0.0313, 0.0452, 0.0169, 0.0650,
@@ -35,8 +38,6 @@ MEAN = (
     0.0124, -0.0389, -0.1432, -0.0742, 0.0461, -0.0425, 0.0295, 0.0400,
 )
 # fmt: on
-"""The mean vector of 600 CelebA training people. dlib compares by Euclidean distance, so all its vectors may lie on one
-side of the origin: without this, the cosine of two strangers would be 0.83, and with it, it is 0."""
 
 
 class DlibEmbedder:
@@ -50,7 +51,9 @@ class DlibEmbedder:
         except ImportError as error:
             raise MissingExtra("dlib-bin", "dlib", "the embedder dlib") from error
         if device != "cpu":
-            raise UsageError(f"device {device}", "the embedder dlib computes on the CPU only", "use device cpu")
+            raise UsageError(
+                f"device {device}", "the embedder dlib computes on the CPU only", "use device cpu"
+            )
         file = _installed() if weights is None else weights
         if not file.is_file():
             raise ModelError(file, "no such file", f"give {FILE}, or leave it out")
@@ -63,12 +66,16 @@ class DlibEmbedder:
         self._mean = torch.tensor(MEAN)
         self._net = dlib.face_recognition_model_v1(str(file))
 
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         vectors = [torch.zeros(0, LENGTH)]
         for start in range(0, len(faces), BATCH):
             rows = slice(start, start + BATCH)
-            chips = canonical_to_dlib(faces[rows].to(self.device), None if marks is None else marks[rows])
-            pictures = (chips.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+            chips = canonical_to_dlib(
+                faces[rows].to(self.device), None if landmarks is None else landmarks[rows]
+            )
+            pictures = (
+                (chips.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+            )
             found = np.array(self._net.compute_face_descriptor(list(pictures)), np.float32)
             vectors.append(torch.from_numpy(found) - self._mean)
         centred = torch.cat(vectors)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.batch_size import FACES, at_once
+from fasr_video.batch_size import FACES, batch_size_for
 from fasr_video.checkpoint import load_state
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.network import FORMAT, LENGTH, EmbedderNet
 from fasr_video.types import Image
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 
 class Embedder(Protocol):
@@ -30,7 +30,7 @@ class Embedder(Protocol):
     licence: str
     """The terms of the model in one line."""
 
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """N×3×128×128 RGB in [0, 1], the canonical frame → (unit vectors N×length, their norms before that, N).
 
         `marks`, N×5×2 landmarks in the pictures' pixels (NaN where unknown), let an embedder with a frame of its own
@@ -46,7 +46,7 @@ class BuiltinEmbedder:
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
         """With these weights; without any, with those in the box."""
-        weights = weights or boxed("embedder.safetensors")
+        weights = weights or bundled("embedder.safetensors")
         self.device = torch.device(device)
         self.net = EmbedderNet()
         load_state(self.net, weights, FORMAT)
@@ -55,8 +55,8 @@ class BuiltinEmbedder:
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.no_grad()
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        batch = at_once(FACES, self.device)
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        batch = batch_size_for(FACES, self.device)
         starts = range(0, len(faces), batch)
         parts = [self.net(faces[i : i + batch].to(self.device)).float().cpu() for i in starts]
         features = torch.cat([torch.zeros(0, LENGTH), *parts])
@@ -73,4 +73,6 @@ def require_embedder(file: Path, own: str, given: str) -> None:
     """Raise where a file belongs to another embedder (SHA-256, empty: not known) than the one given."""
     if own not in ("", given):
         reason = f"it belongs to the embedder {own[:12]}…, not to {given[:12]}…"
-        raise ModelError(file, reason, "use one embedder throughout, or make it again with this one")
+        raise ModelError(
+            file, reason, "use one embedder throughout, or make it again with this one"
+        )

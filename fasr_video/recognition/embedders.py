@@ -22,7 +22,9 @@ class _Request:
 
     def given_weights(self, what: str) -> Path:
         if self.weights is None:
-            raise UsageError("embedder weights", "this embedder brings none of its own", f"give {what}")
+            raise UsageError(
+                "embedder weights", "this embedder brings none of its own", f"give {what}"
+            )
         return self.weights
 
 
@@ -36,7 +38,9 @@ def _adaface(request: _Request) -> Embedder:
 
 
 def _insightface(request: _Request) -> Embedder:
-    weights = request.given_weights("an ArcFace .onnx file of InsightFace's, or the folder that it lies in")
+    weights = request.given_weights(
+        "an ArcFace .onnx file of InsightFace's, or the folder that it lies in"
+    )
     return ArcFaceEmbedder(weights, request.device)
 
 
@@ -55,7 +59,9 @@ EMBEDDERS: dict[str, Callable[[_Request], Embedder]] = {
 def open_embedder(backend: str, weights: Path | None, device: str, flip: bool = False) -> Embedder:
     """The embedder of that name; with `flip`, the mean of a face's and its mirror image's features."""
     if backend not in EMBEDDERS:
-        raise SettingsError(f"embedder {backend}", "no such embedder", f"use one of {', '.join(EMBEDDERS)}")
+        raise SettingsError(
+            f"embedder {backend}", "no such embedder", f"use one of {', '.join(EMBEDDERS)}"
+        )
     embedder = EMBEDDERS[backend](_Request(weights, device))
     if not flip:
         return embedder

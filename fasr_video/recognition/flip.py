@@ -7,7 +7,7 @@ import hashlib
 from torch import Tensor
 from torch.nn import functional as F
 
-from fasr_video.recognition.align import fill_marks, mirror_marks
+from fasr_video.recognition.align import fill_landmarks, mirror_landmarks
 from fasr_video.recognition.embedder import Embedder
 
 
@@ -20,10 +20,10 @@ class Flipped:
         self.sha256 = hashlib.sha256(f"{inner.sha256} flip".encode()).hexdigest()
         self.length, self.licence, self.device = inner.length, inner.licence, inner.device
 
-    def embed(self, faces: Tensor, marks: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
         # Filled in before they are mirrored: the mirror image of a canonical face is not quite in the canonical frame.
-        marks = fill_marks(marks, len(faces))
-        unit, norms = self._inner.embed(faces, marks)
-        other, other_norms = self._inner.embed(faces.flip(3), mirror_marks(marks))
+        landmarks = fill_landmarks(landmarks, len(faces))
+        unit, norms = self._inner.embed(faces, landmarks)
+        other, other_norms = self._inner.embed(faces.flip(3), mirror_landmarks(landmarks))
         features = (unit * norms[:, None] + other * other_norms[:, None]) / 2
         return F.normalize(features, dim=1), features.norm(dim=1)

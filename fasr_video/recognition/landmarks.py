@@ -14,5 +14,7 @@ def usable(landmarks: Tensor, side: int = SIDE) -> Tensor:
     eyes, mouth = landmarks[:, :2], landmarks[:, 3:]
     apart = (eyes[:, 1, 0] - eyes[:, 0, 0] > side / 10) & (mouth[:, 1, 0] > mouth[:, 0, 0])
     upright = mouth.mean(1)[:, 1] - eyes.mean(1)[:, 1] > side / 10
-    distances = torch.cdist(landmarks.double(), landmarks.double()) + side * torch.eye(5, device=landmarks.device)
+    distances = torch.cdist(landmarks.double(), landmarks.double()) + side * torch.eye(
+        5, device=landmarks.device
+    )
     return inside & apart & upright & (distances > side / 64).flatten(1).all(1)

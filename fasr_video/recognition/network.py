@@ -11,10 +11,11 @@ FORMAT = "fasr-video/embedder/3"
 CONTRACT = "canonical RGB 128x128 in [0, 1] -> 512; the length of the vector says how sure it is"
 STEM = 64
 HEAD = 512
+# Of a gate: it sums up this many channels in one.
 REDUCTION = 8
-"""Of a gate: it sums up this many channels in one."""
+# Maps stay within this: of faces they do by themselves, of other pictures they would grow from
+# block to block.
 LIMIT = 16.0
-"""Maps stay within this: of faces they do by themselves, of other pictures they would grow from block to block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +91,7 @@ class EmbedderNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        stem = (
-            nn.Conv2d(3, STEM, 3, 2, 1),
-            nn.PReLU(STEM),
-            _depthwise(STEM),
-            nn.PReLU(STEM),
-        )
+        stem = (nn.Conv2d(3, STEM, 3, 2, 1), nn.PReLU(STEM), _depthwise(STEM), nn.PReLU(STEM))
         self.blocks = nn.ModuleList([Block(FIRST, stem), *(Block(shape) for shape in SHAPES[1:])])
         # Each channel has a weight for each cell: where something is seen matters as much as what.
         last = SHAPES[-1]

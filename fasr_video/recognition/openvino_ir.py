@@ -18,7 +18,9 @@ from torch.nn import functional as F
 
 from fasr_video.errors import ModelError
 
-REMEDY = "give the .xml file of a face network of Intel's Open Model Zoo, with its .bin file beside it"
+REMEDY = (
+    "give the .xml file of a face network of Intel's Open Model Zoo, with its .bin file beside it"
+)
 LAYERS = {"Input", "Convolution", "PReLU", "ScaleShift", "Eltwise", "Activation", "Pooling"}
 Shape = tuple[int, ...]
 
@@ -58,12 +60,18 @@ class IrNet(nn.Module):
                 for what in ("weights", "biases"):
                     blob = element.find(f"blobs/{what}")
                     if blob is not None:
-                        self.register_buffer(f"{what}_{layer.name}", _tensor(blob, values, layer, what))
+                        self.register_buffer(
+                            f"{what}_{layer.name}", _tensor(blob, values, layer, what)
+                        )
         except (OSError, ElementTree.ParseError, KeyError, ValueError, TypeError) as error:
-            raise ModelError(xml, f"not a readable network of that format ({error})", REMEDY) from error
+            raise ModelError(
+                xml, f"not a readable network of that format ({error})", REMEDY
+            ) from error
         unknown = sorted({layer.kind for layer in self.layers} - LAYERS)
         if unknown:
-            raise ModelError(xml, f"it has layers that are not known here: {', '.join(unknown)}", REMEDY)
+            raise ModelError(
+                xml, f"it has layers that are not known here: {', '.join(unknown)}", REMEDY
+            )
 
     def forward(self, x: Tensor, names: Sequence[str] = ()) -> tuple[Tensor, ...]:
         values: dict[str, Tensor] = {}

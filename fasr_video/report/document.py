@@ -15,9 +15,9 @@ from typing import Any
 from fasr_video import __version__
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, state_of
-from fasr_video.case.results import all_features, probed
+from fasr_video.case.results import all_features, encodings
 from fasr_video.case.store import now
-from fasr_video.gallery.probes import Feature, Kind
+from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.recognition.combiner import shares
 from fasr_video.report.words import NOTICE, verdict
 from fasr_video.weights.manifest import Entry, read_manifest
@@ -29,8 +29,8 @@ PAIRS = ((Kind.SR, Kind.BEST), (Kind.SR, Kind.POOLED), (Kind.BEST, Kind.POOLED))
 def as_report(case: Case) -> dict[str, Any]:
     document = as_document(case)
     sources = {s["sha256"]: s for s in document["sources"]}
-    made, features = probed(case), all_features(case)
-    models = {track: probes.facts for track, probes in made.items()}
+    made, features = encodings(case), all_features(case)
+    models = {track: probes.provenance for track, probes in made.items()}
     faces: Counter[str] = Counter()
     for source in document["sources"]:
         faces.update(source["faces_by_reason"])
@@ -38,7 +38,12 @@ def as_report(case: Case) -> dict[str, Any]:
         source, probes = sources[track["source_sha256"]], made.get(track["id"])
         track |= _times(track, source)
         headline, why = verdict(track, document["searched"])
-        track |= {"state": state_of(track), "headline": headline, "why": why, "page": f"{track['name']}.html"}
+        track |= {
+            "state": state_of(track),
+            "headline": headline,
+            "why": why,
+            "page": f"{track['name']}.html",
+        }
         track["lr_px"] = None if probes is None else probes.side
         track["models"] = models.get(track["id"])
         track["cosines_between_probes"] = _cosines(features.get(track["id"], {}))
@@ -89,19 +94,28 @@ def _weigh(track: dict[str, Any]) -> None:
     """What each face weighs in the pooled probe; None where nothing was pooled."""
     kept = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
     models = track["models"]
-    weights = [None] * len(kept) if models is None else shares(len(kept), paired=models["pooled_by"] != "mean")
+    weights = (
+        [None] * len(kept)
+        if models is None
+        else shares(len(kept), paired=models["pooled_by"] != "mean")
+    )
     for face, weight in zip(kept, weights, strict=True):
         face["weight"] = weight
 
 
-def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> list[dict[str, object]]:
+def _models(
+    sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]
+) -> list[dict[str, object]]:
     """Each model at work with its hash, and what the box's manifest says of it: data, licence, conditions of use."""
-    boxed = {entry.sha256: entry for entry in read_manifest().values()}
+    bundled = {entry.sha256: entry for entry in read_manifest().values()}
     found: dict[tuple[str, str], dict[str, object]] = {}
 
     def add(role: str, sha256: str | None, licence: str | None = None) -> None:
         if sha256:
-            found.setdefault((role, sha256), {"role": role, "sha256": sha256, **_described(boxed.get(sha256), licence)})
+            found.setdefault(
+                (role, sha256),
+                {"role": role, "sha256": sha256, **_described(bundled.get(sha256), licence)},
+            )
 
     for source in sources:
         add("finds faces", source["detector"]["model_sha256"], source["detector"]["licence"])
@@ -119,5 +133,9 @@ def _models(sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]) -> l
 
 def _described(entry: Entry | None, licence: str | None) -> dict[str, object]:
     if entry is None:
-        return {"what": "not from the box", "data": None, "licence": licence or "unknown here: ask who gave the file"}
+        return {
+            "what": "not from the box",
+            "data": None,
+            "licence": licence or "unknown here: ask who gave the file",
+        }
     return {"what": f"{entry.what} ({entry.file})", "data": entry.data, "licence": entry.licence}

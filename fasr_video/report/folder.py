@@ -42,7 +42,9 @@ def files_of(track: dict[str, Any], shown: TrackPictures) -> Iterator[tuple[str,
         face: replace(picture, data=with_note(picture.data, shown.facts[face], shown.what))
         for face, picture in shown.kept.items()
     }
-    auxiliaries = {f"aux{n:02d}_native": natives[a["face"]] for n, a in enumerate(track["auxiliaries"], 1)}
+    auxiliaries = {
+        f"aux{n:02d}_native": natives[a["face"]] for n, a in enumerate(track["auxiliaries"], 1)
+    }
     samples = {f"SYNTHETIC_sample{n}": sample for n, sample in enumerate(shown.samples, 1)}
     found = {
         "lr0_native": natives.get(track["shown"]["face"]) if track["shown"] else None,

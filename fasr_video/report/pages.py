@@ -32,11 +32,13 @@ MEASURES = {
     "score": "Detector's score",
 }
 
+# What browsers let a page do: show its own pictures. Its style is let in by its hash.
 POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
-"""What browsers let a page do: show its own pictures. Its style is let in by its hash."""
 
 
-def track_page(report: Mapping[str, Any], number: int, shown: TrackPictures, photographs: Photographs) -> str:
+def track_page(
+    report: Mapping[str, Any], number: int, shown: TrackPictures, photographs: Photographs
+) -> str:
     """The page of the track at that place of the report."""
     tracks = report["tracks"]
     before = tracks[number - 1] if number else None
@@ -46,7 +48,9 @@ def track_page(report: Mapping[str, Any], number: int, shown: TrackPictures, pho
 
 
 def case_page(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -> str:
-    return _TEMPLATES.get_template("case.html").render(_case(report, thumbnails), href=lambda t: t["page"])
+    return _TEMPLATES.get_template("case.html").render(
+        _case(report, thumbnails), href=lambda t: t["page"]
+    )
 
 
 def whole(
@@ -61,9 +65,16 @@ def whole(
     parts = []
     for track in report["tracks"]:
         shown = pictures.of_track(case, track, redact)
-        parts.append({"name": track["name"], "html": Markup(part.render(_track(report, track, shown, photographs)))})
+        parts.append(
+            {
+                "name": track["name"],
+                "html": Markup(part.render(_track(report, track, shown, photographs))),
+            }
+        )
     values = _case(report, thumbnails)
-    return _TEMPLATES.get_template("pdf.html").render(values, parts=parts, href=lambda t: f"#{t['name']}")
+    return _TEMPLATES.get_template("pdf.html").render(
+        values, parts=parts, href=lambda t: f"#{t['name']}"
+    )
 
 
 def thumbnail_of(track: Mapping[str, Any], shown: TrackPictures) -> Picture | None:
@@ -111,11 +122,15 @@ def _track(
         "photographs": photographs,
         "kept": kept,
         "line": _line(track, source, kept),
-        "supported": {kind: {c["subject"] for c in joined if kind in c["support"]} for kind in words.PROBES},
+        "supported": {
+            kind: {c["subject"] for c in joined if kind in c["support"]} for kind in words.PROBES
+        },
     }
 
 
-def _line(track: Mapping[str, Any], source: Mapping[str, Any], kept: list[dict[str, Any]]) -> dict[str, Any]:
+def _line(
+    track: Mapping[str, Any], source: Mapping[str, Any], kept: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Where the track and its kept faces lie in the footage, in thousandths of its length."""
     length: float = max(_duration(source), track["end_seconds"], 1e-9)
 

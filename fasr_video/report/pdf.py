@@ -16,7 +16,9 @@ def find_weasyprint() -> Any:
         raise MissingExtra("weasyprint", "report", "a PDF report") from error
     except OSError as error:
         remedy = "run: apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
-        raise EnvironmentFailure("weasyprint", f"a library of the system is missing ({error})", remedy) from error
+        raise EnvironmentFailure(
+            "weasyprint", f"a library of the system is missing ({error})", remedy
+        ) from error
     return weasyprint
 
 

@@ -14,8 +14,8 @@ from fasr_video.gallery.records import GalleryError
 from fasr_video.report.pictures import Picture, photograph, thumbnail
 from fasr_video.report.redact import photograph as pixelated
 
+# Photographs shown of one candidate.
 MOST = 4
-"""Photographs shown of one candidate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,11 @@ class Photographs:
     """Those of each subject that stood behind the answers; none of anybody without a gallery."""
 
     def __init__(
-        self, gallery: Gallery | None, remark: str, listed: Collection[tuple[str, str]] = (), redact: bool = False
+        self,
+        gallery: Gallery | None,
+        remark: str,
+        listed: Collection[tuple[str, str]] = (),
+        redact: bool = False,
     ) -> None:
         """`listed` are subject and SHA-256 of the photographs that the gallery had when it was searched."""
         self._gallery, self.remark, self._listed, self._redact = gallery, remark, listed, redact
@@ -57,19 +61,29 @@ def photographs(
 ) -> Iterator[Photographs]:
     """Of the gallery that this case was searched in. Without it the report is made all the same, and says so."""
     if not wanted or searched is None:
-        yield Photographs(None, "Photographs were left out of this report." if searched is not None else "")
+        yield Photographs(
+            None, "Photographs were left out of this report." if searched is not None else ""
+        )
         return
     asked = searched["gallery"]
     try:
         gallery = Gallery.open(case.folder / asked["folder"], read_only=True)
     except GalleryError as error:
-        yield Photographs(None, f"No photographs are shown: the gallery is not at hand ({error.reason}).")
+        yield Photographs(
+            None, f"No photographs are shown: the gallery is not at hand ({error.reason})."
+        )
         return
     with gallery:
         if gallery.id != asked["id"]:
-            yield Photographs(None, "No photographs are shown: another gallery lies where the one searched was.")
+            yield Photographs(
+                None, "No photographs are shown: another gallery lies where the one searched was."
+            )
         else:
-            listed = {(p.subject, p.sha256) for p in photographs_of(case) if p.problem is None and p.sha256}
+            listed = {
+                (p.subject, p.sha256)
+                for p in photographs_of(case)
+                if p.problem is None and p.sha256
+            }
             told = ["The photographs are pixelated."] if redact else []
             if gallery.state != asked["state"]:
                 told.append("The gallery has changed since the case was searched.")

@@ -29,10 +29,10 @@ from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.restoration import as_image
 from fasr_video.types import Image
 
+# Longest side, in pixels of the page, that a native crop is magnified to by whole numbers.
 LARGE = 336
-"""Longest side, in pixels of the page, that a native crop is magnified to by whole numbers."""
+# The same for auxiliary crops.
 SMALL = 136
-"""The same for auxiliary crops."""
 THUMBNAIL = 72
 
 
@@ -77,16 +77,31 @@ class TrackPictures:
 
 def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPictures:
     """Redacted, every other face of the frames is pixelated, in all that is made of the camera's pixels."""
-    faces = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None and f["native"] is not None]
+    faces = [
+        f
+        for f in (track["shown"], *track["auxiliaries"])
+        if f is not None and f["native"] is not None
+    ]
     facts = {f["face"]: about(case, track, f["native"]) | when(track, f) for f in faces}
     if redact:
-        kept = {n: of_array(without_bystanders(case, read_face(case, n)), told, COVERED) for n, told in facts.items()}
+        kept = {
+            n: of_array(without_bystanders(case, read_face(case, n)), told, COVERED)
+            for n, told in facts.items()
+        }
         thumbnails = {n: thumbnail(picture, xmp(PROCESSED)) for n, picture in kept.items()}
     else:
         kept = {f["face"]: stored(case, f["native"]) for f in faces}
-        thumbnails = {f["face"]: thumbnail(stored(case, f["aligned"]), xmp(PROCESSED)) for f in faces}
-    made: Mapping[str, Any] = track["restoration"] or {"picture": None, "samples": (), "spread": None}
-    lr0, bicubic, average = _classical(case, track, list(facts.values()), redact) if faces else (None, None, None)
+        thumbnails = {
+            f["face"]: thumbnail(stored(case, f["aligned"]), xmp(PROCESSED)) for f in faces
+        }
+    made: Mapping[str, Any] = track["restoration"] or {
+        "picture": None,
+        "samples": (),
+        "spread": None,
+    }
+    lr0, bicubic, average = (
+        _classical(case, track, list(facts.values()), redact) if faces else (None, None, None)
+    )
     return TrackPictures(
         kept,
         thumbnails,
@@ -115,7 +130,9 @@ def thumbnail(picture: Picture, note: str = "", side: int = THUMBNAIL) -> Pictur
 
 
 def of_array(image: Image, facts: Mapping[str, object], what: str) -> Picture:
-    return _encoded(PilImage.fromarray(image), "PNG", compress_level=6, pnginfo=png_note(facts, what))
+    return _encoded(
+        PilImage.fromarray(image), "PNG", compress_level=6, pnginfo=png_note(facts, what)
+    )
 
 
 def photograph(image: Image) -> Picture:
@@ -132,11 +149,19 @@ def _classical(
     average = np.mean(frames, axis=0).round().astype(np.uint8) if len(frames) > 1 else None
     lr0 = {"made_of": kept[:1], "other_people_pixelated": redact}
     return (
-        of_array(faces.lr0.picture, {"processing": "aligned to the canonical frame", **lr0}, PROCESSED),
-        of_array(bicubic, {"processing": "aligned, then enlarged by bicubic interpolation", **lr0}, PROCESSED),
+        of_array(
+            faces.lr0.picture, {"processing": "aligned to the canonical frame", **lr0}, PROCESSED
+        ),
+        of_array(
+            bicubic,
+            {"processing": "aligned, then enlarged by bicubic interpolation", **lr0},
+            PROCESSED,
+        ),
         None
         if average is None
-        else of_array(average, {"processing": "mean of the aligned faces", **lr0, "made_of": kept}, PROCESSED),
+        else of_array(
+            average, {"processing": "mean of the aligned faces", **lr0, "made_of": kept}, PROCESSED
+        ),
     )
 
 

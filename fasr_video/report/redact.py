@@ -14,13 +14,13 @@ from fasr_video.case.case import Case
 from fasr_video.case.tracks import Face, boxes_beside, native_picture
 from fasr_video.types import Image
 
+# Across the longer side of a face: IDFSR rebuilds a face from 4 px.
 BLOCKS = 3
-"""Across the longer side of a face: IDFSR rebuilds a face from 4 px."""
+# Of a face's box, on each side: hair and ears are outside of it.
 RIM = 0.3
-"""Of a face's box, on each side: hair and ears are outside of it."""
 
+# x1, y1, x2, y2 in the picture's pixels.
 Box = Sequence[float]
-"""x1, y1, x2, y2 in the picture's pixels."""
 
 
 def pixelated(image: Image, others: Sequence[Box], own: Box | None = None) -> Image:

@@ -36,6 +36,7 @@ TIMES = {
     "container": "from the container's constant rate",
     "assumed_fps": "from an assumed rate: the file has none",
 }
+# What two faces are compared by, after FISWG's list of features for morphological analysis.
 COMPONENTS = (
     "Face and head: shape and proportions",
     "Hairline and hair",
@@ -53,7 +54,6 @@ COMPONENTS = (
     "Scars, moles and other marks",
     "Alterations (piercings, make-up, tattoos)",
 )
-"""What two faces are compared by, after FISWG's list of features for morphological analysis."""
 LIMITS = (
     "A similarity or a likelihood ratio compares two faces. It is not the probability that somebody is the person: "
     "that also depends on all else that is known.",
@@ -105,10 +105,15 @@ def _unknown(answer: dict[str, Any], searched: dict[str, Any]) -> tuple[str, str
     nearest = max((c["score"] for c in answer["joined"]), default=None)
     told = "" if nearest is None else f" The nearest scores {nearest:.2f}."
     meaning = _meaning(answer, searched)
-    return "Unknown", f"Nobody in the gallery passes the threshold of {answer['threshold']:.2f}, {meaning}.{told}"
+    return (
+        "Unknown",
+        f"Nobody in the gallery passes the threshold of {answer['threshold']:.2f}, {meaning}.{told}",
+    )
 
 
 def _meaning(answer: dict[str, Any], searched: dict[str, Any]) -> str:
     size, share = searched["gallery"]["templates"], searched["question"]["fpir"]
-    beyond = "; it lies beyond what the calibration's data can support" if answer["extrapolated"] else ""
+    beyond = (
+        "; it lies beyond what the calibration's data can support" if answer["extrapolated"] else ""
+    )
     return f"set so that {100 * share:g} % of strangers' searches pass it in a gallery of {size} templates{beyond}"

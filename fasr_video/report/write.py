@@ -14,22 +14,40 @@ from fasr_video.case.case import Case
 from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.errors import CaseError, UsageError
-from fasr_video.files import inside, read_file, refuse_links, sha256_file, sync_folder, write_whole
+from fasr_video.files import (
+    atomic_write,
+    atomic_write_text,
+    inside,
+    read_file,
+    refuse_links,
+    sha256_file,
+    sync_folder,
+)
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
 from fasr_video.report.folder import README, files_of
 from fasr_video.report.pdf import find_weasyprint, write_pdf
 from fasr_video.report.photographs import Photographs, photographs
 from fasr_video.report.pictures import Picture
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 
+# In the case, unless told otherwise.
 FOLDER = REPORT
-"""In the case, unless told otherwise."""
 USUAL = ("html", "json", "csv")
-INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = "index.html", "report.json", "tracks.csv", "report.pdf", SUMS
-"""All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's own."""
-_OF_TRACKS = {"html": re.compile(r"(S\d+-)?T\d+\.html"), "folder": re.compile(r"pictures/[^/]+\.png")}
-"""Files that come and go with tracks, by format."""
+# All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's
+# own.
+INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = (
+    "index.html",
+    "report.json",
+    "tracks.csv",
+    "report.pdf",
+    SUMS,
+)
+# Files that come and go with tracks, by format.
+_OF_TRACKS = {
+    "html": re.compile(r"(S\d+-)?T\d+\.html"),
+    "folder": re.compile(r"pictures/[^/]+\.png"),
+}
 EXTRA_COLUMNS = ("camera", "wall_start", "wall_end", "wall_uncertainty_seconds", "decisions")
 
 
@@ -45,16 +63,22 @@ def write_report(
     Redacted, no face but the tracks' own can be made out: neither bystanders' nor those of the gallery.
     """
     if redact and out is None:
-        raise UsageError("--redact", "the report in the case shows all", "give --out DIR, outside of the case")
+        raise UsageError(
+            "--redact", "the report in the case shows all", "give --out DIR, outside of the case"
+        )
     with Case.open(folder, read_only=True) as case:
         if out is None and case.encryption is not None:
-            raise UsageError(folder, "it is encrypted, and a report is not", "give --out DIR, outside of the case")
+            raise UsageError(
+                folder,
+                "it is encrypted, and a report is not",
+                "give --out DIR, outside of the case",
+            )
     if out is None:
         refuse_links(folder)
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()
-    with Case.open(folder, read_only=True) as case, environment(out), case.one_moment():
+    with Case.open(folder, read_only=True) as case, explain_errors(out), case.one_moment():
         report = as_report(case) | {"redacted": redact}
         with photographs(case, report["searched"], with_photographs, redact) as people:
             target = _Target(out)
@@ -87,11 +111,15 @@ def _is_of(out: Path, head: str) -> bool:
         return False
     names = [line.partition("  ")[2] for line in listed.splitlines()]
     whole = all((out / name).is_file() for name in names) and not (out / UNFINISHED).exists()
-    return whole and head.encode() in index and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
+    return (
+        whole
+        and head.encode() in index
+        and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
+    )
 
 
+# What a file holds, or a function that fills it.
 Data = bytes | Callable[[Path], object]
-"""What a file holds, or a function that fills it."""
 
 
 def _files(
@@ -127,9 +155,18 @@ def _table(report: dict[str, Any]) -> str:
     for track in report["tracks"]:
         wall = track["wall"] or {}
         people = ((d, shown(d["by"], d["role"])) for d in standing(track))
-        decided = (f"{d['verdict']} {decided_subject(d)} by {by}".replace("  ", " ") for d, by in people)
-        line = {"camera": track["camera"], "wall_start": wall.get("start"), "wall_end": wall.get("end")}
-        line |= {"wall_uncertainty_seconds": wall.get("uncertainty_seconds"), "decisions": "; ".join(decided)}
+        decided = (
+            f"{d['verdict']} {decided_subject(d)} by {by}".replace("  ", " ") for d, by in people
+        )
+        line = {
+            "camera": track["camera"],
+            "wall_start": wall.get("start"),
+            "wall_end": wall.get("end"),
+        }
+        line |= {
+            "wall_uncertainty_seconds": wall.get("uncertainty_seconds"),
+            "decisions": "; ".join(decided),
+        }
         known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}
         lines.append(known | line)
     return csv_of((*TRACK_COLUMNS, *EXTRA_COLUMNS), lines)
@@ -147,7 +184,9 @@ class _Target:
         refuse_links(out)
         manifest.touch()  # a report that is killed from here on is known as one
         lines = read_file(manifest).decode().splitlines()
-        self._before = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+        self._before = {
+            name: digest for digest, _, name in (line.partition("  ") for line in lines)
+        }
         if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
             raise CaseError(out, "its SHA256SUMS is of something else", "give another --out")
         (out / UNFINISHED).touch()
@@ -156,18 +195,20 @@ class _Target:
     def put(self, name: str, data: Data) -> None:
         path = inside(self._out, *name.split("/"))
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, data if callable(data) else lambda partial: partial.write_bytes(data))
+        atomic_write(path, data if callable(data) else lambda partial: partial.write_bytes(data))
         self._written[name] = sha256_file(path)
 
     def finish(self, formats: Sequence[str]) -> None:
         """Take away pages and pictures of tracks that are gone, and write the manifest."""
         kept = {}
         for name, digest in self._before.items():
-            ours = any(pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats)
+            ours = any(
+                pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats
+            )
             if ours and name not in self._written:
                 inside(self._out, *name.split("/")).unlink(missing_ok=True)
             else:
                 kept[name] = digest
         lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | self._written).items())]
-        write_whole(self._out / MANIFEST, lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        atomic_write_text(self._out / MANIFEST, "".join(lines))
         (self._out / UNFINISHED).unlink()

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flask import Blueprint, current_app, flash, redirect, render_template, request, session, url_for
+from flask import (
+    Blueprint,
+    current_app,
+    flash,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from werkzeug.wrappers import Response
 
 from fasr_video.actors import LONGEST, stated
@@ -37,7 +46,10 @@ def decide(case_id: str, name: str) -> Answer:
         return f"Recorded: {made.verdict}{about}, by {made.by}."
 
     return _done(
-        case_id, change, lambda e: track_page(case_id, name, e), url_for("pages.track", case_id=case_id, name=name)
+        case_id,
+        change,
+        lambda e: track_page(case_id, name, e),
+        url_for("pages.track", case_id=case_id, name=name),
     )
 
 
@@ -45,12 +57,17 @@ def decide(case_id: str, name: str) -> Answer:
 def undo(case_id: str, name: str, decision: int) -> Answer:
     def change(case: Case) -> str:
         if all(d.id != decision for d in decisions.decisions(case, track_number(case, name))):
-            raise CaseError(f"decision {decision}", f"not one on track {name}", "look at that track's history")
+            raise CaseError(
+                f"decision {decision}", f"not one on track {name}", "look at that track's history"
+            )
         undone = decisions.undo(case, decision, *_who())
         return f"Undone: {undone.verdict}, by {undone.by}. It stays in the history."
 
     return _done(
-        case_id, change, lambda e: track_page(case_id, name, e), url_for("pages.track", case_id=case_id, name=name)
+        case_id,
+        change,
+        lambda e: track_page(case_id, name, e),
+        url_for("pages.track", case_id=case_id, name=name),
     )
 
 
@@ -85,7 +102,9 @@ def decide_link(case_id: str, link: int, what: str) -> Answer:
 def sign_off(case_id: str) -> Answer:
     def change(case: Case) -> str:
         by, role = _who()
-        written = signoff.sign_off(case, by, "although" in request.form, role, current_app.config["SIGN_KEY"])
+        written = signoff.sign_off(
+            case, by, "although" in request.form, role, current_app.config["SIGN_KEY"]
+        )
         return f"Written: {', '.join(written.files)}, in {case.folder / SIGNED_OFF}."
 
     page = url_for("pages.sign_off", case_id=case_id)
@@ -107,7 +126,9 @@ def _of_subjects(case_id: str, change: Callable[[Case], str]) -> Answer:
     return _done(case_id, change, lambda e: subjects_page(case_id, e), page)
 
 
-def _done(case_id: str, change: Callable[[Case], str], page: Callable[[FasrError], str], after: str) -> Answer:
+def _done(
+    case_id: str, change: Callable[[Case], str], page: Callable[[FasrError], str], after: str
+) -> Answer:
     """Change the case, say so, and show the page anew; or the page with the reason why it could not be done."""
     folder = folder_of(case_id)
     name = " ".join(request.form.get("by", "").split())[: decisions.LONGEST_NAME]

@@ -128,7 +128,9 @@ class Filter:
     def _in_time(self, card: Card) -> bool:
         """Whether the track is seen at any moment of the span. A wall time leaves out tracks that have none."""
         after = self.since is None or _before(card, self.since, card.end)
-        return after and (self.until is None or not _before(card, self.until, card.start, missing=True))
+        return after and (
+            self.until is None or not _before(card, self.until, card.start, missing=True)
+        )
 
     def _as_decided(self, found: Agreement) -> bool:
         if self.decided == "decided":

@@ -30,8 +30,8 @@ HEADERS = {
 }
 
 
+# Bytes of a form.
 MOST_SENT = 256 * 1024
-"""Bytes of a form."""
 
 
 @dataclass(slots=True)
@@ -74,13 +74,19 @@ def protect(app: Flask, key: Key, port: int) -> None:
         if request.endpoint == "static":
             return None
         if key.ended:
-            return _refused("The key to these pages has ended. Start fasr-video serve again: it prints a new address.")
+            return _refused(
+                "The key to these pages has ended. Start fasr-video serve again: it prints a new address."
+            )
         if "token" in request.args:
             return _let_in(key.token)
         if not session.get("open"):
-            return _refused("Open the address that fasr-video serve printed: it holds the key to these pages.")
+            return _refused(
+                "Open the address that fasr-video serve printed: it holds the key to these pages."
+            )
         if request.method == "POST" and not _same(request.form.get("csrf", ""), session["csrf"]):
-            return _refused("This form is from another session. Open the page again, and send it anew.")
+            return _refused(
+                "This form is from another session. Open the page again, and send it anew."
+            )
         return None
 
     @app.after_request
@@ -92,7 +98,9 @@ def protect(app: Flask, key: Key, port: int) -> None:
 def _let_in(token: str) -> AnyResponse | tuple[str, int]:
     """The first visit: the key goes from the address into the session."""
     if not _same(request.args["token"], token):
-        return _refused("This key is not this server's. Open the address that it printed when it was started last.")
+        return _refused(
+            "This key is not this server's. Open the address that it printed when it was started last."
+        )
     session.clear()
     session.update(open=True, csrf=secrets.token_urlsafe(16))
     return redirect(url_for("pages.overview"))

@@ -23,18 +23,18 @@ from fasr_video.errors import FasrError
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
 from fasr_video.review.photographs import Photographs, photograph, photographs
 from fasr_video.review.signoff import signed_off, undecided
-from fasr_video.sqlite import environment
+from fasr_video.sqlite import explain_errors
 
 pages = Blueprint("pages", __name__)
+# Cards, or lines of the log.
 A_PAGE = 60
-"""Cards, or lines of the log."""
 
 
 @contextmanager
 def reading(case_id: str) -> Iterator[Case]:
     """A case as it is at this moment, whatever a run writes meanwhile."""
     folder = folder_of(case_id)
-    with environment(folder), Case.open(folder, read_only=True) as case, case.one_moment():
+    with explain_errors(folder), Case.open(folder, read_only=True) as case, case.one_moment():
         yield case
 
 
@@ -231,7 +231,11 @@ def log(case_id: str) -> str:
 
 def _line(line: log_lines.LogEntry) -> dict[str, object]:
     details = line.details
-    return {**asdict(line), "details": details, "text": json.dumps(details, indent=2, ensure_ascii=False)}
+    return {
+        **asdict(line),
+        "details": details,
+        "text": json.dumps(details, indent=2, ensure_ascii=False),
+    }
 
 
 @pages.get("/case/<case_id>/sign-off")

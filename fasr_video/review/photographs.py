@@ -27,16 +27,25 @@ def photographs(case: Case, subject: str) -> Photographs:
         return Photographs((), "The case was not searched.")
     facts = searched["gallery"]
     try:
-        with Gallery.open(case.folder / facts["folder"], read_only=True) as gallery, gallery.snapshot():
+        with (
+            Gallery.open(case.folder / facts["folder"], read_only=True) as gallery,
+            gallery.snapshot(),
+        ):
             if gallery.id != facts["id"]:
-                return Photographs((), f"Another gallery lies in {facts['folder']} than the one that was searched.")
-            kept = sorted((i for i in gallery.images(subject) if i.has_picture), key=lambda i: -i.norm)
+                return Photographs(
+                    (), f"Another gallery lies in {facts['folder']} than the one that was searched."
+                )
+            kept = sorted(
+                (i for i in gallery.images(subject) if i.has_picture), key=lambda i: -i.norm
+            )
             changed = gallery.state != facts["state"]
     except FasrError as error:
         return Photographs((), f"The gallery is not at hand: {error}")
     if not kept:
         return Photographs((), f"The gallery keeps no picture of {subject}.")
-    return Photographs(tuple(kept), "The gallery has changed since the case was searched." if changed else None)
+    return Photographs(
+        tuple(kept), "The gallery has changed since the case was searched." if changed else None
+    )
 
 
 def photograph(case: Case, sha256: str) -> bytes | None:
@@ -44,7 +53,10 @@ def photograph(case: Case, sha256: str) -> bytes | None:
     searched = case.searched()
     if searched is None:
         return None
-    with Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery, gallery.snapshot():
+    with (
+        Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery,
+        gallery.snapshot(),
+    ):
         if gallery.id != searched["gallery"]["id"]:
             return None
         image = gallery.image(sha256)

@@ -25,12 +25,13 @@ HOST = "127.0.0.1"
 THREADS = 6
 
 
+# Open at a time. One more, and the one that was silent the longest is closed: nobody is kept out by
+# idle ones.
 CONNECTIONS = 64
-"""Open at a time. One more, and the one that was silent the longest is closed: nobody is kept out by idle ones."""
+# Seconds after which an idle connection is closed.
 SILENT = 15
-"""Seconds after which an idle connection is closed."""
+# Bytes.
 LARGEST_HEADERS = 16 * 1024
-"""Bytes."""
 
 
 def serve_cases(
@@ -54,7 +55,9 @@ def serve_cases(
 
 def make_server(app: Flask, claimed: socket.socket) -> Any:
     """Return what answers for the app at that socket. It writes no file: what is sent and answered stays in memory."""
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a browser that asks for ten pictures is no news
+    logging.getLogger("waitress.queue").setLevel(
+        logging.ERROR
+    )  # a browser that asks for ten pictures is no news
     server = waitress.create_server(
         app,
         sockets=[claimed],
@@ -88,10 +91,14 @@ def by_id(folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         with Case.open(folder, read_only=True) as case:
-            _ = case.vault  # an encrypted case whose key was not given is told before anybody decides unseen
+            _ = (
+                case.vault
+            )  # an encrypted case whose key was not given is told before anybody decides unseen
             first = found.setdefault(case.meta("case_id"), folder)
         if first is not folder:
-            raise UsageError(folder, f"the same case as {first}, or a copy of it", "give one of them")
+            raise UsageError(
+                folder, f"the same case as {first}, or a copy of it", "give one of them"
+            )
     return found
 
 
@@ -104,7 +111,10 @@ def claim(port: int) -> socket.socket:
         claimed.listen()
     except OSError as error:
         claimed.close()
-        reasons = {errno.EADDRINUSE: "another program listens there", errno.EACCES: "only root may listen there"}
+        reasons = {
+            errno.EADDRINUSE: "another program listens there",
+            errno.EACCES: "only root may listen there",
+        }
         reason = reasons.get(error.errno or 0, f"cannot listen there ({error.strerror})")
         raise UsageError(f"--port {port}", reason, "give another, or 0 for a free one") from error
     return claimed

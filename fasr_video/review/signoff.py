@@ -35,7 +35,7 @@ from fasr_video.case.store import now
 from fasr_video.case.verify import NEW, SIGNED_OFF
 from fasr_video.console import clock
 from fasr_video.errors import CaseError
-from fasr_video.files import make_folder, put_in_place, write_whole
+from fasr_video.files import atomic_write, make_folder, put_in_place
 from fasr_video.review.cards import Card, cards, ratio
 
 SCHEMA = "fasr-video/signed-off/1"
@@ -65,7 +65,9 @@ def sign_off(
         document = _document(case, by, role)
         left = document["undecided"]
         if not document["tracks"]:
-            raise CaseError(case.folder, "there is no finished track to sign off", "let the run finish first")
+            raise CaseError(
+                case.folder, "there is no finished track to sign off", "let the run finish first"
+            )
         if left and not although_undecided:
             reason = f"{len(left)} tracks are undecided ({', '.join(left[:20])}{', …' if len(left) > 20 else ''})"
             raise CaseError(case.folder, reason, "decide them, or sign off although they are")
@@ -90,7 +92,10 @@ def name_signed_off(case: Case) -> None:
 def signed_off(case: Case) -> list[SignedOff]:
     """All that were ever written, the last one first."""
     found = [(line.at, line.details) for line in reversed(log.entries(case, "signed off"))]
-    return [SignedOff(d["files"], at, d["by"], d.get("role", ""), tuple(d["undecided"])) for at, d in found]
+    return [
+        SignedOff(d["files"], at, d["by"], d.get("role", ""), tuple(d["undecided"]))
+        for at, d in found
+    ]
 
 
 def _document(case: Case, by: str, role: str) -> dict[str, Any]:
@@ -109,7 +114,9 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
         "log_lines": log.length(case),
         "decisions_sha256": digest(case),
         "gallery": None if searched is None else searched["gallery"],
-        "sources": [{k: getattr(s, k) for k in ("path", "sha256", "camera", "state")} for s in sources(case)],
+        "sources": [
+            {k: getattr(s, k) for k in ("path", "sha256", "camera", "state")} for s in sources(case)
+        ],
         "reviewers": sorted({d.by for card in found for d in card.decisions}),
         "undecided": undecided(found),
         "one_reviewer": [card.name for card in found if card.agreement is Agreement.ONE],
@@ -141,7 +148,9 @@ def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> d
         "at_bound_of_calibration": lead is not None and lead.at_bound,
         "only_the_reconstruction_supports_it": lead is not None and lead.only_sr,
         "agreement": card.agreement,
-        "decisions": [_as_json(d) | {"below_threshold": below_threshold(answered, d.subject)} for d in made],
+        "decisions": [
+            _as_json(d) | {"below_threshold": below_threshold(answered, d.subject)} for d in made
+        ],
     }
 
 
@@ -160,7 +169,7 @@ def _write(folder: Path, document: dict[str, Any], key: Path | None) -> dict[str
         contents |= _signature(f"{stem}.json", text, document, key)
     files = {}
     for name, data in contents.items():
-        write_whole(folder / (name + NEW), lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
+        atomic_write(folder / (name + NEW), lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
         files[name] = hashlib.sha256(data).hexdigest()
     return files
 
@@ -169,17 +178,27 @@ def _signature(name: str, text: bytes, document: dict[str, Any], key: Path) -> d
     """The two files that prove who signed the report, as `fasr-video sign` writes them beside an export."""
     from fasr_video.custody import keys, signing
 
-    found, who = {name: hashlib.sha256(text).hexdigest()}, shown(document["signed_off_by"], document["signed_off_as"])
-    manifest, signature = signing.signed_manifest(found, keys.read_private(key), who, document["at"])
+    found, who = (
+        {name: hashlib.sha256(text).hexdigest()},
+        shown(document["signed_off_by"], document["signed_off_as"]),
+    )
+    manifest, signature = signing.signed_manifest(
+        found, keys.read_private(key), who, document["at"]
+    )
     return {f"{name}.sha256": manifest, f"{name}.sha256.sig": signature}
 
 
 def _html(document: dict[str, Any]) -> str:
     environment = Environment(
-        loader=PackageLoader("fasr_video.review"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("fasr_video.review"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters.update(clock=clock, ratio=ratio)
     style = (Path(__file__).parent / "static" / "signed_off.css").read_text(encoding="utf-8")
     allowed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     template = environment.get_template("signed_off.html")
-    return template.render(report=document, style=style, policy=f"default-src 'none'; style-src 'sha256-{allowed}'")
+    return template.render(
+        report=document, style=style, policy=f"default-src 'none'; style-src 'sha256-{allowed}'"
+    )

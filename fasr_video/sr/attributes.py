@@ -16,15 +16,16 @@ from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.networks.attributes import AttributeNet
 from fasr_video.types import Image
 
+# In the published meaning: class 1 is male, with glasses, *without* a beard.
 NAMES = ("male", "glasses", "no_beard")
-"""In the published meaning: class 1 is male, with glasses, *without* a beard."""
+# What people say: the classifiers' name for it, and the class there that means yes.
 YES = {"male": ("male", 1), "glasses": ("glasses", 1), "beard": ("no_beard", 0)}
-"""What people say: the classifiers' name for it, and the class there that means yes."""
+# Said in place of an attribute: read those that nobody has said.
 READ = "read"
-"""Said in place of an attribute: read those that nobody has said."""
 
+# Certainties from 0 (an even guess) to 1: below the first a reading is not used, from the second on
+# it is clear.
 SURE, CLEAR = 0.2, 0.9
-"""Certainties from 0 (an even guess) to 1: below the first a reading is not used, from the second on it is clear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +49,23 @@ def parse(text: str) -> Attribute:
     name, _, rest = text.partition("=")
     value, colon, confidence = rest.partition(":")
     if name not in YES:
-        raise UsageError(f"attribute {name}", f"known are {', '.join(YES)}", "give one of them, as glasses=yes")
+        raise UsageError(
+            f"attribute {name}", f"known are {', '.join(YES)}", "give one of them, as glasses=yes"
+        )
     if value not in {"yes", "no"}:
-        raise UsageError(f"attribute {text}", "not NAME=yes|no[:CONFIDENCE]", f"write {name}=yes, or {name}=no:0.7")
+        raise UsageError(
+            f"attribute {text}",
+            "not NAME=yes|no[:CONFIDENCE]",
+            f"write {name}=yes, or {name}=no:0.7",
+        )
     try:
         share = float(confidence) if colon else 1.0
     except ValueError:
         share = 0.0
     if not 0 < share <= 1:
-        raise UsageError(f"attribute {text}", f"{confidence} is no confidence", "give one above 0 and at most 1")
+        raise UsageError(
+            f"attribute {text}", f"{confidence} is no confidence", "give one above 0 and at most 1"
+        )
     return Attribute(name, value == "yes", share)
 
 
@@ -74,9 +83,16 @@ def parse_all(texts: Iterable[str]) -> tuple[tuple[Attribute, ...], bool]:
 class AttributeClassifier(nn.Module):
     """(N×3×side×side in [0, 1] plus noise, N sigmas) → N×2·attributes: logits of class 0 and 1 for each name."""
 
-    def __init__(self, network: AttributeNet, names: tuple[str, ...], sigma_min: float, sigma_max: float) -> None:
+    def __init__(
+        self, network: AttributeNet, names: tuple[str, ...], sigma_min: float, sigma_max: float
+    ) -> None:
         super().__init__()
-        self.network, self.names, self.sigma_min, self.sigma_max = network, names, sigma_min, sigma_max
+        self.network, self.names, self.sigma_min, self.sigma_max = (
+            network,
+            names,
+            sigma_min,
+            sigma_max,
+        )
 
     @property
     def side(self) -> int:
@@ -105,19 +121,31 @@ class Classifiers:
         inner = [name for part in self.parts for name in part.names]
         twice = [name for name, (theirs, _) in YES.items() if inner.count(theirs) > 1]
         if twice:
-            raise UsageError(f"classifier of {twice[0]}", "there are two", "give one classifier for each attribute")
+            raise UsageError(
+                f"classifier of {twice[0]}",
+                "there are two",
+                "give one classifier for each attribute",
+            )
 
     @property
-    def facts(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """Each attribute that they know, with the SHA-256 of the weights that know it."""
-        theirs = {n: sha256 for part, sha256 in zip(self.parts, self.sha256, strict=True) for n in part.names}
+        theirs = {
+            n: sha256
+            for part, sha256 in zip(self.parts, self.sha256, strict=True)
+            for n in part.names
+        }
         return {name: theirs[inner] for name, (inner, _) in YES.items() if inner in theirs}
 
     def check(self, attributes: Iterable[Attribute]) -> None:
         for attribute in attributes:
-            if attribute.name not in self.facts:
-                reason = f"the classifiers at hand know {', '.join(self.facts) or 'none'}"
-                raise UsageError(f"attribute {attribute.name}", reason, "give a classifier of it, or leave it out")
+            if attribute.name not in self.provenance:
+                reason = f"the classifiers at hand know {', '.join(self.provenance) or 'none'}"
+                raise UsageError(
+                    f"attribute {attribute.name}",
+                    reason,
+                    "give a classifier of it, or leave it out",
+                )
 
 
 @torch.no_grad()
@@ -128,11 +156,13 @@ def read(classifiers: Classifiers, faces: Sequence[Image]) -> tuple[Attribute, .
     """
     odds: dict[str, float] = {}
     for part in classifiers.parts:
-        shown = torch.cat([enlarge(as_tensor([f]), part.side) for f in faces]).to(next(part.parameters()).device)
+        shown = torch.cat([enlarge(as_tensor([f]), part.side) for f in faces]).to(
+            next(part.parameters()).device
+        )
         logs = part.logs(shown, shown.new_full((len(shown),), part.sigma_min)).mean(0)
         odds |= dict(zip(part.names, (logs[:, 1] - logs[:, 0]).tolist(), strict=True))
     found = []
-    for name in classifiers.facts:
+    for name in classifiers.provenance:
         inner, yes = YES[name]
         value = (odds[inner] > 0) == (yes == 1)
         certainty = float(torch.tensor(abs(odds[inner]) / 2).tanh())  # 2p − 1
@@ -140,7 +170,9 @@ def read(classifiers: Classifiers, faces: Sequence[Image]) -> tuple[Attribute, .
     return tuple(found)
 
 
-def complete(said: tuple[Attribute, ...], classifiers: Classifiers, faces: Sequence[Image]) -> tuple[Attribute, ...]:
+def complete(
+    said: tuple[Attribute, ...], classifiers: Classifiers, faces: Sequence[Image]
+) -> tuple[Attribute, ...]:
     """What the examiner says, and what is read of the rest."""
     names = {a.name for a in said}
     return said + tuple(a for a in read(classifiers, faces) if a.name not in names)

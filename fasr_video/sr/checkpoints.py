@@ -59,7 +59,11 @@ REMEDY = "give weights as FASR, SDE-SR or SRDG publishes them"
 ATTENTION_AT, FLAX_SIDE = 16, 128
 EMA_RATE, LEARNING_RATE = 0.999, 2e-4  # FASR's, written into exported files
 
-MSGPACK_MAPS = {*range(0x81, 0x90), 0xDE, 0xDF}  # what a msgpack file of a map begins with; no PyTorch file does
+MSGPACK_MAPS = {
+    *range(0x81, 0x90),
+    0xDE,
+    0xDF,
+}  # what a msgpack file of a map begins with; no PyTorch file does
 
 FLAX_CLASSES: dict[type[nn.Module], str] = {
     Fourier: "GaussianFourierProjection",
@@ -70,14 +74,23 @@ FLAX_CLASSES: dict[type[nn.Module], str] = {
     Combine: "Combine",
     nn.GroupNorm: "GroupNorm",
 }
-FLAX_WEIGHTS: dict[type[nn.Module], str] = {nn.Linear: "kernel", nn.Conv2d: "kernel", nn.GroupNorm: "scale"}
-CLASSIFIER_WEIGHTS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+FLAX_WEIGHTS: dict[type[nn.Module], str] = {
+    nn.Linear: "kernel",
+    nn.Conv2d: "kernel",
+    nn.GroupNorm: "scale",
+}
+CLASSIFIER_WEIGHTS = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 
 
 class Kind(StrEnum):
     FASR = "fasr"
+    # The score network of SDE-SR and of SRDG: no face feature.
     SDE_SR = "sde-sr"
-    """The score network of SDE-SR and of SRDG: no face feature."""
 
 
 class Published(ScoreDenoiser):
@@ -85,7 +98,9 @@ class Published(ScoreDenoiser):
 
     band_known = False
 
-    def __init__(self, network: NCSNpp, weights: Literal["ema", "raw"], sigma_min: float, sigma_max: float) -> None:
+    def __init__(
+        self, network: NCSNpp, weights: Literal["ema", "raw"], sigma_min: float, sigma_max: float
+    ) -> None:
         super().__init__(network, sigma_min, sigma_max)
         self.weights = weights
         """The averaged weights, which the papers sample with, or the last ones where a file has no others."""
@@ -112,14 +127,18 @@ def load(path: Path | str, device: str | torch.device = "cpu") -> Denoiser:
     return Published(network, which, sigma_min, sigma_max).eval().to(place)
 
 
-def export_published(model: NCSNpp | Denoiser, path: Path | str, layout: Literal["fasr", "sde-sr"] = "fasr") -> None:
+def export_published(
+    model: NCSNpp | Denoiser, path: Path | str, layout: Literal["fasr", "sde-sr"] = "fasr"
+) -> None:
     """Write the network as a released file: "fasr" is the PyTorch layout, "sde-sr" that of Flax.
 
     The weights are both the last and the averaged ones; PyTorch's optimizer starts anew, Flax's is left out.
     """
     network, path = model.network if isinstance(model, Denoiser) else model, Path(path)
     if not isinstance(network, NCSNpp):
-        raise UsageError("published layout", f"a {type(network).__name__} has none", "give an NCSN++ network")
+        raise UsageError(
+            "published layout", f"a {type(network).__name__} has none", "give an NCSN++ network"
+        )
     partial = path.with_name(path.name + ".new")
     try:
         with partial.open("wb") as handle:
@@ -198,7 +217,11 @@ def _torch_content(network: NCSNpp) -> dict[str, object]:
     return {
         "optimizer": torch.optim.Adam(network.parameters(), LEARNING_RATE).state_dict(),
         "model": {f"module.{name}": value for name, value in state.items()},
-        "ema": {"decay": EMA_RATE, "num_updates": 0, "shadow_params": [state[name] for name in trained]},
+        "ema": {
+            "decay": EMA_RATE,
+            "num_updates": 0,
+            "shadow_params": [state[name] for name in trained],
+        },
         "step": 0,
     }
 
@@ -213,7 +236,9 @@ def read_flax(path: Path) -> dict[str, Any]:
         assert isinstance(tree, dict)
         return tree
     except Exception as error:  # damaged bytes fail anywhere in the unpacking
-        raise ModelError(path, "not a readable Flax file: cut short or damaged", "copy or download it again") from error
+        raise ModelError(
+            path, "not a readable Flax file: cut short or damaged", "copy or download it again"
+        ) from error
 
 
 def _from_flax(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
@@ -221,9 +246,15 @@ def _from_flax(path: Path) -> tuple[NCSNpp, Literal["ema", "raw"]]:
     given = {name: torch.from_numpy(_plain(name, value).copy()) for name, value in _leaves(params)}
     network = _sketch(path, _flax_geometry, given)
     names, parameters = _flax_names(network), dict(network.named_parameters())
-    check_shapes(path, {name: _to_flax(name, parameters[key]) for key, name in names.items()}, given, REMEDY)
+    check_shapes(
+        path, {name: _to_flax(name, parameters[key]) for key, name in names.items()}, given, REMEDY
+    )
     check_finite(path, given)
-    _fill(network, {key: _to_torch(name, given[name]) for key, name in names.items()} | {"sigmas": network.sigmas})
+    _fill(
+        network,
+        {key: _to_torch(name, given[name]) for key, name in names.items()}
+        | {"sigmas": network.sigmas},
+    )
     return network, which
 
 
@@ -231,7 +262,9 @@ def _flax_params(path: Path, tree: dict[str, Any]) -> tuple[Literal["ema", "raw"
     optimizer = tree.get("optimizer")
     target = optimizer.get("target") if isinstance(optimizer, dict) else None
     for place in (tree.get("params_ema"), target, tree.get("params"), tree):
-        if isinstance(place, dict) and any(str(key).startswith("ResnetBlockBigGANpp_") for key in place):
+        if isinstance(place, dict) and any(
+            str(key).startswith("ResnetBlockBigGANpp_") for key in place
+        ):
             return "ema" if place is tree.get("params_ema") else "raw", place
     raise _unknown(path, tree)
 
@@ -287,7 +320,9 @@ def _flax_content(network: NCSNpp) -> dict[str, object]:
         raise UsageError("layout sde-sr", "it has no place for a feature path", "use layout fasr")
     if (network.side, network.attention_at) != (FLAX_SIDE, ATTENTION_AT):
         raise UsageError(
-            "layout sde-sr", f"it is for {FLAX_SIDE} px, the network for {network.side}", "use layout fasr"
+            "layout sde-sr",
+            f"it is for {FLAX_SIDE} px, the network for {network.side}",
+            "use layout fasr",
         )
     params: dict[str, Any] = {}
     names = _flax_names(network)
@@ -315,17 +350,27 @@ def load_attribute_classifier(
     tree, network = read_flax(path), AttributeNet()
     parts = [tree.get("params"), tree.get("batch_stats")]
     if not all(isinstance(part, dict) for part in parts):
-        reason = f"no attribute classifier: it lacks params or batch_stats, it has {_first_names(tree)}"
+        reason = (
+            f"no attribute classifier: it lacks params or batch_stats, it has {_first_names(tree)}"
+        )
         raise ModelError(path, reason, "give a classifier as SRDG publishes it")
-    state = dict(_classifier_weight(name, value) for part in parts for name, value in _leaves(part or {}))
+    state = dict(
+        _classifier_weight(name, value) for part in parts for name, value in _leaves(part or {})
+    )
     fill(network, state, path, "give a classifier as SRDG publishes it")
-    return AttributeClassifier(network, (attribute,), SIGMA_MIN_WITHOUT_FEATURE, SIGMA_MAX).eval().to(place)
+    return (
+        AttributeClassifier(network, (attribute,), SIGMA_MIN_WITHOUT_FEATURE, SIGMA_MAX)
+        .eval()
+        .to(place)
+    )
 
 
 def _classifier_weight(name: str, value: NDArray[Any]) -> tuple[str, Tensor]:
     """By its PyTorch name; modules are called alike in both."""
     owner, _, leaf = name.replace("/", ".").rpartition(".")
-    return f"{owner}.{CLASSIFIER_WEIGHTS.get(leaf, leaf)}", _to_torch(name, torch.from_numpy(value.copy())).float()
+    return f"{owner}.{CLASSIFIER_WEIGHTS.get(leaf, leaf)}", _to_torch(
+        name, torch.from_numpy(value.copy())
+    ).float()
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, NDArray[Any]]]:
@@ -362,7 +407,9 @@ def _joined(node: Any) -> Any:
         return node
     if "__msgpack_chunked_array__" not in node:
         return {name: _joined(value) for name, value in node.items()}
-    shape, chunks = ([node[part][str(i)] for i in range(len(node[part]))] for part in ("shape", "chunks"))
+    shape, chunks = (
+        [node[part][str(i)] for i in range(len(node[part]))] for part in ("shape", "chunks")
+    )
     return np.concatenate(chunks).reshape(shape)
 
 
@@ -370,7 +417,9 @@ def _joined(node: Any) -> Any:
 
 
 def _sketch(
-    path: Path, geometry: Callable[[Mapping[str, Tensor]], dict[str, Any]], given: Mapping[str, Tensor]
+    path: Path,
+    geometry: Callable[[Mapping[str, Tensor]], dict[str, Any]],
+    given: Mapping[str, Tensor],
 ) -> NCSNpp:
     """The network that the names and shapes tell of, without memory for its weights."""
     try:

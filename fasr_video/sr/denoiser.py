@@ -62,15 +62,18 @@ class Denoiser(nn.Module):
         self._check_size("LR picture", condition.lr)
         length = condition.feature.shape[1]
         if length != self.feature_length:
-            wanted = (
-                f"the network takes {self.feature_length or 'none'}{LENGTH_512 if self.feature_length == 512 else ''}"
+            note = LENGTH_512 if self.feature_length == 512 else ""
+            wanted = f"the network takes {self.feature_length or 'none'}{note}"
+            raise UsageError(
+                "face feature", f"length {length}, but {wanted}", "use the embedder that fits"
             )
-            raise UsageError("face feature", f"length {length}, but {wanted}", "use the embedder that fits")
 
     def _check_size(self, name: str, picture: Tensor) -> None:
         if picture.shape[1:] != (3, self.side, self.side):
             size = "×".join(map(str, picture.shape[1:]))
-            raise UsageError(name, f"it is {size}", f"give 3×{self.side}×{self.side}, as the network was trained")
+            raise UsageError(
+                name, f"it is {size}", f"give 3×{self.side}×{self.side}, as the network was trained"
+            )
 
     @torch.no_grad()
     def score(self, x: Tensor, lr: Tensor, sigma: Tensor, feature: Tensor | None = None) -> Tensor:
@@ -84,7 +87,11 @@ class Denoiser(nn.Module):
         return like.new_zeros(len(like), self.feature_length)
 
     def _inside(self, x: Tensor) -> AbstractContextManager[object]:
-        return nullcontext() if self.precision == torch.float32 else torch.autocast(x.device.type, self.precision)
+        return (
+            nullcontext()
+            if self.precision == torch.float32
+            else torch.autocast(x.device.type, self.precision)
+        )
 
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -116,7 +123,8 @@ class ScoreDenoiser(Denoiser):
 
     def _score(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         with self._inside(x):
-            return self.network(x, condition.lr, sigma, condition.feature if self.feature_length else None)  # type: ignore[no-any-return]
+            feature = condition.feature if self.feature_length else None
+            return self.network(x, condition.lr, sigma, feature)  # type: ignore[no-any-return]
 
 
 class ResidualDenoiser(Denoiser):
@@ -129,7 +137,9 @@ class ResidualDenoiser(Denoiser):
 
     WITH_LR, WITHOUT_LR = 0.085, 0.28
 
-    def __init__(self, network: CompactNet, sigma_min: float = 0.002, sigma_max: float = 30.0) -> None:
+    def __init__(
+        self, network: CompactNet, sigma_min: float = 0.002, sigma_max: float = 30.0
+    ) -> None:
         super().__init__()
         self.network, self.sigma_min, self.sigma_max = network, sigma_min, sigma_max
         self.side, self.feature_length = network.side, network.feature_length
@@ -138,14 +148,18 @@ class ResidualDenoiser(Denoiser):
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         known = _known(condition.lr)
         base = torch.where(sde.per_item(known, x), condition.lr, 0.5)
-        noise = sigma.clamp(self.sigma_min, self.sigma_max).log() / 4  # beyond its training all is noise alike
+        noise = (
+            sigma.clamp(self.sigma_min, self.sigma_max).log() / 4
+        )  # beyond its training all is noise alike
 
         def network(residual: Tensor) -> Tensor:
             seen = residual.to(self._dtype()).contiguous(memory_format=torch.channels_last)
             with self._inside(x):
                 return self.network(seen, 4 * (base - 0.5), noise, condition.feature)  # type: ignore[no-any-return]
 
-        return around(base, sde.per_item(self._spread(known), x), x, sde.per_item(sigma, x), network)
+        return around(
+            base, sde.per_item(self._spread(known), x), x, sde.per_item(sigma, x), network
+        )
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
         """EDM's: the network's own output is matched with weight 1 at every noise level."""
@@ -158,12 +172,16 @@ class ResidualDenoiser(Denoiser):
         return next(self.network.parameters()).dtype
 
 
-def around(base: Tensor, spread: Tensor, x: Tensor, sigma: Tensor, network: Callable[[Tensor], Tensor]) -> Tensor:
+def around(
+    base: Tensor, spread: Tensor, x: Tensor, sigma: Tensor, network: Callable[[Tensor], Tensor]
+) -> Tensor:
     """EDM's preconditioning (Karras et al. 2022, eq. 7) with `base` for zero and `spread` for sigma_data."""
     total = (sigma**2 + spread**2).sqrt()
     residual = x - base
     out = network(residual / total)
-    return torch.addcmul(base + (spread / total) ** 2 * residual, sigma * spread / total, out.to(x.dtype))
+    return torch.addcmul(
+        base + (spread / total) ** 2 * residual, sigma * spread / total, out.to(x.dtype)
+    )
 
 
 def even_weight(spread: Tensor, sigma: Tensor) -> Tensor:

@@ -55,7 +55,9 @@ class RectifiedFlow(nn.Module):
         return picture
 
 
-def flow_network(widths: tuple[int, ...] = (128, 192, 384), blocks: int = 1, side: int = 128) -> CompactNet:
+def flow_network(
+    widths: tuple[int, ...] = (128, 192, 384), blocks: int = 1, side: int = 128
+) -> CompactNet:
     """Return a network for a flow, which begins standing still: the compact U-Net.
 
     The LR size is told to it in place of a feature.

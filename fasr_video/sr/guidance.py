@@ -21,14 +21,15 @@ from fasr_video.sr import checkpoints
 from fasr_video.sr.attributes import YES, Attribute, AttributeClassifier, Classifiers
 from fasr_video.sr.denoiser import Condition, Denoiser, ResidualDenoiser
 from fasr_video.sr.sde import per_item
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
+# h of the paper; its released code takes 500.
 STRENGTH = 50.0
-"""h of the paper; its released code takes 500."""
 STRONGEST = 10_000.0
 
+# (N×3×S×S with noise, N sigmas) → N: log C of what is wanted of each; differentiable in the
+# pictures.
 LogProbability = Callable[[Tensor, Tensor], Tensor]
-"""(N×3×S×S with noise, N sigmas) → N: log C of what is wanted of each; differentiable in the pictures."""
 
 
 class Guided(Denoiser):
@@ -39,12 +40,22 @@ class Guided(Denoiser):
     odds can move a mean. Times h it would go further, which thousands of small steps make good and ten do not.
     """
 
-    def __init__(self, denoiser: Denoiser, log_probability: LogProbability, strength: float, bounded: bool) -> None:
+    def __init__(
+        self, denoiser: Denoiser, log_probability: LogProbability, strength: float, bounded: bool
+    ) -> None:
         super().__init__()
         self._denoiser, self._log_probability = denoiser, log_probability
         self._strength, self._bounded = strength, bounded
-        self.side, self.feature_length, self.network = denoiser.side, denoiser.feature_length, denoiser.network
-        self.sigma_min, self.sigma_max, self.band = denoiser.sigma_min, denoiser.sigma_max, denoiser.band
+        self.side, self.feature_length, self.network = (
+            denoiser.side,
+            denoiser.feature_length,
+            denoiser.network,
+        )
+        self.sigma_min, self.sigma_max, self.band = (
+            denoiser.sigma_min,
+            denoiser.sigma_max,
+            denoiser.band,
+        )
         self.embedder, self.precision = denoiser.embedder, denoiser.precision
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -79,12 +90,16 @@ class Guidance:
 
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= STRONGEST:
-            raise UsageError(f"guidance {self.strength:g}", "out of range", f"give 0 to {STRONGEST:g}")
+            raise UsageError(
+                f"guidance {self.strength:g}", "out of range", f"give 0 to {STRONGEST:g}"
+            )
 
-    def facts(self) -> dict[str, object]:
-        return {"guidance": self.strength, "classifier": self.classifiers.facts}
+    def provenance(self) -> dict[str, object]:
+        return {"guidance": self.strength, "classifier": self.classifiers.provenance}
 
-    def guided(self, denoiser: Denoiser, rows: Sequence[Sequence[Attribute]], bounded: bool) -> Denoiser:
+    def guided(
+        self, denoiser: Denoiser, rows: Sequence[Sequence[Attribute]], bounded: bool
+    ) -> Denoiser:
         """The denoiser, drawn to each row's own attributes; the same one where nothing draws."""
         if self.strength == 0 or not any(rows):
             return denoiser
@@ -102,7 +117,9 @@ class Guidance:
         return Guided(denoiser, log_probability, self.strength, bounded)
 
 
-def _wanted(part: AttributeClassifier, rows: Sequence[Sequence[Attribute]]) -> tuple[Tensor, Tensor]:
+def _wanted(
+    part: AttributeClassifier, rows: Sequence[Sequence[Attribute]]
+) -> tuple[Tensor, Tensor]:
     """N×A classes and N×A confidences, 0 where nothing is known; A are the classifier's attributes in its order."""
     classes = torch.zeros(len(rows), len(part.names), dtype=torch.long)
     weights = torch.zeros(len(rows), len(part.names))
@@ -123,9 +140,11 @@ def open_guidance(files: Sequence[str], strength: float, device: torch.device) -
     A file of ours says itself which attributes it knows; a published one is for one, and is given as NAME=FILE.
     """
     if not files:
-        files = (str(boxed("attributes.safetensors")),)
+        files = (str(bundled("attributes.safetensors")),)
     opened = [_open(text, device) for text in files]
-    return Guidance(Classifiers(tuple(c for c, _ in opened), tuple(sha for _, sha in opened)), strength)
+    return Guidance(
+        Classifiers(tuple(c for c, _ in opened), tuple(sha for _, sha in opened)), strength
+    )
 
 
 def _open(text: str, device: torch.device) -> tuple[AttributeClassifier, str]:
@@ -133,12 +152,18 @@ def _open(text: str, device: torch.device) -> tuple[AttributeClassifier, str]:
     return classifier.requires_grad_(False), sha256_file(path)
 
 
-def open_classifier(text: str, device: torch.device | str = "cpu") -> tuple[AttributeClassifier, Path]:
+def open_classifier(
+    text: str, device: torch.device | str = "cpu"
+) -> tuple[AttributeClassifier, Path]:
     """The classifier of FILE (one of ours) or NAME=FILE (a published one, for that attribute), and the file."""
     name, equals, rest = text.partition("=")
     named = bool(equals) and not Path(text).is_file()
     if named and name not in YES:
-        raise UsageError(f"classifier {text}", f"no attribute {name}: known are {', '.join(YES)}", "give NAME=FILE")
+        raise UsageError(
+            f"classifier {text}",
+            f"no attribute {name}: known are {', '.join(YES)}",
+            "give NAME=FILE",
+        )
     path = Path(rest if named else text)
     classifier = checkpoints.load_attribute_classifier(path, device, YES[name][0] if named else "")
     if named and classifier.names != (YES[name][0],):

@@ -26,14 +26,15 @@ from fasr_video.sr.idfsr import SIDES, FaceCondition, IdentityDenoiser, assemble
 from fasr_video.sr.networks.idfsr import IDENTITY
 
 FORMAT = "fasr-video/identity/1"
+# References that a person is fitted from.
 FEWEST, MOST = 2, 10
-"""References that a person is fitted from."""
+# Least mean cosine of a reference to the others. With the embedder in the box, of 907 people's sets
+# of two to four photographs 4 % lie below it; of sets of one to three with a stranger's photograph
+# among them, 77 %.
 SAME_PERSON = 0.1
-"""Least mean cosine of a reference to the others. With the embedder in the box, of 907 people's sets of two to four
-photographs 4 % lie below it; of sets of one to three with a stranger's photograph among them, 77 %."""
 BATCH, RATE = 4, 2e-3
+# Noise levels at which each reference is drawn to tell the loss before and after.
 LEVELS = 8
-"""Noise levels at which each reference is drawn to tell the loss before and after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class References:
     sha256: tuple[str, ...]
     pictures: Tensor
     """N×3×128×128 in [0, 1]."""
-    marks: Tensor
+    landmarks: Tensor
     """N×5×2 in their pixels."""
     features: Tensor
     """N×512, unit vectors."""
@@ -101,7 +102,9 @@ def stranger(references: References) -> str | None:
     worst = int(means.argmin())
     if float(means[worst]) >= SAME_PERSON:
         return None
-    told = f"{references.names[worst]} has a mean cosine of {float(means[worst]):.2f} with the others"
+    told = (
+        f"{references.names[worst]} has a mean cosine of {float(means[worst]):.2f} with the others"
+    )
     return f"{told}, {SAME_PERSON} or more is expected of one person's; the lowest of any two is {lowest(table):.2f}"
 
 
@@ -113,7 +116,11 @@ def lowest(table: Tensor) -> float:
 
 
 def fit(
-    denoiser: IdentityDenoiser, references: References, steps: int, seed: int, report: Callable[[Progress], None]
+    denoiser: IdentityDenoiser,
+    references: References,
+    steps: int,
+    seed: int,
+    report: Callable[[Progress], None],
 ) -> tuple[Tensor, float, float]:
     """The fitted vector, and the loss on the references before and after. The network is frozen and stays as it is."""
     denoiser.eval().requires_grad_(False)
@@ -136,7 +143,9 @@ def fit(
     after = loss_on(denoiser, references, fitted, seed)
     if not after < before:
         reason = f"the loss on the references did not fall ({before:.4f} before, {after:.4f} after)"
-        raise FasrError("fitting", reason, "give other references, or use them as they are with --aux")
+        raise FasrError(
+            "fitting", reason, "give other references, or use them as they are with --aux"
+        )
     return fitted.cpu(), before, after
 
 
@@ -161,13 +170,28 @@ def _errors(
     generator: torch.Generator,
 ) -> Tensor:
     """The training loss of these references, each told by another one and the vector."""
-    others = (rows + torch.randint(1, len(references.names), rows.shape, generator=generator)) % len(references.names)
-    clean, marks = references.pictures[rows], references.marks[rows]
+    others = (
+        rows + torch.randint(1, len(references.names), rows.shape, generator=generator)
+    ) % len(references.names)
+    clean, landmarks = references.pictures[rows], references.landmarks[rows]
     sides = torch.randint(0, len(SIDES), rows.shape, generator=generator).tolist()
-    lr = torch.cat([enlarge(shrink(c[None], SIDES[k]), denoiser.side) for c, k in zip(clean, sides, strict=True)])
+    lr = torch.cat(
+        [
+            enlarge(shrink(c[None], SIDES[k]), denoiser.side)
+            for c, k in zip(clean, sides, strict=True)
+        ]
+    )
     noise = torch.randn(clean.shape, generator=generator)
-    told = assemble(lr, marks, references.pictures[others], references.marks[others], vector.expand(len(rows), -1))
-    condition = FaceCondition(*(v.to(vector.device) for v in (told.lr, told.feature, told.mask, told.reference)))
+    told = assemble(
+        lr,
+        landmarks,
+        references.pictures[others],
+        references.landmarks[others],
+        vector.expand(len(rows), -1),
+    )
+    condition = FaceCondition(
+        *(v.to(vector.device) for v in (told.lr, told.feature, told.mask, told.reference))
+    )
     clean, sigma, noise = (v.to(vector.device) for v in (clean, sigma, noise))
     out = denoiser(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
     return denoiser.weighted(out, clean, sigma, condition)
@@ -177,7 +201,9 @@ def _errors(
 
 
 def save_identity(identity: Identity, path: Path) -> None:
-    save_own({"identity": identity.vector.contiguous()}, path, FORMAT, json.dumps(asdict(identity.about)))
+    save_own(
+        {"identity": identity.vector.contiguous()}, path, FORMAT, json.dumps(asdict(identity.about))
+    )
 
 
 def load_identity(path: Path, weights: str) -> Identity:
@@ -186,7 +212,11 @@ def load_identity(path: Path, weights: str) -> Identity:
         raise ModelError(path, "no such file", "check the path of the identity")
     metadata = read_metadata(path)
     if FORMAT not in metadata:
-        raise ModelError(path, "its header does not name a fitted identity", "give a file that `fasr-video fit` wrote")
+        raise ModelError(
+            path,
+            "its header does not name a fitted identity",
+            "give a file that `fasr-video fit` wrote",
+        )
     try:
         fields = json.loads(metadata[FORMAT])
         about = About(**fields | {"references": tuple(fields["references"])})
@@ -194,9 +224,13 @@ def load_identity(path: Path, weights: str) -> Identity:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(path, f"its header is damaged ({error})", "fit it again") from error
     if vector.shape != (IDENTITY,):
-        raise ModelError(path, f"its vector has the shape {tuple(vector.shape)}, not {IDENTITY}", "fit it again")
+        raise ModelError(
+            path, f"its vector has the shape {tuple(vector.shape)}, not {IDENTITY}", "fit it again"
+        )
     check_finite(path, {"identity": vector})
     if about.weights != weights:
-        reason = f"it was fitted to the weights {about.weights[:12]}…, but {weights[:12]}… are given"
+        reason = (
+            f"it was fitted to the weights {about.weights[:12]}…, but {weights[:12]}… are given"
+        )
         raise ModelError(path, reason, "give those weights with --model, or fit it again to these")
     return Identity(vector.float(), about)

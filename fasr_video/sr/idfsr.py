@@ -34,23 +34,25 @@ from fasr_video.sr.networks.idfsr import IDENTITY, IdfsrNet
 SIDE = 128
 STEPS = 1000
 BETA = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+# ᾱ of each step.
 KEPT = torch.cumprod(1 - BETA, 0)
-"""ᾱ of each step."""
 SIGMAS = ((1 - KEPT) / KEPT).sqrt() / 2
+# Of the LR faces that it is for: ×32, ×16, ×8.
 SIDES = (4, 8, 16)
-"""Of the LR faces that it is for: ×32, ×16, ×8."""
 
+# Mean and spread of ln(sigma) in the compact size's training: half of a face is unknown at first.
 LOG_SIGMA = (-1.0, 1.4)
-"""Mean and spread of ln(sigma) in the compact size's training: half of a face is unknown at first."""
 
+# Deviation of the true face from the compact size's base. It is the same everywhere, though the
+# reference is farther from the truth than the LR face is: the network is not told where the one
+# ends and the other begins.
 SPREAD = 0.16
-"""Deviation of the true face from the compact size's base. It is the same everywhere, though the reference is farther
-from the truth than the LR face is: the network is not told where the one ends and the other begins."""
+# Pixels around the mask within which the reference fades into the LR face.
 FADE = 8
-"""Pixels around the mask within which the reference fades into the LR face."""
 
+# Pixels along each edge that are never hidden: without any context there is nothing to fit the face
+# to.
 RIM = 4
-"""Pixels along each edge that are never hidden: without any context there is nothing to fit the face to."""
 
 
 def time_of(sigma: Tensor) -> Tensor:
@@ -65,22 +67,22 @@ def time_of(sigma: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- mask and warp
 
 
-def face_mask(marks: Tensor, side: int = SIDE) -> Tensor:
+def face_mask(landmarks: Tensor, side: int = SIDE) -> Tensor:
     """N×1×side×side, 1 within the face's oval: from the brows to the chin, from ear to ear.
 
     Seen from the middle of the eyes, with the way to the middle of the mouth as the unit: the brows lie 0.45 above, the
     chin 1.5 below, the ears 1.1 eye distances to the sides (a turned head's eyes come nearer, its width hardly does).
     """
-    eyes, mouth = marks[:, :2].mean(1), marks[:, 3:].mean(1)
+    eyes, mouth = landmarks[:, :2].mean(1), landmarks[:, 3:].mean(1)
     down = mouth - eyes
     height = down.norm(dim=1, keepdim=True)
-    width = (marks[:, 1] - marks[:, 0]).norm(dim=1, keepdim=True)
+    width = (landmarks[:, 1] - landmarks[:, 0]).norm(dim=1, keepdim=True)
     across, along = 1.1 * torch.maximum(width, 0.9 * height), 0.975 * height
     centre, unit = eyes + 0.525 * down, down / height
-    offset = _pixels(side).to(marks) - centre[:, None]
+    offset = _pixels(side).to(landmarks) - centre[:, None]
     v = (offset * unit[:, None]).sum(2) / along
     u = (offset[..., 0] * unit[:, None, 1] - offset[..., 1] * unit[:, None, 0]) / across
-    oval = (u**2 + v**2 <= 1).to(marks).unflatten(1, (1, side, side))
+    oval = (u**2 + v**2 <= 1).to(landmarks).unflatten(1, (1, side, side))
     return F.pad(oval[..., RIM:-RIM, RIM:-RIM], (RIM, RIM, RIM, RIM))
 
 
@@ -96,11 +98,15 @@ def warp(reference: Tensor, source: Tensor, target: Tensor) -> Tensor:
 
 def warp_field(source: Tensor, target: Tensor, side: int) -> Tensor:
     """N×side×side×2: from where in the reference each pixel (x, y) is taken."""
-    with torch.autocast(source.device.type, enabled=False):  # bfloat16 counts pixels in steps of a half
+    with torch.autocast(
+        source.device.type, enabled=False
+    ):  # bfloat16 counts pixels in steps of a half
         border = _BORDER.to(source.device) * (side - 1)
         points, origins = (
-            torch.cat((marks.double().clamp(1, side - 2), border.expand(len(marks), -1, -1)), 1)
-            for marks in (target, source)
+            torch.cat(
+                (landmarks.double().clamp(1, side - 2), border.expand(len(landmarks), -1, -1)), 1
+            )
+            for landmarks in (target, source)
         )
         triangles = _triangles(points / (side - 1))
         item = torch.arange(len(points), device=points.device)[:, None, None]
@@ -145,7 +151,9 @@ def _pixels(side: int) -> Tensor:
     return torch.stack((x, y), -1).reshape(-1, 2).float()
 
 
-_BORDER = torch.tensor([(0, 0), (0.5, 0), (1, 0), (1, 0.5), (1, 1), (0.5, 1), (0, 1), (0, 0.5)], dtype=torch.float64)
+_BORDER = torch.tensor(
+    [(0, 0), (0.5, 0), (1, 0), (1, 0.5), (1, 1), (0.5, 1), (0, 1), (0, 0.5)], dtype=torch.float64
+)
 _TRIPLES = torch.tensor(list(combinations(range(5 + len(_BORDER)), 3)))
 _COUNT = 2 * (5 + len(_BORDER)) - 2 - len(_BORDER)  # of triangles, by Euler's formula
 
@@ -173,12 +181,21 @@ class FaceCondition(Condition):
     """N×3×S×S in [0, 1]."""
 
     def __getitem__(self, rows: Tensor | slice) -> FaceCondition:
-        return FaceCondition(self.lr[rows], self.feature[rows], self.mask[rows], self.reference[rows])
+        return FaceCondition(
+            self.lr[rows], self.feature[rows], self.mask[rows], self.reference[rows]
+        )
 
 
-def assemble(lr: Tensor, marks: Tensor, reference: Tensor, reference_marks: Tensor, feature: Tensor) -> FaceCondition:
+def assemble(
+    lr: Tensor, landmarks: Tensor, reference: Tensor, reference_landmarks: Tensor, feature: Tensor
+) -> FaceCondition:
     """What the network is told of LR faces with these landmarks. Without a reference the LR face is its own."""
-    return FaceCondition(lr, feature, face_mask(marks, lr.shape[-1]), warp(reference, reference_marks, marks))
+    return FaceCondition(
+        lr,
+        feature,
+        face_mask(landmarks, lr.shape[-1]),
+        warp(reference, reference_landmarks, landmarks),
+    )
 
 
 class IdentityDenoiser(Denoiser):
@@ -232,7 +249,9 @@ class IdentityDenoiser(Denoiser):
 
 def _told(condition: Condition) -> FaceCondition:
     if not isinstance(condition, FaceCondition):
-        raise UsageError("IDFSR network", "no mask and no reference beside the LR face", "use method idfsr")
+        raise UsageError(
+            "IDFSR network", "no mask and no reference beside the LR face", "use method idfsr"
+        )
     return condition
 
 

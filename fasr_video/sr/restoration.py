@@ -15,16 +15,16 @@ from fasr_video.errors import InputError
 from fasr_video.sr.attributes import Attribute
 from fasr_video.types import Image
 
+# Of the pictures that all methods but diffusion networks of another size make.
 SIDE = 128
-"""Of the pictures that all methods but diffusion networks of another size make."""
+# Side in pixels below which a face says nothing.
 SMALLEST = 8
-"""Side in pixels below which a face says nothing."""
+# Of the sides of a picture that may still be cut to the square of a face.
 LARGEST_RATIO = 1.25
-"""Of the sides of a picture that may still be cut to the square of a face."""
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class FaceInput:
     """One person's face as the camera saw it, with what is known beside it."""
 
     lr0: Image
@@ -71,16 +71,18 @@ class Restorer(Protocol):
     name: str
     """Of its method, or that with a file's name after the colon."""
 
-    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+    def restore_all(
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
         """One answer a probe; each depends on its own probe and seed, never on the others."""
         ...
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         """Method, sampler and the hashes of all weights: with these, the same probe and seed give the same answer."""
         ...
 
 
-def restore(restorer: Restorer, probe: Probe, samples: int, seed: int) -> Restoration:
+def restore(restorer: Restorer, probe: FaceInput, samples: int, seed: int) -> Restoration:
     return restorer.restore_all([probe], samples, [seed])[0]
 
 
@@ -95,9 +97,13 @@ def as_image(picture: Tensor) -> Image:
     return (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
 
 
-def unused_auxiliaries(name: str, probe: Probe) -> tuple[str, ...]:
+def unused_auxiliaries(name: str, probe: FaceInput) -> tuple[str, ...]:
     """Return the warning of a method without a feature, where there are auxiliary faces."""
-    return (f"method {name} takes no feature: the auxiliary faces were not used",) if probe.auxiliaries else ()
+    return (
+        (f"method {name} takes no feature: the auxiliary faces were not used",)
+        if probe.auxiliaries
+        else ()
+    )
 
 
 def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Image, tuple[str, ...]]:
@@ -109,8 +115,12 @@ def square_face(name: str, image: Image, smallest: int = SMALLEST) -> tuple[Imag
         raise InputError(name, reason, "choose a frame where the person is nearer")
     if long > LARGEST_RATIO * short:
         reason = f"{width}×{height} px is not the shape of a face crop"
-        raise InputError(name, reason, "cut a square around the face, or use --align to have the face found")
+        raise InputError(
+            name, reason, "cut a square around the face, or use --align to have the face found"
+        )
     if short == long:
         return image, ()
     top, left = (height - short) // 2, (width - short) // 2
-    return image[top : top + short, left : left + short], (f"{width}×{height} px: cut to its middle square",)
+    return image[top : top + short, left : left + short], (
+        f"{width}×{height} px: cut to its middle square",
+    )

@@ -34,10 +34,14 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 def noise_like(x: Tensor, generators: Generators) -> Tensor:
     """Standard normal noise, each item from its own generator."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=dtype) for g in generators]).to(x)
+    return torch.stack([torch.randn(x.shape[1:], generator=g, dtype=dtype) for g in generators]).to(
+        x
+    )
 
 
-def prior(shape: Sequence[int], std: float, generators: Generators, device: torch.device | str = "cpu") -> Tensor:
+def prior(
+    shape: Sequence[int], std: float, generators: Generators, device: torch.device | str = "cpu"
+) -> Tensor:
     """The noise that sampling starts from: N×shape."""
     like = torch.empty(len(generators), *shape, device=device)
     return noise_like(like, generators) * std
@@ -53,7 +57,12 @@ def warm_start(estimate: Tensor, sigma: float, generators: Generators) -> Tensor
 
 def geometric(n: int, sigma_min: float, sigma_max: float) -> Tensor:
     """n noise levels from sigma_max down to sigma_min in equal ratios, then 0."""
-    return torch.cat((torch.logspace(math.log10(sigma_max), math.log10(sigma_min), n, dtype=torch.float64), _ZERO))
+    return torch.cat(
+        (
+            torch.logspace(math.log10(sigma_max), math.log10(sigma_min), n, dtype=torch.float64),
+            _ZERO,
+        )
+    )
 
 
 def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
@@ -152,7 +161,9 @@ def centred(denoiser: Denoiser) -> Denoiser:
     return lambda x, sigma: 2 * denoiser((x + 1) / 2, sigma / 2) - 1
 
 
-def langevin(denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float) -> Tensor:
+def langevin(
+    denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor, generators: Generators, snr: float
+) -> Tensor:
     """One step of Langevin dynamics, its size from each item's own norms. (SDE algorithm 4)"""
     s, z = score(denoiser, sde, x, t), noise_like(x, generators)
     return _langevin_step(sde, x, t, s, z, snr, _norms(z) / _norms(s))
@@ -167,7 +178,9 @@ def langevin_published(
     return _langevin_step(sde, x, t, s, z, snr, ratio.expand(len(x)))
 
 
-def _langevin_step(sde: SDE, x: Tensor, t: Tensor, s: Tensor, z: Tensor, snr: float, ratio: Tensor) -> Tensor:
+def _langevin_step(
+    sde: SDE, x: Tensor, t: Tensor, s: Tensor, z: Tensor, snr: float, ratio: Tensor
+) -> Tensor:
     size: Tensor = 2 * sde.alpha(t).to(ratio) ** 2 * (snr * ratio) ** 2
     step = per_item(size, x)
     return x + step * s + (2 * step).sqrt() * z
@@ -210,7 +223,9 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
     return dpmpp_2m_sde(denoiser, x, sigmas, (), eta=0.0)
 
 
-def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Generators, eta: float = 1.0) -> Tensor:
+def dpmpp_2m_sde(
+    denoiser: Denoiser, x: Tensor, sigmas: Tensor, generators: Generators, eta: float = 1.0
+) -> Tensor:
     """The SDE form of DPM-Solver++(2M): fresh noise each step, the same marginals; with eta = 0 the ODE form.
 
     With lambda = −ln sigma, h = lambda' − lambda, and D̄ the last two estimates extrapolated to the middle of the step:

@@ -13,8 +13,8 @@ from fasr_video.sr import samplers, sde
 from fasr_video.sr.denoiser import Condition, Denoiser
 from fasr_video.sr.samplers import Generators
 
+# Of the Langevin corrector (the papers' r), as published.
 SNR = 0.16
-"""Of the Langevin corrector (the papers' r), as published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,9 @@ def parse(text: str, kinds: Collection[str] | None = None) -> Sampling:
     kind, dash, rest = named.rpartition("-")
     steps, at, warm = rest.partition("@")
     try:
-        sampling = Sampling(kind, int(steps), float(warm) if at else None, float(snr) if comma else SNR)
+        sampling = Sampling(
+            kind, int(steps), float(warm) if at else None, float(snr) if comma else SNR
+        )
     except ValueError:
         dash = ""
     known = ", ".join(kinds)
@@ -70,22 +72,34 @@ def parse(text: str, kinds: Collection[str] | None = None) -> Sampling:
         raise UsageError(f"sampler {text}", "not KIND-STEPS", remedy)
     if sampling.warm is not None and not (KINDS[kind].warm and sampling.warm > 0):
         able = ", ".join(k for k, v in KINDS.items() if v.warm)
-        raise UsageError(f"sampler {text}", "cannot begin at that noise level", f"only {able} can, at a level above 0")
+        raise UsageError(
+            f"sampler {text}",
+            "cannot begin at that noise level",
+            f"only {able} can, at a level above 0",
+        )
     if comma and not (KINDS[kind].corrected and 0 < sampling.snr <= 1):
         able = ", ".join(k for k, v in KINDS.items() if v.corrected)
-        raise UsageError(f"sampler {text}", "no Langevin steps of that r", f"only {able} have any, with r up to 1")
+        raise UsageError(
+            f"sampler {text}",
+            "no Langevin steps of that r",
+            f"only {able} have any, with r up to 1",
+        )
     return sampling
 
 
 @torch.no_grad()
-def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+def draw(
+    denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
+) -> Tensor:
     """N×3×S×S in [0, 1], one picture for each row of the condition, each from its own generator."""
     by = KINDS[sampling.kind].draw
     assert by is not None
     drawn = by(denoiser, condition, sampling, generators)
     if not bool(drawn.isfinite().all()):
         raise UsageError(
-            f"sampler {sampling}", "it drew NaN or infinity", "take another sampler, or look at the network"
+            f"sampler {sampling}",
+            "it drew NaN or infinity",
+            "take another sampler, or look at the network",
         )
     return drawn.clamp(0, 1)
 
@@ -93,19 +107,29 @@ def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generator
 def _levels(denoiser: Denoiser, sampling: Sampling) -> Tensor:
     low, high = denoiser.sigma_min, denoiser.sigma_max
     if sampling.warm is not None and not low < sampling.warm <= high:
-        raise UsageError(f"sampler {sampling}", f"its noise level is outside {low:g} to {high:g}", "give one within")
+        raise UsageError(
+            f"sampler {sampling}",
+            f"its noise level is outside {low:g} to {high:g}",
+            "give one within",
+        )
     # EDM's schedule: with few steps it spends them where faces take shape.
     return samplers.karras(sampling.steps, denoiser.sigma_min, sampling.warm or denoiser.sigma_max)
 
 
-def _start(condition: Condition, sigma: float, sampling: Sampling, generators: Generators) -> Tensor:
+def _start(
+    condition: Condition, sigma: float, sampling: Sampling, generators: Generators
+) -> Tensor:
     if sampling.warm is not None:
         return samplers.warm_start(condition.lr.float(), sampling.warm, generators)
     return samplers.prior(condition.lr.shape[1:], sigma, generators, condition.lr.device)
 
 
-def _by_levels(sampler: Callable[[sde.Denoiser, Tensor, Tensor, Generators], Tensor]) -> Callable[..., Tensor]:
-    def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+def _by_levels(
+    sampler: Callable[[sde.Denoiser, Tensor, Tensor, Generators], Tensor],
+) -> Callable[..., Tensor]:
+    def draw(
+        denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
+    ) -> Tensor:
         x = _start(condition, denoiser.sigma_max, sampling, generators)
         return sampler(denoiser.given(condition), x, _levels(denoiser, sampling), generators)
 
@@ -120,10 +144,14 @@ def _by_process(
 ) -> Callable[..., Tensor]:
     """Reverse diffusion through an SDE, with Langevin steps or not. VP and subVP see pictures in [−1, 1]."""
 
-    def draw(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+    def draw(
+        denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
+    ) -> Tensor:
         forward, call = process(denoiser), denoiser.given(condition)
         centred = not isinstance(forward, sde.VE)
-        x = samplers.prior(condition.lr.shape[1:], forward.prior_std, generators, condition.lr.device)
+        x = samplers.prior(
+            condition.lr.shape[1:], forward.prior_std, generators, condition.lr.device
+        )
         x = sampler(
             samplers.centred(call) if centred else call,
             forward,
@@ -143,9 +171,14 @@ def _ve(denoiser: Denoiser) -> sde.SDE:
     return sde.VE(denoiser.sigma_min, denoiser.sigma_max)
 
 
-def _ddpm(denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators) -> Tensor:
+def _ddpm(
+    denoiser: Denoiser, condition: Condition, sampling: Sampling, generators: Generators
+) -> Tensor:
     x = samplers.prior(condition.lr.shape[1:], 1.0, generators, condition.lr.device)
-    return (samplers.ddpm(samplers.centred(denoiser.given(condition)), x, sampling.steps, generators) + 1) / 2
+    return (
+        samplers.ddpm(samplers.centred(denoiser.given(condition)), x, sampling.steps, generators)
+        + 1
+    ) / 2
 
 
 REVERSE = samplers.reverse_diffusion

@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+# D(x, sigma): N×C×H×W and N → N×C×H×W, the expected clean picture given x = clean + sigma · noise.
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""D(x, sigma): N×C×H×W and N → N×C×H×W, the expected clean picture given x = clean + sigma · noise."""
 
 
 class SDE(Protocol):
@@ -129,7 +129,11 @@ def score(denoiser: Denoiser, sde: SDE, x: Tensor, t: Tensor) -> Tensor:
 
 
 def matching_loss(
-    predicted_score: Callable[[Tensor, Tensor], Tensor], sde: SDE, clean: Tensor, t: Tensor, noise: Tensor
+    predicted_score: Callable[[Tensor, Tensor], Tensor],
+    sde: SDE,
+    clean: Tensor,
+    t: Tensor,
+    noise: Tensor,
 ) -> Tensor:
     """Denoising score matching weighted by std(t)²: E |std · s(x(t), t) + noise|², one value an item. (SDE eq. 7)"""
     std = per_item(sde.std(t), clean)

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 
 from fasr_video.sr.degradation import weights
 
+# Faces lie somewhere in a square of at least this many pixels when they are coded: block edges fall
+# anywhere.
 CANVAS = 48
-"""Faces lie somewhere in a square of at least this many pixels when they are coded: block edges fall anywhere."""
+# What codecs cut pictures into: a canvas has whole blocks.
 BLOCK = 16
-"""What codecs cut pictures into: a canvas has whole blocks."""
 LARGEST = 128
 KERNEL = 17
 Range = tuple[float, float]
@@ -58,7 +59,9 @@ class Surveillance:
 
     def __post_init__(self) -> None:
         if not 1 <= self.side[0] <= self.side[1] <= LARGEST:
-            raise ValueError(f"faces have from 1 to {LARGEST} pixels a side, not {self.side[0]} to {self.side[1]}")
+            raise ValueError(
+                f"faces have from 1 to {LARGEST} pixels a side, not {self.side[0]} to {self.side[1]}"
+            )
 
     @property
     def canvas(self) -> int:
@@ -68,7 +71,9 @@ class Surveillance:
     def __call__(self, clean: Tensor, seeds: Sequence[int]) -> Tensor:
         """N×3×S×S in [0, 1] → the same size, poor; each face depends on its own seed alone."""
         draws = self._draws(clean, seeds)
-        with torch.autocast(clean.device.type, enabled=False):  # bfloat16 has fewer steps than the codecs
+        with torch.autocast(
+            clean.device.type, enabled=False
+        ):  # bfloat16 has fewer steps than the codecs
             return _brought_up(_coded(clean.float(), draws), draws, clean.shape[-1]).to(clean)
 
     def small(self, clean: Tensor, seeds: Sequence[int]) -> list[Tensor]:
@@ -80,12 +85,14 @@ class Surveillance:
 
     def _draws(self, clean: Tensor, seeds: Sequence[int]) -> list[_Draw]:
         if clean.shape != (len(seeds), 3, clean.shape[-1], clean.shape[-1]):
-            raise ValueError(f"{len(seeds)} seeds are for as many square RGB pictures, not for {tuple(clean.shape)}")
+            raise ValueError(
+                f"{len(seeds)} seeds are for as many square RGB pictures, not for {tuple(clean.shape)}"
+            )
         return [_Draw(self, seed) for seed in seeds]
 
 
+# px: from this size on, a face is near the camera.
 NEAR = 40
-"""px: from this size on, a face is near the camera."""
 
 
 def camera(side: int) -> Surveillance:
@@ -116,11 +123,25 @@ class _Draw:
             return between(-limit, limit)
 
         r = ranges
-        self.pose = (either(r.shift), either(r.shift), 1 + either(r.scale), math.radians(either(r.turn)))
-        self.lens = (between(*r.blur), between(*r.blur), either(math.pi), between(*r.motion), either(math.pi))
+        self.pose = (
+            either(r.shift),
+            either(r.shift),
+            1 + either(r.scale),
+            math.radians(either(r.turn)),
+        )
+        self.lens = (
+            between(*r.blur),
+            between(*r.blur),
+            either(math.pi),
+            between(*r.motion),
+            either(math.pi),
+        )
         self.side = round(between(*r.side))
         self.canvas = r.canvas
-        self.offset = (round(between(0, r.canvas - self.side)), round(between(0, r.canvas - self.side)))
+        self.offset = (
+            round(between(0, r.canvas - self.side)),
+            round(between(0, r.canvas - self.side)),
+        )
         tints = [1 + either(r.tint) for _ in range(3)]
         self.tone = (between(*r.gamma), between(*r.contrast), either(r.light), *tints)
         self.grain = (between(*r.read_noise), between(*r.shot_noise))
@@ -134,7 +155,9 @@ def _coded(clean: Tensor, draws: Sequence[_Draw]) -> Tensor:
     side, device = clean.shape[-1], clean.device
 
     def per_face(name: str) -> Tensor:
-        return torch.tensor([getattr(d, name) for d in draws], device=device).reshape(len(draws), -1)
+        return torch.tensor([getattr(d, name) for d in draws], device=device).reshape(
+            len(draws), -1
+        )
 
     x = _moved(clean, per_face("pose"))
     x = _blurred(x, per_face("lens"))
@@ -184,7 +207,9 @@ def _blurred(x: Tensor, lens: Tensor) -> Tensor:
     kernel = kernel / kernel.sum((1, 2), keepdim=True)
     n, c, h, w = x.shape
     edge = KERNEL // 2
-    padded = F.pad(x, (edge, edge, edge, edge), mode="replicate").reshape(1, n * c, h + 2 * edge, w + 2 * edge)
+    padded = F.pad(x, (edge, edge, edge, edge), mode="replicate").reshape(
+        1, n * c, h + 2 * edge, w + 2 * edge
+    )
     kernels = kernel.repeat_interleave(c, 0)[:, None]
     return F.conv2d(padded, kernels, groups=n * c).reshape(n, c, h, w)
 
@@ -218,14 +243,39 @@ _CHROMA = """17 18 24 47 99 99 99 99 18 21 26 66 99 99 99 99 24 26 56 99 99 99 9
 _YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 # ITU-T H.264, table 8-15: the QP of colours from a QP of 30 on; below, it is the same.
-_COLOUR_QP = (29, 30, 31, 32, 32, 33, 34, 34, 35, 35, 36, 36, 37, 37, 37, 38, 38, 38, 39, 39, 39, 39)
+_COLOUR_QP = (
+    29,
+    30,
+    31,
+    32,
+    32,
+    33,
+    34,
+    34,
+    35,
+    35,
+    36,
+    36,
+    37,
+    37,
+    37,
+    38,
+    38,
+    38,
+    39,
+    39,
+    39,
+    39,
+)
 
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
     """N×3×H×W (multiples of 16) as JPEG leaves it at each face's quality 1-100 (N×1), colours at half the size."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     luma, chroma = (
-        ((scale * torch.tensor([float(v) for v in t.split()]).to(x) + 50) / 100).floor().clamp(1, 255)
+        ((scale * torch.tensor([float(v) for v in t.split()]).to(x) + 50) / 100)
+        .floor()
+        .clamp(1, 255)
         for t in (_LUMA, _CHROMA)
     )
     y, colours = _split(x)

@@ -27,8 +27,14 @@ FORMAT, ATTRIBUTES_FORMAT = "fasr-video/denoiser/1", "fasr-video/attributes/1"
 IDFSR_FORMAT = "fasr-video/idfsr/2"
 MEAN_FORMAT = "fasr-video/mean/1"
 FLOW_FORMAT = "fasr-video/flow/1"
-CONSTANTS = {"frequencies", "waves.frequencies", "all_modules.0.W", "sigmas", "GaussianFourierProjection_0.W"}
-"""Stay as they are: Fourier angles reach 10³, and half precision would turn them."""
+# Stay as they are: Fourier angles reach 10³, and half precision would turn them.
+CONSTANTS = {
+    "frequencies",
+    "waves.frequencies",
+    "all_modules.0.W",
+    "sigmas",
+    "GaussianFourierProjection_0.W",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,15 @@ def _header(denoiser: Denoiser) -> Header:
     net = denoiser.network
     common = (denoiser.sigma_min, denoiser.sigma_max, denoiser.band, denoiser.embedder)
     if isinstance(net, CompactNet):
-        return Header("compact", denoiser.side, net.feature_length, net.widths, net.blocks, net.condition, *common)
+        return Header(
+            "compact",
+            denoiser.side,
+            net.feature_length,
+            net.widths,
+            net.blocks,
+            net.condition,
+            *common,
+        )
     if isinstance(net, NCSNpp):
         return Header("ncsnpp", net.side, net.feature_length, (net.width,), 0, 0, *common)
     raise TypeError(f"no header for a {type(net).__name__}")
@@ -116,10 +130,16 @@ def load_own(path: Path) -> Denoiser:
     """The denoiser of a file that `is_own`."""
     header = _read_header(path)
     if header is None:
-        raise ModelError(path, "its header does not name a fasr-video denoiser", "give weights that `train sr` wrote")
+        raise ModelError(
+            path,
+            "its header does not name a fasr-video denoiser",
+            "give weights that `train sr` wrote",
+        )
     denoiser: Denoiser
     if header.network == "compact":
-        net = CompactNet(header.widths, header.blocks, header.feature_length, header.condition, side=header.side)
+        net = CompactNet(
+            header.widths, header.blocks, header.feature_length, header.condition, side=header.side
+        )
         denoiser = ResidualDenoiser(net, header.sigma_min, header.sigma_max)
     else:
         published = NCSNpp(header.side, header.widths[0], feature=header.feature_length > 0)
@@ -132,14 +152,18 @@ def load_own(path: Path) -> Denoiser:
 def save_attributes(classifier: AttributeClassifier, path: Path) -> None:
     net = classifier.network
     state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
-    header = AttributesHeader(classifier.names, net.block, net.side, classifier.sigma_min, classifier.sigma_max)
+    header = AttributesHeader(
+        classifier.names, net.block, net.side, classifier.sigma_min, classifier.sigma_max
+    )
     _save(state, ATTRIBUTES_FORMAT, asdict(header), path)
 
 
 def load_attributes(path: Path) -> AttributeClassifier:
     """The classifier that `save_attributes` wrote."""
     check_contract(path, ATTRIBUTES_FORMAT)
-    fields = _header_of(path, ATTRIBUTES_FORMAT, "a fasr-video attribute classifier", "train attributes")
+    fields = _header_of(
+        path, ATTRIBUTES_FORMAT, "a fasr-video attribute classifier", "train attributes"
+    )
     try:
         header = AttributesHeader(**fields | {"names": tuple(fields["names"])})
         net = AttributeNet(len(header.names), header.block, header.side)
@@ -242,7 +266,9 @@ def _header_of(path: Path, form: str, what: str, command: str) -> dict[str, Any]
         raise ModelError(path, "no such file", "check the path of the weights")
     fields = _fields(path, form)
     if fields is None:
-        raise ModelError(path, f"its header does not name {what}", f"give weights that `{command}` wrote")
+        raise ModelError(
+            path, f"its header does not name {what}", f"give weights that `{command}` wrote"
+        )
     return fields
 
 

@@ -15,8 +15,8 @@ from fasr_video.trackers.association import Matrix, Pairs, assign, widen
 from fasr_video.trackers.motion import BoxFilter, MotionState, Vector
 from fasr_video.types import Detections
 
+# N×D unit vectors, one a detection.
 Features = NDArray[np.float32]
-"""N×D unit vectors, one a detection."""
 
 RECENT = 3  # observations kept for the direction of motion (OC-SORT's Δt)
 FEATURE_MEMORY = 0.9  # how slowly a track's appearance follows its newest picture
@@ -115,7 +115,9 @@ class Tracker(ABC):
             if track.id not in seen:
                 track.missed.append(time)
         # A face that was never confirmed and is not there at the next look was none, or will be found again.
-        ended += self._retire(lambda t: t.sightings < self.settings.min_sightings and bool(t.missed))
+        ended += self._retire(
+            lambda t: t.sightings < self.settings.min_sightings and bool(t.missed)
+        )
         for fresh in np.flatnonzero((ids < 0) & (found.scores >= self.settings.start_score)):
             ids[fresh] = self._start(found, int(fresh), features)
         return Step(ids, ended)
@@ -149,7 +151,9 @@ class Tracker(ABC):
         self._next_id += 1
         return track.id
 
-    def _sight(self, track: Track, found: Detections, column: int, features: Features | None) -> None:
+    def _sight(
+        self, track: Track, found: Detections, column: int, features: Features | None
+    ) -> None:
         assert self._time is not None
         box = found.boxes[column]
         track.motion.update(box)
@@ -159,7 +163,11 @@ class Tracker(ABC):
         track.missed.clear()
         if features is not None:
             new = features[column]
-            mixed = new if track.feature is None else FEATURE_MEMORY * track.feature + (1 - FEATURE_MEMORY) * new
+            mixed = (
+                new
+                if track.feature is None
+                else FEATURE_MEMORY * track.feature + (1 - FEATURE_MEMORY) * new
+            )
             track.feature = mixed / max(float(np.linalg.norm(mixed)), 1e-9)
 
     def _retire(self, over: Callable[[Track], bool]) -> list[Ended]:
@@ -167,7 +175,9 @@ class Tracker(ABC):
         self._tracks = [t for t in self._tracks if not over(t)]
         return [Ended(t.id, t.sightings >= self.settings.min_sightings) for t in gone]
 
-    def _overlaps(self, rows: list[int], boxes: NDArray[np.float32], predicted: bool = True) -> Matrix:
+    def _overlaps(
+        self, rows: list[int], boxes: NDArray[np.float32], predicted: bool = True
+    ) -> Matrix:
         """Overlap of tracks with boxes; the rarer the looks, the wider both are taken (buffered IoU)."""
         tracks = [self._tracks[r] for r in rows]
         if not tracks or not len(boxes):

@@ -56,11 +56,16 @@ def propose(tracklets: Sequence[Tracklet], max_gap: float, min_score: float) -> 
     by_start = sorted(tracklets, key=lambda t: (t.source, t.start))
     starts = [(t.source, t.start) for t in by_start]
     pairs: dict[tuple[int, int], float] = {}
-    onward: dict[int, float] = {}  # the best score of each tracklet as the earlier, and as the later one
+    onward: dict[
+        int, float
+    ] = {}  # the best score of each tracklet as the earlier, and as the later one
     backward: dict[int, float] = {}
     for a in tracklets:
         # Two faces seen at once are two people: b starts after a has ended.
-        first, last = bisect_right(starts, (a.source, a.end)), bisect_right(starts, (a.source, a.end + max_gap))
+        first, last = (
+            bisect_right(starts, (a.source, a.end)),
+            bisect_right(starts, (a.source, a.end + max_gap)),
+        )
         for b in by_start[first:last]:
             score = float(a.look @ b.look)
             if score >= min_score:
@@ -88,7 +93,9 @@ def propose_by_face(
         i, j = int(first[k]), int(second[k])
         a, b = clusters[i], clusters[j]
         if a is b or any(
-            _two_people(ordered[x], ordered[y]) or apart(ordered[x].id, ordered[y].id) for x in a for y in b
+            _two_people(ordered[x], ordered[y]) or apart(ordered[x].id, ordered[y].id)
+            for x in a
+            for y in b
         ):
             continue
         a |= b
@@ -98,7 +105,9 @@ def propose_by_face(
     return found
 
 
-def _alike(looks: NDArray[np.float32], least: float) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+def _alike(
+    looks: NDArray[np.float32], least: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Pairs i < j with at least that cosine, in order, and their cosines; memory is of one block of rows."""
     rows, columns, cosines = [], [], []
     for start in range(0, len(looks), BLOCK):
@@ -117,7 +126,9 @@ def _two_people(a: Tracklet, b: Tracklet) -> bool:
 
 
 def _form_and_colours(crop: FaceCrop) -> NDArray[np.float32]:
-    grey = cv2.resize(cv2.cvtColor(crop.aligned, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA)
+    grey = cv2.resize(
+        cv2.cvtColor(crop.aligned, cv2.COLOR_RGB2GRAY), (64, 64), interpolation=cv2.INTER_AREA
+    )
     form = np.asarray(_HOG.compute(grey), np.float32).ravel()
     hsv = cv2.cvtColor(crop.native, cv2.COLOR_RGB2HSV)
     half = max(1, hsv.shape[0] // 2)
@@ -126,10 +137,14 @@ def _form_and_colours(crop: FaceCrop) -> NDArray[np.float32]:
         for part in (hsv[:half], hsv[half:])  # hair and skin above, clothes below
         if part.size
     ]
-    colour = np.sqrt(np.concatenate([c / max(float(c.sum()), 1.0) for c in colours])).astype(np.float32)
+    colour = np.sqrt(np.concatenate([c / max(float(c.sum()), 1.0) for c in colours])).astype(
+        np.float32
+    )
     if len(colours) == 1:
         colour = np.concatenate((colour, colour))
-    return np.concatenate((FACE_WEIGHT**0.5 * _unit(form), (1 - FACE_WEIGHT) ** 0.5 * _unit(colour)))
+    return np.concatenate(
+        (FACE_WEIGHT**0.5 * _unit(form), (1 - FACE_WEIGHT) ** 0.5 * _unit(colour))
+    )
 
 
 def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:

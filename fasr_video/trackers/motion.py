@@ -73,7 +73,9 @@ class BoxFilter:
         measurement = to_measurement(box)
         self._size = size = float(max(measurement[2:].mean(), 1.0))
         self._filter.x = np.concatenate((measurement, np.zeros(4)))[:, None]
-        self._filter.P = np.diag(np.r_[np.full(4, (2 * MEASUREMENT) ** 2), START_SPEED**2 * SIZE_CALM]) * size**2
+        self._filter.P = (
+            np.diag(np.r_[np.full(4, (2 * MEASUREMENT) ** 2), START_SPEED**2 * SIZE_CALM]) * size**2
+        )
 
     @property
     def box(self) -> Vector:

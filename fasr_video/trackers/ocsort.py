@@ -25,12 +25,16 @@ class OcSort(ByteTrack):
         high = [c for c in range(len(found)) if found.scores[c] >= self.settings.high_score]
         rows = list(range(len(self._tracks)))
         overlap = self._overlaps(rows, found.boxes[high])
-        bonus = DIRECTION_WEIGHT * self._directions(rows, found.boxes[high]) * found.scores[high][None]
+        bonus = (
+            DIRECTION_WEIGHT * self._directions(rows, found.boxes[high]) * found.scores[high][None]
+        )
         pairs = self._match(overlap, rows, high, features, self.settings.min_overlap, bonus)
         pairs += self._second(found, pairs)
         return pairs + self._recover(found, features, high, pairs)
 
-    def _recover(self, found: Detections, features: Features | None, high: list[int], pairs: Pairs) -> Pairs:
+    def _recover(
+        self, found: Detections, features: Features | None, high: list[int], pairs: Pairs
+    ) -> Pairs:
         rows = [r for r in range(len(self._tracks)) if r not in {p[0] for p in pairs}]
         columns = [c for c in high if c not in {p[1] for p in pairs}]
         overlap = self._overlaps(rows, found.boxes[columns], predicted=False)
@@ -46,11 +50,15 @@ class OcSort(ByteTrack):
         motion = newer - older
         onward = there[None] - older[:, None]
         length = np.linalg.norm(motion, axis=1)[:, None]
-        cosine = (motion[:, None] * onward).sum(2) / np.maximum(length * np.linalg.norm(onward, axis=2), 1e-9)
+        cosine = (motion[:, None] * onward).sum(2) / np.maximum(
+            length * np.linalg.norm(onward, axis=2), 1e-9
+        )
         ahead = 1 - 2 * np.arccos(np.clip(cosine, -1, 1)) / np.pi
         return np.asarray(ahead * (length > 0))
 
-    def _sight(self, track: Track, found: Detections, column: int, features: Features | None) -> None:
+    def _sight(
+        self, track: Track, found: Detections, column: int, features: Features | None
+    ) -> None:
         assert self._time is not None
         if track.missed:
             self._lead_along(track, self._time, found.boxes[column])

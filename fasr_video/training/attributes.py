@@ -31,8 +31,8 @@ from fasr_video.training.manifest import LICENCE, write_manifest
 
 BLOCK = 4
 SIGMAS = (0.002, 30.0)
+# Mean and spread of ln(sigma): 85 % of the levels are below 1, where a face can still be seen.
 LOG_SIGMA = (-1.9, 1.8)
-"""Mean and spread of ln(sigma): 85 % of the levels are below 1, where a face can still be seen."""
 
 
 def read_labels(file: Path, faces: Faces) -> Tensor:
@@ -71,11 +71,15 @@ def make_loss(
         clean = torch.cat((clean[:half], small(clean[half:], surveillance, generator)))
         sigma = levels(batch, generator)
         noise = torch.randn(clean.shape, generator=generator, device=device)
-        logits = model(clean + sigma[:, None, None, None] * noise, sigma).float().unflatten(1, (-1, 2))
+        logits = (
+            model(clean + sigma[:, None, None, None] * noise, sigma).float().unflatten(1, (-1, 2))
+        )
         truth, weight = labels[rows], weights[rows]
         right = (logits.argmax(2) == truth).float() * weight  # means are balanced accuracies
         return {
-            "loss": (F.cross_entropy(logits.transpose(1, 2), truth, reduction="none") * weight).mean(),
+            "loss": (
+                F.cross_entropy(logits.transpose(1, 2), truth, reduction="none") * weight
+            ).mean(),
             "accuracy": right.mean(),
             **dict(zip(names, right.mean(0), strict=True)),
         }
@@ -86,7 +90,9 @@ def make_loss(
 def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Tensor:
     """Small and brought up again, in a share of the batches as cameras and recorders do it."""
     if torch.rand((), generator=generator, device=generator.device) < surveillance:
-        seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
+        seeds = torch.randint(
+            0, 2**62, (len(clean),), generator=generator, device=generator.device
+        ).tolist()
         return Surveillance()(clean, seeds)
     return degrade(clean, generator)
 
@@ -94,7 +100,11 @@ def small(clean: Tensor, surveillance: float, generator: torch.Generator) -> Ten
 def levels(n: int, generator: torch.Generator) -> Tensor:
     """A noise level for each of n faces."""
     mean, spread = LOG_SIGMA
-    return (mean + spread * torch.randn(n, generator=generator, device=generator.device)).exp().clamp(*SIGMAS)
+    return (
+        (mean + spread * torch.randn(n, generator=generator, device=generator.device))
+        .exp()
+        .clamp(*SIGMAS)
+    )
 
 
 def train_attributes(
@@ -116,9 +126,15 @@ def train_attributes(
     torch.manual_seed(plan.seed)
     network, names, begun_with = _begun(begin)
     labels = labels[:, [NAMES.index(name) for name in names]]
-    one_class = [name for name, column in zip(names, labels.T, strict=True) if bool((column == column[0]).all())]
+    one_class = [
+        name
+        for name, column in zip(names, labels.T, strict=True)
+        if bool((column == column[0]).all())
+    ]
     if one_class:
-        raise InputError("labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes")
+        raise InputError(
+            "labels", f"all faces are alike in {', '.join(one_class)}", "give faces of both classes"
+        )
     about = {
         "version": __version__,
         "licence": LICENCE,
@@ -139,7 +155,9 @@ def train_attributes(
         write_manifest(file, step, about)
         draw_run(out, ("loss", "accuracy", *names))
 
-    loss = make_loss(faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance)
+    loss = make_loss(
+        faces.pictures.to(device), labels.to(device), batch, network.side, names, surveillance
+    )
     settings = {"batch": batch, "faces": len(faces), "labels": labels.sum(0).tolist()}
     settings |= {"begun with": begun_with, "surveillance": surveillance}
     return train(network, loss, out, plan, device, save, report, settings)
@@ -152,5 +170,9 @@ def _begun(begin: str | None) -> tuple[AttributeNet, tuple[str, ...], str]:
     classifier, path = open_classifier(begin)
     strange = [name for name in classifier.names if name not in NAMES]
     if strange:
-        raise ModelError(path, f"it knows {', '.join(strange)}, of which there are no labels", "begin with another")
+        raise ModelError(
+            path,
+            f"it knows {', '.join(strange)}, of which there are no labels",
+            "begin with another",
+        )
     return classifier.network, classifier.names, sha256_file(path)

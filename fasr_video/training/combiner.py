@@ -24,17 +24,17 @@ from torch.nn import functional as F
 
 from fasr_video.checkpoint import find_device
 from fasr_video.errors import InputError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.recognition.combiner import ETA, UNKNOWN, FeatureCombiner, Source, save, unit_rows
-from fasr_video.training.curves import draw_or_say
+from fasr_video.training.curves import draw_or_warn
 from fasr_video.training.loop import STATE, has_checkpoint, read_checkpoint
 
 TRAIN_SHARE = 0.85
 FEWEST_PEOPLE = 10
 ABOVE_GAP = 0.01
 
+# N×D and N×D → N×D unit vectors.
 Merge = Callable[[Tensor, Tensor], Tensor]
-"""N×D and N×D → N×D unit vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,11 @@ class CombinerFeatures:
     source: Source = UNKNOWN
 
     def __post_init__(self) -> None:
-        if self.hr.ndim != 2 or self.hr.shape != self.lr.shape or len(self.hr) != len(self.identity):
+        if (
+            self.hr.ndim != 2
+            or self.hr.shape != self.lr.shape
+            or len(self.hr) != len(self.identity)
+        ):
             shapes = f"hr {tuple(self.hr.shape)}, lr {tuple(self.lr.shape)}, {len(self.identity)} identities"
             raise UsageError("features", f"{shapes} do not fit together", "give M×D, M×D and M")
 
@@ -56,9 +60,16 @@ class CombinerFeatures:
         """From an .npz file with hr, lr and identity; `embedder` and `embedder_sha256` are kept where it names them."""
         try:
             with np.load(path, allow_pickle=False) as content:
-                hr, lr = (torch.from_numpy(np.asarray(content[name], np.float32)) for name in ("hr", "lr"))
+                hr, lr = (
+                    torch.from_numpy(np.asarray(content[name], np.float32)) for name in ("hr", "lr")
+                )
                 identity = tuple(content["identity"].tolist())
-                source = Source(*(str(content[k]) if k in content else "" for k in ("embedder", "embedder_sha256")))
+                source = Source(
+                    *(
+                        str(content[k]) if k in content else ""
+                        for k in ("embedder", "embedder_sha256")
+                    )
+                )
         except (OSError, EOFError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
             reason = f"not an .npz file with the arrays hr, lr, identity ({error})"
             raise InputError(path, reason, "make it with: fasr-video train features") from error
@@ -137,7 +148,9 @@ class Run:
 
     @property
     def best_epoch(self) -> Epoch:
-        return min(self.log, key=lambda e: math.inf if math.isnan(e.validation_loss) else e.validation_loss)
+        return min(
+            self.log, key=lambda e: math.inf if math.isnan(e.validation_loss) else e.validation_loss
+        )
 
 
 def train_combiner(
@@ -168,16 +181,24 @@ def train_combiner(
         margin = margin_above(gap) if margin is None else margin
         net = FeatureCombiner(length, eta, features.source, margin).to(place)
     people = f"{train.people} people for training, {validation.people} for validation"
-    report(f"{people}, {parts.single} with a single photo left out; gap {gap:.4f}, margin {margin}, eta {eta:g}")
+    report(
+        f"{people}, {parts.single} with a single photo left out; gap {gap:.4f}, margin {margin}, eta {eta:g}"
+    )
 
     settings = {"margin": margin, "eta": eta, "lr": lr, "batch": batch, "seed": seed}
-    settings |= {"photos": len(features.hr), "length": length, "sum": float(features.hr.sum() + features.lr.sum())}
+    settings |= {
+        "photos": len(features.hr),
+        "length": length,
+        "sum": float(features.hr.sum() + features.lr.sum()),
+    }
     run = Run(net, torch.optim.Adam(net.parameters(), lr), settings, copy.deepcopy(net), [])
     out.mkdir(parents=True, exist_ok=True)
     if has_checkpoint(out):
         _resume(out / STATE, run)
     else:
-        run.log.append(_measure(run, validation, fixed, _loss(net.eval(), train, trial, margin).item()))
+        run.log.append(
+            _measure(run, validation, fixed, _loss(net.eval(), train, trial, margin).item())
+        )
     while len(run.log) <= epochs and run.log[-1].epoch - run.best_epoch.epoch < patience:
         with _seeded(seed, len(run.log), place) as generator:
             loss = _train_epoch(run, train, draw_triplets(train, generator))
@@ -187,8 +208,10 @@ def train_combiner(
         _store(out, run)
         report(str(run.log[-1]))
     _store(out, run)
-    draw_or_say(out / "log.csv", out / "curves.png", ("train_loss", "validation_loss"), report)
-    return Summary(train.people, validation.people, parts.single, margin, run.log[-1].epoch, run.best_epoch)
+    draw_or_warn(out / "log.csv", out / "curves.png", ("train_loss", "validation_loss"), report)
+    return Summary(
+        train.people, validation.people, parts.single, margin, run.log[-1].epoch, run.best_epoch
+    )
 
 
 def split(features: CombinerFeatures, seed: int) -> Split:
@@ -217,14 +240,18 @@ def draw_triplets(part: Part, generator: torch.Generator) -> Tensor:
 
     Each person's photos are put in a new order and taken two by two, so a photo is in one pair at most.
     """
-    _, person, photos = torch.unique_consecutive(part.person, return_inverse=True, return_counts=True)
+    _, person, photos = torch.unique_consecutive(
+        part.person, return_inverse=True, return_counts=True
+    )
     start = photos.cumsum(0) - photos
     order = torch.randperm(len(person), generator=generator)
     order = order[person[order].argsort(stable=True)]
     place = torch.arange(len(person)) - start[person]
     at = ((place % 2 == 0) & (place + 1 < photos[person])).nonzero()[:, 0]
     own, first = photos[person[at]], start[person[at]]
-    other = (torch.rand(len(at), generator=generator, dtype=torch.float64) * (len(person) - own)).long()
+    other = (
+        torch.rand(len(at), generator=generator, dtype=torch.float64) * (len(person) - own)
+    ).long()
     other += own * (other >= first)  # every row but the person's own
     triplets = torch.stack((order[at], order[at + 1], other), 1)
     return triplets[torch.randperm(len(triplets), generator=generator)]
@@ -262,11 +289,19 @@ def margin_above(gap: float) -> float:
 
 
 def _check(epochs: int, patience: int, margin: float | None, batch: int) -> None:
-    for name, value, least in (("epochs", epochs, 1), ("patience", patience, 1), ("batch", batch, 2)):
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("patience", patience, 1),
+        ("batch", batch, 2),
+    ):
         if value < least:
             raise UsageError(f"{name} {value}", "too few", f"give {least} or more")
     if margin is not None and not 0 < margin < 2:
-        raise UsageError(f"margin {margin}", "distances of unit vectors differ by 0 to 2", "give a margin between")
+        raise UsageError(
+            f"margin {margin}",
+            "distances of unit vectors differ by 0 to 2",
+            "give a margin between",
+        )
 
 
 @contextmanager
@@ -313,7 +348,7 @@ def _store(out: Path, run: Run) -> None:
         "settings": run.settings,
         "log": log,
     }
-    write_whole(out / STATE, lambda path: torch.save(state, path))
+    atomic_write(out / STATE, lambda path: torch.save(state, path))
     save(run.best, out / "combiner.safetensors")
 
     def write_log(path: Path) -> None:
@@ -322,7 +357,7 @@ def _store(out: Path, run: Run) -> None:
             writer.writeheader()
             writer.writerows(log)
 
-    write_whole(out / "log.csv", write_log)
+    atomic_write(out / "log.csv", write_log)
 
 
 def _resume(file: Path, run: Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fasr_video.csv_file import read_csv
 from fasr_video.errors import InputError, MissingExtra
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 
 
 def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
@@ -27,10 +27,10 @@ def draw(log: Path, png: Path, columns: Sequence[str]) -> None:
     axes.set_xlabel(x)
     axes.grid(alpha=0.3)
     axes.legend()
-    write_whole(png, lambda path: figure.savefig(path, format="png", dpi=120))
+    atomic_write(png, lambda path: figure.savefig(path, format="png", dpi=120))
 
 
-def draw_or_say(log: Path, png: Path, columns: Sequence[str], say: Callable[[str], None]) -> None:
+def draw_or_warn(log: Path, png: Path, columns: Sequence[str], say: Callable[[str], None]) -> None:
     """The same, for a run whose weights matter more than its picture: a later call draws."""
     try:
         draw(log, png, columns)
@@ -41,7 +41,9 @@ def draw_or_say(log: Path, png: Path, columns: Sequence[str], say: Callable[[str
 def draw_run(out: Path, terms: Sequence[str]) -> None:
     """The log of `training.loop` in its run's folder: losses, and how fast it went."""
     for name, columns in (("curves.png", terms), ("throughput.png", ("batches_per_second",))):
-        draw_or_say(out / "log.csv", out / name, columns, lambda line: print(line, file=sys.stderr))
+        draw_or_warn(
+            out / "log.csv", out / name, columns, lambda line: print(line, file=sys.stderr)
+        )
 
 
 def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:
@@ -49,6 +51,10 @@ def _read(log: Path, columns: Sequence[str]) -> tuple[str, list[list[float]]]:
     table = read_csv(log, columns, "give the log.csv of a training run")
     first = table.columns[0]
     try:
-        return first, [[float(row[name]) for row in table.rows.values()] for name in (first, *columns)]
+        return first, [
+            [float(row[name]) for row in table.rows.values()] for name in (first, *columns)
+        ]
     except ValueError as error:
-        raise InputError(log, f"not a table of numbers ({error})", "give the log.csv of a training run") from error
+        raise InputError(
+            log, f"not a table of numbers ({error})", "give the log.csv of a training run"
+        ) from error

@@ -20,7 +20,15 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from fasr_video.checkpoint import load_state, save_own
-from fasr_video.detection.network import BASE, CONTRACT, FORMAT, LEVEL_LIMITS, STRIDES, DetectorNet, LevelOutput
+from fasr_video.detection.network import (
+    BASE,
+    CONTRACT,
+    FORMAT,
+    LEVEL_LIMITS,
+    STRIDES,
+    DetectorNet,
+    LevelOutput,
+)
 from fasr_video.training.detector_data import Faces, Material, Stream
 from fasr_video.training.loop import Loss, Plan, Progress, own_device, train
 
@@ -57,12 +65,16 @@ def make_target(faces: list[Faces], stride: int, side: int) -> Target:
     near = np.zeros((n, cells, cells), bool)
     grid = np.arange(cells) + 0.5
     for i, group in enumerate(faces):
-        for (x1, y1, x2, y2), points, sure in zip(group.boxes, group.landmarks, group.sure, strict=True):
+        for (x1, y1, x2, y2), points, sure in zip(
+            group.boxes, group.landmarks, group.sure, strict=True
+        ):
             w, h = x2 - x1, y2 - y1
             size = math.sqrt(w * h)
             cx, cy = (x1 + x2) / 2 / stride, (y1 + y2) / 2 / stride
             sx, sy = max(0.6, 0.12 * w / stride), max(0.6, 0.12 * h / stride)
-            bump = np.exp(-((grid[None] - cx) ** 2 / (2 * sx**2) + (grid[:, None] - cy) ** 2 / (2 * sy**2)))
+            bump = np.exp(
+                -((grid[None] - cx) ** 2 / (2 * sx**2) + (grid[:, None] - cy) ** 2 / (2 * sy**2))
+            )
             if size < TOO_SMALL or not sure or not low <= size < high:
                 # Not to be asked for, or another level's face: near a limit both levels may answer.
                 if size < TOO_SMALL or not sure or low * 0.8 <= size < high * 1.25:
@@ -73,7 +85,10 @@ def make_target(faces: list[Faces], stride: int, side: int) -> Target:
                 continue
             heat[i] = np.maximum(heat[i], bump)
             heat[i, iy, ix] = 1.0
-            around = (slice(max(0, iy - 1), min(cells, iy + 2)), slice(max(0, ix - 1), min(cells, ix + 2)))
+            around = (
+                slice(max(0, iy - 1), min(cells, iy + 2)),
+                slice(max(0, ix - 1), min(cells, ix + 2)),
+            )
             ys, xs = np.mgrid[around]
             near[i][around] = True
             values = [cx - (xs + 0.5), cy - (ys + 0.5)]
@@ -135,7 +150,9 @@ def make_loss(data: Path, recipe: Recipe) -> Loss:
         if batches is None:
             # Seeded by the step that training begins or resumes at.
             stream = Stream(Material(data, recipe.shards), recipe.side, generator.initial_seed())
-            batches = iter(DataLoader(stream, recipe.batch, num_workers=1, collate_fn=list, prefetch_factor=4))
+            batches = iter(
+                DataLoader(stream, recipe.batch, num_workers=1, collate_fn=list, prefetch_factor=4)
+            )
         images, faces = zip(*next(batches), strict=True)
         x = torch.stack(images).to(generator.device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
         outputs = model(x.contiguous(memory_format=torch.channels_last))
@@ -144,7 +161,9 @@ def make_loss(data: Path, recipe: Recipe) -> Loss:
             target = make_target(list(faces), stride, recipe.side)
             parts.append(level_loss(output, target.on(generator.device)))
         count = max(1, sum(part[3] for part in parts))
-        focal, box, landmarks = torch.stack([torch.stack(part[:3]) for part in parts]).sum(0) / count
+        focal, box, landmarks = (
+            torch.stack([torch.stack(part[:3]) for part in parts]).sum(0) / count
+        )
         return {"loss": focal + box + landmarks, "focal": focal, "box": box, "landmarks": landmarks}
 
     return loss
@@ -183,15 +202,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with scenes/ and celeba/")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--from", dest="begin", type=Path, help="detector weights that a new run begins with")
+    parser.add_argument(
+        "--from", dest="begin", type=Path, help="detector weights that a new run begins with"
+    )
     parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after this long; call again to resume")
+    parser.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after this long; call again to resume"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--shards", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 in place of float32")
+    parser.add_argument(
+        "--bf16", action="store_true", help="compute in bfloat16 in place of float32"
+    )
     args = parser.parse_args()
     plan = Plan(
         steps=args.steps,

@@ -24,10 +24,10 @@ from torch import Tensor
 from fasr_video.csv_file import read_csv
 from fasr_video.pictures import decoded
 
+# 5×2: left eye, right eye, nose, left mouth corner, right mouth corner, in pixels.
 Points = NDArray[np.float64]
-"""5×2: left eye, right eye, nose, left mouth corner, right mouth corner, in pixels."""
+# N×4: x1, y1, x2, y2 in pixels.
 Boxes = NDArray[np.float64]
-"""N×4: x1, y1, x2, y2 in pixels."""
 
 SURE = 0.5  # the teacher's score from which a box counts as a face; the others are neither face nor background
 SMALLEST, LARGEST = 8.0, 180.0  # px, height that a chosen face is brought to
@@ -95,7 +95,9 @@ def face_box(points: Points) -> tuple[float, float, float, float]:
     """
     eyes = points[:2].mean(0)
     mouth = points[3:].mean(0)
-    reach = max(float(np.linalg.norm(mouth - eyes)), 0.6 * float(np.linalg.norm(points[1] - points[0])))
+    reach = max(
+        float(np.linalg.norm(mouth - eyes)), 0.6 * float(np.linalg.norm(points[1] - points[0]))
+    )
     centre = eyes + 0.31 * (mouth - eyes)
     half_w, half_h = 1.06 * reach, 1.34 * reach
     return centre[0] - half_w, centre[1] - half_h, centre[0] + half_w, centre[1] + half_h
@@ -194,7 +196,14 @@ def empty_part(material: Material, width: int, height: int, rng: np.random.Gener
     return cut(scene, left, top, scale, (width, height), rng)
 
 
-def cut(scene: Scene, left: float, top: float, scale: float, size: tuple[int, int], rng: np.random.Generator) -> Sample:
+def cut(
+    scene: Scene,
+    left: float,
+    top: float,
+    scale: float,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+) -> Sample:
     """Return what a window at (left, top) shows of a scene, scaled to `size`, mirrored half of the time."""
     width, height = size
     rows, columns = scene.picture.shape[:2]
@@ -230,7 +239,9 @@ def portraits(material: Material, width: int, height: int, rng: np.random.Genera
         rim = rng.uniform(0, 0.12) * picture.width
         side = picture.width - 2 * rim
         size = int(np.exp(rng.uniform(np.log(24), np.log(1.3 * min(width, height)))))
-        picture = picture.resize((size, size), Image.Resampling.BILINEAR, (rim, rim, rim + side, rim + side))
+        picture = picture.resize(
+            (size, size), Image.Resampling.BILINEAR, (rim, rim, rim + side, rim + side)
+        )
         faces = faces.moved(size / side, rim, rim)
         x, y = (int(rng.uniform(min(0, n - size), max(0, n - size) + 1)) for n in (width, height))
         faces = faces.moved(1.0, -x, -y)
@@ -299,11 +310,15 @@ def damage(image: Image.Image, rng: np.random.Generator) -> Image.Image:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.4)))
     if rng.random() < 0.2:
         factor = rng.uniform(1.2, 2.0)
-        small = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.BILINEAR)
+        small = image.resize(
+            (round(image.width / factor), round(image.height / factor)), Image.Resampling.BILINEAR
+        )
         image = small.resize(image.size, Image.Resampling.BICUBIC)
     if rng.random() < 0.4:
         noise = rng.normal(0, rng.uniform(2, 12), (image.height, image.width, 3)).astype(np.float32)
-        image = Image.fromarray(np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8))
+        image = Image.fromarray(
+            np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8)
+        )
     if rng.random() < 0.1:
         _write_clock(image, rng)
     if rng.random() < 0.5:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from fasr_video.checkpoint import load_state, read_state, save_own
 from fasr_video.datasets.faces import Faces
 from fasr_video.errors import UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.recognition.network import CONTRACT, FORMAT, LENGTH, SHAPES, EmbedderNet
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.surveillance import Surveillance, camera
@@ -37,24 +37,25 @@ from fasr_video.training.scene_faces import cut_scenes
 from fasr_video.training.teacher import Teacher, merged
 
 SIDE, RIM = 128, 8
+# The network's vectors are this many times longer than the teacher's: their numbers are about one.
 SCALE = 16.0
-"""The network's vectors are this many times longer than the teacher's: their numbers are about one."""
+# Poor faces that the student sees, for each clean one.
 POOR = 3
-"""Poor faces that the student sees, for each clean one."""
+# Pictures without a face in a batch.
 EMPTY = 4
-"""Pictures without a face in a batch."""
+# Share of the clean faces of which a part is another face: more faces than there are.
 MIXED = 1 / 3
-"""Share of the clean faces of which a part is another face: more faces than there are."""
+# Shares of faces of people seen several times, and of people seen once; the rest are cut out of
+# scenes.
 CELEBA, ONCE = 0.8, 0.1
-"""Shares of faces of people seen several times, and of people seen once; the rest are cut out of scenes."""
+# Weights of the terms beside the squared errors of vectors: maps, pictures without a face, people.
 HINTS, NOTHING, PEOPLE = 0.3, 0.2, 0.1
-"""Weights of the terms beside the squared errors of vectors: maps, pictures without a face, people."""
+# Of the cosines with everybody's mean vector.
 SHARPNESS = 24.0
-"""Of the cosines with everybody's mean vector."""
+# Blocks whose maps are the last of their size: the student's are held to the teacher's there.
 STAGE_ENDS = (4, 11, 14)
-"""Blocks whose maps are the last of their size: the student's are held to the teacher's there."""
+# Faces that the teacher's maps are measured on.
 MEASURED = 256
-"""Faces that the teacher's maps are measured on."""
 FAR = Surveillance(side=(12, 48))
 CLOSE = camera(48)
 
@@ -107,7 +108,9 @@ class Trainee(nn.Module):
         super().__init__()
         self.embedder = EmbedderNet()
 
-    def forward(self, x: Tensor, given: Sequence[Tensor] | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, x: Tensor, given: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return N×LENGTH vectors at the teacher's scale, and maps; with given maps, each block begins with those."""
         net = self.embedder
         if given is None:
@@ -121,7 +124,9 @@ class Trainee(nn.Module):
 @cache
 def lift() -> Tensor:
     """Return LENGTH×256 with orthonormal columns: it makes the teacher's vectors longer and keeps their cosines."""
-    drawn = torch.randn(LENGTH, teaching.LENGTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    drawn = torch.randn(
+        LENGTH, teaching.LENGTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     turn: Tensor = torch.linalg.qr(drawn)[0]
     return turn.float()
 
@@ -151,12 +156,16 @@ def gather(
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
         kept = {"vectors": _teacher_vectors(pictures, teacher, tell)}
-        write_whole(file, lambda path: save_file(kept, path))
+        atomic_write(file, lambda path: save_file(kept, path))
     vectors = read_state(file)["vectors"] @ lift().T
     if len(vectors) != len(pictures):
-        raise UsageError(file, "made of other faces", "give the faces that the run began with, or another --out")
+        raise UsageError(
+            file, "made of other faces", "give the faces that the run began with, or another --out"
+        )
     known = person >= 0
-    sums = torch.zeros(len(numbers) + len(others), LENGTH).index_add_(0, person[known], vectors[known])
+    sums = torch.zeros(len(numbers) + len(others), LENGTH).index_add_(
+        0, person[known], vectors[known]
+    )
     return Material(
         pictures=pictures.to(teacher.device),
         person=person.to(teacher.device),
@@ -202,7 +211,9 @@ def with_rim(pictures: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _teacher_vectors(pictures: Tensor, teacher: Teacher, tell: Callable[[int, int], None]) -> Tensor:
+def _teacher_vectors(
+    pictures: Tensor, teacher: Teacher, tell: Callable[[int, int], None]
+) -> Tensor:
     """Return the teacher's unit vectors of faces with a rim, N×256."""
     parts = []
     for start in range(0, len(pictures), 64):
@@ -230,7 +241,9 @@ class Batch:
     poor: int
 
 
-def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Generator, blocks: bool) -> Batch:
+def make_batch(
+    data: Material, teacher: Teacher, size: int, generator: torch.Generator, blocks: bool
+) -> Batch:
     """Draw `size` clean faces, each with its mirror image; and poor and empty pictures, but not for `blocks`."""
     others = 0 if blocks else 2 * POOR * size
     rows = draw_rows(data, size + others, generator)
@@ -251,7 +264,9 @@ def make_batch(data: Material, teacher: Teacher, size: int, generator: torch.Gen
     person[:mixed] = -1
     return Batch(
         pictures=torch.cat((shown, poor, empty)),
-        targets=torch.cat((of_clean, of_clean, data.vectors[rows[size:]], empty.new_zeros(len(empty), LENGTH))),
+        targets=torch.cat(
+            (of_clean, of_clean, data.vectors[rows[size:]], empty.new_zeros(len(empty), LENGTH))
+        ),
         maps=maps,
         person=torch.cat((person[:size], person, person.new_full((len(empty),), -1))),
         clean=len(shown),
@@ -310,7 +325,9 @@ def make_poor(faces: Tensor, generator: torch.Generator) -> Tensor:
         parts.append(enlarge(shrink(part, side), SIDE))
     rest = faces[plain:]
     far = len(rest) * 3 // 4
-    seeds = torch.randint(0, 2**31, (len(rest),), generator=generator, device=generator.device).tolist()
+    seeds = torch.randint(
+        0, 2**31, (len(rest),), generator=generator, device=generator.device
+    ).tolist()
     parts += [FAR(rest[:far], seeds[:far]), CLOSE(rest[far:], seeds[far:])]
     return torch.cat(parts)
 
@@ -352,7 +369,9 @@ def make_loss(
     return loss
 
 
-def _by_block(scales: Scales, own: Sequence[Tensor], wanted: Sequence[Tensor], vectors: Tensor) -> Terms:
+def _by_block(
+    scales: Scales, own: Sequence[Tensor], wanted: Sequence[Tensor], vectors: Tensor
+) -> Terms:
     """Return each block's error as a share of what the block changes; terms are the means of the three stages."""
     shares = []
     for made, values, change in zip(own, wanted, scales.changes, strict=True):
@@ -376,7 +395,12 @@ def _whole(data: Material, batch: Batch, vectors: Tensor, error: Tensor, hints: 
         "hints": hints,
         "people": F.cross_entropy(SHARPNESS * cosines, batch.person[known]),
     }
-    total = 2 * error[:faces].mean() + NOTHING * terms["nothing"] + HINTS * hints + PEOPLE * terms["people"]
+    total = (
+        2 * error[:faces].mean()
+        + NOTHING * terms["nothing"]
+        + HINTS * hints
+        + PEOPLE * terms["people"]
+    )
     return {"loss": total, **terms}
 
 
@@ -424,8 +448,15 @@ def train_embedder(
         prefix = "embedder."
         kept = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         save_embedder(kept, out / "embedder.safetensors")
-        draw_run(out, ("early", "middle", "late", "vectors") if blocks else ("clean", "poor", "hints"))
+        draw_run(
+            out, ("early", "middle", "late", "vectors") if blocks else ("clean", "poor", "hints")
+        )
 
-    settings = {"batch": batch, "faces": len(data.pictures), "teacher": float(data.centres.sum()), "blocks": blocks}
+    settings = {
+        "batch": batch,
+        "faces": len(data.pictures),
+        "teacher": float(data.centres.sum()),
+        "blocks": blocks,
+    }
     loss = make_loss(data, teacher, batch, blocks)
     return train(trainee, loss, out, plan, teacher.device, save, report, settings)

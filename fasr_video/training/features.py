@@ -12,18 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from fasr_video.datasets.faces import Faces, views
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, require_embedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.training.combiner import CombinerFeatures
 
+# Faces that are made safe together: a call that was stopped goes on from the last part.
 PART = 2048
-"""Faces that are made safe together: a call that was stopped goes on from the last part."""
 BATCH = 256
 Arrays = dict[str, NDArray[np.generic]]
 
 
-def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, report: Callable[[int], None]) -> None:
+def make_features(
+    faces: Faces, embedder: Embedder, lr_side: int, out: Path, report: Callable[[int], None]
+) -> None:
     """Write `out` (.npz): path, identity, hr and lr (N×length, float16), and whose features they are."""
     question = f"{embedder.sha256} {lr_side} {len(faces)} {' '.join(faces.paths)}"
     parts = out.with_name(f".{out.name}-{hashlib.sha256(question.encode()).hexdigest()[:12]}")
@@ -38,17 +40,24 @@ def make_features(faces: Faces, embedder: Embedder, lr_side: int, out: Path, rep
         report(min(start + PART, len(faces)))
     both = {name: np.concatenate([part[name] for part in made]) for name in ("hr", "lr")}
     whose = {"embedder": np.array(embedder.name), "embedder_sha256": np.array(embedder.sha256)}
-    write_arrays(out, {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **whose})
+    write_arrays(
+        out,
+        {"path": np.array(faces.paths), "identity": np.array(faces.identities), **both, **whose},
+    )
     shutil.rmtree(parts)
 
 
-def _embed(faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: Callable[[int], None]) -> Arrays:
+def _embed(
+    faces: Faces, rows: slice, embedder: Embedder, lr_side: int, report: Callable[[int], None]
+) -> Arrays:
     high, low = [], []
     pictures = faces.pictures[rows]
     for start in range(0, len(pictures), BATCH):
         x = views(pictures[start : start + BATCH], 128, False, torch.Generator())
         # Many CPUs that have bfloat16 compute slower in it.
-        with torch.autocast(embedder.device.type, torch.bfloat16, enabled=embedder.device.type != "cpu"):
+        with torch.autocast(
+            embedder.device.type, torch.bfloat16, enabled=embedder.device.type != "cpu"
+        ):
             high.append(embedder.embed(x)[0].half().numpy())
             low.append(embedder.embed(enlarge(shrink(x, lr_side), 128))[0].half().numpy())
         report(rows.start + start + len(x))
@@ -67,4 +76,4 @@ def write_arrays(file: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         with path.open("wb") as stream:
             np.savez(stream, allow_pickle=False, **arrays)
 
-    write_whole(file, write)
+    atomic_write(file, write)

@@ -76,11 +76,7 @@ def make_loss(data: Material, recipe: mean_training.Recipe, mean: PosteriorMean)
 
 
 def run(
-    job: Job,
-    out: Path,
-    plan: Plan,
-    device: torch.device,
-    report: Callable[[Progress], None],
+    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
     """Train in folder `out`; leaves flow.safetensors, its manifest, log and curves. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)

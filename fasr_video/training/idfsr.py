@@ -19,15 +19,30 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fasr_video.checkpoint import load_state
-from fasr_video.datasets.faces import Faces, csv_rows_of, cut, draw_moves, read_faces, rows_of, views
+from fasr_video.datasets.faces import (
+    Faces,
+    csv_rows_of,
+    cut,
+    draw_moves,
+    read_faces,
+    rows_of,
+    views,
+)
 from fasr_video.errors import InputError, ModelError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.recognition.landmarks import usable
 from fasr_video.recognition.network import EmbedderNet
 from fasr_video.sr import samplers, sampling, sde
-from fasr_video.sr.idfsr import SIDE, SIDES, FaceCondition, IdentityDenoiser, assemble, identity_denoiser
+from fasr_video.sr.idfsr import (
+    SIDE,
+    SIDES,
+    FaceCondition,
+    IdentityDenoiser,
+    assemble,
+    identity_denoiser,
+)
 from fasr_video.sr.networks.idfsr import SIZES, IdfsrNet
 from fasr_video.sr.surveillance import Surveillance
 from fasr_video.sr.weights import is_own, load_own, save_idfsr
@@ -38,11 +53,13 @@ from fasr_video.training.manifest import describe, write_manifest
 from fasr_video.training.sr import merged_features, poor, unlike
 
 COLUMNS = tuple(
-    f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right") for axis in "xy"
+    f"{point}_{axis}"
+    for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+    for axis in "xy"
 )
 MIRRORED = [1, 0, 2, 4, 3]
+# N×3×128×128 in [0, 1] → N×512.
 Embed = Callable[[Tensor], Tensor]
-"""N×3×128×128 in [0, 1] → N×512."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +75,7 @@ class Recipe:
     """Share of faces without references."""
     merged: float = 0.5
     """Share of faces that get the mean feature of the person's other photos in place of the reference's alone."""
-    marks_noise: float = 3.0
+    landmark_noise: float = 3.0
     """Deviation in pixels, of 128: the builtin detector's on faces of 16 px is 2.8, on those of 8 px 4.1."""
     identity: float = 0.0
     """Weight of looking like the person, as in `training/sr.py`."""
@@ -70,7 +87,7 @@ class Material:
 
     pictures: Tensor
     """N×3×S×S uint8."""
-    marks: Tensor
+    landmarks: Tensor
     """N×5×2 in their pixels."""
     own: Tensor
     """N×512: the feature of each."""
@@ -84,7 +101,9 @@ class Material:
     """The embedder that made the features, for the identity term."""
 
     def on(self, device: torch.device, judge: EmbedderNet | None) -> Material:
-        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "judge"}
+        tensors = {
+            f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "judge"
+        }
         return Material(**tensors, judge=judge)
 
     def partners(self, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -95,7 +114,7 @@ class Material:
         return first + (rows - first + step) % count
 
 
-def read_marks(file: Path, faces: Faces) -> Tensor:
+def read_landmarks(file: Path, faces: Faces) -> Tensor:
     """N×5×2: the landmarks of each face from a CSV file, found by its column `path`; NaN where `found` is 0."""
     values = []
     for row in csv_rows_of(file, faces, COLUMNS):
@@ -107,13 +126,17 @@ def read_marks(file: Path, faces: Faces) -> Tensor:
     return torch.tensor(values).reshape(-1, 5, 2)
 
 
-def material(faces: Faces, marks: Tensor, features: Tensor) -> Material:
+def material(faces: Faces, landmarks: Tensor, features: Tensor) -> Material:
     """The faces that can be used: with usable landmarks, and another such photo of the same person."""
-    good = usable(marks, faces.pictures.shape[-1]).tolist()
+    good = usable(landmarks, faces.pictures.shape[-1]).tolist()
     groups = [[i for i in group if good[i]] for group in faces.people.values()]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
-        raise UsageError("faces", "nobody has two photos with usable landmarks", "give more photos of each person")
+        raise UsageError(
+            "faces",
+            "nobody has two photos with usable landmarks",
+            "give more photos of each person",
+        )
     rows = torch.tensor([i for group in groups for i in group])
     count = torch.tensor([len(group) for group in groups])
     own = features[rows]
@@ -121,7 +144,7 @@ def material(faces: Faces, marks: Tensor, features: Tensor) -> Material:
     people = [list(range(f, f + n)) for f, n in zip(first.tolist(), count.tolist(), strict=True)]
     merged = merged_features(own, people, merging.mean)
     first, count = (value.repeat_interleave(count) for value in (first, count))
-    return Material(faces.pictures[rows], marks[rows], own, merged, first, count)
+    return Material(faces.pictures[rows], landmarks[rows], own, merged, first, count)
 
 
 def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
@@ -129,7 +152,9 @@ def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
 
     def loss(model: nn.Module, generator: torch.Generator) -> Mapping[str, Tensor]:
         denoiser: IdentityDenoiser = model.module if hasattr(model, "module") else model  # type: ignore[assignment]
-        rows = torch.randint(0, len(data.pictures), (recipe.batch,), generator=generator, device=device)
+        rows = torch.randint(
+            0, len(data.pictures), (recipe.batch,), generator=generator, device=device
+        )
         clean, condition = shown(data, rows, recipe, side, embed, generator)
         sigma = denoiser.levels(torch.rand(recipe.batch, generator=generator, device=device))
         noise = torch.randn(clean.shape, generator=generator, device=device)
@@ -150,34 +175,49 @@ def make_loss(data: Material, recipe: Recipe, side: int, embed: Embed) -> Loss:
 
 
 def shown(
-    data: Material, rows: Tensor, recipe: Recipe, side: int, embed: Embed, generator: torch.Generator
+    data: Material,
+    rows: Tensor,
+    recipe: Recipe,
+    side: int,
+    embed: Embed,
+    generator: torch.Generator,
 ) -> tuple[Tensor, FaceCondition]:
     """The faces of these rows, and what the network is told of them."""
     partners = data.partners(rows, generator)
     rim = data.pictures.shape[-1] - side
     moves, mirrored = draw_moves(len(rows), rim, generator)
     other_moves, _ = draw_moves(len(rows), rim, generator)
-    clean, marks = _view(data, rows, side, moves, mirrored)
+    clean, landmarks = _view(data, rows, side, moves, mirrored)
     # A mole stays on its cheek: the reference is mirrored with its face.
-    reference, reference_marks = _view(data, partners, side, other_moves, mirrored)
+    reference, reference_landmarks = _view(data, partners, side, other_moves, mirrored)
     ranges = Surveillance(side=(min(recipe.sides), max(recipe.sides)))
     lr = poor(clean, recipe.sides, recipe.surveillance, ranges, generator)
-    seen = marks + recipe.marks_noise * torch.randn(marks.shape, generator=generator, device=marks.device)
+    seen = landmarks + recipe.landmark_noise * torch.randn(
+        landmarks.shape, generator=generator, device=landmarks.device
+    )
     use_merged = torch.rand(len(rows), 1, generator=generator, device=rows.device) < recipe.merged
     feature = torch.where(use_merged, data.merged[rows], data.own[partners])
     alone = torch.rand(len(rows), generator=generator, device=rows.device) < recipe.alone
     if bool(alone.any()):
         reference = torch.where(sde.per_item(alone, lr), lr, reference)
-        reference_marks = torch.where(alone[:, None, None], seen, reference_marks)
+        reference_landmarks = torch.where(alone[:, None, None], seen, reference_landmarks)
         feature[alone] = embed(lr[alone]).to(feature)
-    return clean, assemble(lr, seen, reference, reference_marks, feature)
+    return clean, assemble(lr, seen, reference, reference_landmarks, feature)
 
 
-def _view(data: Material, rows: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+def _view(
+    data: Material, rows: Tensor, side: int, moves: Tensor, mirrored: Tensor
+) -> tuple[Tensor, Tensor]:
     """The faces, moved and mirrored, and where their landmarks are then."""
-    marks = data.marks[rows] - moves.flip(0).permute(1, 2, 0)  # moves are rows, columns; landmarks x, y
-    flipped = marks[:, MIRRORED] * marks.new_tensor([-1.0, 1.0]) + marks.new_tensor([side - 1.0, 0.0])
-    return cut(data.pictures[rows], side, moves, mirrored), torch.where(mirrored[..., None], flipped, marks)
+    landmarks = data.landmarks[rows] - moves.flip(0).permute(
+        1, 2, 0
+    )  # moves are rows, columns; landmarks x, y
+    flipped = landmarks[:, MIRRORED] * landmarks.new_tensor([-1.0, 1.0]) + landmarks.new_tensor(
+        [side - 1.0, 0.0]
+    )
+    return cut(data.pictures[rows], side, moves, mirrored), torch.where(
+        mirrored[..., None], flipped, landmarks
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +240,26 @@ class Job:
     """Weights that a new run begins with."""
 
 
-def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]) -> int:
+def run(
+    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
+) -> int:
     """Train in folder `out`; leaves idfsr.safetensors, its manifest, log, curves and samples. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     embedder = embedder_of(job.features, job.embedder, device)
-    data = material(job.faces, read_marks(job.landmarks, job.faces), rows_of(job.features, job.faces, ("hr",))["hr"])
+    data = material(
+        job.faces,
+        read_landmarks(job.landmarks, job.faces),
+        rows_of(job.features, job.faces, ("hr",))["hr"],
+    )
     data = data.on(device, embedder.net if job.recipe.identity else None)
     denoiser = identity_denoiser(IdfsrNet(SIZES[job.size]))
     if job.begin is not None:
         begin_with(denoiser.network, job.begin)
-    denoiser.embedder, denoiser.band = embedder.sha256, (min(job.recipe.sides), max(job.recipe.sides))
+    denoiser.embedder, denoiser.band = (
+        embedder.sha256,
+        (min(job.recipe.sides), max(job.recipe.sides)),
+    )
     embed = _embedding(embedder)
     sheets = None if job.shown is None else Sheets(job.shown, job.landmarks, embed, out)
     files = {"features": job.features, "landmarks": job.landmarks, "begun with": job.begin}
@@ -228,7 +277,10 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
         if sheets is not None:
             sheets.draw(learned)
 
-    settings = {name: about[name] for name in ("features", "landmarks", "embedder", "faces", "begun with", "size")}
+    settings = {
+        name: about[name]
+        for name in ("features", "landmarks", "embedder", "faces", "begun with", "size")
+    }
     settings |= {"recipe": job.recipe}
     loss = make_loss(data, job.recipe, denoiser.side, embed)
     return train(denoiser, loss, out, plan, device, save, report, settings)
@@ -241,7 +293,11 @@ def begin_with(network: IdfsrNet, file: Path) -> None:
         return
     state = {_name_here(name): value for name, value in load_own(file).network.state_dict().items()}
     own = network.state_dict()
-    common = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    common = {
+        name: value
+        for name, value in state.items()
+        if name in own and own[name].shape == value.shape
+    }
     if "enter.weight" not in common:
         remedy = "give weights of `train idfsr` or, for the compact size, of a compact `train sr`"
         raise ModelError(file, "nothing in it fits this network", remedy)
@@ -263,28 +319,36 @@ def _embedding(embedder: Embedder) -> Embed:
 class Sheets:
     """A few people drawn at each checkpoint, with what the network is told and the truth: whether the loss means it."""
 
-    def __init__(self, source: Path, landmarks: Path, embed: Embed, out: Path, count: int = 8) -> None:
+    def __init__(
+        self, source: Path, landmarks: Path, embed: Embed, out: Path, count: int = 8
+    ) -> None:
         everybody, _ = read_faces([source])
         groups = [group for group in everybody.people.values() if len(group) > 1][:count]
         chosen = [i for group in groups for i in group]
         faces = Faces(everybody.pictures[chosen], tuple(everybody.paths[i] for i in chosen))
         generator = torch.Generator().manual_seed(0)
         features = embed(views(faces.pictures, SIDE, False, generator))
-        data = material(faces, read_marks(landmarks, faces), features)
+        data = material(faces, read_landmarks(landmarks, faces), features)
         rows = torch.tensor(sorted(set(data.first.tolist())))
-        recipe = Recipe(alone=0.0, marks_noise=0.0)
+        recipe = Recipe(alone=0.0, landmark_noise=0.0)
         self._clean, self._told = shown(data, rows, recipe, SIDE, embed, generator)
         self._out = out
 
     def draw(self, denoiser: IdentityDenoiser) -> None:
         device = next(denoiser.parameters()).device
         told = self._told
-        condition = FaceCondition(*(v.to(device) for v in (told.lr, told.feature, told.mask, told.reference)))
+        condition = FaceCondition(
+            *(v.to(device) for v in (told.lr, told.feature, told.mask, told.reference))
+        )
         noise = samplers.generators(range(len(told.lr)))
         drawn = sampling.draw(denoiser, condition, sampling.parse(denoiser.sampler), noise).cpu()
         masked = told.lr * (1 - told.mask) + 0.5 * told.mask
         rows = torch.cat(
-            [torch.cat(list(row), dim=2) for row in (told.lr, masked, told.reference, drawn, self._clean)], dim=1
+            [
+                torch.cat(list(row), dim=2)
+                for row in (told.lr, masked, told.reference, drawn, self._clean)
+            ],
+            dim=1,
         )
         image = Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
-        write_whole(self._out / "samples.png", lambda path: image.save(path, "PNG"))
+        atomic_write(self._out / "samples.png", lambda path: image.save(path, "PNG"))

@@ -24,13 +24,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fasr_video.checkpoint import find_device, read_torch
 from fasr_video.errors import FasrError, InputError, UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.training.muon import MATRICES, Muon
 
+# One batch's terms by name; the one named `loss` is minimised, the others are logged.
 Loss = Callable[[nn.Module, torch.Generator], Mapping[str, Tensor]]
-"""One batch's terms by name; the one named `loss` is minimised, the others are logged."""
+# Given the EMA weights and the step, at each checkpoint.
 Save = Callable[[Mapping[str, Tensor], int], None]
-"""Given the EMA weights and the step, at each checkpoint."""
 
 
 STATE = "state.pt"  # the checkpoint of a run, in its folder
@@ -131,8 +131,10 @@ def train(
     model = DistributedDataParallel(net) if torch.distributed.is_initialized() else net
     net.train()
     began = saved = reported = time.monotonic()
-    with _told_to_stop() as told:
-        while run.step < plan.steps and not _agreed(told.is_set() or time.monotonic() - began > plan.seconds, device):
+    with _stop_signal() as told:
+        while run.step < plan.steps and not _agreed(
+            told.is_set() or time.monotonic() - began > plan.seconds, device
+        ):
             _one_step(run, model, loss, plan, device, rank)
             now = time.monotonic()
             if run.step % plan.log_every == 0 or run.step == plan.steps:
@@ -153,7 +155,9 @@ def train(
     return run.step
 
 
-def _one_step(run: Run, model: nn.Module, loss: Loss, plan: Plan, device: torch.device, rank: int) -> None:
+def _one_step(
+    run: Run, model: nn.Module, loss: Loss, plan: Plan, device: torch.device, rank: int
+) -> None:
     number = (plan.seed * 1_000_003 + run.step) * 1_009 + rank
     torch.manual_seed(number)  # dropout's
     for group in run.optimizer.param_groups:
@@ -184,7 +188,9 @@ def _check_numbers(run: Run) -> None:
     bad = [name for name, value in run.sums.items() if not bool(value.isfinite())]
     if bad:
         reason = f"{' and '.join(bad)} became infinite or NaN before step {run.step}"
-        raise FasrError("training", reason, "begin again with a lower --lr; the last checkpoint is whole")
+        raise FasrError(
+            "training", reason, "begin again with a lower --lr; the last checkpoint is whole"
+        )
 
 
 def rate(step: int, plan: Plan) -> float:
@@ -192,7 +198,9 @@ def rate(step: int, plan: Plan) -> float:
     warm = min(1.0, (step + 1) / max(1, plan.warmup))
     if plan.constant:
         return warm * max(plan.floor, min(1.0, (plan.steps - step) / (FALL * plan.steps)))
-    return warm * (plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps))))
+    return warm * (
+        plan.floor + (1 - plan.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / plan.steps)))
+    )
 
 
 def _optimizer(net: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -239,7 +247,7 @@ def _agreed(stop: bool, device: torch.device) -> bool:
 
 
 @contextmanager
-def _told_to_stop() -> Iterator[threading.Event]:
+def _stop_signal() -> Iterator[threading.Event]:
     """An event that Ctrl-C and a friendly kill set: the step is finished and a checkpoint written first."""
     told = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -266,7 +274,7 @@ def _checkpoint(out: Path, run: Run, save: Save) -> None:
         "settings": run.settings,
         "step": run.step,
     }
-    write_whole(out / STATE, lambda path: torch.save(state, path))
+    atomic_write(out / STATE, lambda path: torch.save(state, path))
     save(run.ema.values, run.step)
 
 
@@ -293,9 +301,15 @@ def read_checkpoint(file: Path, parts: set[str], asked: Mapping[str, object]) ->
         raise InputError(file, "not a checkpoint of this trainer", "use an empty folder")
     begun = state["settings"]
     keys = sorted(begun.keys() | asked.keys())
-    other = [f"{k} {begun.get(k)}, not {asked.get(k)}" for k in keys if begun.get(k) != asked.get(k)]
+    other = [
+        f"{k} {begun.get(k)}, not {asked.get(k)}" for k in keys if begun.get(k) != asked.get(k)
+    ]
     if other:
-        raise UsageError(file, f"its run was begun with {', '.join(other)}", "ask for the same, or use an empty folder")
+        raise UsageError(
+            file,
+            f"its run was begun with {', '.join(other)}",
+            "ask for the same, or use an empty folder",
+        )
     return state
 
 
@@ -314,5 +328,9 @@ def _cut_log(file: Path, step: int) -> None:
     if not file.exists():
         return
     head, *lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [x for x in lines if x.endswith("\n") and x.count(",") == head.count(",") and int(x.split(",")[0]) <= step]
-    write_whole(file, lambda path: path.write_text("".join((head, *kept)), encoding="utf-8"))
+    kept = [
+        x
+        for x in lines
+        if x.endswith("\n") and x.count(",") == head.count(",") and int(x.split(",")[0]) <= step
+    ]
+    atomic_write(file, lambda path: path.write_text("".join((head, *kept)), encoding="utf-8"))

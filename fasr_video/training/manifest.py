@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video import __version__
-from fasr_video.files import sha256_file, write_whole
+from fasr_video.files import atomic_write_text, sha256_file
 from fasr_video.training.loop import Plan
 
 LICENCE = "follows the faces and labels it was trained on: name them, and their terms, beside these weights"
-Facts = Mapping[str, object]
+Provenance = Mapping[str, object]
 
 
-def describe(faces: int, people: int, files: Mapping[str, Path | None], recipe: Any, plan: Plan) -> dict[str, object]:
+def describe(
+    faces: int, people: int, files: Mapping[str, Path | None], recipe: Any, plan: Plan
+) -> dict[str, object]:
     """Return what a run depends on; `files` by what they are, each named by its SHA-256."""
     hashes = {name: "" if file is None else sha256_file(file) for name, file in files.items()}
     return {
@@ -30,8 +32,8 @@ def describe(faces: int, people: int, files: Mapping[str, Path | None], recipe: 
     }
 
 
-def write_manifest(weights: Path, step: int, facts: Facts) -> None:
+def write_manifest(weights: Path, step: int, provenance: Provenance) -> None:
     """Write manifest.json beside a file of weights."""
-    content = {"file": weights.name, "sha256": sha256_file(weights), "step": step, **facts}
+    content = {"file": weights.name, "sha256": sha256_file(weights), "step": step, **provenance}
     text = json.dumps(content, indent=2)
-    write_whole(weights.with_name("manifest.json"), lambda path: path.write_text(text, encoding="utf-8"))
+    atomic_write_text(weights.with_name("manifest.json"), text)

@@ -30,7 +30,11 @@ from fasr_video.training.sr import Material, load_material
 
 PARTS = 8  # of a batch: each has an LR size of its own
 MOVE = 1  # px, how far a face is moved at most: alignment is never exact
-SHIFT, SCALE, TURN = 4.0, 0.05, 4.0  # px, share and degrees: what landmarks are wrong by in footage, at most
+SHIFT, SCALE, TURN = (
+    4.0,
+    0.05,
+    4.0,
+)  # px, share and degrees: what landmarks are wrong by in footage, at most
 LEAST_ERROR = 1e-4  # of bicubic, that an error is divided by: at 64 px there is next to none
 FITTED = 16_000  # faces that the linear maps are made of,
 FITTED_TOGETHER = 250  # so many at a time
@@ -72,10 +76,7 @@ def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
         error = squared_error(out.float(), batch.clean)
         share = error / squared_error(batch.lr, batch.clean).clamp_min(LEAST_ERROR)
         at_16 = batch.side == 16
-        return {
-            "loss": share.mean(),
-            "at_16": (share * at_16).sum() / at_16.sum().clamp_min(1),
-        }
+        return {"loss": share.mean(), "at_16": (share * at_16).sum() / at_16.sum().clamp_min(1)}
 
     return loss
 
@@ -202,11 +203,7 @@ class Job:
 
 
 def run(
-    job: Job,
-    out: Path,
-    plan: Plan,
-    device: torch.device,
-    report: Callable[[Progress], None],
+    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
 ) -> int:
     """Train in folder `out`; leaves mean.safetensors, its manifest, log and curves. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
@@ -229,7 +226,9 @@ def run(
         learned.load_state_dict(state)
         file = out / "mean.safetensors"
         save_mean(learned.eval(), file)
-        gains: dict[str, object] = {} if job.held_out is None else _gains(learned.cpu(), job.held_out)
+        gains: dict[str, object] = (
+            {} if job.held_out is None else _gains(learned.cpu(), job.held_out)
+        )
         write_manifest(file, step, gains | about)
         draw_run(out, ("loss", "at_16"))
 

@@ -39,7 +39,9 @@ class Muon(torch.optim.AdamW):
         momentum = state["momentum"].lerp_(grad, 1 - MOMENTUM)
         way = grad.lerp(momentum, MOMENTUM).reshape(len(p), -1)
         p.mul_(1 - group["lr"] * group["weight_decay"])
-        p.add_(orthogonal(way).reshape(p.shape).to(p), alpha=-group["lr"] * 0.2 * max(way.shape) ** 0.5)
+        p.add_(
+            orthogonal(way).reshape(p.shape).to(p), alpha=-group["lr"] * 0.2 * max(way.shape) ** 0.5
+        )
 
 
 def orthogonal(x: Tensor) -> Tensor:

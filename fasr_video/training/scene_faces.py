@@ -13,12 +13,12 @@ from torch import Tensor
 from fasr_video.training.detector_data import Faces, Points, Scene, read_scenes
 
 SIDE, RIM = 128, 8
+# Left eye, right eye and the middle of the mouth, in a picture with a rim.
 CANONICAL = np.array([[0.335, 0.483], [0.650, 0.478], [0.500, 0.815]]) * SIDE + RIM
-"""Left eye, right eye and the middle of the mouth, in a picture with a rim."""
+# px: smaller faces say too little of who it is.
 LEAST = 26.0
-"""px: smaller faces say too little of who it is."""
+# Parts that are tried to be cut out of a scene without faces, and beside the faces of others.
 OF_EMPTY, OF_OTHERS = 12, 3
-"""Parts that are tried to be cut out of a scene without faces, and beside the faces of others."""
 TRIES = 8
 
 
@@ -28,7 +28,9 @@ def cut_scenes(folder: Path, seed: int = 0) -> tuple[Tensor, Tensor]:
     faces: list[NDArray[np.uint8]] = []
     empty: list[NDArray[np.uint8]] = []
     for scene in read_scenes(folder, "train"):
-        large = (scene.faces.boxes[:, 2:] - scene.faces.boxes[:, :2]).min(1, initial=np.inf) >= LEAST
+        large = (scene.faces.boxes[:, 2:] - scene.faces.boxes[:, :2]).min(
+            1, initial=np.inf
+        ) >= LEAST
         for landmarks in scene.faces.landmarks[scene.faces.sure & large]:
             faces.append(_aligned(scene.picture, landmarks))
         for _ in range(OF_OTHERS if len(scene.faces) else OF_EMPTY):

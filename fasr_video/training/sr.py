@@ -22,7 +22,7 @@ from torch.nn import functional
 from fasr_video.checkpoint import load_state
 from fasr_video.datasets.faces import Faces, read_faces, rows_of, views
 from fasr_video.errors import UsageError
-from fasr_video.files import write_whole
+from fasr_video.files import atomic_write
 from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import require_embedder
 from fasr_video.recognition.network import EmbedderNet
@@ -85,7 +85,9 @@ def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
         out = model(clean + sde.per_item(sigma, clean) * noise, sigma, condition)
         error = (out.float() - clean).square().flatten(1).mean(1)
         # With an SDE of the papers, std² |s − target|² (SDE eq. 7), which is |D − clean|² / sigma².
-        weighted = error * (denoiser.weight(sigma, condition) if recipe.noise == "edm" else sigma**-2)
+        weighted = error * (
+            denoiser.weight(sigma, condition) if recipe.noise == "edm" else sigma**-2
+        )
         low, high = sigma < 0.05, sigma > 0.3
         terms = {
             "loss": weighted.mean(),
@@ -100,16 +102,26 @@ def make_loss(data: Material, recipe: Recipe, side: int) -> Loss:
     return loss
 
 
-def batch_of(data: Material, recipe: Recipe, side: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Condition]:
+def batch_of(
+    data: Material, recipe: Recipe, side: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Condition]:
     """Faces, moved and mirrored: their rows, they themselves, and what is told of them."""
-    rows = torch.randint(0, len(data.pictures), (recipe.batch,), generator=generator, device=data.pictures.device)
+    rows = torch.randint(
+        0, len(data.pictures), (recipe.batch,), generator=generator, device=data.pictures.device
+    )
     clean = views(data.pictures[rows], side, True, generator)
-    return rows, clean, Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator))
+    return (
+        rows,
+        clean,
+        Condition(_low(clean, recipe, generator), _features(data, rows, recipe, generator)),
+    )
 
 
 def unlike(judge: EmbedderNet, out: Tensor, own: Tensor, sigma: Tensor) -> Tensor:
     """1 − the cosine between the features of D and of the clean face, over the noisier half of a batch."""
-    noisiest = sigma.topk(len(sigma) // 2).indices  # with little noise any face looks like its person
+    noisiest = sigma.topk(
+        len(sigma) // 2
+    ).indices  # with little noise any face looks like its person
     looks = judge(out[noisiest].contiguous(memory_format=torch.channels_last)).float()
     return 1 - functional.cosine_similarity(looks, own[noisiest]).mean()
 
@@ -121,7 +133,9 @@ def levels(recipe: Recipe, denoiser: Denoiser, known: Tensor, generator: torch.G
         mean, spread = recipe.log_sigma
         unknown = math.log(ResidualDenoiser.WITHOUT_LR / ResidualDenoiser.WITH_LR)
         centre = mean + unknown * ~known
-        sigma = (centre + spread * torch.randn(n, generator=generator, device=generator.device)).exp()
+        sigma = (
+            centre + spread * torch.randn(n, generator=generator, device=generator.device)
+        ).exp()
         return sigma.clamp(denoiser.sigma_min, denoiser.sigma_max)
     process = SDES[recipe.noise]
     t = 1e-5 + (1 - 1e-5) * torch.rand(n, generator=generator, device=generator.device)
@@ -137,16 +151,27 @@ def _low(clean: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
 
 
 def poor(
-    clean: Tensor, sides: Sequence[int], share: float, surveillance: Surveillance, generator: torch.Generator
+    clean: Tensor,
+    sides: Sequence[int],
+    share: float,
+    surveillance: Surveillance,
+    generator: torch.Generator,
 ) -> Tensor:
     """LR twins at full size: by the papers' degradation, or, for that share of batches, by what cameras do."""
     chance = torch.rand((), generator=generator, device=generator.device)
     if chance < share:
-        seeds = torch.randint(0, 2**62, (len(clean),), generator=generator, device=generator.device).tolist()
+        seeds = torch.randint(
+            0, 2**62, (len(clean),), generator=generator, device=generator.device
+        ).tolist()
         return surveillance(clean, seeds)
     # One size for each quarter of the batch, since faces of one size go through together.
-    picks = torch.randint(0, len(sides), (4,), generator=generator, device=generator.device).tolist()
-    parts = [enlarge(shrink(part, sides[k]), clean.shape[-1]) for part, k in zip(clean.chunk(4), picks, strict=False)]
+    picks = torch.randint(
+        0, len(sides), (4,), generator=generator, device=generator.device
+    ).tolist()
+    parts = [
+        enlarge(shrink(part, sides[k]), clean.shape[-1])
+        for part, k in zip(clean.chunk(4), picks, strict=False)
+    ]
     return torch.cat(parts)
 
 
@@ -176,7 +201,9 @@ class Job:
     """Weights of the embedder that made the features, for the identity term; None for the one in the box."""
 
 
-def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]) -> int:
+def run(
+    job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[[Progress], None]
+) -> int:
     """Train in folder `out`; leaves sr.safetensors, its manifest, log, curves and sample sheets. Returns the step."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
@@ -204,7 +231,16 @@ def run(job: Job, out: Path, plan: Plan, device: torch.device, report: Callable[
 
     settings = {name: about[name] for name in ("features", "faces", "begun with")}
     settings |= {"recipe": job.recipe, "network": job.network}
-    return train(denoiser, make_loss(data, job.recipe, denoiser.side), out, plan, device, save, report, settings)
+    return train(
+        denoiser,
+        make_loss(data, job.recipe, denoiser.side),
+        out,
+        plan,
+        device,
+        save,
+        report,
+        settings,
+    )
 
 
 def band(recipe: Recipe) -> tuple[int, int]:
@@ -231,7 +267,9 @@ def load_combiner(file: Path, source: merging.Source) -> merging.FeatureCombiner
     return combiner
 
 
-def merged_features(features: Tensor, people: Iterable[list[int]], merge: Callable[[Tensor], Tensor]) -> Tensor:
+def merged_features(
+    features: Tensor, people: Iterable[list[int]], merge: Callable[[Tensor], Tensor]
+) -> Tensor:
     """For each face, what the person's other faces tell together; zeros where there are none."""
     merged = torch.zeros_like(features)
     for group in people:
@@ -248,7 +286,9 @@ def _compact(feature_length: int) -> Denoiser:
 
 def _ncsnpp(feature_length: int) -> Denoiser:
     if feature_length % 4:
-        raise UsageError("features", f"length {feature_length}", "NCSN++ takes a length that is a multiple of 4")
+        raise UsageError(
+            "features", f"length {feature_length}", "NCSN++ takes a length that is a multiple of 4"
+        )
     return ScoreDenoiser(NCSNpp(width=feature_length // 4, feature=True), 0.001, 348.0)
 
 
@@ -271,6 +311,8 @@ class Sheets:
         lr = self._lr.to(next(denoiser.parameters()).device)
         noise = samplers.generators(range(len(lr)))
         drawn = sampling.draw(denoiser, Condition(lr, denoiser.no_feature(lr)), HOW, noise).cpu()
-        rows = torch.cat([torch.cat(list(row), dim=2) for row in (self._lr, drawn, self._clean)], dim=1)
+        rows = torch.cat(
+            [torch.cat(list(row), dim=2) for row in (self._lr, drawn, self._clean)], dim=1
+        )
         image = Image.fromarray((rows.permute(1, 2, 0).clamp(0, 1) * 255).byte().numpy())
-        write_whole(self._out / "samples.png", lambda path: image.save(path, "PNG"))
+        atomic_write(self._out / "samples.png", lambda path: image.save(path, "PNG"))

@@ -17,8 +17,8 @@ from fasr_video.recognition.openvino_ir import IrNet
 
 SIDE = 128
 LENGTH = 256
+# Shapes of the maps that its blocks end with: the student's.
 MAPS = tuple((shape.outputs, shape.side, shape.side) for shape in SHAPES)
-"""Shapes of the maps that its blocks end with: the student's."""
 
 
 class Teacher:
@@ -71,7 +71,9 @@ def _maps_of(net: IrNet, xml: Path) -> tuple[str, ...]:
     with torch.no_grad():
         vectors, *maps = net(torch.zeros(1, 3, SIDE, SIDE), names)
     if vectors.shape[1] != LENGTH or tuple(tuple(m.shape[1:]) for m in maps) != MAPS:
-        raise ModelError(xml, "its layers are not the teacher's", "give face-reidentification-retail-0095.xml")
+        raise ModelError(
+            xml, "its layers are not the teacher's", "give face-reidentification-retail-0095.xml"
+        )
     return names
 
 

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import Path
 
 from fasr_video.errors import FasrError, ModelError
-from fasr_video.files import sha256_file, write_whole
-from fasr_video.sqlite import environment
+from fasr_video.files import atomic_write_text, sha256_file
+from fasr_video.sqlite import explain_errors
 
 BOX = Path(__file__).parent
 MANIFEST = "manifest.json"
@@ -60,20 +60,25 @@ def read_manifest() -> dict[str, Entry]:
     """What the box should hold, by the files' names."""
     path = BOX / MANIFEST
     try:
-        entries = [Entry(**{**row, "needs": tuple(row["needs"])}) for row in json.loads(path.read_text("utf-8"))]
+        entries = [
+            Entry(**{**row, "needs": tuple(row["needs"])})
+            for row in json.loads(path.read_text("utf-8"))
+        ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(path, f"not a whole manifest ({error})", REMEDY) from error
     return {entry.file: entry for entry in entries}
 
 
-def boxed(name: str) -> Path:
+def bundled(name: str) -> Path:
     """The path of that file of the box, which is there and is what the manifest says it is."""
     entry = read_manifest().get(name)
     if entry is None:
         raise ModelError(BOX / MANIFEST, f"it does not name {name}", REMEDY)
     found = _found(entry.path)
     if found != entry.sha256:
-        state = "it is missing" if found is None else f"it was altered, its SHA-256 is {found[:12]}…"
+        state = (
+            "it is missing" if found is None else f"it was altered, its SHA-256 is {found[:12]}…"
+        )
         raise ModelError(entry.path, f"{state}; the manifest's is {entry.sha256[:12]}…", REMEDY)
     return entry.path
 
@@ -81,22 +86,29 @@ def boxed(name: str) -> Path:
 def refresh() -> list[str]:
     """Write the manifest's hashes anew from the files; a line for each that changed."""
     entries = read_manifest()
-    unknown = {p.name for p in BOX.iterdir() if p.suffix in {".safetensors", ".json"}} - {MANIFEST, *entries}
+    unknown = {p.name for p in BOX.iterdir() if p.suffix in {".safetensors", ".json"}} - {
+        MANIFEST,
+        *entries,
+    }
     if unknown:
         reason = f"no entry for {', '.join(sorted(unknown))}"
-        raise ModelError(BOX / MANIFEST, reason, "write one beside the others, with an empty sha256")
+        raise ModelError(
+            BOX / MANIFEST, reason, "write one beside the others, with an empty sha256"
+        )
     lines, fresh = [], []
     for entry in entries.values():
         found = _found(entry.path)
         if found is None:
-            raise ModelError(entry.path, "it is missing", "put it there, or take its entry out of the manifest")
+            raise ModelError(
+                entry.path, "it is missing", "put it there, or take its entry out of the manifest"
+            )
         if found != entry.sha256:
             needed_by = ", ".join(e.file for e in entries.values() if entry.file in e.needs)
             told = f"; see that these were made with it: {needed_by}" if needed_by else ""
             lines.append(f"{entry.file}: {entry.sha256[:12]}… is now {found[:12]}…{told}")
         fresh.append(asdict(replace(entry, sha256=found)))
     text = json.dumps(fresh, indent=2, ensure_ascii=False) + "\n"
-    write_whole(BOX / MANIFEST, lambda partial: partial.write_text(text, encoding="utf-8"))
+    atomic_write_text(BOX / MANIFEST, text)
     return lines
 
 
@@ -108,7 +120,9 @@ def _found(path: Path) -> str | None:
         now = path.stat()
         return _sha256(path, now.st_size, now.st_mtime_ns)
     except OSError as error:
-        raise ModelError(path, f"cannot be read ({error.strerror})", "change its permissions") from error
+        raise ModelError(
+            path, f"cannot be read ({error.strerror})", "change its permissions"
+        ) from error
 
 
 @cache
@@ -119,7 +133,7 @@ def _sha256(path: Path, size: int, modified: int) -> str:
 
 def main() -> None:
     try:
-        with environment(BOX):
+        with explain_errors(BOX):
             lines = refresh()
     except FasrError as error:
         sys.exit(f"fasr-video: {error}")

@@ -29,14 +29,7 @@ __all__ = [
     "open_restorer",
 ]
 
-_ALL = (
-    *FAMILY,
-    IDFSR,
-    MEAN,
-    PMRF,
-    BICUBIC,
-    SPANDREL,
-)
+_ALL = (*FAMILY, IDFSR, MEAN, PMRF, BICUBIC, SPANDREL)
 METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _ALL})
 NAMES = tuple(f"{name}FILE" if name.endswith(":") else name for name in METHODS)
 
@@ -54,9 +47,15 @@ def open_restorer(method: Method, options: Options) -> Restorer:
     """Return the restorer of a method, after refusing options that it cannot follow."""
     name, supports = method.name, method.supports
     if options.sampler is not None and not supports.sampler:
-        raise UsageError(f"sampler {options.sampler}", f"method {name} does not sample", "leave --sampler out")
+        raise UsageError(
+            f"sampler {options.sampler}", f"method {name} does not sample", "leave --sampler out"
+        )
     if options.guidance is not None and not supports.attributes:
-        raise UsageError("attributes", f"method {name} cannot be drawn towards any", "leave them out, or use fasr++")
+        raise UsageError(
+            "attributes",
+            f"method {name} cannot be drawn towards any",
+            "leave them out, or use fasr++",
+        )
     if options.files.identity is not None and not supports.identity:
         raise UsageError(f"method {name}", "it takes no fitted identity", "use --method idfsr")
     if options.guidance is None and Need.ATTRIBUTES in method.needs:

@@ -6,18 +6,18 @@ from collections.abc import Callable, Sequence
 
 from fasr_video.errors import UsageError
 from fasr_video.sr.methods.bicubic import enlarged
-from fasr_video.sr.restoration import Probe, Restoration
+from fasr_video.sr.restoration import FaceInput, Restoration
 
-Draw = Callable[[Sequence[Probe], Sequence[int]], list[Restoration]]
-"""One answer a probe, by these seeds."""
+# One answer a probe, by these seeds.
+Draw = Callable[[Sequence[FaceInput], Sequence[int]], list[Restoration]]
 
 
+# Smallest and largest side of the LR faces that a network was trained on.
 Band = tuple[int, int]
-"""Smallest and largest side of the LR faces that a network was trained on."""
 
 
 def draw_within(
-    band: Band | None, probes: Sequence[Probe], seeds: Sequence[int], draw: Draw
+    band: Band | None, probes: Sequence[FaceInput], seeds: Sequence[int], draw: Draw
 ) -> list[Restoration]:
     """Draw the faces of sizes within the band; the classical picture stands for each other one.
 
@@ -32,7 +32,7 @@ def draw_within(
     return answers
 
 
-def outside(band: Band, probe: Probe) -> str | None:
+def outside(band: Band, probe: FaceInput) -> str | None:
     """Return why a face is not drawn by a network trained on these sizes; None where it is."""
     (smallest, largest), side = band, len(probe.lr0)
     if not probe.lr_known or smallest <= side <= largest:
@@ -46,7 +46,7 @@ def sizes(band: Band) -> str:
     return f"{smallest} px" if smallest == largest else f"{smallest} to {largest} px"
 
 
-def check_lr_face(name: str, probes: Sequence[Probe]) -> None:
+def check_lr_face(name: str, probes: Sequence[FaceInput]) -> None:
     """Refuse to draw from a feature alone."""
     if not all(probe.lr_known for probe in probes):
         raise UsageError("feature-only", f"method {name} needs the LR face", "use fasr++ or fasr")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.batch_size import PICTURES, batch_size_for
 from fasr_video.errors import UsageError
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
@@ -19,9 +19,9 @@ from fasr_video.sr.denoiser import PRECISIONS, Condition, Denoiser, ScoreDenoise
 from fasr_video.sr.methods.band import draw_within, outside, sizes
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
 from fasr_video.sr.methods.method import Defaults, Method, ModelFiles, Need, Options, Supports
-from fasr_video.sr.restoration import Probe, Restoration, pictures_of
+from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Models:
 
 def load_models(method: Method, files: ModelFiles, device: torch.device) -> Models:
     """Return the models that a method needs."""
-    file = files.network or boxed("sr.safetensors")
+    file = files.network or bundled("sr.safetensors")
     denoiser = checkpoints.load(file, device)
     features = load_feature_models(method, files, device, file, denoiser.embedder)
     return Models(denoiser, sha256_file(file), features)
@@ -53,50 +53,72 @@ class Diffusion:
     def __init__(self, method: Method, models: Models, options: Options) -> None:
         self.name = method.name
         self._method, self._models, self._guidance = method, models, options.guidance
-        self._sampling = sampling.parse(options.sampler or method.defaults.sampler, sampling.DENOISERS)
+        self._sampling = sampling.parse(
+            options.sampler or method.defaults.sampler, sampling.DENOISERS
+        )
         self._device = options.device
-        self._batch = at_once(PICTURES, options.device, options.batch)
+        self._batch = batch_size_for(PICTURES, options.device, options.batch)
         self._denoiser = models.denoiser.to(options.device).eval()
         self._denoiser.precision = PRECISIONS[options.precision]
-        if isinstance(self._denoiser, ScoreDenoiser):  # NCSN++ is a tenth faster so; the compact one sees to it itself
+        if isinstance(
+            self._denoiser, ScoreDenoiser
+        ):  # NCSN++ is a tenth faster so; the compact one sees to it itself
             self._denoiser.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._features = Features(method, models.features, self._denoiser.feature_length)
 
-    def facts(self) -> dict[str, object]:
-        guidance = {} if self._guidance is None else self._guidance.facts()
+    def provenance(self) -> dict[str, object]:
+        guidance = {} if self._guidance is None else self._guidance.provenance()
         return {
             "method": self.name,
             "sampler": str(self._sampling),
             "network": self._models.denoiser_sha256,
             "precision": str(self._denoiser.precision).removeprefix("torch."),
             **guidance,
-            **self._features.facts(),
+            **self._features.provenance(),
         }
 
-    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
-        if not all(p.lr_known for p in probes) and (self._method.merge is None or self._sampling.warm is not None):
-            reason = "it would draw from nothing: no feature, or a start at the LR face that is left out"
-            raise UsageError("feature-only", reason, "use fasr++ or fasr, with a sampler that begins at noise")
+    def restore_all(
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
+        if not all(p.lr_known for p in probes) and (
+            self._method.merge is None or self._sampling.warm is not None
+        ):
+            reason = (
+                "it would draw from nothing: no feature, or a start at the LR face that is left out"
+            )
+            raise UsageError(
+                "feature-only", reason, "use fasr++ or fasr, with a sampler that begins at noise"
+            )
 
-        def draw(some: Sequence[Probe], their_seeds: Sequence[int]) -> list[Restoration]:
+        def draw(some: Sequence[FaceInput], their_seeds: Sequence[int]) -> list[Restoration]:
             return self._draw(some, samples, their_seeds)
 
         band = self._denoiser.band if self._denoiser.band_known else None
         return draw_within(band, probes, seeds, draw)
 
-    def _draw(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+    def _draw(
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
         drawn_to = [self._drawn_to(p) for p in probes]
         features = [self._features.of(p) for p in probes]
-        lr = torch.cat([enlarge(as_tensor([p.lr0]), self._denoiser.side) * p.lr_known for p in probes])
+        lr = torch.cat(
+            [enlarge(as_tensor([p.lr0]), self._denoiser.side) * p.lr_known for p in probes]
+        )
         condition = Condition(lr, torch.stack([feature for feature, _ in features]))
         rows = torch.arange(len(probes)).repeat_interleave(samples)
         generators = samplers.generators([sample_seed(s, k) for s in seeds for k in range(samples)])
         parts = []
         for i in range(0, len(rows), self._batch):
             some = rows[i : i + self._batch]
-            part = Condition(condition.lr[some].to(self._device), condition.feature[some].to(self._device))
+            part = Condition(
+                condition.lr[some].to(self._device), condition.feature[some].to(self._device)
+            )
             denoiser = self._guided([drawn_to[k] for k in some.tolist()])
-            parts.append(sampling.draw(denoiser, part, self._sampling, generators[i : i + self._batch]).float().cpu())
+            parts.append(
+                sampling.draw(denoiser, part, self._sampling, generators[i : i + self._batch])
+                .float()
+                .cpu()
+            )
         drawn = torch.cat(parts).reshape(len(probes), samples, *lr.shape[1:])
         sources = [source for _, source in features]
         return [self._answer(*row) for row in zip(probes, drawn, seeds, sources, strict=True)]
@@ -106,7 +128,7 @@ class Diffusion:
             return self._denoiser
         return self._guidance.guided(self._denoiser, rows, bounded=self._sampling.in_few_steps)
 
-    def _drawn_to(self, probe: Probe) -> tuple[Attribute, ...]:
+    def _drawn_to(self, probe: FaceInput) -> tuple[Attribute, ...]:
         """The probe's attributes, without what was read but not surely enough."""
         if Need.ATTRIBUTES in self._method.needs and not probe.attributes:
             raise unguided(self.name)
@@ -114,11 +136,13 @@ class Diffusion:
         known.check(probe.attributes)
         return tuple(a for a in probe.attributes if a.source != "read" or a.confidence >= SURE)
 
-    def _answer(self, probe: Probe, drawn: Tensor, seed: int, source: str) -> Restoration:
+    def _answer(self, probe: FaceInput, drawn: Tensor, seed: int, source: str) -> Restoration:
         warnings = self._features.warnings(probe, source, self._denoiser.embedder)
         if not self._denoiser.band_known and outside(self._denoiser.band, probe) is not None:
             usual = sizes(self._denoiser.band)
-            warnings.append(f"the face has {len(probe.lr0)} px, where networks like this one are trained on {usual}")
+            warnings.append(
+                f"the face has {len(probe.lr0)} px, where networks like this one are trained on {usual}"
+            )
         if self._guidance is not None and probe.attributes:
             warnings += self._about_attributes(probe, self._guidance.classifiers)
         return Restoration(
@@ -133,7 +157,7 @@ class Diffusion:
             attributes=self._drawn_to(probe),
         )
 
-    def _about_attributes(self, probe: Probe, classifiers: Classifiers) -> list[str]:
+    def _about_attributes(self, probe: FaceInput, classifiers: Classifiers) -> list[str]:
         side, used = len(probe.lr0), self._drawn_to(probe)
         warnings = [
             f"attribute {a.name}: read with certainty {a.confidence:g}, too little to use it"
@@ -142,7 +166,9 @@ class Diffusion:
         ]
         guessed = ", ".join(a.name for a in used if a.source == "read")
         if guessed:
-            warnings.append(f"{guessed}: guessed by a network (LR face of {side} px), which may be sure and wrong")
+            warnings.append(
+                f"{guessed}: guessed by a network (LR face of {side} px), which may be sure and wrong"
+            )
         if not used:
             warnings.append("drawn without guidance: no attribute was read surely enough")
         said = {a.name: a for a in used if a.source == "examiner"}
@@ -161,13 +187,11 @@ def _open(method: Method, options: Options) -> Diffusion:
 def _method(name: str, sampler: str, *needs: Need, samples: int = 1) -> Method:
     """Return a method of the family; one that needs an embedder takes a feature."""
     supports = Supports(
-        feature=Need.EMBEDDER in needs,
-        samples=True,
-        sampler=True,
-        attributes=True,
-        weights=True,
+        feature=Need.EMBEDDER in needs, samples=True, sampler=True, attributes=True, weights=True
     )
-    return Method(name, _open, frozenset({Need.NETWORK, *needs}), Defaults(samples, sampler), supports)
+    return Method(
+        name, _open, frozenset({Need.NETWORK, *needs}), Defaults(samples, sampler), supports
+    )
 
 
 FAST = "dpmpp-sde-15"  # docs/methods.md has the papers' own samplers

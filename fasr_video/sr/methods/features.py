@@ -15,9 +15,9 @@ from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import BuiltinEmbedder, Embedder, as_tensor, require_embedder
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.methods.method import Method, ModelFiles, Need
-from fasr_video.sr.restoration import SIDE, Probe, unused_auxiliaries
+from fasr_video.sr.restoration import SIDE, FaceInput, unused_auxiliaries
 from fasr_video.types import Image
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def load_feature_models(
     require_embedder(network, trained_with, embedder.sha256)
     if Need.COMBINER not in method.needs:
         return FeatureModels(embedder)
-    file = files.combiner or boxed("combiner.safetensors")
+    file = files.combiner or bundled("combiner.safetensors")
     combiner = merging.load_combiner(file)
     require_embedder(file, combiner.source.sha256, embedder.sha256)
     return FeatureModels(embedder, combiner, sha256_file(file))
@@ -62,15 +62,20 @@ class Features:
             raise UsageError(f"method {method.name}", reason, "use a FASR network, or sde-sr-ve")
         if method.merge == "combiner" and models.combiner is None:
             reason = "no Feature Combiner given"
-            raise UsageError(f"method {method.name}", reason, "give its weights, or use method fasr")
+            raise UsageError(
+                f"method {method.name}", reason, "give its weights, or use method fasr"
+            )
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         if not self._method.merge:
             return {}
         embedder = self._models.embedder
-        return {"embedder": embedder.sha256 if embedder else "", "combiner": self._models.combiner_sha256}
+        return {
+            "embedder": embedder.sha256 if embedder else "",
+            "combiner": self._models.combiner_sha256,
+        }
 
-    def of(self, probe: Probe) -> tuple[Tensor, str]:
+    def of(self, probe: FaceInput) -> tuple[Tensor, str]:
         """Return the feature of a probe's person, and where it is from: given, combiner, mean or none."""
         if self._method.merge is None:
             return torch.zeros(self._length), "none"
@@ -86,13 +91,17 @@ class Features:
         embedder, combiner = self._models.embedder, self._models.combiner
         if embedder is None:
             reason = "it needs a feature or an embedder"
-            raise UsageError(f"method {self._method.name}", reason, "give an embedder, or use sde-sr-ve")
-        features, _ = embedder.embed(torch.cat([enlarge(as_tensor([face]), SIDE) for face in faces]))
+            raise UsageError(
+                f"method {self._method.name}", reason, "give an embedder, or use sde-sr-ve"
+            )
+        features, _ = embedder.embed(
+            torch.cat([enlarge(as_tensor([face]), SIDE) for face in faces])
+        )
         if self._method.merge == "mean" or combiner is None:
             return merging.mean(features), "mean"
         return combiner.combine(features), "combiner"
 
-    def warnings(self, probe: Probe, source: str, trained_with: str) -> list[str]:
+    def warnings(self, probe: FaceInput, source: str, trained_with: str) -> list[str]:
         """Return what there is to say of a feature from `source`, for a network trained with that embedder."""
         if source == "none":
             return list(unused_auxiliaries(self._method.name, probe))

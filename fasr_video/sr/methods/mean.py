@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.batch_size import PICTURES, batch_size_for
 from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge
@@ -16,9 +16,9 @@ from fasr_video.sr.methods.band import check_lr_face, draw_within
 from fasr_video.sr.methods.features import FeatureModels, Features, load_feature_models
 from fasr_video.sr.methods.method import Method, Need, Options, Supports
 from fasr_video.sr.posterior_mean import PosteriorMean
-from fasr_video.sr.restoration import Probe, Restoration, pictures_of
+from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.weights import load_mean
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
 FILE = "mean.safetensors"
 
@@ -38,23 +38,23 @@ class Mean:
         self._network, self._device = network.to(options.device), options.device
         self._features = Features(method, models, network.feature_length)
         self._precision = PRECISIONS[options.precision]
-        self._batch = at_once(PICTURES, options.device, options.batch)
+        self._batch = batch_size_for(PICTURES, options.device, options.batch)
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         return {
             "method": self.name,
             "network": self.sha256,
             "precision": str(self._precision).removeprefix("torch."),
-            **self._features.facts(),
+            **self._features.provenance(),
         }
 
     def restore_all(
-        self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
         check_lr_face(self.name, probes)
         return draw_within(self._network.band, probes, seeds, self._draw)
 
-    def pictures(self, probes: Sequence[Probe]) -> tuple[Tensor, list[str]]:
+    def pictures(self, probes: Sequence[FaceInput]) -> tuple[Tensor, list[str]]:
         """Return the mean pictures, N×3×S×S, and where the feature of each is from."""
         lr = torch.cat([enlarge(as_tensor([probe.lr0]), self.side) for probe in probes])
         features = [self._features.of(probe) for probe in probes]
@@ -63,11 +63,11 @@ class Mean:
         pictures = torch.cat([self._call(*batch) for batch in batches])
         return pictures, [source for _, source in features]
 
-    def warnings(self, probe: Probe, source: str) -> tuple[str, ...]:
+    def warnings(self, probe: FaceInput, source: str) -> tuple[str, ...]:
         """Return what there is to say of a picture whose feature is from `source`."""
         return tuple(self._features.warnings(probe, source, self._network.embedder))
 
-    def _draw(self, probes: Sequence[Probe], seeds: Sequence[int]) -> list[Restoration]:
+    def _draw(self, probes: Sequence[FaceInput], seeds: Sequence[int]) -> list[Restoration]:
         pictures, sources = self.pictures(probes)
         rows = zip(probes, pictures, seeds, sources, strict=True)
         return [self._answer(*row) for row in rows]
@@ -79,7 +79,7 @@ class Mean:
             out: Tensor = self._network(lr.to(device), sides.to(device), features.to(device))
         return out.float().cpu()
 
-    def _answer(self, probe: Probe, picture: Tensor, seed: int, source: str) -> Restoration:
+    def _answer(self, probe: FaceInput, picture: Tensor, seed: int, source: str) -> Restoration:
         return Restoration(
             *pictures_of(picture[None]),
             method=self.name,
@@ -92,14 +92,14 @@ class Mean:
         )
 
 
-def sides_of(probes: Sequence[Probe]) -> Tensor:
+def sides_of(probes: Sequence[FaceInput]) -> Tensor:
     """Return the side of each LR face, in pixels."""
     return torch.tensor([float(len(probe.lr0)) for probe in probes])
 
 
 def open_mean(method: Method, options: Options) -> Mean:
     """Return the posterior mean for a method that draws it or starts from it."""
-    file = options.files.network or boxed(FILE)
+    file = options.files.network or bundled(FILE)
     network = load_mean(file)
     models = load_feature_models(method, options.files, options.device, file, network.embedder)
     return Mean(method, network, sha256_file(file), models, options)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fasr_video.batch_size import PICTURES, at_once
+from fasr_video.batch_size import PICTURES, batch_size_for
 from fasr_video.errors import ModelError
 from fasr_video.files import sha256_file
 from fasr_video.sr import samplers, sampling
@@ -19,7 +19,7 @@ from fasr_video.sr.methods import mean as posterior_mean
 from fasr_video.sr.methods.band import check_lr_face, draw_within
 from fasr_video.sr.methods.mean import Mean, open_mean, sides_of
 from fasr_video.sr.methods.method import Defaults, Method, Need, Options, Supports
-from fasr_video.sr.restoration import Probe, Restoration, pictures_of
+from fasr_video.sr.restoration import FaceInput, Restoration, pictures_of
 from fasr_video.sr.sampling import sample_seed
 from fasr_video.sr.weights import load_flow
 
@@ -38,28 +38,28 @@ class Pmrf:
         sampler = options.sampler or method.defaults.sampler
         self._sampling = sampling.parse(sampler, sampling.FLOWS)
         self._device, self._precision = options.device, PRECISIONS[options.precision]
-        self._batch = at_once(PICTURES, options.device, options.batch)
+        self._batch = batch_size_for(PICTURES, options.device, options.batch)
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         return {
-            **self._mean.facts(),
+            **self._mean.provenance(),
             "sampler": str(self._sampling),
             "network": self._sha256,
             "mean": self._mean.sha256,
         }
 
     def restore_all(
-        self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
         check_lr_face(self.name, probes)
 
-        def draw(some: Sequence[Probe], their_seeds: Sequence[int]) -> list[Restoration]:
+        def draw(some: Sequence[FaceInput], their_seeds: Sequence[int]) -> list[Restoration]:
             return self._draw(some, samples, their_seeds)
 
         return draw_within(self._flow.band, probes, seeds, draw)
 
     def _draw(
-        self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
     ) -> list[Restoration]:
         means, sources = self._mean.pictures(probes)
         sides = sides_of(probes)
@@ -81,7 +81,7 @@ class Pmrf:
             drawn = self._flow.draw(begin, sides.to(device), noise, steps)
         return drawn.float().cpu().clamp(0, 1)
 
-    def _answer(self, probe: Probe, drawn: Tensor, seed: int, source: str) -> Restoration:
+    def _answer(self, probe: FaceInput, drawn: Tensor, seed: int, source: str) -> Restoration:
         return Restoration(
             *pictures_of(drawn),
             method=self.name,

@@ -12,11 +12,11 @@ from fasr_video.files import sha256_file
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.sr.methods.method import Method, Options
-from fasr_video.sr.restoration import SIDE, Probe, Restoration, pictures_of, unused_auxiliaries
+from fasr_video.sr.restoration import SIDE, FaceInput, Restoration, pictures_of, unused_auxiliaries
 
 PREFIX = "spandrel:"
+# Pixels a side of the aligned faces that networks for faces alone take.
 FACE_SIDE = 512
-"""Pixels a side of the aligned faces that networks for faces alone take."""
 
 
 class ThirdParty:
@@ -36,14 +36,16 @@ class ThirdParty:
             raise ModelError(path, reason, "give a checkpoint that spandrel lists") from error
         self._device = device
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         return {"method": self.name, "network": self._sha256}
 
-    def restore_all(self, probes: Sequence[Probe], samples: int, seeds: Sequence[int]) -> list[Restoration]:
+    def restore_all(
+        self, probes: Sequence[FaceInput], samples: int, seeds: Sequence[int]
+    ) -> list[Restoration]:
         return [self._restore(probe, seed) for probe, seed in zip(probes, seeds, strict=True)]
 
     @torch.no_grad()
-    def _restore(self, probe: Probe, seed: int) -> Restoration:
+    def _restore(self, probe: FaceInput, seed: int) -> Restoration:
         face = as_tensor([probe.lr0]).to(self._device)
         if str(self._model.purpose) == "FaceSR":
             face = enlarge(face, FACE_SIDE)

@@ -16,11 +16,14 @@ from torch.nn import functional as F
 
 from fasr_video.sr.networks.ncsnpp import Fourier
 
-MEAN, STD = (0.49139968, 0.48215841, 0.44653091), (0.24703223, 0.24348513, 0.26158784)  # of CIFAR-10, as published
+MEAN, STD = (
+    (0.49139968, 0.48215841, 0.44653091),
+    (0.24703223, 0.24348513, 0.26158784),
+)  # of CIFAR-10, as published
 STEM, FREQUENCIES, CONDITION = 32, 128, 512
 LAYERS, GROWTH, BOTTLENECK = 6, 16, 32
+# Channels that enter each dense block: the stem and the time, then what the transitions leave.
 WIDTHS = (64, 64, 80, 88)
-"""Channels that enter each dense block: the stem and the time, then what the transitions leave."""
 
 
 class DenseLayer(nn.Module):
@@ -28,8 +31,14 @@ class DenseLayer(nn.Module):
 
     def __init__(self, cin: int) -> None:
         super().__init__()
-        self.BatchNorm_0, self.Conv_0 = nn.BatchNorm2d(cin), nn.Conv2d(cin, BOTTLENECK, 1, bias=False)
-        self.BatchNorm_1, self.Conv_1 = nn.BatchNorm2d(BOTTLENECK), nn.Conv2d(BOTTLENECK, GROWTH, 3, 1, 1, bias=False)
+        self.BatchNorm_0, self.Conv_0 = (
+            nn.BatchNorm2d(cin),
+            nn.Conv2d(cin, BOTTLENECK, 1, bias=False),
+        )
+        self.BatchNorm_1, self.Conv_1 = (
+            nn.BatchNorm2d(BOTTLENECK),
+            nn.Conv2d(BOTTLENECK, GROWTH, 3, 1, 1, bias=False),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.Conv_0(F.relu(self.BatchNorm_0(x)))
@@ -59,7 +68,10 @@ class AttributeNet(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(STD)[:, None, None], persistent=False)
         self.GaussianFourierProjection_0 = Fourier(FREQUENCIES)
-        self.Dense_0, self.Dense_1 = nn.Linear(2 * FREQUENCIES, CONDITION), nn.Linear(CONDITION, CONDITION)
+        self.Dense_0, self.Dense_1 = (
+            nn.Linear(2 * FREQUENCIES, CONDITION),
+            nn.Linear(CONDITION, CONDITION),
+        )
         self.Dense_2 = nn.Linear(CONDITION, WIDTHS[0] - STEM)
         self.Conv_0 = nn.Conv2d(3 * block**2, STEM, 3, 1, 1)
         for i, width in enumerate(WIDTHS):
@@ -71,7 +83,9 @@ class AttributeNet(nn.Module):
             self.add_module(f"TransitionLayer_{i}", TransitionLayer(a + LAYERS * GROWTH, b))
         last = WIDTHS[-1] + LAYERS * GROWTH
         self.BatchNorm_0 = nn.BatchNorm2d(last)
-        self.Dense_3 = nn.Linear(last * (side // block // 2 ** (len(WIDTHS) - 1)) ** 2, 2 * attributes)
+        self.Dense_3 = nn.Linear(
+            last * (side // block // 2 ** (len(WIDTHS) - 1)) ** 2, 2 * attributes
+        )
 
     def forward(self, images: Tensor, sigma: Tensor) -> Tensor:
         time = self.Dense_1(F.silu(self.Dense_0(self.GaussianFourierProjection_0(sigma))))

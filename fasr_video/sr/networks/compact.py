@@ -20,8 +20,8 @@ from fasr_video.sr.networks.places import Places
 
 BLOCK = 4
 GROUPS = 16
+# Channels that the feature is laid out in.
 LAYOUT = 32
-"""Channels that the feature is laid out in."""
 
 
 class Residual(nn.Module):
@@ -38,7 +38,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, feature: Tensor) -> Tensor:
         h = self.conv_1(F.silu(self.norm_1(x)))
-        scale, shift = (self.dense_t(time) + self.dense_f(feature))[:, :, None, None].chunk(2, dim=1)
+        scale, shift = (self.dense_t(time) + self.dense_f(feature))[:, :, None, None].chunk(
+            2, dim=1
+        )
         h = F.silu(torch.addcmul(shift, self.norm_2(h), 1 + scale))
         return x + self.conv_2(self.dropout(h))  # type: ignore[no-any-return]
 
@@ -55,7 +57,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).reshape(n, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        q, k, v = (
+            self.qkv(self.norm(x))
+            .reshape(n, 3, self.heads, c // self.heads, h * w)
+            .transpose(-1, -2)
+            .unbind(1)
+        )
         seen = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
         return x + self.out(seen)  # type: ignore[no-any-return]
 
@@ -63,7 +70,9 @@ class Attention(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one size, with attention after them or not."""
 
-    def __init__(self, width: int, blocks: int, attention: bool, condition: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, blocks: int, attention: bool, condition: int, dropout: float
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Residual(width, condition, dropout) for _ in range(blocks))
         self.attention = Attention(width) if attention else nn.Identity()
@@ -80,7 +89,10 @@ class Layout(nn.Module):
     def __init__(self, condition: int, width: int, cells: int) -> None:
         super().__init__()
         self.cells = cells
-        self.draw, self.out = nn.Linear(condition, LAYOUT * cells**2, bias=False), nn.Conv2d(LAYOUT, width, 1)
+        self.draw, self.out = (
+            nn.Linear(condition, LAYOUT * cells**2, bias=False),
+            nn.Conv2d(LAYOUT, width, 1),
+        )
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor, feature: Tensor) -> Tensor:
@@ -105,16 +117,27 @@ class CompactNet(nn.Module):
         side: int = 128,
     ) -> None:
         super().__init__()
-        self.widths, self.blocks, self.feature_length, self.condition = widths, blocks, feature_length, condition
+        self.widths, self.blocks, self.feature_length, self.condition = (
+            widths,
+            blocks,
+            feature_length,
+            condition,
+        )
         self.side = side
         self.register_buffer("frequencies", torch.randn(condition // 2) * 2 * math.pi)
-        self.time = nn.Sequential(nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.time = nn.Sequential(
+            nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition)
+        )
         self.feature = nn.Linear(feature_length, condition, bias=False)
         pixels = 3 * BLOCK**2
         self.enter = nn.Conv2d(2 * pixels, widths[0], 3, 1, 1)
         last = len(widths) - 1
-        self.down = nn.ModuleList(Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths))
-        self.up = nn.ModuleList(Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths))
+        self.down = nn.ModuleList(
+            Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths)
+        )
+        self.up = nn.ModuleList(
+            Level(w, blocks, i == last, condition, dropout) for i, w in enumerate(widths)
+        )
         cells = [side // BLOCK // 2**i for i in range(len(widths))]
         self.places_down = nn.ModuleList(map(Places, widths, cells))
         self.places_up = nn.ModuleList(map(Places, widths, cells))

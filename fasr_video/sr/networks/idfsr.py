@@ -24,8 +24,9 @@ from fasr_video.sr.networks.places import Places
 
 GROUPS = 16
 STYLE, IDENTITY = 512, 512
+# Attention to a single vector says the same to every cell, so the identity is told as eight vectors
+# of 64.
 TOKENS, TOKEN = 8, 64
-"""Attention to a single vector says the same to every cell, so the identity is told as eight vectors of 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,19 @@ class Size:
 
 
 WIDTHS = (128, 128, 256, 256, 512, 512)
-PUBLISHED = Size(128, 1, WIDTHS, blocks=2, condition=512, attention=3, style_widths=WIDTHS, residual=False)
-COMPACT = Size(128, 4, (128, 192, 384), blocks=1, condition=256, attention=1, style_widths=(64, 96, 192), residual=True)
+PUBLISHED = Size(
+    128, 1, WIDTHS, blocks=2, condition=512, attention=3, style_widths=WIDTHS, residual=False
+)
+COMPACT = Size(
+    128,
+    4,
+    (128, 192, 384),
+    blocks=1,
+    condition=256,
+    attention=1,
+    style_widths=(64, 96, 192),
+    residual=True,
+)
 SIZES = {"compact": COMPACT, "published": PUBLISHED}
 
 
@@ -99,8 +111,16 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         n, c, h, w = x.shape
-        q = self.query(self.norm(x)).reshape(n, self.heads, c // self.heads, h * w).transpose(-1, -2)
-        k, v = self.key_value(tokens).reshape(n, TOKENS, 2, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        q = (
+            self.query(self.norm(x))
+            .reshape(n, self.heads, c // self.heads, h * w)
+            .transpose(-1, -2)
+        )
+        k, v = (
+            self.key_value(tokens)
+            .reshape(n, TOKENS, 2, self.heads, c // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         seen = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
         return x + self.out(seen)  # type: ignore[no-any-return]
 
@@ -112,7 +132,9 @@ class Level(nn.Module):
         super().__init__()
         self.places = Places(width, cells)
         self.blocks = nn.ModuleList(Residual(width, size.condition) for _ in range(size.blocks))
-        self.attention = nn.ModuleList(CrossAttention(width) for _ in range(size.blocks if attention else 0))
+        self.attention = nn.ModuleList(
+            CrossAttention(width) for _ in range(size.blocks if attention else 0)
+        )
 
     def forward(self, x: Tensor, time: Tensor, style: Tensor, tokens: Tensor) -> Tensor:
         x = self.places(x)
@@ -130,7 +152,9 @@ class StyleEncoder(nn.Module):
         super().__init__()
         self.block, widths = size.block, size.style_widths
         self.enter = nn.Conv2d(3 * size.block**2, widths[0], 3, 1, 1)
-        levels = (nn.Sequential(*(PlainResidual(width) for _ in range(size.blocks))) for width in widths)
+        levels = (
+            nn.Sequential(*(PlainResidual(width) for _ in range(size.blocks))) for width in widths
+        )
         self.levels = nn.ModuleList(levels)
         self.shrink = nn.ModuleList(nn.Conv2d(4 * a, b, 1) for a, b in pairwise(widths))
         self.norm, self.leave = nn.GroupNorm(GROUPS, widths[-1]), nn.Linear(widths[-1], STYLE)
@@ -151,7 +175,9 @@ class IdfsrNet(nn.Module):
         condition, pixels = size.condition, 3 * size.block**2
         self.style = StyleEncoder(size)
         self.waves: nn.Module = RandomWaves(condition) if size.residual else StepWaves(condition)
-        self.time = nn.Sequential(nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.time = nn.Sequential(
+            nn.Linear(condition, condition), nn.SiLU(), nn.Linear(condition, condition)
+        )
         self.tokens = nn.Linear(IDENTITY, TOKENS * TOKEN)
         self.enter = nn.Conv2d(2 * pixels, size.widths[0], 3, 1, 1)
         # At the lowest size the ways down and up are one after the other, as the middle of a U-Net.
@@ -170,7 +196,9 @@ class IdfsrNet(nn.Module):
         nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.leave = nn.Sequential(nn.GroupNorm(GROUPS, size.widths[0]), nn.SiLU(), last)
 
-    def forward(self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
+    ) -> Tensor:
         """`time` is ln(sigma)/4 or a step from 0 to 999, fractions too; `identity` N×512 is a unit vector or zeros."""
         told = F.silu(self.time(self.waves(time)))
         tokens = self.tokens(identity * math.sqrt(IDENTITY)).unflatten(1, (TOKENS, TOKEN))

@@ -58,7 +58,9 @@ class LinearMap(nn.Module):
         cross = torch.zeros(cells, inputs, self.outputs, dtype=torch.float64)
         for clean, lr in pairs:
             x = self.inputs(lr)
-            lacking = F.pixel_unshuffle(clean - lr, self.side // self.pixels).flatten(2).permute(2, 0, 1)
+            lacking = (
+                F.pixel_unshuffle(clean - lr, self.side // self.pixels).flatten(2).permute(2, 0, 1)
+            )
             gram += torch.bmm(x.mT, x)
             cross += torch.bmm(x.mT, lacking)
         ridge = STRENGTH * torch.eye(inputs, dtype=torch.float64)

@@ -24,7 +24,10 @@ CELL = 8
 GROUPS = 8
 LAYOUT = 32  # channels that the feature is laid out in
 RESIDUAL = 0.1  # about the spread of what an LR face of 16 px lacks
-MAPS = ((8, 1), (16, 2))  # LR sizes that linear maps are made for, and how many cells away they look
+MAPS = (
+    (8, 1),
+    (16, 2),
+)  # LR sizes that linear maps are made for, and how many cells away they look
 
 
 def _zero(layer: nn.Module) -> None:
@@ -72,7 +75,9 @@ class MeanNet(nn.Module):
         cells = side // CELL
         pixels = 3 * CELL**2
         self.cells = cells
-        self.size = nn.Sequential(nn.Linear(WAVES, condition), nn.SiLU(), nn.Linear(condition, condition))
+        self.size = nn.Sequential(
+            nn.Linear(WAVES, condition), nn.SiLU(), nn.Linear(condition, condition)
+        )
         self.feature = nn.Linear(feature_length, condition, bias=False)
         self.layout = nn.Linear(condition, LAYOUT * cells**2, bias=False)
         self.laid_out = nn.Conv2d(LAYOUT, width, 1)

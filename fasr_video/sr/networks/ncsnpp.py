@@ -24,7 +24,9 @@ FOURIER_SCALE = 16.0
 SIGMA_MAX, SIGMA_MIN, SIGMA_MIN_WITHOUT_FEATURE = 348.0, 0.001, 0.01
 SCALES = 2000
 FIR = (1.0, 3.0, 3.0, 1.0)
-NEARLY_ZERO = 1e-5  # the last layer of every branch starts there, so that the network starts as the identity
+NEARLY_ZERO = (
+    1e-5  # the last layer of every branch starts there, so that the network starts as the identity
+)
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -70,7 +72,9 @@ class Resampler(nn.Module):
         self.how = how
         # A constant, never in a file: it lives on the CPU even where the parameters are only sketched on "meta".
         line = torch.tensor(FIR, device="cpu") / sum(FIR)
-        gain = 4.0 if how is Resample.DOUBLE else 1.0  # three of four samples are zeros that were put in
+        gain = (
+            4.0 if how is Resample.DOUBLE else 1.0
+        )  # three of four samples are zeros that were put in
         self.register_buffer("kernel", gain * torch.outer(line, line)[None, None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +92,13 @@ class Block(nn.Module):
     """A BigGAN residual block that halves, doubles or keeps the size; `time` and `face` come SiLU'd."""
 
     def __init__(
-        self, cin: int, cout: int, condition: int, feature: bool, dropout: float, how: Resample = Resample.KEEP
+        self,
+        cin: int,
+        cout: int,
+        condition: int,
+        feature: bool,
+        dropout: float,
+        how: Resample = Resample.KEEP,
     ) -> None:
         super().__init__()
         self.GroupNorm_0 = _norm(cin)
@@ -127,7 +137,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         cells = self.GroupNorm_0(x).flatten(2).transpose(1, 2)[:, None]
-        seen = F.scaled_dot_product_attention(self.NIN_0(cells), self.NIN_1(cells), self.NIN_2(cells))
+        seen = F.scaled_dot_product_attention(
+            self.NIN_0(cells), self.NIN_1(cells), self.NIN_2(cells)
+        )
         h = self.NIN_3(seen)[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
         return (x + h) / math.sqrt(2)  # type: ignore[no-any-return]
 
@@ -175,8 +187,14 @@ class NCSNpp(nn.Module):
     def _in_order(self, widths: list[int], dropout: float) -> Iterator[nn.Module]:
         """The modules as `forward` meets them, which is the published numbering."""
         condition = 4 * self.width
-        block = partial(Block, condition=condition, feature=self.feature_length > 0, dropout=dropout)
-        yield from (Fourier(self.width), _dense(2 * self.width, condition), _dense(condition, condition))
+        block = partial(
+            Block, condition=condition, feature=self.feature_length > 0, dropout=dropout
+        )
+        yield from (
+            Fourier(self.width),
+            _dense(2 * self.width, condition),
+            _dense(condition, condition),
+        )
         yield _conv(2 * CHANNELS, self.width, 3)
         skips, channels = [self.width], self.width
         for size, width in zip(self.sizes, widths, strict=True):
@@ -201,18 +219,26 @@ class NCSNpp(nn.Module):
         yield from (_norm(channels), _conv(channels, CHANNELS, 3, NEARLY_ZERO))
 
     def forward(self, x: Tensor, lr: Tensor, sigma: Tensor, feature: Tensor | None) -> Tensor:
-        assert (feature is not None) == (self.feature_length > 0), "a feature, exactly where the network takes one"
+        assert (feature is not None) == (self.feature_length > 0), (
+            "a feature, exactly where the network takes one"
+        )
         sigma = sigma.to(x.dtype)
         fourier, dense_1, dense_2, *body = self.all_modules
         face = None
-        with torch.autocast(x.device.type, enabled=False):  # angles reach 10³: bfloat16 would leave nothing of them
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # angles reach 10³: bfloat16 would leave nothing of them
             time = F.silu(dense_2(F.silu(dense_1(fourier(sigma)))))
             if feature is not None:
-                face = F.silu(dense_2(F.silu(stretch(feature.to(x.dtype)))))  # the time's layer, as published
+                face = F.silu(
+                    dense_2(F.silu(stretch(feature.to(x.dtype))))
+                )  # the time's layer, as published
         pixels = 2 * torch.stack((x, lr), dim=2).flatten(1, 2) - 1
         return self._u_net(iter(body), pixels, time, face) / sigma[:, None, None, None]
 
-    def _u_net(self, step: Iterator[nn.Module], pixels: Tensor, time: Tensor, face: Tensor | None) -> Tensor:
+    def _u_net(
+        self, step: Iterator[nn.Module], pixels: Tensor, time: Tensor, face: Tensor | None
+    ) -> Tensor:
         skips = [next(step)(pixels)]
         for size in self.sizes:
             for _ in range(BLOCKS):

@@ -12,7 +12,9 @@ class Places(nn.Module):
     def __init__(self, width: int, cells: int) -> None:
         super().__init__()
         self.shape = (width, cells, cells)
-        self.bias = nn.Parameter(torch.zeros(width * cells**2))  # flat, as a bias that trainers let alone
+        self.bias = nn.Parameter(
+            torch.zeros(width * cells**2)
+        )  # flat, as a bias that trainers let alone
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.bias.reshape(self.shape)

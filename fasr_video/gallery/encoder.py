@@ -16,12 +16,12 @@ from fasr_video.recognition import combiner as merging
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.sr.attributes import Attribute, Classifiers, read
 from fasr_video.sr.methods import find_method
-from fasr_video.sr.restoration import Probe, Restoration, Restorer
+from fasr_video.sr.restoration import FaceInput, Restoration, Restorer
 from fasr_video.types import AlignedFace, Image
-from fasr_video.weights.manifest import boxed
+from fasr_video.weights.manifest import bundled
 
+# A unit vector of the embedder's length.
 Feature = NDArray[np.float32]
-"""A unit vector of the embedder's length."""
 
 
 class Kind(StrEnum):
@@ -56,13 +56,13 @@ class TrackFaces:
 
 
 @dataclass(frozen=True, slots=True)
-class Probes:
+class TrackFeatures:
     features: dict[Kind, Feature]
     """Without `sr` where nothing was super-resolved, or where a subject's photographs were drawn from."""
     restoration: Restoration | None
 
 
-class Prober:
+class TrackEncoder:
     """Makes probes with one set of models."""
 
     def __init__(
@@ -74,16 +74,25 @@ class Prober:
         reader: Classifiers | None = None,
     ) -> None:
         """With a reader, attributes are read off each track's faces, and its restoration is drawn towards them."""
-        self.embedder, self._combiner, self._restorer, self._samples = embedder, combiner, restorer, samples
+        self.embedder, self._combiner, self._restorer, self._samples = (
+            embedder,
+            combiner,
+            restorer,
+            samples,
+        )
         self._reader = reader
 
-    def facts(self) -> dict[str, object]:
+    def provenance(self) -> dict[str, object]:
         """What the probes depend on: scores of probes made otherwise are other scores."""
-        restorer = None if self._restorer is None else {**self._restorer.facts(), "samples": self._samples}
+        restorer = (
+            None
+            if self._restorer is None
+            else {**self._restorer.provenance(), "samples": self._samples}
+        )
         combiner = "mean" if self._combiner is None else merging.fingerprint(self._combiner)
         return {"embedder": self.embedder.sha256, "pooled_by": combiner, "restorer": restorer}
 
-    def ask(self, tracks: Sequence[TrackFaces], seeds: Sequence[int]) -> list[Probes]:
+    def ask(self, tracks: Sequence[TrackFaces], seeds: Sequence[int]) -> list[TrackFeatures]:
         """One answer a track; each depends on its own faces and seed, never (but for rounding) on the others."""
         if not tracks:
             return []
@@ -98,11 +107,13 @@ class Prober:
             restoration = None if restored is None else restored[0][k]
             if restored is not None and not restored[0][k].conditioned_on:
                 features[Kind.SR] = restored[1][k].numpy()
-            answers.append(Probes(features, restoration))
+            answers.append(TrackFeatures(features, restoration))
         return answers
 
     def _pool(self, features: Tensor) -> Tensor:
-        return merging.mean(features) if self._combiner is None else self._combiner.combine(features)
+        return (
+            merging.mean(features) if self._combiner is None else self._combiner.combine(features)
+        )
 
     def _restore(
         self, tracks: Sequence[TrackFaces], pooled: Sequence[Tensor], seeds: Sequence[int]
@@ -110,15 +121,24 @@ class Prober:
         if self._restorer is None:
             return None
         if find_method(self._restorer.name).supports.references:
-            asked = [Probe(t.small, t.references.faces, subject=t.references.subject) for t in tracks]
+            asked = [
+                FaceInput(t.small, t.references.faces, subject=t.references.subject) for t in tracks
+            ]
         # The network has to be told in the features that it was trained with; with others it makes its own.
-        elif self._restorer.facts().get("embedder") == self.embedder.sha256:
-            asked = [Probe(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)]
+        elif self._restorer.provenance().get("embedder") == self.embedder.sha256:
+            asked = [
+                FaceInput(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)
+            ]
         else:
-            asked = [Probe(t.small, tuple(f.picture for f in (t.lr0, *t.auxiliaries))) for t in tracks]
+            asked = [
+                FaceInput(t.small, tuple(f.picture for f in (t.lr0, *t.auxiliaries)))
+                for t in tracks
+            ]
         asked = [replace(p, attributes=self._read(t)) for p, t in zip(asked, tracks, strict=True)]
         restored = self._restorer.restore_all(asked, self._samples, seeds)
-        drawn = [AlignedFace(r.picture, t.lr0.marks) for r, t in zip(restored, tracks, strict=True)]
+        drawn = [
+            AlignedFace(r.picture, t.lr0.landmarks) for r, t in zip(restored, tracks, strict=True)
+        ]
         return restored, self.embedder.embed(*as_tensors(drawn))[0]
 
     def _read(self, track: TrackFaces) -> tuple[Attribute, ...]:
@@ -127,17 +147,17 @@ class Prober:
         return read(self._reader, [track.small, *(f.picture for f in track.auxiliaries)])
 
 
-def make_prober(
+def make_encoder(
     embedder: Embedder, restorer: Restorer | None, samples: int, reader: Classifiers | None = None
-) -> Prober:
+) -> TrackEncoder:
     """Pools by the Feature Combiner in the box where it was trained on this embedder's features, else by the mean."""
-    combiner = merging.load_combiner(boxed("combiner.safetensors"))
+    combiner = merging.load_combiner(bundled("combiner.safetensors"))
     fitting = combiner if combiner.source.sha256 == embedder.sha256 else None
-    return Prober(embedder, fitting, restorer, samples, reader)
+    return TrackEncoder(embedder, fitting, restorer, samples, reader)
 
 
 def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:
     """Pictures as N×3×128×128 in [0, 1], and landmarks as N×5×2, NaN where there are none."""
     none = np.full((5, 2), np.nan, np.float32)
-    marks = np.stack([none if f.marks is None else f.marks for f in faces])
-    return as_tensor([f.picture for f in faces]), torch.from_numpy(marks)
+    landmarks = np.stack([none if f.landmarks is None else f.landmarks for f in faces])
+    return as_tensor([f.picture for f in faces]), torch.from_numpy(landmarks)
