@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -99,6 +101,17 @@ def test_a_gallery_is_made_searched_and_opened_by_string_paths(tmp_path: Path) -
     assert answer.joined[0].subject == "carlo" and answer.joined[0].passes
     with pytest.raises(GalleryError, match="no gallery here"):
         fasr_video.Gallery.open(tmp_path)
+
+
+def test_the_readme_s_python_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample_videos").symlink_to(ROOT / "sample_videos")
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["case"].track("T1").leads
+    assert names["drawn"].picture.shape == (128, 128, 3) and names["vectors"].shape[0] == 2
 
 
 def test_a_run_gives_a_case_whose_rows_name_tracks_pictures_and_leads(
