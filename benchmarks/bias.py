@@ -1,4 +1,4 @@
-"""Whom the recogniser in the box does worse for: people never trained on, by every label that there is of them.
+"""Whom the bundled recogniser does worse for: people never trained on, by every label that there is of them.
 
 python benchmarks/bias.py [--people 907] [--restored 256] [--samples 2] [--repeats 1000] [--fillers FILE.tar]
 

@@ -1,4 +1,4 @@
-"""The papers' tables and figures in shape: `fasr-video eval` on people whom no model in the box was trained on.
+"""The papers' tables and figures in shape: `fasr-video eval` on people whom no bundled model was trained on.
 
 python benchmarks/evaluation.py [--few 64] [--many 454] [--runs DIR] [--combiner FILE]…
 
@@ -92,7 +92,7 @@ def evaluate(name: str, part: Part, args: argparse.Namespace) -> Path:
 def beside_the_paper(folder: Path, command: str, count: int) -> Table:
     """What FASR++ gains on the LR face, in its paper and here."""
     columns = ("measure", "the paper", "here: bicubic", f"here: {SYSTEM}")
-    table = Table("evaluation", "The papers' tables with the models in the box", command, columns)
+    table = Table("evaluation", "The papers' tables with the bundled models", command, columns)
     rows: dict[str, dict[str, str]] = {}
     for file in sorted((folder / "tables").glob("*.csv")):
         with file.open(newline="") as stream:

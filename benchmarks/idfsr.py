@@ -339,7 +339,7 @@ def whitened(fitted: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--model", type=Path, help="weights that `train idfsr` wrote; by default those in the box"
+        "--model", type=Path, help="weights that `train idfsr` wrote; by default the bundled ones"
     )
     parser.add_argument("--people", type=int, default=24)
     parser.add_argument("--fitted", type=int, default=3)

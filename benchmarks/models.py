@@ -1,4 +1,4 @@
-"""The models in the box beside their peers, on people whom none of them was trained on.
+"""The bundled models beside their peers, on people whom none of them was trained on.
 
 python benchmarks/models.py [--people 907] [--restored 907] [--sheets DIR]
 

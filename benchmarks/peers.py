@@ -344,7 +344,7 @@ def main() -> None:
     table.note(
         f"The first {args.seconds:g} s of the three sample clips with the bundled mugshots; everything from opening "
         "the files to the last answer is timed, loading models and enrolling included, and for `run` also "
-        "super-resolving and storing. The people are drawn by the networks in the box: the table compares ways of "
+        "super-resolving and storing. The people are drawn by the bundled networks: the table compares ways of "
         "working, and says nothing about how well real people are told apart."
     )
     table.note(

@@ -3,7 +3,7 @@
 python benchmarks/srdg.py [--people 48] [--guidance 50] [--published FILE]
 
 People whom no network was trained on; the first photograph of each is the gallery, the second is drawn from 16×16 (×8)
-and 8×8 (×16). `--published` is SRDG's classifier of sex, which judges beside the one in the box that does the guiding.
+and 8×8 (×16). `--published` is SRDG's classifier of sex, which judges beside the bundled one that does the guiding.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def cost_table(guidance: Guidance, other: Guidance | None) -> Table:
     table = Table("srdg", "Cost of guidance a step", "", columns)
     denoiser = load_models(METHODS["sde-sr-ve"], ModelFiles(), torch.device("cpu")).denoiser
     denoiser.precision = torch.bfloat16
-    classifiers = {"in the box, all three attributes": guidance}
+    classifiers = {"bundled, all three attributes": guidance}
     if other is not None:
         classifiers["published, one attribute"] = other
     for name, held in classifiers.items():

@@ -134,7 +134,7 @@ COMMANDS = {
     "models": Lazy(
         "models",
         "models_command",
-        "Show the models in the box: contract, data, licence, hash, and whether each file is what it should be.",
+        "Show the bundled models: contract, data, licence, hash, and whether each file is what it should be.",
     ),
     "pictures": Lazy(
         "custody",

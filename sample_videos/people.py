@@ -2,7 +2,7 @@
 
 1. A person begins as 16×16 pixels: a draw from the Gaussian whose mean and first principal components are those of
    FACES at that size. Nobody's picture goes into it; what thousands have in common does.
-2. The embedder says what that face is like, and the super-resolution network in the box draws a face of 128 px from
+2. The embedder says what that face is like, and the bundled super-resolution network draws a face of 128 px from
    both. Its feature is the person's from then on.
 3. What walks is another draw: from the same feature and the face brought down further, mirrored, moved, turned, and in
    another light.

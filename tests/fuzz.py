@@ -307,7 +307,7 @@ class Refused(Exception):
 
 def _own_weights(folder: Path) -> list[str]:
     for name in ("combiner.safetensors", "attributes.safetensors"):
-        shutil.copy(manifest.BOX / name, folder)
+        shutil.copy(manifest.BUNDLED / name, folder)
     save_own(
         {"a": torch.zeros(3, 4), "b": torch.ones(2)},
         folder / "small.safetensors",

@@ -99,7 +99,7 @@ def test_right_person_is_ranked_first(searched: Path) -> None:
 def test_person_of_the_gallery_is_a_candidate_and_a_stranger_unknown(
     copy: Path, corridor: Path, tmp_path: Path
 ) -> None:
-    """With the calibration in the box; each of the two is a stranger to a gallery of the other."""
+    """With the bundled calibration; each of the two is a stranger to a gallery of the other."""
     first = {
         t["id"]: t["answer"]["joined"][0]["subject"]
         for t in document(copy)["tracks"]

@@ -224,9 +224,9 @@ def test_doctor_names_versions_and_models(capsys: pytest.CaptureFixture[str]) ->
     found = {f["what"]: f for f in json.loads(out)}
     assert code == 0
     assert found["torch"]["state"].startswith("2.")
-    bundled = [f for what, f in found.items() if what.endswith("in the box")]
+    assert found.pop("bundled weights")["state"].startswith("complete")
+    bundled = [f for what, f in found.items() if what.startswith("bundled ")]
     assert len(bundled) >= 5 and all(
         "sha256" in f["state"] and "research use" in f["state"] for f in bundled
     )
-    assert found["the box"]["state"].startswith("whole")
     assert called(capsys, "doctor")[0] == 0

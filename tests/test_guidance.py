@@ -634,18 +634,18 @@ def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A box whose classifier always reads glasses and a beard's absence; the classifier's file."""
     folder = tmp_path / "weights"
     folder.mkdir()
-    for path in manifest.BOX.iterdir():
+    for path in manifest.BUNDLED.iterdir():
         if path.name not in {manifest.MANIFEST, "attributes.safetensors"}:
             (folder / path.name).symlink_to(path)
     save_attributes(certain(5.0), folder / "attributes.safetensors")
     entries = [
         e
-        for e in json.loads((manifest.BOX / manifest.MANIFEST).read_text())
+        for e in json.loads((manifest.BUNDLED / manifest.MANIFEST).read_text())
         if e["file"] != "attributes.safetensors"
     ]
     ours = entries[0] | {"file": "attributes.safetensors", "needs": []}
     (folder / manifest.MANIFEST).write_text(json.dumps([*entries, ours]))
-    monkeypatch.setattr(manifest, "BOX", folder)
+    monkeypatch.setattr(manifest, "BUNDLED", folder)
     manifest.refresh()
     return folder / "attributes.safetensors"
 

@@ -1,4 +1,4 @@
-"""The box: what comes with fasr-video is what its manifest says, and loads for its own contract alone."""
+"""The bundled weights are what the manifest says, and each loads for its own contract alone."""
 
 from __future__ import annotations
 
@@ -45,20 +45,16 @@ EMBEDDER, DETECTOR = "embedder.safetensors", "detector.safetensors"
 Capture = pytest.CaptureFixture[str]
 
 
-# --- what is in it -----------------------------------------------------------------------------------------------
+# --- what is bundled ---------------------------------------------------------------------------
 
 
-def test_the_manifest_names_every_file_of_the_box_and_no_other() -> None:
-    there = {p.name for p in manifest.BOX.iterdir() if p.is_file()} - {
-        manifest.MANIFEST,
-        "__init__.py",
-        "manifest.py",
-    }
-    assert there == set(ENTRIES)
+def test_the_manifest_names_every_bundled_file_and_no_other() -> None:
+    files = {path.name for path in manifest.BUNDLED.iterdir() if path.is_file()}
+    assert files - {manifest.MANIFEST, "__init__.py", "manifest.py"} == set(ENTRIES)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_has_its_hash_and_is_small_enough_to_come_along(name: str) -> None:
+def test_a_bundled_file_has_its_hash_and_is_small(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.sha256 == sha256_file(entry.path)
     assert entry.path.stat().st_size < 25e6
@@ -66,7 +62,7 @@ def test_a_file_has_its_hash_and_is_small_enough_to_come_along(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_entry_says_what_somebody_has_to_know(name: str) -> None:
+def test_an_entry_is_complete_and_refers_to_a_section_of_the_docs(name: str) -> None:
     entry = ENTRIES[name]
     assert entry.what and entry.data and entry.training
     assert re.fullmatch(r"[a-z]+/\d+: .+ -> .+", entry.contract)
@@ -85,12 +81,12 @@ def test_a_header_names_the_contract_of_the_manifest(name: str) -> None:
 
 
 def test_contracts_are_those_of_the_code() -> None:
-    told = {name: f"fasr-video/{e.contract}" for name, e in ENTRIES.items()}
-    assert told[DETECTOR] == f"{detection.FORMAT}: {detection.CONTRACT}"
-    assert told[EMBEDDER] == f"{recognition.FORMAT}: {recognition.CONTRACT}"
-    assert told["combiner.safetensors"].startswith(f"{merging.FORMAT}: ")
-    assert told["sr.safetensors"].startswith(f"{DENOISER}: ")
-    assert told["calibration.json"].startswith(f"{CALIBRATION}: ")
+    contracts = {name: f"fasr-video/{entry.contract}" for name, entry in ENTRIES.items()}
+    assert contracts[DETECTOR] == f"{detection.FORMAT}: {detection.CONTRACT}"
+    assert contracts[EMBEDDER] == f"{recognition.FORMAT}: {recognition.CONTRACT}"
+    assert contracts["combiner.safetensors"].startswith(f"{merging.FORMAT}: ")
+    assert contracts["sr.safetensors"].startswith(f"{DENOISER}: ")
+    assert contracts["calibration.json"].startswith(f"{CALIBRATION}: ")
 
 
 def test_files_were_made_with_those_that_they_need() -> None:
@@ -106,30 +102,30 @@ def test_files_were_made_with_those_that_they_need() -> None:
     assert facts["pooled_by"] == merging.fingerprint(combiner)
 
 
-# --- what happens when it is not what it was -----------------------------------------------------------------------
+# --- damage ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A box of the test's own, in place of the one in the package."""
+    """Bundled weights of the test's own, in place of those in the package."""
     folder = tmp_path / "weights"
     folder.mkdir()
     for name in (*NAMES, manifest.MANIFEST):
-        (folder / name).symlink_to(manifest.BOX / name)
-    monkeypatch.setattr(manifest, "BOX", folder)
+        (folder / name).symlink_to(manifest.BUNDLED / name)
+    monkeypatch.setattr(manifest, "BUNDLED", folder)
     return folder
 
 
 def alter(file: Path) -> None:
-    """One bit of its last byte."""
+    """Flip one bit of the last byte, in a copy of the file that is linked."""
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
-    file.unlink()  # a link to the true one
+    file.unlink()
     file.write_bytes(content)
 
 
-def own(file: Path) -> Path:
-    """The file in place of the link to it."""
+def as_file(file: Path) -> Path:
+    """Put the file itself in place of the link to it."""
     content = file.read_bytes()
     file.unlink()
     file.write_bytes(content)
@@ -137,26 +133,28 @@ def own(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_altered_file_is_told_with_both_hashes(name: str, copy: Path) -> None:
+def test_the_error_about_an_altered_file_names_both_hashes(name: str, copy: Path) -> None:
     alter(copy / name)
     with pytest.raises(ModelError) as caught:
         manifest.bundled(name)
-    told = str(caught.value)
-    assert told.startswith(f"{copy / name}: it was altered") and "install fasr-video again" in told
-    assert ENTRIES[name].sha256[:12] in told and sha256_file(copy / name)[:12] in told
+    message = str(caught.value)
+    assert message.startswith(f"{copy / name}: it was altered")
+    assert "install fasr-video again" in message
+    assert ENTRIES[name].sha256[:12] in message and sha256_file(copy / name)[:12] in message
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file_is_told_with_its_hash(name: str, copy: Path) -> None:
+def test_the_error_about_a_missing_file_names_its_hash(name: str, copy: Path) -> None:
     (copy / name).unlink()
     with pytest.raises(ModelError) as caught:
         manifest.bundled(name)
-    told = str(caught.value)
-    assert told.startswith(f"{copy / name}: it is missing") and "install fasr-video again" in told
-    assert ENTRIES[name].sha256[:12] in told
+    message = str(caught.value)
+    assert message.startswith(f"{copy / name}: it is missing")
+    assert "install fasr-video again" in message
+    assert ENTRIES[name].sha256[:12] in message
 
 
-def test_a_file_is_looked_at_again_when_it_changed_since(copy: Path) -> None:
+def test_a_file_is_hashed_again_after_it_changed(copy: Path) -> None:
     manifest.bundled("calibration.json")
     alter(copy / "calibration.json")
     with pytest.raises(ModelError, match="altered"):
@@ -187,7 +185,7 @@ DEFAULTS: dict[str, tuple[str, Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("which", DEFAULTS)
-def test_nothing_altered_is_ever_loaded_by_default(which: str, copy: Path) -> None:
+def test_an_altered_file_is_never_loaded_by_default(which: str, copy: Path) -> None:
     name, load = DEFAULTS[which]
     alter(copy / name)
     with pytest.raises(ModelError, match=f"{name}: it was altered"):
@@ -208,18 +206,18 @@ def test_an_altered_calibration_stops_a_search(
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '[{"file": "a"}]'])
-def test_a_damaged_manifest_is_one_clear_line(content: str, copy: Path) -> None:
-    own(copy / manifest.MANIFEST).write_text(content)
+def test_a_damaged_manifest_is_reported_in_one_line(content: str, copy: Path) -> None:
+    as_file(copy / manifest.MANIFEST).write_text(content)
     with pytest.raises(
-        ModelError, match=rf"{manifest.MANIFEST}: (not a whole manifest|it does not name)"
+        ModelError, match=rf"{manifest.MANIFEST}: (the manifest is damaged|it does not name)"
     ):
         manifest.bundled(EMBEDDER)
 
 
-# --- the command -------------------------------------------------------------------------------------------------
+# --- the commands ------------------------------------------------------------------------------
 
 
-def test_models_shows_the_box(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_shows_the_bundled_weights(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "1000")
     code, out, err = called(capsys, "models")
     assert (code, err) == (0, "")
@@ -232,11 +230,11 @@ def test_models_shows_the_box(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
 
 def test_models_as_json_is_the_manifest_with_states(capsys: Capture) -> None:
     code, out, _ = called(capsys, "models", "--json")
-    expected = json.loads((manifest.BOX / manifest.MANIFEST).read_text(encoding="utf-8"))
+    expected = json.loads((manifest.BUNDLED / manifest.MANIFEST).read_text(encoding="utf-8"))
     assert code == 0 and json.loads(out) == [entry | {"state": "ok"} for entry in expected]
 
 
-def test_models_ends_with_four_when_the_box_is_not_whole(copy: Path, capsys: Capture) -> None:
+def test_models_exits_with_four_if_bundled_files_are_damaged(copy: Path, capsys: Capture) -> None:
     alter(copy / "calibration.json")
     (copy / DETECTOR).unlink()
     code, out, err = called(capsys, "models")
@@ -250,38 +248,35 @@ def test_models_ends_with_four_when_the_box_is_not_whole(copy: Path, capsys: Cap
     }
 
 
-def test_doctor_says_when_the_box_is_not_whole(copy: Path, capsys: Capture) -> None:
+def test_doctor_reports_damaged_bundled_files(copy: Path, capsys: Capture) -> None:
     alter(copy / "calibration.json")
     code, out, _ = called(capsys, "doctor", "--json")
-    found = {f["what"]: f for f in json.loads(out)}
-    assert code == 0 and found["calibration of scores in the box"]["state"] == "altered"
-    assert found["the box"]["state"].startswith(f"not whole: 1 of {len(NAMES)} files")
-    assert "install fasr-video again" in found["the box"]["remedy"]
+    findings = {finding["what"]: finding for finding in json.loads(out)}
+    assert code == 0 and findings["bundled calibration of scores"]["state"] == "altered"
+    summary = findings["bundled weights"]
+    assert summary["state"].startswith(f"incomplete: 1 of {len(NAMES)} files")
+    assert "install fasr-video again" in summary["remedy"]
 
 
-# --- after retraining --------------------------------------------------------------------------------------------
+# --- after training ----------------------------------------------------------------------------
 
 
-def test_hashes_are_written_anew_and_told(copy: Path) -> None:
-    before = own(copy / manifest.MANIFEST).read_bytes()
+def test_refresh_updates_the_hashes_and_reports_each_change(copy: Path) -> None:
+    before = as_file(copy / manifest.MANIFEST).read_bytes()
     assert manifest.refresh() == [] and (copy / manifest.MANIFEST).read_bytes() == before
     alter(copy / "combiner.safetensors")
-    (told,) = manifest.refresh()
-    old, new = (
-        ENTRIES["combiner.safetensors"].sha256[:12],
-        sha256_file(copy / "combiner.safetensors")[:12],
-    )
-    assert (
-        told.startswith(f"combiner.safetensors: {old}… is now {new}…")
-        and "calibration.json" in told
-    )
+    (line,) = manifest.refresh()
+    old = ENTRIES["combiner.safetensors"].sha256[:12]
+    new = sha256_file(copy / "combiner.safetensors")[:12]
+    assert line.startswith(f"combiner.safetensors: {old}… is now {new}…")
+    assert "calibration.json" in line
     assert manifest.bundled("combiner.safetensors") == copy / "combiner.safetensors"
     changed = {n for n, e in manifest.read_manifest().items() if e != ENTRIES[n]}
     assert changed == {"combiner.safetensors"}
 
 
-def test_hashes_are_not_written_for_a_box_that_is_not_whole(copy: Path) -> None:
-    before = own(copy / manifest.MANIFEST).read_bytes()
+def test_refresh_refuses_unknown_and_missing_files(copy: Path) -> None:
+    before = as_file(copy / manifest.MANIFEST).read_bytes()
     save_file({"a": torch.zeros(1)}, copy / "stray.safetensors")
     with pytest.raises(ModelError, match=r"no entry for stray\.safetensors"):
         manifest.refresh()
@@ -292,7 +287,7 @@ def test_hashes_are_not_written_for_a_box_that_is_not_whole(copy: Path) -> None:
     assert (copy / manifest.MANIFEST).read_bytes() == before
 
 
-def test_looking_at_the_box_does_not_load_torch() -> None:
+def test_reading_the_manifest_does_not_load_torch() -> None:
     code = (
         "import sys, fasr_video.weights.manifest as b;"
         " b.bundled('calibration.json'); sys.exit('torch' in sys.modules)"
@@ -300,7 +295,7 @@ def test_looking_at_the_box_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-# --- contracts ---------------------------------------------------------------------------------------------------
+# --- contracts ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +345,7 @@ def test_a_later_version_of_a_contract_is_another_one(tmp_path: Path) -> None:
         BuiltinDetector(file, 0.5, "cpu")
 
 
-def test_files_from_before_the_headers_still_load(ours: dict[str, Path], tmp_path: Path) -> None:
+def test_files_without_a_header_still_load(ours: dict[str, Path], tmp_path: Path) -> None:
     for contract in (detection.FORMAT, recognition.FORMAT):
         bare = tmp_path / "bare.safetensors"
         save_file(load_file(ours[contract]), bare)
@@ -365,7 +360,7 @@ def test_files_from_before_the_headers_still_load(ours: dict[str, Path], tmp_pat
     ],
     ids=["detector", "embedder"],
 )
-def test_trainers_write_the_contract_and_equal_weights_are_equal_files(
+def test_trainers_write_the_contract_and_equal_weights_give_equal_files(
     save: Callable[..., None], net: Callable[[], torch.nn.Module], room: object, tmp_path: Path
 ) -> None:
     state = net().state_dict()

@@ -30,7 +30,7 @@ from tests.conftest import PORTRAITS
 
 YELLOW, DARK, WALL = (230, 200, 60), (30, 30, 30), (200, 200, 210)
 FRAMES = 6
-# A sign is less of a face than a person whatever the weights in the box; how much less is not tested.
+# A sign is less of a face than a person whatever the bundled weights; how much less is not tested.
 NORMS = ("select.sure_score=1", "select.min_norm=6.5", "select.min_norm_large=6.5")
 LIMITS = (*NORMS, "track.start_score=0.3", "track.high_score=0.3")
 SMALL = (

@@ -63,7 +63,7 @@ def hoard(order: Order, tell: Tell) -> Outcome:
 
 
 def never_fit(order: Order, tell: Tell) -> Outcome:
-    return Outcome(End.UNFIT, "detector.safetensors: missing; put the box back")
+    return Outcome(End.UNFIT, "detector.safetensors: missing; bring the file back")
 
 
 def lose_gpu(order: Order, tell: Tell) -> Outcome:

@@ -1,4 +1,4 @@
-"""`fasr-video doctor`: what is installed here, on which device things would run, and which models are at hand."""
+"""`fasr-video doctor`: what is installed, which device would be used, which models are there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import av
@@ -24,10 +24,12 @@ from fasr_video.weights import manifest
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """One line of what `doctor` shows."""
+
     what: str
     state: str
     remedy: str
-    """Empty when nothing is to be done."""
+    """What to do about it; empty when all is well."""
 
 
 PACKAGES = {
@@ -53,25 +55,31 @@ PACKAGES = {
 
 
 def examine() -> list[Finding]:
-    libraries = ", ".join(
-        f"{k} {'.'.join(map(str, v))}" for k, v in list(av.library_versions.items())[:2]
-    )
-    findings = [
+    """Return what is installed, what the machine has, and the state of the bundled weights."""
+    python = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    free_disk = shutil.disk_usage(Path.cwd()).free
+    machine = [
         Finding("fasr-video", __version__, ""),
-        Finding(
-            "Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}", ""
-        ),
+        Finding("Python", python, ""),
         Finding("cores", str(os.cpu_count()), ""),
-        Finding("FFmpeg", libraries, ""),
-        Finding("GPU", _gpu(torch.cuda.is_available()), ""),
-        Finding("free disk here", f"{shutil.disk_usage(Path.cwd()).free / 1e9:.0f} GB", ""),
+        Finding("FFmpeg", _ffmpeg_versions(), ""),
+        Finding("GPU", _gpu_name(), ""),
+        Finding("free disk here", f"{free_disk / 1e9:.0f} GB", ""),
     ]
-    findings += [_package(name, remedy) for name, remedy in PACKAGES.items()]
-    return [*findings, *_models()]
+    packages = [_package(name, remedy) for name, remedy in PACKAGES.items()]
+    return [*machine, *packages, *_models()]
 
 
-def _gpu(there: bool) -> str:
-    return torch.cuda.get_device_name(0) if there else "none: everything runs on the CPU"
+def _ffmpeg_versions() -> str:
+    """Return the names and versions of the first two libraries of FFmpeg."""
+    libraries = list(av.library_versions.items())[:2]
+    return ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in libraries)
+
+
+def _gpu_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return "none: everything runs on the CPU"
 
 
 def _package(name: str, remedy: str) -> Finding:
@@ -82,35 +90,38 @@ def _package(name: str, remedy: str) -> Finding:
 
 
 def _models() -> list[Finding]:
+    """Return the state of each bundled file, and a line for all of them."""
     try:
         states = {entry: entry.state for entry in manifest.read_manifest().values()}
     except ModelError as error:
-        return [Finding("the box", error.reason, error.remedy)]
+        return [Finding("bundled weights", error.reason, error.remedy)]
     findings = []
+    bad = 0
     for entry, state in states.items():
-        whole = state is manifest.State.OK
-        told = f"sha256 {entry.sha256[:16]}…, licence: {entry.licence}" if whole else str(state)
-        findings.append(Finding(f"{entry.what} in the box", told, "" if whole else manifest.REMEDY))
-    bad = sum(state is not manifest.State.OK for state in states.values())
-    summary = f"whole: {len(states)} files, each as the manifest says"
+        name = f"bundled {entry.what}"
+        if state is manifest.State.OK:
+            facts = f"sha256 {entry.sha256[:16]}…, licence: {entry.licence}"
+            findings.append(Finding(name, facts, ""))
+        else:
+            bad += 1
+            findings.append(Finding(name, str(state), manifest.REMEDY))
     if bad:
-        summary = f"not whole: {bad} of {len(states)} files missing or altered"
-    return [*findings, Finding("the box", summary, manifest.REMEDY if bad else "")]
+        summary = f"incomplete: {bad} of {len(states)} files are missing or altered"
+    else:
+        summary = f"complete: {len(states)} files, each as the manifest says"
+    return [*findings, Finding("bundled weights", summary, manifest.REMEDY if bad else "")]
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Show what is installed, which device would be used, and which models are at hand."""
+    """Show what is installed, which device would be used, and which models are there."""
     findings = examine()
     if as_json:
-        click.echo(
-            json.dumps(
-                [{"what": f.what, "state": f.state, "remedy": f.remedy} for f in findings], indent=2
-            )
-        )
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
         return
     table = Table(box=None, show_header=False)
-    for f in findings:
-        table.add_row(f.what, cell(f.state), f"[yellow]{cell(f.remedy)}[/]")
+    for finding in findings:
+        remedy = f"[yellow]{cell(finding.remedy)}[/]"
+        table.add_row(finding.what, cell(finding.state), remedy)
     Console().print(table)

@@ -24,7 +24,7 @@ EMBEDDER_OPTIONS = (
     click.option(
         "--weights",
         type=click.Path(path_type=Path),
-        help="Its file, or folder. [default: builtin's own in the box, dlib's as installed]",
+        help="Its file, or folder. [default: builtin's bundled one, dlib's as installed]",
     ),
     click.option("--flip", is_flag=True, help="Average each face with its mirror image."),
 )

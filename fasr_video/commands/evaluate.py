@@ -131,13 +131,13 @@ COMMON_OPTIONS = (
         "--combiner",
         multiple=True,
         type=FILE,
-        help="Feature Combiners, each at the eta that it was trained at. [default: that in the box]",
+        help="Feature Combiners, each at the eta that it was trained at. [default: the bundled one]",
     ),
     click.option(
         "--model",
         multiple=True,
         type=FILE,
-        help="Super-resolution networks. [default: that in the box]",
+        help="Super-resolution networks. [default: the bundled one]",
     ),
     click.option(
         "--references",
@@ -174,7 +174,7 @@ COMMON_OPTIONS = (
     click.option(
         "--attributes",
         type=FILE,
-        help="Classifier that judges attributes. [default: that in the box]",
+        help="Classifier that judges attributes. [default: the bundled one]",
     ),
     click.option("--fid", type=FILE, help="Weights of FID's Inception network."),
     click.option(

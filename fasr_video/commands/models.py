@@ -1,4 +1,4 @@
-"""`fasr-video models` and `licences`: what is in the box, and the terms of it and of all packages."""
+"""`fasr-video models` and `licences`: the bundled models, and the terms of them and of all packages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fasr_video.weights import manifest
     "--json", "as_json", is_flag=True, help="The manifest's entries and their states as JSON."
 )
 def models_command(as_json: bool) -> int:
-    """Show the models in the box: contract, data, licence, hash, and whether each file is what it should be.
+    """Show the bundled models: contract, data, licence, hash, and whether each file is what it should be.
 
     Ends with 4 when one is missing or altered.
     """
@@ -34,7 +34,7 @@ def models_command(as_json: bool) -> int:
         Console().print(_models_table(states), highlight=False)
     if all(state is manifest.State.OK for state in states.values()):
         return ExitCode.DONE
-    say(f"fasr-video: the box is not whole; {manifest.REMEDY}", err=True)
+    say(f"fasr-video: bundled weights are missing or altered; {manifest.REMEDY}", err=True)
     return ExitCode.INTEGRITY
 
 

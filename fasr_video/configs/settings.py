@@ -75,7 +75,7 @@ class SelectSettings(_Group):
     """The mean detector score from which a track is a face whatever the embedder says of it."""
     min_norm: float = Field(ge=0)
     """The embedder's norm from which a track of a small face is one however unsure the detector was. It belongs to
-    the embedder in the box: `benchmarks/not_faces.py` measures it anew, and writes it into the presets with --set."""
+    the bundled embedder: `benchmarks/not_faces.py` measures it anew, and writes it into the presets with --set."""
     min_norm_large: float = Field(ge=0)
     """The same for faces of 20 px or more between the eyes."""
 

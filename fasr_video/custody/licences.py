@@ -1,4 +1,4 @@
-"""Under which licences stands what is installed here: fasr-video, what it needs, and the weights in the box.
+"""Under which licences stands what is installed here: fasr-video, what it needs, and the bundled weights.
 
 Not pip-licenses, which knows neither the weights nor what a package is needed for, and would be needed at run time.
 """
@@ -42,7 +42,7 @@ def packages() -> list[Licence]:
 
 
 def weights() -> list[Licence]:
-    """As the box's manifest has them."""
+    """As the manifest of the bundled weights has them."""
     return [
         Licence(e.file, e.sha256[:12], e.licence, f"trained on: {e.data}")
         for e in read_manifest().values()

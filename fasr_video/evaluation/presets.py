@@ -16,7 +16,7 @@ class Preset:
     axes: Mapping[str, Sequence[str]]
     """Values of options that are not given on the command line."""
     needs: str = ""
-    """What the user has to bring, in words; empty where the box has everything."""
+    """What the user has to bring, in words; empty where the bundled weights are enough."""
     twice: str = ""
     """The option that has to be given twice or more for that."""
     etas: bool = False

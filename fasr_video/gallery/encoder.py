@@ -150,7 +150,7 @@ class TrackEncoder:
 def make_encoder(
     embedder: Embedder, restorer: Restorer | None, samples: int, reader: Classifiers | None = None
 ) -> TrackEncoder:
-    """Pools by the Feature Combiner in the box where it was trained on this embedder's features, else by the mean."""
+    """Pools by the bundled Feature Combiner where it was trained on this embedder's features, else by the mean."""
     combiner = merging.load_combiner(bundled("combiner.safetensors"))
     fitting = combiner if combiner.source.sha256 == embedder.sha256 else None
     return TrackEncoder(embedder, fitting, restorer, samples, reader)

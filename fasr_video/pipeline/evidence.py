@@ -1,6 +1,6 @@
 """What speaks for a track's being a face at all: detectors also find lamps, labels and prints.
 
-The embedder in the box is trained to give parts of scenes without a face the vector zero, so the
+The bundled embedder is trained to give parts of scenes without a face the vector zero, so the
 length of its vector, the norm, tells how much of a face it sees.
 """
 
@@ -42,7 +42,7 @@ def weigh(embedder: Embedder, mean_score: float, eye_px: float, faces: Sequence[
 
 
 def uses_bundled_models(settings: Settings) -> bool:
-    """Return whether the models are those in the box, whose scores and norms the limits are of."""
+    """Return whether the models are the bundled ones, whose scores and norms the limits are of."""
     detect, recognise = settings.detect, settings.recognise
     in_the_box = detect.weights is None and recognise.weights is None
     return in_the_box and (detect.backend, recognise.embedder) == ("builtin", "builtin")

@@ -125,7 +125,7 @@ class Reading:
 
 
 def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> Reading:
-    """The given calibration, or the one in the box, as far as it fits these models."""
+    """The given calibration, or the bundled one, as far as it fits these models."""
     file = settings.calibration or bundled("calibration.json")
     found = Calibration.load(file)
     reason = found.fits(models)
@@ -137,9 +137,7 @@ def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> 
         return Reading(found, (Kind.BEST, Kind.POOLED), (remark,))
     if settings.calibration is not None:
         raise UsageError(file, reason, "calibrate these models, or use those that it was made for")
-    return Reading(
-        None, (), (f"scores are raw: the calibration in the box does not fit ({reason})",)
-    )
+    return Reading(None, (), (f"scores are raw: the bundled calibration does not fit ({reason})",))
 
 
 def search_all(

@@ -80,7 +80,7 @@ class Job:
     """NAME=yes|no[:CONFIDENCE], or read."""
     guidance: float | None
     classifier: Sequence[str]
-    """FILE of ours, or NAME=FILE for each published one; none for the one in the box."""
+    """FILE of ours, or NAME=FILE for each published one; none for the bundled one."""
     identity: Path | None = None
     """A fitted identity, for idfsr."""
     face: Which = None

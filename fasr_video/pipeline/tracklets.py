@@ -39,7 +39,7 @@ class EndedTrack:
     """The face to show it by: LR0, or the best unusable one."""
     usable: bool
     evidence: Evidence | None = None
-    """None where there is no telling: no usable face, or other models than those in the box."""
+    """None where there is no telling: no usable face, or other models than the bundled ones."""
     is_face: bool = True
 
 

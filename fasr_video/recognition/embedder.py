@@ -45,7 +45,7 @@ class BuiltinEmbedder:
     licence = "research use: trained on CelebA, FairFace and web scenes"
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
-        """With these weights; without any, with those in the box."""
+        """With these weights; without any, with the bundled ones."""
         weights = weights or bundled("embedder.safetensors")
         self.device = torch.device(device)
         self.net = EmbedderNet()

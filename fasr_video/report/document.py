@@ -106,7 +106,7 @@ def _weigh(track: dict[str, Any]) -> None:
 def _models(
     sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]
 ) -> list[dict[str, object]]:
-    """Each model at work with its hash, and what the box's manifest says of it: data, licence, conditions of use."""
+    """Return each model at work, its hash, and the manifest's facts if it is a bundled one."""
     bundled = {entry.sha256: entry for entry in read_manifest().values()}
     found: dict[tuple[str, str], dict[str, object]] = {}
 
@@ -134,7 +134,7 @@ def _models(
 def _described(entry: Entry | None, licence: str | None) -> dict[str, object]:
     if entry is None:
         return {
-            "what": "not from the box",
+            "what": "not a bundled model",
             "data": None,
             "licence": licence or "unknown here: ask who gave the file",
         }

@@ -135,7 +135,7 @@ def _wanted(
 
 
 def open_guidance(files: Sequence[str], strength: float, device: torch.device) -> Guidance:
-    """With the classifiers of these files, or with the one in the box.
+    """With the classifiers of these files, or with the bundled one.
 
     A file of ours says itself which attributes it knows; a published one is for one, and is given as NAME=FILE.
     """

@@ -28,7 +28,7 @@ from fasr_video.sr.networks.idfsr import IDENTITY
 FORMAT = "fasr-video/identity/1"
 # References that a person is fitted from.
 FEWEST, MOST = 2, 10
-# Least mean cosine of a reference to the others. With the embedder in the box, of 907 people's sets
+# Least mean cosine of a reference to the others. With the bundled embedder, of 907 people's sets
 # of two to four photographs 4 % lie below it; of sets of one to three with a stranger's photograph
 # among them, 77 %.
 SAME_PERSON = 0.1

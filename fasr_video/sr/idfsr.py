@@ -280,7 +280,7 @@ class PublishedIdfsr(IdentityDenoiser):
 class CompactIdfsr(IdentityDenoiser):
     """Tells what its base lacks: the LR face, and the warped reference where that is hidden."""
 
-    sampler = "ddim-3@1"  # more steps, or a start at pure noise, lose colour and likeness with the weights in the box
+    sampler = "ddim-3@1"  # more steps, or a start at pure noise, lose colour and likeness with the bundled weights
     sigma_min, sigma_max = 0.002, 30.0
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:

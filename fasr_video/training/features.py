@@ -65,7 +65,7 @@ def _embed(
 
 
 def embedder_of(features: Path, weights: Path | None, device: torch.device) -> BuiltinEmbedder:
-    """The embedder with these weights (None: those in the box), if `features` (.npz) are its own."""
+    """The embedder with these weights (None: the bundled ones), if `features` (.npz) are its own."""
     embedder = BuiltinEmbedder(weights, device)
     require_embedder(features, CombinerFeatures.load(features).source.sha256, embedder.sha256)
     return embedder

@@ -230,7 +230,7 @@ class Job:
     landmarks: Path
     """CSV with the landmarks of the faces, in their pixels."""
     embedder: Path | None
-    """The one that the features are of; None for that in the box."""
+    """The one that the features are of; None for the bundled one."""
     size: str
     """compact or published."""
     recipe: Recipe

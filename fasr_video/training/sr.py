@@ -198,7 +198,7 @@ class Job:
     begin: Path | None = None
     """Weights that a new run begins with."""
     embedder: Path | None = None
-    """Weights of the embedder that made the features, for the identity term; None for the one in the box."""
+    """Weights of the embedder that made the features, for the identity term; None for the bundled one."""
 
 
 def run(
