@@ -26,7 +26,7 @@ from fasr_video.datasets.faces import Faces, read_faces, views
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.errors import FasrError
 from fasr_video.evaluation.pictures import psnr, ssim
-from fasr_video.recognition.align import USUAL_LANDMARKS
+from fasr_video.recognition.align import DEFAULT_LANDMARKS
 from fasr_video.recognition.combiner import mean
 from fasr_video.recognition.embedder import Embedder, as_tensor
 from fasr_video.recognition.embedders import open_embedder
@@ -113,7 +113,7 @@ def pasted(models: IdfsrModels, person: Person, side: int) -> Tensor:
     """The LR face with the first reference bent onto it, where the network would draw: what needs no network."""
     lr = enlarge(as_tensor([lr_face(person, side)]), 128)
     found = models.find_landmarks(as_image(lr[0]))
-    landmarks = torch.from_numpy(USUAL_LANDMARKS if found is None else found).float()[None]
+    landmarks = torch.from_numpy(DEFAULT_LANDMARKS if found is None else found).float()[None]
     told = assemble(
         lr, landmarks, as_tensor(person.references[:1]), person.landmarks[:1], person.features[:1]
     )

@@ -1,4 +1,4 @@
-"""Who does something, and as what: both as somebody says it. Nobody checks either."""
+"""Names and roles of the people who do something, as they state them. Neither is checked."""
 
 from __future__ import annotations
 
@@ -7,43 +7,47 @@ import os
 
 from fasr_video.errors import UsageError
 
-# Names the role where no option does: for a shell, or for a service that runs by itself.
-VARIABLE = "FASR_VIDEO_ROLE"
-# What pages propose; any other word will do.
-USUAL = ("examiner", "reviewer", "supervisor", "administrator")
-LONGEST = 100
+# The environment variable with the role, if no option gives one: for a shell or a service.
+ROLE_VARIABLE = "FASR_VIDEO_ROLE"
+# Roles that the review pages propose; any other text is a role as well.
+USUAL_ROLES = ("examiner", "reviewer", "supervisor", "administrator")
+MAX_ROLE_LENGTH = 100
 
 
 def role(text: str) -> str:
-    """A role on one line; empty where none is stated."""
+    """Return a role as one line; empty if none is stated. Raise if it is too long."""
     text = one_line("role", text)
-    if len(text) > LONGEST:
-        raise UsageError("role", f"{len(text)} characters", f"say it in at most {LONGEST}")
+    if len(text) > MAX_ROLE_LENGTH:
+        reason = f"it has {len(text)} characters"
+        raise UsageError("role", reason, f"give at most {MAX_ROLE_LENGTH}")
     return text
 
 
 def one_line(what: str, text: str) -> str:
-    """Without what no reader could see: it would be another name that looks the same."""
+    """Return the text as one line; raise for invisible characters.
+
+    With them two different names could look the same.
+    """
     text = " ".join(text.split())
     if not text.isprintable():
         raise UsageError(
             what,
-            "it holds characters that cannot be shown",
-            "write it with letters, digits and marks",
+            "it has characters that cannot be displayed",
+            "use letters, digits and punctuation only",
         )
     return text
 
 
-def stated() -> str:
-    return role(os.environ.get(VARIABLE, ""))
+def role_from_environment() -> str:
+    return role(os.environ.get(ROLE_VARIABLE, ""))
 
 
-def login() -> str:
+def login_name() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container may know the number alone
+    except (KeyError, OSError):  # in a container the user may have a number but no name
         return f"user {os.getuid()}"
 
 
-def shown(name: str, role: str) -> str:
+def name_with_role(name: str, role: str) -> str:
     return f"{name} ({role})" if role else name

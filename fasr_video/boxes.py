@@ -1,4 +1,4 @@
-"""Geometry of boxes: overlaps, suppression of doubles, and frames brought to the size a network takes."""
+"""Geometry of bounding boxes: overlap, non-maximum suppression, and frames made smaller."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from fasr_video.types import Boxes, Detections, Image, Landmarks
 
 NMS_IOU = 0.4
-# A box with this share of its area in a better one, and at most this share of that one's area, is a
-# part of it.
-PART_INSIDE, PART_SIZE = 0.8, 0.4
+# A box is only a part of a better one if more than this share of its area lies in that one ...
+PART_INSIDE = 0.8
+# ... and its area is less than this share of the area of that one.
+PART_SIZE = 0.4
 
-# Of either precision; what goes in comes out.
+# Of either precision: functions return the precision that they are given.
 Floats = NDArray[np.floating]
 
 
@@ -23,7 +24,7 @@ def areas(boxes: Floats) -> Floats:
 
 
 def intersection(a: Floats, b: Floats) -> Floats:
-    """Shared area of each box of `a` (N×4) with each of `b` (M×4): N×M."""
+    """Return the area that each box of `a` (N×4) shares with each of `b` (M×4): N×M."""
     corner = np.maximum(a[:, None, :2], b[None, :, :2])
     sides = (np.minimum(a[:, None, 2:], b[None, :, 2:]) - corner).clip(min=0)
     shared: Floats = sides[..., 0] * sides[..., 1]
@@ -31,26 +32,33 @@ def intersection(a: Floats, b: Floats) -> Floats:
 
 
 def iou_matrix(a: Floats, b: Floats) -> Floats:
-    """Intersection over union, N×M. Boxes without an area overlap nothing."""
+    """Return the intersection over union, N×M. Boxes without an area overlap nothing."""
     shared = intersection(a, b)
     union = areas(a)[:, None] + areas(b)[None] - shared
-    share: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return share
+    iou: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return iou
 
 
 def nms(boxes: Boxes, scores: Floats, iou: float) -> NDArray[np.intp]:
-    """Rows to keep, best score first: a box goes when it overlaps a better one by more than `iou`."""
+    """Return the rows that remain after non-maximum suppression, best score first.
+
+    A box is dropped if it overlaps a better one by more than `iou`.
+    """
     order = np.argsort(-scores, kind="stable")
-    kept: list[np.intp] = []
+    remaining: list[np.intp] = []
     while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
+        best = order[0]
+        order = order[1:]
+        remaining.append(best)
         order = order[iou_matrix(boxes[[best]], boxes[order])[0] <= iou]
-    return np.array(kept, np.intp)
+    return np.array(remaining, np.intp)
 
 
-def parts(boxes: Boxes) -> NDArray[np.bool_]:
-    """Tell for each of these boxes, best score first, whether it is only a part of a better one: a cheek, an eye."""
+def are_parts(boxes: Boxes) -> NDArray[np.bool_]:
+    """Return for each box, best score first, whether it is only a part of a better one.
+
+    Such a part is a cheek or an eye.
+    """
     area = areas(boxes)
     inside = intersection(boxes, boxes) > PART_INSIDE * area[:, None]
     smaller = area[:, None] < PART_SIZE * area[None]
@@ -59,15 +67,17 @@ def parts(boxes: Boxes) -> NDArray[np.bool_]:
 
 
 def best_first(boxes: Boxes, scores: Floats, landmarks: Landmarks | None) -> Detections:
-    """Raw candidates as the contract wants them: sorted, without doubles and without parts of faces."""
-    found = Detections(boxes, scores, landmarks).take(nms(boxes, scores, NMS_IOU))
-    return found.take(~parts(found.boxes))
+    """Return raw candidates sorted by score, without duplicates and without parts of faces."""
+    candidates = Detections(boxes, scores, landmarks)
+    detections = candidates.take(nms(boxes, scores, NMS_IOU))
+    return detections.take(~are_parts(detections.boxes))
 
 
 def shrink(image: Image, max_side: int) -> tuple[Image, Floats]:
-    """The image with its longest side at most `max_side`, and (x, y): pixels of the original per pixel of the result.
+    """Return the image with its longest side at most `max_side`, and the scale (x, y).
 
-    Never enlarged: interpolated pixels hold no face that the recording lacks.
+    The scale is pixels of the original per pixel of the result. Images are never enlarged:
+    interpolated pixels show no face that the recording does not.
     """
     height, width = image.shape[:2]
     ratio = max_side / max(height, width)

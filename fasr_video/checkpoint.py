@@ -1,4 +1,4 @@
-"""Weights from a local file into a network, or one clear error. Nothing in a weights file is ever executed."""
+"""Loading of weights from a local file into a network. Nothing in a weights file is executed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fasr_video.errors import ModelError, UsageError
 from fasr_video.files import atomic_write
 
-# A training loop that warms up with np.minimum leaves NumPy numbers in its optimizer's state, FASR's among them.
-# They come under the name that NumPy 1 or NumPy 2 gives their constructor.
+# Some training loops, FASR's among them, warm up with np.minimum and leave NumPy numbers in the
+# state of the optimizer. NumPy 1 and NumPy 2 name the constructor of such numbers differently.
 _scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
 NUMPY_NUMBERS = [
     _scalar,
@@ -28,10 +28,11 @@ NUMPY_NUMBERS = [
 
 
 class Inert:
-    """Stands in for a class that a file names and we do not want: nothing of it is imported or run."""
+    """Replaces a class that a file names: nothing of the named class is imported or run."""
 
 
-# PyTorch Lightning leaves, beside the tensors, the states of its callbacks under their classes, and its settings.
+# PyTorch Lightning saves, beside the tensors, the states of its callbacks under their classes, and
+# its settings.
 LIGHTNING = [
     (Inert, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"),
     (dict, "pytorch_lightning.utilities.parsing.AttributeDict"),
@@ -39,9 +40,9 @@ LIGHTNING = [
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a PyTorch state dict, by name.
+    """Return the tensors of a safetensors file or of a PyTorch state dict, by name.
 
-    A wrapping `state_dict` entry and the `module.` prefix that DataParallel leaves are taken off.
+    A `state_dict` entry around them is unwrapped, and DataParallel's `module.` prefix is removed.
     """
     if not path.is_file():
         raise ModelError(path, "no such file", "check the path of the weights")
@@ -50,15 +51,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ModelError(
-            path, "it holds something else than tensors by name", "give a file with a state dict"
+            path, "it holds something other than named tensors", "give a file with a state dict"
         )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
 
 
 def load_state(net: nn.Module, path: Path, contract: str | None = None) -> None:
-    """Fill `net` from `path`; every tensor has to be there, with its shape, and no other.
+    """Load the tensors of `path` into `net`: exactly those of the network, with their shapes.
 
-    `contract` is that of a network of ours: a file of ours that names another one is refused before its tensors are.
+    With `contract`, a file of ours that names another contract is refused before its tensors are.
     """
     state = read_state(path)
     if contract is not None:
@@ -67,13 +68,13 @@ def load_state(net: nn.Module, path: Path, contract: str | None = None) -> None:
 
 
 def save_own(tensors: Mapping[str, Tensor], path: Path, contract: str, header: str) -> None:
-    """A weights file of our own: safetensors with the contract in its header, and beside that what `header` says."""
-    # One entry alone: safetensors writes several in random order, and the file's hash would change with it.
+    """Write a weights file of ours: safetensors whose header has `header` under the contract."""
+    # A single entry: safetensors writes several in random order, which would change the file's hash.
     atomic_write(path, lambda partial: save_file(dict(tensors), partial, {contract: header}))
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the header of a safetensors file says beside the tensors' names."""
+    """Return the metadata in the header of a safetensors file."""
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
@@ -82,53 +83,61 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def contract_of(path: Path) -> str | None:
-    """The contract that a weights file of our own names, as fasr-video/embedder/1; None for any other file."""
+    """Return the contract that a weights file of ours names, as fasr-video/embedder/1.
+
+    Return None for any other file.
+    """
     if path.suffix != ".safetensors":
         return None
     metadata = read_metadata(path)
-    # It is the header's only key; in a Feature Combiner's it stands within the only entry.
-    named = re.search(r"fasr-video/\w+/\d+", " ".join([*metadata, *metadata.values()]))
-    return None if named is None else named[0]
+    # The contract is the only key of the metadata; in a Feature Combiner it is in the only value.
+    match = re.search(r"fasr-video/\w+/\d+", " ".join([*metadata, *metadata.values()]))
+    return None if match is None else match[0]
 
 
-def check_contract(path: Path, wanted: str) -> None:
-    """Refuse a file of our own that was made for another contract; one without our header may be what is wanted."""
-    named = contract_of(path)
-    if named not in (None, wanted):
+def check_contract(path: Path, expected: str) -> None:
+    """Raise for a file of ours with another contract; files without our header may still fit."""
+    contract = contract_of(path)
+    if contract not in (None, expected):
         raise ModelError(
             path,
-            f"its header says {named}, but {wanted} is wanted",
-            "give weights of that contract",
+            f"its header names the contract {contract}, but {expected} is needed",
+            f"give weights for {expected}",
         )
 
 
 def fill(net: nn.Module, state: Mapping[str, Tensor], path: Path, remedy: str) -> None:
-    """`load_state` with tensors that were read from `path`."""
-    # Counters of training steps: no part of the function, and absent from old files.
-    own = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
-    given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    check_shapes(path, own, given, remedy)
+    """Load tensors that were read from `path` into `net`; see `load_state`."""
+    needed = _without_counters(net.state_dict())
+    given = _without_counters(state)
+    check_shapes(path, needed, given, remedy)
     check_finite(path, given)
     net.load_state_dict(given, strict=False)
 
 
+def _without_counters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out counters of training steps: they change no result, and old files lack them."""
+    return {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+
+
 def check_shapes(
-    path: Path, own: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str
+    path: Path, needed: Mapping[str, Tensor], given: Mapping[str, Tensor], remedy: str
 ) -> None:
-    """The file has to give every tensor that the network owns, with its shape, and no other."""
-    for problem, keys in (
-        ("lacks", [k for k in own if k not in given]),
-        ("has unknown", [k for k in given if k not in own]),
-        ("has another shape of", [k for k in own if k in given and own[k].shape != given[k].shape]),
-    ):
+    """Raise unless the file has exactly the tensors that the network needs, with their shapes."""
+    missing = [k for k in needed if k not in given]
+    unknown = [k for k in given if k not in needed]
+    misshapen = [k for k in needed if k in given and needed[k].shape != given[k].shape]
+    problems = {"lacks": missing, "has unknown": unknown, "has another shape of": misshapen}
+    for problem, keys in problems.items():
         if keys:
-            more = ", …" if len(keys) > 3 else ""
-            reason = f"it {problem} {len(keys)} of {len(own)} tensors: {', '.join(keys[:3])}{more}"
+            names = ", ".join(keys[:3]) + (", …" if len(keys) > 3 else "")
+            reason = f"it {problem} {len(keys)} of {len(needed)} tensors: {names}"
             raise ModelError(path, reason, remedy)
 
 
-def check_finite(path: Path, given: Mapping[str, Tensor]) -> None:
-    for name, value in given.items():
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise for tensors with NaN or infinity."""
+    for name, value in tensors.items():
         if not value.isfinite().all():
             raise ModelError(
                 path, f"NaN or infinity in {name}", "give weights from before the training diverged"
@@ -136,7 +145,7 @@ def check_finite(path: Path, given: Mapping[str, Tensor]) -> None:
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name, if this machine has it: there is no falling back to another one."""
+    """Return the device of that name; raise if this machine cannot use it."""
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -161,16 +170,15 @@ def _unreadable(path: Path, error: Exception) -> ModelError:
 
 
 def read_torch(path: Path) -> object:
-    """What `torch.save` wrote, as long as it is tensors, numbers and containers."""
+    """Return what `torch.save` wrote, if it is tensors, numbers and containers only."""
     try:
         with torch.serialization.safe_globals([*NUMPY_NUMBERS, *LIGHTNING]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = "not a plain state dict: it is damaged or asks to run code, which we never do"
-        raise ModelError(path, reason, "convert it to safetensors where you trust it") from error
-    except (
-        Exception
-    ) as error:  # bytes that are no checkpoint fail in the unpickler in any way they like
+        reason = "not a plain state dict: it is damaged, or would run code, which is refused"
+        remedy = "if you trust the file, convert it to safetensors"
+        raise ModelError(path, reason, remedy) from error
+    except Exception as error:  # a file that is no checkpoint can make the unpickler raise anything
         raise ModelError(
             path, "not a readable PyTorch file", "copy or download it again"
         ) from error

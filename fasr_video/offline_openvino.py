@@ -1,4 +1,7 @@
-"""OpenVINO without its telemetry: imported as it is, it posts to an analytics host and writes into the home folder."""
+"""OpenVINO without its telemetry.
+
+With it, importing OpenVINO posts to an analytics host and writes into the home folder.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from fasr_video.errors import MissingExtra
 
 
 def load_openvino(needed_for: str) -> Any:
-    """Return the module openvino; its telemetry is shut out before it is imported."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO works without
+    """Import openvino with its telemetry blocked, and return the module."""
+    # OpenVINO works without it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""What a picture's file says of itself wherever it goes: where it is from, and whether a camera or a network made it.
+"""Provenance in picture files: where a picture is from, and whether a camera or a network made it.
 
-A PNG carries it three times: as a line for people (`Description`), as facts in JSON (`fasr-video`), and as IPTC's
-digital source type in XMP, which other programs read.
+A PNG states it three times: as a line for people (`Description`), as facts in JSON (`fasr-video`),
+and as IPTC's digital source type in XMP, which other programs read.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from PIL.PngImagePlugin import PngInfo
 from fasr_video import __version__
 from fasr_video.pictures import MOST_OF_A_PHOTOGRAPH, opened
 
-# Under which the facts stand in a PNG.
+# The name of the PNG text chunk with the facts.
 NOTE = "fasr-video"
 BANNER = "SYNTHETIC RECONSTRUCTION · lead only, not for comparison"
 CAMERA = "CAMERA PICTURE · the recording's own pixels"
 COVERED = "CAMERA PICTURE · the recording's own pixels, other people's faces pixelated"
-PROCESSED = "CAMERA PICTURE · aligned, scaled or averaged by classical means; nothing in it was learned or drawn"
+PROCESSED = (
+    "CAMERA PICTURE · aligned, scaled or averaged by classical means; "
+    "nothing in it was learned or drawn"
+)
 
 _TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
-# IPTC's term for each.
+# IPTC's term for each kind of picture.
 SOURCE_TYPES = {
     BANNER: f"{_TERMS}compositeWithTrainedAlgorithmicMedia",
     CAMERA: f"{_TERMS}digitalCapture",
@@ -34,7 +37,8 @@ SOURCE_TYPES = {
 
 _XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
     '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
     ' Iptc4xmpExt:DigitalSourceType="{term}"/></rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
 )
@@ -43,7 +47,7 @@ _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 
 
 def described(what: str, facts: Mapping[str, object]) -> dict[str, object]:
-    """The facts, headed by what the picture is and by what wrote them."""
+    """Return the facts, after what the picture is and which version of fasr-video wrote them."""
     return {
         "what": what,
         "digital_source_type": SOURCE_TYPES[what],
@@ -53,7 +57,7 @@ def described(what: str, facts: Mapping[str, object]) -> dict[str, object]:
 
 
 def png_note(facts: Mapping[str, object], what: str = BANNER) -> PngInfo:
-    """For a picture that is about to be written; a reconstruction unless told otherwise."""
+    """Return the text chunks for a PNG that is about to be written, by default a reconstruction."""
     note = PngInfo()
     note.add_text("Description", what)
     note.add_itxt(NOTE, json.dumps(described(what, facts)))
@@ -62,33 +66,32 @@ def png_note(facts: Mapping[str, object], what: str = BANNER) -> PngInfo:
 
 
 def xmp(what: str) -> str:
-    """What it is, for formats that hold no more of this."""
+    """Return the XMP packet that says what the picture is, for formats without further notes."""
     return _XMP.format(term=SOURCE_TYPES[what])
 
 
 def with_note(png: bytes, facts: Mapping[str, object], what: str) -> bytes:
-    """A PNG file with this in place of what it said before; its pixels stay the same bytes."""
-    head, *rest = ((kind, data) for kind, data in _chunks(png) if kind not in _TEXTS)
-    told = [(kind, data) for kind, data, *_ in png_note(facts, what).chunks]
-    return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in (head, *told, *rest))
+    """Return a PNG file with new text chunks in place of the old ones; the pixel data is kept."""
+    header, *others = ((kind, data) for kind, data in _chunks(png) if kind not in _TEXTS)
+    notes = [(kind, data) for kind, data, *_ in png_note(facts, what).chunks]
+    chunks = (header, *notes, *others)
+    return _SIGNATURE + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 
 def is_synthetic(png: bytes) -> bool:
-    """Whether a picture file says that this program drew it."""
+    """Return whether a picture file says that this program drew it."""
     with opened(png, MOST_OF_A_PHOTOGRAPH) as picture:
-        return NOTE in picture.info and picture.info.get("Description") not in {
-            CAMERA,
-            COVERED,
-            PROCESSED,
-        }
+        description = picture.info.get("Description")
+        return NOTE in picture.info and description not in {CAMERA, COVERED, PROCESSED}
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    at = len(_SIGNATURE)
-    while at < len(png):
-        length, kind = struct.unpack_from(">I4s", png, at)
-        yield kind, png[at + 8 : at + 8 + length]
-        at += 12 + length
+    """Yield the type and the data of each chunk of a PNG file."""
+    offset = len(_SIGNATURE)
+    while offset < len(png):
+        length, kind = struct.unpack_from(">I4s", png, offset)
+        yield kind, png[offset + 8 : offset + 8 + length]
+        offset += 12 + length
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

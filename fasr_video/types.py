@@ -1,4 +1,4 @@
-"""The values that cross rooms. All are frozen; arrays say their shape, range and colour order."""
+"""Values that several packages share. All are frozen; arrays state shape, range and colour order."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 Image = NDArray[np.uint8]
 # N×4: x1, y1, x2, y2 in pixels of the upright frame; x2 and y2 lie outside the face.
 Boxes = NDArray[np.float32]
-# N×5×2 in pixels: the eye, eye, nose, mouth corner, mouth corner as seen from left to right in an
-# upright face.
+# N×5×2 in pixels: the left and right eye, the nose, the left and right mouth corner, where left
+# and right are those of the picture of an upright face.
 Landmarks = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRef:
-    """Where a frame comes from, exactly: time is pts · time_base and is rounded only when shown."""
+    """Which frame of which file: its time is pts · time_base, and is rounded only for display."""
 
     source: str
     """SHA-256 of the file."""
     index: int
-    """Place in display order among the frames that the file holds, from 0."""
+    """Position in display order among the frames of the file, from 0."""
     pts: int
     time_base: Fraction
 
@@ -36,13 +36,13 @@ class FrameRef:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The faces of one frame, as a detector saw them."""
+    """The faces that a detector found in one frame."""
 
     boxes: Boxes
     scores: NDArray[np.float32]
     """N, in [0, 1]; comparable only within one detector."""
     landmarks: Landmarks | None
-    """None when the detector gives none."""
+    """None if the detector gives none."""
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -58,9 +58,9 @@ class Detections:
 
 
 class Reason(StrEnum):
-    """Why a face is, or is not, among the pictures that speak for its track. Each face seen has exactly one.
+    """Why a face is, or is not, among the pictures that represent its track; each face has one.
 
-    NOT_A_FACE is said of a whole track: its pictures keep their own reasons.
+    NOT_A_FACE is the reason of a whole track: its faces keep their own reasons.
     """
 
     LR0 = "lr0"
@@ -99,14 +99,17 @@ REASON_TEXT = {
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What one face picture is worth, by measures that can be explained. Higher is better except `turn`."""
+    """The quality of one face picture, by measures that people can check.
+
+    Higher is better, except for `turn`.
+    """
 
     eye_px: float
     """Pixels between the eyes, along the face's own axis."""
     sharpness: float
     """Share of the face's contrast that is fine detail at its own size, 0-1."""
     turn: float
-    """0 frontal to 1 profile, from the landmarks; nan when the detector gives none."""
+    """0 frontal to 1 profile, from the landmarks; nan if the detector gives none."""
     exposure: float
     """Mean brightness of the face, 0-1."""
     contrast: float
@@ -126,7 +129,7 @@ class FaceCrop:
     """One face cut from one frame."""
 
     aligned: Image
-    """128×128×3 RGB: the canonical frame."""
+    """128×128×3 RGB: the face in the canonical frame."""
     native: Image
     """The face and its surroundings in the recording's own pixels, not resampled."""
     native_origin: tuple[int, int]
@@ -135,9 +138,9 @@ class FaceCrop:
 
 @dataclass(frozen=True, slots=True)
 class AlignedFace:
-    """A face in the canonical frame, as embedders take it."""
+    """A face in the canonical frame: the input of embedders."""
 
     picture: Image
     """128×128×3 RGB."""
     landmarks: NDArray[np.float32] | None
-    """5×2: its landmarks in the picture's own pixels; None when the detector gives none."""
+    """5×2: its landmarks in the picture's own pixels; None if the detector gives none."""

@@ -178,7 +178,7 @@ def _source(
         segment,
         (last, last),
         tracker=tracker,
-        gate=replace(START, looked=segment.frames, whole=segment.frames),
+        gate=replace(START, frames=segment.frames, whole=segment.frames),
         losses=Losses(),
         damaged=0,
         seconds=1.0,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fasr_video.actors import VARIABLE
+from fasr_video.actors import ROLE_VARIABLE
 from fasr_video.archive.canonical import dump
 from fasr_video.case import decisions
 from fasr_video.case import document as export
@@ -72,7 +72,7 @@ def test_without_the_option_the_role_is_that_of_the_environment_or_none(
     decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
     called(capsys, *decide)
     assert logged(folder, "decided")["role"] == ""
-    monkeypatch.setenv(VARIABLE, "reviewer")
+    monkeypatch.setenv(ROLE_VARIABLE, "reviewer")
     called(capsys, *decide)
     assert logged(folder, "decided")["role"] == "reviewer"
 
@@ -80,7 +80,7 @@ def test_without_the_option_the_role_is_that_of_the_environment_or_none(
 def test_a_role_is_one_short_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     decide = ("decide", folder, "T1", "rejected", "--reason", "other ear", "--by", "Anna", "--role")
     code, _, err = called(capsys, *decide, "x" * 101)
-    assert code == 2 and "role: 101 characters; say it in at most 100" in err
+    assert code == 2 and "role: it has 101 characters; give at most 100" in err
     assert called(capsys, *decide, " senior\n examiner ")[0] == 0
     assert logged(folder, "decided")["role"] == "senior examiner"
 

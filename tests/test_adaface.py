@@ -142,7 +142,9 @@ def test_a_lightning_checkpoint_loads_without_lightning(tmp_path: Path) -> None:
 def test_no_other_class_is_let_in(name: str, tmp_path: Path) -> None:
     with for_a_while({name: dict}) as (other,):
         path = saved(lightning(small_state()) | {"hyper_parameters": other()}, tmp_path / "a.ckpt")
-    with pytest.raises(ModelError, match="asks to run code, which we never do; convert it"):
+    with pytest.raises(
+        ModelError, match="would run code, which is refused; if you trust the file, convert it"
+    ):
         load(path)
 
 
@@ -160,7 +162,9 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
     path = saved(
         lightning(small_state()) | {"callbacks": Trap(tmp_path / "sprung")}, tmp_path / "a.ckpt"
     )
-    with pytest.raises(ModelError, match="asks to run code, which we never do; convert it"):
+    with pytest.raises(
+        ModelError, match="would run code, which is refused; if you trust the file, convert it"
+    ):
         load(path)
     assert not (tmp_path / "sprung").exists()
     torch.load(path, weights_only=False)  # the trap is a real one
@@ -269,12 +273,12 @@ def squeeze(state: State) -> None:
 CONV = "body.5.res_layer.4.weight"
 MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none.ckpt", "no such file; check the path"),
-    "a text file": (lambda d: text(d / "a.ckpt"), "damaged or asks to run code"),
+    "a text file": (lambda d: text(d / "a.ckpt"), "damaged, or would run code"),
     "truncated": (
         lambda d: half(changed(d, lambda s: None)),
         "not a readable PyTorch file; copy or download it again",
     ),
-    "a list": (lambda d: saved([1, 2], d / "a.ckpt"), "something else than tensors by name"),
+    "a list": (lambda d: saved([1, 2], d / "a.ckpt"), "something other than named tensors"),
     "NaN": (
         lambda d: changed(d, lambda s: spoil(s, CONV, math.nan)),
         f"NaN or infinity in {CONV}; give weights from",
@@ -305,11 +309,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "another depth": (
         lambda d: changed(d, lambda s: s.update({"body.9.res_layer.0.weight": torch.zeros(512)})),
-        r"holds 10 residual units body.N, AdaFace's networks 8 \(IR-18\), 16 \(IR-34\), 24 .*, 49 \(IR-101\); give",
+        r"has 10 residual units body.N, AdaFace's networks have 8 \(IR-18\), 16 \(IR-34\), 24 .*, 49 \(IR-101\); give",
     ),
     "another network": (
         lambda d: saved({"conv.weight": torch.zeros(1)}, d / "a.pth"),
-        "holds 0 residual units body.N.*; give one of AdaFace's checkpoints",
+        "has 0 residual units body.N.*; give one of AdaFace's checkpoints",
     ),
 }
 

@@ -365,7 +365,7 @@ def test_files_that_are_no_classifier_are_refused_in_one_line(mistake: str, tmp_
 
 def test_a_classifier_is_no_denoiser(tmp_path: Path) -> None:
     for path, says in (
-        (own_file(tmp_path), "its header says fasr-video/attributes/1"),
+        (own_file(tmp_path), "its header names the contract fasr-video/attributes/1"),
         (published_file(tmp_path), "no published score network"),
     ):
         with pytest.raises(ModelError, match=says):

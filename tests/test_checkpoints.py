@@ -415,7 +415,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "no file": (lambda d: d / "none.pth", "no such file; check the path"),
     "a folder": (lambda d: d, "no such file"),
     "an empty file": (empty, "not a readable PyTorch file"),
-    "a text file": (text, "damaged or asks to run code, which we never do"),
+    "a text file": (text, "damaged, or would run code, which is refused"),
     "torch, truncated": (
         lambda d: half(fasr_file(d)),
         "not a readable PyTorch file; copy or download it again",
@@ -437,7 +437,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "code": (
         lambda d: fasr_file(d, lambda c: c.update(step=Trap(d / "sprung"))),
-        "run code, which we never do",
+        "run code, which is refused",
     ),
     "a list": (lambda d: saved([1, 2], d / "a.pth"), "has nothing by name; give weights as FASR"),
     "another network": (

@@ -152,9 +152,9 @@ def test_eta_is_0_to_1(eta: float) -> None:
 
 def test_features_of_another_length_or_not_finite_are_refused() -> None:
     combiner = make()
-    with pytest.raises(UsageError, match="K×32 wanted, not 3×16"):
+    with pytest.raises(UsageError, match="K×32 needed, not 3×16"):
         combiner.combine(random(3, 16))
-    with pytest.raises(UsageError, match="K×32 wanted, not 32"):
+    with pytest.raises(UsageError, match="K×32 needed, not 32"):
         combiner.combine(random(LENGTH))
     with pytest.raises(UsageError, match="K×32"):
         combiner.pair(random(3, LENGTH), random(3, 16))

@@ -336,7 +336,7 @@ def test_an_accepted_link_that_is_removed_or_moved_is_found(case: Case) -> None:
 
 @pytest.mark.parametrize("name", ["Bob\x00", "Bob\u202e", "Bob\x1b[2J"])
 def test_a_name_that_nobody_can_read_is_refused(case: Case, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be shown"):
+    with pytest.raises(UsageError, match="cannot be displayed"):
         decide(case, 1, "insufficient", "blurred", name)
     assert made_on(case, 1) == []
 

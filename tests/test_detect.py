@@ -443,7 +443,7 @@ def test_state_dicts_of_all_habits_load(tmp_path: Path, prefix: str, wrapped: bo
 
 def test_code_in_a_weights_file_is_never_run(tmp_path: Path) -> None:
     torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="never do; convert"):
+    with pytest.raises(ModelError, match="which is refused; if you trust the file, convert"):
         read_state(tmp_path / "w.pth")
     assert not (tmp_path / "sprung").exists()
 
@@ -515,7 +515,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "retinaface",
         lambda d: text_file(d / "a.pth"),
         ModelError,
-        "run code.*; convert it",
+        "run code.*, convert it",
     ),
     "retinaface, a list": (
         "retinaface",

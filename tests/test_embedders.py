@@ -28,7 +28,7 @@ from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError
 from fasr_video.pipeline.stills import read_still
 from fasr_video.recognition.adaface import AdaFaceNet
 from fasr_video.recognition.align import (
-    USUAL_LANDMARKS,
+    DEFAULT_LANDMARKS,
     canonical_to_arcface,
     canonical_to_dlib,
     mirror_landmarks,
@@ -183,7 +183,7 @@ def some_faces(count: int) -> tuple[Tensor, Tensor]:
     faces = F.interpolate(
         torch.rand(count, 3, 9, 9, generator=generator), (128, 128), mode="bicubic"
     ).clamp(0, 1)
-    landmarks = torch.from_numpy(USUAL_LANDMARKS).float() + 3 * torch.randn(
+    landmarks = torch.from_numpy(DEFAULT_LANDMARKS).float() + 3 * torch.randn(
         count, 5, 2, generator=generator
     )
     landmarks[2:3] = torch.nan
@@ -247,7 +247,7 @@ def test_unknown_landmarks_are_those_of_a_usual_face(opened: Opened) -> None:
     unknown, _ = embedder.embed(faces, None)
     for other in (
         torch.full((3, 5, 2), torch.nan),
-        torch.from_numpy(USUAL_LANDMARKS).float().expand(3, -1, -1),
+        torch.from_numpy(DEFAULT_LANDMARKS).float().expand(3, -1, -1),
     ):
         assert torch.allclose(embedder.embed(faces, other)[0], unknown, atol=1e-5)
     moved = (embedder.embed(faces, landmarks)[0] - unknown).norm(dim=1) > 1e-3

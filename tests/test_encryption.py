@@ -230,7 +230,7 @@ def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: 
         run([corridor], tmp_path / "case", configs.load("cpu", chosen), listen=stop)
     with Case.open(tmp_path / "case") as case:
         state = json.loads(case.db.execute("SELECT tracker FROM source").fetchone()["tracker"])
-        seen = resume_gate(case, 1).seen
+        seen = resume_gate(case, 1).cells
     assert seen is not None and seen.shape == tuple(state["cells"]) and seen.std() > 5
     assert seen.tobytes()[:32] not in base64.b64decode(state["seen"])
     assert run([corridor], tmp_path / "case", configs.load("cpu", chosen))[1]

@@ -227,7 +227,7 @@ def test_a_combiner_is_not_used_on_another_recognisers_features(
 ) -> None:
     chosen = ("--method", "pooled", "--scorer", stranger, "--people", 3, "--out", tmp_path / "run")
     code, _, err = called(capsys, "celeba", faces, *chosen)
-    assert code == 3 and "with the mean: it belongs to the embedder" in err
+    assert code == 3 and "with the mean: it was made with the embedder" in err
 
 
 def test_outputs_made_elsewhere_are_scored_beside_ours(

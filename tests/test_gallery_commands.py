@@ -11,7 +11,7 @@ import pytest
 from PIL import Image as PilImage
 from PIL import ImageOps
 
-from fasr_video.actors import login
+from fasr_video.actors import login_name
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import FILE
 from fasr_video.gallery.store import DATABASE
@@ -110,7 +110,7 @@ def test_the_log_tells_who_enrolled_and_who_removed_and_names_no_subject(
         == 0
     )
     enrolled, removed = document(capsys, "log", gallery)["log"]
-    assert (enrolled["event"], enrolled["added"], enrolled["by"]) == ("enrol", 2, login())
+    assert (enrolled["event"], enrolled["added"], enrolled["by"]) == ("enrol", 2, login_name())
     assert (removed["event"], removed["why"], removed["subjects"], removed["images"]) == (
         "removed",
         "order 7",

@@ -332,7 +332,7 @@ def test_a_model_loads_for_its_own_contract_alone(
     with pytest.raises(ModelError) as caught:
         LOADERS[wanted](ours[given])
     assert str(caught.value).startswith(
-        f"{ours[given]}: its header says {given}, but {wanted} is wanted; "
+        f"{ours[given]}: its header names the contract {given}, but {wanted} is needed; "
     )
 
 
@@ -340,7 +340,7 @@ def test_a_later_version_of_a_contract_is_another_one(tmp_path: Path) -> None:
     tensors, file = load_file(manifest.bundled(DETECTOR)), tmp_path / "detector.safetensors"
     save_file(tensors, file, {"fasr-video/detector/2": "as above, but BGR"})
     with pytest.raises(
-        ModelError, match="says fasr-video/detector/2, but fasr-video/detector/1 is wanted"
+        ModelError, match="contract fasr-video/detector/2, but fasr-video/detector/1 is needed"
     ):
         BuiltinDetector(file, 0.5, "cpu")
 

@@ -380,7 +380,7 @@ def test_the_mean_is_refused_beside_another_embedder(tmp_path: Path) -> None:
     strange = mean_network()
     strange.embedder = "0" * 64
     save_mean(strange, tmp_path / "mean.safetensors")
-    with pytest.raises(FasrError, match="belongs to the embedder 000000000000…"):
+    with pytest.raises(FasrError, match="made with the embedder 000000000000…"):
         open_restorer(
             METHODS["mean"], Options(CPU, ModelFiles(network=tmp_path / "mean.safetensors"))
         )

@@ -201,10 +201,10 @@ def test_a_number_that_is_not_there_is_refused_with_those_that_are(
 ) -> None:
     unclear = choose_face(pair, detector, Choice(3))
     assert isinstance(unclear, Unclear) and unclear.reason.startswith(
-        "it has no face 3, but 2 faces: 1 at the top left"
+        "there is no face 3, but 2 faces: 1 at the top left"
     )
     one = choose_face(pair[:, 300:], detector, Choice(2))
-    assert isinstance(one, Unclear) and one.reason.startswith("it has no face 2, but 1 face: 1 ")
+    assert isinstance(one, Unclear) and one.reason.startswith("there is no face 2, but 1 face: 1 ")
 
 
 def test_the_only_face_needs_no_choice(detector: Detector, pair: Image) -> None:

@@ -123,4 +123,4 @@ def test_a_frame_no_larger_than_a_tile_is_searched_whole() -> None:
 
 
 def test_tiles_without_faces() -> None:
-    assert_same(TILES.detect([blank(250, 250)])[0], Detections.empty(landmarks=True))
+    assert_same(TILES.detect([blank(250, 250)])[0], Detections.empty(with_landmarks=True))

@@ -454,7 +454,7 @@ def test_a_judge_that_did_not_make_the_features_is_refused(folder: Path, tmp_pat
         **own,
     )
     job = sr.Job(faces, file, None, "compact", sr.Recipe(identity=1.0), None)
-    with pytest.raises(FasrError, match="it belongs to the embedder ffffffffffff"):
+    with pytest.raises(FasrError, match="it was made with the embedder ffffffffffff"):
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 
@@ -498,7 +498,7 @@ def test_features_and_combiner_of_two_embedders_are_not_mixed(
         sr.Recipe(),
         None,
     )
-    with pytest.raises(FasrError, match="it belongs to the embedder ffffffffffff"):
+    with pytest.raises(FasrError, match="it was made with the embedder ffffffffffff"):
         sr.run(job, tmp_path / "run", Plan(steps=1, lr=1e-4), CPU, quiet)
 
 

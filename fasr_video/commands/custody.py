@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fasr_video.actors import login
+from fasr_video.actors import login_name
 from fasr_video.actors import role as as_role
 from fasr_video.archive.summary import rewrite
 from fasr_video.case.case import Case
@@ -140,7 +140,7 @@ def purge_command(
         chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen))
     )
     try:
-        ended = list(purge_all(chosen, search, by or login(), why or "its time is over", role))
+        ended = list(purge_all(chosen, search, by or login_name(), why or "its time is over", role))
     finally:  # also of cases that a purge that was killed removed: a summary's faces must not outlive them
         stale = rewrite(tombstones_in(cases))
         _tell(stale)

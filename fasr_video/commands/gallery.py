@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fasr_video import detection
+from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
-from fasr_video.actors import shown
 from fasr_video.commands.embedder import Chosen, embedder_options
 from fasr_video.commands.options import DEVICE, FACE, ROLE
 from fasr_video.console import cell, readable_json, say
@@ -212,7 +212,7 @@ def log_command(gallery: Path, as_json: bool) -> None:
             return
         rows = []
         for at, event, details in lines:
-            who = shown(str(details.pop("by", "")), str(details.pop("role", "")))
+            who = name_with_role(str(details.pop("by", "")), str(details.pop("role", "")))
             rows.append((at[:19], event, who, ", ".join(f"{k} {v}" for k, v in details.items())))
         _table(("when", "what", "who", "details"), rows)
 

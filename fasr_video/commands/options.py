@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fasr_video.actors import VARIABLE as ROLE_VARIABLE
+from fasr_video.actors import ROLE_VARIABLE
 from fasr_video.encryption import VARIABLE
 from fasr_video.errors import UsageError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from fasr_video.actors import login
+from fasr_video.actors import login_name
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, undo
 from fasr_video.case.links import decide as decide_link
@@ -27,7 +27,7 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
     """Accept, refuse or reopen a proposed LINK between two tracks of CASE. The log keeps every decision."""
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
-        decide_link(opened, link, states[decision], by or login(), role)
+        decide_link(opened, link, states[decision], by or login_name(), role)
     say(f"link {link}: {states[decision]}")
 
 

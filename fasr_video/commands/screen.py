@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from fasr_video.actors import shown
+from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
 from fasr_video.case.document import as_document, decided_subject, state_of
 from fasr_video.console import clock, plain_throughout, say
@@ -207,7 +207,9 @@ def show(document: dict[str, Any]) -> None:
         for link in document["links"]:
             pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
             by = (
-                f" by {shown(link['decided_by'], link['decided_as'])}" if link["decided_by"] else ""
+                f" by {name_with_role(link['decided_by'], link['decided_as'])}"
+                if link["decided_by"]
+                else ""
             )
             table.add_row(
                 str(link["id"]),
@@ -246,7 +248,9 @@ def _runs(runs: list[dict[str, Any]]) -> Table:
     table = Table("begun", "ended", "what", "by", title="runs")
     for run in runs:
         ended = run["ended"][:19] if run["finished"] else "not finished"
-        table.add_row(run["begun"][:19], ended, run["what"], escape(shown(run["by"], run["role"])))
+        table.add_row(
+            run["begun"][:19], ended, run["what"], escape(name_with_role(run["by"], run["role"]))
+        )
     return table
 
 
@@ -327,7 +331,7 @@ def _decisions(tracks: list[dict[str, Any]]) -> Table:
             told = (
                 decided_subject(d),
                 d["reason"],
-                shown(d["by"], d["role"]),
+                name_with_role(d["by"], d["role"]),
                 d["undone_by"] or "",
             )
             table.add_row(str(d["id"]), t["name"], d["verdict"], *map(escape, told))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fasr_video.actors import login
+from fasr_video.actors import login_name
 from fasr_video.commands.options import FILE, ROLE
 from fasr_video.console import say
 from fasr_video.encryption import fingerprint as key_fingerprint
@@ -48,7 +48,7 @@ def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
     """Sign an export: a manifest of SHA-256 and its signature are written beside FILE_OR_FOLDER."""
     from fasr_video.custody.signing import sign
 
-    signed = sign(target, key, by or login(), role)
+    signed = sign(target, key, by or login_name(), role)
     say(
         f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}"
     )

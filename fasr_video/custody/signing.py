@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fasr_video.actors import login, shown
+from fasr_video.actors import login_name, name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.case.decisions import person
 from fasr_video.case.store import DATABASE, now
@@ -41,7 +41,11 @@ class Signed:
 def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
     """Write manifest and signature beside the target, in place of earlier ones."""
     target, private = target.absolute(), read_private(key)
-    found, at, who = _hashes(target), now(), shown(person(by or login()), as_role(role))
+    found, at, who = (
+        _hashes(target),
+        now(),
+        name_with_role(person(by or login_name()), as_role(role)),
+    )
     text, signed = signed_manifest(found, private, who, at)
     manifest, signature = _beside(target)
     with explain_errors(manifest):

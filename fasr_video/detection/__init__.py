@@ -1,4 +1,4 @@
-"""Faces in frames: several detectors behind one contract."""
+"""Face detection: several detectors behind one contract."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ class _Request:
     engine: str
     batch: int | None
 
-    def given_weights(self, what: str) -> Path:
+    def required_weights(self, what: str) -> Path:
+        """Return the path of the weights; raise if none is given."""
         if self.weights is None:
-            raise UsageError(
-                "detect.weights", "this backend brings none of its own", f"give {what}"
-            )
+            raise UsageError("detect.weights", "this backend has no bundled ones", f"give {what}")
         return self.weights
 
 
-# Those that need torch are imported when they are asked for: a run with another backend does not wait for it.
+# Detectors that need torch are imported here, so that other backends do not wait for it.
 def _builtin(request: _Request) -> Detector:
     from fasr_video.detection.builtin import BuiltinDetector
 
@@ -46,7 +45,7 @@ def _builtin(request: _Request) -> Detector:
 def _haar(request: _Request) -> Detector:
     if request.weights is not None:
         raise UsageError(
-            "detect.weights", "the haar backend uses OpenCV's own cascade", "leave it out"
+            "detect.weights", "the haar backend has OpenCV's own cascade", "leave it out"
         )
     if request.device != "cpu":
         raise UsageError(
@@ -58,12 +57,12 @@ def _haar(request: _Request) -> Detector:
 def _retinaface(request: _Request) -> Detector:
     from fasr_video.detection.retinaface import RetinaFaceDetector
 
-    weights = request.given_weights("the path of retinaface-pytorch's ResNet-50 weights")
+    weights = request.required_weights("the path of retinaface-pytorch's ResNet-50 weights")
     return RetinaFaceDetector(weights, request.min_score, request.device, request.max_side)
 
 
 def _insightface(request: _Request) -> Detector:
-    folder = request.given_weights("a folder with InsightFace's ONNX files")
+    folder = request.required_weights("a folder with InsightFace's ONNX files")
     return InsightFaceDetector(folder, request.min_score, request.device, request.max_side)
 
 
@@ -87,10 +86,10 @@ def open_detector(
     engine: str = "torch",
     batch: int | None = None,
 ) -> Detector:
-    """The detector of that name, in tiles if `tile` (px) is not 0.
+    """Return the detector of that name; it works in tiles if `tile` (px) is not 0.
 
-    `max_side` bounds what retinaface and insightface see of a frame or tile: larger ones are shrunk.
-    `engine` is what computes the builtin one: torch, or openvino; `batch`, how many frames or tiles it takes at a time.
+    `max_side` is for retinaface and insightface: longer frames or tiles are shrunk to it.
+    `engine` (torch or openvino) and `batch` (frames or tiles at a time) are for the builtin one.
     """
     if backend not in BACKENDS:
         raise SettingsError(

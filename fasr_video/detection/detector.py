@@ -1,4 +1,4 @@
-"""What every face detector keeps to, so that the rest of the pipeline need not know which one is at work."""
+"""The contract of all face detectors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fasr_video.types import Detections, Image
 
 
 class Detector(Protocol):
-    """Pictures in, faces out. What it finds in a frame does not depend on the other frames of the call."""
+    """Finds faces in frames. The result for a frame does not depend on the others of the call."""
 
     @property
     def name(self) -> str:
-        """For people: the method and how it runs, as printed and stored with the case."""
+        """The method and how it runs, for people: it is printed and stored with the case."""
         ...
 
     @property
@@ -21,7 +21,7 @@ class Detector(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the model's file or files: what a second examiner compares."""
+        """SHA-256 (hex) of the model's file or files, for a second examiner to compare."""
         ...
 
     @property
@@ -30,6 +30,9 @@ class Detector(Protocol):
         ...
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        """One Detections a frame, best score first, after non-maximum suppression. Frames may differ in size; boxes and
-        landmarks are in the frame's own pixels and may stick out of it, as a face at the edge does."""
+        """Return the faces of each frame, best score first, after non-maximum suppression.
+
+        Frames may differ in size. Boxes and landmarks are in the pixels of the frame, and may lie
+        partly outside of it, as a face at the edge does.
+        """
         ...

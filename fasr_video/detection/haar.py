@@ -1,4 +1,4 @@
-"""The baseline: OpenCV's frontal face cascade. No weights to fetch, no landmarks, many false alarms."""
+"""The baseline: OpenCV's frontal face cascade. It has no landmarks and many false alarms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from fasr_video.types import Detections, Image
 
 CASCADE = "haarcascade_frontalface_alt2.xml"
 SCALE = 1.08
-MIN_SIZE = 18  # px; with SCALE: found every frontal face of 20 px or more in our measurement
+MIN_SIZE = 18  # px; with SCALE it found every frontal face of 20 px or more that we measured with
 MIN_NEIGHBOURS = 3
 
 
 class HaarDetector:
-    """A face's score is m / (1 + m), m being how far the last stage's sum of votes lies above what that stage asks for.
+    """OpenCV's cascade of Haar features.
 
-    It grows with the cascade's own certainty, lies in [0, 1), and is no probability.
+    The score of a face is m / (1 + m), where m is the last stage's sum of votes minus its
+    threshold. It grows with the cascade's certainty, lies in [0, 1), and is no probability.
     """
 
     has_landmarks = False
@@ -32,15 +33,15 @@ class HaarDetector:
     def __init__(self, min_score: float) -> None:
         path = Path(haarcascades) / CASCADE
         self._cascade = cv2.CascadeClassifier(str(path))
-        self._asked = _last_threshold(path)
+        self._threshold = _last_threshold(path)
         self._min_score = min_score
         self.name = f"haar ({path.stem}, OpenCV {cv2.__version__})"
         self.fingerprint = sha256_file(path)
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        return [self._one(frame) for frame in frames]
+        return [self._detect_in(frame) for frame in frames]
 
-    def _one(self, frame: Image) -> Detections:
+    def _detect_in(self, frame: Image) -> Detections:
         corners, _, votes = self._cascade.detectMultiScale3(
             cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY),
             scaleFactor=SCALE,
@@ -50,12 +51,13 @@ class HaarDetector:
         )
         boxes = np.asarray(corners, np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        margin = (np.asarray(votes, np.float64).ravel() - self._asked).clip(min=0)
+        margin = (np.asarray(votes, np.float64).ravel() - self._threshold).clip(min=0)
         scores = (margin / (1 + margin)).astype(np.float32)
-        sure = scores >= self._min_score
-        return best_first(boxes[sure], scores[sure], None)
+        passing = scores >= self._min_score
+        return best_first(boxes[passing], scores[passing], None)
 
 
 def _last_threshold(path: Path) -> float:
+    """Return the threshold of the cascade's last stage."""
     thresholds = [float(e.text or "nan") for e in ElementTree.parse(path).iter("stageThreshold")]
     return thresholds[-1]

@@ -44,23 +44,21 @@ class InsightFaceDetector:
             )
         self.fingerprint = _fingerprint(files)
         try:
-            with contextlib.redirect_stdout(
-                io.StringIO()
-            ):  # some of its models print when they load
+            # Some models print when they load.
+            with contextlib.redirect_stdout(io.StringIO()):
                 analysis = FaceAnalysis(
                     name=str(folder),
                     allowed_modules=["detection"],
                     providers=[provider],
-                    # One session for all picture sizes; else it builds and keeps one for each size it meets.
+                    # One session for all picture sizes, instead of one for each size.
                     static_shape_sessions=False,
                 )
-        except (
-            Exception
-        ) as error:  # ONNX Runtime and InsightFace raise many kinds, bare Exception among them
+        except Exception as error:  # ONNX Runtime and InsightFace raise even a bare Exception
             reason = f"InsightFace finds no usable detector in it ({type(error).__name__})"
-            raise ModelError(folder, reason, "check that the files are whole") from error
+            raise ModelError(folder, reason, "check that the files are complete") from error
         self._model = analysis.det_model
-        self._min_score, self._max_side = min_score, max_side
+        self._min_score = min_score
+        self._max_side = max_side
         self.name = f"insightface ({folder.name}, {device}, longest side at most {max_side} px)"
 
     @property
@@ -68,20 +66,22 @@ class InsightFaceDetector:
         return bool(self._model.use_kps)
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        return [self._one(frame) for frame in frames]
+        return [self._detect_in(frame) for frame in frames]
 
-    def _one(self, frame: Image) -> Detections:
+    def _detect_in(self, frame: Image) -> Detections:
         small, scale = shrink(frame, self._max_side)
         height, width = small.shape[:2]
-        # Padded here, because InsightFace would enlarge the frame to fill the input size instead.
+        # Padded here: otherwise InsightFace enlarges the frame to fill the input size.
         padded = np.pad(small[..., ::-1], ((0, -height % PAD_TO), (0, -width % PAD_TO), (0, 0)))
-        found, landmarks = self._model.detect(
+        rows, landmarks = self._model.detect(
             padded, padded.shape[1::-1], det_thresh=self._min_score
         )
-        boxes = found[:, :4] * np.tile(scale, 2)
-        return best_first(boxes, found[:, 4], None if landmarks is None else landmarks * scale)
+        boxes = rows[:, :4] * np.tile(scale, 2)
+        scores = rows[:, 4]
+        return best_first(boxes, scores, None if landmarks is None else landmarks * scale)
 
 
 def _fingerprint(files: list[Path]) -> str:
+    """Return a SHA-256 over the hashes and names of the files."""
     lines = (f"{hashlib.sha256(read_onnx(file)[0]).hexdigest()}  {file.name}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,8 +1,9 @@
 """The builtin detector's network: an anchor-free face detector with five landmarks.
 
-A small residual backbone and a feature pyramid predict at strides 4, 8 and 16. Every location of every level says:
-is a face's centre here, where exactly, how large, and where its eyes, nose and mouth corners are. Stride 4 is what
-lets faces of 12-16 px be seen; the stride-32 stage gives context but predicts nothing.
+A small residual backbone and a feature pyramid predict at strides 4, 8 and 16. Every cell of every
+level predicts whether the centre of a face is in it, where exactly, how large the face is, and
+where its eyes, nose and mouth corners are. Stride 4 is for faces of 12-16 px; the stride-32 stage
+gives context but predicts nothing.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ CONTRACT = "RGB in [-1, 1], any size -> faces with 5 landmarks at strides 4, 8, 
 STRIDES = (4, 8, 16)
 PAD_TO = 32  # the deepest stage halves five times
 LEVEL_LIMITS = (28.0, 72.0)  # px, square root of the face box's area: the level a face belongs to
-BASE = 4.0  # sizes and landmark offsets are told in units of BASE strides
+BASE = 4.0  # sizes and landmark offsets are in units of BASE strides
 WIDTHS = (16, 32, 64, 128, 160)
 PYRAMID = 48
 OUTPUTS = 15  # centre logit, centre offset (2), log size (2), landmark offsets (10)
 
 
 class LevelOutput(NamedTuple):
-    """One pyramid level, N×C×H×W with H, W = image / stride; offsets and sizes in units of the stride."""
+    """The output of one level: N×C×H×W with H, W = image / stride, in units of the stride."""
 
     logit: Tensor
-    """N×1: logit that a face centre lies in this cell."""
+    """N×1: logit that the centre of a face lies in this cell."""
     offset: Tensor
     """N×2: centre minus the cell's centre."""
     log_size: Tensor
@@ -64,7 +65,7 @@ class Residual(nn.Module):
 
 
 class DetectorNet(nn.Module):
-    """N×3×H×W in [-1, 1] RGB, H and W multiples of PAD_TO → one LevelOutput a stride."""
+    """N×3×H×W in [-1, 1] RGB, H and W multiples of PAD_TO → one LevelOutput for each stride."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,9 +87,8 @@ class DetectorNet(nn.Module):
         for head in self.head:
             assert isinstance(head, nn.Conv2d) and head.bias is not None
             nn.init.zeros_(head.bias)
-            nn.init.constant_(
-                head.bias[:1], -4.6
-            )  # start from "1 % of the cells hold a face": no blow-up at step 0
+            # A logit of 1 %: otherwise the loss of the first steps is too large.
+            nn.init.constant_(head.bias[:1], -4.6)
 
     def forward(self, x: Tensor) -> list[LevelOutput]:
         c4 = self.stage4(self.stem(x))
@@ -110,22 +110,21 @@ class DetectorNet(nn.Module):
 def decode_level(
     output: LevelOutput, stride: int, min_score: float, limit: int = 2000
 ) -> list[tuple[Tensor, ...]]:
-    """Peaks of one level, an image each: boxes (K×4 xyxy px), scores (K), landmarks (K×5×2 px), before NMS.
+    """Return the peaks of one level before NMS, for each image of the batch.
 
-    A cell counts when it is the highest of its 3×3 neighbourhood: one face, one peak.
+    They are boxes (K×4 xyxy px), scores (K) and landmarks (K×5×2 px). A peak is the highest cell of
+    its 3×3 neighbourhood: one face, one peak.
     """
     score = output.logit.float().sigmoid()[:, 0]
-    around = F.pad(score, (1, 1, 1, 1))
-    found: list[tuple[Tensor, ...]] = []
+    padded = F.pad(score, (1, 1, 1, 1))
+    shifts = [(dy, dx) for dy in range(3) for dx in range(3)]
+    peaks: list[tuple[Tensor, ...]] = []
     for n in range(score.shape[0]):
-        ys, xs = torch.nonzero(
-            score[n] >= min_score, as_tuple=True
-        )  # few: only around them is it worth looking
-        highest = torch.stack(
-            [around[n, ys + dy, xs + dx] for dy in range(3) for dx in range(3)]
-        ).amax(0)
-        peak = score[n, ys, xs] == highest
-        ys, xs = ys[peak], xs[peak]
+        # Only few cells pass: comparing them alone with their neighbours is fast.
+        ys, xs = torch.nonzero(score[n] >= min_score, as_tuple=True)
+        highest = torch.stack([padded[n, ys + dy, xs + dx] for dy, dx in shifts]).amax(0)
+        is_peak = score[n, ys, xs] == highest
+        ys, xs = ys[is_peak], xs[is_peak]
         scores = score[n, ys, xs]
         if len(scores) > limit:
             scores, top = scores.topk(limit)
@@ -134,9 +133,7 @@ def decode_level(
         centre = (cell + output.offset[n, :, ys, xs].T.float()) * stride
         size = output.log_size[n, :, ys, xs].T.float().clamp(-4, 4).exp() * (BASE * stride)
         boxes = torch.cat((centre - size / 2, centre + size / 2), 1)
-        landmarks = (
-            output.landmarks[n, :, ys, xs].T.float().reshape(-1, 5, 2) * (BASE * stride)
-            + (cell * stride)[:, None]
-        )
-        found.append((boxes, scores, landmarks))
-    return found
+        offsets = output.landmarks[n, :, ys, xs].T.float().reshape(-1, 5, 2)
+        landmarks = offsets * (BASE * stride) + (cell * stride)[:, None]
+        peaks.append((boxes, scores, landmarks))
+    return peaks

@@ -1,4 +1,4 @@
-"""The face of a photograph: found even where it fills the picture, and chosen where there are several."""
+"""The face of a photograph: detection even if it fills the picture, and choice among several."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fasr_video.boxes import NMS_IOU, PART_INSIDE, areas, intersection, iou_matr
 from fasr_video.detection.detector import Detector
 from fasr_video.types import Detections, Image
 
-# Of a face that counts.
+# Detections with a lower score are ignored.
 MIN_SCORE = 0.5
-# Share of a picture's width and height that is added on each side, where no face is found without.
+# Share of a picture's width and height that is added on each side if no face is found without it.
 MARGIN = 0.4
-# Side in pixels that a picture is shrunk to before it gets a margin: a face that fills it is large
-# enough, and not too large for any detector.
-LONGEST = 640
-# px, square root of a box's area in the shrunk picture: such a face is better seen there.
+# Longest side in pixels of the shrunk picture: a face that fills it is large enough, and not too
+# large for any detector.
+MAX_SIDE = 640
+# px, square root of a box's area in the shrunk picture: larger faces are taken from there.
 LARGE = 120.0
 
 # A face's number, counted from the left; the largest one; or None for the only one.
@@ -28,7 +28,7 @@ Which = int | Literal["largest"] | None
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which face of a photograph is meant, and what to do where that does not say it."""
+    """Which face of a photograph to take, and what to do if that is not clear."""
 
     face: Which = None
     remedy: str = "cut it so that it shows one face"
@@ -39,7 +39,7 @@ ALONE = Choice()
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """Why there is no one face that is meant, what to do, and how many faces there are."""
+    """Why no face could be chosen, what to do, and how many faces there are."""
 
     reason: str
     remedy: str
@@ -49,90 +49,99 @@ class Unclear:
 def find_faces(image: Image, detector: Detector) -> Detections:
     """Return the faces of a photograph, in its own pixels, best score first.
 
-    Some detectors miss a face that fills the picture. Where none is found the same picture is tried once more, with its
-    edge continued around it; what is found there in the margin alone is no face of the picture. In a large picture
-    detectors take pieces of a large face for faces: there the large ones are looked for in the shrunk picture.
+    Some detectors miss a face that fills the picture. If there is none, the detector gets the
+    picture once more with its edge pixels repeated around it; a face in that margin does not count.
+    In a large picture detectors take parts of a large face for faces, so large faces are taken from
+    a shrunk picture.
     """
-    found = _sure(detector.detect([image])[0])
-    if max(image.shape[:2]) > 2 * LONGEST:
-        found = _with_large(found, image, detector)
-    return found if len(found) else _find_with_margin(image, detector)
+    detections = _above_min_score(detector.detect([image])[0])
+    if max(image.shape[:2]) > 2 * MAX_SIDE:
+        detections = _with_large(detections, image, detector)
+    return detections if len(detections) else _find_with_margin(image, detector)
 
 
-def _sure(found: Detections) -> Detections:
-    return found.take(found.scores >= MIN_SCORE)
+def _above_min_score(detections: Detections) -> Detections:
+    return detections.take(detections.scores >= MIN_SCORE)
 
 
-def _with_large(found: Detections, image: Image, detector: Detector) -> Detections:
-    """Return the small faces of a large picture, and the large ones of its shrunk version, which win."""
-    small, scale = shrink(image, LONGEST)
-    there = _sure(detector.detect([small])[0])
-    large = there.take(np.sqrt(areas(there.boxes)) >= LARGE)
+def _with_large(detections: Detections, image: Image, detector: Detector) -> Detections:
+    """Return the large faces of the shrunk picture, and those of `detections` outside of them."""
+    small, scale = shrink(image, MAX_SIDE)
+    in_small = _above_min_score(detector.detect([small])[0])
+    large = in_small.take(np.sqrt(areas(in_small.boxes)) >= LARGE)
     boxes = large.boxes * np.tile(scale, 2).astype(np.float32)
-    within = intersection(found.boxes, boxes) > PART_INSIDE * areas(found.boxes)[:, None]
-    double = iou_matrix(found.boxes, boxes) > NMS_IOU
-    kept = found.take(np.asarray(~(within | double).any(1)))
+    shared = intersection(detections.boxes, boxes)
+    is_part = shared > PART_INSIDE * areas(detections.boxes)[:, None]
+    is_duplicate = iou_matrix(detections.boxes, boxes) > NMS_IOU
+    others = detections.take(np.asarray(~(is_part | is_duplicate).any(1)))
     landmarks = None
-    if kept.landmarks is not None and large.landmarks is not None:
-        landmarks = np.concatenate((kept.landmarks, large.landmarks * scale)).astype(np.float32)
+    if others.landmarks is not None and large.landmarks is not None:
+        landmarks = np.concatenate((others.landmarks, large.landmarks * scale)).astype(np.float32)
     joined = Detections(
-        np.concatenate((kept.boxes, boxes)), np.concatenate((kept.scores, large.scores)), landmarks
+        np.concatenate((others.boxes, boxes)),
+        np.concatenate((others.scores, large.scores)),
+        landmarks,
     )
     return joined.take(np.argsort(-joined.scores, kind="stable"))
 
 
 def _find_with_margin(image: Image, detector: Detector) -> Detections:
-    small, shrunk = shrink(image, LONGEST)
+    """Return the faces whose centres lie in the picture, after adding a margin around it."""
+    small, shrunk = shrink(image, MAX_SIDE)
     height, width = small.shape[:2]
     y, x = round(MARGIN * height), round(MARGIN * width)
     framed = np.asarray(cv2.copyMakeBorder(small, y, y, x, x, cv2.BORDER_REPLICATE), np.uint8)
-    found = detector.detect([framed])[0]
-    corner, scale = np.array([x, y], np.float32), shrunk.astype(np.float32)
-    boxes = (found.boxes - np.tile(corner, 2)) * np.tile(scale, 2)
-    landmarks = None if found.landmarks is None else (found.landmarks - corner) * scale
+    detections = detector.detect([framed])[0]
+    corner = np.array([x, y], np.float32)
+    scale = shrunk.astype(np.float32)
+    boxes = (detections.boxes - np.tile(corner, 2)) * np.tile(scale, 2)
+    landmarks = None if detections.landmarks is None else (detections.landmarks - corner) * scale
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     inside = ((middle >= 0) & (middle < image.shape[1::-1])).all(1)
-    return Detections(boxes, found.scores, landmarks).take(inside & (found.scores >= MIN_SCORE))
+    in_picture = Detections(boxes, detections.scores, landmarks).take(np.asarray(inside))
+    return _above_min_score(in_picture)
 
 
 def choose_face(image: Image, detector: Detector, choice: Choice) -> Detections | Unclear:
-    """Return the one face that is meant, as a Detections of length 1, or why there is none."""
-    found = find_faces(image, detector)
-    count = len(found)
+    """Return the chosen face as a Detections of length 1, or why there is none."""
+    detections = find_faces(image, detector)
+    count = len(detections)
     if not count:
         remedy = "give a photograph with a larger, sharper face, upright and seen from the front"
         return Unclear("no face found, not even with a margin around the picture", remedy, 0)
     if choice.face == "largest":
-        return found.take(np.array([np.argmax(areas(found.boxes))]))
+        return detections.take(np.array([np.argmax(areas(detections.boxes))]))
     if choice.face is None and count == 1:
-        return found
-    found = from_the_left(found)
+        return detections
+    detections = from_the_left(detections)
     if choice.face is not None and choice.face <= count:
-        return found.take(np.array([choice.face - 1]))
-    faces = list_faces(found, image)
+        return detections.take(np.array([choice.face - 1]))
+    faces = list_faces(detections, image)
     if choice.face is not None:
-        return Unclear(f"it has no face {choice.face}, but {faces}", "choose one of these", count)
+        reason = f"there is no face {choice.face}, but {faces}"
+        return Unclear(reason, "choose one of these", count)
     return Unclear(faces, choice.remedy, count)
 
 
-def from_the_left(found: Detections) -> Detections:
-    """Return the faces in the order in which they are numbered: by the middles of their boxes, from the left."""
-    middle = found.boxes[:, :2] + found.boxes[:, 2:]
-    return found.take(np.lexsort((middle[:, 1], middle[:, 0])))
+def from_the_left(detections: Detections) -> Detections:
+    """Return the faces in the order of their numbers: by the centres of their boxes, from the left."""
+    middle = detections.boxes[:, :2] + detections.boxes[:, 2:]
+    return detections.take(np.lexsort((middle[:, 1], middle[:, 0])))
 
 
-def list_faces(found: Detections, image: Image) -> str:
-    """Return the number, place and size of each face, as `2 faces: 1 at the left, 212×240 px; 2 …`."""
+def list_faces(detections: Detections, image: Image) -> str:
+    """Return number, position and size of each face: `2 faces: 1 at the left, 212×240 px; 2 …`."""
     height, width = image.shape[:2]
     faces = []
-    for number, (x1, y1, x2, y2) in enumerate(found.boxes.tolist(), 1):
-        place = _place((x1 + x2) / 2 / width, (y1 + y2) / 2 / height)
-        faces.append(f"{number} {place}, {x2 - x1:.0f}×{y2 - y1:.0f} px")
+    for number, (x1, y1, x2, y2) in enumerate(detections.boxes.tolist(), 1):
+        position = _position((x1 + x2) / 2 / width, (y1 + y2) / 2 / height)
+        faces.append(f"{number} {position}, {x2 - x1:.0f}×{y2 - y1:.0f} px")
     return f"{len(faces)} face{'s' if len(faces) > 1 else ''}: {'; '.join(faces)}"
 
 
-def _place(x: float, y: float) -> str:
-    """Return in which third of the width and of the height, given as shares of them, something lies."""
+def _position(x: float, y: float) -> str:
+    """Return in which thirds of the picture a point lies; x and y are shares of its sides."""
     row = "top" if y < 1 / 3 else "bottom" if y > 2 / 3 else ""
     column = "left" if x < 1 / 3 else "right" if x > 2 / 3 else ""
-    return " ".join(filter(None, ("at the", row, column))) if row or column else "in the middle"
+    words = [word for word in (row, column) if word]
+    return f"at the {' '.join(words)}" if words else "in the middle"

@@ -1,7 +1,7 @@
-"""RetinaFace (Deng et al., 2020) with a ResNet-50 trunk, for the weights published with `retinaface-pytorch`.
+"""RetinaFace (Deng et al., 2020) with a ResNet-50 trunk, for the weights of `retinaface-pytorch`.
 
-That package no longer installs beside a current PyTorch. The names of the modules below are those of its state dict,
-so that its file loads as it is; nothing here is fetched from anywhere.
+That package cannot be installed beside a current PyTorch. The modules below have the names of its
+state dict, so its file loads unchanged. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fasr_video.types import Detections, Image
 
 STRIDES = (8, 16, 32)
 ANCHOR_SIZES = ((16, 32), (64, 128), (256, 512))  # px, of each stride
-VARIANCES = (0.1, 0.2)  # units in which the network tells places and log sizes
+VARIANCES = (0.1, 0.2)  # units of the network's positions and log sizes
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, of RGB in 0-1
 STD = (0.229, 0.224, 0.225)
 CHANNELS = 256
@@ -57,7 +57,7 @@ def _stage(cin: int, width: int, blocks: int, stride: int) -> nn.Sequential:
 
 
 class _Trunk(nn.Module):
-    """ResNet-50 without its classifier → features at strides 8, 16 and 32 (512, 1024 and 2048 channels)."""
+    """ResNet-50 without its classifier → features at strides 8, 16, 32 (512, 1024, 2048 channels)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class _Pyramid(nn.Module):
 
 
 class _Context(nn.Module):
-    """SSH's context module: views of 3×3, 5×5 and 7×7, the larger ones as stacked 3×3 convolutions."""
+    """SSH's context module: fields of 3×3, 5×5 and 7×7, the larger ones by stacked convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,13 +126,15 @@ class _Head(nn.Module):
         self.conv1x1 = nn.Conv2d(CHANNELS, len(ANCHOR_SIZES[0]) * values, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        said: Tensor = self.conv1x1(x)
-        return said.permute(0, 2, 3, 1).reshape(len(x), -1, self.values)
+        output: Tensor = self.conv1x1(x)
+        return output.permute(0, 2, 3, 1).reshape(len(x), -1, self.values)
 
 
 class RetinaFaceNet(nn.Module):
-    """N×3×H×W normalised RGB → for each anchor, in the order of `make_anchors`: box offsets (N×A×4), logits of
-    "no face" and "face" (N×A×2), landmark offsets (N×A×10)."""
+    """N×3×H×W normalised RGB → predictions for each anchor, in the order of `make_anchors`.
+
+    They are box offsets (N×A×4), logits of "no face" and "face" (N×A×2), landmark offsets (N×A×10).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,14 +149,17 @@ class RetinaFaceNet(nn.Module):
         contexts = (self.ssh1, self.ssh2, self.ssh3)
         levels = [context(p) for context, p in zip(contexts, self.fpn(*self.body(x)), strict=True)]
 
-        def said(heads: nn.ModuleList) -> Tensor:
+        def predict(heads: nn.ModuleList) -> Tensor:
             return torch.cat([head(level) for head, level in zip(heads, levels, strict=True)], 1)
 
-        return said(self.BboxHead), said(self.ClassHead), said(self.LandmarkHead)
+        return predict(self.BboxHead), predict(self.ClassHead), predict(self.LandmarkHead)
 
 
 def make_anchors(height: int, width: int) -> Tensor:
-    """A×3: centre x, centre y and side in pixels; level by level, row by row, small before large in each cell."""
+    """Return A×3: centre x, centre y and side of each anchor in pixels.
+
+    They come level by level, row by row, and in each cell small before large.
+    """
     levels: list[Tensor] = []
     for stride, sizes in zip(STRIDES, ANCHOR_SIZES, strict=True):
         ys, xs = (torch.arange(-(-n // stride)) * stride + stride / 2 for n in (height, width))
@@ -164,7 +169,7 @@ def make_anchors(height: int, width: int) -> Tensor:
 
 
 def decode(offsets: Tensor, landmarks: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """What the network says about anchors (A×4, A×10) → boxes (A×4 xyxy) and landmarks (A×5×2) in pixels."""
+    """Return boxes (A×4 xyxy) and landmarks (A×5×2) in pixels, from the offsets of anchors."""
     centre, side = anchors[:, :2], anchors[:, 2:]
     middle = centre + offsets[:, :2] * VARIANCES[0] * side
     half = side * (offsets[:, 2:] * VARIANCES[1]).exp() / 2
@@ -173,7 +178,7 @@ def decode(offsets: Tensor, landmarks: Tensor, anchors: Tensor) -> tuple[Tensor,
 
 
 class RetinaFaceDetector:
-    """Runs in float32, a frame at a time: the published weights, as published."""
+    """The published weights in float32, one frame at a time."""
 
     has_landmarks = True
     licence = (
@@ -185,27 +190,27 @@ class RetinaFaceDetector:
         self._net = RetinaFaceNet()
         load_state(self._net, weights)
         self._net.eval().to(self._device)
-        self._min_score, self._max_side = min_score, max_side
+        self._min_score = min_score
+        self._max_side = max_side
         self.name = (
             f"retinaface (ResNet-50, {self._device}, float32, longest side at most {max_side} px)"
         )
         self.fingerprint = sha256_file(weights)
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        return [self._one(frame) for frame in frames]
+        return [self._detect_in(frame) for frame in frames]
 
     @torch.inference_mode()
-    def _one(self, frame: Image) -> Detections:
+    def _detect_in(self, frame: Image) -> Detections:
         small, scale = shrink(frame, self._max_side)
-        pixels = (small.astype(np.float32) / 255 - np.array(MEAN, np.float32)) / np.array(
-            STD, np.float32
-        )
+        mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+        pixels = (small.astype(np.float32) / 255 - mean) / std
         x = torch.from_numpy(pixels).permute(2, 0, 1)[None].to(self._device)
-        offsets, logits, landmarks = (said[0].float().cpu() for said in self._net(x))
+        offsets, logits, landmarks = (output[0].float().cpu() for output in self._net(x))
         scores = logits.softmax(1)[:, 1]
-        sure = scores >= self._min_score
+        passing = scores >= self._min_score
         anchors = make_anchors(*small.shape[:2])
-        boxes, points = decode(offsets[sure], landmarks[sure], anchors[sure])
+        boxes, points = decode(offsets[passing], landmarks[passing], anchors[passing])
         return best_first(
-            boxes.numpy() * np.tile(scale, 2), scores[sure].numpy(), points.numpy() * scale
+            boxes.numpy() * np.tile(scale, 2), scores[passing].numpy(), points.numpy() * scale
         )

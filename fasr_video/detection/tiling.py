@@ -1,4 +1,4 @@
-"""Any detector on large frames: overlapping tiles, one result."""
+"""Detection in large frames, by any detector: overlapping tiles, one result."""
 
 from __future__ import annotations
 
@@ -13,33 +13,41 @@ from fasr_video.detection.detector import Detector
 from fasr_video.errors import SettingsError
 from fasr_video.types import Detections, Image
 
-EDGE = 2.0  # px: a box that ends this near to a tile's edge, or beyond it, may be part of a face
-PART = 0.6  # a cut box with this share in common with another tile's box is taken for the same face
+EDGE = 2.0  # px: a box that ends this close to a tile's edge, or beyond it, may be part of a face
+PART = 0.6  # a cut box that shares more than this with another tile's box is the same face
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
+    """A rectangle of a frame."""
+
     x: int
     y: int
     image: Image
 
     def cuts(self, boxes: NDArray[np.float32], frame: Image) -> NDArray[np.bool_]:
-        """Which boxes (in the tile's pixels) end at an edge of the tile that is not also the frame's."""
+        """Return which boxes (in pixels of the tile) the tile cuts off.
+
+        They end at an edge of the tile that is not an edge of the frame.
+        """
         height, width = self.image.shape[:2]
-        inner = (
+        is_inner_edge = (
             self.x > 0,
             self.y > 0,
             self.x + width < frame.shape[1],
             self.y + height < frame.shape[0],
         )
-        ends = np.concatenate(
+        at_edge = np.concatenate(
             (boxes[:, :2] < EDGE, boxes[:, 2:] > np.array((width, height)) - EDGE), axis=1
         )
-        return np.asarray((ends & inner).any(axis=1))
+        return np.asarray((at_edge & is_inner_edge).any(axis=1))
 
 
 class TiledDetector:
-    """Frames larger than a tile are searched tile by tile. A face larger than `overlap` may be cut in every tile."""
+    """Detects tile by tile in frames larger than a tile.
+
+    A face larger than `overlap` may be cut off in every tile.
+    """
 
     def __init__(self, inner: Detector, tile: int, overlap: int) -> None:
         if not 0 <= overlap < tile:
@@ -47,29 +55,30 @@ class TiledDetector:
             raise SettingsError(
                 "detect.tile_overlap", reason, "give an overlap smaller than the tile"
             )
-        self._inner, self._tile, self._overlap = inner, tile, overlap
+        self._inner = inner
+        self._tile = tile
+        self._overlap = overlap
         self.name = f"{inner.name} in tiles of {tile} px, overlap {overlap} px"
         self.has_landmarks = inner.has_landmarks
         self.fingerprint = inner.fingerprint
         self.licence = inner.licence
 
     def detect(self, frames: Sequence[Image]) -> list[Detections]:
-        return [self._one(frame) for frame in frames]
+        return [self._detect_in(frame) for frame in frames]
 
-    def _one(self, frame: Image) -> Detections:
+    def _detect_in(self, frame: Image) -> Detections:
         if max(frame.shape[:2]) <= self._tile:
             return self._inner.detect([frame])[0]
-        tiles = self._cut(frame)
-        found = self._inner.detect([tile.image for tile in tiles])
-        cut = np.concatenate(
-            [tile.cuts(part.boxes, frame) for tile, part in zip(tiles, found, strict=True)]
-        )
-        owner = np.repeat(np.arange(len(tiles)), [len(part) for part in found])
-        whole = join([shifted(part, tile) for tile, part in zip(tiles, found, strict=True)])
-        kept = whole.take(_without_doubles(whole, cut, owner))
-        return kept.take(np.argsort(-kept.scores, kind="stable"))
+        tiles = self._tiles(frame)
+        parts = self._inner.detect([tile.image for tile in tiles])
+        pairs = list(zip(tiles, parts, strict=True))
+        is_cut = np.concatenate([tile.cuts(part.boxes, frame) for tile, part in pairs])
+        tile_of = np.repeat(np.arange(len(tiles)), [len(part) for part in parts])
+        joined = join([shifted(part, tile) for tile, part in pairs])
+        detections = joined.take(_without_duplicates(joined, is_cut, tile_of))
+        return detections.take(np.argsort(-detections.scores, kind="stable"))
 
-    def _cut(self, frame: Image) -> list[Tile]:
+    def _tiles(self, frame: Image) -> list[Tile]:
         rows, columns = (self._starts(side) for side in frame.shape[:2])
         side = self._tile
         return [
@@ -79,18 +88,23 @@ class TiledDetector:
         ]
 
     def _starts(self, side: int) -> list[int]:
-        """The last tile is moved back to end with the frame: tiles of one size go through a network together."""
+        """Return where tiles begin along a side.
+
+        The last tile ends with the frame, so that all have one size, as a batch needs.
+        """
         last = max(0, side - self._tile)
         return [*range(0, last, self._tile - self._overlap), last]
 
 
-def shifted(found: Detections, tile: Tile) -> Detections:
+def shifted(detections: Detections, tile: Tile) -> Detections:
+    """Return the detections of a tile in the pixels of the frame."""
     corner = np.array((tile.x, tile.y), np.float32)
-    landmarks = None if found.landmarks is None else found.landmarks + corner
-    return Detections(found.boxes + np.tile(corner, 2), found.scores, landmarks)
+    landmarks = None if detections.landmarks is None else detections.landmarks + corner
+    return Detections(detections.boxes + np.tile(corner, 2), detections.scores, landmarks)
 
 
 def join(parts: list[Detections]) -> Detections:
+    """Return the detections of all parts, one after the other."""
     landmarks = [part.landmarks for part in parts if part.landmarks is not None]
     boxes = np.concatenate([part.boxes for part in parts])
     return Detections(
@@ -100,19 +114,26 @@ def join(parts: list[Detections]) -> Detections:
     )
 
 
-def _without_doubles(
-    found: Detections, cut: NDArray[np.bool_], owner: NDArray[np.intp]
+def _without_duplicates(
+    detections: Detections, is_cut: NDArray[np.bool_], tile_of: NDArray[np.intp]
 ) -> NDArray[np.intp]:
-    """Rows to keep. Whole boxes go first, the surest before others, then cut ones, the largest before others; only
-    boxes of different tiles can be doubles, because the detector has already decided about those of one tile."""
-    order = np.lexsort((-found.scores, np.where(cut, -areas(found.boxes), 0), cut))
-    kept: list[np.intp] = []
+    """Return the rows of different faces.
+
+    Of duplicates, complete boxes win over cut ones; of complete boxes the one with the highest
+    score wins, of cut ones the largest. Boxes of one tile are never duplicates: the detector itself
+    has decided about them.
+    """
+    size_if_cut = np.where(is_cut, -areas(detections.boxes), 0)
+    order = np.lexsort((-detections.scores, size_if_cut, is_cut))
+    remaining: list[np.intp] = []
     while len(order):
-        best, order = order[0], order[1:]
-        kept.append(best)
-        one, others = found.boxes[[best]], found.boxes[order]
-        smaller = np.minimum(areas(one), areas(others)).clip(min=1e-6)
-        same = iou_matrix(one, others)[0] > NMS_IOU
-        part = cut[order] & (intersection(one, others)[0] / smaller > PART)
-        order = order[(owner[order] == owner[best]) | ~(same | part)]
-    return np.array(kept, np.intp)
+        best = order[0]
+        order = order[1:]
+        remaining.append(best)
+        box = detections.boxes[[best]]
+        others = detections.boxes[order]
+        smaller = np.minimum(areas(box), areas(others)).clip(min=1e-6)
+        overlaps = iou_matrix(box, others)[0] > NMS_IOU
+        is_part = is_cut[order] & (intersection(box, others)[0] / smaller > PART)
+        order = order[(tile_of[order] == tile_of[best]) | ~(overlaps | is_part)]
+    return np.array(remaining, np.intp)

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
-from fasr_video.actors import login, stated
+from fasr_video.actors import login_name, role_from_environment
 from fasr_video.errors import EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.files import make_private_folder, put_in_place, refuse_links, sync_folder, take_lock
 from fasr_video.gallery import traces, values
@@ -528,7 +528,7 @@ class GalleryStore:
     def log(self, event: str, details: Mapping[str, object], by: str = "", role: str = "") -> None:
         """A line of the log, with who did it. It outlives what it tells of: no names of subjects."""
         with self.transaction():
-            who = {"by": by or login(), "role": role or stated()}
+            who = {"by": by or login_name(), "role": role or role_from_environment()}
             text = json.dumps({**details, **who}, sort_keys=True)
             self._db.execute(
                 "INSERT INTO log (at, event, details) VALUES (?, ?, ?)", (now(), event, text)

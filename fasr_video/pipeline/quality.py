@@ -41,10 +41,10 @@ def cut(image: Image, box: Points, landmarks: Points | None) -> FaceCrop:
     return FaceCrop(aligned, image[top:bottom, left:right].copy(), (left, top))
 
 
-def measure(image: Image, found: Detections, i: int, aligned: Image) -> Quality:
+def measure(image: Image, detections: Detections, i: int, aligned: Image) -> Quality:
     """The quality of the i-th face of a frame; `aligned` is that face in the canonical frame."""
-    box, score = found.boxes[i], float(found.scores[i])
-    landmarks = None if found.landmarks is None else found.landmarks[i]
+    box, score = detections.boxes[i], float(detections.scores[i])
+    landmarks = None if detections.landmarks is None else detections.landmarks[i]
     points = three_points(box, landmarks)
     eye_px = float(np.linalg.norm(points[1] - points[0]))
     grey = cv2.cvtColor(aligned, cv2.COLOR_RGB2GRAY)
@@ -52,7 +52,7 @@ def measure(image: Image, found: Detections, i: int, aligned: Image) -> Quality:
     exposure, contrast = float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255
     turn = math.nan if landmarks is None else turned(np.asarray(landmarks, np.float64))
     sharpness = _sharpness(image, points, eye_px)
-    inside, clear = _inside(image, box), _clear(found.boxes, i)
+    inside, clear = _inside(image, box), _clear(detections.boxes, i)
     return Quality(
         eye_px=eye_px,
         sharpness=sharpness,

@@ -240,8 +240,8 @@ def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Se
 def _who(what: str, by: str, role: str) -> dict[str, str]:
     return {
         "what": what,
-        "by": person(by or actors.login()),
-        "role": actors.role(role) or actors.stated(),
+        "by": person(by or actors.login_name()),
+        "role": actors.role(role) or actors.role_from_environment(),
     }
 
 

@@ -41,10 +41,10 @@ def _seen(source: int) -> str:
 def _gate_state(case: Case, source: int, gate: GateState) -> dict[str, object]:
     """As it is stored beside the tracker's. The cells are a small picture of the frame: they are sealed as pictures."""
     places: dict[str, object] = {"places": gate.boxes.tolist()}
-    if gate.seen is None:
+    if gate.cells is None:
         return places
-    sealed = case.seal(gate.seen.tobytes(), _seen(source))
-    return places | {"cells": gate.seen.shape, "seen": base64.b64encode(sealed).decode()}
+    sealed = case.seal(gate.cells.tobytes(), _seen(source))
+    return places | {"cells": gate.cells.shape, "seen": base64.b64encode(sealed).decode()}
 
 
 def resume_tracklets(

@@ -93,13 +93,13 @@ class Tracklets:
             self._pools[tracker_id] = Pool(POOL_FACTOR * (self._settings.auxiliaries + 1))
         return self._pools[tracker_id]
 
-    def look(self, frame: Frame, found: Detections) -> None:
+    def look(self, frame: Frame, detections: Detections) -> None:
         seconds = float(frame.ref.seconds)
-        step = self.tracker.update(seconds, found)
+        step = self.tracker.update(seconds, detections)
         self._end(step.ended)
         self._segment.frames += 1
-        for i in range(len(found)):
-            self._take(frame, found, i, int(step.ids[i]), seconds)
+        for i in range(len(detections)):
+            self._take(frame, detections, i, int(step.ids[i]), seconds)
 
     def finish(self) -> None:
         self._end(self.tracker.finish())
@@ -109,14 +109,14 @@ class Tracklets:
         return segment
 
     def _take(
-        self, frame: Frame, found: Detections, i: int, tracker_id: int, seconds: float
+        self, frame: Frame, detections: Detections, i: int, tracker_id: int, seconds: float
     ) -> None:
-        landmarks = None if found.landmarks is None else found.landmarks[i]
-        crop = cut(frame.image, found.boxes[i], landmarks)
-        quality = measure(frame.image, found, i, crop.aligned)
+        landmarks = None if detections.landmarks is None else detections.landmarks[i]
+        crop = cut(frame.image, detections.boxes[i], landmarks)
+        quality = measure(frame.image, detections, i, crop.aligned)
         tracked = tracker_id >= 0
         reason = judge(quality, self._settings) if tracked else Reason.UNCONFIRMED
-        x1, y1, x2, y2 = (float(v) for v in found.boxes[i])
+        x1, y1, x2, y2 = (float(v) for v in detections.boxes[i])
         face = Face(
             number=self._next_face,
             tracker_id=tracker_id if tracked else None,

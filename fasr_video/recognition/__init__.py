@@ -1,1 +1,1 @@
-"""From a face in a frame to something that can be compared: alignment, embedders and the Feature Combiner."""
+"""From a face in a frame to a feature that can be compared: alignment, embedders, combiner."""

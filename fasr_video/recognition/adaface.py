@@ -1,4 +1,4 @@
-"""AdaFace's published networks (Kim, Jain and Liu 2022): the improved ResNets of ArcFace, and their checkpoints."""
+"""AdaFace's published networks (Kim, Jain and Liu 2022): ArcFace's improved ResNets."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ from fasr_video.recognition.align import canonical_to_arcface
 
 LENGTH = 512
 WIDTHS = (64, 128, 256, 512)
-# Residual units at each width, by the depth that the network is called after.
+# Residual units at each width, by the depth in the name of the network.
 UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 101: (3, 13, 30, 3)}
 DEPTHS = {sum(units): depth for depth, units in UNITS.items()}
 PARTS = ("input_layer.", "body.", "output_layer.")
 
 
 class Unit(nn.Module):
-    """BN, conv, BN, PReLU, strided conv, BN; beside it the input, strided, or a 1×1 conv where the width changes."""
+    """A residual unit: BN, conv, BN, PReLU, strided conv, BN.
+
+    The shortcut is the strided input, or a 1×1 conv where the width changes.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        # Names and their order are the published ones, here and below.
+        # The names and their order are the published ones, here and below.
         self.shortcut_layer: nn.Module = nn.MaxPool2d(1, stride)
         if inputs != outputs:
             conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -48,7 +51,7 @@ class Unit(nn.Module):
 
 
 class AdaFaceNet(nn.Module):
-    """N×3×112×112 BGR in [-1, 1] → (unit features N×512, their norms before that N×1)."""
+    """N×3×112×112 BGR in [-1, 1] → (unit features N×512, norms before normalisation N×1)."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -77,29 +80,31 @@ class AdaFaceNet(nn.Module):
 
 
 def load(path: Path) -> AdaFaceNet:
-    """A published checkpoint, or its network's state dict, as the network that its keys tell, in eval mode.
+    """Return the network of a published checkpoint or of its state dict, in eval mode.
 
-    The checkpoints hold the margin head of the training beside the network, under other names: it is left out.
+    The keys tell its depth. Checkpoints also have the margin head of the training, which is left
+    out.
     """
-    given = {key.removeprefix("model."): value for key, value in read_state(path).items()}
-    state = {key: value for key, value in given.items() if key.startswith(PARTS)}
+    tensors = {key.removeprefix("model."): value for key, value in read_state(path).items()}
+    state = {key: value for key, value in tensors.items() if key.startswith(PARTS)}
     net = AdaFaceNet(_depth(path, state))
     fill(net, state, path, f"give AdaFace's weights; its units are those of an IR-{net.depth}")
     return net.eval()
 
 
 def _depth(path: Path, keys: Iterable[str]) -> int:
-    numbers = [int(found[1]) for key in keys if (found := re.match(r"body\.(\d+)\.", key))]
-    count = max(numbers, default=-1) + 1
+    """Return the depth of the network by the number of its residual units."""
+    matches = [re.match(r"body\.(\d+)\.", key) for key in keys]
+    count = max((int(match[1]) for match in matches if match), default=-1) + 1
     if count not in DEPTHS:
         known = ", ".join(f"{units} (IR-{depth})" for units, depth in DEPTHS.items())
-        reason = f"it holds {count} residual units body.N, AdaFace's networks {known}"
+        reason = f"it has {count} residual units body.N, AdaFace's networks have {known}"
         raise ModelError(path, reason, "give one of AdaFace's checkpoints of these depths")
     return DEPTHS[count]
 
 
 class AdaFaceEmbedder:
-    """The norm tells quality: AdaFace's training weighs faces by it."""
+    """AdaFace; the norm of a feature is a measure of quality, which its training weighs faces by."""
 
     length = LENGTH
     licence = (
@@ -116,16 +121,15 @@ class AdaFaceEmbedder:
 
     @torch.no_grad()
     def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        unit, norms = [torch.zeros(0, LENGTH)], [torch.zeros(0)]
+        all_features = [torch.zeros(0, LENGTH)]
+        all_norms = [torch.zeros(0)]
         batch = batch_size_for(FACES, self.device)
         for start in range(0, len(faces), batch):
             rows = slice(start, start + batch)
-            x = canonical_to_arcface(
-                faces[rows].to(self.device), None if landmarks is None else landmarks[rows]
-            )
-            features, lengths = self._net(
-                (x.flip(1) * 2 - 1).contiguous(memory_format=torch.channels_last)
-            )
-            unit.append(features.cpu())
-            norms.append(lengths[:, 0].cpu())
-        return torch.cat(unit), torch.cat(norms)
+            landmarks_of_rows = None if landmarks is None else landmarks[rows]
+            x = canonical_to_arcface(faces[rows].to(self.device), landmarks_of_rows)
+            bgr = (x.flip(1) * 2 - 1).contiguous(memory_format=torch.channels_last)
+            features, norms = self._net(bgr)
+            all_features.append(features.cpu())
+            all_norms.append(norms[:, 0].cpu())
+        return torch.cat(all_features), torch.cat(all_norms)

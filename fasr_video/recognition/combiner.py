@@ -1,7 +1,7 @@
-"""Several features of one face → one identity feature: the Feature Combiner of FASR++, and averages to hold against it.
+"""One identity feature of several features of a face: FASR++'s Feature Combiner, and averages.
 
-All take K×D features and give a unit vector of length D; for K = 0 the zero vector, which the super-resolution networks
-read as 'no feature'.
+All take K×D features and return a unit vector of length D. For K = 0 it is the zero vector, which
+means 'no feature' to the super-resolution networks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ETA = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The embedder that the features came from, as far as it is known: another one's features mean nothing here."""
+    """The embedder that made the features, if it is known. Features of others do not fit."""
 
     embedder: str = ""
     sha256: str = ""
@@ -38,13 +38,13 @@ UNKNOWN = Source()
 
 
 class FeatureCombiner(nn.Module):
-    """F = (F1 + F2) / 2 + eta · delta([F1, F2]), normalised: the mean of a pair and a learned correction. (FASR++)
+    """FASR++'s Feature Combiner: the mean of a pair and a learned correction, normalised.
 
-    delta tells its first input from its second, so the order within a pair matters, unless eta is 0.
+    F = (F1 + F2) / 2 + eta · delta([F1, F2]). The order within a pair matters, unless eta is 0.
     """
 
     margin: float | None
-    """Of the triplet loss that it was trained with; None where that is not known."""
+    """Margin of the triplet loss of its training; None if that is not known."""
 
     def __init__(
         self,
@@ -58,29 +58,33 @@ class FeatureCombiner(nn.Module):
             raise SettingsError(
                 f"eta {eta}", "outside 0-1", "give the weight of the learned correction, 0 to 1"
             )
-        self.length, self.eta, self.source, self.margin = length, eta, source, margin
+        self.length = length
+        self.eta = eta
+        self.source = source
+        self.margin = margin
         last = nn.Linear(512, length)
-        # From a random start the correction is some ten times as long as the mean. From zero the combiner starts as the
-        # mean of the pair, and the gap that the margin is measured by is the gap that it starts with.
+        # The correction starts at zero, and the combiner as the mean of the pair. With random
+        # weights the correction would be about ten times as long as the mean, and the margin would
+        # not fit the distances that training starts with.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.delta = nn.Sequential(*_layer(2 * length, 1024), *_layer(1024, 512), last)
 
     def pair(self, first: Tensor, second: Tensor) -> Tensor:
-        """N×D and N×D → N×D, row by row."""
-        first, second = unit_rows(first, self.length), unit_rows(second, self.length)
-        return F.normalize(
-            (first + second) / 2 + self.eta * self.delta(torch.cat((first, second), 1)), dim=1
-        )
+        """Combine N×D and N×D row by row to N×D."""
+        first = unit_rows(first, self.length)
+        second = unit_rows(second, self.length)
+        correction = self.delta(torch.cat((first, second), 1))
+        return F.normalize((first + second) / 2 + self.eta * correction, dim=1)
 
     forward = pair
 
     @torch.no_grad()
     def combine(self, features: Tensor) -> Tensor:
-        """K×D → D: the mean of the pairs (1, 2), (3, 4), …; an odd last feature joins it as itself.
+        """Combine K×D to D: the mean of the pairs (1, 2), (3, 4), … and an odd last feature.
 
-        Always with the running statistics of batch normalisation, never the batch's own, and without dropout. The order
-        of the pairs does not matter; who is paired with whom does.
+        It always computes in eval mode. The order of the pairs does not matter, but which features
+        form a pair does.
         """
         features = unit_rows(features, self.length)
         paired = len(features) // 2 * 2
@@ -92,13 +96,13 @@ class FeatureCombiner(nn.Module):
 
 
 def shares(count: int, paired: bool) -> list[float]:
-    """What each of so many features, alike as those of one face are, weighs in `combine` (paired) or in `mean`.
+    """Return the weight of each feature in `combine` (paired) or in `mean`.
 
-    The learned correction is left out: it has no share that could be told apart.
+    The learned correction is left out, because it cannot be attributed to single features.
     """
     if not paired:
         return [1 / count] * count
-    units = (count + 1) // 2  # pairs, and an odd last feature, count alike
+    units = (count + 1) // 2  # a pair and an odd last feature have the same weight
     return [0.5 / units] * (count // 2 * 2) + [1 / units] * (count % 2)
 
 
@@ -111,7 +115,7 @@ def mean(features: Tensor) -> Tensor:
 
 
 def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
-    """Mean by K weights ≥ 0, such as the faces' quality; the plain mean when all are 0."""
+    """Return the mean by K weights ≥ 0, such as the faces' quality; the plain mean if all are 0."""
     features = unit_rows(features)
     weights = weights.to(features)
     if weights.shape != features.shape[:1] or not bool(((weights >= 0) & weights.isfinite()).all()):
@@ -119,17 +123,17 @@ def weighted_mean(features: Tensor, weights: Tensor) -> Tensor:
         raise UsageError("weights of the features", reason, "give one for each feature")
     if not weights.any():
         return mean(features)
-    # By the largest, so that small weights do not vanish in the squares of the norm.
+    # Divided by the largest one: the squares of very small weights would be 0 in the norm.
     return F.normalize(weights / weights.max() @ features, dim=0)
 
 
 def robust_mean(features: Tensor) -> Tensor:
-    """The unit vector with the least sum of distances to the features: their geometric median on the sphere.
+    """Return the geometric median on the sphere: the unit vector closest to all features.
 
-    A square (the mean) lets one stranger in a track pull in proportion to how far off it is; a distance lets every
-    feature pull alike, so fewer than half of them cannot drag the median away. It needs no threshold for what is an
-    outlier, which would have to differ between sharp and blurred faces. Found by Weiszfeld's iteration (1937), each
-    step of which lowers the sum.
+    It minimises the sum of distances, not of squares as the mean does, so each feature has the same
+    influence, and fewer than half of them cannot move it far. It needs no threshold for outliers,
+    which would have to differ between sharp and blurred faces. The method is Weiszfeld's iteration
+    (1937), each step of which lowers the sum.
     """
     features = unit_rows(features)
     median = mean(features)
@@ -140,15 +144,12 @@ def robust_mean(features: Tensor) -> Tensor:
 
 
 def unit_rows(features: Tensor, length: int | None = None) -> Tensor:
-    """K×D features in float32, each of unit length; `length`, if given, is the D that they must have."""
+    """Return K×D features in float32, each of unit length; with `length`, D has to be that."""
     if features.ndim != 2 or (length is not None and features.shape[1] != length):
-        wanted = "K×D" if length is None else f"K×{length}"
-        reason = f"{wanted} wanted, not {'×'.join(map(str, features.shape))}"
-        raise UsageError(
-            "features",
-            reason,
-            "give one row a face, from the embedder that these weights were made for",
-        )
+        expected = "K×D" if length is None else f"K×{length}"
+        reason = f"{expected} needed, not {'×'.join(map(str, features.shape))}"
+        remedy = "give one row for each face, from the embedder that these weights were made for"
+        raise UsageError("features", reason, remedy)
     features = features.float()
     if not bool(features.isfinite().all()):
         rows = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
@@ -158,7 +159,7 @@ def unit_rows(features: Tensor, length: int | None = None) -> Tensor:
 
 
 def save(combiner: FeatureCombiner, path: Path) -> None:
-    """Weights in float16, and beside them eta, the length, the margin, and what embedder they are for."""
+    """Write the weights in float16, with eta, length, margin and embedder in the header."""
     tensors = {
         k: (v.half() if v.is_floating_point() else v).cpu()
         for k, v in combiner.state_dict().items()
@@ -168,14 +169,14 @@ def save(combiner: FeatureCombiner, path: Path) -> None:
         "eta": combiner.eta,
         "length": combiner.length,
         "margin": combiner.margin,
+        "source": asdict(combiner.source),
     }
-    header["source"] = asdict(combiner.source)
-    # A single entry: safetensors writes several in any order, and equal weights should be equal files.
+    # A single entry: safetensors writes several in random order, and the file's hash would change.
     atomic_write(path, lambda partial: save_file(tensors, partial, {"header": json.dumps(header)}))
 
 
 def fingerprint(combiner: FeatureCombiner) -> str:
-    """A hash of the weights, as they are at work."""
+    """Return a hash of eta, the embedder and the weights in float32."""
     digest = hashlib.sha256(f"{combiner.eta} {combiner.source.sha256}".encode())
     for name, value in sorted(combiner.state_dict().items()):
         digest.update(name.encode() + value.float().cpu().numpy().tobytes())
@@ -201,7 +202,7 @@ def load_combiner(path: Path) -> FeatureCombiner:
 
 
 def read_eta(path: Path) -> float:
-    """Return the eta that the Feature Combiner in this file was trained at; it is used at no other."""
+    """Return the eta that the Feature Combiner in this file was trained with."""
     return load_combiner(path).eta
 
 

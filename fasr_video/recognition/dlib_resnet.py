@@ -1,4 +1,7 @@
-"""dlib's recogniser (King 2017): a network of 29 layers, trained by its author on faces that nothing here has seen."""
+"""dlib's recogniser (King 2017), a network of 29 layers.
+
+Its author trained it on faces that no other model here was trained on.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ BATCH = 32
 LENGTH = 128
 DATA_PACKAGE = "face_recognition_models"
 FILE = "dlib_face_recognition_resnet_model_v1.dat"
-# Of that file, the only one that there is of this network; MEAN belongs to it.
+# Hash of the only published file of this network; MEAN belongs to it.
 SHA256 = "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30"
 # fmt: off
-# The mean vector of 600 CelebA training people. dlib compares by Euclidean distance, so all its
-# vectors may lie on one side of the origin: without this, the cosine of two strangers would be
-# 0.83, and with it, it is 0.
+# The mean vector of 600 people of CelebA's training set. dlib compares by Euclidean distance, so
+# all its vectors may lie on one side of the origin. The cosine of two strangers is 0.83 before
+# this mean is subtracted, and 0 after.
 MEAN = (
     -0.1011, 0.0808, 0.0642, -0.0705, -0.1157, -0.0074, -0.0210, -0.0914, 0.1684, -0.0826, 0.1830, -0.0421,
     -0.2584, -0.0134, -0.0437, 0.1475, -0.1521, -0.1442, -0.0967, -0.0651, 0.0313, 0.0452, 0.0169, 0.0650,
@@ -45,7 +48,7 @@ class DlibEmbedder:
     licence = "public domain (CC0), by its author"
 
     def __init__(self, weights: Path | None, device: str) -> None:
-        """Open these weights; without any, those of the package of data files."""
+        """Open the given weights, by default those of the package `face_recognition_models`."""
         try:
             import dlib
         except ImportError as error:
@@ -59,7 +62,7 @@ class DlibEmbedder:
             raise ModelError(file, "no such file", f"give {FILE}, or leave it out")
         self.sha256 = sha256_file(file)
         if self.sha256 != SHA256:
-            reason = f"not dlib's {FILE}: its SHA-256 is {self.sha256[:12]}…, not {SHA256[:12]}…"
+            reason = f"it is not dlib's {FILE}: SHA-256 {self.sha256[:12]}…, not {SHA256[:12]}…"
             raise ModelError(file, reason, "copy or install it again")
         self.name = "dlib resnet_v1"
         self.device = torch.device(device)
@@ -70,20 +73,21 @@ class DlibEmbedder:
         vectors = [torch.zeros(0, LENGTH)]
         for start in range(0, len(faces), BATCH):
             rows = slice(start, start + BATCH)
-            chips = canonical_to_dlib(
-                faces[rows].to(self.device), None if landmarks is None else landmarks[rows]
-            )
-            pictures = (
-                (chips.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
-            )
-            found = np.array(self._net.compute_face_descriptor(list(pictures)), np.float32)
-            vectors.append(torch.from_numpy(found) - self._mean)
+            landmarks_of_rows = None if landmarks is None else landmarks[rows]
+            chips = canonical_to_dlib(faces[rows].to(self.device), landmarks_of_rows)
+            levels = (chips.clamp(0, 1) * 255).round().byte()
+            pictures = levels.permute(0, 2, 3, 1).contiguous().numpy()
+            descriptors = np.array(self._net.compute_face_descriptor(list(pictures)), np.float32)
+            vectors.append(torch.from_numpy(descriptors) - self._mean)
         centred = torch.cat(vectors)
         return F.normalize(centred, dim=1), centred.norm(dim=1)
 
 
 def _installed() -> Path:
-    """Return where the package of data files has the weights; importing it would need pkg_resources."""
+    """Return the path of the weights in `face_recognition_models`.
+
+    The package is not imported: that would need pkg_resources.
+    """
     package = importlib.util.find_spec(DATA_PACKAGE)
     if package is None or not package.submodule_search_locations:
         raise MissingExtra(DATA_PACKAGE, "dlib", "the embedder dlib")

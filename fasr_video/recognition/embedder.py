@@ -22,30 +22,33 @@ from fasr_video.weights.manifest import bundled
 
 
 class Embedder(Protocol):
+    """Makes a feature of each face."""
+
     name: str
     sha256: str
-    """Of the weights: features of other ones mean nothing beside these."""
+    """Hash of the weights: features made with other weights cannot be compared."""
     length: int
     device: torch.device
     licence: str
     """The terms of the model in one line."""
 
     def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """N×3×128×128 RGB in [0, 1], the canonical frame → (unit vectors N×length, their norms before that, N).
+        """Return unit vectors, N×length, and their norms before normalisation, N.
 
-        `marks`, N×5×2 landmarks in the pictures' pixels (NaN where unknown), let an embedder with a frame of its own
-        bring the faces into it.
+        Faces are N×3×128×128 RGB in [0, 1], in the canonical frame. `landmarks`, N×5×2 in the
+        pictures' pixels (NaN where unknown), are for embedders with a frame of their own.
         """
         ...
 
 
 class BuiltinEmbedder:
+    """The embedder that comes with fasr-video."""
+
     name = "builtin"
     length = LENGTH
     licence = "research use: trained on CelebA, FairFace and web scenes"
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu") -> None:
-        """With these weights; without any, with the bundled ones."""
         weights = weights or bundled("embedder.safetensors")
         self.device = torch.device(device)
         self.net = EmbedderNet()
@@ -64,15 +67,17 @@ class BuiltinEmbedder:
 
 
 def as_tensor(images: Sequence[Image]) -> Tensor:
-    """RGB uint8 pictures of one size as N×3×H×W in [0, 1]."""
+    """Return RGB uint8 pictures of one size as N×3×H×W in [0, 1]."""
     block: NDArray[np.uint8] = np.stack(list(images))
     return torch.from_numpy(block).permute(0, 3, 1, 2).float() / 255
 
 
-def require_embedder(file: Path, own: str, given: str) -> None:
-    """Raise where a file belongs to another embedder (SHA-256, empty: not known) than the one given."""
-    if own not in ("", given):
-        reason = f"it belongs to the embedder {own[:12]}…, not to {given[:12]}…"
-        raise ModelError(
-            file, reason, "use one embedder throughout, or make it again with this one"
-        )
+def require_embedder(file: Path, needed: str, given: str) -> None:
+    """Raise if a file needs another embedder than the given one.
+
+    Both are SHA-256 of weights; `needed` is empty if it is not known.
+    """
+    if needed not in ("", given):
+        reason = f"it was made with the embedder {needed[:12]}…, not with {given[:12]}…"
+        remedy = "use the same embedder throughout, or make the file again with this one"
+        raise ModelError(file, reason, remedy)

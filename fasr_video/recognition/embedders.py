@@ -1,4 +1,4 @@
-"""Embedders by their names."""
+"""Embedders by name."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class _Request:
     weights: Path | None
     device: str
 
-    def given_weights(self, what: str) -> Path:
+    def required_weights(self, what: str) -> Path:
+        """Return the path of the weights; raise if none is given."""
         if self.weights is None:
-            raise UsageError(
-                "embedder weights", "this embedder brings none of its own", f"give {what}"
-            )
+            reason = "this embedder has no bundled ones"
+            raise UsageError("embedder weights", reason, f"give {what}")
         return self.weights
 
 
@@ -33,14 +33,12 @@ def _builtin(request: _Request) -> Embedder:
 
 
 def _adaface(request: _Request) -> Embedder:
-    weights = request.given_weights("the path of one of AdaFace's checkpoints")
+    weights = request.required_weights("the path of one of AdaFace's checkpoints")
     return AdaFaceEmbedder(weights, find_device(request.device))
 
 
 def _insightface(request: _Request) -> Embedder:
-    weights = request.given_weights(
-        "an ArcFace .onnx file of InsightFace's, or the folder that it lies in"
-    )
+    weights = request.required_weights("InsightFace's ArcFace .onnx file, or its folder")
     return ArcFaceEmbedder(weights, request.device)
 
 
@@ -57,7 +55,7 @@ EMBEDDERS: dict[str, Callable[[_Request], Embedder]] = {
 
 
 def open_embedder(backend: str, weights: Path | None, device: str, flip: bool = False) -> Embedder:
-    """The embedder of that name; with `flip`, the mean of a face's and its mirror image's features."""
+    """Return the embedder of that name; with `flip` it averages a face and its mirror image."""
     if backend not in EMBEDDERS:
         raise SettingsError(
             f"embedder {backend}", "no such embedder", f"use one of {', '.join(EMBEDDERS)}"

@@ -1,4 +1,4 @@
-"""Seeing each face twice: as it is, and in a mirror."""
+"""Embedding each face twice: as it is, and mirrored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fasr_video.recognition.embedder import Embedder
 
 
 class Flipped:
-    """An embedder that tells the mean of the features of a face and of its mirror image."""
+    """An embedder that returns the mean of the features of a face and of its mirror image."""
 
     def __init__(self, inner: Embedder) -> None:
         self._inner = inner
@@ -21,9 +21,10 @@ class Flipped:
         self.length, self.licence, self.device = inner.length, inner.licence, inner.device
 
     def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        # Filled in before they are mirrored: the mirror image of a canonical face is not quite in the canonical frame.
+        # Filled before they are mirrored: the mirror image of a canonical face is not quite in the
+        # canonical frame.
         landmarks = fill_landmarks(landmarks, len(faces))
-        unit, norms = self._inner.embed(faces, landmarks)
-        other, other_norms = self._inner.embed(faces.flip(3), mirror_landmarks(landmarks))
-        features = (unit * norms[:, None] + other * other_norms[:, None]) / 2
-        return F.normalize(features, dim=1), features.norm(dim=1)
+        features, norms = self._inner.embed(faces, landmarks)
+        mirrored, mirrored_norms = self._inner.embed(faces.flip(3), mirror_landmarks(landmarks))
+        mean = (features * norms[:, None] + mirrored * mirrored_norms[:, None]) / 2
+        return F.normalize(mean, dim=1), mean.norm(dim=1)

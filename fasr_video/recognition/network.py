@@ -1,4 +1,4 @@
-"""The builtin embedder's network: small inverted residual blocks for a CPU, trained on faces from 10 px up."""
+"""The builtin embedder's network: small inverted residual blocks, for faces from 10 px and CPUs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ FORMAT = "fasr-video/embedder/3"
 CONTRACT = "canonical RGB 128x128 in [0, 1] -> 512; the length of the vector says how sure it is"
 STEM = 64
 HEAD = 512
-# Of a gate: it sums up this many channels in one.
+# Of a gate: this many channels become one.
 REDUCTION = 8
-# Maps stay within this: of faces they do by themselves, of other pictures they would grow from
-# block to block.
+# Values of the maps are clamped to this: for faces they stay below it by themselves, for other
+# pictures they would grow from block to block.
 LIMIT = 16.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a block takes and returns."""
+    """Channels and size of a block's input and output."""
 
     inputs: int
     inner: int
@@ -28,7 +28,7 @@ class Shape:
     side: int
     """Pixels of the maps that it returns."""
     halves: bool = False
-    """Whether it halves the maps' size; if not, it adds to what it takes."""
+    """Whether it halves the maps' size; if not, it adds its result to its input."""
 
 
 FIRST = Shape(STEM, 128, 64, 32, halves=True)
@@ -51,7 +51,7 @@ def _depthwise(channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 class Gate(nn.Module):
-    """Weighs each channel by what all of the map shows (squeeze and excitation)."""
+    """Weighs each channel by the means of all channels (squeeze and excitation)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Gate(nn.Module):
 
 
 class Block(nn.Module):
-    """Widens the map, filters each channel by itself, narrows it again and weighs the channels."""
+    """Widens the map, filters each channel by itself, narrows the map and weighs the channels."""
 
     def __init__(self, shape: Shape, before: tuple[nn.Module, ...] = ()) -> None:
         super().__init__()
@@ -81,9 +81,10 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        made: Tensor = self.body(x)
-        whole = x + made if self.adds else made
-        return whole.clamp(-LIMIT, LIMIT)
+        output: Tensor = self.body(x)
+        if self.adds:
+            output = x + output
+        return output.clamp(-LIMIT, LIMIT)
 
 
 class EmbedderNet(nn.Module):
@@ -93,7 +94,7 @@ class EmbedderNet(nn.Module):
         super().__init__()
         stem = (nn.Conv2d(3, STEM, 3, 2, 1), nn.PReLU(STEM), _depthwise(STEM), nn.PReLU(STEM))
         self.blocks = nn.ModuleList([Block(FIRST, stem), *(Block(shape) for shape in SHAPES[1:])])
-        # Each channel has a weight for each cell: where something is seen matters as much as what.
+        # Each channel has a weight for each cell, because the position of what it shows matters.
         last = SHAPES[-1]
         self.head = nn.Sequential(
             _pointwise(last.outputs, HEAD),
@@ -103,7 +104,7 @@ class EmbedderNet(nn.Module):
         )
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """Return what each block shows of the faces."""
+        """Return the output of each block."""
         maps = []
         x = self.prepared(x)
         for block in self.blocks:
@@ -113,11 +114,11 @@ class EmbedderNet(nn.Module):
 
     @staticmethod
     def prepared(x: Tensor) -> Tensor:
-        """Return the pictures as the first block takes them."""
+        """Return the input of the first block."""
         return x * 2 - 1
 
     def vectors(self, last: Tensor) -> Tensor:
-        """Return the vectors that the last block's maps lead to."""
+        """Return the vectors, from the output of the last block."""
         return self.head(last).flatten(1)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:

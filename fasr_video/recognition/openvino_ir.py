@@ -1,7 +1,7 @@
-"""Face networks in OpenVINO's old format (an .xml file beside a .bin file, version 5), as torch modules.
+"""Face networks in OpenVINO's old format (version 5: an .xml and a .bin file), as torch modules.
 
-Today's OpenVINO no longer reads that version. Here it becomes a torch module, so that it can also teach: gradients go
-through it. Only the layers that the published face networks have are known.
+Today's OpenVINO does not read that version. As a torch module such a network can also be a teacher,
+because gradients pass through it. Only the layers of the published face networks are supported.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ class Layer:
     inputs: tuple[str, ...]
     """Names of the layers whose values it takes."""
     channels: int
-    """Of what it gives."""
+    """Channels of its output."""
 
     def pair(self, key: str, default: str) -> tuple[int, int]:
-        """Return the option of that name, two whole numbers."""
+        """Return an option of two integers."""
         first, second = (int(v) for v in self.options.get(key, default).split(","))
         return first, second
 
     def number(self, key: str) -> int:
-        """Return the option of that name, one whole number."""
+        """Return an option of one integer."""
         return int(self.options.get(key, "1"))
 
 
 class IrNet(nn.Module):
-    """The network of an .xml file; `forward` returns the values of the named layers, by default of the last."""
+    """The network of an .xml file; `forward` returns the output of the named layers or the last."""
 
     def __init__(self, xml: Path) -> None:
         super().__init__()
@@ -60,9 +60,8 @@ class IrNet(nn.Module):
                 for what in ("weights", "biases"):
                     blob = element.find(f"blobs/{what}")
                     if blob is not None:
-                        self.register_buffer(
-                            f"{what}_{layer.name}", _tensor(blob, values, layer, what)
-                        )
+                        tensor = _tensor(blob, values, layer, what)
+                        self.register_buffer(f"{what}_{layer.name}", tensor)
         except (OSError, ElementTree.ParseError, KeyError, ValueError, TypeError) as error:
             raise ModelError(
                 xml, f"not a readable network of that format ({error})", REMEDY
@@ -70,18 +69,18 @@ class IrNet(nn.Module):
         unknown = sorted({layer.kind for layer in self.layers} - LAYERS)
         if unknown:
             raise ModelError(
-                xml, f"it has layers that are not known here: {', '.join(unknown)}", REMEDY
+                xml, f"it has layers that are not supported: {', '.join(unknown)}", REMEDY
             )
 
     def forward(self, x: Tensor, names: Sequence[str] = ()) -> tuple[Tensor, ...]:
         values: dict[str, Tensor] = {}
         for layer in self.layers:
-            given = [values[name] for name in layer.inputs] or [x]
-            values[layer.name] = self._compute(layer, given)
+            inputs = [values[name] for name in layer.inputs] or [x]
+            values[layer.name] = self._compute(layer, inputs)
         return tuple(values[name] for name in (names or (self.layers[-1].name,)))
 
-    def _compute(self, layer: Layer, given: list[Tensor]) -> Tensor:
-        x = given[0]
+    def _compute(self, layer: Layer, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0]
         weights: Tensor | None = getattr(self, f"weights_{layer.name}", None)
         biases: Tensor | None = getattr(self, f"biases_{layer.name}", None)
         if layer.kind == "Input":
@@ -97,7 +96,7 @@ class IrNet(nn.Module):
             scaled = x * weights.view(1, -1, 1, 1)
             return scaled if biases is None else scaled + biases.view(1, -1, 1, 1)
         if layer.kind == "Eltwise":
-            return x + given[1] if layer.options["operation"] == "sum" else x * given[1]
+            return x + inputs[1] if layer.options["operation"] == "sum" else x * inputs[1]
         if layer.kind == "Activation":
             return x.sigmoid()
         pool = F.avg_pool2d if layer.options["pool-method"] == "avg" else F.max_pool2d
@@ -118,6 +117,7 @@ def _convolve(layer: Layer, x: Tensor, weights: Tensor, biases: Tensor | None) -
 
 
 def _layers(root: ElementTree.Element) -> list[Layer]:
+    """Return the layers in the order of the file."""
     source: dict[tuple[str | None, str | None], str] = {}
     for edge in root.findall("edges/edge"):
         source[edge.get("to-layer"), edge.get("to-port")] = edge.attrib["from-layer"]

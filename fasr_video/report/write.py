@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fasr_video.actors import shown
+from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
 from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, flat
 from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
@@ -154,7 +154,7 @@ def _table(report: dict[str, Any]) -> str:
     lines = []
     for track in report["tracks"]:
         wall = track["wall"] or {}
-        people = ((d, shown(d["by"], d["role"])) for d in standing(track))
+        people = ((d, name_with_role(d["by"], d["role"])) for d in standing(track))
         decided = (
             f"{d['verdict']} {decided_subject(d)} by {by}".replace("  ", " ") for d, by in people
         )

@@ -19,7 +19,7 @@ from flask import (
 )
 from werkzeug.wrappers import Response
 
-from fasr_video.actors import LONGEST, stated
+from fasr_video.actors import MAX_ROLE_LENGTH, role_from_environment
 from fasr_video.case import decisions, links
 from fasr_video.case.case import Case
 from fasr_video.case.tracks import track_number
@@ -133,7 +133,7 @@ def _done(
     folder = folder_of(case_id)
     name = " ".join(request.form.get("by", "").split())[: decisions.LONGEST_NAME]
     session["by"] = name or session.get("by", "")
-    session["role"] = _who()[1][:LONGEST]
+    session["role"] = _who()[1][:MAX_ROLE_LENGTH]
     try:
         with Case.open(folder) as case:
             flash(change(case))
@@ -148,7 +148,7 @@ def _who() -> tuple[str, str]:
 
 
 def role_of_session() -> str:
-    return str(session.get("role", stated()))
+    return str(session.get("role", role_from_environment()))
 
 
 def status(error: FasrError) -> int:

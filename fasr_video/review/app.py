@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
-from fasr_video.actors import USUAL
+from fasr_video.actors import USUAL_ROLES
 from fasr_video.case.document import certainty, picture_name
 from fasr_video.console import clock
 from fasr_video.errors import FasrError
@@ -51,7 +51,7 @@ def make_app(
             "by": session.get("by", ""),
             "role": actions.role_of_session(),
         }
-        return {**own, "roles": USUAL, "cases": cases}
+        return {**own, "roles": USUAL_ROLES, "cases": cases}
 
     @app.errorhandler(FasrError)
     def told(error: FasrError) -> tuple[str, int]:

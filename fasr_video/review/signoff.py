@@ -21,8 +21,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from fasr_video import __version__
+from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
-from fasr_video.actors import shown
 from fasr_video.case import log
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Agreement, Decision, by_track, digest, person
@@ -180,7 +180,7 @@ def _signature(name: str, text: bytes, document: dict[str, Any], key: Path) -> d
 
     found, who = (
         {name: hashlib.sha256(text).hexdigest()},
-        shown(document["signed_off_by"], document["signed_off_as"]),
+        name_with_role(document["signed_off_by"], document["signed_off_as"]),
     )
     manifest, signature = signing.signed_manifest(
         found, keys.read_private(key), who, document["at"]

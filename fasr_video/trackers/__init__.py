@@ -1,4 +1,4 @@
-"""Faces over time: SORT, ByteTrack and OC-SORT, all driven by elapsed seconds, and the linking of tracklets."""
+"""Trackers (SORT, ByteTrack and OC-SORT), all driven by elapsed seconds; linking of tracklets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which detection belongs to which track."""
+"""Assignment of detections to tracks."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ Pairs = list[tuple[int, int]]
 
 
 def widen(boxes: NDArray[np.floating], share: float) -> NDArray[np.floating]:
-    """Boxes grown on every side by a share of their own width and height."""
-    pad = (boxes[:, 2:] - boxes[:, :2]) * share
-    return np.concatenate((boxes[:, :2] - pad, boxes[:, 2:] + pad), axis=1)
+    """Return the boxes grown on every side by a share of their own width and height."""
+    margin = (boxes[:, 2:] - boxes[:, :2]) * share
+    return np.concatenate((boxes[:, :2] - margin, boxes[:, 2:] + margin), axis=1)
 
 
 def assign(similarity: Matrix, allowed: NDArray[np.bool_]) -> Pairs:
-    """The pairing of allowed pairs with the largest total similarity (Hungarian method); who has none stays alone."""
+    """Return the allowed pairs with the largest total similarity (Hungarian method).
+
+    Rows and columns without an allowed partner are left out.
+    """
     if not allowed.any():
         return []
     rows, columns = linear_sum_assignment(np.where(allowed, -similarity, 0.0))

@@ -1,6 +1,6 @@
-"""ByteTrack (Zhang et al., 2022): sure detections first, then unsure ones for the tracks still without one.
+"""ByteTrack (Zhang et al., 2022): high-score detections first, then the others for what is left.
 
-A face that turns away or is half hidden scores low but is still there: its track goes on instead of breaking.
+A face that turns away or is half hidden has a low score, and its track continues all the same.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from fasr_video.trackers.association import Pairs
 from fasr_video.trackers.base import Features, Tracker
 from fasr_video.types import Detections
 
-LOW_OVERLAP = 0.5  # an unsure detection must lie where its track is expected
+LOW_OVERLAP = 0.5  # a low-score detection must lie where its track is expected
 
 
 class ByteTrack(Tracker):
     name = "bytetrack"
 
-    def _associate(self, found: Detections, features: Features | None) -> Pairs:
-        high = [c for c in range(len(found)) if found.scores[c] >= self.settings.high_score]
+    def _associate(self, detections: Detections, features: Features | None) -> Pairs:
+        high = [
+            c for c in range(len(detections)) if detections.scores[c] >= self.settings.high_score
+        ]
         rows = list(range(len(self._tracks)))
-        overlap = self._overlaps(rows, found.boxes[high])
+        overlap = self._overlaps(rows, detections.boxes[high])
         pairs = self._match(overlap, rows, high, features, self.settings.min_overlap)
-        return pairs + self._second(found, pairs)
+        return pairs + self._pair_low_scores(detections, pairs)
 
-    def _second(self, found: Detections, pairs: Pairs) -> Pairs:
-        """Unsure detections for tracks that were seen at the last look and have none yet. By place alone: the
-        picture of a half-hidden face says little."""
-        taken = {r for r, _ in pairs}
-        low = [c for c in range(len(found)) if found.scores[c] < self.settings.high_score]
-        rows = [r for r, t in enumerate(self._tracks) if r not in taken and not t.missed]
-        overlap = self._overlaps(rows, found.boxes[low])
+    def _pair_low_scores(self, detections: Detections, pairs: Pairs) -> Pairs:
+        """Pair low-score detections with tracks that were seen in the last frame and have no pair.
+
+        Only the position counts: the picture of a half-hidden face says little.
+        """
+        paired = {r for r, _ in pairs}
+        low = [c for c in range(len(detections)) if detections.scores[c] < self.settings.high_score]
+        rows = [r for r, t in enumerate(self._tracks) if r not in paired and not t.missed]
+        overlap = self._overlaps(rows, detections.boxes[low])
         return self._match(overlap, rows, low, None, LOW_OVERLAP)

@@ -1,4 +1,4 @@
-"""How a face moves between two looks at it: constant velocity with random acceleration, in real seconds."""
+"""Motion of a face between frames: constant velocity with random acceleration, in seconds."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
 
-# Noise, in box sizes (the mean of width and height), so that a near and a far face are treated alike.
+# Noise, in box sizes (the mean of width and height), so that near and far faces are treated alike.
 MEASUREMENT = 0.12  # of each of x, y, width, height, in one detection
 ACCELERATION = 2.0  # per second^1.5: how fast velocities change
-JITTER = 0.10  # per second^0.5: what is no motion, as a head that bobs
-START_SPEED = 2.0  # per second: how fast an unknown face may move
+JITTER = 0.10  # per second^0.5: movement of a head on the spot
+START_SPEED = 2.0  # per second: how fast a new face may move
 
-SIZE_CALM = np.array([1, 1, 1 / 9, 1 / 9])  # variances: sizes change more slowly than places
+# Relative variances of x, y, width and height: sizes change more slowly than positions.
+RELATIVE_VARIANCES = np.array([1, 1, 1 / 9, 1 / 9])
 
 _POSITION, _SPEED = slice(0, 4), slice(4, 8)
 
 
 def to_measurement(box: NDArray[np.floating]) -> Vector:
-    """x1, y1, x2, y2 → centre x, centre y, width, height."""
+    """Convert x1, y1, x2, y2 to centre x, centre y, width, height."""
     x1, y1, x2, y2 = (float(v) for v in box)
     return np.array([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1])
 
 
 def to_box(measurement: Vector) -> Vector:
-    cx, cy, w, h = measurement[:4]
-    w, h = max(w, 1.0), max(h, 1.0)
-    return np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    """Convert centre x, centre y, width, height to x1, y1, x2, y2; sides are at least 1 px."""
+    x, y, width, height = measurement[:4]
+    half_width = max(width, 1.0) / 2
+    half_height = max(height, 1.0) / 2
+    return np.array([x - half_width, y - half_height, x + half_width, y + half_height])
 
 
-@lru_cache(maxsize=64)  # frame distances repeat
+@lru_cache(maxsize=64)  # distances between frames repeat
 def _step(seconds: float) -> tuple[Vector, Vector]:
-    """(transition, noise for a box of size 1) of a look `seconds` later."""
+    """Return the transition over `seconds`, and its noise for a box of size 1."""
     transition = np.eye(8)
     transition[_POSITION, _SPEED] = np.eye(4) * seconds
-    spread = ACCELERATION**2 * SIZE_CALM
+    variance = ACCELERATION**2 * RELATIVE_VARIANCES
     noise = np.zeros((8, 8))
-    noise[_POSITION, _POSITION] = np.diag(spread * seconds**3 / 3 + JITTER**2 * seconds)
-    noise[_POSITION, _SPEED] = noise[_SPEED, _POSITION] = np.diag(spread * seconds**2 / 2)
-    noise[_SPEED, _SPEED] = np.diag(spread * seconds)
+    noise[_POSITION, _POSITION] = np.diag(variance * seconds**3 / 3 + JITTER**2 * seconds)
+    noise[_POSITION, _SPEED] = noise[_SPEED, _POSITION] = np.diag(variance * seconds**2 / 2)
+    noise[_SPEED, _SPEED] = np.diag(variance * seconds)
     return transition, noise
 
 
 class MotionState(NamedTuple):
-    """All that a filter knows."""
+    """The state of a filter."""
 
     mean: Vector
     covariance: Vector
     size: float
-    """Of the box at the last update: the unit of the noise until the next."""
+    """Size of the box at the last update: the unit of the noise until the next update."""
 
     def as_json(self) -> list[Any]:
         return [self.mean.tolist(), self.covariance.tolist(), self.size]
@@ -64,18 +67,20 @@ class MotionState(NamedTuple):
 
 
 class BoxFilter:
-    """A Kalman filter over (centre, size) and their speeds. Predicting by a and then by b is predicting by a + b:
-    variable frame rate and sampling do not bend the motion."""
+    """A Kalman filter over (centre, size) and their speeds.
+
+    Predicting by a and then by b seconds is the same as predicting by a + b: variable frame rates
+    and sampling do not change the motion.
+    """
 
     def __init__(self, box: NDArray[np.floating]) -> None:
         self._filter = KalmanFilter(dim_x=8, dim_z=4)
         self._filter.H = np.eye(4, 8)
         measurement = to_measurement(box)
-        self._size = size = float(max(measurement[2:].mean(), 1.0))
+        self._size = float(max(measurement[2:].mean(), 1.0))
         self._filter.x = np.concatenate((measurement, np.zeros(4)))[:, None]
-        self._filter.P = (
-            np.diag(np.r_[np.full(4, (2 * MEASUREMENT) ** 2), START_SPEED**2 * SIZE_CALM]) * size**2
-        )
+        variances = np.r_[np.full(4, (2 * MEASUREMENT) ** 2), START_SPEED**2 * RELATIVE_VARIANCES]
+        self._filter.P = np.diag(variances) * self._size**2
 
     @property
     def box(self) -> Vector:
@@ -83,7 +88,7 @@ class BoxFilter:
 
     @property
     def speed(self) -> Vector:
-        """Of centre x and y, in pixels a second."""
+        """Return the speed of the centre, x and y, in pixels a second."""
         return np.asarray(self._filter.x[4:6, 0])
 
     def predict(self, seconds: float) -> None:
@@ -99,5 +104,6 @@ class BoxFilter:
         return MotionState(self._filter.x.copy(), self._filter.P.copy(), self._size)
 
     def restore(self, state: MotionState) -> None:
-        self._filter.x, self._filter.P = state.mean.copy(), state.covariance.copy()
+        self._filter.x = state.mean.copy()
+        self._filter.P = state.covariance.copy()
         self._size = state.size

@@ -14,7 +14,7 @@ from torch import Tensor
 from fasr_video.detection.landmarks import LandmarkFinder
 from fasr_video.files import sha256_file
 from fasr_video.recognition import combiner as merging
-from fasr_video.recognition.align import USUAL_LANDMARKS
+from fasr_video.recognition.align import DEFAULT_LANDMARKS
 from fasr_video.recognition.embedder import Embedder, as_tensor, require_embedder
 from fasr_video.sr import samplers, sampling
 from fasr_video.sr.degradation import enlarge
@@ -167,7 +167,7 @@ class Idfsr:
         """What the network is told of a face: by references, by a fitted identity, or by the face itself."""
         lr = enlarge(as_tensor([probe.lr0]), SIDE)
         found, references = self._landmarks_of(lr), self._references(probe.auxiliaries)
-        landmarks = torch.from_numpy(USUAL_LANDMARKS).float()[None] if found is None else found
+        landmarks = torch.from_numpy(DEFAULT_LANDMARKS).float()[None] if found is None else found
         used = len(references) > 0 and (found is not None or len(probe.lr0) < FINDABLE)
         warnings = [*references.warnings]
         reference, reference_landmarks = lr, landmarks
