@@ -29,7 +29,7 @@ from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector
 from fasr_video.detection.frame_skipping import Gate
 from fasr_video.media import Frame, Sampling, open_video
-from fasr_video.pipeline.run import LOOKING
+from fasr_video.pipeline.run import GATE_SETTINGS
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Boxes, Detections
 
@@ -285,7 +285,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    detector = open_detector(**CHOSEN.detect.model_dump(exclude=LOOKING))
+    detector = open_detector(**CHOSEN.detect.model_dump(exclude=GATE_SETTINGS))
     variants = [
         Variant(1),
         *map(Variant, args.every),

@@ -258,7 +258,7 @@ def describe(found: Outcome, ours: bool) -> str:
 
 
 def _short(reason: str) -> str:
-    return re.sub(r"^decord would get this file wrong: ", "", reason).replace("|", "/")
+    return re.sub(r"^decord would read this file wrongly: ", "", reason).replace("|", "/")
 
 
 def main() -> None:

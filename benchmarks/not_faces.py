@@ -30,7 +30,7 @@ from fasr_video.case.document import tracks as tracks_of
 from fasr_video.configs import settings
 from fasr_video.configs.settings import LARGE, SelectSettings, Settings
 from fasr_video.media import Frame
-from fasr_video.pipeline.evidence import Evidence, weigh
+from fasr_video.pipeline.evidence import Evidence, measure_evidence
 from fasr_video.pipeline.quality import cut, measure
 from fasr_video.pipeline.run import Models, open_models, run
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Tracklets
@@ -108,7 +108,9 @@ def single(shot: Shot, found: Detections, models: Models) -> list[Seen]:
         landmarks = None if found.landmarks is None else found.landmarks[i]
         aligned = cut(shot.image, found.boxes[i], landmarks).aligned
         quality = measure(shot.image, found, i, aligned)
-        evidence = weigh(models.encoder.embedder, quality.score, quality.eye_px, [aligned])
+        evidence = measure_evidence(
+            models.encoder.embedder, quality.score, quality.eye_px, [aligned]
+        )
         rows.append(Seen(is_face, evidence))
     return rows
 
@@ -121,7 +123,9 @@ def tracked(
     tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
     tracklets = Tracklets(tracker, chosen.select, 1, models.encoder.embedder)
     for index, (shot, detections) in enumerate(zip(clip, found, strict=True)):
-        tracklets.look(Frame(FrameRef("0" * 64, index, index, TICK), shot.image, False), detections)
+        tracklets.add_frame(
+            Frame(FrameRef("0" * 64, index, index, TICK), shot.image, False), detections
+        )
     tracklets.finish()
     segment = tracklets.take_segment()
     rows = []

@@ -30,10 +30,9 @@ from fasr_video.detection import open_detector
 from fasr_video.detection.frame_skipping import START
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline import segments
-from fasr_video.pipeline.run import LOOKING, Progress, Stage, open_case, run
+from fasr_video.pipeline.run import GATE_SETTINGS, Progress, Stage, open_case, run
 from fasr_video.pipeline.tracklets import Tracklets
 from fasr_video.trackers import TRACKERS, Tracker, TrackerSettings
-from fasr_video.types import FrameRef
 
 SIZES = {"720p": (1280, 720), "1080p": (1920, 1080)}
 STAGES = ("decode", "detect", "track", "cut and measure", "store")
@@ -72,7 +71,7 @@ def timed(call: Callable[[], T]) -> tuple[T, float]:
 def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float], float]:
     """Each stage over all frames before the next one begins; also faces a frame."""
     reader = open_video(path)
-    detector = open_detector(**chosen.detect.model_dump(exclude=LOOKING))
+    detector = open_detector(**chosen.detect.model_dump(exclude=GATE_SETTINGS))
     frames, decoding = timed(lambda: list(reader.frames(Sampling())))
     detector.detect([frames[0].image])  # warm up
     found, detecting = timed(lambda: [detector.detect([frame.image])[0] for frame in frames])
@@ -87,29 +86,25 @@ def alone(path: Path, chosen: Settings, folder: Path) -> tuple[dict[str, float],
         lambda: [other.update(float(f.ref.seconds), d) for f, d in zip(frames, found, strict=True)]
     )
     tracklets = Tracklets(make_tracker(), chosen.select, 1)
-    _, looking = timed(lambda: [tracklets.look(f, d) for f, d in zip(frames, found, strict=True)])
+    _, looking = timed(
+        lambda: [tracklets.add_frame(f, d) for f, d in zip(frames, found, strict=True)]
+    )
     tracklets.finish()
     described = {"name": detector.name, "model_sha256": detector.fingerprint, "licence": ""}
     described |= {"landmarks": True, "embedder": None}
     with open_case(folder, chosen) as case:
         source = register_source(case, reader.info, described)
-        span: tuple[FrameRef, FrameRef] = (frames[0].ref, frames[-1].ref)
         segment = tracklets.take_segment()
-        lost = reader.losses
-        _, storing = timed(
-            lambda: segments.save_segment(
-                case,
-                source,
-                segment,
-                span,
-                tracker=other,
-                gate=START,
-                losses=lost,
-                damaged=0,
-                seconds=0.0,
-                done=True,
-            )
+        summary = segments.SegmentSummary(
+            span=(frames[0].ref, frames[-1].ref),
+            tracker=other,
+            gate=START,
+            losses=reader.losses,
+            damaged=0,
+            seconds=0.0,
+            is_last=True,
         )
+        _, storing = timed(lambda: segments.save_segment(case, source, segment, summary))
     spent = zip(STAGES, (decoding, detecting, tracking, looking - tracking, storing), strict=True)
     faces = sum(len(d) for d in found) / len(frames)
     return {stage: 1000 * seconds / len(frames) for stage, seconds in spent}, faces
@@ -210,8 +205,8 @@ def main() -> None:
     table.note(
         f"{args.seconds:g} s of 25 frames/s: sample people's heads, each swaying in its own place before a wall "
         "(`footage.crowd`). Each line is a process of its own. The stages are timed alone, one after the other over "
-        "all frames; *cut and measure* is what `Tracklets.look` takes beside the tracker; *store* is the writing of "
-        "pictures and rows. *Whole* is `run` from its first progress line until the footage is done, decoding, "
+        "all frames; *cut and measure* is what `Tracklets.add_frame` takes beside the tracker; *store* is the writing "
+        "of pictures and rows. *Whole* is `run` from its first progress line until the footage is done, decoding, "
         "detecting and the rest in threads of their own. *Of what the slowest allows* is the slowest stage's time "
         "over the whole's. *Cores busy*: processor time over time while it lasts (a thread that waits a moment for "
         "others of its network counts): what is idle then is the most that restoring at the same time could gain. "

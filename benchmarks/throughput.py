@@ -32,7 +32,7 @@ from fasr_video.configs import settings
 from fasr_video.detection import Detector, open_detector
 from fasr_video.media import Sampling, open_video
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.run import AHEAD, LOOKING, Progress, Stage, run
+from fasr_video.pipeline.run import FRAMES_AHEAD, GATE_SETTINGS, Progress, Stage, run
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections
 
@@ -78,7 +78,7 @@ def detect(path: Path, end: float) -> Counted:
     detector = make_detector("builtin")
     opened = open_video(path)
     began, frames = time.perf_counter(), 0
-    for frame in prefetch(opened.frames(Sampling(end=Fraction(end))), AHEAD):
+    for frame in prefetch(opened.frames(Sampling(end=Fraction(end))), FRAMES_AHEAD):
         detector.detect([frame.image])
         frames += 1
     return frames, time.perf_counter() - began
@@ -115,7 +115,9 @@ LONG: dict[str, Callable[[Path, float], Counted]] = {
 
 
 def make_detector(name: str) -> Detector:
-    return open_detector(**settings.load("cpu", DETECTORS[name]).detect.model_dump(exclude=LOOKING))
+    return open_detector(
+        **settings.load("cpu", DETECTORS[name]).detect.model_dump(exclude=GATE_SETTINGS)
+    )
 
 
 def in_own_process(what: str, path: Path, end: float) -> float:

@@ -43,7 +43,7 @@ from fasr_video.gallery.records import Subject
 from fasr_video.gallery.search import Answer, Asked, Candidate, Mode, Question, Searcher
 from fasr_video.pipeline.run import Listener
 from fasr_video.pipeline.run import run as run_footage
-from fasr_video.pipeline.search import read_calibration
+from fasr_video.pipeline.search import usable_calibration
 from fasr_video.recognition import align
 from fasr_video.recognition.align import similarity, three_points, to_canonical
 from fasr_video.recognition.embedder import Embedder, as_tensor
@@ -327,10 +327,10 @@ class Gallery:
             best = AlignedFace(_canonical(face), None)
             others = tuple(AlignedFace(_canonical(other), None) for other in auxiliaries)
             (probes,) = encoder.ask([TrackFaces(best, face, others)], [0])
-            reading = read_calibration(configs.load("cpu").search, encoder.provenance())
+            usable = usable_calibration(configs.load("cpu").search, encoder.provenance())
             question = Question(Mode.INVESTIGATION, length, fpir)
             index = Index.open(gallery)
-            searcher = Searcher(gallery, index, question, reading.calibration, reading.calibrated)
+            searcher = Searcher(gallery, index, question, usable.calibration, usable.kinds)
             return searcher.answer(Asked(probes.features, len(face)))
 
 

@@ -69,7 +69,7 @@ def load_state(net: nn.Module, path: Path, contract: str | None = None) -> None:
 
 def save_own(tensors: Mapping[str, Tensor], path: Path, contract: str, header: str) -> None:
     """Write a weights file of ours: safetensors whose header has `header` under the contract."""
-    # A single entry: safetensors writes several in random order, which would change the file's hash.
+    # A single entry: safetensors writes several in random order, which changes the file's hash.
     atomic_write(path, lambda partial: save_file(dict(tensors), partial, {contract: header}))
 
 

@@ -1,4 +1,4 @@
-"""Values that several packages share. All are frozen; arrays state shape, range and colour order."""
+"""Values that several packages share. All are frozen; arrays state shape, range, colour order."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.restore import write_restoration
 from fasr_video.pipeline.search import photographs_of
-from fasr_video.pipeline.segments import save_segment
+from fasr_video.pipeline.segments import SegmentSummary, save_segment
 from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment
 from fasr_video.sr.restoration import Restoration
 from fasr_video.trackers import TRACKERS, TrackerSettings
@@ -172,18 +172,16 @@ def _source(
         segment.ended.append(EndedTrack(track, True, shown, usable))
     last = FrameRef(digest, 12 * len(numbers), 12 * len(numbers), BASE)
     tracker = TRACKERS["sort"](TrackerSettings())
-    save_segment(
-        case,
-        source,
-        segment,
-        (last, last),
+    summary = SegmentSummary(
+        span=(last, last),
         tracker=tracker,
         gate=replace(START, frames=segment.frames, whole=segment.frames),
         losses=Losses(),
         damaged=0,
         seconds=1.0,
-        done=True,
+        is_last=True,
     )
+    save_segment(case, source, segment, summary)
 
 
 def _gallery(folder: Path, random: np.random.Generator) -> Gallery:

@@ -18,7 +18,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.pipeline.links import FACES
+from fasr_video.pipeline.links import BY_FACE
 from fasr_video.pipeline.search import photographs_of
 from fasr_video.provenance import BANNER
 from fasr_video.types import AlignedFace, Image
@@ -110,7 +110,7 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
             link = (
                 "INSERT INTO link (a, b, score, evidence, state) VALUES (2, 4, 0.81, ?, 'proposed')"
             )
-            case.db.execute(link, (FACES,))
+            case.db.execute(link, (BY_FACE,))
             proposed = {
                 "links": 1,
                 "of": case.meta("linked_tracks"),

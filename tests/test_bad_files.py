@@ -42,7 +42,7 @@ from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.store import DATABASE
 from fasr_video.media import UNREADABLE, Sampling, open_video, read_picture
 from fasr_video.pictures import MOST_PIXELS
-from fasr_video.pipeline.run import AHEAD, _ahead
+from fasr_video.pipeline.run import FRAMES_AHEAD, _frames_ahead
 from fasr_video.weights.manifest import bundled
 from tests import cases, videos
 
@@ -331,7 +331,7 @@ def test_a_picture_that_is_a_frame_is_no_larger_than_8k(tmp_path: Path) -> None:
 def test_few_large_frames_wait_for_the_detector(corridor: Path) -> None:
     info = open_video(corridor).info
     waiting = [
-        _ahead(replace(info, width=w, height=h))
+        _frames_ahead(replace(info, width=w, height=h))
         for w, h in ((640, 480), (3840, 2160), (8192, 4320))
     ]
-    assert waiting == [AHEAD, AHEAD, 2]
+    assert waiting == [FRAMES_AHEAD, FRAMES_AHEAD, 2]

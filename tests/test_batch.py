@@ -333,7 +333,7 @@ def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_p
         ),
         (
             ["{in}", "--set", "sampling.every=2", "--set", "sampling.fps=5"],
-            "each chooses the frames alone",
+            "they exclude each other",
         ),
         (["{in}/nowhere", "--scheduler", "local"], "no such folder"),
         (["{in}", "--gpus", ","], "--gpus ,: a GPU without a name"),
@@ -448,7 +448,7 @@ def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_unit_makes_is_what_run_makes(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
-    run([entrance], tmp_path / "case", SETTINGS, place=Recording("door"))
+    run([entrance], tmp_path / "case", SETTINGS, recording=Recording("door"))
     assert canonical(tmp_path / "case") == canonical(unbroken)
     with Case.open(unbroken, read_only=True) as case:
         assert case.db.execute("SELECT count(*) FROM track").fetchone()[0]
@@ -777,7 +777,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_cases(
     with Case.open(case) as opened:
         assert not [p for c in verify(opened) for p in c.problems]
     run(
-        [entrance], case, SETTINGS, place=Recording("door")
+        [entrance], case, SETTINGS, recording=Recording("door")
     )  # the only thing that this batch was not told
     assert canonical(case) == canonical(unbroken)
     assert (cases / "summary.html").is_file() and (cases / "summary.csv").is_file()

@@ -34,7 +34,7 @@ from fasr_video.gallery.records import WrongEmbedder
 from fasr_video.pipeline import restore
 from fasr_video.pipeline.restore import open_encoder
 from fasr_video.pipeline.run import Stage, redo, run
-from fasr_video.pipeline.search import read_calibration
+from fasr_video.pipeline.search import usable_calibration
 from fasr_video.provenance import BANNER, NOTE
 from tests import test_search
 from tests.cases import propose_link
@@ -139,30 +139,27 @@ def test_calibration_speaks_as_far_as_it_fits(tmp_path: Path) -> None:
     chosen = SearchSettings(
         mode="investigation", candidates=5, fpir=0.1, calibration=file, several_faces="refuse"
     )
-    whole = read_calibration(chosen, made.facts)
-    assert whole.calibrated == tuple(Kind) and whole.remarks == ()
-    other = read_calibration(
+    whole = usable_calibration(chosen, made.facts)
+    assert whole.kinds == tuple(Kind) and whole.remarks == ()
+    other = usable_calibration(
         chosen, {**made.facts, "restorer": {"method": "bicubic", "samples": 2}}
     )
-    assert (
-        other.calibrated == (Kind.BEST, Kind.POOLED)
-        and "reconstructions are raw" in other.remarks[0]
-    )
+    assert other.kinds == (Kind.BEST, Kind.POOLED) and "reconstructions are raw" in other.remarks[0]
     with pytest.raises(UsageError, match="another embedder"):
-        read_calibration(chosen, {**made.facts, "embedder": "f"})
+        usable_calibration(chosen, {**made.facts, "embedder": "f"})
 
 
-def test_calibration_in_the_box_is_for_the_models_in_the_box() -> None:
+def test_the_bundled_calibration_is_for_the_bundled_models() -> None:
     settings = configs.load("cpu")
-    reading = read_calibration(settings.search, open_encoder(settings).provenance())
-    assert reading.calibrated == (Kind.BEST, Kind.POOLED)
-    (remark,) = reading.remarks
+    usable = usable_calibration(settings.search, open_encoder(settings).provenance())
+    assert usable.kinds == (Kind.BEST, Kind.POOLED)
+    (remark,) = usable.remarks
     assert remark.startswith("scores of the reconstructions are raw and count for nothing")
 
 
 def test_models_without_a_calibration_have_raw_scores_and_it_is_said() -> None:
-    reading = read_calibration(configs.load("cpu").search, test_search.FACTS)
-    assert reading.calibration is None and reading.remarks[0].startswith("scores are raw")
+    usable = usable_calibration(configs.load("cpu").search, test_search.FACTS)
+    assert usable.calibration is None and usable.remarks[0].startswith("scores are raw")
 
 
 def test_reconstruction_says_what_it_is_wherever_it_goes(searched: Path) -> None:
@@ -576,7 +573,7 @@ def test_a_stage_takes_its_own_settings_alone(
 def test_a_refused_stage_leaves_the_case_as_it_was(copy: Path) -> None:
     other_models(copy)
     before, said = document(copy), (copy / "settings.yaml").read_text()
-    with pytest.raises(CaseError, match=r"tracks have no probes.*give --stage restore"):
+    with pytest.raises(CaseError, match=r"tracks have no features.*give --stage restore"):
         redo(copy, "search", again(copy, "search.fpir=0.05"))
     assert document(copy) == before and (copy / "settings.yaml").read_text() == said
 
@@ -584,7 +581,7 @@ def test_a_refused_stage_leaves_the_case_as_it_was(copy: Path) -> None:
 def test_a_stage_of_unfinished_footage_is_refused(copy: Path) -> None:
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("UPDATE source SET state = 'running'")
-    with pytest.raises(CaseError, match="its footage is not done"):
+    with pytest.raises(CaseError, match="its footage is not finished"):
         redo(copy, "restore", again(copy))
 
 
@@ -694,7 +691,10 @@ def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
         (["--stage", "search"], "give --out CASE and no footage"),
         (["--stage", "search", "x.mp4", "--out", "case"], "give --out CASE and no footage"),
         (["--stage", "search", "--out", "no/case"], "no/case: no case here"),
-        (["--stage", "search", "--out", "no/case", "--camera", "door"], "it places no footage"),
+        (
+            ["--stage", "search", "--out", "no/case", "--camera", "door"],
+            "it is not for camera and clock",
+        ),
         ([], "FOOTAGE"),
     ],
 )

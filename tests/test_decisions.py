@@ -26,7 +26,7 @@ from fasr_video.case.decisions import decisions as made_on
 from fasr_video.case.document import as_document
 from fasr_video.case.verify import verify
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
-from fasr_video.pipeline.links import FACES
+from fasr_video.pipeline.links import BY_FACE
 from fasr_video.review.signoff import sign_off
 from tests.reviewed import made_case
 from tests.test_cli import called
@@ -275,7 +275,7 @@ def test_tracks_without_a_proposal_are_joined_by_a_person(case: Case) -> None:
 
 def test_a_proposed_link_is_the_one_that_joins_its_tracks(case: Case) -> None:
     assert links.join(case, [2, 4], "Anna") == [1]
-    assert case.db.execute("SELECT evidence FROM link WHERE id = 1").fetchone()[0] == FACES
+    assert case.db.execute("SELECT evidence FROM link WHERE id = 1").fetchone()[0] == BY_FACE
 
 
 def test_several_tracks_become_one_subject_and_are_split_again(case: Case) -> None:

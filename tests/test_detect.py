@@ -40,7 +40,7 @@ from fasr_video.detection.builtin import (
 from fasr_video.detection.network import BASE, STRIDES, DetectorNet, LevelOutput, decode_level
 from fasr_video.errors import FasrError, MissingExtra, ModelError, SettingsError, UsageError
 from fasr_video.media import Sampling, open_video
-from fasr_video.pipeline.run import LOOKING
+from fasr_video.pipeline.run import GATE_SETTINGS
 from fasr_video.types import Detections, Image
 from tests.detectors import (
     MARKS,
@@ -314,7 +314,9 @@ def test_network_takes_as_many_frames_at_a_time_as_the_setting_says(
         f"detect.engine={engine}",
         f"detect.weights={models['builtin']}",
     )
-    detector = open_detector(**settings.load("cpu", chosen).detect.model_dump(exclude=LOOKING))
+    detector = open_detector(
+        **settings.load("cpu", chosen).detect.model_dump(exclude=GATE_SETTINGS)
+    )
     assert isinstance(detector, BuiltinDetector)
     asked: list[int] = []
     engine_of = type(detector._net)

@@ -396,7 +396,7 @@ def test_folder_of_pictures(clips: Path) -> None:
 
 
 def test_folder_without_pictures(tmp_path: Path) -> None:
-    assert "holds no pictures" in str(read(tmp_path, "pyav"))
+    assert "no pictures in the folder" in str(read(tmp_path, "pyav"))
 
 
 SOURCES = [

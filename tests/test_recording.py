@@ -38,7 +38,7 @@ def test_a_clock_that_says_nothing_certain_is_refused(
 @pytest.fixture(scope="module")
 def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("place") / "case"
-    run([entrance], out, SETTINGS, place=given("door", "2024-05-01T12:00:00+02:00", 1.5))
+    run([entrance], out, SETTINGS, recording=given("door", "2024-05-01T12:00:00+02:00", 1.5))
     return out
 
 
@@ -61,9 +61,9 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
     before = said(copy)
     run([entrance], copy, SETTINGS)
     assert said(copy) == before
-    run([entrance], copy, SETTINGS, place=Recording("yard"))
+    run([entrance], copy, SETTINGS, recording=Recording("yard"))
     assert said(copy) == ("yard", before[1]), "what was not said stays"
-    run([entrance], copy, SETTINGS, place=given(None, "2024-05-01T13:00:00+02:00", None))
+    run([entrance], copy, SETTINGS, recording=given(None, "2024-05-01T13:00:00+02:00", None))
     clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
     assert said(copy) == ("yard", clock)
     with Case.open(copy, read_only=True) as opened:
@@ -103,6 +103,6 @@ def test_a_camera_that_the_log_does_not_know_is_found_out(case: Path, tmp_path: 
 def test_one_camera_is_not_said_of_several_files(
     entrance: Path, corridor: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="about one recording"):
-        run([entrance, corridor], tmp_path / "case", SETTINGS, place=Recording("door"))
+    with pytest.raises(UsageError, match="describe one recording"):
+        run([entrance, corridor], tmp_path / "case", SETTINGS, recording=Recording("door"))
     assert not (tmp_path / "case").exists()

@@ -24,7 +24,7 @@ from fasr_video.configs.settings import Settings
 from fasr_video.errors import FasrError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.pipeline.references import APART, of_subject, sharpest
+from fasr_video.pipeline.references import MIN_DISTANCE, references_of_subject, sharpest
 from fasr_video.pipeline.restore import open_encoder
 from fasr_video.pipeline.run import redo, run
 from fasr_video.provenance import NOTE
@@ -163,7 +163,7 @@ def test_the_sharpest_faces_are_references_as_far_as_they_are_twenty_frames_apar
     ]
     chosen = sharpest(lr0, others)
     assert chosen == [4, 2, 3]  # 81 is too near to LR0, 40 to the sharper 59
-    assert APART == 20 and sharpest(lr0, []) == []
+    assert MIN_DISTANCE == 20 and sharpest(lr0, []) == []
 
 
 def test_a_track_is_drawn_from_its_own_faces_and_searched_with_what_was_drawn(own: Path) -> None:
@@ -295,16 +295,16 @@ def test_a_gallery_without_pictures_has_nothing_to_draw_from(tmp_path: Path) -> 
         kept, bare = AlignedFace(picture, None), None
         gallery.add("kept", EnrolledPhoto("1" * 64, "1.png", feature, 1.0, 30.0, 0.9, kept))
         gallery.add("bare", EnrolledPhoto("2" * 64, "2.png", feature, 1.0, 30.0, 0.9, bare))
-        found = of_subject(gallery, "kept")
+        found = references_of_subject(gallery, "kept")
         assert (
             found.sha256 == ("1" * 64,)
             and np.array_equal(found.faces[0], picture)
             and found.subject == "kept"
         )
-        with pytest.raises(FasrError, match="keeps no picture"):
-            of_subject(gallery, "bare")
+        with pytest.raises(FasrError, match="has no pictures of it"):
+            references_of_subject(gallery, "bare")
         with pytest.raises(FasrError, match="no subject 'nobody'"):
-            of_subject(gallery, "nobody")
+            references_of_subject(gallery, "nobody")
 
 
 def test_what_cannot_be_drawn_from_is_one_line(

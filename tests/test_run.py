@@ -209,7 +209,7 @@ def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
 def test_motion_without_whole_frames_to_leave_out_is_refused(
     entrance: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingsError, match=r"give detect\.every, too"):
+    with pytest.raises(SettingsError, match=r"set detect\.every to 2 or more"):
         run([entrance], tmp_path / "case", configs.load("cpu", (*QUICK, "detect.gate=motion")))
 
 

@@ -33,7 +33,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.store import DATABASE as GALLERY_DATABASE
 from fasr_video.pipeline.run import open_models
-from fasr_video.pipeline.search import check_question, enrolment_defaults
+from fasr_video.pipeline.search import check_search, enrolment_defaults
 from fasr_video.report.write import refresh
 
 # Seconds after which a case that somebody else is writing is tried again.
@@ -432,7 +432,7 @@ def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path
     if given is None:
         return None
     models, own = open_models(settings), cases / GALLERY
-    check_question(cases, given, models.encoder, settings.search)
+    check_search(cases, given, models.encoder, settings.search)
     if (given / GALLERY_DATABASE).is_file():
         return given
     embedder = models.encoder.embedder

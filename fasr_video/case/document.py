@@ -20,7 +20,7 @@ from fasr_video.case.results import Answered, Reconstruction
 from fasr_video.case.sources import Source, last_segment, looked, sources
 from fasr_video.case.store import now
 from fasr_video.case.tracks import Face, Track
-from fasr_video.configs.settings import least_norm
+from fasr_video.configs.settings import min_norm_for
 from fasr_video.console import plain, readable_json
 from fasr_video.types import Reason
 
@@ -294,7 +294,7 @@ def _evidence(
         "norm": track.norm,
         "eye_px": shown.eye_px,
         "sure_score": limits["sure_score"],
-        "min_norm": least_norm(shown.eye_px, limits["min_norm"], limits["min_norm_large"]),
+        "min_norm": min_norm_for(shown.eye_px, limits["min_norm"], limits["min_norm_large"]),
     }
 
 

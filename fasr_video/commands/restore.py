@@ -1,10 +1,10 @@
-"""`fasr-video sr` and `fit`: stills restored, and a person's vector for that."""
+"""`fasr-video sr` and `fit`: restoring stills, and fitting a person's vector for that."""
 
 from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from fasr_video.pipeline.identity import Job, fit_person
 @click.command("sr")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--aux", type=FOLDER, help="Folder of other faces of the same person: what they tell is merged."
+    "--aux",
+    type=FOLDER,
+    help="Folder of other faces of the same person; their features are merged.",
 )
 @click.option(
-    "--method", default="fasr++", show_default=True, help="How: see docs/cli.md for the list."
+    "--method", default="fasr++", show_default=True, help="The method: docs/cli.md lists them."
 )
 @click.option(
     "--samples", type=int, help="Pictures to draw of each face. [default: the method's own]"
@@ -41,7 +43,7 @@ from fasr_video.pipeline.identity import Job, fit_person
 @click.option(
     "--align",
     is_flag=True,
-    help="Find the face in each picture first, in place of taking it as a face crop.",
+    help="Detect the face in each picture first, instead of taking the picture as a face crop.",
 )
 @FACE
 @click.option(
@@ -52,20 +54,23 @@ from fasr_video.pipeline.identity import Job, fit_person
 )
 @click.option("--combiner", type=FILE, help="Feature Combiner. [default: builtin]")
 @click.option(
-    "--identity", type=FILE, help="What `fasr-video fit` wrote of the person, for --method idfsr."
+    "--identity", type=FILE, help="File of `fasr-video fit` of the person, for --method idfsr."
 )
 @click.option(
     "--attr",
     multiple=True,
     metavar="NAME=yes|no[:CONFIDENCE]",
-    help="Draw towards it: male, glasses, beard; or read, for what a classifier reads. Repeat it for more.",
+    help="Draw towards an attribute: male, glasses, beard; or read, for those that a classifier "
+    "reads. Give it once for each.",
 )
-@click.option("--guidance", type=float, metavar="H", help="How hard attributes draw. [default: 50]")
+@click.option(
+    "--guidance", type=float, metavar="H", help="Strength of the attributes. [default: 50]"
+)
 @click.option(
     "--classifier",
     multiple=True,
     metavar="FILE",
-    help="Of attributes: ours, or NAME=FILE for each published one. [default: builtin]",
+    help="Classifier of attributes: ours, or NAME=FILE for each published one. [default: builtin]",
 )
 @click.option(
     "--out", type=FOLDER, default=Path("sr"), show_default=True, help="Folder for the pictures."
@@ -76,9 +81,9 @@ from fasr_video.pipeline.identity import Job, fit_person
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the network.",
+    help="Number type of the network.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A JSON line for each picture.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each picture.")
 def sr_command(
     images: tuple[Path, ...],
     aux: Path | None,
@@ -87,27 +92,26 @@ def sr_command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Super-resolve face stills. What it draws is a synthetic reconstruction: a lead, never proof."""
+    """Super-resolve face stills. The result is a synthetic reconstruction: a lead, never proof."""
     job = stills.Job(images, aux, align, out, **options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    failed = 0
-    with _sr_progress(len(images), as_json) as tick:
+    refused = 0
+    with _sr_progress(len(images), as_json) as show:
         for done in stills.run(job):
-            failed += done.problem is not None
-            tick(done)
-    return ExitCode.LOSSES if failed else ExitCode.DONE
+            refused += done.problem is not None
+            show(done)
+    return ExitCode.LOSSES if refused else ExitCode.DONE
 
 
 @contextmanager
-def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
-    """A function that shows one finished still: JSON, or a line, with a bar below in a terminal."""
+def _sr_progress(total: int, as_json: bool) -> Iterator[Callable[[stills.Done], None]]:
+    """Yield a function that shows one finished still, as JSON or as a line, with a progress bar."""
     console = Console(stderr=True)
-    with Progress(
-        console=console, disable=as_json or not console.is_terminal, transient=True
-    ) as bar:
+    hide_bar = as_json or not console.is_terminal
+    with Progress(console=console, disable=hide_bar, transient=True) as bar:
         task = bar.add_task("super-resolving", total=total)
 
-        def tick(done: Any) -> None:
+        def show(done: stills.Done) -> None:
             bar.advance(task)
             if as_json:
                 click.echo(json.dumps(done.as_json()))
@@ -118,7 +122,7 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
                     say(f"{done.path}: warning: {warning}", err=True)
                 say(f"{done.path}: {done.state} {done.sheet}")
 
-        yield tick
+        yield show
 
 
 @click.command("fit")
@@ -135,21 +139,21 @@ def _sr_progress(total: int, as_json: bool) -> Iterator[Any]:
 )
 @click.option("--align", is_flag=True, help="Find the face in each photograph first.")
 @click.option(
-    "--steps", default=200, type=click.IntRange(min=1), show_default=True, help="Of fitting."
+    "--steps", default=200, type=click.IntRange(min=1), show_default=True, help="Steps of fitting."
 )
 @click.option(
     "--seed",
     default=0,
     type=click.IntRange(0, 2**31),
     show_default=True,
-    help="Of everything random.",
+    help="The same seed gives the same vector.",
 )
 @click.option(
-    "--force", is_flag=True, help="Fit although the photographs seem to be of different people."
+    "--force", is_flag=True, help="Fit even if the photographs may be of different people."
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def fit_command(**options: Any) -> int:
-    """Fit one vector of IDFSR to a person's photographs, for `fasr-video sr --method idfsr --identity`."""
+    """Fit a vector of IDFSR to a person's photographs, for `sr --method idfsr --identity`."""
     job = Job(**options)
     console = Console(stderr=True)
     try:
@@ -157,12 +161,12 @@ def fit_command(**options: Any) -> int:
             task = bar.add_task("fitting", total=job.steps)
             fitted = fit_person(job, lambda p: bar.update(task, completed=p.step))
     except KeyboardInterrupt:
-        say("fasr-video: stopped, nothing was written; the same command begins again", err=True)
+        message = "stopped, nothing was written; the same command starts from the beginning"
+        say(f"fasr-video: {message}", err=True)
         return ExitCode.STOPPED
     for warning in fitted.warnings:
         say(f"{job.refs}: warning: {warning}", err=True)
-    a = fitted.about
-    say(
-        f"{job.out}: {len(a.references)} references, loss {a.loss_before:.4f} before, {a.loss_after:.4f} after"
-    )
+    about = fitted.about
+    losses = f"loss {about.loss_before:.4f} before, {about.loss_after:.4f} after"
+    say(f"{job.out}: {len(about.references)} references, {losses}")
     return ExitCode.DONE

@@ -1,26 +1,19 @@
-"""`fasr-video run`: reads its arguments, runs or does a stage again, and shows how far it is."""
+"""`fasr-video run`: read the arguments, run or repeat a stage, and show the progress."""
 
 from __future__ import annotations
 
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
 from fasr_video.case import recording
 from fasr_video.case.case import Case
@@ -29,7 +22,15 @@ from fasr_video.commands.options import KEY_FILE, ROLE
 from fasr_video.configs import settings as configs
 from fasr_video.console import cell, say
 from fasr_video.errors import FasrError, UsageError
-from fasr_video.pipeline.run import Stage, StageName, own_settings, redo, run
+from fasr_video.pipeline.run import (
+    Listener,
+    Progress,
+    Stage,
+    StageName,
+    own_settings,
+    redo,
+    run,
+)
 from fasr_video.report.write import refresh
 
 PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no terminal
@@ -40,7 +41,8 @@ PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no termin
 @click.option(
     "--gallery",
     type=click.Path(path_type=Path),
-    help="Whom to search for: a gallery, a folder of photographs (one file, or one folder, a person) or a CSV.",
+    help="Whom to search for: a gallery, a folder of photographs (one file or folder for each "
+    "person) or a CSV.",
 )
 @click.option(
     "--out",
@@ -49,34 +51,37 @@ PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no termin
 )
 @click.option(
     "--preset",
-    help="Settings to start from: cpu, gpu or a YAML file. [default: cpu; with --stage, the case's]",
+    help="Settings to start from: cpu, gpu or a YAML file. "
+    "[default: cpu; with --stage, those of the case]",
 )
 @click.option(
     "--set",
     "overrides",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change one setting, as detect.backend=haar.",
+    help="Change one setting, for example detect.backend=haar.",
 )
-@click.option("--every", type=int, help="Look at every Nth frame.")
-@click.option("--fps", type=float, help="Look at no more than this many frames a second.")
+@click.option("--every", type=int, help="Use every Nth frame.")
+@click.option("--fps", type=float, help="Use at most this many frames a second.")
 @click.option(
-    "--start", metavar="TIME", help="Begin there: seconds or HH:MM:SS after the first frame."
+    "--start", metavar="TIME", help="Begin at this time after the first frame: seconds or HH:MM:SS."
 )
-@click.option("--end", metavar="TIME", help="Stop there.")
+@click.option("--end", metavar="TIME", help="Stop at this time.")
 @click.option(
     "--stage",
     type=click.Choice(["restore", "search", "link"]),
-    help="Do this again in the finished case --out, and what depends on it; no footage is read.",
+    help="Repeat this stage of the finished case --out, and what depends on it, without footage.",
 )
 @click.option(
     "--no-report",
     is_flag=True,
-    help="Leave out the report that is written into the case at the end.",
+    help="Do not write the report into the case at the end.",
 )
-@click.option("--camera", help="The camera's name, for one file; the case keeps it.")
+@click.option("--camera", help="Name of the camera, stored in the case; for one file only.")
 @click.option(
-    "--clock", metavar="ISO8601", help="Wall time of the first frame, with its zone, for one file."
+    "--clock",
+    metavar="ISO8601",
+    help="Wall time of the first frame, with its zone; for one file only.",
 )
 @click.option(
     "--clock-uncertainty",
@@ -87,7 +92,7 @@ PLAIN_EVERY = 5.0  # seconds between progress lines when the output is no termin
 @click.option("--by", default="", help="Who runs it, for the log. [default: your login name]")
 @ROLE
 @KEY_FILE
-@click.option("--json", "as_json", is_flag=True, help="Progress and result as JSON lines.")
+@click.option("--json", "as_json", is_flag=True, help="Print progress and result as JSON lines.")
 def run_command(
     footage: tuple[Path, ...],
     gallery: Path | None,
@@ -109,22 +114,13 @@ def run_command(
 ) -> int:
     """Find the people in FOOTAGE: files, or folders of pictures.
 
-    Stopped or killed, the same command goes on where it was. Ends with 3 when parts of the footage could not be
-    read; the case counts them.
+    If it is stopped or killed, the same command resumes it. It ends with 3 if parts of the footage
+    could not be read; the case counts them.
     """
     if stage is None and not footage:
         raise click.UsageError("Missing argument 'FOOTAGE...'.")
-    if stage is not None and (footage or out is None):
-        raise UsageError(
-            f"--stage {stage}", "it works on a finished case", "give --out CASE and no footage"
-        )
-    if stage is not None and (camera is not None or clock is not None):
-        raise UsageError(
-            f"--stage {stage}", "it places no footage", "leave --camera and --clock out"
-        )
-    if stage is not None and out is not None:
-        with Case.open(out, read_only=True):  # says it, where there is none
-            pass
+    if stage is not None:
+        _check_stage(stage, footage, out, [camera, clock])
     sampling = {
         "every": every,
         "fps": fps,
@@ -132,48 +128,67 @@ def run_command(
         "end": _seconds("--end", end),
     }
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
-    told = recording.given(camera, clock, clock_uncertainty)
+    camera_and_clock = recording.given(camera, clock, clock_uncertainty)
     if stage is None or out is None or preset is not None:
-        chosen = configs.load(preset or "cpu", overrides)
+        settings = configs.load(preset or "cpu", overrides)
     else:
-        chosen = own_settings(out, stage, overrides)
+        settings = own_settings(out, stage, overrides)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with _progress(as_json) as listen:
         if stage is None or out is None:
-            folder, worked = run(footage, out, chosen, gallery, listen, told, by=by, role=role)
+            folder, worked = run(
+                footage, out, settings, gallery, listen, camera_and_clock, by=by, role=role
+            )
         else:
-            folder, worked = out, redo(out, stage, chosen, gallery, listen, by, role)
-    report, failed = None, None
+            folder = out
+            worked = redo(out, stage, settings, gallery, listen, by, role)
+    report = None
+    report_error = None
     try:
         report = None if no_report else refresh(folder)
     except FasrError as error:
-        failed = error
+        report_error = error
     code = screen.summary(folder, worked, time.monotonic() - began, as_json, report)
-    if failed is not None:
-        raise failed
+    if report_error is not None:
+        raise report_error
     return code
 
 
+def _check_stage(
+    stage: StageName, footage: Sequence[Path], out: Path | None, recorded: Sequence[str | None]
+) -> None:
+    """Raise unless --stage has a case, no footage, and neither --camera nor --clock."""
+    option = f"--stage {stage}"
+    if footage or out is None:
+        raise UsageError(option, "it works on a finished case", "give --out CASE and no footage")
+    if any(text is not None for text in recorded):
+        reason = "it is not for camera and clock of the footage"
+        raise UsageError(option, reason, "leave out --camera and --clock")
+    with Case.open(out, read_only=True):  # raises if there is no case
+        pass
+
+
 def _seconds(option: str, text: str | None) -> float | None:
-    """12.5, 1:30 or 01:02:03.250 as seconds."""
+    """Return 12.5, 1:30 or 01:02:03.250 in seconds."""
     if text is None:
         return None
+    remedy = "give seconds or HH:MM:SS"
     try:
-        parts = [Fraction(p) for p in text.split(":")]
+        parts = [Fraction(part) for part in text.split(":")]
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UsageError(f"{option} {text}", "not a time", "give seconds or HH:MM:SS") from error
-    if len(parts) > 3 or any(p < 0 for p in parts):
-        raise UsageError(f"{option} {text}", "not a time", "give seconds or HH:MM:SS")
-    seconds = sum(p * 60**i for i, p in enumerate(reversed(parts)))
+        raise UsageError(f"{option} {text}", "not a time", remedy) from error
+    if len(parts) > 3 or any(part < 0 for part in parts):
+        raise UsageError(f"{option} {text}", "not a time", remedy)
+    seconds = sum(part * 60**i for i, part in enumerate(reversed(parts)))
     if seconds > 10**9:
-        raise UsageError(f"{option} {text}", "longer than any footage", "give seconds or HH:MM:SS")
+        raise UsageError(f"{option} {text}", "longer than any footage", remedy)
     return float(seconds)
 
 
 @contextmanager
-def _progress(as_json: bool) -> Iterator[Any]:
-    """A function that shows progress: a bar in a terminal, a line now and then elsewhere, or JSON lines."""
+def _progress(as_json: bool) -> Iterator[Listener]:
+    """Yield a function that shows progress: a bar in a terminal, else lines of text or JSON."""
     console = Console(stderr=True)
     if as_json or not console.is_terminal:
         yield _PlainProgress(as_json)
@@ -185,72 +200,89 @@ def _progress(as_json: bool) -> Iterator[Any]:
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        tasks: dict[Path | str, tuple[TaskID, float]] = {}
+    with ProgressBar(*columns, console=console) as bar:
+        yield _BarProgress(bar)
 
-        def listen(p: Any) -> None:
-            if isinstance(p, Stage):
-                if p.what not in tasks:
-                    tasks[p.what] = bar.add_task(p.what, total=p.total, state=""), time.monotonic()
-                bar.update(
-                    tasks[p.what][0],
-                    total=p.total,
-                    completed=p.done,
-                    state=f"{p.done} of {p.total}",
-                )
-                return
-            if p.source not in tasks:
-                tasks[p.source] = (
-                    bar.add_task(cell(p.source.name), total=None, state=""),
-                    time.monotonic(),
-                )
-            task, began = tasks[p.source]
-            rate = p.frames / max(time.monotonic() - began, 1e-9)
-            state = f"{rate:.0f} frames/s · {p.faces} faces · {p.tracks} tracks"
-            bar.update(
-                task, total=None if p.share is None else 1.0, completed=p.share or 0.0, state=state
-            )
 
-        yield listen
+class _BarProgress:
+    """Shows progress as bars, one for each source and stage."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self._bar = bar
+        self._tasks: dict[Path | str, TaskID] = {}
+        self._began: dict[Path | str, float] = {}
+
+    def __call__(self, event: Progress | Stage) -> None:
+        if isinstance(event, Stage):
+            task = self._task(event.what, event.what)
+            state = f"{event.done} of {event.total}"
+            self._bar.update(task, total=event.total, completed=event.done, state=state)
+            return
+        task = self._task(event.source, cell(event.source.name))
+        rate = event.frames / max(time.monotonic() - self._began[event.source], 1e-9)
+        state = f"{rate:.0f} frames/s · {event.faces} faces · {event.tracks} tracks"
+        total = None if event.share is None else 1.0
+        self._bar.update(task, total=total, completed=event.share or 0.0, state=state)
+
+    def _task(self, key: Path | str, name: str) -> TaskID:
+        """Return the bar of a source or a stage; begin it if it is new."""
+        if key not in self._tasks:
+            self._tasks[key] = self._bar.add_task(name, total=None, state="")
+            self._began[key] = time.monotonic()
+        return self._tasks[key]
 
 
 class _PlainProgress:
+    """Prints a line every PLAIN_EVERY seconds."""
+
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._last = time.monotonic()
         self._began: dict[Path, float] = {}
 
-    def __call__(self, p: Any) -> None:
+    def __call__(self, event: Progress | Stage) -> None:
         now = time.monotonic()
-        if isinstance(p, Stage):
-            if now - self._last >= PLAIN_EVERY:
-                self._last = now
-                line = {"event": "progress", "stage": p.what, "done": p.done, "total": p.total}
-                text = f"{p.what}: {p.done} of {p.total}"
-                say(json.dumps(line) if self._as_json else text, err=not self._as_json)
-            return
-        spent = now - self._began.setdefault(p.source, now)
-        if now - self._last < PLAIN_EVERY or not spent:
+        seconds = 0.0
+        if isinstance(event, Progress):
+            seconds = now - self._began.setdefault(event.source, now)
+            if not seconds:
+                return
+        if now - self._last < PLAIN_EVERY:
             return
         self._last = now
-        rate = p.frames / spent
-        left = None if not p.share else spent * (1 - p.share) / p.share
+        if isinstance(event, Progress):
+            self._show_source(event, seconds)
+        else:
+            self._show_stage(event)
+
+    def _show_stage(self, stage: Stage) -> None:
+        if self._as_json:
+            facts = {"stage": stage.what, "done": stage.done, "total": stage.total}
+            say(json.dumps({"event": "progress", **facts}))
+        else:
+            say(f"{stage.what}: {stage.done} of {stage.total}", err=True)
+
+    def _show_source(self, progress: Progress, seconds: float) -> None:
+        rate = progress.frames / seconds
+        share = progress.share
+        seconds_left = None if not share else seconds * (1 - share) / share
         if self._as_json:
             line = {
                 "event": "progress",
-                "source": str(p.source),
-                "frames": p.frames,
-                "share": p.share,
-            }
-            line |= {
-                "faces": p.faces,
-                "tracks": p.tracks,
+                "source": str(progress.source),
+                "frames": progress.frames,
+                "share": share,
+                "faces": progress.faces,
+                "tracks": progress.tracks,
                 "frames_per_second": rate,
-                "seconds_left": left,
+                "seconds_left": seconds_left,
             }
             click.echo(json.dumps(line))
-        else:
-            done = "" if p.share is None else f", {p.share:.0%}"
-            rest = "" if left is None else f", {left:.0f} s left"
-            text = f"{p.source.name}: {p.frames} frames ({rate:.1f}/s{done}), {p.faces} faces, {p.tracks} tracks{rest}"
-            say(text, err=True)
+            return
+        percent = "" if share is None else f", {share:.0%}"
+        rest = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+        text = (
+            f"{progress.source.name}: {progress.frames} frames ({rate:.1f}/s{percent}), "
+            f"{progress.faces} faces, {progress.tracks} tracks{rest}"
+        )
+        say(text, err=True)

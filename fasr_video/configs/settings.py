@@ -1,4 +1,4 @@
-"""All settings, their types and bounds. The presets beside this file list every one of them once, with a comment."""
+"""All settings, with types and bounds. The presets beside this file list each with a comment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Share = Field(ge=0, le=1)
 
 
 class _Group(BaseModel):
-    # JSON knows no infinity: what is stored of it would not be what was asked for.
+    # JSON has no infinity: it could not be stored with the case.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -72,10 +72,11 @@ class SelectSettings(_Group):
     min_clear: float = Share
     duplicate: float = Share
     sure_score: float = Share
-    """The mean detector score from which a track is a face whatever the embedder says of it."""
+    """Mean detector score from which a track is a face, whatever the norm."""
     min_norm: float = Field(ge=0)
-    """The embedder's norm from which a track of a small face is one however unsure the detector was. It belongs to
-    the bundled embedder: `benchmarks/not_faces.py` measures it anew, and writes it into the presets with --set."""
+    """The embedder's norm from which a track of a small face is a face, whatever the score. It is
+    for the bundled embedder: `benchmarks/not_faces.py` measures it, and writes it into the presets
+    with --set."""
     min_norm_large: float = Field(ge=0)
     """The same for faces of 20 px or more between the eyes."""
 
@@ -142,7 +143,7 @@ def presets() -> list[str]:
 
 
 def load(preset: str, overrides: Sequence[str] = ()) -> Settings:
-    """Settings of a preset, or of a YAML file in its form, changed by `key=value` overrides."""
+    """Return the settings of a preset or a YAML file, changed by `key=value` overrides."""
     values = _read(preset)
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -169,20 +170,19 @@ def _read(preset: str) -> dict[str, Any]:
                 preset, "not a text file that can be read", "save it as UTF-8"
             ) from error
     else:
-        near = _nearest(preset, presets())
         raise SettingsError(
             preset,
-            f"no such preset{near}",
-            f"choose from {', '.join(presets())} or give a YAML file",
+            f"no such preset{_suggestion(preset, presets())}",
+            f"choose one of {', '.join(presets())}, or give a YAML file",
         )
     try:
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(
-            preset, f"not YAML ({' '.join(str(error).split())})", "mend the file"
+            preset, f"not YAML ({' '.join(str(error).split())})", "correct the file"
         ) from error
     if not isinstance(values, dict):
-        raise SettingsError(preset, "holds no settings", "start from a copy of a preset")
+        raise SettingsError(preset, "there are no settings in it", "start from a copy of a preset")
     return values
 
 
@@ -194,15 +194,16 @@ def _fields_of(group: str) -> list[str]:
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one value by its key, as detect.backend; raise if there is no such setting."""
     group, _, name = key.partition(".")
-    known = [
-        f"{name_of_group}.{field}"
-        for name_of_group in Settings.model_fields
-        for field in _fields_of(name_of_group)
+    keys = [
+        f"{group_name}.{field}"
+        for group_name in Settings.model_fields
+        for field in _fields_of(group_name)
     ]
-    if key not in known:
+    if key not in keys:
         raise SettingsError(
-            key, f"no such setting{_nearest(key, known)}", "the presets list every setting"
+            key, f"no such setting{_suggestion(key, keys)}", "the presets list every setting"
         )
     if not isinstance(values.get(group), dict):
         values[group] = {}
@@ -210,6 +211,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _check(preset: str, values: dict[str, Any]) -> Settings:
+    """Return the settings; raise for the first one that is unknown, missing or out of bounds."""
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -221,7 +223,7 @@ def _check(preset: str, values: dict[str, Any]) -> Settings:
                 fields = _fields_of(group)
             else:
                 fields = list(Settings.model_fields)
-            reason = f"no such setting{_nearest(str(first['loc'][-1]), fields)}"
+            reason = f"no such setting{_suggestion(str(first['loc'][-1]), fields)}"
             raise SettingsError(
                 f"{preset}: {where}", reason, "the presets list every setting"
             ) from error
@@ -229,32 +231,33 @@ def _check(preset: str, values: dict[str, Any]) -> Settings:
             raise SettingsError(
                 f"{preset}: {where}", "missing", "start from a copy of a preset"
             ) from error
-        given = reprlib.repr(first["input"])[:80]  # what aliases of YAML unfold to may have no end
+        value = reprlib.repr(first["input"])[:80]  # YAML aliases can nest without end
         raise SettingsError(
-            f"{preset}: {where}", f"{first['msg']}, not {given}", "change it"
+            f"{preset}: {where}", f"{first['msg']}, not {value}", "change it"
         ) from error
 
 
-def _nearest(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1, 0.4)
-    return f" (did you mean {near[0]}?)" if near else ""
+def _suggestion(word: str, words: Sequence[str]) -> str:
+    """Return a question about the most similar of the words, empty if none is similar."""
+    similar = difflib.get_close_matches(word, words, 1, 0.4)
+    return f" (did you mean {similar[0]}?)" if similar else ""
 
 
 def as_yaml(settings: Settings) -> str:
-    """The settings in force, for people to read."""
+    """Return the settings as a YAML file for people."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
 def fraction(value: float | None) -> Fraction | None:
-    """A setting as an exact number: 29.97 is 2997/100, not its nearest binary float."""
+    """Return a setting as an exact number: 29.97 is 2997/100, not the nearest binary float."""
     return None if value is None else Fraction(str(value))
 
 
-# Pixels between the eyes from which on a face is large. A small face has a small norm because it
-# shows little; a large one with a small norm is none, so it has a limit of its own.
+# Pixels between the eyes from which a face is large. A small face has a small norm because it shows
+# little. A large picture with a small norm is no face, so large ones have a limit of their own.
 LARGE = 20
 
 
-def least_norm(eye_px: float, min_norm: float, min_norm_large: float) -> float:
+def min_norm_for(eye_px: float, min_norm: float, min_norm_large: float) -> float:
     """Return which of the two limits of the norm holds for a face of this size."""
     return min_norm_large if eye_px >= LARGE else min_norm

@@ -1,4 +1,4 @@
-"""The detector that comes with fasr-video: small, and made for the small faces of surveillance footage."""
+"""The detector that comes with fasr-video, for the small faces of surveillance footage."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class LevelOutput(NamedTuple):
     log_size: Tensor
     """N×2: log of (width, height) / (BASE · stride)."""
     landmarks: Tensor
-    """N×10: x, y of both eyes, nose, both mouth corners, minus the cell's centre, / (BASE · stride)."""
+    """N×10: x, y of eyes, nose and mouth corners minus the cell's centre, / (BASE · stride)."""
 
 
 def _conv(cin: int, cout: int, stride: int = 1, kernel: int = 3, groups: int = 1) -> nn.Sequential:

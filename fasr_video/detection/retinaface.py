@@ -57,7 +57,7 @@ def _stage(cin: int, width: int, blocks: int, stride: int) -> nn.Sequential:
 
 
 class _Trunk(nn.Module):
-    """ResNet-50 without its classifier → features at strides 8, 16, 32 (512, 1024, 2048 channels)."""
+    """ResNet-50 without its classifier → 512, 1024, 2048 channels at strides 8, 16, 32."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from fasr_video.detection import Detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.files import read_file
 from fasr_video.media import UNREADABLE, read_picture
-from fasr_video.pipeline.quality import turned
+from fasr_video.pipeline.quality import estimate_turn
 from fasr_video.pipeline.stills import align_face
 from fasr_video.recognition.align import CANONICAL_SIDE
 from fasr_video.recognition.embedder import as_tensor
@@ -232,5 +232,5 @@ def _with_measures(labels: dict[str, str], picture: Image) -> dict[str, str]:
             points = np.array([float(labels[m]) for m in MARKS]).reshape(5, 2)
         except ValueError:
             return found
-        found["pose"] = f"{turned(points):.3f}"
+        found["pose"] = f"{estimate_turn(points):.3f}"
     return found

@@ -1,4 +1,4 @@
-"""Footage in: exact frames with exact times, or a counted loss, or one clear error."""
+"""Reading footage: exact frames with exact times, or a counted loss, or one clear error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = [
 def open_video(
     path: Path, backend: str = "pyav", assumed_fps: Fraction = Fraction(25)
 ) -> VideoReader:
-    """A reader for a video file, or for a folder of pictures whatever the backend."""
+    """Return a reader for a video file, or for a folder of pictures, with any backend."""
     _refuse_live(path)
     if path.is_dir():
         return FolderReader(path, assumed_fps)
@@ -45,21 +45,19 @@ def open_video(
 
 
 def _refuse_live(path: Path) -> None:
-    """Recordings only, by design: whom a camera sees at this moment is not to be searched for (responsible_use.md)."""
-    if not path.exists() and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
+    """Raise for addresses, devices and streams.
+
+    Only recordings can be searched, by design: nobody is to be searched for in what a camera shows
+    at this moment (docs/responsible_use.md).
+    """
+    is_address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)) and not path.exists()
+    is_special_file = path.is_char_device() or path.is_fifo() or path.is_socket()
+    if is_address:
         what = "an address"
-    elif (
-        path.is_char_device()
-        or path.is_fifo()
-        or path.is_socket()
-        or str(path).startswith("/dev/video")
-    ):
+    elif is_special_file or str(path).startswith("/dev/video"):
         what = "a device or a stream"
     else:
         return
     reason = f"{what}, not a recording: there is no live mode, by design"
-    raise MediaError(
-        path,
-        reason,
-        "give files that were recorded, and that you may search (docs/responsible_use.md)",
-    )
+    remedy = "give recorded files that you may search (docs/responsible_use.md)"
+    raise MediaError(path, reason, remedy)

@@ -1,8 +1,8 @@
 """decord as a source of frames, for well-formed MP4 and MKV.
 
-decord (2021) repeats frames in MPEG-TS, gives none of a cut MP4 and conceals damage without a word. So the file is
-decoded once with PyAV first (without converting a picture) and refused when decord would get it wrong; times come
-from that pass.
+decord (2021) repeats frames in MPEG-TS, returns none of a truncated MP4, and hides damage. So PyAV
+decodes the file first (without converting pictures), and the file is refused if decord would return
+wrong frames. The times come from that pass.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DecordReader(Reader):
         try:
             import decord
         except ImportError as error:
-            reason = "decord is not installed; it has no files but for x86-64"
+            reason = "decord is not installed; it exists for x86-64 only"
             raise UsageError("media.backend: decord", reason, "use media.backend: pyav") from error
         reader = PyAvReader(path, assumed_fps)
         info = reader.info
@@ -36,21 +36,19 @@ class DecordReader(Reader):
         self._pts = [t for t in times if t is not None]
         problem = _problem(info, self._pts, losses)
         if problem is None and len(sizes) > 1:
-            problem = "its pictures change size"
+            problem = "the size of its pictures changes"
         if problem is None:
             try:
                 self._reader = decord.VideoReader(str(path), ctx=decord.cpu(0))
             except (decord.DECORDError, RuntimeError):
                 problem = "decord cannot open it"
             else:
-                if len(self._reader) != len(self._pts):
-                    problem = (
-                        f"decord counts {len(self._reader)} frames, the file holds {len(self._pts)}"
-                    )
+                count = len(self._reader)
+                if count != len(self._pts):
+                    problem = f"decord counts {count} frames, the file has {len(self._pts)}"
         if problem is not None:
-            raise MediaError(
-                path, f"decord would get this file wrong: {problem}", "use `media.backend: pyav`"
-            )
+            reason = f"decord would read this file wrongly: {problem}"
+            raise MediaError(path, reason, "use `media.backend: pyav`")
         self._info = replace(info, backend=f"decord {decord.__version__}")
         self._decord_error = decord.DECORDError
 
@@ -73,19 +71,19 @@ class DecordReader(Reader):
 
 
 def _problem(info: MediaInfo, times: list[int], losses: Losses) -> str | None:
+    """Return why decord would read the file wrongly; None if it would not."""
     checks = {
         f"its container is {info.container}": info.container not in CONTAINERS,
         f"its codec is {info.codec}": info.codec not in CODECS,
         "parts of it are damaged": bool(losses),
         "its frames have no times": info.time_source != "pts",
-        "its times do not always go forward": any(b <= a for a, b in pairwise(times)),
-        "its first frame is not at time 0 (an edit list, perhaps)": info.first_pts != 0,
-        "it does not show as many frames as it declares": info.declared_frames
-        not in (None, len(times)),
-        f"its picture is to be turned ({info.orientation})": info.orientation != "none",
+        "its times do not always increase": any(b <= a for a, b in pairwise(times)),
+        "its first frame is not at time 0 (maybe by an edit list)": info.first_pts != 0,
+        "it has not as many frames as it declares": info.declared_frames not in (None, len(times)),
+        f"its picture has to be turned ({info.orientation})": info.orientation != "none",
         f"its pixels are {info.pixel_format}, not 8-bit 4:2:0": info.pixel_format
         not in {"yuv420p", "yuvj420p"},
         f"its colours are {info.colour}": not info.colour.startswith("bt601"),
         "it is interlaced": info.interlaced,
     }
-    return next((text for text, bad in checks.items() if bad), None)
+    return next((problem for problem, applies in checks.items() if applies), None)

@@ -1,4 +1,4 @@
-"""A folder of pictures as footage: file names give the order, a setting gives the rate."""
+"""A folder of pictures as footage: the file names give the order, a setting gives the rate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL
+from numpy.typing import NDArray
 from PIL import ImageOps
 
 from fasr_video.errors import MediaError
@@ -24,53 +25,55 @@ from fasr_video.types import FrameRef, Image
 
 
 def read_picture(path: Path | BinaryIO, as_frame: bool = False) -> Image:
-    """An image file as RGB, upright, 16-bit greys brought to 8. Raises one of UNREADABLE when it is none.
+    """Read an image file as upright 8-bit RGB; raise one of UNREADABLE if that fails.
 
-    Photographs of more pixels than a frame may have are shrunk to that many; a picture that is a frame is refused.
+    Photographs with more pixels than a frame may have are shrunk; frames with more are refused.
     """
-    most = MOST_PIXELS if as_frame else MOST_OF_A_PHOTOGRAPH
-    with opened(path, most) as picture:
+    max_pixels = MOST_PIXELS if as_frame else MOST_OF_A_PHOTOGRAPH
+    with opened(path, max_pixels) as picture:
         width, height = picture.size
         shrink = max(1.0, math.sqrt(width * height / MOST_PIXELS))
         if shrink > 1 and not picture.mode.startswith("I"):
             picture.thumbnail((int(width / shrink), int(height / shrink)))
         upright = ImageOps.exif_transpose(picture)
         if upright.mode.startswith("I"):
-            step = math.ceil(shrink)
-            levels = np.asarray(upright)[::step, ::step].clip(
-                0, 65407
-            )  # brighter ones are white; so 16 bits do
-            grey = (levels + 128) // 257 if levels.max() > 255 else levels
-            return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+            return _from_16_bits(np.asarray(upright), math.ceil(shrink))
         return np.asarray(upright.convert("RGB"))
 
 
+def _from_16_bits(levels: NDArray[Any], step: int) -> Image:
+    """Return every step-th pixel of a grey picture with up to 16 bits, as RGB."""
+    levels = levels[::step, ::step].clip(0, 65407)  # brighter pixels are white all the same
+    grey = (levels + 128) // 257 if levels.max() > 255 else levels
+    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+
+
 def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """frame2 before frame10."""
-    return [
-        (0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", path.name) if p
-    ]
+    """Return a sort key that puts frame2 before frame10."""
+    parts = [part for part in re.split(r"(\d+)", path.name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an error of reading into one that says what to do."""
     try:
         yield
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
-        raise MediaError(
-            path, reason, "change its permissions, or look after the disk that it is on"
-        ) from error
+        remedy = "change its permissions, or check the disk that it is on"
+        raise MediaError(path, reason, remedy) from error
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    with _readable(folder):
+    """Return the pictures of a folder in natural order of their names."""
+    with _explained(folder):
         return sorted((p for p in folder.iterdir() if _is_picture(p)), key=_natural)
 
 
 def others_in(folder: Path) -> list[Path]:
-    """All that lies in it beside pictures and folders: what `pictures_in` leaves out."""
-    with _readable(folder):
+    """Return the files of a folder that are no pictures by their names."""
+    with _explained(folder):
         return sorted(p for p in folder.iterdir() if not _is_picture(p) and not p.is_dir())
 
 
@@ -79,37 +82,40 @@ def _is_picture(path: Path) -> bool:
 
 
 def hash_folder(folder: Path) -> str:
-    """One SHA-256 for a folder of pictures: over each file's hash and name, in order."""
+    """Return a SHA-256 over the hash and the name of each picture, in order."""
     digest = hashlib.sha256()
     for file in pictures_in(folder):
-        with _readable(file):
+        with _explained(file):
             digest.update(f"{sha256_file(file)}  ".encode() + os.fsencode(file.name) + b"\n")
     return digest.hexdigest()
 
 
 def stamp(footage: Path) -> list[tuple[str, int, int]] | None:
-    """Names, sizes and times of change of its files, by which one tells that it changed; None where it is gone."""
+    """Return names, sizes and modification times of the files, to detect changes.
+
+    Return None if the footage is missing.
+    """
     try:
         files = pictures_in(footage) if footage.is_dir() else [footage]
-        return [(f.name, (facts := f.stat()).st_size, facts.st_mtime_ns) for f in files]
+        statuses = [(file.name, file.stat()) for file in files]
+        return [(name, status.st_size, status.st_mtime_ns) for name, status in statuses]
     except (OSError, MediaError):
         return None
 
 
 class FolderReader(Reader):
-    """Pictures of one folder in natural name order. An unreadable picture is a counted loss, and so is another file."""
+    """Pictures of a folder in natural order. Unreadable pictures and other files are losses."""
 
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
         super().__init__()
         check_name(path)
-        self._files, self._others = pictures_in(path), len(others_in(path))
+        self._files = pictures_in(path)
+        self._others = len(others_in(path))
         if not self._files:
-            remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it or give a video file"
-            raise MediaError(path, "the folder holds no pictures", remedy)
+            remedy = f"put pictures ({', '.join(sorted(PICTURES))}) in it, or give a video file"
+            raise MediaError(path, "there are no pictures in the folder", remedy)
         sha256 = hash_folder(path)  # before anything is decoded
-        first = next(
-            (image for file in self._files if (image := self._read(file)) is not None), None
-        )
+        first = self._first_picture()
         if first is None:
             raise MediaError(path, "none of its pictures can be read", "export the footage again")
         self._info = MediaInfo(
@@ -149,6 +155,14 @@ class FolderReader(Reader):
                 else:
                     yield Frame(ref, image, damaged=False)
             before = ref.seconds
+
+    def _first_picture(self) -> Image | None:
+        """Return the first picture that can be read."""
+        for file in self._files:
+            image = self._read(file)
+            if image is not None:
+                return image
+        return None
 
     @staticmethod
     def _read(file: Path) -> Image | None:

@@ -38,55 +38,27 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
-# Never set av.logging's level: its Python callback, called by a decoder's thread while this thread closes the
-# decoder, waits for ever (PyAV 18).
+# Never set av.logging's level: if a decoder's thread calls its Python callback while this thread
+# closes the decoder, both wait for ever (PyAV 18).
 
-# What may be opened: containers that hold their frames themselves. (Those of sound are there to be refused clearly.)
+# Containers that may be opened: they hold their frames themselves. Those of sound are among them,
+# so that the error about them is clear.
 CONTAINERS = (
-    *(
-        "mov",
-        "mp4",
-        "matroska",
-        "webm",
-        "avi",
-        "mpegts",
-        "mpeg",
-        "mpegvideo",
-        "h264",
-        "hevc",
-        "obu",
-        "ivf",
-        "av1",
-    ),
-    *(
-        "flv",
-        "asf",
-        "mxf",
-        "ogg",
-        "gif",
-        "dv",
-        "mjpeg",
-        "m4v",
-        "nut",
-        "wtv",
-        "dhav",
-        "vc1",
-        "rm",
-        "yuv4mpegpipe",
-    ),
-    *("vobsub", "dvr-ms", "live_flv", "wav", "mp3", "aac", "flac"),
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,h264,hevc,obu,ivf,av1,flv,asf,mxf,ogg,gif,dv,"
+    "mjpeg,m4v,nut,wtv,dhav,vc1,rm,yuv4mpegpipe,vobsub,dvr-ms,live_flv,wav,mp3,aac,flac"
 )
-# Containers that keep no presentation times: frames come at the constant rate they declare.
+# Containers without presentation times: frames come at the constant rate that they declare.
 CONSTANT_RATE = {"avi"}
-# Errors while reading packets in a row after which the rest of the file is given up (and counted as missing).
+# Errors in a row while reading packets, after which the rest of the file counts as missing.
 READ_ATTEMPTS = 50
 
-# Decoders that draw what leans on a missing picture onto grey and say nothing; the others hold it back.
-DRAWS_ON_NOTHING = {"mpeg4", "msmpeg4", "msmpeg4v2", "h263", "flv", "wmv1", "wmv2"}
-# Frames kept waiting for bad news: a decoder conceals the last few before the packet that it fails on.
+# Decoders that draw frames with a missing reference onto grey; other decoders hold them back.
+DRAWS_WITHOUT_REFERENCE = {"mpeg4", "msmpeg4", "msmpeg4v2", "h263", "flv", "wmv1", "wmv2"}
+# Frames that wait before they are yielded: a decoder conceals damage in the last few frames before
+# the packet that it fails on.
 HELD_BACK = 4
-# Seconds that a declared length may exceed what is there before the file counts as cut off: containers round.
-CUT_TOLERANCE = Fraction(1, 5)
+# Seconds by which the declared length may exceed the frames: containers round it.
+LENGTH_TOLERANCE = Fraction(1, 5)
 
 _MATRIX = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}
 _COLORSPACE = {
@@ -103,8 +75,9 @@ _IDENTITY = (1, 0, 0, 1)
 class PyAvReader(Reader):
     """Frames of a video file with exact times.
 
-    Errors are not concealed: the decoder is told to fail on damage (`err_detect=explode`), the failed packet is
-    counted, and everything decoded after it is marked damaged until a keyframe that is surely younger than the damage.
+    Damage is not concealed: the decoder has to fail on it (`err_detect=explode`), the failed packet
+    is counted, and all frames after it are marked as damaged until a keyframe that surely comes
+    after the damage.
     """
 
     def __init__(self, path: Path, assumed_fps: Fraction) -> None:
@@ -118,59 +91,54 @@ class PyAvReader(Reader):
     def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
         self._losses = losses = Losses()
         info = self._info
-        untimed = info.time_source == "assumed_fps"
+        has_times = info.time_source != "assumed_fps"
         with self._open() as (container, stream):
             packets = _packets(container, stream, losses)
             index = 0
             if sampling.start and info.time_source == "pts":
-                wanted = info.first_pts + int(sampling.start / info.time_base)
+                start = info.first_pts + int(sampling.start / info.time_base)
                 index, packets = _skip_to(
-                    packets, wanted, stream, self._first_shown, self._never_shown
+                    packets, start, stream, self._first_shown, self._never_shown
                 )
             before: Fraction | None = None
             last_pts: int | None = None
-            complete = True
-            # To go on after a frame, all before it is decoded again (not converted): only so are indexes, damage and
-            # losses surely those of an unbroken run.
-            passed = after is None
+            reached_end = True
+            # To resume after a frame, all frames before it are decoded again (not converted). Only
+            # then are indexes, damage and losses surely those of an unbroken run.
+            resumed = after is None
             for frame, damaged in _decode(packets, stream, losses):
-                pts = index if untimed else frame.pts
-                if pts is None:  # one frame without a time in a file that has times
-                    losses.corrupt_packets += passed
+                pts = frame.pts if has_times else index
+                if pts is None:  # a frame without a time in a file that has times
+                    losses.corrupt_packets += resumed
                     index += 1
                     continue
                 seconds = (pts - info.first_pts) * info.time_base
-                if passed:
+                if resumed:
                     losses.time_jumps += last_pts is not None and pts <= last_pts
                     if sampling.is_past(seconds):
-                        complete = False
+                        reached_end = False
                         break
                     losses.damaged_frames += damaged
                     if sampling.wants(index, seconds, before):
-                        yield Frame(
-                            FrameRef(info.sha256, index, pts, info.time_base),
-                            self._to_rgb(frame),
-                            damaged,
-                        )
+                        ref = FrameRef(info.sha256, index, pts, info.time_base)
+                        yield Frame(ref, self._to_rgb(frame), damaged)
                 elif after is not None and index == after.index:
-                    passed = True
-                    for (
-                        kind
-                    ) in Losses.__slots__:  # what came before was counted when it was first read
-                        setattr(losses, kind, 0)
-                before, last_pts = seconds, pts
+                    resumed = True
+                    losses.reset()  # earlier losses were counted in the earlier run
+                before = seconds
+                last_pts = pts
                 index += 1
-            if not passed:
-                raise MediaError(
-                    info.path,
-                    "it gives fewer frames than when it was first read",
-                    "check the disk it is on",
-                )
-            if complete:
+            if not resumed:
+                reason = "it has fewer frames than when it was first read"
+                raise MediaError(info.path, reason, "check the disk that it is on")
+            if reached_end:
                 losses.missing_frames += self._missing(index, last_pts)
 
     def scan(self) -> tuple[list[int | None], set[tuple[int, int]], Losses]:
-        """Decode everything without converting a picture: times in display order, picture sizes, what was lost."""
+        """Decode all frames without converting them.
+
+        Return the times in display order, the sizes of the pictures, and the losses.
+        """
         losses = Losses()
         times: list[int | None] = []
         sizes: set[tuple[int, int]] = set()
@@ -182,20 +150,17 @@ class PyAvReader(Reader):
         losses.missing_frames += self._missing(len(times), times[-1] if times else None)
         return times, sizes, losses
 
-    def _missing(self, seen: int, last_pts: int | None) -> int:
-        """Frames that the container declares, in number or in length, and did not give after the first one."""
+    def _missing(self, frames: int, last_pts: int | None) -> int:
+        """Return how many frames are missing, by the number or the length that is declared."""
         info = self._info
         if info.declared_frames is not None:
-            return max(0, info.declared_frames - self._never_shown - seen)
-        if (
-            self._length is None
-            or info.rate is None
-            or last_pts is None
-            or info.time_source != "pts"
-        ):
+            return max(0, info.declared_frames - self._never_shown - frames)
+        if last_pts is None or self._length is None or info.rate is None:
             return 0
-        absent = self._length - (last_pts - info.first_pts) * info.time_base - 1 / info.rate
-        return int(absent * info.rate) if absent > CUT_TOLERANCE else 0
+        if info.time_source != "pts":
+            return 0
+        missing = self._length - (last_pts - info.first_pts) * info.time_base - 1 / info.rate
+        return int(missing * info.rate) if missing > LENGTH_TOLERANCE else 0
 
     def _open(self) -> _Opened:
         return _Opened(self._path)
@@ -203,48 +168,33 @@ class PyAvReader(Reader):
     def _probe(
         self, container: InputContainer, stream: VideoStream, assumed_fps: Fraction
     ) -> MediaInfo:
+        """Decode the first frame, and return the facts about the file."""
         losses = Losses()
-        first = next(
-            (frame for frame, _ in _decode(_packets(container, stream, Losses()), stream, losses)),
-            None,
-        )
+        decoded = _decode(_packets(container, stream, Losses()), stream, losses)
+        first = next((frame for frame, _ in decoded), None)
         if first is None:
             raise MediaError(self._path, "no frame in it could be decoded", FFMPEG_REMEDY)
-        self._first_shown, self._never_shown = first.pts or 0, losses.missing_frames
-        name = container.format.name
-        rate = stream.average_rate or stream.guessed_rate
-        if name in CONSTANT_RATE and rate:
-            source, base, first_pts = "container", 1 / rate, first.pts or 0
-        elif first.pts is not None and stream.time_base is not None:
-            source, base, first_pts = "pts", stream.time_base, first.pts
-        else:
-            source, rate, base, first_pts = "assumed_fps", assumed_fps, 1 / assumed_fps, 0
-        if source != "assumed_fps" and stream.start_time is not None:
-            first_pts = min(
-                first_pts, stream.start_time
-            )  # it counts, should the first frames be destroyed
+        self._first_shown = first.pts or 0
+        self._never_shown = losses.missing_frames
         self._orient = _display_matrix(first)
         self._length = _stream_length(stream)
-        turned = self._orient[0] == 0
-        duration = (
-            stream.duration * stream.time_base if stream.duration and stream.time_base else None
-        )
-        if duration is None and container.duration:
-            duration = Fraction(container.duration, 1_000_000)
+        is_turned = self._orient[0] == 0
+        times = _times(container, stream, first, assumed_fps)
+        libavcodec = ".".join(map(str, av.library_versions["libavcodec"]))
         return MediaInfo(
             path=self._path,
             sha256=self._sha256,
-            backend=f"pyav {av.__version__} (libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))})",
-            container=name,
+            backend=f"pyav {av.__version__} (libavcodec {libavcodec})",
+            container=container.format.name,
             codec=stream.codec_context.name,
-            width=first.height if turned else first.width,
-            height=first.width if turned else first.height,
-            time_base=base,
-            time_source=source,
-            first_pts=first_pts,
-            rate=rate,
+            width=first.height if is_turned else first.width,
+            height=first.width if is_turned else first.height,
+            time_base=times.base,
+            time_source=times.source,
+            first_pts=times.first_pts,
+            rate=times.rate,
             declared_frames=stream.frames - _hidden(self._path) if stream.frames else None,
-            duration=duration if source != "assumed_fps" else None,
+            duration=times.duration,
             orientation=_orientation_name(self._orient),
             pixel_format=first.format.name,
             colour=_colour(first)[2],
@@ -267,13 +217,44 @@ class PyAvReader(Reader):
         return _upright(np.asarray(rgb.to_ndarray(), np.uint8), self._orient)
 
 
+class _Times(NamedTuple):
+    """How the times of a file are to be read."""
+
+    source: str
+    """`pts`, `container` or `assumed_fps`: see `MediaInfo`."""
+    base: Fraction
+    first_pts: int
+    rate: Fraction | None
+    duration: Fraction | None
+
+
+def _times(
+    container: InputContainer, stream: VideoStream, first: VideoFrame, assumed_fps: Fraction
+) -> _Times:
+    rate = stream.average_rate or stream.guessed_rate
+    if container.format.name in CONSTANT_RATE and rate:
+        source, base, first_pts = "container", 1 / rate, first.pts or 0
+    elif first.pts is not None and stream.time_base is not None:
+        source, base, first_pts = "pts", stream.time_base, first.pts
+    else:
+        return _Times("assumed_fps", 1 / assumed_fps, 0, assumed_fps, None)
+    if stream.start_time is not None:
+        first_pts = min(first_pts, stream.start_time)  # the first frames may be destroyed
+    duration = None
+    if stream.duration and stream.time_base:
+        duration = stream.duration * stream.time_base
+    elif container.duration:
+        duration = Fraction(container.duration, 1_000_000)
+    return _Times(source, base, first_pts, rate, duration)
+
+
 class _Opened:
-    """A container and its video stream, opened so that nothing but the local file can be reached."""
+    """A container and its video stream; no other file and no address can be opened by them."""
 
     def __init__(self, path: Path) -> None:
         try:
-            # Playlists, image patterns and odd names must not open anything but this file.
-            options = {"protocol_whitelist": "file", "format_whitelist": ",".join(CONTAINERS)}
+            # Playlists, image patterns and special names must not open any other file.
+            options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
             self._container = av.open(
                 f"file:{path.absolute()}", metadata_errors="replace", options=options
             )
@@ -285,14 +266,14 @@ class _Opened:
         ]
         if not streams:
             self._container.close()
-            raise MediaError(path, "no video stream in it", "give a file with pictures")
+            raise MediaError(path, "there is no video stream in it", "give a file with pictures")
         self._stream = streams[0]
-        # PyAV's types do not say so: there is none where FFmpeg does not know the codec.
+        # It is None if FFmpeg does not know the codec, which PyAV's types do not show.
         context: VideoCodecContext | None = self._stream.codec_context
         if context is None:
             self._container.close()
-            raise MediaError(path, "its codec is not one that FFmpeg knows", FFMPEG_REMEDY)
-        # One thread: after an error, FFmpeg's frame threads refuse packets that one thread decodes.
+            raise MediaError(path, "FFmpeg does not know its codec", FFMPEG_REMEDY)
+        # With several threads FFmpeg refuses packets after an error that one thread can decode.
         context.thread_type = "NONE"
         context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
 
@@ -306,7 +287,7 @@ class _Opened:
 def _packets(
     container: InputContainer, stream: VideoStream, losses: Losses
 ) -> Iterator[Packet[VideoStream]]:
-    """Packets to the end of the file, the closing empty one included; unreadable stretches are counted."""
+    """Yield packets to the end of the file, with the empty last one; count unreadable parts."""
     failures = 0
     while True:
         try:
@@ -320,103 +301,108 @@ def _packets(
             if failures >= READ_ATTEMPTS:
                 return
         except IndexError:
-            # PyAV 18 at the end of an MPEG-TS whose damaged tables made streams appear: all packets were given.
+            # PyAV 18 raises this at the end of an MPEG-TS if damaged tables made streams appear.
+            # All packets were read by then.
             losses.corrupt_packets += 1
             return
 
 
 def _skip_to(
     packets: Iterator[Packet[VideoStream]],
-    wanted: int,
+    start: int,
     stream: VideoStream,
     first_shown: int,
     never_shown: int,
 ) -> tuple[int, Iterator[Packet[VideoStream]]]:
-    """Leave out, undecoded, the groups of pictures that end before time `wanted`.
+    """Skip, without decoding, the groups of pictures that end before the time `start`.
 
-    Returns the display index of the first frame that will come out, and the packets to decode. So many packets before
-    the time that is shown first give no frame in a whole run either. Nothing is sought: seeking lands late in MPEG-TS,
-    and reading packets costs next to nothing beside decoding them.
+    Return the display index of the first frame that will come, and the packets to decode.
+    `never_shown` is the number of packets before the time `first_shown` that give no frame in a
+    full run either. The file is read from its beginning: seeking is inexact in MPEG-TS, and reading
+    packets takes almost no time compared with decoding.
     """
-    dropped = 0
-    skipped = False
-    held: list[Packet[VideoStream]] = []  # from the newest packet that decoding may start at
+    skipped_frames = 0
+    has_skipped = False
+    held: list[Packet[VideoStream]] = []  # from the last packet that decoding may start at
 
-    def drop(left_out: list[Packet[VideoStream]]) -> None:
-        nonlocal dropped, never_shown
+    def skip(left_out: list[Packet[VideoStream]]) -> None:
+        """Count the frames of these packets."""
+        nonlocal skipped_frames, never_shown
         for packet in left_out:
-            if (
-                never_shown
-                and packet.pts is not None
-                and packet.pts < first_shown
-                and not packet.is_discard
-            ):
+            if packet.is_discard:
+                continue
+            if never_shown and packet.pts is not None and packet.pts < first_shown:
                 never_shown -= 1
             else:
-                dropped += not packet.is_discard
+                skipped_frames += 1
 
     for packet in packets:
-        if (
-            packet.is_keyframe
-            and packet.pts is not None
-            and packet.pts <= wanted
-            and _may_start(packet, stream)
-        ):
-            drop(held)
-            skipped |= bool(held)
+        is_before_start = packet.pts is not None and packet.pts <= start
+        if packet.is_keyframe and is_before_start and _may_start(packet, stream):
+            skip(held)
+            has_skipped |= bool(held)
             held.clear()
         held.append(packet)
-        # A packet's pts is never before its dts, so past this point no frame up to `wanted` is still to come.
-        if packet.dts is None or packet.dts > wanted:
+        # The pts of a packet is never before its dts: no frame up to `start` can follow.
+        if packet.dts is None or packet.dts > start:
             break
-    start = held[0].pts if held else None
-    if skipped and start is not None:
-        # HEVC's leading pictures come after their keyframe and are shown before it; nothing shown later needs them.
-        drop([p for p in held if p.pts is not None and p.pts < start])
-        held = [p for p in held if p.pts is None or p.pts >= start]
+    first_pts = held[0].pts if held else None
+    if has_skipped and first_pts is not None:
+        # HEVC's leading pictures follow their keyframe but are shown before it. No later picture
+        # depends on them.
+        skip([p for p in held if p.pts is not None and p.pts < first_pts])
+        held = [p for p in held if p.pts is None or p.pts >= first_pts]
 
     def rest() -> Iterator[Packet[VideoStream]]:
         yield from held
         yield from packets
 
-    return dropped, rest()
+    return skipped_frames, rest()
 
 
 def _may_start(keyframe: Packet[VideoStream], stream: VideoStream) -> bool:
-    """Whether a decoder that fails on missing references gives right pictures from this keyframe on."""
+    """Return whether decoding may start at this keyframe.
+
+    The decoder fails on missing references; from here on it must find all of them.
+    """
     context = stream.codec_context
     if context.name == "hevc":
         return True
     if context.name != "h264":
         return context.reorder_depth == 0  # without B-frames every group is closed
-    data = bytes(keyframe)  # H.264: only an IDR picture (NAL type 5) leaves the past behind
-    if context.extradata and context.extradata[0] == 1:  # length-prefixed, as in MP4 and Matroska
-        width, at = (context.extradata[4] & 3) + 1, 0
-        while at + width < len(data):
-            if data[at + width] & 31 == 5:
-                return True
-            at += width + int.from_bytes(data[at : at + width], "big")
-        return False
-    return any(
-        data[m.end()] & 31 == 5 for m in re.finditer(b"\x00\x00\x01", data) if m.end() < len(data)
-    )
+    return any(kind == 5 for kind in _nal_types(bytes(keyframe), context.extradata))  # IDR
+
+
+def _nal_types(data: bytes, extradata: bytes | None) -> Iterator[int]:
+    """Yield the types of the NAL units in a packet of H.264."""
+    if extradata and extradata[0] == 1:  # with length prefixes, as in MP4 and Matroska
+        prefix = (extradata[4] & 3) + 1
+        offset = 0
+        while offset + prefix < len(data):
+            yield data[offset + prefix] & 31
+            offset += prefix + int.from_bytes(data[offset : offset + prefix], "big")
+        return
+    for match in re.finditer(b"\x00\x00\x01", data):
+        if match.end() < len(data):
+            yield data[match.end()] & 31
 
 
 def _decode(
     packets: Iterator[Packet[VideoStream]], stream: VideoStream, losses: Losses
 ) -> Iterator[tuple[VideoFrame, bool]]:
-    """Decoded frames, each with whether it may lean on damaged data.
+    """Yield decoded frames, each with whether it may depend on damaged data.
 
-    Packets that give no frame because what they lean on lies before the file's begin are counted as missing.
+    Packets without a frame, because their references lie before the file, count as missing.
     """
     context = stream.codec_context
-    held: deque[tuple[VideoFrame, bool]] = (
-        deque()
-    )  # not yet given out: bad news may still come of them
-    timed = stream.container.format.name not in CONSTANT_RATE
-    slots: deque[int] = deque()  # untimed: the packets' places, which frames take in display order
-    damaged, suspects = False, 0
-    fed: list[_Fed] | None = []  # until the first frame comes out
+    # Frames that are not yielded yet: later packets may show that they are damaged.
+    held: deque[tuple[VideoFrame, bool]] = deque()
+    has_times = stream.container.format.name not in CONSTANT_RATE
+    # Without times: the dts of the packets, which the frames get in display order.
+    slots: deque[int] = deque()
+    damaged = False
+    suspects = 0  # frames that may be older than the damage
+    first_packets: list[_SentPacket] | None = []  # sent to the decoder before the first frame
     for packet in packets:
         failed = packet.is_corrupt
         frames: list[VideoFrame] = []
@@ -426,92 +412,112 @@ def _decode(
             break
         except av.error.FFmpegError:
             failed = True
-        if not timed and not failed and packet.dts is not None and packet.size:
+        if not has_times and not failed and packet.dts is not None and packet.size:
             slots.append(packet.dts)
-        if fed is not None and packet.size and not packet.is_discard:
-            fed.append(_Fed(packet.pts if timed else None, packet.dts, bool(packet.is_keyframe)))
-        if fed and frames:
-            lost = _never_shown(fed, frames[0])
+        if first_packets is not None and packet.size and not packet.is_discard:
+            pts = packet.pts if has_times else None
+            first_packets.append(_SentPacket(pts, packet.dts, bool(packet.is_keyframe)))
+        if first_packets and frames:
+            lost = _never_shown(first_packets, frames[0])
             losses.missing_frames += len(lost)
-            places = {packet.dts for packet in lost}
-            slots = deque(slot for slot in slots if slot not in places)
-            damaged |= context.name in DRAWS_ON_NOTHING and not frames[0].key_frame
-            fed = None
+            lost_slots = {packet.dts for packet in lost}
+            slots = deque(slot for slot in slots if slot not in lost_slots)
+            damaged |= context.name in DRAWS_WITHOUT_REFERENCE and not frames[0].key_frame
+            first_packets = None
         if failed or any(frame.is_corrupt for frame in frames):
             losses.corrupt_packets += 1
-            # What was held back for reordering may be older or younger than the damage: it is all doubted, and a
-            # keyframe among it heals nothing.
+            # Frames that are held back for reordering may be older or younger than the damage. All
+            # of them count as damaged, and a keyframe among them does not end the damage.
             held = deque((frame, True) for frame, _ in held)
-            damaged, suspects = True, context.reorder_depth + 1
+            damaged = True
+            suspects = context.reorder_depth + 1
         for frame in frames:
             if damaged and frame.key_frame and suspects <= 0:
                 damaged = False
             suspects -= 1
-            if not timed:
+            if not has_times:
                 frame.pts = slots.popleft() if slots else None
-            if (
-                timed and frame.pts is not None
-            ):  # frames come in display order: a later time before it is a wrong one
-                held = deque(
-                    (f, bad or (f.pts is not None and f.pts >= frame.pts)) for f, bad in held
-                )
+            elif frame.pts is not None:
+                held = _with_wrong_times_damaged(held, frame.pts)
             held.append((frame, damaged))
         while len(held) > HELD_BACK:
             yield held.popleft()
     yield from held
 
 
-class _Fed(NamedTuple):
-    """A packet that the decoder was given."""
+def _with_wrong_times_damaged(
+    held: deque[tuple[VideoFrame, bool]], pts: int
+) -> deque[tuple[VideoFrame, bool]]:
+    """Mark frames as damaged whose time is not before that of the next frame.
+
+    Frames come in display order, so such a time is wrong.
+    """
+    return deque(
+        (frame, damaged or (frame.pts is not None and frame.pts >= pts)) for frame, damaged in held
+    )
+
+
+class _SentPacket(NamedTuple):
+    """A packet that was sent to the decoder."""
 
     pts: int | None
     dts: int | None
     is_keyframe: bool
 
 
-def _never_shown(fed: list[_Fed], first: VideoFrame) -> list[_Fed]:
-    """Of the packets given before the first frame came out, those that no frame will come of.
+def _never_shown(packets: list[_SentPacket], first: VideoFrame) -> list[_SentPacket]:
+    """Return those of the packets before the first frame that no frame will come from.
 
-    Frames come in display order, so what is to be shown before the first one never is: it leaned on pictures that are
-    not in the file. Without times it is what precedes the first keyframe, where that is what came out first.
+    Frames come in display order, so a frame before the first one never comes: its references are
+    not in the file. Without times these are the packets before the first keyframe, if the first
+    frame is a keyframe.
     """
-    if first.pts is not None and any(packet.pts is not None for packet in fed):
-        return [packet for packet in fed if packet.pts is not None and packet.pts < first.pts]
-    keyframe = next((k for k, packet in enumerate(fed) if packet.is_keyframe), 0)
-    return fed[:keyframe] if first.key_frame else []
+    if first.pts is not None and any(packet.pts is not None for packet in packets):
+        return [packet for packet in packets if packet.pts is not None and packet.pts < first.pts]
+    keyframe = next((k for k, packet in enumerate(packets) if packet.is_keyframe), 0)
+    return packets[:keyframe] if first.key_frame else []
 
 
 def _hidden(path: Path) -> int:
-    """Packets that an edit list leaves out: stored, counted by the container, never shown."""
+    """Return how many packets an edit list hides: the container counts them, but none is shown."""
     with _Opened(path) as (container, stream):
         return sum(packet.is_discard for packet in _packets(container, stream, Losses()))
 
 
 def _stream_length(stream: VideoStream) -> Fraction | None:
-    """The pictures' own length in seconds, as Matroska's tags tell it (the container's may be that of its sound)."""
+    """Return the length of the pictures in seconds by Matroska's tags, if there are any.
+
+    The length of the container may be that of its sound.
+    """
     tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", "").strip())
     return None if tag is None else int(tag[1]) * 3600 + int(tag[2]) * 60 + Fraction(tag[3])
 
 
 def _colour(frame: VideoFrame) -> tuple[str | None, ColorRange, str]:
-    """(matrix or None for RGB and grey, range, description) for the conversion to RGB."""
+    """Return matrix (None for RGB and grey), range and description of the conversion to RGB."""
     if frame.format.is_rgb or len(frame.format.components) < 3:
         return None, ColorRange.UNSPECIFIED, "none needed"
     matrix = _MATRIX.get(int(frame.colorspace))
-    said = "declared"
+    matrix_source = "declared"
     if matrix is None:
-        matrix, said = ("bt709" if frame.height >= 720 else "bt601"), "assumed"
-    full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
-    limited = frame.color_range == ColorRange.MPEG
-    text = f"{matrix} ({said}), {'full' if full else 'limited'} range ({'declared' if full or limited else 'assumed'})"
+        matrix = "bt709" if frame.height >= 720 else "bt601"
+        matrix_source = "assumed"
+    is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith("yuvj")
+    is_limited = frame.color_range == ColorRange.MPEG
+    range_name = "full" if is_full else "limited"
+    range_source = "declared" if is_full or is_limited else "assumed"
+    text = f"{matrix} ({matrix_source}), {range_name} range ({range_source})"
     transfer = _HDR_TRANSFER.get(int(frame.color_trc))
     if transfer:
         text += f", {transfer} shown without tone mapping"
-    return matrix, ColorRange.JPEG if full else ColorRange.MPEG, text
+    return matrix, ColorRange.JPEG if is_full else ColorRange.MPEG, text
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, int, int, int]:
-    """Signs (a, b, c, d) of the display matrix: x' = a·x + c·y, y' = b·x + d·y. Identity when there is none."""
+    """Return the signs (a, b, c, d) of the display matrix; the identity if there is none.
+
+    It means x' = a·x + c·y, y' = b·x + d·y.
+    """
     side_data = frame.side_data.get("DISPLAYMATRIX")
     if side_data is None:
         return _IDENTITY
@@ -525,7 +531,7 @@ def _upright(image: Image, matrix: tuple[int, int, int, int]) -> Image:
     if matrix == _IDENTITY:
         return image
     a, b, c, d = matrix
-    if a == 0:  # x and y change places
+    if a == 0:  # x and y are exchanged
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[::d, ::a])
 

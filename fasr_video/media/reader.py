@@ -1,4 +1,4 @@
-"""What every source of frames keeps to: right frames with right times, or a counted loss, or one clear error."""
+"""The contract of all sources of frames: right frames at right times, or losses, or an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FFMPEG_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """Facts about one source, as found; stored with the case."""
+    """Facts about one source; stored with the case."""
 
     path: Path
     sha256: str
@@ -31,21 +31,22 @@ class MediaInfo:
     """Of the upright picture."""
     time_base: Fraction
     time_source: str
-    """Where times come from: `pts` (exact), `container` (constant rate it declares) or `assumed_fps` (a setting)."""
+    """Where times come from: `pts` (exact), `container` (its constant rate), `assumed_fps` (a
+    setting)."""
     first_pts: int
     rate: Fraction | None
-    """Frames a second as declared or assumed; None when nobody says."""
+    """Frames a second, as declared or assumed; None if it is not known."""
     declared_frames: int | None
     duration: Fraction | None
     """Seconds, as declared."""
     orientation: str
-    """What was applied once to make the picture upright: `none`, `rotated 90`, `mirrored`, …"""
+    """What made the picture upright: `none`, `rotated 90`, `mirrored`, …"""
     pixel_format: str
     colour: str
-    """Matrix and range used for the conversion to RGB, and whether the file said so or we assumed it."""
+    """Matrix and range of the conversion to RGB, each declared by the file or assumed."""
     interlaced: bool
     pixel_aspect: Fraction
-    """Width of a stored pixel over its height. Not applied: crops keep the recording's own pixels."""
+    """Width of a stored pixel over its height. Not applied: crops keep the recording's pixels."""
 
     def as_json(self) -> dict[str, str | int | bool | None]:
         return {k: v if isinstance(v, int | None) else str(v) for k, v in asdict(self).items()}
@@ -53,19 +54,19 @@ class MediaInfo:
 
 @dataclass(slots=True)
 class Losses:
-    """What could not be read, by kind. Nothing is lost without a count."""
+    """What could not be read, by kind. All losses are counted."""
 
     corrupt_packets: int = 0
-    """Pieces of the stream that were damaged or could not be decoded."""
+    """Packets that were damaged or could not be decoded."""
     damaged_frames: int = 0
-    """Frames that came out but hang on damaged ones: not to be trusted until the next keyframe."""
+    """Frames that depend on damaged data: not reliable until the next keyframe."""
     missing_frames: int = 0
-    """Frames that the container declares and that never came, those lost to corrupt packets among them; and those at
-    the begin of a file that lean on pictures from before it."""
+    """Frames that the container declares but that never came, also because of corrupt packets; and
+    frames at the beginning that depend on pictures before it."""
     time_jumps: int = 0
     """Frames whose time is not after that of the frame before."""
     other_files: int = 0
-    """Files of a folder of pictures that are none by the endings of their names."""
+    """Files in a folder of pictures that are no pictures by their names."""
 
     def __add__(self, other: Losses) -> Losses:
         return Losses(*(getattr(self, k) + getattr(other, k) for k in Losses.__slots__))
@@ -76,13 +77,18 @@ class Losses:
     def __bool__(self) -> bool:
         return any(getattr(self, k) for k in Losses.__slots__)
 
+    def reset(self) -> None:
+        """Set all counts to 0."""
+        for kind in Losses.__slots__:
+            setattr(self, kind, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     ref: FrameRef
     image: Image
     damaged: bool
-    """True when decoding it leaned on damaged data: the picture may be wrong."""
+    """Whether it depends on damaged data, so that the picture may be wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +102,20 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.every < 1:
-            raise UsageError("--every", f"{self.every} is not a count of frames", "give 1 or more")
+            raise UsageError("--every", f"{self.every} is not a number of frames", "give 1 or more")
         if self.fps is not None and self.fps <= 0:
             raise UsageError("--fps", f"{float(self.fps)} is not a rate", "give a number above 0")
         if self.every > 1 and self.fps is not None:
-            raise UsageError(
-                "--every and --fps", "each chooses the frames alone", "give one of them"
-            )
+            raise UsageError("--every and --fps", "they exclude each other", "give one of them")
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise UsageError("--end", "it is not after --start", "give a later time")
 
     def wants(self, index: int, seconds: Fraction, before: Fraction | None) -> bool:
-        """Whether to deliver the frame `seconds` after the first; `before` is the time of the frame before it.
+        """Return whether to deliver the frame `seconds` after the first one.
 
-        `fps` takes the first frame of each 1/fps: a question about two neighbours alone, so that a resumed run
-        chooses the same frames as an unbroken one.
+        `before` is the time of the frame before it. With `fps` it is the first frame of each 1/fps.
+        That depends on two neighbours only, so a resumed run chooses the same frames as an
+        unbroken one.
         """
         if self.start is not None and seconds < self.start:
             return False
@@ -134,13 +139,16 @@ class VideoReader(Protocol):
     def losses(self) -> Losses: ...
 
     def frames(self, sampling: Sampling, after: FrameRef | None = None) -> Generator[Frame]:
-        """Frames in display order. With `after`, those that follow that frame, with the indexes they always have;
-        losses before it are not counted again."""
+        """Yield frames in display order.
+
+        With `after`, yield only those after that frame. Their indexes are the same, and earlier
+        losses are not counted again.
+        """
         ...
 
 
 class Reader:
-    """What all sources of frames keep: the facts, and what the last reading lost."""
+    """The base of all sources of frames: the facts, and the losses of the last reading."""
 
     _info: MediaInfo
 
@@ -157,7 +165,7 @@ class Reader:
 
 
 def check_name(path: Path) -> None:
-    """Raise for a name that no case can hold."""
+    """Raise for a name that a case cannot store."""
     if not is_utf8(path):
         raise MediaError(
             readable_name(path), "its name is not UTF-8", "give a copy with another name"

@@ -33,13 +33,13 @@ from fasr_video.sr.methods import ModelFiles
 from fasr_video.sr.methods.idfsr import IdfsrModels, load_idfsr_models
 from fasr_video.sr.restoration import as_image
 
-# Side in pixels below which a photograph would teach the vector its own blur.
+# Side in pixels below which the vector would learn the blur of a photograph.
 SMALLEST_REFERENCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video fit` is asked for."""
+    """The arguments of `fasr-video fit`."""
 
     refs: Path
     model: Path | None
@@ -54,28 +54,27 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
+    """The result of `fasr-video fit`."""
+
     about: About
     warnings: tuple[str, ...]
 
 
 def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
-    """Fit one vector to the photographs in a folder, and write it."""
+    """Fit one vector to the photographs in a folder, and write it to a file."""
     if job.out.exists():
-        raise UsageError(job.out, "it is there already", "give another name, or remove it")
+        raise UsageError(job.out, "it exists already", "give another name, or remove it")
     files = ModelFiles(network=job.model, embedder=job.embedder)
     models = load_idfsr_models(files, find_device(job.device), LandmarkFinder(job.device))
-    detector = (
-        open_detector("builtin", weights=None, device=job.device, min_score=0.5)
-        if job.align
-        else None
-    )
+    detector = None
+    if job.align:
+        detector = open_detector("builtin", weights=None, device=job.device, min_score=0.5)
     stills, warnings = read_auxiliaries(job.refs, detector)
     references, left_out = _references(stills, models)
     doubt = stranger(references)
     if doubt is not None and not job.force:
-        raise UsageError(
-            job.refs, f"not of one person, it seems: {doubt}", "take that one out, or give --force"
-        )
+        reason = f"the photographs may not be of one person: {doubt}"
+        raise UsageError(job.refs, reason, "take that one out, or give --force")
     if doubt is not None:
         warnings.append(f"fitted by force, to photographs that may not be of one person: {doubt}")
     vector, before, after = fit(models.denoiser, references, job.steps, job.seed, report)
@@ -95,25 +94,33 @@ def fit_person(job: Job, report: Callable[[Progress], None]) -> Fitted:
 
 
 def _references(stills: Sequence[Still], models: IdfsrModels) -> tuple[References, list[str]]:
-    """The photographs that can be used, and a warning for each other one."""
-    good: list[tuple[Still, Tensor, Tensor]] = []
+    """Return the photographs that can be used, and a warning about each other one."""
+    used: list[Still] = []
+    pictures: list[Tensor] = [torch.zeros(0, 3, SIDE, SIDE)]
+    all_landmarks: list[Tensor] = [torch.zeros(0, 5, 2)]
     left_out = []
     for still in stills:
         picture = enlarge(as_tensor([still.face]), SIDE)
         landmarks = models.find_landmarks(as_image(picture[0]))
+        problem = None
         if len(still.face) < SMALLEST_REFERENCE:
-            left_out.append(
-                f"{still.path.name} left out: {len(still.face)} px, {SMALLEST_REFERENCE} needed"
-            )
+            problem = f"{len(still.face)} px, {SMALLEST_REFERENCE} needed"
         elif landmarks is None:
-            left_out.append(f"{still.path.name} left out: no usable landmarks on it")
-        elif still.sha256 in (other.sha256 for other, _, _ in good):
-            left_out.append(f"{still.path.name} left out: the same file as another one")
-        else:
-            good.append((still, picture, torch.from_numpy(landmarks)))
-    pictures = torch.cat([torch.zeros(0, 3, SIDE, SIDE), *(picture for _, picture, _ in good)])
-    landmarks_of = torch.stack([torch.zeros(5, 2), *(found for _, _, found in good)])[1:]
-    names, digests = tuple(s.path.name for s, _, _ in good), tuple(s.sha256 for s, _, _ in good)
-    return References(
-        names, digests, pictures, landmarks_of, models.embedder.embed(pictures)[0]
-    ), left_out
+            problem = "no usable landmarks on it"
+        elif still.sha256 in (other.sha256 for other in used):
+            problem = "the same file as another one"
+        if problem is not None or landmarks is None:
+            left_out.append(f"{still.path.name} left out: {problem}")
+            continue
+        used.append(still)
+        pictures.append(picture)
+        all_landmarks.append(torch.from_numpy(landmarks)[None])
+    batch = torch.cat(pictures)
+    references = References(
+        tuple(still.path.name for still in used),
+        tuple(still.sha256 for still in used),
+        batch,
+        torch.cat(all_landmarks),
+        models.embedder.embed(batch)[0],
+    )
+    return references, left_out

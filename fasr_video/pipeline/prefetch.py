@@ -1,4 +1,4 @@
-"""Decoding in a thread of its own, a few frames ahead of whoever uses them."""
+"""Producing items in a thread of their own, some items ahead of their use."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ T = TypeVar("T")
 
 
 class _End:
-    """The producer is through, or failed."""
+    """Marks that the producer has finished or failed."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 def prefetch(items: Generator[T], ahead: int) -> Generator[T]:
-    """The same items in the same order, produced up to `ahead` in advance. Closing it stops the producer."""
+    """Yield the same items in the same order, produced up to `ahead` in advance.
+
+    Closing the generator stops the producer.
+    """
     waiting: queue.Queue[T | _End] = queue.Queue(maxsize=ahead)
     stop = threading.Event()
 

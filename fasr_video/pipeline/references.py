@@ -1,4 +1,4 @@
-"""What IDFSR draws a track from: its own sharpest faces, or the photographs of a subject of the gallery."""
+"""References of IDFSR for a track: its sharpest faces, or the photographs of a gallery subject."""
 
 from __future__ import annotations
 
@@ -10,49 +10,57 @@ from fasr_video.errors import UsageError
 from fasr_video.gallery.encoder import References
 from fasr_video.gallery.gallery import Gallery
 
-# Frames between any two references, LR0 among them: neighbours show the same.
-APART = 20
+# Least number of frames between any two references, and LR0: neighbouring frames show the same.
+MIN_DISTANCE = 20
 SETTING = "restore.subjects"
 
 
 def sharpest(lr0: Face, others: Sequence[Face]) -> list[int]:
-    """Places of the faces to draw from, the one with the most detail first; far enough from LR0 and each other."""
+    """Return the indexes of the faces with the most detail, best first.
+
+    All are far enough in time from LR0 and from each other.
+    """
     order = sorted(range(len(others)), key=lambda i: -others[i].sharpness * others[i].eye_px)
-    frames, chosen = [lr0.frame_index], []
+    frames = [lr0.frame_index]
+    chosen = []
     for i in order:
-        if all(abs(others[i].frame_index - frame) >= APART for frame in frames):
+        if all(abs(others[i].frame_index - frame) >= MIN_DISTANCE for frame in frames):
             frames.append(others[i].frame_index)
             chosen.append(i)
     return chosen
 
 
 def check_tracks(case: Case, names: Mapping[str, int], subjects: Mapping[str, str]) -> None:
-    """Raise where one that is to be drawn from photographs is no usable track. `names` are those of all tracks."""
+    """Raise if `subjects` names a track that is not a usable one; `names` are those of all."""
     numbers = {track.id for track in usable(case)}
-    known = [name for name, track in names.items() if track in numbers]
-    strange = [name for name in subjects if name not in known]
-    if strange:
-        reason = f"no usable track {strange[0]} in this case, but {', '.join(known) or 'none'}"
+    usable_names = [name for name, track in names.items() if track in numbers]
+    unknown = [name for name in subjects if name not in usable_names]
+    if unknown:
+        others = ", ".join(usable_names) or "none"
+        reason = f"no usable track {unknown[0]} in this case, but {others}"
         raise UsageError(SETTING, reason, "name tracks as `fasr-video show` does")
 
 
-def of_tracks(
+def references_of_tracks(
     case: Case, names: Mapping[str, int], gallery: Gallery, subjects: Mapping[str, str]
 ) -> dict[int, References]:
-    """By track: the photographs of the subject that it is to be drawn from."""
+    """Return the photographs of the subject that each named track is drawn from."""
     check_tracks(case, names, subjects)
-    return {names[track]: of_subject(gallery, subject) for track, subject in subjects.items()}
+    return {
+        names[track]: references_of_subject(gallery, subject) for track, subject in subjects.items()
+    }
 
 
-def of_subject(gallery: Gallery, subject: str) -> References:
-    """The photographs of a subject whose pictures the gallery keeps."""
-    images = gallery.images(gallery.subject(subject).id)
-    kept = [
-        (image.sha256, face.picture)
-        for image in images
-        if (face := gallery.face(image)) is not None
-    ]
-    if not kept:
+def references_of_subject(gallery: Gallery, subject: str) -> References:
+    """Return the photographs of a subject; raise if the gallery has no pictures of it."""
+    pictures = []
+    digests = []
+    for image in gallery.images(gallery.subject(subject).id):
+        face = gallery.face(image)
+        if face is not None:
+            pictures.append(face.picture)
+            digests.append(image.sha256)
+    if not pictures:
         remedy = f"add its photographs again without --no-pictures, or take it out of {SETTING}"
-        raise UsageError(f"subject {subject}", "the gallery keeps no picture of it", remedy)
-    return References(tuple(face for _, face in kept), tuple(sha256 for sha256, _ in kept), subject)
+        raise UsageError(f"subject {subject}", "the gallery has no pictures of it", remedy)
+    return References(tuple(pictures), tuple(digests), subject)

@@ -1,7 +1,7 @@
-"""What each usable track of a case asks the gallery: its probes, and its super-resolved face.
+"""Features and super-resolved faces of the usable tracks of a case.
 
-A few tracks are one transaction; a run that goes on begins with the first track that has no probes made with the
-models at hand.
+Several tracks are stored in one transaction. A resumed run begins with the first track that has no
+features made with the same models.
 """
 
 from __future__ import annotations
@@ -45,68 +45,72 @@ from fasr_video.sr.methods import ModelFiles, Options, Supports, find_method, op
 from fasr_video.sr.restoration import SMALLEST, Restoration, Restorer
 from fasr_video.types import Image
 
-# Tracks that are restored, and made safe, together; on a GPU perhaps more.
+# Tracks that are restored and stored together on a CPU; on a GPU there may be more.
 TOGETHER = 8
-NOBODY: Mapping[int, References] = MappingProxyType({})
+NO_REFERENCES: Mapping[int, References] = MappingProxyType({})
 
 
 def open_encoder(settings: Settings) -> TrackEncoder:
-    chosen, how = settings.recognise, settings.restore
-    _check(how)
-    guidance = (
-        open_guidance((), how.guidance, find_device(how.device)) if how.attributes == READ else None
+    """Open the embedder, the restorer and, if attributes are read, the classifier."""
+    recognise, restore = settings.recognise, settings.restore
+    _check(restore)
+    guidance = None
+    if restore.attributes == READ:
+        guidance = open_guidance((), restore.guidance, find_device(restore.device))
+    restorer = None if restore.method == "none" else _open_restorer(restore, guidance)
+    embedder = open_embedder(
+        recognise.embedder, recognise.weights, recognise.device, recognise.flip
     )
-    restorer = None if how.method == "none" else _open_restorer(how, guidance)
-    embedder = open_embedder(chosen.embedder, chosen.weights, chosen.device, chosen.flip)
     classifiers = None if guidance is None else guidance.classifiers
-    return make_encoder(embedder, restorer, samples_of(how), classifiers)
+    return make_encoder(embedder, restorer, samples_of(restore), classifiers)
 
 
-def samples_of(how: RestoreSettings) -> int:
-    """Return how many pictures are drawn of each face: as set, or as the method does by itself."""
-    if how.samples is not None:
-        return how.samples
-    return 1 if how.method == "none" else find_method(how.method).defaults.samples
+def samples_of(settings: RestoreSettings) -> int:
+    """Return how many pictures are drawn of each face: as set, or the default of the method."""
+    if settings.samples is not None:
+        return settings.samples
+    return 1 if settings.method == "none" else find_method(settings.method).defaults.samples
 
 
-def _check(how: RestoreSettings) -> None:
-    """Refuse settings that ask for what the method cannot do."""
-    nothing = how.method == "none"
-    supports = Supports() if nothing else find_method(how.method).supports
-    if how.attributes == READ and not supports.attributes:
-        does = "draws nothing" if nothing else "cannot be drawn towards any"
+def _check(settings: RestoreSettings) -> None:
+    """Raise for settings that the method does not support."""
+    method = settings.method
+    supports = Supports() if method == "none" else find_method(method).supports
+    if settings.attributes == READ and not supports.attributes:
+        problem = "draws nothing" if method == "none" else "cannot be drawn towards any"
         raise SettingsError(
-            "restore.attributes=read", f"restore.method {how.method} {does}", "set it to none"
+            "restore.attributes=read", f"restore.method {method} {problem}", "set it to none"
         )
-    if how.weights is not None and not supports.weights:
-        raise SettingsError("restore.weights", f"method {how.method} takes none", "set it to null")
-    if (how.samples or 1) > 1 and not supports.samples:
-        reason = f"restore.method {how.method} draws no samples"
-        raise SettingsError(f"restore.samples={how.samples}", reason, "set it to null")
-    if how.subjects and not supports.references:
+    if settings.weights is not None and not supports.weights:
+        raise SettingsError("restore.weights", f"method {method} takes none", "set it to null")
+    if (settings.samples or 1) > 1 and not supports.samples:
+        reason = f"restore.method {method} draws no samples"
+        raise SettingsError(f"restore.samples={settings.samples}", reason, "set it to null")
+    if settings.subjects and not supports.references:
         raise SettingsError(
-            "restore.subjects", f"method {how.method} takes no references", "use method idfsr"
+            "restore.subjects", f"method {method} takes no references", "use method idfsr"
         )
 
 
-def _open_restorer(how: RestoreSettings, guidance: Guidance | None) -> Restorer:
+def _open_restorer(settings: RestoreSettings, guidance: Guidance | None) -> Restorer:
     options = Options(
-        device=find_device(how.device),
-        files=ModelFiles(network=how.weights),
-        sampler=how.sampler,
-        precision=how.precision,
+        device=find_device(settings.device),
+        files=ModelFiles(network=settings.weights),
+        sampler=settings.sampler,
+        precision=settings.precision,
         guidance=guidance,
-        batch=how.batch,
+        batch=settings.batch,
     )
-    return open_restorer(find_method(how.method), options)
+    return open_restorer(find_method(settings.method), options)
 
 
-def tracks_together(how: RestoreSettings) -> int:
-    """As many as fill a batch of a GPU."""
-    device = torch.device(how.device)
+def tracks_together(settings: RestoreSettings) -> int:
+    """Return how many tracks to restore together: on a GPU, as many as fill a batch."""
+    device = torch.device(settings.device)
     if device.type == "cpu":
         return TOGETHER
-    return max(TOGETHER, batch_size_for(PICTURES, device, how.batch) // samples_of(how))
+    batch_size = batch_size_for(PICTURES, device, settings.batch)
+    return max(TOGETHER, batch_size // samples_of(settings))
 
 
 def encode_all(
@@ -114,106 +118,120 @@ def encode_all(
     encoder: TrackEncoder,
     seed: int,
     listen: Callable[[int, int], None],
-    subjects: Mapping[int, References] = NOBODY,
+    references: Mapping[int, References] = NO_REFERENCES,
     together: int | None = None,
 ) -> bool:
-    """TrackFeatures for every usable track that has none made with these models; returns whether there was one.
+    """Make and store features of every usable track that has none of these models.
 
-    `subjects` are the photographs that some tracks are drawn from in place of their own faces.
+    `references` are the photographs that some tracks are drawn from in place of their own faces.
+    Return whether there was such a track.
     """
     together = together or TOGETHER
-    waiting = tracks_to_encode(case, encoder, seed, subjects)
+    waiting = tracks_to_encode(case, encoder, seed, references)
     footage = {source.id: source.sha256 for source in sources(case)}
     for start in range(0, len(waiting), together):
-        part = waiting[start : start + together]
+        batch = waiting[start : start + together]
         listen(start, len(waiting))
-        seeds = [track_seed(seed, footage[track.source], track) for track, _ in part]
-        faces = [track_faces(case, track.id, subjects.get(track.id)) for track, _ in part]
-        answers = encoder.ask(faces, seeds)
+        seeds = [track_seed(seed, footage[track.source], track) for track, _ in batch]
+        faces = [track_faces(case, track.id, references.get(track.id)) for track, _ in batch]
+        encoded = encoder.ask(faces, seeds)
+        reconstructions = []
         with explain_errors(case.folder):
-            pairs = zip(part, answers, strict=True)
-            drawn = [
-                write_restoration(case, track.id, answer.restoration)
-                for (track, _), answer in pairs
-            ]
+            for (track, _), features in zip(batch, encoded, strict=True):
+                reconstructions.append(write_restoration(case, track.id, features.restoration))
         with case.transaction():
-            for (track, models), face, answer, made in zip(
-                part, faces, answers, drawn, strict=True
-            ):
-                save_features(
-                    case, Encoding(track.id, models, len(face.small)), answer.features, made
-                )
-            digests = {track.id: digest(case, track.id) for track, _ in part}
+            rows = zip(batch, faces, encoded, reconstructions, strict=True)
+            for (track, models), own_faces, features, reconstruction in rows:
+                encoding = Encoding(track.id, models, len(own_faces.small))
+                save_features(case, encoding, features.features, reconstruction)
+            digests = {track.id: digest(case, track.id) for track, _ in batch}
             case.log("encoded", {"models": encoder.provenance(), "digests": digests})
     return bool(waiting)
 
 
 def tracks_to_encode(
-    case: Case, encoder: TrackEncoder, seed: int, subjects: Mapping[int, References] = NOBODY
+    case: Case,
+    encoder: TrackEncoder,
+    seed: int,
+    references: Mapping[int, References] = NO_REFERENCES,
 ) -> list[tuple[Track, str]]:
-    """Usable tracks without probes made as they would be now, and what theirs would depend on."""
-    made = {track: probes.models for track, probes in encodings(case).items()}
-    wanted = [
-        (track, _models(encoder, seed, subjects.get(track.id))) for track in tracks.usable(case)
-    ]
-    return [(track, models) for track, models in wanted if made.get(track.id) != models]
+    """Return usable tracks whose features are missing or out of date, and what they depend on."""
+    stored = {track: encoding.models for track, encoding in encodings(case).items()}
+    waiting = []
+    for track in tracks.usable(case):
+        models = _models(encoder, seed, references.get(track.id))
+        if stored.get(track.id) != models:
+            waiting.append((track, models))
+    return waiting
 
 
 def tracks_without_features(case: Case, encoder: TrackEncoder, seed: int) -> list[int]:
-    """Usable tracks that cannot be searched for with these models. From whose photographs one was drawn is no matter:
-    nobody is searched for with that picture."""
-    needed, made = json.loads(_models(encoder, seed, None)), encodings(case)
-    before = {
-        track.id: made[track.id].provenance if track.id in made else {}
-        for track in tracks.usable(case)
-    }
-    return [track for track, models in before.items() if models | needed != models]
+    """Return usable tracks that cannot be searched with these models.
+
+    The photographs that a track was drawn from do not matter: that picture is not searched with.
+    """
+    needed = json.loads(_models(encoder, seed, None))
+    stored = encodings(case)
+    lacking = []
+    for track in tracks.usable(case):
+        models = stored[track.id].provenance if track.id in stored else {}
+        if models | needed != models:
+            lacking.append(track.id)
+    return lacking
 
 
-def _models(encoder: TrackEncoder, seed: int, subject: References | None) -> str:
-    """All that a track's probes depend on but its own faces: with other ones they are made anew."""
-    drawn_from = (
-        {}
-        if subject is None
-        else {"drawn_from": {"subject": subject.subject, "photographs": subject.sha256}}
-    )
-    return json.dumps(encoder.provenance() | {"seed": seed} | drawn_from, sort_keys=True)
+def _models(encoder: TrackEncoder, seed: int, references: References | None) -> str:
+    """Return all that the features of a track depend on, beside its own faces, as JSON."""
+    provenance = encoder.provenance() | {"seed": seed}
+    if references is not None:
+        drawn_from = {"subject": references.subject, "photographs": references.sha256}
+        provenance |= {"drawn_from": drawn_from}
+    return json.dumps(provenance, sort_keys=True)
 
 
 def track_seed(seed: int, footage: str, track: Track) -> int:
-    """A track's picture depends on its own seed, whatever else is in the case; `footage` is its source's SHA-256."""
+    """Return the seed of a track, which depends on nothing else in the case.
+
+    `footage` is the SHA-256 of its source.
+    """
     text = f"{seed} {footage} {track.tracker_id}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-# The recording's own pixels around a kept face.
+# Returns the recording's own pixels around a kept face.
 Pixels = Callable[[Case, Face], Image]
 
 
 def track_faces(
-    case: Case, track: int, subject: References | None = None, pixels: Pixels | None = None
+    case: Case, track: int, references: References | None = None, pixels: Pixels | None = None
 ) -> TrackFaces:
-    """The kept faces of a track, in the canonical frame and at LR0's own resolution; of these pixels, where they are to
-    be others than those kept."""
+    """Return the kept faces of a track, in the canonical frame and at LR0's own resolution.
+
+    `pixels` reads their pictures; by default those are the stored ones.
+    """
     pixels = pixels or tracks.native_picture
-    others = [
-        face for face in tracks.auxiliaries(case, track).get(track, ()) if face.native is not None
-    ]
-    auxiliaries = tuple(align(pixels(case, face), *_landmarks(face)) for face in others)
+    auxiliaries = tracks.auxiliaries(case, track).get(track, ())
+    others = [face for face in auxiliaries if face.native is not None]
+    aligned = tuple(align(pixels(case, face), *_box_and_landmarks(face)) for face in others)
     lr0 = tracks.shown_faces(case, track)[track]
-    native, (box, landmarks) = pixels(case, lr0), _landmarks(lr0)
+    native = pixels(case, lr0)
+    box, landmarks = _box_and_landmarks(lr0)
     points = three_points(box, landmarks)
     scale = similarity(points, CANONICAL)
-    own = round(1 / float(np.hypot(scale[0, 0], scale[1, 0])))
-    side = min(CANONICAL_SIDE, max(SMALLEST, own))
-    references = subject or References(tuple(auxiliaries[i].picture for i in sharpest(lr0, others)))
+    native_side = round(1 / float(np.hypot(scale[0, 0], scale[1, 0])))
+    side = min(CANONICAL_SIDE, max(SMALLEST, native_side))
+    if references is None:
+        references = References(tuple(aligned[i].picture for i in sharpest(lr0, others)))
     return TrackFaces(
-        align(native, box, landmarks), to_canonical(native, points, side), auxiliaries, references
+        lr0=align(native, box, landmarks),
+        small=to_canonical(native, points, side),
+        auxiliaries=aligned,
+        references=references,
     )
 
 
-def _landmarks(face: Face) -> tuple[Matrix, Matrix | None]:
-    """Box and landmarks of a kept face in its own picture."""
+def _box_and_landmarks(face: Face) -> tuple[Matrix, Matrix | None]:
+    """Return the box and the landmarks of a kept face, in the pixels of its native crop."""
     origin = np.array(face.corner, np.float64)
     box = np.array(face.box) - np.tile(origin, 2)
     return box, None if face.points is None else np.array(face.points) - origin
@@ -222,16 +240,19 @@ def _landmarks(face: Face) -> tuple[Matrix, Matrix | None]:
 def write_restoration(
     case: Case, track: int, restoration: Restoration | None
 ) -> Reconstruction | None:
-    """Its pictures into the case: the mean, the samples, where they disagree; with the provenance inside."""
+    """Write the pictures of a restoration into the case, each with the provenance in its file.
+
+    They are the mean, the samples, and where these disagree.
+    """
     if restoration is None:
         return None
-    provenance = {
-        k: v for k, v in asdict(restoration).items() if k not in {"picture", "samples", "spread"}
-    }
+    pictures = {"picture", "samples", "spread"}
+    provenance = {k: v for k, v in asdict(restoration).items() if k not in pictures}
     provenance |= {"what": BANNER, "disagreement": float(restoration.spread.mean())}
     note = png_note(provenance)
-    samples = [case.write_picture(s, note) for s in restoration.samples]
-    several = len(samples) > 1
-    picture = case.write_picture(restoration.picture, note) if several else samples[0]
-    spread = case.write_picture(heat(restoration.spread), note) if several else None
+    samples = [case.write_picture(sample, note) for sample in restoration.samples]
+    if len(samples) == 1:
+        return Reconstruction(track, samples[0], samples, None, provenance)
+    picture = case.write_picture(restoration.picture, note)
+    spread = case.write_picture(heat(restoration.spread), note)
     return Reconstruction(track, picture, samples, spread, provenance)

@@ -1,7 +1,8 @@
 """Footage in, a case out: decode → detect → track → select → enrol → restore → search → case.
 
-A segment of frames at a time is made safe. What a run needs to go on is in the case after each: where it stopped,
-the tracker's state, and the faces kept for the tracks still running. A resumed run gives what an unbroken one gives.
+The frames are processed in segments. Each segment is stored in one transaction, with all that a
+stopped run needs to resume: the position in the footage, the state of the tracker, and the faces
+of the tracks that are still running. A resumed run gives the same case as an unbroken one.
 """
 
 from __future__ import annotations
@@ -45,32 +46,32 @@ from fasr_video.pipeline import segments
 from fasr_video.pipeline.evidence import uses_bundled_models
 from fasr_video.pipeline.links import propose_all
 from fasr_video.pipeline.prefetch import prefetch
-from fasr_video.pipeline.references import check_tracks, of_tracks
+from fasr_video.pipeline.references import check_tracks, references_of_tracks
 from fasr_video.pipeline.restore import (
-    NOBODY,
+    NO_REFERENCES,
     encode_all,
     open_encoder,
     tracks_together,
     tracks_without_features,
 )
 from fasr_video.pipeline.search import (
-    check_question,
+    check_search,
     last_gallery,
     open_gallery,
-    renew_answers,
     search_all,
+    update_answers,
 )
 from fasr_video.sqlite import explain_errors
 from fasr_video.trackers import TRACKERS, TrackerSettings
 from fasr_video.types import Detections, FrameRef
 
-AHEAD = 8  # decoded frames that wait for the detector
+FRAMES_AHEAD = 8  # decoded frames that wait for the detector
 BYTES_AHEAD = 1 << 28
-FOUND_AHEAD = 2  # batches with their faces that wait to be tracked and stored
-# Settings of `detect` that say when to look, which the detector itself knows nothing of.
-LOOKING = {"every", "gate"}
+BATCHES_AHEAD = 2  # batches with detections that wait to be tracked and stored
+# Settings of `detect` that are for the `Gate` before the detector.
+GATE_SETTINGS = {"every", "gate"}
 StageName = Literal["restore", "search", "link"]
-# What can be done again, and the groups of settings that may be other ones then.
+# The stages that can be repeated, and the groups of settings that may change then.
 STAGES: dict[StageName, set[str]] = {
     "restore": {"recognise", "restore", "search", "link"},
     "search": {"search"},
@@ -81,20 +82,20 @@ SUBJECTS = "restore.subjects"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one source is; sent after each batch of frames."""
+    """The progress of one source, sent after each batch of frames."""
 
     source: Path
     frames: int
-    """Looked at in this run."""
+    """Frames that this run has processed."""
     share: float | None
-    """Of the footage, by time; None when its length is unknown."""
+    """Share of the footage, by time; None if its length is unknown."""
     faces: int
     tracks: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How far a stage after the footage is."""
+    """The progress of a stage after the footage."""
 
     what: str
     done: int
@@ -106,21 +107,54 @@ Listener = Callable[[Progress | Stage], None]
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What a run computes with: opened once, and used for any number of cases with the same settings."""
+    """The models of a run; they can be used for several cases with the same settings."""
 
     detector: Detector
     encoder: TrackEncoder
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What all sources of a run have in common."""
+
+    case: Case
+    models: Models
+    settings: Settings
+    listen: Listener | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Footage:
+    """One source of a run."""
+
+    reader: VideoReader
+    stamp: object
+    """The `stamp` of its files from before they were hashed."""
+    recording: Recording | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Frames that the detector processed together."""
+
+    refs: list[FrameRef]
+    """Of all its frames."""
+    frames: list[Frame]
+    """Those for the detector: damaged ones are left out, unless a setting says otherwise."""
+    detections: list[Detections]
+    losses: Losses
+    """What the reader lost up to the last frame."""
+    gate: GateState
+    """The state of the gate after the last frame."""
+
+
 def open_models(settings: Settings) -> Models:
+    """Open the detector, the embedder and the restorer."""
     if settings.detect.gate == "motion" and settings.detect.every == 1:
-        reason = "the whole of every frame is looked at, and nothing is left to skip"
-        raise SettingsError(
-            "detect.gate=motion", reason, "give detect.every, too: the whole of each Nth frame"
-        )
-    return Models(
-        open_detector(**settings.detect.model_dump(exclude=LOOKING)), open_encoder(settings)
-    )
+        reason = "with detect.every=1 the detector gets every frame as a whole"
+        raise SettingsError("detect.gate=motion", reason, "set detect.every to 2 or more as well")
+    detector = open_detector(**settings.detect.model_dump(exclude=GATE_SETTINGS))
+    return Models(detector, open_encoder(settings))
 
 
 def run(
@@ -129,53 +163,70 @@ def run(
     settings: Settings,
     gallery: Path | None = None,
     listen: Listener | None = None,
-    place: Recording | None = None,
+    recording: Recording | None = None,
     models: Models | None = None,
     by: str = "",
     role: str = "",
 ) -> tuple[Path, bool]:
-    """Process footage into the case at `out`, going on where an earlier run stopped.
+    """Process footage into the case at `out`, or resume where an earlier run stopped.
 
-    `place` says where and when a single source was recorded; `models` are those of the settings, where they are open
-    already; the log names who runs it and as what: unless told, the login and what the environment says. Returns the
-    case's folder and whether there was anything left to do.
+    `recording` is the camera and clock of a single source. `models` have to be those of the
+    settings. `by` and `role` are for the log; the defaults are the login name and the role from the
+    environment. Return the folder of the case, and whether there was anything left to do.
     """
-    runs_it = _who("run", by, role)
+    operator = _operator("run", by, role)
     stamps = [stamp(source) for source in sources]
-    readers = [
-        open_video(s, settings.media.backend, Fraction(str(settings.media.assumed_fps)))
-        for s in sources
-    ]
-    for reader in readers:
-        length, start = reader.info.duration, settings.sampling.start or 0.0
-        if length is not None and start >= length:
-            reason = f"it begins after the end of {reader.info.path.name} ({float(length):.1f} s)"
-            raise UsageError(f"--start {start:g}", reason, "give an earlier time")
-    if out is None:
-        first = readers[0].info
-        out = Path("cases") / f"{first.path.absolute().stem[:80]}-{first.sha256[:8]}"
-    seen: dict[str, Path] = {}
-    for reader in readers:
-        first_path = seen.setdefault(reader.info.sha256, reader.info.path)
-        if first_path != reader.info.path:
-            raise UsageError(reader.info.path, f"the same footage as {first_path}", "give it once")
-    if place is not None and len(readers) > 1:
-        raise UsageError(
-            "--camera and --clock", "they are about one recording", "give one file a case"
-        )
-    sampling = sampling_of(settings)
+    readers = _open_readers(sources, settings)
+    if recording is not None and len(readers) > 1:
+        reason = "they describe one recording, but there are several files"
+        raise UsageError("--camera and --clock", reason, "give one file for each case")
+    sampling_of(settings)  # raises for settings that contradict each other
+    folder = out or _default_folder(readers[0].info)
     models = models or open_models(settings)
-    subjects = settings.restore.subjects
-    if gallery is not None:
-        check_question(out, gallery, models.encoder, settings.search, set(subjects.values()))
-    elif subjects:
-        raise _no_photographs()
+    _check_gallery(folder, gallery, models.encoder, settings.search, settings.restore.subjects)
     worked = False
-    with only_writer(out), open_case(out, settings) as case, case.in_a_run(runs_it):
-        for reader, before in zip(readers, stamps, strict=True):
-            worked |= _run_source(case, reader, models, settings, sampling, listen, place, before)
-        worked |= _after_footage(case, gallery, models, settings, listen)
-    return out, worked
+    with only_writer(folder), open_case(folder, settings) as case, case.in_a_run(operator):
+        job = _Job(case, models, settings, listen)
+        for reader, stamp_before in zip(readers, stamps, strict=True):
+            worked |= _run_source(job, _Footage(reader, stamp_before, recording))
+        worked |= _after_footage(job, gallery)
+    return folder, worked
+
+
+def _open_readers(sources: Sequence[Path], settings: Settings) -> list[VideoReader]:
+    """Open all footage; raise for a start after the end, and for the same footage given twice."""
+    assumed_fps = Fraction(str(settings.media.assumed_fps))
+    readers = [open_video(source, settings.media.backend, assumed_fps) for source in sources]
+    start = settings.sampling.start or 0.0
+    paths: dict[str, Path] = {}
+    for info in (reader.info for reader in readers):
+        if info.duration is not None and start >= info.duration:
+            reason = f"this is after the end of {info.path.name} ({float(info.duration):.1f} s)"
+            raise UsageError(f"--start {start:g}", reason, "give an earlier time")
+    for info in (reader.info for reader in readers):
+        first = paths.setdefault(info.sha256, info.path)
+        if first != info.path:
+            raise UsageError(info.path, f"the same footage as {first}", "give it only once")
+    return readers
+
+
+def _default_folder(info: MediaInfo) -> Path:
+    return Path("cases") / f"{info.path.absolute().stem[:80]}-{info.sha256[:8]}"
+
+
+def _check_gallery(
+    folder: Path,
+    gallery: Path | None,
+    encoder: TrackEncoder,
+    search: SearchSettings,
+    subjects: Mapping[str, str],
+) -> None:
+    """Raise now for what would stop the search, or the use of subjects' photographs, later."""
+    if gallery is not None:
+        check_search(folder, gallery, encoder, search, set(subjects.values()))
+    elif subjects:
+        reason = "there is no gallery with the subjects' photographs"
+        raise UsageError(SUBJECTS, reason, "give --gallery")
 
 
 def redo(
@@ -187,57 +238,62 @@ def redo(
     by: str = "",
     role: str = "",
 ) -> bool:
-    """Do one stage of a case again with other settings or another gallery, and what depends on it; no footage is read.
+    """Repeat a stage of a finished case, and what depends on it; no footage is read.
 
-    Returns whether there was anything to do. Without a gallery, the one that was searched last is searched again.
-    Whatever would refuse it is looked at before the case takes the settings.
+    The settings of the stage may be other ones, and so may the gallery; the default is the gallery
+    of the last search. All is checked before the case takes the settings. Return whether there was
+    anything to do.
     """
-    runs_it = _who(f"stage {stage}", by, role)
-    with only_writer(out), Case.open(out) as case, case.in_a_run(runs_it):
+    operator = _operator(f"stage {stage}", by, role)
+    with only_writer(out), Case.open(out) as case, case.in_a_run(operator):
         case.check_key()
         if not all_done(case):
-            raise CaseError(
-                out,
-                "its footage is not done",
-                "run the footage again first: it goes on where it was",
-            )
+            remedy = "run the footage again first: the run resumes where it stopped"
+            raise CaseError(out, "its footage is not finished", remedy)
         gallery = gallery or last_gallery(case)
         if stage == "search" and gallery is None:
             raise UsageError("--stage search", "this case was never searched", "give --gallery")
         _check_settings(case, settings, stage)
-        models, subjects = (
-            open_models(settings),
-            settings.restore.subjects if stage == "restore" else {},
-        )
-        if gallery is not None:
-            check_question(out, gallery, models.encoder, settings.search, set(subjects.values()))
-        elif subjects:
-            raise _no_photographs()
+        models = open_models(settings)
+        subjects = settings.restore.subjects if stage == "restore" else {}
+        _check_gallery(out, gallery, models.encoder, settings.search, subjects)
         check_tracks(case, track_names(case), subjects)
-        if stage == "search" and (
-            bare := tracks_without_features(case, models.encoder, settings.restore.seed)
-        ):
-            reason = f"{len(bare)} of its tracks have no probes made with the models at hand"
-            raise CaseError(out, reason, "give --stage restore, which searches too")
+        if stage == "search":
+            _check_features(case, models.encoder, settings.restore.seed)
         if stage == "link":
             _take_settings(case, settings, stage)
             return propose_all(case, settings.link)
-        return _after_footage(case, gallery, models, settings, listen, stage)
+        return _after_footage(_Job(case, models, settings, listen), gallery, stage)
+
+
+def _check_features(case: Case, encoder: TrackEncoder, seed: int) -> None:
+    """Raise if a track has no features of these models to search with."""
+    tracks = tracks_without_features(case, encoder, seed)
+    if tracks:
+        reason = f"{len(tracks)} of its tracks have no features made with these models"
+        remedy = "give --stage restore, which makes them and searches as well"
+        raise CaseError(case.folder, reason, remedy)
 
 
 def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Settings:
-    """What a stage begins with: the case's own settings, changed by `overrides`; where it searches, those of the search
-    are the ones that the case was asked with last, by whatever command."""
+    """Return the settings of a case, changed by `overrides`, for repeating a stage.
+
+    If the stage searches, the settings of the search are those of the last search.
+    """
     with Case.open(folder, read_only=True) as case:
         searched = case.searched()
-    asked = {} if searched is None or "search" not in STAGES[stage] else searched["question"]
-    last = [
-        f"search.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in asked.items()
+    last_search: Mapping[str, Any] = {}
+    if searched is not None and "search" in STAGES[stage]:
+        last_search = searched["question"]
+    search = [
+        f"search.{name}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in last_search.items()
     ]
-    return load(str(folder / SETTINGS), (*last, *overrides))
+    return load(str(folder / SETTINGS), (*search, *overrides))
 
 
-def _who(what: str, by: str, role: str) -> dict[str, str]:
+def _operator(what: str, by: str, role: str) -> dict[str, str]:
+    """Return who runs what, for the log."""
     return {
         "what": what,
         "by": person(by or actors.login_name()),
@@ -245,62 +301,58 @@ def _who(what: str, by: str, role: str) -> dict[str, str]:
     }
 
 
-def _no_photographs() -> UsageError:
-    return UsageError(SUBJECTS, "there is no gallery with their photographs", "give --gallery")
+def _after_footage(job: _Job, gallery_path: Path | None, stage: StageName | None = None) -> bool:
+    """Restore, search and link whatever is not done yet; return whether there was anything.
 
-
-def _after_footage(
-    case: Case,
-    gallery: Path | None,
-    models: Models,
-    settings: Settings,
-    listen: Listener | None,
-    stage: StageName | None = None,
-) -> bool:
-    """Restore, search, link: whatever of it is not done with these models, settings and people. Of a stage, the case
-    takes the settings when people and photographs are at hand, and nothing can refuse it any more."""
-    encoder, worked = models.encoder, False
-    with _people(case, gallery, models, settings.search, listen) as people:
-        drawn_from: Mapping[int, References] = NOBODY
-        if people is not None and stage != "search":
-            drawn_from = of_tracks(case, track_names(case), people, settings.restore.subjects)
+    If a stage is repeated, the case takes the settings after the gallery is open, when nothing can
+    be refused any more.
+    """
+    case, encoder, settings = job.case, job.models.encoder, job.settings
+    worked = False
+    with _open_gallery(job, gallery_path) as gallery:
+        references: Mapping[int, References] = NO_REFERENCES
+        if gallery is not None and stage != "search":
+            subjects = settings.restore.subjects
+            references = references_of_tracks(case, track_names(case), gallery, subjects)
         if stage is not None:
             _take_settings(case, settings, stage)
-        if stage != "search":  # which asks with the probes that are there
-            tell, together = _stage(listen, "super-resolving"), tracks_together(settings.restore)
-            worked = encode_all(case, encoder, settings.restore.seed, tell, drawn_from, together)
-        if people is not None:
-            worked |= search_all(case, people, encoder, settings.search)
-    if gallery is None:
-        worked |= renew_answers(case, encoder)
+        if stage != "search":
+            report = _stage_listener(job.listen, "super-resolving")
+            together = tracks_together(settings.restore)
+            worked = encode_all(case, encoder, settings.restore.seed, report, references, together)
+        if gallery is not None:
+            worked |= search_all(case, gallery, encoder, settings.search)
+    if gallery_path is None:
+        worked |= update_answers(case, encoder)
     worked |= propose_all(case, settings.link)
-    case.sweep_pictures()  # each time: a run that was cut while it swept left some
+    case.sweep_pictures()  # always: an earlier run may have been stopped in the middle of it
     return worked
 
 
-def _people(
-    case: Case,
-    gallery: Path | None,
-    models: Models,
-    settings: SearchSettings,
-    listen: Listener | None,
-) -> AbstractContextManager[Gallery | None]:
-    if gallery is None:
+def _open_gallery(job: _Job, path: Path | None) -> AbstractContextManager[Gallery | None]:
+    if path is None:
         return nullcontext()
-    tell = _stage(listen, "enrolling")
-    return open_gallery(case, gallery, models.detector, models.encoder.embedder, settings, tell)
+    report = _stage_listener(job.listen, "enrolling")
+    models = job.models
+    embedder = models.encoder.embedder
+    return open_gallery(job.case, path, models.detector, embedder, job.settings.search, report)
 
 
-def _stage(listen: Listener | None, what: str) -> Callable[[int, int], None]:
-    def tell(done: int, total: int) -> None:
+def _stage_listener(listen: Listener | None, what: str) -> Callable[[int, int], None]:
+    """Return a function that reports how much of a stage is done."""
+
+    def report(done: int, total: int) -> None:
         if listen is not None:
             listen(Stage(what, done, total))
 
-    return tell
+    return report
 
 
 def open_case(out: Path, settings: Settings) -> Case:
-    """The case at `out`, new or made with the same settings; whom to search for, and draw from, may be asked anew."""
+    """Open the case at `out`, or create it; raise if it was made with other settings.
+
+    The settings of the search, and `restore.subjects`, may differ.
+    """
     chosen = json.loads(settings.model_dump_json())
     if not (out / DATABASE).is_file():
         return Case.create(out, chosen, as_yaml(settings))
@@ -308,139 +360,179 @@ def open_case(out: Path, settings: Settings) -> Case:
     case.check_key()
     changed = [
         name
-        for name in _changed(case, chosen)
+        for name in _changed_settings(case, chosen)
         if name.split(".")[0] != "search" and name != SUBJECTS
     ]
     if changed:
         reason = f"this case was made with other settings ({', '.join(changed)})"
-        raise CaseError(out, reason, "give another --out, or the same settings to go on")
+        raise CaseError(out, reason, "give another --out, or the same settings to resume")
     return case
 
 
-def _changed(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
-    """The settings that are not the case's; one that came after the case was made had its default. How many items are
-    computed at a time is about the machine, not about what is found."""
-    stored, before = json.loads(case.meta("settings")), json.loads(load("cpu").model_dump_json())
-    names = [(g, k) for g in chosen for k in chosen[g] if k != "batch"]
-    return [f"{g}.{k}" for g, k in names if stored.get(g, {}).get(k, before[g][k]) != chosen[g][k]]
+def _changed_settings(case: Case, chosen: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the names of settings that differ from those of the case.
+
+    A setting that is newer than the case had its default. Batch sizes do not count: they depend on
+    the machine and do not change the result.
+    """
+    stored = json.loads(case.meta("settings"))
+    defaults = json.loads(load("cpu").model_dump_json())
+    changed = []
+    for group, values in chosen.items():
+        for name, value in values.items():
+            before = stored.get(group, {}).get(name, defaults[group][name])
+            if name != "batch" and before != value:
+                changed.append(f"{group}.{name}")
+    return changed
 
 
 def _check_settings(case: Case, settings: Settings, stage: StageName) -> None:
-    """Only those of the stage, and of what follows it, may be other ones than the case has."""
-    changed = _changed(case, json.loads(settings.model_dump_json()))
+    """Raise for changed settings that the stage does not depend on."""
+    changed = _changed_settings(case, json.loads(settings.model_dump_json()))
     fixed = [name for name in changed if name.split(".")[0] not in STAGES[stage]]
     if fixed:
         reason = f"stage {stage} does not depend on {', '.join(fixed)}"
-        raise CaseError(
-            case.folder, reason, "leave that as the case has it, or run the footage into a new case"
-        )
+        remedy = "leave these settings as they are, or run the footage into a new case"
+        raise CaseError(case.folder, reason, remedy)
 
 
 def _take_settings(case: Case, settings: Settings, stage: StageName) -> None:
-    """From now on the case has these settings."""
+    """Store these settings in the case."""
     chosen = json.loads(settings.model_dump_json())
-    changed = _changed(case, chosen)
+    changed = _changed_settings(case, chosen)
     if changed:
         with case.transaction():
             case.set_meta("settings", json.dumps(chosen, sort_keys=True))
             case.log("stage redone", {"stage": stage, "changed": changed, "settings": chosen})
     elif json.loads(case.meta("settings")) != chosen:
-        return  # how much is computed at a time, or what came after the case was made
+        return  # only batch sizes differ, or settings that are newer than the case
     with explain_errors(case.folder):
         atomic_write_text(case.folder / "settings.yaml", as_yaml(settings))
 
 
-def _run_source(
-    case: Case,
-    reader: VideoReader,
-    models: Models,
-    settings: Settings,
-    sampling: Sampling,
-    listen: Listener | None,
-    place: Recording | None,
-    before: object,
-) -> bool:
-    """`before` is the footage's `stamp` from before it was hashed: one that changed since is not done."""
-    info, detector = reader.info, models.detector
-    embedder = models.encoder.embedder if uses_bundled_models(settings) else None
-    described = {
+def _run_source(job: _Job, footage: _Footage) -> bool:
+    """Process one source into the case; return whether there was anything left to do."""
+    source = register_source(job.case, footage.reader.info, _models_for_source(job))
+    if footage.recording is not None:
+        set_recording(job.case, source, footage.recording)
+    if is_done(job.case, source):
+        return False
+    _SourceRun(job, footage, source).process()
+    return True
+
+
+def _models_for_source(job: _Job) -> dict[str, object]:
+    """Return which models decide what the case says of a source."""
+    detector = job.models.detector
+    embedder = job.models.encoder.embedder if uses_bundled_models(job.settings) else None
+    return {
         "name": detector.name,
         "model_sha256": detector.fingerprint,
         "licence": detector.licence,
         "landmarks": detector.has_landmarks,
         "embedder": None if embedder is None else embedder.sha256,
     }
-    source = register_source(case, info, described)
-    if place is not None:
-        set_recording(case, source, place)
-    if is_done(case, source):
-        return False
-    track = settings.track
-    tracker = TRACKERS[track.method](TrackerSettings(**track.model_dump(exclude={"method"})))
-    tracklets = segments.resume_tracklets(case, source, info, tracker, settings.select, embedder)
-    after = resume_point(case, source, info)
-    if after is not None:
-        with case.transaction():
-            case.log("resumed", {"source": source, "after_frame": after.index})
-    frames = prefetch(_with_losses(reader, sampling, after), _ahead(info))
-    # The next faces are looked for while those found are tracked, measured and stored.
-    motion = settings.detect.gate == "motion"
-    gate = Gate(detector, settings.detect.every, motion, segments.resume_gate(case, source))
-    batches = prefetch(_detected(frames, gate, settings), FOUND_AHEAD)
-    began, counted, losses = time.monotonic(), Losses(), Losses()
-    span: tuple[FrameRef, FrameRef] | None = None
-    state = gate.state
-    looked = faces = damaged = 0
 
-    def save(done: bool) -> None:
-        nonlocal began, counted, span, damaged
-        now = time.monotonic()
-        segments.save_segment(
-            case,
-            source,
-            tracklets.take_segment(),
-            span,
-            tracker=tracker,
-            gate=state,
-            losses=losses - counted,
-            damaged=damaged,
-            seconds=now - began,
-            done=done,
+
+class _SourceRun:
+    """Processes one source: frames through detector and tracker into segments of the case."""
+
+    def __init__(self, job: _Job, footage: _Footage, source: int) -> None:
+        case, settings = job.case, job.settings
+        self._job = job
+        self._footage = footage
+        self._source = source
+        track = settings.track
+        tracker_settings = TrackerSettings(**track.model_dump(exclude={"method"}))
+        self._tracker = TRACKERS[track.method](tracker_settings)
+        embedder = job.models.encoder.embedder if uses_bundled_models(settings) else None
+        info = footage.reader.info
+        self._tracklets = segments.resume_tracklets(
+            case, source, info, self._tracker, settings.select, embedder
         )
-        began, counted, span, damaged = now, losses, None, 0
+        self._after = resume_point(case, source, info)
+        if self._after is not None:
+            with case.transaction():
+                case.log("resumed", {"source": source, "after_frame": self._after.index})
+        motion = settings.detect.gate == "motion"
+        state = segments.resume_gate(case, source)
+        self._gate = Gate(job.models.detector, settings.detect.every, motion, state)
+        self._gate_state = state
+        self._losses = Losses()
+        # Since the last segment was stored:
+        self._began = time.monotonic()
+        self._stored_losses = Losses()
+        self._span: tuple[FrameRef, FrameRef] | None = None
+        self._damaged = 0
+        # Of this run, for its progress:
+        self._frames = 0
+        self._faces = 0
 
-    try:
-        for batch, good, detections, after_them in batches:
-            losses, state = batch[-1][1], after_them
-            for frame, found in zip(good, detections, strict=True):
-                tracklets.look(frame, found)
-                faces += len(found)
-            looked += len(good)
-            damaged += len(batch) - len(good)
-            span = (span[0] if span else batch[0][0].ref, batch[-1][0].ref)
-            if tracklets.frames_waiting >= settings.case.segment_frames:
-                save(done=False)
-            if listen is not None:
-                share = _share(batch[-1][0].ref, reader, settings)
-                listen(
-                    Progress(
-                        info.path, looked, share, faces, tracklets.confirmed + tracklets.running
-                    )
-                )
-    finally:
-        batches.close()
-    if stamp(info.path) != before:
-        reason = "it changed while it was read: what was found is of no footage that ever was"
-        raise MediaError(info.path, reason, "wait until it is whole, and run it into a new case")
-    losses = replace(reader.losses)
-    tracklets.finish()
-    save(done=True)
-    return True
+    def process(self) -> None:
+        """Process all frames that are left; raise if the footage changes meanwhile."""
+        reader, settings = self._footage.reader, self._job.settings
+        frames = _with_losses(reader, sampling_of(settings), self._after)
+        decoded = prefetch(frames, _frames_ahead(reader.info))
+        # The detector works on the next frames while these are tracked, measured and stored.
+        batches = prefetch(_detect(decoded, self._gate, settings), BATCHES_AHEAD)
+        try:
+            for batch in batches:
+                self._add(batch)
+                if self._tracklets.frames_waiting >= settings.case.segment_frames:
+                    self._store_segment(is_last=False)
+                self._report_progress(batch.refs[-1])
+        finally:
+            batches.close()
+        if stamp(reader.info.path) != self._footage.stamp:
+            reason = "it changed while it was read, so the case does not match it"
+            remedy = "wait until it is complete, and run it into a new case"
+            raise MediaError(reader.info.path, reason, remedy)
+        self._losses = replace(reader.losses)
+        self._tracklets.finish()
+        self._store_segment(is_last=True)
+
+    def _add(self, batch: _Batch) -> None:
+        self._losses = batch.losses
+        self._gate_state = batch.gate
+        for frame, detections in zip(batch.frames, batch.detections, strict=True):
+            self._tracklets.add_frame(frame, detections)
+            self._faces += len(detections)
+        self._frames += len(batch.frames)
+        self._damaged += len(batch.refs) - len(batch.frames)
+        first = batch.refs[0] if self._span is None else self._span[0]
+        self._span = first, batch.refs[-1]
+
+    def _store_segment(self, is_last: bool) -> None:
+        now = time.monotonic()
+        summary = segments.SegmentSummary(
+            span=self._span,
+            tracker=self._tracker,
+            gate=self._gate_state,
+            losses=self._losses - self._stored_losses,
+            damaged=self._damaged,
+            seconds=now - self._began,
+            is_last=is_last,
+        )
+        segment = self._tracklets.take_segment()
+        segments.save_segment(self._job.case, self._source, segment, summary)
+        self._began = now
+        self._stored_losses = self._losses
+        self._span = None
+        self._damaged = 0
+
+    def _report_progress(self, ref: FrameRef) -> None:
+        if self._job.listen is None:
+            return
+        reader = self._footage.reader
+        tracks = self._tracklets.confirmed + self._tracklets.running
+        share = _share(ref, reader.info, self._job.settings)
+        progress = Progress(reader.info.path, self._frames, share, self._faces, tracks)
+        self._job.listen(progress)
 
 
-def _ahead(info: MediaInfo) -> int:
-    """How many decoded frames may wait: few of large ones."""
-    return max(1, min(AHEAD, BYTES_AHEAD // (3 * info.width * info.height)))
+def _frames_ahead(info: MediaInfo) -> int:
+    """Return how many decoded frames may wait: the larger they are, the fewer."""
+    return max(1, min(FRAMES_AHEAD, BYTES_AHEAD // (3 * info.width * info.height)))
 
 
 def sampling_of(settings: Settings) -> Sampling:
@@ -453,32 +545,42 @@ def sampling_of(settings: Settings) -> Sampling:
 def _with_losses(
     reader: VideoReader, sampling: Sampling, after: FrameRef | None
 ) -> Generator[tuple[Frame, Losses]]:
-    """Each frame with what was lost up to it: the reader itself is some frames ahead of the detector."""
+    """Yield each frame with what was lost up to it: the reader is ahead of the detector."""
     for frame in reader.frames(sampling, after):
         yield frame, replace(reader.losses)
 
 
-def _detected(
+def _detect(
     frames: Generator[tuple[Frame, Losses]], gate: Gate, settings: Settings
-) -> Generator[tuple[list[tuple[Frame, Losses]], list[Frame], list[Detections], GateState]]:
-    """Each batch of frames, those of it that are looked at, what is found in these, and the gate's state after it."""
+) -> Generator[_Batch]:
+    """Yield batches of frames with their detections."""
     with closing(frames):
-        while batch := list(islice(frames, frame_batch_size(settings.detect))):
-            good = [f for f, _ in batch if settings.media.use_damaged or not f.damaged]
-            yield batch, good, gate.detect([f.image for f in good]), gate.state
+        while pairs := list(islice(frames, frame_batch_size(settings.detect))):
+            usable = [f for f, _ in pairs if settings.media.use_damaged or not f.damaged]
+            detections = gate.detect([frame.image for frame in usable])
+            refs = [frame.ref for frame, _ in pairs]
+            _, losses = pairs[-1]
+            yield _Batch(refs, usable, detections, losses, gate.state)
 
 
 def frame_batch_size(settings: DetectSettings) -> int:
     return batch_size_for(FRAMES, torch.device(settings.device), settings.batch)
 
 
-def _share(ref: FrameRef, reader: VideoReader, settings: Settings) -> float | None:
-    info, start, end = reader.info, settings.sampling.start or 0.0, settings.sampling.end
-    length = float(info.duration) if info.duration else None
-    if info.declared_frames is not None and length is None:
-        length = float(info.declared_frames * info.time_base) if info.time_source != "pts" else None
-    stop = min(v for v in (end, length) if v is not None) if end or length else None
-    if stop is None or stop <= start:
+def _share(ref: FrameRef, info: MediaInfo, settings: Settings) -> float | None:
+    """Return which share of the footage lies before a frame; None if its length is unknown."""
+    start = settings.sampling.start or 0.0
+    ends = [end for end in (settings.sampling.end, _length(info)) if end is not None]
+    if not ends or min(ends) <= start:
         return None
-    at = float((ref.pts - info.first_pts) * info.time_base)
-    return min(1.0, max(0.0, (at - start) / (stop - start)))
+    seconds = float((ref.pts - info.first_pts) * info.time_base)
+    return min(1.0, max(0.0, (seconds - start) / (min(ends) - start)))
+
+
+def _length(info: MediaInfo) -> float | None:
+    """Return the length of the footage in seconds, if it is known."""
+    if info.duration:
+        return float(info.duration)
+    if info.declared_frames is not None and info.time_source != "pts":
+        return float(info.declared_frames * info.time_base)
+    return None

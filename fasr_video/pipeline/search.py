@@ -1,4 +1,4 @@
-"""The tracks of a case against a gallery: which gallery, which calibration, and what is written of the answers."""
+"""Searching the tracks of a case in a gallery: gallery, calibration, and storing the results."""
 
 from __future__ import annotations
 
@@ -26,64 +26,60 @@ from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.records import GalleryError
 from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict
 from fasr_video.gallery.store import DATABASE
-from fasr_video.pipeline.references import SETTING, of_subject
+from fasr_video.pipeline.references import SETTING, references_of_subject
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.weights.manifest import bundled
 
 
-def check_question(
+def check_search(
     folder: Path,
     given: Path,
     encoder: TrackEncoder,
     settings: SearchSettings,
-    drawn_from: Collection[str] = (),
+    subjects: Collection[str] = (),
 ) -> None:
-    """Whatever would stop the search in this case is told before the footage is looked at.
+    """Raise for whatever would stop the search later, before the footage is processed.
 
-    `drawn_from` are subjects from whose photographs tracks are drawn.
+    `given` is a gallery or photographs; `subjects` are those whose photographs tracks are drawn
+    from.
     """
-    reading = read_calibration(settings, encoder.provenance())
-    _question(settings).check(reading.calibration)
+    usable = usable_calibration(settings, encoder.provenance())
+    _query_settings(settings).check(usable.calibration)
     is_gallery = (given / DATABASE).is_file()
     if not is_gallery and given_key() is not None:
-        reason = "photographs would be enrolled into the case, and a gallery is not encrypted"
-        raise UsageError(
-            given, reason, "give a gallery that `gallery create` made, on an encrypted disk"
-        )
+        reason = "photographs are enrolled into the case, and a gallery is never encrypted"
+        remedy = "give a gallery that `gallery create` made, on an encrypted disk"
+        raise UsageError(given, reason, remedy)
     if not is_gallery:
-        _check_photographs(given, drawn_from)
-    place = given if is_gallery else folder / GALLERY
-    if (place / DATABASE).is_file():
-        with Gallery.open(place, read_only=True) as gallery:
+        _check_photographs(given, subjects)
+    gallery_folder = given if is_gallery else folder / GALLERY
+    if (gallery_folder / DATABASE).is_file():
+        with Gallery.open(gallery_folder, read_only=True) as gallery:
             gallery.require(encoder.embedder)
             if is_gallery:
-                for subject in drawn_from:
-                    of_subject(gallery, subject)
+                for subject in subjects:
+                    references_of_subject(gallery, subject)
 
 
-def _check_photographs(given: Path, drawn_from: Collection[str]) -> None:
+def _check_photographs(given: Path, subjects: Collection[str]) -> None:
+    """Raise if no photograph can be read, or if one of the subjects has none."""
     listing = read_listing(given)
     if not listing.entries:
         first = next((f" ({p.path}: {p.reason})" for p in listing.problems), "")
-        raise InputError(
-            given, f"none of its photographs can be read{first}", "see that its disk is mounted"
-        )
-    missing = sorted(set(drawn_from) - {entry.subject for entry in listing.entries})
+        reason = f"none of its photographs can be read{first}"
+        raise InputError(given, reason, "check that its disk is mounted")
+    missing = sorted(set(subjects) - {entry.subject for entry in listing.entries})
     if missing:
         reason = f"no photograph of subject {missing[0]} in {given}"
-        raise UsageError(
-            SETTING, reason, "take it out: its track is then drawn anew, from its own faces"
-        )
+        remedy = "take the subject out: its track is then drawn from its own faces"
+        raise UsageError(SETTING, reason, remedy)
 
 
 def enrolment_defaults(settings: SearchSettings) -> Told:
-    """Return how the photographs that `--gallery` names are enrolled."""
+    """Return how the photographs given by `--gallery` are enrolled."""
     face: Which = "largest" if settings.several_faces == "largest" else None
-    return Told(
-        choice=Choice(
-            face, "take the largest with --set search.several_faces=largest, or cut it to one"
-        )
-    )
+    remedy = "take the largest with --set search.several_faces=largest, or cut it to one"
+    return Told(choice=Choice(face, remedy))
 
 
 def open_gallery(
@@ -94,7 +90,7 @@ def open_gallery(
     settings: SearchSettings,
     listen: Callable[[int, int], None],
 ) -> Gallery:
-    """A gallery that `gallery create` made, as it is; or the folder of photographs, enrolled into the case."""
+    """Open a gallery, or enrol a folder of photographs into the case's own gallery."""
     if (given / DATABASE).is_file():
         gallery = Gallery.open(given, read_only=True)
         gallery.require(embedder)
@@ -110,34 +106,41 @@ def open_gallery(
 
 
 def last_gallery(case: Case) -> Path | None:
-    """Where the gallery lies that the case was searched in last; None when it never was."""
+    """Return the folder of the gallery of the last search; None if there was no search."""
     searched = case.searched()
     return None if searched is None else case.folder / searched["gallery"]["folder"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """How scores are read in this case."""
+class UsableCalibration:
+    """A calibration, and what it can be used for with the models of a case."""
 
     calibration: Calibration | None
-    calibrated: tuple[Kind, ...]
+    kinds: tuple[Kind, ...]
+    """The kinds of features whose scores it is for."""
     remarks: tuple[str, ...]
+    """What people have to know about it."""
 
 
-def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> Reading:
-    """The given calibration, or the bundled one, as far as it fits these models."""
+def usable_calibration(settings: SearchSettings, models: Mapping[str, object]) -> UsableCalibration:
+    """Return the given calibration or the bundled one, as far as it fits these models."""
     file = settings.calibration or bundled("calibration.json")
-    found = Calibration.load(file)
-    reason = found.fits(models)
+    calibration = Calibration.load(file)
+    reason = calibration.fits(models)
     if reason is None:
-        return Reading(found, tuple(Kind), ())
-    if found.fits({**models, "restorer": None}) is None:
-        # Super-resolved otherwise: what it says of the camera's own pictures still holds.
-        remark = f"scores of the reconstructions are raw and count for nothing: the calibration does not fit ({reason})"
-        return Reading(found, (Kind.BEST, Kind.POOLED), (remark,))
+        return UsableCalibration(calibration, tuple(Kind), ())
+    if calibration.fits({**models, "restorer": None}) is None:
+        # Only the restorer differs: the scores of the camera's own pictures are calibrated.
+        remark = (
+            "scores of the reconstructions are raw and count for nothing: "
+            f"the calibration does not fit ({reason})"
+        )
+        return UsableCalibration(calibration, (Kind.BEST, Kind.POOLED), (remark,))
     if settings.calibration is not None:
-        raise UsageError(file, reason, "calibrate these models, or use those that it was made for")
-    return Reading(None, (), (f"scores are raw: the bundled calibration does not fit ({reason})",))
+        remedy = "calibrate these models, or use the models that it was made for"
+        raise UsageError(file, reason, remedy)
+    remark = f"scores are raw: the bundled calibration does not fit ({reason})"
+    return UsableCalibration(None, (), (remark,))
 
 
 def search_all(
@@ -147,134 +150,149 @@ def search_all(
     settings: SearchSettings,
     index: Index | None = None,
 ) -> bool:
-    """Ask for every track that has probes; returns whether the question had not been asked before.
+    """Search every track that has features; store the results.
 
-    `index` is the gallery's, where it is open already.
+    `index` is the index of the gallery, if it is open already. Return False if the last search was
+    the same and its results are up to date.
     """
-    reading = read_calibration(settings, encoder.provenance())
+    usable = usable_calibration(settings, encoder.provenance())
+    calibration = usable.calibration
     photographs = photographs_of(gallery)
-    asked = _asked(case, gallery, encoder, settings, reading) | {
-        "photographs": replay.photographs_digest(photographs)
-    }
-    if case.searched() == asked and not outdated(case):
+    search = _search_facts(case, gallery, encoder, settings, usable)
+    search |= {"photographs": replay.photographs_digest(photographs)}
+    if case.searched() == search and not outdated(case):
         return False
     index = index or Index.open(gallery)
-    searcher = Searcher(
-        gallery, index, _question(settings), reading.calibration, reading.calibrated
-    )
-    tracks = asked["tracks"]
-    made, features, drawn_from = encodings(case), results.all_features(case), conditioned(case)
-    questions = [Asked(features.get(track, {}), made[track].side) for track in tracks]
-    answers = dict(zip(tracks, searcher.answers(questions), strict=True))
+    searcher = Searcher(gallery, index, _query_settings(settings), calibration, usable.kinds)
+    tracks = search["tracks"]
+    stored = encodings(case)
+    features = results.all_features(case)
+    subjects = conditioned(case)
+    queries = [Asked(features.get(track, {}), stored[track].side) for track in tracks]
+    answers = dict(zip(tracks, searcher.answers(queries), strict=True))
     with case.transaction():
         replay.require(case)
         results.save_photographs(case, photographs)
         results.clear_answers(case)
         for track, answer in answers.items():
-            remark = _remark(reading.calibration, made[track].side, drawn_from.get(track))
+            remark = _remark(calibration, stored[track].side, subjects.get(track))
             results.add_answer(case, track, answer, remark)
-        case.set_meta("searched", json.dumps(asked))
-        # Answers give way to those of the next search; which tracks had led to anybody stays in the log.
+        case.set_meta("searched", json.dumps(search))
+        # The next search replaces these results; the log keeps which tracks had candidates.
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
-        about = {"index_made_anew": index.rebuilt, "answers": replay.answers(case), "leads": leads}
-        case.log("searched", {**asked, **about})
+        outcome = {
+            "index_made_anew": index.rebuilt,
+            "answers": replay.answers(case),
+            "leads": leads,
+        }
+        case.log("searched", {**search, **outcome})
     return True
 
 
 def outdated(case: Case) -> list[int]:
-    """Tracks whose answers are about probes that were made anew since."""
-    since: set[int] = set()
+    """Return the tracks whose features changed after the last search."""
+    changed: set[int] = set()
     for line in log.entries(case, "encoded", "searched"):
-        since = (
-            set()
-            if line.event == "searched"
-            else since | {int(track) for track in line.details["digests"]}
-        )
-    return [track for track in results.verdicts(case) if track in since]
+        if line.event == "searched":
+            changed = set()
+        else:
+            changed |= {int(track) for track in line.details["digests"]}
+    return [track for track in results.verdicts(case) if track in changed]
 
 
-def renew_answers(case: Case, encoder: TrackEncoder) -> bool:
-    """Ask again as last, in the gallery that was searched last, where answers are outdated; where it is not at hand,
-    or cannot be asked with these models, they are taken out. Returns whether there were any."""
-    late, searched = outdated(case), case.searched()
+def update_answers(case: Case, encoder: TrackEncoder) -> bool:
+    """Repeat the last search if some of its results are outdated.
+
+    If the gallery is missing, or does not fit these models, the outdated results are removed.
+    Return whether there were any.
+    """
+    late = outdated(case)
+    searched = case.searched()
     if not late or searched is None:
         return False
     try:
         with Gallery.open(case.folder / searched["gallery"]["folder"], read_only=True) as gallery:
             if gallery.id != searched["gallery"]["id"]:
-                raise GalleryError(
-                    gallery.folder,
-                    "another gallery than the one that was searched",
-                    "give --gallery",
-                )
+                reason = "another gallery than the one that was searched"
+                raise GalleryError(gallery.folder, reason, "give --gallery")
             gallery.require(encoder.embedder)
-            return search_all(
-                case, gallery, encoder, SearchSettings.model_validate(searched["question"])
-            )
+            settings = SearchSettings.model_validate(searched["question"])
+            return search_all(case, gallery, encoder, settings)
     except UsageError as error:
-        _take_out(case, late, searched, f"{error.subject}: {error.reason}")
+        _remove_answers(case, late, searched, f"{error.subject}: {error.reason}")
         return True
 
 
-def _take_out(case: Case, late: Sequence[int], searched: Mapping[str, Any], why: str) -> None:
-    """From now on these tracks were not searched for; the log keeps that they were."""
-    left = {
-        "tracks": [track for track in searched["tracks"] if track not in late],
-        "conditioned_on": {
-            t: subject for t, subject in searched["conditioned_on"].items() if int(t) not in late
-        },
+def _remove_answers(
+    case: Case, tracks: Sequence[int], searched: Mapping[str, Any], why: str
+) -> None:
+    """Remove the results of these tracks; the log keeps that there were some."""
+    conditioned_on = {
+        track: subject
+        for track, subject in searched["conditioned_on"].items()
+        if int(track) not in tracks
+    }
+    remaining = {
+        **searched,
+        "tracks": [track for track in searched["tracks"] if track not in tracks],
+        "conditioned_on": conditioned_on,
     }
     with case.transaction():
         replay.require(case)
-        results.clear_answers(case, late)
-        case.set_meta("searched", json.dumps({**searched, **left}))
-        details = {"tracks": late, "why": why, "searched": {**searched, **left}}
-        case.log("answers taken out", details)
+        results.clear_answers(case, tracks)
+        case.set_meta("searched", json.dumps(remaining))
+        case.log("answers taken out", {"tracks": tracks, "why": why, "searched": remaining})
 
 
-def _question(settings: SearchSettings) -> Question:
+def _query_settings(settings: SearchSettings) -> Question:
     return Question(Mode(settings.mode), settings.candidates, settings.fpir)
 
 
-def _asked(
-    case: Case, gallery: Gallery, encoder: TrackEncoder, settings: SearchSettings, reading: Reading
+def _search_facts(
+    case: Case,
+    gallery: Gallery,
+    encoder: TrackEncoder,
+    settings: SearchSettings,
+    usable: UsableCalibration,
 ) -> dict[str, Any]:
-    """All that the answers depend on."""
+    """Return all that the results of a search depend on, as JSON that the case stores."""
+    calibration = usable.calibration
     people = len(gallery.subjects())
-    facts = {
-        "id": gallery.id,
-        "generation": gallery.generation,
-        "state": gallery.state,
-        "people": people,
-    }
-    # The case's own gallery moves with it.
-    own = gallery.folder == case.folder / GALLERY
-    facts |= {
-        "templates": gallery.count(),
-        "folder": GALLERY if own else str(gallery.folder.absolute()),
-    }
-    warnings = reading.calibration.warnings(people) if reading.calibration else []
+    # The case's own gallery moves with the case.
+    is_own = gallery.folder == case.folder / GALLERY
     return {
-        "gallery": facts,
+        "gallery": {
+            "id": gallery.id,
+            "generation": gallery.generation,
+            "state": gallery.state,
+            "people": people,
+            "templates": gallery.count(),
+            "folder": GALLERY if is_own else str(gallery.folder.absolute()),
+        },
         "models": encoder.provenance(),
         "question": settings.model_dump(mode="json"),
-        "calibration": None if reading.calibration is None else reading.calibration.sha256,
-        "remarks": [*reading.remarks, *warnings],
+        "calibration": None if calibration is None else calibration.sha256,
+        "remarks": [*usable.remarks, *(calibration.warnings(people) if calibration else [])],
         "conditioned_on": {str(track): subject for track, subject in conditioned(case).items()},
         "tracks": [*encodings(case)],
     }
 
 
-def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) -> str | None:
-    told = [] if calibration is None else [calibration.outside(side)]
-    if drawn_from is not None:
-        told.append(
-            f"the reconstruction is conditioned on subject {drawn_from}: it was not searched with"
+def _remark(calibration: Calibration | None, side: int, subject: str | None) -> str | None:
+    """Return what people have to know about the result of one track, None if there is nothing.
+
+    `subject` is the one whose photographs the track was drawn from.
+    """
+    remarks = [] if calibration is None else [calibration.outside(side)]
+    if subject is not None:
+        remarks.append(
+            f"the reconstruction is conditioned on subject {subject}: it was not searched with"
         )
-    return "; ".join(filter(None, told)) or None
+    return "; ".join(remark for remark in remarks if remark) or None
 
 
 def photographs_of(gallery: Gallery) -> list[Photograph]:
-    """Those that stand behind the answers, and those that could not be used."""
-    found = [Photograph(i.path, i.subject, i.sha256, None) for i in gallery.images()]
-    return found + [Photograph(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
+    """Return the photographs of the gallery, and those that could not be used."""
+    enrolled = [Photograph(i.path, i.subject, i.sha256, None) for i in gallery.images()]
+    refused = [Photograph(p.path, p.subject, p.sha256, p.reason) for p in gallery.problems()]
+    return enrolled + refused

@@ -1,9 +1,10 @@
-"""How segments and their tracks are written to and read from a case."""
+"""Storing segments and their tracks in a case, and resuming from the last one."""
 
 from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,37 +15,61 @@ from fasr_video.configs.settings import SelectSettings
 from fasr_video.detection.frame_skipping import GateState
 from fasr_video.media import Losses, MediaInfo
 from fasr_video.pipeline.select import Candidate
-from fasr_video.pipeline.tracklets import EndedTrack, Segment, Tracklets
+from fasr_video.pipeline.tracklets import EndedTrack, Face, Segment, Tracklets
 from fasr_video.recognition.embedder import Embedder
 from fasr_video.sqlite import explain_errors
 from fasr_video.trackers import Tracker
 from fasr_video.types import FrameRef, Reason
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentSummary:
+    """What is stored of a segment beside its faces and tracks."""
+
+    span: tuple[FrameRef, FrameRef] | None
+    """Its first and last frame; None if it has no frames."""
+    tracker: Tracker
+    """In its state after the segment."""
+    gate: GateState
+    """The state of the `Gate` after the segment."""
+    losses: Losses
+    """What was lost in the segment."""
+    damaged: int
+    """Frames that were left out as damaged."""
+    seconds: float
+    """Processing time."""
+    is_last: bool
+    """Whether the source is finished with it."""
+
+
 def resume_gate(case: Case, number: int) -> GateState:
-    """What a `Gate` knew after the last finished segment."""
-    known = source(case, number)
-    stored = {} if known.tracker is None else json.loads(known.tracker)
-    seen = None
+    """Return the state of the `Gate` after the last stored segment."""
+    row = source(case, number)
+    stored = {} if row.tracker is None else json.loads(row.tracker)
+    cells = None
     if "seen" in stored:
-        data = case.unseal(base64.b64decode(stored["seen"]), _seen(number))
-        seen = np.frombuffer(data, np.uint8).reshape(stored["cells"])
+        data = case.unseal(base64.b64decode(stored["seen"]), _cells_name(number))
+        cells = np.frombuffer(data, np.uint8).reshape(stored["cells"])
+    boxes = np.array(stored.get("places", []), np.float32).reshape(-1, 4)
     counts = looked(case, number)
-    places = np.array(stored.get("places", []), np.float32).reshape(-1, 4)
-    return GateState(places, seen, known.frames, counts["whole"], counts["skipped"])
+    return GateState(boxes, cells, row.frames, counts["whole"], counts["skipped"])
 
 
-def _seen(source: int) -> str:
+def _cells_name(source: int) -> str:
+    """Return the name under which the cells of a source are encrypted."""
     return f"cells of source {source}"
 
 
-def _gate_state(case: Case, source: int, gate: GateState) -> dict[str, object]:
-    """As it is stored beside the tracker's. The cells are a small picture of the frame: they are sealed as pictures."""
-    places: dict[str, object] = {"places": gate.boxes.tolist()}
+def _gate_as_json(case: Case, source: int, gate: GateState) -> dict[str, object]:
+    """Return the state as it is stored beside the tracker's.
+
+    The cells are a small picture of the frame, so they are encrypted as pictures are.
+    """
+    boxes: dict[str, object] = {"places": gate.boxes.tolist()}
     if gate.cells is None:
-        return places
-    sealed = case.seal(gate.cells.tobytes(), _seen(source))
-    return places | {"cells": gate.cells.shape, "seen": base64.b64encode(sealed).decode()}
+        return boxes
+    sealed = case.seal(gate.cells.tobytes(), _cells_name(source))
+    return boxes | {"cells": gate.cells.shape, "seen": base64.b64encode(sealed).decode()}
 
 
 def resume_tracklets(
@@ -55,7 +80,7 @@ def resume_tracklets(
     select: SelectSettings,
     embedder: Embedder | None,
 ) -> Tracklets:
-    """Tracklets as they were after the last finished segment, or new ones."""
+    """Return the tracklets as they were after the last stored segment, or new ones."""
     tracklets = Tracklets(tracker, select, tracks.next_face(case), embedder)
     stored = source(case, number).tracker
     if stored is None:
@@ -65,7 +90,7 @@ def resume_tracklets(
     for track in tracks.running(case, number):
         pool = tracklets.pool(track.tracker_id)
         for score in tracks.scores(case, track.id):
-            pool.count(score)
+            pool.count_sighting(score)
         for face in tracks.with_pictures(case, track.id):
             seconds = float(face.pts * info.time_base)
             candidate = Candidate(face.id, seconds, face.quality, tracks.crop(case, face))
@@ -80,20 +105,12 @@ def save_segment(
     case: Case,
     source: int,
     segment: Segment,
-    span: tuple[FrameRef, FrameRef] | None,
-    *,
-    tracker: Tracker,
-    gate: GateState,
-    losses: Losses,
-    damaged: int,
-    seconds: float,
-    done: bool,
+    summary: SegmentSummary,
 ) -> None:
-    """Make a segment safe, in one transaction. `span` is its first and last frame, None when it has none; `gate`
-    is what a `Gate` knows after it."""
+    """Store a segment in one transaction; its pictures are written before."""
     with explain_errors(case.folder):
         pictures = {
-            number: (
+            number: _Pictures(
                 case.write_picture(crop.aligned),
                 case.write_picture(crop.native),
                 *crop.native_origin,
@@ -101,15 +118,15 @@ def save_segment(
             for number, crop in segment.crops.items()
         }
     progress = Progress(
-        losses=losses,
-        tracker=tracker.state() | _gate_state(case, source, gate),
-        whole=gate.whole,
-        skipped=gate.skipped,
+        losses=summary.losses,
+        tracker=summary.tracker.state() | _gate_as_json(case, source, summary.gate),
+        whole=summary.gate.whole,
+        skipped=summary.gate.skipped,
         frames=segment.frames,
-        damaged=damaged,
+        damaged=summary.damaged,
         faces=len(segment.faces),
-        seconds=seconds,
-        span=span,
+        seconds=summary.seconds,
+        span=summary.span,
     )
     with case.transaction():
         rows = _save_faces(case, source, segment, pictures)
@@ -118,64 +135,86 @@ def save_segment(
         for ended in segment.ended:
             _end_track(case, rows[ended.tracker_id], ended)
         add_progress(case, source, progress)
-        if done:
+        if summary.is_last:
             finish_source(case, source, tracks.reasons_in(case, source))
 
 
+@dataclass(frozen=True, slots=True)
+class _Pictures:
+    """The stored pictures of a face: their names, and the corner of the native crop."""
+
+    aligned: str | None = None
+    native: str | None = None
+    native_x: int | None = None
+    native_y: int | None = None
+
+
 def _save_faces(
-    case: Case, source: int, segment: Segment, pictures: dict[int, tuple[str, str, int, int]]
+    case: Case, source: int, segment: Segment, pictures: dict[int, _Pictures]
 ) -> dict[int, int]:
-    """Insert the segment's faces and the tracks they begin; returns the row of each of the source's running tracks."""
+    """Insert the segment's faces, and the tracks that begin with them.
+
+    Return the rows of the source's running tracks, by the numbers that the tracker gave them.
+    """
     rows = {track.tracker_id: track.id for track in tracks.running(case, source)}
     faces = []
     for face in segment.faces:
-        if face.tracker_id is not None and face.tracker_id not in rows:
-            rows[face.tracker_id] = tracks.begin_track(case, source, face.tracker_id)
-        x1, y1, x2, y2 = face.box
-        aligned, native, x, y = pictures.get(face.number, (None, None, None, None))
-        row = tracks.Face(
-            id=face.number,
-            source=source,
-            track=None if face.tracker_id is None else rows[face.tracker_id],
-            frame_index=face.ref.index,
-            pts=face.ref.pts,
-            x1=x1,
-            y1=y1,
-            x2=x2,
-            y2=y2,
-            landmarks=None if face.landmarks is None else json.dumps(face.landmarks),
-            score=face.quality.score,
-            eye_px=face.quality.eye_px,
-            sharpness=face.quality.sharpness,
-            turn=face.quality.turn,
-            exposure=face.quality.exposure,
-            contrast=face.quality.contrast,
-            inside=face.quality.inside,
-            clear=face.quality.clear,
-            total=face.quality.total,
-            reason=face.reason,
-            aligned=aligned,
-            native=native,
-            native_x=x,
-            native_y=y,
-        )
-        faces.append(row)
+        track = None
+        if face.tracker_id is not None:
+            if face.tracker_id not in rows:
+                rows[face.tracker_id] = tracks.begin_track(case, source, face.tracker_id)
+            track = rows[face.tracker_id]
+        faces.append(_face_row(face, source, track, pictures.get(face.number, _Pictures())))
     tracks.add_faces(case, faces)
     return rows
 
 
+def _face_row(face: Face, source: int, track: int | None, pictures: _Pictures) -> tracks.Face:
+    x1, y1, x2, y2 = face.box
+    return tracks.Face(
+        id=face.number,
+        source=source,
+        track=track,
+        frame_index=face.ref.index,
+        pts=face.ref.pts,
+        x1=x1,
+        y1=y1,
+        x2=x2,
+        y2=y2,
+        landmarks=None if face.landmarks is None else json.dumps(face.landmarks),
+        score=face.quality.score,
+        eye_px=face.quality.eye_px,
+        sharpness=face.quality.sharpness,
+        turn=face.quality.turn,
+        exposure=face.quality.exposure,
+        contrast=face.quality.contrast,
+        inside=face.quality.inside,
+        clear=face.quality.clear,
+        total=face.quality.total,
+        reason=face.reason,
+        aligned=pictures.aligned,
+        native=pictures.native,
+        native_x=pictures.native_x,
+        native_y=pictures.native_y,
+    )
+
+
 def _end_track(case: Case, track: int, ended: EndedTrack) -> None:
+    """Store the verdict on a track, or drop it if it was never confirmed."""
     if not ended.confirmed:
         tracks.drop_track(case, track)
         return
-    why: str | None = None
+    insufficient: str | None = None
     if not ended.is_face:
-        why = Reason.NOT_A_FACE
+        insufficient = Reason.NOT_A_FACE
     elif not ended.usable:
-        why = tracks.commonest_reason(case, track)
-    mean_score, norm = (
-        (None, None) if ended.evidence is None else (ended.evidence.score, ended.evidence.norm)
-    )
+        insufficient = tracks.commonest_reason(case, track)
+    evidence = ended.evidence
     tracks.finish_track(
-        case, track, insufficient=why, shown=ended.shown, mean_score=mean_score, norm=norm
+        case,
+        track,
+        insufficient=insufficient,
+        shown=ended.shown,
+        mean_score=None if evidence is None else evidence.score,
+        norm=None if evidence is None else evidence.norm,
     )

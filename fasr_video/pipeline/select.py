@@ -1,4 +1,7 @@
-"""Which faces speak for a track: LR0, the best and most frontal, and LR1..LRN, other good ones spread over time."""
+"""Choice of the faces that represent a track.
+
+LR0 is the best and most frontal one; LR1..LRN are other good ones, spread over time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.types import FaceCrop, Quality, Reason
 
-POOL_FACTOR = 3  # faces kept while a track runs, for each one wanted at its end
+POOL_FACTOR = 3  # faces kept while a track runs, for each one needed at its end
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class Candidate:
 
 
 def judge(quality: Quality, settings: SelectSettings) -> Reason | None:
-    """Why this face is not usable; None when it is. The first reason in the order of the checks counts."""
+    """Return the first reason why a face is not usable; None if it is usable."""
     checks = (
         (quality.score < settings.min_score, Reason.LOW_SCORE),
         (quality.inside < settings.min_inside, Reason.CUT_OFF),
@@ -39,18 +42,18 @@ def judge(quality: Quality, settings: SelectSettings) -> Reason | None:
         (quality.exposure > settings.max_exposure, Reason.TOO_BRIGHT),
         (quality.sharpness < settings.min_sharpness, Reason.BLURRED),
     )
-    return next((reason for bad, reason in checks if bad), None)
+    return next((reason for is_bad, reason in checks if is_bad), None)
 
 
 @dataclass(slots=True)
 class Pool:
-    """The usable faces of a running track, bounded: when it is full, the face that adds least gives way."""
+    """The usable faces of a running track, up to a capacity."""
 
     capacity: int
     usable: list[Candidate] = field(default_factory=list)
     """In the order of time."""
     best_unusable: Candidate | None = None
-    """Kept to show what there was, when nothing usable comes."""
+    """The face to show if there is no usable one."""
     sightings: int = 0
     scores: float = 0.0
     """Sum of the detector's scores over all sightings."""
@@ -59,44 +62,50 @@ class Pool:
     def mean_score(self) -> float:
         return self.scores / self.sightings
 
-    def count(self, score: float) -> None:
-        """Note a sighting, whether its face is kept or not."""
+    def count_sighting(self, score: float) -> None:
+        """Count a sighting, whether its face is kept or not."""
         self.sightings += 1
         self.scores += score
 
     def offer(self, candidate: Candidate, reason: Reason | None) -> int | None:
-        """Take a face in; returns the number of the face that is given up for it, perhaps its own."""
-        self.count(candidate.quality.score)
+        """Add a face; return the number of the face that is dropped for it, if any.
+
+        The dropped one may be the new face itself. `reason` says why the face is not usable.
+        """
+        self.count_sighting(candidate.quality.score)
         if reason is not None:
-            worst = self.best_unusable
-            if worst is not None and worst.quality.total >= candidate.quality.total:
+            before = self.best_unusable
+            if before is not None and before.quality.total >= candidate.quality.total:
                 return candidate.face
             self.best_unusable = candidate
-            return None if worst is None else worst.face
+            return None if before is None else before.face
         self.usable.append(candidate)
         if len(self.usable) <= self.capacity:
             return None
-        return self.usable.pop(self._least()).face
+        return self.usable.pop(self._least_valuable()).face
 
-    def _least(self) -> int:
-        """The face with the least quality in the least time of its own; never the best one."""
+    def _least_valuable(self) -> int:
+        """Return the index of the face to drop: of low quality, and with neighbours close in time.
+
+        It is never the best one.
+        """
         seconds = np.array([c.seconds for c in self.usable])
-        worth = np.array([c.quality.total for c in self.usable])
+        quality = np.array([c.quality.total for c in self.usable])
         gaps = np.diff(seconds)
-        own = np.concatenate((2 * gaps[:1], gaps[:-1] + gaps[1:], 2 * gaps[-1:])) + 1e-6
-        value = own * worth**2
-        value[int(worth.argmax())] = math.inf
+        to_neighbours = np.concatenate((2 * gaps[:1], gaps[:-1] + gaps[1:], 2 * gaps[-1:])) + 1e-6
+        value = to_neighbours * quality**2
+        value[int(quality.argmax())] = math.inf
         return int(value.argmin())
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A track's faces at its end."""
+    """The choice among a track's faces at its end."""
 
     reasons: dict[int, Reason]
-    """The fate of every usable face: one LR0, some auxiliaries, the rest with why not."""
+    """The reason of every usable face: LR0, AUX, or why it is not chosen."""
     shown: Candidate | None
-    """What to show of the track: LR0, or the best of the unusable ones."""
+    """The face that represents the track: LR0, or the best of the unusable ones."""
 
     @property
     def kept(self) -> set[int]:
@@ -108,41 +117,50 @@ class Choice:
 
 
 def choose(pool: Pool, settings: SelectSettings) -> Choice:
+    """Choose LR0 and the auxiliaries; give every other usable face a reason."""
     if not pool.usable:
         return Choice({}, pool.best_unusable)
     lr0 = max(pool.usable, key=lambda c: c.quality.total)
     reasons = {lr0.face: Reason.LR0}
-    looks = {c.face: _look(c) for c in pool.usable}
-    kept = [looks[lr0.face]]
+    vectors = {c.face: _picture_vector(c) for c in pool.usable}
+    chosen = [vectors[lr0.face]]
     for candidate in _spread(pool.usable, settings.auxiliaries):
         if candidate is lr0:
             continue
-        look = looks[candidate.face]
-        if max(float(look @ k) for k in kept) > settings.duplicate:
+        vector = vectors[candidate.face]
+        if max(float(vector @ other) for other in chosen) > settings.duplicate:
             reasons[candidate.face] = Reason.DUPLICATE
-        elif len(kept) > settings.auxiliaries:
+        elif len(chosen) > settings.auxiliaries:
             reasons[candidate.face] = Reason.REDUNDANT
         else:
             reasons[candidate.face] = Reason.AUX
-            kept.append(look)
+            chosen.append(vector)
     return Choice(reasons, lr0)
 
 
 def _spread(candidates: list[Candidate], count: int) -> list[Candidate]:
-    """Best first, but one from each of `count` equal stretches of time before a second one from any."""
-    start, end = candidates[0].seconds, candidates[-1].seconds
-    stretch = max(end - start, 1e-9) / max(count, 1)
-    turn: Counter[int] = Counter()
-    order = []
-    for c in sorted(candidates, key=lambda c: -c.quality.total):
-        place = min(int((c.seconds - start) / stretch), max(count, 1) - 1)
-        order.append((turn[place], -c.quality.total, c))
-        turn[place] += 1
-    return [c for _, _, c in sorted(order, key=lambda o: o[:2])]
+    """Return the candidates in the order in which they are considered.
+
+    The time is divided into `count` equal periods. First comes the best face of each period, then
+    the second best of each, and so on.
+    """
+    count = max(count, 1)
+    start = candidates[0].seconds
+    period_length = max(candidates[-1].seconds - start, 1e-9) / count
+    ranks: Counter[int] = Counter()
+    keyed = []
+    for candidate in sorted(candidates, key=lambda c: -c.quality.total):
+        period = min(int((candidate.seconds - start) / period_length), count - 1)
+        keyed.append((ranks[period], -candidate.quality.total, candidate))
+        ranks[period] += 1
+    return [candidate for _, _, candidate in sorted(keyed, key=lambda key: key[:2])]
 
 
-def _look(candidate: Candidate) -> NDArray[np.float32]:
-    """A small grey picture as a unit vector, so that a dot product is the correlation of two faces."""
+def _picture_vector(candidate: Candidate) -> NDArray[np.float32]:
+    """Return a small grey picture as a unit vector.
+
+    The dot product of two such vectors is the correlation of the pictures.
+    """
     grey = cv2.cvtColor(candidate.crop.aligned, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
     small -= small.mean()

@@ -1,4 +1,4 @@
-"""Stills in, reconstructions out: pictures, a sheet with the original beside them, and the facts to repeat them by."""
+"""Stills in, reconstructions out: pictures, a sheet with the original, and a JSON file of facts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fasr_video.recognition.align import (
 )
 from fasr_video.recognition.embedder import as_tensor
 from fasr_video.sqlite import explain_errors
-from fasr_video.sr.attributes import complete, parse_all
+from fasr_video.sr.attributes import Attribute, complete, parse_all
 from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.guidance import STRENGTH, Guidance, open_guidance
 from fasr_video.sr.methods import Method, ModelFiles, Options, find_method, open_restorer
@@ -51,6 +51,8 @@ from fasr_video.types import Image
 
 @dataclass(frozen=True, slots=True)
 class Still:
+    """A picture of a face."""
+
     path: Path
     sha256: str
     face: Image
@@ -60,7 +62,7 @@ class Still:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What `fasr-video sr` is asked for."""
+    """The arguments of `fasr-video sr`."""
 
     images: Sequence[Path]
     aux: Path | None
@@ -84,16 +86,16 @@ class Job:
     identity: Path | None = None
     """A fitted identity, for idfsr."""
     face: Which = None
-    """Which of several faces of a picture, with `align`."""
+    """Which of several faces of a picture to take, with `align`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """One still, finished or refused."""
+    """The result for one still."""
 
     path: Path
     state: str
-    """drawn, there already, or refused."""
+    """`drawn`, `there already` or `refused`."""
     sheet: Path | None
     warnings: tuple[str, ...]
     problem: str | None
@@ -106,111 +108,143 @@ class Done:
 
 
 def run(job: Job) -> Iterator[Done]:
-    """Each image in turn; one that cannot be used is told and does not stop the others."""
-    if job.samples is not None and not 1 <= job.samples <= 64:
-        raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
-    method = find_method(job.method)
-    _check(job, method)
-    choice = _choice(job)
-    said, reading = parse_all(job.attr)
-    guidance = _guidance(job)
-    options = Options(
-        device=find_device(job.device),
-        files=ModelFiles(job.model, job.embedder, job.combiner, job.identity),
-        sampler=job.sampler,
-        precision=job.precision,
-        guidance=guidance,
-    )
-    restorer = open_restorer(method, options)
-    samples = job.samples or method.defaults.samples
-    detector = (
-        open_detector("builtin", weights=None, device=job.device, min_score=MIN_SCORE)
-        if job.align
-        else None
-    )
-    auxiliaries, about_aux = read_auxiliaries(job.aux, detector)
-    shared = {
-        "auxiliaries": [a.sha256 for a in auxiliaries],
-        "restorer": restorer.provenance(),
-        "samples": samples,
-        "seed": job.seed,
-        "feature_only": job.feature_only,
-        "aligned": job.align,
-        "version": __version__,
-    }
-    if job.face is not None:
-        shared["face"] = job.face
-    if guidance is not None:
-        guidance.classifiers.check(said)
-        shared["attributes"] = {"said": [asdict(a) for a in said], "read": reading}
-    faces = tuple(a.face for a in auxiliaries)
+    """Restore each image in turn; a refused one does not stop the others."""
+    session = _Session(job)
     for path in job.images:
-        try:
-            still = read_still(path, detector, method.supports.smallest, choice)
-        except InputError as error:
-            yield Done(path, "refused", None, (), str(error))
-            continue
-        target = Target(job.out, still, {"picture": still.sha256, **shared})
-        warnings, state = target.earlier(), "there already"
-        if warnings is None:
-            held = (
-                complete(said, guidance.classifiers, [still.face, *faces])
-                if guidance and reading
-                else said
+        yield session.restore(path)
+
+
+class _Session:
+    """What all stills of a job have in common: models, auxiliary faces and facts."""
+
+    def __init__(self, job: Job) -> None:
+        """Check the arguments, and open the models."""
+        if job.samples is not None and not 1 <= job.samples <= 64:
+            raise UsageError(f"--samples {job.samples}", "out of range", "give 1 to 64")
+        self._job = job
+        self._method = find_method(job.method)
+        _check(job, self._method)
+        self._choice = _choice(job)
+        self._attributes, self._reads_attributes = parse_all(job.attr)
+        self._guidance = _guidance(job)
+        options = Options(
+            device=find_device(job.device),
+            files=ModelFiles(job.model, job.embedder, job.combiner, job.identity),
+            sampler=job.sampler,
+            precision=job.precision,
+            guidance=self._guidance,
+        )
+        self._restorer = open_restorer(self._method, options)
+        self._samples = job.samples or self._method.defaults.samples
+        self._detector: Detector | None = None
+        if job.align:
+            self._detector = open_detector(
+                "builtin", weights=None, device=job.device, min_score=MIN_SCORE
             )
-            probe = FaceInput(still.face, faces, lr_known=not job.feature_only, attributes=held)
-            answer = restore(restorer, probe, samples, job.seed)
-            warnings, state = [*still.warnings, *about_aux, *answer.warnings], "drawn"
-            target.write(answer, warnings)
-        yield Done(path, state, target.path("sheet.png"), tuple(warnings), None)
+        auxiliaries, self._auxiliary_warnings = read_auxiliaries(job.aux, self._detector)
+        self._auxiliary_faces = tuple(still.face for still in auxiliaries)
+        if self._guidance is not None:
+            self._guidance.classifiers.check(self._attributes)
+        self._facts = self._shared_facts(auxiliaries)
+
+    def _shared_facts(self, auxiliaries: Sequence[Still]) -> dict[str, object]:
+        """Return what each result depends on, beside its own picture."""
+        job = self._job
+        facts: dict[str, object] = {
+            "auxiliaries": [still.sha256 for still in auxiliaries],
+            "restorer": self._restorer.provenance(),
+            "samples": self._samples,
+            "seed": job.seed,
+            "feature_only": job.feature_only,
+            "aligned": job.align,
+            "version": __version__,
+        }
+        if job.face is not None:
+            facts["face"] = job.face
+        if self._guidance is not None:
+            stated = [asdict(attribute) for attribute in self._attributes]
+            facts["attributes"] = {"said": stated, "read": self._reads_attributes}
+        return facts
+
+    def restore(self, path: Path) -> Done:
+        """Restore one still, unless the result is there already."""
+        try:
+            still = read_still(path, self._detector, self._method.supports.smallest, self._choice)
+        except InputError as error:
+            return Done(path, "refused", None, (), str(error))
+        output = Output(self._job.out, still, {"picture": still.sha256, **self._facts})
+        sheet_path = output.path("sheet.png")
+        earlier = output.earlier_warnings()
+        if earlier is not None:
+            return Done(path, "there already", sheet_path, tuple(earlier), None)
+        face = FaceInput(
+            still.face,
+            self._auxiliary_faces,
+            lr_known=not self._job.feature_only,
+            attributes=self._attributes_of(still),
+        )
+        restoration = restore(self._restorer, face, self._samples, self._job.seed)
+        warnings = [*still.warnings, *self._auxiliary_warnings, *restoration.warnings]
+        output.write(restoration, warnings)
+        return Done(path, "drawn", sheet_path, tuple(warnings), None)
+
+    def _attributes_of(self, still: Still) -> tuple[Attribute, ...]:
+        """Return the stated attributes, with those that the classifier reads if that is wanted."""
+        if self._guidance is None or not self._reads_attributes:
+            return self._attributes
+        faces = [still.face, *self._auxiliary_faces]
+        return complete(self._attributes, self._guidance.classifiers, faces)
 
 
 def _choice(job: Job) -> Choice:
-    """Return which face of each picture is meant."""
+    """Return which face of each picture to take."""
     if job.face is not None and not job.align:
-        reason = "without --align a picture is one face, and none is looked for"
-        raise UsageError(f"--face {job.face}", reason, "give --align, too, or leave it out")
+        reason = "without --align each picture is taken as one face"
+        raise UsageError(f"--face {job.face}", reason, "give --align as well, or leave it out")
     if isinstance(job.face, int) and len(job.images) > 1:
-        reason = f"{len(job.images)} pictures were given, and a number is about one"
+        reason = f"a number is for one picture, and {len(job.images)} were given"
         raise UsageError(f"--face {job.face}", reason, "give that picture alone, or --face largest")
-    remedy = "take one with --face N (and this picture alone), the largest with --face largest, or cut it to one"
+    remedy = (
+        "take one with --face N (and this picture alone), the largest with --face largest, "
+        "or cut it to one"
+    )
     return Choice(job.face, remedy)
 
 
 def _check(job: Job, method: Method) -> None:
-    """Refuse what would change nothing, and stand in the facts as if it had."""
+    """Raise for options that change nothing with this method: the facts would be misleading."""
     if method.supports.samples:
         return
-    feature = method.supports.feature
-    reason = f"method {job.method} draws no samples" + ("" if feature else ", and takes no feature")
+    takes_feature = method.supports.feature
+    reason = f"method {job.method} draws no samples"
+    if not takes_feature:
+        reason += ", and takes no feature"
     useless = {
-        "--feature-only": job.feature_only and not feature,
+        "--feature-only": job.feature_only and not takes_feature,
         f"--samples {job.samples}": (job.samples or 1) > 1,
     }
-    for option, given in useless.items():
-        if given:
+    for option, is_given in useless.items():
+        if is_given:
             raise UsageError(option, reason, "leave it out, or use fasr++ or fasr")
 
 
 def _guidance(job: Job) -> Guidance | None:
+    """Open the guidance if there are attributes; raise for its options if there are none."""
     if job.attr:
         strength = STRENGTH if job.guidance is None else job.guidance
         return open_guidance(job.classifier, strength, find_device(job.device))
-    for option, given in (
-        ("--guidance", job.guidance is not None),
-        ("--classifier", job.classifier),
-    ):
-        if given:
-            raise UsageError(
-                option, "there are no attributes to draw towards", "give some with --attr"
-            )
+    options = {"--guidance": job.guidance is not None, "--classifier": bool(job.classifier)}
+    for option, is_given in options.items():
+        if is_given:
+            reason = "there are no attributes to draw towards"
+            raise UsageError(option, reason, "give some with --attr")
     return None
 
 
 def read_auxiliaries(
     folder: Path | None, detector: Detector | None
 ) -> tuple[list[Still], list[str]]:
-    """The faces of the folder, and a warning for each that cannot be used or had to be cut."""
+    """Return the faces of a folder, and a warning about each that is unusable or had to be cut."""
     if folder is None:
         return [], []
     remedy = "give a folder with faces of the same person"
@@ -234,13 +268,13 @@ def read_auxiliaries(
 def read_still(
     path: Path, detector: Detector | None, smallest: int = SMALLEST, choice: Choice = ALONE
 ) -> Still:
-    """A face crop; with a detector, the face of a larger picture that is meant brought into the canonical frame."""
+    """Read a face crop; with a detector, the chosen face of a larger picture, aligned."""
     if not path.is_file():
-        raise InputError(
-            path, "a folder" if path.is_dir() else "no such file", "give pictures of faces"
-        )
+        reason = "a folder" if path.is_dir() else "no such file"
+        raise InputError(path, reason, "give pictures of faces")
     try:
-        digest, image = sha256_file(path), read_picture(path)
+        digest = sha256_file(path)
+        image = read_picture(path)
     except UNREADABLE as error:
         remedy = f"give one of {', '.join(FORMATS)}"
         raise InputError(path, "not a picture that can be read", remedy) from error
@@ -252,9 +286,8 @@ def read_still(
         face, warnings = square_face(str(path), image, smallest)
         if len(face) > CANONICAL_SIDE:
             reason = f"a face of {len(face)} px needs no super-resolution to {CANONICAL_SIDE} px"
-            raise InputError(
-                path, reason, "give a small face crop, or --align for a picture with a face in it"
-            )
+            remedy = "give a small face crop, or --align for a picture with a face in it"
+            raise InputError(path, reason, remedy)
     if face.min() == face.max():
         raise InputError(path, "one flat colour", "give a picture of a face")
     return Still(path, digest, face, warnings)
@@ -263,124 +296,142 @@ def read_still(
 def align_face(
     path: Path, image: Image, detector: Detector, smallest: int, choice: Choice = ALONE
 ) -> tuple[Image, tuple[str, ...]]:
-    """The face of a picture that is meant in the canonical frame, no larger than the camera saw it; and warnings."""
-    found = choose_face(image, detector, choice)
-    if isinstance(found, Unclear):
-        raise InputError(path, found.reason, found.remedy)
-    points = three_points(found.boxes[0], None if found.landmarks is None else found.landmarks[0])
-    # The canonical square in the picture's own pixels: no larger than the camera saw it.
-    one = similarity(points, CANONICAL)
-    side = min(CANONICAL_SIDE, round(1 / float(np.hypot(one[0, 0], one[1, 0]))))
+    """Return the chosen face of a picture in the canonical frame, and warnings.
+
+    It is no larger than in the picture itself.
+    """
+    face = choose_face(image, detector, choice)
+    if isinstance(face, Unclear):
+        raise InputError(path, face.reason, face.remedy)
+    points = three_points(face.boxes[0], None if face.landmarks is None else face.landmarks[0])
+    # The side of the canonical square in the picture's own pixels.
+    transform = similarity(points, CANONICAL)
+    native_side = round(1 / float(np.hypot(transform[0, 0], transform[1, 0])))
+    side = min(CANONICAL_SIDE, native_side)
     if side < smallest:
-        raise InputError(
-            path,
-            f"its face is {side} px, {smallest} needed",
-            "choose a frame where the person is nearer",
-        )
-    warnings = (
-        ()
-        if found.landmarks is not None
-        else ("aligned by the face's box: the detector gives no landmarks",)
-    )
+        reason = f"its face is {side} px, {smallest} needed"
+        raise InputError(path, reason, "choose a frame where the person is nearer")
+    warnings: tuple[str, ...] = ()
+    if face.landmarks is None:
+        warnings = ("aligned by the face's box: the detector gives no landmarks",)
     return to_canonical(image, points, side), warnings
 
 
-class Target:
-    """The files of one answer; their name holds a piece of the question's hash, so that no answer replaces another."""
+class Output:
+    """The files of one result.
 
-    def __init__(self, folder: Path, still: Still, asked: dict[str, object]) -> None:
-        self._folder, self._still, self._asked = folder, still, asked
-        mark = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-        self._name = f"{still.path.stem}-{mark}"
+    Their names have a part of a hash over all that the result depends on, so that no other result
+    replaces them.
+    """
 
-    def path(self, kind: str) -> Path:
-        return self._folder / f"{self._name}.{kind}"
+    def __init__(self, folder: Path, still: Still, depends_on: dict[str, object]) -> None:
+        self._folder = folder
+        self._still = still
+        self._depends_on = depends_on
+        digest = hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+        self._name = f"{still.path.stem}-{digest[:8]}"
 
-    def earlier(self) -> list[str] | None:
-        """The warnings of an earlier answer to the same question, if all of its files are there as they were."""
+    def path(self, ending: str) -> Path:
+        return self._folder / f"{self._name}.{ending}"
+
+    def earlier_warnings(self) -> list[str] | None:
+        """Return the warnings of an earlier result, if there is one with all files unchanged."""
         try:
             facts = json.loads(read_file(self.path("json")))
-            whole = all(
-                sha256_file(self._folder / name) == digest
-                for name, digest in facts["files"].items()
-            )
-            return list(facts["warnings"]) if whole and facts["asked"] == self._asked else None
+            if facts["asked"] != self._depends_on:
+                return None
+            for name, digest in facts["files"].items():
+                if sha256_file(self._folder / name) != digest:
+                    return None
+            return list(facts["warnings"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
 
-    def write(self, answer: Restoration, warnings: list[str]) -> None:
-        """The facts last: with them the still counts as done."""
+    def write(self, restoration: Restoration, warnings: list[str]) -> None:
+        """Write the pictures, and then the facts, which mark the result as complete."""
         facts: dict[str, object] = {
             "what": BANNER,
             "source": str(self._still.path),
-            "asked": self._asked,
-            "network_calls": answer.calls,
-            "feature": answer.feature,
-            "attributes": [asdict(a) for a in answer.attributes],
-            "disagreement": float(answer.spread.mean()),
+            "asked": self._depends_on,
+            "network_calls": restoration.calls,
+            "feature": restoration.feature,
+            "attributes": [asdict(attribute) for attribute in restoration.attributes],
+            "disagreement": float(restoration.spread.mean()),
             "warnings": warnings,
         }
-        pictures = {"mean.png" if len(answer.samples) > 1 else "sr.png": answer.picture}
-        if len(answer.samples) > 1:
-            pictures |= {f"sample{k}.png": sample for k, sample in enumerate(answer.samples, 1)}
-        pictures["sheet.png"] = sheet(self._still, answer)
+        samples = restoration.samples
+        pictures = {"mean.png" if len(samples) > 1 else "sr.png": restoration.picture}
+        if len(samples) > 1:
+            pictures |= {f"sample{k}.png": sample for k, sample in enumerate(samples, 1)}
+        pictures["sheet.png"] = sheet(self._still, restoration)
         with explain_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            for kind, picture in pictures.items():
-                _save(self.path(kind), picture, facts)
+            for ending, picture in pictures.items():
+                _save(self.path(ending), picture, facts)
             facts["files"] = {
-                self.path(kind).name: sha256_file(self.path(kind)) for kind in pictures
+                self.path(ending).name: sha256_file(self.path(ending)) for ending in pictures
             }
             text = json.dumps(facts, indent=2, allow_nan=False)
             atomic_write_text(self.path("json"), text)
 
 
-def sheet(still: Still, answer: Restoration) -> Image:
-    """The original in its own pixels, bicubic, the mean, each sample, and where the samples disagree."""
-    side = answer.picture.shape[0]
-    original = cv2.resize(still.face, (side, side), interpolation=cv2.INTER_NEAREST)
-    cells = [(f"original, {len(still.face)} px", original)]
-    cells.append(("bicubic", as_image(enlarge(as_tensor([still.face]), side)[0])))
-    cells.append(
-        (
-            f"mean of {len(answer.samples)}" if len(answer.samples) > 1 else answer.method,
-            answer.picture,
-        )
-    )
-    if len(answer.samples) > 1:
-        cells += [(f"sample {k + 1}", sample) for k, sample in enumerate(answer.samples)]
-        cells.append(("disagreement, 4 times", heat(answer.spread)))
-    head, line, gap = 16, 15, 6
+def sheet(still: Still, restoration: Restoration) -> Image:
+    """Draw a sheet with the original, its bicubic enlargement, and the result.
+
+    The result is a picture, or the mean, the samples, and where the samples disagree.
+    """
+    side = restoration.picture.shape[0]
+    cells = _sheet_cells(still, restoration, side)
+    top, line_height, gap = 16, 15, 6
     width = gap + len(cells) * (side + gap)
-    told = _about_attributes(answer, width // 6)
-    page = Pictures.new("RGB", (width, head + side + 18 + line * len(told)), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
+    notes = _attribute_notes(restoration, width // 6)
+    height = top + side + 18 + line_height * len(notes)
+    page = Pictures.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(page)
+    font = ImageFont.load_default(11)
     for i, (label, picture) in enumerate(cells):
         left = gap + i * (side + gap)
-        page.paste(Pictures.fromarray(np.ascontiguousarray(picture)), (left, head))
-        pen.text((left, 2), label, fill="black", font=font)
-    for i, text in enumerate((BANNER, *told)):
-        pen.text((gap, head + side + 3 + line * i), text, fill=(176, 0, 0), font=font)
+        page.paste(Pictures.fromarray(np.ascontiguousarray(picture)), (left, top))
+        draw.text((left, 2), label, fill="black", font=font)
+    for i, text in enumerate((BANNER, *notes)):
+        draw.text((gap, top + side + 3 + line_height * i), text, fill=(176, 0, 0), font=font)
     return np.asarray(page)
 
 
-def _about_attributes(answer: Restoration, letters: int) -> list[str]:
-    """Lines of so many letters: what a guided picture was drawn towards, and what is to be said of it."""
-    if not answer.attributes:
-        return []
-    told = [
-        f"drawn towards {', '.join(map(str, answer.attributes))}: it shows them because of that",
-        *answer.warnings,
+def _sheet_cells(still: Still, restoration: Restoration, side: int) -> list[tuple[str, Image]]:
+    """Return the labels and pictures of a sheet."""
+    samples = restoration.samples
+    original = cv2.resize(still.face, (side, side), interpolation=cv2.INTER_NEAREST)
+    bicubic = as_image(enlarge(as_tensor([still.face]), side)[0])
+    label = f"mean of {len(samples)}" if len(samples) > 1 else restoration.method
+    cells = [
+        (f"original, {len(still.face)} px", np.asarray(original, np.uint8)),
+        ("bicubic", bicubic),
+        (label, restoration.picture),
     ]
-    return [line for text in told for line in textwrap.wrap(text, letters)]
+    if len(samples) > 1:
+        cells += [(f"sample {k}", sample) for k, sample in enumerate(samples, 1)]
+        cells.append(("disagreement, 4 times", heat(restoration.spread)))
+    return cells
+
+
+def _attribute_notes(restoration: Restoration, letters: int) -> list[str]:
+    """Return what a sheet says about attributes, in lines of at most so many letters."""
+    if not restoration.attributes:
+        return []
+    attributes = ", ".join(map(str, restoration.attributes))
+    notes = [
+        f"drawn towards {attributes}: it shows them because of that",
+        *restoration.warnings,
+    ]
+    return [line for note in notes for line in textwrap.wrap(note, letters)]
 
 
 def heat(spread: NDArray[np.float32]) -> Image:
-    """Disagreement from black (none) to white (a quarter of the whole range of brightness)."""
+    """Draw disagreement from black (none) to white (a quarter of the range of brightness)."""
     levels = (np.clip(spread * 4, 0, 1) * 255).astype(np.uint8)
-    return np.asarray(
-        cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB), np.uint8
-    )
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _save(path: Path, image: Image, facts: dict[str, object]) -> None:

@@ -104,7 +104,7 @@ def _depth(path: Path, keys: Iterable[str]) -> int:
 
 
 class AdaFaceEmbedder:
-    """AdaFace; the norm of a feature is a measure of quality, which its training weighs faces by."""
+    """AdaFace; the norm of a feature measures quality: its training weighs faces by it."""
 
     length = LENGTH
     licence = (
@@ -117,7 +117,8 @@ class AdaFaceEmbedder:
         self.device = device
         self.name = f"adaface ir_{net.depth}"
         self.sha256 = sha256_file(weights)
-        self._net = net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._net = net
 
     @torch.no_grad()
     def embed(self, faces: Tensor, landmarks: Tensor | None = None) -> tuple[Tensor, Tensor]:

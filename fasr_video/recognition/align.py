@@ -19,7 +19,8 @@ Matrix = NDArray[np.float64]
 Points = NDArray[np.floating]
 
 CANONICAL_SIDE = 128
-# Left eye, right eye, middle of the mouth, as shares of the canonical square (the papers' CelebA frame).
+# Left eye, right eye and middle of the mouth, as shares of the canonical square (the papers'
+# CelebA frame).
 CANONICAL = np.array([[0.335, 0.483], [0.650, 0.478], [0.500, 0.815]])
 # The same three points as shares of a face box without landmarks (brow to chin, ear to ear).
 IN_BOX = np.array([[0.30, 0.385], [0.70, 0.385], [0.50, 0.765]])

@@ -1,4 +1,4 @@
-"""ArcFace networks published by InsightFace: ONNX files from a local folder. Nothing is downloaded."""
+"""ArcFace networks published by InsightFace, from local ONNX files. Nothing is downloaded."""
 
 from __future__ import annotations
 
