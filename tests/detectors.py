@@ -1,4 +1,4 @@
-"""Weights of detectors that see red dots: all zero but for one path, so that a dot of one pixel is a face of 16 px."""
+"""Weights of detectors for which a red dot of one pixel is a face of 16 px; all others are zero."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def builtin_weights(path: Path) -> Path:
 
 
 def retinaface_weights(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px at (8j + 4, 8i + 4), from the smaller anchor of the finest level."""
+    """Red at (8j, 8i) → a face of 16 px at (8j + 4, 8i + 4), from the finest level."""
     state = silent(retinaface.RetinaFaceNet())
     state["body.conv1.weight"][0, 0, 3, 3] = 1
     for name in ("body.layer1.0.downsample", "body.layer2.0.downsample", "fpn.output1"):
@@ -71,7 +71,7 @@ def weights_elsewhere(path: Path) -> Path:
 
 
 def insightface_graph(path: Path) -> Path:
-    """Red at (8j, 8i) → a face of 16 px at that place, from the first of two anchors of stride 8."""
+    """Red at (8j, 8i) → a face of 16 px there, from the first of two anchors of stride 8."""
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     outputs: list[onnx.ValueInfoProto] = []
@@ -123,8 +123,8 @@ def blank(width: int, height: int) -> Image:
     return np.zeros((height, width, 3), np.uint8)
 
 
-def centres(found: Detections) -> NDArray[np.float32]:
-    return np.asarray((found.boxes[:, :2] + found.boxes[:, 2:]) / 2, np.float32)
+def centres(detections: Detections) -> NDArray[np.float32]:
+    return np.asarray((detections.boxes[:, :2] + detections.boxes[:, 2:]) / 2, np.float32)
 
 
 def assert_same(a: Detections, b: Detections) -> None:

@@ -1,6 +1,6 @@
-"""AdaFace's published networks: the same function, whatever habit its file has; and what every bad file is told.
+"""AdaFace's published networks: one function for all kinds of files, and errors for bad files.
 
-The weights are made from the parameters' names, those of the files for mistakes are one number a tensor.
+The weights are made from the names of the parameters; those of bad files are constants.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def same(net: AdaFaceNet, state: State) -> bool:
     return all(torch.equal(value, state[name].float()) for name, value in own.items())
 
 
-# --- as a training with PyTorch Lightning leaves it --------------------------------------------------------------
+# --- as a training with PyTorch Lightning leaves it --------------------------------------------
 
 
 def lightning(state: State) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def lightning(state: State) -> dict[str, Any]:
 
 @contextmanager
 def for_a_while(names: Mapping[str, type]) -> Iterator[list[type]]:
-    """Classes of packages that are not installed, by their full names, with their bases; gone again afterwards."""
+    """Define classes of missing packages by their full names and bases; remove them afterwards."""
     modules: dict[str, types.ModuleType] = {}
     classes = []
     for full, base in names.items():
@@ -139,7 +139,7 @@ def test_a_lightning_checkpoint_loads_without_lightning(tmp_path: Path) -> None:
         "other.Settings",
     ],
 )
-def test_no_other_class_is_let_in(name: str, tmp_path: Path) -> None:
+def test_other_classes_in_a_checkpoint_are_refused(name: str, tmp_path: Path) -> None:
     with for_a_while({name: dict}) as (other,):
         path = saved(lightning(small_state()) | {"hyper_parameters": other()}, tmp_path / "a.ckpt")
     with pytest.raises(
@@ -171,7 +171,7 @@ def test_code_in_a_checkpoint_is_refused_and_never_run(tmp_path: Path) -> None:
     assert (tmp_path / "sprung").exists()
 
 
-# --- the networks ------------------------------------------------------------------------------------------------
+# --- the networks ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -183,7 +183,7 @@ def test_names_shapes_and_order_are_the_published_ones(depth: int) -> None:
 @pytest.mark.parametrize(
     ("depth", "millions"), {18: 24.02, 34: 34.13, 50: 43.59, 101: 65.15}.items()
 )
-def test_the_depth_is_found_from_the_keys(depth: int, millions: float, tmp_path: Path) -> None:
+def test_the_depth_follows_from_the_keys(depth: int, millions: float, tmp_path: Path) -> None:
     net = load(saved(lightning(small_state(depth)), tmp_path / "a.ckpt"))
     assert net.depth == depth
     assert len(net.body) == sum(UNITS[depth])
@@ -231,7 +231,7 @@ FORMS: dict[str, Callable[[State, Path], Path]] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_weights_of_all_habits_load(form: str, tmp_path: Path) -> None:
+def test_wrapped_and_prefixed_weights_load(form: str, tmp_path: Path) -> None:
     state = small_state()
     path = FORMS[form](state, tmp_path)
     net = load(path)
@@ -240,7 +240,7 @@ def test_weights_of_all_habits_load(form: str, tmp_path: Path) -> None:
     assert all(p.dtype == torch.float32 for p in net.parameters())
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes ----------------------------------------------------------------------------------
 
 
 def changed(folder: Path, edit: Callable[[State], object], depth: int = 18) -> Path:
@@ -319,7 +319,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
     prepare, expected = MISTAKES[mistake]
     path = prepare(tmp_path)
     with pytest.raises(ModelError, match=expected) as caught:

@@ -1,4 +1,4 @@
-"""The canonical frame and ArcFace's: the similarity transform that leads there, and the pictures that it gives."""
+"""The canonical frame, ArcFace's and dlib's: the transforms to them, and their pictures."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def squared_error(transform: Matrix, source: Matrix, target: Matrix) -> float:
     return float(((apply(transform, source) - target) ** 2).sum())
 
 
-# --- the transform -----------------------------------------------------------------------------------------------
+# --- the transform -----------------------------------------------------------------------------
 
 
 @given(
@@ -64,7 +64,7 @@ def squared_error(transform: Matrix, source: Matrix, target: Matrix) -> float:
     shift=st.tuples(coordinate, coordinate),
 )
 @patient
-def test_any_turn_scale_and_move_is_recovered(
+def test_any_rotation_scale_and_shift_is_recovered(
     source: Matrix, scale: float, angle: float, shift: tuple[float, float]
 ) -> None:
     assume(np.ptp(source, 0).max() > 1)
@@ -79,7 +79,7 @@ def test_any_turn_scale_and_move_is_recovered(
     step=st.tuples(*[st.floats(-1, 1)] * 4),
 )
 @patient
-def test_no_other_similarity_comes_nearer(
+def test_no_other_similarity_is_closer(
     pairs: list[tuple[float, float, float, float]], step: tuple[float, float, float, float]
 ) -> None:
     source, target = np.array(pairs)[:, :2], np.array(pairs)[:, 2:]
@@ -93,7 +93,7 @@ def test_no_other_similarity_comes_nearer(
 
 
 @pytest.mark.parametrize("count", [3, 5])
-def test_it_is_what_a_general_least_squares_solver_finds(count: int) -> None:
+def test_the_similarity_equals_that_of_a_least_squares_solver(count: int) -> None:
     rng = np.random.default_rng(count)
     for _ in range(50):
         source, target = rng.normal(0, 50, (2, count, 2))
@@ -101,9 +101,9 @@ def test_it_is_what_a_general_least_squares_solver_finds(count: int) -> None:
         x, y = source.T
         rows = np.concatenate((np.stack((x, -y, ones, zeros), 1), np.stack((y, x, zeros, ones), 1)))
         (a, b, right, down), (residual,), *_ = np.linalg.lstsq(rows, target.T.ravel())
-        found = similarity(source, target)
-        assert_allclose(found, [[a, -b, right], [b, a, down]], atol=1e-9)
-        assert squared_error(found, source, target) == pytest.approx(residual)
+        transform = similarity(source, target)
+        assert_allclose(transform, [[a, -b, right], [b, a, down]], atol=1e-9)
+        assert squared_error(transform, source, target) == pytest.approx(residual)
 
 
 def test_a_stack_of_point_sets_gets_each_its_own_transform() -> None:
@@ -116,7 +116,9 @@ def test_a_stack_of_point_sets_gets_each_its_own_transform() -> None:
 
 @given(pairs=st.lists(st.tuples(*[coordinate] * 4), min_size=2, max_size=6))
 @patient
-def test_faces_are_never_mirrored_or_bent(pairs: list[tuple[float, float, float, float]]) -> None:
+def test_faces_are_never_mirrored_or_distorted(
+    pairs: list[tuple[float, float, float, float]],
+) -> None:
     source, target = np.array(pairs)[:, :2], np.array(pairs)[:, 2:]
     assume(np.ptp(source, 0).max() > 1)
     (a, minus_b, _), (b, d, _) = similarity(source, target)
@@ -125,27 +127,27 @@ def test_faces_are_never_mirrored_or_bent(pairs: list[tuple[float, float, float,
 
 def test_mirrored_points_get_the_nearest_transform_that_does_not_mirror() -> None:
     points = np.array([[-1.0, 0], [1, 0], [0, 3]])
-    found = similarity(points, points * (-1, 1))
-    assert np.linalg.det(found[:, :2]) > 0
+    transform = similarity(points, points * (-1, 1))
+    assert np.linalg.det(transform[:, :2]) > 0
 
 
 @pytest.mark.parametrize(
     "points", [np.full((3, 2), 7.0), np.array([[3.0, 4.0]])], ids=["three", "one"]
 )
-def test_points_in_one_place_have_no_scale(points: Matrix) -> None:
-    with pytest.raises(ValueError, match="one place"):
+def test_points_that_coincide_have_no_scale(points: Matrix) -> None:
+    with pytest.raises(ValueError, match="coincide"):
         similarity(points, CANONICAL[: len(points)])
 
 
-# --- the points --------------------------------------------------------------------------------------------------
+# --- the points --------------------------------------------------------------------------------
 
 
-def test_points_of_a_face_with_landmarks_are_its_eyes_and_the_middle_of_its_mouth() -> None:
+def test_with_landmarks_the_three_points_are_eyes_and_mouth() -> None:
     landmarks = np.array([[10, 20], [30, 22], [20, 30], [12, 40], [28, 44]], np.float32)
     assert_allclose(three_points(np.zeros(4), landmarks), [[10, 20], [30, 22], [20, 42]])
 
 
-def test_points_of_a_face_without_landmarks_lie_in_its_box_as_usual() -> None:
+def test_without_landmarks_the_three_points_depend_on_the_box() -> None:
     points = three_points(np.array([100.0, 200, 140, 260]), None)
     assert_allclose(points, [100, 200] + IN_BOX * [40, 60])
     left, right, mouth = points
@@ -153,7 +155,7 @@ def test_points_of_a_face_without_landmarks_lie_in_its_box_as_usual() -> None:
     assert left[1] == right[1] < mouth[1]
 
 
-# --- the picture -------------------------------------------------------------------------------------------------
+# --- the picture -------------------------------------------------------------------------------
 
 ROOM = 1.2  # of the canonical square around the face
 
@@ -179,9 +181,7 @@ def centres(image: Image) -> Matrix:
 
 @pytest.mark.parametrize("size", [0.1, 0.3, 0.7, 1.0, 1.9, 2.1, 3.3, 8.0])
 @pytest.mark.parametrize("degrees", [0, 17, 90, 180, -45])
-def test_eyes_and_mouth_come_to_lie_where_the_canonical_frame_says(
-    size: float, degrees: float
-) -> None:
+def test_eyes_and_mouth_are_moved_to_the_canonical_frame(size: float, degrees: float) -> None:
     """For faces from a tenth of the canonical size to eight times."""
     face = turned(size * CANONICAL_SIDE, np.radians(degrees), (0, 0))
     around = apply(face, np.array(list(itertools.product((-0.1, 1.1), repeat=2))))
@@ -194,14 +194,14 @@ def test_eyes_and_mouth_come_to_lie_where_the_canonical_frame_says(
 
 
 @pytest.mark.parametrize("side", [24, 64, 256])
-def test_any_side_can_be_asked_for(side: int) -> None:
+def test_the_canonical_picture_can_have_any_size(side: int) -> None:
     points = apply(turned(200, 0.2, (60, 10)), CANONICAL)
     aligned = to_canonical(dotted(points, 6, 320), points, side)
     assert aligned.shape == (side, side, 3)
     assert_allclose(centres(aligned), CANONICAL * side, atol=0.1)
 
 
-def test_canonical_picture_stays_as_it_is() -> None:
+def test_a_canonical_picture_is_not_changed() -> None:
     image = np.random.default_rng(0).integers(
         0, 256, (CANONICAL_SIDE, CANONICAL_SIDE, 3), dtype=np.uint8
     )
@@ -211,7 +211,7 @@ def test_canonical_picture_stays_as_it_is() -> None:
 @pytest.mark.parametrize("size", [2.5, 3.0, 4.0, 7.3])
 @pytest.mark.parametrize("shift", [0, 0.5, 1])
 def test_detail_too_fine_to_show_becomes_grey(size: float, shift: float) -> None:
-    """A chessboard of single pixels, whose squares are far smaller than the pixels of the result."""
+    """A chessboard of single pixels, far smaller than the pixels of the result."""
     side = int(size * CANONICAL_SIDE) + 4
     board = np.indices((side, side)).sum(0) % 2 * 255
     image = np.repeat(board[..., None], 3, 2).astype(np.uint8)
@@ -235,7 +235,7 @@ def test_face_outside_the_picture_is_black(size: float) -> None:
     assert (to_canonical(np.full((300, 300, 3), 200, np.uint8), points) == 0).all()
 
 
-# --- ArcFace's frame ---------------------------------------------------------------------------------------------
+# --- ArcFace's frame ---------------------------------------------------------------------------
 
 THREE = eyes_and_mouth(ARCFACE)
 FACE = apply(
@@ -244,7 +244,7 @@ FACE = apply(
 
 
 def placed(size: float, degrees: float, room: float = 0.2) -> tuple[Matrix, int]:
-    """The template turned and scaled from a picture of 112 px, with some room around; and the side that holds it."""
+    """Return the template rotated and scaled from a picture of 112 px, and the side that holds it."""
     face = turned(size, np.radians(degrees), (0, 0))
     corners = np.array(list(itertools.product((-room, 1 + room), repeat=2))) * ARCFACE_SIDE
     around = apply(face, corners)
@@ -261,7 +261,7 @@ def to_arcface(image: Image, points: Matrix) -> Image:
 @pytest.mark.parametrize("count", [3, 5])
 @pytest.mark.parametrize("size", [0.3, 1.0, 1.9, 2.1, 6.0])
 @pytest.mark.parametrize("degrees", [0, 17, 180, -45])
-def test_landmarks_come_to_lie_on_the_template(count: int, size: float, degrees: float) -> None:
+def test_landmarks_are_moved_to_the_template(count: int, size: float, degrees: float) -> None:
     """Each landmark has a colour of its own: a mirrored or bent face would show."""
     landmarks, side = placed(size, degrees)
     shown = landmarks[[0, 1, 4]]
@@ -320,8 +320,8 @@ def test_both_ways_to_arcfaces_frame_give_one_picture(
     assert np.abs(by_way - direct)[inside].mean() < 1
 
 
-def test_landmarks_of_a_canonical_face_come_to_lie_where_dlib_has_them() -> None:
-    """A face of dlib's form, turned in its canonical picture; each landmark has a colour of its own."""
+def test_landmarks_of_a_canonical_face_are_moved_to_dlibs_template() -> None:
+    """A face of dlib's form, rotated in its canonical picture; each landmark has its own colour."""
     points = apply(turned(0.72, 0.2, (12, 4)), DLIB)
     faces = (
         torch.from_numpy(dotted(points[[0, 1, 4]], 2.5, CANONICAL_SIDE)).permute(2, 0, 1)[None]
@@ -333,7 +333,7 @@ def test_landmarks_of_a_canonical_face_come_to_lie_where_dlib_has_them() -> None
 
 
 def test_dlib_itself_cuts_the_same_frame() -> None:
-    """dlib aligns by the corners of the eyes and the nose: the middles of the eyes come to lie where ours do."""
+    """dlib aligns by eye corners and nose; the centres of the eyes are moved to where ours are."""
     import dlib
 
     mean_shape = np.array(
@@ -349,7 +349,7 @@ def test_dlib_itself_cuts_the_same_frame() -> None:
     assert_allclose(centres(chip)[:2], DLIB[:2], atol=1)
 
 
-def test_without_landmarks_the_three_points_of_the_canonical_frame_come_to_the_templates() -> None:
+def test_without_landmarks_the_canonical_points_are_moved_to_the_template() -> None:
     dots = dotted(CANONICAL * CANONICAL_SIDE, 3, CANONICAL_SIDE)
     faces = torch.from_numpy(dots).permute(2, 0, 1)[None] / 255
     expected = apply(similarity(CANONICAL * CANONICAL_SIDE, THREE), CANONICAL * CANONICAL_SIDE)
@@ -357,7 +357,7 @@ def test_without_landmarks_the_three_points_of_the_canonical_frame_come_to_the_t
     assert_allclose(centres(as_image(canonical_to_arcface(faces, None))), expected, atol=0.1)
 
 
-def test_each_face_of_a_batch_goes_by_its_own_landmarks() -> None:
+def test_each_face_of_a_batch_is_aligned_by_its_own_landmarks() -> None:
     faces = torch.rand(
         4, 3, CANONICAL_SIDE, CANONICAL_SIDE, generator=torch.Generator().manual_seed(0)
     )
@@ -383,8 +383,8 @@ def test_autocast_does_not_move_the_pixels() -> None:
         assert torch.equal(canonical_to_arcface(faces, None), expected)
 
 
-def test_in_a_mirror_left_is_right() -> None:
-    """A mirrored face with mirrored landmarks comes to lie where the face itself does, with its sides exchanged."""
+def test_mirrored_landmarks_exchange_left_and_right() -> None:
+    """A mirrored face with mirrored landmarks is moved to the same position, mirrored."""
     landmarks = torch.from_numpy(FACE).float()[None]
     assert_allclose(mirror_landmarks(mirror_landmarks(landmarks)), landmarks, atol=1e-4)
     dots = torch.from_numpy(dotted(FACE[[0, 1, 2]], 3, CANONICAL_SIDE)).permute(2, 0, 1)[None] / 255

@@ -1,4 +1,4 @@
-"""The Feature Combiner: its algebra, the averages beside it, and a training that beats the plain mean."""
+"""The Feature Combiner: its algebra, averages, and a training that is better than the mean."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def make(eta: float = 0.5) -> FeatureCombiner:
-    """One whose correction is anything but zero, and whose running statistics are not those of any batch here."""
+    """A combiner with a large correction, and running statistics unlike those of any batch here."""
     torch.manual_seed(1)
     combiner = FeatureCombiner(LENGTH, eta, SOURCE)
     for parameter in combiner.delta[-1].parameters():
@@ -64,7 +64,7 @@ def close(a: Tensor, b: Tensor) -> bool:
     return torch.allclose(a, b, atol=2e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------- combiner
+# --- combiner ----------------------------------------------------------------------------------
 
 
 def test_layers_are_the_papers() -> None:
@@ -118,21 +118,21 @@ def test_one_feature_is_itself_and_none_is_zero() -> None:
     assert torch.equal(combiner.combine(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
 
 
-def test_what_matters_is_who_is_paired_with_whom_and_who_is_first() -> None:
+def test_the_result_depends_on_the_pairs_and_the_order_within_them() -> None:
     combiner, features = make(), random(4, LENGTH)
-    told = combiner.combine(features)
-    assert close(combiner.combine(features[[2, 3, 0, 1]]), told)
+    combined = combiner.combine(features)
+    assert close(combiner.combine(features[[2, 3, 0, 1]]), combined)
     for order in ([1, 0, 2, 3], [0, 2, 1, 3]):
-        assert (combiner.combine(features[order]) - told).norm() > 0.01
+        assert (combiner.combine(features[order]) - combined).norm() > 0.01
 
 
 def test_a_pair_does_not_depend_on_the_batch_nor_combine_on_the_mode() -> None:
     combiner = make()
     first, second = random(6, LENGTH), random(6, LENGTH, seed=1)
-    told = combiner.combine(torch.stack((first[0], second[0])))
-    assert close(combiner.pair(first, second)[0], told)
+    combined = combiner.combine(torch.stack((first[0], second[0])))
+    assert close(combiner.pair(first, second)[0], combined)
     before = {k: v.clone() for k, v in combiner.state_dict().items()}
-    assert torch.equal(combiner.train().combine(torch.stack((first[0], second[0]))), told)
+    assert torch.equal(combiner.train().combine(torch.stack((first[0], second[0]))), combined)
     assert combiner.training, "a training goes on as it was"
     assert all(torch.equal(v, before[k]) for k, v in combiner.state_dict().items())
 
@@ -171,7 +171,7 @@ def test_features_of_another_length_or_not_finite_are_refused() -> None:
                 merge(features)
 
 
-# ------------------------------------------------------------------------------------------------------------- averages
+# --- averages ----------------------------------------------------------------------------------
 
 AVERAGES: list[Callable[[Tensor], Tensor]] = [
     mean,
@@ -239,7 +239,7 @@ def test_robust_mean_has_the_least_sum_of_distances() -> None:
         assert total(F.normalize(best + 0.02 * random(LENGTH, seed=seed), dim=0)) > total(best)
 
 
-# ---------------------------------------------------------------------------------------------------------------- files
+# --- files -------------------------------------------------------------------------------------
 
 
 def test_weights_come_back_with_eta_length_source_and_margin(tmp_path: Path) -> None:
@@ -296,11 +296,11 @@ def test_damaged_headers_are_refused(change: dict[str, object], tmp_path: Path) 
         load_combiner(file)
 
 
-# ------------------------------------------------------------------------------------------------------------- training
+# --- training ----------------------------------------------------------------------------------
 
 
 def synthetic(people: int = 60, photos: int = 6, length: int = LENGTH) -> CombinerFeatures:
-    """HR: the person and a little noise. LR: the person, more noise, and a look that all blurred faces share."""
+    """HR: the person and a little noise. LR: more noise, and a part that all LR faces share."""
     person = random(people, length).repeat_interleave(photos, 0)
     noise = [random(people * photos, length, seed=s) for s in (1, 2)]
     hr = F.normalize(person + 0.2 * noise[0], dim=1)
@@ -349,7 +349,7 @@ def test_a_trained_combiner_beats_the_plain_mean_on_people_it_has_not_seen(tmp_p
     assert near.mean() < near_mean.mean() - 0.1
 
 
-def test_nobody_is_on_both_sides_and_nothing_is_lost() -> None:
+def test_no_person_is_in_both_parts_of_the_split() -> None:
     features = synthetic(20, 3)
     alone = CombinerFeatures(
         torch.cat((features.hr, random(2, LENGTH))),
@@ -415,7 +415,7 @@ def test_the_margin_is_just_above_the_gap_of_the_plain_mean() -> None:
 
 
 @pytest.mark.parametrize("eta", [0.1, 1.0])
-def test_training_says_the_gap_the_margin_above_it_and_eta(eta: float, tmp_path: Path) -> None:
+def test_training_reports_the_gap_the_margin_and_eta(eta: float, tmp_path: Path) -> None:
     lines: list[str] = []
     summary = train_combiner(
         synthetic(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append
@@ -441,7 +441,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+def test_a_resumed_training_ends_like_an_unbroken_one(tmp_path: Path) -> None:
     def kill(line: str) -> None:
         if line.startswith("epoch 2"):
             raise Killed
@@ -465,7 +465,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
         assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
 
 
-def test_random_numbers_outside_go_on_as_if_nothing_had_been_trained(tmp_path: Path) -> None:
+def test_training_does_not_change_the_global_random_state(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -490,7 +490,7 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "option", [{"epochs": 0}, {"patience": 0}, {"batch": 1}, {"margin": 0.0}, {"margin": math.nan}]
 )
-def test_options_that_cannot_be_are_refused(option: dict[str, float], tmp_path: Path) -> None:
+def test_options_out_of_bounds_are_refused(option: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=next(iter(option))):
         train(tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
@@ -553,7 +553,7 @@ def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
             CombinerFeatures.load(file)
 
 
-# --------------------------------------------------------------------------------------------------------------- curves
+# --- curves ------------------------------------------------------------------------------------
 
 
 def test_curves_are_drawn_from_the_log(tmp_path: Path) -> None:

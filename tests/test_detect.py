@@ -82,7 +82,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     large.unlink()  # 109 MB: pytest keeps the folders of the last runs
 
 
-# --- the contract ------------------------------------------------------------------------------------------------
+# --- the contract ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -130,41 +130,41 @@ def subject(request: pytest.FixtureRequest, models: dict[str, Path]) -> Subject:
 
 
 @pytest.mark.parametrize("size", [(160, 128), (203, 135), (97, 251)])
-def test_finds_each_face_where_it_is(subject: Subject, size: tuple[int, int]) -> None:
+def test_each_face_is_found_at_its_position(subject: Subject, size: tuple[int, int]) -> None:
     frame = blank(*size)
     true = [subject.draw(frame, 48, 32, 255), subject.draw(frame, 56, 96, 255)]
-    found = subject.detector.detect([frame])[0]
-    at = centres(found)[np.argsort(centres(found)[:, 1])]
-    assert at == pytest.approx(np.array(true), abs=subject.tolerance)
+    detections = subject.detector.detect([frame])[0]
+    positions = centres(detections)[np.argsort(centres(detections)[:, 1])]
+    assert positions == pytest.approx(np.array(true), abs=subject.tolerance)
 
 
-def test_no_frames_no_results(subject: Subject) -> None:
+def test_no_frames_give_no_results(subject: Subject) -> None:
     assert subject.detector.detect([]) == []
 
 
 @pytest.mark.parametrize("size", [(160, 128), (33, 65), (7, 5), (1, 1)])
 def test_a_frame_without_faces_has_none(subject: Subject, size: tuple[int, int]) -> None:
-    found = subject.detector.detect([blank(*size)])[0]
-    assert_same(found, Detections.empty(subject.detector.has_landmarks))
+    detections = subject.detector.detect([blank(*size)])[0]
+    assert_same(detections, Detections.empty(subject.detector.has_landmarks))
 
 
-def test_best_first(subject: Subject) -> None:
+def test_detections_come_best_first(subject: Subject) -> None:
     frame = blank(320, 64)
     true = {
         brightness: subject.draw(frame, x, 32, brightness)
         for x, brightness in ((48, 225), (152, 255), (256, 240))
     }
-    found = subject.detector.detect([frame])[0]
-    assert len(found) == 3
-    assert found.boxes.dtype == found.scores.dtype == np.float32
+    detections = subject.detector.detect([frame])[0]
+    assert len(detections) == 3
+    assert detections.boxes.dtype == detections.scores.dtype == np.float32
     assert (
-        (found.scores >= 0.5).all()
-        and (found.scores <= 1).all()
-        and (np.diff(found.scores) <= 0).all()
+        (detections.scores >= 0.5).all()
+        and (detections.scores <= 1).all()
+        and (np.diff(detections.scores) <= 0).all()
     )
     if subject.detector.has_landmarks:  # these detectors answer to the dot's brightness
         expected = np.array([true[b] for b in (255, 240, 225)])
-        assert centres(found) == pytest.approx(expected, abs=subject.tolerance)
+        assert centres(detections) == pytest.approx(expected, abs=subject.tolerance)
 
 
 def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
@@ -172,9 +172,9 @@ def test_result_does_not_depend_on_the_other_frames(subject: Subject) -> None:
     for frame, x in zip(frames[:3], (48, 64, 40), strict=True):
         subject.draw(frame, x, 32, 240)
     together = subject.detector.detect(frames)
-    assert [len(found) for found in together] == [1, 1, 1, 0]
-    for frame, found in zip(frames, together, strict=True):
-        assert_same(found, subject.detector.detect([frame])[0])
+    assert [len(detections) for detections in together] == [1, 1, 1, 0]
+    for frame, detections in zip(frames, together, strict=True):
+        assert_same(detections, subject.detector.detect([frame])[0])
 
 
 def test_landmarks_come_with_each_face_or_not_at_all(subject: Subject) -> None:
@@ -188,7 +188,7 @@ def test_landmarks_come_with_each_face_or_not_at_all(subject: Subject) -> None:
         assert landmarks == pytest.approx((MARKS + np.array((x, y)))[None], abs=subject.tolerance)
 
 
-def test_frames_are_left_as_they_were(subject: Subject) -> None:
+def test_detection_does_not_change_the_frames(subject: Subject) -> None:
     frame = blank(160, 128)
     subject.draw(frame, 48, 32, 255)
     before = frame.copy()
@@ -196,7 +196,7 @@ def test_frames_are_left_as_they_were(subject: Subject) -> None:
     assert np.array_equal(frame, before)
 
 
-def test_says_what_it_is(subject: Subject) -> None:
+def test_a_detector_has_name_licence_and_fingerprint(subject: Subject) -> None:
     detector = subject.detector
     assert len(bytes.fromhex(detector.fingerprint)) == 32
     assert detector.name and detector.licence and "\n" not in detector.name + detector.licence
@@ -207,9 +207,9 @@ def test_tiles_change_nothing_but_the_name(subject: Subject) -> None:
     for x in (48, 136, 224, 320):
         subject.draw(frame, x, 40, 255)
     tiled = TiledDetector(subject.detector, 160, 96)
-    found, whole = tiled.detect([frame])[0], subject.detector.detect([frame])[0]
-    assert len(found) == len(whole) == 4
-    assert iou_matrix(found.boxes, whole.boxes).max(1) == pytest.approx(
+    detections, untiled = tiled.detect([frame])[0], subject.detector.detect([frame])[0]
+    assert len(detections) == len(untiled) == 4
+    assert iou_matrix(detections.boxes, untiled.boxes).max(1) == pytest.approx(
         1, abs=subject.tolerance / 20
     )
     assert tiled.fingerprint == subject.detector.fingerprint and "160" in tiled.name
@@ -218,12 +218,12 @@ def test_tiles_change_nothing_but_the_name(subject: Subject) -> None:
 @pytest.mark.parametrize("backend", LEARNED)
 def test_colours_are_red_green_blue(backend: str, models: dict[str, Path]) -> None:
     detector = open_detector(backend, weights=models[backend], device="cpu", min_score=0.5)
-    found: list[int] = []
+    detections: list[int] = []
     for colour in (RED, (0, 255, 0), (0, 0, 255)):
         frame = blank(64, 64)
         frame[32, 32] = colour
-        found.append(len(detector.detect([frame])[0]))
-    assert found == [1, 0, 0]
+        detections.append(len(detector.detect([frame])[0]))
+    assert detections == [1, 0, 0]
 
 
 @pytest.mark.parametrize("backend", LEARNED)
@@ -238,7 +238,7 @@ def test_the_fingerprint_is_that_of_the_file(backend: str, models: dict[str, Pat
 
 
 @pytest.mark.parametrize(("backend", "shift"), [("retinaface", 8), ("insightface", 0)])
-def test_large_frames_are_shrunk_and_results_told_in_their_own_pixels(
+def test_results_in_shrunk_frames_are_in_pixels_of_the_frame(
     backend: str, shift: int, models: dict[str, Path]
 ) -> None:
     detector = open_detector(
@@ -246,14 +246,14 @@ def test_large_frames_are_shrunk_and_results_told_in_their_own_pixels(
     )
     frame = blank(256, 192)
     frame[64:66, 80:82] = RED
-    found = detector.detect([frame])[0]
+    detections = detector.detect([frame])[0]
     x, y = 80 + shift, 64 + shift
-    assert found.boxes == pytest.approx(np.array([[x - 16, y - 16, x + 16, y + 16]]), abs=1e-3)
-    assert found.landmarks == pytest.approx((2 * MARKS + np.array((x, y)))[None], abs=1e-3)
+    assert detections.boxes == pytest.approx(np.array([[x - 16, y - 16, x + 16, y + 16]]), abs=1e-3)
+    assert detections.landmarks == pytest.approx((2 * MARKS + np.array((x, y)))[None], abs=1e-3)
 
 
 @pytest.mark.parametrize("backend", LEARNED)
-def test_faces_below_the_asked_score_stay_out(backend: str, models: dict[str, Path]) -> None:
+def test_faces_below_min_score_are_left_out(backend: str, models: dict[str, Path]) -> None:
     frame = blank(64, 64)
     frame[32, 32] = (225, 0, 0)
     counts = []
@@ -265,13 +265,15 @@ def test_faces_below_the_asked_score_stay_out(backend: str, models: dict[str, Pa
     assert counts == [1, 0]
 
 
-# --- haar --------------------------------------------------------------------------------------------------------
+# --- haar --------------------------------------------------------------------------------------
 
 
 def test_haar_finds_the_astronaut() -> None:
-    found = open_detector("haar", weights=None, device="cpu", min_score=0.7).detect([ASTRONAUT])[0]
-    assert len(found) == 1
-    assert iou_matrix(found.boxes, np.array([[180, 62, 270, 165]], np.float32))[0, 0] > 0.7
+    detections = open_detector("haar", weights=None, device="cpu", min_score=0.7).detect(
+        [ASTRONAUT]
+    )[0]
+    assert len(detections) == 1
+    assert iou_matrix(detections.boxes, np.array([[180, 62, 270, 165]], np.float32))[0, 0] > 0.7
 
 
 def test_haar_needs_no_torch() -> None:
@@ -297,12 +299,12 @@ def test_eight_bits_find_the_faces_of_the_sample_clips(clip: str) -> None:
         assert sure.scores == pytest.approx(b.scores[overlap.argmax(1)], abs=0.1)
 
 
-# --- builtin -----------------------------------------------------------------------------------------------------
+# --- builtin -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 @pytest.mark.parametrize(("batch", "taken"), [("3", [3, 2]), ("null", [1] * 5)])
-def test_network_takes_as_many_frames_at_a_time_as_the_setting_says(
+def test_the_batch_size_is_that_of_the_setting(
     engine: str,
     batch: str,
     taken: list[int],
@@ -318,17 +320,17 @@ def test_network_takes_as_many_frames_at_a_time_as_the_setting_says(
         **settings.load("cpu", chosen).detect.model_dump(exclude=GATE_SETTINGS)
     )
     assert isinstance(detector, BuiltinDetector)
-    asked: list[int] = []
+    batch_sizes: list[int] = []
     engine_of = type(detector._net)
     compute = engine_of.__call__
 
     def counted(net: Engine, frames: Sequence[Image]) -> list[LevelOutput]:
-        asked.append(len(frames))
+        batch_sizes.append(len(frames))
         return compute(net, frames)
 
     monkeypatch.setattr(engine_of, "__call__", counted)
     assert len(detector.detect([blank(64, 64) for _ in range(5)])) == 5
-    assert asked == taken
+    assert batch_sizes == taken
 
 
 FACES = {
@@ -339,7 +341,7 @@ FACES = {
 
 
 def encode(stride: int, height: int, width: int) -> LevelOutput:
-    """A level that says exactly one thing: the face of FACES with that stride, as `LevelOutput` describes it."""
+    """Return a level with the face of FACES with that stride, as `LevelOutput` describes it."""
     cx, cy, w, h = FACES[stride]
     shape = (height // stride, width // stride)
     out = LevelOutput(*(torch.zeros(1, channels, *shape) for channels in (1, 2, 2, 10)))
@@ -355,37 +357,37 @@ def encode(stride: int, height: int, width: int) -> LevelOutput:
 
 
 def test_builtin_decodes_one_face_of_each_stride_exactly() -> None:
-    found = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
+    detections = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
     expected = np.array([FACES[stride] for stride in (16, 8, 4)])  # the coarser, the surer
     half = expected[:, 2:] / 2
-    assert found.boxes == pytest.approx(
+    assert detections.boxes == pytest.approx(
         np.concatenate((expected[:, :2] - half, expected[:, :2] + half), 1), abs=1e-3
     )
-    assert found.landmarks == pytest.approx(MARKS + expected[:, None, :2], abs=1e-3)
-    assert found.scores == pytest.approx(1 / (1 + np.exp([-4.0, -2.0, -1.0])), abs=1e-5)
+    assert detections.landmarks == pytest.approx(MARKS + expected[:, None, :2], abs=1e-3)
+    assert detections.scores == pytest.approx(1 / (1 + np.exp([-4.0, -2.0, -1.0])), abs=1e-5)
 
 
-def test_builtin_merges_what_two_levels_say_about_one_face(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_builtin_merges_the_detections_of_two_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(FACES, 8, FACES[16])
-    found = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
-    assert found.scores == pytest.approx(1 / (1 + np.exp([-4.0, -1.0])), abs=1e-5)
+    detections = decode_frames([encode(stride, 160, 192) for stride in STRIDES], 0.5)[0]
+    assert detections.scores == pytest.approx(1 / (1 + np.exp([-4.0, -1.0])), abs=1e-5)
 
 
 def test_builtin_sees_a_face_at_the_padded_edges(models: dict[str, Path]) -> None:
     frame = blank(101, 69)
     frame[68, 100] = RED
-    found = open_detector("builtin", weights=models["builtin"], device="cpu", min_score=0.5).detect(
-        [frame]
-    )[0]
-    assert found.boxes.tolist() == [[94, 62, 110, 78]]  # sticks out, and says so
+    detections = open_detector(
+        "builtin", weights=models["builtin"], device="cpu", min_score=0.5
+    ).detect([frame])[0]
+    assert detections.boxes.tolist() == [[94, 62, 110, 78]]  # sticks out, and says so
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_table_of_pixel_values_gives_what_arithmetic_gives(dtype: torch.dtype) -> None:
+def test_the_table_of_pixel_values_equals_the_arithmetic(dtype: torch.dtype) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3)).astype(np.uint8)
     computed = pad((torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1).to(dtype))
-    found = pixels_by_table(list(frames), dtype)
-    assert torch.equal(found, computed) and found.stride() == computed.stride()
+    detections = pixels_by_table(list(frames), dtype)
+    assert torch.equal(detections, computed) and detections.stride() == computed.stride()
 
 
 def test_a_peak_is_the_highest_of_its_neighbourhood() -> None:
@@ -417,7 +419,7 @@ def test_fusing_batch_norms_changes_nothing_but_the_number_of_steps() -> None:
         assert torch.allclose(torch.cat(one, 1), torch.cat(other, 1), rtol=1e-4, atol=1e-4)
 
 
-# --- weights files -----------------------------------------------------------------------------------------------
+# --- weights files -----------------------------------------------------------------------------
 
 
 class Trap:
@@ -432,7 +434,7 @@ class Trap:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_state_dicts_of_all_habits_load(tmp_path: Path, prefix: str, wrapped: bool) -> None:
+def test_wrapped_and_prefixed_state_dicts_load(tmp_path: Path, prefix: str, wrapped: bool) -> None:
     source, target = (
         nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)),
         nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)),
@@ -568,7 +570,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
     backend, prepare, kind, expected = MISTAKES[mistake]
     weights = prepare(tmp_path)
     with pytest.raises(kind, match=expected) as caught:
@@ -616,11 +618,13 @@ def test_the_builtin_detector_needs_no_openvino() -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "said"),
+    ("backend", "device", "message"),
     [("haar", "cpu", "haar backend"), ("builtin", "cuda", "CPU only")],
 )
-def test_openvino_is_refused_where_it_cannot_compute(backend: str, device: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_openvino_is_refused_where_it_cannot_compute(
+    backend: str, device: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
         open_detector(backend, weights=None, device=device, min_score=0.5, engine="openvino")
 
 
@@ -635,7 +639,7 @@ def test_an_overlap_that_does_not_fit_is_refused(overlap: int) -> None:
 def test_a_box_within_a_better_one_is_a_part_of_that_face() -> None:
     face, cheek, other = (0, 0, 100, 120), (20, 60, 60, 100), (90, 100, 130, 150)
     boxes = np.array([face, cheek, other], np.float32)
-    found = best_first(boxes, np.array([0.9, 0.8, 0.7], np.float32), None)
-    assert found.boxes.tolist() == [list(face), list(other)]
+    detections = best_first(boxes, np.array([0.9, 0.8, 0.7], np.float32), None)
+    assert detections.boxes.tolist() == [list(face), list(other)]
     surer = best_first(boxes, np.array([0.7, 0.8, 0.9], np.float32), None)
     assert len(surer) == 3, "only a better box takes another one's part"

@@ -48,13 +48,13 @@ DLIB_FILE = Path(
 )
 
 
-# --- weights -----------------------------------------------------------------------------------------------------
+# --- weights -----------------------------------------------------------------------------------
 
 
 def arcface_graph(
     path: Path, side: int = 112, batch: int | str = "None", normalises: bool = False
 ) -> Path:
-    """A conv, a ReLU and a dense layer; with `normalises`, it brings pixels of 0-255 to [-1, 1] itself."""
+    """A conv, a ReLU and a dense layer; with `normalises` the graph scales pixels of 0-255."""
     rng = np.random.default_rng(0)
     cells = (side // 16) ** 2 * 4
     constants = {
@@ -86,8 +86,8 @@ def other_graph(path: Path, side: int, outputs: int) -> Path:
     data = helper.make_tensor_value_info("data", TensorProto.FLOAT, ["None", 3, side, side])
     names = [f"said_{i}" for i in range(outputs)]
     nodes = [helper.make_node("Identity", ["data"], [name]) for name in names]
-    said = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
-    return graph_file(path, nodes, data, said, {})
+    graph_outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
+    return graph_file(path, nodes, data, graph_outputs, {})
 
 
 def graph_file(
@@ -142,7 +142,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]
     large.unlink()  # 96 MB: pytest keeps the folders of the last runs
 
 
-# --- the contract ------------------------------------------------------------------------------------------------
+# --- the contract ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ FACTS = {
 }
 
 
-def test_every_embedder_is_under_contract() -> None:
+def test_every_embedder_is_tested_against_the_contract() -> None:
     assert EMBEDDERS.keys() == FACTS.keys()
 
 
@@ -178,7 +178,7 @@ def opened(request: pytest.FixtureRequest, models: dict[str, Path]) -> tuple[Fac
 
 
 def some_faces(count: int) -> tuple[Tensor, Tensor]:
-    """Soft patches of colour, and landmarks near where faces have them; those of the third are unknown."""
+    """Soft patches of colour, and landmarks of usual faces; those of the third are unknown."""
     generator = torch.Generator().manual_seed(0)
     faces = F.interpolate(
         torch.rand(count, 3, 9, 9, generator=generator), (128, 128), mode="bicubic"
@@ -206,14 +206,14 @@ def test_features_are_unit_vectors_with_positive_norms(opened: Opened) -> None:
     assert others.max() < 0.9999, "different faces have different features"
 
 
-def test_it_says_what_it_is(opened: Opened) -> None:
+def test_an_embedder_has_name_licence_and_hash(opened: Opened) -> None:
     facts, embedder, flip = opened
     assert embedder.name == facts.name + " + flip" * flip
     assert embedder.licence.startswith(facts.licence)
     assert embedder.device == torch.device("cpu")
 
 
-def test_a_face_has_one_feature_whatever_its_company(opened: Opened) -> None:
+def test_a_feature_does_not_depend_on_the_other_faces(opened: Opened) -> None:
     _, embedder, _ = opened
     faces, landmarks = some_faces(8)
     features, norms = embedder.embed(faces, landmarks)
@@ -223,7 +223,7 @@ def test_a_face_has_one_feature_whatever_its_company(opened: Opened) -> None:
         assert float(norm) == pytest.approx(float(norms[i]), rel=1e-5)
 
 
-def test_the_same_question_has_the_same_answer(opened: Opened) -> None:
+def test_the_same_face_has_the_same_feature(opened: Opened) -> None:
     _, embedder, _ = opened
     faces, landmarks = some_faces(3)
     for first, second in zip(
@@ -288,21 +288,21 @@ def test_its_hash_is_that_of_the_weights(backend: str, models: dict[str, Path]) 
     assert open_embedder(backend, models[backend], "cpu").sha256 == expected
 
 
-# --- particulars -------------------------------------------------------------------------------------------------
+# --- particulars -------------------------------------------------------------------------------
 
 
-def test_builtin_brings_its_weights() -> None:
+def test_the_builtin_embedder_has_bundled_weights() -> None:
     expected = hashlib.sha256(bundled("embedder.safetensors").read_bytes()).hexdigest()
     assert open_embedder("builtin", None, "cpu").sha256 == expected
 
 
 def test_dlib_finds_its_weights_without_importing_the_package_that_has_them() -> None:
-    found = open_embedder("dlib", None, "cpu")
-    assert found.sha256 == hashlib.sha256(DLIB_FILE.read_bytes()).hexdigest()
+    embedder = open_embedder("dlib", None, "cpu")
+    assert embedder.sha256 == hashlib.sha256(DLIB_FILE.read_bytes()).hexdigest()
     assert DATA_PACKAGE not in sys.modules, "it needs pkg_resources, which setuptools has no more"
 
 
-def test_dlib_gives_what_dlib_gives_but_for_the_mean() -> None:
+def test_dlib_features_are_dlibs_own_minus_the_mean() -> None:
     """As dlib is fed: pictures of 150×150, RGB, of whole numbers."""
     import dlib
 
@@ -317,8 +317,8 @@ def test_dlib_gives_what_dlib_gives_but_for_the_mean() -> None:
     assert np.allclose((features * norms[:, None]).numpy(), expected, atol=1e-5)
 
 
-def test_dlib_knows_the_same_person_and_finds_strangers_unlike() -> None:
-    """Portraits in the public domain, each as it is and a little smaller; without the mean strangers have about 0.8."""
+def test_dlib_separates_the_same_person_from_strangers() -> None:
+    """Portraits in the public domain, in two sizes; without the mean, strangers have about 0.8."""
     detector = open_detector("builtin", weights=None, device="cpu", min_score=0.5)
     stills = [
         read_still(photo, detector) for photo in sorted((PORTRAITS / "mugshots").glob("*.jpg"))
@@ -341,12 +341,12 @@ def test_adaface_sees_bgr_from_minus_one_to_one(models: dict[str, Path]) -> None
     net.load_state_dict(seeded_state())
     with torch.no_grad():
         expected, norms = net(torch.from_numpy((bgr / 255 - 0.5) / 0.5).permute(0, 3, 1, 2).float())
-    features, found = open_embedder("adaface", models["adaface"], "cpu").embed(faces, landmarks)
+    features, lengths = open_embedder("adaface", models["adaface"], "cpu").embed(faces, landmarks)
     assert torch.allclose(features, expected, atol=1e-5)
-    assert torch.allclose(found, norms[:, 0], rtol=1e-5)
+    assert torch.allclose(lengths, norms[:, 0], rtol=1e-5)
 
 
-def test_insightface_tells_what_its_own_package_tells(models: dict[str, Path]) -> None:
+def test_insightface_features_equal_those_of_its_package(models: dict[str, Path]) -> None:
     from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 
     faces, landmarks = some_faces(4)
@@ -383,28 +383,28 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_graphs_of_all_habits_are_the_same_function(
+def test_graphs_of_all_kinds_give_the_same_features(
     variant: str, models: dict[str, Path], tmp_path: Path
 ) -> None:
     faces, landmarks = some_faces(5)
     expected, norms = open_embedder("insightface", models["insightface"], "cpu").embed(
         faces, landmarks
     )
-    features, found = open_embedder("insightface", VARIANTS[variant](tmp_path), "cpu").embed(
+    features, lengths = open_embedder("insightface", VARIANTS[variant](tmp_path), "cpu").embed(
         faces, landmarks
     )
     assert torch.allclose(features, expected, atol=1e-5)
-    assert torch.allclose(found, norms, rtol=1e-4)
+    assert torch.allclose(lengths, norms, rtol=1e-4)
 
 
-def test_more_faces_than_one_call_takes(models: dict[str, Path]) -> None:
+def test_more_faces_than_one_batch_are_embedded(models: dict[str, Path]) -> None:
     embedder = open_embedder("insightface", models["insightface"], "cpu")
     faces, landmarks = some_faces(70)
     features, _ = embedder.embed(faces, landmarks)
     assert torch.allclose(embedder.embed(faces[64:], landmarks[64:])[0], features[64:], atol=1e-5)
 
 
-# --- mistakes ----------------------------------------------------------------------------------------------------
+# --- mistakes ----------------------------------------------------------------------------------
 
 
 def text_file(path: Path) -> Path:
@@ -545,7 +545,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
+def test_a_mistake_is_reported_in_one_line_with_a_remedy(mistake: str, tmp_path: Path) -> None:
     backend, prepare, kind, expected = MISTAKES[mistake]
     weights = prepare(tmp_path)
     with pytest.raises(kind, match=expected) as caught:
@@ -576,7 +576,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         open_embedder(backend, weights, "cpu")
 
 
-def test_dlib_takes_no_gpu() -> None:
+def test_dlib_refuses_a_gpu() -> None:
     with pytest.raises(
         UsageError, match="device cuda: the embedder dlib computes on the CPU only; use device cpu"
     ):

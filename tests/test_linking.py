@@ -1,4 +1,4 @@
-"""Clusters of tracklets by face: what is proposed as one person, and what never is."""
+"""Clusters of tracklets by face: which links are proposed, and which never are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tracklet(
     return Tracklet(number, source, start, end, near(person(name), 0.9, number))
 
 
-def nobody(a: int, b: int) -> bool:
+def never_apart(a: int, b: int) -> bool:
     return False
 
 
@@ -38,34 +38,34 @@ def test_one_person_on_three_cameras_is_one_cluster_held_by_two_links() -> None:
         tracklet(2, "anna", 2),
         tracklet(3, "anna", 3),
     ]
-    found = propose_by_face(tracks, 0.5, nobody)
-    assert len(found) == 2 and {frozenset((p.a, p.b)) for p in found} <= {
+    links = propose_by_face(tracks, 0.5, never_apart)
+    assert len(links) == 2 and {frozenset((p.a, p.b)) for p in links} <= {
         frozenset(x) for x in ((0, 2), (0, 3), (2, 3))
     }
-    assert all(p.score > 0.6 for p in found)
+    assert all(p.score > 0.6 for p in links)
 
 
-def test_two_faces_of_one_moment_are_two_people_even_through_a_third() -> None:
-    """Twins in one picture, and a photograph of one of them on another camera: one link, never both."""
+def test_two_faces_at_one_time_are_not_linked_through_a_third() -> None:
+    """Twins in one picture, and one of them on another camera: one link, never both."""
     tracks = [tracklet(0, "anna", 1, 0, 5), tracklet(1, "anna", 1, 4, 9), tracklet(2, "anna", 2)]
-    assert len(propose_by_face(tracks, 0.5, nobody)) == 1
+    assert len(propose_by_face(tracks, 0.5, never_apart)) == 1
 
 
 def test_same_camera_later_is_proposed() -> None:
     tracks = [tracklet(0, "anna", 1, 0, 5), tracklet(1, "anna", 1, 3600, 3605)]
-    (only,) = propose_by_face(tracks, 0.5, nobody)
+    (only,) = propose_by_face(tracks, 0.5, never_apart)
     assert (only.a, only.b) == (0, 1)  # the earlier first
 
 
-def test_what_a_person_has_set_apart_stays_apart() -> None:
+def test_tracks_that_a_person_separated_are_not_linked() -> None:
     tracks = [tracklet(0, "anna", 1), tracklet(1, "anna", 2), tracklet(2, "anna", 3)]
-    found = propose_by_face(tracks, 0.5, lambda a, b: {a, b} == {0, 1})
-    assert len(found) == 1 and not any({0, 1} <= g for g in clusters(found, 3))
+    links = propose_by_face(tracks, 0.5, lambda a, b: {a, b} == {0, 1})
+    assert len(links) == 1 and not any({0, 1} <= g for g in clusters(links, 3))
 
 
 def test_strangers_are_not_proposed() -> None:
-    assert propose_by_face([tracklet(0, "anna", 1), tracklet(1, "bert", 2)], 0.5, nobody) == []
-    assert propose_by_face([], 0.5, nobody) == []
+    assert propose_by_face([tracklet(0, "anna", 1), tracklet(1, "bert", 2)], 0.5, never_apart) == []
+    assert propose_by_face([], 0.5, never_apart) == []
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,27 +76,27 @@ def test_strangers_are_not_proposed() -> None:
         max_size=14,
     )
 )
-def test_links_are_a_forest_and_no_cluster_holds_two_of_one_moment(
+def test_links_are_a_forest_without_two_faces_of_one_time(
     drawn: list[tuple[int, int, float, float]],
 ) -> None:
     names = ("anna", "bert", "carla", "dora")
     tracks = [tracklet(i, names[n], s, a, a + d) for i, (n, s, a, d) in enumerate(drawn)]
-    found = propose_by_face(tracks, 0.3, nobody)
-    groups = clusters(found, len(tracks))
-    assert len(found) == len(tracks) - len(groups)
+    links = propose_by_face(tracks, 0.3, never_apart)
+    groups = clusters(links, len(tracks))
+    assert len(links) == len(tracks) - len(groups)
     for group in groups:
         for a in group:
             for b in group - {a}:
                 one, other = tracks[a], tracks[b]
                 assert one.source != other.source or one.end < other.start or other.end < one.start
-    assert all(np.isclose(p.score, tracks[p.a].look @ tracks[p.b].look, atol=1e-6) for p in found)
+    assert all(np.isclose(p.score, tracks[p.a].look @ tracks[p.b].look, atol=1e-6) for p in links)
 
 
-def test_many_tracks_are_compared_a_block_at_a_time_with_the_same_result(
+def test_comparing_in_blocks_gives_the_same_links(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracks = [tracklet(k, f"person{k % 3}", source=k) for k in range(11)]
-    whole = propose_by_face(tracks, 0.5, nobody)
+    whole = propose_by_face(tracks, 0.5, never_apart)
     monkeypatch.setattr(linking, "BLOCK", 4)
-    blocks = propose_by_face(tracks, 0.5, nobody)
+    blocks = propose_by_face(tracks, 0.5, never_apart)
     assert whole and [(p.a, p.b) for p in blocks] == [(p.a, p.b) for p in whole]

@@ -1,4 +1,4 @@
-"""The contract of every source of frames: right frames with right times, or a counted loss, or one clear error."""
+"""The contract of all sources of frames: right frames at right times, losses, or one clear error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def assert_right(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", videos.GOOD)
-def test_good_file_is_read_whole_and_right_or_refused(clips: Path, backend: str, name: str) -> None:
+def test_a_good_file_is_read_completely_or_refused(clips: Path, backend: str, name: str) -> None:
     result = read(clips / name, backend)
     if isinstance(result, MediaError):
         assert backend == "decord" and "media.backend: pyav" in str(result)
@@ -93,7 +93,7 @@ def test_good_file_is_read_whole_and_right_or_refused(clips: Path, backend: str,
     assert_right(result, videos.expected_times(name))
 
 
-def test_without_decord_the_other_reader_is_named(
+def test_without_decord_the_error_names_the_other_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "decord", None)
@@ -102,7 +102,7 @@ def test_without_decord_the_other_reader_is_named(
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vfr.mkv", "full_range.mp4"])
-def test_decord_reads_what_it_gets_right(clips: Path, name: str) -> None:
+def test_decord_reads_well_formed_files(clips: Path, name: str) -> None:
     assert isinstance(read(clips / name, "decord"), Read)
 
 
@@ -118,7 +118,7 @@ def test_colours_come_back_whatever_matrix_range_and_depth(clips: Path, name: st
     ("name", "source"),
     [("h264.mp4", "pts"), ("b_frames.avi", "container"), ("nopts.h264", "assumed_fps")],
 )
-def test_time_source_is_told(clips: Path, name: str, source: str) -> None:
+def test_the_time_source_is_reported(clips: Path, name: str, source: str) -> None:
     assert open_video(clips / name).info.time_source == source
 
 
@@ -141,7 +141,7 @@ def test_rotation_is_applied_once(clips: Path, backend: str) -> None:
     )
 
 
-def test_interlaced_is_told(clips: Path) -> None:
+def test_interlaced_footage_is_reported(clips: Path) -> None:
     assert open_video(clips / "interlaced.mp4").info.interlaced
     assert not open_video(clips / "h264.mp4").info.interlaced
 
@@ -160,7 +160,7 @@ def test_edit_list_is_honoured_or_refused(clips: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", videos.DAMAGEABLE)
-def test_cut_file(clips: Path, backend: str, kind: str) -> None:
+def test_a_truncated_file_gives_its_frames_and_a_loss(clips: Path, backend: str, kind: str) -> None:
     result = read(clips / f"cut_{kind}", backend)
     if isinstance(result, MediaError):
         return
@@ -175,7 +175,9 @@ def test_cut_file(clips: Path, backend: str, kind: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("kind", videos.DAMAGEABLE)
-def test_flipped_bits(clips: Path, backend: str, seed: int, kind: str) -> None:
+def test_flipped_bits_are_counted_as_losses(
+    clips: Path, backend: str, seed: int, kind: str
+) -> None:
     result = read(clips / f"flipped{seed}_{kind}", backend)
     if isinstance(result, MediaError):
         return
@@ -194,7 +196,7 @@ def test_flipped_bits(clips: Path, backend: str, seed: int, kind: str) -> None:
         ("missing.mp4", "no such file"),
     ],
 )
-def test_what_is_no_footage_is_one_clear_error(
+def test_a_file_that_is_no_footage_is_one_clear_error(
     clips: Path, backend: str, name: str, reason: str
 ) -> None:
     result = read(clips / name, backend)
@@ -203,7 +205,7 @@ def test_what_is_no_footage_is_one_clear_error(
     assert result.exit_code == 2
 
 
-def test_playlist_cannot_reach_out(clips: Path, tmp_path: Path) -> None:
+def test_a_playlist_cannot_open_other_files(clips: Path, tmp_path: Path) -> None:
     playlist = tmp_path / "list.m3u8"
     playlist.write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\nhttp://127.0.0.1:9/x.ts\n#EXT-X-ENDLIST\n"
@@ -270,13 +272,13 @@ MID_GROUP = {
 def mid_group(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mid_group")
     for name, recipe in MID_GROUP.items():
-        whole = videos.encode(folder / f"whole_{name}", recipe)
-        videos.beheaded(whole, folder / name, format=recipe.format)
+        complete = videos.encode(folder / f"whole_{name}", recipe)
+        videos.beheaded(complete, folder / name, format=recipe.format)
     return folder
 
 
 @pytest.mark.parametrize("name", MID_GROUP)
-def test_what_a_file_shows_nothing_of_at_its_begin_is_counted(mid_group: Path, name: str) -> None:
+def test_frames_missing_at_the_beginning_are_counted(mid_group: Path, name: str) -> None:
     result = read(mid_group / name, "pyav")
     assert isinstance(result, Read)
     # An AVI and a Matroska declare the ten that were cut off, too.
@@ -294,18 +296,18 @@ def test_what_a_file_shows_nothing_of_at_its_begin_is_counted(mid_group: Path, n
 
 
 @pytest.mark.parametrize("name", MID_GROUP)
-def test_whole_file_of_the_same_kind_loses_nothing(mid_group: Path, name: str) -> None:
+def test_a_complete_file_of_the_same_kind_loses_nothing(mid_group: Path, name: str) -> None:
     result = read(mid_group / f"whole_{name}", "pyav")
     assert isinstance(result, Read)
     assert len(result.frames) == videos.FRAMES and not result.losses
 
 
-@pytest.mark.parametrize("whole", ["", "whole_"])
+@pytest.mark.parametrize("prefix", ["", "whole_"])
 @pytest.mark.parametrize("name", MID_GROUP)
-def test_indexes_after_a_later_start_are_those_of_a_whole_run(
-    mid_group: Path, name: str, whole: str
+def test_indexes_after_a_later_start_equal_those_of_a_full_run(
+    mid_group: Path, name: str, prefix: str
 ) -> None:
-    reader = open_video(mid_group / f"{whole}{name}")
+    reader = open_video(mid_group / f"{prefix}{name}")
     every = [f.ref for f in reader.frames(ALL)]
     first = reader.info.first_pts
     for start in (Fraction(1, 5), Fraction(4, 5), Fraction(7, 5), Fraction(5, 2)):
@@ -313,14 +315,14 @@ def test_indexes_after_a_later_start_are_those_of_a_whole_run(
         assert later == [ref for ref in every if (ref.pts - first) * ref.time_base >= start]
 
 
-def test_what_lies_before_the_start_that_was_asked_for_is_no_loss(mid_group: Path) -> None:
+def test_frames_before_the_start_are_no_loss(mid_group: Path) -> None:
     result = read(mid_group / "h264.ts", "pyav", Sampling(start=Fraction(7, 5)))
     assert isinstance(result, Read)
     assert result.frames and not result.losses
 
 
 @pytest.mark.parametrize("name", ["h264.ts", "h264.mp4"])
-def test_missing_begin_is_counted_once_when_a_run_goes_on(mid_group: Path, name: str) -> None:
+def test_a_missing_beginning_is_counted_once_in_a_resumed_run(mid_group: Path, name: str) -> None:
     reader = open_video(mid_group / name)
     frames = reader.frames(ALL)
     for _ in range(30):
@@ -342,41 +344,43 @@ def test_transport_stream_cut_at_the_edge_of_any_packet(clips: Path, tmp_path: P
     assert 0 < reader.losses.missing_frames < 25
 
 
-def test_avi_keeps_the_times_of_what_it_shows_when_its_begin_is_missing(mid_group: Path) -> None:
+def test_avi_frames_keep_their_times_when_the_beginning_is_missing(mid_group: Path) -> None:
     result = read(mid_group / "h264.avi", "pyav")
     assert isinstance(result, Read)
     assert_right(result, [Fraction(i, 25) for i in range(videos.FRAMES)])
 
 
-def test_times_that_begin_again_are_counted_and_resumed_right(tmp_path: Path) -> None:
+def test_times_that_start_again_are_counted_and_resumed(tmp_path: Path) -> None:
     """Two recordings in one file, as recorders write them."""
     twice = tmp_path / "twice.ts"
     twice.write_bytes((videos.FIXTURES / "ts.ts").read_bytes() * 2)
     reader = open_video(twice)
-    whole = list(reader.frames(ALL))
-    assert len(whole) == 2 * videos.FRAMES and reader.losses.time_jumps >= 1
+    complete = list(reader.frames(ALL))
+    assert len(complete) == 2 * videos.FRAMES and reader.losses.time_jumps >= 1
     for at in (30, 99, 100, 130):
         again = open_video(twice)
-        rest = list(again.frames(ALL, after=whole[at].ref))
-        assert [(f.ref, f.damaged) for f in rest] == [(f.ref, f.damaged) for f in whole[at + 1 :]]
+        rest = list(again.frames(ALL, after=complete[at].ref))
+        assert [(f.ref, f.damaged) for f in rest] == [
+            (f.ref, f.damaged) for f in complete[at + 1 :]
+        ]
 
 
 @pytest.mark.parametrize("kind", videos.DAMAGEABLE)
-def test_going_on_in_damaged_footage_gives_the_same_frames_and_losses(
+def test_resuming_in_damaged_footage_gives_the_same_frames_and_losses(
     clips: Path, kind: str
 ) -> None:
     for seed in SEEDS[:3]:
         path = clips / f"flipped{seed}_{kind}"
         reader = open_video(path)
-        whole, before = [], []
+        complete, before = [], []
         for frame in reader.frames(ALL):
-            whole.append(frame)
+            complete.append(frame)
             before.append(replace(reader.losses))
-        for at in (len(whole) // 3, len(whole) // 2):
+        for at in (len(complete) // 3, len(complete) // 2):
             again = open_video(path)
-            rest = list(again.frames(ALL, after=whole[at].ref))
+            rest = list(again.frames(ALL, after=complete[at].ref))
             assert [(f.ref, f.damaged) for f in rest] == [
-                (f.ref, f.damaged) for f in whole[at + 1 :]
+                (f.ref, f.damaged) for f in complete[at + 1 :]
             ]
             assert (
                 before[at].damaged_frames + again.losses.damaged_frames
@@ -413,14 +417,14 @@ SOURCES = [
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("at", [0, 24, 25, 26, 61, 98])
-def test_going_on_after_a_frame_gives_what_an_unbroken_run_gives(
-    clips: Path, name: str, at: int
-) -> None:
-    whole = list(open_video(clips / name).frames(ALL))
-    at = min(at, len(whole) - 2)
-    rest = list(open_video(clips / name).frames(ALL, after=whole[at].ref))
-    assert [f.ref for f in rest] == [f.ref for f in whole[at + 1 :]]
-    assert all(np.array_equal(a.image, b.image) for a, b in zip(rest, whole[at + 1 :], strict=True))
+def test_resuming_after_a_frame_gives_the_remaining_frames(clips: Path, name: str, at: int) -> None:
+    complete = list(open_video(clips / name).frames(ALL))
+    at = min(at, len(complete) - 2)
+    rest = list(open_video(clips / name).frames(ALL, after=complete[at].ref))
+    assert [f.ref for f in rest] == [f.ref for f in complete[at + 1 :]]
+    assert all(
+        np.array_equal(a.image, b.image) for a, b in zip(rest, complete[at + 1 :], strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -438,9 +442,9 @@ def test_going_on_after_a_frame_gives_what_an_unbroken_run_gives(
 def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling: Sampling) -> None:
     reader = open_video(clips / name)
     first = reader.info.first_pts * reader.info.time_base
-    whole = list(reader.frames(ALL))
+    complete = list(reader.frames(ALL))
     some = list(open_video(clips / name).frames(sampling))
-    by_index = {f.ref.index: f for f in whole}
+    by_index = {f.ref.index: f for f in complete}
     assert some and all(by_index[f.ref.index].ref == f.ref for f in some)
     assert all(np.array_equal(by_index[f.ref.index].image, f.image) for f in some)
     seconds = [f.ref.seconds - first for f in some]
@@ -449,7 +453,7 @@ def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling:
     if sampling.end is not None:
         assert max(seconds) < sampling.end
         assert len(some) == sum(
-            sampling.start <= f.ref.seconds - first < sampling.end for f in whole
+            sampling.start <= f.ref.seconds - first < sampling.end for f in complete
         )
     if sampling.fps is not None:
         slots = [s * sampling.fps // 1 for s in seconds]
@@ -467,7 +471,7 @@ def test_sampling_is_by_time_and_keeps_indexes(clips: Path, name: str, sampling:
         {"start": Fraction(3), "end": Fraction(2)},
     ],
 )
-def test_sampling_refuses_what_cannot_be(bad: dict[str, Fraction]) -> None:
+def test_contradictory_sampling_is_refused(bad: dict[str, Fraction]) -> None:
     with pytest.raises(UsageError):
         Sampling(**bad)
 
@@ -529,7 +533,7 @@ def test_every_picture_of_a_folder_is_read_or_counted(tmp_path: Path) -> None:
     assert reader.losses == Losses(corrupt_packets=1, other_files=1)
 
 
-def test_a_folder_whose_name_is_no_utf8_is_told(tmp_path: Path) -> None:
+def test_a_folder_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xf6r"))
     folder.mkdir()
     PilImage.fromarray(np.full((48, 64, 3), 90, np.uint8)).save(folder / "1.png")

@@ -527,7 +527,7 @@ def test_a_second_call_draws_nothing_that_is_there_already(
 @pytest.mark.parametrize(
     "damage", ["picture gone", "picture changed", "facts cut", "facts of another kind"]
 )
-def test_an_answer_that_is_not_whole_is_drawn_again(
+def test_a_result_with_missing_files_is_drawn_again(
     sr: Run, still: Path, tmp_path: Path, damage: str
 ) -> None:
     out = tmp_path / "out"
@@ -605,7 +605,7 @@ def damaged(tmp_path: Path, how: str) -> Path:
         ("strange", "embedder 000000000000…"),
     ],
 )
-def test_damaged_weights_are_one_line(
+def test_damaged_weights_are_reported_in_one_line(
     sr: Run, still: Path, tmp_path: Path, how: str, told: str
 ) -> None:
     code, _, err = sr(
@@ -643,7 +643,7 @@ def test_damaged_weights_are_one_line(
         (("--embedder", "/nowhere.safetensors"), "no such file"),
     ],
 )
-def test_a_wrong_option_is_one_line(
+def test_a_wrong_option_is_reported_in_one_line(
     sr: Run, still: Path, tmp_path: Path, arguments: tuple[str, ...], told: str
 ) -> None:
     code, _, err = sr(still, "--out", tmp_path / "out", *arguments)
@@ -741,7 +741,7 @@ def test_one_of_several_faces_is_chosen(tmp_path: Path, capsys: pytest.CaptureFi
     assert sorted(f["face"] for f in facts) == [1, 2]
 
 
-def test_the_embedder_in_the_box_gives_unit_vectors() -> None:
+def test_the_bundled_embedder_gives_unit_vectors() -> None:
     features, norms = BuiltinEmbedder().embed(torch.rand(3, 3, 128, 128))
     assert features.shape == (3, 512) and norms.shape == (3,)
     torch.testing.assert_close(features.norm(dim=1), torch.ones(3))

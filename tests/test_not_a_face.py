@@ -1,4 +1,4 @@
-"""Tracks that are no faces: kept with the reason, and neither searched for, nor reconstructed, nor linked."""
+"""Tracks that are no faces: stored with a reason; not searched, reconstructed or linked."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settings(*more: str) -> Settings:
 
 @pytest.fixture(scope="module")
 def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A person, and beside them a yellow oval with two dark holes, which the detector takes for a face."""
+    """A person, and beside them a yellow oval with two holes that the detector takes for a face."""
     folder = tmp_path_factory.mktemp("footage") / "frames"
     folder.mkdir()
     with PilImage.open(PORTRAITS / "mugshots" / "grace_hopper.jpg") as photo:
@@ -88,7 +88,7 @@ def sign_and_person(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return right, left
 
 
-def test_sign_is_kept_with_its_reason_and_numbers_and_nothing_is_made_of_it(case: Path) -> None:
+def test_a_sign_is_stored_with_its_reason_and_not_reconstructed(case: Path) -> None:
     sign, person = sign_and_person(case)
     assert (sign["verdict"], sign["verdict_reason"]) == ("insufficient", "not_a_face")
     assert sign["evidence"]["norm"] < sign["evidence"]["min_norm"] == 6.5
@@ -102,7 +102,7 @@ def test_sign_is_kept_with_its_reason_and_numbers_and_nothing_is_made_of_it(case
         assert document.links(opened) == []
 
 
-def test_its_numbers_are_the_mean_score_of_all_sightings_and_are_covered_by_the_log(
+def test_the_evidence_is_the_mean_score_of_all_sightings_and_logged(
     case: Path, tmp_path: Path
 ) -> None:
     sign, _ = sign_and_person(case)
@@ -117,7 +117,7 @@ def test_its_numbers_are_the_mean_score_of_all_sightings_and_are_covered_by_the_
     assert any("faces or tracks" in p for p in problems)
 
 
-def test_report_export_and_show_say_so_in_words(
+def test_report_export_and_show_explain_it(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sign, person = sign_and_person(case)
@@ -148,17 +148,17 @@ def test_report_export_and_show_say_so_in_words(
     assert f"not a face: score {sign['evidence']['mean_score']:.3f}" in capsys.readouterr().out
 
 
-def test_reviewers_find_it_and_may_decide_otherwise(case: Path, tmp_path: Path) -> None:
+def test_reviewers_see_it_and_may_decide_otherwise(case: Path, tmp_path: Path) -> None:
     sign, _ = sign_and_person(case)
     copy = Path(shutil.copytree(case, tmp_path / "case"))
     with Case.open(copy) as opened:
-        found = [c.name for c in cards(opened) if Filter.read({"state": "not a face"}).fits(c)]
-        assert found == [sign["name"]]
+        names = [c.name for c in cards(opened) if Filter.read({"state": "not a face"}).fits(c)]
+        assert names == [sign["name"]]
         decide(opened, sign["id"], "rejected", "it is a face, in a mask", "Ann")
         assert [d.by for d in standing(opened, sign["id"])] == ["Ann"]
 
 
-def test_review_page_tells_why(case: Path) -> None:
+def test_the_review_page_explains_it(case: Path) -> None:
     pytest.importorskip("flask")
     from fasr_video.review.app import make_app
 
@@ -172,13 +172,13 @@ def test_review_page_tells_why(case: Path) -> None:
     assert answer.status_code == 200 and "the embedder sees no face in it" in text
 
 
-def test_resumed_run_decides_by_the_same_numbers_and_embedder(
+def test_a_resumed_run_decides_by_the_same_evidence(
     footage: Path, case: Path, tmp_path: Path
 ) -> None:
     without = settings("restore.method=none")
 
-    def stop(told: Progress | Stage) -> None:
-        if isinstance(told, Progress) and told.frames == 4:
+    def stop(event: Progress | Stage) -> None:
+        if isinstance(event, Progress) and event.frames == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -221,7 +221,7 @@ def test_with_other_weights_nothing_is_decided(footage: Path, tmp_path: Path) ->
         "detect.weights=detector.safetensors",
     ],
 )
-def test_only_the_models_in_the_box_can_tell(other: str) -> None:
+def test_only_the_bundled_models_decide(other: str) -> None:
     assert uses_bundled_models(configs.load("cpu"))
     assert not uses_bundled_models(configs.load("cpu", [other]))
 
@@ -238,7 +238,7 @@ def test_only_the_models_in_the_box_can_tell(other: str) -> None:
         (0.30, 9.0, 66.0, True),
     ],
 )
-def test_it_takes_both_an_unsure_detector_and_a_norm_too_small_for_a_face_of_this_size(
+def test_a_track_is_no_face_only_if_score_and_norm_are_low(
     score: float, norm: float, eye_px: float, is_face: bool
 ) -> None:
     chosen = ("select.sure_score=0.6", "select.min_norm=5", "select.min_norm_large=9")
@@ -253,5 +253,5 @@ def test_evidence_has_the_limit_for_a_face_of_its_size(case: Path, tmp_path: Pat
     with Case.open(copy) as opened:
         limit = "UPDATE meta SET value = json_set(value, '$.select.min_norm_large', 7.5) WHERE key = 'settings'"
         opened.db.execute(limit)
-        (found,) = (t for t in document.tracks(opened) if t["id"] == sign["id"])
-    assert found["evidence"]["min_norm"] == 7.5
+        (track,) = (t for t in document.tracks(opened) if t["id"] == sign["id"])
+    assert track["evidence"]["min_norm"] == 7.5

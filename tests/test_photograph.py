@@ -1,4 +1,4 @@
-"""The face of a photograph: found where it fills the picture, by every backend, and chosen where there are several."""
+"""The face of a photograph: found if it fills the picture, and chosen if there are several."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def at(*centres: tuple[float, float], side: float = 20) -> Detections:
     return Detections(np.array(boxes, np.float32), np.ones(len(boxes), np.float32), None)
 
 
-# ---------------------------------------------------------------------------------------------------------- the margin
+# --- the margin --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Dots:
-    """A learned backend that sees a red dot where both coordinates are multiples of 8, as a face so far from it."""
+    """A learned backend for which a red dot at multiples of 8 is a face, shifted by `shift`."""
 
     detector: Detector
     shift: int
@@ -97,24 +97,29 @@ WIDTH, HEIGHT = 33, 48  # with margins of 13 and 19 px
 ONLY_WITH_MARGIN = (13, 19)
 
 
-def test_what_is_found_only_with_a_margin_comes_back_in_the_pictures_own_pixels(dots: Dots) -> None:
+def test_a_face_found_with_a_margin_is_in_pixels_of_the_picture(dots: Dots) -> None:
     picture = blank(WIDTH, HEIGHT)
     picture[ONLY_WITH_MARGIN] = RED
     assert len(dots.detector.detect([picture])[0]) == 0
-    found = find_faces(picture, dots.detector)
-    assert centres(found) == pytest.approx(np.array([(19 + dots.shift, 13 + dots.shift)]), abs=1e-3)
-    assert found.landmarks is not None and found.landmarks.dtype == found.boxes.dtype == np.float32
-    assert found.landmarks[0] == pytest.approx(centres(found)[0] + MARKS, abs=1e-3)
+    detections = find_faces(picture, dots.detector)
+    assert centres(detections) == pytest.approx(
+        np.array([(19 + dots.shift, 13 + dots.shift)]), abs=1e-3
+    )
+    assert (
+        detections.landmarks is not None
+        and detections.landmarks.dtype == detections.boxes.dtype == np.float32
+    )
+    assert detections.landmarks[0] == pytest.approx(centres(detections)[0] + MARKS, abs=1e-3)
 
 
-def test_what_is_found_without_a_margin_is_left_as_it_is(dots: Dots) -> None:
+def test_a_face_found_without_a_margin_is_returned_unchanged(dots: Dots) -> None:
     picture = blank(WIDTH, HEIGHT)
     picture[16, 16] = picture[ONLY_WITH_MARGIN] = RED
-    plain, found = dots.detector.detect([picture])[0], find_faces(picture, dots.detector)
-    assert len(found) == 1 and np.array_equal(found.boxes, plain.boxes)
+    plain, detections = dots.detector.detect([picture])[0], find_faces(picture, dots.detector)
+    assert len(detections) == 1 and np.array_equal(detections.boxes, plain.boxes)
 
 
-def test_what_lies_in_the_margin_is_no_face_of_the_picture(dots: Dots) -> None:
+def test_a_face_in_the_margin_does_not_count(dots: Dots) -> None:
     picture = blank(WIDTH, HEIGHT)
     picture[13, WIDTH - 1] = RED  # the margin continues it to the right, over multiples of 8
     framed = cv2.copyMakeBorder(picture, 19, 19, 13, 13, cv2.BORDER_REPLICATE)
@@ -124,8 +129,8 @@ def test_what_lies_in_the_margin_is_no_face_of_the_picture(dots: Dots) -> None:
 
 @pytest.mark.parametrize("size", [(300, 200), (7, 5), (1, 1), (1000, 1)])
 def test_a_picture_without_a_face_has_none(dots: Dots, size: tuple[int, int]) -> None:
-    found = find_faces(blank(*size), dots.detector)
-    assert len(found) == 0 and found.landmarks is not None
+    detections = find_faces(blank(*size), dots.detector)
+    assert len(detections) == 0 and detections.landmarks is not None
 
 
 @pytest.mark.parametrize(("backend", "weights"), [("builtin", None), ("haar", None), *PUBLISHED])
@@ -136,10 +141,10 @@ def test_a_face_that_fills_the_photograph_is_found(
         shutil.copy(weights, tmp_path)
         weights = tmp_path
     picture = tight(224)
-    found = find_faces(picture, opened(backend, weights))
-    assert len(found) == 1 and found.scores[0] >= MIN_SCORE
+    detections = find_faces(picture, opened(backend, weights))
+    assert len(detections) == 1 and detections.scores[0] >= MIN_SCORE
     height, width = picture.shape[:2]
-    assert centres(found)[0] == pytest.approx((width / 2, height / 2), abs=0.12 * height)
+    assert centres(detections)[0] == pytest.approx((width / 2, height / 2), abs=0.12 * height)
 
 
 @pytest.mark.skipif(not PUBLISHED, reason="it is about a published model that is not here")
@@ -155,7 +160,7 @@ def test_a_face_too_large_for_the_detector_is_found_in_the_shrunk_picture() -> N
     assert box == pytest.approx(np.array([0, 0, *picture.shape[1::-1]]), abs=0.08 * 2600)
 
 
-# ------------------------------------------------------------------------------------------------------- several faces
+# --- several faces -----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -191,12 +196,12 @@ def test_several_faces_are_named_by_number_place_and_size(detector: Detector, pa
 def test_a_number_from_the_left_or_the_largest_is_chosen(
     detector: Detector, pair: Image, face: Which, left: bool
 ) -> None:
-    found = choose_face(pair, detector, Choice(face))
-    assert isinstance(found, Detections) and len(found) == 1
-    assert bool(centres(found)[0, 0] < 300) is left
+    detections = choose_face(pair, detector, Choice(face))
+    assert isinstance(detections, Detections) and len(detections) == 1
+    assert bool(centres(detections)[0, 0] < 300) is left
 
 
-def test_a_number_that_is_not_there_is_refused_with_those_that_are(
+def test_a_wrong_number_is_refused_with_a_list_of_the_faces(
     detector: Detector, pair: Image
 ) -> None:
     unclear = choose_face(pair, detector, Choice(3))
@@ -212,14 +217,14 @@ def test_the_only_face_needs_no_choice(detector: Detector, pair: Image) -> None:
         assert isinstance(choose_face(pair[:, 300:], detector, choice), Detections)
 
 
-def test_no_face_is_one_line_that_ends_with_what_to_do(detector: Detector) -> None:
+def test_the_error_about_no_face_says_what_to_do(detector: Detector) -> None:
     unclear = choose_face(np.full((200, 200, 3), 128, np.uint8), detector, ALONE)
     assert isinstance(unclear, Unclear) and unclear.faces == 0
     assert unclear.reason == "no face found, not even with a margin around the picture"
     assert unclear.remedy.startswith("give a photograph")
 
 
-def test_places_are_thirds_of_the_picture() -> None:
+def test_positions_are_thirds_of_the_picture() -> None:
     faces = at((10, 10), (150, 150), (290, 150), (150, 290), (290, 290))
     text = list_faces(faces, blank(300, 300))
     places = [part.split(",")[0] for part in text.removeprefix("5 faces: ").split("; ")]

@@ -15,7 +15,7 @@ from fasr_video.pipeline.prefetch import prefetch
 
 
 class Source:
-    """Counts up to `count`, then ends or fails; tells how far it is, in which thread, and whether it was closed."""
+    """Counts up to `count`, then ends or fails; records progress, threads, and its closing."""
 
     def __init__(self, count: int, failure: BaseException | None = None) -> None:
         self.count, self.failure = count, failure
@@ -47,13 +47,13 @@ def until(condition: Callable[[], bool], seconds: float = 5) -> bool:
 
 @given(count=st.integers(0, 50), ahead=st.integers(1, 8))
 @settings(deadline=None, max_examples=50)
-def test_items_come_in_order_and_nothing_stays_behind(count: int, ahead: int) -> None:
+def test_items_come_in_order_and_the_thread_ends(count: int, ahead: int) -> None:
     source = Source(count)
     assert list(prefetch(source.items(), ahead)) == list(range(count))
     assert source.closed and not source.running()
 
 
-def test_items_are_made_in_another_thread() -> None:
+def test_items_are_produced_in_another_thread() -> None:
     source = Source(3)
     list(prefetch(source.items(), 2))
     assert len(source.threads) == 1
@@ -62,7 +62,7 @@ def test_items_are_made_in_another_thread() -> None:
 
 @pytest.mark.parametrize("failure", [ValueError("damaged"), KeyboardInterrupt()])
 @pytest.mark.parametrize("count", [0, 1, 20])
-def test_failure_comes_after_the_items_before_it(failure: BaseException, count: int) -> None:
+def test_a_failure_is_raised_after_the_items_before_it(failure: BaseException, count: int) -> None:
     source, came = Source(count, failure), []
     with pytest.raises(type(failure)) as caught:
         for item in prefetch(source.items(), 3):
@@ -99,7 +99,7 @@ def test_failure_of_the_consumer_stops_the_producer() -> None:
     assert until(lambda: source.closed and not source.running(), 1)
 
 
-def test_failure_after_closing_is_nobodys_business() -> None:
+def test_a_failure_after_closing_is_ignored() -> None:
     """What a closed producer still trips over is neither raised nor waited for."""
     source = Source(3, ValueError("damaged"))
     frames = prefetch(source.items(), 1)
@@ -121,7 +121,7 @@ def test_producer_runs_ahead_but_not_far(ahead: int) -> None:
             assert source.made <= 100 + ahead + 2
 
 
-def test_nothing_is_made_before_it_is_asked_for() -> None:
+def test_nothing_is_produced_before_the_first_item_is_needed() -> None:
     source = Source(10)
     frames = prefetch(source.items(), 4)
     frames.close()

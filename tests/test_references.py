@@ -1,4 +1,4 @@
-"""A run with IDFSR: what tracks are drawn from, what is marked as conditioned on a person, and what is not searched."""
+"""A run with IDFSR: references of tracks, conditioned pictures, and what is not searched with."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def face(frame: int, sharpness: float, eye_px: float = 10) -> Face:
     )
 
 
-def test_the_sharpest_faces_are_references_as_far_as_they_are_twenty_frames_apart() -> None:
+def test_references_are_the_sharpest_faces_twenty_frames_apart() -> None:
     lr0 = face(100, 0.9)
     others = [
         face(81, 0.8),
@@ -166,21 +166,27 @@ def test_the_sharpest_faces_are_references_as_far_as_they_are_twenty_frames_apar
     assert MIN_DISTANCE == 20 and sharpest(lr0, []) == []
 
 
-def test_a_track_is_drawn_from_its_own_faces_and_searched_with_what_was_drawn(own: Path) -> None:
+def test_a_track_is_drawn_from_its_own_faces_and_searched_with(own: Path) -> None:
     track = the_track(own)
-    made = track["restoration"]
-    assert made["method"] == "idfsr" and made["feature"] == "mean" and made["conditioned_on"] == ""
-    assert any("conditioned on its references" in w for w in made["warnings"])
+    restoration = track["restoration"]
+    assert (
+        restoration["method"] == "idfsr"
+        and restoration["feature"] == "mean"
+        and restoration["conditioned_on"] == ""
+    )
+    assert any("conditioned on its references" in w for w in restoration["warnings"])
     assert set(track["answer"]["lists"]) == {"best", "pooled", "sr"}
 
 
-def test_what_was_drawn_from_a_subjects_photographs_says_so_everywhere(
+def test_a_picture_drawn_from_photographs_says_so_everywhere(
     hers: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     track = the_track(hers)
-    made, note = track["restoration"], f"conditioned on subject {HOPPER}"
-    assert made["conditioned_on"] == HOPPER and any(w.startswith(note) for w in made["warnings"])
-    for name in (made["picture"], made["spread"], *made["samples"]):
+    restoration, note = track["restoration"], f"conditioned on subject {HOPPER}"
+    assert restoration["conditioned_on"] == HOPPER and any(
+        w.startswith(note) for w in restoration["warnings"]
+    )
+    for name in (restoration["picture"], restoration["spread"], *restoration["samples"]):
         with Pictures.open(hers / name) as picture:
             assert json.loads(picture.info[NOTE])["conditioned_on"] == HOPPER
     with Case.open(hers, read_only=True) as case:
@@ -198,7 +204,7 @@ def test_what_was_drawn_from_a_subjects_photographs_says_so_everywhere(
     assert "was not searched with" in shown and "conditioned on" in shown
 
 
-def test_it_is_searched_against_nobody_and_the_answer_says_so(own: Path, hers: Path) -> None:
+def test_a_picture_drawn_from_photographs_is_not_searched_with(own: Path, hers: Path) -> None:
     answer = the_track(hers)["answer"]
     assert set(answer["lists"]) == {"best", "pooled"} and answer["joined"]
     assert all(set(c["cosines"]) == {"best", "pooled"} for c in answer["joined"])
@@ -217,7 +223,7 @@ def test_the_same_run_again_does_nothing(
     )
 
 
-def test_taken_back_the_track_is_drawn_from_its_own_faces_again(
+def test_without_the_setting_a_track_is_drawn_from_its_own_faces(
     own: Path, copy: Path, entrance: Path, weights: Path, mugshots: Path
 ) -> None:
     """A copy of the case in which nothing but the log remembers the photographs."""
@@ -228,7 +234,7 @@ def test_taken_back_the_track_is_drawn_from_its_own_faces_again(
     assert not any((copy / name).exists() for name in (before["picture"], *before["samples"]))
 
 
-def test_taken_back_without_a_gallery_it_is_searched_for_where_it_was_last(
+def test_without_the_setting_it_is_searched_in_the_last_gallery(
     own: Path, copy: Path, entrance: Path, weights: Path
 ) -> None:
     assert run([entrance], copy, settings(weights))[1] is True
@@ -261,16 +267,16 @@ def test_a_track_drawn_from_photographs_is_searched_for_in_any_gallery(
     ("subjects", "says"),
     [(f"{{T9: {HOPPER}}}", "no usable track T9"), ("{T1: nobody}", "no subject 'nobody'")],
 )
-def test_a_stage_that_cannot_draw_leaves_the_case_as_it_was(
+def test_a_refused_stage_does_not_change_the_case(
     subjects: str, says: str, copy: Path, weights: Path
 ) -> None:
-    before, said = case_document(copy), (copy / "settings.yaml").read_text()
+    before, settings_before = case_document(copy), (copy / "settings.yaml").read_text()
     with pytest.raises(FasrError, match=says):
         redo(copy, "restore", settings(weights, f"restore.subjects={subjects}"))
-    assert case_document(copy) == before and (copy / "settings.yaml").read_text() == said
+    assert case_document(copy) == before and (copy / "settings.yaml").read_text() == settings_before
 
 
-def test_a_photograph_that_is_gone_is_drawn_from_no_more(
+def test_a_removed_photograph_is_no_longer_a_reference(
     copy: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path: Path
 ) -> None:
     fewer = Path(shutil.copytree(mugshots, tmp_path / "mugshots"))
@@ -289,17 +295,17 @@ def test_a_photograph_that_is_gone_is_drawn_from_no_more(
     assert track["restoration"]["conditioned_on"] == "" and HOPPER not in json.dumps(track)
 
 
-def test_a_gallery_without_pictures_has_nothing_to_draw_from(tmp_path: Path) -> None:
+def test_a_gallery_without_pictures_has_no_references(tmp_path: Path) -> None:
     feature, picture = np.eye(512, dtype=np.float32)[0], np.full((128, 128, 3), 99, np.uint8)
     with Gallery.create(tmp_path / "gallery", "told", "f" * 64, 512) as gallery:
         kept, bare = AlignedFace(picture, None), None
         gallery.add("kept", EnrolledPhoto("1" * 64, "1.png", feature, 1.0, 30.0, 0.9, kept))
         gallery.add("bare", EnrolledPhoto("2" * 64, "2.png", feature, 1.0, 30.0, 0.9, bare))
-        found = references_of_subject(gallery, "kept")
+        references = references_of_subject(gallery, "kept")
         assert (
-            found.sha256 == ("1" * 64,)
-            and np.array_equal(found.faces[0], picture)
-            and found.subject == "kept"
+            references.sha256 == ("1" * 64,)
+            and np.array_equal(references.faces[0], picture)
+            and references.subject == "kept"
         )
         with pytest.raises(FasrError, match="has no pictures of it"):
             references_of_subject(gallery, "bare")
@@ -307,23 +313,23 @@ def test_a_gallery_without_pictures_has_nothing_to_draw_from(tmp_path: Path) -> 
             references_of_subject(gallery, "nobody")
 
 
-def test_what_cannot_be_drawn_from_is_one_line(
+def test_a_wrong_subject_is_reported_in_one_line(
     own: Path, entrance: Path, weights: Path, mugshots: Path, tmp_path: Path
 ) -> None:
     out = Path(shutil.copytree(own, tmp_path / "case"))
 
-    def asked(subjects: str) -> Settings:
+    def settings_with(subjects: str) -> Settings:
         return settings(weights, f"restore.subjects={subjects}")
 
     for chosen, gallery, says in (
-        (asked(f"{{T7: {HOPPER}}}"), mugshots, "no usable track T7 in this case, but T1"),
-        (asked("{T1: nobody}"), mugshots, "no photograph of subject nobody"),
-        (asked("{T1: nobody}"), out / "gallery", "no subject 'nobody'"),
-        (asked(f"{{T1: {HOPPER}}}"), None, "give --gallery"),
+        (settings_with(f"{{T7: {HOPPER}}}"), mugshots, "no usable track T7 in this case, but T1"),
+        (settings_with("{T1: nobody}"), mugshots, "no photograph of subject nobody"),
+        (settings_with("{T1: nobody}"), out / "gallery", "no subject 'nobody'"),
+        (settings_with(f"{{T1: {HOPPER}}}"), None, "give --gallery"),
     ):
-        with pytest.raises(FasrError, match=says) as told:
+        with pytest.raises(FasrError, match=says) as caught:
             run([entrance], out, chosen, gallery)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

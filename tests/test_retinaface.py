@@ -12,7 +12,7 @@ from fasr_video.detection import retinaface
 
 
 def published_shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes in the state dict of retinaface-pytorch (Resnet50), written down from its description."""
+    """Return names and shapes in the state dict of retinaface-pytorch (Resnet50)."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def norm(name: str, channels: int) -> None:
@@ -72,11 +72,11 @@ def test_anchors_agree_with_counting_them_one_by_one(height: int, width: int) ->
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (71, 37)])
-def test_retinaface_says_one_thing_for_each_anchor(height: int, width: int) -> None:
+def test_retinaface_has_one_prediction_for_each_anchor(height: int, width: int) -> None:
     with torch.inference_mode():
-        said = retinaface.RetinaFaceNet().eval()(torch.zeros(1, 3, height, width))
+        outputs = retinaface.RetinaFaceNet().eval()(torch.zeros(1, 3, height, width))
     anchors = len(retinaface.make_anchors(height, width))
-    assert [tuple(part.shape) for part in said] == [
+    assert [tuple(part.shape) for part in outputs] == [
         (1, anchors, 4),
         (1, anchors, 2),
         (1, anchors, 10),
@@ -92,8 +92,8 @@ def test_decoding_undoes_the_encoding_of_the_paper() -> None:
     points = middle[:, None] + rng.normal(0, 5, (len(anchors), 5, 2))
     offsets = np.concatenate(((middle - centre) / side / 0.1, np.log(size / side) / 0.2), 1)
     landmarks = ((points - centre[:, None]) / side[:, None] / 0.1).reshape(-1, 10)
-    boxes, found = retinaface.decode(
+    boxes, points_found = retinaface.decode(
         torch.from_numpy(offsets), torch.from_numpy(landmarks), torch.from_numpy(anchors)
     )
     assert boxes.numpy() == pytest.approx(np.concatenate((middle - size / 2, middle + size / 2), 1))
-    assert found.numpy() == pytest.approx(points)
+    assert points_found.numpy() == pytest.approx(points)

@@ -1,4 +1,4 @@
-"""Running footage into a case: what is found, and that nothing is lost or doubled whatever stops it."""
+"""Running footage into a case: the results, and that nothing is lost or doubled by any stop."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.conftest import PORTRAITS
 QUICK = ("sampling.fps=5", "case.segment_frames=5", "track.min_sightings=2")
 
 
-def found(folder: Path) -> dict[str, Any]:
-    """What a run found, without what differs between two runs of the same footage: times of day and durations."""
+def case_contents(folder: Path) -> dict[str, Any]:
+    """Return the contents of a case, without what differs between two runs: times and durations."""
     with Case.open(folder) as case:
         document = export.as_document(case)
         faces = export.faces(case)
@@ -52,7 +52,7 @@ def unbroken(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_person_in_the_sample_is_one_usable_track(unbroken: Path) -> None:
     truth = json.loads((PORTRAITS / "ground_truth.json").read_text())["entrance.mp4"]
     seen = {int(k) for k, people in truth["frames"].items() if "grace_hopper" in people}
-    tracks = [t for t in found(unbroken)["tracks"] if t["verdict"] == "usable"]
+    tracks = [t for t in case_contents(unbroken)["tracks"] if t["verdict"] == "usable"]
     assert len(tracks) == 1
     (track,) = tracks
     assert track["first_frame"] in range(min(seen), min(seen) + 10)
@@ -64,7 +64,7 @@ def test_person_in_the_sample_is_one_usable_track(unbroken: Path) -> None:
 
 
 def test_every_face_seen_has_a_row_and_a_reason(unbroken: Path) -> None:
-    faces = found(unbroken)["faces"]
+    faces = case_contents(unbroken)["faces"]
     assert faces
     assert all(face["reason"] in set(Reason) for face in faces)
     assert [f["id"] for f in faces] == sorted({f["id"] for f in faces})
@@ -75,13 +75,13 @@ def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(
 ) -> None:
     from fasr_video.media import Sampling, open_video
 
-    document = found(unbroken)
+    document = case_contents(unbroken)
     kept = {f["native"] for f in document["faces"] if f["native"]} | {
         f["aligned"] for f in document["faces"] if f["aligned"]
     }
-    drawn = [t["restoration"] for t in document["tracks"] if t["restoration"]]
-    for made in drawn:
-        names = (made["picture"], made["spread"], *made["samples"])
+    restorations = [t["restoration"] for t in document["tracks"] if t["restoration"]]
+    for restoration in restorations:
+        names = (restoration["picture"], restoration["spread"], *restoration["samples"])
         kept |= {Path(name).stem for name in names if name is not None}
     assert {p.stem for p in (unbroken / "crops").glob("*/*")} == kept
     shown = document["tracks"][0]["shown"]
@@ -98,11 +98,11 @@ def test_pictures_are_kept_for_chosen_faces_only_and_are_lossless(
     assert np.asarray(PilImage.open(unbroken / shown["aligned"])).shape == (128, 128, 3)
 
 
-def test_running_again_does_nothing(unbroken: Path, entrance: Path) -> None:
-    before = found(unbroken)
+def test_a_second_run_does_nothing(unbroken: Path, entrance: Path) -> None:
+    before = case_contents(unbroken)
     _, worked = run([entrance], unbroken, configs.load("cpu", QUICK))
     assert not worked
-    assert found(unbroken) == before
+    assert case_contents(unbroken) == before
 
 
 def test_other_settings_are_refused_by_name(unbroken: Path, entrance: Path) -> None:
@@ -113,7 +113,7 @@ def test_other_settings_are_refused_by_name(unbroken: Path, entrance: Path) -> N
 def test_two_files_are_one_case(entrance: Path, corridor: Path, tmp_path: Path) -> None:
     settings = configs.load("cpu", ("sampling.fps=2", "sampling.end=4", "track.min_sightings=2"))
     run([entrance, corridor], tmp_path / "case", settings)
-    document = found(tmp_path / "case")
+    document = case_contents(tmp_path / "case")
     assert [Path(s["path"]).name for s in document["sources"]] == ["entrance.mp4", "corridor.mp4"]
     assert {t["name"].split("-")[0] for t in document["tracks"]} >= {"T1", "S2"}
 
@@ -147,7 +147,7 @@ def wait_for_segments(out: Path, count: int, process: subprocess.Popen[str]) -> 
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_stopped_anywhere_it_goes_on_and_finds_the_same(
+def test_a_stopped_run_resumes_and_finds_the_same(
     how: signal.Signals, unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "case"
@@ -155,16 +155,16 @@ def test_stopped_anywhere_it_goes_on_and_finds_the_same(
         process = start(entrance, out)
         wait_for_segments(out, segments, process)
         process.send_signal(how)
-        _, told = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=20)
         if how is not signal.SIGKILL:
             assert process.returncode == 130
-            assert "goes on where it was" in told and "Traceback" not in told
+            assert "goes on where it was" in stderr and "Traceback" not in stderr
         with Case.open(out) as case:
             assert not [p for c in verify(case) for p in c.problems]
     last = start(entrance, out)
-    _, told = last.communicate(timeout=60)
-    assert last.returncode == 0, told
-    assert found(out) == found(unbroken)
+    _, stderr = last.communicate(timeout=60)
+    assert last.returncode == 0, stderr
+    assert case_contents(out) == case_contents(unbroken)
     with Case.open(out) as case:
         events = [r["event"] for r in case.db.execute("SELECT event FROM log ORDER BY id")]
     assert (
@@ -175,7 +175,7 @@ def test_stopped_anywhere_it_goes_on_and_finds_the_same(
 
 
 @pytest.mark.parametrize("gate", ["none", "motion"])
-def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
+def test_a_resumed_run_with_a_gate_equals_an_unbroken_one(
     gate: str, entrance: Path, tmp_path: Path
 ) -> None:
     settings = configs.load(
@@ -183,17 +183,17 @@ def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
     )
     run([entrance], tmp_path / "unbroken", settings)
 
-    def stop(told: Progress | Stage) -> None:
+    def stop(event: Progress | Stage) -> None:
         if (
-            isinstance(told, Progress) and told.frames == 18
+            isinstance(event, Progress) and event.frames == 18
         ):  # in the fourth segment, not after a whole frame
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run([entrance], tmp_path / "case", settings, listen=stop)
     run([entrance], tmp_path / "case", settings)
-    document = found(tmp_path / "case")
-    assert document == found(tmp_path / "unbroken")
+    document = case_contents(tmp_path / "case")
+    assert document == case_contents(tmp_path / "unbroken")
     (source,) = document["sources"]
     least = -(-source["frames_looked_at"] // 4)
     assert least <= source["frames_looked_at_whole"] < source["frames_looked_at"]
@@ -206,7 +206,7 @@ def test_looking_at_parts_is_counted_and_goes_on_like_an_unbroken_run(
     assert any(face["reason"] == "lr0" for face in document["faces"])
 
 
-def test_motion_without_whole_frames_to_leave_out_is_refused(
+def test_the_motion_gate_is_refused_if_every_frame_is_a_whole_one(
     entrance: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError, match=r"set detect\.every to 2 or more"):
@@ -214,7 +214,7 @@ def test_motion_without_whole_frames_to_leave_out_is_refused(
 
 
 @pytest.mark.parametrize("short_by", [1, 2, 3])
-def test_full_database_stops_cleanly_and_goes_on(
+def test_a_full_disk_stops_the_run_and_it_resumes_later(
     short_by: int, unbroken: Path, entrance: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, settings = tmp_path / "case", configs.load("cpu", QUICK)
@@ -237,10 +237,10 @@ def test_full_database_stops_cleanly_and_goes_on(
         with Case.open(out) as case:
             assert not [p for c in verify(case) for p in c.problems]
         run([entrance], out, settings)
-        assert found(out) == found(unbroken)
+        assert case_contents(out) == case_contents(unbroken)
 
 
-def test_killed_while_the_case_was_made_it_is_made_anew(
+def test_a_case_that_was_half_created_is_created_again(
     unbroken: Path, entrance: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "case"
@@ -248,7 +248,7 @@ def test_killed_while_the_case_was_made_it_is_made_anew(
     (out / "settings.yaml").write_text("half a fi")
     (out / f"{DATABASE}.new").write_bytes(b"SQLite format 3\0 and no more")
     run([entrance], out, configs.load("cpu", QUICK))
-    assert found(out) == found(unbroken)
+    assert case_contents(out) == case_contents(unbroken)
 
 
 def test_two_runs_at_once_on_one_case_are_refused(
@@ -261,10 +261,10 @@ def test_two_runs_at_once_on_one_case_are_refused(
         run([entrance], out, configs.load("cpu", QUICK))
     first.communicate(timeout=60)
     assert first.returncode == 0
-    assert found(out) == found(unbroken)
+    assert case_contents(out) == case_contents(unbroken)
 
 
-def test_killed_before_the_linking_it_is_made_up_for(
+def test_linking_that_was_killed_is_done_by_the_next_run(
     corridor: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = configs.load(
@@ -277,9 +277,9 @@ def test_killed_before_the_linking_it_is_made_up_for(
     with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
         killed.setattr(run_module, "propose_all", stopped)
         run([corridor], tmp_path / "case", settings)
-    assert not found(tmp_path / "case")["links"]
+    assert not case_contents(tmp_path / "case")["links"]
     run([corridor], tmp_path / "case", settings)
-    assert found(tmp_path / "case")["links"], (
+    assert case_contents(tmp_path / "case")["links"], (
         "the person hidden for a while is two tracklets, proposed as one"
     )
 
@@ -289,15 +289,15 @@ def test_proposals_keep_their_numbers_when_footage_is_added(corridor: Path, tmp_
         "cpu", ("sampling.every=5", "track.max_gap=0.3", "track.min_sightings=2")
     )
     run([corridor], tmp_path / "case", settings)
-    before = {(x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]}
+    before = {(x["id"], x["a"], x["b"]) for x in case_contents(tmp_path / "case")["links"]}
     nobody = videos.encode(tmp_path / "nobody.mp4", videos.GOOD["h264.mp4"])
     run([corridor, nobody], tmp_path / "case", settings)
     assert before and before == {
-        (x["id"], x["a"], x["b"]) for x in found(tmp_path / "case")["links"]
+        (x["id"], x["a"], x["b"]) for x in case_contents(tmp_path / "case")["links"]
     }
 
 
-def test_another_model_does_not_go_on_with_the_case(entrance: Path, tmp_path: Path) -> None:
+def test_a_case_is_not_resumed_with_another_detector(entrance: Path, tmp_path: Path) -> None:
     out = tmp_path / "case"
     process = start(entrance, out)
     wait_for_segments(out, 1, process)
@@ -312,7 +312,7 @@ def test_another_model_does_not_go_on_with_the_case(entrance: Path, tmp_path: Pa
         run([entrance], out, configs.load("cpu", QUICK))
 
 
-def test_what_is_refused_leaves_no_case_behind(entrance: Path, tmp_path: Path) -> None:
+def test_a_refused_run_leaves_no_case_behind(entrance: Path, tmp_path: Path) -> None:
     out = tmp_path / "case"
     for bad in (("sampling.every=2", "sampling.fps=5"), ("sampling.start=2", "sampling.end=1")):
         with pytest.raises(FasrError):
@@ -332,7 +332,7 @@ def test_the_same_footage_twice_is_refused_by_name(entrance: Path, tmp_path: Pat
 def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
     footage = videos.encode(tmp_path / "empty_street.mp4", videos.Recipe("no faces"), frames=20)
     run([footage], tmp_path / "case", configs.load("cpu"))
-    document = found(tmp_path / "case")
+    document = case_contents(tmp_path / "case")
     assert document["tracks"] == []
     assert (
         document["sources"][0]["state"] == "done"
@@ -341,28 +341,26 @@ def test_footage_without_faces_is_a_finished_case(tmp_path: Path) -> None:
 
 
 def test_damaged_frames_are_skipped_counted_and_used_on_demand(tmp_path: Path) -> None:
-    whole = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
-    broken = videos.flipped(whole, tmp_path / "broken.mkv", seed=1)
+    complete = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
+    broken = videos.flipped(complete, tmp_path / "broken.mkv", seed=1)
     run([broken], tmp_path / "case", configs.load("cpu"))
-    source = found(tmp_path / "case")["sources"][0]
+    source = case_contents(tmp_path / "case")["sources"][0]
     assert source["frames_skipped_as_damaged"] > 0
     assert source["losses"]["damaged_frames"] == source["frames_skipped_as_damaged"]
     run([broken], tmp_path / "all", configs.load("cpu", ("media.use_damaged=true",)))
-    used = found(tmp_path / "all")["sources"][0]
+    used = case_contents(tmp_path / "all")["sources"][0]
     assert (
         used["frames_looked_at"] == source["frames_looked_at"] + source["frames_skipped_as_damaged"]
     )
 
 
-def test_detector_without_landmarks_is_said_and_aligned_by_box(
-    entrance: Path, tmp_path: Path
-) -> None:
+def test_without_landmarks_faces_are_aligned_by_their_boxes(entrance: Path, tmp_path: Path) -> None:
     run(
         [entrance],
         tmp_path / "case",
         configs.load("cpu", ("detect.backend=haar", "sampling.fps=2", "sampling.start=3")),
     )
-    document = found(tmp_path / "case")
+    document = case_contents(tmp_path / "case")
     assert document["sources"][0]["detector"]["landmarks"] is False
     assert document["tracks"] and document["tracks"][0]["shown"]["landmarks"] is None
     assert document["tracks"][0]["shown"]["quality"]["turn"] is None
@@ -391,7 +389,7 @@ class TestGalleryFolder:
     def test_each_file_has_its_state(self, gallery: Path, entrance: Path, tmp_path: Path) -> None:
         settings = configs.load("cpu", ("sampling.fps=1",))
         run([entrance], tmp_path / "case", settings, gallery)
-        photos = {p["path"]: p for p in found(tmp_path / "case")["gallery"]}
+        photos = {p["path"]: p for p in case_contents(tmp_path / "case")["gallery"]}
         assert photos["grace_hopper.jpg"]["problem"] is None
         assert photos["eileen_collins.jpg"]["problem"] is None
         assert photos["notes.txt"]["problem"] == "not a picture that can be read"
@@ -407,9 +405,9 @@ class TestGalleryFolder:
         assert run([entrance], tmp_path / "case", settings, gallery)[1] is False
         (gallery / "wall.png").unlink()
         assert run([entrance], tmp_path / "case", settings, gallery)[1] is True
-        assert "wall.png" not in {p["path"] for p in found(tmp_path / "case")["gallery"]}
+        assert "wall.png" not in {p["path"] for p in case_contents(tmp_path / "case")["gallery"]}
 
-    def test_missing_folder_is_one_line(self, entrance: Path, tmp_path: Path) -> None:
+    def test_a_missing_folder_is_reported_in_one_line(self, entrance: Path, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="no such gallery folder"):
             run(
                 [entrance],
@@ -419,14 +417,14 @@ class TestGalleryFolder:
             )
 
 
-def test_output_that_cannot_be_written_is_one_line(entrance: Path, tmp_path: Path) -> None:
+def test_an_unwritable_output_is_reported_in_one_line(entrance: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "case", tmp_path / "file", Path("/proc/no/such")):
         with pytest.raises(FasrError, match=r"cannot be written|not empty"):
             run([entrance], out, configs.load("cpu", QUICK))
 
 
-def test_folder_with_other_things_is_not_taken_over(entrance: Path, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_does_not_become_a_case(entrance: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(CaseError, match="not empty"):
         run([entrance], tmp_path, configs.load("cpu", QUICK))

@@ -1,4 +1,4 @@
-"""What a face picture is worth, and which pictures speak for a track."""
+"""The quality of face pictures, and the choice of those that represent a track."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
 FACE = np.array([176, 66, 266, 178], np.float32)  # in ASTRONAUT
 MARKS = np.array([[203, 111], [245, 108], [227, 131], [209, 149], [242, 147]], np.float32)
 
-# A frontal face as the canonical frame has it: nose on the middle line, mouth corners on both sides of its middle.
+# A frontal face in the canonical frame: the nose on the middle line, the mouth corners at equal
+# distances from it.
 _EYES, _MOUTH = CANONICAL[:2], CANONICAL[2]
 _DOWN = _MOUTH - _EYES.mean(0)
 _ACROSS = np.array([_DOWN[1], -_DOWN[0]]) / np.linalg.norm(_DOWN)
@@ -36,7 +37,7 @@ _NOSE = _EYES.mean(0) + 0.55 * _DOWN
 FRONTAL = np.array([*_EYES, _NOSE, _MOUTH - 0.12 * _ACROSS, _MOUTH + 0.12 * _ACROSS])
 
 
-def found(
+def detections(
     *boxes: Sequence[float], landmarks: NDArray[np.floating] | None = None, score: float = 0.9
 ) -> Detections:
     count = len(boxes)
@@ -52,17 +53,18 @@ def worth(image: Image, faces: Detections, i: int = 0) -> Quality:
 
 
 def astronaut(image: Image = ASTRONAUT) -> Quality:
-    return worth(image, found(FACE, landmarks=MARKS))
+    return worth(image, detections(FACE, landmarks=MARKS))
 
 
 def turn_of(landmarks: NDArray[np.floating]) -> float:
     """With the canonical square as a face of 200 px."""
     return worth(
-        np.zeros((300, 300, 3), np.uint8), found([50, 50, 250, 250], landmarks=50 + 200 * landmarks)
+        np.zeros((300, 300, 3), np.uint8),
+        detections([50, 50, 250, 250], landmarks=50 + 200 * landmarks),
     ).turn
 
 
-# --- the measures ------------------------------------------------------------------------------------------------
+# --- the measures ------------------------------------------------------------------------------
 
 
 def test_good_face_is_usable() -> None:
@@ -74,7 +76,7 @@ def test_good_face_is_usable() -> None:
 
 
 @pytest.mark.parametrize("radius", [2, 3, 5])
-def test_blur_lowers_sharpness_and_worth(radius: float) -> None:
+def test_blur_lowers_sharpness_and_quality(radius: float) -> None:
     sharp, blurred = astronaut(), astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), radius))
     assert blurred.sharpness < 0.5 * sharp.sharpness
     assert blurred.total < 0.95 * sharp.total
@@ -88,12 +90,12 @@ def test_more_blur_is_less_sharp() -> None:
     assert judge(astronaut(cv2.GaussianBlur(ASTRONAUT, (0, 0), 8)), SETTINGS) is Reason.BLURRED
 
 
-def test_enlarging_adds_pixels_but_no_worth() -> None:
-    """A face blown up to four times its size has four times the pixels between the eyes and is not worth more."""
+def test_enlarging_a_face_does_not_raise_its_quality() -> None:
+    """A face enlarged to four times its size has more pixels, but no better quality."""
     small = cv2.resize(ASTRONAUT, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
-    few = worth(small, found(FACE / 4, landmarks=MARKS / 4))
+    few = worth(small, detections(FACE / 4, landmarks=MARKS / 4))
     blown_up = cv2.resize(small, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)
-    many = worth(blown_up, found(FACE, landmarks=MARKS))
+    many = worth(blown_up, detections(FACE, landmarks=MARKS))
     assert many.eye_px == pytest.approx(4 * few.eye_px, rel=1e-5)
     assert many.sharpness < 0.5 * few.sharpness
     assert many.total < astronaut().total
@@ -113,7 +115,7 @@ def test_exposure_follows_brightness(gain: float) -> None:
     assert changed.contrast == pytest.approx(usual.contrast * gain, abs=0.03)
 
 
-def test_dark_and_bright_faces_are_worth_less() -> None:
+def test_dark_and_bright_faces_have_lower_quality() -> None:
     dark, bright = (
         astronaut(np.clip(c, 0, 255).astype(np.uint8))
         for c in (ASTRONAUT * 0.1, ASTRONAUT * 0.1 + 229)
@@ -152,13 +154,13 @@ def test_eyes_that_come_near_each_other_are_a_turn() -> None:
     assert turn_of(landmarks) == pytest.approx(0.7, abs=0.02)
 
 
-def test_points_in_one_place_are_a_profile() -> None:
+def test_landmarks_that_coincide_count_as_a_profile() -> None:
     landmarks = np.array([[0.4, 0.5], [0.6, 0.5], [0.5, 0.5], [0.4, 0.5], [0.6, 0.5]])
     assert turn_of(landmarks) == 1
 
 
 def test_turn_is_unknown_without_landmarks() -> None:
-    quality = worth(ASTRONAUT, found(FACE))
+    quality = worth(ASTRONAUT, detections(FACE))
     assert math.isnan(quality.turn)
     assert not math.isnan(quality.total)
     assert judge(quality, SETTINGS) is None
@@ -177,15 +179,15 @@ def test_turn_is_unknown_without_landmarks() -> None:
     ids=["left", "right", "top", "corner", "outside", "touching"],
 )
 def test_share_of_a_face_inside_the_picture(box: list[float], inside: float) -> None:
-    assert worth(ASTRONAUT, found(box)).inside == pytest.approx(inside)
+    assert worth(ASTRONAUT, detections(box)).inside == pytest.approx(inside)
 
 
 def test_larger_face_covers_a_smaller_one_and_not_the_other_way_round() -> None:
     small, large = [100, 100, 140, 140], [120, 80, 200, 160]
-    faces = found(small, large)
+    faces = detections(small, large)
     assert worth(ASTRONAUT, faces, 0).clear == pytest.approx(0.5)
     assert worth(ASTRONAUT, faces, 1).clear == 1
-    alone = worth(ASTRONAUT, found(small))
+    alone = worth(ASTRONAUT, detections(small))
     assert alone.clear == 1
     assert worth(ASTRONAUT, faces, 0).total < alone.total
 
@@ -205,7 +207,7 @@ def test_native_crop_at_the_edge_is_not_empty(box: list[float]) -> None:
     assert min(crop.native_origin) >= 0
 
 
-# --- is it usable ------------------------------------------------------------------------------------------------
+# --- is it usable ------------------------------------------------------------------------------
 
 GOOD = Quality(
     eye_px=30,
@@ -243,7 +245,7 @@ def test_first_of_several_flaws_is_named() -> None:
         assert judge(dataclasses.replace(GOOD, **values), SETTINGS) is reason
 
 
-def test_limits_themselves_are_usable() -> None:
+def test_a_face_exactly_at_the_limits_is_usable() -> None:
     s = SETTINGS
     just = Quality(
         eye_px=s.min_eye_px,
@@ -260,23 +262,23 @@ def test_limits_themselves_are_usable() -> None:
     assert judge(dataclasses.replace(just, exposure=s.max_exposure), s) is None
 
 
-def test_every_reason_can_be_read() -> None:
+def test_every_reason_has_a_text() -> None:
     assert set(REASON_TEXT) == set(Reason)
 
 
-# --- while a track runs ------------------------------------------------------------------------------------------
+# --- while a track runs ------------------------------------------------------------------------
 
 _RANDOM = np.random.default_rng(0)
-LOOKS = [_RANDOM.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(8)]
+PICTURES = [_RANDOM.integers(0, 256, (128, 128, 3), dtype=np.uint8) for _ in range(8)]
 # Pictures that differ in small, too.
 SMOOTH = [
-    cv2.normalize(cv2.GaussianBlur(x, (0, 0), 12), None, 20, 220, cv2.NORM_MINMAX) for x in LOOKS
+    cv2.normalize(cv2.GaussianBlur(x, (0, 0), 12), None, 20, 220, cv2.NORM_MINMAX) for x in PICTURES
 ]
 
 
-def face(number: int, seconds: float, total: float, look: Image = LOOKS[0]) -> Candidate:
+def face(number: int, seconds: float, total: float, picture: Image = PICTURES[0]) -> Candidate:
     return Candidate(
-        number, seconds, dataclasses.replace(GOOD, total=total), FaceCrop(look, look, (0, 0))
+        number, seconds, dataclasses.replace(GOOD, total=total), FaceCrop(picture, picture, (0, 0))
     )
 
 
@@ -290,7 +292,7 @@ offers = st.lists(
 
 @given(offers=offers, capacity=st.integers(1, 8))
 @patient
-def test_pool_keeps_or_gives_up_every_face_and_never_the_best(
+def test_a_full_pool_drops_faces_but_never_the_best(
     offers: list[tuple[float, float, Reason | None]], capacity: int
 ) -> None:
     pool = Pool(capacity)
@@ -313,7 +315,7 @@ def test_pool_keeps_or_gives_up_every_face_and_never_the_best(
 
 
 def spread(worth: Sequence[float], capacity: int) -> tuple[float, float]:
-    """The longest stretch of a film of 1 s without a kept face, and the mean worth of the kept ones."""
+    """Return the longest time without a kept face in a track of 1 s, and their mean quality."""
     pool = Pool(capacity)
     for k, total in enumerate(worth):
         pool.offer(face(k, k / len(worth), total), None)
@@ -322,16 +324,14 @@ def spread(worth: Sequence[float], capacity: int) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("capacity", [6, 12, 27])
-def test_equally_good_faces_are_kept_from_all_over_the_track(capacity: int) -> None:
+def test_equally_good_faces_are_kept_from_the_whole_track(capacity: int) -> None:
     assert spread([0.7] * 500, capacity)[0] <= 3 / capacity
 
 
 @given(seed=st.integers(0, 1000), capacity=st.integers(6, 27))
 @example(seed=0, capacity=27)
 @patient
-def test_faces_of_nearly_the_same_worth_are_kept_from_all_over_the_track(
-    seed: int, capacity: int
-) -> None:
+def test_faces_of_similar_quality_are_kept_from_the_whole_track(seed: int, capacity: int) -> None:
     worth = np.random.default_rng(seed).uniform(0.69, 0.71, 400)
     assert spread(worth.tolist(), capacity)[0] <= 3.5 / capacity
 
@@ -343,7 +343,7 @@ def test_better_faces_are_kept(seed: int, capacity: int) -> None:
     assert spread(worth.tolist(), capacity)[1] > 0.8  # of 0.6 on average
 
 
-# --- at its end --------------------------------------------------------------------------------------------------
+# --- at its end --------------------------------------------------------------------------------
 
 
 def changed_settings(**changed: float) -> SelectSettings:
@@ -374,10 +374,10 @@ def tracks(draw: st.DrawFn) -> list[Candidate]:
 
 @given(faces=tracks(), auxiliaries=st.integers(0, 9))
 @patient
-def test_every_usable_face_has_one_fate(faces: list[Candidate], auxiliaries: int) -> None:
+def test_every_usable_face_gets_one_reason(faces: list[Candidate], auxiliaries: int) -> None:
     choice = select(faces, auxiliaries=auxiliaries)
     totals = {c.face: c.quality.total for c in faces}
-    looks = {c.face: id(c.crop.aligned) for c in faces}
+    pictures = {c.face: id(c.crop.aligned) for c in faces}
     assert choice.reasons.keys() == totals.keys()
     assert set(choice.reasons.values()) <= {
         Reason.LR0,
@@ -390,21 +390,21 @@ def test_every_usable_face_has_one_fate(faces: list[Candidate], auxiliaries: int
     assert choice.shown is not None and choice.shown.face == lr0
     chosen = {lr0} | of(choice, Reason.AUX)
     assert choice.kept == chosen
-    kept_looks = [looks[n] for n in chosen]
-    assert len(set(kept_looks)) == len(kept_looks), "no picture is kept twice"
-    assert all(looks[n] in kept_looks for n in of(choice, Reason.DUPLICATE))
-    assert len(chosen) - 1 == min(auxiliaries, len(set(looks.values())) - 1), (
+    kept_pictures = [pictures[n] for n in chosen]
+    assert len(set(kept_pictures)) == len(kept_pictures), "no picture is kept twice"
+    assert all(pictures[n] in kept_pictures for n in of(choice, Reason.DUPLICATE))
+    assert len(chosen) - 1 == min(auxiliaries, len(set(pictures.values())) - 1), (
         "as many as are asked for and there are"
     )
-    assert all(looks[n] not in kept_looks for n in of(choice, Reason.REDUNDANT))
+    assert all(pictures[n] not in kept_pictures for n in of(choice, Reason.REDUNDANT))
 
 
 def test_nearly_the_same_picture_is_a_duplicate() -> None:
     noisy = np.clip(SMOOTH[0] + _RANDOM.normal(0, 2, SMOOTH[0].shape), 0, 255).astype(np.uint8)
     brighter = np.clip(SMOOTH[0].astype(int) + 10, 0, 255).astype(np.uint8)
-    looks = [SMOOTH[0], noisy, brighter, SMOOTH[1]]
+    pictures = [SMOOTH[0], noisy, brighter, SMOOTH[1]]
     choice = select(
-        [face(k, k, 0.9 - 0.1 * k, look) for k, look in enumerate(looks)], auxiliaries=3
+        [face(k, k, 0.9 - 0.1 * k, picture) for k, picture in enumerate(pictures)], auxiliaries=3
     )
     assert choice.reasons == {
         0: Reason.LR0,
@@ -415,7 +415,7 @@ def test_nearly_the_same_picture_is_a_duplicate() -> None:
 
 
 def test_what_counts_as_a_duplicate_can_be_set() -> None:
-    faces = [face(k, k, 0.9 - 0.1 * k, look) for k, look in enumerate(SMOOTH[:3])]
+    faces = [face(k, k, 0.9 - 0.1 * k, picture) for k, picture in enumerate(SMOOTH[:3])]
     assert of(select(faces, duplicate=1.0), Reason.AUX) == {1, 2}
     mixed = cv2.addWeighted(SMOOTH[0], 0.7, SMOOTH[1], 0.3, 0)
     similar = [faces[0], face(1, 1, 0.8, mixed)]
@@ -423,8 +423,8 @@ def test_what_counts_as_a_duplicate_can_be_set() -> None:
     assert of(select(similar, duplicate=0.5), Reason.DUPLICATE) == {1}
 
 
-def test_auxiliaries_come_from_different_stretches_of_time() -> None:
-    """The best faces all come in the first second of eight; the rest of the track is still shown."""
+def test_auxiliaries_come_from_different_periods() -> None:
+    """The best faces all come in the first second of eight; others come from later periods."""
     faces = [face(k, k / 8, 0.9 - 0.01 * k, SMOOTH[k]) for k in range(4)]
     faces += [face(k, 2.0 * (k - 3), 0.5, SMOOTH[k]) for k in range(4, 8)]  # at 2, 4, 6 and 8 s
     kept = select(faces, auxiliaries=4).kept
@@ -432,7 +432,7 @@ def test_auxiliaries_come_from_different_stretches_of_time() -> None:
     assert len(kept) == 5
 
 
-def test_better_face_of_a_stretch_is_chosen() -> None:
+def test_the_better_face_of_a_period_is_chosen() -> None:
     faces = [
         face(0, 0, 0.9, SMOOTH[0]),
         face(1, 3, 0.5, SMOOTH[1]),

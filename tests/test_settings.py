@@ -57,7 +57,7 @@ def test_override_changes_one_setting_and_keeps_its_type() -> None:
         ),  # a run has no embeddings when it tracks
     ],
 )
-def test_what_cannot_be_is_refused_not_clamped(override: str, says: str) -> None:
+def test_a_value_out_of_bounds_is_refused_and_not_clamped(override: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         configs.load("cpu", (override,))
 
@@ -71,7 +71,7 @@ def test_preset_file_with_an_unknown_key_names_the_nearest(tmp_path: Path) -> No
         configs.load(str(path))
 
 
-def test_effective_settings_are_a_preset_again(tmp_path: Path) -> None:
+def test_stored_settings_can_be_used_as_a_preset(tmp_path: Path) -> None:
     chosen = configs.load("cpu", ("track.method=ocsort", "sampling.start=2"))
     path = tmp_path / "effective.yaml"
     path.write_text(configs.as_yaml(chosen))
@@ -79,7 +79,7 @@ def test_effective_settings_are_a_preset_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1", ""])
-def test_broken_preset_file_is_one_line(text: str, tmp_path: Path) -> None:
+def test_a_damaged_preset_file_is_reported_in_one_line(text: str, tmp_path: Path) -> None:
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     with pytest.raises(SettingsError) as caught:
@@ -100,7 +100,7 @@ def _numbers() -> list[str]:
 
 @pytest.mark.parametrize("name", [*_numbers(), "sampling.fps", "sampling.start", "sampling.end"])
 @pytest.mark.parametrize("value", [".inf", ".nan"])
-def test_no_setting_is_without_end(name: str, value: str) -> None:
-    """JSON holds no such numbers: a case would say another thing in its database than in its settings.yaml."""
+def test_infinity_and_nan_are_refused(name: str, value: str) -> None:
+    """JSON has no such numbers, so a case could not store them."""
     with pytest.raises(SettingsError, match=name):
         configs.load("cpu", (f"{name}={value}",))

@@ -1,4 +1,4 @@
-"""Boxes that overlap, and large frames searched tile by tile: what the whole frame shows is found, once."""
+"""Overlap of boxes, and detection in tiles: each face of the frame is found exactly once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_overlap_agrees_with_counting_pixels() -> None:
     assert iou_matrix(boxes, boxes) == pytest.approx(both / np.maximum(either, 1), abs=1e-6)
 
 
-def test_suppression_keeps_the_best_of_each_heap() -> None:
+def test_non_maximum_suppression_keeps_the_best_of_each_group() -> None:
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10], [5, 0, 15, 10]], np.float32)
     scores = np.array([0.7, 0.9, 0.8, 0.6], np.float32)
     assert nms(boxes, scores, 0.4).tolist() == [1, 2]
@@ -46,7 +46,7 @@ def test_shrinking_never_enlarges(size: tuple[int, int], expected: tuple[int, in
     assert scale == pytest.approx(np.array(size) / expected)
 
 
-# --- tiles -------------------------------------------------------------------------------------------------------
+# --- tiles -------------------------------------------------------------------------------------
 
 
 class SquareDetector:
@@ -72,13 +72,13 @@ TILES = TiledDetector(SquareDetector(), tile=100, overlap=30)
 
 
 @pytest.mark.parametrize("x", range(60, 106))
-def test_a_square_on_a_seam_is_found_once_and_whole(x: int) -> None:
-    """Tiles span 0-100, 70-170 and 120-220: the square is seen whole by one or two, and cut by others."""
+def test_a_square_between_tiles_is_found_once_and_complete(x: int) -> None:
+    """Tiles span 0-100, 70-170, 120-220: one or two show the complete square, others cut it."""
     frame = blank(220, 90)
     frame[40:60, x : x + 20] = 200
-    found = TILES.detect([frame])[0]
-    assert found.boxes.tolist() == [[x, 40, x + 20, 60]]
-    assert found.landmarks is not None and found.landmarks[0, 0].tolist() == [x + 10, 50]
+    detections = TILES.detect([frame])[0]
+    assert detections.boxes.tolist() == [[x, 40, x + 20, 60]]
+    assert detections.landmarks is not None and detections.landmarks[0, 0].tolist() == [x + 10, 50]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -89,12 +89,12 @@ def test_tiles_find_what_the_whole_frame_shows(seed: int) -> None:
     for y, x in product(range(0, frame.shape[0], 32), range(0, frame.shape[1], 32)):
         side = rng.integers(6, largest + 1)
         frame[y : y + side, x : x + side] = rng.integers(50, 256)
-    found, whole = TILES.detect([frame])[0], SquareDetector().detect([frame])[0]
-    assert sorted(found.boxes.tolist()) == sorted(whole.boxes.tolist())
-    assert found.scores.tolist() == whole.scores.tolist()
+    detections, untiled = TILES.detect([frame])[0], SquareDetector().detect([frame])[0]
+    assert sorted(detections.boxes.tolist()) == sorted(untiled.boxes.tolist())
+    assert detections.scores.tolist() == untiled.scores.tolist()
 
 
-def test_what_the_detector_keeps_side_by_side_stays() -> None:
+def test_overlapping_faces_of_one_tile_stay() -> None:
     """Two faces of one tile are two faces, however much they overlap: the detector has decided."""
 
     class Overlapping(SquareDetector):
@@ -111,16 +111,16 @@ def test_what_the_detector_keeps_side_by_side_stays() -> None:
 def test_a_face_larger_than_the_overlap_is_not_lost() -> None:
     frame = blank(220, 90)
     frame[10:80, 60:140] = 200
-    found = TILES.detect([frame])[0]
+    detections = TILES.detect([frame])[0]
     truth = np.array([[60, 10, 140, 80]], np.float32)
-    assert len(found) >= 1 and iou_matrix(found.boxes, truth).max() > 0.8
+    assert len(detections) >= 1 and iou_matrix(detections.boxes, truth).max() > 0.8
 
 
-def test_a_frame_no_larger_than_a_tile_is_searched_whole() -> None:
+def test_a_frame_no_larger_than_a_tile_is_not_cut() -> None:
     frame = blank(100, 100)
     frame[5:95, 5:95] = 200
     assert_same(TILES.detect([frame])[0], SquareDetector().detect([frame])[0])
 
 
-def test_tiles_without_faces() -> None:
+def test_tiles_without_faces_give_no_detections() -> None:
     assert_same(TILES.detect([blank(250, 250)])[0], Detections.empty(with_landmarks=True))

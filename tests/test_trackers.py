@@ -1,4 +1,4 @@
-"""The contract of every tracker, what is particular to each, and the linking of what they break apart.
+"""The contract of all trackers, what is special to each, and the linking of tracklets.
 
 Faces are boxes on known paths, so that the right identity of every detection is known.
 """
@@ -50,10 +50,10 @@ def box(x: float, y: float, side: float = SIDE) -> list[float]:
     return [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
 
 
-def seen(*boxes: Sequence[float], scores: Sequence[float] | None = None) -> Detections:
-    found = np.array(boxes, np.float32).reshape(-1, 4)
+def detections_of(*boxes: Sequence[float], scores: Sequence[float] | None = None) -> Detections:
+    detections = np.array(boxes, np.float32).reshape(-1, 4)
     return Detections(
-        found, np.array([0.9] * len(boxes) if scores is None else scores, np.float32), None
+        detections, np.array([0.9] * len(boxes) if scores is None else scores, np.float32), None
     )
 
 
@@ -69,12 +69,12 @@ def straight(x: float, y: float, vx: float, vy: float) -> Path:
 @dataclass
 class Followed:
     ids: list[list[int]]
-    """Of each look, in the order of the paths."""
+    """Of each frame, in the order of the paths."""
     ended: list[Ended]
 
 
 def follow(tracker: Tracker, times: Iterable[float], *paths: Path) -> Followed:
-    steps = [tracker.update(t, seen(*(box(*path(t)) for path in paths))) for t in times]
+    steps = [tracker.update(t, detections_of(*(box(*path(t)) for path in paths))) for t in times]
     return Followed([s.ids.tolist() for s in steps], [e for s in steps for e in s.ended])
 
 
@@ -84,7 +84,7 @@ def speed(tracker: Tracker) -> NDArray[np.float64]:
     return np.array(track["motion"][0])[4:6, 0]
 
 
-# --- the contract ------------------------------------------------------------------------------------------------
+# --- the contract ------------------------------------------------------------------------------
 
 
 @every_tracker
@@ -110,23 +110,23 @@ def test_faces_that_cross_at_constant_speed_keep_their_ids(
 
 
 @every_tracker
-@pytest.mark.parametrize("looked", [True, False], ids=["looks without it", "no looks"])
-def test_gap_up_to_the_longest_continues_the_track(tracker: type[Tracker], looked: bool) -> None:
+@pytest.mark.parametrize("with_frames", [True, False], ids=["frames without it", "no frames"])
+def test_a_gap_up_to_max_gap_continues_the_track(tracker: type[Tracker], with_frames: bool) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, max_gap=1.0))
     path = straight(100, 100, 30, 0)
     follow(t, np.arange(9) / 8, path)
-    gap = [t.update(1 + k / 8, seen()) for k in range(1, 8)] if looked else []
+    gap = [t.update(1 + k / 8, detections_of()) for k in range(1, 8)] if with_frames else []
     assert all(not step.ended for step in gap)
     assert follow(t, [2.0], path) == Followed([[1]], [])
 
 
 @every_tracker
-@pytest.mark.parametrize("looked", [True, False], ids=["looks without it", "no looks"])
-def test_longer_gap_ends_the_track_once(tracker: type[Tracker], looked: bool) -> None:
+@pytest.mark.parametrize("with_frames", [True, False], ids=["frames without it", "no frames"])
+def test_longer_gap_ends_the_track_once(tracker: type[Tracker], with_frames: bool) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, max_gap=1.0))
     path = straight(100, 100, 0, 0)
     follow(t, np.arange(9) / 8, path)
-    gap = [t.update(1 + k / 8, seen()) for k in range(1, 9)] if looked else []
+    gap = [t.update(1 + k / 8, detections_of()) for k in range(1, 9)] if with_frames else []
     assert all(not step.ended for step in gap)
     back = follow(t, np.arange(17, 30) / 8, path)
     assert back == Followed([[2]] * 13, [Ended(1, True)])
@@ -147,7 +147,7 @@ def test_sightings_confirm_a_track(tracker: type[Tracker], sightings: int) -> No
 def test_track_missed_before_it_is_confirmed_ends_at_once(tracker: type[Tracker]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_sightings=3))
     follow(t, [0.0, 0.04], straight(100, 100, 0, 0))
-    assert t.update(0.08, seen()).ended == [Ended(1, False)]
+    assert t.update(0.08, detections_of()).ended == [Ended(1, False)]
     assert follow(t, [0.12], straight(100, 100, 0, 0)).ids == [[2]]
 
 
@@ -156,8 +156,8 @@ def test_time_that_goes_back_ends_all_tracks(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     paths = straight(100, 100, 0, 0), straight(300, 100, 0, 0)
     follow(t, [5.0, 5.04], *paths)
-    t.update(5.08, seen(*(box(*p(0)) for p in paths), box(500, 100)))
-    back = t.update(1.0, seen(box(100, 100)))
+    t.update(5.08, detections_of(*(box(*p(0)) for p in paths), box(500, 100)))
+    back = t.update(1.0, detections_of(box(100, 100)))
     assert back.ended == [Ended(1, True), Ended(2, True), Ended(3, False)]
     assert back.ids.tolist() == [4]
 
@@ -165,19 +165,17 @@ def test_time_that_goes_back_ends_all_tracks(tracker: type[Tracker]) -> None:
 @every_tracker
 @given(gaps=st.lists(st.floats(0.02, 0.25), min_size=5, max_size=30))
 @patient
-def test_irregular_looks_at_one_motion_give_one_track(
-    tracker: type[Tracker], gaps: list[float]
-) -> None:
+def test_irregular_frame_times_give_one_track(tracker: type[Tracker], gaps: list[float]) -> None:
     assert follow(tracker(DEFAULTS), np.cumsum(gaps), _walk) == Followed([[1]] * len(gaps), [])
 
 
 @every_tracker
 @pytest.mark.parametrize("fps", [25, 10, 5])
 def test_sampling_rate_does_not_break_a_motion(tracker: type[Tracker], fps: int) -> None:
-    looks = np.arange(4 * fps) / fps
-    assert follow(tracker(DEFAULTS), looks, _walk) == Followed([[1]] * len(looks), [])
+    shots = np.arange(4 * fps) / fps
+    assert follow(tracker(DEFAULTS), shots, _walk) == Followed([[1]] * len(shots), [])
     t = tracker(DEFAULTS)
-    follow(t, looks, straight(100, 100, 50, -30))
+    follow(t, shots, straight(100, 100, 50, -30))
     assert_allclose(speed(t), [50, -30], atol=1)
 
 
@@ -187,11 +185,13 @@ def _walk(t: float) -> tuple[float, float]:
 
 @every_tracker
 @pytest.mark.parametrize(("elapsed", "ids"), [(0.1, [2]), (0.5, [1])])
-def test_rarer_looks_reach_further(tracker: type[Tracker], elapsed: float, ids: list[int]) -> None:
-    """A face that nobody has seen move yet is found again three quarters of its width away, if it had the time."""
+def test_boxes_are_widened_more_if_frames_are_rarer(
+    tracker: type[Tracker], elapsed: float, ids: list[int]
+) -> None:
+    """A new face is assigned three quarters of its width away, if enough time has passed."""
     t = tracker(DEFAULTS)
-    t.update(0.0, seen(box(100, 100)))
-    assert t.update(elapsed, seen(box(100 + 0.75 * SIDE, 100))).ids.tolist() == ids
+    t.update(0.0, detections_of(box(100, 100)))
+    assert t.update(elapsed, detections_of(box(100 + 0.75 * SIDE, 100))).ids.tolist() == ids
 
 
 @every_tracker
@@ -199,28 +199,29 @@ def test_weak_detection_continues_a_track_and_starts_none(tracker: type[Tracker]
     t = tracker(dataclasses.replace(DEFAULTS, start_score=0.6, high_score=0.6))
     scores = [0.4, 0.59, 0.6, 0.4, 0.31, 0.4, 0.9]
     ids = [
-        t.update(k / 25, seen(box(100, 100), scores=[s])).ids.tolist() for k, s in enumerate(scores)
+        t.update(k / 25, detections_of(box(100, 100), scores=[s])).ids.tolist()
+        for k, s in enumerate(scores)
     ]
     assert ids == [[-1], [-1], [1], [1], [1], [1], [1]]
 
 
 @every_tracker
-def test_frame_without_faces_is_a_look_like_any_other(tracker: type[Tracker]) -> None:
-    step = tracker(DEFAULTS).update(0.0, seen())
+def test_a_frame_without_faces_is_accepted(tracker: type[Tracker]) -> None:
+    step = tracker(DEFAULTS).update(0.0, detections_of())
     assert (step.ids.shape, step.ended) == ((0,), [])
 
 
 @dataclass(frozen=True)
-class Look:
+class Shot:
     time: float
-    found: Detections
+    detections: Detections
     features: NDArray[np.float32]
 
 
 @st.composite
-def recordings(draw: st.DrawFn) -> list[Look]:
-    """Some faces that shake and jump between a few places, come and go, score high and low, and resemble each other."""
-    looks, time = [], 0.0
+def recordings(draw: st.DrawFn) -> list[Shot]:
+    """Draw faces that shake, jump, come and go, with various scores and similar features."""
+    shots, time = [], 0.0
     for _ in range(draw(st.integers(1, 15))):
         time += draw(st.sampled_from([0.04, 0.04, 0.1, 0.3, 1.2]))
         if draw(st.integers(0, 12)) == 0:
@@ -230,63 +231,65 @@ def recordings(draw: st.DrawFn) -> list[Look]:
                 st.tuples(st.integers(0, 3), st.integers(-8, 8), st.integers(-8, 8)), max_size=4
             )
         )
-        found = [box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in places]
+        detections = [box(100 + 30 * p + dx, 100 + dy) for p, dx, dy in places]
         scores = draw(
             st.lists(
-                st.sampled_from([0.3, 0.5, 0.7, 0.9]), min_size=len(found), max_size=len(found)
+                st.sampled_from([0.3, 0.5, 0.7, 0.9]),
+                min_size=len(detections),
+                max_size=len(detections),
             )
         )
-        turns = draw(st.lists(st.floats(0, 2), min_size=len(found), max_size=len(found)))
+        turns = draw(st.lists(st.floats(0, 2), min_size=len(detections), max_size=len(detections)))
         features = np.array([[np.cos(a), np.sin(a)] for a in turns], np.float32).reshape(-1, 2)
-        looks.append(Look(time, seen(*found, scores=scores), features))
-    return looks
+        shots.append(Shot(time, detections_of(*detections, scores=scores), features))
+    return shots
 
 
-def play(tracker: Tracker, looks: list[Look], features: bool) -> list[Step]:
-    return [tracker.update(k.time, k.found, k.features if features else None) for k in looks]
+def play(tracker: Tracker, shots: list[Shot], features: bool) -> list[Step]:
+    return [tracker.update(k.time, k.detections, k.features if features else None) for k in shots]
 
 
-def told(steps: list[Step]) -> list[tuple[list[int], list[Ended]]]:
+def as_lists(steps: list[Step]) -> list[tuple[list[int], list[Ended]]]:
     return [(s.ids.tolist(), s.ended) for s in steps]
 
 
 @every_tracker
-@given(looks=recordings(), at=st.integers(0, 15), features=st.booleans(), minimum=st.integers(1, 3))
+@given(shots=recordings(), at=st.integers(0, 15), features=st.booleans(), minimum=st.integers(1, 3))
 @patient
-def test_restored_tracker_goes_on_exactly_as_an_unbroken_one(
-    tracker: type[Tracker], looks: list[Look], at: int, features: bool, minimum: int
+def test_a_restored_tracker_continues_exactly_as_an_unbroken_one(
+    tracker: type[Tracker], shots: list[Shot], at: int, features: bool, minimum: int
 ) -> None:
     chosen = dataclasses.replace(DEFAULTS, min_sightings=minimum)
     unbroken, first, second = tracker(chosen), tracker(chosen), tracker(chosen)
-    expected = play(unbroken, looks, features)
-    begun = play(first, looks[:at], features)
+    expected = play(unbroken, shots, features)
+    begun = play(first, shots[:at], features)
     second.restore(json.loads(json.dumps(first.state())))
-    assert told(begun + play(second, looks[at:], features)) == told(expected)
+    assert as_lists(begun + play(second, shots[at:], features)) == as_lists(expected)
     assert second.state() == unbroken.state()
     assert second.finish() == unbroken.finish()
 
 
 @every_tracker
-@given(looks=recordings(), features=st.booleans(), minimum=st.integers(1, 3))
+@given(shots=recordings(), features=st.booleans(), minimum=st.integers(1, 3))
 @patient
-def test_lives_of_tracks(
-    tracker: type[Tracker], looks: list[Look], features: bool, minimum: int
+def test_tracks_begin_and_end_once_and_have_one_face_a_frame(
+    tracker: type[Tracker], shots: list[Shot], features: bool, minimum: int
 ) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_sightings=minimum))
     count: dict[int, int] = {}
     over: dict[int, bool] = {}
-    for k in looks:
+    for k in shots:
         (step,) = play(t, [k], features)
         for e in step.ended:
             assert e.id in count and e.id not in over, "only a running track can end, once"
             over[e.id] = e.confirmed
         given_out = [int(i) for i in step.ids if i >= 0]
-        assert len(step.ids) == len(k.found)
+        assert len(step.ids) == len(k.detections)
         assert len(set(given_out)) == len(given_out), "one face a track in a look"
         assert not set(given_out) & set(over), "an ended track does not come back"
         for i in given_out:
             count[i] = count.get(i, 0) + 1
-        assert (step.ids[k.found.scores >= t.settings.start_score] > 0).all(), (
+        assert (step.ids[k.detections.scores >= t.settings.start_score] > 0).all(), (
             "a sure face always has a track"
         )
     for e in t.finish():
@@ -300,37 +303,38 @@ def test_lives_of_tracks(
 def test_state_is_a_snapshot(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     follow(t, [0.0, 0.04], straight(100, 100, 0, 0))
-    t.update(0.08, seen())
+    t.update(0.08, detections_of())
     state = t.state()
     before = json.dumps(state)
-    t.update(0.12, seen())
+    t.update(0.12, detections_of())
     assert json.dumps(state) == before
 
 
 @every_tracker
-def test_looks_rarer_than_the_longest_gap_still_make_a_track(tracker: type[Tracker]) -> None:
+def test_frames_rarer_than_max_gap_still_make_a_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     ids = [
-        t.update(k * 1.5 * DEFAULTS.max_gap, seen(box(100 + k, 100))).ids.tolist() for k in range(8)
+        t.update(k * 1.5 * DEFAULTS.max_gap, detections_of(box(100 + k, 100))).ids.tolist()
+        for k in range(8)
     ]
     assert ids[2:] == [ids[2]] * 6
 
 
 @every_tracker
-def test_one_long_pause_among_frequent_looks_ends_a_track(tracker: type[Tracker]) -> None:
+def test_one_long_pause_among_frequent_frames_ends_a_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     for k in range(5):
-        t.update(k / 25, seen(box(100, 100)))
-    assert t.update(10.0, seen(box(100, 100))).ids.tolist() == [2]
+        t.update(k / 25, detections_of(box(100, 100)))
+    assert t.update(10.0, detections_of(box(100, 100))).ids.tolist() == [2]
 
 
-# --- appearance --------------------------------------------------------------------------------------------------
+# --- appearance --------------------------------------------------------------------------------
 
 ALIKE, OTHER = unit(1, 0), unit(0.1, 1)
 
 
 @every_tracker
-def test_faces_that_swap_places_while_they_overlap_are_told_apart_by_their_looks(
+def test_overlapping_faces_that_swap_are_distinguished_by_appearance(
     tracker: type[Tracker],
 ) -> None:
     here, there = box(100, 100), box(104, 100)
@@ -338,72 +342,74 @@ def test_faces_that_swap_places_while_they_overlap_are_told_apart_by_their_looks
     def swap(features: NDArray[np.float32] | None) -> list[int]:
         t = tracker(DEFAULTS)
         for k in range(10):
-            t.update(k / 25, seen(here, there), features)
-        return t.update(0.4, seen(there, here), features).ids.tolist()
+            t.update(k / 25, detections_of(here, there), features)
+        return t.update(0.4, detections_of(there, here), features).ids.tolist()
 
     assert swap(np.stack((ALIKE, OTHER))) == [1, 2]
     assert swap(None) == [2, 1]  # by place alone
 
 
 @every_tracker
-def test_faces_that_look_opposite_never_mix(tracker: type[Tracker]) -> None:
+def test_faces_with_opposite_features_are_never_one_track(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     for k in range(5):
-        t.update(k / 25, seen(box(100, 100)), ALIKE[None])
-    assert t.update(0.2, seen(box(100, 100)), unit(-0.01, 1)[None]).ids.tolist() == [2]
+        t.update(k / 25, detections_of(box(100, 100)), ALIKE[None])
+    assert t.update(0.2, detections_of(box(100, 100)), unit(-0.01, 1)[None]).ids.tolist() == [2]
 
 
 @every_tracker
-def test_looks_do_not_override_place(tracker: type[Tracker]) -> None:
+def test_appearance_does_not_override_position(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     for k in range(5):
-        t.update(k / 25, seen(box(100, 100)), ALIKE[None])
-    assert t.update(0.2, seen(box(300, 100)), ALIKE[None]).ids.tolist() == [2]
+        t.update(k / 25, detections_of(box(100, 100)), ALIKE[None])
+    assert t.update(0.2, detections_of(box(300, 100)), ALIKE[None]).ids.tolist() == [2]
 
 
 @every_tracker
-def test_looks_are_remembered_over_many_sightings(tracker: type[Tracker]) -> None:
+def test_appearance_is_averaged_over_many_sightings(tracker: type[Tracker]) -> None:
     """One odd picture of a face does not become what it looks like."""
     t = tracker(DEFAULTS)
     for k in range(10):
-        t.update(k / 25, seen(box(100, 100)), ALIKE[None])
-    t.update(0.4, seen(box(100, 100)), OTHER[None])
+        t.update(k / 25, detections_of(box(100, 100)), ALIKE[None])
+    t.update(0.4, detections_of(box(100, 100)), OTHER[None])
     (track,) = t.state()["tracks"]
     assert np.linalg.norm(track["feature"]) == pytest.approx(1)
     assert np.array(track["feature"]) @ ALIKE > 0.98
     assert np.array(track["feature"]) @ OTHER > ALIKE @ OTHER
 
 
-# --- SORT --------------------------------------------------------------------------------------------------------
+# --- SORT --------------------------------------------------------------------------------------
 
 
-def test_sort_prefers_the_surer_of_detections_that_lie_alike() -> None:
+def test_sort_prefers_the_higher_score_of_equal_overlaps() -> None:
     t = Sort(DEFAULTS)
     follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    assert t.update(0.2, seen(box(98, 100), box(104, 100), scores=[0.5, 0.9])).ids.tolist() == [
+    assert t.update(
+        0.2, detections_of(box(98, 100), box(104, 100), scores=[0.5, 0.9])
+    ).ids.tolist() == [
         -1,
         1,
     ]
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(Sort, [2]), (ByteTrack, [1]), (OcSort, [1])])
-def test_sort_asks_for_more_overlap_than_the_others(tracker: type[Tracker], ids: list[int]) -> None:
+def test_sort_needs_more_overlap_than_the_others(tracker: type[Tracker], ids: list[int]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, min_overlap=0.2))
     follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    assert t.update(0.2, seen(box(124, 100))).ids.tolist() == ids
+    assert t.update(0.2, detections_of(box(124, 100))).ids.tolist() == ids
 
 
-# --- ByteTrack ---------------------------------------------------------------------------------------------------
+# --- ByteTrack ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("tracker", "ids"), [(Sort, [-1, 1]), (ByteTrack, [1, -1]), (OcSort, [1, -1])]
 )
-def test_sure_detections_choose_first(tracker: type[Tracker], ids: list[int]) -> None:
+def test_high_score_detections_are_assigned_first(tracker: type[Tracker], ids: list[int]) -> None:
     t = tracker(dataclasses.replace(DEFAULTS, start_score=1.0))
     _start_with_sure_face(t)
     sure, unsure = box(110, 100), box(100, 100)
-    assert t.update(0.2, seen(sure, unsure, scores=[0.9, 0.4])).ids.tolist() == ids
+    assert t.update(0.2, detections_of(sure, unsure, scores=[0.9, 0.4])).ids.tolist() == ids
 
 
 @pytest.mark.parametrize("tracker", [ByteTrack, OcSort])
@@ -413,36 +419,36 @@ def test_unsure_detection_must_lie_where_its_track_is_expected(
 ) -> None:
     t = tracker(DEFAULTS)
     follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    assert t.update(0.2, seen(box(100 + shift, 100), scores=[0.4])).ids.tolist() == ids
+    assert t.update(0.2, detections_of(box(100 + shift, 100), scores=[0.4])).ids.tolist() == ids
 
 
 @pytest.mark.parametrize("tracker", [ByteTrack, OcSort])
 def test_unsure_detection_does_not_bring_back_a_lost_face(tracker: type[Tracker]) -> None:
     t = tracker(DEFAULTS)
     follow(t, np.arange(5) / 25, straight(100, 100, 0, 0))
-    t.update(0.2, seen())
-    assert t.update(0.24, seen(box(100, 100), scores=[0.4])).ids.tolist() == [-1]
-    assert t.update(0.28, seen(box(100, 100), scores=[0.9])).ids.tolist() == [1]
-    assert t.update(0.32, seen(box(100, 100), scores=[0.4])).ids.tolist() == [1]
+    t.update(0.2, detections_of())
+    assert t.update(0.24, detections_of(box(100, 100), scores=[0.4])).ids.tolist() == [-1]
+    assert t.update(0.28, detections_of(box(100, 100), scores=[0.9])).ids.tolist() == [1]
+    assert t.update(0.32, detections_of(box(100, 100), scores=[0.4])).ids.tolist() == [1]
 
 
 def _start_with_sure_face(t: Tracker) -> None:
     for k in range(5):
-        t.update(k / 25, seen(box(100, 100), scores=[1.0]))
+        t.update(k / 25, detections_of(box(100, 100), scores=[1.0]))
 
 
-# --- OC-SORT -----------------------------------------------------------------------------------------------------
+# --- OC-SORT -----------------------------------------------------------------------------------
 
 
 def test_speed_after_a_gap_is_that_of_the_straight_path_across_it() -> None:
-    """The face goes right, turns downwards while nobody sees it, and is seen again 12 px on and 12 px down."""
+    """The face goes right, turns downwards while unseen, and is back 12 px right and 12 px down."""
     error = {}
     for tracker in (Sort, OcSort):
         t = tracker(DEFAULTS)
         follow(t, np.arange(26) / 25, straight(100, 100, 40, 0))
         for k in range(26, 40):
-            t.update(k / 25, seen())
-        assert t.update(1.6, seen(box(152, 112))).ids.tolist() == [1]
+            t.update(k / 25, detections_of())
+        assert t.update(1.6, detections_of(box(152, 112))).ids.tolist() == [1]
         error[tracker] = float(np.linalg.norm(speed(t) - np.array([12, 12]) / 0.6))
     assert error[OcSort] < 5
     assert error[Sort] > 2 * error[OcSort]
@@ -456,34 +462,34 @@ def test_face_that_stopped_while_unseen_is_found_where_it_was_last(
     path = straight(100, 100, 80, 0)
     follow(t, np.arange(26) / 25, path)
     for k in range(26, 40):
-        t.update(k / 25, seen())
-    assert t.update(1.6, seen(box(*path(1.0)))).ids.tolist() == ids
+        t.update(k / 25, detections_of())
+    assert t.update(1.6, detections_of(box(*path(1.0)))).ids.tolist() == ids
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(ByteTrack, [1]), (OcSort, [2])])
 def test_face_straight_ahead_of_a_moving_track_is_its_own(
     tracker: type[Tracker], ids: list[int]
 ) -> None:
-    """The moving face slows down; a still one beside it overlaps a little more with where it is found."""
+    """The moving face slows down; a still one beside it overlaps a little more with the box."""
     t = tracker(DEFAULTS)
     follow(t, np.arange(10) / 10, straight(108, 100, 0, 0), straight(10, 100, 100, 0))
-    assert t.update(1.0, seen(box(101, 100))).ids.tolist() == ids
+    assert t.update(1.0, detections_of(box(101, 100))).ids.tolist() == ids
 
 
 @pytest.mark.parametrize(("tracker", "ids"), [(ByteTrack, [2, 1]), (OcSort, [1, 2])])
 def test_pairing_that_keeps_the_directions_is_preferred(
     tracker: type[Tracker], ids: list[int]
 ) -> None:
-    """One face goes right, one down. Where they meet, each is found ahead, but a little nearer to the other's place."""
+    """One face goes right, one down; where they meet, each is a little nearer to the other's box."""
     t = tracker(DEFAULTS)
     follow(t, np.arange(10) / 10, straight(80, 100.5, 20, 0), straight(100.5, 80, 0, 20))
     restored = tracker(DEFAULTS)
     restored.restore(json.loads(json.dumps(t.state())))
     for one in (t, restored):
-        assert one.update(1.0, seen(box(106, 100), box(100, 106))).ids.tolist() == ids
+        assert one.update(1.0, detections_of(box(106, 100), box(100, 106))).ids.tolist() == ids
 
 
-# --- the motion --------------------------------------------------------------------------------------------------
+# --- the motion --------------------------------------------------------------------------------
 
 seconds = st.floats(0.001, 2)
 places = st.lists(st.tuples(st.floats(0, 200), st.floats(0, 200)), min_size=1, max_size=6)
@@ -512,7 +518,7 @@ def one_and_two_steps(
 
 @given(places=places, a=seconds, b=seconds)
 @patient
-def test_predicting_in_two_steps_is_predicting_in_one(
+def test_predicting_in_two_steps_equals_predicting_in_one(
     places: list[tuple[float, float]], a: float, b: float
 ) -> None:
     (x1, p1, _), (x2, p2, _) = one_and_two_steps(filtered(box(*p) for p in places), a, b)
@@ -521,7 +527,7 @@ def test_predicting_in_two_steps_is_predicting_in_one(
 
 
 @pytest.mark.parametrize("growth", [4, -2])
-def test_predicting_in_two_steps_is_predicting_in_one_for_a_face_that_comes_nearer_or_goes(
+def test_two_steps_equal_one_for_a_face_that_changes_its_size(
     growth: float,
 ) -> None:
     motion = filtered(box(100, 100, 40 + growth * k) for k in range(6))
@@ -560,13 +566,13 @@ def test_near_and_far_faces_move_alike() -> None:
     assert_allclose(large.state()[1], 4 * small.state()[1], rtol=1e-9, atol=1e-9)
 
 
-# --- overlap and assignment --------------------------------------------------------------------------------------
+# --- overlap and assignment --------------------------------------------------------------------
 
 corner, length = st.integers(-50, 50), st.integers(1, 60)
 boxes = st.lists(st.tuples(corner, corner, length, length), max_size=5).map(
-    lambda found: np.array([[x, y, x + w, y + h] for x, y, w, h in found], np.float64).reshape(
-        -1, 4
-    )
+    lambda detections: np.array(
+        [[x, y, x + w, y + h] for x, y, w, h in detections], np.float64
+    ).reshape(-1, 4)
 )
 
 
@@ -658,18 +664,18 @@ def test_new_face_does_not_push_a_well_placed_one_off_its_track(tracker: type[Tr
     """Face 2 hides; face 1 stays; a new face comes up where only the track of face 1 reaches."""
     t = tracker(DEFAULTS)
     follow(t, np.arange(10) / 10, straight(100, 100, 0, 0), straight(120, 100, 0, 0))
-    assert t.update(1.0, seen(box(100, 100), box(80, 100))).ids.tolist() == [1, 3]
+    assert t.update(1.0, detections_of(box(100, 100), box(80, 100))).ids.tolist() == [1, 3]
 
 
-# --- linking -----------------------------------------------------------------------------------------------------
+# --- linking -----------------------------------------------------------------------------------
 
 EAST, NORTH = unit(1, 0), unit(0, 1)
 
 
 def tracklet(
-    number: int, start: float, end: float, look: NDArray[np.float32] = EAST, source: int = 1
+    number: int, start: float, end: float, feature: NDArray[np.float32] = EAST, source: int = 1
 ) -> Tracklet:
-    return Tracklet(number, source, start, end, look)
+    return Tracklet(number, source, start, end, feature)
 
 
 @pytest.mark.parametrize(
@@ -697,8 +703,8 @@ def tracklet(
 )
 def test_tracklets_that_follow_each_other_are_proposed(later: Tracklet, proposed: bool) -> None:
     for order in ([tracklet(1, 0, 10), later], [later, tracklet(1, 0, 10)]):
-        found = propose(order, max_gap=5, min_score=0.5)
-        assert [(p.a, p.b, p.score) for p in found] == ([(1, 2, 1.0)] if proposed else [])
+        detections = propose(order, max_gap=5, min_score=0.5)
+        assert [(p.a, p.b, p.score) for p in detections] == ([(1, 2, 1.0)] if proposed else [])
 
 
 def test_each_tracklet_is_proposed_with_its_best_continuation_only() -> None:
@@ -716,32 +722,34 @@ def tracklets(draw: st.DrawFn) -> list[Tracklet]:
     made = []
     for number in range(draw(st.integers(0, 8))):
         start = random.uniform(0, 30)
-        look = unit(*random.uniform(0, 1, 8))
+        feature = unit(*random.uniform(0, 1, 8))
         made.append(
-            tracklet(number, start, start + random.uniform(0, 8), look, int(random.integers(1, 3)))
+            tracklet(
+                number, start, start + random.uniform(0, 8), feature, int(random.integers(1, 3))
+            )
         )
     return made
 
 
 @given(pieces=tracklets(), max_gap=st.floats(0, 20), min_score=st.floats(0, 1))
 @patient
-def test_proposals_are_all_pairs_that_want_each_other_most(
+def test_proposals_are_all_pairs_that_are_each_others_best(
     pieces: list[Tracklet], max_gap: float, min_score: float
 ) -> None:
     possible = {
-        (a.id, b.id): float(a.look @ b.look)
+        (a.id, b.id): float(a.feature @ b.feature)
         for a, b in permutations(pieces, 2)
         if a.source == b.source and a.end < b.start <= a.end + max_gap
     }
-    wanted = {
+    expected = {
         (a, b): score
         for (a, b), score in possible.items()
         if score >= min_score
         and score == max(s for (i, j), s in possible.items() if i == a or j == b)
     }
-    found = propose(pieces, max_gap, min_score)
-    assert {(p.a, p.b): p.score for p in found} == wanted
-    assert [p.score for p in found] == sorted(wanted.values(), reverse=True)
+    detections = propose(pieces, max_gap, min_score)
+    assert {(p.a, p.b): p.score for p in detections} == expected
+    assert [p.score for p in detections] == sorted(expected.values(), reverse=True)
 
 
 ASTRONAUT: Image = skimage.data.astronaut()  # type: ignore[no-untyped-call]
@@ -755,10 +763,10 @@ def crop(image: Image) -> FaceCrop:
 FACE = crop(ASTRONAUT[50:210, 150:310])
 
 
-def test_same_pictures_look_the_same() -> None:
-    look = appearance([FACE, FACE])
-    assert np.linalg.norm(look) == pytest.approx(1)
-    assert look @ appearance([FACE]) == pytest.approx(1)
+def test_equal_pictures_have_equal_appearance() -> None:
+    feature = appearance([FACE, FACE])
+    assert np.linalg.norm(feature) == pytest.approx(1)
+    assert feature @ appearance([FACE]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -775,15 +783,15 @@ def test_same_pictures_look_the_same() -> None:
     ],
     ids=["other picture", "other colours", "other form", "upside down"],
 )
-def test_other_pictures_look_less_alike_than_a_noisy_copy(other: FaceCrop) -> None:
+def test_other_pictures_are_less_similar_than_a_noisy_copy(other: FaceCrop) -> None:
     noise = np.random.default_rng(0).normal(0, 3, FACE.native.shape)
     noisy = crop(np.clip(FACE.native + noise, 0, 255).astype(np.uint8))
-    look = appearance([FACE])
-    assert look @ appearance([noisy]) > look @ appearance([other]) + 0.03
+    feature = appearance([FACE])
+    assert feature @ appearance([noisy]) > feature @ appearance([other]) + 0.03
 
 
 def test_smallest_crop_has_an_appearance() -> None:
     dot: Any = np.full((1, 1, 3), 90, np.uint8)
-    look = appearance([FaceCrop(FACE.aligned, dot, (0, 0))])
-    assert look.shape == appearance([FACE]).shape
-    assert np.linalg.norm(look) == pytest.approx(1)
+    feature = appearance([FaceCrop(FACE.aligned, dot, (0, 0))])
+    assert feature.shape == appearance([FACE]).shape
+    assert np.linalg.norm(feature) == pytest.approx(1)
