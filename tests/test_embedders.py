@@ -449,7 +449,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "adaface",
         lambda d: None,
         UsageError,
-        "none of its own; give the path of one of AdaFace's",
+        "no bundled ones; give the path of one of AdaFace's",
     ),
     "adaface, no file": (
         "adaface",
@@ -479,7 +479,7 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], Path | None], type[FasrError], s
         "insightface",
         lambda d: None,
         UsageError,
-        "none of its own; give an ArcFace .onnx",
+        "no bundled ones; give InsightFace's ArcFace .onnx",
     ),
     "insightface, no folder": (
         "insightface",

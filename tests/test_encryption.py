@@ -240,7 +240,7 @@ def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: 
 def test_photographs_are_not_enrolled_into_an_encrypted_case(
     corridor: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="a gallery is not encrypted"):
+    with pytest.raises(UsageError, match="a gallery is never encrypted"):
         run([corridor], tmp_path / "case", configs.load("cpu"), PORTRAITS / "mugshots")
     assert not (tmp_path / "case").exists()
 

@@ -501,7 +501,7 @@ def test_a_camera_a_pipe_and_a_device_are_refused_without_waiting_for_them(
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/video0"), Path("/dev/zero")):
         with pytest.raises(
-            MediaError, match="no live mode, by design; give files that were recorded"
+            MediaError, match="no live mode, by design; give recorded files"
         ):
             open_video(path, backend)
 
