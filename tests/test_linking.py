@@ -89,14 +89,16 @@ def test_links_are_a_forest_without_two_faces_of_one_time(
             for b in group - {a}:
                 one, other = tracks[a], tracks[b]
                 assert one.source != other.source or one.end < other.start or other.end < one.start
-    assert all(np.isclose(p.score, tracks[p.a].look @ tracks[p.b].look, atol=1e-6) for p in links)
+    assert all(
+        np.isclose(p.score, tracks[p.a].feature @ tracks[p.b].feature, atol=1e-6) for p in links
+    )
 
 
 def test_comparing_in_blocks_gives_the_same_links(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracks = [tracklet(k, f"person{k % 3}", source=k) for k in range(11)]
-    whole = propose_by_face(tracks, 0.5, never_apart)
+    at_once = propose_by_face(tracks, 0.5, never_apart)
     monkeypatch.setattr(linking, "BLOCK", 4)
     blocks = propose_by_face(tracks, 0.5, never_apart)
-    assert whole and [(p.a, p.b) for p in blocks] == [(p.a, p.b) for p in whole]
+    assert at_once and [(p.a, p.b) for p in blocks] == [(p.a, p.b) for p in at_once]

@@ -500,9 +500,7 @@ def test_a_camera_a_pipe_and_a_device_are_refused_without_waiting_for_them(
     pipe = tmp_path / "pipe.mp4"
     os.mkfifo(pipe)
     for path in (pipe, Path("/dev/video0"), Path("/dev/zero")):
-        with pytest.raises(
-            MediaError, match="no live mode, by design; give recorded files"
-        ):
+        with pytest.raises(MediaError, match="no live mode, by design; give recorded files"):
             open_video(path, backend)
 
 
