@@ -304,17 +304,17 @@ def as_image(pictures: torch.Tensor) -> Matrix:
 def test_both_ways_to_arcfaces_frame_give_one_picture(
     known: bool, size: float, degrees: float
 ) -> None:
-    """From the image at once, or by way of the canonical frame, with landmarks or with the frame's three points only.
+    """Directly from the image, and by way of the canonical frame, with and without landmarks.
 
-    With its landmarks a face of any form goes where it should; without them, one of the template's form.
+    With landmarks that holds for a face of any form, without them for one of the template's form.
     """
     landmarks, side = placed(size, degrees)
     if known:
         landmarks = landmarks + np.random.default_rng(0).normal(0, 1.5 * size, (5, 2))
     image = waves(side)
-    faces, landmarks = as_canonical(image, landmarks)
+    faces, canonical_landmarks = as_canonical(image, landmarks)
     direct = to_arcface(image, landmarks)
-    by_way = as_image(canonical_to_arcface(faces, landmarks if known else None))
+    by_way = as_image(canonical_to_arcface(faces, canonical_landmarks if known else None))
     inside = np.s_[4:-8, 4:-4]  # the canonical picture ends a few rows earlier
     assert np.abs(by_way - direct)[inside].max() < 4
     assert np.abs(by_way - direct)[inside].mean() < 1
