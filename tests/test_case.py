@@ -281,7 +281,7 @@ def test_footage_that_cannot_be_read_is_told_with_its_reason(
     assert f"not checked: {footage} cannot be read (Input/output error)" in out
     code, out, err = called(capsys, "run", footage, "--out", case.parent / "other")
     assert code == 2 and err == (
-        f"fasr-video: {footage}: Input/output error; change its permissions, or look after the disk that it is on\n"
+        f"fasr-video: {footage}: Input/output error; check its permissions and the disk that it is on\n"
     )
 
 

@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
         (house, good[1], "not the key of the first certificate"),
         (*old, "not today"),
         (*no_purpose, "C2PA does not accept it"),
-        (text, good[1], "no certificates in PEM"),
+        (text, good[1], "it holds no PEM certificate"),
         (good[0], text, "not a private key in PEM"),
         (tmp_path / "none.pem", good[1], "cannot be read"),
     ):

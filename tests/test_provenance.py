@@ -143,7 +143,11 @@ def test_a_track_that_is_not_there_is_named(
     corridor_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(capsys, "pictures", corridor_case, "T9", "--out", tmp_path / "out")
-    assert code == 2 and "T9: no such track, but T1, T2" in err and not (tmp_path / "out").exists()
+    assert (
+        code == 2
+        and "T9: no such track; the case has T1, T2" in err
+        and not (tmp_path / "out").exists()
+    )
 
 
 def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:

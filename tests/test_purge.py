@@ -162,7 +162,9 @@ def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
     set_days(copied_case, 30)
     (due,) = purging.cases_in([copied_case.parent])
     made = datetime.fromisoformat(due.made_at)
-    assert not due.over(made + timedelta(days=29.99)) and due.over(made + timedelta(days=30))
+    assert not due.has_expired(made + timedelta(days=29.99)) and due.has_expired(
+        made + timedelta(days=30)
+    )
 
 
 def test_a_named_case_goes_before_its_time_when_somebody_says_why(
@@ -209,7 +211,7 @@ def test_killed_in_between_it_cannot_be_opened_and_goes_on(
     after: int, over: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (due,) = purging.cases_in([over])
-    search = purging.copies([due], [over.parent])
+    search = purging.search_copies([due], [over.parent])
     pictures, unlink, left = hashes(over), Path.unlink, [after]
 
     def until_killed(path: Path, missing_ok: bool = False) -> None:
@@ -225,8 +227,8 @@ def test_killed_in_between_it_cannot_be_opened_and_goes_on(
         with pytest.raises(CaseError, match="it was purged"):
             Case.open(over)
     (again,) = purging.cases_in([over])
-    assert again.over(datetime.now(UTC))
-    purging.purge(again, purging.copies([again], []), "another", "")
+    assert again.has_expired(datetime.now(UTC))
+    purging.purge(again, purging.search_copies([again], []), "another", "")
     told = tombstone(over)
     assert (
         [p.name for p in over.iterdir()] == [TOMBSTONE]
@@ -319,7 +321,7 @@ def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for due in purging.cases_in([archive]):
-        purging.purge(due, purging.copies([due], []), "one", "order")
+        purging.purge(due, purging.search_copies([due], []), "one", "order")
     assert in_summary(archive) == {"a", "b"}, "killed before it was written anew"
     assert called(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, (
         "nothing without --yes"
@@ -372,7 +374,7 @@ def test_a_tombstone_that_is_damaged_stops_no_other_case(
     )
     (case_of(archive, "b") / TOMBSTONE).write_text('{"state": "removed"}')
     code, out, err = called(capsys, "purge", archive, *NOW)
-    assert code == 3 and "1 of 2 cases removed" in out and "not a whole tombstone" in err
+    assert code == 3 and "1 of 2 cases removed" in out and "a damaged tombstone" in err
     document = json.loads((archive / "summary.json").read_text())
     assert [p["case"][0] for p in document["purged"]] == ["a"] and len(document["not_read"]) == 1
 
@@ -440,7 +442,9 @@ def test_a_planted_tombstone_ends_no_case(
     stone(copied_case, state)
     code, out, err = called(capsys, "purge", copied_case, "--yes")
     assert (
-        code == 3 and "0 of 1 cases removed" in out and "a tombstone, and the case is there" in err
+        code == 3
+        and "0 of 1 cases removed" in out
+        and "a tombstone, although the case still exists" in err
     )
     assert hashes(copied_case) == before and (copied_case / DATABASE).is_file()
 
@@ -461,7 +465,7 @@ def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
     code, _, err = called(capsys, "purge", copied_case, *NOW)
     assert (
         code == 3
-        and "a tombstone, and the case is there" in err
+        and "a tombstone, although the case still exists" in err
         and (copied_case / DATABASE).is_file()
     )
 
@@ -486,7 +490,7 @@ def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
     code, _, err = called(capsys, "purge", footage.parent, "--yes")
     assert (
         code == 3
-        and "not what the tombstone tells of" in err
+        and "not what the tombstone lists" in err
         and (footage.parent / "settings.yaml").exists()
     )
 
@@ -579,11 +583,11 @@ def test_a_clock_far_from_the_log_ends_no_case(
 def test_a_case_is_removed_by_the_clock_within_a_month_of_its_time(copied_case: Path) -> None:
     set_days(copied_case, 30)
     (due,) = purging.cases_in([copied_case])
-    assert due.newest is not None
+    assert due.last_logged is not None
     for days, removed in {29: False, 31: True, 60: True, 62: False}.items():
-        at = due.newest + timedelta(days=days)
-        assert (due.over(at) and not due.doubt(at)) == removed
-    behind = replace(due, until=due.newest - timedelta(days=9))
-    assert behind.over(due.newest - timedelta(days=5)) and behind.doubt(
-        due.newest - timedelta(days=5)
+        at = due.last_logged + timedelta(days=days)
+        assert (due.has_expired(at) and not due.clock_problem(at)) == removed
+    behind = replace(due, expires_at=due.last_logged - timedelta(days=9))
+    assert behind.has_expired(due.last_logged - timedelta(days=5)) and behind.clock_problem(
+        due.last_logged - timedelta(days=5)
     )

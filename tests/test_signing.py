@@ -146,7 +146,7 @@ def test_only_its_owner_can_read_the_private_key(key: Path) -> None:
 def test_a_key_is_never_written_over(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = key.read_bytes()
     code, _, err = called(capsys, "keygen", key)
-    assert code == 2 and "it is there already" in err and key.read_bytes() == before
+    assert code == 2 and "it exists already" in err and key.read_bytes() == before
 
 
 def test_a_public_key_is_never_written_over_either(
@@ -158,7 +158,7 @@ def test_a_public_key_is_never_written_over_either(
     linked.symlink_to(tmp_path / "elsewhere")
     for public in (kept, linked):
         code, _, err = called(capsys, "keygen", public.with_suffix(""))
-        assert code == 2 and f"{public}: it is there already" in err and err.count("\n") == 1
+        assert code == 2 and f"{public}: it exists already" in err and err.count("\n") == 1
     assert kept.read_text() == "of the other half"
     assert sorted(tmp_path.iterdir()) == [kept, linked], "no private key without its public one"
 

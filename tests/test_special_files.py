@@ -110,7 +110,7 @@ def test_nothing_but_files_lies_beside_a_database(reading: bool, end: str, case:
 def test_a_tombstone_that_is_a_pipe_is_not_waited_for(case: Path) -> None:
     pipe(case / TOMBSTONE)
     (due,) = cases_in([case])
-    assert "not a whole tombstone" in due.problem
+    assert "a damaged tombstone" in due.problem
 
 
 def test_a_file_that_claims_more_than_any_of_ours_is_not_read(tmp_path: Path) -> None:
