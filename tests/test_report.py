@@ -119,7 +119,7 @@ def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path)
         ),
         "unknown": ("Unknown", "Nobody in the gallery passes the threshold of 1.70"),
         "insufficient": ("Insufficient quality", "4 of 4 sightings: fewer pixels between the eyes"),
-        "only sr": ("Candidates: 1 lead", "Nothing but the reconstruction supports this"),
+        "only sr": ("Candidates: 1 lead", "Only the reconstruction supports this"),
         "conditioned": ("Unknown", "is conditioned on subject"),
         "not searched": ("Not searched", "no gallery was searched"),
     }
@@ -133,12 +133,12 @@ def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path)
 def test_original_comes_before_what_was_made_of_it_and_people_decide_last(written: Path) -> None:
     assert page(written, PAGES["lead"]).headings == [
         "Times",
-        "LR0: the best face as the camera saw it",
+        "LR0: the best face, as the camera recorded it",
         "Classical enhancement",
         "Reconstruction",
         "Auxiliary faces",
         "Candidates",
-        "How it was made",
+        "How the results were made",
         "Decisions of reviewers",
         "Review by two people",
     ]
@@ -209,7 +209,7 @@ def test_lead_of_the_reconstruction_alone_is_marked(written: Path) -> None:
 
 def test_conditioned_reconstruction_names_its_subject(written: Path) -> None:
     text = page(written, PAGES["conditioned"]).text
-    assert f"Conditioned on subject {LEAD}" in text and "was not searched with" in text
+    assert f"Conditioned on subject {LEAD}" in text and "was not used in the search" in text
     assert "Conditioned on" not in page(written, PAGES["lead"]).text
 
 
@@ -219,15 +219,15 @@ def test_without_a_calibration_nobody_passes_and_that_is_said(copy: Path) -> Non
         case.db.execute("UPDATE candidate SET ratio = NULL, passes = 0 WHERE track = 1")
     text = page(write_report(copy), PAGES["lead"]).text
     assert "Its scores are not calibrated, so nobody can pass a threshold." in text
-    assert "There is no threshold, for scores are raw: a list to look through, no leads" in text
-    assert "●" not in text and "Over the threshold" not in text
+    assert "There is no threshold, because scores are raw: a list to look through, no leads" in text
+    assert "●" not in text and "Above the threshold" not in text
 
 
 def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
     text = " ".join(page(written, PAGES["unknown"]).text.split())
     assert "2026-03-01 14:03:00.480+01:00 to 2026-03-01 14:03:00.720+01:00" in text
     assert "± 2.5 s; the clock is from the file's path" in text and "Gate <1>" in text
-    assert "no clock of this source was given" in page(written, PAGES["only sr"]).text
+    assert "no clock was given for this source" in page(written, PAGES["only sr"]).text
     first, *_, last = csv.DictReader(
         io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))
     )
@@ -242,7 +242,7 @@ def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path
     text = " ".join(page(written, PAGES["lead"]).text.split())
     assert f"Reviewed: accepted {LEAD} by R. Viewer" in text
     assert "by S. Second, 20" in text and "ears & chin" in text
-    assert "None so far." in page(written, PAGES["unknown"]).text
+    assert "No decisions yet." in page(written, PAGES["unknown"]).text
     rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
     assert [r["decisions"] for r in rows] == [f"accepted {LEAD} by R. Viewer", "", "", "", "", ""]
 
@@ -277,7 +277,7 @@ def test_case_page_tells_sources_reasons_models_settings_and_log(written: Path) 
     for source in report["sources"]:
         assert source["sha256"] in text
     assert "fewer pixels between the eyes than the setting asks for" in text
-    assert "research use" in text and "unknown here: ask who gave the file" in text
+    assert "research use" in text and "unknown here: ask whoever gave you the file" in text
     assert "min_eye_px" in text
     assert all(line["hash"] in text for line in report["log"])
 
@@ -428,7 +428,7 @@ def test_photographs_can_be_left_out(case: Path, written: Path, tmp_path: Path) 
 def test_report_is_made_without_the_gallery(copy: Path) -> None:
     shutil.rmtree(copy / "gallery")
     told = page(write_report(copy), PAGES["lead"])
-    assert "the gallery is not at hand" in told.text and LEAD in told.text
+    assert "the gallery is not available" in told.text and LEAD in told.text
     assert not any(alt.startswith("Gallery photograph") for alt in told.alts)
 
 
@@ -515,7 +515,7 @@ def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(co
 
 def test_folder_with_other_things_in_it_is_refused(case: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(CaseError, match="not empty and no report"):
+    with pytest.raises(CaseError, match="it is not empty and holds no report"):
         write_report(case, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -633,7 +633,7 @@ def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
 def test_a_folder_with_sums_of_other_things_is_left_alone(case: Path, tmp_path: Path) -> None:
     sums = tmp_path / "SHA256SUMS"
     sums.write_text(f"{'0' * 64}  disk.iso\n")
-    with pytest.raises(CaseError, match="of something else"):
+    with pytest.raises(CaseError, match="belongs to something else"):
         write_report(case, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["SHA256SUMS"] and "disk.iso" in sums.read_text()
 

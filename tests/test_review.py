@@ -38,7 +38,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import GalleryStore
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
-from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server
+from fasr_video.review.server import MOST_CONNECTIONS, by_id, listen, make_server
 from fasr_video.review.signoff import sign_off
 from fasr_video.review.times import Clock, parse
 from tests.reviewed import Names, made_case
@@ -51,13 +51,13 @@ ESCAPED = html.escape(HOSTILE, quote=True).replace("&quot;", "&#34;").replace("&
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_case(tmp_path_factory.mktemp("whole") / "case")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_case(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "case"))
+def folder(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "case"))
 
 
 @pytest.fixture
@@ -101,15 +101,15 @@ def problems(folder: Path) -> list[str]:
         return [p for c in verify(case) for p in c.problems]
 
 
-def shown(page: TestResponse) -> list[str]:
-    """The tracks of an overview, in its order."""
+def track_names(page: TestResponse) -> list[str]:
+    """Return the tracks of an overview, in its order."""
     return re.findall(r"<h2><a [^>]+>([^<]+)</a>", page.text)
 
 
 def paths(app: Flask) -> Iterator[tuple[str, str]]:
     """Method and path of everything that the app answers to, but its style and script."""
     (case,) = app.config["CASES"]
-    some = {
+    values = {
         "case_id": case,
         "name": "T1",
         "decision": 1,
@@ -121,7 +121,7 @@ def paths(app: Flask) -> Iterator[tuple[str, str]]:
         for rule in app.url_map.iter_rules():
             if rule.endpoint != "static":
                 url = app.url_for(
-                    rule.endpoint, **{k: some[k] for k in rule.arguments}, _external=False
+                    rule.endpoint, **{k: values[k] for k in rule.arguments}, _external=False
                 )
                 for method in (rule.methods or set()) & {"GET", "POST"}:
                     yield method, url
@@ -131,9 +131,9 @@ def paths(app: Flask) -> Iterator[tuple[str, str]]:
 
 
 def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path) -> None:
-    asked = list(paths(app))
-    assert {m for m, _ in asked} == {"GET", "POST"} and len(asked) >= 13
-    for method, path in asked:
+    requests = list(paths(app))
+    assert {m for m, _ in requests} == {"GET", "POST"} and len(requests) >= 13
+    for method, path in requests:
         answer = app.test_client().open(path, method=method, base_url=HOST)
         assert answer.status_code == 403, path
         assert "anna" not in answer.text and "Set-Cookie" not in answer.headers
@@ -233,10 +233,10 @@ def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(
     )
     folder = made_case(tmp_path / "case", odd)
     browser = Browser(make_app(by_id([folder]), TOKEN, PORT))
-    said = browser.post(
+    answer = browser.post(
         "/track/T1/decide", verdict="accepted", subject=HOSTILE, reason=HOSTILE, by=HOSTILE
     )
-    assert said.status_code == 303
+    assert answer.status_code == 303
     browser.post("/join", track=[1, 3], by=HOSTILE)
     browser.post("/sign-off", by=HOSTILE, although="on")
     pages = [f"/case/{browser.case}/{page}" for page in ("track/T1", "subjects", "sign-off")]
@@ -282,7 +282,9 @@ def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> N
         decide(case, 2, "insufficient", "too blurred", "Anna")
         decide(case, 3, "accepted", "same ear", "Anna", "anna")
         decide(case, 3, "rejected", "other ear", "Ben", "anna")
-    assert shown(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
+    assert (
+        track_names(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -290,7 +292,11 @@ def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> N
 )
 def test_a_filter_that_means_nothing_is_told_in_one_line(browser: Browser, query: str) -> None:
     answer = browser.open(f"/?{query}")
-    assert answer.status_code == 400 and 'role="alert"' in answer.text and len(shown(answer)) == 5
+    assert (
+        answer.status_code == 400
+        and 'role="alert"' in answer.text
+        and len(track_names(answer)) == 5
+    )
 
 
 def test_a_card_names_nobody_who_does_not_pass(browser: Browser) -> None:
@@ -311,10 +317,10 @@ def test_several_cases_are_shown_together_and_one_can_be_chosen(
     app = make_app(by_id([folder, other]), TOKEN, PORT)
     client = app.test_client()
     client.get(f"/?token={TOKEN}", base_url=HOST)
-    assert len(shown(client.get("/", base_url=HOST))) == 10
+    assert len(track_names(client.get("/", base_url=HOST))) == 10
     second = list(app.config["CASES"])[1]
     page = client.get(f"/?case={second}", base_url=HOST)
-    assert len(shown(page)) == 5 and f"/case/{second}/track/T1" in page.text
+    assert len(track_names(page)) == 5 and f"/case/{second}/track/T1" in page.text
 
 
 def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
@@ -336,12 +342,12 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
 def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_asked_for(
     browser: Browser,
 ) -> None:
-    usual, asked = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
+    default, chosen = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
     assert (
-        "resampled" in usual.split('id="compare"')[1]
-        and "Synthetic" not in usual.split('id="compare"')[1]
+        "resampled" in default.split('id="compare"')[1]
+        and "Synthetic" not in default.split('id="compare"')[1]
     )
-    compared = asked.split('id="compare"')[1]
+    compared = chosen.split('id="compare"')[1]
     assert 'alt="Synthetic reconstruction of T1"' in compared and "not for comparison" in compared
 
 
@@ -357,9 +363,9 @@ def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(
 
 
 def test_nobody_is_compared_where_nobody_passes_until_somebody_is_chosen(browser: Browser) -> None:
-    assert "Beside" not in browser.get("/track/T2").text
-    assert "Beside anna" in browser.get("/track/T2?candidate=anna").text
-    assert "Beside" not in browser.get("/track/T2?candidate=somebody").text
+    assert "Compared with" not in browser.get("/track/T2").text
+    assert "Compared with anna" in browser.get("/track/T2?candidate=anna").text
+    assert "Compared with" not in browser.get("/track/T2?candidate=somebody").text
 
 
 def test_pictures_and_photographs_are_served(browser: Browser) -> None:
@@ -375,7 +381,7 @@ def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(
 ) -> None:
     shutil.rmtree(folder / "gallery")
     answer = browser.get("/track/T1")
-    assert answer.status_code == 200 and "The gallery is not at hand" in answer.text
+    assert answer.status_code == 200 and "The gallery is not available" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/case/nowhere/log", "/nowhere"])
@@ -464,7 +470,7 @@ def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(
         db.execute("UPDATE source SET state = 'running' WHERE id = 2")
         db.execute("UPDATE track SET state = 'live' WHERE id = 5")
     page = browser.open("/")
-    assert "a run is at work on yard.mp4" in page.text and "S2-T3" not in shown(page)
+    assert "a run is working on yard.mp4" in page.text and "S2-T3" not in track_names(page)
 
 
 # Subjects.
@@ -585,8 +591,8 @@ def test_signing_off_on_the_page_names_what_is_left(browser: Browser, folder: Pa
 
 
 def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with claim(0) as taken:
-        port = taken.getsockname()[1]
+    with listen(0) as listening:
+        port = listening.getsockname()[1]
         code, _, err = called(capsys, "serve", folder, "--port", port)
     line = f"fasr-video: --port {port}: another program listens there; give another, or 0 for a free one\n"
     assert (code, err) == (2, line)
@@ -607,11 +613,11 @@ def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: 
 
 
 def test_it_listens_on_the_loopback_address_only() -> None:
-    with claim(0) as taken:
-        assert taken.getsockname()[0] == "127.0.0.1"
+    with listen(0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
         with (
             pytest.raises(OSError),
-            socket.create_connection(("127.0.0.2", taken.getsockname()[1]), 1),
+            socket.create_connection(("127.0.0.2", listening.getsockname()[1]), 1),
         ):
             pass
 
@@ -619,11 +625,11 @@ def test_it_listens_on_the_loopback_address_only() -> None:
 @pytest.fixture
 def address(app: Flask) -> Iterator[tuple[str, int]]:
     """Where the real server answers, with the limits that it has."""
-    with claim(0) as taken:
-        server = make_server(app, taken)
+    with listen(0) as listening:
+        server = make_server(app, listening)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        yield taken.getsockname()
+        yield listening.getsockname()
         server.close()
 
 
@@ -633,7 +639,7 @@ def no_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
 
 
-def asked(address: tuple[str, int], path: str, **headers: str) -> tuple[int, bytes]:
+def fetch(address: tuple[str, int], path: str, **headers: str) -> tuple[int, bytes]:
     client = http.client.HTTPConnection(*address, timeout=60)
     client.request("GET", path, headers={"Host": f"127.0.0.1:{PORT}", **headers})
     answer = client.getresponse()
@@ -645,23 +651,23 @@ def asked(address: tuple[str, int], path: str, **headers: str) -> tuple[int, byt
 def test_a_body_of_hundreds_of_megabytes_is_refused_and_kept_nowhere(
     how: bytes, address: tuple[str, int]
 ) -> None:
-    with socket.create_connection(address, 60) as taken:
-        taken.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + how + b"\r\n\r\n")
+    with socket.create_connection(address, 60) as listening:
+        listening.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + how + b"\r\n\r\n")
         piece = b"10000\r\n" + bytes(0x10000) + b"\r\n" if b"chunked" in how else bytes(0x10000)
         sent = 0
         with suppress(OSError):
             while sent < 64 << 20:
-                taken.sendall(piece)
+                listening.sendall(piece)
                 sent += len(piece)
         with suppress(ConnectionError):
-            assert b" 413 " in taken.recv(4096)
+            assert b" 413 " in listening.recv(4096)
     assert sent < 64 << 20, "the server closes, and takes no more"
 
 
 def test_idle_connections_keep_nobody_out(address: tuple[str, int]) -> None:
-    idle = [socket.create_connection(address, 60) for _ in range(5 * CONNECTIONS)]
+    idle = [socket.create_connection(address, 60) for _ in range(5 * MOST_CONNECTIONS)]
     try:
-        status, _ = asked(address, f"/?token={TOKEN}")
+        status, _ = fetch(address, f"/?token={TOKEN}")
         assert status == 302
     finally:
         for each in idle:
@@ -678,7 +684,7 @@ def test_a_picture_of_several_megabytes_goes_through_no_temporary_file(
     cookie = browser.client.get_cookie(f"fasr-video-{PORT}", domain="127.0.0.1")
     assert cookie is not None
     path = f"/case/{browser.case}/picture/{name}.png"
-    status, data = asked(address, path, Cookie=f"{cookie.key}={cookie.value}")
+    status, data = fetch(address, path, Cookie=f"{cookie.key}={cookie.value}")
     assert status == 200 and hashlib.sha256(data).hexdigest() == name and len(data) > 2 << 20
 
 
@@ -751,7 +757,7 @@ def test_times_are_read_and_shown() -> None:
     known = Clock.read(
         {"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}
     )
-    assert known is not None and known.shown(4.48) == "2026-03-02 00:00:02.480+01:00 ± 1.5 s"
+    assert known is not None and known.text(4.48) == "2026-03-02 00:00:02.480+01:00 ± 1.5 s"
     assert Clock.read(None) is None
 
 
@@ -762,12 +768,12 @@ def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Pat
         "offset_seconds": 90,
         "drift_seconds_a_day": 0,
     }
-    said = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
+    remark = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
     for known, times in ((right, 0), (corrected, 1)):
         with Case.open(folder) as case:
             set_recording(case, 2, Recording("Yard", known))
         page = Browser(make_app(by_id([folder]), TOKEN, PORT)).get("/track/S2-T1").text
-        assert html.unescape(page).count(said) == times
+        assert html.unescape(page).count(remark) == times
 
 
 def test_decisions_of_the_page_and_of_the_command_line_are_the_same_thing(

@@ -165,7 +165,7 @@ def test_the_wipe_slider_moves_with_the_keyboard_and_shows_as_much_as_it_says(
     page.keyboard.press("Home")
     assert shown() == "inset(0px 100% 0px 0px)"
     assert page.locator(".wipe.synthetic").count() == 0
-    page.get_by_role("link", name="The reconstruction in its place").click()
+    page.get_by_role("link", name="Show the reconstruction instead").click()
     page.wait_for_selector(".wipe.synthetic")
     assert "not for comparison" in page.inner_text(".wipe .banner")
 
@@ -234,6 +234,6 @@ def test_two_people_work_on_one_track_at_once(
         page.fill("form:not(.undo) input[name=by]", name)
         page.click("button:text('Record')")
         page.wait_for_selector("[role=status]")
-    assert "reviewers agree" in pages[1].inner_text(".facts")
+    assert "reviewers agree" in pages[1].inner_text(".metadata")
     with Case.open(folders["two"], read_only=True) as case:
         assert [d.by for d in decisions(case, 1)] == ["Anna", "Ben"]
