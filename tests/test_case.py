@@ -411,7 +411,7 @@ def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: P
 def test_a_case_of_many_tracks_is_shown_by_its_first_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(screen, "MOST", 2)
+    monkeypatch.setattr(screen, "MOST_ROWS", 2)
     with Case.open(made_case(tmp_path / "case"), read_only=True) as case:
         screen.show(as_document(case))
     shown = capsys.readouterr().out

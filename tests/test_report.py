@@ -610,7 +610,7 @@ def test_run_ends_with_a_report(
     assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
     assert not (folder / "report").exists()
     code, said = called(capsys, "run", entrance, *quick, "--out", folder)
-    assert code == 0 and f"look at it: {folder}/report/index.html" in said
+    assert code == 0 and f"open it: {folder}/report/index.html" in said
     assert "Track T1" in page(folder / "report", "T1").text
     written = (folder / "report" / "index.html").stat().st_mtime_ns
     _, said = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
