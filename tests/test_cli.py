@@ -40,7 +40,7 @@ def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
 COMMANDS = commands(cli.cli)
 
 
-def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:
     context = click.Context(cli.cli)
     found = {name: cli.cli.get_command(context, name) for name in cli.COMMANDS}
     assert {n: c and (c.name, c.get_short_help_str(1000)) for n, c in found.items()} == {
@@ -85,7 +85,7 @@ def test_every_command_and_option_is_documented(name: str) -> None:
             )
 
 
-def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
+def test_documentation_names_no_unknown_command_or_option() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     for section in text.split("\n## fasr-video ")[1:]:
         name = section.split("\n")[0]
@@ -94,7 +94,7 @@ def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
         assert told <= known
 
 
-def test_run_from_a_shell(entrance: Path, tmp_path: Path) -> None:
+def test_run_works_from_a_shell(entrance: Path, tmp_path: Path) -> None:
     told = call(
         "run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path
     )
@@ -105,7 +105,9 @@ def test_run_from_a_shell(entrance: Path, tmp_path: Path) -> None:
     assert Path(last["case"]).parts[0] == "cases"
 
 
-def test_losses_end_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lost_footage_ends_with_exit_code_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
     broken = videos.flipped(whole, tmp_path / "broken.mkv", seed=1)
     code, out, _ = called(capsys, "run", broken, "--out", tmp_path / "case")
@@ -113,7 +115,7 @@ def test_losses_end_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "lost:" in out
 
 
-def test_no_faces_is_said_and_is_success(
+def test_footage_without_faces_is_reported_and_succeeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     footage = videos.encode(tmp_path / "street.mp4", videos.Recipe("no faces"), frames=10)
@@ -200,7 +202,9 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(f["reason"] and f["seconds"] for f in faces)
 
 
-def test_show_tells_people_what_there_is(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_sources_tracks_and_reasons(
+    case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = called(capsys, "show", case)
     assert code == 0
     assert "entrance.mp4" in out and "T1" in out and "the best and most frontal face" in out
@@ -211,7 +215,7 @@ def test_export_to_a_full_disk_is_one_line(case: Path, capsys: pytest.CaptureFix
     assert code == 1 and "disk is full" in err
 
 
-def test_words_that_claim_too_much_are_not_used() -> None:
+def test_help_and_documentation_use_no_word_that_claims_too_much() -> None:
     """A tool that gives leads does not say "match" or "identified"."""
     told = [(ROOT / "docs" / "cli.md").read_text()] + [c.help or "" for c in COMMANDS.values()]
     for text in told:

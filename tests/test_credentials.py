@@ -113,7 +113,7 @@ def facts(told: dict[str, Any]) -> dict[str, Any]:
 
 @needs_c2pa
 @pytest.mark.parametrize("kind", KEYS)
-def test_each_picture_holds_a_manifest_that_says_what_its_text_says(
+def test_each_picture_holds_a_manifest_with_the_same_metadata_as_its_text(
     case: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain, key = issued(tmp_path, kind)
@@ -152,7 +152,7 @@ def test_a_reconstruction_names_the_camera_picture_that_it_was_drawn_from(
 
 
 @needs_c2pa
-def test_a_picture_that_was_changed_is_no_longer_as_signed(
+def test_a_changed_picture_fails_the_signature_check(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain, key = issued(tmp_path)
@@ -166,7 +166,7 @@ def test_a_picture_that_was_changed_is_no_longer_as_signed(
 
 
 @needs_c2pa
-def test_what_does_not_fit_is_one_line_and_nothing_is_written(
+def test_an_unusable_certificate_or_key_is_one_line_and_writes_nothing(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = {name: tmp_path / name for name in ("good", "other", "old", "no_purpose", "text")}
@@ -201,7 +201,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
         assert not out.exists()
 
 
-def test_certificate_and_key_come_together(
+def test_certificate_and_key_must_be_given_together(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(
@@ -210,7 +210,9 @@ def test_certificate_and_key_come_together(
     assert code == 2 and "a manifest needs both" in err and not (tmp_path / "out").exists()
 
 
-def test_a_missing_package_is_told_with_what_installs_it(case: Path, tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(
+    case: Path, tmp_path: Path
+) -> None:
     """In a process of its own, where it cannot be imported even if it is there."""
     code = "import sys; sys.modules['c2pa'] = None; from fasr_video.cli import main; main()"
     options = (

@@ -82,7 +82,7 @@ def problems(folder: Path) -> list[str]:
         return [p for c in verify(case) for p in c.problems]
 
 
-def test_findings_are_those_of_a_plain_case(
+def test_an_encrypted_case_has_the_results_of_a_plain_one(
     sealed_case: Path, corridor_case: Path, key: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -145,7 +145,7 @@ def test_a_missing_wrong_or_broken_key_is_one_line(
     assert called(capsys, name, sealed_case, *options, "--key-file", key)[0] == 0
 
 
-def test_with_the_key_all_of_it_is_checked_and_exported(
+def test_with_the_key_everything_is_checked_and_exported(
     sealed_case: Path,
     corridor_case: Path,
     key: Path,
@@ -171,7 +171,7 @@ def test_with_the_key_all_of_it_is_checked_and_exported(
 
 
 @pytest.mark.usefixtures("with_key")
-def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -> None:
+def test_changed_or_swapped_sealed_data_is_detected(sealed_copy: Path) -> None:
     assert problems(sealed_copy) == []
     first, second, third = sorted((sealed_copy / "crops").glob("*/*.aes"))[:3]
     first.write_bytes(first.read_bytes()[:-1] + bytes([first.read_bytes()[-1] ^ 1]))
@@ -188,7 +188,7 @@ def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -
         features(case, 1)
 
 
-def test_that_a_case_is_encrypted_cannot_be_taken_out_of_it(sealed_copy: Path) -> None:
+def test_a_case_cannot_be_changed_to_look_unencrypted(sealed_copy: Path) -> None:
     with sqlite3.connect(sealed_copy / DATABASE) as db:
         db.execute("DELETE FROM meta WHERE key = 'encryption'")
     assert "what is said of its encryption is not what the case was created with" in problems(
@@ -196,7 +196,7 @@ def test_that_a_case_is_encrypted_cannot_be_taken_out_of_it(sealed_copy: Path) -
     )
 
 
-def test_a_run_goes_on_only_with_the_case_own_key(
+def test_a_run_continues_only_with_the_cases_own_key(
     sealed_case: Path,
     corridor_case: Path,
     corridor: Path,
@@ -213,7 +213,7 @@ def test_a_run_goes_on_only_with_the_case_own_key(
 
 
 @pytest.mark.usefixtures("with_key")
-def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
+def test_the_gates_memory_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
     chosen = (
         *CORRIDOR_QUICK,
         "case.segment_frames=5",
@@ -271,14 +271,14 @@ def test_purge_finds_plain_copies_when_it_has_the_key(
     assert len(told["copies"]["found"]) == len(list((tmp_path / "out").glob("*.png")))
 
 
-def test_the_option_leaves_no_key_behind(
+def test_the_key_option_leaves_no_key_in_the_environment(
     sealed_case: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "verify", sealed_case, "--key-file", key)[0] == 0
     assert called(capsys, "pictures", sealed_case, "--out", tmp_path)[0] == 2
 
 
-def test_a_report_of_it_is_written_outside_of_it_alone(
+def test_the_report_of_an_encrypted_case_is_written_only_outside_it(
     sealed_copy: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(key))

@@ -80,7 +80,7 @@ def test_a_reconstruction_says_that_a_network_made_it_and_from_what(exported: Pa
         assert is_synthetic(picture.read_bytes())
 
 
-def test_pictures_in_the_case_and_of_stills_say_it_too(corridor_case: Path) -> None:
+def test_reconstructions_in_the_case_and_of_stills_carry_metadata_too(corridor_case: Path) -> None:
     with Case.open(corridor_case, read_only=True) as case:
         name = case.db.execute("SELECT picture FROM restoration").fetchone()[0]
         assert (
@@ -88,7 +88,7 @@ def test_pictures_in_the_case_and_of_stills_say_it_too(corridor_case: Path) -> N
         )
 
 
-def test_every_picture_has_its_facts_beside_it(exported: Path) -> None:
+def test_every_picture_has_its_metadata_in_a_file_beside_it(exported: Path) -> None:
     pictures = sorted(exported.glob("*.png"))
     assert len(pictures) == len(list(exported.glob("*.json")))
     for picture in pictures:
@@ -97,7 +97,7 @@ def test_every_picture_has_its_facts_beside_it(exported: Path) -> None:
         assert beside == facts(picture)
 
 
-def test_what_is_told_changes_no_pixel_and_no_compressed_byte(
+def test_metadata_changes_no_pixel_and_no_compressed_byte(
     exported: Path, corridor_case: Path
 ) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
@@ -109,14 +109,14 @@ def test_what_is_told_changes_no_pixel_and_no_compressed_byte(
     assert stored[stored.index(b"IDAT") :] in picture.read_bytes()
 
 
-def test_telling_twice_is_telling_once(exported: Path) -> None:
+def test_adding_metadata_twice_is_the_same_as_once(exported: Path) -> None:
     (picture,) = exported.glob("T1-sr.png")
     data = picture.read_bytes()
     told = facts(picture)
     assert with_note(data, told, BANNER) == data
 
 
-def test_a_camera_picture_that_was_exported_can_be_super_resolved_and_a_reconstruction_cannot(
+def test_an_exported_camera_picture_can_be_super_resolved_but_a_reconstruction_cannot(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = tmp_path / "small.png"
@@ -139,7 +139,7 @@ def test_a_picture_that_was_changed_is_not_exported(copied_case: Path, tmp_path:
             export_pictures(case, ["T1"], tmp_path / "out", redact=False)
 
 
-def test_a_track_that_is_not_there_is_named(
+def test_an_unknown_track_is_named_in_the_error(
     corridor_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(capsys, "pictures", corridor_case, "T9", "--out", tmp_path / "out")
@@ -150,7 +150,7 @@ def test_a_track_that_is_not_there_is_named(
     )
 
 
-def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
+def test_other_faces_are_pixelated_and_the_tracks_own_face_is_not() -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
     covered = pixelated(image, [(60, 20, 80, 40), (200, 200, 220, 220)], own=(10, 10, 64, 50))
     face = covered[14:46, 64:86]
@@ -162,7 +162,7 @@ def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
     assert len(np.unique(photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
 
 
-def test_a_redacted_export_covers_who_else_is_in_the_frame(
+def test_a_redacted_export_covers_other_people_in_the_frame(
     copied_case: Path, tmp_path: Path
 ) -> None:
     with Case.open(copied_case) as case:

@@ -127,7 +127,7 @@ def test_nothing_is_removed_without_yes(
     assert hashes(over) == before and not (over / TOMBSTONE).exists()
 
 
-def test_what_is_left_is_a_tombstone_with_the_proof(
+def test_a_purge_leaves_only_a_tombstone_with_the_hashes(
     over: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = hashes(over)
@@ -150,7 +150,7 @@ def test_what_is_left_is_a_tombstone_with_the_proof(
 
 
 @pytest.mark.parametrize("days", [None, 30])
-def test_a_case_stays_until_its_time_is_over(
+def test_a_case_is_not_removed_before_its_time_is_over(
     days: int | None, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_days(copied_case, days)
@@ -167,7 +167,7 @@ def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
     )
 
 
-def test_a_named_case_goes_before_its_time_when_somebody_says_why(
+def test_a_named_case_is_removed_early_with_a_reason(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "purge", copied_case, "--now", "--yes")[0] == 2
@@ -197,7 +197,7 @@ def test_copies_elsewhere_are_named_and_left(
     assert copied.exists() and page.exists() and packed.exists()
 
 
-def test_what_pictures_wrote_is_found_as_a_copy(
+def test_exported_pictures_are_found_as_copies(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "pictures", over, "--out", tmp_path / "handed out")[0] == 0
@@ -207,7 +207,7 @@ def test_what_pictures_wrote_is_found_as_a_copy(
 
 
 @pytest.mark.parametrize("after", range(0, 12, 3))
-def test_killed_in_between_it_cannot_be_opened_and_goes_on(
+def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
     after: int, over: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (due,) = purging.cases_in([over])
@@ -239,7 +239,7 @@ def test_killed_in_between_it_cannot_be_opened_and_goes_on(
     assert purging.cases_in([over]) == []
 
 
-def test_killed_while_its_last_word_is_written_it_goes_on(
+def test_a_purge_killed_while_writing_its_tombstone_is_finished_later(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "purge", copied_case, *NOW)[0] == 0
@@ -252,14 +252,16 @@ def test_killed_while_its_last_word_is_written_it_goes_on(
     assert [p.name for p in copied_case.iterdir()] == [TOMBSTONE]
 
 
-def test_a_case_that_is_being_written_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_that_a_run_is_writing_is_not_removed(
+    over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = hashes(over)
     with locked(over):
         code, _, err = called(capsys, "purge", over, "--yes")
     assert code == 3 and "another run is writing" in err and hashes(over) == before
 
 
-def test_a_damaged_case_stays_and_does_not_stop_the_others(
+def test_a_damaged_case_is_not_removed_and_does_not_stop_the_others(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = tmp_path / "damaged"
@@ -274,14 +276,16 @@ def test_a_damaged_case_stays_and_does_not_stop_the_others(
     )
 
 
-def test_a_place_to_search_that_is_not_there_stops_it(
+def test_a_missing_search_folder_stops_the_purge(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(capsys, "purge", over, "--yes", "--search", tmp_path / "nowhere")
     assert code == 2 and "no such folder to search" in err and (over / DATABASE).is_file()
 
 
-def test_a_case_without_a_log_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_without_a_log_is_not_removed(
+    over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with sqlite3.connect(over / DATABASE) as db:
         db.execute("DELETE FROM log")
     code, _, err = called(capsys, "purge", over, "--yes")
@@ -295,7 +299,7 @@ def test_a_folder_without_cases_is_an_error(
     assert code == 2 and "no case here" in err
 
 
-def test_a_case_that_stays_does_not_keep_the_others_nor_their_faces_in_the_summary(
+def test_a_locked_case_keeps_neither_other_cases_nor_their_faces_in_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with locked(case_of(archive, "b")):
@@ -305,7 +309,7 @@ def test_a_case_that_stays_does_not_keep_the_others_nor_their_faces_in_the_summa
     assert in_summary(archive) == {"b"}
 
 
-def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
+def test_a_case_with_unreadable_pictures_is_kept_and_the_others_are_removed(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
@@ -317,7 +321,7 @@ def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
     ).exists()
 
 
-def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
+def test_the_next_purge_takes_cases_of_a_killed_purge_out_of_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for due in purging.cases_in([archive]):
@@ -330,7 +334,7 @@ def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
     assert code == 0 and "0 of 0 cases removed" in out and in_summary(archive) == set()
 
 
-def test_a_summary_that_cannot_be_written_is_one_line_and_is_made_good_by_the_next_purge(
+def test_an_unwritable_summary_is_one_line_and_the_next_purge_writes_it(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = archive / "summary.html"
@@ -346,7 +350,7 @@ def test_a_summary_that_cannot_be_written_is_one_line_and_is_made_good_by_the_ne
     assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
 
 
-def test_copies_that_a_killed_purge_found_are_named_by_the_one_that_goes_on(
+def test_the_next_purge_lists_copies_that_a_killed_purge_found(
     over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
@@ -365,7 +369,7 @@ def test_copies_that_a_killed_purge_found_are_named_by_the_one_that_goes_on(
     assert called(capsys, "purge", over, "--yes")[0] == 0, "there is nothing to go on with"
 
 
-def test_a_tombstone_that_is_damaged_stops_no_other_case(
+def test_a_damaged_tombstone_stops_no_other_case(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -379,7 +383,7 @@ def test_a_tombstone_that_is_damaged_stops_no_other_case(
     assert [p["case"][0] for p in document["purged"]] == ["a"] and len(document["not_read"]) == 1
 
 
-def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
+def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -435,7 +439,7 @@ def stone(folder: Path, state: str, removed: dict[str, object] | None = None) ->
 
 
 @pytest.mark.parametrize("state", ["removing", "removed"])
-def test_a_planted_tombstone_ends_no_case(
+def test_a_planted_tombstone_removes_no_case(
     state: str, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = hashes(copied_case)
@@ -449,7 +453,7 @@ def test_a_planted_tombstone_ends_no_case(
     assert hashes(copied_case) == before and (copied_case / DATABASE).is_file()
 
 
-def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
+def test_a_restored_tombstone_of_an_earlier_state_removes_no_case(
     copied_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     purged = Path(shutil.copytree(copied_case, tmp_path / "purged"))
@@ -470,7 +474,7 @@ def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
     )
 
 
-def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
+def test_a_planted_tombstone_removes_no_foreign_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     footage, notes = (
@@ -506,7 +510,7 @@ STRANGE = (
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_the_case_did_not_write_stops_its_end(
+def test_a_file_that_the_case_did_not_write_stops_the_purge(
     name: str, over: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = hashes(over)
@@ -521,7 +525,7 @@ def test_what_the_case_did_not_write_stops_its_end(
     )
 
 
-def test_a_case_within_the_case_stays(
+def test_a_case_inside_a_case_stops_the_purge(
     over: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inner = Path(shutil.copytree(copied_case, over / "inner"))
@@ -531,15 +535,13 @@ def test_a_case_within_the_case_stays(
     assert (inner / DATABASE).is_file() and (over / DATABASE).is_file()
 
 
-def test_a_link_in_the_case_stops_its_end(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_in_the_case_stops_the_purge(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (over / "link").symlink_to("/etc/passwd")
     code, _, err = called(capsys, "purge", over, "--yes")
     assert code == 3 and "a link" in err and (over / DATABASE).is_file()
 
 
-def test_a_picture_that_was_changed_stops_the_end_of_its_case(
-    over: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_picture_stops_the_purge(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = next((over / "crops").glob("*/*.png"))
     picture.write_bytes(b"another")
     code, _, err = called(capsys, "purge", over, "--yes")
@@ -548,7 +550,7 @@ def test_a_picture_that_was_changed_stops_the_end_of_its_case(
     )
 
 
-def test_a_time_that_was_changed_by_sql_ends_no_case(
+def test_a_retention_time_changed_by_sql_removes_no_case(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
@@ -560,7 +562,7 @@ def test_a_time_that_was_changed_by_sql_ends_no_case(
 
 
 @pytest.mark.parametrize("days", [100, 4000])
-def test_a_clock_far_from_the_log_ends_no_case(
+def test_a_clock_far_from_the_log_removes_no_case(
     days: int,
     copied_case: Path,
     capsys: pytest.CaptureFixture[str],

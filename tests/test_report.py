@@ -130,7 +130,7 @@ def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path)
         assert why in text
 
 
-def test_original_comes_before_what_was_made_of_it_and_people_decide_last(written: Path) -> None:
+def test_sections_go_from_the_original_to_the_decisions(written: Path) -> None:
     assert page(written, PAGES["lead"]).headings == [
         "Times",
         "LR0: the best face, as the camera recorded it",
@@ -161,7 +161,7 @@ def test_every_reconstruction_stands_under_the_banner_and_none_outside(written: 
     assert not any("econstruction" in alt for alt in page(written, "index").alts)
 
 
-def test_each_page_says_how_its_end_of_the_log_is_checked(
+def test_each_page_says_how_to_check_its_log_head(
     case: Path, written: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = report_of(written)["log_head"]
@@ -185,7 +185,7 @@ def test_names_are_escaped(written: Path) -> None:
     assert "/footage/<script>alert(1).mp4" in page(written, "index").text
 
 
-def test_names_below_the_threshold_are_a_list_to_look_through_on_the_tracks_page_alone(
+def test_names_below_the_threshold_appear_only_on_the_tracks_own_page(
     written: Path,
 ) -> None:
     text = page(written, PAGES["lead"]).text
@@ -213,7 +213,7 @@ def test_conditioned_reconstruction_names_its_subject(written: Path) -> None:
     assert "Conditioned on" not in page(written, PAGES["lead"]).text
 
 
-def test_without_a_calibration_nobody_passes_and_that_is_said(copy: Path) -> None:
+def test_without_a_calibration_nobody_passes_and_the_report_says_so(copy: Path) -> None:
     with Case.open(copy) as case:
         case.db.execute("UPDATE answer SET threshold = NULL, verdict = 'unknown' WHERE track = 1")
         case.db.execute("UPDATE candidate SET ratio = NULL, passes = 0 WHERE track = 1")
@@ -238,7 +238,7 @@ def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
     assert (last["wall_start"], last["camera"]) == ("", "")
 
 
-def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path) -> None:
+def test_decisions_are_shown_separately_and_undone_ones_are_marked(written: Path) -> None:
     text = " ".join(page(written, PAGES["lead"]).text.split())
     assert f"Reviewed: accepted {LEAD} by R. Viewer" in text
     assert "by S. Second, 20" in text and "ears & chin" in text
@@ -247,7 +247,7 @@ def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path
     assert [r["decisions"] for r in rows] == [f"accepted {LEAD} by R. Viewer", "", "", "", "", ""]
 
 
-def test_a_name_that_a_reviewer_took_from_below_the_threshold_says_so_wherever_it_stands(
+def test_an_accepted_name_below_the_threshold_is_marked_everywhere(
     copy: Path,
 ) -> None:
     assert not json.loads(write_report(copy).joinpath("report.json").read_text())["tracks"][0][
@@ -272,7 +272,7 @@ def test_block_for_two_reviewers_is_blank(written: Path) -> None:
     assert set(re.findall(r"<td>(.*?)</td>", block)) == {""}
 
 
-def test_case_page_tells_sources_reasons_models_settings_and_log(written: Path) -> None:
+def test_case_page_shows_sources_reasons_models_settings_and_log(written: Path) -> None:
     text, report = page(written, "index").text, report_of(written)
     for source in report["sources"]:
         assert source["sha256"] in text
@@ -480,7 +480,7 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
             assert NOTE in picture.info
 
 
-def test_report_is_written_anew_only_when_the_case_went_on(copy: Path) -> None:
+def test_the_report_is_written_again_only_when_the_case_changed(copy: Path) -> None:
     first = refresh(copy).stat().st_mtime_ns
     assert refresh(copy).stat().st_mtime_ns == first
     decide(copy, 2, "insufficient", None, "R. Viewer")
@@ -488,7 +488,7 @@ def test_report_is_written_anew_only_when_the_case_went_on(copy: Path) -> None:
     assert "insufficient" in page(copy / "report", PAGES["unknown"]).text
 
 
-def test_report_that_was_cut_short_or_has_old_pages_is_written_anew(copy: Path) -> None:
+def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
     index = refresh(copy)
     whole = index.read_bytes()
     index.write_bytes(whole[: len(whole) // 2])
@@ -499,7 +499,7 @@ def test_report_that_was_cut_short_or_has_old_pages_is_written_anew(copy: Path) 
     assert "insufficient by" in " ".join(page(copy / "report", PAGES["unknown"]).text.split())
 
 
-def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(copy: Path) -> None:
+def test_pages_of_removed_tracks_are_deleted_and_other_files_are_kept(copy: Path) -> None:
     out = write_report(copy, None, ("html", "folder"))
     (out / "notes.txt").write_text("mine")
     with Case.open(copy) as case:
@@ -618,7 +618,7 @@ def test_run_ends_with_a_report(
     assert (folder / "report" / "index.html").stat().st_mtime_ns == written
 
 
-def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
+def test_a_track_without_a_reconstruction_says_so(copy: Path) -> None:
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("DELETE FROM restoration")
         db.execute("DELETE FROM probe WHERE kind = 'sr'")
@@ -630,7 +630,7 @@ def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
     assert "no reconstruction" in Page(page).text and "Synthetic" not in Page(page).text
 
 
-def test_a_folder_with_sums_of_other_things_is_left_alone(case: Path, tmp_path: Path) -> None:
+def test_a_folder_with_foreign_sha256sums_is_left_alone(case: Path, tmp_path: Path) -> None:
     sums = tmp_path / "SHA256SUMS"
     sums.write_text(f"{'0' * 64}  disk.iso\n")
     with pytest.raises(CaseError, match="belongs to something else"):
@@ -638,7 +638,7 @@ def test_a_folder_with_sums_of_other_things_is_left_alone(case: Path, tmp_path: 
     assert [p.name for p in tmp_path.iterdir()] == ["SHA256SUMS"] and "disk.iso" in sums.read_text()
 
 
-def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(tmp_path: Path) -> None:
+def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) -> None:
     folder = synthetic(tmp_path / "case")
     clock = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
     clock |= {"shown": "2026-03-01T13:58:30+01:00", "offset_seconds": -90, "drift_seconds_a_day": 0}
@@ -648,7 +648,7 @@ def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(tmp_path: P
     assert page.count("; the camera showed 2026-03-01T13:58:30+01:00, 90 s behind") == 1
 
 
-def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> None:
+def test_a_report_with_a_missing_page_is_written_again(tmp_path: Path) -> None:
     folder = synthetic(tmp_path / "case")
     refresh(folder)
     (folder / "report" / "T2.html").unlink()
@@ -665,7 +665,7 @@ def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> Non
         (("bicubic", "", "", 1), "Enlarged by bicubic", "No network drew it"),
     ],
 )
-def test_a_picture_is_called_what_it_is(
+def test_a_picture_is_named_by_its_method(
     drawn: tuple[str, str, str, int], name: str, says: str
 ) -> None:
     method, sampler, model, count = drawn

@@ -67,9 +67,7 @@ def show(page: Any, report: Path, name: str) -> None:
     page.goto((report / f"{name}.html").as_uri())
 
 
-def test_pages_ask_the_network_for_nothing_and_break_no_rule_of_their_own(
-    page: Any, report: Path
-) -> None:
+def test_pages_use_no_network_and_raise_no_browser_complaint(page: Any, report: Path) -> None:
     asked, complaints = list[str](), list[str]()
     page.on("request", lambda r: asked.append(r.url.split(":")[0]))
     page.on("console", lambda message: complaints.append(message.text))
@@ -104,7 +102,7 @@ def test_names_from_files_and_galleries_stay_text(page: Any, report: Path) -> No
     assert page.get_by_text(f"accepted {LEAD}").first.is_visible()
 
 
-def test_every_picture_is_whole_and_said_in_words(page: Any, report: Path) -> None:
+def test_every_picture_loads_and_has_a_text_alternative(page: Any, report: Path) -> None:
     for name in NAMES:
         show(page, report, name)
         facts = page.locator("img").evaluate_all(
@@ -125,7 +123,7 @@ def test_pages_lead_to_each_other(page: Any, report: Path) -> None:
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_nothing_has_to_be_scrolled_sideways(page: Any, report: Path, viewport: Any) -> None:
+def test_pages_never_scroll_sideways(page: Any, report: Path, viewport: Any) -> None:
     page.set_viewport_size(viewport)
     for name in NAMES:
         show(page, report, name)
@@ -135,7 +133,9 @@ def test_nothing_has_to_be_scrolled_sideways(page: Any, report: Path, viewport: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(browser: Any, report: Path, scheme: Any) -> None:
+def test_text_has_enough_contrast_in_light_and_dark(
+    browser: Any, report: Path, scheme: Any
+) -> None:
     context = browser.new_context(viewport=DESKTOP, color_scheme=scheme)
     page = context.new_page()
     for name in NAMES:
@@ -150,7 +150,7 @@ def test_text_can_be_read_in_light_and_dark(browser: Any, report: Path, scheme: 
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_banner_stays_in_sight_over_each_reconstruction(
+def test_the_banner_stays_visible_over_each_reconstruction(
     page: Any, report: Path, viewport: Any
 ) -> None:
     page.set_viewport_size(viewport)
@@ -184,7 +184,7 @@ def test_camera_pixels_are_magnified_by_whole_numbers_at_every_width(
             assert all(w == h == int(w) and how == "pixelated" for w, h, how in sizes)
 
 
-def test_keyboard_finds_the_way_and_sees_where_it_is(page: Any, report: Path) -> None:
+def test_pages_can_be_used_by_keyboard_with_visible_focus(page: Any, report: Path) -> None:
     show(page, report, "index")
     page.keyboard.press("Tab")
     focused = "document.activeElement"
@@ -197,7 +197,7 @@ def test_keyboard_finds_the_way_and_sees_where_it_is(page: Any, report: Path) ->
     assert page.evaluate(f"parseFloat(getComputedStyle({focused}).outlineWidth)") >= 2
 
 
-def test_tables_say_what_they_hold(page: Any, report: Path) -> None:
+def test_tables_have_captions_and_headers(page: Any, report: Path) -> None:
     for name in NAMES:
         show(page, report, name)
         assert page.locator("table").count() == page.locator("table > caption").count() > 0

@@ -141,7 +141,7 @@ def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path)
     assert problems(folder) == []
 
 
-def test_the_token_leaves_the_address_and_stays_in_a_cookie_that_no_site_or_script_can_use(
+def test_the_token_moves_from_the_address_into_a_protected_cookie(
     app: Flask,
 ) -> None:
     answer = app.test_client().get(f"/?token={TOKEN}", base_url=HOST)
@@ -180,14 +180,14 @@ def test_a_form_from_elsewhere_changes_nothing(browser: Browser, folder: Path, c
     assert standing_on(folder, 1) == []
 
 
-def test_looking_changes_nothing(app: Flask, browser: Browser, folder: Path) -> None:
+def test_viewing_pages_changes_nothing(app: Flask, browser: Browser, folder: Path) -> None:
     before = (folder / DATABASE).read_bytes()
     for _, path in paths(app):
         browser.open(path)
     assert (folder / DATABASE).read_bytes() == before
 
 
-def test_every_answer_forbids_what_is_not_ours(browser: Browser) -> None:
+def test_every_response_has_the_security_headers(browser: Browser) -> None:
     for answer in (browser.open("/"), browser.open("/nowhere"), browser.open("/static/review.css")):
         policy = answer.headers["Content-Security-Policy"]
         assert (
@@ -203,7 +203,7 @@ def test_every_answer_forbids_what_is_not_ours(browser: Browser) -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(
+def test_no_page_loads_foreign_content_or_inline_scripts(
     browser: Browser,
 ) -> None:
     for path in (
@@ -220,12 +220,12 @@ def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2fcase.sqlite", "a" * 64, "..", "A" * 64])
-def test_only_pictures_of_the_case_can_be_asked_for(browser: Browser, name: str) -> None:
+def test_only_pictures_of_the_case_can_be_requested(browser: Browser, name: str) -> None:
     assert browser.get(f"/picture/{name}.png").status_code == 404
     assert browser.get(f"/photograph/{name}.png").status_code == 404
 
 
-def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(
+def test_hostile_names_and_reasons_are_escaped_everywhere(
     tmp_path: Path,
 ) -> None:
     odd = Names(
@@ -290,7 +290,7 @@ def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> N
 @pytest.mark.parametrize(
     "query", ["since=soon", "until=1:2:3:4", "quality=good", "score=nan", "state=x", "since=-1"]
 )
-def test_a_filter_that_means_nothing_is_told_in_one_line(browser: Browser, query: str) -> None:
+def test_an_invalid_filter_is_reported_in_one_line(browser: Browser, query: str) -> None:
     answer = browser.open(f"/?{query}")
     assert (
         answer.status_code == 400
@@ -339,7 +339,7 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
     assert camera < banner < made < listed
 
 
-def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_asked_for(
+def test_the_photograph_is_compared_with_the_camera_picture_by_default(
     browser: Browser,
 ) -> None:
     default, chosen = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
@@ -351,7 +351,7 @@ def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_aske
     assert 'alt="Synthetic reconstruction of T1"' in compared and "not for comparison" in compared
 
 
-def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(
+def test_a_reconstruction_is_never_compared_with_the_photographs_it_was_drawn_from(
     browser: Browser,
 ) -> None:
     page = browser.get("/track/S2-T2?candidate=anna&probe=sr").text
@@ -362,7 +362,7 @@ def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(
     assert "It was drawn from the photographs of anna" in page
 
 
-def test_nobody_is_compared_where_nobody_passes_until_somebody_is_chosen(browser: Browser) -> None:
+def test_without_a_lead_nobody_is_compared_until_chosen(browser: Browser) -> None:
     assert "Compared with" not in browser.get("/track/T2").text
     assert "Compared with anna" in browser.get("/track/T2?candidate=anna").text
     assert "Compared with" not in browser.get("/track/T2?candidate=somebody").text
@@ -376,7 +376,7 @@ def test_pictures_and_photographs_are_served(browser: Browser) -> None:
         assert answer.status_code == 200 and answer.data.startswith(b"\x89PNG")
 
 
-def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(
+def test_a_missing_gallery_is_reported_and_the_rest_is_shown(
     browser: Browser, folder: Path
 ) -> None:
     shutil.rmtree(folder / "gallery")
@@ -385,12 +385,12 @@ def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(
 
 
 @pytest.mark.parametrize("path", ["/case/nowhere/log", "/nowhere"])
-def test_what_is_not_there_is_told(browser: Browser, path: str) -> None:
+def test_an_unknown_page_is_a_404(browser: Browser, path: str) -> None:
     assert browser.open(path).status_code == 404
     assert browser.get("/track/T9").status_code == 404
 
 
-def test_a_number_larger_than_any_is_not_there(browser: Browser) -> None:
+def test_a_number_that_is_too_large_is_a_404(browser: Browser) -> None:
     assert browser.get(f"/log?page={10**30}").status_code == 404
     assert browser.post(f"/link/{10**30}/accept", by="Anna").status_code == 404
     assert browser.post("/join", track=[1, 10**30], by="Anna").status_code == 404
@@ -440,7 +440,7 @@ def test_a_decision_is_undone_on_its_own_track_alone(browser: Browser, folder: P
         ({"verdict": "accepted", "reason": "what I saw", "by": "Anna"}, "without saying whom"),
     ],
 )
-def test_what_could_not_be_recorded_stays_in_the_form(
+def test_a_refused_decision_stays_in_the_form(
     browser: Browser, folder: Path, fields: dict[str, str], says: str
 ) -> None:
     answer = browser.post("/track/T1/decide", **fields)
@@ -448,7 +448,7 @@ def test_what_could_not_be_recorded_stays_in_the_form(
     assert fields["reason"].strip() in answer.text and standing_on(folder, 1) == []
 
 
-def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_not_lost(
+def test_a_busy_case_is_shown_and_a_refused_decision_keeps_its_text(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
@@ -463,9 +463,7 @@ def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_no
     assert standing_on(folder, 1) == [("rejected", None, "Anna")] and problems(folder) == []
 
 
-def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(
-    browser: Browser, folder: Path
-) -> None:
+def test_only_finished_tracks_of_a_running_case_are_shown(browser: Browser, folder: Path) -> None:
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE source SET state = 'running' WHERE id = 2")
         db.execute("UPDATE track SET state = 'live' WHERE id = 5")
@@ -476,7 +474,7 @@ def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(
 # Subjects.
 
 
-def test_tracks_are_joined_split_and_opened_again_by_forms(browser: Browser, folder: Path) -> None:
+def test_forms_join_split_and_reopen_tracks(browser: Browser, folder: Path) -> None:
     assert browser.post("/join", track=[1, 3, 4], by="Anna").status_code == 303
     page = browser.get("/subjects").text
     assert "Subject 1" in page and "3 tracks" in page and "Joined, by 2 links." in page
@@ -490,7 +488,7 @@ def test_tracks_are_joined_split_and_opened_again_by_forms(browser: Browser, fol
     assert problems(folder) == [] and "link decided</b> by Ben" in browser.get("/log").text
 
 
-def test_a_contradiction_is_refused_on_the_page_and_the_choice_kept(browser: Browser) -> None:
+def test_a_contradictory_join_is_refused_and_keeps_the_selection(browser: Browser) -> None:
     answer = browser.post("/join", track=[1, 2], by="Anna")
     assert answer.status_code == 400 and "seen at the same time" in answer.text
     assert re.findall(r'name="track" value="(\d)" checked', answer.text) == ["1", "2"]
@@ -499,7 +497,7 @@ def test_a_contradiction_is_refused_on_the_page_and_the_choice_kept(browser: Bro
 # Signing off.
 
 
-def test_a_case_with_undecided_tracks_is_not_signed_off_unless_that_is_said(folder: Path) -> None:
+def test_undecided_tracks_block_the_sign_off_unless_overridden(folder: Path) -> None:
     with Case.open(folder) as case:
         decide(case, 1, "accepted", "same ear", "Anna", "anna")
         with pytest.raises(
@@ -515,7 +513,7 @@ def test_a_case_with_undecided_tracks_is_not_signed_off_unless_that_is_said(fold
         )
 
 
-def test_a_signed_off_report_holds_what_was_decided_and_the_state_of_the_log(folder: Path) -> None:
+def test_a_signed_off_report_holds_decisions_and_log_head(folder: Path) -> None:
     with Case.open(folder) as case:
         for track in range(1, 6):
             decide(case, track, "insufficient", "too blurred", "Anna")
@@ -552,7 +550,7 @@ def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) ->
     assert not list(folder.glob(f"{SIGNED_OFF}/*"))
 
 
-def test_what_is_signed_off_is_signed_with_the_head_of_the_log(
+def test_a_signed_report_holds_the_head_of_the_log(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("cryptography")
@@ -578,7 +576,7 @@ def test_what_is_signed_off_is_signed_with_the_head_of_the_log(
         check_signature(report, public)
 
 
-def test_signing_off_on_the_page_names_what_is_left(browser: Browser, folder: Path) -> None:
+def test_the_sign_off_page_names_undecided_tracks(browser: Browser, folder: Path) -> None:
     assert "5 tracks are undecided" in browser.post("/sign-off", by="Anna").text
     assert browser.post("/sign-off", by="Anna", although="on").status_code == 303
     page = browser.get("/sign-off").text
@@ -598,7 +596,7 @@ def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
     assert (code, err) == (2, line)
 
 
-def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: Path) -> None:
+def test_all_cases_in_a_folder_are_served_at_any_depth(folder: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     shutil.copytree(folder, archive / "2026" / "case")
     made_case(archive / "another")
@@ -648,7 +646,7 @@ def fetch(address: tuple[str, int], path: str, **headers: str) -> tuple[int, byt
 
 @pytest.mark.usefixtures("no_temporary_files")
 @pytest.mark.parametrize("how", [b"Content-Length: 314572800", b"Transfer-Encoding: chunked"])
-def test_a_body_of_hundreds_of_megabytes_is_refused_and_kept_nowhere(
+def test_a_huge_request_body_is_refused_and_never_stored(
     how: bytes, address: tuple[str, int]
 ) -> None:
     with socket.create_connection(address, 60) as listening:
@@ -700,7 +698,7 @@ def test_the_key_ends_with_its_time(folder: Path) -> None:
         assert answer.status_code == 403 and "has ended" in answer.text
 
 
-def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> None:
+def test_a_sign_off_can_end_the_key(browser: Browser) -> None:
     assert browser.post("/sign-off", by="Anna", end_key="on").status_code == 400, (
         "tracks are undecided"
     )
@@ -711,7 +709,7 @@ def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> N
     assert browser.get("/sign-off").status_code == 403
 
 
-def test_a_photograph_is_asked_for_alone(
+def test_showing_a_photograph_reads_only_that_photograph(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a gallery of 500,000 photographs all were read for each."""
@@ -735,7 +733,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
         serve([folder], 0, print)
 
 
-def test_the_same_case_twice_and_no_case_are_told(folder: Path, tmp_path: Path) -> None:
+def test_a_case_given_twice_or_no_case_is_an_error(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     with pytest.raises(UsageError, match="the same case as"):
         by_id([folder, Path(copied)])
@@ -761,7 +759,7 @@ def test_times_are_read_and_shown() -> None:
     assert Clock.read(None) is None
 
 
-def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Path) -> None:
+def test_a_corrected_clock_is_shown_with_what_the_camera_showed(folder: Path) -> None:
     right = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
     corrected = right | {
         "shown": "2026-03-01T14:01:30+01:00",
@@ -776,7 +774,7 @@ def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Pat
         assert html.unescape(page).count(remark) == times
 
 
-def test_decisions_of_the_page_and_of_the_command_line_are_the_same_thing(
+def test_page_and_command_line_record_the_same_decisions(
     browser: Browser, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     browser.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")

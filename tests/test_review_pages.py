@@ -149,7 +149,7 @@ def test_a_track_is_decided_with_the_keyboard_alone(
         ]
 
 
-def test_the_wipe_slider_moves_with_the_keyboard_and_shows_as_much_as_it_says(
+def test_the_wipe_slider_works_with_the_keyboard(
     visit: Callable[..., Visit],
 ) -> None:
     def shown() -> str:
@@ -170,7 +170,7 @@ def test_the_wipe_slider_moves_with_the_keyboard_and_shows_as_much_as_it_says(
     assert "not for comparison" in page.inner_text(".wipe .banner")
 
 
-def test_all_but_the_slider_works_without_script(visit: Callable[..., Visit]) -> None:
+def test_everything_except_the_slider_works_without_scripts(visit: Callable[..., Visit]) -> None:
     page = visit("script", java_script_enabled=False).track("T1")
     left, right = (page.locator(f".stage .{side}").bounding_box() for side in ("over", "under"))
     assert left and right and left["x"] + left["width"] <= right["x"]  # side by side
