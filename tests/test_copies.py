@@ -1,4 +1,4 @@
-"""Somebody who is removed from a gallery is looked for everywhere else: nothing is left untold."""
+"""Removing a person from a gallery also searches other folders for copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A gallery, and beside it `around` with a case that has its own copy of it, and that case's report."""
     folder = tmp_path_factory.mktemp("copies")
     case = synthetic(folder / "around" / "case")
@@ -29,8 +29,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copies"))
+def folder(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "copies"))
 
 
 def removed(capsys: Capture, folder: Path, code: int = 4) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def test_cases_that_name_the_removed_person_are_listed_with_where(
 
 
 def test_without_copies_the_search_reports_none(folder: Path, capsys: Capture) -> None:
-    for place in ("case", "report"):
-        shutil.rmtree(folder / "around" / place)
+    for name in ("case", "report"):
+        shutil.rmtree(folder / "around" / name)
     found = removed(capsys, folder, 0)
     assert (found["files"], found["copies"], found["named"], found["unread"]) == (1, [], {}, [])
 

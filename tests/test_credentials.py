@@ -1,4 +1,4 @@
-"""Pictures with a C2PA manifest: what it says, whom it is signed by, and what is told when it cannot be."""
+"""Pictures with C2PA manifests: content, signer, and errors."""
 
 from __future__ import annotations
 
@@ -101,13 +101,13 @@ def manifest(picture: Path) -> dict[str, Any]:
     return found
 
 
-def assertion(told: dict[str, Any], label: str) -> Any:
-    (data,) = [a["data"] for a in told["assertions"] if a["label"].startswith(label)]
+def assertion(stored: dict[str, Any], label: str) -> Any:
+    (data,) = [a["data"] for a in stored["assertions"] if a["label"].startswith(label)]
     return data
 
 
-def facts(told: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(assertion(told, "fasr-video.facts")["json"])
+def metadata(stored: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(assertion(stored, "fasr-video.facts")["json"])
     return found
 
 
@@ -125,13 +125,13 @@ def test_each_picture_holds_a_manifest_with_the_same_metadata_as_its_text(
     pictures = sorted(out.glob("*.png"))
     assert len(pictures) > 3
     for picture in pictures:
-        told, own = manifest(picture), json.loads(Pictures.open(picture).info[NOTE])
-        (action,) = assertion(told, "c2pa.actions")["actions"]
+        stored, own = manifest(picture), json.loads(Pictures.open(picture).info[NOTE])
+        (action,) = assertion(stored, "c2pa.actions")["actions"]
         assert action["digitalSourceType"] == own["digital_source_type"]
-        assert facts(told) == own, "case, footage, frame, and the hashes of models"
+        assert metadata(stored) == own, "case, footage, frame, and the hashes of models"
         assert (
-            told["signature_info"]["common_name"] == "examiner"
-            and told["signature_info"].get("time") is None
+            stored["signature_info"]["common_name"] == "examiner"
+            and stored["signature_info"].get("time") is None
         )
 
 
@@ -143,12 +143,12 @@ def test_a_reconstruction_names_the_camera_picture_that_it_was_drawn_from(
     called(
         capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key
     )
-    told = manifest(tmp_path / "out" / "T1-sr.png")
-    (source,) = told["ingredients"]
+    stored = manifest(tmp_path / "out" / "T1-sr.png")
+    (source,) = stored["ingredients"]
     assert source["relationship"] == "inputTo" and source["title"].startswith("T1-lr0-frame")
-    (action,) = assertion(told, "c2pa.actions")["actions"]
+    (action,) = assertion(stored, "c2pa.actions")["actions"]
     assert action["digitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
-    assert facts(told)["made_with"]["restorer"]["network"] == "9" * 64
+    assert metadata(stored)["made_with"]["restorer"]["network"] == "9" * 64
 
 
 @needs_c2pa
@@ -224,6 +224,6 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(
         tmp_path / "key.pem",
     )
     command = [sys.executable, "-c", code, "pictures", case, *options]
-    told = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=100)
-    assert told.returncode == 2 and "pip install 'fasr-video[c2pa]'" in told.stderr
-    assert len(told.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=100)
+    assert result.returncode == 2 and "pip install 'fasr-video[c2pa]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()

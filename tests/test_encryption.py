@@ -42,7 +42,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sealed_case(key: Path, corridor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as `corridor_case`, stopped once and gone on with."""
+    """Return the same case as `corridor_case`, stopped once and continued."""
     out = tmp_path_factory.mktemp("sealed") / "case"
     settings = configs.load("cpu", (*CORRIDOR_QUICK, "case.segment_frames=5"))
 
@@ -230,9 +230,13 @@ def test_the_gates_memory_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -
         run([corridor], tmp_path / "case", configs.load("cpu", chosen), listen=stop)
     with Case.open(tmp_path / "case") as case:
         state = json.loads(case.db.execute("SELECT tracker FROM source").fetchone()["tracker"])
-        seen = resume_gate(case, 1).seen
-    assert seen is not None and seen.shape == tuple(state["cells"]) and seen.std() > 5
-    assert seen.tobytes()[:32] not in base64.b64decode(state["seen"])
+        background = resume_gate(case, 1).seen
+    assert (
+        background is not None
+        and background.shape == tuple(state["cells"])
+        and background.std() > 5
+    )
+    assert background.tobytes()[:32] not in base64.b64decode(state["seen"])
     assert run([corridor], tmp_path / "case", configs.load("cpu", chosen))[1]
 
 
@@ -266,9 +270,9 @@ def test_purge_finds_plain_copies_when_it_has_the_key(
         key,
         "--json",
     )
-    (told,) = json.loads(out)
-    assert code == 4 and told["plain_pictures_searched_for"]
-    assert len(told["copies"]["found"]) == len(list((tmp_path / "out").glob("*.png")))
+    (tombstone,) = json.loads(out)
+    assert code == 4 and tombstone["plain_pictures_searched_for"]
+    assert len(tombstone["copies"]["found"]) == len(list((tmp_path / "out").glob("*.png")))
 
 
 def test_the_key_option_leaves_no_key_in_the_environment(

@@ -1,4 +1,4 @@
-"""Pictures that leave a case say where they are from; other people's faces can be made unrecognisable in them."""
+"""Exported pictures say where they come from; other people's faces can be pixelated."""
 
 from __future__ import annotations
 
@@ -33,49 +33,53 @@ def exported(corridor_case: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def facts(picture: Path) -> dict[str, Any]:
+def read_metadata(picture: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Pictures.open(picture).info[NOTE])
     return found
 
 
 def source_type(picture: Path) -> str:
     packet = Pictures.open(picture).info["XML:com.adobe.xmp"]
-    (told,) = [
+    (metadata,) = [
         v
         for e in ElementTree.fromstring(packet.encode()).iter()
         for k, v in e.items()
         if "DigitalSource" in k
     ]
-    return str(told)
+    return str(metadata)
 
 
 def test_a_camera_picture_names_footage_frame_and_time(
     exported: Path, corridor: Path, corridor_case: Path
 ) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
-    told = facts(picture)
+    metadata = read_metadata(picture)
     with Case.open(corridor_case, read_only=True) as case:
         track = document.tracks(case)[0]
-        assert told["case"]["id"] == case.meta("case_id")
+        assert metadata["case"]["id"] == case.meta("case_id")
     assert (
-        told["what"] == CAMERA
-        and source_type(picture) == told["digital_source_type"] == TERMS + "digitalCapture"
+        metadata["what"] == CAMERA
+        and source_type(picture) == metadata["digital_source_type"] == TERMS + "digitalCapture"
     )
-    assert told["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
-    assert (told["frame"], told["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
-    assert told["seconds"] == pytest.approx(told["frame"] / 25, abs=0.05)
-    assert told["detector"]["model_sha256"] and told["version"] and told["case"]["settings_sha256"]
+    assert metadata["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
+    assert (metadata["frame"], metadata["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
+    assert metadata["seconds"] == pytest.approx(metadata["frame"] / 25, abs=0.05)
+    assert (
+        metadata["detector"]["model_sha256"]
+        and metadata["version"]
+        and metadata["case"]["settings_sha256"]
+    )
 
 
 def test_a_reconstruction_says_that_a_network_made_it_and_from_what(exported: Path) -> None:
     for picture in exported.glob("T1-s*.png"):
-        told = facts(picture)
-        assert told["what"] == Pictures.open(picture).info["Description"] == BANNER
+        metadata = read_metadata(picture)
+        assert metadata["what"] == Pictures.open(picture).info["Description"] == BANNER
         assert source_type(picture) == TERMS + "compositeWithTrainedAlgorithmicMedia"
         assert (
-            told["made_with"]["restorer"]["network"] == told["model"]
-            and told["seed"]
-            and told["frames"][0]["pts"]
+            metadata["made_with"]["restorer"]["network"] == metadata["model"]
+            and metadata["seed"]
+            and metadata["frames"][0]["pts"]
         )
         assert is_synthetic(picture.read_bytes())
 
@@ -94,7 +98,7 @@ def test_every_picture_has_its_metadata_in_a_file_beside_it(exported: Path) -> N
     for picture in pictures:
         beside = json.loads(picture.with_suffix(".json").read_text())
         assert (beside.pop("file"), beside.pop("sha256")) == (picture.name, sha256_file(picture))
-        assert beside == facts(picture)
+        assert beside == read_metadata(picture)
 
 
 def test_metadata_changes_no_pixel_and_no_compressed_byte(
@@ -102,7 +106,7 @@ def test_metadata_changes_no_pixel_and_no_compressed_byte(
 ) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
     with Case.open(corridor_case, read_only=True) as case:
-        stored = case.picture_bytes(facts(picture)["picture_sha256"])
+        stored = case.picture_bytes(read_metadata(picture)["picture_sha256"])
     assert np.array_equal(
         np.asarray(Pictures.open(picture)), np.asarray(Pictures.open(io.BytesIO(stored)))
     )
@@ -112,8 +116,8 @@ def test_metadata_changes_no_pixel_and_no_compressed_byte(
 def test_adding_metadata_twice_is_the_same_as_once(exported: Path) -> None:
     (picture,) = exported.glob("T1-sr.png")
     data = picture.read_bytes()
-    told = facts(picture)
-    assert with_note(data, told, BANNER) == data
+    metadata = read_metadata(picture)
+    assert with_note(data, metadata, BANNER) == data
 
 
 def test_an_exported_camera_picture_can_be_super_resolved_but_a_reconstruction_cannot(
@@ -167,9 +171,9 @@ def test_a_redacted_export_covers_other_people_in_the_frame(
 ) -> None:
     with Case.open(copied_case) as case:
         track = document.tracks(case)[0]
-        shown = track["shown"]
-        face = tracks.read_face(case, shown["face"])
-        before = case.read_picture(Path(shown["native"]).stem)
+        best_face = track["shown"]
+        face = tracks.read_face(case, best_face["face"])
+        before = case.read_picture(Path(best_face["native"]).stem)
         assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"
         x, y = face.corner
         with case.transaction():  # somebody at the crop's corner
@@ -179,10 +183,10 @@ def test_a_redacted_export_covers_other_people_in_the_frame(
     (picture,) = tmp_path.glob("T1-lr0-*.png")
     after = np.asarray(Pictures.open(picture))
     assert (
-        facts(picture)["what"] == COVERED
+        read_metadata(picture)["what"] == COVERED
         and source_type(picture) == TERMS + "algorithmicallyEnhanced"
     )
     assert len(np.unique(after[:8, :8].reshape(-1, 3), axis=0)) <= BLOCKS**2
     assert not np.array_equal(after[:8, :8], before[:8, :8])
-    x1, y1, x2, y2 = (round(v) for v in np.array(shown["box"]) - np.tile(face.corner, 2))
+    x1, y1, x2, y2 = (round(v) for v in np.array(best_face["box"]) - np.tile(face.corner, 2))
     assert np.array_equal(after[y1:y2, x1:x2], before[y1:y2, x1:x2])

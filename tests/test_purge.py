@@ -1,4 +1,4 @@
-"""Cases end: what is past its time is removed, the tombstone says what it was, and copies elsewhere are found."""
+"""Purging: expired cases are removed, a tombstone stays, and copies elsewhere are found."""
 
 from __future__ import annotations
 
@@ -31,25 +31,28 @@ from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic(tmp_path_factory.mktemp("whole") / "case")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
-def copied_case(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "case"))
+def copied_case(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "case"))
 
 
 def set_days(folder: Path, days: int | None) -> None:
-    """As if it had been made with that setting."""
+    """Change the case as if it had been made with this setting."""
 
     def change(case: Case) -> None:
         case.db.execute(
             "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'",
             (days,),
         )
-        made = "UPDATE log SET details = json_set(details, '$.settings.case.retention_days', ?) WHERE event = 'created'"
-        case.db.execute(made, (days,))
+        update = (
+            "UPDATE log SET details = json_set(details, '$.settings.case.retention_days', ?)"
+            " WHERE event = 'created'"
+        )
+        case.db.execute(update, (days,))
         text = (folder / SETTINGS).read_text()
         (folder / SETTINGS).write_text(
             text.replace("retention_days: null", f"retention_days: {json.dumps(days)}")
@@ -74,8 +77,8 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def tombstone(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((folder / TOMBSTONE).read_text())
-    return told
+    content: dict[str, Any] = json.loads((folder / TOMBSTONE).read_text())
+    return content
 
 
 NOW = ("--now", "--why", "its people asked", "--yes")
@@ -108,13 +111,12 @@ def case_of(archive: Path, name: str) -> Path:
 def in_summary(archive: Path) -> set[str]:
     """Names of the footage whose faces and candidates the archive's page shows."""
     document = json.loads((archive / "summary.json").read_text())
-    shown = {lead["case"][0] for lead in document["leads"]}
+    visible = {lead["case"][0] for lead in document["leads"]}
     page = (archive / "summary.html").read_text()
-    assert page.count("data:image/jpeg") >= len(shown) and ("data:image/jpeg" in page) == bool(
-        shown
-    )
-    assert ("&amp; son" in page) == bool(shown)
-    return shown
+    assert page.count("data:image/jpeg") >= len(visible)
+    assert ("data:image/jpeg" in page) == bool(visible)
+    assert ("&amp; son" in page) == bool(visible)
+    return visible
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "told to")])
@@ -136,15 +138,16 @@ def test_a_purge_leaves_only_a_tombstone_with_the_hashes(
     code, out, _ = called(capsys, "purge", over, "--yes", "--by", "an officer")
     assert code == 0 and "1 of 1 cases removed" in out
     assert [p.name for p in over.iterdir()] == [TOMBSTONE]
-    told = tombstone(over)
-    assert (told["state"], told["by"], told["case_id"], told["log_head"]) == (
+    content = tombstone(over)
+    assert (content["state"], content["by"], content["case_id"], content["log_head"]) == (
         "removed",
         "an officer",
         case_id,
         head,
     )
-    assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
-    assert {DATABASE, "settings.yaml"} < told["removed"].keys() and told["copies"]["found"] == []
+    assert {k: v["sha256"] for k, v in content["removed"].items() if k in pictures} == pictures
+    assert {DATABASE, "settings.yaml"} < content["removed"].keys()
+    assert content["copies"]["found"] == []
     with pytest.raises(CaseError, match="it was purged"):
         Case.open(over)
 
@@ -161,10 +164,9 @@ def test_a_case_is_not_removed_before_its_time_is_over(
 def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
     set_days(copied_case, 30)
     (due,) = purging.cases_in([copied_case.parent])
-    made = datetime.fromisoformat(due.made_at)
-    assert not due.has_expired(made + timedelta(days=29.99)) and due.has_expired(
-        made + timedelta(days=30)
-    )
+    made_at = datetime.fromisoformat(due.made_at)
+    assert not due.has_expired(made_at + timedelta(days=29.99))
+    assert due.has_expired(made_at + timedelta(days=30))
 
 
 def test_a_named_case_is_removed_early_with_a_reason(
@@ -179,12 +181,12 @@ def test_copies_elsewhere_are_named_and_left(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        shown = case.folder / tracks(case)[0]["shown"]["native"]
+        picture = case.folder / tracks(case)[0]["shown"]["native"]
         feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
-    copied = Path(shutil.copy(shown, tmp_path / "copy.png"))
+    copied = Path(shutil.copy(picture, tmp_path / "copy.png"))
     page, packed, other = tmp_path / "page.html", tmp_path / "packed.bin", tmp_path / "other.bin"
     page.write_text(
-        f"<img src='data:image/png;base64,{base64.b64encode(shown.read_bytes()).decode()}'>"
+        f"<img src='data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}'>"
     )
     packed.write_bytes(b"abc" + feature + b"def")
     other.write_bytes(os.urandom(10_000))
@@ -226,16 +228,16 @@ def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
     if after:
         with pytest.raises(CaseError, match="it was purged"):
             Case.open(over)
-    (again,) = purging.cases_in([over])
-    assert again.has_expired(datetime.now(UTC))
-    purging.purge(again, purging.search_copies([again], []), "another", "")
-    told = tombstone(over)
+    (unfinished,) = purging.cases_in([over])
+    assert unfinished.has_expired(datetime.now(UTC))
+    purging.purge(unfinished, purging.search_copies([unfinished], []), "another", "")
+    content = tombstone(over)
     assert (
         [p.name for p in over.iterdir()] == [TOMBSTONE]
-        and told["state"] == "removed"
-        and told["by"] == "one"
+        and content["state"] == "removed"
+        and content["by"] == "one"
     )
-    assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
+    assert {k: v["sha256"] for k, v in content["removed"].items() if k in pictures} == pictures
     assert purging.cases_in([over]) == []
 
 
@@ -354,8 +356,10 @@ def test_the_next_purge_lists_copies_that_a_killed_purge_found(
     over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        shown = case.folder / tracks(case)[0]["shown"]["native"]
-    copied, gone = (Path(shutil.copy(shown, tmp_path / name)) for name in ("copy.png", "gone.png"))
+        picture = case.folder / tracks(case)[0]["shown"]["native"]
+    copied, gone = (
+        Path(shutil.copy(picture, tmp_path / name)) for name in ("copy.png", "gone.png")
+    )
 
     def killed(path: Path, missing_ok: bool = False) -> None:
         raise KeyboardInterrupt
@@ -424,18 +428,18 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
 
 def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
     """A tombstone that no purge wrote."""
-    told = {
+    content = {
         "state": state,
         "made_at": "2020-01-01T00:00:00+00:00",
         "begun_at": "2020-01-01T00:00:00+00:00",
     }
-    told |= {
+    content |= {
         "why": "its time is over",
         "log_head": "0" * 64,
         "copies": {"found": []},
         "removed": removed or {},
     }  # type: ignore[dict-item]
-    (folder / TOMBSTONE).write_text(json.dumps(told))
+    (folder / TOMBSTONE).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("state", ["removing", "removed"])
@@ -460,8 +464,8 @@ def test_a_restored_tombstone_of_an_earlier_state_removes_no_case(
     assert called(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, (
         "the other one holds copies"
     )
-    told = tombstone(purged) | {"state": "removing"}
-    (copied_case / TOMBSTONE).write_text(json.dumps(told))
+    content = tombstone(purged) | {"state": "removing"}
+    (copied_case / TOMBSTONE).write_text(json.dumps(content))
     code, out, _ = called(capsys, "purge", copied_case, "--yes")
     assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
     with Case.open(copied_case) as case, case.transaction():
@@ -484,8 +488,8 @@ def test_a_planted_tombstone_removes_no_foreign_file(
     notes.parent.mkdir(parents=True)
     for path in (footage, notes):
         path.write_text("of somebody")
-    facts = {"sha256": hashlib.sha256(b"of somebody").hexdigest(), "size": 11}
-    stone(footage.parent, "removing", {"film.mp4": facts, "notes/seen.txt": facts})
+    entry = {"sha256": hashlib.sha256(b"of somebody").hexdigest(), "size": 11}
+    stone(footage.parent, "removing", {"film.mp4": entry, "notes/seen.txt": entry})
     code, _, err = called(capsys, "purge", footage.parent, "--yes")
     assert code == 3 and "nothing was removed" in err and footage.exists() and notes.exists()
     shutil.rmtree(notes.parent)

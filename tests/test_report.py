@@ -80,12 +80,12 @@ class Page(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        facts = dict(attrs)
+        attributes = dict(attrs)
         self._open = tag
         if tag == "img":
-            self.alts.append(facts["alt"] or "")
-            self.order.append(f"picture: {facts['alt']}")
-        if tag == "p" and facts.get("class") == "banner":
+            self.alts.append(attributes["alt"] or "")
+            self.order.append(f"picture: {attributes['alt']}")
+        if tag == "p" and attributes.get("class") == "banner":
             self.order.append("banner")
         if tag == "h2":
             self.headings.append("")
@@ -313,21 +313,23 @@ def test_a_redacted_report_shows_nobody_but_the_tracks_own_faces(
         names = ", ".join(f":{name}" for name in beside)
         case.db.execute(f"INSERT INTO face ({', '.join(beside)}) VALUES ({names})", beside)
     formats = ("html", "json", "folder")
-    shown, covered = (
+    plain, redacted = (
         write_report(copy, tmp_path / str(r), formats, redact=r) for r in (False, True)
     )
-    assert (report_of(shown)["redacted"], report_of(covered)["redacted"]) == (False, True)
+    assert (report_of(plain)["redacted"], report_of(redacted)["redacted"]) == (False, True)
     for name in ("lr0_native", "lr0_canonical", "bicubic", "average"):
         one, other = (
-            np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (shown, covered)
+            np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (plain, redacted)
         )
         assert one.shape == other.shape and not np.array_equal(one, other), name
         if name == "lr0_native":
             x1, y1 = int(own["x1"]) - corner[0], int(own["y1"]) - corner[1]
             assert np.array_equal(one, crop) and np.array_equal(one[y1:, x1:], other[y1:, x1:])
-    there = [_webps((folder / "T1.html").read_text()) for folder in (shown, covered)]
-    assert len(there[0]) == len(there[1]) and not there[0] & there[1], "thumbnails and photographs"
-    assert "The photographs are pixelated." in (covered / "T1.html").read_text()
+    images = [_webps((folder / "T1.html").read_text()) for folder in (plain, redacted)]
+    assert len(images[0]) == len(images[1]) and not images[0] & images[1], (
+        "thumbnails and photographs"
+    )
+    assert "The photographs are pixelated." in (redacted / "T1.html").read_text()
     with pytest.raises(UsageError, match="--redact"):
         write_report(copy, redact=True)
 
@@ -336,18 +338,20 @@ def test_every_picture_that_is_exported_says_what_it_is(written: Path) -> None:
     pictures = sorted((written / "pictures").iterdir())
     for path in pictures:
         with PilImage.open(path) as picture:
-            facts = json.loads(picture.info[NOTE])
+            metadata = json.loads(picture.info[NOTE])
             synthetic = "SYNTHETIC" in path.name
-            assert facts["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), (
+            assert metadata["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), (
                 path.name
             )
             assert is_synthetic(path.read_bytes()) == synthetic
             if path.stem.endswith("_native"):
                 assert (
-                    facts["source"]["sha256"] and facts["frame"] >= 0 and facts["case"]["log_head"]
+                    metadata["source"]["sha256"]
+                    and metadata["frame"] >= 0
+                    and metadata["case"]["log_head"]
                 )
             elif not synthetic:
-                assert facts["processing"] and facts["made_of"][0]["source"]["sha256"]
+                assert metadata["processing"] and metadata["made_of"][0]["source"]["sha256"]
     assert len(pictures) > 20
     thumbnails = _webps((written / "index.html").read_text())
     for uri in thumbnails:
@@ -411,10 +415,10 @@ def test_original_pictures_are_in_the_page_byte_for_byte(written: Path, case: Pa
     import base64
 
     html = (written / f"{PAGES['lead']}.html").read_text(encoding="utf-8")
-    shown = report_of(written)["tracks"][0]["shown"]
-    original = base64.b64encode((case / shown["native"]).read_bytes()).decode()
+    best_face = report_of(written)["tracks"][0]["shown"]
+    original = base64.b64encode((case / best_face["native"]).read_bytes()).decode()
     assert html.count(original) == 2  # magnified, and 1:1
-    assert hashlib.sha256((case / shown["native"]).read_bytes()).hexdigest() in html
+    assert hashlib.sha256((case / best_face["native"]).read_bytes()).hexdigest() in html
 
 
 def test_photographs_can_be_left_out(case: Path, written: Path, tmp_path: Path) -> None:
@@ -427,27 +431,28 @@ def test_photographs_can_be_left_out(case: Path, written: Path, tmp_path: Path) 
 
 def test_report_is_made_without_the_gallery(copy: Path) -> None:
     shutil.rmtree(copy / "gallery")
-    told = page(write_report(copy), PAGES["lead"])
-    assert "the gallery is not available" in told.text and LEAD in told.text
-    assert not any(alt.startswith("Gallery photograph") for alt in told.alts)
+    parsed = page(write_report(copy), PAGES["lead"])
+    assert "the gallery is not available" in parsed.text and LEAD in parsed.text
+    assert not any(alt.startswith("Gallery photograph") for alt in parsed.alts)
 
 
 def test_photographs_are_those_of_when_the_case_was_searched(copy: Path) -> None:
-    def shown() -> int:
+    def count_photographs() -> int:
         return sum(
             alt == f"Gallery photograph of candidate {LEAD}"
             for alt in page(write_report(copy), "T1").alts
         )
 
-    assert shown() == 1 and "has changed since" not in page(copy / "report", "T1").text
+    assert count_photographs() == 1 and "has changed since" not in page(copy / "report", "T1").text
     face = AlignedFace(np.full((128, 128, 3), 99, np.uint8), None)
     with Gallery.open(copy / "gallery") as gallery:
         feature = np.eye(512, dtype=np.float32)[0]
         gallery.add(LEAD, EnrolledPhoto("9" * 64, "later.jpg", feature, 20.0, 50.0, 0.9, face))
-    assert shown() == 1, "the new one stands behind no answer"
-    told = page(copy / "report", "T1").text
+    assert count_photographs() == 1, "the new one stands behind no answer"
+    parsed = page(copy / "report", "T1").text
     assert (
-        "later.jpg" not in told and "The gallery has changed since the case was searched." in told
+        "later.jpg" not in parsed
+        and "The gallery has changed since the case was searched." in parsed
     )
 
 
@@ -461,7 +466,7 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
     for name, digest in listed.items():
         assert hashlib.sha256((written / name).read_bytes()).hexdigest() == digest
     pictures = {p.name for p in (written / "pictures").iterdir()}
-    made = {"SYNTHETIC_mean", "SYNTHETIC_sample1", "SYNTHETIC_sample2", "SYNTHETIC_spread"}
+    drawn = {"SYNTHETIC_mean", "SYNTHETIC_sample1", "SYNTHETIC_sample2", "SYNTHETIC_spread"}
     own = {
         "lr0_native",
         "lr0_canonical",
@@ -471,11 +476,13 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
         "bicubic",
         "average",
     }
-    assert {p for p in pictures if p.startswith("T1_")} == {f"T1_{kind}.png" for kind in made | own}
+    assert {p for p in pictures if p.startswith("T1_")} == {
+        f"T1_{kind}.png" for kind in drawn | own
+    }
     assert {p for p in pictures if p.startswith("T3_")} == {
         f"T3_{k}.png" for k in ("lr0_native", "lr0_canonical", "bicubic")
     }
-    for kind in made:
+    for kind in drawn:
         with PilImage.open(written / "pictures" / f"T1_{kind}.png") as picture:
             assert NOTE in picture.info
 
@@ -490,8 +497,8 @@ def test_the_report_is_written_again_only_when_the_case_changed(copy: Path) -> N
 
 def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
     index = refresh(copy)
-    whole = index.read_bytes()
-    index.write_bytes(whole[: len(whole) // 2])
+    content = index.read_bytes()
+    index.write_bytes(content[: len(content) // 2])
     assert refresh(copy).read_bytes().endswith(b"</html>")
     decide(copy, 2, "insufficient", None, "R. Viewer")
     write_report(copy, None, ("json",))
@@ -521,11 +528,11 @@ def test_folder_with_other_things_in_it_is_refused(case: Path, tmp_path: Path) -
 
 
 def test_altered_picture_is_not_shown(copy: Path) -> None:
-    shown = report_of(write_report(copy))["tracks"][0]["shown"]["native"]
-    PilImage.new("RGB", (48, 60)).save(copy / shown)
+    picture = report_of(write_report(copy))["tracks"][0]["shown"]["native"]
+    PilImage.new("RGB", (48, 60)).save(copy / picture)
     with pytest.raises(IntegrityError, match="it was changed"):
         write_report(copy)
-    (copy / shown).unlink()
+    (copy / picture).unlink()
     with pytest.raises(IntegrityError, match="cannot be read"):
         write_report(copy)
 
@@ -536,14 +543,14 @@ def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
     )
     small = synthetic(tmp_path / "case", tracks=1)
     text = pdf_text((write_report(small, tmp_path / "pdf", ("pdf",)) / "report.pdf").read_bytes())
-    for said in (
+    for sentence in (
         "Track T1",
         "Candidates: 1 lead",
         "Synthetic reconstruction: a lead",
         "Review by two people",
         LEAD,
     ):
-        assert "".join(said.split()) in text
+        assert "".join(sentence.split()) in text
     assert [p.name for p in sorted((tmp_path / "pdf").iterdir())] == ["SHA256SUMS", "report.pdf"]
 
 
@@ -598,8 +605,8 @@ def test_command_writes_the_formats_asked_for(
         called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
     )
     assert {p.name for p in out.iterdir()} == {"report.json", "tracks.csv", "SHA256SUMS"}
-    code, said = called(capsys, "report", tmp_path)
-    assert code == 2 and "no case here" in said and len(said.splitlines()) == 1
+    code, output = called(capsys, "report", tmp_path)
+    assert code == 2 and "no case here" in output and len(output.splitlines()) == 1
 
 
 def test_run_ends_with_a_report(
@@ -609,12 +616,12 @@ def test_run_ends_with_a_report(
     folder = tmp_path / "case"
     assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
     assert not (folder / "report").exists()
-    code, said = called(capsys, "run", entrance, *quick, "--out", folder)
-    assert code == 0 and f"open it: {folder}/report/index.html" in said
+    code, output = called(capsys, "run", entrance, *quick, "--out", folder)
+    assert code == 0 and f"open it: {folder}/report/index.html" in output
     assert "Track T1" in page(folder / "report", "T1").text
     written = (folder / "report" / "index.html").stat().st_mtime_ns
-    _, said = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
-    assert json.loads(said.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
+    _, output = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
+    assert json.loads(output.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
     assert (folder / "report" / "index.html").stat().st_mtime_ns == written
 
 
@@ -669,12 +676,12 @@ def test_a_picture_is_named_by_its_method(
     drawn: tuple[str, str, str, int], name: str, says: str
 ) -> None:
     method, sampler, model, count = drawn
-    made: dict[str, Any] = {
+    restoration: dict[str, Any] = {
         "method": method,
         "sampler": sampler,
         "model": model,
         "disagreement": 0.04,
     }
-    made["samples"] = ["picture"] * count
-    assert picture_name(made).startswith(name)
-    assert says in certainty(made)
+    restoration["samples"] = ["picture"] * count
+    assert picture_name(restoration).startswith(name)
+    assert says in certainty(restoration)

@@ -30,13 +30,13 @@ FAINT_TEXT = """() => {
   const behind = (e) => { for (; e; e = e.parentElement) {
     const c = parse(getComputedStyle(e).backgroundColor); if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
   const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let looked = 0;
+  let count = 0;
   while (walk.nextNode()) { const e = walk.currentNode.parentElement;
     if (!walk.currentNode.textContent.trim() || ["SCRIPT", "STYLE"].includes(e.tagName)) continue;
     const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-    looked += 1;
+    count += 1;
     if ((a + 0.05) / (b + 0.05) < 4.5) found.push(walk.currentNode.textContent.trim()); }
-  return [looked, found]; }"""
+  return [count, found]; }"""
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +68,12 @@ def show(page: Any, report: Path, name: str) -> None:
 
 
 def test_pages_use_no_network_and_raise_no_browser_complaint(page: Any, report: Path) -> None:
-    asked, complaints = list[str](), list[str]()
-    page.on("request", lambda r: asked.append(r.url.split(":")[0]))
+    requests, complaints = list[str](), list[str]()
+    page.on("request", lambda r: requests.append(r.url.split(":")[0]))
     page.on("console", lambda message: complaints.append(message.text))
     for name in NAMES:
         show(page, report, name)
-    assert asked == ["file"] * len(NAMES)
+    assert requests == ["file"] * len(NAMES)
     assert complaints == []
 
 
@@ -105,10 +105,10 @@ def test_names_from_files_and_galleries_stay_text(page: Any, report: Path) -> No
 def test_every_picture_loads_and_has_a_text_alternative(page: Any, report: Path) -> None:
     for name in NAMES:
         show(page, report, name)
-        facts = page.locator("img").evaluate_all(
+        images = page.locator("img").evaluate_all(
             "all => all.map((i) => [i.alt.trim(), i.naturalWidth])"
         )
-        assert facts and all(alt and width for alt, width in facts)
+        assert images and all(alt and width for alt, width in images)
 
 
 def test_pages_lead_to_each_other(page: Any, report: Path) -> None:
@@ -140,8 +140,8 @@ def test_text_has_enough_contrast_in_light_and_dark(
     page = context.new_page()
     for name in NAMES:
         show(page, report, name)
-        looked, faint = page.evaluate(FAINT_TEXT)
-        assert looked > 50 and faint == []
+        count, faint = page.evaluate(FAINT_TEXT)
+        assert count > 50 and faint == []
     shade = page.evaluate(
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     )
@@ -161,8 +161,8 @@ def test_the_banner_stays_visible_over_each_reconstruction(
         picture.evaluate(
             "e => window.scrollTo(0, e.getBoundingClientRect().bottom + scrollY - innerHeight / 2)"
         )
-        place, top = picture.bounding_box(), banner.bounding_box()
-        assert top["y"] >= 0 and top["y"] + top["height"] <= place["y"]
+        picture_box, banner_box = picture.bounding_box(), banner.bounding_box()
+        assert banner_box["y"] >= 0 and banner_box["y"] + banner_box["height"] <= picture_box["y"]
         assert (
             page.evaluate("e => getComputedStyle(e).position", banner.element_handle()) == "sticky"
         )

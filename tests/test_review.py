@@ -127,7 +127,7 @@ def paths(app: Flask) -> Iterator[tuple[str, str]]:
                     yield method, url
 
 
-# Who may ask.
+# Access.
 
 
 def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path) -> None:
@@ -249,7 +249,7 @@ def test_hostile_names_and_reasons_are_escaped_everywhere(
     assert problems(folder) == []
 
 
-# What is shown.
+# What pages show.
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
     browser: Browser,
 ) -> None:
     text = browser.get("/track/T1").text
-    camera, banner, made, listed = (
+    camera, banner, reconstruction, candidates = (
         text.index(s)
         for s in (
             "From the camera",
@@ -336,7 +336,7 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
             'id="candidates"',
         )
     )
-    assert camera < banner < made < listed
+    assert camera < banner < reconstruction < candidates
 
 
 def test_the_photograph_is_compared_with_the_camera_picture_by_default(
@@ -396,7 +396,7 @@ def test_a_number_that_is_too_large_is_a_404(browser: Browser) -> None:
     assert browser.post("/join", track=[1, 10**30], by="Anna").status_code == 404
 
 
-# What is decided.
+# Decisions.
 
 
 def test_a_decision_is_recorded_and_the_name_remembered(browser: Browser, folder: Path) -> None:
@@ -585,7 +585,7 @@ def test_the_sign_off_page_names_undecided_tracks(browser: Browser, folder: Path
         assert file.name in page
 
 
-# Starting it.
+# The server.
 
 
 def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

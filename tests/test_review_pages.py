@@ -70,12 +70,12 @@ def address(folders: dict[str, Path]) -> Iterator[str]:
 
 @dataclass
 class Visit:
-    """A page, and what went wrong while it was looked at."""
+    """A page, with its requests and the browser's complaints."""
 
     page: Page
     address: str
     folder: Path
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     def go(self, path: str) -> Page:
@@ -99,25 +99,27 @@ def browser() -> Iterator[Browser]:
 def visit(
     browser: Browser, address: str, folders: dict[str, Path]
 ) -> Iterator[Callable[..., Visit]]:
-    """A new visitor, who opens the printed address; what they asked for, and complaints, are looked at in the end."""
+    """Open the printed address as a new visitor; check requests and complaints in the end."""
     visits: list[Visit] = []
 
     def begin(case: str, **how: Any) -> Visit:
         context = browser.new_context(**how)
         context.set_default_timeout(30_000)
-        made = Visit(context.new_page(), address, folders[case])
-        made.page.on("request", lambda r: made.asked.append(r.url))
-        made.page.on("console", lambda m: made.complaints.append(m.text))
-        made.page.on("pageerror", lambda e: made.complaints.append(str(e)))
-        made.page.goto(address)
-        visits.append(made)
-        return made
+        visitor = Visit(context.new_page(), address, folders[case])
+        visitor.page.on("request", lambda r: visitor.requests.append(r.url))
+        visitor.page.on("console", lambda m: visitor.complaints.append(m.text))
+        visitor.page.on("pageerror", lambda e: visitor.complaints.append(str(e)))
+        visitor.page.goto(address)
+        visits.append(visitor)
+        return visitor
 
     yield begin
-    for made in visits:
-        made.page.context.close()
-        assert made.asked and all(url.startswith("http://127.0.0.1:") for url in made.asked)
-        assert made.complaints == []
+    for visitor in visits:
+        visitor.page.context.close()
+        assert visitor.requests and all(
+            url.startswith("http://127.0.0.1:") for url in visitor.requests
+        )
+        assert visitor.complaints == []
 
 
 def test_a_track_is_decided_with_the_keyboard_alone(
@@ -140,9 +142,9 @@ def test_a_track_is_decided_with_the_keyboard_alone(
     page.keyboard.press("p")
     page.wait_for_url("**/track/T1")
     with Case.open(folders["keyboard"], read_only=True) as case:
-        (made,) = standing(case, 1)
-        assert (made.verdict, made.subject, made.by) == ("accepted", "anna", "Anna")
-        assert made.reason == "same ear, same scar; a and r are only letters here"
+        (decision,) = standing(case, 1)
+        assert (decision.verdict, decision.subject, decision.by) == ("accepted", "anna", "Anna")
+        assert decision.reason == "same ear, same scar; a and r are only letters here"
         # The copies that are served beside each other were given ids of their own.
         assert [p for c in verify(case) for p in c.problems] == [
             "case_id is not what the case was created with"
@@ -152,18 +154,18 @@ def test_a_track_is_decided_with_the_keyboard_alone(
 def test_the_wipe_slider_works_with_the_keyboard(
     visit: Callable[..., Visit],
 ) -> None:
-    def shown() -> str:
+    def clip_path() -> str:
         return str(page.eval_on_selector(".stage .over", "e => getComputedStyle(e).clipPath"))
 
     page = visit("slider").track("T1")
     slider = page.get_by_label("Wipe")
-    assert slider.input_value() == "50" and shown() == "inset(0px 50% 0px 0px)"
+    assert slider.input_value() == "50" and clip_path() == "inset(0px 50% 0px 0px)"
     slider.focus()
     page.keyboard.press("ArrowRight")
-    assert slider.input_value() == "51" and shown() == "inset(0px 49% 0px 0px)"
+    assert slider.input_value() == "51" and clip_path() == "inset(0px 49% 0px 0px)"
     assert slider.get_attribute("aria-valuetext") == "51 % of the track's picture"
     page.keyboard.press("Home")
-    assert shown() == "inset(0px 100% 0px 0px)"
+    assert clip_path() == "inset(0px 100% 0px 0px)"
     assert page.locator(".wipe.synthetic").count() == 0
     page.get_by_role("link", name="Show the reconstruction instead").click()
     page.wait_for_selector(".wipe.synthetic")
@@ -205,11 +207,11 @@ def test_hostile_names_run_nothing(visit: Callable[..., Visit], folders: dict[st
 def test_pages_fit_their_width_and_every_picture_and_field_has_a_name(
     visit: Callable[..., Visit], width: int, scheme: str
 ) -> None:
-    made = visit("layout", viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = made.page
+    visitor = visit("layout", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = visitor.page
     for name in ("overview", "T1", "Subjects", "Log", "Sign off"):
         if name == "T1":
-            made.track("T1")
+            visitor.track("T1")
         elif name != "overview":
             page.click(f"nav >> text={name}")
         page.wait_for_load_state()  # a page whose style is not there yet is wider

@@ -48,12 +48,12 @@ def test_an_unchanged_export_passes_and_names_the_key(
         capture_output=True,
         check=True,
     ).stdout
-    told = (
+    expected = (
         subprocess.run(["sha256sum"], input=der, capture_output=True, check=True)
         .stdout.split()[0]
         .decode()
     )
-    assert told in out
+    assert expected in out
 
 
 def alter(folder: Path) -> None:
@@ -153,14 +153,14 @@ def test_a_public_key_is_never_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It may be of a private key that is kept elsewhere; a link leads nowhere."""
-    kept, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
-    kept.write_text("of the other half")
+    existing, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
+    existing.write_text("of the other half")
     linked.symlink_to(tmp_path / "elsewhere")
-    for public in (kept, linked):
+    for public in (existing, linked):
         code, _, err = called(capsys, "keygen", public.with_suffix(""))
         assert code == 2 and f"{public}: it exists already" in err and err.count("\n") == 1
-    assert kept.read_text() == "of the other half"
-    assert sorted(tmp_path.iterdir()) == [kept, linked], "no private key without its public one"
+    assert existing.read_text() == "of the other half"
+    assert sorted(tmp_path.iterdir()) == [existing, linked], "no private key without its public one"
 
 
 def test_a_key_pair_is_created_completely_or_not_at_all(
