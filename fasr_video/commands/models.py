@@ -61,7 +61,8 @@ def licences_command(as_json: bool) -> None:
     """Show the licences of fasr-video, of the packages that it needs, as installed here, and of its
     weights.
     """
-    code, models = packages(), weights()
+    code = packages()
+    models = weights()
     if as_json:
         rows = {
             "packages": [asdict(row) for row in code],

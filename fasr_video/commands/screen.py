@@ -221,7 +221,8 @@ def _cut(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _show_source(console: Console, source: dict[str, Any]) -> None:
-    info, detector = source["info"], source["detector"]
+    info = source["info"]
+    detector = source["detector"]
     landmarks = "" if detector["landmarks"] else " Without landmarks: faces are aligned by boxes."
     lines = [
         f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  "
@@ -344,14 +345,15 @@ def _guidance(restoration: dict[str, Any]) -> list[str]:
 
 def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
     """Return the joined list of a track: candidates, and the probes that support each."""
-    answer, question = track["answer"], searched["question"]
+    answer = track["answer"]
+    settings = searched["question"]
     is_calibrated = answer["threshold"] is not None
-    title = [f"{track['name']}: {answer['verdict']} ({question['mode']})"]
+    title = [f"{track['name']}: {answer['verdict']} ({settings['mode']})"]
     if is_calibrated:
         extrapolated = ", extrapolated" if answer["extrapolated"] else ""
         title.append(
             f"threshold: score {answer['threshold']:.2f}{extrapolated}, for FPIR "
-            f"{question['fpir']:g} and {searched['gallery']['templates']} templates"
+            f"{settings['fpir']:g} and {searched['gallery']['templates']} templates"
         )
     if answer["remark"]:
         title.append(answer["remark"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from fasr_video.case.verify import REPORT, SIGNED_OFF, SUMS, UNFINISHED
 from fasr_video.errors import IntegrityError
 from fasr_video.files import read_file, sha256_file
 
-# `sha256` and `size` of each file, by its path in the folder. A tombstone stores it as it is.
-FileTable = dict[str, dict[str, Any]]
 _BESIDE = r"(-wal|-shm|-journal)?"
 _FILE_NAMES = re.compile(
     rf"case\.sqlite(\.new)?{_BESIDE}|settings\.yaml(\.part)?|purged\.json\.part"
@@ -36,20 +35,29 @@ _FOLDER_NAMES = re.compile(r"crops(/[0-9a-f]{2})?|gallery|signed-off|report(/pic
 _CHANGING = re.compile(r"(gallery/gallery|case)\.sqlite(-wal|-shm|-journal)|purged\.json\.part")
 
 
-def files_of_case(case: Case) -> FileTable:
-    """Return the files to remove with the case; raise where the folder holds any other file."""
+@dataclass(frozen=True, slots=True)
+class CaseFile:
+    sha256: str
+    size: int
+
+
+def files_of_case(case: Case) -> dict[str, CaseFile]:
+    """Return the files to remove with the case, by their paths in its folder.
+
+    Raise where the folder holds any other file.
+    """
     files = files_named_as_in_a_case(case.folder)
     hashes = _known_hashes(case)
-    for name, entry in files.items():
+    for name, file in files.items():
         expected = hashes.get(name, _hash_in_name(name))
-        if expected is not None and entry["sha256"] != expected:
+        if expected is not None and file.sha256 != expected:
             raise foreign_file(case.folder / name, "not what this case wrote")
     return files
 
 
-def files_named_as_in_a_case(folder: Path) -> FileTable:
+def files_named_as_in_a_case(folder: Path) -> dict[str, CaseFile]:
     """Return all files of the folder but lock and tombstone; raise where a name is not a case's."""
-    files: FileTable = {}
+    files: dict[str, CaseFile] = {}
     for path in _all_paths(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
@@ -60,12 +68,12 @@ def files_named_as_in_a_case(folder: Path) -> FileTable:
         elif not path.is_file() or _FILE_NAMES.fullmatch(name) is None:
             raise foreign_file(path, "not a file of this case")
         else:
-            files[name] = {"sha256": sha256_file(path), "size": path.stat().st_size}
+            files[name] = CaseFile(sha256_file(path), path.stat().st_size)
     return files
 
 
 def are_the_same_files(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Return whether names and hashes agree, apart from files that `may_change`."""
+    """Return whether two tombstones list the same files, apart from files that `may_change`."""
     return _lasting_hashes(first) == _lasting_hashes(second)
 
 

@@ -106,7 +106,8 @@ def open_signatory(chain: Path, key: Path) -> Signatory:
 
     Raise where they cannot sign a manifest, which is tried on a picture of one pixel.
     """
-    pem, secret = read_pem(chain), read_pem(key)
+    pem = read_pem(chain)
+    secret = read_pem(key)
     try:
         leaf = x509.load_pem_x509_certificates(pem)[0]
     except ValueError as error:

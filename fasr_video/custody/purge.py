@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -228,9 +228,9 @@ def purge(
 def _remove_files(folder: Path, tombstone: Mapping[str, Any]) -> None:
     """Remove the files that the tombstone lists, the database first, and the empty folders."""
     files = files_named_as_in_a_case(folder)
-    for name, entry in files.items():
+    for name, file in files.items():
         listed = tombstone["removed"].get(name, {}).get("sha256")
-        if not may_change(name) and listed != entry["sha256"]:
+        if not may_change(name) and listed != file.sha256:
             raise foreign_file(folder / name, "not what the tombstone lists")
     for name in sorted(files, key=lambda name: (not name.startswith(DATABASE), name)):
         (folder / name).unlink(missing_ok=may_change(name))
@@ -267,8 +267,8 @@ def _retained_case(folder: Path) -> RetainedCase | None:
 
 def _check_tombstone_beside_database(case: Case, tombstone: Mapping[str, Any]) -> None:
     """Raise unless a purge of this very state of the case wrote the tombstone."""
-    state, log_head = tombstone["state"], tombstone.get("log_head")
-    if state != "removing" or log_head != case.meta("log_head"):
+    is_unfinished = tombstone["state"] == "removing"
+    if not is_unfinished or tombstone.get("log_head") != case.meta("log_head"):
         raise foreign_file(case.folder / TOMBSTONE, "a tombstone, although the case still exists")
 
 
@@ -307,7 +307,7 @@ def _new_tombstone(
                 f"it does not agree with its log ({problem}), so it was not removed",
                 "see `fasr-video verify`",
             )
-        removed = files_of_case(case)
+        files = files_of_case(case)
         tombstone: dict[str, Any] = {
             "schema": SCHEMA,
             "version": __version__,
@@ -324,7 +324,7 @@ def _new_tombstone(
             "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
             "sources": [source.sha256 for source in sources(case)],
         }
-    tombstone["removed"] = removed
+    tombstone["removed"] = {name: asdict(file) for name, file in files.items()}
     tombstone["copies"] = {
         "folders": search.folders,
         "files": search.files,

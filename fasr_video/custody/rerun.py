@@ -110,7 +110,8 @@ def _settings(case: Case, restorer: Mapping[str, Any] | None) -> Settings:
 
     The track's provenance says what the case left to defaults, which change with versions.
     """
-    stored, values = case.settings, load("cpu").model_dump(mode="json")
+    stored = case.settings
+    values = load("cpu").model_dump(mode="json")
     for group in values:
         values[group] |= stored.get(group, {})
     if restorer is None:
@@ -174,7 +175,8 @@ def _differences_in_words(levels: float, numbers: float) -> str:
 
 def _versions(case: Case) -> str:
     """Return in words whether the case was made with the versions that run here."""
-    stored, here = json.loads(case.meta("versions")), package_versions()
+    stored = json.loads(case.meta("versions"))
+    here = package_versions()
     changed = [
         f"{name} {stored.get(name)} → {here.get(name)}"
         for name in sorted(stored.keys() | here.keys())

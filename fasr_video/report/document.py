@@ -68,7 +68,8 @@ def standing(track: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _times(track: dict[str, Any], source: dict[str, Any]) -> dict[str, object]:
     """Add the times of each kept face, and return the track's camera and time of day."""
-    info, clock = source["info"], source["clock"]
+    info = source["info"]
+    clock = source["clock"]
     for face in _faces_of(track):
         face["seconds"] = float((face["pts"] - info["first_pts"]) * Fraction(info["time_base"]))
         face["wall"] = None if clock is None else _time_of_day(clock, face["seconds"])

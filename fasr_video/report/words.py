@@ -77,7 +77,8 @@ LIMITS = (
 
 def verdict(track: dict[str, Any], searched: dict[str, Any] | None) -> tuple[str, str]:
     """Return the verdict on a track in a few words, and the reason."""
-    state, answer = state_of(track), track["answer"]
+    state = state_of(track)
+    answer = track["answer"]
     if state == "insufficient":
         return "Insufficient quality", _why_insufficient(track)
     if state == "not a face":
@@ -95,7 +96,8 @@ def verdict(track: dict[str, Any], searched: dict[str, Any] | None) -> tuple[str
 
 
 def _why_insufficient(track: dict[str, Any]) -> str:
-    reason, sightings = track["verdict_reason"], track["sightings"]
+    reason = track["verdict_reason"]
+    sightings = track["sightings"]
     text = REASON_TEXT[Reason(reason)] if reason else "none of its faces is usable"
     count = track["faces_by_reason"].get(reason, sightings)
     return f"{count} of {sightings} sightings: {text}. There was no reconstruction and no search."
