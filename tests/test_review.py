@@ -41,7 +41,7 @@ from fasr_video.review.app import make_app
 from fasr_video.review.server import MOST_CONNECTIONS, by_id, listen, make_server
 from fasr_video.review.signoff import sign_off
 from fasr_video.review.times import Clock, parse
-from tests.reviewed import Names, made_case
+from tests.reviewed import Names, make_case
 from tests.test_cli import called
 
 TOKEN, PORT = "the-key", 4711
@@ -52,7 +52,7 @@ ESCAPED = html.escape(HOSTILE, quote=True).replace("&quot;", "&#34;").replace("&
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_case(tmp_path_factory.mktemp("template") / "case")
+    return make_case(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_hostile_names_and_reasons_are_escaped_everywhere(
     odd = Names(
         HOSTILE, "bert", f"/footage/{HOSTILE.replace('/', '')}.mp4", camera=HOSTILE, remark=HOSTILE
     )
-    folder = made_case(tmp_path / "case", odd)
+    folder = make_case(tmp_path / "case", odd)
     browser = Browser(make_app(by_id([folder]), TOKEN, PORT))
     answer = browser.post(
         "/track/T1/decide", verdict="accepted", subject=HOSTILE, reason=HOSTILE, by=HOSTILE
@@ -313,7 +313,7 @@ def test_a_card_names_nobody_who_does_not_pass(browser: Browser) -> None:
 def test_several_cases_are_shown_together_and_one_can_be_chosen(
     folder: Path, tmp_path: Path
 ) -> None:
-    other = made_case(tmp_path / "other")
+    other = make_case(tmp_path / "other")
     app = make_app(by_id([folder, other]), TOKEN, PORT)
     client = app.test_client()
     client.get(f"/?token={TOKEN}", base_url=HOST)
@@ -599,7 +599,7 @@ def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[s
 def test_all_cases_in_a_folder_are_served_at_any_depth(folder: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     shutil.copytree(folder, archive / "2026" / "case")
-    made_case(archive / "another")
+    make_case(archive / "another")
     assert sorted(c.name for c in cases_in([archive])) == ["another", "case"]
     (archive / "gallery").mkdir()
     (archive / "ledger.sqlite").touch()

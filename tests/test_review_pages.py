@@ -17,7 +17,7 @@ import pytest
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing
 from fasr_video.case.verify import verify
-from tests.reviewed import Names, made_case
+from tests.reviewed import Names, make_case
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
@@ -44,12 +44,12 @@ CASES = ("keyboard", "slider", "script", "layout", "two")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     top = tmp_path_factory.mktemp("served")
-    first, found = made_case(top / "first"), {}
+    first, found = make_case(top / "first"), {}
     for name in CASES:
         found[name] = Path(shutil.copytree(first, top / name))
         with Case.open(found[name]) as case:
             case.set_meta("case_id", name)
-    found["evil"] = made_case(
+    found["evil"] = make_case(
         top / "evil", Names(anna=EVIL, camera=EVIL, remark=EVIL, warnings=(EVIL,))
     )
     return found

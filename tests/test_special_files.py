@@ -21,14 +21,14 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.sqlite import refuse_beside
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 
 pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return made_case(tmp_path / "case")
+    return make_case(tmp_path / "case")
 
 
 def pipe(path: Path) -> Path:
