@@ -341,16 +341,18 @@ def large_picture(folder: Path) -> str:
 
 
 def one_of_many_photographs(folder: Path) -> str:
-    from fasr_video.review.photographs import photograph
+    from fasr_video.review.photographs import photograph_png
 
     case, count = make_case(folder / "case"), 50_000
     with Gallery.open(case / "gallery") as gallery, gallery.transaction():
         row = "INSERT INTO image SELECT NULL, 'anna', ?, 'p', '', '', 1, 1, 1, NULL, '', NULL, NULL"
         gallery._db.executemany(row, [(f"{n:064x}",) for n in range(10, count)])
     with Case.open(case, read_only=True) as opened:
-        photograph(opened, f"{0:064x}")  # the first time, all values of the gallery are looked at
+        photograph_png(
+            opened, f"{0:064x}"
+        )  # the first time, all values of the gallery are looked at
         began = time.process_time()
-        photograph(opened, f"{1:064x}")
+        photograph_png(opened, f"{1:064x}")
         return f"{1000 * (time.process_time() - began):.0f} ms of the processor, of {count} photographs"
 
 

@@ -19,7 +19,7 @@ from fasr_video.custody.pictures import export_pictures
 from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file
 from fasr_video.provenance import BANNER, CAMERA, COVERED, NOTE, is_synthetic, with_note
-from fasr_video.report.redact import BLOCKS, photograph, pixelated, without_bystanders
+from fasr_video.report.redact import BLOCKS, pixelated, pixelated_photograph, without_bystanders
 from tests.test_cli import called
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -163,7 +163,7 @@ def test_other_faces_are_pixelated_and_the_tracks_own_face_is_not() -> None:
         "what lies in the own box stays"
     )
     assert np.array_equal(covered[:, 90:], image[:, 90:]), "and so does what is far from any face"
-    assert len(np.unique(photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
+    assert len(np.unique(pixelated_photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
 
 
 def test_a_redacted_export_covers_other_people_in_the_frame(

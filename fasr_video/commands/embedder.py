@@ -33,7 +33,7 @@ EMBEDDER_OPTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class EmbedderChoice:
     """The embedder chosen by options."""
 
     backend: str
@@ -49,7 +49,7 @@ def embedder_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_embedder(*, embedder: str, weights: Path | None, flip: bool, **others: Any) -> Any:
-        return command(embedder=Chosen(embedder, weights, flip), **others)
+        return command(embedder=EmbedderChoice(embedder, weights, flip), **others)
 
     decorated: Callable[..., Any] = with_embedder
     for option in reversed(EMBEDDER_OPTIONS):

@@ -12,7 +12,7 @@ from fasr_video.case.results import photographs as photographs_of
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryError
 from fasr_video.report.pictures import Picture, photograph, thumbnail
-from fasr_video.report.redact import photograph as pixelated
+from fasr_video.report.redact import pixelated_photograph
 
 # At most this many photographs are shown of one candidate.
 MOST_PHOTOGRAPHS = 4
@@ -59,7 +59,9 @@ class Photographs:
         for image in images[:MOST_PHOTOGRAPHS]:
             face = self._gallery.face(image)
             if face is not None:
-                picture = photograph(pixelated(face.picture) if self._redact else face.picture)
+                picture = photograph(
+                    pixelated_photograph(face.picture) if self._redact else face.picture
+                )
                 yield Photograph(image.path, image.sha256, picture, thumbnail(picture))
 
 

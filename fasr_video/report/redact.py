@@ -45,7 +45,7 @@ def without_bystanders(case: Case, face: Face) -> Image:
     return pixelated(native_picture(case, face), others, np.array(face.box) - corner)
 
 
-def photograph(image: Image) -> Image:
+def pixelated_photograph(image: Image) -> Image:
     """Return a gallery's photograph, pixelated as a whole: it shows only one person."""
     return _blocks(image)
 

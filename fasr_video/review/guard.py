@@ -80,12 +80,14 @@ def protect(app: Flask, key: Key, port: int) -> None:
                 "new address."
             )
         if "token" in request.args:
-            return _let_in(key.token)
+            return _open_session(key.token)
         if not session.get("open"):
             return _refused(
                 "Open the address that fasr-video serve printed: it holds the key to these pages."
             )
-        if request.method == "POST" and not _same(request.form.get("csrf", ""), session["csrf"]):
+        if request.method == "POST" and not _is_equal(
+            request.form.get("csrf", ""), session["csrf"]
+        ):
             return _refused(
                 "This form is from another session. Open the page again and send the form from "
                 "there."
@@ -98,9 +100,9 @@ def protect(app: Flask, key: Key, port: int) -> None:
         return response
 
 
-def _let_in(token: str) -> AnyResponse | tuple[str, int]:
+def _open_session(token: str) -> AnyResponse | tuple[str, int]:
     """Open a session on the first visit, and redirect to an address without the token."""
-    if not _same(request.args["token"], token):
+    if not _is_equal(request.args["token"], token):
         return _refused(
             "This key is not valid. Open the address that fasr-video serve printed at its last "
             "start."
@@ -114,5 +116,5 @@ def _refused(why: str) -> tuple[str, int]:
     return render_template("message.html", title="Not open to you", message=why), 403
 
 
-def _same(given: str, known: str) -> bool:
+def _is_equal(given: str, known: str) -> bool:
     return compare_digest(given.encode(), known.encode())

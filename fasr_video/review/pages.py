@@ -21,7 +21,7 @@ from fasr_video.case.links import clusters
 from fasr_video.case.sources import sources
 from fasr_video.errors import FasrError
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
-from fasr_video.review.photographs import Photographs, photograph, photographs
+from fasr_video.review.photographs import Photographs, photograph_png, photographs
 from fasr_video.review.signoff import signed_off, undecided
 from fasr_video.sqlite import explain_errors
 
@@ -280,7 +280,7 @@ def picture(case_id: str, name: str) -> Response:
 @pages.get("/case/<case_id>/photograph/<sha256>.png")
 def photograph_picture(case_id: str, sha256: str) -> Response:
     with open_case(case_id) as case:
-        data = photograph(case, sha256)
+        data = photograph_png(case, sha256)
     if data is None:
         abort(404, "The gallery keeps no picture of that photograph.")
     return Response(data, mimetype="image/png")

@@ -47,7 +47,7 @@ def photographs(case: Case, subject: str) -> Photographs:
     return Photographs(tuple(images), note)
 
 
-def photograph(case: Case, sha256: str) -> bytes | None:
+def photograph_png(case: Case, sha256: str) -> bytes | None:
     """Return the face of a photograph as PNG; None where the gallery does not keep it."""
     searched = case.searched()
     if searched is None:
