@@ -348,9 +348,7 @@ def one_of_many_photographs(folder: Path) -> str:
         row = "INSERT INTO image SELECT NULL, 'anna', ?, 'p', '', '', 1, 1, 1, NULL, '', NULL, NULL"
         gallery._db.executemany(row, [(f"{n:064x}",) for n in range(10, count)])
     with Case.open(case, read_only=True) as opened:
-        photograph_png(
-            opened, f"{0:064x}"
-        )  # the first time, all values of the gallery are looked at
+        photograph_png(opened, f"{0:064x}")  # the first call checks all values of the gallery
         began = time.process_time()
         photograph_png(opened, f"{1:064x}")
         return f"{1000 * (time.process_time() - began):.0f} ms of the processor, of {count} photographs"
