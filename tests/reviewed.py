@@ -1,4 +1,4 @@
-"""A small synthetic case that passes `verify`: five tracks of two cameras, searched, no decisions."""
+"""A small synthetic case that passes `verify`: five tracks, searched, without decisions."""
 
 from __future__ import annotations
 

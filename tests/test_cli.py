@@ -54,7 +54,7 @@ def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """The same in this process: exit code, standard output, standard error."""
+    """Run the command in this process; return exit code, standard output and standard error."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
         cli.main()

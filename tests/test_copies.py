@@ -19,7 +19,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gallery, and beside it `around` with a case that has its own copy of it, and that case's report."""
+    """Make a gallery, and a folder `around` with a case that has a copy of it, and a report."""
     folder = tmp_path_factory.mktemp("copies")
     case = synthetic(folder / "around" / "case")
     write_report(case, folder / "around" / "report", ["html"])
@@ -34,7 +34,7 @@ def folder(template: Path, tmp_path: Path) -> Path:
 
 
 def removed(capsys: Capture, folder: Path, code: int = 4) -> dict[str, Any]:
-    """What the removal of LEAD finds around its gallery."""
+    """Remove LEAD from the gallery and return what is found around it."""
     options = ("--why", "order", "--search", folder / "around", "--json")
     ended, out, err = called(capsys, "gallery", "remove", folder / "gallery", LEAD, *options)
     assert ended == code, err

@@ -41,7 +41,7 @@ KEYS = {
 def certificate(
     subject: str, key: Any, issuer: str, issuers: Any, ends_in: int = 9, usable: bool = True
 ) -> Any:
-    """One by `issuer`, of `subject`; of a house that signs others where both are the same."""
+    """Return a certificate of `subject` by `issuer`; where both are equal, of an authority."""
     house, at = subject == issuer, datetime.now(UTC)
 
     def named(name: str) -> Any:
@@ -75,7 +75,7 @@ def certificate(
 def issued(
     folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = True
 ) -> tuple[Path, Path]:
-    """A chain of two and the key of its first, as files."""
+    """Write a chain of two certificates and the key of the first."""
     house, key = KEYS[kind](), KEYS[kind]()
     chain = [
         certificate("examiner", key, "house", house, ends_in, usable),
@@ -94,7 +94,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def manifest(picture: Path) -> dict[str, Any]:
-    """The active one of a file that is as it was signed."""
+    """Return the active manifest of a file with a valid signature."""
     with c2pa.Reader("image/png", io.BytesIO(picture.read_bytes())) as reader:
         assert reader.get_validation_state() == "Valid" and reader.get_remote_url() is None
         found: dict[str, Any] = reader.get_active_manifest()
@@ -213,7 +213,7 @@ def test_certificate_and_key_must_be_given_together(
 def test_a_missing_package_is_reported_with_the_command_that_installs_it(
     case: Path, tmp_path: Path
 ) -> None:
-    """In a process of its own, where it cannot be imported even if it is there."""
+    """Run in a process where the package cannot be imported, even if it is installed."""
     code = "import sys; sys.modules['c2pa'] = None; from fasr_video.cli import main; main()"
     options = (
         "--out",

@@ -1,4 +1,4 @@
-"""Encrypted cases: the same findings, nothing of a face on the disk, and one line without the right key."""
+"""Encrypted cases: same results, no face on the disk, and one line without the right key."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def with_key(key: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def plain(folder: Path) -> tuple[list[bytes], list[bytes]]:
-    """The pictures and vectors of a case, as they are when they are used."""
+    """Return the decrypted pictures and vectors of a case."""
     with Case.open(folder, read_only=True) as case:
         pictures = [case.picture_bytes(name) for name in sorted(case.picture_names())]
         tracks = [r["id"] for r in case.db.execute("SELECT id FROM track ORDER BY id")]

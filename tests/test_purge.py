@@ -63,7 +63,7 @@ def set_days(folder: Path, days: int | None) -> None:
 
 @pytest.fixture
 def over(copied_case: Path) -> Path:
-    """A case whose time is over."""
+    """Return a case whose time is over."""
     set_days(copied_case, 0)
     return copied_case
 
@@ -91,7 +91,7 @@ def make_case(order: Order, tell: Tell) -> Outcome:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Folder `cases` of a batch, with the cases of a and b and a summary of them; their footage is in `in`."""
+    """Return folder `cases` of a batch: cases a and b with a summary; the footage is in `in`."""
     work_off(
         files(tmp_path / "in", a="1", b="2"),
         tmp_path / "cases",
@@ -109,7 +109,7 @@ def case_of(archive: Path, name: str) -> Path:
 
 
 def in_summary(archive: Path) -> set[str]:
-    """Names of the footage whose faces and candidates the archive's page shows."""
+    """Return the names of the footage whose faces and candidates the summary shows."""
     document = json.loads((archive / "summary.json").read_text())
     visible = {lead["case"][0] for lead in document["leads"]}
     page = (archive / "summary.html").read_text()
@@ -427,7 +427,7 @@ def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
 
 
 def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
-    """A tombstone that no purge wrote."""
+    """Write a tombstone, as an attacker would."""
     content = {
         "state": state,
         "made_at": "2020-01-01T00:00:00+00:00",

@@ -1,4 +1,4 @@
-"""What a report says, file by file. How its pages look and behave in a browser: test_report_pages.py."""
+"""The files of a report. test_report_pages.py tests its pages in a browser."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def copy(case: Path, tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """The parts of a page in their order: its text, headings and pictures."""
+    """Text, headings and pictures of a page, in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -392,7 +392,7 @@ def test_json_holds_the_documented_fields_and_no_other(written: Path) -> None:
 
 
 def test_weights_are_those_of_the_merged_feature() -> None:
-    """A little of its own direction is added to each of some equal features, and sought in what they merge to."""
+    """Add a small own direction to each of several equal features; find it in the pooled one."""
     for merge, paired in ((FeatureCombiner(eta=0).combine, True), (mean, False)):
         for count in (1, 2, 4, 9):
             features = torch.zeros(count, 512)
@@ -514,9 +514,7 @@ def test_pages_of_removed_tracks_are_deleted_and_other_files_are_kept(copy: Path
     write_report(copy)
     assert not (out / "S2-T3.html").exists() and (out / "S2-T2.html").exists()
     assert (out / "notes.txt").read_text() == "mine"
-    assert (
-        out / "pictures" / "T1_lr0_native.png"
-    ).exists()  # of a format that was not asked for this time
+    assert (out / "pictures" / "T1_lr0_native.png").exists()  # this format was not requested
     assert "S2-T3.html" not in (out / "SHA256SUMS").read_text(encoding="utf-8")
 
 
@@ -555,7 +553,7 @@ def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
 
 
 def pdf_text(data: bytes) -> str:
-    """The letters that are drawn on the pages, without spaces: through the maps from glyphs that PDF readers use."""
+    """Return the letters on the pages, without spaces, by the glyph maps that PDF readers use."""
     streams = []
     for found in re.finditer(rb"stream\r?\n", data):
         try:
@@ -569,7 +567,7 @@ def pdf_text(data: bytes) -> str:
         b"".join(re.findall(rb"<([0-9a-f]+)>", s)) for s in streams if b" Tf" in s and b"BT" in s
     ]
     texts = []
-    for glyphs in maps:  # each font in turn: what it cannot say is left out
+    for glyphs in maps:  # one font at a time, without glyphs of others
         letters = {
             code: bytes.fromhex(to.decode()).decode("utf-16-be") for code, to in glyphs.items()
         }

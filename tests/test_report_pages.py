@@ -88,7 +88,7 @@ def test_policy_lets_a_page_show_its_pictures_and_nothing_else(page: Any, report
             ).count()
             == 0
         )
-        # The style is let in by its hash: without it the page would stand there unstyled.
+        # The policy allows the style by its hash; otherwise the page would have none.
         assert page.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
 
 

@@ -1,4 +1,4 @@
-"""The review pages: who may ask, what they show and refuse, and what each form leaves in the case."""
+"""The review pages: access, content, refused requests, and what each form changes in the case."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def browser(app: Flask) -> Browser:
 
 
 class Browser:
-    """A visitor who opened the printed address, and sends each form with what the page had in it."""
+    """A visitor who opened the printed address and sends the forms of the pages."""
 
     def __init__(self, app: Flask) -> None:
         (self.case,) = app.config["CASES"]
@@ -107,7 +107,7 @@ def track_names(page: TestResponse) -> list[str]:
 
 
 def paths(app: Flask) -> Iterator[tuple[str, str]]:
-    """Method and path of everything that the app answers to, but its style and script."""
+    """Yield method and path of everything that the app serves, except its static files."""
     (case,) = app.config["CASES"]
     values = {
         "case_id": case,
@@ -622,7 +622,7 @@ def test_it_listens_on_the_loopback_address_only() -> None:
 
 @pytest.fixture
 def address(app: Flask) -> Iterator[tuple[str, int]]:
-    """Where the real server answers, with the limits that it has."""
+    """Run the real server with its limits, and return its address."""
     with listen(0) as listening:
         server = make_server(app, listening)
         thread = threading.Thread(target=server.run, daemon=True)
@@ -633,7 +633,7 @@ def address(app: Flask) -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def no_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every attempt to make one ends with an error."""
+    """Make every attempt to create a temporary file fail."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
 
 
@@ -712,7 +712,7 @@ def test_a_sign_off_can_end_the_key(browser: Browser) -> None:
 def test_showing_a_photograph_reads_only_that_photograph(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a gallery of 500,000 photographs all were read for each."""
+    """An earlier version read all photographs of the gallery for each one."""
     with Gallery.open(folder / "gallery", read_only=True) as gallery:
         image = gallery.images()[0]
         assert gallery.image(image.sha256) == image and gallery.image("f" * 64) is None

@@ -1,4 +1,4 @@
-"""The review pages as a person meets them: the real command, a real browser, the keyboard."""
+"""The review pages by the real command, in a real browser, with the keyboard."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ARGUMENTS = [
 
 
 EVIL = "<img src=x onerror=\"fetch('http://203.0.113.1/')\"><script>document.title='run'</script>"
-# Copies of one case, for each test one that it may change.
+# Each test gets its own copy of one case.
 CASES = ("keyboard", "slider", "script", "layout", "two")
 
 
@@ -57,7 +57,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def address(folders: dict[str, Path]) -> Iterator[str]:
-    """What the command prints."""
+    """Return the address that the command prints."""
     command = [sys.executable, "-m", "fasr_video", "serve", *map(str, folders.values())]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -145,7 +145,7 @@ def test_a_track_is_decided_with_the_keyboard_alone(
         (decision,) = standing(case, 1)
         assert (decision.verdict, decision.subject, decision.by) == ("accepted", "anna", "Anna")
         assert decision.reason == "same ear, same scar; a and r are only letters here"
-        # The copies that are served beside each other were given ids of their own.
+        # The fixture gave each copy its own id, so that all can be served together.
         assert [p for c in verify(case) for p in c.problems] == [
             "case_id is not what the case was created with"
         ]
@@ -214,7 +214,7 @@ def test_pages_fit_their_width_and_every_picture_and_field_has_a_name(
             visitor.track("T1")
         elif name != "overview":
             page.click(f"nav >> text={name}")
-        page.wait_for_load_state()  # a page whose style is not there yet is wider
+        page.wait_for_load_state()  # a page without its style is wider
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
         assert page.locator("img:not([alt]), img[alt='']").count() == 0
         fields = "input:not([type=hidden]), select, textarea"
@@ -228,7 +228,7 @@ def test_pages_fit_their_width_and_every_picture_and_field_has_a_name(
 def test_two_people_work_on_one_track_at_once(
     visit: Callable[..., Visit], folders: dict[str, Path]
 ) -> None:
-    """Whoever sends second finds the first one's decision beside it."""
+    """The second one finds the first one's decision on the page."""
     pages = [visit("two").track("T1"), visit("two").track("T1")]
     for page, name in zip(pages, ("Anna", "Ben"), strict=True):
         page.keyboard.press("a")

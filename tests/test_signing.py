@@ -152,7 +152,7 @@ def test_a_private_key_is_never_overwritten(key: Path, capsys: pytest.CaptureFix
 def test_a_public_key_is_never_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be of a private key that is kept elsewhere; a link leads nowhere."""
+    """Its private key may lie elsewhere. A dangling link counts as a file, too."""
     existing, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
     existing.write_text("of the other half")
     linked.symlink_to(tmp_path / "elsewhere")

@@ -45,7 +45,7 @@ class EmbedderChoice:
 
 
 def embedder_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--embedder`, `--weights` and `--flip`; the command gets them as one `embedder` argument."""
+    """Add `--embedder`, `--weights` and `--flip`; the command gets them as one argument."""
 
     @functools.wraps(command)
     def with_embedder(*, embedder: str, weights: Path | None, flip: bool, **others: Any) -> Any:
