@@ -42,7 +42,7 @@ def certificate(
     subject: str, key: Any, issuer: str, issuers: Any, ends_in: int = 9, usable: bool = True
 ) -> Any:
     """Return a certificate of `subject` by `issuer`; where both are equal, of an authority."""
-    house, at = subject == issuer, datetime.now(UTC)
+    is_authority, at = subject == issuer, datetime.now(UTC)
 
     def named(name: str) -> Any:
         given = ((NameOID.ORGANIZATION_NAME, "Laboratory"), (NameOID.COMMON_NAME, name))
@@ -54,8 +54,8 @@ def certificate(
     builder = builder.not_valid_before(at - timedelta(days=9)).not_valid_after(
         at + timedelta(days=ends_in)
     )
-    builder = builder.add_extension(x509.BasicConstraints(house, None), True)
-    usage = x509.KeyUsage(not house, False, False, False, False, house, house, False, False)
+    builder = builder.add_extension(x509.BasicConstraints(is_authority, None), True)
+    usage = x509.KeyUsage(not is_authority, False, False, False, False, is_authority, is_authority, False, False)
     builder = builder.add_extension(usage, True)
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers.public_key()), False
@@ -63,7 +63,7 @@ def certificate(
     builder = builder.add_extension(
         x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
     )
-    if usable and not house:
+    if usable and not is_authority:
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False
         )
@@ -76,10 +76,10 @@ def issued(
     folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = True
 ) -> tuple[Path, Path]:
     """Write a chain of two certificates and the key of the first."""
-    house, key = KEYS[kind](), KEYS[kind]()
+    is_authority, key = KEYS[kind](), KEYS[kind]()
     chain = [
-        certificate("examiner", key, "house", house, ends_in, usable),
-        certificate("house", house, "house", house),
+        certificate("examiner", key, "house", is_authority, ends_in, usable),
+        certificate("house", is_authority, "house", is_authority),
     ]
     files = folder / "chain.pem", folder / "key.pem"
     files[0].write_bytes(b"".join(c.public_bytes(Encoding.PEM) for c in chain))
@@ -180,13 +180,13 @@ def test_an_unusable_certificate_or_key_is_one_line_and_writes_nothing(
     text = folders["text"] / "note.pem"
     text.write_text("no certificate")
     text.chmod(0o600)
-    house = folders["good"] / "house.pem"
-    house.write_bytes(
+    is_authority = folders["good"] / "house.pem"
+    is_authority.write_bytes(
         b"-----BEGIN CERTIFICATE" + good[0].read_bytes().split(b"-----BEGIN CERTIFICATE")[2]
     )
     for chain, key, why in (
         (good[0], other[1], "not the key of the first certificate"),
-        (house, good[1], "not the key of the first certificate"),
+        (is_authority, good[1], "not the key of the first certificate"),
         (*old, "not today"),
         (*no_purpose, "C2PA does not accept it"),
         (text, good[1], "it holds no PEM certificate"),
