@@ -42,7 +42,7 @@ def test_an_unchanged_export_passes_and_names_the_key(
     export: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = called(capsys, "check-signature", export, "--key", public(key))
-    assert code == 0 and "2 files as signed" in out
+    assert code == 0 and "2 files, signed at" in out
     der = subprocess.run(
         ["openssl", "pkey", "-pubin", "-in", public(key), "-outform", "DER"],
         capture_output=True,
@@ -188,7 +188,7 @@ def test_what_cannot_be_signed_is_reported_in_one_line(
         (tmp_path / "empty", key, "it holds no files"),
         (tmp_path / "linked", key, "a link"),
         (tmp_path / "named", key, "unprintable name"),
-        (tmp_path / "case", key, "a case, which changes"),
+        (tmp_path / "case", key, "a case: it changes"),
         (good, good, "not a private key in PEM"),
         (good, public(key), "not a private key in PEM"),
         (good, tmp_path / "gone", "cannot be read"),
