@@ -55,7 +55,9 @@ def certificate(
         at + timedelta(days=ends_in)
     )
     builder = builder.add_extension(x509.BasicConstraints(is_authority, None), True)
-    usage = x509.KeyUsage(not is_authority, False, False, False, False, is_authority, is_authority, False, False)
+    usage = x509.KeyUsage(
+        not is_authority, False, False, False, False, is_authority, is_authority, False, False
+    )
     builder = builder.add_extension(usage, True)
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers.public_key()), False

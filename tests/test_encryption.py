@@ -287,7 +287,7 @@ def test_the_report_of_an_encrypted_case_is_written_only_outside_it(
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(key))
     assert refresh(sealed_copy) is None
-    with pytest.raises(UsageError, match="it is encrypted, and a report is not"):
+    with pytest.raises(UsageError, match="the case is encrypted, and a report is not"):
         write_report(sealed_copy)
     assert not (sealed_copy / "report").exists()
     assert (write_report(sealed_copy, tmp_path / "report") / "T1.html").is_file()

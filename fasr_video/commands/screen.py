@@ -154,7 +154,7 @@ def _say_last_search(document: dict[str, Any]) -> None:
         names = {track["id"]: track["name"] for track in document["tracks"]}
         removed = ", ".join(names[track] for track in details["tracks"])
         say(
-            f"note: the answers on {removed} were removed, because their features have been "
+            f"note: the answers on {removed} were taken out, because their features have been "
             f"computed again ({details['why']})"
         )
         return
