@@ -158,7 +158,7 @@ def test_stopped_anywhere_it_goes_on_and_finds_the_same(
         _, told = process.communicate(timeout=20)
         if how is not signal.SIGKILL:
             assert process.returncode == 130
-            assert "goes on where it was" in told and "Traceback" not in told
+            assert "continues where it stopped" in told and "Traceback" not in told
         with Case.open(out) as case:
             assert not [p for c in verify(case) for p in c.problems]
     last = start(entrance, out)
