@@ -40,7 +40,7 @@ from fasr_video.commands import custody
 from fasr_video.configs import settings as configs
 from fasr_video.files import sha256_file
 from fasr_video.pipeline import restore, segments
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 from tests.test_foreign import journal_that_names
 
 # Seconds that a command may take.
@@ -102,7 +102,7 @@ def change(database: Path, *statements: str) -> None:
 
 
 def verdict_covered_by_the_next_decision(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     decide = (
         "decide",
         case,
@@ -123,7 +123,7 @@ def verdict_covered_by_the_next_decision(folder: Path) -> str:
 
 
 def decision_cut_off_with_its_line(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     decide = (
         "decide",
         case,
@@ -149,7 +149,7 @@ ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
 
 
 def trigger_in_a_case(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     turned = "UPDATE decision SET verdict = 'accepted', subject = 'anna' WHERE id = new.id"
     change(
         case / "case.sqlite", f"CREATE TRIGGER kind AFTER INSERT ON decision BEGIN {turned}; END"
@@ -162,7 +162,7 @@ def trigger_in_a_case(folder: Path) -> str:
 
 
 def endless_view(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     view = f"CREATE VIEW track AS {ENDLESS} SELECT x AS id, 1 AS source, x AS number, 'done' AS state FROM n"
     change(case / "case.sqlite", "ALTER TABLE track RENAME TO old", view)
     return ", ".join(
@@ -179,7 +179,7 @@ def values_that_nobody_writes(folder: Path) -> str:
     }
     said = []
     for place, (what, statement) in enumerate(changes.items()):
-        case = made_case(folder / str(place))
+        case = make_case(folder / str(place))
         change(case / "case.sqlite", statement)
         forge(case)
         said.append(f"{what}: {program('export', case, '--format', 'json')[0]}")
@@ -215,7 +215,7 @@ def forge(case: Path) -> None:
 
 
 def planted_tombstone(folder: Path) -> str:
-    case = made_case(folder / "cases" / "case")
+    case = make_case(folder / "cases" / "case")
     (case / "notes.txt").write_text("of an examiner")
     told = {
         "state": "removing",
@@ -242,9 +242,9 @@ def footage_under_a_planted_tombstone(folder: Path) -> str:
 
 
 def nested_case(folder: Path) -> str:
-    case = made_case(folder / "cases" / "case", overrides=("case.retention_days=1",))
+    case = make_case(folder / "cases" / "case", overrides=("case.retention_days=1",))
     age(case)
-    inner = made_case(case / "inner")
+    inner = make_case(case / "inner")
     (case / "film.mp4").write_text("footage")
     purged, _ = program("purge", case, "--yes")
     found = {"the inner case": inner / "case.sqlite", "the footage": case / "film.mp4"}
@@ -261,7 +261,7 @@ def age(case: Path) -> None:
 
 
 def clock_of_2037(folder: Path) -> str:
-    case = made_case(folder / "case", overrides=("case.retention_days=90",))
+    case = make_case(folder / "case", overrides=("case.retention_days=90",))
     purged, _ = program("purge", case, "--yes", at=datetime(2037, 1, 1, tzinfo=UTC))
     return f"{purged}, {there(case)}"
 
@@ -291,7 +291,7 @@ def changed_footage(folder: Path) -> str:
 
 def decided_case(folder: Path) -> Path:
     """A case of a batch with a reviewer's decision in it."""
-    case = made_case(folder / "cases" / "film")
+    case = make_case(folder / "cases" / "film")
     program("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
     return case
 
@@ -313,7 +313,7 @@ def cases_left(folder: Path) -> str:
 
 
 def reader_that_holds_what_was_removed(folder: Path) -> str:
-    gallery = made_case(folder / "case") / "gallery"
+    gallery = make_case(folder / "case") / "gallery"
     opened = sqlite3.connect(gallery / "gallery.sqlite")
     (vector,) = opened.execute("SELECT vector FROM template WHERE subject = 'anna'").fetchone()
     opened.close()
@@ -335,7 +335,7 @@ def reader_that_holds_what_was_removed(folder: Path) -> str:
 
 
 def journal_that_names_a_file(folder: Path) -> str:
-    case, mine = made_case(folder / "case"), folder / "mine.txt"
+    case, mine = make_case(folder / "case"), folder / "mine.txt"
     mine.write_text("mine")
     journal_that_names(mine, case / "case.sqlite")
     decided, _ = program("decide", case, "T1", "rejected", "--reason", "other ear", "--by", "Anna")
@@ -343,7 +343,7 @@ def journal_that_names_a_file(folder: Path) -> str:
 
 
 def pipe_beside_a_database(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     os.mkfifo(case / "case.sqlite-journal")
     return program("show", case, patience=30)[0]
 

@@ -50,7 +50,7 @@ from fasr_video.media import Sampling, open_video
 from fasr_video.recognition.embedders import open_embedder
 from tests.cases import synthetic
 from tests.conftest import PORTRAITS
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 
 # Seconds that a command may take.
 PATIENCE = 30
@@ -113,25 +113,25 @@ def pipe(path: Path) -> Path:
 
 
 def pipe_as_footage(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     change(case, "UPDATE source SET path = ? WHERE id = 1", str(pipe(folder / "door.mp4")))
     return program("verify", case)[0]
 
 
 def device_as_footage(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     change(case, "UPDATE source SET path = '/dev/zero' WHERE id = 1")
     return program("verify", case)[0]
 
 
 def pipe_as_settings(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     pipe(case / "settings.yaml")
     return program("verify", case)[0]
 
 
 def pipe_as_stamp(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     pipe(case / "gallery" / "vectors.json")
     return program("verify", case)[0]
 
@@ -273,7 +273,7 @@ def served(case: Path) -> Iterator[tuple[int, str]]:
 
 def large_body(folder: Path) -> str:
     with (
-        served(made_case(folder / "case")) as (port, _),
+        served(make_case(folder / "case")) as (port, _),
         socket.create_connection(("127.0.0.1", port), 60) as taken,
     ):
         taken.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 314572800\r\n\r\n")
@@ -296,7 +296,7 @@ def is_removed(handle: Path) -> bool:
 
 
 def idle_connections(folder: Path) -> str:
-    with served(made_case(folder / "case")) as (port, token):
+    with served(make_case(folder / "case")) as (port, token):
         idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(300)]
         client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         try:
@@ -321,7 +321,7 @@ sys.addaudithook(_note_temporary)
 
 
 def large_picture(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     with Case.open(case) as opened:
         name = opened.write_picture(
             np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
@@ -341,16 +341,16 @@ def large_picture(folder: Path) -> str:
 
 
 def one_of_many_photographs(folder: Path) -> str:
-    from fasr_video.review.photographs import photograph
+    from fasr_video.review.photographs import photograph_png
 
-    case, count = made_case(folder / "case"), 50_000
+    case, count = make_case(folder / "case"), 50_000
     with Gallery.open(case / "gallery") as gallery, gallery.transaction():
         row = "INSERT INTO image SELECT NULL, 'anna', ?, 'p', '', '', 1, 1, 1, NULL, '', NULL, NULL"
         gallery._db.executemany(row, [(f"{n:064x}",) for n in range(10, count)])
     with Case.open(case, read_only=True) as opened:
-        photograph(opened, f"{0:064x}")  # the first time, all values of the gallery are looked at
+        photograph_png(opened, f"{0:064x}")  # the first call checks all values of the gallery
         began = time.process_time()
-        photograph(opened, f"{1:064x}")
+        photograph_png(opened, f"{1:064x}")
         return f"{1000 * (time.process_time() - began):.0f} ms of the processor, of {count} photographs"
 
 
@@ -360,7 +360,7 @@ def one_of_many_photographs(folder: Path) -> str:
 def index_without_a_person(folder: Path) -> str:
     import faiss
 
-    with Gallery.open(made_case(folder / "case") / "gallery") as gallery:
+    with Gallery.open(make_case(folder / "case") / "gallery") as gallery:
         index.Index.open(gallery)
         stored = gallery.vectors()
         made = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
@@ -381,7 +381,7 @@ def index_without_a_person(folder: Path) -> str:
 
 
 def line_of_long_ago(folder: Path) -> str:
-    case = made_case(folder / "case")
+    case = make_case(folder / "case")
     with Case.open(case) as opened:
         previous = opened.meta("log_head")
         at, text = "2020-01-01T00:00:00.000+00:00", '{"by": "Anna"}'

@@ -83,7 +83,9 @@ def _all_in_one(folder: Path) -> Path:
             t["name"]: pages.thumbnail_of(t, pictures.of_track(case, t)) for t in report["tracks"]
         }
         with photographs(case, report["searched"], True) as people:
-            path.write_text(pages.whole(report, case, thumbnails, people), encoding="utf-8")
+            path.write_text(
+                pages.print_document(report, case, thumbnails, people), encoding="utf-8"
+            )
     return path
 
 

@@ -1,4 +1,4 @@
-"""The command line. Each command reads its arguments, calls one function of the library, and shows what came back."""
+"""The command line: `main` and the table of commands."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from fasr_video import __version__
 from fasr_video.console import say
 from fasr_video.errors import ExitCode, FasrError, exhausted
 
-# Errors of the system that are about the machine; others are about a file.
-GAVE_UP = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
+# System errors about the machine, such as a full disk. All others are about a file.
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
 
 
 def main() -> None:
-    """Run the command line: errors are one line, never a traceback."""
-    # Before torch is loaded: its threads would wait by spinning, and two busy programs on one machine would all but
-    # stop each other (measured: 21 s in place of 4.5 s for two runs side by side on two cores).
+    """Run the command line. Every expected error is one line, never a traceback."""
+    # This must be set before torch is loaded. Its threads would otherwise spin while they wait, and
+    # two busy programs on one machine would nearly stop each other (measured: 21 s instead of 4.5 s
+    # for two runs side by side on two cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = cli(standalone_mode=False)
@@ -37,7 +38,7 @@ def main() -> None:
         say(f"fasr-video: {error.format_message()}", err=True)
         code = ExitCode.USAGE
     except (KeyboardInterrupt, click.Abort):
-        say("fasr-video: stopped; the same command goes on where it was", err=True)
+        say("fasr-video: stopped; the same command continues where it stopped", err=True)
         code = ExitCode.STOPPED
     except sqlite3.DatabaseError as error:
         say(
@@ -48,16 +49,17 @@ def main() -> None:
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         say(
-            f"fasr-video: {what}; change its permissions, or look after the disk that it is on",
+            f"fasr-video: {what}; check its permissions and the disk that it is on",
             err=True,
         )
-        code = ExitCode.FAILED if error.errno in GAVE_UP else ExitCode.USAGE
+        code = ExitCode.FAILED if error.errno in MACHINE_ERRORS else ExitCode.USAGE
     except Exception as error:
         reason = exhausted(error)
         if reason is None:
             raise
         say(
-            f"fasr-video: {reason}; what was finished is safe: the same command goes on where it was",
+            f"fasr-video: {reason}; finished work is safe: the same command continues where it "
+            "stopped",
             err=True,
         )
         code = ExitCode.FAILED
@@ -65,122 +67,134 @@ def main() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Lazy:
-    """A command that is not imported yet."""
+class LazyCommand:
+    """A command whose module is imported when it is called."""
 
     module: str
     name: str
     help: str
-    """Its own first sentence: the list of commands is shown without importing any of them."""
+    """The first sentence of its own help, so that the list of commands imports none of them."""
 
 
 COMMANDS = {
-    "batch": Lazy(
+    "batch": LazyCommand(
         "archive",
         "batch_command",
         "Make a case of every file below ARCHIVE, once for each content.",
     ),
-    "calibrate": Lazy(
+    "calibrate": LazyCommand(
         "calibrate",
         "calibrate_command",
-        "Find out what scores mean, on labelled FACES (folders or tar shards of IDENTITY/PHOTO, aligned) or tracks.",
+        "Find out what scores mean, on labelled FACES (folders or tar shards of IDENTITY/PHOTO, "
+        "aligned) or tracks.",
     ),
-    "check-signature": Lazy(
+    "check-signature": LazyCommand(
         "signing",
         "check_signature_command",
-        "Check that FILE_OR_FOLDER is what was signed with that key: "
-        "no file altered, missing or added; 4 if it is not.",
+        "Check a signed FILE_OR_FOLDER: no file altered, missing or added.",
     ),
-    "decide": Lazy(
-        "review", "decide_command", "Record what a reviewer says of TRACK (as `show` names it)."
+    "decide": LazyCommand(
+        "review",
+        "decide_command",
+        "Record a reviewer's decision on TRACK (named as in `show`).",
     ),
-    "doctor": Lazy(
+    "doctor": LazyCommand(
         "doctor",
         "doctor_command",
         "Show what is installed, which device would be used, and which models are at hand.",
     ),
-    "eval": Lazy("evaluate", "eval_group", "Compare methods on the same faces and seeds."),
-    "export": Lazy(
+    "eval": LazyCommand("evaluate", "eval_group", "Compare methods on the same faces and seeds."),
+    "export": LazyCommand(
         "case",
         "export_command",
         "Write CASE as CSV (a line a track, or a line a face seen) or JSON.",
     ),
-    "fit": Lazy(
+    "fit": LazyCommand(
         "restore",
         "fit_command",
-        "Fit one vector of IDFSR to a person's photographs, for `fasr-video sr --method idfsr --identity`.",
+        "Fit one vector of IDFSR to a person's photographs, for `fasr-video sr --method idfsr "
+        "--identity`.",
     ),
-    "gallery": Lazy(
+    "gallery": LazyCommand(
         "gallery",
         "gallery_group",
         "The people one looks for: photographs, templates, and the proof of what was removed.",
     ),
-    "keygen": Lazy(
+    "keygen": LazyCommand(
         "signing",
         "keygen_command",
-        "Make a pair of Ed25519 keys, FILE to sign with and FILE.pub for those who check; or a key for cases.",
+        "Create a pair of Ed25519 keys (FILE to sign with, FILE.pub to check with), or a key "
+        "that encrypts cases.",
     ),
-    "licences": Lazy(
+    "licences": LazyCommand(
         "models",
         "licences_command",
-        "Show the licences of fasr-video, of the packages that it needs "
-        "as they are installed here, and of its weights.",
+        "Show the licences of fasr-video, of the packages that it needs, as installed here, and "
+        "of its weights.",
     ),
-    "link": Lazy(
+    "link": LazyCommand(
         "review",
         "link_command",
         "Accept, refuse or reopen a proposed LINK between two tracks of CASE.",
     ),
-    "models": Lazy(
+    "models": LazyCommand(
         "models",
         "models_command",
-        "Show the bundled models: contract, data, licence, hash, and whether each file is what it should be.",
+        "Show the bundled models: contract, training data, licence, hash, and whether each file "
+        "is intact.",
     ),
-    "pictures": Lazy(
+    "pictures": LazyCommand(
         "custody",
         "pictures_command",
-        "Write the pictures of TRACKS of CASE, or of all, as files that say where they are from.",
+        "Write the pictures of TRACKS of CASE, or of all tracks, as files that say where they "
+        "come from.",
     ),
-    "purge": Lazy(
+    "purge": LazyCommand(
         "custody",
         "purge_command",
-        "Remove those CASES whose time (case.retention_days) is over, and leave a tombstone that proves it.",
+        "Remove the CASES whose time (case.retention_days) is over, and leave a tombstone as "
+        "proof.",
     ),
-    "report": Lazy(
+    "report": LazyCommand(
         "case",
         "report_command",
-        "Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere.",
+        "Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to "
+        "import elsewhere.",
     ),
-    "run": Lazy("run", "run_command", "Find the people in FOOTAGE: files, or folders of pictures."),
-    "search": Lazy(
+    "run": LazyCommand(
+        "run", "run_command", "Find the people in FOOTAGE: files, or folders of pictures."
+    ),
+    "search": LazyCommand(
         "archive",
         "search_command",
-        "Search finished CASES (or folders of them) again, without their footage, and tell what changed.",
+        "Search finished CASES (or folders of them) again, without their footage, and tell what "
+        "changed.",
     ),
-    "serve": Lazy(
+    "serve": LazyCommand(
         "review",
         "serve_command",
-        "Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.",
+        "Review cases, or all cases in folders, in a browser on this machine.",
     ),
-    "show": Lazy(
+    "show": LazyCommand(
         "case",
         "show_command",
         "Show what is in CASE: sources, losses, tracks, proposed links, gallery.",
     ),
-    "sign": Lazy(
+    "sign": LazyCommand(
         "signing",
         "sign_command",
-        "Sign an export: a manifest of SHA-256 and its signature are written beside FILE_OR_FOLDER.",
+        "Sign an export: write a SHA-256 manifest and its signature beside FILE_OR_FOLDER.",
     ),
-    "sr": Lazy("restore", "sr_command", "Super-resolve face stills."),
-    "train": Lazy("train", "train_group", "Train the models."),
-    "undo": Lazy("review", "undo_command", "Take a DECISION on a track back."),
-    "verify": Lazy(
+    "sr": LazyCommand("restore", "sr_command", "Super-resolve face stills."),
+    "train": LazyCommand("train", "train_group", "Train the models."),
+    "undo": LazyCommand("review", "undo_command", "Take a DECISION on a track back."),
+    "verify": LazyCommand(
         "case",
         "verify_command",
-        "Check that CASE is what the run left: footage, pictures, findings and log against their hashes.",
+        "Check that CASE is what the run left: footage, pictures, findings and log against "
+        "their hashes.",
     ),
-    "watch": Lazy(
+    "watch": LazyCommand(
         "archive",
         "watch_command",
         "Make cases of the files that come into FOLDER, until it is stopped by Ctrl-C or SIGTERM.",
@@ -189,9 +203,9 @@ COMMANDS = {
 
 
 class Commands(click.Group):
-    """Imports a command when it is asked for: what most of them need takes seconds to load.
+    """The group of all commands. It imports a command when it is called: most take seconds to load.
 
-    `sr fit` is `fit`: who looks for it among what restores faces finds it there. A still named fit is `./fit`.
+    `sr fit` is another name for `fit`. To restore a still named fit, write `./fit`.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -226,7 +240,7 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="fasr-video")
 def cli() -> None:
-    """Camera footage in; a case of face tracklets out.
+    """Turn camera footage into a case of face tracklets.
 
-    What it shows are leads for people to examine, never proof of who somebody is.
+    Its results are leads for people to examine, never proof of who somebody is.
     """

@@ -147,7 +147,7 @@ def pictures_job(folder: Path, models: Models) -> None:
 
 def purge_job(folder: Path, models: Models) -> None:
     for due in purging.cases_in([folder / "case"]):
-        purging.purge(due, purging.copies([due], []), "A", "told to")
+        purging.purge(due, purging.search_copies([due], []), "A", "told to")
 
 
 def migration_job(folder: Path, models: Models) -> None:

@@ -1,4 +1,4 @@
-"""A small case made by hand, whole by `verify`: five tracks of two cameras, searched, nothing decided."""
+"""A small synthetic case that passes `verify`: five tracks, searched, without decisions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LOSSES = {
 
 @dataclass(frozen=True)
 class Names:
-    """What comes from outside and is shown: tests put what they like into it."""
+    """Names and texts from outside that are displayed; tests choose them freely."""
 
     anna: str = "anna"
     bert: str = "bert"
@@ -53,11 +53,11 @@ class Names:
 
 
 @dataclass
-class Seen:
-    """A track: who it looks like, where and when (seconds), and what the search said."""
+class TrackPlan:
+    """A track: the person, the time in seconds, and the result of the search."""
 
     source: int
-    looks: str
+    person: str
     start: int
     end: int
     usable: bool = True
@@ -67,28 +67,33 @@ class Seen:
     drawn_from: str = ""
 
 
-def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str] = ()) -> Path:
-    """T1 and T2 are seen at once; S2-T1 looks like T1; T2 and S2-T2 are linked; S2-T3 is insufficient."""
-    n = names or Names()
-    seen = [
-        Seen(
+def make_case(folder: Path, names: Names | None = None, overrides: Sequence[str] = ()) -> Path:
+    """Write the case: T1 and T2 overlap in time, S2-T1 looks like T1, T2 and S2-T2 are linked.
+
+    S2-T3 is insufficient.
+    """
+    names = names or Names()
+    plans = [
+        TrackPlan(
             1,
             "anna",
             0,
             4,
-            candidates=[(n.anna, 3.2, ["best", "pooled", "sr"]), (n.bert, -1.1, [])],
+            candidates=[(names.anna, 3.2, ["best", "pooled", "sr"]), (names.bert, -1.1, [])],
         ),
-        Seen(1, "bert", 2, 6, candidates=[(n.bert, 0.4, []), (n.anna, -2.0, [])]),
-        Seen(2, "anna", 0, 3, candidates=[(n.anna, 2.6, ["pooled"]), (n.bert, -0.7, [])]),
-        Seen(
+        TrackPlan(1, "bert", 2, 6, candidates=[(names.bert, 0.4, []), (names.anna, -2.0, [])]),
+        TrackPlan(
+            2, "anna", 0, 3, candidates=[(names.anna, 2.6, ["pooled"]), (names.bert, -0.7, [])]
+        ),
+        TrackPlan(
             2,
             "bert",
             10,
             14,
-            candidates=[(n.bert, 1.9, ["sr"]), (n.anna, -1.5, [])],
-            drawn_from=n.anna,
+            candidates=[(names.bert, 1.9, ["sr"]), (names.anna, -1.5, [])],
+            drawn_from=names.anna,
         ),
-        Seen(2, "anna", 20, 21, usable=False),
+        TrackPlan(2, "anna", 20, 21, usable=False),
     ]
     settings = configs.load("cpu", overrides)
     portraits = {"anna": _portrait("eileen_collins"), "bert": _portrait("grace_hopper")}
@@ -96,15 +101,17 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
         folder, json.loads(settings.model_dump_json()), configs.as_yaml(settings)
     ) as case:
         with case.transaction():
-            for number, (path, camera) in enumerate(((n.door, None), (n.yard, n.camera)), 1):
+            for number, (path, camera) in enumerate(
+                ((names.door, None), (names.yard, names.camera)), 1
+            ):
                 _source(case, number, path, camera)
-            for number, track in enumerate(seen, 1):
-                _track(case, number, track, portraits[track.looks], n)
+            for number, plan in enumerate(plans, 1):
+                _track(case, number, plan, portraits[plan.person], names)
             for number in (1, 2):
-                found = {"faces": {}, "losses": LOSSES, "digest": sources.digest(case, number)}
-                case.log("source done", {"source": number, **found})
+                result = {"faces": {}, "losses": LOSSES, "digest": sources.digest(case, number)}
+                case.log("source done", {"source": number, **result})
             digests = {
-                t: results.digest(case, t) for t in range(1, len(seen) + 1) if seen[t - 1].usable
+                t: results.digest(case, t) for t in range(1, len(plans) + 1) if plans[t - 1].usable
             }
             case.log("encoded", {"models": {}, "digests": digests})
             link = (
@@ -117,7 +124,7 @@ def made_case(folder: Path, names: Names | None = None, overrides: Sequence[str]
                 "proposed": replay.proposed_links(case),
             }
             case.log("links proposed", proposed)
-        _gallery(case, {n.anna: portraits["anna"], n.bert: portraits["bert"]})
+        _gallery(case, {names.anna: portraits["anna"], names.bert: portraits["bert"]})
     return folder
 
 
@@ -131,7 +138,7 @@ def _portrait(name: str) -> Image:
 
 
 def _person(name: str, turned: float) -> NDArray[np.float32]:
-    """A direction of its own for each name, turned a little."""
+    """Return the person's own unit vector, turned a little."""
     rng = np.random.default_rng(sum(map(ord, name)))
     vector = rng.standard_normal(LENGTH) + turned * np.random.default_rng(1).standard_normal(LENGTH)
     return (vector / np.linalg.norm(vector)).astype(np.float32)
@@ -185,27 +192,27 @@ def _source(case: Case, number: int, path: str, camera: str | None) -> None:
         case.log("camera and clock", {"source": number, "camera": camera, "clock": CLOCK})
 
 
-def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -> None:
+def _track(case: Case, number: int, plan: TrackPlan, portrait: Image, names: Names) -> None:
     of_source = (
         1
-        + case.db.execute("SELECT count(*) FROM track WHERE source = ?", (seen.source,)).fetchone()[
+        + case.db.execute("SELECT count(*) FROM track WHERE source = ?", (plan.source,)).fetchone()[
             0
         ]
     )
-    state = ("usable", None) if seen.usable else ("insufficient", "too_small")
+    state = ("usable", None) if plan.usable else ("insufficient", "too_small")
     case.db.execute(
         "INSERT INTO track (id, source, tracker_id, number, state, verdict, verdict_reason, shown_face)"
         " VALUES (?, ?, ?, ?, 'done', ?, ?, ?)",
-        (number, seen.source, number, of_source, *state, 100 * number + seen.start),
+        (number, plan.source, number, of_source, *state, 100 * number + plan.start),
     )
-    for second in range(seen.start, seen.end + 1):
-        reason = "too_small" if not seen.usable else "lr0" if second == seen.start else "aux"
-        _face(case, number, seen.source, second, reason, portrait)
-    if not seen.usable:
+    for second in range(plan.start, plan.end + 1):
+        reason = "too_small" if not plan.usable else "lr0" if second == plan.start else "aux"
+        _face(case, number, plan.source, second, reason, portrait)
+    if not plan.usable:
         return
     case.db.execute("INSERT INTO encoding VALUES (?, ?, 40)", (number, json.dumps(MODELS)))
     for kind in ("best", "pooled", "sr"):
-        feature = _person(seen.looks, 0.15 * number).tobytes()
+        feature = _person(plan.person, 0.15 * number).tobytes()
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (number, kind, feature))
     provenance = {
         "method": "fasr++",
@@ -221,18 +228,18 @@ def _track(case: Case, number: int, seen: Seen, portrait: Image, names: Names) -
         "attributes": [],
         "what": BANNER,
     }
-    provenance |= {"conditioned_on": seen.drawn_from}
+    provenance |= {"conditioned_on": plan.drawn_from}
     pictures = [
         case.write_picture(np.clip(portrait.astype(int) + d, 0, 255).astype(np.uint8))
         for d in (5, 9, 13)
     ]
     row = (number, pictures[0], json.dumps(pictures[1:]), pictures[2], json.dumps(provenance))
     case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", row)
-    passing = [c for c in seen.candidates if c[1] > 1.5]
+    passing = [c for c in plan.candidates if c[1] > 1.5]
     answer = (number, "candidates" if passing else "unknown", 1.5, 0, names.remark)
     case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", answer)
     insert = "INSERT INTO candidate VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    for rank, (subject, score, support) in enumerate(seen.candidates, 1):
+    for rank, (subject, score, support) in enumerate(plan.candidates, 1):
         cosine = 0.1 + score / 6
         for kind in ("best", "pooled", "sr"):
             case.db.execute(
@@ -286,19 +293,19 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
         }
         provenance |= {"templates": gallery.count(), "generation": gallery.generation}
         listed = photographs_of(gallery)
-    asked: dict[str, Any] = {
+    search: dict[str, Any] = {
         "gallery": provenance,
         "question": {"mode": "investigation", "fpir": 0.01, "candidates": 10},
     }
-    asked |= {
+    search |= {
         "remarks": [],
         "models": {},
         "calibration": None,
         "conditioned_on": {},
         "tracks": [1, 2, 3, 4],
     }
-    asked |= {"photographs": replay.photographs_digest(listed)}
+    search |= {"photographs": replay.photographs_digest(listed)}
     with case.transaction():
         results.save_photographs(case, listed)
-        case.set_meta("searched", json.dumps(asked))
-        case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})
+        case.set_meta("searched", json.dumps(search))
+        case.log("searched", {**search, "index_made_anew": None, "answers": replay.answers(case)})

@@ -26,7 +26,7 @@ from tests.test_review import Browser
 from tests.test_review import app as app
 from tests.test_review import browser as browser
 from tests.test_review import folder as folder
-from tests.test_review import whole as whole
+from tests.test_review import template as template
 
 
 def logged(case: Path, event: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.media import read_picture
 from fasr_video.pictures import FORMATS, UNREADABLE, decoded
 from fasr_video.report.write import write_report
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 
 SIDE = 16_000
 
@@ -48,7 +48,7 @@ BOMB = bomb()
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
     """One whose first track is shown by the bomb."""
-    folder = made_case(tmp_path / "case")
+    folder = make_case(tmp_path / "case")
     name = hashlib.sha256(BOMB).hexdigest()
     with Case.open(folder) as opened:
         path = opened.picture_path(name)

@@ -24,7 +24,7 @@ from fasr_video.media import hash_folder, pyav
 from fasr_video.pipeline.run import run
 from fasr_video.report.write import write_report
 from tests.cases import propose_link
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 from tests.test_cli import called
 
 
@@ -281,7 +281,7 @@ def test_footage_that_cannot_be_read_is_told_with_its_reason(
     assert f"not checked: {footage} cannot be read (Input/output error)" in out
     code, out, err = called(capsys, "run", footage, "--out", case.parent / "other")
     assert code == 2 and err == (
-        f"fasr-video: {footage}: Input/output error; change its permissions, or look after the disk that it is on\n"
+        f"fasr-video: {footage}: Input/output error; check its permissions and the disk that it is on\n"
     )
 
 
@@ -392,7 +392,7 @@ def test_opening_a_case_that_another_process_reads_works(case: Path) -> None:
 
 def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: Path) -> None:
     """Somebody who adds a line behind the log may say that it was written long ago."""
-    with Case.open(made_case(tmp_path / "case")) as case:
+    with Case.open(make_case(tmp_path / "case")) as case:
         assert [c.notes for c in verify(case) if c.what == "log chain"] == [()]
         last = case.db.execute("SELECT * FROM log ORDER BY id DESC LIMIT 1").fetchone()
         at, text = "2020-01-01T00:00:00.000+00:00", '{"by": "Anna"}'
@@ -411,8 +411,8 @@ def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: P
 def test_a_case_of_many_tracks_is_shown_by_its_first_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(screen, "MOST", 2)
-    with Case.open(made_case(tmp_path / "case"), read_only=True) as case:
+    monkeypatch.setattr(screen, "MOST_ROWS", 2)
+    with Case.open(make_case(tmp_path / "case"), read_only=True) as case:
         screen.show(as_document(case))
     shown = capsys.readouterr().out
     assert (

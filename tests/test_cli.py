@@ -1,4 +1,4 @@
-"""The command line: documented, one line for each error, and exit codes that scripts can rely on."""
+"""The command line: documentation, one-line errors, and exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
-    """Every command by its whole name, those of groups as `train sr`."""
+    """Return all commands by full name, those of groups as `train sr`."""
     found: dict[str, click.Command] = {}
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -40,7 +40,7 @@ def commands(group: click.Group, prefix: str = "") -> dict[str, click.Command]:
 COMMANDS = commands(cli.cli)
 
 
-def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+def test_the_list_of_commands_has_each_commands_own_first_sentence() -> None:
     context = click.Context(cli.cli)
     found = {name: cli.cli.get_command(context, name) for name in cli.COMMANDS}
     assert {n: c and (c.name, c.get_short_help_str(1000)) for n, c in found.items()} == {
@@ -54,7 +54,7 @@ def call(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 def called(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """The same in this process: exit code, standard output, standard error."""
+    """Run the command in this process; return exit code, standard output and standard error."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
         patch.setattr(sys, "argv", ["fasr-video", *map(str, arguments)])
         cli.main()
@@ -85,35 +85,37 @@ def test_every_command_and_option_is_documented(name: str) -> None:
             )
 
 
-def test_documentation_names_no_command_or_option_that_is_not_there() -> None:
+def test_documentation_names_no_unknown_command_or_option() -> None:
     text = (ROOT / "docs" / "cli.md").read_text()
     for section in text.split("\n## fasr-video ")[1:]:
         name = section.split("\n")[0]
         known = {o for p in COMMANDS[name].params for o in p.opts}
-        told = set(re.findall(r"--[a-z][a-z0-9-]*", section))
-        assert told <= known
+        options = set(re.findall(r"--[a-z][a-z0-9-]*", section))
+        assert options <= known
 
 
-def test_run_from_a_shell(entrance: Path, tmp_path: Path) -> None:
-    told = call(
+def test_run_works_from_a_shell(entrance: Path, tmp_path: Path) -> None:
+    result = call(
         "run", entrance, "--fps", 3, "--set", "track.min_sightings=2", "--json", cwd=tmp_path
     )
-    assert told.returncode == 0, told.stderr
-    last = json.loads(told.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr
+    last = json.loads(result.stdout.splitlines()[-1])
     assert last["event"] == "done" and last["tracks"] == 1
     assert (tmp_path / last["case"] / "case.sqlite").is_file()
     assert Path(last["case"]).parts[0] == "cases"
 
 
-def test_losses_end_with_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
-    broken = videos.flipped(whole, tmp_path / "broken.mkv", seed=1)
+def test_lost_footage_ends_with_exit_code_three(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    intact = videos.encode(tmp_path / "whole.mkv", videos.Recipe("H.264"))
+    broken = videos.flipped(intact, tmp_path / "broken.mkv", seed=1)
     code, out, _ = called(capsys, "run", broken, "--out", tmp_path / "case")
     assert code == 3
     assert "lost:" in out
 
 
-def test_no_faces_is_said_and_is_success(
+def test_footage_without_faces_is_reported_and_succeeds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     footage = videos.encode(tmp_path / "street.mp4", videos.Recipe("no faces"), frames=10)
@@ -165,7 +167,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
 ) -> None:
     (tmp_path / "text.mp4").write_text("no film")
     (tmp_path / "empty.mp4").touch()
-    places = {
+    paths = {
         "text": tmp_path / "text.mp4",
         "empty": tmp_path / "empty.mp4",
         "clip": entrance,
@@ -173,7 +175,7 @@ def test_bad_input_is_one_line_and_exit_code_two(
         "case": case,
     }
     out = ["--out", tmp_path / "out"] if arguments[0] == "run" else []
-    code, _, err = called(capsys, *(a.format(**places) for a in arguments), *out)
+    code, _, err = called(capsys, *(a.format(**paths) for a in arguments), *out)
     assert code == 2
     assert says in err
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
@@ -185,10 +187,10 @@ def test_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, shown, _ = called(capsys, "show", case, "--json")
+    _, printed, _ = called(capsys, "show", case, "--json")
     _, exported, _ = called(capsys, "export", case, "--format", "json")
-    assert json.loads(shown) == json.loads(exported)
-    document = json.loads(shown)
+    assert json.loads(printed) == json.loads(exported)
+    document = json.loads(printed)
     assert document["schema"] == "fasr-video/case/3"
     _, text, _ = called(capsys, "export", case, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -200,7 +202,9 @@ def test_show_and_export_agree(case: Path, capsys: pytest.CaptureFixture[str]) -
     assert all(f["reason"] and f["seconds"] for f in faces)
 
 
-def test_show_tells_people_what_there_is(case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_prints_sources_tracks_and_reasons(
+    case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = called(capsys, "show", case)
     assert code == 0
     assert "entrance.mp4" in out and "T1" in out and "the best and most frontal face" in out
@@ -211,10 +215,10 @@ def test_export_to_a_full_disk_is_one_line(case: Path, capsys: pytest.CaptureFix
     assert code == 1 and "disk is full" in err
 
 
-def test_words_that_claim_too_much_are_not_used() -> None:
+def test_help_and_documentation_use_no_word_that_claims_too_much() -> None:
     """A tool that gives leads does not say "match" or "identified"."""
-    told = [(ROOT / "docs" / "cli.md").read_text()] + [c.help or "" for c in COMMANDS.values()]
-    for text in told:
+    texts = [(ROOT / "docs" / "cli.md").read_text()] + [c.help or "" for c in COMMANDS.values()]
+    for text in texts:
         for word in ("match", "identified", "recovered", "enhanced likeness"):
             assert word not in text.lower()
 

@@ -1,4 +1,4 @@
-"""Somebody who is removed from a gallery is looked for everywhere else: nothing is left untold."""
+"""Removing a person from a gallery also searches other folders for copies."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A gallery, and beside it `around` with a case that has its own copy of it, and that case's report."""
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a gallery, and a folder `around` with a case that has a copy of it, and a report."""
     folder = tmp_path_factory.mktemp("copies")
     case = synthetic(folder / "around" / "case")
     write_report(case, folder / "around" / "report", ["html"])
@@ -29,12 +29,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "copies"))
+def folder(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "copies"))
 
 
 def removed(capsys: Capture, folder: Path, code: int = 4) -> dict[str, Any]:
-    """What the removal of LEAD finds around its gallery."""
+    """Remove LEAD from the gallery and return what is found around it."""
     options = ("--why", "order", "--search", folder / "around", "--json")
     ended, out, err = called(capsys, "gallery", "remove", folder / "gallery", LEAD, *options)
     assert ended == code, err
@@ -44,9 +44,7 @@ def removed(capsys: Capture, folder: Path, code: int = 4) -> dict[str, Any]:
     return found
 
 
-def test_other_galleries_and_reports_that_hold_them_are_named(
-    folder: Path, capsys: Capture
-) -> None:
+def test_galleries_and_reports_with_copies_are_listed(folder: Path, capsys: Capture) -> None:
     found = removed(capsys, folder)
     copies = {Path(p).relative_to(folder / "around").as_posix() for p in found["copies"]}
     assert any(p.startswith(f"case/gallery/{GALLERY_DATABASE}") for p in copies), (
@@ -58,20 +56,22 @@ def test_other_galleries_and_reports_that_hold_them_are_named(
     )
 
 
-def test_cases_that_name_them_are_named_with_where(folder: Path, capsys: Capture) -> None:
+def test_cases_that_name_the_removed_person_are_listed_with_where(
+    folder: Path, capsys: Capture
+) -> None:
     ((case, where),) = removed(capsys, folder)["named"].items()
     assert case == str(folder / "around" / "case")
     assert {"candidates", "a reconstruction drawn from their photographs"} <= set(where)
 
 
-def test_where_nothing_is_left_it_says_so(folder: Path, capsys: Capture) -> None:
-    for place in ("case", "report"):
-        shutil.rmtree(folder / "around" / place)
+def test_without_copies_the_search_reports_none(folder: Path, capsys: Capture) -> None:
+    for name in ("case", "report"):
+        shutil.rmtree(folder / "around" / name)
     found = removed(capsys, folder, 0)
     assert (found["files"], found["copies"], found["named"], found["unread"]) == (1, [], {}, [])
 
 
-def test_the_gallery_itself_is_not_elsewhere(folder: Path, capsys: Capture) -> None:
+def test_the_gallerys_own_files_do_not_count_as_copies(folder: Path, capsys: Capture) -> None:
     shutil.move(folder / "around" / "case", folder / "away")
     shutil.rmtree(folder / "around" / "report")
     options = ("--why", "order", "--search", folder / "around", "--search", folder / "gallery")
@@ -79,9 +79,7 @@ def test_the_gallery_itself_is_not_elsewhere(folder: Path, capsys: Capture) -> N
     assert code == 0 and "0 of 1 files elsewhere" in out
 
 
-def test_a_place_that_is_not_there_is_told_before_anything_is_removed(
-    folder: Path, capsys: Capture
-) -> None:
+def test_a_missing_search_folder_stops_the_removal(folder: Path, capsys: Capture) -> None:
     before = (folder / "gallery" / GALLERY_DATABASE).read_bytes()
     options = ("--why", "order", "--search", folder / "nowhere")
     code, _, err = called(capsys, "gallery", "remove", folder / "gallery", LEAD, *options)
@@ -89,7 +87,7 @@ def test_a_place_that_is_not_there_is_told_before_anything_is_removed(
     assert (folder / "gallery" / GALLERY_DATABASE).read_bytes() == before
 
 
-def test_without_a_place_to_search_it_says_what_was_not_looked_at(
+def test_without_a_folder_to_search_it_says_that_nothing_was_searched(
     folder: Path, capsys: Capture
 ) -> None:
     code, out, _ = called(capsys, "gallery", "remove", folder / "gallery", LEAD, "--why", "order")

@@ -1,4 +1,4 @@
-"""Pictures with a C2PA manifest: what it says, whom it is signed by, and what is told when it cannot be."""
+"""Pictures with C2PA manifests: content, signer, and errors."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ KEYS = {
 def certificate(
     subject: str, key: Any, issuer: str, issuers: Any, ends_in: int = 9, usable: bool = True
 ) -> Any:
-    """One by `issuer`, of `subject`; of a house that signs others where both are the same."""
-    house, at = subject == issuer, datetime.now(UTC)
+    """Return a certificate of `subject` by `issuer`; where both are equal, of an authority."""
+    is_authority, at = subject == issuer, datetime.now(UTC)
 
     def named(name: str) -> Any:
         given = ((NameOID.ORGANIZATION_NAME, "Laboratory"), (NameOID.COMMON_NAME, name))
@@ -54,8 +54,10 @@ def certificate(
     builder = builder.not_valid_before(at - timedelta(days=9)).not_valid_after(
         at + timedelta(days=ends_in)
     )
-    builder = builder.add_extension(x509.BasicConstraints(house, None), True)
-    usage = x509.KeyUsage(not house, False, False, False, False, house, house, False, False)
+    builder = builder.add_extension(x509.BasicConstraints(is_authority, None), True)
+    usage = x509.KeyUsage(
+        not is_authority, False, False, False, False, is_authority, is_authority, False, False
+    )
     builder = builder.add_extension(usage, True)
     builder = builder.add_extension(
         x509.AuthorityKeyIdentifier.from_issuer_public_key(issuers.public_key()), False
@@ -63,7 +65,7 @@ def certificate(
     builder = builder.add_extension(
         x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False
     )
-    if usable and not house:
+    if usable and not is_authority:
         builder = builder.add_extension(
             x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), False
         )
@@ -75,11 +77,11 @@ def certificate(
 def issued(
     folder: Path, kind: str = "P-256", ends_in: int = 9, usable: bool = True
 ) -> tuple[Path, Path]:
-    """A chain of two and the key of its first, as files."""
-    house, key = KEYS[kind](), KEYS[kind]()
+    """Write a chain of two certificates and the key of the first."""
+    is_authority, key = KEYS[kind](), KEYS[kind]()
     chain = [
-        certificate("examiner", key, "house", house, ends_in, usable),
-        certificate("house", house, "house", house),
+        certificate("examiner", key, "house", is_authority, ends_in, usable),
+        certificate("house", is_authority, "house", is_authority),
     ]
     files = folder / "chain.pem", folder / "key.pem"
     files[0].write_bytes(b"".join(c.public_bytes(Encoding.PEM) for c in chain))
@@ -94,26 +96,26 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def manifest(picture: Path) -> dict[str, Any]:
-    """The active one of a file that is as it was signed."""
+    """Return the active manifest of a file with a valid signature."""
     with c2pa.Reader("image/png", io.BytesIO(picture.read_bytes())) as reader:
         assert reader.get_validation_state() == "Valid" and reader.get_remote_url() is None
         found: dict[str, Any] = reader.get_active_manifest()
     return found
 
 
-def assertion(told: dict[str, Any], label: str) -> Any:
-    (data,) = [a["data"] for a in told["assertions"] if a["label"].startswith(label)]
+def assertion(stored: dict[str, Any], label: str) -> Any:
+    (data,) = [a["data"] for a in stored["assertions"] if a["label"].startswith(label)]
     return data
 
 
-def facts(told: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(assertion(told, "fasr-video.facts")["json"])
+def metadata(stored: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(assertion(stored, "fasr-video.facts")["json"])
     return found
 
 
 @needs_c2pa
 @pytest.mark.parametrize("kind", KEYS)
-def test_each_picture_holds_a_manifest_that_says_what_its_text_says(
+def test_each_picture_holds_a_manifest_with_the_same_metadata_as_its_text(
     case: Path, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain, key = issued(tmp_path, kind)
@@ -125,13 +127,13 @@ def test_each_picture_holds_a_manifest_that_says_what_its_text_says(
     pictures = sorted(out.glob("*.png"))
     assert len(pictures) > 3
     for picture in pictures:
-        told, own = manifest(picture), json.loads(Pictures.open(picture).info[NOTE])
-        (action,) = assertion(told, "c2pa.actions")["actions"]
+        stored, own = manifest(picture), json.loads(Pictures.open(picture).info[NOTE])
+        (action,) = assertion(stored, "c2pa.actions")["actions"]
         assert action["digitalSourceType"] == own["digital_source_type"]
-        assert facts(told) == own, "case, footage, frame, and the hashes of models"
+        assert metadata(stored) == own, "case, footage, frame, and the hashes of models"
         assert (
-            told["signature_info"]["common_name"] == "examiner"
-            and told["signature_info"].get("time") is None
+            stored["signature_info"]["common_name"] == "examiner"
+            and stored["signature_info"].get("time") is None
         )
 
 
@@ -143,16 +145,16 @@ def test_a_reconstruction_names_the_camera_picture_that_it_was_drawn_from(
     called(
         capsys, "pictures", case, "--out", tmp_path / "out", "--c2pa-cert", chain, "--c2pa-key", key
     )
-    told = manifest(tmp_path / "out" / "T1-sr.png")
-    (source,) = told["ingredients"]
+    stored = manifest(tmp_path / "out" / "T1-sr.png")
+    (source,) = stored["ingredients"]
     assert source["relationship"] == "inputTo" and source["title"].startswith("T1-lr0-frame")
-    (action,) = assertion(told, "c2pa.actions")["actions"]
+    (action,) = assertion(stored, "c2pa.actions")["actions"]
     assert action["digitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
-    assert facts(told)["made_with"]["restorer"]["network"] == "9" * 64
+    assert metadata(stored)["made_with"]["restorer"]["network"] == "9" * 64
 
 
 @needs_c2pa
-def test_a_picture_that_was_changed_is_no_longer_as_signed(
+def test_a_changed_picture_fails_the_signature_check(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain, key = issued(tmp_path)
@@ -166,7 +168,7 @@ def test_a_picture_that_was_changed_is_no_longer_as_signed(
 
 
 @needs_c2pa
-def test_what_does_not_fit_is_one_line_and_nothing_is_written(
+def test_an_unusable_certificate_or_key_is_one_line_and_writes_nothing(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = {name: tmp_path / name for name in ("good", "other", "old", "no_purpose", "text")}
@@ -180,16 +182,16 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
     text = folders["text"] / "note.pem"
     text.write_text("no certificate")
     text.chmod(0o600)
-    house = folders["good"] / "house.pem"
-    house.write_bytes(
+    is_authority = folders["good"] / "house.pem"
+    is_authority.write_bytes(
         b"-----BEGIN CERTIFICATE" + good[0].read_bytes().split(b"-----BEGIN CERTIFICATE")[2]
     )
     for chain, key, why in (
         (good[0], other[1], "not the key of the first certificate"),
-        (house, good[1], "not the key of the first certificate"),
+        (is_authority, good[1], "not the key of the first certificate"),
         (*old, "not today"),
         (*no_purpose, "C2PA does not accept it"),
-        (text, good[1], "no certificates in PEM"),
+        (text, good[1], "it holds no PEM certificate"),
         (good[0], text, "not a private key in PEM"),
         (tmp_path / "none.pem", good[1], "cannot be read"),
     ):
@@ -201,7 +203,7 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(
         assert not out.exists()
 
 
-def test_certificate_and_key_come_together(
+def test_certificate_and_key_must_be_given_together(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(
@@ -210,8 +212,10 @@ def test_certificate_and_key_come_together(
     assert code == 2 and "a manifest needs both" in err and not (tmp_path / "out").exists()
 
 
-def test_a_missing_package_is_told_with_what_installs_it(case: Path, tmp_path: Path) -> None:
-    """In a process of its own, where it cannot be imported even if it is there."""
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(
+    case: Path, tmp_path: Path
+) -> None:
+    """Run in a process where the package cannot be imported, even if it is installed."""
     code = "import sys; sys.modules['c2pa'] = None; from fasr_video.cli import main; main()"
     options = (
         "--out",
@@ -222,6 +226,6 @@ def test_a_missing_package_is_told_with_what_installs_it(case: Path, tmp_path: P
         tmp_path / "key.pem",
     )
     command = [sys.executable, "-c", code, "pictures", case, *options]
-    told = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=100)
-    assert told.returncode == 2 and "pip install 'fasr-video[c2pa]'" in told.stderr
-    assert len(told.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()
+    result = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=100)
+    assert result.returncode == 2 and "pip install 'fasr-video[c2pa]'" in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not (tmp_path / "out").exists()

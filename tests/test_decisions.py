@@ -28,13 +28,13 @@ from fasr_video.case.verify import verify
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
 from fasr_video.pipeline.links import BY_FACE
 from fasr_video.review.signoff import sign_off
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_case(tmp_path_factory.mktemp("whole") / "case")
+    return make_case(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Encrypted cases: the same findings, nothing of a face on the disk, and one line without the right key."""
+"""Encrypted cases: same results, no face on the disk, and one line without the right key."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def sealed_case(key: Path, corridor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as `corridor_case`, stopped once and gone on with."""
+    """Return the same case as `corridor_case`, stopped once and continued."""
     out = tmp_path_factory.mktemp("sealed") / "case"
     settings = configs.load("cpu", (*CORRIDOR_QUICK, "case.segment_frames=5"))
 
@@ -70,7 +70,7 @@ def with_key(key: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def plain(folder: Path) -> tuple[list[bytes], list[bytes]]:
-    """The pictures and vectors of a case, as they are when they are used."""
+    """Return the decrypted pictures and vectors of a case."""
     with Case.open(folder, read_only=True) as case:
         pictures = [case.picture_bytes(name) for name in sorted(case.picture_names())]
         tracks = [r["id"] for r in case.db.execute("SELECT id FROM track ORDER BY id")]
@@ -82,7 +82,7 @@ def problems(folder: Path) -> list[str]:
         return [p for c in verify(case) for p in c.problems]
 
 
-def test_findings_are_those_of_a_plain_case(
+def test_an_encrypted_case_has_the_results_of_a_plain_one(
     sealed_case: Path, corridor_case: Path, key: Path
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -145,7 +145,7 @@ def test_a_missing_wrong_or_broken_key_is_one_line(
     assert called(capsys, name, sealed_case, *options, "--key-file", key)[0] == 0
 
 
-def test_with_the_key_all_of_it_is_checked_and_exported(
+def test_with_the_key_everything_is_checked_and_exported(
     sealed_case: Path,
     corridor_case: Path,
     key: Path,
@@ -171,7 +171,7 @@ def test_with_the_key_all_of_it_is_checked_and_exported(
 
 
 @pytest.mark.usefixtures("with_key")
-def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -> None:
+def test_changed_or_swapped_sealed_data_is_detected(sealed_copy: Path) -> None:
     assert problems(sealed_copy) == []
     first, second, third = sorted((sealed_copy / "crops").glob("*/*.aes"))[:3]
     first.write_bytes(first.read_bytes()[:-1] + bytes([first.read_bytes()[-1] ^ 1]))
@@ -188,7 +188,7 @@ def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -
         features(case, 1)
 
 
-def test_that_a_case_is_encrypted_cannot_be_taken_out_of_it(sealed_copy: Path) -> None:
+def test_a_case_cannot_be_changed_to_look_unencrypted(sealed_copy: Path) -> None:
     with sqlite3.connect(sealed_copy / DATABASE) as db:
         db.execute("DELETE FROM meta WHERE key = 'encryption'")
     assert "what is said of its encryption is not what the case was created with" in problems(
@@ -196,7 +196,7 @@ def test_that_a_case_is_encrypted_cannot_be_taken_out_of_it(sealed_copy: Path) -
     )
 
 
-def test_a_run_goes_on_only_with_the_case_own_key(
+def test_a_run_continues_only_with_the_cases_own_key(
     sealed_case: Path,
     corridor_case: Path,
     corridor: Path,
@@ -213,7 +213,7 @@ def test_a_run_goes_on_only_with_the_case_own_key(
 
 
 @pytest.mark.usefixtures("with_key")
-def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
+def test_the_gates_memory_of_a_frame_is_sealed(corridor: Path, tmp_path: Path) -> None:
     chosen = (
         *CORRIDOR_QUICK,
         "case.segment_frames=5",
@@ -230,9 +230,13 @@ def test_what_the_gate_remembers_of_a_frame_is_sealed(corridor: Path, tmp_path: 
         run([corridor], tmp_path / "case", configs.load("cpu", chosen), listen=stop)
     with Case.open(tmp_path / "case") as case:
         state = json.loads(case.db.execute("SELECT tracker FROM source").fetchone()["tracker"])
-        seen = resume_gate(case, 1).cells
-    assert seen is not None and seen.shape == tuple(state["cells"]) and seen.std() > 5
-    assert seen.tobytes()[:32] not in base64.b64decode(state["seen"])
+        background = resume_gate(case, 1).cells
+    assert (
+        background is not None
+        and background.shape == tuple(state["cells"])
+        and background.std() > 5
+    )
+    assert background.tobytes()[:32] not in base64.b64decode(state["seen"])
     assert run([corridor], tmp_path / "case", configs.load("cpu", chosen))[1]
 
 
@@ -266,24 +270,24 @@ def test_purge_finds_plain_copies_when_it_has_the_key(
         key,
         "--json",
     )
-    (told,) = json.loads(out)
-    assert code == 4 and told["plain_pictures_searched_for"]
-    assert len(told["copies"]["found"]) == len(list((tmp_path / "out").glob("*.png")))
+    (tombstone,) = json.loads(out)
+    assert code == 4 and tombstone["plain_pictures_searched_for"]
+    assert len(tombstone["copies"]["found"]) == len(list((tmp_path / "out").glob("*.png")))
 
 
-def test_the_option_leaves_no_key_behind(
+def test_the_key_option_leaves_no_key_in_the_environment(
     sealed_case: Path, key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "verify", sealed_case, "--key-file", key)[0] == 0
     assert called(capsys, "pictures", sealed_case, "--out", tmp_path)[0] == 2
 
 
-def test_a_report_of_it_is_written_outside_of_it_alone(
+def test_the_report_of_an_encrypted_case_is_written_only_outside_it(
     sealed_copy: Path, key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(key))
     assert refresh(sealed_copy) is None
-    with pytest.raises(UsageError, match="it is encrypted, and a report is not"):
+    with pytest.raises(UsageError, match="the case is encrypted, and a report is not"):
         write_report(sealed_copy)
     assert not (sealed_copy / "report").exists()
     assert (write_report(sealed_copy, tmp_path / "report") / "T1.html").is_file()

@@ -402,9 +402,9 @@ def test_pairs_from_the_command_line(
         (["--scorer", "{text}"], "text.bin"),
         (
             ["--scorer", "facenet"],
-            "facenet: no such file, nor embedder; give a file of weights, or one of dlib and builtin",
+            "facenet: no such file or embedder; give a file of weights, or dlib or builtin",
         ),
-        (["--labels", "{labels}"], "labels.csv: its column path names none of the photographs"),
+        (["--labels", "{labels}"], "labels.csv: its column `path` names none of the photographs"),
         (
             ["--preset", "paper-table4"],
             "--preset paper-table4: it compares a network as it was and fine-tuned; give --model",

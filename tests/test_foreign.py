@@ -22,7 +22,7 @@ from fasr_video.errors import IntegrityError
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import DATABASE as GALLERY
 from tests.archives import files, work_off
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 from tests.test_cli import called
 
 ENDLESS = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
@@ -32,7 +32,7 @@ TRIGGER = "CREATE TRIGGER kind AFTER INSERT ON decision BEGIN UPDATE decision SE
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_case(tmp_path_factory.mktemp("whole") / "case")
+    return make_case(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture

@@ -32,12 +32,12 @@ from fasr_video.files import atomic_write, inside
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.report.write import write_report
 from tests.cases import synthetic
-from tests.reviewed import Names, made_case
+from tests.reviewed import Names, make_case
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return made_case(tmp_path / "case")
+    return make_case(tmp_path / "case")
 
 
 @pytest.fixture
@@ -194,7 +194,7 @@ def test_new_cases_galleries_and_archives_are_their_owners_alone(
 def test_a_folder_that_was_there_keeps_who_may_enter_it(case: Path, tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o750)
-    made_case(tmp_path / "shared")
+    make_case(tmp_path / "shared")
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o750
     shutil.rmtree(tmp_path / "shared")
 
@@ -212,7 +212,7 @@ def test_names_are_no_commands_to_a_terminal(
         camera=NASTY,
         remark=NASTY,
     )
-    case = made_case(tmp_path / "case", names)
+    case = make_case(tmp_path / "case", names)
     gallery = str(case / "gallery")
     with Case.open(case) as opened:
         track, link = 1, opened.db.execute("SELECT id FROM link").fetchone()["id"]
@@ -247,7 +247,7 @@ def test_json_for_people_reads_as_what_it_is_made_of() -> None:
 
 
 def test_no_text_of_a_table_is_a_formula(tmp_path: Path) -> None:
-    case = made_case(
+    case = make_case(
         tmp_path / "case",
         Names(anna="=cmd|' /C calc'!A0", yard="+1.mp4", door="@SUM(A1)", camera="-2"),
     )

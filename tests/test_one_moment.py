@@ -23,7 +23,7 @@ from fasr_video.report import document
 from fasr_video.report.write import refresh, write_report
 from fasr_video.review.signoff import sign_off
 from tests import cases
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterat
 def test_a_decision_while_the_case_is_verified_is_no_damage(
     tmp_path: Path, happens: Callable[[Path], None]
 ) -> None:
-    with Case.open(made_case(tmp_path / "whole"), read_only=True) as case:
+    with Case.open(make_case(tmp_path / "whole"), read_only=True) as case:
         with meanwhile(case, "key = 'log_head'", happens):
             checks = verify(case)
         assert [problem for check in checks for problem in check.problems] == []

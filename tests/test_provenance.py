@@ -1,4 +1,4 @@
-"""Pictures that leave a case say where they are from; other people's faces can be made unrecognisable in them."""
+"""Exported pictures say where they come from; other people's faces can be pixelated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fasr_video.custody.pictures import export_pictures
 from fasr_video.errors import IntegrityError
 from fasr_video.files import sha256_file
 from fasr_video.provenance import BANNER, CAMERA, COVERED, NOTE, is_synthetic, with_note
-from fasr_video.report.redact import BLOCKS, photograph, pixelated, without_bystanders
+from fasr_video.report.redact import BLOCKS, pixelated, pixelated_photograph, without_bystanders
 from tests.test_cli import called
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -33,54 +33,58 @@ def exported(corridor_case: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def facts(picture: Path) -> dict[str, Any]:
+def read_metadata(picture: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(Pictures.open(picture).info[NOTE])
     return found
 
 
 def source_type(picture: Path) -> str:
     packet = Pictures.open(picture).info["XML:com.adobe.xmp"]
-    (told,) = [
+    (metadata,) = [
         v
         for e in ElementTree.fromstring(packet.encode()).iter()
         for k, v in e.items()
         if "DigitalSource" in k
     ]
-    return str(told)
+    return str(metadata)
 
 
 def test_a_camera_picture_names_footage_frame_and_time(
     exported: Path, corridor: Path, corridor_case: Path
 ) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
-    told = facts(picture)
+    metadata = read_metadata(picture)
     with Case.open(corridor_case, read_only=True) as case:
         track = document.tracks(case)[0]
-        assert told["case"]["id"] == case.meta("case_id")
+        assert metadata["case"]["id"] == case.meta("case_id")
     assert (
-        told["what"] == CAMERA
-        and source_type(picture) == told["digital_source_type"] == TERMS + "digitalCapture"
+        metadata["what"] == CAMERA
+        and source_type(picture) == metadata["digital_source_type"] == TERMS + "digitalCapture"
     )
-    assert told["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
-    assert (told["frame"], told["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
-    assert told["seconds"] == pytest.approx(told["frame"] / 25, abs=0.05)
-    assert told["detector"]["model_sha256"] and told["version"] and told["case"]["settings_sha256"]
+    assert metadata["source"] == {"name": corridor.name, "sha256": sha256_file(corridor)}
+    assert (metadata["frame"], metadata["pts"]) == (track["shown"]["frame"], track["shown"]["pts"])
+    assert metadata["seconds"] == pytest.approx(metadata["frame"] / 25, abs=0.05)
+    assert (
+        metadata["detector"]["model_sha256"]
+        and metadata["version"]
+        and metadata["case"]["settings_sha256"]
+    )
 
 
 def test_a_reconstruction_says_that_a_network_made_it_and_from_what(exported: Path) -> None:
     for picture in exported.glob("T1-s*.png"):
-        told = facts(picture)
-        assert told["what"] == Pictures.open(picture).info["Description"] == BANNER
+        metadata = read_metadata(picture)
+        assert metadata["what"] == Pictures.open(picture).info["Description"] == BANNER
         assert source_type(picture) == TERMS + "compositeWithTrainedAlgorithmicMedia"
         assert (
-            told["made_with"]["restorer"]["network"] == told["model"]
-            and told["seed"]
-            and told["frames"][0]["pts"]
+            metadata["made_with"]["restorer"]["network"] == metadata["model"]
+            and metadata["seed"]
+            and metadata["frames"][0]["pts"]
         )
         assert is_synthetic(picture.read_bytes())
 
 
-def test_pictures_in_the_case_and_of_stills_say_it_too(corridor_case: Path) -> None:
+def test_reconstructions_in_the_case_and_of_stills_carry_metadata_too(corridor_case: Path) -> None:
     with Case.open(corridor_case, read_only=True) as case:
         name = case.db.execute("SELECT picture FROM restoration").fetchone()[0]
         assert (
@@ -88,35 +92,35 @@ def test_pictures_in_the_case_and_of_stills_say_it_too(corridor_case: Path) -> N
         )
 
 
-def test_every_picture_has_its_facts_beside_it(exported: Path) -> None:
+def test_every_picture_has_its_metadata_in_a_file_beside_it(exported: Path) -> None:
     pictures = sorted(exported.glob("*.png"))
     assert len(pictures) == len(list(exported.glob("*.json")))
     for picture in pictures:
         beside = json.loads(picture.with_suffix(".json").read_text())
         assert (beside.pop("file"), beside.pop("sha256")) == (picture.name, sha256_file(picture))
-        assert beside == facts(picture)
+        assert beside == read_metadata(picture)
 
 
-def test_what_is_told_changes_no_pixel_and_no_compressed_byte(
+def test_metadata_changes_no_pixel_and_no_compressed_byte(
     exported: Path, corridor_case: Path
 ) -> None:
     (picture,) = exported.glob("T1-lr0-*.png")
     with Case.open(corridor_case, read_only=True) as case:
-        stored = case.picture_bytes(facts(picture)["picture_sha256"])
+        stored = case.picture_bytes(read_metadata(picture)["picture_sha256"])
     assert np.array_equal(
         np.asarray(Pictures.open(picture)), np.asarray(Pictures.open(io.BytesIO(stored)))
     )
     assert stored[stored.index(b"IDAT") :] in picture.read_bytes()
 
 
-def test_telling_twice_is_telling_once(exported: Path) -> None:
+def test_adding_metadata_twice_is_the_same_as_once(exported: Path) -> None:
     (picture,) = exported.glob("T1-sr.png")
     data = picture.read_bytes()
-    told = facts(picture)
-    assert with_note(data, told, BANNER) == data
+    metadata = read_metadata(picture)
+    assert with_note(data, metadata, BANNER) == data
 
 
-def test_a_camera_picture_that_was_exported_can_be_super_resolved_and_a_reconstruction_cannot(
+def test_an_exported_camera_picture_can_be_super_resolved_but_a_reconstruction_cannot(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = tmp_path / "small.png"
@@ -139,14 +143,18 @@ def test_a_picture_that_was_changed_is_not_exported(copied_case: Path, tmp_path:
             export_pictures(case, ["T1"], tmp_path / "out", redact=False)
 
 
-def test_a_track_that_is_not_there_is_named(
+def test_an_unknown_track_is_named_in_the_error(
     corridor_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(capsys, "pictures", corridor_case, "T9", "--out", tmp_path / "out")
-    assert code == 2 and "T9: no such track, but T1, T2" in err and not (tmp_path / "out").exists()
+    assert (
+        code == 2
+        and "T9: no such track; the case has T1, T2" in err
+        and not (tmp_path / "out").exists()
+    )
 
 
-def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
+def test_other_faces_are_pixelated_and_the_tracks_own_face_is_not() -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 100, 3), np.uint8)
     covered = pixelated(image, [(60, 20, 80, 40), (200, 200, 220, 220)], own=(10, 10, 64, 50))
     face = covered[14:46, 64:86]
@@ -155,30 +163,30 @@ def test_other_faces_are_pixelated_and_the_own_one_is_not() -> None:
         "what lies in the own box stays"
     )
     assert np.array_equal(covered[:, 90:], image[:, 90:]), "and so does what is far from any face"
-    assert len(np.unique(photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
+    assert len(np.unique(pixelated_photograph(image).reshape(-1, 3), axis=0)) <= BLOCKS**2
 
 
-def test_a_redacted_export_covers_who_else_is_in_the_frame(
+def test_a_redacted_export_covers_other_people_in_the_frame(
     copied_case: Path, tmp_path: Path
 ) -> None:
     with Case.open(copied_case) as case:
         track = document.tracks(case)[0]
-        shown = track["shown"]
-        face = tracks.read_face(case, shown["face"])
-        before = case.read_picture(Path(shown["native"]).stem)
+        best_face = track["shown"]
+        face = tracks.read_face(case, best_face["face"])
+        before = case.read_picture(Path(best_face["native"]).stem)
         assert np.array_equal(without_bystanders(case, face), before), "nobody else is in it"
         x, y = face.corner
-        with case.transaction():  # somebody at the crop's corner
+        with case.transaction():  # a person at the crop's corner
             beside = replace(face, id=tracks.next_face(case), x1=x, y1=y, x2=x + 8, y2=y + 8)
             tracks.add_faces(case, [beside])
         export_pictures(case, ["T1"], tmp_path, redact=True)
     (picture,) = tmp_path.glob("T1-lr0-*.png")
     after = np.asarray(Pictures.open(picture))
     assert (
-        facts(picture)["what"] == COVERED
+        read_metadata(picture)["what"] == COVERED
         and source_type(picture) == TERMS + "algorithmicallyEnhanced"
     )
     assert len(np.unique(after[:8, :8].reshape(-1, 3), axis=0)) <= BLOCKS**2
     assert not np.array_equal(after[:8, :8], before[:8, :8])
-    x1, y1, x2, y2 = (round(v) for v in np.array(shown["box"]) - np.tile(face.corner, 2))
+    x1, y1, x2, y2 = (round(v) for v in np.array(best_face["box"]) - np.tile(face.corner, 2))
     assert np.array_equal(after[y1:y2, x1:x2], before[y1:y2, x1:x2])

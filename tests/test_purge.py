@@ -1,4 +1,4 @@
-"""Cases end: what is past its time is removed, the tombstone says what it was, and copies elsewhere are found."""
+"""Purging: expired cases are removed, a tombstone stays, and copies elsewhere are found."""
 
 from __future__ import annotations
 
@@ -31,25 +31,28 @@ from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return synthetic(tmp_path_factory.mktemp("whole") / "case")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return synthetic(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
-def copied_case(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "case"))
+def copied_case(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "case"))
 
 
 def set_days(folder: Path, days: int | None) -> None:
-    """As if it had been made with that setting."""
+    """Change the case as if it had been made with this setting."""
 
     def change(case: Case) -> None:
         case.db.execute(
             "UPDATE meta SET value = json_set(value, '$.case.retention_days', ?) WHERE key = 'settings'",
             (days,),
         )
-        made = "UPDATE log SET details = json_set(details, '$.settings.case.retention_days', ?) WHERE event = 'created'"
-        case.db.execute(made, (days,))
+        update = (
+            "UPDATE log SET details = json_set(details, '$.settings.case.retention_days', ?)"
+            " WHERE event = 'created'"
+        )
+        case.db.execute(update, (days,))
         text = (folder / SETTINGS).read_text()
         (folder / SETTINGS).write_text(
             text.replace("retention_days: null", f"retention_days: {json.dumps(days)}")
@@ -60,7 +63,7 @@ def set_days(folder: Path, days: int | None) -> None:
 
 @pytest.fixture
 def over(copied_case: Path) -> Path:
-    """A case whose time is over."""
+    """Return a case whose time is over."""
     set_days(copied_case, 0)
     return copied_case
 
@@ -74,8 +77,8 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def tombstone(folder: Path) -> dict[str, Any]:
-    told: dict[str, Any] = json.loads((folder / TOMBSTONE).read_text())
-    return told
+    content: dict[str, Any] = json.loads((folder / TOMBSTONE).read_text())
+    return content
 
 
 NOW = ("--now", "--why", "its people asked", "--yes")
@@ -88,7 +91,7 @@ def make_case(order: Order, tell: Tell) -> Outcome:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """Folder `cases` of a batch, with the cases of a and b and a summary of them; their footage is in `in`."""
+    """Return folder `cases` of a batch: cases a and b with a summary; the footage is in `in`."""
     work_off(
         files(tmp_path / "in", a="1", b="2"),
         tmp_path / "cases",
@@ -106,15 +109,14 @@ def case_of(archive: Path, name: str) -> Path:
 
 
 def in_summary(archive: Path) -> set[str]:
-    """Names of the footage whose faces and candidates the archive's page shows."""
+    """Return the names of the footage whose faces and candidates the summary shows."""
     document = json.loads((archive / "summary.json").read_text())
-    shown = {lead["case"][0] for lead in document["leads"]}
+    visible = {lead["case"][0] for lead in document["leads"]}
     page = (archive / "summary.html").read_text()
-    assert page.count("data:image/jpeg") >= len(shown) and ("data:image/jpeg" in page) == bool(
-        shown
-    )
-    assert ("&amp; son" in page) == bool(shown)
-    return shown
+    assert page.count("data:image/jpeg") >= len(visible)
+    assert ("data:image/jpeg" in page) == bool(visible)
+    assert ("&amp; son" in page) == bool(visible)
+    return visible
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",), ("--now", "--why", "told to")])
@@ -127,7 +129,7 @@ def test_nothing_is_removed_without_yes(
     assert hashes(over) == before and not (over / TOMBSTONE).exists()
 
 
-def test_what_is_left_is_a_tombstone_with_the_proof(
+def test_a_purge_leaves_only_a_tombstone_with_the_hashes(
     over: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = hashes(over)
@@ -136,21 +138,22 @@ def test_what_is_left_is_a_tombstone_with_the_proof(
     code, out, _ = called(capsys, "purge", over, "--yes", "--by", "an officer")
     assert code == 0 and "1 of 1 cases removed" in out
     assert [p.name for p in over.iterdir()] == [TOMBSTONE]
-    told = tombstone(over)
-    assert (told["state"], told["by"], told["case_id"], told["log_head"]) == (
+    content = tombstone(over)
+    assert (content["state"], content["by"], content["case_id"], content["log_head"]) == (
         "removed",
         "an officer",
         case_id,
         head,
     )
-    assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
-    assert {DATABASE, "settings.yaml"} < told["removed"].keys() and told["copies"]["found"] == []
+    assert {k: v["sha256"] for k, v in content["removed"].items() if k in pictures} == pictures
+    assert {DATABASE, "settings.yaml"} < content["removed"].keys()
+    assert content["copies"]["found"] == []
     with pytest.raises(CaseError, match="it was purged"):
         Case.open(over)
 
 
 @pytest.mark.parametrize("days", [None, 30])
-def test_a_case_stays_until_its_time_is_over(
+def test_a_case_is_not_removed_before_its_time_is_over(
     days: int | None, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_days(copied_case, days)
@@ -161,11 +164,12 @@ def test_a_case_stays_until_its_time_is_over(
 def test_time_is_counted_from_when_the_case_was_made(copied_case: Path) -> None:
     set_days(copied_case, 30)
     (due,) = purging.cases_in([copied_case.parent])
-    made = datetime.fromisoformat(due.made_at)
-    assert not due.over(made + timedelta(days=29.99)) and due.over(made + timedelta(days=30))
+    made_at = datetime.fromisoformat(due.made_at)
+    assert not due.has_expired(made_at + timedelta(days=29.99))
+    assert due.has_expired(made_at + timedelta(days=30))
 
 
-def test_a_named_case_goes_before_its_time_when_somebody_says_why(
+def test_a_named_case_is_removed_early_with_a_reason(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "purge", copied_case, "--now", "--yes")[0] == 2
@@ -177,12 +181,12 @@ def test_copies_elsewhere_are_named_and_left(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        shown = case.folder / tracks(case)[0]["shown"]["native"]
+        picture = case.folder / tracks(case)[0]["shown"]["native"]
         feature = case.db.execute("SELECT feature FROM probe").fetchone()[0]
-    copied = Path(shutil.copy(shown, tmp_path / "copy.png"))
+    copied = Path(shutil.copy(picture, tmp_path / "copy.png"))
     page, packed, other = tmp_path / "page.html", tmp_path / "packed.bin", tmp_path / "other.bin"
     page.write_text(
-        f"<img src='data:image/png;base64,{base64.b64encode(shown.read_bytes()).decode()}'>"
+        f"<img src='data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}'>"
     )
     packed.write_bytes(b"abc" + feature + b"def")
     other.write_bytes(os.urandom(10_000))
@@ -195,7 +199,7 @@ def test_copies_elsewhere_are_named_and_left(
     assert copied.exists() and page.exists() and packed.exists()
 
 
-def test_what_pictures_wrote_is_found_as_a_copy(
+def test_exported_pictures_are_found_as_copies(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "pictures", over, "--out", tmp_path / "handed out")[0] == 0
@@ -205,11 +209,11 @@ def test_what_pictures_wrote_is_found_as_a_copy(
 
 
 @pytest.mark.parametrize("after", range(0, 12, 3))
-def test_killed_in_between_it_cannot_be_opened_and_goes_on(
+def test_a_killed_purge_leaves_no_open_case_and_is_finished_later(
     after: int, over: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (due,) = purging.cases_in([over])
-    search = purging.copies([due], [over.parent])
+    search = purging.search_copies([due], [over.parent])
     pictures, unlink, left = hashes(over), Path.unlink, [after]
 
     def until_killed(path: Path, missing_ok: bool = False) -> None:
@@ -224,20 +228,20 @@ def test_killed_in_between_it_cannot_be_opened_and_goes_on(
     if after:
         with pytest.raises(CaseError, match="it was purged"):
             Case.open(over)
-    (again,) = purging.cases_in([over])
-    assert again.over(datetime.now(UTC))
-    purging.purge(again, purging.copies([again], []), "another", "")
-    told = tombstone(over)
+    (unfinished,) = purging.cases_in([over])
+    assert unfinished.has_expired(datetime.now(UTC))
+    purging.purge(unfinished, purging.search_copies([unfinished], []), "another", "")
+    content = tombstone(over)
     assert (
         [p.name for p in over.iterdir()] == [TOMBSTONE]
-        and told["state"] == "removed"
-        and told["by"] == "one"
+        and content["state"] == "removed"
+        and content["by"] == "one"
     )
-    assert {k: v["sha256"] for k, v in told["removed"].items() if k in pictures} == pictures
+    assert {k: v["sha256"] for k, v in content["removed"].items() if k in pictures} == pictures
     assert purging.cases_in([over]) == []
 
 
-def test_killed_while_its_last_word_is_written_it_goes_on(
+def test_a_purge_killed_while_writing_its_tombstone_is_finished_later(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert called(capsys, "purge", copied_case, *NOW)[0] == 0
@@ -250,14 +254,16 @@ def test_killed_while_its_last_word_is_written_it_goes_on(
     assert [p.name for p in copied_case.iterdir()] == [TOMBSTONE]
 
 
-def test_a_case_that_is_being_written_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_that_a_run_is_writing_is_not_removed(
+    over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = hashes(over)
     with locked(over):
         code, _, err = called(capsys, "purge", over, "--yes")
     assert code == 3 and "another run is writing" in err and hashes(over) == before
 
 
-def test_a_damaged_case_stays_and_does_not_stop_the_others(
+def test_a_damaged_case_is_not_removed_and_does_not_stop_the_others(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     damaged = tmp_path / "damaged"
@@ -272,14 +278,16 @@ def test_a_damaged_case_stays_and_does_not_stop_the_others(
     )
 
 
-def test_a_place_to_search_that_is_not_there_stops_it(
+def test_a_missing_search_folder_stops_the_purge(
     over: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = called(capsys, "purge", over, "--yes", "--search", tmp_path / "nowhere")
     assert code == 2 and "no such folder to search" in err and (over / DATABASE).is_file()
 
 
-def test_a_case_without_a_log_stays(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_case_without_a_log_is_not_removed(
+    over: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with sqlite3.connect(over / DATABASE) as db:
         db.execute("DELETE FROM log")
     code, _, err = called(capsys, "purge", over, "--yes")
@@ -293,7 +301,7 @@ def test_a_folder_without_cases_is_an_error(
     assert code == 2 and "no case here" in err
 
 
-def test_a_case_that_stays_does_not_keep_the_others_nor_their_faces_in_the_summary(
+def test_a_locked_case_keeps_neither_other_cases_nor_their_faces_in_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with locked(case_of(archive, "b")):
@@ -303,7 +311,7 @@ def test_a_case_that_stays_does_not_keep_the_others_nor_their_faces_in_the_summa
     assert in_summary(archive) == {"b"}
 
 
-def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
+def test_a_case_with_unreadable_pictures_is_kept_and_the_others_are_removed(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sqlite3.connect(case_of(archive, "b") / DATABASE) as db:
@@ -315,11 +323,11 @@ def test_a_case_whose_pictures_cannot_be_read_stays_and_the_others_go(
     ).exists()
 
 
-def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
+def test_the_next_purge_takes_cases_of_a_killed_purge_out_of_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for due in purging.cases_in([archive]):
-        purging.purge(due, purging.copies([due], []), "one", "order")
+        purging.purge(due, purging.search_copies([due], []), "one", "order")
     assert in_summary(archive) == {"a", "b"}, "killed before it was written anew"
     assert called(capsys, "purge", archive)[0] == 0 and in_summary(archive) == {"a", "b"}, (
         "nothing without --yes"
@@ -328,7 +336,7 @@ def test_what_a_killed_purge_removed_leaves_the_summary_with_the_next_one(
     assert code == 0 and "0 of 0 cases removed" in out and in_summary(archive) == set()
 
 
-def test_a_summary_that_cannot_be_written_is_one_line_and_is_made_good_by_the_next_purge(
+def test_an_unwritable_summary_is_one_line_and_the_next_purge_writes_it(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = archive / "summary.html"
@@ -344,12 +352,14 @@ def test_a_summary_that_cannot_be_written_is_one_line_and_is_made_good_by_the_ne
     assert called(capsys, "purge", archive, "--yes")[0] == 0 and in_summary(archive) == set()
 
 
-def test_copies_that_a_killed_purge_found_are_named_by_the_one_that_goes_on(
+def test_the_next_purge_lists_copies_that_a_killed_purge_found(
     over: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(over, read_only=True) as case:
-        shown = case.folder / tracks(case)[0]["shown"]["native"]
-    copied, gone = (Path(shutil.copy(shown, tmp_path / name)) for name in ("copy.png", "gone.png"))
+        picture = case.folder / tracks(case)[0]["shown"]["native"]
+    copied, gone = (
+        Path(shutil.copy(picture, tmp_path / name)) for name in ("copy.png", "gone.png")
+    )
 
     def killed(path: Path, missing_ok: bool = False) -> None:
         raise KeyboardInterrupt
@@ -363,7 +373,7 @@ def test_copies_that_a_killed_purge_found_are_named_by_the_one_that_goes_on(
     assert called(capsys, "purge", over, "--yes")[0] == 0, "there is nothing to go on with"
 
 
-def test_a_tombstone_that_is_damaged_stops_no_other_case(
+def test_a_damaged_tombstone_stops_no_other_case(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -372,12 +382,12 @@ def test_a_tombstone_that_is_damaged_stops_no_other_case(
     )
     (case_of(archive, "b") / TOMBSTONE).write_text('{"state": "removed"}')
     code, out, err = called(capsys, "purge", archive, *NOW)
-    assert code == 3 and "1 of 2 cases removed" in out and "not a whole tombstone" in err
+    assert code == 3 and "1 of 2 cases removed" in out and "a damaged tombstone" in err
     document = json.loads((archive / "summary.json").read_text())
     assert [p["case"][0] for p in document["purged"]] == ["a"] and len(document["not_read"]) == 1
 
 
-def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
+def test_a_later_batch_neither_counts_nor_remakes_a_purged_case(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
@@ -417,43 +427,45 @@ def test_a_purged_case_is_no_loss_of_later_batches_and_is_not_made_again(
 
 
 def stone(folder: Path, state: str, removed: dict[str, object] | None = None) -> None:
-    """A tombstone that no purge wrote."""
-    told = {
+    """Write a tombstone, as an attacker would."""
+    content = {
         "state": state,
         "made_at": "2020-01-01T00:00:00+00:00",
         "begun_at": "2020-01-01T00:00:00+00:00",
     }
-    told |= {
+    content |= {
         "why": "its time is over",
         "log_head": "0" * 64,
         "copies": {"found": []},
         "removed": removed or {},
     }  # type: ignore[dict-item]
-    (folder / TOMBSTONE).write_text(json.dumps(told))
+    (folder / TOMBSTONE).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize("state", ["removing", "removed"])
-def test_a_planted_tombstone_ends_no_case(
+def test_a_planted_tombstone_removes_no_case(
     state: str, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = hashes(copied_case)
     stone(copied_case, state)
     code, out, err = called(capsys, "purge", copied_case, "--yes")
     assert (
-        code == 3 and "0 of 1 cases removed" in out and "a tombstone, and the case is there" in err
+        code == 3
+        and "0 of 1 cases removed" in out
+        and "a tombstone, although the case still exists" in err
     )
     assert hashes(copied_case) == before and (copied_case / DATABASE).is_file()
 
 
-def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
+def test_a_restored_tombstone_of_an_earlier_state_removes_no_case(
     copied_case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     purged = Path(shutil.copytree(copied_case, tmp_path / "purged"))
     assert called(capsys, "purge", purged, *NOW, "--search", copied_case)[0] == 4, (
         "the other one holds copies"
     )
-    told = tombstone(purged) | {"state": "removing"}
-    (copied_case / TOMBSTONE).write_text(json.dumps(told))
+    content = tombstone(purged) | {"state": "removing"}
+    (copied_case / TOMBSTONE).write_text(json.dumps(content))
     code, out, _ = called(capsys, "purge", copied_case, "--yes")
     assert code == 0 and "0 of 1 cases removed" in out and (copied_case / DATABASE).is_file()
     with Case.open(copied_case) as case, case.transaction():
@@ -461,12 +473,12 @@ def test_a_tombstone_of_an_earlier_state_that_came_back_ends_no_case(
     code, _, err = called(capsys, "purge", copied_case, *NOW)
     assert (
         code == 3
-        and "a tombstone, and the case is there" in err
+        and "a tombstone, although the case still exists" in err
         and (copied_case / DATABASE).is_file()
     )
 
 
-def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
+def test_a_planted_tombstone_removes_no_foreign_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     footage, notes = (
@@ -476,8 +488,8 @@ def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
     notes.parent.mkdir(parents=True)
     for path in (footage, notes):
         path.write_text("of somebody")
-    facts = {"sha256": hashlib.sha256(b"of somebody").hexdigest(), "size": 11}
-    stone(footage.parent, "removing", {"film.mp4": facts, "notes/seen.txt": facts})
+    entry = {"sha256": hashlib.sha256(b"of somebody").hexdigest(), "size": 11}
+    stone(footage.parent, "removing", {"film.mp4": entry, "notes/seen.txt": entry})
     code, _, err = called(capsys, "purge", footage.parent, "--yes")
     assert code == 3 and "nothing was removed" in err and footage.exists() and notes.exists()
     shutil.rmtree(notes.parent)
@@ -486,7 +498,7 @@ def test_a_planted_tombstone_removes_nothing_that_no_case_writes(
     code, _, err = called(capsys, "purge", footage.parent, "--yes")
     assert (
         code == 3
-        and "not what the tombstone tells of" in err
+        and "not what the tombstone lists" in err
         and (footage.parent / "settings.yaml").exists()
     )
 
@@ -502,7 +514,7 @@ STRANGE = (
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_what_the_case_did_not_write_stops_its_end(
+def test_a_file_that_the_case_did_not_write_stops_the_purge(
     name: str, over: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = hashes(over)
@@ -517,7 +529,7 @@ def test_what_the_case_did_not_write_stops_its_end(
     )
 
 
-def test_a_case_within_the_case_stays(
+def test_a_case_inside_a_case_stops_the_purge(
     over: Path, copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     inner = Path(shutil.copytree(copied_case, over / "inner"))
@@ -527,15 +539,13 @@ def test_a_case_within_the_case_stays(
     assert (inner / DATABASE).is_file() and (over / DATABASE).is_file()
 
 
-def test_a_link_in_the_case_stops_its_end(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_link_in_the_case_stops_the_purge(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (over / "link").symlink_to("/etc/passwd")
     code, _, err = called(capsys, "purge", over, "--yes")
     assert code == 3 and "a link" in err and (over / DATABASE).is_file()
 
 
-def test_a_picture_that_was_changed_stops_the_end_of_its_case(
-    over: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_picture_stops_the_purge(over: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = next((over / "crops").glob("*/*.png"))
     picture.write_bytes(b"another")
     code, _, err = called(capsys, "purge", over, "--yes")
@@ -544,7 +554,7 @@ def test_a_picture_that_was_changed_stops_the_end_of_its_case(
     )
 
 
-def test_a_time_that_was_changed_by_sql_ends_no_case(
+def test_a_retention_time_changed_by_sql_removes_no_case(
     copied_case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with sqlite3.connect(copied_case / DATABASE) as db:
@@ -556,7 +566,7 @@ def test_a_time_that_was_changed_by_sql_ends_no_case(
 
 
 @pytest.mark.parametrize("days", [100, 4000])
-def test_a_clock_far_from_the_log_ends_no_case(
+def test_a_clock_far_from_the_log_removes_no_case(
     days: int,
     copied_case: Path,
     capsys: pytest.CaptureFixture[str],
@@ -579,11 +589,11 @@ def test_a_clock_far_from_the_log_ends_no_case(
 def test_a_case_is_removed_by_the_clock_within_a_month_of_its_time(copied_case: Path) -> None:
     set_days(copied_case, 30)
     (due,) = purging.cases_in([copied_case])
-    assert due.newest is not None
+    assert due.last_logged is not None
     for days, removed in {29: False, 31: True, 60: True, 62: False}.items():
-        at = due.newest + timedelta(days=days)
-        assert (due.over(at) and not due.doubt(at)) == removed
-    behind = replace(due, until=due.newest - timedelta(days=9))
-    assert behind.over(due.newest - timedelta(days=5)) and behind.doubt(
-        due.newest - timedelta(days=5)
+        at = due.last_logged + timedelta(days=days)
+        assert (due.has_expired(at) and not due.clock_problem(at)) == removed
+    behind = replace(due, expires_at=due.last_logged - timedelta(days=9))
+    assert behind.has_expired(due.last_logged - timedelta(days=5)) and behind.clock_problem(
+        due.last_logged - timedelta(days=5)
     )

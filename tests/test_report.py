@@ -1,4 +1,4 @@
-"""What a report says, file by file. How its pages look and behave in a browser: test_report_pages.py."""
+"""The files of a report. test_report_pages.py tests its pages in a browser."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def copy(case: Path, tmp_path: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """The parts of a page in their order: its text, headings and pictures."""
+    """Text, headings and pictures of a page, in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -80,12 +80,12 @@ class Page(HTMLParser):
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        facts = dict(attrs)
+        attributes = dict(attrs)
         self._open = tag
         if tag == "img":
-            self.alts.append(facts["alt"] or "")
-            self.order.append(f"picture: {facts['alt']}")
-        if tag == "p" and facts.get("class") == "banner":
+            self.alts.append(attributes["alt"] or "")
+            self.order.append(f"picture: {attributes['alt']}")
+        if tag == "p" and attributes.get("class") == "banner":
             self.order.append("banner")
         if tag == "h2":
             self.headings.append("")
@@ -119,7 +119,7 @@ def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path)
         ),
         "unknown": ("Unknown", "Nobody in the gallery passes the threshold of 1.70"),
         "insufficient": ("Insufficient quality", "4 of 4 sightings: fewer pixels between the eyes"),
-        "only sr": ("Candidates: 1 lead", "Nothing but the reconstruction supports this"),
+        "only sr": ("Candidates: 1 lead", "Only the reconstruction supports this"),
         "conditioned": ("Unknown", "is conditioned on subject"),
         "not searched": ("Not searched", "no gallery was searched"),
     }
@@ -130,15 +130,15 @@ def test_every_track_has_a_page_with_its_verdict_in_words_and_why(written: Path)
         assert why in text
 
 
-def test_original_comes_before_what_was_made_of_it_and_people_decide_last(written: Path) -> None:
+def test_sections_go_from_the_original_to_the_decisions(written: Path) -> None:
     assert page(written, PAGES["lead"]).headings == [
         "Times",
-        "LR0: the best face as the camera saw it",
+        "LR0: the best face, as the camera recorded it",
         "Classical enhancement",
         "Reconstruction",
         "Auxiliary faces",
         "Candidates",
-        "How it was made",
+        "How the results were made",
         "Decisions of reviewers",
         "Review by two people",
     ]
@@ -161,7 +161,7 @@ def test_every_reconstruction_stands_under_the_banner_and_none_outside(written: 
     assert not any("econstruction" in alt for alt in page(written, "index").alts)
 
 
-def test_each_page_says_how_its_end_of_the_log_is_checked(
+def test_each_page_says_how_to_check_its_log_head(
     case: Path, written: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = report_of(written)["log_head"]
@@ -185,7 +185,7 @@ def test_names_are_escaped(written: Path) -> None:
     assert "/footage/<script>alert(1).mp4" in page(written, "index").text
 
 
-def test_names_below_the_threshold_are_a_list_to_look_through_on_the_tracks_page_alone(
+def test_names_below_the_threshold_appear_only_on_the_tracks_own_page(
     written: Path,
 ) -> None:
     text = page(written, PAGES["lead"]).text
@@ -209,25 +209,25 @@ def test_lead_of_the_reconstruction_alone_is_marked(written: Path) -> None:
 
 def test_conditioned_reconstruction_names_its_subject(written: Path) -> None:
     text = page(written, PAGES["conditioned"]).text
-    assert f"Conditioned on subject {LEAD}" in text and "was not searched with" in text
+    assert f"Conditioned on subject {LEAD}" in text and "was not used in the search" in text
     assert "Conditioned on" not in page(written, PAGES["lead"]).text
 
 
-def test_without_a_calibration_nobody_passes_and_that_is_said(copy: Path) -> None:
+def test_without_a_calibration_nobody_passes_and_the_report_says_so(copy: Path) -> None:
     with Case.open(copy) as case:
         case.db.execute("UPDATE answer SET threshold = NULL, verdict = 'unknown' WHERE track = 1")
         case.db.execute("UPDATE candidate SET ratio = NULL, passes = 0 WHERE track = 1")
     text = page(write_report(copy), PAGES["lead"]).text
     assert "Its scores are not calibrated, so nobody can pass a threshold." in text
-    assert "There is no threshold, for scores are raw: a list to look through, no leads" in text
-    assert "●" not in text and "Over the threshold" not in text
+    assert "There is no threshold, because scores are raw: a list to look through, no leads" in text
+    assert "●" not in text and "Above the threshold" not in text
 
 
 def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
     text = " ".join(page(written, PAGES["unknown"]).text.split())
     assert "2026-03-01 14:03:00.480+01:00 to 2026-03-01 14:03:00.720+01:00" in text
     assert "± 2.5 s; the clock is from the file's path" in text and "Gate <1>" in text
-    assert "no clock of this source was given" in page(written, PAGES["only sr"]).text
+    assert "no clock was given for this source" in page(written, PAGES["only sr"]).text
     first, *_, last = csv.DictReader(
         io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))
     )
@@ -238,16 +238,16 @@ def test_times_of_day_carry_their_uncertainty(written: Path) -> None:
     assert (last["wall_start"], last["camera"]) == ("", "")
 
 
-def test_decisions_of_reviewers_stand_apart_and_undone_ones_say_so(written: Path) -> None:
+def test_decisions_are_shown_separately_and_undone_ones_are_marked(written: Path) -> None:
     text = " ".join(page(written, PAGES["lead"]).text.split())
     assert f"Reviewed: accepted {LEAD} by R. Viewer" in text
     assert "by S. Second, 20" in text and "ears & chin" in text
-    assert "None so far." in page(written, PAGES["unknown"]).text
+    assert "No decisions yet." in page(written, PAGES["unknown"]).text
     rows = list(csv.DictReader(io.StringIO((written / "tracks.csv").read_text(encoding="utf-8"))))
     assert [r["decisions"] for r in rows] == [f"accepted {LEAD} by R. Viewer", "", "", "", "", ""]
 
 
-def test_a_name_that_a_reviewer_took_from_below_the_threshold_says_so_wherever_it_stands(
+def test_an_accepted_name_below_the_threshold_is_marked_everywhere(
     copy: Path,
 ) -> None:
     assert not json.loads(write_report(copy).joinpath("report.json").read_text())["tracks"][0][
@@ -272,12 +272,12 @@ def test_block_for_two_reviewers_is_blank(written: Path) -> None:
     assert set(re.findall(r"<td>(.*?)</td>", block)) == {""}
 
 
-def test_case_page_tells_sources_reasons_models_settings_and_log(written: Path) -> None:
+def test_case_page_shows_sources_reasons_models_settings_and_log(written: Path) -> None:
     text, report = page(written, "index").text, report_of(written)
     for source in report["sources"]:
         assert source["sha256"] in text
     assert "fewer pixels between the eyes than the setting asks for" in text
-    assert "research use" in text and "unknown here: ask who gave the file" in text
+    assert "research use" in text and "unknown here: ask whoever gave you the file" in text
     assert "min_eye_px" in text
     assert all(line["hash"] in text for line in report["log"])
 
@@ -313,21 +313,23 @@ def test_a_redacted_report_shows_nobody_but_the_tracks_own_faces(
         names = ", ".join(f":{name}" for name in beside)
         case.db.execute(f"INSERT INTO face ({', '.join(beside)}) VALUES ({names})", beside)
     formats = ("html", "json", "folder")
-    shown, covered = (
+    plain, redacted = (
         write_report(copy, tmp_path / str(r), formats, redact=r) for r in (False, True)
     )
-    assert (report_of(shown)["redacted"], report_of(covered)["redacted"]) == (False, True)
+    assert (report_of(plain)["redacted"], report_of(redacted)["redacted"]) == (False, True)
     for name in ("lr0_native", "lr0_canonical", "bicubic", "average"):
         one, other = (
-            np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (shown, covered)
+            np.asarray(PilImage.open(f / "pictures" / f"T1_{name}.png")) for f in (plain, redacted)
         )
         assert one.shape == other.shape and not np.array_equal(one, other), name
         if name == "lr0_native":
             x1, y1 = int(own["x1"]) - corner[0], int(own["y1"]) - corner[1]
             assert np.array_equal(one, crop) and np.array_equal(one[y1:, x1:], other[y1:, x1:])
-    there = [_webps((folder / "T1.html").read_text()) for folder in (shown, covered)]
-    assert len(there[0]) == len(there[1]) and not there[0] & there[1], "thumbnails and photographs"
-    assert "The photographs are pixelated." in (covered / "T1.html").read_text()
+    images = [_webps((folder / "T1.html").read_text()) for folder in (plain, redacted)]
+    assert len(images[0]) == len(images[1]) and not images[0] & images[1], (
+        "thumbnails and photographs"
+    )
+    assert "The photographs are pixelated." in (redacted / "T1.html").read_text()
     with pytest.raises(UsageError, match="--redact"):
         write_report(copy, redact=True)
 
@@ -336,18 +338,20 @@ def test_every_picture_that_is_exported_says_what_it_is(written: Path) -> None:
     pictures = sorted((written / "pictures").iterdir())
     for path in pictures:
         with PilImage.open(path) as picture:
-            facts = json.loads(picture.info[NOTE])
+            metadata = json.loads(picture.info[NOTE])
             synthetic = "SYNTHETIC" in path.name
-            assert facts["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), (
+            assert metadata["what"].startswith("SYNTHETIC" if synthetic else "CAMERA PICTURE"), (
                 path.name
             )
             assert is_synthetic(path.read_bytes()) == synthetic
             if path.stem.endswith("_native"):
                 assert (
-                    facts["source"]["sha256"] and facts["frame"] >= 0 and facts["case"]["log_head"]
+                    metadata["source"]["sha256"]
+                    and metadata["frame"] >= 0
+                    and metadata["case"]["log_head"]
                 )
             elif not synthetic:
-                assert facts["processing"] and facts["made_of"][0]["source"]["sha256"]
+                assert metadata["processing"] and metadata["made_of"][0]["source"]["sha256"]
     assert len(pictures) > 20
     thumbnails = _webps((written / "index.html").read_text())
     for uri in thumbnails:
@@ -388,7 +392,7 @@ def test_json_holds_the_documented_fields_and_no_other(written: Path) -> None:
 
 
 def test_weights_are_those_of_the_merged_feature() -> None:
-    """A little of its own direction is added to each of some equal features, and sought in what they merge to."""
+    """Add a small own direction to each of several equal features; find it in the pooled one."""
     for merge, paired in ((FeatureCombiner(eta=0).combine, True), (mean, False)):
         for count in (1, 2, 4, 9):
             features = torch.zeros(count, 512)
@@ -411,10 +415,10 @@ def test_original_pictures_are_in_the_page_byte_for_byte(written: Path, case: Pa
     import base64
 
     html = (written / f"{PAGES['lead']}.html").read_text(encoding="utf-8")
-    shown = report_of(written)["tracks"][0]["shown"]
-    original = base64.b64encode((case / shown["native"]).read_bytes()).decode()
+    best_face = report_of(written)["tracks"][0]["shown"]
+    original = base64.b64encode((case / best_face["native"]).read_bytes()).decode()
     assert html.count(original) == 2  # magnified, and 1:1
-    assert hashlib.sha256((case / shown["native"]).read_bytes()).hexdigest() in html
+    assert hashlib.sha256((case / best_face["native"]).read_bytes()).hexdigest() in html
 
 
 def test_photographs_can_be_left_out(case: Path, written: Path, tmp_path: Path) -> None:
@@ -427,27 +431,28 @@ def test_photographs_can_be_left_out(case: Path, written: Path, tmp_path: Path) 
 
 def test_report_is_made_without_the_gallery(copy: Path) -> None:
     shutil.rmtree(copy / "gallery")
-    told = page(write_report(copy), PAGES["lead"])
-    assert "the gallery is not at hand" in told.text and LEAD in told.text
-    assert not any(alt.startswith("Gallery photograph") for alt in told.alts)
+    parsed = page(write_report(copy), PAGES["lead"])
+    assert "the gallery is not available" in parsed.text and LEAD in parsed.text
+    assert not any(alt.startswith("Gallery photograph") for alt in parsed.alts)
 
 
 def test_photographs_are_those_of_when_the_case_was_searched(copy: Path) -> None:
-    def shown() -> int:
+    def count_photographs() -> int:
         return sum(
             alt == f"Gallery photograph of candidate {LEAD}"
             for alt in page(write_report(copy), "T1").alts
         )
 
-    assert shown() == 1 and "has changed since" not in page(copy / "report", "T1").text
+    assert count_photographs() == 1 and "has changed since" not in page(copy / "report", "T1").text
     face = AlignedFace(np.full((128, 128, 3), 99, np.uint8), None)
     with Gallery.open(copy / "gallery") as gallery:
         feature = np.eye(512, dtype=np.float32)[0]
         gallery.add(LEAD, EnrolledPhoto("9" * 64, "later.jpg", feature, 20.0, 50.0, 0.9, face))
-    assert shown() == 1, "the new one stands behind no answer"
-    told = page(copy / "report", "T1").text
+    assert count_photographs() == 1, "the new one stands behind no answer"
+    parsed = page(copy / "report", "T1").text
     assert (
-        "later.jpg" not in told and "The gallery has changed since the case was searched." in told
+        "later.jpg" not in parsed
+        and "The gallery has changed since the case was searched." in parsed
     )
 
 
@@ -461,7 +466,7 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
     for name, digest in listed.items():
         assert hashlib.sha256((written / name).read_bytes()).hexdigest() == digest
     pictures = {p.name for p in (written / "pictures").iterdir()}
-    made = {"SYNTHETIC_mean", "SYNTHETIC_sample1", "SYNTHETIC_sample2", "SYNTHETIC_spread"}
+    drawn = {"SYNTHETIC_mean", "SYNTHETIC_sample1", "SYNTHETIC_sample2", "SYNTHETIC_spread"}
     own = {
         "lr0_native",
         "lr0_canonical",
@@ -471,16 +476,18 @@ def test_folder_can_be_checked_and_its_pictures_told_apart(written: Path) -> Non
         "bicubic",
         "average",
     }
-    assert {p for p in pictures if p.startswith("T1_")} == {f"T1_{kind}.png" for kind in made | own}
+    assert {p for p in pictures if p.startswith("T1_")} == {
+        f"T1_{kind}.png" for kind in drawn | own
+    }
     assert {p for p in pictures if p.startswith("T3_")} == {
         f"T3_{k}.png" for k in ("lr0_native", "lr0_canonical", "bicubic")
     }
-    for kind in made:
+    for kind in drawn:
         with PilImage.open(written / "pictures" / f"T1_{kind}.png") as picture:
             assert NOTE in picture.info
 
 
-def test_report_is_written_anew_only_when_the_case_went_on(copy: Path) -> None:
+def test_the_report_is_written_again_only_when_the_case_changed(copy: Path) -> None:
     first = refresh(copy).stat().st_mtime_ns
     assert refresh(copy).stat().st_mtime_ns == first
     decide(copy, 2, "insufficient", None, "R. Viewer")
@@ -488,10 +495,10 @@ def test_report_is_written_anew_only_when_the_case_went_on(copy: Path) -> None:
     assert "insufficient" in page(copy / "report", PAGES["unknown"]).text
 
 
-def test_report_that_was_cut_short_or_has_old_pages_is_written_anew(copy: Path) -> None:
+def test_an_interrupted_or_outdated_report_is_written_again(copy: Path) -> None:
     index = refresh(copy)
-    whole = index.read_bytes()
-    index.write_bytes(whole[: len(whole) // 2])
+    content = index.read_bytes()
+    index.write_bytes(content[: len(content) // 2])
     assert refresh(copy).read_bytes().endswith(b"</html>")
     decide(copy, 2, "insufficient", None, "R. Viewer")
     write_report(copy, None, ("json",))
@@ -499,7 +506,7 @@ def test_report_that_was_cut_short_or_has_old_pages_is_written_anew(copy: Path) 
     assert "insufficient by" in " ".join(page(copy / "report", PAGES["unknown"]).text.split())
 
 
-def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(copy: Path) -> None:
+def test_pages_of_removed_tracks_are_deleted_and_other_files_are_kept(copy: Path) -> None:
     out = write_report(copy, None, ("html", "folder"))
     (out / "notes.txt").write_text("mine")
     with Case.open(copy) as case:
@@ -507,25 +514,23 @@ def test_pages_of_tracks_that_are_gone_are_taken_away_and_other_files_are_not(co
     write_report(copy)
     assert not (out / "S2-T3.html").exists() and (out / "S2-T2.html").exists()
     assert (out / "notes.txt").read_text() == "mine"
-    assert (
-        out / "pictures" / "T1_lr0_native.png"
-    ).exists()  # of a format that was not asked for this time
+    assert (out / "pictures" / "T1_lr0_native.png").exists()  # this format was not requested
     assert "S2-T3.html" not in (out / "SHA256SUMS").read_text(encoding="utf-8")
 
 
 def test_folder_with_other_things_in_it_is_refused(case: Path, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(CaseError, match="not empty and no report"):
+    with pytest.raises(CaseError, match="it is not empty and holds no report"):
         write_report(case, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_altered_picture_is_not_shown(copy: Path) -> None:
-    shown = report_of(write_report(copy))["tracks"][0]["shown"]["native"]
-    PilImage.new("RGB", (48, 60)).save(copy / shown)
+    picture = report_of(write_report(copy))["tracks"][0]["shown"]["native"]
+    PilImage.new("RGB", (48, 60)).save(copy / picture)
     with pytest.raises(IntegrityError, match="it was changed"):
         write_report(copy)
-    (copy / shown).unlink()
+    (copy / picture).unlink()
     with pytest.raises(IntegrityError, match="cannot be read"):
         write_report(copy)
 
@@ -536,19 +541,19 @@ def test_pdf_holds_the_text_of_case_and_tracks(tmp_path: Path) -> None:
     )
     small = synthetic(tmp_path / "case", tracks=1)
     text = pdf_text((write_report(small, tmp_path / "pdf", ("pdf",)) / "report.pdf").read_bytes())
-    for said in (
+    for sentence in (
         "Track T1",
         "Candidates: 1 lead",
         "Synthetic reconstruction: a lead",
         "Review by two people",
         LEAD,
     ):
-        assert "".join(said.split()) in text
+        assert "".join(sentence.split()) in text
     assert [p.name for p in sorted((tmp_path / "pdf").iterdir())] == ["SHA256SUMS", "report.pdf"]
 
 
 def pdf_text(data: bytes) -> str:
-    """The letters that are drawn on the pages, without spaces: through the maps from glyphs that PDF readers use."""
+    """Return the letters on the pages, without spaces, by the glyph maps that PDF readers use."""
     streams = []
     for found in re.finditer(rb"stream\r?\n", data):
         try:
@@ -562,7 +567,7 @@ def pdf_text(data: bytes) -> str:
         b"".join(re.findall(rb"<([0-9a-f]+)>", s)) for s in streams if b" Tf" in s and b"BT" in s
     ]
     texts = []
-    for glyphs in maps:  # each font in turn: what it cannot say is left out
+    for glyphs in maps:  # one font at a time, without glyphs of others
         letters = {
             code: bytes.fromhex(to.decode()).decode("utf-16-be") for code, to in glyphs.items()
         }
@@ -598,8 +603,8 @@ def test_command_writes_the_formats_asked_for(
         called(capsys, "report", case, "--out", out, "--format", "json", "--format", "csv")[0] == 0
     )
     assert {p.name for p in out.iterdir()} == {"report.json", "tracks.csv", "SHA256SUMS"}
-    code, said = called(capsys, "report", tmp_path)
-    assert code == 2 and "no case here" in said and len(said.splitlines()) == 1
+    code, output = called(capsys, "report", tmp_path)
+    assert code == 2 and "no case here" in output and len(output.splitlines()) == 1
 
 
 def test_run_ends_with_a_report(
@@ -609,16 +614,16 @@ def test_run_ends_with_a_report(
     folder = tmp_path / "case"
     assert called(capsys, "run", entrance, *quick, "--out", folder, "--no-report")[0] == 0
     assert not (folder / "report").exists()
-    code, said = called(capsys, "run", entrance, *quick, "--out", folder)
-    assert code == 0 and f"look at it: {folder}/report/index.html" in said
+    code, output = called(capsys, "run", entrance, *quick, "--out", folder)
+    assert code == 0 and f"open it: {folder}/report/index.html" in output
     assert "Track T1" in page(folder / "report", "T1").text
     written = (folder / "report" / "index.html").stat().st_mtime_ns
-    _, said = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
-    assert json.loads(said.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
+    _, output = called(capsys, "run", entrance, *quick, "--out", folder, "--json")
+    assert json.loads(output.splitlines()[-1])["report"] == str(folder / "report" / "index.html")
     assert (folder / "report" / "index.html").stat().st_mtime_ns == written
 
 
-def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
+def test_a_track_without_a_reconstruction_says_so(copy: Path) -> None:
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("DELETE FROM restoration")
         db.execute("DELETE FROM probe WHERE kind = 'sr'")
@@ -630,15 +635,15 @@ def test_a_track_that_nothing_was_drawn_of_says_so(copy: Path) -> None:
     assert "no reconstruction" in Page(page).text and "Synthetic" not in Page(page).text
 
 
-def test_a_folder_with_sums_of_other_things_is_left_alone(case: Path, tmp_path: Path) -> None:
+def test_a_folder_with_foreign_sha256sums_is_left_alone(case: Path, tmp_path: Path) -> None:
     sums = tmp_path / "SHA256SUMS"
     sums.write_text(f"{'0' * 64}  disk.iso\n")
-    with pytest.raises(CaseError, match="of something else"):
+    with pytest.raises(CaseError, match="belongs to something else"):
         write_report(case, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["SHA256SUMS"] and "disk.iso" in sums.read_text()
 
 
-def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(tmp_path: Path) -> None:
+def test_a_corrected_clock_is_shown_with_what_the_camera_showed(tmp_path: Path) -> None:
     folder = synthetic(tmp_path / "case")
     clock = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
     clock |= {"shown": "2026-03-01T13:58:30+01:00", "offset_seconds": -90, "drift_seconds_a_day": 0}
@@ -648,7 +653,7 @@ def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(tmp_path: P
     assert page.count("; the camera showed 2026-03-01T13:58:30+01:00, 90 s behind") == 1
 
 
-def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> None:
+def test_a_report_with_a_missing_page_is_written_again(tmp_path: Path) -> None:
     folder = synthetic(tmp_path / "case")
     refresh(folder)
     (folder / "report" / "T2.html").unlink()
@@ -665,16 +670,16 @@ def test_a_report_of_which_a_page_is_gone_is_written_anew(tmp_path: Path) -> Non
         (("bicubic", "", "", 1), "Enlarged by bicubic", "No network drew it"),
     ],
 )
-def test_a_picture_is_called_what_it_is(
+def test_a_picture_is_named_by_its_method(
     drawn: tuple[str, str, str, int], name: str, says: str
 ) -> None:
     method, sampler, model, count = drawn
-    made: dict[str, Any] = {
+    restoration: dict[str, Any] = {
         "method": method,
         "sampler": sampler,
         "model": model,
         "disagreement": 0.04,
     }
-    made["samples"] = ["picture"] * count
-    assert picture_name(made).startswith(name)
-    assert says in certainty(made)
+    restoration["samples"] = ["picture"] * count
+    assert picture_name(restoration).startswith(name)
+    assert says in certainty(restoration)

@@ -30,13 +30,13 @@ FAINT_TEXT = """() => {
   const behind = (e) => { for (; e; e = e.parentElement) {
     const c = parse(getComputedStyle(e).backgroundColor); if (c[3] === 1) return c; } return [255, 255, 255, 1]; };
   const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  let looked = 0;
+  let count = 0;
   while (walk.nextNode()) { const e = walk.currentNode.parentElement;
     if (!walk.currentNode.textContent.trim() || ["SCRIPT", "STYLE"].includes(e.tagName)) continue;
     const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
-    looked += 1;
+    count += 1;
     if ((a + 0.05) / (b + 0.05) < 4.5) found.push(walk.currentNode.textContent.trim()); }
-  return [looked, found]; }"""
+  return [count, found]; }"""
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +67,13 @@ def show(page: Any, report: Path, name: str) -> None:
     page.goto((report / f"{name}.html").as_uri())
 
 
-def test_pages_ask_the_network_for_nothing_and_break_no_rule_of_their_own(
-    page: Any, report: Path
-) -> None:
-    asked, complaints = list[str](), list[str]()
-    page.on("request", lambda r: asked.append(r.url.split(":")[0]))
+def test_pages_use_no_network_and_raise_no_browser_complaint(page: Any, report: Path) -> None:
+    requests, complaints = list[str](), list[str]()
+    page.on("request", lambda r: requests.append(r.url.split(":")[0]))
     page.on("console", lambda message: complaints.append(message.text))
     for name in NAMES:
         show(page, report, name)
-    assert asked == ["file"] * len(NAMES)
+    assert requests == ["file"] * len(NAMES)
     assert complaints == []
 
 
@@ -90,7 +88,7 @@ def test_policy_lets_a_page_show_its_pictures_and_nothing_else(page: Any, report
             ).count()
             == 0
         )
-        # The style is let in by its hash: without it the page would stand there unstyled.
+        # The policy allows the style by its hash; otherwise the page would have none.
         assert page.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
 
 
@@ -104,13 +102,13 @@ def test_names_from_files_and_galleries_stay_text(page: Any, report: Path) -> No
     assert page.get_by_text(f"accepted {LEAD}").first.is_visible()
 
 
-def test_every_picture_is_whole_and_said_in_words(page: Any, report: Path) -> None:
+def test_every_picture_loads_and_has_a_text_alternative(page: Any, report: Path) -> None:
     for name in NAMES:
         show(page, report, name)
-        facts = page.locator("img").evaluate_all(
+        images = page.locator("img").evaluate_all(
             "all => all.map((i) => [i.alt.trim(), i.naturalWidth])"
         )
-        assert facts and all(alt and width for alt, width in facts)
+        assert images and all(alt and width for alt, width in images)
 
 
 def test_pages_lead_to_each_other(page: Any, report: Path) -> None:
@@ -125,7 +123,7 @@ def test_pages_lead_to_each_other(page: Any, report: Path) -> None:
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_nothing_has_to_be_scrolled_sideways(page: Any, report: Path, viewport: Any) -> None:
+def test_pages_never_scroll_sideways(page: Any, report: Path, viewport: Any) -> None:
     page.set_viewport_size(viewport)
     for name in NAMES:
         show(page, report, name)
@@ -135,13 +133,15 @@ def test_nothing_has_to_be_scrolled_sideways(page: Any, report: Path, viewport: 
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(browser: Any, report: Path, scheme: Any) -> None:
+def test_text_has_enough_contrast_in_light_and_dark(
+    browser: Any, report: Path, scheme: Any
+) -> None:
     context = browser.new_context(viewport=DESKTOP, color_scheme=scheme)
     page = context.new_page()
     for name in NAMES:
         show(page, report, name)
-        looked, faint = page.evaluate(FAINT_TEXT)
-        assert looked > 50 and faint == []
+        count, faint = page.evaluate(FAINT_TEXT)
+        assert count > 50 and faint == []
     shade = page.evaluate(
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
     )
@@ -150,7 +150,7 @@ def test_text_can_be_read_in_light_and_dark(browser: Any, report: Path, scheme: 
 
 
 @pytest.mark.parametrize("viewport", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_banner_stays_in_sight_over_each_reconstruction(
+def test_the_banner_stays_visible_over_each_reconstruction(
     page: Any, report: Path, viewport: Any
 ) -> None:
     page.set_viewport_size(viewport)
@@ -161,8 +161,8 @@ def test_banner_stays_in_sight_over_each_reconstruction(
         picture.evaluate(
             "e => window.scrollTo(0, e.getBoundingClientRect().bottom + scrollY - innerHeight / 2)"
         )
-        place, top = picture.bounding_box(), banner.bounding_box()
-        assert top["y"] >= 0 and top["y"] + top["height"] <= place["y"]
+        picture_box, banner_box = picture.bounding_box(), banner.bounding_box()
+        assert banner_box["y"] >= 0 and banner_box["y"] + banner_box["height"] <= picture_box["y"]
         assert (
             page.evaluate("e => getComputedStyle(e).position", banner.element_handle()) == "sticky"
         )
@@ -184,7 +184,7 @@ def test_camera_pixels_are_magnified_by_whole_numbers_at_every_width(
             assert all(w == h == int(w) and how == "pixelated" for w, h, how in sizes)
 
 
-def test_keyboard_finds_the_way_and_sees_where_it_is(page: Any, report: Path) -> None:
+def test_pages_can_be_used_by_keyboard_with_visible_focus(page: Any, report: Path) -> None:
     show(page, report, "index")
     page.keyboard.press("Tab")
     focused = "document.activeElement"
@@ -197,7 +197,7 @@ def test_keyboard_finds_the_way_and_sees_where_it_is(page: Any, report: Path) ->
     assert page.evaluate(f"parseFloat(getComputedStyle({focused}).outlineWidth)") >= 2
 
 
-def test_tables_say_what_they_hold(page: Any, report: Path) -> None:
+def test_tables_have_captions_and_headers(page: Any, report: Path) -> None:
     for name in NAMES:
         show(page, report, name)
         assert page.locator("table").count() == page.locator("table > caption").count() > 0

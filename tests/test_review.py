@@ -1,4 +1,4 @@
-"""The review pages: who may ask, what they show and refuse, and what each form leaves in the case."""
+"""The review pages: access, content, refused requests, and what each form changes in the case."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.store import GalleryStore
 from fasr_video.review import serve
 from fasr_video.review.app import make_app
-from fasr_video.review.server import CONNECTIONS, by_id, claim, make_server
+from fasr_video.review.server import MOST_CONNECTIONS, by_id, listen, make_server
 from fasr_video.review.signoff import sign_off
 from fasr_video.review.times import Clock, parse
-from tests.reviewed import Names, made_case
+from tests.reviewed import Names, make_case
 from tests.test_cli import called
 
 TOKEN, PORT = "the-key", 4711
@@ -51,13 +51,13 @@ ESCAPED = html.escape(HOSTILE, quote=True).replace("&quot;", "&#34;").replace("&
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_case(tmp_path_factory.mktemp("whole") / "case")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_case(tmp_path_factory.mktemp("template") / "case")
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "case"))
+def folder(template: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(template, tmp_path / "case"))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def browser(app: Flask) -> Browser:
 
 
 class Browser:
-    """A visitor who opened the printed address, and sends each form with what the page had in it."""
+    """A visitor who opened the printed address and sends the forms of the pages."""
 
     def __init__(self, app: Flask) -> None:
         (self.case,) = app.config["CASES"]
@@ -101,15 +101,15 @@ def problems(folder: Path) -> list[str]:
         return [p for c in verify(case) for p in c.problems]
 
 
-def shown(page: TestResponse) -> list[str]:
-    """The tracks of an overview, in its order."""
+def track_names(page: TestResponse) -> list[str]:
+    """Return the tracks of an overview, in its order."""
     return re.findall(r"<h2><a [^>]+>([^<]+)</a>", page.text)
 
 
 def paths(app: Flask) -> Iterator[tuple[str, str]]:
-    """Method and path of everything that the app answers to, but its style and script."""
+    """Yield method and path of everything that the app serves, except its static files."""
     (case,) = app.config["CASES"]
-    some = {
+    values = {
         "case_id": case,
         "name": "T1",
         "decision": 1,
@@ -121,19 +121,19 @@ def paths(app: Flask) -> Iterator[tuple[str, str]]:
         for rule in app.url_map.iter_rules():
             if rule.endpoint != "static":
                 url = app.url_for(
-                    rule.endpoint, **{k: some[k] for k in rule.arguments}, _external=False
+                    rule.endpoint, **{k: values[k] for k in rule.arguments}, _external=False
                 )
                 for method in (rule.methods or set()) & {"GET", "POST"}:
                     yield method, url
 
 
-# Who may ask.
+# Access.
 
 
 def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path) -> None:
-    asked = list(paths(app))
-    assert {m for m, _ in asked} == {"GET", "POST"} and len(asked) >= 13
-    for method, path in asked:
+    requests = list(paths(app))
+    assert {m for m, _ in requests} == {"GET", "POST"} and len(requests) >= 13
+    for method, path in requests:
         answer = app.test_client().open(path, method=method, base_url=HOST)
         assert answer.status_code == 403, path
         assert "anna" not in answer.text and "Set-Cookie" not in answer.headers
@@ -141,7 +141,7 @@ def test_nothing_is_shown_or_changed_without_the_token(app: Flask, folder: Path)
     assert problems(folder) == []
 
 
-def test_the_token_leaves_the_address_and_stays_in_a_cookie_that_no_site_or_script_can_use(
+def test_the_token_moves_from_the_address_into_a_protected_cookie(
     app: Flask,
 ) -> None:
     answer = app.test_client().get(f"/?token={TOKEN}", base_url=HOST)
@@ -180,14 +180,14 @@ def test_a_form_from_elsewhere_changes_nothing(browser: Browser, folder: Path, c
     assert standing_on(folder, 1) == []
 
 
-def test_looking_changes_nothing(app: Flask, browser: Browser, folder: Path) -> None:
+def test_viewing_pages_changes_nothing(app: Flask, browser: Browser, folder: Path) -> None:
     before = (folder / DATABASE).read_bytes()
     for _, path in paths(app):
         browser.open(path)
     assert (folder / DATABASE).read_bytes() == before
 
 
-def test_every_answer_forbids_what_is_not_ours(browser: Browser) -> None:
+def test_every_response_has_the_security_headers(browser: Browser) -> None:
     for answer in (browser.open("/"), browser.open("/nowhere"), browser.open("/static/review.css")):
         policy = answer.headers["Content-Security-Policy"]
         assert (
@@ -203,7 +203,7 @@ def test_every_answer_forbids_what_is_not_ours(browser: Browser) -> None:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(
+def test_no_page_loads_foreign_content_or_inline_scripts(
     browser: Browser,
 ) -> None:
     for path in (
@@ -220,23 +220,23 @@ def test_no_page_asks_for_anything_from_elsewhere_or_runs_a_script_of_its_own(
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2fcase.sqlite", "a" * 64, "..", "A" * 64])
-def test_only_pictures_of_the_case_can_be_asked_for(browser: Browser, name: str) -> None:
+def test_only_pictures_of_the_case_can_be_requested(browser: Browser, name: str) -> None:
     assert browser.get(f"/picture/{name}.png").status_code == 404
     assert browser.get(f"/photograph/{name}.png").status_code == 404
 
 
-def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(
+def test_hostile_names_and_reasons_are_escaped_everywhere(
     tmp_path: Path,
 ) -> None:
     odd = Names(
         HOSTILE, "bert", f"/footage/{HOSTILE.replace('/', '')}.mp4", camera=HOSTILE, remark=HOSTILE
     )
-    folder = made_case(tmp_path / "case", odd)
+    folder = make_case(tmp_path / "case", odd)
     browser = Browser(make_app(by_id([folder]), TOKEN, PORT))
-    said = browser.post(
+    answer = browser.post(
         "/track/T1/decide", verdict="accepted", subject=HOSTILE, reason=HOSTILE, by=HOSTILE
     )
-    assert said.status_code == 303
+    assert answer.status_code == 303
     browser.post("/join", track=[1, 3], by=HOSTILE)
     browser.post("/sign-off", by=HOSTILE, although="on")
     pages = [f"/case/{browser.case}/{page}" for page in ("track/T1", "subjects", "sign-off")]
@@ -249,7 +249,7 @@ def test_names_of_files_people_and_reasons_are_shown_as_they_are_and_never_run(
     assert problems(folder) == []
 
 
-# What is shown.
+# What pages show.
 
 
 @pytest.mark.parametrize(
@@ -282,15 +282,21 @@ def test_tracks_are_filtered(folder: Path, query: str, expected: list[str]) -> N
         decide(case, 2, "insufficient", "too blurred", "Anna")
         decide(case, 3, "accepted", "same ear", "Anna", "anna")
         decide(case, 3, "rejected", "other ear", "Ben", "anna")
-    assert shown(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
+    assert (
+        track_names(Browser(make_app(by_id([folder]), TOKEN, PORT)).open(f"/?{query}")) == expected
+    )
 
 
 @pytest.mark.parametrize(
     "query", ["since=soon", "until=1:2:3:4", "quality=good", "score=nan", "state=x", "since=-1"]
 )
-def test_a_filter_that_means_nothing_is_told_in_one_line(browser: Browser, query: str) -> None:
+def test_an_invalid_filter_is_reported_in_one_line(browser: Browser, query: str) -> None:
     answer = browser.open(f"/?{query}")
-    assert answer.status_code == 400 and 'role="alert"' in answer.text and len(shown(answer)) == 5
+    assert (
+        answer.status_code == 400
+        and 'role="alert"' in answer.text
+        and len(track_names(answer)) == 5
+    )
 
 
 def test_a_card_names_nobody_who_does_not_pass(browser: Browser) -> None:
@@ -307,21 +313,21 @@ def test_a_card_names_nobody_who_does_not_pass(browser: Browser) -> None:
 def test_several_cases_are_shown_together_and_one_can_be_chosen(
     folder: Path, tmp_path: Path
 ) -> None:
-    other = made_case(tmp_path / "other")
+    other = make_case(tmp_path / "other")
     app = make_app(by_id([folder, other]), TOKEN, PORT)
     client = app.test_client()
     client.get(f"/?token={TOKEN}", base_url=HOST)
-    assert len(shown(client.get("/", base_url=HOST))) == 10
+    assert len(track_names(client.get("/", base_url=HOST))) == 10
     second = list(app.config["CASES"])[1]
     page = client.get(f"/?case={second}", base_url=HOST)
-    assert len(shown(page)) == 5 and f"/case/{second}/track/T1" in page.text
+    assert len(track_names(page)) == 5 and f"/case/{second}/track/T1" in page.text
 
 
 def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
     browser: Browser,
 ) -> None:
     text = browser.get("/track/T1").text
-    camera, banner, made, listed = (
+    camera, banner, reconstruction, candidates = (
         text.index(s)
         for s in (
             "From the camera",
@@ -330,22 +336,22 @@ def test_a_track_shows_the_camera_first_and_the_reconstruction_under_its_banner(
             'id="candidates"',
         )
     )
-    assert camera < banner < made < listed
+    assert camera < banner < reconstruction < candidates
 
 
-def test_the_camera_lies_beside_the_photograph_unless_the_reconstruction_is_asked_for(
+def test_the_photograph_is_compared_with_the_camera_picture_by_default(
     browser: Browser,
 ) -> None:
-    usual, asked = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
+    default, chosen = browser.get("/track/T1").text, browser.get("/track/T1?probe=sr").text
     assert (
-        "resampled" in usual.split('id="compare"')[1]
-        and "Synthetic" not in usual.split('id="compare"')[1]
+        "resampled" in default.split('id="compare"')[1]
+        and "Synthetic" not in default.split('id="compare"')[1]
     )
-    compared = asked.split('id="compare"')[1]
+    compared = chosen.split('id="compare"')[1]
     assert 'alt="Synthetic reconstruction of T1"' in compared and "not for comparison" in compared
 
 
-def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(
+def test_a_reconstruction_is_never_compared_with_the_photographs_it_was_drawn_from(
     browser: Browser,
 ) -> None:
     page = browser.get("/track/S2-T2?candidate=anna&probe=sr").text
@@ -356,10 +362,10 @@ def test_a_reconstruction_is_never_put_beside_the_photographs_it_was_drawn_from(
     assert "It was drawn from the photographs of anna" in page
 
 
-def test_nobody_is_compared_where_nobody_passes_until_somebody_is_chosen(browser: Browser) -> None:
-    assert "Beside" not in browser.get("/track/T2").text
-    assert "Beside anna" in browser.get("/track/T2?candidate=anna").text
-    assert "Beside" not in browser.get("/track/T2?candidate=somebody").text
+def test_without_a_lead_nobody_is_compared_until_chosen(browser: Browser) -> None:
+    assert "Compared with" not in browser.get("/track/T2").text
+    assert "Compared with anna" in browser.get("/track/T2?candidate=anna").text
+    assert "Compared with" not in browser.get("/track/T2?candidate=somebody").text
 
 
 def test_pictures_and_photographs_are_served(browser: Browser) -> None:
@@ -370,27 +376,27 @@ def test_pictures_and_photographs_are_served(browser: Browser) -> None:
         assert answer.status_code == 200 and answer.data.startswith(b"\x89PNG")
 
 
-def test_a_gallery_that_is_gone_is_told_and_the_rest_is_shown(
+def test_a_missing_gallery_is_reported_and_the_rest_is_shown(
     browser: Browser, folder: Path
 ) -> None:
     shutil.rmtree(folder / "gallery")
     answer = browser.get("/track/T1")
-    assert answer.status_code == 200 and "The gallery is not at hand" in answer.text
+    assert answer.status_code == 200 and "The gallery is not available" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/case/nowhere/log", "/nowhere"])
-def test_what_is_not_there_is_told(browser: Browser, path: str) -> None:
+def test_an_unknown_page_is_a_404(browser: Browser, path: str) -> None:
     assert browser.open(path).status_code == 404
     assert browser.get("/track/T9").status_code == 404
 
 
-def test_a_number_larger_than_any_is_not_there(browser: Browser) -> None:
+def test_a_number_that_is_too_large_is_a_404(browser: Browser) -> None:
     assert browser.get(f"/log?page={10**30}").status_code == 404
     assert browser.post(f"/link/{10**30}/accept", by="Anna").status_code == 404
     assert browser.post("/join", track=[1, 10**30], by="Anna").status_code == 404
 
 
-# What is decided.
+# Decisions.
 
 
 def test_a_decision_is_recorded_and_the_name_remembered(browser: Browser, folder: Path) -> None:
@@ -434,7 +440,7 @@ def test_a_decision_is_undone_on_its_own_track_alone(browser: Browser, folder: P
         ({"verdict": "accepted", "reason": "what I saw", "by": "Anna"}, "without saying whom"),
     ],
 )
-def test_what_could_not_be_recorded_stays_in_the_form(
+def test_a_refused_decision_stays_in_the_form(
     browser: Browser, folder: Path, fields: dict[str, str], says: str
 ) -> None:
     answer = browser.post("/track/T1/decide", **fields)
@@ -442,7 +448,7 @@ def test_what_could_not_be_recorded_stays_in_the_form(
     assert fields["reason"].strip() in answer.text and standing_on(folder, 1) == []
 
 
-def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_not_lost(
+def test_a_busy_case_is_shown_and_a_refused_decision_keeps_its_text(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
@@ -457,20 +463,18 @@ def test_a_case_that_a_run_writes_is_shown_and_a_decision_that_cannot_wait_is_no
     assert standing_on(folder, 1) == [("rejected", None, "Anna")] and problems(folder) == []
 
 
-def test_tracks_of_a_run_in_progress_are_shown_when_they_are_finished(
-    browser: Browser, folder: Path
-) -> None:
+def test_only_finished_tracks_of_a_running_case_are_shown(browser: Browser, folder: Path) -> None:
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE source SET state = 'running' WHERE id = 2")
         db.execute("UPDATE track SET state = 'live' WHERE id = 5")
     page = browser.open("/")
-    assert "a run is at work on yard.mp4" in page.text and "S2-T3" not in shown(page)
+    assert "a run is working on yard.mp4" in page.text and "S2-T3" not in track_names(page)
 
 
 # Subjects.
 
 
-def test_tracks_are_joined_split_and_opened_again_by_forms(browser: Browser, folder: Path) -> None:
+def test_forms_join_split_and_reopen_tracks(browser: Browser, folder: Path) -> None:
     assert browser.post("/join", track=[1, 3, 4], by="Anna").status_code == 303
     page = browser.get("/subjects").text
     assert "Subject 1" in page and "3 tracks" in page and "Joined, by 2 links." in page
@@ -484,7 +488,7 @@ def test_tracks_are_joined_split_and_opened_again_by_forms(browser: Browser, fol
     assert problems(folder) == [] and "link decided</b> by Ben" in browser.get("/log").text
 
 
-def test_a_contradiction_is_refused_on_the_page_and_the_choice_kept(browser: Browser) -> None:
+def test_a_contradictory_join_is_refused_and_keeps_the_selection(browser: Browser) -> None:
     answer = browser.post("/join", track=[1, 2], by="Anna")
     assert answer.status_code == 400 and "seen at the same time" in answer.text
     assert re.findall(r'name="track" value="(\d)" checked', answer.text) == ["1", "2"]
@@ -493,7 +497,7 @@ def test_a_contradiction_is_refused_on_the_page_and_the_choice_kept(browser: Bro
 # Signing off.
 
 
-def test_a_case_with_undecided_tracks_is_not_signed_off_unless_that_is_said(folder: Path) -> None:
+def test_undecided_tracks_block_the_sign_off_unless_overridden(folder: Path) -> None:
     with Case.open(folder) as case:
         decide(case, 1, "accepted", "same ear", "Anna", "anna")
         with pytest.raises(
@@ -509,7 +513,7 @@ def test_a_case_with_undecided_tracks_is_not_signed_off_unless_that_is_said(fold
         )
 
 
-def test_a_signed_off_report_holds_what_was_decided_and_the_state_of_the_log(folder: Path) -> None:
+def test_a_signed_off_report_holds_decisions_and_log_head(folder: Path) -> None:
     with Case.open(folder) as case:
         for track in range(1, 6):
             decide(case, track, "insufficient", "too blurred", "Anna")
@@ -546,7 +550,7 @@ def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) ->
     assert not list(folder.glob(f"{SIGNED_OFF}/*"))
 
 
-def test_what_is_signed_off_is_signed_with_the_head_of_the_log(
+def test_a_signed_report_holds_the_head_of_the_log(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("cryptography")
@@ -572,7 +576,7 @@ def test_what_is_signed_off_is_signed_with_the_head_of_the_log(
         check_signature(report, public)
 
 
-def test_signing_off_on_the_page_names_what_is_left(browser: Browser, folder: Path) -> None:
+def test_the_sign_off_page_names_undecided_tracks(browser: Browser, folder: Path) -> None:
     assert "5 tracks are undecided" in browser.post("/sign-off", by="Anna").text
     assert browser.post("/sign-off", by="Anna", although="on").status_code == 303
     page = browser.get("/sign-off").text
@@ -581,21 +585,21 @@ def test_signing_off_on_the_page_names_what_is_left(browser: Browser, folder: Pa
         assert file.name in page
 
 
-# Starting it.
+# The server.
 
 
 def test_a_port_in_use_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with claim(0) as taken:
-        port = taken.getsockname()[1]
+    with listen(0) as listening:
+        port = listening.getsockname()[1]
         code, _, err = called(capsys, "serve", folder, "--port", port)
     line = f"fasr-video: --port {port}: another program listens there; give another, or 0 for a free one\n"
     assert (code, err) == (2, line)
 
 
-def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: Path) -> None:
+def test_all_cases_in_a_folder_are_served_at_any_depth(folder: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     shutil.copytree(folder, archive / "2026" / "case")
-    made_case(archive / "another")
+    make_case(archive / "another")
     assert sorted(c.name for c in cases_in([archive])) == ["another", "case"]
     (archive / "gallery").mkdir()
     (archive / "ledger.sqlite").touch()
@@ -607,33 +611,33 @@ def test_a_folder_of_cases_is_served_whole_at_any_depth(folder: Path, tmp_path: 
 
 
 def test_it_listens_on_the_loopback_address_only() -> None:
-    with claim(0) as taken:
-        assert taken.getsockname()[0] == "127.0.0.1"
+    with listen(0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
         with (
             pytest.raises(OSError),
-            socket.create_connection(("127.0.0.2", taken.getsockname()[1]), 1),
+            socket.create_connection(("127.0.0.2", listening.getsockname()[1]), 1),
         ):
             pass
 
 
 @pytest.fixture
 def address(app: Flask) -> Iterator[tuple[str, int]]:
-    """Where the real server answers, with the limits that it has."""
-    with claim(0) as taken:
-        server = make_server(app, taken)
+    """Run the real server with its limits, and return its address."""
+    with listen(0) as listening:
+        server = make_server(app, listening)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
-        yield taken.getsockname()
+        yield listening.getsockname()
         server.close()
 
 
 @pytest.fixture
 def no_temporary_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every attempt to make one ends with an error."""
+    """Make every attempt to create a temporary file fail."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
 
 
-def asked(address: tuple[str, int], path: str, **headers: str) -> tuple[int, bytes]:
+def fetch(address: tuple[str, int], path: str, **headers: str) -> tuple[int, bytes]:
     client = http.client.HTTPConnection(*address, timeout=60)
     client.request("GET", path, headers={"Host": f"127.0.0.1:{PORT}", **headers})
     answer = client.getresponse()
@@ -642,26 +646,26 @@ def asked(address: tuple[str, int], path: str, **headers: str) -> tuple[int, byt
 
 @pytest.mark.usefixtures("no_temporary_files")
 @pytest.mark.parametrize("how", [b"Content-Length: 314572800", b"Transfer-Encoding: chunked"])
-def test_a_body_of_hundreds_of_megabytes_is_refused_and_kept_nowhere(
+def test_a_huge_request_body_is_refused_and_never_stored(
     how: bytes, address: tuple[str, int]
 ) -> None:
-    with socket.create_connection(address, 60) as taken:
-        taken.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + how + b"\r\n\r\n")
+    with socket.create_connection(address, 60) as listening:
+        listening.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + how + b"\r\n\r\n")
         piece = b"10000\r\n" + bytes(0x10000) + b"\r\n" if b"chunked" in how else bytes(0x10000)
         sent = 0
         with suppress(OSError):
             while sent < 64 << 20:
-                taken.sendall(piece)
+                listening.sendall(piece)
                 sent += len(piece)
         with suppress(ConnectionError):
-            assert b" 413 " in taken.recv(4096)
+            assert b" 413 " in listening.recv(4096)
     assert sent < 64 << 20, "the server closes, and takes no more"
 
 
 def test_idle_connections_keep_nobody_out(address: tuple[str, int]) -> None:
-    idle = [socket.create_connection(address, 60) for _ in range(5 * CONNECTIONS)]
+    idle = [socket.create_connection(address, 60) for _ in range(5 * MOST_CONNECTIONS)]
     try:
-        status, _ = asked(address, f"/?token={TOKEN}")
+        status, _ = fetch(address, f"/?token={TOKEN}")
         assert status == 302
     finally:
         for each in idle:
@@ -678,7 +682,7 @@ def test_a_picture_of_several_megabytes_goes_through_no_temporary_file(
     cookie = browser.client.get_cookie(f"fasr-video-{PORT}", domain="127.0.0.1")
     assert cookie is not None
     path = f"/case/{browser.case}/picture/{name}.png"
-    status, data = asked(address, path, Cookie=f"{cookie.key}={cookie.value}")
+    status, data = fetch(address, path, Cookie=f"{cookie.key}={cookie.value}")
     assert status == 200 and hashlib.sha256(data).hexdigest() == name and len(data) > 2 << 20
 
 
@@ -694,7 +698,7 @@ def test_the_key_ends_with_its_time(folder: Path) -> None:
         assert answer.status_code == 403 and "has ended" in answer.text
 
 
-def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> None:
+def test_a_sign_off_can_end_the_key(browser: Browser) -> None:
     assert browser.post("/sign-off", by="Anna", end_key="on").status_code == 400, (
         "tracks are undecided"
     )
@@ -705,10 +709,10 @@ def test_the_key_ends_with_a_signing_off_that_asks_for_it(browser: Browser) -> N
     assert browser.get("/sign-off").status_code == 403
 
 
-def test_a_photograph_is_asked_for_alone(
+def test_showing_a_photograph_reads_only_that_photograph(
     browser: Browser, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a gallery of 500,000 photographs all were read for each."""
+    """An earlier version read all photographs of the gallery for each one."""
     with Gallery.open(folder / "gallery", read_only=True) as gallery:
         image = gallery.images()[0]
         assert gallery.image(image.sha256) == image and gallery.image("f" * 64) is None
@@ -729,7 +733,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_installs_it(
         serve([folder], 0, print)
 
 
-def test_the_same_case_twice_and_no_case_are_told(folder: Path, tmp_path: Path) -> None:
+def test_a_case_given_twice_or_no_case_is_an_error(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     with pytest.raises(UsageError, match="the same case as"):
         by_id([folder, Path(copied)])
@@ -751,26 +755,26 @@ def test_times_are_read_and_shown() -> None:
     known = Clock.read(
         {"start": "2026-03-01T23:59:58+01:00", "uncertainty_seconds": 1.5, "from": "csv"}
     )
-    assert known is not None and known.shown(4.48) == "2026-03-02 00:00:02.480+01:00 ± 1.5 s"
+    assert known is not None and known.text(4.48) == "2026-03-02 00:00:02.480+01:00 ± 1.5 s"
     assert Clock.read(None) is None
 
 
-def test_what_a_camera_showed_is_shown_where_its_clock_was_put_right(folder: Path) -> None:
+def test_a_corrected_clock_is_shown_with_what_the_camera_showed(folder: Path) -> None:
     right = {"start": "2026-03-01T14:00:00+01:00", "uncertainty_seconds": 2.0, "from": "csv"}
     corrected = right | {
         "shown": "2026-03-01T14:01:30+01:00",
         "offset_seconds": 90,
         "drift_seconds_a_day": 0,
     }
-    said = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
+    remark = "the camera showed 2026-03-01T14:01:30+01:00, 90 s ahead"
     for known, times in ((right, 0), (corrected, 1)):
         with Case.open(folder) as case:
             set_recording(case, 2, Recording("Yard", known))
         page = Browser(make_app(by_id([folder]), TOKEN, PORT)).get("/track/S2-T1").text
-        assert html.unescape(page).count(said) == times
+        assert html.unescape(page).count(remark) == times
 
 
-def test_decisions_of_the_page_and_of_the_command_line_are_the_same_thing(
+def test_page_and_command_line_record_the_same_decisions(
     browser: Browser, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     browser.post("/track/T1/decide", verdict="rejected", reason="a", by="Anna")

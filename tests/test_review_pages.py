@@ -1,4 +1,4 @@
-"""The review pages as a person meets them: the real command, a real browser, the keyboard."""
+"""The review pages by the real command, in a real browser, with the keyboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide, decisions, standing
 from fasr_video.case.verify import verify
-from tests.reviewed import Names, made_case
+from tests.reviewed import Names, make_case
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}")
@@ -37,19 +37,19 @@ ARGUMENTS = [
 
 
 EVIL = "<img src=x onerror=\"fetch('http://203.0.113.1/')\"><script>document.title='run'</script>"
-# Copies of one case, for each test one that it may change.
+# Each test gets its own copy of one case.
 CASES = ("keyboard", "slider", "script", "layout", "two")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     top = tmp_path_factory.mktemp("served")
-    first, found = made_case(top / "first"), {}
+    first, found = make_case(top / "first"), {}
     for name in CASES:
         found[name] = Path(shutil.copytree(first, top / name))
         with Case.open(found[name]) as case:
             case.set_meta("case_id", name)
-    found["evil"] = made_case(
+    found["evil"] = make_case(
         top / "evil", Names(anna=EVIL, camera=EVIL, remark=EVIL, warnings=(EVIL,))
     )
     return found
@@ -57,7 +57,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def address(folders: dict[str, Path]) -> Iterator[str]:
-    """What the command prints."""
+    """Return the address that the command prints."""
     command = [sys.executable, "-m", "fasr_video", "serve", *map(str, folders.values())]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -70,12 +70,12 @@ def address(folders: dict[str, Path]) -> Iterator[str]:
 
 @dataclass
 class Visit:
-    """A page, and what went wrong while it was looked at."""
+    """A page, with its requests and the browser's complaints."""
 
     page: Page
     address: str
     folder: Path
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
 
     def go(self, path: str) -> Page:
@@ -99,25 +99,27 @@ def browser() -> Iterator[Browser]:
 def visit(
     browser: Browser, address: str, folders: dict[str, Path]
 ) -> Iterator[Callable[..., Visit]]:
-    """A new visitor, who opens the printed address; what they asked for, and complaints, are looked at in the end."""
+    """Open the printed address as a new visitor; check requests and complaints in the end."""
     visits: list[Visit] = []
 
     def begin(case: str, **how: Any) -> Visit:
         context = browser.new_context(**how)
         context.set_default_timeout(30_000)
-        made = Visit(context.new_page(), address, folders[case])
-        made.page.on("request", lambda r: made.asked.append(r.url))
-        made.page.on("console", lambda m: made.complaints.append(m.text))
-        made.page.on("pageerror", lambda e: made.complaints.append(str(e)))
-        made.page.goto(address)
-        visits.append(made)
-        return made
+        visitor = Visit(context.new_page(), address, folders[case])
+        visitor.page.on("request", lambda r: visitor.requests.append(r.url))
+        visitor.page.on("console", lambda m: visitor.complaints.append(m.text))
+        visitor.page.on("pageerror", lambda e: visitor.complaints.append(str(e)))
+        visitor.page.goto(address)
+        visits.append(visitor)
+        return visitor
 
     yield begin
-    for made in visits:
-        made.page.context.close()
-        assert made.asked and all(url.startswith("http://127.0.0.1:") for url in made.asked)
-        assert made.complaints == []
+    for visitor in visits:
+        visitor.page.context.close()
+        assert visitor.requests and all(
+            url.startswith("http://127.0.0.1:") for url in visitor.requests
+        )
+        assert visitor.complaints == []
 
 
 def test_a_track_is_decided_with_the_keyboard_alone(
@@ -140,37 +142,37 @@ def test_a_track_is_decided_with_the_keyboard_alone(
     page.keyboard.press("p")
     page.wait_for_url("**/track/T1")
     with Case.open(folders["keyboard"], read_only=True) as case:
-        (made,) = standing(case, 1)
-        assert (made.verdict, made.subject, made.by) == ("accepted", "anna", "Anna")
-        assert made.reason == "same ear, same scar; a and r are only letters here"
-        # The copies that are served beside each other were given ids of their own.
+        (decision,) = standing(case, 1)
+        assert (decision.verdict, decision.subject, decision.by) == ("accepted", "anna", "Anna")
+        assert decision.reason == "same ear, same scar; a and r are only letters here"
+        # The fixture gave each copy its own id, so that all can be served together.
         assert [p for c in verify(case) for p in c.problems] == [
             "case_id is not what the case was created with"
         ]
 
 
-def test_the_wipe_slider_moves_with_the_keyboard_and_shows_as_much_as_it_says(
+def test_the_wipe_slider_works_with_the_keyboard(
     visit: Callable[..., Visit],
 ) -> None:
-    def shown() -> str:
+    def clip_path() -> str:
         return str(page.eval_on_selector(".stage .over", "e => getComputedStyle(e).clipPath"))
 
     page = visit("slider").track("T1")
     slider = page.get_by_label("Wipe")
-    assert slider.input_value() == "50" and shown() == "inset(0px 50% 0px 0px)"
+    assert slider.input_value() == "50" and clip_path() == "inset(0px 50% 0px 0px)"
     slider.focus()
     page.keyboard.press("ArrowRight")
-    assert slider.input_value() == "51" and shown() == "inset(0px 49% 0px 0px)"
+    assert slider.input_value() == "51" and clip_path() == "inset(0px 49% 0px 0px)"
     assert slider.get_attribute("aria-valuetext") == "51 % of the track's picture"
     page.keyboard.press("Home")
-    assert shown() == "inset(0px 100% 0px 0px)"
+    assert clip_path() == "inset(0px 100% 0px 0px)"
     assert page.locator(".wipe.synthetic").count() == 0
-    page.get_by_role("link", name="The reconstruction in its place").click()
+    page.get_by_role("link", name="Show the reconstruction instead").click()
     page.wait_for_selector(".wipe.synthetic")
     assert "not for comparison" in page.inner_text(".wipe .banner")
 
 
-def test_all_but_the_slider_works_without_script(visit: Callable[..., Visit]) -> None:
+def test_everything_except_the_slider_works_without_scripts(visit: Callable[..., Visit]) -> None:
     page = visit("script", java_script_enabled=False).track("T1")
     left, right = (page.locator(f".stage .{side}").bounding_box() for side in ("over", "under"))
     assert left and right and left["x"] + left["width"] <= right["x"]  # side by side
@@ -205,14 +207,14 @@ def test_hostile_names_run_nothing(visit: Callable[..., Visit], folders: dict[st
 def test_pages_fit_their_width_and_every_picture_and_field_has_a_name(
     visit: Callable[..., Visit], width: int, scheme: str
 ) -> None:
-    made = visit("layout", viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = made.page
+    visitor = visit("layout", viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = visitor.page
     for name in ("overview", "T1", "Subjects", "Log", "Sign off"):
         if name == "T1":
-            made.track("T1")
+            visitor.track("T1")
         elif name != "overview":
             page.click(f"nav >> text={name}")
-        page.wait_for_load_state()  # a page whose style is not there yet is wider
+        page.wait_for_load_state()  # a page without its style is wider
         assert page.evaluate("document.documentElement.scrollWidth") == width, name
         assert page.locator("img:not([alt]), img[alt='']").count() == 0
         fields = "input:not([type=hidden]), select, textarea"
@@ -226,7 +228,7 @@ def test_pages_fit_their_width_and_every_picture_and_field_has_a_name(
 def test_two_people_work_on_one_track_at_once(
     visit: Callable[..., Visit], folders: dict[str, Path]
 ) -> None:
-    """Whoever sends second finds the first one's decision beside it."""
+    """The second one finds the first one's decision on the page."""
     pages = [visit("two").track("T1"), visit("two").track("T1")]
     for page, name in zip(pages, ("Anna", "Ben"), strict=True):
         page.keyboard.press("a")
@@ -234,6 +236,6 @@ def test_two_people_work_on_one_track_at_once(
         page.fill("form:not(.undo) input[name=by]", name)
         page.click("button:text('Record')")
         page.wait_for_selector("[role=status]")
-    assert "reviewers agree" in pages[1].inner_text(".facts")
+    assert "reviewers agree" in pages[1].inner_text(".metadata")
     with Case.open(folders["two"], read_only=True) as case:
         assert [d.by for d in decisions(case, 1)] == ["Anna", "Ben"]

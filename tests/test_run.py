@@ -158,7 +158,7 @@ def test_a_stopped_run_resumes_and_finds_the_same(
         _, stderr = process.communicate(timeout=20)
         if how is not signal.SIGKILL:
             assert process.returncode == 130
-            assert "goes on where it was" in stderr and "Traceback" not in stderr
+            assert "continues where it stopped" in stderr and "Traceback" not in stderr
         with Case.open(out) as case:
             assert not [p for c in verify(case) for p in c.problems]
     last = start(entrance, out)

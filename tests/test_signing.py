@@ -38,22 +38,22 @@ def export(tmp_path: Path, key: Path) -> Path:
     return folder
 
 
-def test_what_was_signed_is_intact_and_the_key_is_named(
+def test_an_unchanged_export_passes_and_names_the_key(
     export: Path, key: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = called(capsys, "check-signature", export, "--key", public(key))
-    assert code == 0 and "2 files as signed" in out
+    assert code == 0 and "2 files, signed at" in out
     der = subprocess.run(
         ["openssl", "pkey", "-pubin", "-in", public(key), "-outform", "DER"],
         capture_output=True,
         check=True,
     ).stdout
-    told = (
+    expected = (
         subprocess.run(["sha256sum"], input=der, capture_output=True, check=True)
         .stdout.split()[0]
         .decode()
     )
-    assert told in out
+    assert expected in out
 
 
 def alter(folder: Path) -> None:
@@ -100,7 +100,7 @@ def test_every_change_ends_with_four_and_one_line(
     assert (code, out) == (4, "") and says in err and err.count("\n") == 1
 
 
-def test_another_key_is_told(export: Path, tmp_path: Path) -> None:
+def test_a_signature_by_another_key_is_reported(export: Path, tmp_path: Path) -> None:
     make_signing_keys(tmp_path / "other")
     with pytest.raises(IntegrityError, match="not signed with key"):
         check_signature(export, tmp_path / "other.pub")
@@ -118,7 +118,7 @@ def test_a_single_file_is_signed_too_and_may_move_with_its_signature(
     assert check_signature(tmp_path / "elsewhere" / "report.pdf", public(key)).files == 1
 
 
-def test_other_programs_can_check_it(export: Path, key: Path) -> None:
+def test_other_programs_can_check_the_signature(export: Path, key: Path) -> None:
     manifest = export.with_name("export.sha256")
     subprocess.run(
         ["sha256sum", "--check", "--strict", manifest], cwd=export, check=True, capture_output=True
@@ -143,27 +143,27 @@ def test_only_its_owner_can_read_the_private_key(key: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
-def test_a_key_is_never_written_over(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_private_key_is_never_overwritten(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = key.read_bytes()
     code, _, err = called(capsys, "keygen", key)
-    assert code == 2 and "it is there already" in err and key.read_bytes() == before
+    assert code == 2 and "it exists already" in err and key.read_bytes() == before
 
 
-def test_a_public_key_is_never_written_over_either(
+def test_a_public_key_is_never_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It may be of a private key that is kept elsewhere; a link leads nowhere."""
-    kept, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
-    kept.write_text("of the other half")
+    """Its private key may lie elsewhere. A dangling link counts as a file, too."""
+    existing, linked = tmp_path / "kept.pub", tmp_path / "linked.pub"
+    existing.write_text("of the other half")
     linked.symlink_to(tmp_path / "elsewhere")
-    for public in (kept, linked):
+    for public in (existing, linked):
         code, _, err = called(capsys, "keygen", public.with_suffix(""))
-        assert code == 2 and f"{public}: it is there already" in err and err.count("\n") == 1
-    assert kept.read_text() == "of the other half"
-    assert sorted(tmp_path.iterdir()) == [kept, linked], "no private key without its public one"
+        assert code == 2 and f"{public}: it exists already" in err and err.count("\n") == 1
+    assert existing.read_text() == "of the other half"
+    assert sorted(tmp_path.iterdir()) == [existing, linked], "no private key without its public one"
 
 
-def test_a_pair_is_made_whole_or_not_at_all(
+def test_a_key_pair_is_created_completely_or_not_at_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = "k" * 253  # with .pub it is longer than a name may be
@@ -171,7 +171,7 @@ def test_a_pair_is_made_whole_or_not_at_all(
     assert code == 1 and "cannot be written" in err and not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_signed_is_told_in_one_line(
+def test_what_cannot_be_signed_is_reported_in_one_line(
     key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -188,7 +188,7 @@ def test_what_cannot_be_signed_is_told_in_one_line(
         (tmp_path / "empty", key, "it holds no files"),
         (tmp_path / "linked", key, "a link"),
         (tmp_path / "named", key, "unprintable name"),
-        (tmp_path / "case", key, "a case, which changes"),
+        (tmp_path / "case", key, "a case: it changes"),
         (good, good, "not a private key in PEM"),
         (good, public(key), "not a private key in PEM"),
         (good, tmp_path / "gone", "cannot be read"),

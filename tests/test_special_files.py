@@ -21,14 +21,14 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
 from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.sqlite import refuse_beside
-from tests.reviewed import made_case
+from tests.reviewed import make_case
 
 pytestmark = pytest.mark.timeout(60)  # each of these was waited for without an end
 
 
 @pytest.fixture
 def case(tmp_path: Path) -> Path:
-    return made_case(tmp_path / "case")
+    return make_case(tmp_path / "case")
 
 
 def pipe(path: Path) -> Path:
@@ -110,7 +110,7 @@ def test_nothing_but_files_lies_beside_a_database(reading: bool, end: str, case:
 def test_a_tombstone_that_is_a_pipe_is_not_waited_for(case: Path) -> None:
     pipe(case / TOMBSTONE)
     (due,) = cases_in([case])
-    assert "not a whole tombstone" in due.problem
+    assert "a damaged tombstone" in due.problem
 
 
 def test_a_file_that_claims_more_than_any_of_ours_is_not_read(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from fasr_video.case.document import csv_of, decided_subject
 from fasr_video.case.document import tracks as tracks_of
 from fasr_video.case.links import all_links
 from fasr_video.case.results import all_features, encodings
-from fasr_video.custody.purge import is_purged, tombstone
+from fasr_video.custody.purge import is_purged, read_tombstone
 from fasr_video.errors import FasrError
 from fasr_video.files import atomic_write_text
 from fasr_video.gallery.encoder import Kind
@@ -244,7 +244,7 @@ def _line(ledger: Ledger, unit: Unit) -> dict[str, Any]:
 
 def _ended(folder: Path) -> dict[str, str]:
     """When a case was purged, and why."""
-    told = tombstone(folder)
+    told = read_tombstone(folder)
     return {"at": str(told.get("removed_at", told["begun_at"])), "why": told["why"]}
 
 

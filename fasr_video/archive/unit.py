@@ -27,7 +27,7 @@ from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, CaseBusy
 from fasr_video.case.tracks import finished, reasons_in
 from fasr_video.configs.settings import Settings
-from fasr_video.custody.contents import contents, named_as_ours
+from fasr_video.custody.contents import files_named_as_in_a_case, files_of_case
 from fasr_video.errors import EnvironmentFailure, FasrError
 from fasr_video.files import sha256_file, sync_folder
 from fasr_video.media import open_video
@@ -207,10 +207,10 @@ def _why_kept(case: Path) -> str:
     """Why a case is not removed; empty where it holds nothing but what a run makes."""
     try:
         if not (case / DATABASE).is_file():
-            named_as_ours(case)
+            files_named_as_in_a_case(case)
             return ""
         with Case.open(case, read_only=True) as opened:
-            contents(opened)
+            files_of_case(opened)
             work = log.entries(opened, *BY_PEOPLE)
     except FasrError as error:
         return f"it holds what no run wrote ({error.subject})"

@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from fasr_video.calibration.calibrate import Protocol, from_images
 from fasr_video.calibration.labelled import from_tracks
 from fasr_video.checkpoint import find_device
-from fasr_video.commands.embedder import Chosen, embedder_options
+from fasr_video.commands.embedder import EmbedderChoice, embedder_options
 from fasr_video.console import cell, say
 from fasr_video.errors import UsageError
 from fasr_video.gallery.calibration import Band, Calibration
@@ -123,7 +123,7 @@ def calibrate_command(
     labels: Path | None,
     people_known: Path | None,
     out: Path,
-    embedder: Chosen,
+    embedder: EmbedderChoice,
     no_sr: bool,
     method: str,
     sampler: str | None,

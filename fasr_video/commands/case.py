@@ -17,7 +17,7 @@ from fasr_video.commands.options import FOLDER, KEY_FILE
 from fasr_video.console import readable_json, say
 from fasr_video.custody.rerun import rerun
 from fasr_video.errors import ExitCode
-from fasr_video.report.write import USUAL, write_report
+from fasr_video.report.write import DEFAULT_FORMATS, write_report
 from fasr_video.sqlite import explain_errors
 
 
@@ -87,7 +87,7 @@ def report_command(
     case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool
 ) -> None:
     """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
-    folder = write_report(case, out, formats or USUAL, not no_photos, redact)
+    folder = write_report(case, out, formats or DEFAULT_FORMATS, not no_photos, redact)
     say(f"{folder}: report written")
 
 

@@ -1,4 +1,4 @@
-"""`fasr-video pictures` and `purge`: each calls one function, and shows what came back."""
+"""`fasr-video pictures` and `fasr-video purge`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fasr_video.commands.options import FILE, FOLDER, KEY_FILE, ROLE
 from fasr_video.console import readable_json, say
 from fasr_video.custody.pictures import export_pictures
 from fasr_video.custody.purge import (
-    Due,
-    Ended,
-    Search,
+    CopySearch,
+    PurgeResult,
+    RetainedCase,
     cases_in,
-    copies,
-    left,
     purge_all,
-    tombstones_in,
+    purged_folders,
+    remaining_copies,
+    search_copies,
 )
 from fasr_video.errors import ExitCode, UsageError
 
@@ -36,15 +36,17 @@ if TYPE_CHECKING:
 @click.command("pictures")
 @click.argument("case", type=FOLDER)
 @click.argument("tracks", nargs=-1)
-@click.option("--out", type=FOLDER, required=True, help="Folder for the pictures.")
+@click.option("--out", type=FOLDER, required=True, help="The folder to write the pictures to.")
 @KEY_FILE
-@click.option("--redact", is_flag=True, help="Pixelate every face but the track's own.")
+@click.option("--redact", is_flag=True, help="Pixelate every face except the track's own.")
 @click.option(
     "--c2pa-cert",
     type=FILE,
-    help="Certificate chain (PEM, the signing one first): signs a C2PA manifest.",
+    help="Sign a C2PA manifest with this certificate chain (PEM, signing certificate first).",
 )
-@click.option("--c2pa-key", type=FILE, help="Private key (PEM) of the chain's first certificate.")
+@click.option(
+    "--c2pa-key", type=FILE, help="The private key (PEM) of the chain's first certificate."
+)
 def pictures_command(
     case: Path,
     tracks: tuple[str, ...],
@@ -53,11 +55,13 @@ def pictures_command(
     c2pa_cert: Path | None,
     c2pa_key: Path | None,
 ) -> None:
-    """Write the pictures of TRACKS of CASE, or of all, as files that say where they are from."""
+    """Write the pictures of TRACKS of CASE, or of all tracks, as files that say where they come
+    from.
+    """
     signatory = _signatory(c2pa_cert, c2pa_key)
     with Case.open(case, read_only=True) as opened:
         written = export_pictures(opened, tracks, out, redact, signatory)
-    say(f"{out}: {len(written)} pictures, each with its facts beside it")
+    say(f"{out}: {len(written)} pictures, each with its metadata in a file beside it")
 
 
 def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
@@ -67,7 +71,7 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
         raise UsageError(
             "--c2pa-cert and --c2pa-key",
             "a manifest needs both",
-            "give the certificate and its key",
+            "give the certificate chain and its key",
         )
     from fasr_video.custody.credentials import open_signatory
 
@@ -80,119 +84,142 @@ def _signatory(chain: Path | None, key: Path | None) -> Signatory | None:
     "--now",
     "anyway",
     is_flag=True,
-    help="Remove the named cases although their time is not over. Needs --why.",
+    help="Remove the named cases even if their time is not over. Needs --why.",
 )
-@click.option("--why", help="The reason, for the tombstone. [default: its time is over]")
-@click.option("--by", help="Who removes it. [default: your login name]")
+@click.option("--why", help="The reason, written into the tombstone. [default: its time is over]")
+@click.option("--by", help="Who removes the cases. [default: your login name]")
 @ROLE
 @click.option(
     "--search",
-    "places",
+    "folders",
     multiple=True,
     type=FOLDER,
-    help="Look there for copies. [default: where each case lies]",
+    help="Search this folder for copies. Repeatable. [default: the folder around each case]",
 )
 @KEY_FILE
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Show what would be removed. That is what happens without --yes, too.",
+    help="Show what would be removed. This is also what happens without --yes.",
 )
-@click.option("--yes", is_flag=True, help="Remove it.")
-@click.option("--json", "as_json", is_flag=True, help="The plan, or the tombstones, as JSON.")
+@click.option("--yes", is_flag=True, help="Remove the cases.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan, or the tombstones, as JSON.")
 def purge_command(
     cases: tuple[Path, ...],
     anyway: bool,
     why: str | None,
     by: str | None,
     role: str,
-    places: tuple[Path, ...],
+    folders: tuple[Path, ...],
     dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Remove those CASES whose time (case.retention_days) is over, and leave a tombstone that proves it.
+    """Remove the CASES whose time (case.retention_days) is over, and leave a tombstone as proof.
 
-    CASES are cases, or folders that hold some. Ends with 4 if copies of their pictures or vectors are left elsewhere,
-    with 3 if a case could not be opened or removed.
+    CASES are cases, or folders that hold cases. Exit code 4: copies of their pictures or vectors
+    remain elsewhere. Exit code 3: a case could not be opened or removed.
     """
     if dry_run and yes:
-        raise UsageError("--dry-run --yes", "one shows, the other removes", "give one of them")
+        raise UsageError("--dry-run --yes", "one shows, the other removes", "give only one of them")
     role = as_role(role)
     if anyway and not why:
-        raise UsageError("--now", "nobody will know why these cases are gone", "give --why TEXT")
+        raise UsageError("--now", "it needs a reason for the tombstone", "give --why TEXT")
     at = datetime.now(UTC)
-    found = cases_in(cases)
-    doubts = (
-        {}
-        if anyway
-        else {d.folder: doubt for d in found if not d.problem and (doubt := d.doubt(at))}
-    )
-    problems = [*(d.problem for d in found if d.problem), *doubts.values()]
-    _tell(problems)
-    chosen = [
-        d for d in found if not d.problem and d.folder not in doubts and (anyway or d.over(at))
-    ]
+    all_cases = cases_in(cases)
+    chosen, problems = _choose(all_cases, at, anyway)
+    _report(problems)
     if not yes:
-        _show_plan(found, chosen, at, as_json)
+        _show_plan(all_cases, chosen, at, as_json)
         return ExitCode.LOSSES if problems else ExitCode.DONE
-    search = copies(
-        chosen, places or tuple(dict.fromkeys(d.folder.resolve().parent for d in chosen))
-    )
+    around = tuple(dict.fromkeys(case.folder.resolve().parent for case in chosen))
+    search = search_copies(chosen, folders or around)
     try:
-        ended = list(purge_all(chosen, search, by or login_name(), why or "its time is over", role))
-    finally:  # also of cases that a purge that was killed removed: a summary's faces must not outlive them
-        stale = rewrite(tombstones_in(cases))
-        _tell(stale)
-    gone = [e for e in ended if not e.problem]
-    stay = [e.problem for e in ended if e.problem]
-    _tell(stay)
-    copied = left(e.told for e in gone)
+        results = list(
+            purge_all(chosen, search, by or login_name(), why or "its time is over", role)
+        )
+    finally:
+        # Summaries must not show faces of removed cases, also not of those that an earlier purge
+        # removed before it was killed.
+        summary_problems = rewrite(purged_folders(cases))
+        _report(summary_problems)
+    removed = [result for result in results if not result.problem]
+    failures = [result.problem for result in results if result.problem]
+    _report(failures)
+    tombstones = [result.tombstone for result in removed]
+    copies = remaining_copies(tombstones)
     if as_json:
-        click.echo(readable_json([e.told for e in gone]))
+        click.echo(readable_json(tombstones))
     else:
-        _show_removed(gone, len(found), search, copied)
-    if copied:
+        _show_removed(removed, len(all_cases), search, copies)
+    if copies:
         return ExitCode.INTEGRITY
-    return ExitCode.LOSSES if problems or stay or stale else ExitCode.DONE
+    return ExitCode.LOSSES if problems or failures or summary_problems else ExitCode.DONE
 
 
-def _tell(problems: Iterable[str]) -> None:
+def _choose(
+    cases: Sequence[RetainedCase], at: datetime, anyway: bool
+) -> tuple[list[RetainedCase], list[str]]:
+    """Return the cases to remove, and the problems of the others.
+
+    With `anyway`, neither the cases' time nor the clock matters.
+    """
+    readable = [case for case in cases if not case.problem]
+    problems = [case.problem for case in cases if case.problem]
+    if anyway:
+        return readable, problems
+    chosen = []
+    for case in readable:
+        clock_problem = case.clock_problem(at)
+        if clock_problem:
+            problems.append(clock_problem)
+        elif case.has_expired(at):
+            chosen.append(case)
+    return chosen, problems
+
+
+def _report(problems: Iterable[str]) -> None:
     for problem in problems:
         say(f"fasr-video: {problem}", err=True)
 
 
-def _show_removed(gone: Sequence[Ended], among: int, search: Search, copied: Sequence[str]) -> None:
-    for ended in gone:
-        size = sum(file.get("size", 0) for file in ended.told["removed"].values())
-        say(f"{ended.folder}: {len(ended.told['removed'])} files removed, {size} bytes")
+def _show_removed(
+    removed: Sequence[PurgeResult], among: int, search: CopySearch, copies: Sequence[str]
+) -> None:
+    for result in removed:
+        files = result.tombstone["removed"]
+        size = sum(file.get("size", 0) for file in files.values())
+        say(f"{result.folder}: {len(files)} files removed, {size} bytes")
     searched = f"{search.files} files, {search.size} bytes searched for copies"
-    say(f"{len(gone)} of {among} cases removed; {searched}")
-    for what, files in (("copies are left in", copied), ("could not be searched:", search.unread)):
-        for file in files:
-            say(f"{what} {file}")
+    say(f"{len(removed)} of {among} cases removed; {searched}")
+    for file in copies:
+        say(f"copies are left in {file}")
+    for file in search.unread:
+        say(f"could not be searched: {file}")
 
 
-def _show_plan(found: Sequence[Due], chosen: Sequence[Due], at: datetime, as_json: bool) -> None:
+def _show_plan(
+    cases: Sequence[RetainedCase], chosen: Sequence[RetainedCase], at: datetime, as_json: bool
+) -> None:
     if as_json:
-        rows = [
-            {"case": str(d.folder), "time": _time_of(d, at), "would_be_removed": d in chosen}
-            for d in found
-        ]
+        rows = []
+        for case in cases:
+            row = {"case": str(case.folder), "time": _time_of(case, at)}
+            rows.append(row | {"would_be_removed": case in chosen})
         click.echo(json.dumps(rows, indent=2))
         return
-    for due in found:
-        say(
-            f"{'would be removed' if due in chosen else 'stays'}  {due.folder}: {_time_of(due, at)}"
-        )
-    say("nothing was removed: that takes --yes")
+    for case in cases:
+        plan = "would be removed" if case in chosen else "stays"
+        say(f"{plan}  {case.folder}: {_time_of(case, at)}")
+    say("nothing was removed: add --yes to remove")
 
 
-def _time_of(due: Due, at: datetime) -> str:
-    if due.problem:
+def _time_of(case: RetainedCase, at: datetime) -> str:
+    if case.problem:
         return "it cannot be opened"
-    if due.begun:
-        return "its purge was begun"
-    if due.until is None:
-        return f"made {due.made_at[:10]}, no end was set"
-    return f"made {due.made_at[:10]}, its time {'ended' if due.over(at) else 'ends'} {due.until:%Y-%m-%d %H:%M} UTC"
+    if case.purge_begun:
+        return "its purge was begun and not finished"
+    if case.expires_at is None:
+        return f"made {case.made_at[:10]}, no end was set"
+    verb = "ended" if case.has_expired(at) else "ends"
+    return f"made {case.made_at[:10]}, its time {verb} {case.expires_at:%Y-%m-%d %H:%M} UTC"

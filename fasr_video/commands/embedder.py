@@ -1,4 +1,4 @@
-"""The embedder as the command line names it."""
+"""The embedder options that several commands share."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ EMBEDDER_OPTIONS = (
         type=click.Choice(["builtin", "adaface", "insightface", "dlib"]),
         default="builtin",
         show_default=True,
-        help="What makes vectors of faces.",
+        help="The embedder, which turns faces into vectors.",
     ),
     click.option(
         "--weights",
         type=click.Path(path_type=Path),
-        help="Its file, or folder. [default: builtin's bundled one, dlib's as installed]",
+        help="The embedder's file or folder. [default: builtin: bundled; dlib: as installed]",
     ),
-    click.option("--flip", is_flag=True, help="Average each face with its mirror image."),
+    click.option(
+        "--flip", is_flag=True, help="Average the vectors of each face and its mirror image."
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """An embedder as the command line names it."""
+class EmbedderChoice:
+    """The embedder chosen by options."""
 
     backend: str
     weights: Path | None
@@ -43,11 +45,11 @@ class Chosen:
 
 
 def embedder_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--embedder`, `--weights` and `--flip`, which the command gets as one `Chosen` named `embedder`."""
+    """Add `--embedder`, `--weights` and `--flip`; the command gets them as one argument."""
 
     @functools.wraps(command)
     def with_embedder(*, embedder: str, weights: Path | None, flip: bool, **others: Any) -> Any:
-        return command(embedder=Chosen(embedder, weights, flip), **others)
+        return command(embedder=EmbedderChoice(embedder, weights, flip), **others)
 
     decorated: Callable[..., Any] = with_embedder
     for option in reversed(EMBEDDER_OPTIONS):

@@ -1,4 +1,4 @@
-"""`fasr-video eval …`: each command makes a trial by its protocol and compares systems on it."""
+"""`fasr-video eval …`: each command builds a trial by its protocol and compares systems on it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.table import Table as Screen
 
 from fasr_video.checkpoint import contract_of, find_device
 from fasr_video.commands.embedder import embedder_options
+from fasr_video.commands.options import DEVICE
 from fasr_video.detection import Detector, open_detector
 from fasr_video.errors import ExitCode, InputError, MissingExtra, ModelError, UsageError
 from fasr_video.evaluation.compare import Plan, compare, write_inputs
@@ -47,31 +48,31 @@ from fasr_video.sr.checkpoints import load_attribute_classifier
 from fasr_video.weights.manifest import bundled
 
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
-THERE = click.Path(path_type=Path, exists=True)
-SOURCES = click.argument("photos", nargs=-1, required=True, type=THERE)
-SCORER = "dlib"
-# Lines of what was left out that are printed; trial.json has all.
-SHOWN = 5
-# Characters of a table on the screen.
-WIDEST = 500
+EXISTING = click.Path(path_type=Path, exists=True)
+SOURCES = click.argument("photos", nargs=-1, required=True, type=EXISTING)
+DEFAULT_SCORER = "dlib"
+# At most so many lines about left-out items are printed; trial.json has all.
+MOST_LINES = 5
+# Measure tables as if the screen had so many columns.
+MOST_COLUMNS = 500
 
 TRIAL_OPTIONS = (
     click.option(
         "--people",
         type=click.IntRange(min=2),
-        help="At most so many, drawn by the seed. [default: all]",
+        help="At most so many people, drawn by the seed. [default: all]",
     ),
     click.option(
         "--searches",
         type=click.IntRange(min=1),
-        help="Only the first so many; the gallery stays whole.",
+        help="Only the first so many searches; the gallery stays complete.",
     ),
     click.option(
         "--leave-out",
         default=0.0,
         type=click.FloatRange(0, 1, max_open=True),
         show_default=True,
-        help="Share of people who are searched for and not enrolled: an open set.",
+        help="Share of people who are searched for but not enrolled (open set).",
     ),
 )
 COMMON_OPTIONS = (
@@ -79,124 +80,138 @@ COMMON_OPTIONS = (
         "--out",
         required=True,
         type=click.Path(path_type=Path, file_okay=False),
-        help="The run's folder.",
+        help="The folder of this run.",
     ),
     click.option(
         "--seed",
         default=0,
         type=click.IntRange(0, 2**31),
         show_default=True,
-        help="Of everything random.",
+        help="Seed of the random number generators.",
     ),
     click.option(
         "--labels",
         type=FILE,
-        help="CSV with path and a column for each label; landmarks tell the pose.",
+        help="CSV with path and one column a label. Landmarks in it give the pose.",
     ),
     click.option(
         "--by",
         multiple=True,
-        help="A table by this label too: size, pose, or a column of --labels.",
+        help="Add a table by this label: size, pose, or a column of --labels. Repeatable.",
     ),
-    click.option("--align", is_flag=True, help="Find the face in each photograph first."),
+    click.option(
+        "--align", is_flag=True, help="Detect and align the face in each photograph first."
+    ),
     click.option(
         "--preset",
         type=click.Choice(list(PRESETS)),
-        help="What the papers varied, where nothing is said.",
+        help="Use a paper's values for all options that are not given.",
     ),
     click.option(
         "--method",
         multiple=True,
-        help="What is compared, several times. [default: bicubic, pooled, fasr++]",
+        help="A method to compare. Repeatable. [default: bicubic, pooled, fasr++]",
     ),
     click.option(
         "--degrade",
         multiple=True,
-        help="SIDE, SIDE:camera, SIDE:jpeg-30, SIDE:h264-35 … [default: 16]",
+        help="A degradation: SIDE, SIDE:camera, SIDE:jpeg-30, SIDE:h264-35 … Repeatable. "
+        "[default: 16]",
     ),
     click.option(
         "--sampler",
         multiple=True,
-        help="As for `fasr-video sr`; r of Langevin steps as ve-100,r=0.3.",
+        help="A sampler, as for `fasr-video sr`; r of Langevin steps: ve-100,r=0.3. Repeatable.",
     ),
     click.option(
-        "--samples", multiple=True, type=click.IntRange(1, 64), help="Pictures whose mean is taken."
+        "--samples",
+        multiple=True,
+        type=click.IntRange(1, 64),
+        help="Number of samples whose mean is taken. Repeatable.",
     ),
     click.option(
         "--merge",
         multiple=True,
-        help="How features are merged: combiner, mean, weighted or median.",
+        help="How features are pooled: combiner, mean, weighted or median. Repeatable.",
     ),
     click.option(
         "--combiner",
         multiple=True,
         type=FILE,
-        help="Feature Combiners, each at the eta that it was trained at. [default: the bundled one]",
+        help="A Feature Combiner, used at its own eta. Repeatable. [default: bundled]",
     ),
     click.option(
         "--model",
         multiple=True,
         type=FILE,
-        help="Super-resolution networks. [default: the bundled one]",
+        help="A super-resolution network. Repeatable. [default: bundled]",
     ),
     click.option(
         "--references",
         multiple=True,
         type=click.IntRange(min=0),
-        help="At most so many auxiliaries.",
+        help="At most so many auxiliary faces. Repeatable.",
     ),
     click.option(
         "--fuse",
         multiple=True,
-        help="Whose cosines a search averages: sr, pooled+sr, best+pooled+sr.",
+        help="Probes whose cosines are averaged: sr, pooled+sr, best+pooled+sr. Repeatable.",
     ),
     click.option(
         "--idfsr",
         type=FILE,
-        help="Weights of IDFSR, for idfsr and idfsr-fitted. [default: builtin]",
+        help="Weights for the methods idfsr and idfsr-fitted. [default: bundled]",
     ),
-    click.option("--mean", type=FILE, help="Weights of the method mean. [default: builtin]"),
-    click.option("--pmrf", type=FILE, help="Weights of the method pmrf. [default: builtin]"),
+    click.option("--mean", type=FILE, help="Weights for the method mean. [default: bundled]"),
+    click.option("--pmrf", type=FILE, help="Weights for the method pmrf. [default: bundled]"),
     click.option(
-        "--labelled", is_flag=True, help="Draw srdg towards --labels, not towards what is read."
+        "--labelled",
+        is_flag=True,
+        help="Guide srdg by --labels instead of by attributes read from the LR faces.",
     ),
     embedder_options,
     click.option(
         "--scorer",
         "scorers",
         multiple=True,
-        help="Recognisers that score, by file or embedder name. [default: dlib]",
+        help="A recogniser that scores: file or embedder name. Repeatable. [default: dlib]",
     ),
     click.option(
-        "--baseline", help="What gains are over: a system or method. [default: the first one]"
+        "--baseline",
+        help="System or method that gains are measured against. [default: the first one]",
     ),
-    click.option("--lpips", nargs=2, type=FILE, help="Weights of LPIPS: backbone and linear."),
+    click.option(
+        "--lpips",
+        nargs=2,
+        type=FILE,
+        help="Two files with the weights of LPIPS: backbone and linear layers.",
+    ),
     click.option(
         "--attributes",
         type=FILE,
-        help="Classifier that judges attributes. [default: the bundled one]",
+        help="Classifier that judges attributes. [default: bundled]",
     ),
-    click.option("--fid", type=FILE, help="Weights of FID's Inception network."),
+    click.option("--fid", type=FILE, help="Weights of the Inception network for FID."),
     click.option(
         "--inputs",
         type=click.Path(path_type=Path, file_okay=False),
-        help="Write the LR faces there, only.",
+        help="Only write the LR faces to this folder.",
     ),
     click.option(
         "--batch",
         default=8,
         type=click.IntRange(min=1),
         show_default=True,
-        help="Pictures drawn at a time.",
+        help="Number of pictures drawn at a time.",
     ),
     click.option(
         "--precision",
         type=click.Choice(["float32", "bfloat16"]),
         default="float32",
         show_default=True,
-        help="Of super-resolution networks.",
+        help="Precision of the super-resolution networks.",
     ),
-    click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
+    DEVICE,
 )
 AXES = (
     "method",
@@ -215,7 +230,7 @@ DEFAULTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _with(
+def _with_options(
     options: Sequence[Callable[..., Any]],
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,20 +243,23 @@ def _with(
 
 @click.group("eval")
 def eval_group() -> None:
-    """Compare methods on the same faces and seeds. Stopped or killed, the same command goes on where it was."""
+    """Compare methods on the same faces and seeds.
+
+    The same command continues a run that was stopped or killed.
+    """
 
 
 @eval_group.command("celeba")
 @SOURCES
-@_with(TRIAL_OPTIONS)
+@_with_options(TRIAL_OPTIONS)
 @click.option(
     "--fewest",
     default=3,
     type=click.IntRange(min=2),
     show_default=True,
-    help="Photographs a person needs.",
+    help="Fewest photographs that a person needs.",
 )
-@_with(COMMON_OPTIONS)
+@_with_options(COMMON_OPTIONS)
 def celeba_command(
     photos: tuple[Path, ...],
     people: int | None,
@@ -250,12 +268,14 @@ def celeba_command(
     fewest: int,
     **options: Any,
 ) -> int:
-    """Of each person of PHOTOS one is enrolled, one is brought down and searched for, the rest are auxiliaries.
+    """Evaluate on PHOTOS by the protocol on CelebA.
 
-    PHOTOS are folders or tar shards of IDENTITY/PHOTO, aligned and at full resolution, or CSV manifests.
+    Of each person, one photograph is enrolled, one is degraded and searched for, and the others are
+    auxiliaries. PHOTOS are folders or tar shards of IDENTITY/PHOTO, aligned and at full resolution,
+    or CSV manifests.
     """
-    found, left_out = _read(photos, options)
-    trial = leave_some_out(celeba(found, options["seed"], people, fewest), leave_out)
+    read, left_out = _read(photos, options)
+    trial = leave_some_out(celeba(read, options["seed"], people, fewest), leave_out)
     return _compare(first_searches(trial, searches), left_out, options)
 
 
@@ -266,18 +286,18 @@ def celeba_command(
     "enrolled",
     required=True,
     multiple=True,
-    type=THERE,
-    help="Controlled photographs.",
+    type=EXISTING,
+    help="Controlled photographs to enrol. Repeatable.",
 )
-@_with(TRIAL_OPTIONS)
+@_with_options(TRIAL_OPTIONS)
 @click.option(
     "--each",
     default=5,
     type=click.IntRange(min=1),
     show_default=True,
-    help="TrackFeatures of each person.",
+    help="Number of probes of each person.",
 )
-@_with(COMMON_OPTIONS)
+@_with_options(COMMON_OPTIONS)
 def quis_campi_command(
     photos: tuple[Path, ...],
     enrolled: tuple[Path, ...],
@@ -287,10 +307,15 @@ def quis_campi_command(
     each: int,
     **options: Any,
 ) -> int:
-    """Search for PHOTOS as a camera saw them, each with the person's others as auxiliaries, among controlled ones."""
+    """Evaluate on PHOTOS from cameras, by the protocol on Quis-Campi.
+
+    Each photograph is searched for among controlled ones, with the person's others as auxiliaries.
+    """
     if options["degrade"]:
         raise UsageError(
-            "--degrade", "the probes are as the camera saw them", "leave it out, or use eval celeba"
+            "--degrade",
+            "probes are used as the camera recorded them",
+            "leave it out, or use eval celeba",
         )
     gallery, first = _read(enrolled, options)
     probes, second = _read(photos, options, small=True)
@@ -306,13 +331,13 @@ def quis_campi_command(
     "listed",
     required=True,
     type=FILE,
-    help="LFW's pairs.txt, or a CSV with a, b, same, fold.",
+    help="LFW's pairs.txt, or a CSV with the columns a, b, same and fold.",
 )
-@_with(COMMON_OPTIONS)
+@_with_options(COMMON_OPTIONS)
 def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int:
-    """Compare pairs of PHOTOS: the first as it is, the second brought down; accuracy over folds, as on LFW."""
-    found, left_out = _read(photos, options)
-    return _compare(pairs(found, listed, options["seed"]), left_out, options)
+    """Verify pairs of PHOTOS, the second one degraded, with accuracy over folds as on LFW."""
+    read, left_out = _read(photos, options)
+    return _compare(pairs(read, listed, options["seed"]), left_out, options)
 
 
 @eval_group.command("video")
@@ -323,27 +348,24 @@ def pairs_command(photos: tuple[Path, ...], listed: Path, **options: Any) -> int
     "--truth",
     required=True,
     type=FILE,
-    help="JSON with each clip's people and boxes, by file name.",
+    help="JSON with the people and boxes of each clip, by file name.",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for the tables.",
+    help="The folder for report, tables and plots.",
 )
 def video_command(cases: tuple[Path, ...], truth: Path, out: Path) -> int:
-    """Hold CASES that `run` made against ground truth: detection, tracking, and who each track was found to be."""
+    """Compare CASES that `run` made with ground truth: detection, tracking, identities."""
     with explain_errors(out):
-        found = evaluate(cases, truth, out)
-    _show(found.tables)
-    for warning in found.warnings:
+        outcome = evaluate(cases, truth, out)
+    _show(outcome.tables)
+    for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
-    _tell_left_out(found.left_out)
-    click.echo(f"{found.report}: written")
-    return ExitCode.LOSSES if found.left_out else ExitCode.DONE
-
-
-# -------------------------------------------------------------------------------------------------------------- common
+    _print_left_out(outcome.left_out)
+    click.echo(f"{outcome.report}: written")
+    return ExitCode.LOSSES if outcome.left_out else ExitCode.DONE
 
 
 def _read(
@@ -360,16 +382,18 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
     trial = replace(trial, left_out=(*left_out, *trial.left_out))
     _check_labels(trial, options["labels"])
     axes, notes = _axes(options, trial)
-    _tell(trial, notes)
+    _print_trial(trial, notes)
     code = ExitCode.LOSSES if trial.left_out else ExitCode.DONE
     if options["inputs"] is not None:
         with explain_errors(options["inputs"]):
             write_inputs(trial, axes.degradation or (None,), options["inputs"])
         click.echo(f"{options['inputs']}: {len(trial.items)} LR faces for images:DIR")
         return code
-    device, chosen = find_device(options["device"]), options["embedder"]
-    embedder = chosen.open(options["device"])
-    scorers = [_open_scorer(name, options["device"]) for name in options["scorers"] or [SCORER]]
+    device = find_device(options["device"])
+    embedder = options["embedder"].open(options["device"])
+    scorers = [
+        _open_scorer(name, options["device"]) for name in options["scorers"] or [DEFAULT_SCORER]
+    ]
     plan = Plan(
         axes.systems(),
         scorers,
@@ -387,12 +411,12 @@ def _compare(trial: Trial, left_out: Sequence[LeftOut], options: dict[str, Any])
         with Progress(console=Console(stderr=True), transient=True) as bar:
             tasks: dict[str, TaskID] = {}
 
-            def tell(name: str, done: int, total: int) -> None:
+            def show_progress(name: str, done: int, total: int) -> None:
                 if name not in tasks:
                     tasks[name] = bar.add_task(escape(name), total=total)
                 bar.update(tasks[name], completed=done)
 
-            outcome = compare(trial, plan, tools, tell)
+            outcome = compare(trial, plan, tools, show_progress)
     _show(outcome.tables)
     for warning in outcome.warnings:
         click.echo(f"warning: {warning}", err=True)
@@ -404,76 +428,84 @@ def _check_labels(trial: Trial, file: Path | None) -> None:
     faces = (face for item in trial.items for face in (item.probe, *item.auxiliaries))
     names = {face.path for face in (*trial.gallery, *faces)}
     if file is not None and not names & read_labels(file).keys():
-        remedy = f"write paths as the photographs are named, as {min(names)}"
-        raise InputError(file, "its column path names none of the photographs", remedy)
+        remedy = f"write paths as the photographs are named, for example {min(names)}"
+        raise InputError(file, "its column `path` names none of the photographs", remedy)
 
 
 def _axes(options: dict[str, Any], trial: Trial) -> tuple[Any, list[str]]:
-    """The axes as given, the preset's for what was not, and notes to tell."""
+    """Return the axes, with the preset's values where none were given, and notes to print."""
     preset = PRESETS.get(options["preset"])
-    given: dict[str, Sequence[Any]] = {name: options[name] for name in AXES}
+    values: dict[str, Sequence[Any]] = {name: options[name] for name in AXES}
     notes: list[str] = []
     if preset is not None:
-        if preset.twice and len(given[preset.twice]) < 2:
+        if preset.twice and len(values[preset.twice]) < 2:
             reason = f"it compares {preset.what}"
             raise UsageError(f"--preset {options['preset']}", reason, f"give {preset.needs}")
         if preset.etas:
-            _check_etas(options["preset"], preset, given["combiner"])
+            _check_etas(options["preset"], preset, values["combiner"])
         notes.append(f"Preset {options['preset']}: {preset.what}.")
     for name in AXES:
-        if not given[name]:
-            given[name] = (preset.axes if preset else DEFAULTS).get(name, ())
-    if preset is not None and not options["method"] and FITTED in given["method"]:
-        notes.append(
-            f"Row {FITTED} was left out: fits take a minute or more a person; ask for it with --method."
-        )
-        given["method"] = [m for m in given["method"] if m != FITTED]
-    if preset is not None and not options["method"] and trial.native and TRUTH in given["method"]:
-        notes.append(
-            f"Row {TRUTH} was left out: the probes are as the camera saw them, without a true picture."
-        )
-        given["method"] = [m for m in given["method"] if m != TRUTH]
+        if not values[name]:
+            values[name] = (preset.axes if preset else DEFAULTS).get(name, ())
+    if preset is not None and not options["method"]:
+        left_out = _methods_left_out(values["method"], trial)
+        notes += left_out.values()
+        values["method"] = [method for method in values["method"] if method not in left_out]
     for name, known in (("merge", MERGES), ("fuse", FUSIONS)):
-        for value in given[name]:
+        for value in values[name]:
             if value not in known:
                 raise UsageError(
-                    f"--{name} {value}", "no such rule", f"give one of {', '.join(known)}"
+                    f"--{name} {value}", "unknown value", f"give one of {', '.join(known)}"
                 )
-    degradations: list[Degradation] = (
-        [] if trial.native else [parse(d) for d in given.pop("degrade")]
-    )
-    given.pop("degrade", None)
-    axes = Axes(
-        degradation=degradations, references=[int(r) for r in given.pop("references")], **given
-    )
+    degrade = values.pop("degrade")
+    degradations: list[Degradation] = [] if trial.native else [parse(text) for text in degrade]
+    references = [int(count) for count in values.pop("references")]
+    axes = Axes(degradation=degradations, references=references, **values)
     return axes, notes + _unsuited(axes)
 
 
+def _methods_left_out(methods: Sequence[str], trial: Trial) -> dict[str, str]:
+    """Return the methods of a preset that are left out, each with a note that says why."""
+    notes = {}
+    if FITTED in methods:
+        notes[FITTED] = (
+            f"Row {FITTED} was left out: fitting takes a minute or more a person; "
+            "add it with --method."
+        )
+    if trial.native and TRUTH in methods:
+        notes[TRUTH] = f"Row {TRUTH} was left out: there is no true picture of a camera's probe."
+    return notes
+
+
 def _check_etas(name: str, preset: Preset, files: Sequence[Path]) -> None:
-    """Refuse Feature Combiners of one eta: a table of etas takes one that was trained at each."""
-    found: dict[float, Path] = {}
+    """Raise where two Feature Combiners have the same eta: a table of etas needs one of each."""
+    by_eta: dict[float, Path] = {}
     for file in files:
         eta = read_eta(file)
-        if eta in found:
-            reason = f"{found[eta]} and {file} were both trained at eta {eta:g}"
+        if eta in by_eta:
+            reason = f"{by_eta[eta]} and {file} were both trained at eta {eta:g}"
             raise UsageError(f"--preset {name}", reason, f"give {preset.needs}")
-        found[eta] = file
+        by_eta[eta] = file
 
 
 def _unsuited(axes: Any) -> list[str]:
-    """Which methods a sampler is not for: they are drawn by another."""
+    """Return notes on methods that a sampler does not fit: they use their own."""
     notes = []
     for sampler in axes.sampler:
         others = [m for m in axes.method if suits(m, None) and not suits(m, sampler)]
         if others:
             notes.append(
-                f"Sampler {sampler} is not of the process of {', '.join(others)}: drawn by another."
+                f"Sampler {sampler} does not fit the process of {', '.join(others)}: they use "
+                "their own."
             )
     return notes
 
 
 def _open_scorer(name: str, device: str) -> Embedder:
-    """Return the embedder of that name, or what the file of that name says it is; dlib computes on the CPU anyway."""
+    """Return the embedder of this name, or the one in the file of this name.
+
+    dlib always computes on the CPU.
+    """
     if name in EMBEDDERS:
         try:
             return open_embedder(name, None, "cpu" if name == "dlib" else device)
@@ -483,7 +515,7 @@ def _open_scorer(name: str, device: str) -> Embedder:
     path = Path(name)
     if not path.exists():
         raise ModelError(
-            path, "no such file, nor embedder", "give a file of weights, or one of dlib and builtin"
+            path, "no such file or embedder", "give a file of weights, or dlib or builtin"
         )
     if path.is_dir() or path.suffix == ".onnx":
         return open_embedder("insightface", path, device)
@@ -503,29 +535,33 @@ def _judges(options: dict[str, Any]) -> Any:
     return Judges(load_attribute_classifier(classifier), sha256_file(classifier), lpips, inception)
 
 
-def _tell(trial: Trial, notes: Sequence[str]) -> None:
-    facts = trial.provenance()
-    counts = f"{facts['items']} searches for {facts['people']} people, {facts['strangers']} of them not enrolled"
+def _print_trial(trial: Trial, notes: Sequence[str]) -> None:
+    provenance = trial.provenance()
+    counts = (
+        f"{provenance['items']} searches for {provenance['people']} people, "
+        f"{provenance['strangers']} of them not enrolled"
+    )
     if trial.pairs:
-        counts = f"{facts['pairs']} pairs"
+        counts = f"{provenance['pairs']} pairs"
     click.echo(
-        f"{trial.protocol}: {counts}, gallery of {facts['gallery']}, seed {trial.seed}", err=True
+        f"{trial.protocol}: {counts}, gallery of {provenance['gallery']}, seed {trial.seed}",
+        err=True,
     )
     for note in notes:
         click.echo(note, err=True)
-    _tell_left_out(trial.skipped, "skipped")
-    _tell_left_out(trial.left_out)
+    _print_left_out(trial.skipped, "skipped")
+    _print_left_out(trial.left_out)
 
 
-def _tell_left_out(lines: Sequence[object], word: str = "left out") -> None:
-    for line in lines[:SHOWN]:
+def _print_left_out(lines: Sequence[object], word: str = "left out") -> None:
+    for line in lines[:MOST_LINES]:
         click.echo(f"{word}: {line}", err=True)
-    if len(lines) > SHOWN:
+    if len(lines) > MOST_LINES:
         click.echo(f"{word}: {len(lines)} in all, listed in the run's folder", err=True)
 
 
 def _show(tables: Sequence[Table]) -> None:
-    """Values alone; what is around them is in the report."""
+    """Print the tables' values; the report has the text around them."""
     for table in tables:
         screen = Screen(title=escape(table.title))
         screen.add_column(escape(table.first), no_wrap=True)
@@ -539,6 +575,6 @@ def _show(tables: Sequence[Table]) -> None:
                 f"[{s}]{t}[/]" if s else t for s, t in zip(styles, table.values(row), strict=True)
             ]
             screen.add_row(escape(row.name), *texts)
-        # Numbers cut short to fit a narrow screen would be no numbers.
-        needed = Console(width=WIDEST).measure(screen).maximum
+        # A narrow screen must not cut numbers short.
+        needed = Console(width=MOST_COLUMNS).measure(screen).maximum
         Console(width=max(Console().width, needed)).print(screen)

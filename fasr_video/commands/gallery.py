@@ -18,10 +18,10 @@ from rich.table import Table
 from fasr_video import detection
 from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
-from fasr_video.commands.embedder import Chosen, embedder_options
+from fasr_video.commands.embedder import EmbedderChoice, embedder_options
 from fasr_video.commands.options import DEVICE, FACE, ROLE
 from fasr_video.console import cell, readable_json, say
-from fasr_video.custody.copies import Elsewhere, look, telling
+from fasr_video.custody.copies import CopiesElsewhere, find_copies, identifying_bytes
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import MIN_SCORE, Choice, Which
 from fasr_video.errors import ExitCode, UsageError
@@ -46,7 +46,7 @@ def gallery_group() -> None:
 @gallery_group.command("create")
 @GALLERY
 @embedder_options
-def create_command(gallery: Path, embedder: Chosen) -> None:
+def create_command(gallery: Path, embedder: EmbedderChoice) -> None:
     """Make an empty GALLERY, bound to an embedder."""
     model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
@@ -75,7 +75,7 @@ def create_command(gallery: Path, embedder: Chosen) -> None:
 def add_command(
     gallery: Path,
     photos: Path,
-    embedder: Chosen,
+    embedder: EmbedderChoice,
     source: str,
     authority: str,
     no_pictures: bool,
@@ -167,9 +167,9 @@ def remove_command(
                 as_json,
             )
             return ExitCode.DONE
-        pieces = telling(opened, chosen) if places else []
+        pieces = identifying_bytes(opened, chosen) if places else []
         removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))
-    elsewhere = look(places, gallery, pieces, removal.subjects) if places else None
+    elsewhere = find_copies(places, gallery, pieces, removal.subjects) if places else None
     if as_json:
         found = None if elsewhere is None else asdict(elsewhere)
         click.echo(readable_json(asdict(removal) | {"elsewhere": found}))
@@ -277,7 +277,7 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
 @DRY_RUN
 @DEVICE
 def migrate_command(
-    gallery: Path, embedder: Chosen, drop_missing: bool, dry_run: bool, device: str
+    gallery: Path, embedder: EmbedderChoice, drop_missing: bool, dry_run: bool, device: str
 ) -> int:
     """Bring GALLERY over to another embedder: every stored picture is embedded again, then all vectors are swapped.
 
@@ -403,7 +403,7 @@ def _show_removal(removal: Removal) -> None:
         )
 
 
-def _show_elsewhere(found: Elsewhere | None) -> None:
+def _show_elsewhere(found: CopiesElsewhere | None) -> None:
     if found is None:
         say(
             "copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does"

@@ -1,4 +1,4 @@
-"""`fasr-video models` and `licences`: the bundled models, and the terms of them and of all packages."""
+"""`fasr-video models` and `licences`: the bundled models, and all licences."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from fasr_video.weights import manifest
 
 @click.command("models")
 @click.option(
-    "--json", "as_json", is_flag=True, help="The manifest's entries and their states as JSON."
+    "--json", "as_json", is_flag=True, help="Print the manifest's entries and their states as JSON."
 )
 def models_command(as_json: bool) -> int:
-    """Show the bundled models: contract, data, licence, hash, and whether each file is what it should be.
+    """Show the bundled models: contract, training data, licence, hash, and whether each file is
+    intact.
 
-    Ends with 4 when one is missing or altered.
+    Exit code 4: a file is missing or altered.
     """
     states = {entry: entry.state for entry in manifest.read_manifest().values()}
     if as_json:
@@ -34,7 +35,7 @@ def models_command(as_json: bool) -> int:
         Console().print(_models_table(states), highlight=False)
     if all(state is manifest.State.OK for state in states.values()):
         return ExitCode.DONE
-    say(f"fasr-video: bundled weights are missing or altered; {manifest.REMEDY}", err=True)
+    say(f"fasr-video: bundled files are missing or altered; {manifest.REMEDY}", err=True)
     return ExitCode.INTEGRITY
 
 
@@ -47,18 +48,21 @@ def _models_table(states: dict[manifest.Entry, manifest.State]) -> Table:
     for e, state in states.items():
         size = f"{e.path.stat().st_size / 1e6:.1f}" if e.path.is_file() else "–"
         colour = "green" if state is manifest.State.OK else "red"
-        told = escape(f"{e.contract}\ndata: {e.data}\nlicence: {e.licence}")
+        details = escape(f"{e.contract}\ndata: {e.data}\nlicence: {e.licence}")
         table.add_row(
-            escape(f"{e.file}\n{e.what}"), told, size, e.sha256[:12], f"[{colour}]{state}[/]"
+            escape(f"{e.file}\n{e.what}"), details, size, e.sha256[:12], f"[{colour}]{state}[/]"
         )
     return table
 
 
 @click.command("licences")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def licences_command(as_json: bool) -> None:
-    """Show the licences of fasr-video, of the packages that it needs as they are installed here, and of its weights."""
-    code, models = packages(), weights()
+    """Show the licences of fasr-video, of the packages that it needs, as installed here, and of its
+    weights.
+    """
+    code = packages()
+    models = weights()
     if as_json:
         rows = {
             "packages": [asdict(row) for row in code],

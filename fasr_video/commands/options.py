@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ROLE = click.option(
     "--role",
     envvar=ROLE_VARIABLE,
     default="",
-    help=f"As what: examiner, reviewer, … [default: {ROLE_VARIABLE}]",
+    help=f"That person's role: examiner, reviewer, … [default: ${ROLE_VARIABLE}]",
 )
 
 
 def _take_key(context: click.Context, _: click.Parameter, path: Path | None) -> None:
-    """Into the environment while the command runs, where processes that it starts find it too."""
+    """Set the environment variable while the command runs, so that child processes inherit it."""
     if path is not None:
         before = os.environ.get(VARIABLE, "")
         context.call_on_close(lambda: os.environ.update({VARIABLE: before}))
@@ -39,19 +39,21 @@ KEY_FILE = click.option(
     type=FILE,
     expose_value=False,
     callback=_take_key,
-    help=f"Key of an encrypted case. [default: what {VARIABLE} names]",
+    help=f"The key file of an encrypted case. [default: ${VARIABLE}]",
 )
 
-DEVICE = click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+DEVICE = click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1 …"
+)
 
 
 def _which(context: click.Context, option: click.Parameter, text: str | None) -> Which:
-    """Return a face's number, or "largest", as `--face` takes them."""
+    """Return the face's number or "largest", as given with `--face`."""
     if text is None or text == "largest":
         return "largest" if text else None
     if not text.isascii() or not text.isdigit() or int(text) == 0:
         raise UsageError(
-            f"--face {text}", "neither a number from 1 nor the word largest", "write --face 2, say"
+            f"--face {text}", "neither a number from 1 nor the word largest", "write, say, --face 2"
         )
     return int(text)
 
@@ -60,5 +62,6 @@ FACE = click.option(
     "--face",
     callback=_which,
     metavar="N|largest",
-    help="Of several faces take the Nth from the left (of one photograph), or the largest. [default: refuse them]",
+    help="Of several faces take the Nth from the left (one photograph only) or the largest. "
+    "[default: refuse]",
 )

@@ -1,4 +1,4 @@
-"""`fasr-video link`, `decide`, `undo` and `serve`: what people say of a case."""
+"""`fasr-video link`, `decide`, `undo` and `serve`: decisions of people about a case."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ from fasr_video.review import serve
 @click.option("--by", default=None, help="Who decides. [default: your login name]")
 @ROLE
 def link_command(case: Path, link: int, decision: str, by: str | None, role: str) -> None:
-    """Accept, refuse or reopen a proposed LINK between two tracks of CASE. The log keeps every decision."""
+    """Accept, refuse or reopen a proposed LINK between two tracks of CASE.
+
+    The log keeps every decision.
+    """
     states = {"accept": "accepted", "refuse": "refused", "reopen": "proposed"}
     with Case.open(case) as opened:
         decide_link(opened, link, states[decision], by or login_name(), role)
@@ -36,24 +39,28 @@ def link_command(case: Path, link: int, decision: str, by: str | None, role: str
 @click.argument("track")
 @click.argument("verdict", type=click.Choice(["accepted", "rejected", "insufficient"]))
 @click.option(
-    "--subject", help="The candidate that it is about; without one it is about the track."
+    "--subject",
+    help="The candidate that the decision is about. [default: none, it is about the track]",
 )
-@click.option("--reason", required=True, help="Why: kept with it.")
+@click.option("--reason", required=True, help="The reason; the case keeps it with the decision.")
 @click.option("--by", required=True, help="Who decides.")
 @ROLE
 def decide_command(
     case: Path, track: str, verdict: str, subject: str | None, reason: str, by: str, role: str
 ) -> None:
-    """Record what a reviewer says of TRACK (as `show` names it). The same person's former decision is undone by it."""
+    """Record a reviewer's decision on TRACK (named as in `show`).
+
+    It replaces that person's earlier decision.
+    """
     with Case.open(case) as opened:
-        made = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
-    say(f"decision {made.id}: {track} {verdict}")
+        decision = decide(opened, track_number(opened, track), verdict, reason, by, subject, role)
+    say(f"decision {decision.id}: {track} {verdict}")
 
 
 @click.command("undo")
 @click.argument("case", type=FOLDER)
 @click.argument("decision", type=int)
-@click.option("--by", required=True, help="Who takes it back.")
+@click.option("--by", required=True, help="Who takes the decision back.")
 @ROLE
 def undo_command(case: Path, decision: int, by: str, role: str) -> None:
     """Take a DECISION on a track back. It stays in CASE, marked as undone."""
@@ -70,24 +77,24 @@ def undo_command(case: Path, decision: int, by: str, role: str) -> None:
     type=click.IntRange(0, 65535),
     default=0,
     show_default=True,
-    help="0 takes a free one.",
+    help="The port to listen on; 0 takes a free one.",
 )
 @click.option(
     "--sign-key",
     type=FILE,
-    help="Private key, as `keygen` makes it: what is signed off is signed with it.",
+    help="Sign signed-off reports with this private key, as `keygen` creates it.",
 )
 @click.option(
     "--hours",
     type=click.FloatRange(min=0, min_open=True),
-    help="How long the address opens the pages. [default: 12]",
+    help="For how many hours the address opens the pages. [default: 12]",
 )
 def serve_command(
     cases: tuple[Path, ...], port: int, sign_key: Path | None, hours: float | None
 ) -> None:
-    """Review cases, or all in folders of them, in a browser on this machine, by the address that it prints.
+    """Review cases, or all cases in folders, in a browser on this machine.
 
-    Ctrl-C ends it.
+    The command prints the address to open. Ctrl-C ends it.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     serve(cases, port, lambda address: say(f"open {address}", "Ctrl-C ends it"), hours, sign_key)

@@ -1,8 +1,9 @@
-"""What `run` and `show` print of a case, for people."""
+"""What `run` and `show` print about a case."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +19,34 @@ from fasr_video.console import clock, plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
 
-# Of a kind that `show` prints: nobody reads more on a terminal, and laying out more takes long.
-MOST = 200
+# `show` prints at most so many rows of each table. Nobody reads more on a terminal, and laying out
+# more takes long.
+MOST_ROWS = 200
 
 
 def summary(
     folder: Path, worked: bool, seconds: float, as_json: bool, report: Path | None = None
 ) -> int:
+    """Print what `run` did, and return the exit code. `worked` is False where nothing was left."""
     with Case.open(folder) as case:
         document = as_document(case)
-    losses: dict[str, int] = {}
-    for source in document["sources"]:
-        for kind, count in source["losses"].items():
-            losses[kind] = losses.get(kind, 0) + count
-    code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
-    tracks = document["tracks"]
-    usable = sum(t["verdict"] == "usable" for t in tracks)
-    no_faces = sum(state_of(t) == "not a face" for t in tracks)
-    faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
-    frames = sum(s["frames_looked_at"] for s in document["sources"])
-    answers = {t["name"]: t["answer"] for t in tracks if t["answer"] is not None}
-    leads = {name: a for name, a in answers.items() if a["verdict"] == "candidates"}
-    bad = [p for p in document["gallery"] if p["problem"]]
+    counts = _Counts.of(document)
+    code = ExitCode.LOSSES if any(counts.losses.values()) else ExitCode.DONE
     if as_json:
         result = {
             "event": "done",
             "case": str(folder),
-            "frames": frames,
-            "faces": faces,
-            "tracks": len(tracks),
-            "usable": usable,
-            "not_a_face": no_faces,
+            "frames": counts.frames,
+            "faces": counts.faces,
+            "tracks": counts.tracks,
+            "usable": counts.usable,
+            "not_a_face": counts.not_a_face,
             "links_proposed": len(document["links"]),
-            "searched": len(answers),
-            "with_candidates": len(leads),
-            "unknown": len(answers) - len(leads),
-            "photographs_left_out": len(bad),
-            "losses": losses,
+            "searched": counts.answers,
+            "with_candidates": counts.with_candidates,
+            "unknown": counts.answers - counts.with_candidates,
+            "photographs_left_out": counts.photographs_left_out,
+            "losses": counts.losses,
             "seconds": round(seconds, 2),
             "exit_code": int(code),
             "nothing_to_do": not worked,
@@ -62,176 +54,245 @@ def summary(
         }
         click.echo(json.dumps(result))
         return code
-    state = "nothing left to do" if not worked else f"done in {seconds:.1f} s"
-    say(f"{folder}: {state}")
-    if not tracks:
-        say(f"no face was seen long enough to be a track ({frames} frames, {faces} faces)")
-    else:
-        say(
-            f"{frames} frames, {faces} faces, {len(tracks)} tracks: "
-            f"{usable} usable, {len(tracks) - usable - no_faces} insufficient"
-            + (f", {no_faces} not a face" if no_faces else "")
-        )
-    for kind, count in losses.items():
-        if count:
-            say(f"lost: {count} {kind.replace('_', ' ')}")
-    _say_answers(document, leads, len(answers), bad)
-    say(f"look at it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
+    say(f"{folder}: {f'done in {seconds:.1f} s' if worked else 'nothing left to do'}")
+    _say_counts(counts)
+    if document["searched"] is not None:
+        _say_answers(document, counts)
+        _say_last_search(document)
+    say(f"open it: {f'{report}, or ' if report else ''}fasr-video show {folder}")
     return code
 
 
-def _say_answers(
-    document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]
-) -> None:
-    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
-    searched = document["searched"]
-    if searched is None:
-        return
-    if waiting:
-        say(f"not searched for yet: {', '.join(waiting)}; give --gallery again")
-    people = searched["gallery"]["people"]
-    left_out = f", photographs left out: {len(bad)}" if bad else ""
-    say(
-        f"people in the gallery: {people}{left_out}; tracks with candidates: {len(leads)} of {asked}"
-    )
-    for name, answer in leads.items():
-        first = next(c for c in answer["joined"] if c["passes"])
-        mark = " (only the reconstruction says so)" if first["only_sr"] else ""
-        outside = f" [{answer['remark']}]" if answer["remark"] else ""
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    frames: int
+    faces: int
+    tracks: int
+    usable: int
+    not_a_face: int
+    answers: int
+    """Tracks that were searched for."""
+    with_candidates: int
+    photographs_left_out: int
+    losses: dict[str, int]
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> _Counts:
+        losses: dict[str, int] = {}
+        for source in document["sources"]:
+            for kind, count in source["losses"].items():
+                losses[kind] = losses.get(kind, 0) + count
+        tracks = document["tracks"]
+        answers = [track["answer"] for track in tracks if track["answer"] is not None]
+        return cls(
+            frames=sum(source["frames_looked_at"] for source in document["sources"]),
+            faces=sum(sum(s["faces_by_reason"].values()) for s in document["sources"]),
+            tracks=len(tracks),
+            usable=sum(track["verdict"] == "usable" for track in tracks),
+            not_a_face=sum(state_of(track) == "not a face" for track in tracks),
+            answers=len(answers),
+            with_candidates=sum(answer["verdict"] == "candidates" for answer in answers),
+            photographs_left_out=sum(bool(photo["problem"]) for photo in document["gallery"]),
+            losses=losses,
+        )
+
+
+def _say_counts(counts: _Counts) -> None:
+    if not counts.tracks:
         say(
-            f"  {name}: candidate {first['subject']}, log10 likelihood ratio {_ratio(first)}{mark}{outside}"
+            "no face was visible long enough to be a track "
+            f"({counts.frames} frames, {counts.faces} faces)"
+        )
+    else:
+        insufficient = counts.tracks - counts.usable - counts.not_a_face
+        not_a_face = f", {counts.not_a_face} not a face" if counts.not_a_face else ""
+        say(
+            f"{counts.frames} frames, {counts.faces} faces, {counts.tracks} tracks: "
+            f"{counts.usable} usable, {insufficient} insufficient{not_a_face}"
+        )
+    for kind, count in counts.losses.items():
+        if count:
+            say(f"lost: {count} {kind.replace('_', ' ')}")
+
+
+def _say_answers(document: dict[str, Any], counts: _Counts) -> None:
+    searched = document["searched"]
+    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
+    if waiting:
+        say(f"not searched yet: {', '.join(waiting)}; run again with --gallery")
+    left_out = ""
+    if counts.photographs_left_out:
+        left_out = f", photographs left out: {counts.photographs_left_out}"
+    say(
+        f"people in the gallery: {searched['gallery']['people']}{left_out}; "
+        f"tracks with candidates: {counts.with_candidates} of {counts.answers}"
+    )
+    for track in document["tracks"]:
+        answer = track["answer"]
+        if answer is None or answer["verdict"] != "candidates":
+            continue
+        lead = next(candidate for candidate in answer["joined"] if candidate["passes"])
+        support = " (only the reconstruction supports it)" if lead["only_sr"] else ""
+        remark = f" [{answer['remark']}]" if answer["remark"] else ""
+        say(
+            f"  {track['name']}: candidate {lead['subject']}, "
+            f"log10 likelihood ratio {_ratio(lead)}{support}{remark}"
         )
     for remark in searched["remarks"]:
         say(f"note: {remark}")
+
+
+def _say_last_search(document: dict[str, Any]) -> None:
+    """Say what the log has about the last search."""
     last = next(
-        x for x in reversed(document["log"]) if x["event"] in {"searched", "answers taken out"}
+        line
+        for line in reversed(document["log"])
+        if line["event"] in {"searched", "answers taken out"}
     )
     details = json.loads(last["details"])
     if last["event"] == "answers taken out":
-        names = {t["id"]: t["name"] for t in document["tracks"]}
-        told = ", ".join(names[track] for track in details["tracks"])
+        names = {track["id"]: track["name"] for track in document["tracks"]}
+        removed = ", ".join(names[track] for track in details["tracks"])
         say(
-            f"note: the answers on {told} were taken out, for they were about probes of before ({details['why']})"
+            f"note: the answers on {removed} were taken out, because their features have been "
+            f"computed again ({details['why']})"
         )
-    elif (anew := details["index_made_anew"]) not in {None, "there was none"}:
-        say(f"note: the gallery's index was made anew from the store: {anew}")
+        return
+    why_rebuilt = details["index_made_anew"]
+    if why_rebuilt not in {None, "there was none"}:
+        say(f"note: the gallery's index was made anew from the store: {why_rebuilt}")
 
 
 def _ratio(candidate: dict[str, Any]) -> str:
-    """With a mark where more could not be said by the data that was calibrated on."""
+    """Return the ratio as text, with "at least" or "at most" at the calibration's bound."""
     ratio = candidate["log10_likelihood_ratio"]
     if ratio is None:
         return "not calibrated"
-    bound = (
-        ("at least " if ratio > 0 else "at most ") if candidate["at_bound_of_calibration"] else ""
-    )
+    bound = ""
+    if candidate["at_bound_of_calibration"]:
+        bound = "at least " if ratio > 0 else "at most "
     return f"{bound}{ratio:+.1f}"
 
 
 def show(document: dict[str, Any]) -> None:
-    """Print a case. Of long lists the begin is shown, and it is said how many there are."""
-    names = {t["id"]: t["name"] for t in document["tracks"]}
-    counts = {what: len(document[what]) for what in ("tracks", "links", "gallery")}
+    """Print a case. Long tables are cut, and their full length is printed."""
+    counts = {kind: len(document[kind]) for kind in ("tracks", "links", "gallery")}
     counts["clusters"] = max(map(len, document["clusters"].values()))
-    document = document | {what: document[what][:MOST] for what in ("tracks", "links", "gallery")}
-    document["clusters"] = {state: rows[:MOST] for state, rows in document["clusters"].items()}
-    console, document = Console(), plain_throughout(document)
+    names = {track["id"]: track["name"] for track in document["tracks"]}
+    document = plain_throughout(_cut(document))
+    console = Console()
     if document["runs"]:
         console.print(_runs(document["runs"]))
     for source in document["sources"]:
-        info = source["info"]
-        console.print(
-            f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  \\[{source['state']}]",
-            highlight=False,
-        )
-        console.print(
-            f"  {info['width']}×{info['height']} {info['codec']} in {info['container'].split(',')[0]}, times from "
-            f"{info['time_source']}, {info['colour']}, {source['frames_looked_at']} frames looked at",
-            highlight=False,
-        )
-        if parts := source["frames_looked_at"] - source["frames_looked_at_whole"]:
-            none = source["frames_not_looked_at"]
-            told = f"{parts} of these only where a face can be (detect.every), {none} not at all"
-            console.print(f"  [yellow]{told}[/]", highlight=False)
-        detector = source["detector"]
-        marks = (
-            ""
-            if detector["landmarks"]
-            else " It finds no landmarks: faces are aligned by their boxes."
-        )
-        console.print(
-            f"  detector {detector['name']}, {escape(detector['licence'])}.{marks}", highlight=False
-        )
-        for kind, count in source["losses"].items():
-            if count:
-                console.print(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
-        for reason, count in sorted(source["faces_by_reason"].items(), key=lambda r: -r[1]):
-            console.print(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}", highlight=False)
-    if document["tracks"]:
-        table = Table(
-            "track",
-            Column("from", no_wrap=True),
-            Column("to", no_wrap=True),
-            "seen",
-            "eyes, px",
-            "quality",
-            "aux",
-            "verdict",
-            title="tracks",
-        )
-        for t in document["tracks"]:
-            quality = t["shown"]["quality"] if t["shown"] else {}
-            table.add_row(
-                t["name"],
-                clock(t["start_seconds"]),
-                clock(t["end_seconds"]),
-                str(t["sightings"]),
-                f"{quality.get('eye_px', 0):.1f}",
-                f"{quality.get('total', 0):.2f}",
-                str(len(t["auxiliaries"])),
-                _verdict(t),
-            )
-        console.print(table)
-    if any(t["restoration"] for t in document["tracks"]):
-        console.print(_reconstructions(document["tracks"]))
-    for t in document["tracks"]:
-        if t["answer"] is not None:
-            console.print(_candidates(t, document["searched"]))
+        _show_source(console, source)
+    tracks = document["tracks"]
+    if tracks:
+        console.print(_tracks(tracks))
+    if any(track["restoration"] for track in tracks):
+        console.print(_reconstructions(tracks))
+    for track in tracks:
+        if track["answer"] is not None:
+            console.print(_candidates(track, document["searched"]))
     if document["searched"] is not None:
         for remark in document["searched"]["remarks"]:
             console.print(f"[yellow]note: {escape(remark)}[/]", highlight=False)
     if document["links"]:
-        table = Table(
-            "link", "tracks", "score", "evidence", "state", title="perhaps the same person"
-        )
-        for link in document["links"]:
-            pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
-            by = (
-                f" by {name_with_role(link['decided_by'], link['decided_as'])}"
-                if link["decided_by"]
-                else ""
-            )
-            table.add_row(
-                str(link["id"]),
-                pair,
-                f"{link['score']:.3f} raw",
-                link["evidence"],
-                escape(link["state"] + by),
-            )
-        console.print(table)
+        console.print(_links(document["links"], names))
     if any(document["clusters"].values()):
         console.print(_clusters(document["clusters"]))
-    if any(t["decisions"] for t in document["tracks"]):
-        console.print(_decisions(document["tracks"]))
+    if any(track["decisions"] for track in tracks):
+        console.print(_decisions(tracks))
     if document["gallery"]:
-        table = Table("photograph", "subject", "state", title="gallery")
-        for p in document["gallery"]:
-            table.add_row(escape(p["path"]), escape(p["subject"]), escape(p["problem"] or "usable"))
-        console.print(table)
-    for what, count in counts.items():
-        if count > MOST:
-            told = f"{MOST} of {count} {what} are shown: --json, `fasr-video export` and the report have all"
-            console.print(f"[yellow]{told}[/]", highlight=False)
+        console.print(_photographs(document["gallery"]))
+    for kind, count in counts.items():
+        if count > MOST_ROWS:
+            note = (
+                f"{MOST_ROWS} of {count} {kind} are shown: --json, `fasr-video export` and the "
+                "report have all"
+            )
+            console.print(f"[yellow]{note}[/]", highlight=False)
+
+
+def _cut(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with at most MOST_ROWS tracks, links, photographs and clusters."""
+    cut = {kind: document[kind][:MOST_ROWS] for kind in ("tracks", "links", "gallery")}
+    clusters = {state: rows[:MOST_ROWS] for state, rows in document["clusters"].items()}
+    return document | cut | {"clusters": clusters}
+
+
+def _show_source(console: Console, source: dict[str, Any]) -> None:
+    info = source["info"]
+    detector = source["detector"]
+    landmarks = "" if detector["landmarks"] else " Without landmarks: faces are aligned by boxes."
+    lines = [
+        f"[bold]{escape(source['path'])}[/]  sha256 {source['sha256'][:16]}…  "
+        f"\\[{source['state']}]",
+        f"  {info['width']}×{info['height']} {info['codec']} in "
+        f"{info['container'].split(',')[0]}, times from {info['time_source']}, {info['colour']}, "
+        f"{source['frames_looked_at']} frames searched",
+    ]
+    parts = source["frames_looked_at"] - source["frames_looked_at_whole"]
+    if parts:
+        skipped = source["frames_not_looked_at"]
+        lines.append(
+            f"  [yellow]{parts} of these only where a face can be (detect.every), "
+            f"{skipped} not at all[/]"
+        )
+    lines.append(f"  detector {detector['name']}, {escape(detector['licence'])}.{landmarks}")
+    for kind, count in source["losses"].items():
+        if count:
+            lines.append(f"  [yellow]lost: {count} {kind.replace('_', ' ')}[/]")
+    for reason, count in sorted(source["faces_by_reason"].items(), key=lambda item: -item[1]):
+        lines.append(f"  {count:6d} faces: {REASON_TEXT[Reason(reason)]}")
+    for line in lines:
+        console.print(line, highlight=False)
+
+
+def _tracks(tracks: list[dict[str, Any]]) -> Table:
+    table = Table(
+        "track",
+        Column("from", no_wrap=True),
+        Column("to", no_wrap=True),
+        "seen",
+        "eyes, px",
+        "quality",
+        "aux",
+        "verdict",
+        title="tracks",
+    )
+    for track in tracks:
+        quality = track["shown"]["quality"] if track["shown"] else {}
+        table.add_row(
+            track["name"],
+            clock(track["start_seconds"]),
+            clock(track["end_seconds"]),
+            str(track["sightings"]),
+            f"{quality.get('eye_px', 0):.1f}",
+            f"{quality.get('total', 0):.2f}",
+            str(len(track["auxiliaries"])),
+            _verdict(track),
+        )
+    return table
+
+
+def _links(links: list[dict[str, Any]], names: dict[int, str]) -> Table:
+    table = Table("link", "tracks", "score", "evidence", "state", title="perhaps the same person")
+    for link in links:
+        pair = f"{names.get(link['a'], '?')} → {names.get(link['b'], '?')}"
+        state = link["state"]
+        if link["decided_by"]:
+            state += f" by {name_with_role(link['decided_by'], link['decided_as'])}"
+        score = f"{link['score']:.3f} raw"
+        table.add_row(str(link["id"]), pair, score, link["evidence"], escape(state))
+    return table
+
+
+def _photographs(photographs: list[dict[str, Any]]) -> Table:
+    table = Table("photograph", "subject", "state", title="gallery")
+    for photo in photographs:
+        state = photo["problem"] or "usable"
+        table.add_row(escape(photo["path"]), escape(photo["subject"]), escape(state))
+    return table
 
 
 def _verdict(track: dict[str, Any]) -> str:
@@ -260,57 +321,58 @@ def _reconstructions(tracks: list[dict[str, Any]]) -> Table:
         "method",
         "samples",
         "disagreement",
-        "to know",
+        "remarks",
         title="reconstructions: synthetic, leads only",
     )
-    for t in tracks:
-        made = t["restoration"]
-        if made is not None:
-            samples = len(made["samples"])
-            numbers = (str(samples), f"{made['disagreement']:.3f}") if samples > 1 else ("–", "–")
-            table.add_row(
-                t["name"],
-                made["method"],
-                *numbers,
-                escape("; ".join([*_towards(made), *made["warnings"]])),
-            )
+    for track in tracks:
+        restoration = track["restoration"]
+        if restoration is None:
+            continue
+        samples = len(restoration["samples"])
+        disagreement = f"{restoration['disagreement']:.3f}"
+        numbers = (str(samples), disagreement) if samples > 1 else ("–", "–")
+        remarks = [*_guidance(restoration), *restoration["warnings"]]
+        table.add_row(track["name"], restoration["method"], *numbers, escape("; ".join(remarks)))
     return table
 
 
-def _towards(made: dict[str, Any]) -> list[str]:
-    """What a guided picture was drawn towards."""
-    told = [
+def _guidance(restoration: dict[str, Any]) -> list[str]:
+    """Return a remark on the attributes that a picture was drawn towards, if there are any."""
+    attributes = [
         f"{a['name']}={'yes' if a['value'] else 'no'} ({a['source']})"
-        for a in made.get("attributes", ())
+        for a in restoration.get("attributes", ())
     ]
-    return [f"drawn towards {', '.join(told)}"] if told else []
+    return [f"drawn towards {', '.join(attributes)}"] if attributes else []
 
 
 def _candidates(track: dict[str, Any], searched: dict[str, Any]) -> Table:
-    """The joined list of a track: leads to look at, with what speaks for each."""
-    answer, question = track["answer"], searched["question"]
-    title = [f"{track['name']}: {answer['verdict']} ({question['mode']})"]
-    scored = answer["threshold"] is not None
-    if scored:
-        limit = f"score {answer['threshold']:.2f}" + (
-            ", extrapolated" if answer["extrapolated"] else ""
-        )
+    """Return the joined list of a track: candidates, and the probes that support each."""
+    answer = track["answer"]
+    settings = searched["question"]
+    is_calibrated = answer["threshold"] is not None
+    title = [f"{track['name']}: {answer['verdict']} ({settings['mode']})"]
+    if is_calibrated:
+        extrapolated = ", extrapolated" if answer["extrapolated"] else ""
         title.append(
-            f"threshold: {limit}, for FPIR {question['fpir']:g} and {searched['gallery']['templates']} templates"
+            f"threshold: score {answer['threshold']:.2f}{extrapolated}, for FPIR "
+            f"{settings['fpir']:g} and {searched['gallery']['templates']} templates"
         )
     if answer["remark"]:
         title.append(answer["remark"])
     if not answer["joined"]:
         title.append("nobody passes")
     kinds = list(answer["lists"])
-    score = "score" if scored else "mean cosine, raw"
+    score = "score" if is_calibrated else "mean cosine, raw"
     names = ("candidate", score, "log10 LR", *kinds, "supported by")
-    table = Table(*(Column(n, no_wrap=n != "supported by") for n in names), title="\n".join(title))
+    columns = [Column(name, no_wrap=name != "supported by") for name in names]
+    table = Table(*columns, title="\n".join(title))
     for c in answer["joined"]:
         support = "only sr" if c["only_sr"] else ", ".join(c["support"]) or "nothing"
         name = f"[bold]{escape(c['subject'])}[/]" if c["passes"] else escape(c["subject"])
-        cosines = (f"{c['cosines'][k]:.3f}" for k in kinds)
-        ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ") if scored else ""
+        cosines = (f"{c['cosines'][kind]:.3f}" for kind in kinds)
+        ratio = ""
+        if is_calibrated:
+            ratio = _ratio(c).replace("at least ", "≥ ").replace("at most ", "≤ ")
         table.add_row(name, f"{round(c['score'], 2) + 0.0:.2f}", ratio, *cosines, support)
     return table
 
@@ -326,23 +388,19 @@ def _decisions(tracks: list[dict[str, Any]]) -> Table:
         "undone by",
         title="decided by people",
     )
-    for t in tracks:
-        for d in t["decisions"]:
-            told = (
-                decided_subject(d),
-                d["reason"],
-                name_with_role(d["by"], d["role"]),
-                d["undone_by"] or "",
-            )
-            table.add_row(str(d["id"]), t["name"], d["verdict"], *map(escape, told))
+    for track in tracks:
+        for d in track["decisions"]:
+            by = name_with_role(d["by"], d["role"])
+            texts = (decided_subject(d), d["reason"], by, d["undone_by"] or "")
+            table.add_row(str(d["id"]), track["name"], d["verdict"], *map(escape, texts))
     return table
 
 
-def _clusters(found: dict[str, list[dict[str, Any]]]) -> Table:
+def _clusters(clusters: dict[str, list[dict[str, Any]]]) -> Table:
     table = Table(
         "tracks", "links", "accepted", "weakest score", "state", title="perhaps one person each"
     )
-    for state, rows in found.items():
+    for state, rows in clusters.items():
         for c in rows:
             links = ", ".join(map(str, c["links"]))
             accepted = f"{c['links_accepted']} of {len(c['links'])}"

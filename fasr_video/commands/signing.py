@@ -1,4 +1,4 @@
-"""`fasr-video keygen`, `sign` and `check-signature`; their help needs no cryptography."""
+"""`fasr-video keygen`, `sign` and `check-signature`. Their help does not import cryptography."""
 
 from __future__ import annotations
 
@@ -21,36 +21,39 @@ from fasr_video.encryption import new_key, read_key
     type=click.Choice(["signing", "encryption"]),
     default="signing",
     show_default=True,
-    help="A pair to sign exports with, or a key to encrypt cases with.",
+    help="What the key is for: a pair to sign exports, or one key to encrypt cases.",
 )
 def keygen_command(file: Path, purpose: str) -> None:
-    """Make a pair of Ed25519 keys, FILE to sign with and FILE.pub for those who check; or a key for cases."""
+    """Create a pair of Ed25519 keys (FILE to sign with, FILE.pub to check with), or a key that
+    encrypts cases.
+    """
     from fasr_video.custody.keys import make_signing_keys, write_secret
 
     if purpose == "encryption":
         write_secret(file, new_key())
-        say(
-            f"{file}: keep it to yourself, with a copy: without it nobody can read what it encrypts"
-        )
+        say(f"{file}: keep it secret and keep a copy: without it nobody can read what it encrypts")
         say(f"fingerprint {key_fingerprint(read_key(file))}")
         return
     public, fingerprint = make_signing_keys(file)
-    say(f"{file}: keep it to yourself; hand out {public}")
+    say(f"{file}: keep it secret; hand out {public}")
     say(f"fingerprint {fingerprint}")
 
 
 @click.command("sign")
 @click.argument("target", type=click.Path(path_type=Path), metavar="FILE_OR_FOLDER")
-@click.option("--key", type=FILE, required=True, help="Private Ed25519 key, as `keygen` makes it.")
-@click.option("--by", help="Who signs, for the manifest. [default: your login name]")
+@click.option(
+    "--key", type=FILE, required=True, help="The private Ed25519 key, as `keygen` creates it."
+)
+@click.option("--by", help="Who signs, written into the manifest. [default: your login name]")
 @ROLE
 def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
-    """Sign an export: a manifest of SHA-256 and its signature are written beside FILE_OR_FOLDER."""
+    """Sign an export: write a SHA-256 manifest and its signature beside FILE_OR_FOLDER."""
     from fasr_video.custody.signing import sign
 
     signed = sign(target, key, by or login_name(), role)
     say(
-        f"{signed.manifest}: {signed.files} files signed by {signed.by} with key {signed.fingerprint}"
+        f"{signed.manifest}: {signed.files} files signed by {signed.by} with key "
+        f"{signed.fingerprint}"
     )
 
 
@@ -60,12 +63,15 @@ def sign_command(target: Path, key: Path, by: str | None, role: str) -> None:
     "--key",
     type=FILE,
     required=True,
-    help="Public key of the one who signed, from a source that you trust.",
+    help="The signer's public key, from a source that you trust.",
 )
 def check_signature_command(target: Path, key: Path) -> None:
-    """Check that FILE_OR_FOLDER is what was signed with that key: no file altered, missing or added; 4 if it is not."""
+    """Check a signed FILE_OR_FOLDER: no file altered, missing or added.
+
+    Exit code 4: it is not what was signed with that key.
+    """
     from fasr_video.custody.signing import check_signature
 
     signed = check_signature(target, key)
-    told = f"as signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
-    say(f"intact  {target}: {signed.files} files {told}")
+    signer = f"signed at {signed.at} by {signed.by} with key {signed.fingerprint}"
+    say(f"intact  {target}: {signed.files} files, {signer}")

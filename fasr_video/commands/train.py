@@ -1,4 +1,4 @@
-"""`fasr-video train …`: each command reads its arguments and calls one trainer."""
+"""`fasr-video train …`: one command a trainer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from fasr_video.checkpoint import find_device
-from fasr_video.commands.options import FILE
+from fasr_video.commands.options import DEVICE, FILE
 from fasr_video.datasets.faces import Faces, read_faces
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sqlite import explain_errors
@@ -22,78 +22,87 @@ from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, own_device, process_number
 from fasr_video.training.teacher import Teacher
 
-MANY, SEED = click.IntRange(min=1), click.IntRange(0, 2**31)
+COUNT = click.IntRange(min=1)
+SEED = click.IntRange(0, 2**31)
 SOURCES = click.argument(
     "faces", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True)
 )
-BEGIN = click.option(
-    "--from", "begin", type=FILE, help="Weights of such a network that a new run begins with."
+START = click.option(
+    "--from", "start", type=FILE, help="Weights of such a network to start a new run from."
 )
-SHOWN = click.option(
+SAMPLES = click.option(
     "--samples",
-    "shown",
+    "samples",
     type=click.Path(path_type=Path, exists=True),
-    help="Faces to draw a sample sheet of.",
+    help="Faces to draw a sample sheet of at each checkpoint.",
 )
 EMBEDDER = click.option(
     "--embedder",
     type=FILE,
-    help="Weights of the embedder that made the features. [default: builtin]",
+    help="Weights of the embedder that made the features. [default: bundled]",
 )
 SURVEILLANCE = click.option(
     "--surveillance",
     default=0.0,
     type=click.FloatRange(0, 1),
     show_default=True,
-    help="Share of batches degraded as cameras do.",
+    help="Share of batches that are degraded as a camera degrades faces.",
 )
 IDENTITY = click.option(
     "--identity",
     default=0.0,
     type=click.FloatRange(0),
     show_default=True,
-    help="Weight of looking like the person to the embedder.",
+    help="Weight of the identity loss, 1 - cosine of the embedder's features.",
 )
 
 
 def run_options(
     steps: int, batch: int, lr: float
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options that every trainer has, with this trainer's defaults."""
+    """Return a decorator with the options that every trainer has."""
     options = (
         click.option(
             "--out",
             required=True,
             type=click.Path(path_type=Path, file_okay=False),
-            help="The run's folder.",
+            help="The folder of the training run.",
         ),
         click.option(
-            "--steps", default=steps, type=MANY, show_default=True, help="Batches to train on."
+            "--steps",
+            default=steps,
+            type=COUNT,
+            show_default=True,
+            help="Number of batches to train on.",
         ),
         click.option(
             "--batch",
             default=batch,
-            type=MANY,
+            type=COUNT,
             show_default=True,
-            help="Faces a batch, on each device.",
+            help="Faces in a batch, on each device.",
         ),
         click.option(
             "--lr",
             default=lr,
             type=click.FloatRange(1e-9, 1),
             show_default=True,
-            help="Highest learning rate.",
+            help="Peak learning rate.",
         ),
         click.option(
             "--minutes",
             type=click.FloatRange(0, 1e6),
-            help="Stop after this long; give the same command again to resume.",
+            help="Stop after this many minutes; run the same command again to resume.",
         ),
         click.option(
-            "--seed", default=0, type=SEED, show_default=True, help="Of everything random."
+            "--seed",
+            default=0,
+            type=SEED,
+            show_default=True,
+            help="Seed of the random number generators.",
         ),
-        click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …"),
-        click.option("--fp32", is_flag=True, help="Compute in float32 in place of bfloat16."),
+        DEVICE,
+        click.option("--fp32", is_flag=True, help="Compute in float32 instead of bfloat16."),
     )
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,7 +115,10 @@ def run_options(
 
 @click.group("train")
 def train_group() -> None:
-    """Train the models. Give the same command again to resume a run; curves and weights lie in its folder."""
+    """Train the models.
+
+    Run the same command again to resume. The run's folder holds loss curves and weights.
+    """
 
 
 @train_group.command("features")
@@ -115,20 +127,20 @@ def train_group() -> None:
 @click.option(
     "--embedder",
     type=FILE,
-    help="Weights of the builtin embedder. [default: those that come with it]",
+    help="Weights of the builtin embedder. [default: bundled]",
 )
 @click.option(
     "--lr-side",
     default=16,
     type=click.IntRange(4, 128),
     show_default=True,
-    help="Size of the LR twin of each face, px.",
+    help="Size of each face's LR twin, in pixels.",
 )
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@DEVICE
 def features_command(
     faces: tuple[Path, ...], out: Path, embedder: Path | None, lr_side: int, device: str
 ) -> None:
-    """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for the combiner and SR trainers."""
+    """Embed FACES (folders or tar shards of IDENTITY/PHOTO) and their LR twins, for training."""
     opened = _faces(faces)
     model = BuiltinEmbedder(embedder, find_device(device))
     with click.progressbar(length=len(opened), label="embedding") as bar, explain_errors(out):
@@ -142,17 +154,24 @@ def features_command(
     "--out",
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="The run's folder.",
+    help="The folder of the training run.",
 )
 @click.option(
-    "--epochs", default=20, show_default=True, help="At most; it stops when 5 bring nothing."
+    "--epochs",
+    default=20,
+    show_default=True,
+    help="Most epochs; training stops earlier after 5 epochs without progress.",
 )
 @click.option(
-    "--margin", type=float, help="Of the triplet loss. [default: just above the gap at the start]"
+    "--margin", type=float, help="Margin of the triplet loss. [default: just above the initial gap]"
 )
-@click.option("--eta", default=0.1, show_default=True, help="Weight of the learned part, 0-1.")
-@click.option("--seed", default=0, type=SEED, show_default=True, help="Of everything random.")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
+@click.option(
+    "--eta", default=0.1, show_default=True, help="Weight of the learned correction, 0 to 1."
+)
+@click.option(
+    "--seed", default=0, type=SEED, show_default=True, help="Seed of the random number generators."
+)
+@DEVICE
 def combiner_command(
     features: Path, out: Path, epochs: int, margin: float | None, eta: float, seed: int, device: str
 ) -> None:
@@ -171,50 +190,51 @@ def combiner_command(
     "--teacher",
     required=True,
     type=FILE,
-    help="The .xml file of face-reidentification-retail-0095, with its .bin file beside it.",
+    help="The .xml file of face-reidentification-retail-0095; its .bin file lies beside it.",
 )
 @click.option(
     "--once",
+    "single",
     multiple=True,
     type=click.Path(path_type=Path, exists=True),
-    help="Faces of which each is another person; several times.",
+    help="Faces of people with one photograph each. Repeatable.",
 )
 @click.option(
     "--scenes",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of labelled scenes: more faces, and pictures without one.",
+    help="Folder of labelled scenes: more faces, and pictures without a face.",
 )
 @click.option(
     "--blocks",
     is_flag=True,
-    help="Each block learns by itself, from the teacher's maps: how to begin.",
+    help="Train each block on its own, on the teacher's feature maps: the first stage.",
 )
-@BEGIN
+@START
 @run_options(steps=20_000, batch=16, lr=2e-3)
 def embedder_command(
     faces: tuple[Path, ...],
     teacher: Path,
-    once: tuple[Path, ...],
+    single: tuple[Path, ...],
     scenes: Path | None,
     blocks: bool,
-    begin: Path | None,
+    start: Path | None,
     **options: Any,
 ) -> None:
-    """Train the builtin embedder on FACES, distilled from a published network that sees what it sees."""
+    """Train the builtin embedder on FACES, by distillation from a published network."""
     plan, device = _plan(options, clip=5.0, ema=0.998, weight_decay=0.02, muon=True)
     opened = _faces(faces)
-    others = _faces(once) if once else None
+    others = _faces(single) if single else None
     model = Teacher(teacher, device)
     with explain_errors(options["out"]):
         with click.progressbar(length=1, label="teacher", show_pos=True) as bar:
 
-            def tell(done: int, count: int) -> None:
+            def show_progress(done: int, count: int) -> None:
                 bar.length = count
                 bar.update(done - bar.pos)
 
-            data = gather(opened, others, scenes, model, options["out"], tell)
+            data = gather(opened, others, scenes, model, options["out"], show_progress)
         step = train_embedder(
-            data, model, options["out"], plan, options["batch"], _report, begin, blocks
+            data, model, options["out"], plan, options["batch"], _report, start, blocks
         )
     _finish(options["out"], step, plan.steps)
 
@@ -230,21 +250,21 @@ def embedder_command(
 @click.option(
     "--combiner",
     type=FILE,
-    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+    help="Feature Combiner that pools a person's other faces. [default: their mean]",
 )
 @click.option(
     "--network",
     type=click.Choice(["compact", "ncsnpp"]),
     default="compact",
     show_default=True,
-    help="Which one.",
+    help="Architecture of the network.",
 )
 @click.option(
     "--noise",
     type=click.Choice(["edm", "ve", "vp", "subvp"]),
     default="edm",
     show_default=True,
-    help="Where noise levels come from: log-normal, or an SDE of the papers.",
+    help="Distribution of the noise levels: log-normal (edm) or an SDE of the papers.",
 )
 @SURVEILLANCE
 @click.option(
@@ -252,12 +272,12 @@ def embedder_command(
     default=0.04,
     type=click.FloatRange(0, 1),
     show_default=True,
-    help="Share of faces drawn from the feature alone.",
+    help="Share of faces that are drawn from the feature alone, without an LR face.",
 )
 @IDENTITY
 @EMBEDDER
-@BEGIN
-@SHOWN
+@START
+@SAMPLES
 @run_options(steps=20_000, batch=32, lr=5e-4)
 def sr_command(
     faces: tuple[Path, ...],
@@ -269,8 +289,8 @@ def sr_command(
     no_lr: float,
     identity: float,
     embedder: Path | None,
-    begin: Path | None,
-    shown: Path | None,
+    start: Path | None,
+    samples: Path | None,
     **options: Any,
 ) -> None:
     """Train a super-resolution network on FACES."""
@@ -283,7 +303,7 @@ def sr_command(
         no_lr=no_lr,
         identity=identity,
     )
-    job = sr.Job(opened, features, combiner, network, recipe, shown, begin, embedder)
+    job = sr.Job(opened, features, combiner, network, recipe, samples, start, embedder)
     with explain_errors(options["out"]):
         step = sr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
@@ -300,35 +320,35 @@ def sr_command(
 @click.option(
     "--combiner",
     type=FILE,
-    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+    help="Feature Combiner that pools a person's other faces. [default: their mean]",
 )
 @click.option(
     "--width",
     default=192,
     type=click.IntRange(8, 1024),
     show_default=True,
-    help="Channels of its maps.",
+    help="Channels of the feature maps.",
 )
 @click.option(
     "--blocks",
     default=8,
     type=click.IntRange(1, 64),
     show_default=True,
-    help="Blocks of two convolutions.",
+    help="Number of blocks of two convolutions.",
 )
 @click.option(
     "--cameras",
     default=0.35,
     type=click.FloatRange(0, 1),
     show_default=True,
-    help="Share of faces that go through a camera.",
+    help="Share of faces that are degraded as a camera degrades them.",
 )
 @click.option(
     "--held-out",
     type=click.Path(path_type=Path, exists=True),
-    help="Other faces, to measure the gain over bicubic on at each checkpoint.",
+    help="Other faces, for measuring the gain over bicubic at each checkpoint.",
 )
-@BEGIN
+@START
 @run_options(steps=50_000, batch=64, lr=1e-3)
 def mean_command(
     faces: tuple[Path, ...],
@@ -338,7 +358,7 @@ def mean_command(
     blocks: int,
     cameras: float,
     held_out: Path | None,
-    begin: Path | None,
+    start: Path | None,
     **options: Any,
 ) -> None:
     """Train the posterior mean, the picture with the least squared error, on FACES."""
@@ -346,7 +366,7 @@ def mean_command(
     others = None if held_out is None else _faces((held_out,))
     plan, device = _plan(options, save_seconds=300, ema=0.998)
     recipe = mean.Recipe(batch=options["batch"], cameras=cameras)
-    job = mean.Job(opened, features, combiner, recipe, width, blocks, others, begin)
+    job = mean.Job(opened, features, combiner, recipe, width, blocks, others, start)
     with explain_errors(options["out"]):
         step = mean.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
@@ -363,30 +383,30 @@ def mean_command(
 @click.option(
     "--combiner",
     type=FILE,
-    help="Feature Combiner that merges a person's other faces. [default: their mean]",
+    help="Feature Combiner that pools a person's other faces. [default: their mean]",
 )
 @click.option(
     "--mean",
     "weights",
     required=True,
     type=FILE,
-    help="Weights of the posterior mean to go on from.",
+    help="Weights of the posterior mean that the flow starts from.",
 )
-@BEGIN
+@START
 @run_options(steps=50_000, batch=32, lr=1e-3)
 def flow_command(
     faces: tuple[Path, ...],
     features: Path,
     combiner: Path | None,
     weights: Path,
-    begin: Path | None,
+    start: Path | None,
     **options: Any,
 ) -> None:
     """Train the rectified flow that makes the posterior mean of FACES sharp (PMRF)."""
     plan, device = _plan(options, save_seconds=300)
     recipe = mean.Recipe(batch=options["batch"])
     material = mean.Job(_faces(faces), features, combiner, recipe)
-    job = flow.Job(material, weights, begin=begin)
+    job = flow.Job(material, weights, begin=start)
     with explain_errors(options["out"]):
         step = flow.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
@@ -395,20 +415,23 @@ def flow_command(
 @train_group.command("attributes")
 @SOURCES
 @click.option(
-    "--labels", required=True, type=FILE, help="CSV with path, male, glasses, no_beard (0 or 1)."
+    "--labels",
+    required=True,
+    type=FILE,
+    help="CSV with the columns path, male, glasses and no_beard (0 or 1).",
 )
 @click.option(
     "--from",
-    "begin",
+    "start",
     metavar="FILE",
-    help="Classifier that a new run begins with: ours, or NAME=FILE for a published one.",
+    help="Classifier to start a new run from: our file, or NAME=FILE for a published one.",
 )
 @SURVEILLANCE
 @run_options(steps=5_000, batch=64, lr=2e-3)
 def attributes_command(
-    faces: tuple[Path, ...], labels: Path, begin: str | None, surveillance: float, **options: Any
+    faces: tuple[Path, ...], labels: Path, start: str | None, surveillance: float, **options: Any
 ) -> None:
-    """Train the classifier of attributes under noise on FACES."""
+    """Train the noise-conditioned attribute classifier on FACES."""
     opened = _faces(faces)
     rows = read_labels(labels, opened)
     plan, device = _plan(
@@ -423,7 +446,7 @@ def attributes_command(
             options["batch"],
             device,
             _report,
-            begin,
+            start,
             surveillance,
         )
     _finish(options["out"], step, plan.steps)
@@ -438,7 +461,10 @@ def attributes_command(
     help="The .npz that `train features` wrote for these faces.",
 )
 @click.option(
-    "--landmarks", required=True, type=FILE, help="CSV with path and five landmarks of each face."
+    "--landmarks",
+    required=True,
+    type=FILE,
+    help="CSV with the path and five landmarks of each face.",
 )
 @EMBEDDER
 @click.option(
@@ -446,12 +472,12 @@ def attributes_command(
     type=click.Choice(["compact", "published"]),
     default="compact",
     show_default=True,
-    help="Of it.",
+    help="Size of the network.",
 )
 @SURVEILLANCE
 @IDENTITY
-@BEGIN
-@SHOWN
+@START
+@SAMPLES
 @run_options(steps=50_000, batch=32, lr=4e-4)
 def idfsr_command(
     faces: tuple[Path, ...],
@@ -461,15 +487,15 @@ def idfsr_command(
     size: str,
     surveillance: float,
     identity: float,
-    begin: Path | None,
-    shown: Path | None,
+    start: Path | None,
+    samples: Path | None,
     **options: Any,
 ) -> None:
-    """Train IDFSR, for faces of 4, 8 and 16 px, on FACES of people with two photos or more."""
+    """Train IDFSR, for faces of 4, 8 and 16 px, on FACES of people with two or more photographs."""
     opened = _faces(faces)
     plan, device = _plan(options, muon=True)
     recipe = idfsr.Recipe(batch=options["batch"], surveillance=surveillance, identity=identity)
-    job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, shown, begin)
+    job = idfsr.Job(opened, features, landmarks, embedder, size, recipe, samples, start)
     with explain_errors(options["out"]):
         step = idfsr.run(job, options["out"], plan, device, _report)
     _finish(options["out"], step, plan.steps)
@@ -484,7 +510,8 @@ def _faces(sources: tuple[Path, ...]) -> Faces:
     return faces
 
 
-def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
+def _plan(options: dict[str, Any], **settings: float) -> tuple[Any, Any]:
+    """Return the plan and the device, from the options that every trainer has."""
     minutes = options["minutes"]
     plan = Plan(
         steps=options["steps"],
@@ -492,7 +519,7 @@ def _plan(options: dict[str, Any], **more: float) -> tuple[Any, Any]:
         seed=options["seed"],
         bf16=not options["fp32"],
         seconds=math.inf if minutes is None else 60 * minutes,
-        **more,  # type: ignore[arg-type]
+        **settings,  # type: ignore[arg-type]
     )
     return plan, own_device(options["device"])
 
@@ -505,11 +532,11 @@ def _report(progress: Any) -> None:
 
 
 def _finish(out: Path, step: int, steps: int) -> None:
-    if process_number():
+    if process_number():  # only the first process prints
         return
     state = (
         "done"
         if step >= steps
-        else f"stopped at step {step} of {steps}; give the same command again to resume"
+        else f"stopped at step {step} of {steps}; run the same command again to resume"
     )
     click.echo(f"{out}: {state}")

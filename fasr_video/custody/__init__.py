@@ -1,1 +1,1 @@
-"""Keeping a case so that others can rely on it: done again, signed, redacted, and forgotten in time."""
+"""What others rely on: reruns, signatures, redacted pictures, and deletion in time."""

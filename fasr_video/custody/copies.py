@@ -1,4 +1,4 @@
-"""Where else somebody is who was removed from a gallery: other galleries, reports, and cases that name them."""
+"""Copies of people who were removed from a gallery: in other galleries, reports, and cases."""
 
 from __future__ import annotations
 
@@ -19,64 +19,82 @@ from fasr_video.sqlite import explain_errors
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """What was found outside the gallery; nothing of it is touched."""
+class CopiesElsewhere:
+    """What was found outside the gallery. It is only listed; no file is changed."""
 
     folders: tuple[str, ...]
     files: int
     copies: tuple[str, ...]
-    """Files that hold a vector or a picture of somebody who was removed."""
+    """Files that hold a vector or a picture of a removed person."""
     named: dict[str, tuple[str, ...]]
-    """Cases that name somebody who is in the gallery no more, and where in them."""
+    """Cases that name a person who is no longer in the gallery, and where in the case."""
     unread: tuple[str, ...]
 
 
-def telling(gallery: Gallery, images: Sequence[GalleryImage]) -> list[bytes]:
-    """Pieces by which copies are known: vectors, faces as the gallery has them and as reports show them."""
-    found: list[bytes] = []
+def identifying_bytes(gallery: Gallery, images: Sequence[GalleryImage]) -> list[bytes]:
+    """Return byte strings that give copies away: vectors, stored faces, faces as reports show."""
+    pieces: list[bytes] = []
     for image in images:
-        found += gallery.stored_vectors(image)
-        if (picture := gallery.stored_picture(image)) is not None:
-            found += pieces_of_picture(picture)
-        if (face := gallery.face(image)) is not None:
-            shown = photograph(face.picture)
-            found += [*pieces_of_picture(shown.data), *pieces_of_picture(thumbnail(shown).data)]
-    return found
+        pieces += gallery.stored_vectors(image)
+        stored_picture = gallery.stored_picture(image)
+        if stored_picture is not None:
+            pieces += pieces_of_picture(stored_picture)
+        face = gallery.face(image)
+        if face is not None:
+            in_report = photograph(face.picture)
+            pieces += pieces_of_picture(in_report.data)
+            pieces += pieces_of_picture(thumbnail(in_report).data)
+    return pieces
 
 
-def look(
-    places: Sequence[Path], gallery: Path, pieces: Sequence[bytes], gone: Collection[str]
-) -> Elsewhere:
-    """Search every file of these places but the gallery's own; `gone` are subjects of whom it holds nothing more."""
-    files: dict[Path, None] = {}
-    for place in places:
-        files |= dict.fromkeys(
-            sorted(p.resolve() for p in place.rglob("*") if p.is_file() and not p.is_symlink())
-        )
-    own = gallery.resolve()
-    others = [f for f in files if own not in f.parents]
-    readable, unread = [], []
-    for file in others:
+def find_copies(
+    folders: Sequence[Path],
+    gallery: Path,
+    pieces: Sequence[bytes],
+    removed_subjects: Collection[str],
+) -> CopiesElsewhere:
+    """Search every file of these folders except the gallery's own.
+
+    `removed_subjects` are those of whom the gallery holds nothing any more.
+    """
+    readable: list[Path] = []
+    unread: list[str] = []
+    for file in _files_outside(folders, gallery):
         try:
             file.open("rb").close()
             readable.append(file)
         except OSError:
             unread.append(str(file))
-    found = traces.search(readable, pieces)
+    hits = traces.search(readable, pieces)
     named = {}
     for database in (f for f in readable if f.name == DATABASE):
         try:
-            with (
-                explain_errors(database.parent),
-                Case.open(database.parent, read_only=True) as case,
-            ):
-                where = tuple(naming(case, gone))
+            where = _where_named(database.parent, removed_subjects)
         except FasrError:
             unread.append(str(database))
             continue
         if where:
             named[str(database.parent)] = where
-    copies = tuple(sorted({str(f) for f in found.places}))
-    return Elsewhere(
-        tuple(str(p.resolve()) for p in places), len(readable), copies, named, tuple(unread)
+    return CopiesElsewhere(
+        folders=tuple(str(folder.resolve()) for folder in folders),
+        files=len(readable),
+        copies=tuple(sorted({str(file) for file in hits.places})),
+        named=named,
+        unread=tuple(unread),
     )
+
+
+def _files_outside(folders: Sequence[Path], gallery: Path) -> list[Path]:
+    """Return the files below these folders, each file listed once, without the gallery's own."""
+    files: dict[Path, None] = {}
+    for folder in folders:
+        paths = (p.resolve() for p in folder.rglob("*") if p.is_file() and not p.is_symlink())
+        files |= dict.fromkeys(sorted(paths))
+    excluded = gallery.resolve()
+    return [file for file in files if excluded not in file.parents]
+
+
+def _where_named(folder: Path, subjects: Collection[str]) -> tuple[str, ...]:
+    """Return where the case names one of these subjects."""
+    with explain_errors(folder), Case.open(folder, read_only=True) as case:
+        return tuple(naming(case, subjects))

@@ -1,7 +1,8 @@
-"""C2PA manifests in exported pictures, signed with a certificate of the examiner's house, for other programs to check.
+"""C2PA manifests in exported pictures, signed with the examiner's certificate.
 
-Nothing is asked of any network: no time stamp, no remote manifest, no state of the certificate. So the time of signing
-is nobody's word, and whether the certificate is to be trusted is for the one who checks.
+Other programs can check them. Nothing here uses a network: no time stamp, no remote manifest, no
+revocation check. So no authority confirms the time of signing, and whoever checks a picture decides
+whether to trust the certificate.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ try:
 except ImportError as missing:
     raise MissingExtra("c2pa-python", "c2pa", "--c2pa-cert") from missing
 
-# Label of the assertion that holds what the PNG's own text says: case, footage, frame, models. As
-# text: readers of the format show lists of numbers within it as bytes.
-FACTS = "fasr-video.facts"
+# Label of the assertion with the metadata of the PNG's own text: case, footage, frame, models. The
+# label is part of the format. The value is JSON as text, because readers of C2PA show lists of
+# numbers as bytes.
+METADATA_LABEL = "fasr-video.facts"
 PNG = "image/png"
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
-_ALONE = {
+_OFFLINE = {
     "verify": {
         "remote_manifest_fetch": False,
         "ocsp_fetch": False,
@@ -56,17 +58,24 @@ class Signatory:
     algorithm: str
 
     def sign(
-        self, name: str, png: bytes, facts: Mapping[str, Any], made_from: tuple[str, bytes] | None
+        self,
+        name: str,
+        png: bytes,
+        metadata: Mapping[str, Any],
+        drawn_from: tuple[str, bytes] | None,
     ) -> bytes:
-        """The PNG with a manifest in it; `made_from` is the picture, with its name, that it was drawn from."""
+        """Return the PNG with a manifest in it.
+
+        `drawn_from` is the picture that a reconstruction was drawn from: name and bytes.
+        """
         agent = {"name": "fasr-video", "version": __version__}
         action: dict[str, Any] = {
             "action": "c2pa.created",
-            "digitalSourceType": facts["digital_source_type"],
+            "digitalSourceType": metadata["digital_source_type"],
             "softwareAgent": agent,
-            "description": facts["what"],
+            "description": metadata["what"],
         }
-        if made_from is not None:
+        if drawn_from is not None:
             action["parameters"] = {"ingredientIds": ["lr0"]}
         manifest = {
             "claim_generator_info": [agent],
@@ -74,32 +83,36 @@ class Signatory:
             "format": PNG,
             "assertions": [
                 {"label": "c2pa.actions", "data": {"actions": [action]}},
-                {"label": FACTS, "data": {"json": json.dumps(facts)}},
+                {"label": METADATA_LABEL, "data": {"json": json.dumps(metadata)}},
             ],
         }
         signed = io.BytesIO()
-        # Without a time-stamp authority (the last of these): nobody is called.
+        # None: no time-stamp authority, so no request is sent.
         info = c2pa.C2paSignerInfo(self.algorithm, self.chain, self.key, None)
         with (
-            c2pa.Context.from_dict(_ALONE) as alone,
+            c2pa.Context.from_dict(_OFFLINE) as context,
             c2pa.Signer.from_info(info) as signer,
-            c2pa.Builder(json.dumps(manifest), alone) as builder,
+            c2pa.Builder(json.dumps(manifest), context) as builder,
         ):
-            if made_from is not None:
-                told = {"title": made_from[0], "relationship": "inputTo", "label": "lr0"}
-                builder.add_ingredient(json.dumps(told), PNG, io.BytesIO(made_from[1]))
+            if drawn_from is not None:
+                ingredient = {"title": drawn_from[0], "relationship": "inputTo", "label": "lr0"}
+                builder.add_ingredient(json.dumps(ingredient), PNG, io.BytesIO(drawn_from[1]))
             builder.sign(signer, PNG, io.BytesIO(png), signed)
         return signed.getvalue()
 
 
 def open_signatory(chain: Path, key: Path) -> Signatory:
-    """Raise unless a manifest can be signed with these, which is tried on a picture of one pixel."""
-    pem, secret = read_pem(chain), read_pem(key)
+    """Return the signatory of this chain and key.
+
+    Raise where they cannot sign a manifest, which is tried on a picture of one pixel.
+    """
+    pem = read_pem(chain)
+    secret = read_pem(key)
     try:
         leaf = x509.load_pem_x509_certificates(pem)[0]
     except ValueError as error:
         raise InputError(
-            chain, "no certificates in PEM", "give the chain, the signing certificate first"
+            chain, "it holds no PEM certificate", "give the chain, the signing certificate first"
         ) from error
     private = read_any_private(key, "give the key of the certificate")
     der = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -107,20 +120,23 @@ def open_signatory(chain: Path, key: Path) -> Signatory:
         raise InputError(
             key,
             f"not the key of the first certificate in {chain}",
-            "give the two that belong together",
+            "give the key that belongs to this certificate",
         )
     if not leaf.not_valid_before_utc <= datetime.now(UTC) <= leaf.not_valid_after_utc:
         valid = f"{leaf.not_valid_before_utc:%Y-%m-%d} to {leaf.not_valid_after_utc:%Y-%m-%d}"
         raise InputError(
-            chain, f"its first certificate is valid from {valid}, not today", "give one that is"
+            chain, f"its first certificate is valid from {valid}, not today", "give one valid today"
         )
     signatory = Signatory(pem, secret, _algorithm(private, key))
     try:
-        signatory.sign("trial", _one_pixel(), described(CAMERA, {}), None)
+        signatory.sign("test", _one_pixel(), described(CAMERA, {}), None)
     except c2pa.C2paError as error:
         reason = f"C2PA does not accept it ({error})"
-        remedy = "give a chain whose first certificate may sign documents: not self-signed, digitalSignature, and a "
-        raise InputError(chain, reason, remedy + "purpose such as emailProtection") from error
+        remedy = (
+            "give a chain whose first certificate may sign documents: not self-signed, with "
+            "digitalSignature and a purpose such as emailProtection"
+        )
+        raise InputError(chain, reason, remedy) from error
     return signatory
 
 
@@ -133,8 +149,8 @@ def _algorithm(key: object, path: Path) -> str:
         return _CURVES[key.curve.name]
     raise InputError(
         path,
-        "not a kind of key that C2PA knows",
-        "give one for P-256, P-384, P-521, Ed25519 or RSA",
+        "C2PA does not support this kind of key",
+        "give a key for P-256, P-384, P-521, Ed25519 or RSA",
     )
 
 

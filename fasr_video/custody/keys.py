@@ -1,4 +1,4 @@
-"""Keys: a pair of Ed25519 to sign with, and the key that a case is encrypted with."""
+"""Key files: an Ed25519 pair for signing, and the key that encrypts cases."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ except ImportError as missing:
 
 
 def make_signing_keys(private: Path) -> tuple[Path, str]:
-    """A new pair: FILE, which only its owner may read, and FILE.pub beside it; with the fingerprint. No FILE stays
-    without its FILE.pub."""
+    """Write FILE, readable by its owner only, and FILE.pub; return FILE.pub and the fingerprint.
+
+    Where FILE.pub cannot be written, FILE is removed.
+    """
     key = Ed25519PrivateKey.generate()
     public = private.with_name(private.name + ".pub")
     _refuse_existing(public)
@@ -49,7 +51,7 @@ def make_signing_keys(private: Path) -> tuple[Path, str]:
 
 
 def write_secret(path: Path, secret: bytes) -> None:
-    """A new file that only its owner may read; one that is there is never written over."""
+    """Write a new file that only its owner may read; raise where it exists."""
     _write_new(path, secret, 0o600)
 
 
@@ -66,8 +68,8 @@ def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise UsageError(
             path,
-            "it is there already",
-            "give another name: a key that is gone cannot be made again",
+            "it exists already",
+            "give another name: an overwritten key cannot be recovered",
         )
 
 
@@ -84,7 +86,7 @@ def read_any_private(path: Path, remedy: str) -> PrivateKeyTypes:
         key = load_pem_private_key(read_pem(path), None)
     except TypeError as error:
         raise InputError(
-            path, "it is protected by a password", "give a copy without one, kept safe"
+            path, "it is protected by a password", "give a copy without a password, kept safe"
         ) from error
     except ValueError as error:
         raise InputError(path, "not a private key in PEM", remedy) from error
@@ -98,14 +100,17 @@ def read_public(path: Path) -> Ed25519PublicKey:
         key = load_pem_public_key(data)
     except ValueError as error:
         reason = "a private key" if b"PRIVATE KEY" in data else "not a public key in PEM"
-        raise InputError(path, reason, "give the .pub file of the one who signed") from error
+        raise InputError(path, reason, "give the signer's .pub file") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise InputError(path, "not an Ed25519 key", "give the .pub file of the one who signed")
+        raise InputError(path, "not an Ed25519 key", "give the signer's .pub file")
     return key
 
 
 def fingerprint(key: Ed25519PublicKey) -> str:
-    """SHA-256 of the public key as DER, as `openssl pkey -pubin -in FILE -outform DER | sha256sum` prints it."""
+    """Return the SHA-256 of the public key as DER.
+
+    `openssl pkey -pubin -in FILE -outform DER | sha256sum` prints the same.
+    """
     return hashlib.sha256(
         key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     ).hexdigest()
@@ -124,5 +129,5 @@ def read_pem(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(
-            path, f"cannot be read ({error.strerror})", "give the file of a key or certificate"
+            path, f"cannot be read ({error.strerror})", "give a file with a key or certificate"
         ) from error

@@ -1,6 +1,7 @@
-"""Under which licences stands what is installed here: fasr-video, what it needs, and the bundled weights.
+"""The licences of fasr-video, of the packages that it needs, and of the bundled weights.
 
-Not pip-licenses, which knows neither the weights nor what a package is needed for, and would be needed at run time.
+This does not use pip-licenses, which would be needed at run time and knows neither the weights nor
+what a package is needed for.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ UNKNOWN = "not stated in its metadata"
 class Licence:
     name: str
     version: str
-    """Of a package; the first digits of the SHA-256 of weights."""
+    """The version of a package, or the first digits of the SHA-256 of weights."""
     licence: str
     needed_for: str
-    """every run, the extras that ask for it, or what weights were trained on."""
+    """"every run", the extras that need it, or what weights were trained on."""
 
 
 def packages() -> list[Licence]:
-    """What is installed of all that fasr-video asks for, at any depth."""
-    asked: dict[str, set[str]] = {}
+    """Return the installed packages that fasr-video requires, directly or not."""
+    required: dict[str, set[str]] = {}
     for line in importlib.metadata.requires(PROJECT) or ():
         extra = re.search(r"extra\s*==\s*['\"]([\w-]+)['\"]", line)
-        for name in _tree(_name(line)):
-            asked.setdefault(name, set()).add(extra[1] if extra else "")
+        for name in _with_dependencies(_name(line)):
+            required.setdefault(name, set()).add(extra[1] if extra else "")
     rows = [_package(PROJECT, "itself")]
-    for name, extras in sorted(asked.items()):
+    for name, extras in sorted(required.items()):
         rows.append(
             _package(name, "every run" if "" in extras else f"extra {', '.join(sorted(extras))}")
         )
@@ -42,48 +43,49 @@ def packages() -> list[Licence]:
 
 
 def weights() -> list[Licence]:
-    """As the manifest of the bundled weights has them."""
+    """Return the bundled weights, as their manifest lists them."""
     return [
         Licence(e.file, e.sha256[:12], e.licence, f"trained on: {e.data}")
         for e in read_manifest().values()
     ]
 
 
-def _tree(name: str) -> Iterable[str]:
-    """The package and all that it needs, as far as it is installed."""
-    found: set[str] = set()
+def _with_dependencies(name: str) -> Iterable[str]:
+    """Return the package and its dependencies, as far as they are installed."""
+    installed: set[str] = set()
     waiting = [name]
     while waiting:
         name = waiting.pop()
         try:
-            needs = importlib.metadata.requires(name) or ()
+            requirements = importlib.metadata.requires(name) or ()
         except importlib.metadata.PackageNotFoundError:
             continue
-        if name not in found:
-            found.add(name)
-            waiting += [_name(line) for line in needs if "extra" not in line.partition(";")[2]]
-    return found
+        if name not in installed:
+            installed.add(name)
+            needed = (line for line in requirements if "extra" not in line.partition(";")[2])
+            waiting += [_name(line) for line in needed]
+    return installed
 
 
 def _name(requirement: str) -> str:
-    """Of a line such as `PyYAML>=6; python_version > '3'`, in the form in which names are compared."""
+    """Return the normalised name in a line such as `PyYAML>=6; python_version > '3'`."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement, maxsplit=1)[0]).lower()
 
 
 def _package(name: str, needed_for: str) -> Licence:
-    about = importlib.metadata.metadata(name)
+    metadata = importlib.metadata.metadata(name)
     classifiers = [
         c.split(" :: ")[-1]
-        for c in about.get_all("Classifier") or ()
+        for c in metadata.get_all("Classifier") or ()
         if c.startswith("License :: ")
     ]
-    lines = [
-        line.split("\n")[0].strip() for line in about.get_all("License") or ()
-    ]  # some give the whole text
+    # Some packages give the full text: the first line names the licence.
+    texts = metadata.get_all("License") or ()
+    first_lines = [text.split("\n")[0].strip() for text in texts]
     stated = (
-        about.get_all("License-Expression")
+        metadata.get_all("License-Expression")
         or classifiers
-        or [line for line in lines if line]
+        or [line for line in first_lines if line]
         or [UNKNOWN]
     )
-    return Licence(about["Name"], about["Version"], ", ".join(stated), needed_for)
+    return Licence(metadata["Name"], metadata["Version"], ", ".join(stated), needed_for)

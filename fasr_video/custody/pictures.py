@@ -1,7 +1,7 @@
-"""The pictures of a track as files that say where they are from, each with its facts in a file beside it.
+"""A track's pictures as files that say where they come from, each with its metadata beside it.
 
-Camera pictures lie in a case as they were cut, named by their own hash. What they are is written into them here, on
-their way out; the compressed pixels stay the same bytes, so that a copy can be found by them.
+A case keeps camera pictures as they were cut, named by their hash. The metadata is written into
+them here, on export. The compressed pixels stay the same bytes, so that copies can be found.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportedPicture:
     name: str
-    """Of the file: the track, what it is, and the frame."""
+    """File name: the track, the kind of picture, and the frame."""
     data: bytes
-    facts: dict[str, object]
+    metadata: dict[str, object]
 
 
 def export_pictures(
     case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None = None
 ) -> list[Path]:
-    """The pictures of these tracks, or of all, into a folder, and a JSON with the facts of each.
+    """Write the pictures of these tracks, or of all, and a JSON with the metadata of each.
 
-    With a signatory, each picture holds a C2PA manifest.
+    Return the paths of the pictures. With a signatory, each picture holds a C2PA manifest.
     """
     with case.one_moment():
         return _export(case, names, out, redact, signatory)
@@ -52,74 +52,83 @@ def export_pictures(
 def _export(
     case: Case, names: Collection[str], out: Path, redact: bool, signatory: Signatory | None
 ) -> list[Path]:
-    found = {t["name"]: t for t in tracks(case)}
-    if strange := sorted(set(names) - found.keys()):
-        reason = f"no such track, but {', '.join(found) or 'none'}"
-        raise CaseError(strange[0], reason, "name tracks as `fasr-video show` does")
+    by_name = {track["name"]: track for track in tracks(case)}
+    unknown = sorted(set(names) - by_name.keys())
+    if unknown:
+        reason = f"no such track; the case has {', '.join(by_name) or 'none'}"
+        raise CaseError(unknown[0], reason, "name tracks as `fasr-video show` does")
     written = []
     with explain_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        for name in names or found:
-            pictures = of_track(case, found[name], redact)
-            for picture in pictures if signatory is None else _signed(pictures, signatory):
-                written.append(inside(out, picture.name))
-                _write(written[-1], picture)
+        for name in names or by_name:
+            pictures = pictures_of_track(case, by_name[name], redact)
+            if signatory is not None:
+                pictures = _signed(pictures, signatory)
+            for picture in pictures:
+                path = inside(out, picture.name)
+                _write(path, picture)
+                written.append(path)
     return written
 
 
-def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Exported]:
-    """Its kept faces in the recording's own pixels, and what was drawn of them."""
-    name, shown, made = track["name"], track["shown"], track["restoration"]
-    for face in filter(None, (shown, *track["auxiliaries"])):
-        if face["native"] is not None:
-            yield _camera(case, track, face, redact)
-    if made is not None:
-        kinds = {"sr": made["picture"], "disagreement": made["spread"]}
-        kinds |= {f"sample{k}": sample for k, sample in enumerate(made["samples"], 1)}
-        drawn = {k: made[k] for k in made.keys() - {"what", "picture", "spread", "samples"}}
-        frames = [when(track, face) for face in (shown, *track["auxiliaries"])]
-        made_with = encodings(case, track["id"])[track["id"]].provenance
-        for kind, stored in kinds.items():
-            if stored is not None:
-                facts = (
-                    about(case, track, stored) | {"frames": frames, "made_with": made_with} | drawn
-                )
-                yield _exported(
-                    f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts
-                )
+def pictures_of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[ExportedPicture]:
+    """Yield the track's faces in the recording's own pixels, then its reconstructions."""
+    for face in (track["shown"], *track["auxiliaries"]):
+        if face is not None and face["native"] is not None:
+            yield _camera_picture(case, track, face, redact)
+    if track["restoration"] is not None:
+        yield from _reconstructions(case, track)
 
 
-def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Exported]:
-    """Each with its manifest; those of reconstructions hold LR0's, as what they were drawn from."""
+def _reconstructions(case: Case, track: dict[str, Any]) -> Iterator[ExportedPicture]:
+    restoration = track["restoration"]
+    stored_pictures = {"sr": restoration["picture"], "disagreement": restoration["spread"]}
+    for number, sample in enumerate(restoration["samples"], 1):
+        stored_pictures[f"sample{number}"] = sample
+    left_out = {"what", "picture", "spread", "samples"}
+    settings = {key: restoration[key] for key in restoration.keys() - left_out}
+    frames = [when(track, face) for face in (track["shown"], *track["auxiliaries"])]
+    made_with = encodings(case, track["id"])[track["id"]].provenance
+    for kind, stored in stored_pictures.items():
+        if stored is None:
+            continue
+        metadata = about(case, track, stored) | {"frames": frames, "made_with": made_with}
+        png = case.picture_bytes(Path(stored).stem)
+        yield _exported(f"{track['name']}-{kind}.png", png, BANNER, metadata | settings)
+
+
+def _signed(pictures: Iterator[ExportedPicture], signatory: Signatory) -> Iterator[ExportedPicture]:
+    """Yield each picture with a manifest. A reconstruction's manifest names LR0 as its source."""
     lr0: tuple[str, bytes] | None = None
     for picture in pictures:
-        drawn = picture.facts["what"] == BANNER
-        data = signatory.sign(picture.name, picture.data, picture.facts, lr0 if drawn else None)
-        if picture.facts.get("face") == "lr0":
+        is_reconstruction = picture.metadata["what"] == BANNER
+        drawn_from = lr0 if is_reconstruction else None
+        data = signatory.sign(picture.name, picture.data, picture.metadata, drawn_from)
+        if picture.metadata.get("face") == "lr0":
             lr0 = (picture.name, data)
         yield replace(picture, data=data)
 
 
-def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:
-    facts = (
-        about(case, track, face["native"])
-        | when(track, face)
-        | {"box": face["box"], "face": face["reason"]}
-    )
+def _camera_picture(
+    case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool
+) -> ExportedPicture:
+    metadata = about(case, track, face["native"]) | when(track, face)
+    metadata |= {"box": face["box"], "face": face["reason"]}
     name = f"{track['name']}-{face['reason']}-frame{whole(face['frame'])}.png"
     if not redact:
-        return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
+        return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, metadata)
     buffer = io.BytesIO()
     Pictures.fromarray(without_bystanders(case, read_face(case, face["face"]))).save(buffer, "PNG")
-    return _exported(name, buffer.getvalue(), COVERED, facts)
+    return _exported(name, buffer.getvalue(), COVERED, metadata)
 
 
-def _exported(name: str, png: bytes, what: str, facts: dict[str, object]) -> Exported:
-    return Exported(name, with_note(png, facts, what), described(what, facts))
+def _exported(name: str, png: bytes, what: str, metadata: dict[str, object]) -> ExportedPicture:
+    return ExportedPicture(name, with_note(png, metadata, what), described(what, metadata))
 
 
-def _write(path: Path, picture: Exported) -> None:
+def _write(path: Path, picture: ExportedPicture) -> None:
     atomic_write(path, lambda partial: partial.write_bytes(picture.data))
-    facts = picture.facts | {"file": path.name, "sha256": hashlib.sha256(picture.data).hexdigest()}
-    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    sha256 = hashlib.sha256(picture.data).hexdigest()
+    metadata = picture.metadata | {"file": path.name, "sha256": sha256}
+    text = json.dumps(metadata, indent=2, ensure_ascii=False)
     atomic_write_text(path.with_suffix(".json"), text)

@@ -1,10 +1,13 @@
-"""The end of a case: what is past its time is removed; a tombstone says what it was and where copies were looked for.
+"""The end of a case: `purge` removes an expired case and leaves a tombstone.
 
-Copies are looked for first, while there is something to compare with. Then the tombstone is written, then the files go,
-the database before all others: a case is whole, or it cannot be opened. Killed in between, the next purge goes on.
+The tombstone says what the case was and where copies were searched for. The order is fixed: search
+for copies while there is something to compare with, write the tombstone, remove the files, the
+database first. So a case is complete or cannot be opened. The next purge finishes one that was
+killed.
 
-While the database is there, it alone says whether the case's time is over: a tombstone beside it is nobody's word. What
-goes is what the case wrote, by its names and hashes (`contents`); anything else in the folder stops it before.
+While the database exists, it alone says whether the case has expired; a tombstone beside it counts
+for nothing. Only files that the case wrote are removed, by name and hash (`contents`). Any other
+file in the folder stops the purge before it begins.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,13 @@ from fasr_video.case.damage import damage
 from fasr_video.case.results import sealed_features
 from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, locked, now
-from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
+from fasr_video.custody.contents import (
+    are_the_same_files,
+    files_named_as_in_a_case,
+    files_of_case,
+    foreign_file,
+    may_change,
+)
 from fasr_video.encryption import given_key
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
 from fasr_video.files import atomic_write_text, is_gone, read_file, refuse_link, sync_folder
@@ -35,47 +44,53 @@ from fasr_video.gallery import traces
 from fasr_video.sqlite import MISREAD, explain_errors
 
 SCHEMA = "fasr-video/purged/1"
-# How long after its time a case is removed by the clock alone, and how far a clock may be behind
-# its log.
-FAR, BACK = timedelta(days=31), timedelta(days=1)
-# Bytes of a picture that are looked for, and their base64, as pages hold pictures: a multiple of
-# three.
-PIECE = 48
+# The clock alone removes a case at most this long after it expired.
+PURGE_WINDOW = timedelta(days=31)
+# The clock may be this far behind the log.
+CLOCK_TOLERANCE = timedelta(days=1)
+# Length of the piece of a picture that is searched for, also in base64, as pages hold pictures. A
+# multiple of three, so that base64 needs no padding.
+PIECE_BYTES = 48
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class RetainedCase:
     folder: Path
     made_at: str
-    until: datetime | None
-    """When its time is over; None where no time was set."""
-    begun: bool
-    """A purge of it was begun and not finished: its database is gone."""
-    newest: datetime | None = None
+    expires_at: datetime | None
+    """None where no retention time was set."""
+    purge_begun: bool
+    """A purge was begun and not finished: the database is gone."""
+    last_logged: datetime | None = None
     """When the last line of its log was written."""
     problem: str = ""
-    """Why it cannot be opened: such a case is never removed."""
+    """Why it cannot be opened. Such a case is never removed."""
 
-    def over(self, at: datetime) -> bool:
-        return self.begun or (self.until is not None and self.until <= at)
+    def has_expired(self, at: datetime) -> bool:
+        if self.purge_begun:
+            return True
+        return self.expires_at is not None and self.expires_at <= at
 
-    def doubt(self, at: datetime) -> str:
-        """Why this time, by the machine's clock, ends nothing by itself; empty where it may."""
-        if self.begun or self.until is None or self.newest is None:
+    def clock_problem(self, at: datetime) -> str:
+        """Return why the clock's time `at` must not remove this case; empty where it may."""
+        if self.purge_begun or self.expires_at is None or self.last_logged is None:
             return ""
-        sure = self.newest - BACK <= at <= max(self.until, self.newest) + FAR
-        if sure or self.until > at:
+        earliest = self.last_logged - CLOCK_TOLERANCE
+        latest = max(self.expires_at, self.last_logged) + PURGE_WINDOW
+        if earliest <= at <= latest or self.expires_at > at:
             return ""
-        told = f"the clock says {at:%Y-%m-%d}, its log ends on {self.newest:%Y-%m-%d}, its time {self.until:%Y-%m-%d}"
-        remedy = (
-            "see that the clock is right, then remove the cases that you name with --now and --why"
+        dates = (
+            f"the clock says {at:%Y-%m-%d}, the case's log ends on {self.last_logged:%Y-%m-%d} "
+            f"and its time on {self.expires_at:%Y-%m-%d}"
         )
-        return str(CaseError(self.folder, f"{told}: too far apart to remove it by itself", remedy))
+        reason = f"{dates}: too far apart to remove it by the clock alone"
+        remedy = "check the clock, then remove the cases by name with --now and --why"
+        return str(CaseError(self.folder, reason, remedy))
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """Where copies were looked for, and the files that hold some."""
+class CopySearch:
+    """Where copies were searched for, and the files that hold one."""
 
     folders: list[str]
     files: int
@@ -83,167 +98,178 @@ class Search:
     unread: list[str]
     found: list[str]
     refused: dict[Path, str]
-    """Cases whose pictures and vectors could not be read, each with the reason: without those no copy is found."""
+    """Cases whose pictures and vectors could not be read, with the reason. Their copies cannot be
+    found."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class PurgeResult:
     folder: Path
-    told: dict[str, Any]
-    """What its tombstone says; empty where it stays."""
+    tombstone: dict[str, Any]
+    """Empty where the case was not removed."""
     problem: str = ""
-    """Why it stays."""
+    """Why the case was not removed."""
 
 
-def cases_in(places: Sequence[Path]) -> list[Due]:
-    """The cases that these folders are, or hold at any depth, the oldest first; those that are gone are left out."""
-    folders: dict[Path, None] = {}
-    for place in places:
-        inside = {p.parent for name in (DATABASE, TOMBSTONE) for p in place.rglob(name)}
-        if not inside:
-            raise CaseError(place, "no case here", "give cases, or a folder that holds some")
-        folders |= dict.fromkeys(sorted(inside))
-    return sorted(
-        (due for folder in folders if (due := _due(folder)) is not None), key=lambda d: d.made_at
-    )
+def cases_in(folders: Sequence[Path]) -> list[RetainedCase]:
+    """Return the cases at or below these folders, the oldest first, without purged ones."""
+    case_folders: dict[Path, None] = {}
+    for folder in folders:
+        below = {path.parent for name in (DATABASE, TOMBSTONE) for path in folder.rglob(name)}
+        if not below:
+            raise CaseError(folder, "no case here", "give cases, or a folder that holds cases")
+        case_folders |= dict.fromkeys(sorted(below))
+    cases = [_retained_case(folder) for folder in case_folders]
+    return sorted((case for case in cases if case is not None), key=lambda case: case.made_at)
 
 
-def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
-    """Every file in these places, but for the cases themselves, that holds pictures or vectors of the cases."""
-    for place in places:
-        if not place.is_dir():
-            raise UsageError(place, "no such folder to search", "give a folder that is there")
-    own = {d.folder.resolve() for d in cases}
-    files = {
-        p.resolve()
-        for place in places
-        for p in place.rglob("*")
-        if p.is_file() and not p.is_symlink()
-    }
-    files = {f for f in files if not own & set(f.parents)}
-    readable = sorted(f for f in files if os.access(f, os.R_OK))
+def search_copies(cases: Sequence[RetainedCase], folders: Sequence[Path]) -> CopySearch:
+    """Search all files in these folders, except the cases' own, for their pictures and vectors."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(folder, "no such folder to search", "give a folder that exists")
+    files = _files_outside(cases, folders)
+    readable = sorted(file for file in files if os.access(file, os.R_OK))
     pieces: list[bytes] = []
     refused: dict[Path, str] = {}
-    for due in cases:
+    for case in cases:
+        if case.purge_begun:
+            continue
         try:
-            pieces += [] if due.begun else _telling(due.folder)
+            pieces += identifying_bytes(case.folder)
         except FasrError as error:
-            refused[due.folder] = str(error)
-    looked = traces.search(readable, pieces)
-    unread, found = sorted(map(str, files - set(readable))), sorted({str(f) for f in looked.places})
-    return Search(
-        [str(p.resolve()) for p in places], looked.files, looked.size, unread, found, refused
+            refused[case.folder] = str(error)
+    hits = traces.search(readable, pieces)
+    return CopySearch(
+        folders=[str(folder.resolve()) for folder in folders],
+        files=hits.files,
+        size=hits.size,
+        unread=sorted(map(str, files - set(readable))),
+        found=sorted({str(file) for file in hits.places}),
+        refused=refused,
     )
+
+
+def _files_outside(cases: Sequence[RetainedCase], folders: Sequence[Path]) -> set[Path]:
+    excluded = {case.folder.resolve() for case in cases}
+    paths = (path for folder in folders for path in folder.rglob("*"))
+    files = {path.resolve() for path in paths if path.is_file() and not path.is_symlink()}
+    return {file for file in files if not excluded & set(file.parents)}
 
 
 def purge_all(
-    cases: Sequence[Due], search: Search, by: str, why: str, role: str = ""
-) -> Iterator[Ended]:
-    """One after another; a case that cannot be removed is told of, and the rest goes on."""
-    for due in cases:
-        problem = search.refused.get(due.folder, "")
-        told: dict[str, Any] = {}
+    cases: Sequence[RetainedCase], search: CopySearch, by: str, why: str, role: str = ""
+) -> Iterator[PurgeResult]:
+    """Purge the cases one by one. A case that cannot be removed does not stop the others."""
+    for case in cases:
+        problem = search.refused.get(case.folder, "")
+        tombstone: dict[str, Any] = {}
         try:
             if not problem:
-                told = purge(due, search, by, why, role)
+                tombstone = purge(case, search, by, why, role)
         except FasrError as error:
             problem = str(error)
-        yield Ended(due.folder, told, problem)
+        yield PurgeResult(case.folder, tombstone, problem)
 
 
-def left(told: Iterable[dict[str, Any]]) -> list[str]:
-    """Copies that these tombstones name and that are still there, also of a purge that was killed after its search."""
-    return sorted(
-        {path for stone in told for path in stone["copies"]["found"] if not is_gone(path)}
-    )
+def remaining_copies(tombstones: Iterable[dict[str, Any]]) -> list[str]:
+    """Return the copies that these tombstones list and that still exist.
+
+    This includes copies that a purge found which was killed after its search.
+    """
+    listed = {path for tombstone in tombstones for path in tombstone["copies"]["found"]}
+    return sorted(path for path in listed if not is_gone(path))
 
 
-def tombstones_in(places: Sequence[Path]) -> list[Path]:
-    """Cases that were purged, or begun to be."""
-    return sorted({p.parent for place in places for p in place.rglob(TOMBSTONE)})
+def purged_folders(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders of cases whose purge was begun or finished."""
+    return sorted({path.parent for folder in folders for path in folder.rglob(TOMBSTONE)})
 
 
 def is_purged(folder: Path) -> bool:
     return (folder / TOMBSTONE).is_file() and not (folder / DATABASE).is_file()
 
 
-def tombstone(folder: Path) -> dict[str, Any]:
-    """What it says."""
+def read_tombstone(folder: Path) -> dict[str, Any]:
+    """Return the folder's tombstone as data; raise where it is damaged."""
     path = folder / TOMBSTONE
     try:
         refuse_link(path)
         with explain_errors(folder):
-            told: dict[str, Any] = json.loads(read_file(path))
-        texts = (
-            told["state"],
-            told["made_at"],
-            told["begun_at"],
-            told["why"],
-            *told["copies"]["found"],
-        )
+            tombstone: dict[str, Any] = json.loads(read_file(path))
+        texts = [tombstone[key] for key in ("state", "made_at", "begun_at", "why")]
+        texts += tombstone["copies"]["found"]
         if not all(isinstance(text, str) for text in texts):
-            raise ValueError("something else where text belongs")
-        sum(file.get("size", 0) for file in told["removed"].values())
+            raise ValueError("a value that should be text is not")
+        sum(file.get("size", 0) for file in tombstone["removed"].values())
     except (OSError, *MISREAD) as error:
         raise CaseError(
-            path, f"not a whole tombstone ({error})", "look at the folder yourself"
+            path, f"a damaged tombstone ({error})", "look at the folder yourself"
         ) from error
-    return told
+    return tombstone
 
 
-def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[str, Any]:
-    """Remove all files of the case but its tombstone; returns what the tombstone says."""
-    folder = due.folder
+def purge(
+    case: RetainedCase, search: CopySearch, by: str, why: str, role: str = ""
+) -> dict[str, Any]:
+    """Remove all files of the case and return the tombstone that is left in its folder."""
+    folder = case.folder
     with explain_errors(folder), locked(folder):
-        if not due.begun:
-            _begin(folder, _tombstone(folder, search, by, why, as_role(role)))
-        told = tombstone(folder)
-        left = named_as_ours(folder)
-        for name, facts in left.items():
-            if (
-                not may_change(name)
-                and told["removed"].get(name, {}).get("sha256") != facts["sha256"]
-            ):
-                raise strange(folder / name, "not what the tombstone tells of")
-        for name in sorted(left, key=lambda n: (not n.startswith(DATABASE), n)):
-            (folder / name).unlink(missing_ok=may_change(name))
-            if name == DATABASE:
-                sync_folder(folder)  # or a power cut could bring it back, and not what it tells of
-        for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-            path.rmdir()
-        sync_folder(folder)
-        told |= {"state": "removed", "removed_at": now()}
-        _write(folder, told)
+        if not case.purge_begun:
+            _begin(folder, _new_tombstone(folder, search, by, why, as_role(role)))
+        tombstone = read_tombstone(folder)
+        _remove_files(folder, tombstone)
+        tombstone |= {"state": "removed", "removed_at": now()}
+        _write(folder, tombstone)
         (folder / LOCK).unlink()
-    return told
+    return tombstone
 
 
-def _due(folder: Path) -> Due | None:
-    """None where it is gone."""
+def _remove_files(folder: Path, tombstone: Mapping[str, Any]) -> None:
+    """Remove the files that the tombstone lists, the database first, and the empty folders."""
+    files = files_named_as_in_a_case(folder)
+    for name, file in files.items():
+        listed = tombstone["removed"].get(name, {}).get("sha256")
+        if not may_change(name) and listed != file.sha256:
+            raise foreign_file(folder / name, "not what the tombstone lists")
+    for name in sorted(files, key=lambda name: (not name.startswith(DATABASE), name)):
+        (folder / name).unlink(missing_ok=may_change(name))
+        if name == DATABASE:
+            # A power cut could otherwise bring the database back without its pictures.
+            sync_folder(folder)
+    for path in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        path.rmdir()
+    sync_folder(folder)
+
+
+def _retained_case(folder: Path) -> RetainedCase | None:
+    """Return the case in this folder; None where it was purged."""
     try:
-        told = tombstone(folder) if os.path.lexists(folder / TOMBSTONE) else {}
-        if told and is_purged(folder):
-            return (
-                None
-                if told["state"] == "removed"
-                else Due(folder, told["made_at"], None, begun=True)
-            )
+        tombstone = read_tombstone(folder) if os.path.lexists(folder / TOMBSTONE) else {}
+        if tombstone and is_purged(folder):
+            if tombstone["state"] == "removed":
+                return None
+            return RetainedCase(folder, tombstone["made_at"], None, purge_begun=True)
         with explain_errors(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = case.settings["case"].get("retention_days")
-            newest = log.newest(case, 1)[0].at
-            if told and (told["state"], told.get("log_head")) != (
-                "removing",
-                case.meta("log_head"),
-            ):
-                raise strange(folder / TOMBSTONE, "a tombstone, and the case is there")
+            last_logged = datetime.fromisoformat(log.newest(case, 1)[0].at)
+            if tombstone:
+                _check_tombstone_beside_database(case, tombstone)
         made = datetime.fromisoformat(made_at)
-        until = None if days is None else made + timedelta(days=days)
-        return Due(folder, made_at, until, begun=False, newest=datetime.fromisoformat(newest))
+        expires_at = None if days is None else made + timedelta(days=days)
+        return RetainedCase(folder, made_at, expires_at, purge_begun=False, last_logged=last_logged)
     except FasrError as error:
-        return Due(folder, "", None, begun=False, problem=str(error))
-    except OverflowError:  # a time that no calendar has is never over
-        return Due(folder, made_at, None, begun=False)
+        return RetainedCase(folder, "", None, purge_begun=False, problem=str(error))
+    except OverflowError:  # a date past the end of the calendar never comes
+        return RetainedCase(folder, made_at, None, purge_begun=False)
+
+
+def _check_tombstone_beside_database(case: Case, tombstone: Mapping[str, Any]) -> None:
+    """Raise unless a purge of this very state of the case wrote the tombstone."""
+    is_unfinished = tombstone["state"] == "removing"
+    if not is_unfinished or tombstone.get("log_head") != case.meta("log_head"):
+        raise foreign_file(case.folder / TOMBSTONE, "a tombstone, although the case still exists")
 
 
 def _made_at(case: Case) -> str:
@@ -255,28 +281,34 @@ def _made_at(case: Case) -> str:
     return lines[0].at
 
 
-def _begin(folder: Path, told: dict[str, Any]) -> None:
-    """Write the tombstone; one that a killed purge of this very state wrote stays, with who began it and why."""
+def _begin(folder: Path, tombstone: dict[str, Any]) -> None:
+    """Write the tombstone, unless a killed purge of this very state wrote one.
+
+    The earlier tombstone keeps who began the purge and why.
+    """
     path = folder / TOMBSTONE
-    if os.path.lexists(path):
-        before = tombstone(folder)
-        if (
-            not same(told["removed"], before["removed"])
-            or before.get("log_head") != told["log_head"]
-        ):
-            raise strange(path, "a tombstone of another case, or of another state of it")
+    if not os.path.lexists(path):
+        _write(folder, tombstone)
         return
-    _write(folder, told)
+    earlier = read_tombstone(folder)
+    same_files = are_the_same_files(tombstone["removed"], earlier["removed"])
+    if not same_files or earlier.get("log_head") != tombstone["log_head"]:
+        raise foreign_file(path, "a tombstone of another case, or of another state of this one")
 
 
-def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> dict[str, Any]:
+def _new_tombstone(
+    folder: Path, search: CopySearch, by: str, why: str, role: str
+) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
-        if (found := damage(case)) is not None:
+        problem = damage(case)
+        if problem is not None:
             raise IntegrityError(
-                folder, f"not what its log says ({found})", "see `fasr-video verify`; it stays"
+                folder,
+                f"it does not agree with its log ({problem}), so it was not removed",
+                "see `fasr-video verify`",
             )
-        removed = contents(case)
-        told: dict[str, Any] = {
+        files = files_of_case(case)
+        tombstone: dict[str, Any] = {
             "schema": SCHEMA,
             "version": __version__,
             "state": "removing",
@@ -292,34 +324,50 @@ def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> di
             "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
             "sources": [source.sha256 for source in sources(case)],
         }
-    looked_in = {k: getattr(search, k) for k in ("folders", "files", "size", "unread", "found")}
-    return told | {"removed": removed, "copies": looked_in}
+    tombstone["removed"] = {name: asdict(file) for name, file in files.items()}
+    tombstone["copies"] = {
+        "folders": search.folders,
+        "files": search.files,
+        "size": search.size,
+        "unread": search.unread,
+        "found": search.found,
+    }
+    return tombstone
 
 
-def _telling(folder: Path) -> list[bytes]:
-    """A piece of each picture, as it is and in base64, and each vector."""
+def identifying_bytes(folder: Path) -> list[bytes]:
+    """Return byte strings that give a copy of the case away: its vectors, a piece of each picture.
+
+    Pieces of pictures are returned as they are and in base64.
+    """
     with explain_errors(folder), Case.open(folder, read_only=True) as case:
         return list(_pieces(case))
 
 
 def _pieces(case: Case) -> Iterator[bytes]:
+    has_key = case.encryption is not None and given_key() is not None
     for name in sorted(set(case.picture_names())):
-        if (path := case.picture_path(name)).is_file():
-            yield from pieces_of_picture(read_file(path))
-            if case.encryption is not None and given_key() is not None:
-                with suppress(IntegrityError):  # of one that was changed there is no plain picture
-                    yield from pieces_of_picture(case.picture_bytes(name))
+        path = case.picture_path(name)
+        if not path.is_file():
+            continue
+        yield from pieces_of_picture(read_file(path))
+        if has_key:
+            with suppress(IntegrityError):  # an altered file does not decrypt
+                yield from pieces_of_picture(case.picture_bytes(name))
     yield from sealed_features(case)
 
 
 def pieces_of_picture(picture: bytes) -> Iterator[bytes]:
-    """A piece from its middle, as it is and as pages hold it."""
-    start = len(picture) // 2 // 3 * 3  # in the compressed pixels: heads are alike
-    yield picture[start : start + PIECE]
-    yield base64.b64encode(picture[start : start + PIECE])
+    """Yield a piece from the middle of the file, as it is and in base64."""
+    # The middle lies in the compressed pixels: the beginnings of files are alike. Base64 encodes
+    # three bytes at a time, so the piece starts at a multiple of three.
+    start = len(picture) // 2 // 3 * 3
+    piece = picture[start : start + PIECE_BYTES]
+    yield piece
+    yield base64.b64encode(piece)
 
 
-def _write(folder: Path, told: Mapping[str, object]) -> None:
-    """On the disk before anything else happens."""
-    text = json.dumps(told, indent=2, ensure_ascii=False)
+def _write(folder: Path, tombstone: Mapping[str, object]) -> None:
+    """Write the tombstone; it is on the disk when this returns."""
+    text = json.dumps(tombstone, indent=2, ensure_ascii=False)
     atomic_write_text(folder / TOMBSTONE, text)

@@ -1,7 +1,8 @@
-"""Some tracks of a case probed and restored again, and held against what is stored.
+"""Encode and restore some tracks of a case again, and compare the results with the stored ones.
 
-Which tracks is fixed by the case's id: nobody can ask until a better sample comes. They are done one at a time from
-the stored crops, with the settings and models that the case names; what is not at hand any more is told.
+The case's id decides which tracks are taken, so nobody can ask again until a better sample comes.
+Each track is computed alone from the stored crops, with the settings and models that the case
+names. What is missing on this machine is reported.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from fasr_video.errors import FasrError
 from fasr_video.gallery.encoder import TrackEncoder, TrackFeatures
 from fasr_video.pipeline.restore import open_encoder, track_faces, track_seed
 
-# By which a pixel may differ: other machines, versions and batches round otherwise.
+# A pixel may differ by this much: other machines, versions and batches round differently.
 GREY_LEVELS = 1
-# By which a number of a feature may differ.
+# An element of a feature may differ by this much.
 TOLERANCE = 1e-3
 
 
 def rerun(case: Case, count: int) -> Check:
-    """So many of the case's tracks again, or all where it has fewer."""
+    """Compute `count` tracks of the case again, or all where it has fewer, and return the check."""
     with case.one_moment():
         return _rerun(case, count)
 
@@ -45,20 +46,19 @@ def _rerun(case: Case, count: int) -> Check:
     footage = {source.id: source.sha256 for source in sources(case)}
     for made_with, tracks in _chosen(case, count).items():
         try:
-            encoder, seed = _as_it_was(case, json.loads(made_with))
+            encoder, seed = _open_encoder_as_stored(case, json.loads(made_with))
         except FasrError as error:
             unchecked += [f"track {track.name}: {error}" for track in tracks]
             continue
         for track in tracks:
             try:
-                answer = encoder.ask(
-                    [track_faces(case, track.id)], [track_seed(seed, footage[track.source], track)]
-                )[0]
-                levels, numbers = _apart(case, track.id, answer)
+                own_seed = track_seed(seed, footage[track.source], track)
+                computed = encoder.ask([track_faces(case, track.id)], [own_seed])[0]
+                levels, numbers = _differences(case, track.id, computed)
             except FasrError as error:
                 problems.append(f"track {track.name}: {error}")
                 continue
-            notes.append(f"track {track.name}: {_told(levels, numbers)}")
+            notes.append(f"track {track.name}: {_differences_in_words(levels, numbers)}")
             if levels > GREY_LEVELS or numbers > TOLERANCE:
                 problems.append(notes[-1])
     if notes:
@@ -67,42 +67,51 @@ def _rerun(case: Case, count: int) -> Check:
 
 
 def _chosen(case: Case, count: int) -> dict[str, list[Track]]:
-    """Tracks by what their probes were made with."""
-    salt, made = case.meta("case_id"), encodings(case)
-    tracks = [track for track in finished(case) if track.id in made]
-    drawn = sorted(
-        tracks, key=lambda track: hashlib.sha256(f"{salt} {track.id}".encode()).digest()
-    )[:count]
-    found = defaultdict(list)
-    for track in drawn:
-        found[made[track.id].models].append(track)
-    return found
+    """Return the chosen tracks, grouped by the models that encoded them."""
+    salt = case.meta("case_id")
+    encoded = encodings(case)
+
+    def draw(track: Track) -> bytes:
+        return hashlib.sha256(f"{salt} {track.id}".encode()).digest()
+
+    tracks = [track for track in finished(case) if track.id in encoded]
+    by_models = defaultdict(list)
+    for track in sorted(tracks, key=draw)[:count]:
+        by_models[encoded[track.id].models].append(track)
+    return by_models
 
 
-def _as_it_was(case: Case, made_with: Mapping[str, Any]) -> tuple[TrackEncoder, int]:
-    """What probed these tracks, and the seed of the case; an error names the first thing that is another one here."""
-    remedy = "install what the case names to check it"
+def _open_encoder_as_stored(case: Case, made_with: Mapping[str, Any]) -> tuple[TrackEncoder, int]:
+    """Return the encoder that these tracks were encoded with, and the seed of the case.
+
+    The error names the first model or setting that differs on this machine.
+    """
     if "drawn_from" in made_with:
         subject = made_with["drawn_from"]["subject"]
         raise FasrError(
-            "restore.subjects", f"drawn from photographs of subject {subject}", "not done again"
+            "restore.subjects", f"drawn from photographs of subject {subject}", "not computed again"
         )
     settings = _settings(case, made_with["restorer"])
     encoder = open_encoder(settings)
-    before, here = dict(_flat(made_with)), dict(_flat(encoder.provenance()))
-    for name in sorted((before.keys() | here.keys()) - {"seed"}):
-        if before.get(name) != here.get(name):
+    stored = dict(_flat(made_with))
+    here = dict(_flat(encoder.provenance()))
+    for name in sorted((stored.keys() | here.keys()) - {"seed"}):
+        if stored.get(name) != here.get(name):
             raise FasrError(
                 name,
-                f"{_short(before.get(name))} in the case, {_short(here.get(name))} here",
-                remedy,
+                f"{_short(stored.get(name))} in the case, {_short(here.get(name))} here",
+                "install what the case names to check it",
             )
     return encoder, made_with.get("seed", settings.restore.seed)
 
 
 def _settings(case: Case, restorer: Mapping[str, Any] | None) -> Settings:
-    """The case's. What it left to defaults is as the provenance of the track say: defaults change with versions."""
-    stored, values = case.settings, load("cpu").model_dump(mode="json")
+    """Return the settings of the case.
+
+    The track's provenance says what the case left to defaults, which change with versions.
+    """
+    stored = case.settings
+    values = load("cpu").model_dump(mode="json")
     for group in values:
         values[group] |= stored.get(group, {})
     if restorer is None:
@@ -127,54 +136,54 @@ def _short(value: object) -> str:
     return f"{text[:12]}…" if len(text) == 64 else text
 
 
-def _apart(case: Case, track: int, answer: TrackFeatures) -> tuple[float, float]:
-    """Grey levels between the stored pictures and these, and the same of features; infinite where one is missing."""
+def _differences(case: Case, track: int, computed: TrackFeatures) -> tuple[float, float]:
+    """Return the largest difference in pictures, in grey levels, and in features.
+
+    Both are infinite where a picture or feature is missing.
+    """
     stored = reconstructions(case, track).get(track)
     names = [] if stored is None else [stored.picture, *stored.samples]
-    drawn = (
-        []
-        if answer.restoration is None
-        else [answer.restoration.picture, *answer.restoration.samples]
-    )
-    before = features(case, track)
-    if len(names) != len(drawn) or before.keys() != answer.features.keys():
+    drawn = []
+    if computed.restoration is not None:
+        drawn = [computed.restoration.picture, *computed.restoration.samples]
+    stored_features = features(case, track)
+    if len(names) != len(drawn) or stored_features.keys() != computed.features.keys():
         return np.inf, np.inf
-    pictures = [
-        (case.read_picture(name), picture) for name, picture in zip(names, drawn, strict=True)
-    ]
-    vectors = [(before[kind], answer.features[kind]) for kind in before]
-    return _farthest(pictures), _farthest(vectors)
+    stored_pictures = [case.read_picture(name) for name in names]
+    vectors = [(stored_features[kind], computed.features[kind]) for kind in stored_features]
+    pictures = list(zip(stored_pictures, drawn, strict=True))
+    return _largest_difference(pictures), _largest_difference(vectors)
 
 
-def _farthest(pairs: list[tuple[Any, Any]]) -> float:
-    same_shape = all(a.shape == b.shape for a, b in pairs)
-    return (
-        max((float(np.abs(a.astype(float) - b).max()) for a, b in pairs), default=0.0)
-        if same_shape
-        else np.inf
-    )
+def _largest_difference(pairs: list[tuple[Any, Any]]) -> float:
+    if any(a.shape != b.shape for a, b in pairs):
+        return np.inf
+    return max((float(np.abs(a.astype(float) - b).max()) for a, b in pairs), default=0.0)
 
 
-def _told(levels: float, numbers: float) -> str:
+def _differences_in_words(levels: float, numbers: float) -> str:
     if np.isinf(levels):
-        return "other pictures or probes than before"
-    pictures = (
-        "each pixel the same" if levels == 0 else f"pixels differ by up to {levels:g} grey levels"
-    )
-    return f"{pictures}, {'features too' if numbers == 0 else f'features differ by up to {numbers:.1g}'}"
+        return "other pictures or features than stored"
+    pictures = "all pixels equal"
+    if levels:
+        pictures = f"pixels differ by up to {levels:g} grey levels"
+    vectors = "features too"
+    if numbers:
+        vectors = f"features differ by up to {numbers:.1g}"
+    return f"{pictures}, {vectors}"
 
 
 def _versions(case: Case) -> str:
-    """Whether the programs that the case was made with are those that run here."""
-    before, here = json.loads(case.meta("versions")), package_versions()
+    """Return in words whether the case was made with the versions that run here."""
+    stored = json.loads(case.meta("versions"))
+    here = package_versions()
     changed = [
-        f"{k} {before.get(k)} → {here.get(k)}"
-        for k in sorted(before.keys() | here.keys())
-        if before.get(k) != here.get(k)
+        f"{name} {stored.get(name)} → {here.get(name)}"
+        for name in sorted(stored.keys() | here.keys())
+        if stored.get(name) != here.get(name)
     ]
-    told = (
-        f"other versions than the case's ({', '.join(changed)})"
-        if changed
-        else "the case's own versions"
-    )
-    return f"{told}; the same is: up to {GREY_LEVELS} grey level, {TOLERANCE:g} in a feature"
+    versions = "the case's own versions"
+    if changed:
+        versions = f"other versions than the case's ({', '.join(changed)})"
+    tolerance = f"up to {GREY_LEVELS} grey level, {TOLERANCE:g} in a feature"
+    return f"{versions}; tolerated: {tolerance}"

@@ -1,10 +1,10 @@
-"""Signed exports: a manifest of SHA-256 beside a file or a folder, and an Ed25519 signature of the manifest.
+"""Signed exports: a SHA-256 manifest beside a file or folder, and its Ed25519 signature.
 
     EXPORT/
     EXPORT.sha256        what `sha256sum` writes
     EXPORT.sha256.sig    64 bytes
 
-Both can be checked without this program: by `sha256sum --check` and `openssl pkeyutl -verify -rawin`.
+Both can be checked without this program: `sha256sum --check`, `openssl pkeyutl -verify -rawin`.
 """
 
 from __future__ import annotations
@@ -33,98 +33,94 @@ class Signed:
     manifest: Path
     at: str
     by: str
-    """Name, and role where one is stated: the signer's word."""
+    """Name, and role if one is stated, as the signer gave them."""
     fingerprint: str
-    """Of the public key."""
+    """Fingerprint of the public key."""
 
 
 def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
-    """Write manifest and signature beside the target, in place of earlier ones."""
-    target, private = target.absolute(), read_private(key)
-    found, at, who = (
-        _hashes(target),
-        now(),
-        name_with_role(person(by or login_name()), as_role(role)),
-    )
-    text, signed = signed_manifest(found, private, who, at)
-    manifest, signature = _beside(target)
-    with explain_errors(manifest):
-        atomic_write(manifest, lambda partial: partial.write_bytes(text))
-        atomic_write(signature, lambda partial: partial.write_bytes(signed))
-    return Signed(len(found), manifest, at, who, fingerprint(private.public_key()))
+    """Write manifest and signature beside the target, replacing earlier ones."""
+    target = target.absolute()
+    private = read_private(key)
+    hashes = _hashes(target)
+    at = now()
+    who = name_with_role(person(by or login_name()), as_role(role))
+    text, signature = signed_manifest(hashes, private, who, at)
+    manifest_path, signature_path = _paths_beside(target)
+    with explain_errors(manifest_path):
+        atomic_write(manifest_path, lambda partial: partial.write_bytes(text))
+        atomic_write(signature_path, lambda partial: partial.write_bytes(signature))
+    return Signed(len(hashes), manifest_path, at, who, fingerprint(private.public_key()))
 
 
 def signed_manifest(
-    found: Mapping[str, str], private: Ed25519PrivateKey, who: str, at: str
+    hashes: Mapping[str, str], private: Ed25519PrivateKey, who: str, at: str
 ) -> tuple[bytes, bytes]:
-    """Return a manifest of these files (name → SHA-256), and its signature."""
+    """Return a manifest of these files (name → SHA-256) and its signature."""
     head = f"# signed {at} by Ed25519 key {fingerprint(private.public_key())}, {who}"
-    text = "".join(
-        f"{line}\n" for line in (head, *(f"{digest}  {name}" for name, digest in found.items()))
-    ).encode()
+    lines = [head, *(f"{digest}  {name}" for name, digest in hashes.items())]
+    text = "".join(f"{line}\n" for line in lines).encode()
     return text, private.sign(text)
 
 
 def check_signature(target: Path, key: Path) -> Signed:
-    """Raise unless the manifest was signed with this key and each file is as it says, with none more or less."""
-    target, public = target.absolute(), read_public(key)
-    manifest, signature = _beside(target)
+    """Raise unless this key signed the manifest and the files are exactly those that it lists."""
+    target = target.absolute()
+    public = read_public(key)
+    manifest, signature_path = _paths_beside(target)
     try:
-        text, signed = read_file(manifest), read_file(signature)
+        text, signature = read_file(manifest), read_file(signature_path)
     except OSError as error:
         reason = f"no signature beside it ({error.filename}: {error.strerror})"
         raise InputError(target, reason, "keep its .sha256 and .sha256.sig beside it") from error
-    mark = fingerprint(public)
-    if not is_signed_by(public, signed, text):
-        reason = f"it was altered, or not signed with key {mark[:16]}…"
-        raise IntegrityError(
-            manifest, reason, "do not rely on it; ask the one who signed for another copy"
-        )
+    key_fingerprint = fingerprint(public)
+    if not is_signed_by(public, signature, text):
+        reason = f"it was altered, or not signed with key {key_fingerprint[:16]}…"
+        raise IntegrityError(manifest, reason, "do not rely on it; ask the signer for another copy")
     head, *lines = text.decode().splitlines()
-    said = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
-    found = _hashes(target)
-    wrong = [f"{name} is missing" for name in said.keys() - found.keys()]
-    wrong += [f"{name} was added" for name in found.keys() - said.keys()]
-    wrong += [
-        f"{name} was altered" for name in said.keys() & found.keys() if said[name] != found[name]
-    ]
-    if wrong:
-        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+    signed = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    present = _hashes(target)
+    problems = [f"{name} is missing" for name in signed.keys() - present.keys()]
+    problems += [f"{name} was added" for name in present.keys() - signed.keys()]
+    for name in signed.keys() & present.keys():
+        if signed[name] != present[name]:
+            problems.append(f"{name} was altered")
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise IntegrityError(
-            target, f"not as it was signed: {sorted(wrong)[0]}{more}", "ask for another copy"
+            target, f"not as it was signed: {sorted(problems)[0]}{more}", "ask for another copy"
         )
-    return Signed(len(found), manifest, head.split()[2], head.partition(", ")[2], mark)
+    at, who = head.split()[2], head.partition(", ")[2]
+    return Signed(len(present), manifest, at, who, key_fingerprint)
 
 
-def _beside(target: Path) -> tuple[Path, Path]:
+def _paths_beside(target: Path) -> tuple[Path, Path]:
     return target.with_name(f"{target.name}.sha256"), target.with_name(f"{target.name}.sha256.sig")
 
 
 def _hashes(target: Path) -> dict[str, str]:
-    """SHA-256 of the file, or of all files in the folder, by their names in it."""
+    """Return the SHA-256 of the file, or of all files in the folder, by name."""
     if not target.exists():
-        raise InputError(target, "no such file or folder", "give what was exported")
+        raise InputError(target, "no such file or folder", "give an export")
     if target.is_dir() and next(target.rglob(DATABASE), None) is not None:
-        reason = "a case, which changes while people work on it and proves itself by its log"
+        reason = "a case: it changes while people work on it, and its own log protects it"
         raise InputError(
-            target, reason, "sign what `pictures` or `export` wrote of it; `verify` checks the case"
+            target, reason, "sign what `pictures` or `export` wrote; `verify` checks the case"
         )
-    names = (
-        {path.relative_to(target).as_posix(): path for path in _files(target)}
-        if target.is_dir()
-        else {target.name: target}
-    )
-    if not names:
-        raise InputError(target, "it holds no files", "give what was exported")
+    paths = {target.name: target}
+    if target.is_dir():
+        paths = {path.relative_to(target).as_posix(): path for path in _files(target)}
+    if not paths:
+        raise InputError(target, "it holds no files", "give an export")
     with explain_errors(target):
-        return {name: sha256_file(names[name]) for name in sorted(names)}
+        return {name: sha256_file(paths[name]) for name in sorted(paths)}
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise InputError(
-                path, "a link, or no plain file, which a manifest cannot vouch for", "take it out"
+                path, "a link or no regular file, which a manifest cannot cover", "take it out"
             )
         if path.is_file():
             name = path.relative_to(folder).as_posix()

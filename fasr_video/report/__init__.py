@@ -1,1 +1,1 @@
-"""What is handed on of a case: pages, PDF, JSON, tables and pictures, all made from the case alone."""
+"""Reports of a case: pages, PDF, JSON, tables and pictures, all made from the case alone."""

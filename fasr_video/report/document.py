@@ -1,13 +1,14 @@
-"""A case as a report tells it: what `export` gives out, with times of day, verdicts in words, weights and licences.
+"""The case as a report shows it: the `export` document with more fields.
 
-The same values stand in report.json and on the pages; docs/report.md names each field.
+It adds times of day, verdicts in words, weights and licences. The pages and report.json show the
+same values; docs/report.md names each field.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
@@ -27,27 +28,25 @@ PAIRS = ((Kind.SR, Kind.BEST), (Kind.SR, Kind.POOLED), (Kind.BEST, Kind.POOLED))
 
 
 def as_report(case: Case) -> dict[str, Any]:
+    """Return the content of report.json."""
     document = as_document(case)
-    sources = {s["sha256"]: s for s in document["sources"]}
-    made, features = encodings(case), all_features(case)
-    models = {track: probes.provenance for track, probes in made.items()}
+    sources = {source["sha256"]: source for source in document["sources"]}
+    encoded = encodings(case)
+    features = all_features(case)
+    models = {track: encoding.provenance for track, encoding in encoded.items()}
     faces: Counter[str] = Counter()
     for source in document["sources"]:
         faces.update(source["faces_by_reason"])
     for track in document["tracks"]:
-        source, probes = sources[track["source_sha256"]], made.get(track["id"])
-        track |= _times(track, source)
-        headline, why = verdict(track, document["searched"])
-        track |= {
-            "state": state_of(track),
-            "headline": headline,
-            "why": why,
-            "page": f"{track['name']}.html",
-        }
-        track["lr_px"] = None if probes is None else probes.side
+        track |= _times(track, sources[track["source_sha256"]])
+        track["state"] = state_of(track)
+        track["headline"], track["why"] = verdict(track, document["searched"])
+        track["page"] = f"{track['name']}.html"
+        encoding = encoded.get(track["id"])
+        track["lr_px"] = None if encoding is None else encoding.side
         track["models"] = models.get(track["id"])
         track["cosines_between_probes"] = _cosines(features.get(track["id"], {}))
-        _weigh(track)
+        _add_weights(track)
     return {
         "schema": SCHEMA,
         "case_schema": document.pop("schema"),
@@ -63,63 +62,76 @@ def as_report(case: Case) -> dict[str, Any]:
 
 
 def standing(track: dict[str, Any]) -> list[dict[str, Any]]:
-    """What reviewers decided and nobody took back."""
+    """Return the reviewers' decisions that nobody took back."""
     return [d for d in track["decisions"] if d["undone_by"] is None]
 
 
 def _times(track: dict[str, Any], source: dict[str, Any]) -> dict[str, object]:
-    """Seconds of each kept face, and the time of day where the source's clock is known."""
-    info, clock = source["info"], source["clock"]
-    for face in filter(None, (track["shown"], *track["auxiliaries"])):
+    """Add the times of each kept face, and return the track's camera and time of day."""
+    info = source["info"]
+    clock = source["clock"]
+    for face in _faces_of(track):
         face["seconds"] = float((face["pts"] - info["first_pts"]) * Fraction(info["time_base"]))
-        face["wall"] = None if clock is None else _wall(clock, face["seconds"])
+        face["wall"] = None if clock is None else _time_of_day(clock, face["seconds"])
     wall = None
     if clock is not None:
-        wall = {k: _wall(clock, track[f"{k}_seconds"]) for k in ("start", "end")}
-        wall |= {"uncertainty_seconds": clock["uncertainty_seconds"], "from": clock["from"]}
+        wall = {
+            "start": _time_of_day(clock, track["start_seconds"]),
+            "end": _time_of_day(clock, track["end_seconds"]),
+            "uncertainty_seconds": clock["uncertainty_seconds"],
+            "from": clock["from"],
+        }
     return {"camera": source["camera"], "wall": wall}
 
 
-def _wall(clock: dict[str, Any], seconds: float) -> str:
+def _faces_of(track: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the face that stands for the track and its auxiliary faces."""
+    return [face for face in (track["shown"], *track["auxiliaries"]) if face is not None]
+
+
+def _time_of_day(clock: dict[str, Any], seconds: float) -> str:
     at = datetime.fromisoformat(clock["start"]) + timedelta(seconds=seconds)
     return at.isoformat(sep=" ", timespec="milliseconds")
 
 
-def _cosines(found: Mapping[Kind, Feature]) -> dict[str, float]:
-    """How near a track's probes are to each other: how far the reconstruction drifted from the camera's own faces."""
-    return {f"{a}_{b}": float(found[a] @ found[b]) for a, b in PAIRS if a in found and b in found}
+def _cosines(features: Mapping[Kind, Feature]) -> dict[str, float]:
+    """Return the cosines between a track's probes.
+
+    They show how far the reconstruction drifted from the camera's own faces.
+    """
+    cosines = {}
+    for first, second in PAIRS:
+        if first in features and second in features:
+            cosines[f"{first}_{second}"] = float(features[first] @ features[second])
+    return cosines
 
 
-def _weigh(track: dict[str, Any]) -> None:
-    """What each face weighs in the pooled probe; None where nothing was pooled."""
-    kept = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
+def _add_weights(track: dict[str, Any]) -> None:
+    """Add each face's weight in the pooled probe; None where nothing was pooled."""
+    faces = _faces_of(track)
     models = track["models"]
-    weights = (
-        [None] * len(kept)
-        if models is None
-        else shares(len(kept), paired=models["pooled_by"] != "mean")
-    )
-    for face, weight in zip(kept, weights, strict=True):
+    weights: Sequence[float | None] = [None] * len(faces)
+    if models is not None:
+        weights = shares(len(faces), paired=models["pooled_by"] != "mean")
+    for face, weight in zip(faces, weights, strict=True):
         face["weight"] = weight
 
 
 def _models(
     sources: list[dict[str, Any]], of_tracks: list[dict[str, Any]]
 ) -> list[dict[str, object]]:
-    """Return each model at work, its hash, and the manifest's facts if it is a bundled one."""
+    """Return each model that was used, with its hash, licence and training data as far as known."""
     bundled = {entry.sha256: entry for entry in read_manifest().values()}
-    found: dict[tuple[str, str], dict[str, object]] = {}
+    rows: dict[tuple[str, str], dict[str, object]] = {}
 
     def add(role: str, sha256: str | None, licence: str | None = None) -> None:
         if sha256:
-            found.setdefault(
-                (role, sha256),
-                {"role": role, "sha256": sha256, **_described(bundled.get(sha256), licence)},
-            )
+            row = {"role": role, "sha256": sha256, **_description(bundled.get(sha256), licence)}
+            rows.setdefault((role, sha256), row)
 
     for source in sources:
         add("finds faces", source["detector"]["model_sha256"], source["detector"]["licence"])
-        add("tells what is no face", source["detector"]["embedder"])
+        add("rejects what is not a face", source["detector"]["embedder"])
     for models in of_tracks:
         restorer = models["restorer"] or {}
         add("compares faces", models["embedder"])
@@ -128,14 +140,14 @@ def _models(
         add("finds landmarks", restorer.get("landmarks"))
         for name, sha256 in restorer.get("classifier", {}).items():
             add(f"reads {name}", sha256)
-    return list(found.values())
+    return list(rows.values())
 
 
-def _described(entry: Entry | None, licence: str | None) -> dict[str, object]:
+def _description(entry: Entry | None, licence: str | None) -> dict[str, object]:
     if entry is None:
         return {
-            "what": "not a bundled model",
+            "what": "not bundled with fasr-video",
             "data": None,
-            "licence": licence or "unknown here: ask who gave the file",
+            "licence": licence or "unknown here: ask whoever gave you the file",
         }
     return {"what": f"{entry.what} ({entry.file})", "data": entry.data, "licence": entry.licence}

@@ -1,4 +1,4 @@
-"""Pages of a report: static HTML in one file each, with its pictures and its style inside and no script at all."""
+"""The pages of a report: static HTML without scripts, each one file with pictures and style."""
 
 from __future__ import annotations
 
@@ -32,63 +32,67 @@ MEASURES = {
     "score": "Detector's score",
 }
 
-# What browsers let a page do: show its own pictures. Its style is let in by its hash.
+# Browsers let a page show its own pictures and nothing else. Its style is allowed by its hash.
 POLICY = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
 def track_page(
-    report: Mapping[str, Any], number: int, shown: TrackPictures, photographs: Photographs
+    report: Mapping[str, Any],
+    index: int,
+    track_pictures: TrackPictures,
+    photographs: Photographs,
 ) -> str:
-    """The page of the track at that place of the report."""
+    """Return the page of the track at this index of the report's tracks."""
     tracks = report["tracks"]
-    before = tracks[number - 1] if number else None
-    after = tracks[number + 1] if number + 1 < len(tracks) else None
-    values = _track(report, tracks[number], shown, photographs)
+    before = tracks[index - 1] if index else None
+    after = tracks[index + 1] if index + 1 < len(tracks) else None
+    values = _track_values(report, tracks[index], track_pictures, photographs)
     return _TEMPLATES.get_template("track.html").render(values, before=before, after=after)
 
 
 def case_page(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -> str:
+    """Return the page of the case."""
     return _TEMPLATES.get_template("case.html").render(
-        _case(report, thumbnails), href=lambda t: t["page"]
+        _case_values(report, thumbnails), href=lambda t: t["page"]
     )
 
 
-def whole(
+def print_document(
     report: Mapping[str, Any],
     case: Case,
     thumbnails: Mapping[str, Picture | None],
     photographs: Photographs,
     redact: bool = False,
 ) -> str:
-    """Case and tracks in one document, for print."""
+    """Return case and tracks in one document, for print."""
     part = _TEMPLATES.get_template("track_parts.html")
     parts = []
     for track in report["tracks"]:
-        shown = pictures.of_track(case, track, redact)
-        parts.append(
-            {
-                "name": track["name"],
-                "html": Markup(part.render(_track(report, track, shown, photographs))),
-            }
-        )
-    values = _case(report, thumbnails)
+        track_pictures = pictures.of_track(case, track, redact)
+        html = part.render(_track_values(report, track, track_pictures, photographs))
+        parts.append({"name": track["name"], "html": Markup(html)})
+    values = _case_values(report, thumbnails)
     return _TEMPLATES.get_template("pdf.html").render(
         values, parts=parts, href=lambda t: f"#{t['name']}"
     )
 
 
-def thumbnail_of(track: Mapping[str, Any], shown: TrackPictures) -> Picture | None:
-    """What a track is shown by on the page of the case: its LR0, the camera's own."""
-    return None if track["shown"] is None else shown.thumbnails.get(track["shown"]["face"])
+def thumbnail_of(track: Mapping[str, Any], track_pictures: TrackPictures) -> Picture | None:
+    """Return the track's picture for the page of the case: LR0 as the camera recorded it."""
+    if track["shown"] is None:
+        return None
+    return track_pictures.thumbnails.get(track["shown"]["face"])
 
 
-def _case(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -> dict[str, Any]:
+def _case_values(
+    report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]
+) -> dict[str, Any]:
     tracks = report["tracks"]
     states = [t["state"] for t in tracks]
     tiles = [
         ("sources", len(report["sources"])),
-        ("frames looked at", sum(s["frames_looked_at"] for s in report["sources"])),
-        ("faces seen", sum(report["faces_by_reason"].values())),
+        ("frames searched", sum(s["frames_looked_at"] for s in report["sources"])),
+        ("faces found", sum(report["faces_by_reason"].values())),
         ("tracks", len(tracks)),
         ("with candidates", states.count("candidates")),
         ("unknown", states.count("unknown")),
@@ -97,7 +101,9 @@ def _case(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -
         ("not searched", states.count("not searched")),
         ("undecided", sum(not standing(t) for t in tracks)),
     ]
-    lost = {kind: sum(s["losses"].get(kind, 0) for s in report["sources"]) for kind in words.LOSSES}
+    lost = {}
+    for kind in words.LOSSES:
+        lost[kind] = sum(source["losses"].get(kind, 0) for source in report["sources"])
     return {
         "report": report,
         "tiles": tiles,
@@ -108,46 +114,52 @@ def _case(report: Mapping[str, Any], thumbnails: Mapping[str, Picture | None]) -
     }
 
 
-def _track(
-    report: Mapping[str, Any], track: dict[str, Any], shown: TrackPictures, photographs: Photographs
+def _track_values(
+    report: Mapping[str, Any],
+    track: dict[str, Any],
+    track_pictures: TrackPictures,
+    photographs: Photographs,
 ) -> dict[str, Any]:
     source = next(s for s in report["sources"] if s["sha256"] == track["source_sha256"])
-    kept = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
-    kept.sort(key=lambda f: f["frame"])
-    joined = track["answer"]["joined"] if track["answer"] else []
+    faces = [f for f in (track["shown"], *track["auxiliaries"]) if f is not None]
+    faces.sort(key=lambda face: face["frame"])
+    candidates = track["answer"]["joined"] if track["answer"] else []
+    supported = {}
+    for kind in words.PROBES:
+        supported[kind] = {c["subject"] for c in candidates if kind in c["support"]}
     return {
         "report": report,
         "t": track,
-        "p": shown,
+        "p": track_pictures,
         "photographs": photographs,
-        "kept": kept,
-        "line": _line(track, source, kept),
-        "supported": {
-            kind: {c["subject"] for c in joined if kind in c["support"]} for kind in words.PROBES
-        },
+        "faces": faces,
+        "timeline": _timeline(track, source, faces),
+        "supported": supported,
     }
 
 
-def _line(
-    track: Mapping[str, Any], source: Mapping[str, Any], kept: list[dict[str, Any]]
+def _timeline(
+    track: Mapping[str, Any], source: Mapping[str, Any], faces: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Where the track and its kept faces lie in the footage, in thousandths of its length."""
+    """Return where track and faces lie in the footage, in thousandths of its length."""
     length: float = max(_duration(source), track["end_seconds"], 1e-9)
 
-    def place(seconds: float) -> float:
+    def position(seconds: float) -> float:
         return round(1000 * seconds / length, 1)
 
-    left, right = place(track["start_seconds"]), place(track["end_seconds"])
-    marks = [{"x": min(997.0, place(f["seconds"])), "lr0": f["reason"] == "lr0"} for f in kept]
-    return {"length": length, "left": left, "width": max(2.0, right - left), "marks": marks}
+    left, right = position(track["start_seconds"]), position(track["end_seconds"])
+    ticks = []
+    for face in faces:
+        ticks.append({"x": min(997.0, position(face["seconds"])), "lr0": face["reason"] == "lr0"})
+    return {"length": length, "left": left, "width": max(2.0, right - left), "ticks": ticks}
 
 
 def _duration(source: Mapping[str, Any]) -> float:
     declared = source["info"]["duration"]
     if declared is None:
         return 0.0
-    above, _, below = str(declared).partition("/")
-    return float(above) / float(below or 1)
+    numerator, _, denominator = str(declared).partition("/")
+    return float(numerator) / float(denominator or 1)
 
 
 def _ratio(value: float | None, at_bound: bool = False) -> str:
@@ -166,7 +178,7 @@ def _losses(counts: Mapping[str, int]) -> str:
 
 
 def _hashes(models: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Each model by what it does in the track's probes."""
+    """Yield each model of the track's encoding: what it does, and its hash."""
     restorer = models["restorer"] or {}
     yield "embedder", models["embedder"]
     yield "pooled by", models["pooled_by"]
@@ -178,17 +190,17 @@ def _hashes(models: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 class _AbsentValue(UndefinedError, LookupError):
-    """A page asks for what the case does not hold: so the case is damaged, as with any other reading of it."""
+    """A template needs a value that the case does not hold: the case is damaged."""
 
 
 class _Absent(StrictUndefined):
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._undefined_exception = _AbsentValue
 
 
 def _templates() -> Environment:
-    found = Environment(
+    environment = Environment(
         loader=PackageLoader("fasr_video.report"),
         autoescape=True,
         undefined=_Absent,
@@ -197,7 +209,7 @@ def _templates() -> Environment:
     )
     style = (Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    found.globals |= {
+    environment.globals |= {
         "style": Markup(style),
         "policy": f"{POLICY}; style-src 'sha256-{digest}'",
         "banner": words.BANNER,
@@ -212,7 +224,7 @@ def _templates() -> Environment:
         "large": pictures.LARGE,
         "small": pictures.SMALL,
     }
-    found.filters |= {
+    environment.filters |= {
         "clock": clock,
         "correction": correction,
         "picture_name": picture_name,
@@ -229,7 +241,7 @@ def _templates() -> Environment:
         "name": lambda path: PurePosixPath(path).name,
         "stem": lambda path: PurePosixPath(path).stem,
     }
-    return found
+    return environment
 
 
 _TEMPLATES = _templates()

@@ -1,4 +1,4 @@
-"""A report as PDF, by WeasyPrint, which has to be installed for it."""
+"""Reports as PDF, by WeasyPrint, which has to be installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fasr_video.errors import EnvironmentFailure, MissingExtra
 
 
 def find_weasyprint() -> Any:
-    """The package, or one line that says what is missing."""
+    """Return the package; raise an error that says what is missing."""
     try:
         import weasyprint
     except ImportError as error:
@@ -17,13 +17,13 @@ def find_weasyprint() -> Any:
     except OSError as error:
         remedy = "run: apt-get install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0"
         raise EnvironmentFailure(
-            "weasyprint", f"a library of the system is missing ({error})", remedy
+            "weasyprint", f"a system library is missing ({error})", remedy
         ) from error
     return weasyprint
 
 
 def write_pdf(html: str, path: Path) -> None:
     weasyprint = find_weasyprint()
-    # Pictures are in the page, and as large as their attributes say; nothing else is fetched.
+    # Pictures are data URIs in the page, sized by their attributes. Nothing is fetched.
     fetcher = weasyprint.URLFetcher(allowed_protocols=("data",))
     weasyprint.HTML(string=html, url_fetcher=fetcher).write_pdf(path, presentational_hints=True)

@@ -1,4 +1,4 @@
-"""The photographs of candidates, where the gallery that was searched is at hand and keeps pictures."""
+"""Photographs of candidates, where the searched gallery is available and keeps pictures."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fasr_video.case.results import photographs as photographs_of
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.records import GalleryError
 from fasr_video.report.pictures import Picture, photograph, thumbnail
-from fasr_video.report.redact import photograph as pixelated
+from fasr_video.report.redact import pixelated_photograph
 
-# Photographs shown of one candidate.
-MOST = 4
+# At most this many photographs are shown of one candidate.
+MOST_PHOTOGRAPHS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Photograph:
 
 
 class Photographs:
-    """Those of each subject that stood behind the answers; none of anybody without a gallery."""
+    """The photographs of each subject that the search used; none where no gallery is open."""
 
     def __init__(
         self,
@@ -36,22 +36,32 @@ class Photographs:
         listed: Collection[tuple[str, str]] = (),
         redact: bool = False,
     ) -> None:
-        """`listed` are subject and SHA-256 of the photographs that the gallery had when it was searched."""
-        self._gallery, self.remark, self._listed, self._redact = gallery, remark, listed, redact
-        self._known: dict[str, tuple[Photograph, ...]] = {}
+        """`listed` are the photographs (subject, SHA-256) that the gallery had when searched."""
+        self.remark = remark
+        self._gallery = gallery
+        self._listed = listed
+        self._redact = redact
+        self._cache: dict[str, tuple[Photograph, ...]] = {}
 
     def of(self, subject: str) -> tuple[Photograph, ...]:
-        if subject not in self._known:
-            self._known[subject] = tuple(self._read(subject))
-        return self._known[subject]
+        if subject not in self._cache:
+            self._cache[subject] = tuple(self._read(subject))
+        return self._cache[subject]
 
     def _read(self, subject: str) -> Iterator[Photograph]:
         if self._gallery is None:
             return
-        listed = (i for i in self._gallery.images(subject) if (subject, i.sha256) in self._listed)
-        for image in [i for i in listed if i.has_picture][:MOST]:
-            if (face := self._gallery.face(image)) is not None:
-                picture = photograph(pixelated(face.picture) if self._redact else face.picture)
+        images = [
+            image
+            for image in self._gallery.images(subject)
+            if image.has_picture and (subject, image.sha256) in self._listed
+        ]
+        for image in images[:MOST_PHOTOGRAPHS]:
+            face = self._gallery.face(image)
+            if face is not None:
+                picture = photograph(
+                    pixelated_photograph(face.picture) if self._redact else face.picture
+                )
                 yield Photograph(image.path, image.sha256, picture, thumbnail(picture))
 
 
@@ -59,32 +69,33 @@ class Photographs:
 def photographs(
     case: Case, searched: dict[str, Any] | None, wanted: bool, redact: bool = False
 ) -> Iterator[Photographs]:
-    """Of the gallery that this case was searched in. Without it the report is made all the same, and says so."""
+    """Open the gallery that the case was searched in.
+
+    Where it is not available, the report has no photographs and says so.
+    """
     if not wanted or searched is None:
-        yield Photographs(
-            None, "Photographs were left out of this report." if searched is not None else ""
-        )
+        remark = "" if searched is None else "Photographs were left out of this report."
+        yield Photographs(None, remark)
         return
-    asked = searched["gallery"]
+    searched_gallery = searched["gallery"]
     try:
-        gallery = Gallery.open(case.folder / asked["folder"], read_only=True)
+        gallery = Gallery.open(case.folder / searched_gallery["folder"], read_only=True)
     except GalleryError as error:
-        yield Photographs(
-            None, f"No photographs are shown: the gallery is not at hand ({error.reason})."
-        )
+        remark = f"No photographs are shown: the gallery is not available ({error.reason})."
+        yield Photographs(None, remark)
         return
     with gallery:
-        if gallery.id != asked["id"]:
+        if gallery.id != searched_gallery["id"]:
             yield Photographs(
-                None, "No photographs are shown: another gallery lies where the one searched was."
+                None, "No photographs are shown: the searched gallery was replaced by another one."
             )
         else:
             listed = {
-                (p.subject, p.sha256)
-                for p in photographs_of(case)
-                if p.problem is None and p.sha256
+                (photo.subject, photo.sha256)
+                for photo in photographs_of(case)
+                if photo.problem is None and photo.sha256
             }
-            told = ["The photographs are pixelated."] if redact else []
-            if gallery.state != asked["state"]:
-                told.append("The gallery has changed since the case was searched.")
-            yield Photographs(gallery, " ".join(told), listed, redact)
+            remarks = ["The photographs are pixelated."] if redact else []
+            if gallery.state != searched_gallery["state"]:
+                remarks.append("The gallery has changed since the case was searched.")
+            yield Photographs(gallery, " ".join(remarks), listed, redact)

@@ -1,7 +1,7 @@
-"""The pictures of a report: the case's own files byte for byte, and what classical means make of them.
+"""The pictures of a report: the case's own files byte for byte, and classical enhancements of them.
 
-Pages hold them as data URIs, so that a page is one file. A picture whose bytes are not those that its name promises is
-never shown.
+Pages hold them as data URIs, so that a page is one file. A picture whose bytes do not fit the hash
+in its name is never shown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fasr_video.sr.degradation import enlarge
 from fasr_video.sr.restoration import as_image
 from fasr_video.types import Image
 
-# Longest side, in pixels of the page, that a native crop is magnified to by whole numbers.
+# Native crops are magnified by a whole number, to at most this many pixels on the longer side.
 LARGE = 336
 # The same for auxiliary crops.
 SMALL = 136
@@ -39,7 +39,7 @@ THUMBNAIL = 72
 @dataclass(frozen=True, slots=True)
 class Picture:
     data: bytes
-    """A whole PNG or WebP file."""
+    """The content of a PNG or WebP file."""
     width: int
     height: int
 
@@ -49,75 +49,79 @@ class Picture:
         return f"data:image/{kind};base64,{base64.b64encode(self.data).decode()}"
 
     def times(self, longest: int) -> int:
-        """By which whole number it can be magnified to be no longer than that."""
+        """Return the largest whole factor that keeps it no longer than this, and at least 1."""
         return max(1, longest // max(self.width, self.height))
 
 
 @dataclass(frozen=True, slots=True)
 class TrackPictures:
-    """All that is shown of one track, at its own size."""
+    """All pictures of one track, at their own size."""
 
-    kept: dict[int, Picture]
-    """Native crops of LR0 and the auxiliaries, by face."""
+    natives: dict[int, Picture]
+    """Native crops of LR0 and the auxiliaries, by face id."""
     thumbnails: dict[int, Picture]
-    """The same in the canonical frame, small."""
+    """The same faces in the canonical frame, small."""
     lr0: Picture | None
     """In the canonical frame."""
     bicubic: Picture | None
     average: Picture | None
-    """Of all kept faces in the canonical frame; None where there is but one."""
+    """Mean of all kept faces in the canonical frame; None where there is only one."""
     reconstruction: Picture | None
     samples: tuple[Picture, ...]
     spread: Picture | None
-    facts: dict[int, dict[str, object]]
-    """Where each native crop is from, for the files that leave the case."""
+    metadata: dict[int, dict[str, object]]
+    """Where each native crop comes from, for the files that leave the case."""
     what: str
-    """Whether these are as the camera gave them, or other people in them are covered."""
+    """CAMERA, or COVERED where other people are pixelated."""
 
 
 def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPictures:
-    """Redacted, every other face of the frames is pixelated, in all that is made of the camera's pixels."""
+    """Return the pictures of a track.
+
+    With `redact`, every other face of its frames is pixelated in all that shows the camera's
+    pixels.
+    """
     faces = [
-        f
-        for f in (track["shown"], *track["auxiliaries"])
-        if f is not None and f["native"] is not None
+        face
+        for face in (track["shown"], *track["auxiliaries"])
+        if face is not None and face["native"] is not None
     ]
-    facts = {f["face"]: about(case, track, f["native"]) | when(track, f) for f in faces}
+    metadata = {f["face"]: about(case, track, f["native"]) | when(track, f) for f in faces}
     if redact:
-        kept = {
-            n: of_array(without_bystanders(case, read_face(case, n)), told, COVERED)
-            for n, told in facts.items()
+        natives = {
+            face: of_array(without_bystanders(case, read_face(case, face)), origin, COVERED)
+            for face, origin in metadata.items()
         }
-        thumbnails = {n: thumbnail(picture, xmp(PROCESSED)) for n, picture in kept.items()}
+        aligned = natives
     else:
-        kept = {f["face"]: stored(case, f["native"]) for f in faces}
-        thumbnails = {
-            f["face"]: thumbnail(stored(case, f["aligned"]), xmp(PROCESSED)) for f in faces
-        }
-    made: Mapping[str, Any] = track["restoration"] or {
+        natives = {f["face"]: stored(case, f["native"]) for f in faces}
+        aligned = {f["face"]: stored(case, f["aligned"]) for f in faces}
+    thumbnails = {face: thumbnail(picture, xmp(PROCESSED)) for face, picture in aligned.items()}
+    lr0 = bicubic = average = None
+    if faces:
+        lr0, bicubic, average = _classical(case, track, list(metadata.values()), redact)
+    restoration: Mapping[str, Any] = track["restoration"] or {
         "picture": None,
         "samples": (),
         "spread": None,
     }
-    lr0, bicubic, average = (
-        _classical(case, track, list(facts.values()), redact) if faces else (None, None, None)
-    )
+    picture, spread = restoration["picture"], restoration["spread"]
     return TrackPictures(
-        kept,
-        thumbnails,
-        lr0,
-        bicubic,
-        average,
-        None if made["picture"] is None else stored(case, made["picture"]),
-        tuple(stored(case, s) for s in made["samples"]),
-        None if made["spread"] is None else stored(case, made["spread"]),
-        facts,
-        COVERED if redact else CAMERA,
+        natives=natives,
+        thumbnails=thumbnails,
+        lr0=lr0,
+        bicubic=bicubic,
+        average=average,
+        reconstruction=None if picture is None else stored(case, picture),
+        samples=tuple(stored(case, sample) for sample in restoration["samples"]),
+        spread=None if spread is None else stored(case, spread),
+        metadata=metadata,
+        what=COVERED if redact else CAMERA,
     )
 
 
 def stored(case: Case, relative: str) -> Picture:
-    """A file of the case as it is."""
+    """Return a picture file of the case, unchanged."""
     data = case.picture_bytes(Path(relative).stem)
     with opened(data) as picture:
         return Picture(data, *picture.size)
@@ -129,43 +133,48 @@ def thumbnail(picture: Picture, note: str = "", side: int = THUMBNAIL) -> Pictur
     return _encoded(image, "WEBP", quality=80, xmp=note.encode())
 
 
-def of_array(image: Image, facts: Mapping[str, object], what: str) -> Picture:
-    return _encoded(
-        PilImage.fromarray(image), "PNG", compress_level=6, pnginfo=png_note(facts, what)
-    )
+def of_array(image: Image, metadata: Mapping[str, object], what: str) -> Picture:
+    """Return the image as PNG with this metadata in it."""
+    note = png_note(metadata, what)
+    return _encoded(PilImage.fromarray(image), "PNG", compress_level=6, pnginfo=note)
 
 
 def photograph(image: Image) -> Picture:
+    """Return a gallery's photograph as reports show it."""
     return _encoded(PilImage.fromarray(image), "WEBP", quality=90)
 
 
 def _classical(
-    case: Case, track: dict[str, Any], kept: list[dict[str, object]], redact: bool
+    case: Case, track: dict[str, Any], sources: list[dict[str, object]], redact: bool
 ) -> tuple[Picture, Picture, Picture | None]:
-    """LR0 in the canonical frame, enlarged bicubically, and averaged with the auxiliaries: nothing is learned here."""
+    """Return LR0 in the canonical frame, its bicubic enlargement, and the mean of all faces.
+
+    Nothing here is learned. `sources` is the metadata of the faces, LR0 first.
+    """
     faces = track_faces(case, track["id"], pixels=without_bystanders if redact else None)
     bicubic = as_image(enlarge(as_tensor([faces.small]), CANONICAL_SIDE)[0])
-    frames = [f.picture for f in (faces.lr0, *faces.auxiliaries)]
-    average = np.mean(frames, axis=0).round().astype(np.uint8) if len(frames) > 1 else None
-    lr0 = {"made_of": kept[:1], "other_people_pixelated": redact}
+
+    def processed(image: Image, processing: str, made_of: list[dict[str, object]]) -> Picture:
+        metadata = {
+            "processing": processing,
+            "made_of": made_of,
+            "other_people_pixelated": redact,
+        }
+        return of_array(image, metadata, PROCESSED)
+
+    average = None
+    frames = [face.picture for face in (faces.lr0, *faces.auxiliaries)]
+    if len(frames) > 1:
+        mean = np.mean(frames, axis=0).round().astype(np.uint8)
+        average = processed(mean, "mean of the aligned faces", sources)
     return (
-        of_array(
-            faces.lr0.picture, {"processing": "aligned to the canonical frame", **lr0}, PROCESSED
-        ),
-        of_array(
-            bicubic,
-            {"processing": "aligned, then enlarged by bicubic interpolation", **lr0},
-            PROCESSED,
-        ),
-        None
-        if average is None
-        else of_array(
-            average, {"processing": "mean of the aligned faces", **lr0, "made_of": kept}, PROCESSED
-        ),
+        processed(faces.lr0.picture, "aligned to the canonical frame", sources[:1]),
+        processed(bicubic, "aligned, then enlarged by bicubic interpolation", sources[:1]),
+        average,
     )
 
 
-def _encoded(image: PilImage.Image, kind: str, **how: Any) -> Picture:
+def _encoded(image: PilImage.Image, file_format: str, **options: Any) -> Picture:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **how)
+    image.save(buffer, file_format, **options)
     return Picture(buffer.getvalue(), *image.size)

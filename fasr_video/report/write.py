@@ -1,4 +1,4 @@
-"""A case's report on the disk: which files, and what becomes of those that an earlier report left."""
+"""Write a case's report to a folder, and remove files that an earlier report left there."""
 
 from __future__ import annotations
 
@@ -25,25 +25,22 @@ from fasr_video.files import (
 )
 from fasr_video.report import pages, pictures
 from fasr_video.report.document import as_report, standing
-from fasr_video.report.folder import README, files_of
+from fasr_video.report.folder import README, picture_files
 from fasr_video.report.pdf import find_weasyprint, write_pdf
 from fasr_video.report.photographs import Photographs, photographs
 from fasr_video.report.pictures import Picture
 from fasr_video.sqlite import explain_errors
 
-# In the case, unless told otherwise.
+# The report's folder in the case.
 FOLDER = REPORT
-USUAL = ("html", "json", "csv")
-# All that `sha256sum -c` needs stands in the last one; it also tells which files are a report's
-# own.
-INDEX, DOCUMENT, TABLE, PRINT, MANIFEST = (
-    "index.html",
-    "report.json",
-    "tracks.csv",
-    "report.pdf",
-    SUMS,
-)
-# Files that come and go with tracks, by format.
+DEFAULT_FORMATS = ("html", "json", "csv")
+INDEX = "index.html"
+DOCUMENT = "report.json"
+TABLE = "tracks.csv"
+PRINT = "report.pdf"
+# Hashes for `sha256sum -c`. It also says which files belong to the report.
+MANIFEST = SUMS
+# Files that exist only for tracks, by format.
 _OF_TRACKS = {
     "html": re.compile(r"(S\d+-)?T\d+\.html"),
     "folder": re.compile(r"pictures/[^/]+\.png"),
@@ -54,24 +51,25 @@ EXTRA_COLUMNS = ("camera", "wall_start", "wall_end", "wall_uncertainty_seconds",
 def write_report(
     folder: Path,
     out: Path | None = None,
-    formats: Sequence[str] = USUAL,
+    formats: Sequence[str] = DEFAULT_FORMATS,
     with_photographs: bool = True,
     redact: bool = False,
 ) -> Path:
-    """Write the report of the case at `folder` to `out` (in the case, if None), and return where it is.
+    """Write the report of the case at `folder` to `out` (None: in the case) and return its folder.
 
-    Redacted, no face but the tracks' own can be made out: neither bystanders' nor those of the gallery.
+    With `redact`, only the tracks' own faces can be recognised: bystanders and the gallery's
+    photographs are pixelated.
     """
     if redact and out is None:
         raise UsageError(
-            "--redact", "the report in the case shows all", "give --out DIR, outside of the case"
+            "--redact", "the report in the case is not redacted", "give --out DIR outside the case"
         )
     with Case.open(folder, read_only=True) as case:
         if out is None and case.encryption is not None:
             raise UsageError(
                 folder,
-                "it is encrypted, and a report is not",
-                "give --out DIR, outside of the case",
+                "the case is encrypted, and a report is not",
+                "give --out DIR outside the case",
             )
     if out is None:
         refuse_links(folder)
@@ -89,57 +87,59 @@ def write_report(
 
 
 def refresh(folder: Path) -> Path | None:
-    """Write the report in the case unless the one there is of this very state; returns its first page.
+    """Write the report in the case unless it is up to date, and return its first page.
 
-    None for an encrypted case: a report shows its pictures to anybody, so it is written only where somebody says so.
+    Return None for an encrypted case: a report shows its pictures to anybody, so `write_report`
+    writes it only where the user gives a folder.
     """
     out = folder / FOLDER
     with Case.open(folder, read_only=True) as case:
         if case.encryption is not None:
             return None
         head = case.meta("log_head")
-    if not _is_of(out, head):
+    if not _is_up_to_date(out, head):
         write_report(folder)
     return out / INDEX
 
 
-def _is_of(out: Path, head: str) -> bool:
-    """Whether the pages there are whole, and of the state of the case whose log ends so."""
+def _is_up_to_date(out: Path, head: str) -> bool:
+    """Return whether the pages are complete and show the state of the case with this log head."""
     try:
         index, listed = read_file(out / INDEX), read_file(out / MANIFEST).decode()
     except (OSError, UnicodeDecodeError):
         return False
     names = [line.partition("  ")[2] for line in listed.splitlines()]
-    whole = all((out / name).is_file() for name in names) and not (out / UNFINISHED).exists()
+    complete = all((out / name).is_file() for name in names) and not (out / UNFINISHED).exists()
     return (
-        whole
+        complete
         and head.encode() in index
         and f"{hashlib.sha256(index).hexdigest()}  {INDEX}\n" in listed
     )
 
 
-# What a file holds, or a function that fills it.
-Data = bytes | Callable[[Path], object]
+# The content of a file, or a function that writes it.
+Content = bytes | Callable[[Path], object]
 
 
 def _files(
     case: Case, report: dict[str, Any], people: Photographs, formats: Sequence[str], redact: bool
-) -> Iterator[tuple[str, Data]]:
-    """Each file of the report in turn."""
+) -> Iterator[tuple[str, Content]]:
+    """Yield name and content of each file of the report."""
     thumbnails: dict[str, Picture | None] = {}
-    for number, track in enumerate(report["tracks"]):
+    for index, track in enumerate(report["tracks"]):
         if not {"html", "pdf", "folder"} & set(formats):
-            break  # no other format shows pictures
-        shown = pictures.of_track(case, track, redact)
-        thumbnails[track["name"]] = pages.thumbnail_of(track, shown)
+            break  # the other formats show no pictures
+        track_pictures = pictures.of_track(case, track, redact)
+        thumbnails[track["name"]] = pages.thumbnail_of(track, track_pictures)
         if "html" in formats:
-            yield track["page"], pages.track_page(report, number, shown, people).encode()
+            page = pages.track_page(report, index, track_pictures, people)
+            yield track["page"], page.encode()
         if "folder" in formats:
-            yield from files_of(track, shown)
+            yield from picture_files(track, track_pictures)
     if "html" in formats:
         yield INDEX, pages.case_page(report, thumbnails).encode()
     if "pdf" in formats:
-        html = pages.whole(report, case, thumbnails, people, redact)
+        html = pages.print_document(report, case, thumbnails, people, redact)
         yield PRINT, lambda path: write_pdf(html, path)
     if "folder" in formats:
         yield "README.txt", README.encode()
@@ -150,65 +150,66 @@ def _files(
 
 
 def _table(report: dict[str, Any]) -> str:
-    """One line a track: `fasr-video export` with camera, time of day and what reviewers decided."""
+    """Return tracks.csv: the table of `export` with camera, time of day and decisions."""
     lines = []
     for track in report["tracks"]:
         wall = track["wall"] or {}
-        people = ((d, name_with_role(d["by"], d["role"])) for d in standing(track))
-        decided = (
-            f"{d['verdict']} {decided_subject(d)} by {by}".replace("  ", " ") for d, by in people
-        )
-        line = {
-            "camera": track["camera"],
-            "wall_start": wall.get("start"),
-            "wall_end": wall.get("end"),
-        }
-        line |= {
-            "wall_uncertainty_seconds": wall.get("uncertainty_seconds"),
-            "decisions": "; ".join(decided),
-        }
-        known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}
-        lines.append(known | line)
+        line = {name: value for name, value in flat(track).items() if name in TRACK_COLUMNS}
+        line["camera"] = track["camera"]
+        line["wall_start"] = wall.get("start")
+        line["wall_end"] = wall.get("end")
+        line["wall_uncertainty_seconds"] = wall.get("uncertainty_seconds")
+        line["decisions"] = "; ".join(_decision(decision) for decision in standing(track))
+        lines.append(line)
     return csv_of((*TRACK_COLUMNS, *EXTRA_COLUMNS), lines)
 
 
+def _decision(decision: dict[str, Any]) -> str:
+    by = name_with_role(decision["by"], decision["role"])
+    text = f"{decision['verdict']} {decided_subject(decision)} by {by}"
+    return text.replace("  ", " ")  # a decision without a subject
+
+
 class _Target:
-    """The folder of a report. What it holds of its own stands in its manifest; other folders are left alone."""
+    """The folder of a report. Its manifest lists the report's own files; others are refused."""
 
     def __init__(self, out: Path) -> None:
-        self._out, self._written = out, dict[str, str]()
+        self._out = out
+        self._written: dict[str, str] = {}
         manifest = out / MANIFEST
         if out.is_dir() and any(out.iterdir()) and not manifest.is_file():
-            raise CaseError(out, "not empty and no report", "give another --out or empty it")
+            raise CaseError(
+                out, "it is not empty and holds no report", "give another --out, or empty it"
+            )
         out.mkdir(parents=True, exist_ok=True)
         refuse_links(out)
-        manifest.touch()  # a report that is killed from here on is known as one
+        manifest.touch()  # the folder now counts as a report, even if this process is killed
         lines = read_file(manifest).decode().splitlines()
         self._before = {
             name: digest for digest, _, name in (line.partition("  ") for line in lines)
         }
         if self._before and not self._before.keys() & {INDEX, DOCUMENT, TABLE, PRINT}:
-            raise CaseError(out, "its SHA256SUMS is of something else", "give another --out")
+            raise CaseError(out, "its SHA256SUMS belongs to something else", "give another --out")
         (out / UNFINISHED).touch()
         sync_folder(out)
 
-    def put(self, name: str, data: Data) -> None:
+    def put(self, name: str, data: Content) -> None:
         path = inside(self._out, *name.split("/"))
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, data if callable(data) else lambda partial: partial.write_bytes(data))
         self._written[name] = sha256_file(path)
 
     def finish(self, formats: Sequence[str]) -> None:
-        """Take away pages and pictures of tracks that are gone, and write the manifest."""
-        kept = {}
+        """Remove pages and pictures of tracks that no longer exist, and write the manifest."""
+        patterns = [pattern for kind, pattern in _OF_TRACKS.items() if kind in formats]
+        listed = {}
         for name, digest in self._before.items():
-            ours = any(
-                pattern.fullmatch(name) for kind, pattern in _OF_TRACKS.items() if kind in formats
-            )
-            if ours and name not in self._written:
+            is_of_a_track = any(pattern.fullmatch(name) for pattern in patterns)
+            if is_of_a_track and name not in self._written:
                 inside(self._out, *name.split("/")).unlink(missing_ok=True)
             else:
-                kept[name] = digest
-        lines = [f"{digest}  {name}\n" for name, digest in sorted((kept | self._written).items())]
+                listed[name] = digest
+        listed |= self._written
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(listed.items())]
         atomic_write_text(self._out / MANIFEST, "".join(lines))
         (self._out / UNFINISHED).unlink()

@@ -1,4 +1,4 @@
-"""`fasr-video serve`: cases looked at, and decided on, in a browser on this machine. No other machine can reach it."""
+"""`fasr-video serve`: review of cases in a browser, on this machine only."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from fasr_video.errors import MissingExtra
 def serve(
     folders: Sequence[Path],
     port: int,
-    tell: Callable[[str], None],
+    announce: Callable[[str], None],
     hours: float | None = None,
     sign_key: Path | None = None,
 ) -> None:
-    """Serve these cases until Ctrl-C, to one key for so many hours; `tell` is given the address to open.
+    """Serve these cases until Ctrl-C. `announce` is called with the address to open.
 
-    What is signed off is signed with `sign_key`.
+    The address opens the pages for so many hours. Signed-off reports are signed with `sign_key`.
     """
     for package in ("flask", "waitress"):
         if find_spec(package) is None:
@@ -28,5 +28,5 @@ def serve(
     if sign_key is not None:
         from fasr_video.custody.keys import read_private
 
-        read_private(sign_key)  # one that cannot be used is told before anybody signs off
-    server.serve_cases(folders, port, tell, app.HOURS if hours is None else hours, sign_key)
+        read_private(sign_key)  # an unusable key is reported before anybody signs off
+    server.serve_cases(folders, port, announce, app.HOURS if hours is None else hours, sign_key)

@@ -1,6 +1,7 @@
-"""What changes a case: each is a form that is sent, one transaction, and a line of the log.
+"""Forms that change a case: each is one transaction and one line of the log.
 
-What cannot be done is told on the page that the form stands on, with all that was written into it.
+Where a change fails, the form's page is shown again with the reason and everything that was
+entered.
 """
 
 from __future__ import annotations
@@ -40,44 +41,37 @@ def decide(case_id: str, name: str) -> Answer:
     subject = None if verdict == "insufficient" else form.get("subject") or None
 
     def change(case: Case) -> str:
-        number, (by, role) = track_number(case, name), _who()
-        made = decisions.decide(case, number, verdict, form.get("reason", ""), by, subject, role)
-        about = f" {made.subject}" if made.subject else ""
-        return f"Recorded: {made.verdict}{about}, by {made.by}."
+        number = track_number(case, name)
+        by, role = _who()
+        reason = form.get("reason", "")
+        decision = decisions.decide(case, number, verdict, reason, by, subject, role)
+        about = f" {decision.subject}" if decision.subject else ""
+        return f"Recorded: {decision.verdict}{about}, by {decision.by}."
 
-    return _done(
-        case_id,
-        change,
-        lambda e: track_page(case_id, name, e),
-        url_for("pages.track", case_id=case_id, name=name),
-    )
+    return _change_track(case_id, name, change)
 
 
 @actions.post("/case/<case_id>/track/<name>/undo/<int:decision>")
 def undo(case_id: str, name: str, decision: int) -> Answer:
     def change(case: Case) -> str:
-        if all(d.id != decision for d in decisions.decisions(case, track_number(case, name))):
+        of_track = decisions.decisions(case, track_number(case, name))
+        if all(d.id != decision for d in of_track):
             raise CaseError(
-                f"decision {decision}", f"not one on track {name}", "look at that track's history"
+                f"decision {decision}", f"not on track {name}", "see that track's history"
             )
         undone = decisions.undo(case, decision, *_who())
         return f"Undone: {undone.verdict}, by {undone.by}. It stays in the history."
 
-    return _done(
-        case_id,
-        change,
-        lambda e: track_page(case_id, name, e),
-        url_for("pages.track", case_id=case_id, name=name),
-    )
+    return _change_track(case_id, name, change)
 
 
 @actions.post("/case/<case_id>/join")
 def join(case_id: str) -> Answer:
     def change(case: Case) -> str:
-        made = links.join(case, request.form.getlist("track", type=int), *_who())
-        return f"Joined, by {_count(made)}."
+        joining = links.join(case, request.form.getlist("track", type=int), *_who())
+        return f"Joined, by {_count(joining)}."
 
-    return _of_subjects(case_id, change)
+    return _change_subjects(case_id, change)
 
 
 @actions.post("/case/<case_id>/split")
@@ -86,7 +80,7 @@ def split(case_id: str) -> Answer:
         refused = links.split(case, request.form.getlist("track", type=int), *_who())
         return f"Split: {_count(refused)} refused."
 
-    return _of_subjects(case_id, change)
+    return _change_subjects(case_id, change)
 
 
 @actions.post("/case/<case_id>/link/<int:link>/<any(accept, refuse, reopen):what>")
@@ -95,7 +89,7 @@ def decide_link(case_id: str, link: int, what: str) -> Answer:
         links.decide(case, link, STATES[what], *_who())
         return f"Link {link}: {STATES[what]}."
 
-    return _of_subjects(case_id, change)
+    return _change_subjects(case_id, change)
 
 
 @actions.post("/case/<case_id>/sign-off")
@@ -108,28 +102,28 @@ def sign_off(case_id: str) -> Answer:
         return f"Written: {', '.join(written.files)}, in {case.folder / SIGNED_OFF}."
 
     page = url_for("pages.sign_off", case_id=case_id)
-    answer = _done(case_id, change, lambda e: sign_off_page(case_id, e), page)
+    answer = _apply(case_id, change, lambda e: sign_off_page(case_id, e), page)
     if isinstance(answer, tuple) or "end_key" not in request.form:
         return answer
     current_app.config["KEY"].end()
-    told = "The key to these pages has ended. Start fasr-video serve again to open them."
-    return render_template("message.html", title="Signed off", told=told), 200
+    message = "The key to these pages has ended. Start fasr-video serve again to open them."
+    return render_template("message.html", title="Signed off", message=message), 200
 
 
-def _of_track(case_id: str, name: str, change: Callable[[Case], str]) -> Answer:
+def _change_track(case_id: str, name: str, change: Callable[[Case], str]) -> Answer:
     page = url_for("pages.track", case_id=case_id, name=name)
-    return _done(case_id, change, lambda e: track_page(case_id, name, e), page)
+    return _apply(case_id, change, lambda e: track_page(case_id, name, e), page)
 
 
-def _of_subjects(case_id: str, change: Callable[[Case], str]) -> Answer:
+def _change_subjects(case_id: str, change: Callable[[Case], str]) -> Answer:
     page = url_for("pages.subjects", case_id=case_id)
-    return _done(case_id, change, lambda e: subjects_page(case_id, e), page)
+    return _apply(case_id, change, lambda e: subjects_page(case_id, e), page)
 
 
-def _done(
+def _apply(
     case_id: str, change: Callable[[Case], str], page: Callable[[FasrError], str], after: str
 ) -> Answer:
-    """Change the case, say so, and show the page anew; or the page with the reason why it could not be done."""
+    """Change the case and redirect to its page; where it fails, return the page with the reason."""
     folder = folder_of(case_id)
     name = " ".join(request.form.get("by", "").split())[: decisions.LONGEST_NAME]
     session["by"] = name or session.get("by", "")
@@ -143,8 +137,9 @@ def _done(
 
 
 def _who() -> tuple[str, str]:
-    """Name and role, as the form says them; one without a field for the role means that of the session."""
-    return request.form.get("by", ""), " ".join(request.form.get("role", role_of_session()).split())
+    """Return name and role from the form; a form without a role uses the session's."""
+    role = request.form.get("role", role_of_session())
+    return request.form.get("by", ""), " ".join(role.split())
 
 
 def role_of_session() -> str:
@@ -152,10 +147,11 @@ def role_of_session() -> str:
 
 
 def status(error: FasrError) -> int:
+    """Return the HTTP status for this error."""
     if isinstance(error, EnvironmentFailure):
-        return 503  # the case is busy, or its disk full: the same request may do later
+        return 503  # the case is busy or the disk is full: the same request may work later
     return 500 if isinstance(error, IntegrityError) else 400
 
 
-def _count(found: list[int]) -> str:
-    return f"{len(found)} link{'s' if len(found) != 1 else ''}"
+def _count(link_ids: list[int]) -> str:
+    return f"{len(link_ids)} link{'s' if len(link_ids) != 1 else ''}"

@@ -1,4 +1,4 @@
-"""The Flask app: its pages, what guards them, and how errors are told."""
+"""The Flask app: pages, access control, and error pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fasr_video.review import actions, pages
 from fasr_video.review.cards import ratio
 from fasr_video.review.guard import Key, now, protect
 
-# For which a key opens the pages.
+# A key opens the pages for so many hours.
 HOURS = 12.0
 
 
@@ -29,9 +29,10 @@ def make_app(
     hours: float = HOURS,
     sign_key: Path | None = None,
 ) -> Flask:
-    """Return pages about these cases (by id), for whoever holds the token, for so many hours.
+    """Return the app for these cases (folders by case id).
 
-    What is signed off is signed with `sign_key`.
+    Whoever holds the token can open it for so many hours. Signed-off reports are signed with
+    `sign_key`.
     """
     app = Flask(__name__)
     key = Key(token, now() + 3600 * hours)
@@ -45,31 +46,29 @@ def make_app(
     app.register_blueprint(actions.actions)
 
     @app.context_processor
-    def known() -> dict[str, Any]:
-        own = {
+    def template_values() -> dict[str, Any]:
+        return {
             "csrf": session.get("csrf", ""),
             "by": session.get("by", ""),
             "role": actions.role_of_session(),
+            "roles": USUAL_ROLES,
+            "cases": cases,
         }
-        return {**own, "roles": USUAL_ROLES, "cases": cases}
 
     @app.errorhandler(FasrError)
-    def told(error: FasrError) -> tuple[str, int]:
-        return render_template(
-            "message.html", title="That did not work", told=str(error)
-        ), actions.status(error)
+    def failed(error: FasrError) -> tuple[str, int]:
+        page = render_template("message.html", title="That did not work", message=str(error))
+        return page, actions.status(error)
 
     @app.errorhandler(HTTPException)
-    def not_there(error: HTTPException) -> tuple[str, int]:
-        return render_template(
-            "message.html", title=error.name, told=error.description
-        ), error.code or 500
+    def http_error(error: HTTPException) -> tuple[str, int]:
+        page = render_template("message.html", title=error.name, message=error.description)
+        return page, error.code or 500
 
     @app.errorhandler(OverflowError)
-    def no_such_number(error: OverflowError) -> tuple[str, int]:
-        """A number in an address or a form that is larger than any that the case can hold."""
-        return render_template(
-            "message.html", title="Not Found", told="No such page, track or link."
-        ), 404
+    def number_too_large(error: OverflowError) -> tuple[str, int]:
+        """Answer an address or a form with a number larger than any that the case can hold."""
+        message = "No such page, track or link."
+        return render_template("message.html", title="Not Found", message=message), 404
 
     return app

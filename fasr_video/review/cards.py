@@ -1,4 +1,4 @@
-"""Tracks of cases in short, and which of them a reviewer asked for."""
+"""Cards: tracks in short, and the filter that a reviewer set."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DECIDED = ("undecided", "decided", *(str(a) for a in Agreement if a is not Agree
 @dataclass(frozen=True, slots=True)
 class Card:
     case: str
-    """Its id."""
+    """Id of the case."""
     id: int
     name: str
     source: int
     footage: str
-    """The name of the file."""
+    """Name of the file."""
     camera: str
-    """As it was given, else the name of the file."""
+    """Name of the camera as given, else the name of the file."""
     start: float
     end: float
     """Seconds after the first frame of the source."""
@@ -44,11 +44,11 @@ class Card:
     """Names of LR0's pictures."""
     state: str
     why: str | None
-    """Why it is insufficient, or not a face."""
+    """Why the track is insufficient, or not a face."""
     lead: Candidate | None
     """The first candidate that passes."""
     decisions: tuple[Decision, ...]
-    """Those that stand."""
+    """Decisions that nobody took back."""
 
     @property
     def agreement(self) -> Agreement:
@@ -56,13 +56,19 @@ class Card:
 
 
 def cards(case: Case) -> list[Card]:
-    """Of every finished track, by source and number."""
-    case_id, footage = case.meta("case_id"), {source.id: source for source in sources(case)}
-    spans, shown = tracks.spans(case), tracks.shown_faces(case)
-    answered, leads, decided = results.verdicts(case), results.leads(case), all_standing(case)
-    found = []
+    """Return a card of every finished track, by source and number."""
+    case_id = case.meta("case_id")
+    sources_by_id = {source.id: source for source in sources(case)}
+    spans = tracks.spans(case)
+    best_faces = tracks.shown_faces(case)
+    verdicts = results.verdicts(case)
+    leads = results.leads(case)
+    decisions = all_standing(case)
+    case_cards = []
     for track in sorted(tracks.finished(case), key=lambda track: (track.source, track.number)):
-        source, span, lr0 = footage[track.source], spans[track.id], shown.get(track.id)
+        source = sources_by_id[track.source]
+        span = spans[track.id]
+        lr0 = best_faces.get(track.id)
         name = Path(source.path).name
         card = Card(
             case=case_id,
@@ -79,18 +85,18 @@ def cards(case: Case) -> list[Card]:
             quality=None if lr0 is None else lr0.total,
             native=None if lr0 is None else lr0.native,
             aligned=None if lr0 is None else lr0.aligned,
-            state=answered.get(track.id) or not_asked(track.verdict, track.verdict_reason),
+            state=verdicts.get(track.id) or not_asked(track.verdict, track.verdict_reason),
             why=track.verdict_reason,
             lead=leads.get(track.id),
-            decisions=tuple(decided.get(track.id, ())),
+            decisions=tuple(decisions.get(track.id, ())),
         )
-        found.append(card)
-    return found
+        case_cards.append(card)
+    return case_cards
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a reviewer asked to see; each is None when it does not matter."""
+    """What a reviewer wants to see; None means any."""
 
     since: float | datetime | None = None
     until: float | datetime | None = None
@@ -98,13 +104,14 @@ class Filter:
     state: str | None = None
     decided: str | None = None
     quality: float | None = None
-    """At least."""
+    """At least this quality."""
     score: float | None = None
-    """At least: log10 likelihood ratio of the first candidate that passes."""
+    """At least this log10 likelihood ratio of the first candidate that passes."""
 
     @classmethod
-    def read(cls, asked: Mapping[str, str]) -> Filter:
-        given = {key: text for key, text in asked.items() if text.strip()}
+    def read(cls, arguments: Mapping[str, str]) -> Filter:
+        """Return the filter in a page's arguments; raise where a value is not valid."""
+        given = {key: text for key, text in arguments.items() if text.strip()}
         return cls(
             since=parse(given["since"]) if "since" in given else None,
             until=parse(given["until"]) if "until" in given else None,
@@ -126,16 +133,19 @@ class Filter:
         )
 
     def _in_time(self, card: Card) -> bool:
-        """Whether the track is seen at any moment of the span. A wall time leaves out tracks that have none."""
+        """Return whether the track is visible at any time of the span.
+
+        A limit in wall-clock time excludes tracks whose wall-clock time is not known.
+        """
         after = self.since is None or _before(card, self.since, card.end)
         return after and (
             self.until is None or not _before(card, self.until, card.start, missing=True)
         )
 
-    def _as_decided(self, found: Agreement) -> bool:
+    def _as_decided(self, state: Agreement) -> bool:
         if self.decided == "decided":
-            return found is not Agreement.UNDECIDED
-        return self.decided in (None, found)
+            return state is not Agreement.UNDECIDED
+        return self.decided in (None, state)
 
 
 def _at_least(lead: Candidate | None, score: float) -> bool:
@@ -143,7 +153,10 @@ def _at_least(lead: Candidate | None, score: float) -> bool:
 
 
 def _before(card: Card, limit: float | datetime, seconds: float, missing: bool = False) -> bool:
-    """Whether `limit` comes before that moment of the card's source; `missing` where its wall time is not known."""
+    """Return whether `limit` is before `seconds` of the card's source.
+
+    Return `missing` where the source's wall-clock time is not known.
+    """
     if not isinstance(limit, datetime):
         return limit < seconds
     if card.clock is None:
@@ -154,7 +167,7 @@ def _before(card: Card, limit: float | datetime, seconds: float, missing: bool =
 
 def _one_of(name: str, given: str | None, known: Sequence[str]) -> str | None:
     if given is not None and given not in known:
-        raise UsageError(f"{name} {given!r}", "not known", f"choose one of {', '.join(known)}")
+        raise UsageError(f"{name} {given!r}", "unknown value", f"give one of {', '.join(known)}")
     return given
 
 
@@ -164,14 +177,16 @@ def _number(name: str, given: str | None) -> float | None:
     try:
         number = float(given)
     except ValueError as error:
-        raise UsageError(f"{name} {given!r}", "not a number", "give one, as 0.5") from error
+        raise UsageError(
+            f"{name} {given!r}", "not a number", "give a number, such as 0.5"
+        ) from error
     if not math.isfinite(number):
-        raise UsageError(f"{name} {given!r}", "not a number", "give one, as 0.5")
+        raise UsageError(f"{name} {given!r}", "not a number", "give a number, such as 0.5")
     return number
 
 
 def ratio(value: float | None, at_bound: bool = False) -> str:
-    """log10 of a likelihood ratio, with a mark where the data that it was calibrated on say no more."""
+    """Return a log10 likelihood ratio as text, with ≥ or ≤ at the calibration's bound."""
     if value is None:
         return "not calibrated"
     bound = ("≥ " if value > 0 else "≤ ") if at_bound else ""

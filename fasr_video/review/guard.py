@@ -1,10 +1,11 @@
-"""Who may ask this server for anything: the one browser that was given the token, on this machine.
+"""Access control: this server answers only to browsers on this machine that have the token.
 
-The token comes in the address that `serve` prints. It opens these pages to whoever has it, as often as they like, until
-its time is over, it is ended with a signing off, or the server ends; browsers keep addresses in their history. From the
-first visit on a signed cookie speaks for the browser, which no other site can make it send (SameSite=Strict) and no
-script can read (HttpOnly). What changes anything is a POST with a word of the session in it. The Host header has to be
-ours: a name that somebody points at 127.0.0.1 is refused.
+The token is in the address that `serve` prints. It opens the pages to whoever has it, any number of
+times, until its time is over, a sign-off ends it, or the server ends. Browsers keep addresses in
+their history. After the first visit a signed cookie identifies the browser. No other site can make
+the browser send it (SameSite=Strict), and no script can read it (HttpOnly). Only a POST with the
+session's CSRF token changes anything. The Host header must be ours: another name that points at
+127.0.0.1 is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from flask import Flask, Response, redirect, render_template, request, session, 
 from werkzeug.wrappers import Response as AnyResponse
 
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; "
+    "script-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -29,18 +31,16 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-
-# Bytes of a form.
-MOST_SENT = 256 * 1024
+MOST_BODY_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
 class Key:
-    """What the address holds: it opens the pages until its time is over, or somebody ends it."""
+    """The token of the address. It opens the pages until its time is over or somebody ends it."""
 
     token: str
     until: float
-    """By the clock that `now` reads."""
+    """Seconds on the clock that `now` reads."""
 
     @property
     def ended(self) -> bool:
@@ -51,20 +51,21 @@ class Key:
 
 
 def now() -> float:
-    """Return seconds of a clock that nobody sets, and that goes on while the machine sleeps."""
+    """Return the seconds of a clock that nobody can set and that runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def protect(app: Flask, key: Key, port: int) -> None:
-    """Every answer of `app` passes here, also those of pages that come later."""
+    """Check every request to `app` and set the security headers of every response."""
     suffix = "" if port == 80 else f":{port}"
     hosts = {f"127.0.0.1{suffix}", f"localhost{suffix}"}
     app.secret_key = secrets.token_bytes(32)
     app.config.update(
-        SESSION_COOKIE_NAME=f"fasr-video-{port}",  # cookies know no ports: two servers must not take each other's
+        # Browsers send cookies to all ports: two servers must not take each other's.
+        SESSION_COOKIE_NAME=f"fasr-video-{port}",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Strict",
-        MAX_CONTENT_LENGTH=MOST_SENT,
+        MAX_CONTENT_LENGTH=MOST_BODY_BYTES,
     )
 
     @app.before_request
@@ -75,17 +76,21 @@ def protect(app: Flask, key: Key, port: int) -> None:
             return None
         if key.ended:
             return _refused(
-                "The key to these pages has ended. Start fasr-video serve again: it prints a new address."
+                "The key to these pages has ended. Start fasr-video serve again: it prints a "
+                "new address."
             )
         if "token" in request.args:
-            return _let_in(key.token)
+            return _open_session(key.token)
         if not session.get("open"):
             return _refused(
                 "Open the address that fasr-video serve printed: it holds the key to these pages."
             )
-        if request.method == "POST" and not _same(request.form.get("csrf", ""), session["csrf"]):
+        if request.method == "POST" and not _is_equal(
+            request.form.get("csrf", ""), session["csrf"]
+        ):
             return _refused(
-                "This form is from another session. Open the page again, and send it anew."
+                "This form is from another session. Open the page again and send the form from "
+                "there."
             )
         return None
 
@@ -95,11 +100,12 @@ def protect(app: Flask, key: Key, port: int) -> None:
         return response
 
 
-def _let_in(token: str) -> AnyResponse | tuple[str, int]:
-    """The first visit: the key goes from the address into the session."""
-    if not _same(request.args["token"], token):
+def _open_session(token: str) -> AnyResponse | tuple[str, int]:
+    """Open a session on the first visit, and redirect to an address without the token."""
+    if not _is_equal(request.args["token"], token):
         return _refused(
-            "This key is not this server's. Open the address that it printed when it was started last."
+            "This key is not valid. Open the address that fasr-video serve printed at its last "
+            "start."
         )
     session.clear()
     session.update(open=True, csrf=secrets.token_urlsafe(16))
@@ -107,8 +113,8 @@ def _let_in(token: str) -> AnyResponse | tuple[str, int]:
 
 
 def _refused(why: str) -> tuple[str, int]:
-    return render_template("message.html", title="Not open to you", told=why), 403
+    return render_template("message.html", title="Not open to you", message=why), 403
 
 
-def _same(given: str, known: str) -> bool:
+def _is_equal(given: str, known: str) -> bool:
     return compare_digest(given.encode(), known.encode())

@@ -1,4 +1,4 @@
-"""What there is to look at. Nothing here changes a case: each page reads one moment of it."""
+"""The review pages. Nothing here changes a case; each page reads one moment of it."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from fasr_video.case.links import clusters
 from fasr_video.case.sources import sources
 from fasr_video.errors import FasrError
 from fasr_video.review.cards import DECIDED, STATES, Card, Filter, cards
-from fasr_video.review.photographs import Photographs, photograph, photographs
+from fasr_video.review.photographs import Photographs, photograph_png, photographs
 from fasr_video.review.signoff import signed_off, undecided
 from fasr_video.sqlite import explain_errors
 
 pages = Blueprint("pages", __name__)
-# Cards, or lines of the log.
-A_PAGE = 60
+# Cards, or lines of the log, on one page.
+PAGE_SIZE = 60
 
 
 @contextmanager
-def reading(case_id: str) -> Iterator[Case]:
-    """A case as it is at this moment, whatever a run writes meanwhile."""
+def open_case(case_id: str) -> Iterator[Case]:
+    """Open a case at one moment, whatever a run writes meanwhile."""
     folder = folder_of(case_id)
     with explain_errors(folder), Case.open(folder, read_only=True) as case, case.one_moment():
         yield case
 
 
 def folder_of(case_id: str) -> Path:
+    """Return the folder of a served case; abort with 404 for any other id."""
     folders: dict[str, Path] = current_app.config["CASES"]
     return folders.get(case_id) or abort(404, "No such case is served here.")
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class Summary:
     """A case in a few numbers."""
 
     id: str
@@ -54,16 +55,16 @@ class Head:
     undecided: int
     conflicts: int
     running: tuple[str, ...]
-    """Files that a run has not finished."""
+    """Names of files that a run has not finished."""
 
 
-def head(case: Case, found: list[Card]) -> Head:
-    states = [card.agreement for card in found]
-    return Head(
+def summary(case: Case, case_cards: list[Card]) -> Summary:
+    states = [card.agreement for card in case_cards]
+    return Summary(
         id=case.meta("case_id"),
         name=case.folder.resolve().name,
         folder=case.folder,
-        tracks=len(found),
+        tracks=len(case_cards),
         undecided=states.count(Agreement.UNDECIDED),
         conflicts=states.count(Agreement.CONFLICT),
         running=tuple(Path(source.path).name for source in sources(case) if not source.done),
@@ -73,44 +74,44 @@ def head(case: Case, found: list[Card]) -> Head:
 @pages.get("/")
 def overview() -> tuple[str, int]:
     error = None
+    card_filter = Filter()
     try:
-        wanted = Filter.read(request.args)
+        card_filter = Filter.read(request.args)
     except FasrError as problem:
-        wanted, error = Filter(), problem
-    heads, fitting, cameras = [], [], set()
+        error = problem
+    summaries: list[Summary] = []
+    fitting: list[Card] = []
+    cameras: set[str] = set()
     for case_id in _chosen_cases():
-        with reading(case_id) as case:
-            found = cards(case)
-            heads.append(head(case, found))
-        fitting += [card for card in found if wanted.fits(card)]
-        cameras |= {card.camera for card in found}
-    first = A_PAGE * _page_number()
-    given = {key: text for key, text in request.args.items() if key != "page" and text}
-    return (
-        render_template(
-            "overview.html",
-            heads=heads,
-            names={h.id: h.name for h in heads},
-            cards=fitting[first : first + A_PAGE],
-            total=len(fitting),
-            first=first,
-            page=_page_number(),
-            size=A_PAGE,
-            given=given,
-            cameras=sorted(cameras),
-            states=STATES,
-            decided=DECIDED,
-            error=error,
-        ),
-        200 if error is None else 400,
+        with open_case(case_id) as case:
+            case_cards = cards(case)
+            summaries.append(summary(case, case_cards))
+        fitting += [card for card in case_cards if card_filter.fits(card)]
+        cameras |= {card.camera for card in case_cards}
+    first = PAGE_SIZE * _page_number()
+    html = render_template(
+        "overview.html",
+        summaries=summaries,
+        names={s.id: s.name for s in summaries},
+        cards=fitting[first : first + PAGE_SIZE],
+        total=len(fitting),
+        first=first,
+        page=_page_number(),
+        size=PAGE_SIZE,
+        given={key: text for key, text in request.args.items() if key != "page" and text},
+        cameras=sorted(cameras),
+        states=STATES,
+        decided=DECIDED,
+        error=error,
     )
+    return html, 200 if error is None else 400
 
 
 def _chosen_cases() -> list[str]:
-    """The one that was asked for, or all."""
-    every: dict[str, Path] = current_app.config["CASES"]
-    asked = request.args.get("case")
-    return [asked] if asked in every else list(every)
+    """Return the id of the case in the address, or those of all cases."""
+    served: dict[str, Path] = current_app.config["CASES"]
+    chosen = request.args.get("case")
+    return [chosen] if chosen in served else list(served)
 
 
 def _page_number() -> int:
@@ -123,37 +124,35 @@ def track(case_id: str, name: str) -> str:
 
 
 def track_page(case_id: str, name: str, error: FasrError | None = None) -> str:
-    """The page of a track; with what was sent in its form, when that could not be done."""
-    with reading(case_id) as case:
-        found = cards(case)
-        place = next((i for i, card in enumerate(found) if card.name == name), None)
-        if place is None:
+    """Return the page of a track, with an error and the values of the form that failed."""
+    with open_case(case_id) as case:
+        case_cards = cards(case)
+        index = next((i for i, card in enumerate(case_cards) if card.name == name), None)
+        if index is None:
             abort(404, f"No finished track {name} in this case.")
-        card = found[place]
-        (shown,) = document.tracks(case, card.id)
-        compared = _compared(case, card, shown)
-        made = decisions(case, card.id)
-        after = found[place + 1 :] + found[:place]
+        card = case_cards[index]
+        (track_document,) = document.tracks(case, card.id)
+        others = case_cards[index + 1 :] + case_cards[:index]
         return render_template(
             "track.html",
-            head=head(case, found),
+            summary=summary(case, case_cards),
             card=card,
-            track=shown,
+            track=track_document,
             searched=case.searched(),
-            time_base=float(Fraction(shown["time_base"])),
-            compared=compared,
-            decisions=made,
+            time_base=float(Fraction(track_document["time_base"])),
+            comparison=_comparison(case, card, track_document),
+            decisions=decisions(case, card.id),
             agreement=agreement(card.decisions),
-            before=found[place - 1] if place else None,
-            after=found[place + 1] if place + 1 < len(found) else None,
-            undecided=next((c for c in after if c.agreement is Agreement.UNDECIDED), None),
+            before=case_cards[index - 1] if index else None,
+            after=case_cards[index + 1] if index + 1 < len(case_cards) else None,
+            undecided=next((c for c in others if c.agreement is Agreement.UNDECIDED), None),
             form=request.form,
             error=error,
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparison:
     """The two pictures under the wipe slider."""
 
     subject: str
@@ -161,31 +160,42 @@ class Compared:
     photo: str | None
     """SHA-256 of the photograph that is shown."""
     synthetic: bool
-    """Whether the reconstruction lies beside it, in place of the camera's picture."""
+    """Whether the reconstruction is compared, in place of the camera's picture."""
     drawn_from_it: bool
-    """Whether the reconstruction was drawn from this candidate's photographs: then it is not put beside them."""
+    """Whether the reconstruction was drawn from this candidate's photographs. Then it is not
+    compared
+    with them."""
 
 
-def _compared(case: Case, card: Card, shown: dict[str, Any]) -> Compared | None:
-    """The candidate that was asked for, else the first that passes."""
-    answer = shown["answer"] or {"joined": [], "lists": {}}
-    listed = {c["subject"] for hits in (answer["joined"], *answer["lists"].values()) for c in hits}
-    asked = request.args.get("candidate") or request.form.get("subject")
-    subject = str(asked) if asked in listed else card.lead.subject if card.lead else None
+def _comparison(case: Case, card: Card, track_document: dict[str, Any]) -> Comparison | None:
+    """Return the comparison with the candidate in the address, or with the first that passes."""
+    subject = _compared_subject(card, track_document["answer"])
     if subject is None:
         return None
-    found = photographs(case, subject)
-    hashes = [image.sha256 for image in found.of_subject]
+    of_subject = photographs(case, subject)
+    hashes = [image.sha256 for image in of_subject.images]
     photo = request.args.get("photo")
-    restored = shown["restoration"]
-    own = restored is not None and restored.get("conditioned_on") == subject
-    return Compared(
+    restoration = track_document["restoration"]
+    drawn_from_subject = restoration is not None and restoration.get("conditioned_on") == subject
+    wants_reconstruction = request.args.get("probe") == "sr" and restoration is not None
+    return Comparison(
         subject=subject,
-        photographs=found,
+        photographs=of_subject,
         photo=photo if photo in hashes else next(iter(hashes), None),
-        synthetic=request.args.get("probe") == "sr" and restored is not None and not own,
-        drawn_from_it=own,
+        synthetic=wants_reconstruction and not drawn_from_subject,
+        drawn_from_it=drawn_from_subject,
     )
+
+
+def _compared_subject(card: Card, answer: dict[str, Any] | None) -> str | None:
+    listed = set()
+    if answer is not None:
+        for candidates in (answer["joined"], *answer["lists"].values()):
+            listed |= {candidate["subject"] for candidate in candidates}
+    chosen = request.args.get("candidate") or request.form.get("subject")
+    if chosen in listed:
+        return str(chosen)
+    return None if card.lead is None else card.lead.subject
 
 
 @pages.get("/case/<case_id>/subjects")
@@ -194,18 +204,18 @@ def subjects(case_id: str) -> str:
 
 
 def subjects_page(case_id: str, error: FasrError | None = None) -> str:
-    with reading(case_id) as case:
-        found = cards(case)
-        by_id = {card.id: card for card in found}
+    with open_case(case_id) as case:
+        case_cards = cards(case)
+        by_id = {card.id: card for card in case_cards}
         groups = clusters(case, ["accepted"])
         joined = {track for group in groups for track in group}
         links = document.links(case)
         return render_template(
             "subjects.html",
-            head=head(case, found),
+            summary=summary(case, case_cards),
             cards=by_id,
             groups=[[by_id[track] for track in group] for group in groups],
-            single=[card for card in found if card.id not in joined],
+            single=[card for card in case_cards if card.id not in joined],
             proposed=[link for link in links if link["state"] == "proposed"],
             settled=[link for link in links if link["state"] != "proposed"],
             chosen=request.form.getlist("track", type=int),
@@ -215,17 +225,17 @@ def subjects_page(case_id: str, error: FasrError | None = None) -> str:
 
 @pages.get("/case/<case_id>/log")
 def log(case_id: str) -> str:
-    first = A_PAGE * _page_number()
-    with reading(case_id) as case:
+    first = PAGE_SIZE * _page_number()
+    with open_case(case_id) as case:
         return render_template(
             "log.html",
-            head=head(case, cards(case)),
-            lines=[_line(line) for line in log_lines.newest(case, A_PAGE, first)],
+            summary=summary(case, cards(case)),
+            lines=[_line(line) for line in log_lines.newest(case, PAGE_SIZE, first)],
             total=log_lines.length(case),
             log_head=case.meta("log_head"),
             first=first,
             page=_page_number(),
-            size=A_PAGE,
+            size=PAGE_SIZE,
         )
 
 
@@ -244,15 +254,15 @@ def sign_off(case_id: str) -> str:
 
 
 def sign_off_page(case_id: str, error: FasrError | None = None) -> str:
-    with reading(case_id) as case:
-        found = cards(case)
+    with open_case(case_id) as case:
+        case_cards = cards(case)
         return render_template(
             "sign_off.html",
-            head=head(case, found),
-            undecided=undecided(found),
-            one=[card.name for card in found if card.agreement is Agreement.ONE],
-            conflicts=[card.name for card in found if card.agreement is Agreement.CONFLICT],
-            agreed=[card.name for card in found if card.agreement is Agreement.AGREED],
+            summary=summary(case, case_cards),
+            undecided=undecided(case_cards),
+            one=[card.name for card in case_cards if card.agreement is Agreement.ONE],
+            conflicts=[card.name for card in case_cards if card.agreement is Agreement.CONFLICT],
+            agreed=[card.name for card in case_cards if card.agreement is Agreement.AGREED],
             signed=signed_off(case),
             error=error,
         )
@@ -260,8 +270,8 @@ def sign_off_page(case_id: str, error: FasrError | None = None) -> str:
 
 @pages.get("/case/<case_id>/picture/<name>.png")
 def picture(case_id: str, name: str) -> Response:
-    """A picture of the case by its name, which is a hash: nothing else of the folder can be asked for."""
-    with reading(case_id) as case:
+    """Return a picture of the case by its hash. No other file of the folder can be requested."""
+    with open_case(case_id) as case:
         if not re.fullmatch("[0-9a-f]{64}", name) or not case.picture_path(name).is_file():
             abort(404, "No such picture in this case.")
         return Response(case.picture_bytes(name), mimetype="image/png")
@@ -269,8 +279,8 @@ def picture(case_id: str, name: str) -> Response:
 
 @pages.get("/case/<case_id>/photograph/<sha256>.png")
 def photograph_picture(case_id: str, sha256: str) -> Response:
-    with reading(case_id) as case:
-        data = photograph(case, sha256)
+    with open_case(case_id) as case:
+        data = photograph_png(case, sha256)
     if data is None:
-        abort(404, "The gallery at hand keeps no picture of that photograph.")
+        abort(404, "The gallery keeps no picture of that photograph.")
     return Response(data, mimetype="image/png")

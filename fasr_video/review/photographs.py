@@ -1,4 +1,6 @@
-"""Photographs of candidates, from the gallery that the case was searched in: their faces in the canonical frame."""
+"""Photographs of candidates, from the gallery that the case was searched in: their faces in the
+canonical frame.
+"""
 
 from __future__ import annotations
 
@@ -15,41 +17,38 @@ from fasr_video.gallery.records import GalleryImage
 
 @dataclass(frozen=True, slots=True)
 class Photographs:
-    of_subject: tuple[GalleryImage, ...]
-    """Those whose face was kept, the best first."""
+    images: tuple[GalleryImage, ...]
+    """Images whose face the gallery keeps, the best first."""
     note: str | None
-    """What is to be known of them, or why there are none."""
+    """A remark on them, or why there are none."""
 
 
 def photographs(case: Case, subject: str) -> Photographs:
+    """Return the subject's photographs in the gallery that the case was searched in."""
     searched = case.searched()
     if searched is None:
         return Photographs((), "The case was not searched.")
-    facts = searched["gallery"]
+    searched_gallery = searched["gallery"]
+    folder = searched_gallery["folder"]
     try:
-        with (
-            Gallery.open(case.folder / facts["folder"], read_only=True) as gallery,
-            gallery.snapshot(),
-        ):
-            if gallery.id != facts["id"]:
+        with Gallery.open(case.folder / folder, read_only=True) as gallery, gallery.snapshot():
+            if gallery.id != searched_gallery["id"]:
                 return Photographs(
-                    (), f"Another gallery lies in {facts['folder']} than the one that was searched."
+                    (), f"{folder} holds another gallery than the one that was searched."
                 )
-            kept = sorted(
-                (i for i in gallery.images(subject) if i.has_picture), key=lambda i: -i.norm
-            )
-            changed = gallery.state != facts["state"]
+            images = [image for image in gallery.images(subject) if image.has_picture]
+            has_changed = gallery.state != searched_gallery["state"]
     except FasrError as error:
-        return Photographs((), f"The gallery is not at hand: {error}")
-    if not kept:
+        return Photographs((), f"The gallery is not available: {error}")
+    if not images:
         return Photographs((), f"The gallery keeps no picture of {subject}.")
-    return Photographs(
-        tuple(kept), "The gallery has changed since the case was searched." if changed else None
-    )
+    images.sort(key=lambda image: -image.norm)
+    note = "The gallery has changed since the case was searched." if has_changed else None
+    return Photographs(tuple(images), note)
 
 
-def photograph(case: Case, sha256: str) -> bytes | None:
-    """The face of a photograph as PNG; None when the gallery at hand has none."""
+def photograph_png(case: Case, sha256: str) -> bytes | None:
+    """Return the face of a photograph as PNG; None where the gallery does not keep it."""
     searched = case.searched()
     if searched is None:
         return None

@@ -1,11 +1,12 @@
-"""The signed-off report: who decided what in a case, with the state of the log at that moment.
+"""The signed-off report: who decided what in a case, with the log head of that moment.
 
     CASE/signed-off/WHEN.json    the report; its schema is `fasr-video/signed-off/1`
-    CASE/signed-off/WHEN.html    the same for people, self-contained
-    CASE/signed-off/WHEN.json.sha256, WHEN.json.sha256.sig    a signature of the report, and so of the log's head in it,
-                                 where a key was given; `fasr-video check-signature` checks it
+    CASE/signed-off/WHEN.html    the same for people, as one file
+    CASE/signed-off/WHEN.json.sha256, WHEN.json.sha256.sig
+                                 where a key was given: a signature of the report, and so of the log
+                                 head in it; `fasr-video check-signature` checks it
 
-The SHA-256 of all of them goes into the log, so that `fasr-video verify` finds one that was changed.
+The SHA-256 of all of them goes into the log, so that `fasr-video verify` notices a changed file.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,37 +53,44 @@ class SignedOff:
     undecided: tuple[str, ...]
 
 
-def undecided(found: list[Card]) -> list[str]:
-    return [card.name for card in found if card.agreement is Agreement.UNDECIDED]
+def undecided(case_cards: list[Card]) -> list[str]:
+    """Return the names of the tracks without a decision."""
+    return [card.name for card in case_cards if card.agreement is Agreement.UNDECIDED]
 
 
 def sign_off(
     case: Case, by: str, although_undecided: bool = False, role: str = "", key: Path | None = None
 ) -> SignedOff:
-    """Write the report of what was decided into the case, and its hash into the log; signed, where a key is given."""
+    """Write the report of all decisions into the case, and its hashes into the log.
+
+    Sign it where a key is given.
+    """
     by, role = person(by), as_role(role)
     with case.transaction():  # nobody decides while the report is written
         name_signed_off(case)
         document = _document(case, by, role)
-        left = document["undecided"]
+        open_tracks = document["undecided"]
         if not document["tracks"]:
             raise CaseError(
                 case.folder, "there is no finished track to sign off", "let the run finish first"
             )
-        if left and not although_undecided:
-            reason = f"{len(left)} tracks are undecided ({', '.join(left[:20])}{', …' if len(left) > 20 else ''})"
-            raise CaseError(case.folder, reason, "decide them, or sign off although they are")
+        if open_tracks and not although_undecided:
+            names = ", ".join(open_tracks[:20]) + (", …" if len(open_tracks) > 20 else "")
+            reason = f"{len(open_tracks)} tracks are undecided ({names})"
+            raise CaseError(
+                case.folder, reason, "decide on them, or sign off although they are undecided"
+            )
         files = _write(case.folder / SIGNED_OFF, document, key)
-        about = {"files": files, "undecided": left, "digest": document["decisions_sha256"]}
+        about = {"files": files, "undecided": open_tracks, "digest": document["decisions_sha256"]}
         case.log("signed off", {"by": by, "role": role, **about})
     with case.transaction():
         name_signed_off(case)
-    return SignedOff(files, document["at"], by, role, tuple(left))
+    return SignedOff(files, document["at"], by, role, tuple(open_tracks))
 
 
 def name_signed_off(case: Case) -> None:
-    """Reports that the log holds get their names, and what a signing off that was cut short left goes."""
-    known = {name for made in signed_off(case) for name in made.files}
+    """Give logged reports their final names, and remove files of an interrupted sign-off."""
+    known = {name for report in signed_off(case) for name in report.files}
     for path in sorted((case.folder / SIGNED_OFF).glob(f"*{NEW}*")):
         if path.suffix == NEW and path.name.removesuffix(NEW) in known:
             put_in_place(path, path.with_name(path.name.removesuffix(NEW)))
@@ -90,19 +99,23 @@ def name_signed_off(case: Case) -> None:
 
 
 def signed_off(case: Case) -> list[SignedOff]:
-    """All that were ever written, the last one first."""
-    found = [(line.at, line.details) for line in reversed(log.entries(case, "signed off"))]
-    return [
-        SignedOff(d["files"], at, d["by"], d.get("role", ""), tuple(d["undecided"]))
-        for at, d in found
-    ]
+    """Return all signed-off reports, the newest first."""
+    reports = []
+    for line in reversed(log.entries(case, "signed off")):
+        details = line.details
+        role = details.get("role", "")
+        open_tracks = tuple(details["undecided"])
+        reports.append(SignedOff(details["files"], line.at, details["by"], role, open_tracks))
+    return reports
 
 
 def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     require(case)
-    found = cards(case)
-    names = {card.id: card.name for card in found}
-    searched, made, answered = case.searched(), by_track(case), answers(case)
+    case_cards = cards(case)
+    names = {card.id: card.name for card in case_cards}
+    searched = case.searched()
+    decisions = by_track(case)
+    answers_by_track = answers(case)
     return {
         "schema": SCHEMA,
         "version": __version__,
@@ -117,11 +130,14 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
         "sources": [
             {k: getattr(s, k) for k in ("path", "sha256", "camera", "state")} for s in sources(case)
         ],
-        "reviewers": sorted({d.by for card in found for d in card.decisions}),
-        "undecided": undecided(found),
-        "one_reviewer": [card.name for card in found if card.agreement is Agreement.ONE],
-        "disagreements": [card.name for card in found if card.agreement is Agreement.CONFLICT],
-        "tracks": [_track(card, made.get(card.id, []), answered.get(card.id)) for card in found],
+        "reviewers": sorted({d.by for card in case_cards for d in card.decisions}),
+        "undecided": undecided(case_cards),
+        "one_reviewer": [card.name for card in case_cards if card.agreement is Agreement.ONE],
+        "disagreements": [card.name for card in case_cards if card.agreement is Agreement.CONFLICT],
+        "tracks": [
+            _track(card, decisions.get(card.id, []), answers_by_track.get(card.id))
+            for card in case_cards
+        ],
         "subjects": [[names[track] for track in group] for group in clusters(case, ["accepted"])],
         "links": [
             {**link, "a": names[link["a"]], "b": names[link["b"]]}
@@ -131,7 +147,7 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     }
 
 
-def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> dict[str, object]:
+def _track(card: Card, decisions: Sequence[Decision], answer: Answered | None) -> dict[str, object]:
     lead = card.lead
     return {
         "name": card.name,
@@ -140,7 +156,7 @@ def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> d
         "camera": card.camera,
         "start_seconds": card.start,
         "end_seconds": card.end,
-        "wall_time": None if card.clock is None else card.clock.shown(card.start),
+        "wall_time": None if card.clock is None else card.clock.text(card.start),
         "state": card.state,
         "insufficient_because": card.why,
         "first_candidate": None if lead is None else lead.subject,
@@ -149,7 +165,7 @@ def _track(card: Card, made: Sequence[Decision], answered: Answered | None) -> d
         "only_the_reconstruction_supports_it": lead is not None and lead.only_sr,
         "agreement": card.agreement,
         "decisions": [
-            _as_json(d) | {"below_threshold": below_threshold(answered, d.subject)} for d in made
+            _as_json(d) | {"below_threshold": below_threshold(answer, d.subject)} for d in decisions
         ],
     }
 
@@ -160,7 +176,7 @@ def _as_json(decision: Decision) -> dict[str, object]:
 
 
 def _write(folder: Path, document: dict[str, Any], key: Path | None) -> dict[str, str]:
-    """All files, whole; returns their hashes by their names."""
+    """Write all files and return their hashes by name."""
     make_folder(folder)
     stem = document["at"].replace(":", "").replace("+0000", "Z")
     text = json.dumps(document, indent=2, ensure_ascii=False).encode()
@@ -169,22 +185,23 @@ def _write(folder: Path, document: dict[str, Any], key: Path | None) -> dict[str
         contents |= _signature(f"{stem}.json", text, document, key)
     files = {}
     for name, data in contents.items():
-        atomic_write(folder / (name + NEW), lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
+        atomic_write(folder / (name + NEW), partial(_write_bytes, data))
         files[name] = hashlib.sha256(data).hexdigest()
     return files
 
 
+def _write_bytes(data: bytes, path: Path) -> None:
+    path.write_bytes(data)
+
+
 def _signature(name: str, text: bytes, document: dict[str, Any], key: Path) -> dict[str, bytes]:
-    """The two files that prove who signed the report, as `fasr-video sign` writes them beside an export."""
+    """Return the two signature files, as `fasr-video sign` writes them beside an export."""
     from fasr_video.custody import keys, signing
 
-    found, who = (
-        {name: hashlib.sha256(text).hexdigest()},
-        name_with_role(document["signed_off_by"], document["signed_off_as"]),
-    )
-    manifest, signature = signing.signed_manifest(
-        found, keys.read_private(key), who, document["at"]
-    )
+    hashes = {name: hashlib.sha256(text).hexdigest()}
+    who = name_with_role(document["signed_off_by"], document["signed_off_as"])
+    private_key = keys.read_private(key)
+    manifest, signature = signing.signed_manifest(hashes, private_key, who, document["at"])
     return {f"{name}.sha256": manifest, f"{name}.sha256.sig": signature}
 
 

@@ -1,4 +1,4 @@
-"""Times as people read and write them: of the footage, and of the day where a source's clock is known."""
+"""Times as people read and write them: times of the footage, and times of day."""
 
 from __future__ import annotations
 
@@ -11,42 +11,46 @@ from typing import Any
 from fasr_video.case.recording import correction
 from fasr_video.errors import UsageError
 
-_REMEDY = "give H:MM:SS of the footage, or a date with a time, as 2026-03-01 14:05"
+_REMEDY = "give H:MM:SS of the footage, or date and time, such as 2026-03-01 14:05"
 
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What is known of the wall time of a source."""
+    """The wall-clock time of a source, as far as it is known."""
 
     start: datetime
-    """Of the first frame, with its zone."""
+    """Time of the first frame, with its zone."""
     uncertainty: float
     """In seconds."""
-    said_by: str
+    origin: str
+    """How the time is known, such as `csv`."""
     correction: str = ""
-    """What the camera showed, where its clock was put right."""
+    """What the camera showed, where its clock was corrected."""
 
     @classmethod
-    def read(cls, known: Mapping[str, Any] | None) -> Clock | None:
-        if known is None:
+    def read(cls, stored: Mapping[str, Any] | None) -> Clock | None:
+        if stored is None:
             return None
         return cls(
-            datetime.fromisoformat(known["start"]),
-            float(known["uncertainty_seconds"]),
-            str(known["from"]),
-            correction(known),
+            datetime.fromisoformat(stored["start"]),
+            float(stored["uncertainty_seconds"]),
+            str(stored["from"]),
+            correction(stored),
         )
 
     def at(self, seconds: float) -> datetime:
         return self.start + timedelta(seconds=seconds)
 
-    def shown(self, seconds: float) -> str:
-        """2026-03-01 14:00:03.480+01:00 ± 2 s"""
+    def text(self, seconds: float) -> str:
+        """Return for example 2026-03-01 14:00:03.480+01:00 ± 2 s."""
         return f"{self.at(seconds).isoformat(' ', 'milliseconds')} ± {self.uncertainty:g} s"
 
 
 def parse(text: str) -> float | datetime:
-    """Seconds of the footage, or a time of the day (without a zone: that of each source's own clock)."""
+    """Return seconds of the footage, or date and time.
+
+    A time without a zone is in the zone of each source's own clock.
+    """
     text = text.strip()
     try:
         if "-" in text or "T" in text:

@@ -1,4 +1,4 @@
-// The wipe slider and the keys. All else works without this file.
+// The wipe slider and the keyboard shortcuts. Everything else works without this file.
 "use strict";
 
 for (const wipe of document.querySelectorAll("[data-wipe]")) {
