@@ -118,7 +118,7 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE segment SET faces = faces + 1", "segments, tracks or counts"),
         ("DELETE FROM segment", "segments, tracks or counts"),
         ("DELETE FROM source", "is gone from the case"),
-        ("DELETE FROM source", "points at a row of source that is gone"),
+        ("DELETE FROM source", "refers to a missing row of source"),
         (
             "UPDATE meta SET value = 'x' WHERE key = 'case_id'",
             "case_id is not what the case was created with",

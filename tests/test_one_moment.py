@@ -160,13 +160,13 @@ def test_a_summary_reads_tracks_and_links_of_one_moment(
 
 def test_nothing_is_written_within_a_moment_and_moments_end(folder: Path) -> None:
     with Case.open(folder) as case:
-        with case.one_moment(), case.one_moment():
+        with case.snapshot(), case.snapshot():
             head = case.meta("log_head")
             decide(folder)
             assert case.meta("log_head") == head
         assert case.meta("log_head") != head
         with (
-            case.one_moment(),
+            case.snapshot(),
             pytest.raises(sqlite3.OperationalError, match="within a transaction"),
         ):
             decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")

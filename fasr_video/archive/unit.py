@@ -228,7 +228,7 @@ def _move_aside(case: Path) -> Path:
 
 def provenance_of(folder: Path, sha256: str) -> dict[str, object] | None:
     """A finished case in numbers; None when it is not of this footage alone."""
-    with Case.open(folder, read_only=True) as case, case.one_moment():
+    with Case.open(folder, read_only=True) as case, case.snapshot():
         footage, tracks, answers = sources(case), finished(case), list(verdicts(case).values())
         if [source.sha256 for source in footage] != [sha256]:
             return None

@@ -31,7 +31,7 @@ Checking = Callable[[CaseStore], Check]
 
 def damage(case: CaseStore) -> str | None:
     """The first thing in its database that is not what the run left; None when nothing speaks against it."""
-    with case.one_moment():
+    with case.snapshot():
         for check in IN_DATABASE:
             try:
                 problems = check(case).problems
@@ -47,7 +47,7 @@ def message_of(error: Exception) -> str:
 
 
 def _database(case: CaseStore) -> Check:
-    return Check("database", 1, case.problems(), [])
+    return Check("database", 1, case.database_problems(), [])
 
 
 def _log(case: CaseStore) -> Check:

@@ -84,7 +84,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def as_document(case: Case) -> dict[str, Any]:
     """Everything but the pictures and the single faces that were not kept."""
-    with case.one_moment():
+    with case.snapshot():
         return {
             "schema": SCHEMA,
             "case": {k: case.meta(k) for k in ("case_id", "version")},
@@ -111,7 +111,7 @@ def as_json(case: Case) -> str:
 
 def as_csv(case: Case, rows: str) -> str:
     """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
-    with case.one_moment():
+    with case.snapshot():
         lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
     return csv_of(FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lines)
 

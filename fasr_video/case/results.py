@@ -73,7 +73,7 @@ def all_features(case: CaseStore, only: int | None = None) -> dict[int, dict[Kin
     """Return the probes of each track, or of `only` one."""
     found: dict[int, dict[Kind, Feature]] = {}
     for track, kind, stored in _rows(case, "SELECT track, kind, feature FROM probe", only):
-        data = case.unseal(stored, _probe_place(track, kind))
+        data = case.decrypt(stored, _probe_place(track, kind))
         found.setdefault(track, {})[Kind(kind)] = np.frombuffer(data, np.float32)
     return {
         track: {kind: own[kind] for kind in Kind if kind in own} for track, own in found.items()
@@ -110,7 +110,7 @@ def save_features(
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
     case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (track, made.models, made.side))
     for kind, feature in found.items():
-        data = case.seal(feature.astype(np.float32).tobytes(), _probe_place(track, kind))
+        data = case.encrypt(feature.astype(np.float32).tobytes(), _probe_place(track, kind))
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, data))
     if drawn is not None:
         row = (

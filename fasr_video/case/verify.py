@@ -36,7 +36,7 @@ def verify(case: Case, head: str | None = None) -> list[Check]:
     Somebody may write the case meanwhile. What is in its database is one moment of it; files beside it may be newer
     than that, so each check of them asks the database after it has looked at them.
     """
-    with case.one_moment():
+    with case.snapshot():
         checks = [_checked(case, check) for check in IN_DATABASE]
     beside: tuple[Callable[[Case], Check], ...] = (
         _settings,
@@ -161,7 +161,7 @@ def _pictures(case: Case) -> Check:
         set(case.picture_names()) if problems else set[str]()
     )  # a run may have put others in their place
     unchecked = [] if readable else [f"{len(names)} pictures are encrypted, and no key was given"]
-    strays = set(case.pictures_there()) - {case.picture_path(name) for name in names}
+    strays = set(case.picture_files()) - {case.picture_path(name) for name in names}
     notes = tuple(
         f"{path} is no picture of the case (left by a kill, or put there)"
         for path in sorted(strays)[:20]

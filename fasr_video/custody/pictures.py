@@ -45,7 +45,7 @@ def export_pictures(
 
     With a signatory, each picture holds a C2PA manifest.
     """
-    with case.one_moment():
+    with case.snapshot():
         return _export(case, names, out, redact, signatory)
 
 

@@ -26,7 +26,7 @@ from fasr_video.case.case import Case
 from fasr_video.case.damage import damage
 from fasr_video.case.results import sealed_features
 from fasr_video.case.sources import sources
-from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, locked, now
+from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, hold_lock, now
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
 from fasr_video.encryption import given_key
 from fasr_video.errors import CaseError, FasrError, IntegrityError, UsageError
@@ -194,7 +194,7 @@ def tombstone(folder: Path) -> dict[str, Any]:
 def purge(due: Due, search: Search, by: str, why: str, role: str = "") -> dict[str, Any]:
     """Remove all files of the case but its tombstone; returns what the tombstone says."""
     folder = due.folder
-    with explain_errors(folder), locked(folder):
+    with explain_errors(folder), hold_lock(folder):
         if not due.begun:
             _begin(folder, _tombstone(folder, search, by, why, as_role(role)))
         told = tombstone(folder)

@@ -33,7 +33,7 @@ TOLERANCE = 1e-3
 
 def rerun(case: Case, count: int) -> Check:
     """So many of the case's tracks again, or all where it has fewer."""
-    with case.one_moment():
+    with case.snapshot():
         return _rerun(case, count)
 
 

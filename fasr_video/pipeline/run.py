@@ -171,7 +171,7 @@ def run(
     elif subjects:
         raise _no_photographs()
     worked = False
-    with only_writer(out), open_case(out, settings) as case, case.in_a_run(runs_it):
+    with only_writer(out), open_case(out, settings) as case, case.logged_run(runs_it):
         for reader, before in zip(readers, stamps, strict=True):
             worked |= _run_source(case, reader, models, settings, sampling, listen, place, before)
         worked |= _after_footage(case, gallery, models, settings, listen)
@@ -193,7 +193,7 @@ def redo(
     Whatever would refuse it is looked at before the case takes the settings.
     """
     runs_it = _who(f"stage {stage}", by, role)
-    with only_writer(out), Case.open(out) as case, case.in_a_run(runs_it):
+    with only_writer(out), Case.open(out) as case, case.logged_run(runs_it):
         case.check_key()
         if not all_done(case):
             raise CaseError(

@@ -27,7 +27,7 @@ def resume_gate(case: Case, number: int) -> GateState:
     stored = {} if known.tracker is None else json.loads(known.tracker)
     seen = None
     if "seen" in stored:
-        data = case.unseal(base64.b64decode(stored["seen"]), _seen(number))
+        data = case.decrypt(base64.b64decode(stored["seen"]), _seen(number))
         seen = np.frombuffer(data, np.uint8).reshape(stored["cells"])
     counts = looked(case, number)
     places = np.array(stored.get("places", []), np.float32).reshape(-1, 4)
@@ -43,7 +43,7 @@ def _gate_state(case: Case, source: int, gate: GateState) -> dict[str, object]:
     places: dict[str, object] = {"places": gate.boxes.tolist()}
     if gate.seen is None:
         return places
-    sealed = case.seal(gate.seen.tobytes(), _seen(source))
+    sealed = case.encrypt(gate.seen.tobytes(), _seen(source))
     return places | {"cells": gate.seen.shape, "seen": base64.b64encode(sealed).decode()}
 
 

@@ -78,7 +78,7 @@ def write_report(
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()
-    with Case.open(folder, read_only=True) as case, explain_errors(out), case.one_moment():
+    with Case.open(folder, read_only=True) as case, explain_errors(out), case.snapshot():
         report = as_report(case) | {"redacted": redact}
         with photographs(case, report["searched"], with_photographs, redact) as people:
             target = _Target(out)

@@ -34,7 +34,7 @@ A_PAGE = 60
 def reading(case_id: str) -> Iterator[Case]:
     """A case as it is at this moment, whatever a run writes meanwhile."""
     folder = folder_of(case_id)
-    with explain_errors(folder), Case.open(folder, read_only=True) as case, case.one_moment():
+    with explain_errors(folder), Case.open(folder, read_only=True) as case, case.snapshot():
         yield case
 
 
