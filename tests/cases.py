@@ -243,7 +243,10 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
         searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked}
         searched |= {"photographs": replay.photographs_digest(photographs)}
         case.set_meta("searched", json.dumps(searched))
-        case.log("searched", {**searched, "index_made_anew": None, "answers": replay.answers(case)})
+        case.log(
+            "searched",
+            {**searched, "index_made_anew": None, "answers": replay.answer_digests(case)},
+        )
 
 
 def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoration:

@@ -301,4 +301,6 @@ def _gallery(case: Case, people: dict[str, Image]) -> None:
     with case.transaction():
         results.save_photographs(case, listed)
         case.set_meta("searched", json.dumps(asked))
-        case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})
+        case.log(
+            "searched", {**asked, "index_made_anew": None, "answers": replay.answer_digests(case)}
+        )

@@ -17,9 +17,9 @@ from fasr_video.case.decisions import (
     QUERY,
     Agreement,
     agreement,
-    all_standing,
     decide,
-    standing,
+    standing_by_track,
+    standing_decisions,
     undo,
 )
 from fasr_video.case.decisions import decisions as made_on
@@ -66,22 +66,24 @@ def test_a_decision_taken_back_stays_and_says_who_took_it_back(case: Case) -> No
     made = decide(case, 1, "rejected", "other ear", "Anna")
     undo(case, made.id, "Ben")
     (kept,) = made_on(case, 1)
-    assert (kept.undone_by, kept.reason) == ("Ben", "other ear") and standing(case, 1) == []
+    assert (kept.undone_by, kept.reason) == ("Ben", "other ear") and standing_decisions(
+        case, 1
+    ) == []
     with pytest.raises(CaseError, match="Ben has undone it already"):
         undo(case, made.id, "Anna")
     assert problems(case) == []
 
 
 def test_two_reviewers_stand_beside_each_other_and_agree_or_not(case: Case) -> None:
-    assert agreement(standing(case, 1)) is Agreement.UNDECIDED
+    assert agreement(standing_decisions(case, 1)) is Agreement.UNDECIDED
     decide(case, 1, "accepted", "a", "Anna", "anna")
-    assert agreement(standing(case, 1)) is Agreement.ONE
+    assert agreement(standing_decisions(case, 1)) is Agreement.ONE
     decide(case, 1, "rejected", "b", "Ben", "anna")
-    assert agreement(standing(case, 1)) is Agreement.CONFLICT
+    assert agreement(standing_decisions(case, 1)) is Agreement.CONFLICT
     decide(case, 1, "accepted", "b, looked again", "Ben", "anna")
-    assert agreement(standing(case, 1)) is Agreement.AGREED
+    assert agreement(standing_decisions(case, 1)) is Agreement.AGREED
     decide(case, 1, "accepted", "b, a third time", "Ben", "bert")
-    assert agreement(standing(case, 1)) is Agreement.CONFLICT
+    assert agreement(standing_decisions(case, 1)) is Agreement.CONFLICT
 
 
 def test_the_same_person_decides_once_however_the_name_is_written(case: Case) -> None:
@@ -89,7 +91,7 @@ def test_the_same_person_decides_once_however_the_name_is_written(case: Case) ->
     second = decide(case, 1, "insufficient", "too blurred after all", " anna  huber")
     former, latter = made_on(case, 1)
     assert (former.id, former.undone_by) == (first.id, "anna huber") and latter == second
-    assert agreement(standing(case, 1)) is Agreement.ONE and problems(case) == []
+    assert agreement(standing_decisions(case, 1)) is Agreement.ONE and problems(case) == []
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_roles_are_read_from_the_log_once_however_many_decisions_there_are(case:
             case.log("resumed", {})
     steps = {count: _steps(case, count) for count in (1, 8)}
     assert steps[8] < 2 * steps[1]
-    assert [d.role for _, found in sorted(all_standing(case).items()) for d in found].count(
+    assert [d.role for _, found in sorted(standing_by_track(case).items()) for d in found].count(
         "examiner"
     ) == 4
 
@@ -240,8 +242,10 @@ def test_decisions_stay_when_the_case_is_searched_anew(case: Case) -> None:
     with case.transaction():
         case.db.execute("DELETE FROM candidate WHERE subject = 'anna'")
         asked = json.loads(case.meta("searched"))
-        case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})
-    assert standing(case, 1) == [made] and made.subject == "anna"
+        case.log(
+            "searched", {**asked, "index_made_anew": None, "answers": replay.answer_digests(case)}
+        )
+    assert standing_decisions(case, 1) == [made] and made.subject == "anna"
     with pytest.raises(UsageError, match="not among its candidates"):
         decide(case, 1, "accepted", "b", "Ben", "anna")
     assert as_document(case)["tracks"][0]["decisions"][0]["subject"] == "anna"
@@ -256,9 +260,9 @@ def test_a_decision_while_another_process_writes_fails_in_one_line_and_loses_not
             run.log("noted", {})
             with pytest.raises(EnvironmentFailure, match="another process is writing"):
                 decide(reviewer, 1, "rejected", "a", "Anna")
-            assert standing(reviewer, 1) == []
+            assert standing_decisions(reviewer, 1) == []
         decide(reviewer, 1, "rejected", "a", "Anna")
-        assert len(standing(run, 1)) == 1 and problems(run) == []
+        assert len(standing_decisions(run, 1)) == 1 and problems(run) == []
 
 
 def clusters(case: Case) -> list[list[int]]:

@@ -10,7 +10,7 @@ import pytest
 
 from fasr_video import cli
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Recording, given
+from fasr_video.case.recording import Recording, recording_from_options
 from fasr_video.case.verify import verify
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.run import run
@@ -32,13 +32,18 @@ def test_a_clock_that_says_nothing_certain_is_refused(
     start: str | None, uncertainty: float, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        given("door", start, uncertainty)
+        recording_from_options("door", start, uncertainty)
 
 
 @pytest.fixture(scope="module")
 def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("place") / "case"
-    run([entrance], out, SETTINGS, place=given("door", "2024-05-01T12:00:00+02:00", 1.5))
+    run(
+        [entrance],
+        out,
+        SETTINGS,
+        place=recording_from_options("door", "2024-05-01T12:00:00+02:00", 1.5),
+    )
     return out
 
 
@@ -63,7 +68,12 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
     assert said(copy) == before
     run([entrance], copy, SETTINGS, place=Recording("yard"))
     assert said(copy) == ("yard", before[1]), "what was not said stays"
-    run([entrance], copy, SETTINGS, place=given(None, "2024-05-01T13:00:00+02:00", None))
+    run(
+        [entrance],
+        copy,
+        SETTINGS,
+        place=recording_from_options(None, "2024-05-01T13:00:00+02:00", None),
+    )
     clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
     assert said(copy) == ("yard", clock)
     with Case.open(copy, read_only=True) as opened:

@@ -26,7 +26,7 @@ from werkzeug.test import TestResponse
 
 from fasr_video.archive.again import cases_in
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decide, decisions, standing
+from fasr_video.case.decisions import decide, decisions, standing_decisions
 from fasr_video.case.links import clusters
 from fasr_video.case.recording import Recording
 from fasr_video.case.sources import set_recording
@@ -93,7 +93,7 @@ class Browser:
 
 def standing_on(folder: Path, track: int) -> list[tuple[str, str | None, str]]:
     with Case.open(folder, read_only=True) as case:
-        return [(d.verdict, d.subject, d.by) for d in standing(case, track)]
+        return [(d.verdict, d.subject, d.by) for d in standing_decisions(case, track)]
 
 
 def problems(folder: Path) -> list[str]:

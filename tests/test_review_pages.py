@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decide, decisions, standing
+from fasr_video.case.decisions import decide, decisions, standing_decisions
 from fasr_video.case.verify import verify
 from tests.reviewed import Names, made_case
 
@@ -140,7 +140,7 @@ def test_a_track_is_decided_with_the_keyboard_alone(
     page.keyboard.press("p")
     page.wait_for_url("**/track/T1")
     with Case.open(folders["keyboard"], read_only=True) as case:
-        (made,) = standing(case, 1)
+        (made,) = standing_decisions(case, 1)
         assert (made.verdict, made.subject, made.by) == ("accepted", "anna", "Anna")
         assert made.reason == "same ear, same scar; a and r are only letters here"
         # The copies that are served beside each other were given ids of their own.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fasr_video.case.damage import damage
+from fasr_video.case.damage import first_problem
 from fasr_video.case.store import CaseStore
 from fasr_video.sqlite import raise_if_damaged
 
@@ -15,6 +15,6 @@ class Case(CaseStore):
     ) -> None:
         remedy = "restore it from a copy; `fasr-video verify` tells the rest"
         try:
-            raise_if_damaged(error, lambda: damage(self), self.folder, remedy)
+            raise_if_damaged(error, lambda: first_problem(self), self.folder, remedy)
         finally:
             super().__exit__(_, error, __)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fasr_video.case import log, replay, results
-from fasr_video.case.sources import digest, looked, rows_digest, sources
+from fasr_video.case.sources import digest, frame_counts, rows_digest, sources
 from fasr_video.case.store import GALLERY, CaseStore
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check as check_gallery
@@ -26,23 +26,23 @@ class Check:
     """What is to be said of what was found in order."""
 
 
-Checking = Callable[[CaseStore], Check]
+CheckFunction = Callable[[CaseStore], Check]
 
 
-def damage(case: CaseStore) -> str | None:
+def first_problem(case: CaseStore) -> str | None:
     """The first thing in its database that is not what the run left; None when nothing speaks against it."""
     with case.snapshot():
         for check in IN_DATABASE:
             try:
                 problems = check(case).problems
             except MISREAD as error:
-                problems = [message_of(error)]
+                problems = [error_text(error)]
             if problems:
                 return problems[0]
     return None
 
 
-def message_of(error: Exception) -> str:
+def error_text(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
@@ -128,7 +128,7 @@ def _found(case: CaseStore) -> Check:
             problems.append(f"faces or tracks of {name} were changed after the run")
         if source is None:
             continue  # which the log's check tells
-        if told.get("looked") not in (None, looked(case, number)):
+        if told.get("looked") not in (None, frame_counts(case, number)):
             problems.append(f"how much of {name} was looked at was changed after the run")
         same = told.get("losses", source.losses) == source.losses
         if not same or told.get("rows") not in (None, rows_digest(case, number)):
@@ -156,7 +156,7 @@ def _probes(case: CaseStore) -> Check:
     said: dict[int, str] = {}
     for line in log.entries(case, "encoded"):
         said |= {int(track): digest for track, digest in line.details["digests"].items()}
-    there = results.with_results(case)
+    there = results.tracks_with_results(case)
     bad = sorted(
         track for track in said.keys() | there if said.get(track) != results.digest(case, track)
     )
@@ -186,4 +186,12 @@ def _decided(case: CaseStore) -> Check:
     return Check("decisions", len(case.table("decision")), replay.decision_problems(case), [])
 
 
-IN_DATABASE: tuple[Checking, ...] = (_database, _log, _found, _links, _probes, _answers, _decided)
+IN_DATABASE: tuple[CheckFunction, ...] = (
+    _database,
+    _log,
+    _found,
+    _links,
+    _probes,
+    _answers,
+    _decided,
+)

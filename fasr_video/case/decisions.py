@@ -14,8 +14,8 @@ from enum import StrEnum
 
 from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
-from fasr_video.case.replay import require
-from fasr_video.case.results import listed
+from fasr_video.case.replay import require_unchanged
+from fasr_video.case.results import listed_subjects
 from fasr_video.case.store import CaseStore, now
 from fasr_video.case.tracks import finished_track
 from fasr_video.errors import CaseError, UsageError
@@ -72,12 +72,16 @@ def decide(
     role: str = "",
 ) -> Decision:
     """Record what a person says of a track; what the same person said of it before is undone by it."""
-    by, role, reason = person(by), as_role(role), _required("a reason", reason, LONGEST_REASON)
+    by, role, reason = (
+        reviewer_name(by),
+        as_role(role),
+        _required("a reason", reason, LONGEST_REASON),
+    )
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         _check(case, track, verdict, subject)
         at = now()
-        replaced = [d.id for d in standing(case, track) if same_person(d.by, by)]
+        replaced = [d.id for d in standing_decisions(case, track) if is_same_reviewer(d.by, by)]
         for former in replaced:
             _mark_undone(case, former, by, at)
         insert = "INSERT INTO decision (track, subject, verdict, reason, by, at) VALUES (?, ?, ?, ?, ?, ?)"
@@ -91,9 +95,9 @@ def decide(
 
 def undo(case: CaseStore, decision: int, by: str, role: str = "") -> Decision:
     """Take a decision back. It stays in the case, with who took it back and when."""
-    by, role = person(by), as_role(role)
+    by, role = reviewer_name(by), as_role(role)
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         found = _decisions(case, "WHERE id = ?", decision)
         if not found:
             raise CaseError(
@@ -117,7 +121,7 @@ def decisions(case: CaseStore, track: int) -> list[Decision]:
     return _decisions(case, "WHERE track = ? ORDER BY id", track)
 
 
-def standing(case: CaseStore, track: int) -> list[Decision]:
+def standing_decisions(case: CaseStore, track: int) -> list[Decision]:
     return [d for d in decisions(case, track) if d.stands]
 
 
@@ -129,28 +133,30 @@ def by_track(case: CaseStore, only: int | None = None) -> dict[int, list[Decisio
     return found
 
 
-def all_standing(case: CaseStore) -> dict[int, list[Decision]]:
+def standing_by_track(case: CaseStore) -> dict[int, list[Decision]]:
     """Track → its standing decisions; a track without one is not in it."""
-    standing = {track: [d for d in made if d.stands] for track, made in by_track(case).items()}
-    return {track: made for track, made in standing.items() if made}
+    standing_decisions = {
+        track: [d for d in made if d.stands] for track, made in by_track(case).items()
+    }
+    return {track: made for track, made in standing_decisions.items() if made}
 
 
-def agreement(standing: Collection[Decision]) -> Agreement:
-    if len(standing) < 2:
-        return Agreement.ONE if standing else Agreement.UNDECIDED
+def agreement(standing_decisions: Collection[Decision]) -> Agreement:
+    if len(standing_decisions) < 2:
+        return Agreement.ONE if standing_decisions else Agreement.UNDECIDED
     return (
         Agreement.AGREED
-        if len({(d.verdict, d.subject) for d in standing}) == 1
+        if len({(d.verdict, d.subject) for d in standing_decisions}) == 1
         else Agreement.CONFLICT
     )
 
 
-def person(name: str) -> str:
+def reviewer_name(name: str) -> str:
     """The name of who decides, on one line."""
     return _required("a name", one_line("name", name), LONGEST_NAME)
 
 
-def same_person(one: str, other: str) -> bool:
+def is_same_reviewer(one: str, other: str) -> bool:
     return one.casefold() == other.casefold()
 
 
@@ -173,7 +179,7 @@ def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> No
         )
     if subject is None:
         return
-    names = listed(case, track)
+    names = listed_subjects(case, track)
     if subject not in names:
         known = ", ".join(names) or "nobody is listed"
         raise UsageError(

@@ -16,8 +16,8 @@ from fasr_video.case import tracks as rows
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Decision, by_track
 from fasr_video.case.links import Link, all_links, clusters
-from fasr_video.case.results import Answered, Reconstruction
-from fasr_video.case.sources import Source, last_segment, looked, sources
+from fasr_video.case.results import Reconstruction, StoredAnswer
+from fasr_video.case.sources import Source, frame_counts, last_segment, sources
 from fasr_video.case.store import now
 from fasr_video.case.tracks import Face, Track
 from fasr_video.configs.settings import least_norm
@@ -112,7 +112,7 @@ def as_json(case: Case) -> str:
 def as_csv(case: Case, rows: str) -> str:
     """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
     with case.snapshot():
-        lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
+        lines = faces(case) if rows == "faces" else [table_row(t) for t in tracks(case)]
     return csv_of(FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lines)
 
 
@@ -140,7 +140,7 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
     drawn, answers = results.reconstructions(case, only), results.answers(case, only)
     made, limits = by_track(case, only), case.settings["select"]
     found = []
-    known = [track for track in rows.finished(case, only) if track.id in seen]
+    known = [track for track in rows.finished_tracks(case, only) if track.id in seen]
     for track in sorted(known, key=lambda t: (t.source, seen[t.id].first_frame, t.id)):
         source, sightings = footage[track.source], seen[track.id]
         lr0, answer, restoration = shown.get(track.id), answers.get(track.id), drawn.get(track.id)
@@ -177,7 +177,7 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
 def faces(case: Case) -> list[dict[str, object]]:
     footage, numbers = (
         {source.id: source for source in sources(case)},
-        {t.id: t.number for t in rows.finished(case)},
+        {t.id: t.number for t in rows.finished_tracks(case)},
     )
     found = []
     for face in rows.all_faces(case):
@@ -224,7 +224,7 @@ def runs(case: Case) -> list[dict[str, Any]]:
 
 def _clusters(case: Case, states: set[str]) -> list[dict[str, object]]:
     """Tracks that may be (with proposed links) or were decided to be one person, and what holds them together."""
-    names = {track.id: track.name for track in rows.finished(case)}
+    names = {track.id: track.name for track in rows.finished_tracks(case)}
     groups = clusters(case, states)
     group_of = {track: number for number, group in enumerate(groups) for track in group}
     held: list[list[Link]] = [[] for _ in groups]
@@ -247,8 +247,8 @@ def _clusters(case: Case, states: set[str]) -> list[dict[str, object]]:
 
 
 def _source(case: Case, source: Source) -> dict[str, object]:
-    counts = looked(case, source.id)
-    reasons = rows.reasons_in(case, source.id)
+    counts = frame_counts(case, source.id)
+    reasons = rows.reasons_of_source(case, source.id)
     return {
         "path": source.path,
         "sha256": source.sha256,
@@ -298,11 +298,11 @@ def _evidence(
     }
 
 
-def state_of(track: dict[str, Any]) -> str:
+def track_state(track: dict[str, Any]) -> str:
     """What there is to say of a track: candidates, unknown, insufficient, not a face, or that nobody has asked."""
     if track["answer"] is not None:
         return str(track["answer"]["verdict"])
-    return not_asked(track["verdict"], track["verdict_reason"])
+    return state_without_search(track["verdict"], track["verdict_reason"])
 
 
 def picture_name(made: Mapping[str, Any]) -> str:
@@ -316,7 +316,7 @@ def picture_name(made: Mapping[str, Any]) -> str:
     return "Posterior mean" if made["method"] == "mean" else "One picture"
 
 
-def certainty(made: Mapping[str, Any]) -> str:
+def certainty_note(made: Mapping[str, Any]) -> str:
     """Return what the picture of a reconstruction says of how sure it is."""
     if len(made["samples"]) > 1:
         share = f"{100 * made['disagreement']:.1f} %"
@@ -331,7 +331,7 @@ def certainty(made: Mapping[str, Any]) -> str:
     return "One picture alone cannot say how sure the network is."
 
 
-def not_asked(verdict: str | None, reason: str | None) -> str:
+def state_without_search(verdict: str | None, reason: str | None) -> str:
     """What there is to say of a track that was not searched for."""
     if reason == Reason.NOT_A_FACE:
         return "not a face"
@@ -346,7 +346,7 @@ def _restoration(case: Case, made: Reconstruction) -> dict[str, object]:
     }
 
 
-def _answer(answered: Answered) -> dict[str, object]:
+def _answer(answered: StoredAnswer) -> dict[str, object]:
     """The verdict on a track, the list that joins its probes, and the list of each probe."""
     answer = answered.answer
     joined = [
@@ -385,12 +385,12 @@ def _answer(answered: Answered) -> dict[str, object]:
     }
 
 
-def _decision(decision: Decision, answered: Answered | None) -> dict[str, object]:
+def _decision(decision: Decision, answered: StoredAnswer | None) -> dict[str, object]:
     """What a reviewer said of a track; `below_threshold` is null where no subject is named, or nothing was searched."""
     return asdict(decision) | {"below_threshold": below_threshold(answered, decision.subject)}
 
 
-def below_threshold(answered: Answered | None, subject: str | None) -> bool | None:
+def below_threshold(answered: StoredAnswer | None, subject: str | None) -> bool | None:
     """Whether the search does not support that subject for the track; None where there is nothing to say."""
     if subject is None or answered is None:
         return None
@@ -407,7 +407,7 @@ def _relative(case: Case, picture: str) -> str:
     return str(case.picture_path(picture).relative_to(case.folder))
 
 
-def flat(track: dict[str, Any]) -> dict[str, Any]:
+def table_row(track: dict[str, Any]) -> dict[str, Any]:
     """A track as a line of a table."""
     shown = track["shown"] or {}
     line = {
@@ -421,7 +421,7 @@ def flat(track: dict[str, Any]) -> dict[str, Any]:
         made = track["restoration"]
         line |= {"sr_picture": made["picture"], "sr_disagreement": made["disagreement"]}
         line["sr_conditioned_on"] = made.get("conditioned_on", "")
-    line["answer"] = state_of(track)
+    line["answer"] = track_state(track)
     if track["answer"] is not None:
         line |= {k: track["answer"][k] for k in ("threshold", "extrapolated", "remark")}
         # No name below the threshold in any table: a list to look through is in the JSON.
@@ -436,7 +436,7 @@ def flat(track: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
+def picture_origin(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
     """Where in which case it lies, and the footage that it is from."""
     return {
         "case": {
@@ -452,7 +452,7 @@ def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
     }
 
 
-def when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
+def frame_time(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
     seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
     return {
         "frame": face["frame"],

@@ -18,7 +18,7 @@ _PLACES = {
 }
 
 
-def naming(case: CaseStore, subjects: Collection[str]) -> Iterator[str]:
+def places_with_name(case: CaseStore, subjects: Collection[str]) -> Iterator[str]:
     """Say, place by place, where the case names any of these subjects."""
     asked = [{"name": subject, "quoted": json.dumps(subject)} for subject in subjects]
     for place, query in _PLACES.items():

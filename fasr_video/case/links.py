@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from fasr_video.actors import role as as_role
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import person
-from fasr_video.case.replay import require
+from fasr_video.case.decisions import reviewer_name
+from fasr_video.case.replay import require_unchanged
 from fasr_video.case.results import features
 from fasr_video.case.store import now
-from fasr_video.case.tracks import finished_track, share_a_frame, sightings
+from fasr_video.case.tracks import are_in_one_frame, finished_track, sightings
 from fasr_video.errors import CaseError
 from fasr_video.gallery.encoder import Kind
 
@@ -66,9 +66,9 @@ def save_proposals(case: Case, proposals: Sequence[tuple[int, int, float, str]])
 
 def decide(case: Case, link: int, state: str, who: str, role: str = "") -> None:
     """Accept, refuse or (state `proposed`) reopen a proposal; each change stays in the log."""
-    who, role = person(who), as_role(role)
+    who, role = reviewer_name(who), as_role(role)
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
         if row is None:
             raise CaseError(
@@ -82,10 +82,10 @@ def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[in
 
     Returns the links that hold them together now and did not before.
     """
-    who, role, (first, *others) = person(who), as_role(role), _chosen(case, tracks, 2)
+    who, role, (first, *others) = reviewer_name(who), as_role(role), _chosen(case, tracks, 2)
     accepted = []
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         for other in others:
             if any({first, other} <= set(group) for group in clusters(case, ["accepted"])):
                 continue
@@ -104,9 +104,9 @@ def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[i
 
     Returns those links. The tracks themselves stay together where links hold them.
     """
-    who, role, parted = person(who), as_role(role), set(_chosen(case, tracks, 1))
+    who, role, parted = reviewer_name(who), as_role(role), set(_chosen(case, tracks, 1))
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         held = [set(group) for group in clusters(case, ["accepted"]) if parted & set(group)]
         links = [link for link in all_links(case) if link.state != "refused"]
         crossing = [link for link in links if any(link.tracks <= group for group in held)]
@@ -203,7 +203,7 @@ def _check_possible(case: Case, link: Link) -> None:
     of_a, of_b = groups.get(link.a, {link.a}), groups.get(link.b, {link.b})
     for a in sorted(of_a):
         for b in sorted(of_b - of_a):
-            if share_a_frame(case, a, b):
+            if are_in_one_frame(case, a, b):
                 reason = f"it would make one person of {_named(case, (a, b))}, which are seen at the same time"
                 raise CaseError(
                     subject, reason, "refuse it, or first reopen the link that is wrong"

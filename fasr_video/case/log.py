@@ -33,12 +33,12 @@ def entries(case: CaseStore, *events: str) -> list[LogEntry]:
     ]
 
 
-def newest(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:
+def newest_entries(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:
     """Return `count` lines, the newest first, after leaving out the newest `skip`."""
     query = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
     return [LogEntry(*row) for row in case.db.execute(query, (count, skip))]
 
 
-def length(case: CaseStore) -> int:
+def entry_count(case: CaseStore) -> int:
     """Return how many lines there are."""
     return int(case.db.execute("SELECT count(*) FROM log").fetchone()[0])

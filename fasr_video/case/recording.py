@@ -21,7 +21,9 @@ class Recording:
     and what a correction was made from."""
 
 
-def given(camera: str | None, start: str | None, uncertainty: float | None) -> Recording | None:
+def recording_from_options(
+    camera: str | None, start: str | None, uncertainty: float | None
+) -> Recording | None:
     """As the command line names it; None where it says nothing."""
     if start is None:
         if uncertainty is not None:
@@ -40,7 +42,7 @@ def given(camera: str | None, start: str | None, uncertainty: float | None) -> R
     )
 
 
-def correction(clock: Mapping[str, Any]) -> str:
+def clock_correction(clock: Mapping[str, Any]) -> str:
     """What the camera showed, where its clock was put right; empty where it was not."""
     if "shown" not in clock:
         return ""

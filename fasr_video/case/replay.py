@@ -20,7 +20,7 @@ PROPOSED = ("id", "a", "b", "score", "evidence")
 _Rows = dict[int, dict[str, Any]]
 
 
-def require(case: CaseStore) -> None:
+def require_unchanged(case: CaseStore) -> None:
     """Raise unless the log is a chain, and decisions, links and answers are as it has them."""
     found = [
         *chain_problems(case),
@@ -58,7 +58,7 @@ def decision_problems(case: CaseStore) -> list[str]:
         logged[line["id"]] = line
         for former in line["replaces"]:
             logged[former] |= {"undone_by": line["by"], "undone_at": line["at"]}
-    return _differences("decision", logged, _table(case, "decision"))
+    return _differences("decision", logged, _rows_by_id(case, "decision"))
 
 
 def link_problems(case: CaseStore) -> list[str]:
@@ -78,7 +78,7 @@ def link_problems(case: CaseStore) -> list[str]:
         known = logged.setdefault(line["link"], made | {k: line[k] for k in ("score", "evidence")})
         decided = {"state": line["to"], "decided_by": line["by"], "decided_at": line["at"]}
         logged[line["link"]] = known | (open_link if line["to"] == "proposed" else decided)
-    return _differences("link", logged, _table(case, "link"))
+    return _differences("link", logged, _rows_by_id(case, "link"))
 
 
 def answer_problems(case: CaseStore) -> list[str]:
@@ -94,7 +94,7 @@ def answer_problems(case: CaseStore) -> list[str]:
                 for track, hashed in logged.items()
                 if int(track) not in line["tracks"]
             }
-    there = answers(case)
+    there = answer_digests(case)
     bad = sorted(
         (t for t in logged.keys() | there.keys() if logged.get(t) != there.get(t)), key=int
     )
@@ -106,7 +106,7 @@ def answer_problems(case: CaseStore) -> list[str]:
     return found
 
 
-def answers(case: CaseStore) -> dict[str, str]:
+def answer_digests(case: CaseStore) -> dict[str, str]:
     """Return one hash for each track that was answered, over the answer and its candidates."""
     rows: dict[str, list[list[Any]]] = {}
     for row in case.table("answer") + case.table("candidate"):
@@ -127,7 +127,7 @@ def photographs_digest(known: Sequence[Photograph]) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
-def _table(case: CaseStore, table: str) -> _Rows:
+def _rows_by_id(case: CaseStore, table: str) -> _Rows:
     return {row["id"]: row for row in case.table(table)}
 
 

@@ -48,7 +48,7 @@ class Reconstruction:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class StoredAnswer:
     """What the gallery answered about a track: rows of `answer` and `candidate`."""
 
     answer: Answer
@@ -80,7 +80,7 @@ def all_features(case: CaseStore, only: int | None = None) -> dict[int, dict[Kin
     }
 
 
-def kinds(case: CaseStore) -> dict[int, list[Kind]]:
+def probe_kinds(case: CaseStore) -> dict[int, list[Kind]]:
     """Return of which kinds each track's probes are."""
     found: dict[int, list[Kind]] = {}
     for track, kind in case.db.execute("SELECT track, kind FROM probe ORDER BY track, kind"):
@@ -88,7 +88,7 @@ def kinds(case: CaseStore) -> dict[int, list[Kind]]:
     return found
 
 
-def sealed_features(case: CaseStore) -> list[bytes]:
+def stored_features(case: CaseStore) -> list[bytes]:
     """Return all probes as they lie on the disk."""
     return [feature for (feature,) in case.db.execute("SELECT feature FROM probe")]
 
@@ -135,13 +135,13 @@ def reconstructions(case: CaseStore, only: int | None = None) -> dict[int, Recon
     return found
 
 
-def conditioned(case: CaseStore) -> dict[int, str]:
+def conditioned_subjects(case: CaseStore) -> dict[int, str]:
     """The tracks whose reconstruction was drawn from a gallery subject's photographs, and whose."""
     subjects = {track: made.conditioned_on for track, made in reconstructions(case).items()}
     return {track: subject for track, subject in subjects.items() if subject}
 
 
-def with_results(case: CaseStore) -> set[int]:
+def tracks_with_results(case: CaseStore) -> set[int]:
     """Return the tracks that have probes, a reconstruction, or a row that says what made them."""
     made = "SELECT track FROM encoding UNION SELECT track FROM probe UNION SELECT track FROM restoration"
     return {int(track) for (track,) in case.db.execute(made)}
@@ -157,7 +157,7 @@ def digest(case: CaseStore, track: int) -> str:
     )
 
 
-def answers(case: CaseStore, only: int | None = None) -> dict[int, Answered]:
+def answers(case: CaseStore, only: int | None = None) -> dict[int, StoredAnswer]:
     """Return what was answered about each track that was searched for, or about `only` one."""
     lists: dict[int, dict[Kind, list[Hit]]] = {}
     joined: dict[int, list[Candidate]] = {}
@@ -180,7 +180,7 @@ def answers(case: CaseStore, only: int | None = None) -> dict[int, Answered]:
             threshold,
             bool(extrapolated),
         )
-        found[track] = Answered(Answer(*told), remark)
+        found[track] = StoredAnswer(Answer(*told), remark)
     return found
 
 
@@ -189,7 +189,7 @@ def verdicts(case: CaseStore) -> dict[int, str]:
     return dict(case.db.execute("SELECT track, verdict FROM answer ORDER BY track").fetchall())
 
 
-def leads(case: CaseStore) -> dict[int, Candidate]:
+def first_leads(case: CaseStore) -> dict[int, Candidate]:
     """Return the first candidate that passes, of each track that has one."""
     query = """
         SELECT lead.* FROM answer JOIN candidate lead ON lead.track = answer.track AND lead.list = 'joined'
@@ -197,7 +197,7 @@ def leads(case: CaseStore) -> dict[int, Candidate]:
     return {row["track"]: _candidate(row) for row in case.db.execute(query)}
 
 
-def listed(case: CaseStore, track: int) -> list[str]:
+def listed_subjects(case: CaseStore, track: int) -> list[str]:
     """Return all who stand in any list of a track."""
     query = "SELECT DISTINCT subject FROM candidate WHERE track = ? ORDER BY subject"
     return [subject for (subject,) in case.db.execute(query, (track,))]

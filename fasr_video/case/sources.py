@@ -150,7 +150,7 @@ def resume_point(case: CaseStore, number: int, info: MediaInfo) -> FrameRef | No
     return FrameRef(info.sha256, stored.last_index, stored.last_pts, info.time_base)
 
 
-def looked(case: CaseStore, number: int) -> dict[str, int]:
+def frame_counts(case: CaseStore, number: int) -> dict[str, int]:
     """How many of a source's frames were looked at as a whole, and not at all."""
     counts = case.find_meta(_frame_counts_key(number))
     if (
@@ -196,7 +196,11 @@ def add_progress(case: CaseStore, number: int, made: Progress) -> None:
 def finish_source(case: CaseStore, number: int, faces: Mapping[str | None, int]) -> None:
     """Note, within a transaction, that a source is done; `faces` are the counts of its faces by their reasons."""
     case.db.execute("UPDATE source SET state = 'done', tracker = NULL WHERE id = ?", (number,))
-    found = {"faces": faces, "looked": looked(case, number), "losses": source(case, number).losses}
+    found = {
+        "faces": faces,
+        "looked": frame_counts(case, number),
+        "losses": source(case, number).losses,
+    }
     digests = {"digest": digest(case, number), "rows": rows_digest(case, number)}
     case.log("source done", {"source": number, **found, **digests})
 

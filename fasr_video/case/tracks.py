@@ -33,8 +33,8 @@ class Track:
     @property
     def name(self) -> str:
         """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
-        number = None if self.number is None else whole(self.number)
-        source = whole(self.source)
+        number = None if self.number is None else require_integer(self.number)
+        source = require_integer(self.source)
         return f"T{number}" if source == 1 else f"S{source}-T{number}"
 
 
@@ -86,7 +86,7 @@ class Face:
     @property
     def corner(self) -> tuple[int, int]:
         """Where in the frame the native picture of a kept face begins."""
-        return whole(self.native_x), whole(self.native_y)
+        return require_integer(self.native_x), require_integer(self.native_y)
 
     @property
     def quality(self) -> Quality:
@@ -118,7 +118,7 @@ class Span:
     """Of its faces."""
 
 
-def whole(value: object) -> int:
+def require_integer(value: object) -> int:
     """Return a number of a case's database. SQLite holds a text where a number belongs, if somebody puts one there."""
     if not isinstance(value, int):
         reason = f"it holds {value!r} where a whole number belongs"
@@ -128,7 +128,7 @@ def whole(value: object) -> int:
     return value
 
 
-def finished(case: CaseStore, only: int | None = None) -> list[Track]:
+def finished_tracks(case: CaseStore, only: int | None = None) -> list[Track]:
     """Return the finished tracks by their ids, or `only` one."""
     chosen, values = _of("id", only)
     query = f"SELECT * FROM track WHERE state = 'done'{chosen} ORDER BY id"
@@ -137,7 +137,7 @@ def finished(case: CaseStore, only: int | None = None) -> list[Track]:
 
 def finished_track(case: CaseStore, number: int) -> Track:
     """Return one that is finished, or raise."""
-    found = finished(case, number)
+    found = finished_tracks(case, number)
     if not found:
         raise CaseError(
             f"track {number}",
@@ -149,7 +149,7 @@ def finished_track(case: CaseStore, number: int) -> Track:
 
 def track_names(case: CaseStore) -> dict[str, int]:
     """Return the finished tracks by the names that they are shown under."""
-    return {track.name: track.id for track in finished(case)}
+    return {track.name: track.id for track in finished_tracks(case)}
 
 
 def track_number(case: CaseStore, name: str) -> int:
@@ -164,9 +164,9 @@ def track_number(case: CaseStore, name: str) -> int:
     return known[name]
 
 
-def usable(case: CaseStore) -> list[Track]:
+def usable_tracks(case: CaseStore) -> list[Track]:
     """Return the finished tracks that have a usable face."""
-    return [track for track in finished(case) if track.verdict == "usable"]
+    return [track for track in finished_tracks(case) if track.verdict == "usable"]
 
 
 def sightings(case: CaseStore, only: int | None = None) -> dict[int, Sightings]:
@@ -208,7 +208,7 @@ def commonest_reason(case: CaseStore, track: int) -> str:
     return min((str(reason) for reason in counts), key=lambda reason: (-counts[reason], reason))
 
 
-def reasons_in(case: CaseStore, source: int) -> dict[str | None, int]:
+def reasons_of_source(case: CaseStore, source: int) -> dict[str | None, int]:
     """Return how many faces of a source have which reason; under None those that have none yet."""
     query = "SELECT reason, count(*) FROM face WHERE source = ? GROUP BY reason ORDER BY reason"
     return dict(case.db.execute(query, (source,)).fetchall())
@@ -244,7 +244,7 @@ def auxiliaries(case: CaseStore, only: int | None = None) -> dict[int, list[Face
     return found
 
 
-def with_pictures(case: CaseStore, track: int) -> list[Face]:
+def faces_with_pictures(case: CaseStore, track: int) -> list[Face]:
     """Return the faces of a track whose pictures are kept, whether it runs or is finished."""
     query = "SELECT * FROM face WHERE track = ? AND aligned IS NOT NULL ORDER BY id"
     return [Face(*row) for row in case.db.execute(query, (track,))]
@@ -271,7 +271,7 @@ def _picture(name: str | None) -> str:
     return name
 
 
-def boxes_beside(case: CaseStore, face: Face) -> list[tuple[float, float, float, float]]:
+def other_boxes_in_frame(case: CaseStore, face: Face) -> list[tuple[float, float, float, float]]:
     """Return the boxes of all other faces of the same frame."""
     query = "SELECT x1, y1, x2, y2 FROM face WHERE source = ? AND frame_index = ? AND id != ?"
     return [
@@ -280,7 +280,7 @@ def boxes_beside(case: CaseStore, face: Face) -> list[tuple[float, float, float,
     ]
 
 
-def share_a_frame(case: CaseStore, a: int, b: int) -> bool:
+def are_in_one_frame(case: CaseStore, a: int, b: int) -> bool:
     """Say whether a picture shows both tracks."""
     query = (
         "SELECT 1 FROM face one JOIN face other ON one.source = other.source AND one.frame_index = other.frame_index"
@@ -292,19 +292,19 @@ def share_a_frame(case: CaseStore, a: int, b: int) -> bool:
 # What a run stores, within a transaction, and what it reads to resume.
 
 
-def running(case: CaseStore, source: int) -> list[Track]:
+def running_tracks(case: CaseStore, source: int) -> list[Track]:
     """Return the tracks of a source that are not over."""
     query = "SELECT * FROM track WHERE source = ? AND state = 'live' ORDER BY id"
     return [Track(*row) for row in case.db.execute(query, (source,))]
 
 
-def scores(case: CaseStore, track: int) -> list[float]:
+def detection_scores(case: CaseStore, track: int) -> list[float]:
     """Return the detector's scores of a track's faces, in the order in which they were seen."""
     query = "SELECT score FROM face WHERE track = ? ORDER BY id"
     return [score for (score,) in case.db.execute(query, (track,))]
 
 
-def next_face(case: CaseStore) -> int:
+def next_face_id(case: CaseStore) -> int:
     """Return the first free number of a face."""
     return 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
 
@@ -337,7 +337,7 @@ def release_pictures(case: CaseStore, faces: Iterable[int]) -> None:
     )
 
 
-def drop_track(case: CaseStore, track: int) -> None:
+def discard_track(case: CaseStore, track: int) -> None:
     """Take out a running track that was none; its faces stay."""
     case.db.execute(
         "UPDATE face SET track = NULL, reason = ? WHERE track = ?", (Reason.UNCONFIRMED, track)

@@ -12,7 +12,7 @@ import yaml
 
 from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.damage import IN_DATABASE, Check, message_of
+from fasr_video.case.damage import IN_DATABASE, Check, error_text
 from fasr_video.case.sources import sources
 from fasr_video.case.store import SETTINGS
 from fasr_video.encryption import given_key
@@ -54,7 +54,7 @@ def _checked(case: Case, check: Callable[[Case], Check]) -> Check:
     try:
         return check(case)
     except MISREAD as error:
-        return Check(name, 0, [f"the database is damaged ({message_of(error)})"], [])
+        return Check(name, 0, [f"the database is damaged ({error_text(error)})"], [])
     except OSError as error:
         return Check(
             name,

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from fasr_video.actors import shown
 from fasr_video.case.case import Case
-from fasr_video.case.document import as_document, decided_subject, state_of
+from fasr_video.case.document import as_document, decided_subject, track_state
 from fasr_video.console import clock, plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
@@ -34,7 +34,7 @@ def summary(
     code = ExitCode.LOSSES if any(losses.values()) else ExitCode.DONE
     tracks = document["tracks"]
     usable = sum(t["verdict"] == "usable" for t in tracks)
-    no_faces = sum(state_of(t) == "not a face" for t in tracks)
+    no_faces = sum(track_state(t) == "not a face" for t in tracks)
     faces = sum(sum(s["faces_by_reason"].values()) for s in document["sources"])
     frames = sum(s["frames_looked_at"] for s in document["sources"])
     answers = {t["name"]: t["answer"] for t in tracks if t["answer"] is not None}
@@ -83,7 +83,7 @@ def summary(
 def _say_answers(
     document: dict[str, Any], leads: dict[str, Any], asked: int, bad: list[Any]
 ) -> None:
-    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
+    waiting = [t["name"] for t in document["tracks"] if track_state(t) == "not searched"]
     searched = document["searched"]
     if searched is None:
         return
@@ -235,7 +235,7 @@ def show(document: dict[str, Any]) -> None:
 def _verdict(track: dict[str, Any]) -> str:
     if track["verdict"] == "usable":
         return "usable"
-    if state_of(track) == "not a face":
+    if track_state(track) == "not a face":
         evidence = track["evidence"]
         numbers = f"score {evidence['mean_score']:.3f}, norm {evidence['norm']:.2f}"
         return f"[yellow]not a face: {numbers}[/]"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.case.case import Case
-from fasr_video.case.find import naming
+from fasr_video.case.find import places_with_name
 from fasr_video.case.store import DATABASE
 from fasr_video.custody.purge import pieces_of_picture
 from fasr_video.errors import FasrError
@@ -70,7 +70,7 @@ def look(
                 explain_errors(database.parent),
                 Case.open(database.parent, read_only=True) as case,
             ):
-                where = tuple(naming(case, gone))
+                where = tuple(places_with_name(case, gone))
         except FasrError:
             unread.append(str(database))
             continue

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as Pictures
 
 from fasr_video.case.case import Case
-from fasr_video.case.document import about, tracks, when
+from fasr_video.case.document import frame_time, picture_origin, tracks
 from fasr_video.case.results import encodings
-from fasr_video.case.tracks import read_face, whole
+from fasr_video.case.tracks import read_face, require_integer
 from fasr_video.errors import CaseError
 from fasr_video.files import atomic_write, atomic_write_text, inside
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
@@ -77,12 +77,14 @@ def of_track(case: Case, track: dict[str, Any], redact: bool) -> Iterator[Export
         kinds = {"sr": made["picture"], "disagreement": made["spread"]}
         kinds |= {f"sample{k}": sample for k, sample in enumerate(made["samples"], 1)}
         drawn = {k: made[k] for k in made.keys() - {"what", "picture", "spread", "samples"}}
-        frames = [when(track, face) for face in (shown, *track["auxiliaries"])]
+        frames = [frame_time(track, face) for face in (shown, *track["auxiliaries"])]
         made_with = encodings(case, track["id"])[track["id"]].provenance
         for kind, stored in kinds.items():
             if stored is not None:
                 facts = (
-                    about(case, track, stored) | {"frames": frames, "made_with": made_with} | drawn
+                    picture_origin(case, track, stored)
+                    | {"frames": frames, "made_with": made_with}
+                    | drawn
                 )
                 yield _exported(
                     f"{name}-{kind}.png", case.picture_bytes(Path(stored).stem), BANNER, facts
@@ -102,11 +104,11 @@ def _signed(pictures: Iterator[Exported], signatory: Signatory) -> Iterator[Expo
 
 def _camera(case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool) -> Exported:
     facts = (
-        about(case, track, face["native"])
-        | when(track, face)
+        picture_origin(case, track, face["native"])
+        | frame_time(track, face)
         | {"box": face["box"], "face": face["reason"]}
     )
-    name = f"{track['name']}-{face['reason']}-frame{whole(face['frame'])}.png"
+    name = f"{track['name']}-{face['reason']}-frame{require_integer(face['frame'])}.png"
     if not redact:
         return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, facts)
     buffer = io.BytesIO()

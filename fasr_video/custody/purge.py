@@ -23,8 +23,8 @@ from fasr_video import __version__
 from fasr_video.actors import role as as_role
 from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.damage import damage
-from fasr_video.case.results import sealed_features
+from fasr_video.case.damage import first_problem
+from fasr_video.case.results import stored_features
 from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, hold_lock, now
 from fasr_video.custody.contents import contents, may_change, named_as_ours, same, strange
@@ -231,7 +231,7 @@ def _due(folder: Path) -> Due | None:
         with explain_errors(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = case.settings["case"].get("retention_days")
-            newest = log.newest(case, 1)[0].at
+            newest = log.newest_entries(case, 1)[0].at
             if told and (told["state"], told.get("log_head")) != (
                 "removing",
                 case.meta("log_head"),
@@ -271,7 +271,7 @@ def _begin(folder: Path, told: dict[str, Any]) -> None:
 
 def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
-        if (found := damage(case)) is not None:
+        if (found := first_problem(case)) is not None:
             raise IntegrityError(
                 folder, f"not what its log says ({found})", "see `fasr-video verify`; it stays"
             )
@@ -287,7 +287,7 @@ def _tombstone(folder: Path, search: Search, by: str, why: str, role: str) -> di
             "role": role,
             "why": why,
             "log_head": case.meta("log_head"),
-            "log_lines": log.length(case),
+            "log_lines": log.entry_count(case),
             "encryption": case.encryption,
             "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
             "sources": [source.sha256 for source in sources(case)],
@@ -309,7 +309,7 @@ def _pieces(case: Case) -> Iterator[bytes]:
             if case.encryption is not None and given_key() is not None:
                 with suppress(IntegrityError):  # of one that was changed there is no plain picture
                     yield from pieces_of_picture(case.picture_bytes(name))
-    yield from sealed_features(case)
+    yield from stored_features(case)
 
 
 def pieces_of_picture(picture: bytes) -> Iterator[bytes]:

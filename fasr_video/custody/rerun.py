@@ -19,7 +19,7 @@ from fasr_video.case.damage import Check
 from fasr_video.case.results import encodings, features, reconstructions
 from fasr_video.case.sources import sources
 from fasr_video.case.store import package_versions
-from fasr_video.case.tracks import Track, finished
+from fasr_video.case.tracks import Track, finished_tracks
 from fasr_video.configs.settings import Settings, load
 from fasr_video.errors import FasrError
 from fasr_video.gallery.encoder import TrackEncoder, TrackFeatures
@@ -69,7 +69,7 @@ def _rerun(case: Case, count: int) -> Check:
 def _chosen(case: Case, count: int) -> dict[str, list[Track]]:
     """Tracks by what their probes were made with."""
     salt, made = case.meta("case_id"), encodings(case)
-    tracks = [track for track in finished(case) if track.id in made]
+    tracks = [track for track in finished_tracks(case) if track.id in made]
     drawn = sorted(
         tracks, key=lambda track: hashlib.sha256(f"{salt} {track.id}".encode()).digest()
     )[:count]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fasr_video.actors import login, shown
 from fasr_video.actors import role as as_role
-from fasr_video.case.decisions import person
+from fasr_video.case.decisions import reviewer_name
 from fasr_video.case.store import DATABASE, now
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
@@ -41,7 +41,7 @@ class Signed:
 def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
     """Write manifest and signature beside the target, in place of earlier ones."""
     target, private = target.absolute(), read_private(key)
-    found, at, who = _hashes(target), now(), shown(person(by or login()), as_role(role))
+    found, at, who = _hashes(target), now(), shown(reviewer_name(by or login()), as_role(role))
     text, signed = signed_manifest(found, private, who, at)
     manifest, signature = _beside(target)
     with explain_errors(manifest):

@@ -6,10 +6,10 @@ import json
 
 from fasr_video.case.case import Case
 from fasr_video.case.links import refused_pairs, save_proposals
-from fasr_video.case.replay import proposed_links, require
+from fasr_video.case.replay import proposed_links, require_unchanged
 from fasr_video.case.results import all_features, encodings
 from fasr_video.case.sources import sources
-from fasr_video.case.tracks import Track, crop, finished, sightings, with_pictures
+from fasr_video.case.tracks import Track, crop, faces_with_pictures, finished_tracks, sightings
 from fasr_video.configs.settings import LinkSettings
 from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.trackers.linking import Tracklet, appearance, propose, propose_by_face
@@ -28,7 +28,7 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     state = _state(case, settings)
     if case.meta("linked_tracks") == state:
         return False
-    tracks = [track for track in finished(case) if track.verdict_reason != Reason.NOT_A_FACE]
+    tracks = [track for track in finished_tracks(case) if track.verdict_reason != Reason.NOT_A_FACE]
     features = {
         track: own[Kind.POOLED] for track, own in all_features(case).items() if Kind.POOLED in own
     }
@@ -45,7 +45,7 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     looks = []
     if len(faces) < len(tracks):  # reading every track's pictures is the dear part
         for track in tracks:
-            if crops := [crop(case, face) for face in with_pictures(case, track.id)]:
+            if crops := [crop(case, face) for face in faces_with_pictures(case, track.id)]:
                 looks.append(tracklet(track, appearance(crops)))
     refused = refused_pairs(case)
     by_face = propose_by_face(
@@ -57,7 +57,7 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
         if not {p.a, p.b} <= features.keys()
     ]
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         found = [(p, FACES) for p in by_face] + [(p, LOOKS) for p in by_looks]
         save_proposals(case, [(p.a, p.b, p.score, evidence) for p, evidence in found])
         case.set_meta("linked_tracks", state)
@@ -71,4 +71,4 @@ def _state(case: Case, settings: LinkSettings) -> str:
     """What proposals depend on."""
     made = encodings(case)
     models = sorted({probes.models for probes in made.values()})
-    return json.dumps([len(finished(case)), len(made), models, settings.model_dump()])
+    return json.dumps([len(finished_tracks(case)), len(made), models, settings.model_dump()])

@@ -154,7 +154,8 @@ def tracks_to_encode(
     """Usable tracks without probes made as they would be now, and what theirs would depend on."""
     made = {track: probes.models for track, probes in encodings(case).items()}
     wanted = [
-        (track, _models(encoder, seed, subjects.get(track.id))) for track in tracks.usable(case)
+        (track, _models(encoder, seed, subjects.get(track.id)))
+        for track in tracks.usable_tracks(case)
     ]
     return [(track, models) for track, models in wanted if made.get(track.id) != models]
 
@@ -165,7 +166,7 @@ def tracks_without_features(case: Case, encoder: TrackEncoder, seed: int) -> lis
     needed, made = json.loads(_models(encoder, seed, None)), encodings(case)
     before = {
         track.id: made[track.id].provenance if track.id in made else {}
-        for track in tracks.usable(case)
+        for track in tracks.usable_tracks(case)
     }
     return [track for track, models in before.items() if models | needed != models]
 

@@ -21,7 +21,7 @@ import torch
 from fasr_video import actors
 from fasr_video.batch_size import FRAMES, batch_size_for
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import person
+from fasr_video.case.decisions import reviewer_name
 from fasr_video.case.recording import Recording
 from fasr_video.case.sources import all_done, is_done, register_source, resume_point, set_recording
 from fasr_video.case.store import DATABASE, SETTINGS, only_writer
@@ -240,7 +240,7 @@ def own_settings(folder: Path, stage: StageName, overrides: Sequence[str]) -> Se
 def _who(what: str, by: str, role: str) -> dict[str, str]:
     return {
         "what": what,
-        "by": person(by or actors.login()),
+        "by": reviewer_name(by or actors.login()),
         "role": actors.role(role) or actors.stated(),
     }
 

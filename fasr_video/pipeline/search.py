@@ -10,7 +10,7 @@ from typing import Any
 
 from fasr_video.case import log, replay, results
 from fasr_video.case.case import Case
-from fasr_video.case.results import Photograph, conditioned, encodings
+from fasr_video.case.results import Photograph, conditioned_subjects, encodings
 from fasr_video.case.store import GALLERY
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.detection import Detector
@@ -165,11 +165,15 @@ def search_all(
         gallery, index, _question(settings), reading.calibration, reading.calibrated
     )
     tracks = asked["tracks"]
-    made, features, drawn_from = encodings(case), results.all_features(case), conditioned(case)
+    made, features, drawn_from = (
+        encodings(case),
+        results.all_features(case),
+        conditioned_subjects(case),
+    )
     questions = [Asked(features.get(track, {}), made[track].side) for track in tracks]
     answers = dict(zip(tracks, searcher.answers(questions), strict=True))
     with case.transaction():
-        replay.require(case)
+        replay.require_unchanged(case)
         results.save_photographs(case, photographs)
         results.clear_answers(case)
         for track, answer in answers.items():
@@ -178,7 +182,11 @@ def search_all(
         case.set_meta("searched", json.dumps(asked))
         # Answers give way to those of the next search; which tracks had led to anybody stays in the log.
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
-        about = {"index_made_anew": index.rebuilt, "answers": replay.answers(case), "leads": leads}
+        about = {
+            "index_made_anew": index.rebuilt,
+            "answers": replay.answer_digests(case),
+            "leads": leads,
+        }
         case.log("searched", {**asked, **about})
     return True
 
@@ -227,7 +235,7 @@ def _take_out(case: Case, late: Sequence[int], searched: Mapping[str, Any], why:
         },
     }
     with case.transaction():
-        replay.require(case)
+        replay.require_unchanged(case)
         results.clear_answers(case, late)
         case.set_meta("searched", json.dumps({**searched, **left}))
         details = {"tracks": late, "why": why, "searched": {**searched, **left}}
@@ -262,7 +270,9 @@ def _asked(
         "question": settings.model_dump(mode="json"),
         "calibration": None if reading.calibration is None else reading.calibration.sha256,
         "remarks": [*reading.remarks, *warnings],
-        "conditioned_on": {str(track): subject for track, subject in conditioned(case).items()},
+        "conditioned_on": {
+            str(track): subject for track, subject in conditioned_subjects(case).items()
+        },
         "tracks": [*encodings(case)],
     }
 

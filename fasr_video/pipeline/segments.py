@@ -9,7 +9,7 @@ import numpy as np
 
 from fasr_video.case import tracks
 from fasr_video.case.case import Case
-from fasr_video.case.sources import Progress, add_progress, finish_source, looked, source
+from fasr_video.case.sources import Progress, add_progress, finish_source, frame_counts, source
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.detection.frame_skipping import GateState
 from fasr_video.media import Losses, MediaInfo
@@ -29,7 +29,7 @@ def resume_gate(case: Case, number: int) -> GateState:
     if "seen" in stored:
         data = case.decrypt(base64.b64decode(stored["seen"]), _seen(number))
         seen = np.frombuffer(data, np.uint8).reshape(stored["cells"])
-    counts = looked(case, number)
+    counts = frame_counts(case, number)
     places = np.array(stored.get("places", []), np.float32).reshape(-1, 4)
     return GateState(places, seen, known.frames, counts["whole"], counts["skipped"])
 
@@ -56,17 +56,17 @@ def resume_tracklets(
     embedder: Embedder | None,
 ) -> Tracklets:
     """Tracklets as they were after the last finished segment, or new ones."""
-    tracklets = Tracklets(tracker, select, tracks.next_face(case), embedder)
+    tracklets = Tracklets(tracker, select, tracks.next_face_id(case), embedder)
     stored = source(case, number).tracker
     if stored is None:
         return tracklets
     tracker.restore(json.loads(stored))
-    tracklets.confirmed = sum(track.source == number for track in tracks.finished(case))
-    for track in tracks.running(case, number):
+    tracklets.confirmed = sum(track.source == number for track in tracks.finished_tracks(case))
+    for track in tracks.running_tracks(case, number):
         pool = tracklets.pool(track.tracker_id)
-        for score in tracks.scores(case, track.id):
+        for score in tracks.detection_scores(case, track.id):
             pool.count(score)
-        for face in tracks.with_pictures(case, track.id):
+        for face in tracks.faces_with_pictures(case, track.id):
             seconds = float(face.pts * info.time_base)
             candidate = Candidate(face.id, seconds, face.quality, tracks.crop(case, face))
             if face.reason is None:
@@ -119,14 +119,14 @@ def save_segment(
             _end_track(case, rows[ended.tracker_id], ended)
         add_progress(case, source, progress)
         if done:
-            finish_source(case, source, tracks.reasons_in(case, source))
+            finish_source(case, source, tracks.reasons_of_source(case, source))
 
 
 def _save_faces(
     case: Case, source: int, segment: Segment, pictures: dict[int, tuple[str, str, int, int]]
 ) -> dict[int, int]:
     """Insert the segment's faces and the tracks they begin; returns the row of each of the source's running tracks."""
-    rows = {track.tracker_id: track.id for track in tracks.running(case, source)}
+    rows = {track.tracker_id: track.id for track in tracks.running_tracks(case, source)}
     faces = []
     for face in segment.faces:
         if face.tracker_id is not None and face.tracker_id not in rows:
@@ -166,7 +166,7 @@ def _save_faces(
 
 def _end_track(case: Case, track: int, ended: EndedTrack) -> None:
     if not ended.confirmed:
-        tracks.drop_track(case, track)
+        tracks.discard_track(case, track)
         return
     why: str | None = None
     if not ended.is_face:

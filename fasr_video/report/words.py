@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fasr_video.case.document import state_of
+from fasr_video.case.document import track_state
 from fasr_video.pipeline.evidence import explain
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -75,7 +75,7 @@ LIMITS = (
 
 def verdict(track: dict[str, Any], searched: dict[str, Any] | None) -> tuple[str, str]:
     """What there is to say of a track, in a line, and why."""
-    state, answer = state_of(track), track["answer"]
+    state, answer = track_state(track), track["answer"]
     if state == "insufficient":
         return "Insufficient quality", _why_insufficient(track)
     if state == "not a face":

@@ -11,7 +11,7 @@ from typing import Any
 
 from fasr_video.actors import shown
 from fasr_video.case.case import Case
-from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, flat
+from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, table_row
 from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import (
@@ -167,7 +167,7 @@ def _table(report: dict[str, Any]) -> str:
             "wall_uncertainty_seconds": wall.get("uncertainty_seconds"),
             "decisions": "; ".join(decided),
         }
-        known = {k: v for k, v in flat(track).items() if k in TRACK_COLUMNS}
+        known = {k: v for k, v in table_row(track).items() if k in TRACK_COLUMNS}
         lines.append(known | line)
     return csv_of((*TRACK_COLUMNS, *EXTRA_COLUMNS), lines)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fasr_video.case import results, tracks
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import Agreement, Decision, agreement, all_standing
-from fasr_video.case.document import not_asked
+from fasr_video.case.decisions import Agreement, Decision, agreement, standing_by_track
+from fasr_video.case.document import state_without_search
 from fasr_video.case.sources import sources
 from fasr_video.errors import UsageError
 from fasr_video.gallery.search import Candidate
@@ -59,9 +59,15 @@ def cards(case: Case) -> list[Card]:
     """Of every finished track, by source and number."""
     case_id, footage = case.meta("case_id"), {source.id: source for source in sources(case)}
     spans, shown = tracks.spans(case), tracks.shown_faces(case)
-    answered, leads, decided = results.verdicts(case), results.leads(case), all_standing(case)
+    answered, leads, decided = (
+        results.verdicts(case),
+        results.first_leads(case),
+        standing_by_track(case),
+    )
     found = []
-    for track in sorted(tracks.finished(case), key=lambda track: (track.source, track.number)):
+    for track in sorted(
+        tracks.finished_tracks(case), key=lambda track: (track.source, track.number)
+    ):
         source, span, lr0 = footage[track.source], spans[track.id], shown.get(track.id)
         name = Path(source.path).name
         card = Card(
@@ -79,7 +85,8 @@ def cards(case: Case) -> list[Card]:
             quality=None if lr0 is None else lr0.total,
             native=None if lr0 is None else lr0.native,
             aligned=None if lr0 is None else lr0.aligned,
-            state=answered.get(track.id) or not_asked(track.verdict, track.verdict_reason),
+            state=answered.get(track.id)
+            or state_without_search(track.verdict, track.verdict_reason),
             why=track.verdict_reason,
             lead=leads.get(track.id),
             decisions=tuple(decided.get(track.id, ())),

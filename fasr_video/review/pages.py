@@ -220,8 +220,8 @@ def log(case_id: str) -> str:
         return render_template(
             "log.html",
             head=head(case, cards(case)),
-            lines=[_line(line) for line in log_lines.newest(case, A_PAGE, first)],
-            total=log_lines.length(case),
+            lines=[_line(line) for line in log_lines.newest_entries(case, A_PAGE, first)],
+            total=log_lines.entry_count(case),
             log_head=case.meta("log_head"),
             first=first,
             page=_page_number(),

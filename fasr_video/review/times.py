@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from fasr_video.case.recording import correction
+from fasr_video.case.recording import clock_correction
 from fasr_video.errors import UsageError
 
 _REMEDY = "give H:MM:SS of the footage, or a date with a time, as 2026-03-01 14:05"
@@ -23,7 +23,7 @@ class Clock:
     uncertainty: float
     """In seconds."""
     said_by: str
-    correction: str = ""
+    clock_correction: str = ""
     """What the camera showed, where its clock was put right."""
 
     @classmethod
@@ -34,7 +34,7 @@ class Clock:
             datetime.fromisoformat(known["start"]),
             float(known["uncertainty_seconds"]),
             str(known["from"]),
-            correction(known),
+            clock_correction(known),
         )
 
     def at(self, seconds: float) -> datetime:
