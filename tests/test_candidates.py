@@ -373,7 +373,7 @@ def test_link_that_would_join_two_people_seen_at_once_is_refused(
         ).fetchone()
         case.db.execute("DELETE FROM link")
         link = propose_link(case, *pair)
-        with pytest.raises(CaseError, match="seen at the same time"):
+        with pytest.raises(CaseError, match="appear in one frame"):
             decide(case, link, "accepted", "somebody")
 
 

@@ -107,7 +107,7 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE source SET info = json_set(info, '$.time_base', '1/1')", "what is known of"),
         ("UPDATE source SET detector = json_set(detector, '$.name', 'other')", "the detector of"),
         ("DELETE FROM log WHERE id = (SELECT max(id) FROM log)", "the end of the log"),
-        ("UPDATE source SET state = 'running'", "was done is not what the log says"),
+        ("UPDATE source SET state = 'running'", "is done differs from the log"),
         ("UPDATE source SET path = '/elsewhere.mp4'", "what is known of"),
         ("UPDATE source SET losses = replace(losses, '0', '7')", "segments, tracks or counts"),
         ("UPDATE source SET frames = frames + 1", "segments, tracks or counts"),
@@ -121,7 +121,7 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("DELETE FROM source", "refers to a missing row of source"),
         (
             "UPDATE meta SET value = 'x' WHERE key = 'case_id'",
-            "case_id is not what the case was created with",
+            "case_id differs from the one in the log",
         ),
         ("UPDATE meta SET value = '9.9' WHERE key = 'version'", "version is not what"),
         ("UPDATE meta SET value = '{}' WHERE key = 'versions'", "versions is not what"),
@@ -181,12 +181,12 @@ def test_a_log_made_anew_is_found_by_an_end_that_was_noted(
         lambda opened: opened.db.execute("DELETE FROM log WHERE id = (SELECT max(id) FROM log)"),
     )
     (told,) = problems(case)
-    assert "report.json: the log holds no line" in told
+    assert "report.json: the log has no line" in told
     shutil.rmtree(case / "report")
     assert problems(case) == []
     capsys.readouterr()
     assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 4
-    assert f"the head that was given: the log holds no line {head[:16]}" in capsys.readouterr().out
+    assert f"the head that was given: the log has no line {head[:16]}" in capsys.readouterr().out
 
 
 def test_files_beside_the_database_are_checked(case: Path) -> None:
@@ -205,16 +205,16 @@ def test_files_beside_the_database_are_checked(case: Path) -> None:
     (case / "signed-off" / "2021.json.new").write_text("{}")
     told = "\n".join(problems(case))
     for name, what in {
-        "report/index.html": "is not as the report was written",
-        "settings.yaml": "does not say what the database does",
-        "signed-off/2020.json": "is unknown to the log",
+        "report/index.html": "was changed or removed",
+        "settings.yaml": "differs from the settings in the database",
+        "signed-off/2020.json": "is not in the log",
     }.items():
         assert f"{case / name} {what}" in told
     assert "2021" not in told
     with Case.open(case, read_only=True) as opened:
         noted = "\n".join(n for c in verify(opened) for n in c.notes)
-    assert f"{stray} is no picture of the case" in noted
-    assert f"{case / 'report' / 'T9.html'}: no report wrote it" in noted
+    assert f"{stray} is not a picture of the case" in noted
+    assert f"{case / 'report' / 'T9.html'}: not part of the report" in noted
     (case / "report" / ".unfinished").touch()  # as a kill leaves it
     assert not [p for p in problems(case) if "report" in p and "signed" not in p]
 
@@ -372,9 +372,7 @@ def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path)
         assert (row["state"], row["decided_by"]) == ("proposed", None)
         assert not [p for c in verify(opened) for p in c.problems if p.startswith("link ")]
         opened.db.execute("UPDATE link SET state = 'accepted', decided_by = 'nobody'")
-        assert [
-            p for c in verify(opened) for p in c.problems if "link 1 is not as the log has it" in p
-        ]
+        assert [p for c in verify(opened) for p in c.problems if "link 1 differs from the log" in p]
         decided = opened.db.execute(
             "SELECT count(*) FROM log WHERE event = 'link decided'"
         ).fetchone()[0]

@@ -99,7 +99,7 @@ def test_the_same_person_decides_once_however_the_name_is_written(case: Case) ->
     [
         (1, "accepted", " ", "Anna", "anna", "a reason is missing"),
         (1, "accepted", "x", " \n", "anna", "a name is missing"),
-        (1, "accepted", "x", "Anna", None, "without saying whom"),
+        (1, "accepted", "x", "Anna", None, "needs a candidate"),
         (1, "accepted", "x", "Anna", "nobody", "nobody is not among its candidates"),
         (1, "insufficient", "x", "Anna", "anna", "said of the track"),
         (1, "perhaps", "x", "Anna", None, "no such verdict"),
@@ -118,28 +118,28 @@ def test_half_a_decision_is_refused_in_one_line_and_nothing_is_kept(
 
 # Behind the log's back, and what `verify` says of each.
 CHANGES = {
-    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 is not as the log has it (verdict)",
-    "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 is not as the log has it (reason)",
+    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 differs from the log (verdict)",
+    "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 differs from the log (reason)",
     "UPDATE decision SET undone_by = 'Anna', undone_at = 'now' WHERE id = 1": (
-        "decision 1 is not as the log has it (undone_by, undone_at)"
+        "decision 1 differs from the log (undone_by, undone_at)"
     ),
     "UPDATE decision SET undone_by = NULL, undone_at = NULL WHERE id = 2": (
-        "decision 2 is not as the log has it (undone_by, undone_at)"
+        "decision 2 differs from the log (undone_by, undone_at)"
     ),
     "DELETE FROM decision WHERE id = 2": "decision 2 is in the log and not in the case",
     "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', '2026-01-01T09Z')": (
         "decision 3 is not in the log"
     ),
     "UPDATE link SET state = 'accepted', decided_by = 'Anna', decided_at = 'now'": (
-        "link 1 is not as the log has it (state, decided_by, decided_at)"
+        "link 1 differs from the log (state, decided_by, decided_at)"
     ),
-    "UPDATE link SET score = 0.99": "link 1 is not as the log has it (score)",
+    "UPDATE link SET score = 0.99": "link 1 differs from the log (score)",
     "DELETE FROM link": "link 1 is in the log and not in the case",
     "UPDATE candidate SET score = 9 WHERE track = 2 AND list = 'joined' AND rank = 1": (
-        "the candidates of track 2 are not as the log has them"
+        "the candidates of track 2 differ from the log"
     ),
-    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 are not as the log has them",
-    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs is not as the log has it",
+    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 differ from the log",
+    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs differs from the log",
 }
 
 
@@ -176,7 +176,7 @@ def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
             "fasr_video.case.decisions.require", lambda case: None
         )  # as a program that asks nothing
         decide(case, 2, "rejected", "b", "Ben")
-    assert problems(case) == ["decision 1 is not as the log has it (verdict)"]
+    assert problems(case) == ["decision 1 differs from the log (verdict)"]
 
 
 def test_no_line_is_added_to_a_log_that_was_cut_off_or_changed(case: Case) -> None:
@@ -299,7 +299,7 @@ def test_several_tracks_become_one_subject_and_are_split_again(case: Case) -> No
 
 def test_two_people_of_one_picture_are_not_joined_and_no_link_is_left(case: Case) -> None:
     before = case.db.execute("SELECT count(*) FROM link").fetchone()[0]
-    with pytest.raises(CaseError, match="tracks T1, T2, which are seen at the same time"):
+    with pytest.raises(CaseError, match="tracks T1, T2, which appear in one frame"):
         links.join(case, [1, 2], "Anna")
     assert (
         case.db.execute("SELECT count(*) FROM link").fetchone()[0] == before
@@ -311,7 +311,7 @@ def test_who_was_set_apart_is_not_joined_by_way_of_a_third(case: Case) -> None:
     links.join(case, [1, 4], "Anna")
     (apart,) = links.split(case, [4], "Anna")
     links.join(case, [1, 3], "Ben")
-    with pytest.raises(CaseError, match=f"which Anna set apart; first reopen link {apart}"):
+    with pytest.raises(CaseError, match=f"which Anna separated; first reopen link {apart}"):
         links.join(case, [3, 4], "Ben")
 
 
@@ -333,7 +333,7 @@ def test_splitting_that_means_nothing_is_told(case: Case) -> None:
 def test_an_accepted_link_that_is_removed_or_moved_is_found(case: Case) -> None:
     (link,) = links.join(case, [1, 3], "Anna")
     case.db.execute("UPDATE link SET b = 4 WHERE id = ?", (link,))
-    assert problems(case) == [f"link {link} is not as the log has it (b)"]
+    assert problems(case) == [f"link {link} differs from the log (b)"]
     case.db.execute("DELETE FROM link WHERE id = ?", (link,))
     assert problems(case) == [f"link {link} is in the log and not in the case"]
 

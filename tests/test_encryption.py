@@ -191,9 +191,7 @@ def test_what_was_changed_or_put_in_anothers_place_is_found(sealed_copy: Path) -
 def test_that_a_case_is_encrypted_cannot_be_taken_out_of_it(sealed_copy: Path) -> None:
     with sqlite3.connect(sealed_copy / DATABASE) as db:
         db.execute("DELETE FROM meta WHERE key = 'encryption'")
-    assert "what is said of its encryption is not what the case was created with" in problems(
-        sealed_copy
-    )
+    assert "the entry about encryption differs from the one in the log" in problems(sealed_copy)
 
 
 def test_a_run_goes_on_only_with_the_case_own_key(

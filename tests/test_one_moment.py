@@ -96,7 +96,7 @@ def test_a_signed_off_report_that_is_gone_or_changed_is_found_all_the_same(
     said = signed.read_bytes()
     signed.write_bytes(said + b" ")
     signed.with_name(signed.name + ".new").write_bytes(said)
-    for remedy in ("was changed", "is not there any more"):
+    for remedy in ("was changed", "is missing"):
         problems = [problem for check in verify(case) for problem in check.problems]
         assert f"{signed} {remedy}" in problems
         signed.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import pytest
 
 from fasr_video import cli
 from fasr_video.case.case import Case
-from fasr_video.case.recording import Recording, recording_from_options
+from fasr_video.case.recording import Recording, from_options
 from fasr_video.case.verify import verify
 from fasr_video.errors import UsageError
 from fasr_video.pipeline.run import run
@@ -23,7 +23,7 @@ from tests.archives import SETTINGS
         (None, 5.0, "give --clock, too"),
         (None, -5.0, "give --clock, too"),
         ("noon", 0.0, "not a time in ISO 8601"),
-        ("2024-05-01T12:00:00", 0.0, "names no zone"),
+        ("2024-05-01T12:00:00", 0.0, "no time zone"),
         ("2024-05-01T12:00:00+00:00", -1.0, "0 or more"),
         ("2024-05-01T12:00:00+00:00", float("nan"), "0 or more"),
     ],
@@ -32,7 +32,7 @@ def test_a_clock_that_says_nothing_certain_is_refused(
     start: str | None, uncertainty: float, says: str
 ) -> None:
     with pytest.raises(UsageError, match=says):
-        recording_from_options("door", start, uncertainty)
+        from_options("door", start, uncertainty)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         [entrance],
         out,
         SETTINGS,
-        place=recording_from_options("door", "2024-05-01T12:00:00+02:00", 1.5),
+        place=from_options("door", "2024-05-01T12:00:00+02:00", 1.5),
     )
     return out
 
@@ -72,7 +72,7 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
         [entrance],
         copy,
         SETTINGS,
-        place=recording_from_options(None, "2024-05-01T13:00:00+02:00", None),
+        place=from_options(None, "2024-05-01T13:00:00+02:00", None),
     )
     clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
     assert said(copy) == ("yard", clock)

@@ -145,7 +145,7 @@ def test_a_track_is_decided_with_the_keyboard_alone(
         assert made.reason == "same ear, same scar; a and r are only letters here"
         # The copies that are served beside each other were given ids of their own.
         assert [p for c in verify(case) for p in c.problems] == [
-            "case_id is not what the case was created with"
+            "case_id differs from the one in the log"
         ]
 
 

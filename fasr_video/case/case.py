@@ -1,4 +1,4 @@
-"""A case as everybody opens it: an error that damage of its database explains says so."""
+"""The class through which all code opens a case; it reports a damaged database as such."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Case(CaseStore):
     def __exit__(
         self, _: object = None, error: BaseException | None = None, __: object = None
     ) -> None:
-        remedy = "restore it from a copy; `fasr-video verify` tells the rest"
+        remedy = "restore it from a copy; `fasr-video verify` lists all problems"
         try:
             raise_if_damaged(error, lambda: first_problem(self), self.folder, remedy)
         finally:

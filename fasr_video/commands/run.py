@@ -132,7 +132,7 @@ def run_command(
         "end": _seconds("--end", end),
     }
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
-    told = recording.recording_from_options(camera, clock, clock_uncertainty)
+    told = recording.from_options(camera, clock, clock_uncertainty)
     if stage is None or out is None or preset is not None:
         chosen = configs.load(preset or "cpu", overrides)
     else:

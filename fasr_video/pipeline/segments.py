@@ -103,8 +103,8 @@ def save_segment(
     progress = Progress(
         losses=losses,
         tracker=tracker.state() | _gate_state(case, source, gate),
-        whole=gate.whole,
-        skipped=gate.skipped,
+        full_frames=gate.whole,
+        skipped_frames=gate.skipped,
         frames=segment.frames,
         damaged=damaged,
         faces=len(segment.faces),
