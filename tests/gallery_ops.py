@@ -104,7 +104,9 @@ def changes(seed: int, most: int = 60) -> Iterator[Change]:
 
 
 def remove(gallery: Gallery, subject: str) -> Removal:
-    return gallery.remove([i.sha256 for i in gallery.chosen((subject,), ())], "test", (subject,))
+    return gallery.remove(
+        [i.sha256 for i in gallery.select_images((subject,), ())], "test", (subject,)
+    )
 
 
 def stored(gallery: Gallery) -> set[tuple[str, str, bytes]]:
@@ -121,7 +123,7 @@ def disagreements(gallery: Gallery, model: Model) -> int:
 
     wanted, found = model.vectors(), stored(gallery)
     made = Index.open(gallery)
-    ids, features = index.contents(gallery.folder)
+    ids, features = index.read_vectors(gallery.folder)
     vectors = gallery.vectors()
     same = np.array_equal(ids, vectors.ids) and np.array_equal(features, vectors.features)
     return len(wanted ^ found) + (0 if same and len(made) == len(wanted) else len(wanted))

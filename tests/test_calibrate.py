@@ -263,7 +263,7 @@ def test_calibrate_from_the_command_line(
     ] * 6
     assert (made.people, made.enrolled, made.searches) == (36, 18, 216)
     assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
-    assert made.fits(make_encoder(BuiltinEmbedder(), Bicubic(), 1).provenance()) is None
+    assert made.mismatch(make_encoder(BuiltinEmbedder(), Bicubic(), 1).provenance()) is None
     assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
     assert "1 photographs could not be used" in made.data and "broken.png" in err
     for word in (
@@ -343,7 +343,9 @@ def test_options_that_would_change_nothing_are_refused(
     tracks = ("--tracks", tmp_path / "labels.csv", "--gallery", tmp_path / "gallery", *out)
     code, _, err = run_command(capsys, "calibrate", *tracks, *given, "--flip", "--no-sr")
     assert (
-        code == 2 and "of no effect beside --tracks" in err and len(err.strip().splitlines()) == 1
+        code == 2
+        and "no effect together with --tracks" in err
+        and len(err.strip().splitlines()) == 1
     )
     known = {p.opts[0] for p in calibrate_command.params} - {
         "faces",
@@ -360,7 +362,7 @@ def test_options_that_would_change_nothing_are_refused(
     code, _, err = run_command(
         capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--sizes", 16
     )
-    assert code == 2 and "--method: of no effect beside --no-sr" in err
+    assert code == 2 and "--method: no effect together with --no-sr" in err
     code, _, err = run_command(capsys, "calibrate", *tracks, "--seed", 1)
     assert code == 2 and "of no effect" not in err
 

@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from fasr_video.errors import InputError, IntegrityError, UsageError
 from fasr_video.gallery import likelihood
 from fasr_video.gallery.calibration import (
-    TAIL,
+    TAIL_SCORES,
     Band,
     Calibration,
     Point,
@@ -30,7 +30,14 @@ from fasr_video.gallery.calibration import (
     scale_name,
 )
 from fasr_video.gallery.encoder import Kind
-from fasr_video.gallery.likelihood import cllr, fit_map, isotonic, least_cllr, logistic, supported
+from fasr_video.gallery.likelihood import (
+    cllr,
+    fit_map,
+    isotonic,
+    least_cllr,
+    logistic,
+    supported_bounds,
+)
 
 SHIFT = 2.0
 LN10 = math.log(10)
@@ -118,7 +125,7 @@ def test_scores_that_tell_nothing_become_a_ratio_of_one() -> None:
 
 def test_bounds_of_a_perfect_system_are_what_one_more_sample_could_spoil() -> None:
     """99 of one person all high, 999 of two all low. One false high: 1/1000 of the different, and one of 100 missed."""
-    low, high = supported(np.full(99, 9.0), np.full(999, -9.0))
+    low, high = supported_bounds(np.full(99, 9.0), np.full(999, -9.0))
     assert high == pytest.approx(math.log10(0.99 * 1000))
     assert low == pytest.approx(-math.log10(0.999 * 100))
 
@@ -171,10 +178,10 @@ def test_an_exponential_tail_is_followed_beyond_the_data() -> None:
     n = 20_000
     tail = Tail.of(-np.log((np.arange(n) + 0.5) / n) / 10)
     for rate in (1e-5, 1e-7, 1e-9):
-        found = tail.at(rate)
+        found = tail.threshold_at(rate)
         assert found.extrapolated
         assert found.score == pytest.approx(-math.log(rate) / 10, rel=0.03)
-    assert not tail.at(3 / n).extrapolated
+    assert not tail.threshold_at(3 / n).extrapolated
 
 
 def test_thresholds_for_a_worse_group_are_those_of_rates_so_many_times_smaller() -> None:
@@ -182,7 +189,7 @@ def test_thresholds_for_a_worse_group_are_those_of_rates_so_many_times_smaller()
     scores = np.random.default_rng(0).normal(size=20_000)
     everybody, group = Tail.of(scores), Tail.of(scores, 4)
     for rate in (0.5, 0.01, 1e-3, 1e-6):
-        found, wanted = group.at(rate), everybody.at(rate / 4)
+        found, wanted = group.threshold_at(rate), everybody.threshold_at(rate / 4)
         assert found.score == pytest.approx(wanted.score)
         assert (found.fmr, found.extrapolated) == (rate, wanted.extrapolated)
 
@@ -191,7 +198,7 @@ def test_a_lighter_tail_than_exponential_gets_a_cautious_threshold() -> None:
     """Normal scores fall faster: the extrapolated threshold lies above the true one."""
     tail = Tail.of(even(10_000))
     for rate in (1e-5, 1e-6, 1e-7):
-        assert tail.at(rate).score > norm.isf(rate)
+        assert tail.threshold_at(rate).score > norm.isf(rate)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=400), st.data())
@@ -208,8 +215,8 @@ def test_a_larger_gallery_or_a_lower_rate_never_lowers_the_threshold(
 def test_no_more_comparisons_than_allowed_reach_a_counted_threshold() -> None:
     scores = np.random.default_rng(0).normal(size=5_000)
     tail = Tail.of(scores)
-    for k in range(3, TAIL):
-        assert (scores >= tail.at(k / 5_000).score).sum() == k
+    for k in range(3, TAIL_SCORES):
+        assert (scores >= tail.threshold_at(k / 5_000).score).sum() == k
 
 
 def test_impossible_questions_are_one_clear_error() -> None:
@@ -287,13 +294,13 @@ def test_a_file_that_is_no_calibration_is_told(text: str, tmp_path: Path) -> Non
 
 def test_it_is_used_only_with_the_models_it_was_made_for() -> None:
     calibration = made()
-    assert calibration.fits(FACTS) is None
-    assert calibration.fits({**FACTS, "restorer": None}) is None
-    assert "embedder" in (calibration.fits({**FACTS, "embedder": "x" * 64}) or "")
-    assert "pooled_by" in (calibration.fits({**FACTS, "pooled_by": "mean"}) or "")
-    assert "restorer" in (calibration.fits({**FACTS, "restorer": {"method": "bicubic"}}) or "")
-    assert "without super-resolution" in (made(restorer=False).fits(FACTS) or "")
-    assert made(restorer=False).fits({**FACTS, "restorer": None}) is None
+    assert calibration.mismatch(FACTS) is None
+    assert calibration.mismatch({**FACTS, "restorer": None}) is None
+    assert "embedder" in (calibration.mismatch({**FACTS, "embedder": "x" * 64}) or "")
+    assert "pooled_by" in (calibration.mismatch({**FACTS, "pooled_by": "mean"}) or "")
+    assert "restorer" in (calibration.mismatch({**FACTS, "restorer": {"method": "bicubic"}}) or "")
+    assert "without super-resolution" in (made(restorer=False).mismatch(FACTS) or "")
+    assert made(restorer=False).mismatch({**FACTS, "restorer": None}) is None
 
 
 def test_it_fits_the_same_models_after_a_trip_through_the_file(tmp_path: Path) -> None:
@@ -331,7 +338,7 @@ def test_scores_of_one_candidate_and_of_many() -> None:
 
 
 def test_a_scale_that_is_not_there_is_told() -> None:
-    with pytest.raises(UsageError, match="no scale sr in it"):
+    with pytest.raises(UsageError, match="it has no scale sr"):
         made(restorer=False).bands[0].score(Kind.SR, 0.5)
 
 

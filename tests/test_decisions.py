@@ -101,7 +101,7 @@ def test_the_same_person_decides_once_however_the_name_is_written(case: Case) ->
         (1, "accepted", "x", " \n", "anna", "a name is missing"),
         (1, "accepted", "x", "Anna", None, "needs a candidate"),
         (1, "accepted", "x", "Anna", "nobody", "nobody is not among its candidates"),
-        (1, "insufficient", "x", "Anna", "anna", "said of the track"),
+        (1, "insufficient", "x", "Anna", "anna", "is about the track"),
         (1, "perhaps", "x", "Anna", None, "no such verdict"),
         (99, "rejected", "x", "Anna", None, "no such finished track"),
         (1, "rejected", "x" * 4001, "Anna", None, "of 4001 characters"),
@@ -173,7 +173,7 @@ def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
     case.db.execute("UPDATE decision SET verdict = 'accepted' WHERE id = 1")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "fasr_video.case.decisions.require", lambda case: None
+            "fasr_video.case.decisions.require_unchanged", lambda case: None
         )  # as a program that asks nothing
         decide(case, 2, "rejected", "b", "Ben")
     assert problems(case) == ["decision 1 differs from the log (verdict)"]
@@ -254,7 +254,7 @@ def test_decisions_stay_when_the_case_is_searched_anew(case: Case) -> None:
 def test_a_decision_while_another_process_writes_fails_in_one_line_and_loses_nothing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.1)
     with Case.open(folder) as run, Case.open(folder) as reviewer:
         with run.transaction():
             run.log("noted", {})
@@ -326,7 +326,7 @@ def test_joining_that_means_nothing_is_told(case: Case, tracks: list[int], says:
 
 
 def test_splitting_that_means_nothing_is_told(case: Case) -> None:
-    with pytest.raises(CaseError, match="track T1: no accepted link holds them"):
+    with pytest.raises(CaseError, match="track T1: no accepted link joins them"):
         links.split(case, [1], "Anna")
 
 

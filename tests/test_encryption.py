@@ -104,9 +104,9 @@ def test_no_piece_of_a_picture_or_vector_is_on_the_disk(
     pictures, vectors = plain(corridor_case)
     secrets = [p[len(p) // 2 :] for p in pictures] + vectors
     files = [p for p in sealed_case.rglob("*") if p.is_file()]
-    assert traces.search(files, secrets).found == ()
+    assert traces.find_traces(files, secrets).pieces == ()
     plain_files = [p for p in corridor_case.rglob("*") if p.is_file()]
-    assert len(set(traces.search(plain_files, secrets).found)) > len(secrets), (
+    assert len(set(traces.find_traces(plain_files, secrets).pieces)) > len(secrets), (
         "the same search finds them in a plain one"
     )
     assert not [f for f in files if f.read_bytes()[:4] == b"\x89PNG"]

@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from fasr_video.actors import login
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.index import FILE
+from fasr_video.gallery.index import INDEX_FILE
 from fasr_video.gallery.store import DATABASE
 from fasr_video.weights.manifest import bundled
 from tests.conftest import PORTRAITS
@@ -72,7 +72,7 @@ def test_from_nothing_to_a_gallery(tmp_path: Path, capsys: Capture) -> None:
 def test_list_show_and_stats_for_people(gallery: Path, capsys: Capture) -> None:
     assert "grace_hopper" in called(capsys, "gallery", "list", gallery)[1]
     _, out, _ = called(capsys, "gallery", "show", gallery, "grace_hopper")
-    assert "grace_hopper.jpg" in out and "picture kept" in out
+    assert "grace_hopper.jpg" in out and "picture stored" in out
     _, out, _ = called(capsys, "gallery", "stats", gallery)
     assert "eileen_collins and grace_hopper, cosine" in out and "flat" in out
     found = document(capsys, "stats", gallery)
@@ -166,9 +166,9 @@ def test_check(gallery: Path, capsys: Capture) -> None:
     document(capsys, "stats", gallery)
     code, out, _ = called(capsys, "gallery", "check", gallery)
     assert code == 0 and "FAILED" not in out
-    data = bytearray((gallery / FILE).read_bytes())
+    data = bytearray((gallery / INDEX_FILE).read_bytes())
     data[1000] ^= 1
-    (gallery / FILE).write_bytes(data)
+    (gallery / INDEX_FILE).write_bytes(data)
     code, out, _ = called(capsys, "gallery", "check", gallery)
     assert code == 4 and "what to do: delete" in out
     code, out, _ = called(capsys, "gallery", "check", gallery, "--json")

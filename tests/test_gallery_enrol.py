@@ -24,10 +24,10 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
 from fasr_video.gallery.encoder import as_tensors
-from fasr_video.gallery.enrol import Told, enrol, migrate, sync
+from fasr_video.gallery.enrol import EnrolDefaults, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.photos import Face, look, read_listing
+from fasr_video.gallery.photos import Face, read_face, read_listing
 from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
@@ -143,7 +143,12 @@ def test_a_folder_becomes_subjects(
 ) -> None:
     told: list[tuple[int, int]] = []
     report = enrol(
-        gallery, folder, detector, embedder, lambda *p: told.append(p), Told("web", "order 5")
+        gallery,
+        folder,
+        detector,
+        embedder,
+        lambda *p: told.append(p),
+        EnrolDefaults("web", "order 5"),
     )
     assert (report.added, report.problems, report.warnings) == (3, (), ())
     assert told == [(3, 3)]
@@ -499,7 +504,7 @@ class TestSeveralFaces:
         self, gallery: Gallery, embedder: Counting, person: Path, detector: Detector
     ) -> float:
         """Cosine of the one enrolled face with that person's photograph."""
-        face = look(person, detector, ALONE)
+        face = read_face(person, detector, ALONE)
         assert isinstance(face, Face)
         feature, _ = embedder.embed(*as_tensors([face.aligned]))
         return float(gallery.vectors().features[0] @ feature[0].numpy())
@@ -507,8 +512,8 @@ class TestSeveralFaces:
     def test_they_are_refused_by_number_place_and_size(
         self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
     ) -> None:
-        told = Told(choice=Choice(remedy="do this"))
-        (problem,) = enrol(gallery, pair.parent, detector, embedder, told=told).problems
+        told = EnrolDefaults(choice=Choice(remedy="do this"))
+        (problem,) = enrol(gallery, pair.parent, detector, embedder, defaults=told).problems
         assert problem.path == "pair.png" and problem.reason.startswith(
             "2 faces: 1 at the top left, "
         )
@@ -526,7 +531,9 @@ class TestSeveralFaces:
         embedder: Counting,
     ) -> None:
         assert enrol(gallery, pair, detector, embedder).added == 0
-        report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(face)))
+        report = enrol(
+            gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(face))
+        )
         assert (report.added, report.problems, gallery.problems()) == (1, (), [])
         assert subjects(gallery) == {"pair": 1}
         other = EILEEN if person == GRACE else GRACE
@@ -537,13 +544,13 @@ class TestSeveralFaces:
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         with pytest.raises(UsageError, match="names 3 photographs"):
-            enrol(gallery, folder, detector, embedder, told=Told(choice=Choice(2)))
+            enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
 
     def test_one_that_is_enrolled_keeps_its_face_and_that_is_a_warning(
         self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
     ) -> None:
-        enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(1)))
-        report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(2)))
+        enrol(gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(1)))
+        report = enrol(gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
         assert (report.added, report.unchanged) == (0, 1)
         assert (
             report.warnings[0].startswith("pair.png is enrolled already")
@@ -602,7 +609,7 @@ class TestListings:
             reasons
             == {
                 "eileen/again.jpg": "the same file as eileen/1.jpg: one of them is enough",
-                "other.jpg": "the same file as grace.jpg, which stands for grace: remove one of the two",
+                "other.jpg": "the same file as grace.jpg, which is listed for grace: remove one of the two",
             }
             or reasons["eileen/1.jpg"] == "the same file as eileen/again.jpg: one of them is enough"
         )
@@ -617,7 +624,7 @@ class TestListings:
         reasons = {p.path: p.reason for p in enrol(gallery, folder, detector, embedder).problems}
         assert reasons == {
             "big.png": NO_FACE,
-            "wall.png": "the same file as big.png, which stands for big: remove one of the two",
+            "wall.png": "the same file as big.png, which is listed for big: remove one of the two",
         }
 
     def test_links_to_nothing_and_what_is_no_file_are_told(self, folder: Path) -> None:
@@ -644,7 +651,9 @@ class TestListings:
             "A-2,eileen/../eileen/1.jpg,,,\n",
             encoding="utf-8-sig",
         )
-        report = enrol(gallery, manifest, detector, embedder, told=Told(source="archive"))
+        report = enrol(
+            gallery, manifest, detector, embedder, defaults=EnrolDefaults(source="archive")
+        )
         assert subjects(gallery) == {"A-1": 1, "A-2": 1}
         assert gallery.subjects()[0].note == "admiral, retired"
         (image,) = gallery.images("A-1")
@@ -658,7 +667,7 @@ class TestListings:
             ),
             ("who.csv, line 7", "eileen/../eileen/1.jpg: the same file as in line 3"),
         ]
-        assert report.warnings == ("columns that are not read: colour",)
+        assert report.warnings == ("these columns are ignored: colour",)
         manifest.write_text("subject,path,note\nA-1,grace.jpg,rear admiral\nA-2,eileen/1.jpg,\n")
         assert sync(gallery, manifest, detector, embedder).unchanged == 2
         assert [s.note for s in gallery.subjects()] == ["rear admiral", ""]
@@ -739,7 +748,7 @@ class TestMigration:
         old = gallery.vectors()
         count, removal = migrate(gallery, other)
         assert (count, removal, other.faces) == (3, None, 3)
-        gallery.require(other)
+        gallery.require_embedder(other)
         new = gallery.vectors()
         assert new.features.shape == old.features.shape and set(new.ids.tolist()).isdisjoint(
             old.ids.tolist()
@@ -763,14 +772,14 @@ class TestMigration:
         enrol(gallery, folder, detector, embedder)
         (folder / "grace.jpg").unlink()
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "hopper.png")
-        enrol(gallery, folder, detector, embedder, told=Told(pictures=False))
+        enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(pictures=False))
         before, state = ops.stored(gallery), gallery.state
         with pytest.raises(
             UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"
         ):
             migrate(gallery, other)
         assert ops.stored(gallery) == before and gallery.state == state
-        gallery.require(embedder)
+        gallery.require_embedder(embedder)
         count, removal = migrate(gallery, other, drop_missing=True)
         assert count == 3 and removal is not None
         assert (removal.subjects, removal.occurrences) == (("hopper",), 0)
@@ -799,7 +808,7 @@ class TestMigration:
             "from fasr_video.recognition.embedder import BuiltinEmbedder\n"
             "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             "if sys.argv[3] == 'swapping':\n"
-            "    Gallery._settle = kill\n"
+            "    Gallery._update_dependents = kill\n"
             "listen = kill if sys.argv[3] == 'embedding' else None\n"
             "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
             "    enrol.migrate(gallery, BuiltinEmbedder(Path(sys.argv[2])), listen=listen)\n"
@@ -815,7 +824,7 @@ class TestMigration:
         assert subprocess.run(command, cwd=ROOT, timeout=100).returncode == -signal.SIGKILL
         assert (tmp_path / "g" / "migrate.part").exists()
         with Gallery.open(tmp_path / "g") as gallery:
-            gallery.require(embedder)
+            gallery.require_embedder(embedder)
             assert ops.stored(gallery) == before
             assert not (tmp_path / "g" / "migrate.part").exists()
             assert not any(c.problems for c in check(gallery))

@@ -19,7 +19,7 @@ from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import index
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.index import ENOUGH, FILE, FLAT, RECALL_AT, STAMP, Index
+from fasr_video.gallery.index import FLAT, INDEX_FILE, INDEX_STAMP, MIN_RECALL, RECALL_AT, Index
 from fasr_video.gallery.inspect import check, nearest_pair, statistics
 from tests import gallery_ops as ops
 from tests.gallery_ops import LENGTH
@@ -72,7 +72,7 @@ def test_an_empty_gallery_answers_with_no_columns(tmp_path: Path) -> None:
 
 
 def test_features_of_another_length_are_refused(gallery: Gallery) -> None:
-    with pytest.raises(UsageError, match="M×32 wanted, not 3×33"):
+    with pytest.raises(UsageError, match="their shape is 3×33, not M×32"):
         Index.open(gallery).search(np.zeros((3, 33), np.float32), 5)
 
 
@@ -101,7 +101,7 @@ def test_two_copies_that_went_apart_do_not_take_each_others_index(
             gallery.generation,
             gallery.count(),
         )
-        for name in (FILE, STAMP):
+        for name in (INDEX_FILE, INDEX_STAMP):
             shutil.copy(gallery.folder / name, copy.folder / name)
         assert Index.open(copy).rebuilt is not None
 
@@ -111,7 +111,7 @@ def test_two_copies_that_went_apart_do_not_take_each_others_index(
 )
 def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) -> None:
     Index.open(gallery)
-    file, stamp = gallery.folder / FILE, gallery.folder / STAMP
+    file, stamp = gallery.folder / INDEX_FILE, gallery.folder / INDEX_STAMP
     data = bytearray(file.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1
@@ -128,7 +128,7 @@ def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) ->
         stamp.write_text(json.dumps({"kind": "flat"}))
     made = Index.open(gallery)
     assert made.rebuilt is not None and "damaged" in made.rebuilt
-    np.testing.assert_array_equal(index.contents(gallery.folder)[1], gallery.vectors().features)
+    np.testing.assert_array_equal(index.read_vectors(gallery.folder)[1], gallery.vectors().features)
     assert Index.open(gallery).rebuilt is None
 
 
@@ -144,10 +144,10 @@ def forge(gallery: Gallery, forgery: str) -> None:
     flat = faiss.IndexFlatL2(length) if forgery == "another measure" else faiss.IndexFlatIP(length)
     made = faiss.IndexIDMap2(flat)
     made.add_with_ids(np.ascontiguousarray(stored.features[kept, :length]), ids[kept])
-    faiss.write_index(made, str(gallery.folder / FILE))
-    digest = sha256_file(gallery.folder / FILE)
-    stamp = index.provenance_of(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
-    (gallery.folder / STAMP).write_text(json.dumps(stamp))
+    faiss.write_index(made, str(gallery.folder / INDEX_FILE))
+    digest = sha256_file(gallery.folder / INDEX_FILE)
+    stamp = index.index_provenance(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
+    (gallery.folder / INDEX_STAMP).write_text(json.dumps(stamp))
 
 
 FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another measure")
@@ -162,9 +162,9 @@ def test_an_index_that_somebody_else_laid_there_is_not_used(
     Index.open(gallery)
     forge(gallery, forgery)
     if known:
-        gallery.note_index_stamp(sha256_file(gallery.folder / STAMP))
+        gallery.note_index_stamp(sha256_file(gallery.folder / INDEX_STAMP))
     made = Index.open(gallery)
-    expected = index.OTHERS if known else "its stamp is missing or damaged"
+    expected = index.OTHER_TEMPLATES if known else "its stamp is missing or damaged"
     assert made.rebuilt == expected and len(made) == gallery.count()
     first = gallery.vectors()
     cosines, ids = made.search(first.features[:1], 1)
@@ -174,7 +174,7 @@ def test_an_index_that_somebody_else_laid_there_is_not_used(
 def test_check_tells_an_index_that_is_not_the_stores(gallery: Gallery) -> None:
     Index.open(gallery)
     assert not any(c.problems for c in check(gallery))
-    file = gallery.folder / FILE
+    file = gallery.folder / INDEX_FILE
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
@@ -188,12 +188,12 @@ def test_check_tells_an_index_that_is_not_the_stores(gallery: Gallery) -> None:
 def test_a_folder_that_cannot_be_written_is_searched_in_memory(gallery: Gallery) -> None:
     """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder of that name."""
     gallery.close()
-    (gallery.folder / f"{FILE}.part").mkdir()
+    (gallery.folder / f"{INDEX_FILE}.part").mkdir()
     gallery.folder.chmod(stat.S_IREAD | stat.S_IEXEC)
     try:
         with Gallery.open(gallery.folder, read_only=True) as opened:
             assert len(Index.open(opened)) == opened.count()
-            assert not (gallery.folder / FILE).exists()
+            assert not (gallery.folder / INDEX_FILE).exists()
     finally:
         gallery.folder.chmod(stat.S_IRWXU)
 
@@ -204,10 +204,10 @@ def test_a_reader_writes_no_file_while_another_process_changes_the_gallery(
     """Else what was just removed could come back to the disk."""
     with Gallery.open(gallery.folder, read_only=True) as reader:
         assert len(Index.open(reader)) == gallery.count()
-        assert not (gallery.folder / FILE).exists()
+        assert not (gallery.folder / INDEX_FILE).exists()
         gallery.close()
         Index.open(reader)
-        assert (gallery.folder / FILE).exists()
+        assert (gallery.folder / INDEX_FILE).exists()
 
 
 def test_without_faiss_the_command_that_installs_it_is_named(
@@ -239,13 +239,13 @@ class TestApproximate:
         made = Index.open(large, approximate_above=1000)
         assert {m.kind.split(",")[0] for m in made.measured} == {FLAT, "IVF-PQ", "HNSW"}
         best = next(m for m in made.measured if m.kind == made.kind)
-        assert best.recall >= ENOUGH and best.ms == min(
-            m.ms for m in made.measured if m.recall >= ENOUGH
+        assert best.recall >= MIN_RECALL and best.ms == min(
+            m.ms for m in made.measured if m.recall >= MIN_RECALL
         )
         again = Index.open(large, approximate_above=1000)
         assert (again.rebuilt, again.kind, again.measured) == (None, made.kind, made.measured)
         assert not any(c.problems for c in check(large))
-        assert statistics(large).index_state.startswith("made anew")
+        assert statistics(large).index_state.startswith("rebuilt")
 
     @pytest.mark.parametrize("kind", ["IVF-PQ", "HNSW"])
     def test_answers_are_in_the_order_of_the_exact_vectors(
@@ -253,12 +253,12 @@ class TestApproximate:
     ) -> None:
         """Also after it was written and read again. Its measured recall is what is measured here on other queries."""
         monkeypatch.setattr(index, "_KINDS", {kind: index._KINDS[kind]})
-        monkeypatch.setattr(index, "_answers", slow_when_flat(index._answers))
+        monkeypatch.setattr(index, "_time_search", slow_when_flat(index._time_search))
         Index.open(large, approximate_above=1000)
         made = Index.open(large, approximate_above=1000)
         assert made.rebuilt is None and made.kind.startswith(kind)
         stored = large.vectors()
-        queries = index._noisy(stored.features[::3])
+        queries = index._noisy_queries(stored.features[::3])
         cosines, ids = made.search(queries, RECALL_AT)
         exact = queries @ stored.features.T
         rows = np.searchsorted(stored.ids, ids)
@@ -273,7 +273,7 @@ class TestApproximate:
     def test_flat_is_kept_when_none_finds_enough(
         self, large: Gallery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(index, "ENOUGH", 1.01)
+        monkeypatch.setattr(index, "MIN_RECALL", 1.01)
         made = Index.open(large, approximate_above=1000)
         assert made.kind == FLAT and len(made.measured) > 3
         assert Index.open(large, approximate_above=1000).rebuilt is None

@@ -134,7 +134,7 @@ def test_a_vector_that_is_none_is_refused(gallery: Gallery, bad: np.ndarray) -> 
 def test_another_embedder_is_refused_by_name(gallery: Gallery) -> None:
     builtin = BuiltinEmbedder()
     with pytest.raises(WrongEmbedder) as told:
-        gallery.require(builtin)
+        gallery.require_embedder(builtin)
     assert (
         "ab" * 32 in str(told.value)
         and builtin.sha256 in str(told.value)
@@ -198,7 +198,7 @@ class TestRemoval:
                 "carol.jpg",
                 "carol",
                 "2" * 64,
-                "the same file as x.png, which stands for alice_secret: remove one",
+                "the same file as x.png, which is listed for alice_secret: remove one",
             ),
         ]
         stays = [
@@ -206,7 +206,7 @@ class TestRemoval:
                 "dave.jpg",
                 "dave",
                 "3" * 64,
-                "the same file as y.png, which stands for alice_secret2",
+                "the same file as y.png, which is listed for alice_secret2",
             ),
             Problem("erin.jpg", "erin", "4" * 64, "no face found", "detector"),
         ]
@@ -237,7 +237,12 @@ class TestRemoval:
         gallery.add("a", second)
         own = Problem("3.png", "a", "3" * 64, "no face found", "detector")
         gallery.set_problems(
-            [own, Problem("b.png", "b", first.sha256, "the same file as 1.png, which stands for a")]
+            [
+                own,
+                Problem(
+                    "b.png", "b", first.sha256, "the same file as 1.png, which is listed for a"
+                ),
+            ]
         )
         removal = gallery.remove([first.sha256], "order")
         assert (removal.subjects, removal.problems, gallery.problems()) == ((), 1, [own])
@@ -335,11 +340,11 @@ def test_a_secret_is_found_at_any_offset(
         file = Path(name) / "file"
         noise = np.random.default_rng(seed).bytes(5000 + rest)
         file.write_bytes(before + secret + noise)
-        found = traces.search([file], [secret])
-        assert found.found and (found.files, found.size) == (1, file.stat().st_size)
-        assert all(p in secret for p in found.found)
+        found = traces.find_traces([file], [secret])
+        assert found.pieces and (found.files, found.size) == (1, file.stat().st_size)
+        assert all(p in secret for p in found.pieces)
         file.write_bytes(noise)
-        assert not traces.search([file], [np.random.default_rng(seed + 1).bytes(2048)]).found
+        assert not traces.find_traces([file], [np.random.default_rng(seed + 1).bytes(2048)]).pieces
 
 
 def test_ten_thousand_random_changes(gallery: Gallery) -> None:

@@ -20,7 +20,14 @@ from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict, chances
+from fasr_video.gallery.search import (
+    Mode,
+    Searcher,
+    SearchOptions,
+    TrackQuery,
+    Verdict,
+    comparison_count,
+)
 
 LENGTH = 64
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "mean", "restorer": None}
@@ -105,14 +112,14 @@ def ask(
     mode: Mode = Mode.INVESTIGATION,
     length: int = 4,
 ) -> Searcher:
-    return Searcher(gallery, Index.open(gallery), Question(mode, length, 0.03), calibration)
+    return Searcher(gallery, Index.open(gallery), SearchOptions(mode, length, 0.03), calibration)
 
 
 def probes(
     name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, side: int = 16
-) -> Asked:
+) -> TrackQuery:
     cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
-    return Asked(
+    return TrackQuery(
         {k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}, side
     )
 
@@ -133,7 +140,7 @@ def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(
 
 def test_a_subject_counts_by_its_nearest_template_and_stands_once(gallery: Gallery) -> None:
     feature = near(person("bert"), 0.8, 1)  # one of bert's photographs, exactly
-    hits = ask(gallery, None).answer(Asked({Kind.BEST: feature}, 16)).lists[Kind.BEST]
+    hits = ask(gallery, None).answer(TrackQuery({Kind.BEST: feature}, 16)).lists[Kind.BEST]
     assert len({h.subject for h in hits}) == len(hits) == 4
     assert hits[0].subject == "bert" and hits[0].cosine == pytest.approx(1.0, abs=1e-6)
 
@@ -146,7 +153,9 @@ def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
     for i, cosine in zip(vectors.ids.tolist(), (vectors.features @ feature).tolist(), strict=True):
         best[owners[i].subject] = max(cosine, best.get(owners[i].subject, -2.0))
     expected = sorted(best.items(), key=lambda x: -x[1])
-    hits = ask(gallery, None, length=6).answer(Asked({Kind.BEST: feature}, 16)).lists[Kind.BEST]
+    hits = (
+        ask(gallery, None, length=6).answer(TrackQuery({Kind.BEST: feature}, 16)).lists[Kind.BEST]
+    )
     assert [h.subject for h in hits] == [s for s, _ in expected]
     assert [h.cosine for h in hits] == pytest.approx([c for _, c in expected], abs=1e-6)
 
@@ -154,12 +163,12 @@ def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
 def test_tracks_asked_about_together_get_the_answers_they_get_alone(
     gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.gallery.search.TOGETHER", 30)
+    monkeypatch.setattr("fasr_video.gallery.search.TRACKS_PER_BATCH", 30)
     searcher = ask(gallery, calibration)
     asked = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
     asked += [
-        Asked({Kind.POOLED: near(person("dora"), 0.7)}, 16),
-        Asked({}, 16),
+        TrackQuery({Kind.POOLED: near(person("dora"), 0.7)}, 16),
+        TrackQuery({}, 16),
     ]  # not all of one kind
     assert searcher.answers(asked) == [searcher.answer(one) for one in asked]
 
@@ -168,7 +177,7 @@ def test_a_subject_with_hundreds_of_photographs_hides_nobody(gallery: Gallery) -
     for k in range(300):
         gallery.add("anna", photo("anna", near(person("anna"), 0.95, 100 + k), 100 + k))
     searcher = ask(gallery, None, length=6)
-    asked = [Asked({Kind.BEST: near(person(name), 0.9, 7)}, 16) for name in NAMES]
+    asked = [TrackQuery({Kind.BEST: near(person(name), 0.9, 7)}, 16) for name in NAMES]
     found = [answer.lists[Kind.BEST] for answer in searcher.answers(asked)]
     assert [hits[0].subject for hits in found] == list(NAMES)
     assert all({h.subject for h in hits} == set(NAMES) for hits in found)
@@ -253,7 +262,7 @@ def test_who_has_many_photographs_looks_no_more_like_strangers(
     calibration: Calibration, tmp_path: Path
 ) -> None:
     strangers = [
-        Asked({Kind.BEST: unit(s)}, 16)
+        TrackQuery({Kind.BEST: unit(s)}, 16)
         for s in np.random.default_rng(9).standard_normal((64, LENGTH))
     ]
     means = []
@@ -292,7 +301,7 @@ def test_each_face_is_read_by_the_band_of_its_size(
     small, large = (
         ask(gallery, two).answer(probes("carla", side=side)).joined[0].ratio for side in (16, 30)
     )
-    penalty = math.log10(chances(gallery.templates_by_subject()["carla"]))
+    penalty = math.log10(comparison_count(gallery.templates_by_subject()["carla"]))
     assert small is not None and large == pytest.approx((small + penalty) / 2 - penalty)
 
 
@@ -319,7 +328,7 @@ def test_who_passes_does_not_depend_on_the_mode(tmp_path: Path, calibration: Cal
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         cosines = over_none_but_the_joined(calibration, singles.count())
-        features = Asked(
+        features = TrackQuery(
             {k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}, 16
         )
         listed = ask(singles, calibration).answer(features)
@@ -349,7 +358,9 @@ def test_who_passes_does_not_depend_on_how_many_are_shown(
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         firsts = dict(zip(Kind, ("anna", "bert", "carla"), strict=True))
-        features = Asked({k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}, 16)
+        features = TrackQuery(
+            {k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}, 16
+        )
         one, many = (ask(singles, calibration, length=n).answer(features) for n in (1, 6))
     assert [hits[0].subject for hits in one.lists.values()] == list(firsts.values())
     assert all(len(hits) == 1 for hits in one.lists.values()) and len(one.joined) == 1
@@ -362,7 +373,7 @@ def test_ratio_at_the_end_of_what_the_data_support_says_so(
 ) -> None:
     first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
     low, high = (
-        bound - math.log10(chances(3)) for bound in calibration.bands[0].bounds(list(Kind))
+        bound - math.log10(comparison_count(3)) for bound in calibration.bands[0].bounds(list(Kind))
     )
     assert first.at_bound and first.ratio == pytest.approx(high)
     assert last.at_bound == (last.ratio == pytest.approx(low))

@@ -80,7 +80,7 @@ def test_verify_does_not_wait_for_a_report_that_is_a_pipe(case: Path) -> None:
 
 
 def test_a_gallery_whose_stamp_is_a_pipe_is_searched_all_the_same(case: Path) -> None:
-    pipe(case / "gallery" / index.STAMP)
+    pipe(case / "gallery" / index.INDEX_STAMP)
     with Gallery.open(case / "gallery", read_only=True) as gallery:
         (told,) = check_gallery(gallery)[-1].notes
         assert "stamp" in told

@@ -314,7 +314,7 @@ def _evidence(
 
 
 def track_state(track: dict[str, Any]) -> str:
-    """What there is to say of a track: candidates, unknown, insufficient, not a face, or that nobody has asked."""
+    """Return the state of a track: candidates, unknown, insufficient, not a face or not searched."""
     if track["answer"] is not None:
         return str(track["answer"]["verdict"])
     return state_without_search(track["verdict"], track["verdict_reason"])
@@ -347,7 +347,7 @@ def certainty_note(restoration: Mapping[str, Any]) -> str:
 
 
 def state_without_search(verdict: str | None, reason: str | None) -> str:
-    """What there is to say of a track that was not searched for."""
+    """Return the state of a track that was not searched."""
     if reason == Reason.NOT_A_FACE:
         return "not a face"
     return "not searched" if verdict == "usable" else "insufficient"

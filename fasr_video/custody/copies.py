@@ -62,7 +62,7 @@ def look(
             readable.append(file)
         except OSError:
             unread.append(str(file))
-    found = traces.search(readable, pieces)
+    found = traces.find_traces(readable, pieces)
     named = {}
     for database in (f for f in readable if f.name == DATABASE):
         try:
@@ -76,7 +76,7 @@ def look(
             continue
         if where:
             named[str(database.parent)] = where
-    copies = tuple(sorted({str(f) for f in found.places}))
+    copies = tuple(sorted({str(f) for f in found.paths}))
     return Elsewhere(
         tuple(str(p.resolve()) for p in places), len(readable), copies, named, tuple(unread)
     )

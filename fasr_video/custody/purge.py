@@ -129,8 +129,8 @@ def copies(cases: Sequence[Due], places: Sequence[Path]) -> Search:
             pieces += [] if due.begun else _telling(due.folder)
         except FasrError as error:
             refused[due.folder] = str(error)
-    looked = traces.search(readable, pieces)
-    unread, found = sorted(map(str, files - set(readable))), sorted({str(f) for f in looked.places})
+    looked = traces.find_traces(readable, pieces)
+    unread, found = sorted(map(str, files - set(readable))), sorted({str(f) for f in looked.paths})
     return Search(
         [str(p.resolve()) for p in places], looked.files, looked.size, unread, found, refused
     )

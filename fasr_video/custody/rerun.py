@@ -51,7 +51,7 @@ def _rerun(case: Case, count: int) -> Check:
             continue
         for track in tracks:
             try:
-                answer = encoder.ask(
+                answer = encoder.encode(
                     [track_faces(case, track.id)], [track_seed(seed, footage[track.source], track)]
                 )[0]
                 levels, numbers = _apart(case, track.id, answer)

@@ -129,7 +129,7 @@ def encode_all(
         listen(start, len(waiting))
         seeds = [track_seed(seed, footage[track.source], track) for track, _ in part]
         faces = [track_faces(case, track.id, subjects.get(track.id)) for track, _ in part]
-        answers = encoder.ask(faces, seeds)
+        answers = encoder.encode(faces, seeds)
         with explain_errors(case.folder):
             pairs = zip(part, answers, strict=True)
             drawn = [

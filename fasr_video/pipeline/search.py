@@ -19,12 +19,12 @@ from fasr_video.encryption import given_key
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.encoder import Kind, TrackEncoder
-from fasr_video.gallery.enrol import Told, sync
+from fasr_video.gallery.enrol import EnrolDefaults, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.records import GalleryError
-from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict
+from fasr_video.gallery.search import Mode, Searcher, SearchOptions, TrackQuery, Verdict
 from fasr_video.gallery.store import DATABASE
 from fasr_video.pipeline.references import SETTING, of_subject
 from fasr_video.recognition.embedder import Embedder
@@ -55,7 +55,7 @@ def check_question(
     place = given if is_gallery else folder / GALLERY
     if (place / DATABASE).is_file():
         with Gallery.open(place, read_only=True) as gallery:
-            gallery.require(encoder.embedder)
+            gallery.require_embedder(encoder.embedder)
             if is_gallery:
                 for subject in drawn_from:
                     of_subject(gallery, subject)
@@ -76,10 +76,10 @@ def _check_photographs(given: Path, drawn_from: Collection[str]) -> None:
         )
 
 
-def enrolment_defaults(settings: SearchSettings) -> Told:
+def enrolment_defaults(settings: SearchSettings) -> EnrolDefaults:
     """Return how the photographs that `--gallery` names are enrolled."""
     face: Which = "largest" if settings.several_faces == "largest" else None
-    return Told(
+    return EnrolDefaults(
         choice=Choice(
             face, "take the largest with --set search.several_faces=largest, or cut it to one"
         )
@@ -97,12 +97,12 @@ def open_gallery(
     """A gallery that `gallery create` made, as it is; or the folder of photographs, enrolled into the case."""
     if (given / DATABASE).is_file():
         gallery = Gallery.open(given, read_only=True)
-        gallery.require(embedder)
+        gallery.require_embedder(embedder)
         return gallery
     own = case.folder / GALLERY
     if (own / DATABASE).is_file():
         gallery = Gallery.open(own)
-        gallery.require(embedder)
+        gallery.require_embedder(embedder)
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
     sync(gallery, given, detector, embedder, listen, enrolment_defaults(settings))
@@ -128,10 +128,10 @@ def read_calibration(settings: SearchSettings, models: Mapping[str, object]) -> 
     """The given calibration, or the one in the box, as far as it fits these models."""
     file = settings.calibration or bundled("calibration.json")
     found = Calibration.load(file)
-    reason = found.fits(models)
+    reason = found.mismatch(models)
     if reason is None:
         return Reading(found, tuple(Kind), ())
-    if found.fits({**models, "restorer": None}) is None:
+    if found.mismatch({**models, "restorer": None}) is None:
         # Super-resolved otherwise: what it says of the camera's own pictures still holds.
         remark = f"scores of the reconstructions are raw and count for nothing: the calibration does not fit ({reason})"
         return Reading(found, (Kind.BEST, Kind.POOLED), (remark,))
@@ -170,7 +170,7 @@ def search_all(
         results.all_features(case),
         conditioned_subjects(case),
     )
-    questions = [Asked(features.get(track, {}), made[track].side) for track in tracks]
+    questions = [TrackQuery(features.get(track, {}), made[track].side) for track in tracks]
     answers = dict(zip(tracks, searcher.answers(questions), strict=True))
     with case.transaction():
         replay.require_unchanged(case)
@@ -217,7 +217,7 @@ def renew_answers(case: Case, encoder: TrackEncoder) -> bool:
                     "another gallery than the one that was searched",
                     "give --gallery",
                 )
-            gallery.require(encoder.embedder)
+            gallery.require_embedder(encoder.embedder)
             return search_all(
                 case, gallery, encoder, SearchSettings.model_validate(searched["question"])
             )
@@ -242,8 +242,8 @@ def _take_out(case: Case, late: Sequence[int], searched: Mapping[str, Any], why:
         case.log("answers taken out", details)
 
 
-def _question(settings: SearchSettings) -> Question:
-    return Question(Mode(settings.mode), settings.candidates, settings.fpir)
+def _question(settings: SearchSettings) -> SearchOptions:
+    return SearchOptions(Mode(settings.mode), settings.candidates, settings.fpir)
 
 
 def _asked(
@@ -278,7 +278,7 @@ def _asked(
 
 
 def _remark(calibration: Calibration | None, side: int, drawn_from: str | None) -> str | None:
-    told = [] if calibration is None else [calibration.outside(side)]
+    told = [] if calibration is None else [calibration.size_warning(side)]
     if drawn_from is not None:
         told.append(
             f"the reconstruction is conditioned on subject {drawn_from}: it was not searched with"
