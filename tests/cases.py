@@ -76,7 +76,7 @@ def decide(
 ) -> None:
     with Case.open(folder) as case, case.transaction():
         at = now()
-        made = {
+        row = {
             "track": track,
             "subject": subject,
             "verdict": verdict,
@@ -84,12 +84,12 @@ def decide(
             "by": by,
             "at": at,
         }
-        made |= {"undone_by": undone_by, "undone_at": at if undone_by else None}
-        columns, places = ", ".join(made), ", ".join(f":{name}" for name in made)
+        row |= {"undone_by": undone_by, "undone_at": at if undone_by else None}
+        columns, placeholders = ", ".join(row), ", ".join(f":{name}" for name in row)
         number = case.db.execute(
-            f"INSERT INTO decision ({columns}) VALUES ({places})", made
+            f"INSERT INTO decision ({columns}) VALUES ({placeholders})", row
         ).lastrowid
-        case.log("decided", {"id": number, **made, "role": "", "replaces": []})
+        case.log("decided", {"id": number, **row, "role": "", "replaces": []})
 
 
 def propose_link(case: Case, a: int, b: int) -> int:
@@ -149,13 +149,13 @@ def _source(
     source = register_source(case, info, detector)
     segment = Segment(frames=12 * len(numbers))
     number = 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
-    for place, track in enumerate(numbers):
+    for index, track in enumerate(numbers):
         usable = KINDS[track % len(KINDS)] != "insufficient"
         shown = number
         for k in range(1 + auxiliaries):
             reason = (Reason.LR0 if k == 0 else Reason.AUX) if usable else Reason.TOO_SMALL
             quality = Quality(12.5 - k if usable else 4.0, 0.2, 0.05, 0.4, 0.1, 1.0, 1.0, 0.9, 0.8)
-            ref = FrameRef(digest, 12 * place + 2 * k, 12 * place + 2 * k, BASE)
+            ref = FrameRef(digest, 12 * index + 2 * k, 12 * index + 2 * k, BASE)
             box = (100.0, 80.0, 130.0, 118.0)
             landmarks = [
                 [108.0, 95.0],
@@ -200,19 +200,19 @@ def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
 def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
     """TrackFeatures and reconstructions of the usable tracks, and what a search said of them."""
     rows = case.db.execute("SELECT id, verdict FROM track ORDER BY id").fetchall()
-    asked = []
+    searched_tracks = []
     with case.transaction():
-        for place, row in enumerate(rows):
-            kind = KINDS[place % len(KINDS)]
+        for index, row in enumerate(rows):
+            kind = KINDS[index % len(KINDS)]
             if row["verdict"] == "insufficient":
                 continue
-            made = _restoration(random, LEAD if kind == "conditioned" else "")
-            found = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
+            restoration = _restoration(random, LEAD if kind == "conditioned" else "")
+            probes = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
             if kind != "conditioned":
-                found[Kind.SR] = unit(random)
-            drawn = write_restoration(case, row["id"], made)
+                probes[Kind.SR] = unit(random)
+            drawn = write_restoration(case, row["id"], restoration)
             results.save_features(
-                case, results.Encoding(row["id"], json.dumps(MODELS), 36), found, drawn
+                case, results.Encoding(row["id"], json.dumps(MODELS), 36), probes, drawn
             )
             if kind != "not searched":
                 remark = (
@@ -220,8 +220,8 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
                     if kind == "conditioned"
                     else None
                 )
-                results.add_answer(case, row["id"], _answer(kind, found), remark)
-                asked.append(row["id"])
+                results.add_answer(case, row["id"], _answer(kind, probes), remark)
+                searched_tracks.append(row["id"])
         case.log(
             "encoded",
             {"models": MODELS, "digests": {r["id"]: results.digest(case, r["id"]) for r in rows}},
@@ -240,7 +240,12 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             "models": MODELS,
             "question": question,
         }
-        searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked}
+        searched |= {
+            "calibration": "b" * 64,
+            "remarks": [],
+            "conditioned_on": {},
+            "tracks": searched_tracks,
+        }
         searched |= {"photographs": replay.photographs_digest(photographs)}
         case.set_meta("searched", json.dumps(searched))
         case.log(
@@ -268,18 +273,18 @@ def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoratio
     )
 
 
-def _answer(kind: str, found: dict[Kind, Feature]) -> Answer:
+def _answer(kind: str, probes: dict[Kind, Feature]) -> Answer:
     """LEAD passes where the track has a lead; LOOKED_THROUGH never does."""
     passes = kind in {"lead", "only sr"}
-    support = (Kind.SR,) if kind == "only sr" else tuple(found) if passes else ()
+    support = (Kind.SR,) if kind == "only sr" else tuple(probes) if passes else ()
     scores = {LEAD: 3.5 if passes else 0.2, LOOKED_THROUGH: -1.0}
     lists = {
-        k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in found
+        k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in probes
     }
     joined = [
         Candidate(
             s,
-            dict.fromkeys(found, 0.5),
+            dict.fromkeys(probes, 0.5),
             score,
             score,
             False,

@@ -28,9 +28,7 @@ from tests.archives import SETTINGS
         ("2024-05-01T12:00:00+00:00", float("nan"), "0 or more"),
     ],
 )
-def test_a_clock_that_says_nothing_certain_is_refused(
-    start: str | None, uncertainty: float, says: str
-) -> None:
+def test_an_invalid_clock_is_refused(start: str | None, uncertainty: float, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         from_options("door", start, uncertainty)
 
@@ -47,27 +45,27 @@ def case(entrance: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def said(folder: Path) -> tuple[str | None, dict[str, object] | None]:
+def stored_recording(folder: Path) -> tuple[str | None, dict[str, object] | None]:
     with Case.open(folder, read_only=True) as opened:
         camera, clock = opened.db.execute("SELECT camera, clock FROM source").fetchone()
         assert not [p for c in verify(opened) for p in c.problems]
         return camera, None if clock is None else json.loads(clock)
 
 
-def test_the_case_keeps_camera_and_clock(case: Path) -> None:
+def test_the_case_stores_camera_and_clock(case: Path) -> None:
     clock = {"start": "2024-05-01T12:00:00+02:00", "uncertainty_seconds": 1.5, "from": "given"}
-    assert said(case) == ("door", clock)
+    assert stored_recording(case) == ("door", clock)
 
 
-def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
+def test_a_correction_is_logged_and_an_empty_recording_changes_nothing(
     case: Path, entrance: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(case, tmp_path / "case"))
-    before = said(copy)
+    before = stored_recording(copy)
     run([entrance], copy, SETTINGS)
-    assert said(copy) == before
+    assert stored_recording(copy) == before
     run([entrance], copy, SETTINGS, place=Recording("yard"))
-    assert said(copy) == ("yard", before[1]), "what was not said stays"
+    assert stored_recording(copy) == ("yard", before[1]), "what was not said stays"
     run(
         [entrance],
         copy,
@@ -75,7 +73,7 @@ def test_a_correction_is_in_the_log_and_saying_nothing_changes_nothing(
         place=from_options(None, "2024-05-01T13:00:00+02:00", None),
     )
     clock = {"start": "2024-05-01T13:00:00+02:00", "uncertainty_seconds": 0.0, "from": "given"}
-    assert said(copy) == ("yard", clock)
+    assert stored_recording(copy) == ("yard", clock)
     with Case.open(copy, read_only=True) as opened:
         events = [r[0] for r in opened.db.execute("SELECT event FROM log ORDER BY id")]
     assert events.count("camera and clock") == 3
@@ -103,14 +101,14 @@ def test_an_uncertainty_without_a_clock_is_one_line(
     assert not (tmp_path / "case").exists()
 
 
-def test_a_camera_that_the_log_does_not_know_is_found_out(case: Path, tmp_path: Path) -> None:
+def test_a_camera_that_is_not_in_the_log_is_detected(case: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(case, tmp_path / "case"))
     with Case.open(copy) as opened:
         opened.db.execute("UPDATE source SET camera = 'elsewhere'")
         assert any("camera or clock" in p for c in verify(opened) for p in c.problems)
 
 
-def test_one_camera_is_not_said_of_several_files(
+def test_one_camera_for_several_files_is_refused(
     entrance: Path, corridor: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="about one recording"):
