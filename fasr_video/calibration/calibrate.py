@@ -108,7 +108,8 @@ class People:
 
 
 def divide(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed: int) -> People:
-    """Divide people: half for the report, a third of the other half to choose a form, the rest to fit."""
+    """Divide people: half for the report, a third of the other half to choose a form, the rest to
+    fit."""
     generator = np.random.default_rng(seed)
     strangers = {p.person for p in probes} - set(gallery)
     searched = len({p.person for p in probes} & set(gallery))
@@ -265,7 +266,8 @@ def _report(
     thresholds = [tail.threshold(rate, held.gallery) for rate in FPIRS]
 
     def measure(drawn: Searches) -> Scores:
-        """Return 3×FPIRS: FPIR and FNIR at our thresholds, FNIR at the thresholds of these searches."""
+        """Return 3×FPIRS: FPIR and FNIR at our thresholds, FNIR at the thresholds of these
+        searches."""
         ours = [t.score for t in thresholds]
         own = [open_set.fnir_at(drawn, rate) for rate in FPIRS]
         return np.stack((open_set.fpir(drawn, ours), open_set.fnir(drawn, ours), np.array(own)))
@@ -306,8 +308,9 @@ def _report(
 class Protocol:
     """How labelled photographs become searches.
 
-    Every second person is enrolled, with one unchanged photograph. The other photographs are degraded,
-    for each band of sizes, to a side drawn for the person; some as in the papers, some as cameras do.
+    Every second person is enrolled, with one unchanged photograph. The other photographs are
+    degraded, for each band of sizes, to a side drawn for the person; some as in the papers, some as
+    cameras do.
     """
 
     bands: tuple[tuple[int, int], ...] = (
@@ -372,7 +375,8 @@ class Person:
 
 
 def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
-    """Return who is searched for and who is enrolled; draws for a person depend on seed and name only."""
+    """Return who is searched for and who is enrolled; draws for a person depend on seed and name
+    only."""
     several = [
         (_number(protocol.seed, name), name) for name, rows in faces.people.items() if len(rows) > 1
     ]
@@ -406,9 +410,9 @@ def probe_images(
 ) -> tuple[list[LabelledProbe], dict[str, Feature]]:
     """Return searches and gallery made from labelled photographs.
 
-    `plain`, an encoder without super-resolution, embeds the enrolled photographs. Features are stored
-    in the folder `parts`, under a hash of models, settings and pictures, so that an interrupted call
-    continues there. `listen` is called with the number of people done, and of all.
+    `plain`, an encoder without super-resolution, embeds the enrolled photographs. Features are
+    stored in the folder `parts`, under a hash of models, settings and pictures, so that an
+    interrupted call continues there. `listen` is called with the number of people done, and of all.
     """
     parts.mkdir(parents=True, exist_ok=True)
     people = choose_people(faces, protocol)
@@ -451,7 +455,8 @@ def _digest_all(faces: Faces) -> str:
 def _features(
     people: Sequence[Person], faces: Faces, encoder: TrackEncoder, plain: TrackEncoder
 ) -> dict[str, Feature]:
-    """Return the feature of each person's enrolled photograph, and of searches by kind, people × sightings."""
+    """Return the feature of each person's enrolled photograph, and of searches by kind, people ×
+    sightings."""
     tracks = []
     photographs = []
     for person in people:
@@ -471,7 +476,8 @@ def _features(
 
 
 def degrade(pictures: Tensor, sighting: Sighting) -> TrackFaces:
-    """Return degraded pictures (K×3×128×128 in [0, 1]) as the faces of a track; the first is LR0."""
+    """Return degraded pictures (K×3×128×128 in [0, 1]) as the faces of a track; the first
+    is LR0."""
     if sighting.camera:
         seeds = [(sighting.seed + i) % 2**31 for i in range(len(pictures))]
         small = [as_image(p) for p in camera(sighting.side).small(pictures, seeds)]
@@ -502,12 +508,14 @@ def from_images(
     parts = out.with_name(f".{out.name}-parts")
     probes, gallery = probe_images(faces, encoder, plain, protocol, parts, listen)
     people = len({probe.person for probe in probes})
-    data = f"{people} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
-    data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
+    data = f"{people} people of {', '.join(source.name for source in sources)} "
+    data += f"(sha256 of the {len(faces)} pictures {_digest_all(faces)}): "
+    data += f"one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
     data += f"{protocol.names}, {protocol.camera:.0%} of them as cameras see faces; "
     data += f"{len(left_out)} photographs could not be used"
     if protocol.worst_group > 1:
-        data += f"; thresholds for a group whose false match rate is {protocol.worst_group:g} times everybody's"
+        data += "; thresholds for a group whose false match rate is "
+        data += f"{protocol.worst_group:g} times everybody's"
     calibration = from_probes(
         probes,
         gallery,

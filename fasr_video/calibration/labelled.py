@@ -1,4 +1,4 @@
-"""Calibrate on labelled tracks of cases: footage of one's own cameras is better data than photographs."""
+"""Calibrate on labelled tracks of cases: footage of one's own is better data than photographs."""
 
 from __future__ import annotations
 

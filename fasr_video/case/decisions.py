@@ -1,10 +1,10 @@
 """Decisions of reviewers on a track: accepted, rejected or insufficient, with a reason and a name.
 
-A reviewer has at most one standing decision on a track. A new one replaces it; the old one is marked
-as undone and never deleted. Decisions of several reviewers stand side by side and agree or conflict.
-Each change is a log line with a hash over all decisions, so `verify` finds decisions that were
-altered, added or removed outside this program. A decision names its subject by id, and stays when
-the case is searched again.
+A reviewer has at most one standing decision on a track. A new one replaces it; the old one is
+marked as undone and never deleted. Decisions of several reviewers stand side by side and agree or
+conflict. Each change is a log line with a hash over all decisions, so `verify` finds decisions that
+were altered, added or removed outside this program. A decision names its subject by id, and stays
+when the case is searched again.
 """
 
 from __future__ import annotations

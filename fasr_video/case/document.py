@@ -301,7 +301,8 @@ def _picture(case: Case, face: Face) -> dict[str, object]:
 def _evidence(
     track: Track, shown: Face, limits: Mapping[str, Any]
 ) -> dict[str, float | None] | None:
-    """Return the measures and limits that say whether a track is a face, or None without measures."""
+    """Return the measures and limits that say whether a track is a face, or None without
+    measures."""
     if track.norm is None:
         return None
     return {
@@ -314,7 +315,8 @@ def _evidence(
 
 
 def track_state(track: dict[str, Any]) -> str:
-    """Return the state of a track: candidates, unknown, insufficient, not a face or not searched."""
+    """Return the state of a track: candidates, unknown, insufficient, not a face or not
+    searched."""
     if track["answer"] is not None:
         return str(track["answer"]["verdict"])
     return state_without_search(track["verdict"], track["verdict_reason"])
@@ -336,13 +338,16 @@ def certainty_note(restoration: Mapping[str, Any]) -> str:
     if len(restoration["samples"]) > 1:
         share = f"{100 * restoration['disagreement']:.1f} %"
         return (
-            f"Its samples disagree by {share} of the brightness range on average. They share one network: what all of"
-            " them show may still be invented."
+            f"Its samples disagree by {share} of the brightness range on average. They share one"
+            " network: what all of them show may still be invented."
         )
     if not restoration["model"]:
         return "No network drew it: it shows what the camera saw, and no more."
     if restoration["method"] == "mean":
-        return "The average of all faces that fit what the camera saw: where it is smooth, nothing is known."
+        return (
+            "The average of all faces that fit what the camera saw:"
+            " where it is smooth, nothing is known."
+        )
     return "One picture alone cannot say how sure the network is."
 
 
@@ -362,7 +367,8 @@ def _restoration(case: Case, reconstruction: Reconstruction) -> dict[str, object
 
 
 def _answer(answered: StoredAnswer) -> dict[str, object]:
-    """Return a search answer as plain data: the verdict, the joined list and the list of each probe."""
+    """Return a search answer as plain data: the verdict, the joined list and the list of each
+    probe."""
     answer = answered.answer
     joined = [
         {
@@ -469,7 +475,8 @@ def picture_origin(case: Case, track: dict[str, Any], stored: str) -> dict[str, 
 
 
 def frame_time(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
-    """Return the frame of a face and its time, in pts and in seconds from the start of the footage."""
+    """Return the frame of a face and its time, in pts and in seconds from the start of the
+    footage."""
     seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
     return {
         "frame": face["frame"],

@@ -51,7 +51,8 @@ def refused_pairs(case: Case) -> set[frozenset[int]]:
 
 
 def save_proposals(case: Case, proposals: Sequence[tuple[int, int, float, str]]) -> None:
-    """Replace the undecided proposals by these (track a, track b, score, evidence), in a transaction.
+    """Replace the undecided proposals by these (track a, track b, score, evidence), in a
+    transaction.
 
     Links that a reviewer made stay, and a pair that is proposed again keeps its id.
     """
@@ -105,7 +106,8 @@ def join(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[in
 
 
 def split(case: Case, tracks: Sequence[int], who: str, role: str = "") -> list[int]:
-    """Separate these tracks from the rest of their subject, and return the ids of the refused links.
+    """Separate these tracks from the rest of their subject, and return the ids of the refused
+    links.
 
     All accepted and proposed links between the two parts are refused. Links among the given tracks
     stay as they are.

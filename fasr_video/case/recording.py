@@ -17,8 +17,8 @@ class Recording:
 
     camera: str | None = None
     clock: dict[str, Any] | None = None
-    """`start` (wall time of the first frame, ISO 8601 with a time zone), `uncertainty_seconds`, `from`
-    (given, csv or path), and what a correction was computed from."""
+    """`start` (wall time of the first frame, ISO 8601 with a time zone), `uncertainty_seconds`,
+    `from` (given, csv or path), and what a correction was computed from."""
 
 
 def from_options(

@@ -1,7 +1,7 @@
 """Rebuild decisions, links and answers from the log, and compare them with the tables row by row.
 
-A table that differs from the log is never added to: the next log line, with its hash over the table,
-would make the change look like a decision.
+A table that differs from the log is never added to: the next log line, with its hash over the
+table, would make the change look like a decision.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def link_problems(case: CaseStore) -> list[str]:
 
 
 def answer_problems(case: CaseStore) -> list[str]:
-    """Return how the search answers, or the list of photographs behind them, differ from the log."""
+    """Return how the search answers, or the list of photographs behind them, differ from
+    the log."""
     logged = dict[str, str]()
     logged_photographs = photographs_digest([])
     for entry in log.entries(case, "searched", "answers taken out"):

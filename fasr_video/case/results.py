@@ -277,5 +277,6 @@ def _rows(case: CaseStore, query: str, only: int | None, order: str = "") -> Ite
 
 
 def _probe_name(track: int, kind: str) -> str:
-    """Return the name that a probe is encrypted under; changing it makes stored probes unreadable."""
+    """Return the name that a probe is encrypted under; changing it makes stored probes
+    unreadable."""
     return f"probe {kind} of track {track}"

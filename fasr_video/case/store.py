@@ -4,8 +4,9 @@
       case.sqlite        sources, segments, tracks, faces, probes, candidates, links, settings, log;
                          all else is derived from it
       settings.yaml      the current settings, for people to read
-      crops/ab/….png     lossless pictures, named by their SHA-256; a reconstruction says inside the
-                         file that it is one (….aes in an encrypted case, which also encrypts vectors)
+      crops/ab/….png     lossless pictures, named by their SHA-256; a reconstruction says inside
+                         the file that it is one (….aes in an encrypted case, which also encrypts
+                         vectors)
       gallery/           the gallery that `run --gallery` built from a folder of photographs
       signed-off/        reports that reviewers signed off
       report/            the report; it is written again after the case has changed
@@ -143,13 +144,15 @@ class CaseBusy(CaseError):
 
 
 class CaseStore:
-    """The folder and database of an open case. Open cases through `Case`, not through this class."""
+    """The folder and database of an open case. Open cases through `Case`, not through this
+    class."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
         self.db = database
         self._unlogged_runs: list[Mapping[str, object]] = []
-        """Holds the details of the current run until it logs something; then they are logged first."""
+        """Holds the details of the current run until it logs something; then they are
+        logged first."""
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, object], settings_text: str) -> Self:
@@ -193,7 +196,8 @@ class CaseStore:
 
     @classmethod
     def open(cls, folder: Path, read_only: bool = False) -> Self:
-        """Open the case in `folder`; raise where there is none or its database cannot be trusted."""
+        """Open the case in `folder`; raise where there is none or its database cannot be
+        trusted."""
         path = folder / DATABASE
         if not path.is_file() and (folder / TOMBSTONE).is_file():
             raise CaseError(
@@ -291,7 +295,8 @@ class CaseStore:
 
     @cached_property
     def encryption(self) -> dict[str, str] | None:
-        """Return the cipher and the fingerprint of the key, or None for a case that is not encrypted."""
+        """Return the cipher and the fingerprint of the key, or None for a case that is not
+        encrypted."""
         stored = self.find_meta("encryption")
         return None if stored is None else read_json(stored)
 
@@ -309,7 +314,8 @@ class CaseStore:
         return open_vault(self.folder, self.meta("case_id"), encryption["key"])
 
     def check_key(self) -> None:
-        """Raise where the given key is not the case's, or the case has no key. Call before writing."""
+        """Raise where the given key is not the case's, or the case has no key. Call before
+        writing."""
         if self.vault is None and given_key() is not None:
             reason = "this case has no key: its pictures and vectors are not encrypted"
             raise CaseError(
@@ -317,7 +323,8 @@ class CaseStore:
             )
 
     def encrypt(self, data: bytes, name: str) -> bytes:
-        """Return `data` encrypted under its name in the case, or unchanged in an unencrypted case."""
+        """Return `data` encrypted under its name in the case, or unchanged in an
+        unencrypted case."""
         return data if self.vault is None else self.vault.seal(data, name)
 
     def decrypt(self, stored: bytes, name: str) -> bytes:
@@ -393,7 +400,8 @@ class CaseStore:
         self._unlogged_runs = []
 
     def write_picture(self, image: Image, note: PngInfo | None = None) -> str:
-        """Store a picture losslessly, with `note` inside; return its name, the SHA-256 of the file."""
+        """Store a picture losslessly, with `note` inside; return its name, the SHA-256 of
+        the file."""
         buffer = io.BytesIO()
         PilImage.fromarray(image).save(buffer, "PNG", compress_level=1, pnginfo=note)
         data = buffer.getvalue()

@@ -32,7 +32,8 @@ class Track:
 
     @property
     def name(self) -> str:
-        """Return the name that people see for a finished track: T2, or S3-T2 for the third source."""
+        """Return the name that people see for a finished track: T2, or S3-T2 for the third
+        source."""
         number = None if self.number is None else require_integer(self.number)
         source = require_integer(self.source)
         return f"T{number}" if source == 1 else f"S{source}-T{number}"
@@ -206,7 +207,8 @@ def reasons(case: CaseStore, only: int | None = None) -> dict[int, dict[str | No
 
 
 def commonest_reason(case: CaseStore, track: int) -> str:
-    """Return the reason that most faces of a track have; of equally common ones the first by name."""
+    """Return the reason that most faces of a track have; of equally common ones the first
+    by name."""
     counts = reasons(case, track)[track]
     return min((str(reason) for reason in counts), key=lambda reason: (-counts[reason], reason))
 
@@ -218,7 +220,8 @@ def reasons_of_source(case: CaseStore, source: int) -> dict[str | None, int]:
 
 
 def all_faces(case: CaseStore, source: int | None = None) -> Iterator[Face]:
-    """Yield all faces, or those of one source, with or without a track, in the order of the footage."""
+    """Yield all faces, or those of one source, with or without a track, in the order of the
+    footage."""
     chosen, values = _of("source", source)
     for row in case.db.execute(
         f"SELECT * FROM face WHERE true{chosen} ORDER BY source, frame_index, id", values

@@ -23,8 +23,8 @@ from fasr_video.sqlite import MISREAD
 
 # The folder of signed-off reports in a case.
 SIGNED_OFF = "signed-off"
-# The folder of the report in a case; in it, the list of file hashes, and a marker file that is there
-# while the report is being written.
+# The folder of the report in a case; in it, the list of file hashes, and a marker file that is
+# there while the report is being written.
 REPORT, SUMS, UNFINISHED = "report", "SHA256SUMS", ".unfinished"
 # Suffix of a signed-off report whose hash is not in the log yet.
 NEW = ".new"

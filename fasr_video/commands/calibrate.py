@@ -88,14 +88,14 @@ OF_FACES = (
     "--sizes",
     multiple=True,
     metavar="LOW-HIGH",
-    help="A band of face sizes in px to calibrate separately. Repeatable.  [default: six from 10 to 128 px]",
+    help="A band of face sizes in px. Repeatable.  [default: six from 10 to 128 px]",
 )
 @click.option(
     "--camera",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of the searched faces to degrade as cameras do; the others are degraded as in the papers.",
+    help="Share of faces to degrade as cameras do; the others are degraded as in the papers.",
 )
 @click.option(
     "--people",
@@ -136,7 +136,8 @@ def calibrate_command(
     seed: int,
     device: str,
 ) -> None:
-    """Measure what scores mean, on labelled FACES (aligned; folders or tar shards of IDENTITY/PHOTO) or tracks.
+    """Measure what scores mean, on labelled FACES (aligned; folders or tar shards of
+    IDENTITY/PHOTO) or tracks.
 
     After a stop or a kill, the same command continues where it stopped.
     """
@@ -230,8 +231,8 @@ def show(calibration: Calibration, path: Path) -> None:
     for band in calibration.bands:
         report = band.report
         say(
-            f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated and "
-            f"{report.non_mated} non-mated searches over {report.gallery} subjects"
+            f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated"
+            f" and {report.non_mated} non-mated searches over {report.gallery} subjects"
         )
         console.print(_how_well(band), _how_far(band), _thresholds(band))
     say("* beyond what was measured: from the fitted tail")

@@ -86,7 +86,8 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
 def report_command(
     case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool
 ) -> None:
-    """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
+    """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import
+    elsewhere."""
     folder = write_report(case, out, formats or USUAL, not no_photos, redact)
     say(f"{folder}: report written")
 
@@ -105,7 +106,8 @@ def report_command(
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
-    """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
+    """Check that CASE is what the run left: footage, pictures, findings and log against their
+    hashes."""
     with Case.open(case, read_only=True) as opened:
         checks = verify(opened, head)
         if count is not None:

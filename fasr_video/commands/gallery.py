@@ -86,17 +86,21 @@ def add_command(
     device: str,
     as_json: bool,
 ) -> int:
-    """Enrol PHOTOS: a folder with a file or a subfolder per person, a CSV manifest, or one photograph.
+    """Enrol PHOTOS: a folder with a file or a subfolder per person, a CSV manifest, or one
+    photograph.
 
-    After a stop or a kill, the same command continues. The exit code is 3 when photographs could not
-    be enrolled; each is listed with its reason.
+    After a stop or a kill, the same command continues. The exit code is 3 when photographs could
+    not be enrolled; each is listed with its reason.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
         raise UsageError(
             "--sync", f"{photos} is one photograph, and all others would be removed", "leave it out"
         )
-    remedy = "take one with --face N (and this photograph alone), the largest with --face largest, or cut it to one"
+    remedy = (
+        "choose one with --face N (for this photograph alone), the largest with --face largest,"
+        " or crop it to one face"
+    )
     told = EnrolDefaults(source, authority, not no_pictures, Choice(face, remedy))
     with Gallery.open(gallery) as opened:
         model = embedder.open(device)
@@ -151,11 +155,12 @@ def remove_command(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files for their data.
+    """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files
+    for their data.
 
     Subjects without any enrolled photograph can be removed as well. The search is for pieces of 32
-    bytes out of every 512. Copies outside GALLERY are searched for in the folders of --search, and left
-    alone. The exit code is 4 if anything is found.
+    bytes out of every 512. Copies outside GALLERY are searched for in the folders of --search, and
+    left alone. The exit code is 4 if anything is found.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -210,7 +215,8 @@ def list_command(gallery: Path, as_json: bool) -> None:
 @GALLERY
 @JSON
 def log_command(gallery: Path, as_json: bool) -> None:
-    """Show the log of GALLERY: what was done, when, by whom and in what role. It names no subjects."""
+    """Show the log of GALLERY: what was done, when, by whom and in what role. It names no
+    subjects."""
     with Gallery.open(gallery, read_only=True) as opened:
         lines, removals = opened.log_lines(), opened.removals()
         if as_json:
@@ -257,7 +263,8 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 @click.option("--finish", is_flag=True, help="First finish an interrupted removal.")
 @JSON
 def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
-    """Check GALLERY: database, rows, hashes of vectors and pictures, and the index against the database."""
+    """Check GALLERY: database, rows, hashes of vectors and pictures, and the index against the
+    database."""
     # Opening for writing finishes a removal.
     with Gallery.open(gallery, read_only=not finish) as opened:
         checks = check(opened)
@@ -285,7 +292,8 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
 def migrate_command(
     gallery: Path, embedder: Chosen, drop_missing: bool, dry_run: bool, device: str
 ) -> int:
-    """Migrate GALLERY to another embedder: embed every stored picture again, then replace all vectors.
+    """Migrate GALLERY to another embedder: embed every stored picture again, then replace all
+    vectors.
 
     If it is killed, the gallery stays as it was.
     """
@@ -295,18 +303,21 @@ def migrate_command(
         before, images = opened.embedder, opened.images()
         if (before.sha256, opened.length) == (model.sha256, model.length):
             say(
-                f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do"
+                f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…):"
+                " nothing to do"
             )
             return ExitCode.DONE
         missing = [i for i in images if not i.has_picture]
         say(
-            f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)"
+            f"from {before.embedder} (sha256 {before.sha256[:16]}…)"
+            f" to {model.name} ({model.sha256[:16]}…)"
         )
         for image in missing:
             say(f"no stored picture: {image.path} ({image.subject})")
         if dry_run:
             say(
-                f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed"
+                f"{len(images) - len(missing)} photographs would be embedded again;"
+                " nothing was changed"
             )
             return ExitCode.DONE
         with _progress("embedding", False) as listen:
@@ -322,7 +333,8 @@ def migrate_command(
 @GALLERY
 @JSON
 def stats_command(gallery: Path, as_json: bool) -> None:
-    """Show counts of GALLERY: photographs per subject, templates, nearest subjects, index, disk space."""
+    """Show counts of GALLERY: photographs per subject, templates, nearest subjects, index, disk
+    space."""
     with Gallery.open(gallery, read_only=True) as opened:
         stats, embedder = statistics(opened), opened.embedder
         if as_json:
@@ -380,7 +392,10 @@ def _progress(what: str, silent: bool) -> Iterator[Listener | None]:
 def _show_report(gallery: Path, report: SyncReport) -> None:
     for line in report.warnings:
         say(f"warning: {line}", err=True)
-    counts = f"{report.added} added, {report.removed} removed, {report.renamed} renamed, {report.unchanged} unchanged"
+    counts = (
+        f"{report.added} added, {report.removed} removed,"
+        f" {report.renamed} renamed, {report.unchanged} unchanged"
+    )
     say(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
     _show_problems(report.problems)
     if report.removal is not None:
@@ -415,9 +430,8 @@ def _show_elsewhere(elsewhere: Elsewhere | None) -> None:
             " use --search FOLDER"
         )
         return
-    say(
-        f"copies:  {len(elsewhere.copies)} of {elsewhere.files} files elsewhere contain pieces of them"
-    )
+    count = len(elsewhere.copies)
+    say(f"copies:  {count} of {elsewhere.files} files elsewhere contain pieces of them")
     for file in elsewhere.copies:
         say(f"         copies are left in {file}")
     for case, where in elsewhere.named.items():

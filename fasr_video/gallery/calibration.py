@@ -1,13 +1,14 @@
 """Calibrations: likelihood ratios and thresholds for the scores of one set of models.
 
-A *scale* is a way to score a candidate: by one kind of probe (`best`, `pooled` or `sr`; the score is
-the cosine similarity), or by several kinds fused (`best+pooled`, `best+pooled+sr`; the score is a
-weighted sum of their cosines). Candidates are ranked and thresholded by the score of the scale. The
-calibrated log10 likelihood ratio says what the score is worth, within what the data can support.
+A *scale* is a way to score a candidate: by one kind of probe (`best`, `pooled` or `sr`; the score
+is the cosine similarity), or by several kinds fused (`best+pooled`, `best+pooled+sr`; the score is
+a weighted sum of their cosines). Candidates are ranked and thresholded by the score of the scale.
+The calibrated log10 likelihood ratio says what the score is worth, within what the data can
+support.
 
 The meaning of a score depends on the size of the face, so a calibration has its scales for each
-*band* of face sizes. A face outside all bands has no likelihood ratio and no leads. The equations are
-in `docs/calibration.md`.
+*band* of face sizes. A face outside all bands has no likelihood ratio and no leads. The equations
+are in `docs/calibration.md`.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """How often comparisons of different people reach a score, for everybody or for the worst group."""
+    """How often comparisons of different people reach a score, for everybody or for the worst
+    group."""
 
     comparisons: int
     rates: tuple[float, ...]
@@ -215,7 +217,8 @@ class Band:
         return self.scale(kind).map(cosine)
 
     def fused_score(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
-        """Return the score of the scale that fuses these kinds, to rank by and compare with `threshold`."""
+        """Return the score of the scale that fuses these kinds, to rank by and compare with
+        `threshold`."""
         return self.scale(scale_name(cosines)).scorer(cosines)
 
     def fuse(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
@@ -224,7 +227,8 @@ class Band:
         return scale.map(scale.scorer(cosines))
 
     def bounds(self, kinds: Collection[Kind]) -> tuple[float, float]:
-        """Return the lowest and highest log10 likelihood ratio that the data support for these kinds."""
+        """Return the lowest and highest log10 likelihood ratio that the data support for these
+        kinds."""
         values = self.scale(scale_name(kinds)).map.values
         return min(values), max(values)
 
@@ -296,7 +300,8 @@ class Calibration:
         if size < FAR_LARGER * tested:
             return [f"{sizes}: false-positive rates are extrapolated"]
         return [
-            f"{sizes}, {size / tested:.0f} times as many: do not rely on a stated false-positive rate"
+            f"{sizes}, {size / tested:.0f} times as many:"
+            " do not rely on a stated false-positive rate"
         ]
 
     def size_warning(self, side: int) -> str | None:

@@ -60,7 +60,8 @@ class TrackFeatures:
     """The probes of one track, and its reconstruction."""
 
     features: dict[Kind, Feature]
-    """Without `sr` where nothing was super-resolved, or where a subject's photographs were used for it."""
+    """Without `sr` where nothing was super-resolved, or where a subject's photographs were used for
+    it."""
     restoration: Restoration | None
 
 
@@ -75,7 +76,8 @@ class TrackEncoder:
         samples: int = 2,
         reader: Classifiers | None = None,
     ) -> None:
-        """With `reader`, attributes are read from each track's faces and guide its reconstruction."""
+        """With `reader`, attributes are read from each track's faces and guide its
+        reconstruction."""
         self.embedder = embedder
         self._combiner = combiner
         self._restorer = restorer
@@ -83,7 +85,8 @@ class TrackEncoder:
         self._reader = reader
 
     def provenance(self) -> dict[str, object]:
-        """Return the models that the probes depend on; scores with other models are not comparable."""
+        """Return the models that the probes depend on; scores with other models are not
+        comparable."""
         restorer = None
         if self._restorer is not None:
             restorer = {**self._restorer.provenance(), "samples": self._samples}
@@ -91,7 +94,8 @@ class TrackEncoder:
         return {"embedder": self.embedder.sha256, "pooled_by": combiner, "restorer": restorer}
 
     def encode(self, tracks: Sequence[TrackFaces], seeds: Sequence[int]) -> list[TrackFeatures]:
-        """Return the probes of each track; they depend, but for rounding, on its own faces and seed only."""
+        """Return the probes of each track; they depend, but for rounding, on its own faces and seed
+        only."""
         if not tracks:
             return []
         faces = [f for t in tracks for f in (t.lr0, *t.auxiliaries)]
@@ -123,7 +127,8 @@ class TrackEncoder:
             inputs = [
                 FaceInput(t.small, t.references.faces, subject=t.references.subject) for t in tracks
             ]
-        # The network takes features of the embedder it was trained with, or computes its own from faces.
+        # The network takes features of the embedder it was trained with, or computes its own from
+        # faces.
         elif self._restorer.provenance().get("embedder") == self.embedder.sha256:
             inputs = [
                 FaceInput(t.small, feature=f.numpy()) for t, f in zip(tracks, pooled, strict=True)
@@ -149,14 +154,16 @@ class TrackEncoder:
 def make_encoder(
     embedder: Embedder, restorer: Restorer | None, samples: int, reader: Classifiers | None = None
 ) -> TrackEncoder:
-    """Return an encoder that pools with the bundled Feature Combiner if it fits the embedder, else by mean."""
+    """Return an encoder that pools with the bundled Feature Combiner if it fits the embedder, else
+    by mean."""
     combiner = merging.load_combiner(bundled("combiner.safetensors"))
     fitting = combiner if combiner.source.sha256 == embedder.sha256 else None
     return TrackEncoder(embedder, fitting, restorer, samples, reader)
 
 
 def as_tensors(faces: Sequence[AlignedFace]) -> tuple[Tensor, Tensor]:
-    """Return pictures as N×3×128×128 in [0, 1], and landmarks as N×5×2, NaN where there are none."""
+    """Return pictures as N×3×128×128 in [0, 1], and landmarks as N×5×2, NaN where there are
+    none."""
     none = np.full((5, 2), np.nan, np.float32)
     landmarks = np.stack([none if f.landmarks is None else f.landmarks for f in faces])
     return as_tensor([f.picture for f in faces]), torch.from_numpy(landmarks)

@@ -1,4 +1,4 @@
-"""Enrol photographs into a gallery, one batch per transaction; known photographs are not embedded again."""
+"""Enrol photographs into a gallery, a batch per transaction, without embedding known ones again."""
 
 from __future__ import annotations
 
@@ -249,7 +249,8 @@ def _enrolled_first(copies: Sequence[Entry], image: GalleryImage) -> list[Entry]
 
 
 def _duplicate_problem(other: Entry, entry: Entry, sha256: str) -> Problem:
-    """Return the problem that `other` is the same file as `entry`, whether that is usable or not."""
+    """Return the problem that `other` is the same file as `entry`, whether that is usable
+    or not."""
     if other.subject == entry.subject:
         reason = f"the same file as {entry.path}: one of them is enough"
     else:

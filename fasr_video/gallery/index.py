@@ -1,9 +1,9 @@
 """The FAISS index over a gallery's vectors; it is rebuilt from the database when it does not match.
 
 The index is exact. Above APPROXIMATE_ABOVE templates, IVF-PQ and HNSW indexes are built as well and
-compared with the exact one on noisy copies of stored vectors. The fastest with a recall of MIN_RECALL
-is used, and its recall is stored. Approximate indexes rerank their candidates by the exact vectors,
-which are in the same file.
+compared with the exact one on noisy copies of stored vectors. The fastest with a recall of
+MIN_RECALL is used, and its recall is stored. Approximate indexes rerank their candidates by the
+exact vectors, which are in the same file.
 
 The file is used only if it was written for the current state of the database. The database has the
 hash of the stamp file, the stamp has the hash of the index file, and ids, vector length and metric
@@ -66,7 +66,8 @@ class Index:
 
     @classmethod
     def open(cls, gallery: GalleryStore, approximate_above: int = APPROXIMATE_ABOVE) -> Index:
-        """Return the index from its file where that matches, else rebuild it and write the file if possible."""
+        """Return the index from its file where that matches, else rebuild it and write the file if
+        possible."""
         faiss = _faiss()
         with gallery.snapshot():
             facts = index_provenance(gallery)
@@ -165,7 +166,8 @@ def index_provenance(gallery: GalleryStore) -> dict[str, Any]:
 
 
 def read_stamp(gallery: GalleryStore) -> Any:
-    """Return the stamp of the index on disk, or None where it is missing or not the one we wrote."""
+    """Return the stamp of the index on disk, or None where it is missing or not the one we
+    wrote."""
     try:
         text = read_file(gallery.folder / INDEX_STAMP)
         if hashlib.sha256(text).hexdigest() != gallery.index_stamp:
@@ -185,14 +187,16 @@ def read_vectors(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
 
 
 def rebuild(gallery: GalleryStore) -> None:
-    """Rebuild the file, except for large galleries: that takes minutes and is left to the next search."""
+    """Rebuild the file, except for large galleries: that takes minutes and is left to the next
+    search."""
     if gallery.count() <= APPROXIMATE_ABOVE:
         with suppress(MissingExtra):  # without FAISS there is no index
             Index.open(gallery)
 
 
 def _save(faiss: Any, gallery: GalleryStore, built: _Built, facts: dict[str, Any]) -> None:
-    """Write the index and its stamp, where the folder is writable and nobody else changes the gallery.
+    """Write the index and its stamp, where the folder is writable and nobody else changes the
+    gallery.
 
     Otherwise data that another process removes meanwhile could come back to the disk.
     """
@@ -244,7 +248,8 @@ def _build(faiss: Any, gallery: GalleryStore, approximate_above: int) -> _Built:
 
 
 def _choose(faiss: Any, flat: Any) -> _Built:
-    """Return the fastest index with a recall of MIN_RECALL, which may be `flat`, and all measurements."""
+    """Return the fastest index with a recall of MIN_RECALL, which may be `flat`, and all
+    measurements."""
     vectors = _exact_vectors(faiss, flat)
     queries = _noisy_queries(vectors)
     truth, ms = _time_search(flat, queries)
@@ -304,7 +309,8 @@ def _set_effort(base: Any, effort: int) -> str:
 
 
 def _reranked(faiss: Any, flat: Any, base: Any) -> Any:
-    """Return `base` with its results reranked by the vectors of `flat`, which are shared, not copied."""
+    """Return `base` with its results reranked by the vectors of `flat`, which are shared, not
+    copied."""
     refined = faiss.IndexRefine(base, faiss.downcast_index(flat.index))
     refined.k_factor = RERANK_FACTOR
     count = refined.ntotal

@@ -114,7 +114,8 @@ def _index(gallery: GalleryStore) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class NearestPair:
-    """The two most similar templates of different subjects: how similar strangers are in this gallery."""
+    """The two most similar templates of different subjects: how similar strangers are in this
+    gallery."""
 
     subjects: tuple[str, str]
     cosine: float
@@ -175,7 +176,8 @@ def nearest_pair(
         chosen = np.random.default_rng(0).choice(chosen, MAX_COMPARED, replace=False)
     best: NearestPair | None = None
     for part in np.array_split(chosen, max(1, len(chosen) // 256)):
-        # A subject has at most one template per photograph and a pooled one; the next is of another.
+        # A subject has at most one template per photograph and a pooled one; the next is of
+        # another.
         cosines, ids = search_index.search(stored.features[part], most_photos + 2)
         templates = gallery.templates({*ids.ravel().tolist(), *stored.ids[part].tolist()})
         rows = zip(stored.ids[part].tolist(), ids.tolist(), cosines.tolist(), strict=True)

@@ -23,7 +23,8 @@ PENALTY = 0.1
 
 @dataclass(frozen=True, slots=True)
 class ScoreMap:
-    """Maps a score to a log10 likelihood ratio: linear between knots, constant outside, monotonic."""
+    """Maps a score to a log10 likelihood ratio: linear between knots, constant outside,
+    monotonic."""
 
     form: Form
     scores: tuple[float, ...]
@@ -34,7 +35,8 @@ class ScoreMap:
 
 
 def fit_map(form: Form, same: Scores, different: Scores) -> ScoreMap:
-    """Fit a map to scores of the same and of different people, within the bounds the data support."""
+    """Fit a map to scores of the same and of different people, within the bounds the data
+    support."""
     _check(same, different)
     knots, values = (
         _platt_line(same, different) if form == "logistic" else isotonic(same, different)
@@ -65,8 +67,8 @@ def _platt_line(same: Scores, different: Scores) -> tuple[Scores, Scores]:
 def logistic(same: Scores, different: Scores) -> tuple[Scores, float]:
     """Return slopes (D) and offset of log10 LR = slopes · scores + offset, from N×D scores.
 
-    This is logistic regression by Newton's method. The same and the different comparisons have equal
-    total weight, so the fitted log-odds are the log likelihood ratio.
+    This is logistic regression by Newton's method. The same and the different comparisons have
+    equal total weight, so the fitted log-odds are the log likelihood ratio.
     """
     _check(same, different)
     x = np.concatenate((same, different))
@@ -103,8 +105,8 @@ def logistic(same: Scores, different: Scores) -> tuple[Scores, float]:
 def isotonic(same: Scores, different: Scores) -> tuple[Scores, Scores]:
     """Return knots and log10 LRs of the best monotonic map, by pooling adjacent violators.
 
-    The LR of a pool is its share of all `same` divided by its share of all `different`. A pool without
-    any of one kind would be infinite; it gets the 1/(n + 1) that n samples cannot exclude.
+    The LR of a pool is its share of all `same` divided by its share of all `different`. A pool
+    without any of one kind would be infinite; it gets the 1/(n + 1) that n samples cannot exclude.
     """
     levels, index = np.unique(np.concatenate((same, different)), return_inverse=True)
     s = np.bincount(index[: len(same)], minlength=len(levels))
@@ -123,11 +125,12 @@ def isotonic(same: Scores, different: Scores) -> tuple[Scores, Scores]:
 
 
 def supported_bounds(same: Scores, different: Scores) -> tuple[float, float]:
-    """Return the lowest and highest log10 LR that so many samples support (ELUB, Vergeer et al. 2016).
+    """Return the lowest and highest log10 LR that so many samples support (ELUB, Vergeer et al.
+    2016).
 
     At prior odds 1/t a system is useful only where its decisions are wrong less often than always
-    choosing the likelier side. The bounds are where that ends after adding one misleading LR of each
-    kind, as the next sample might be.
+    choosing the likelier side. The bounds are where that ends after adding one misleading LR of
+    each kind, as the next sample might be.
     """
     return -_highest_supported(-different, -same), _highest_supported(same, different)
 
@@ -159,7 +162,8 @@ def cllr(same: Scores, different: Scores) -> float:
 
 
 def least_cllr(same: Scores, different: Scores) -> float:
-    """Return the Cllr of the best monotonic map of these scores, which is their discrimination loss."""
+    """Return the Cllr of the best monotonic map of these scores, which is their discrimination
+    loss."""
     knots, values = isotonic(same, different)
     return cllr(np.interp(same, knots, values), np.interp(different, knots, values))
 

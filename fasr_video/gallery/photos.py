@@ -44,7 +44,8 @@ class Listing:
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
     unreachable: frozenset[PurePath]
-    """Files and folders that cannot be read now; photographs enrolled from there may still exist."""
+    """Files and folders that cannot be read now; photographs enrolled from there may still
+    exist."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ def read_listing(given: Path) -> Listing:
     for entry in listing.entries:
         spellings[unicodedata.normalize("NFC", entry.subject).casefold()].add(entry.subject)
     warnings = [
-        f"{' and '.join(sorted(ids))} are enrolled as different subjects, though their ids differ only in spelling"
+        f"{' and '.join(sorted(ids))} are enrolled as different subjects,"
+        " though their ids differ only in spelling"
         for ids in spellings.values()
         if len(ids) > 1
     ]
@@ -192,7 +194,8 @@ def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]
 def _id_clash(
     path: Path, subject: str, folders: set[str], first_of_id: dict[str, Path]
 ) -> str | None:
-    """Return why this file cannot have its subject id, or None; then it is added to `first_of_id`."""
+    """Return why this file cannot have its subject id, or None; then it is added to
+    `first_of_id`."""
     if len(path.parts) > 1:
         return None
     if subject in folders:

@@ -77,7 +77,8 @@ class Candidate:
     subject: str
     cosines: dict[Kind, float]
     score: float
-    """Score that the list is ordered by: a weighted sum of the cosines, or their mean if uncalibrated."""
+    """Score that the list is ordered by: a weighted sum of the cosines, or their mean if
+    uncalibrated."""
     ratio: float | None
     """Calibrated log10 likelihood ratio of all probes together."""
     at_bound: bool
@@ -115,8 +116,8 @@ def comparison_count(templates: int) -> int:
     return templates if templates == 1 else 2 * (templates - 1)
 
 
-# Least number of nearest subjects that are compared for each probe, however short the lists are: which
-# candidates pass must not depend on the length of the lists.
+# Least number of nearest subjects that are compared for each probe, however short the lists are:
+# which candidates pass must not depend on the length of the lists.
 MIN_COMPARED = 50
 # Least number of comparisons that a threshold is set for. Many different people walk past a camera,
 # so a small gallery must not lower the threshold.
@@ -260,10 +261,11 @@ class Searcher:
         return float(reader.band.score(kind, cosine)) - self._penalty(subject)
 
     def _penalty(self, subject: str) -> float:
-        """Return what to subtract from a log10 likelihood ratio for the subject's several templates.
+        """Return what to subtract from a log10 likelihood ratio for the subject's several
+        templates.
 
-        A stranger has one chance per comparison to come near the nearest template, so the odds are at
-        most that many times those of a single comparison.
+        A stranger has one chance per comparison to come near the nearest template, so the odds are
+        at most that many times those of a single comparison.
         """
         return math.log10(self._comparisons[subject])
 

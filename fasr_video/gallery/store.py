@@ -4,9 +4,9 @@
       gallery.sqlite                 subjects, images, templates, problems, removals, log
       vectors.faiss, vectors.json    the index and what it was built from; rebuilt when needed
 
-Each batch of photographs is stored in one transaction. Removing data clears the rows, the free pages,
-the write-ahead log and the index; then all files are searched for pieces of it. A subject with
-several photographs has one more template: their mean, weighted by the norms of the embedder.
+Each batch of photographs is stored in one transaction. Removing data clears the rows, the free
+pages, the write-ahead log and the index; then all files are searched for pieces of it. A subject
+with several photographs has one more template: their mean, weighted by the norms of the embedder.
 """
 
 from __future__ import annotations
@@ -225,12 +225,14 @@ class GalleryStore:
 
     @property
     def state(self) -> str:
-        """Return a random word, new in each generation; it distinguishes copies that have diverged."""
+        """Return a random word, new in each generation; it distinguishes copies that have
+        diverged."""
         return self._meta("state")
 
     @property
     def index_stamp(self) -> str:
-        """Return the SHA-256 of the index stamp on disk, or an empty text where none was written."""
+        """Return the SHA-256 of the index stamp on disk, or an empty text where none was
+        written."""
         rows = self.query("SELECT value FROM meta WHERE key = 'index_stamp'")
         return str(rows[0][0]) if rows else ""
 
@@ -251,10 +253,11 @@ class GalleryStore:
         own = self.embedder
         if (own.sha256, self.length) != (embedder.sha256, embedder.length):
             reason = (
-                f"made with embedder {own.embedder} (sha256 {own.sha256}), not with {embedder.name} "
-                f"(sha256 {embedder.sha256})"
+                f"made with embedder {own.embedder} (sha256 {own.sha256}), "
+                f"not with {embedder.name} (sha256 {embedder.sha256})"
             )
-            remedy = f"use that embedder, or migrate the gallery: fasr-video gallery migrate {self.folder}"
+            migrate = f"fasr-video gallery migrate {self.folder}"
+            remedy = f"use that embedder, or migrate the gallery: {migrate}"
             raise WrongEmbedder(self.folder, reason, remedy)
 
     # Reading.
@@ -287,7 +290,8 @@ class GalleryStore:
     def select_images(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
         """Return all photographs of these subjects, and these by hash, each a single time.
 
-        Raise for a subject that is neither enrolled nor named by a problem, and for an unknown hash.
+        Raise for a subject that is neither enrolled nor named by a problem, and for an unknown
+        hash.
         """
         selected: dict[str, GalleryImage] = {}
         for subject in subjects:
@@ -412,7 +416,8 @@ class GalleryStore:
         ]
 
     def problems_about(self, subjects: Collection[str], images: Collection[str]) -> list[Problem]:
-        """Return the problems of these subjects or photographs, or whose reason names such a subject."""
+        """Return the problems of these subjects or photographs, or whose reason names such a
+        subject."""
         # A line of a manifest may lack its subject.
         names = "|".join(re.escape(subject) for subject in subjects if subject)
         pattern = re.compile(rf"(?<!\w)({names})(?!\w)") if names else None
@@ -458,7 +463,8 @@ class GalleryStore:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit all changes made within, or none. A nested transaction is part of the outer one."""
+        """Commit all changes made within, or none. A nested transaction is part of the
+        outer one."""
         if self.read_only:
             raise GalleryError(self.folder, "opened for reading only", "open it for writing")
         if self._db.in_transaction:
@@ -533,7 +539,8 @@ class GalleryStore:
             self._changed_subjects |= {before, subject}
 
     def describe(self, sha256: str, path: str, source: str, authority: str) -> None:
-        """Change the path, source and authority of a photograph; empty texts leave the old values."""
+        """Change the path, source and authority of a photograph; empty texts leave the old
+        values."""
         sql = """UPDATE image SET path = ?, source = coalesce(nullif(?, ''), source),
                  authority = coalesce(nullif(?, ''), authority) WHERE sha256 = ?"""
         with self.transaction():
@@ -544,14 +551,16 @@ class GalleryStore:
             self._db.execute("UPDATE subject SET note = ? WHERE id = ?", (note, subject))
 
     def set_problems(self, problems: Iterable[Problem], forget: Iterable[str] = ()) -> None:
-        """Store photographs that could not be enrolled, and delete the problems of paths in `forget`."""
+        """Store photographs that could not be enrolled, and delete the problems of paths in
+        `forget`."""
         rows = [(p.path, p.subject, p.sha256, p.reason, p.detector) for p in problems]
         with self.transaction():
             self._db.executemany("DELETE FROM problem WHERE path = ?", [(path,) for path in forget])
             self._db.executemany("INSERT OR REPLACE INTO problem VALUES (?, ?, ?, ?, ?)", rows)
 
     def log(self, event: str, details: Mapping[str, object], by: str = "", role: str = "") -> None:
-        """Append a log line with the person responsible. It must not name subjects: it is never deleted."""
+        """Append a log line with the person responsible. It must not name subjects: it is never
+        deleted."""
         with self.transaction():
             who = {"by": by or login(), "role": role or stated()}
             text = json.dumps({**details, **who}, sort_keys=True)
@@ -724,7 +733,8 @@ class GalleryStore:
         return emptied
 
     def _pool(self, subject: str) -> bool:
-        """Update a subject's pooled template; delete a subject without photographs and return False."""
+        """Update a subject's pooled template; delete a subject without photographs and return
+        False."""
         sql = """SELECT t.vector, i.norm FROM template t JOIN image i ON i.id = t.image WHERE i.subject = ?
                  ORDER BY i.id"""
         rows = self.query(sql, (subject,))
@@ -838,7 +848,8 @@ class GalleryStore:
 
     @contextmanager
     def sole_writer(self) -> Iterator[bool]:
-        """Yield whether this process may write files beside the database, and hold the lock for it."""
+        """Yield whether this process may write files beside the database, and hold the lock
+        for it."""
         if not self.read_only:
             yield True
             return
@@ -903,7 +914,8 @@ def _lock(folder: Path) -> IO[str]:
 
 
 def delete_index(folder: Path) -> None:
-    """Delete the index files, and make that permanent before anything is removed from the database."""
+    """Delete the index files, and make that permanent before anything is removed from the
+    database."""
     with explain_errors(folder):
         for path in folder.glob("vectors.*"):
             path.unlink()

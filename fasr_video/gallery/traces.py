@@ -35,8 +35,8 @@ def find_traces(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
     """Return every occurrence of a piece of a secret in these files, at any offset.
 
     Wherever a piece lies in a file, it covers a word of eight bytes that is aligned to eight bytes.
-    So each piece has eight keys, its words at eight offsets, and only the aligned words of a file are
-    looked up. The cost is that of reading the file, however many secrets there are.
+    So each piece has eight keys, its words at eight offsets, and only the aligned words of a file
+    are looked up. The cost is that of reading the file, however many secrets there are.
     """
     pieces = {piece for secret in secrets for piece in pieces_of(secret)}
     keys: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
