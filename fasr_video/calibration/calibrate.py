@@ -265,12 +265,14 @@ def _report(
     same, different = held.same(scores), held.different(scores)
     thresholds = [tail.threshold(rate, held.gallery) for rate in FPIRS]
 
-    def measure(drawn: Searches) -> Scores:
+    def measure(resampled: Searches) -> Scores:
         """Return 3×FPIRS: FPIR and FNIR at our thresholds, FNIR at the thresholds of these
         searches."""
         ours = [t.score for t in thresholds]
-        own = [open_set.fnir_at(drawn, rate) for rate in FPIRS]
-        return np.stack((open_set.fpir(drawn, ours), open_set.fnir(drawn, ours), np.array(own)))
+        own_fnir = [open_set.fnir_at(resampled, rate) for rate in FPIRS]
+        return np.stack(
+            (open_set.fpir(resampled, ours), open_set.fnir(resampled, ours), np.array(own_fnir))
+        )
 
     measured = measure(searches)
     low, high = open_set.bootstrap(searches, measure, BOOTSTRAP_REPEATS, seed)

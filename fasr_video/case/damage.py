@@ -107,11 +107,12 @@ def _source_problems(case: CaseStore, lines: Sequence[log.LogEntry]) -> list[str
         if event == "camera and clock"
     }
     done = {d.get("source") for event, d in events if event == "source done"}
-    known = {source.id: source for source in sources(case)}
+    sources_by_id = {source.id: source for source in sources(case)}
     problems += [
-        f"source {number} is gone from the case" for number in sorted(added.keys() - known.keys())
+        f"source {number} is gone from the case"
+        for number in sorted(added.keys() - sources_by_id.keys())
     ]
-    for source in known.values():
+    for source in sources_by_id.values():
         if source.done != (source.id in done):
             problems.append(f"whether {source.path} is done differs from the log")
         if recordings.get(source.id, (None, None)) != (source.camera, source.clock):
@@ -129,9 +130,9 @@ def _faces_and_tracks(case: CaseStore) -> Check:
     """Check faces, tracks, segments and counts of each source against the hashes in the log."""
     problems: list[str] = []
     logged = {line.details["source"]: line.details for line in log.entries(case, "source done")}
-    known = {source.id: source for source in sources(case)}
+    sources_by_id = {source.id: source for source in sources(case)}
     for number, details in logged.items():
-        source = known.get(number)
+        source = sources_by_id.get(number)
         name = f"source {number}" if source is None else source.path
         if digest(case, number) != details.get("digest"):
             problems.append(f"faces or tracks of {name} were changed after the run")

@@ -299,7 +299,7 @@ def _picture(case: Case, face: Face) -> dict[str, object]:
 
 
 def _evidence(
-    track: Track, shown: Face, limits: Mapping[str, Any]
+    track: Track, face: Face, limits: Mapping[str, Any]
 ) -> dict[str, float | None] | None:
     """Return the measures and limits that say whether a track is a face, or None without
     measures."""
@@ -308,9 +308,9 @@ def _evidence(
     return {
         "mean_score": track.mean_score,
         "norm": track.norm,
-        "eye_px": shown.eye_px,
+        "eye_px": face.eye_px,
         "sure_score": limits["sure_score"],
-        "min_norm": least_norm(shown.eye_px, limits["min_norm"], limits["min_norm_large"]),
+        "min_norm": least_norm(face.eye_px, limits["min_norm"], limits["min_norm_large"]),
     }
 
 
@@ -430,13 +430,13 @@ def _relative(case: Case, picture: str) -> str:
 
 def table_row(track: dict[str, Any]) -> dict[str, Any]:
     """Return a track as a row of the CSV table."""
-    shown = track["shown"] or {}
+    shown_face = track["shown"] or {}
     line = {
         k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)
     }
     line |= {k: (track["evidence"] or {}).get(k) for k in ("mean_score", "norm")}
-    line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
-    line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
+    line |= {f"shown_{k}": shown_face.get(k) for k in ("frame", "pts", "aligned", "native")}
+    line |= {f"shown_{k}": v for k, v in shown_face.get("quality", {}).items()}
     line["auxiliaries"] = len(track["auxiliaries"])
     if track["restoration"] is not None:
         restoration = track["restoration"]

@@ -21,7 +21,7 @@ _QUERIES = {
 def places_with_name(case: CaseStore, subjects: Collection[str]) -> Iterator[str]:
     """Yield a description of each part of the case that names any of these subjects."""
     parameters = [{"name": subject, "quoted": json.dumps(subject)} for subject in subjects]
-    for place, query in _QUERIES.items():
+    for description, query in _QUERIES.items():
         first = f"{query} LIMIT 1"
         if any(case.db.execute(first, values).fetchone() for values in parameters):
-            yield place
+            yield description

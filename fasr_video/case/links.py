@@ -187,10 +187,10 @@ def _names(case: Case, tracks: Sequence[int]) -> str:
 
 def clusters(case: Case, states: Iterable[str]) -> list[list[int]]:
     """Return the groups of tracks that links in these states join, each with two or more tracks."""
-    wanted = set(states)
+    chosen_states = set(states)
     groups: dict[int, list[int]] = {}
     for link in all_links(case):
-        if link.state not in wanted:
+        if link.state not in chosen_states:
             continue
         first = groups.setdefault(link.a, [link.a])
         second = groups.setdefault(link.b, [link.b])

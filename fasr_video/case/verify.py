@@ -191,8 +191,8 @@ def _was_changed(case: Case, name: str) -> bool:
 def _sources(case: Case) -> Check:
     """Check the footage against the hashes in the database."""
     problems, unchecked = [], []
-    known = sources(case)
-    for source in known:
+    all_sources = sources(case)
+    for source in all_sources:
         path = Path(source.path)
         try:
             if not path.exists():
@@ -203,7 +203,7 @@ def _sources(case: Case) -> Check:
             unchecked.append(str(error))
         except OSError as error:
             unchecked.append(f"{path} cannot be read ({error.strerror or error})")
-    return Check("sources", len(known) - len(unchecked), problems, unchecked)
+    return Check("sources", len(all_sources) - len(unchecked), problems, unchecked)
 
 
 def _sha256(path: Path) -> str:

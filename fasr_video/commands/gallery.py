@@ -101,13 +101,13 @@ def add_command(
         "choose one with --face N (for this photograph alone), the largest with --face largest,"
         " or crop it to one face"
     )
-    told = EnrolDefaults(source, authority, not no_pictures, Choice(face, remedy))
+    defaults = EnrolDefaults(source, authority, not no_pictures, Choice(face, remedy))
     with Gallery.open(gallery) as opened:
         model = embedder.open(device)
         opened.require_embedder(model)
         with _progress("enrolling", as_json) as listen:
             report = (sync if equal else enrol)(
-                opened, photos, open_detector(device), model, listen, told
+                opened, photos, open_detector(device), model, listen, defaults
             )
     if as_json:
         click.echo(readable_json(asdict(report)))
@@ -237,12 +237,12 @@ def log_command(gallery: Path, as_json: bool) -> None:
 def show_command(gallery: Path, subject: str, as_json: bool) -> None:
     """Show the photographs of SUBJECT: hash, size, quality, source, authority."""
     with Gallery.open(gallery, read_only=True) as opened:
-        known, images = opened.subject(subject), opened.images(subject)
+        person, images = opened.subject(subject), opened.images(subject)
         if as_json:
-            document = asdict(known) | {"images": [asdict(i) for i in images]}
+            document = asdict(person) | {"images": [asdict(i) for i in images]}
             click.echo(readable_json(document))
             return
-        say(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
+        say(f"{person.id}: {person.images} photographs{person.note and f', {person.note}'}")
         for i in images:
             say(f"{i.sha256}  {i.path}")
             stored = "picture stored" if i.has_picture else "no picture stored"
@@ -268,17 +268,19 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
     # Opening for writing finishes a removal.
     with Gallery.open(gallery, read_only=not finish) as opened:
         checks = check(opened)
-    bad = any(c.problems for c in checks)
+    is_damaged = any(c.problems for c in checks)
     if as_json:
-        click.echo(json.dumps({"intact": not bad, "checks": [asdict(c) for c in checks]}, indent=2))
-        return ExitCode.INTEGRITY if bad else ExitCode.DONE
+        click.echo(
+            json.dumps({"intact": not is_damaged, "checks": [asdict(c) for c in checks]}, indent=2)
+        )
+        return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE
     for c in checks:
         say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
         for line in (*c.problems, *c.notes):
             say(f"        {line}")
         if c.problems:
             say(f"        what to do: {c.remedy}")
-    return ExitCode.INTEGRITY if bad else ExitCode.DONE
+    return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE
 
 
 @gallery_group.command("migrate")

@@ -279,10 +279,10 @@ class Calibration:
         One made with super-resolution also applies to the same models without it, because the other
         scales do not depend on it.
         """
-        given = json.loads(json.dumps(provenance))
-        for key in sorted({*self.provenance, *given}):
+        other_models = json.loads(json.dumps(provenance))
+        for key in sorted({*self.provenance, *other_models}):
             mine = self.provenance.get(key)
-            other = given.get(key)
+            other = other_models.get(key)
             if other == mine or (key == "restorer" and other is None):
                 continue
             if key == "restorer" and mine is None:

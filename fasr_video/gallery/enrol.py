@@ -158,14 +158,14 @@ def _enrol_new(
     listen: Listener | None,
 ) -> tuple[int, list[Problem]]:
     """Enrol new photographs batch by batch; return how many were added, and the problems."""
-    known: dict[tuple[str | None, str | None], str] = {
+    known_reasons: dict[tuple[str | None, str | None], str] = {
         (p.sha256, p.detector): p.reason for p in gallery.problems() if p.detector is not None
     }
     added = 0
     problems: list[Problem] = []
     for start in range(0, len(new), BATCH_SIZE):
         batch = new[start : start + BATCH_SIZE]
-        count, failed = _enrol_batch(gallery, batch, detector, embedder, defaults, known)
+        count, failed = _enrol_batch(gallery, batch, detector, embedder, defaults, known_reasons)
         added += count
         problems += failed
         if listen is not None:
@@ -284,18 +284,18 @@ def _enrol_batch(
     detector: Detector,
     embedder: Embedder,
     defaults: EnrolDefaults,
-    known: dict[tuple[str | None, str | None], str],
+    known_reasons: dict[tuple[str | None, str | None], str],
 ) -> tuple[int, list[Problem]]:
     """Enrol a batch in one transaction; return how many were added, and the problems.
 
-    `known` has the reasons for photographs that were unusable before, by hash and by what judged
-    them; these are not opened again.
+    `known_reasons` has the reasons for photographs that were unusable before, by hash and by what
+    judged them; these are not opened again.
     """
     judge = _judged_by(detector, defaults.choice)
     usable: list[tuple[Entry, str, Face]] = []
     problems: list[Problem] = []
     for entry, sha256 in batch:
-        reason = known.get((sha256, judge))
+        reason = known_reasons.get((sha256, judge))
         if reason is not None:
             problems.append(Problem(entry.path, entry.subject, sha256, reason, judge))
             continue

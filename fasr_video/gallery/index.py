@@ -346,8 +346,8 @@ def _time_search(engine: Any, queries: NDArray[np.float32]) -> tuple[NDArray[np.
     return np.concatenate(ids), 1e3 * (time.perf_counter() - began) / len(queries)
 
 
-def _recall(truth: NDArray[np.int64], found: NDArray[np.int64]) -> float:
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, found, strict=True)]))
+def _recall(truth: NDArray[np.int64], results: NDArray[np.int64]) -> float:
+    return float(np.mean([np.isin(a, b).mean() for a, b in zip(truth, results, strict=True)]))
 
 
 def _on_gpu(faiss: Any, engine: Any, kind: str) -> Any:

@@ -76,29 +76,29 @@ def read_face(file: Path, detector: Detector, choice: Choice) -> Face | NoFace:
 
 def find_face(image: Image, detector: Detector, choice: Choice) -> Face | NoFace:
     """Return the chosen, aligned face of an image, or why there is none."""
-    found = choose_face(image, detector, choice)
-    if isinstance(found, Unclear):
-        return NoFace(f"{found.reason}: {found.remedy}", found.faces)
-    landmarks = None if found.landmarks is None else found.landmarks[0]
-    points = three_points(found.boxes[0], landmarks)
+    detection = choose_face(image, detector, choice)
+    if isinstance(detection, Unclear):
+        return NoFace(f"{detection.reason}: {detection.remedy}", detection.faces)
+    landmarks = None if detection.landmarks is None else detection.landmarks[0]
+    points = three_points(detection.boxes[0], landmarks)
     eye_px = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
     if eye_px < MIN_EYE_PX:
         return NoFace(f"{eye_px:.0f} px between the eyes, {MIN_EYE_PX} needed", 1)
-    return Face(align(image, found.boxes[0], landmarks), eye_px, float(found.scores[0]))
+    return Face(align(image, detection.boxes[0], landmarks), eye_px, float(detection.scores[0]))
 
 
-def read_listing(given: Path) -> Listing:
+def read_listing(path: Path) -> Listing:
     """Return the photographs of a folder, of a CSV manifest, or a single photograph.
 
     In a folder, each file or each subfolder is a subject.
     """
-    if is_picture(given) and not is_utf8(given.name):
-        return Listing((), (_bad_name_problem(given, Path(given.name)),), (), frozenset())
-    if is_picture(given):
-        return Listing((Entry(given, given.name, given.stem),), (), (), frozenset())
-    listing = _manifest(given) if os.path.isfile(given) else _folder(given)
+    if is_picture(path) and not is_utf8(path.name):
+        return Listing((), (_bad_name_problem(path, Path(path.name)),), (), frozenset())
+    if is_picture(path):
+        return Listing((Entry(path, path.name, path.stem),), (), (), frozenset())
+    listing = _manifest(path) if os.path.isfile(path) else _folder(path)
     if not listing.entries and not listing.problems:
-        raise InputError(given, "it lists no photographs", "add a line for each photograph")
+        raise InputError(path, "it lists no photographs", "add a line for each photograph")
     spellings: dict[str, set[str]] = defaultdict(set)
     for entry in listing.entries:
         spellings[unicodedata.normalize("NFC", entry.subject).casefold()].add(entry.subject)
@@ -111,9 +111,9 @@ def read_listing(given: Path) -> Listing:
     return replace(listing, warnings=(*listing.warnings, *warnings))
 
 
-def is_picture(given: Path) -> bool:
+def is_picture(path: Path) -> bool:
     """Return whether this is a single photograph, by the ending of its name."""
-    return given.suffix.lower() in PICTURES and os.path.isfile(given)
+    return path.suffix.lower() in PICTURES and os.path.isfile(path)
 
 
 def _subject(path: Path) -> str:

@@ -269,10 +269,10 @@ class GalleryStore:
 
     def subject(self, name: str) -> Subject:
         """Return an enrolled subject; raise where there is none of this id."""
-        found = next((s for s in self.subjects() if s.id == name), None)
-        if found is None:
+        subject = next((s for s in self.subjects() if s.id == name), None)
+        if subject is None:
             raise self._no_subject(name)
-        return found
+        return subject
 
     def images(self, subject: str | None = None) -> list[GalleryImage]:
         """Return the photographs of a subject, or all."""
@@ -378,10 +378,10 @@ class GalleryStore:
 
     def templates(self, ids: Iterable[int]) -> dict[int, Template]:
         """Return these templates by id; unknown ids are left out."""
-        wanted = [int(i) for i in ids]
+        all_ids = [int(i) for i in ids]
         templates = {}
-        for start in range(0, len(wanted), VALUES_PER_STATEMENT):
-            part = wanted[start : start + VALUES_PER_STATEMENT]
+        for start in range(0, len(all_ids), VALUES_PER_STATEMENT):
+            part = all_ids[start : start + VALUES_PER_STATEMENT]
             sql = f"""SELECT t.id, t.subject, t.kind, i.sha256 FROM template t LEFT JOIN image i ON i.id = t.image
                       WHERE t.id IN ({_placeholders(part)})"""
             templates.update({row[0]: Template(*row) for row in self.query(sql, part)})
@@ -877,14 +877,14 @@ class _RemovedRows:
 
 def _check_id(subject: str) -> None:
     if not subject or "\0" in subject or len(subject) > LONGEST_ID:
-        shown = (
+        abbreviated = (
             subject
             if len(subject) <= LONGEST_ID
             else f"{subject[:20]}… of {len(subject)} characters"
         )
         raise UsageError(
             "subject",
-            f"{shown!r} is not a valid id",
+            f"{abbreviated!r} is not a valid id",
             f"give each subject an id of 1 to {LONGEST_ID} characters",
         )
 

@@ -43,9 +43,9 @@ def find_traces(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
     for piece in pieces:
         for shift in range(8):
             keys[int.from_bytes(piece[shift : shift + 8], "little")].append((piece, shift))
-    wanted = np.fromiter(keys, np.uint64, len(keys))
+    words = np.fromiter(keys, np.uint64, len(keys))
     size = 0
-    found: list[bytes] = []
+    pieces_found: list[bytes] = []
     paths: list[Path] = []
     for file in files:
         size += file.stat().st_size
@@ -54,14 +54,14 @@ def find_traces(files: Sequence[Path], secrets: Sequence[bytes]) -> Traces:
                 file.open("rb") as handle,
                 mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data,
             ):
-                for offset in _word_offsets(data, wanted):
+                for offset in _word_offsets(data, words):
                     word = int.from_bytes(data[offset : offset + 8], "little")
                     for piece, shift in keys[word]:
                         start = offset - shift
                         if start >= 0 and data[start : start + len(piece)] == piece:
-                            found.append(piece)
+                            pieces_found.append(piece)
                             paths.append(file)
-    return Traces(len(files), size, tuple(found), tuple(paths))
+    return Traces(len(files), size, tuple(pieces_found), tuple(paths))
 
 
 def pieces_of(secret: bytes) -> list[bytes]:
