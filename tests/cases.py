@@ -1,4 +1,4 @@
-"""Cases made through the real store without footage or models: every kind of track, in no time."""
+"""Make cases with every kind of track through the real store, without footage or models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MODELS = {
 
 
 def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
-    """A case of so many tracks in two sources, the first of which has a camera and a clock; with its gallery."""
+    """Make a case with this many tracks in two sources, and its gallery; the first source has a camera and a clock."""
     random = np.random.default_rng(0)
     settings = load("cpu")
     with Case.create(folder, json.loads(settings.model_dump_json()), as_yaml(settings)) as case:
@@ -93,7 +93,7 @@ def decide(
 
 
 def propose_link(case: Case, a: int, b: int) -> int:
-    """A proposal of this pair, in the log too; returns its number."""
+    """Propose and log a link between these tracks; return its id."""
     with case.transaction():
         link = (
             "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, 0.9, 'face', 'proposed')"
@@ -107,7 +107,7 @@ def propose_link(case: Case, a: int, b: int) -> int:
 
 
 def face_like(random: np.random.Generator, height: int, width: int) -> Image:
-    """Something that compresses as a small face does."""
+    """Return a picture that compresses like a small face."""
     coarse = random.integers(60, 200, (9, 7, 3), np.uint8)
     large = PilImage.fromarray(coarse).resize((width, height), PilImage.Resampling.BICUBIC)
     noise = random.integers(-6, 7, (height, width, 3))
@@ -122,7 +122,7 @@ def unit(random: np.random.Generator) -> Feature:
 def _source(
     case: Case, path: str, numbers: range, auxiliaries: int, random: np.random.Generator
 ) -> None:
-    """A source with those tracks, one after the other, half a second each."""
+    """Add a source with these tracks, one after the other, half a second each."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     info = MediaInfo(
         path=Path(path),
@@ -198,7 +198,7 @@ def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
 
 
 def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
-    """TrackFeatures and reconstructions of the usable tracks, and what a search said of them."""
+    """Store probes, reconstructions and search answers for the usable tracks."""
     rows = case.db.execute("SELECT id, verdict FROM track ORDER BY id").fetchall()
     searched_tracks = []
     with case.transaction():
@@ -274,7 +274,7 @@ def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoratio
 
 
 def _answer(kind: str, probes: dict[Kind, Feature]) -> Answer:
-    """LEAD passes where the track has a lead; LOOKED_THROUGH never does."""
+    """Return an answer in which LEAD passes if the track has a lead; LOOKED_THROUGH never does."""
     passes = kind in {"lead", "only sr"}
     support = (Kind.SR,) if kind == "only sr" else tuple(probes) if passes else ()
     scores = {LEAD: 3.5 if passes else 0.2, LOOKED_THROUGH: -1.0}

@@ -431,7 +431,7 @@ def test_stopped_between_two_groups_of_tracks_the_case_is_intact(
 def test_a_gallery_restored_from_a_copy_is_searched_again(
     copy: Path, corridor: Path, tmp_path: Path
 ) -> None:
-    """Two copies that went apart have the same number of changes, and other people in them."""
+    """Two diverged copies have the same number of changes, but other people."""
     one, other = (Path(shutil.copytree(copy / "gallery", tmp_path / n)) for n in ("one", "other"))
     for folder, name in ((one, "grace_hopper"), (other, "eileen_collins")):
         with Gallery.open(folder) as gallery:

@@ -58,7 +58,7 @@ def case(finished: Path, tmp_path: Path) -> Path:
 
 
 def forge(folder: Path, change: Callable[[Case], object]) -> None:
-    """What nobody can find who has the case alone: a change, and the whole chain of the log made anew."""
+    """Make a change and recompute the whole log chain, which the case alone cannot reveal."""
     with Case.open(folder) as case, case.transaction():
         change(case)
         previous = ""

@@ -172,13 +172,13 @@ def test_a_change_before_a_later_log_line_is_still_named(
     with monkeypatch.context() as patch:
         patch.setattr(
             "fasr_video.case.decisions.require_unchanged", lambda case: None
-        )  # as a program that asks nothing
+        )  # as a program without this check
         decide(case, 2, "rejected", "b", "Ben")
     assert problems(case) == ["decision 1 differs from the log (verdict)"]
 
 
 def test_no_line_is_added_to_a_truncated_or_changed_log(case: Case) -> None:
-    """Or the head of the log would fit again: a decision and its line were taken out, and `verify` said nothing."""
+    """Otherwise the new log head would hide that a decision and its line were deleted."""
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     with case.transaction():
         case.db.execute("DELETE FROM decision")
@@ -216,7 +216,7 @@ def test_roles_are_read_in_a_single_pass_over_the_log(case: Case) -> None:
 
 
 def _steps(case: Case, most: int) -> int:
-    """Of SQLite's machine, for reading so many decisions."""
+    """Return SQLite's steps for reading this many decisions."""
     taken = [0]
 
     def count() -> int:
@@ -274,7 +274,7 @@ def test_a_reviewer_can_join_tracks_without_a_proposed_link(case: Case) -> None:
     (link,) = links.join(case, [3, 1], "Anna")
     row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
     assert (row["evidence"], row["state"], row["decided_by"]) == ("person", "accepted", "Anna")
-    assert 0.8 < row["score"] < 1  # their cosine, though nobody proposed it
+    assert 0.8 < row["score"] < 1  # the cosine of the two, although the link was not proposed
     assert clusters(case) == [[1, 3]] and problems(case) == []
 
 

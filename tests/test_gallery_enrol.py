@@ -1,4 +1,4 @@
-"""Enrolment: real photographs through the real detector and embedder; what cannot be used is told with its reason."""
+"""Enrolment with the real detector and embedder; unusable photographs are reported with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The index: exact, made anew whenever it does not fit, and never trusted when it was changed."""
+"""The index is exact, rebuilt when it does not match the database, and never used when changed."""
 
 from __future__ import annotations
 
@@ -280,7 +280,7 @@ class TestApproximate:
 
 
 def slow_when_flat(answers: Any) -> Any:
-    """The flat index told slower than it is: at this size it is the fastest, and would be chosen."""
+    """Make the exact index seem slow, because at this size it is the fastest and would be chosen."""
 
     def timed_search(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
         import faiss

@@ -1,4 +1,4 @@
-"""The gallery's store: what goes in comes out, what is removed is gone, and kills leave whole batches."""
+"""The gallery database: photographs are stored and removed completely, and kills leave complete batches."""
 
 from __future__ import annotations
 

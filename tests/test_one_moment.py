@@ -1,4 +1,4 @@
-"""Whatever reads a case reads one moment of it, though somebody writes it meanwhile."""
+"""Readers of a case see one consistent state, even while another process writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and when footage was recorded, as somebody says: kept in the case, corrected with a trace."""
+"""Camera and clock of footage are stored in the case, and corrections are logged."""
 
 from __future__ import annotations
 
