@@ -305,7 +305,7 @@ def test_a_calibration_applies_only_to_its_models() -> None:
 
 def test_a_loaded_calibration_still_applies_to_its_models(tmp_path: Path) -> None:
     make_calibration().save(tmp_path / "c.json")
-    assert Calibration.load(tmp_path / "c.json").fits(FACTS) is None
+    assert Calibration.load(tmp_path / "c.json").mismatch(FACTS) is None
 
 
 @pytest.mark.parametrize(

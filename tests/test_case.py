@@ -407,7 +407,7 @@ def test_a_log_line_dated_before_the_previous_one_is_noted(tmp_path: Path) -> No
         case.set_meta("log_head", digest)
         (notes,) = [c.notes for c in verify(case) if c.what == "log chain"]
     assert len(notes) == 1 and notes[0].startswith(
-        f"log line {last['id'] + 1} (camera and clock) says {at}"
+        f"log line {last['id'] + 1} (camera and clock) is dated {at}"
     )
 
 

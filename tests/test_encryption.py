@@ -206,7 +206,7 @@ def test_a_run_goes_on_only_with_the_case_own_key(
         run([corridor], sealed_case, settings)
     monkeypatch.setenv(VARIABLE, str(key))
     assert run([corridor], sealed_case, settings) == (sealed_case, False)
-    with pytest.raises(CaseError, match="made without a key"):
+    with pytest.raises(CaseError, match="this case has no key"):
         run([corridor], corridor_case, configs.load("cpu", CORRIDOR_QUICK))
 
 

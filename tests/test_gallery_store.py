@@ -444,7 +444,7 @@ class TestBadGalleries:
             )
             assert (
                 "photographs without a template" in error
-                and "a row of image points at a subject" in error
+                and "a row of image refers to a missing row of subject" in error
             )
             with pytest.raises(IntegrityError, match=r"8\.png was changed"):
                 gallery.face(gallery.images("p8")[0])
@@ -462,7 +462,7 @@ class TestBadGalleries:
         with Gallery.open(folder, read_only=True) as reader, reader.snapshot():
             reader.subjects()
             with (
-                pytest.raises(EnvironmentFailure, match="still reads"),
+                pytest.raises(EnvironmentFailure, match="still reading"),
                 Gallery.open(folder) as gallery,
             ):
                 ops.remove(gallery, "p1")
@@ -492,11 +492,7 @@ class TestBadGalleries:
             "that is what is to be told"
         )
         code, out, _ = called(capsys, "gallery", "check", folder)
-        assert (
-            code == 4
-            and "a removal was begun and is not finished" in out
-            and "gallery check --finish" in out
-        )
+        assert code == 4 and "a removal was interrupted" in out and "gallery check --finish" in out
         code, out, _ = called(capsys, "gallery", "check", folder, "--finish")
         assert code == 0 and "FAILED" not in out
         assert not any(secret in path.read_bytes() for path in folder.iterdir())
@@ -524,7 +520,7 @@ class TestBadGalleries:
         try:
             with Gallery.open(folder, read_only=True) as gallery:
                 assert len(gallery.vectors().ids) == 50
-                with pytest.raises(GalleryError, match="read only"):
+                with pytest.raises(GalleryError, match="reading only"):
                     ops.remove(gallery, "p1")
         finally:
             folder.chmod(stat.S_IRWXU)

@@ -111,10 +111,10 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(folder
     assert (calibration.enrolled, calibration.searches) == (PEOPLE, 2 * PEOPLE)
     (band,) = calibration.bands
     assert (band.low, band.high) == (16, 16 + 2 * PEOPLE - 1)
-    assert calibration.outside(
+    assert calibration.size_warning(
         40
-    ) is None and "not one of those that scores were calibrated on (16-75 px)" in str(
-        calibration.outside(100)
+    ) is None and "outside the sizes that scores were calibrated for (16-75 px)" in str(
+        calibration.size_warning(100)
     )
     assert list(band.scales) == ["best", "pooled", "best+pooled"]
     # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.

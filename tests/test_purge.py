@@ -552,7 +552,7 @@ def test_a_time_that_was_changed_by_sql_ends_no_case(
             "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'"
         )
     code, _, err = called(capsys, "purge", copied_case, "--yes")
-    assert code == 3 and "settings are not those" in err and (copied_case / DATABASE).is_file()
+    assert code == 3 and "settings differ from those" in err and (copied_case / DATABASE).is_file()
 
 
 @pytest.mark.parametrize("days", [100, 4000])
