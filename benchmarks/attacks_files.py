@@ -365,14 +365,14 @@ def index_without_a_person(folder: Path) -> str:
         stored = gallery.vectors()
         made = faiss.IndexIDMap2(faiss.IndexFlatIP(gallery.length))
         made.add_with_ids(np.ascontiguousarray(stored.features[1:]), stored.ids[1:])
-        faiss.write_index(made, str(gallery.folder / index.FILE))
-        digest = hashlib.sha256((gallery.folder / index.FILE).read_bytes()).hexdigest()
-        stamp = index.provenance_of(gallery) | {
+        faiss.write_index(made, str(gallery.folder / index.INDEX_FILE))
+        digest = hashlib.sha256((gallery.folder / index.INDEX_FILE).read_bytes()).hexdigest()
+        stamp = index.index_provenance(gallery) | {
             "kind": index.FLAT,
             "measured": [],
             "sha256": digest,
         }
-        (gallery.folder / index.STAMP).write_text(json.dumps(stamp))
+        (gallery.folder / index.INDEX_STAMP).write_text(json.dumps(stamp))
         _, ids = index.Index.open(gallery).search(stored.features[:1], 1)
     return f"the person is {'found' if ids[0, 0] == stored.ids[0] else 'not found'}"
 

@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from fasr_video.commands.gallery import open_detector  # noqa: E402
 from fasr_video.gallery.enrol import sync  # noqa: E402
 from fasr_video.gallery.gallery import Gallery  # noqa: E402
-from fasr_video.gallery.index import NOISE, RECALL_AT, Index  # noqa: E402
+from fasr_video.gallery.index import NOISE_LENGTH, RECALL_AT, Index  # noqa: E402
 from fasr_video.gallery.records import EnrolledPhoto  # noqa: E402
 from fasr_video.recognition.embedders import open_embedder  # noqa: E402
 from tests import gallery_ops as ops  # noqa: E402
@@ -219,9 +219,9 @@ def approximate(args: argparse.Namespace, folder: Path) -> Table:
         )
     table.note(
         "Ten photographs a person (cosine 0.78 to the person's centre) and their pooled ones; queries are stored "
-        f"vectors with noise {NOISE} times their length. Building and measuring all took {spent:.0f} s. In a gallery "
-        "of this size the exact index is used whatever this says; the table shows what the choice above 1,000,000 goes "
-        "by."
+        f"vectors with noise {NOISE_LENGTH} times their length. Building and measuring all took {spent:.0f} s. In a "
+        "gallery of this size the exact index is used whatever this says; the table shows what the choice above "
+        "1,000,000 goes by."
     )
     return table
 

@@ -3,7 +3,7 @@
 python benchmarks/photographs.py [--people 150] [--strangers 300] [--photographs 1 2 4] [--faces FILE.tar]
 
 So many people are enrolled with the first of their photographs; all and others search with their last one, at 12-32 px.
-Both readings are of the same scores: each template counted as one comparison, and `search.chances`.
+Both readings are of the same scores: each template counted as one comparison, and `search.comparison_count`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, chances
+from fasr_video.gallery.search import (
+    Answer,
+    Mode,
+    Searcher,
+    SearchOptions,
+    TrackQuery,
+    comparison_count,
+)
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr.degradation import enlarge, shrink
 from fasr_video.weights.manifest import bundled
@@ -77,24 +84,30 @@ def row(
     searcher: Searcher,
     gallery: Gallery,
     calibration: Calibration,
-    probes: list[Asked],
+    probes: list[TrackQuery],
     names: list[str],
 ) -> list[str]:
     """Of the strangers among the probes (no name) and of the enrolled."""
     answers = searcher.answers(probes)
     strangers = [a for a, name in zip(answers, names, strict=True) if not name]
-    bands = [calibration.at(p.side) for p, name in zip(probes, names, strict=True) if not name]
+    bands = [
+        calibration.band_for(p.side) for p, name in zip(probes, names, strict=True) if not name
+    ]
     mates = [(a, name) for a, name in zip(answers, names, strict=True) if name]
     templates = gallery.templates_by_subject()
     ratios = np.array(
-        [(c.ratio, np.log10(chances(templates[c.subject]))) for a in strangers for c in a.joined]
+        [
+            (c.ratio, np.log10(comparison_count(templates[c.subject])))
+            for a in strangers
+            for c in a.joined
+        ]
     )
     cells = [f"{len(gallery.templates_by_subject())} × {min(templates.values())}"]
     for power in (10 ** ratios.sum(1), 10 ** ratios[:, 0]):
         cells += [f"{power.mean():.2f}", f"{(power >= 10).mean():.3f}"]
     best = np.array([a.joined[0].score for a in strangers])
     for fpir in ASKED:
-        for count in (gallery.count(), sum(map(chances, templates.values()))):
+        for count in (gallery.count(), sum(map(comparison_count, templates.values()))):
             limits = [
                 b.threshold(scale_name([Kind.BEST]), fpir, count).score
                 for b in bands
@@ -125,7 +138,9 @@ def main() -> None:
     )
     small = [faces.small(rows[-1]) for rows in (*known, *others)]
     probes = [
-        Asked({Kind.BEST: f}, side) for rows in small for f, side in zip(rows, SIDES, strict=True)
+        TrackQuery({Kind.BEST: f}, side)
+        for rows in small
+        for f, side in zip(rows, SIDES, strict=True)
     ]
     names = [f"p{k}" if k < len(known) else "" for k in range(len(small)) for _ in SIDES]
     calibration = Calibration.load(bundled("calibration.json"))
@@ -151,7 +166,7 @@ def main() -> None:
             tempfile.TemporaryDirectory() as at,
             enrolled(Path(at) / "g", faces, known, photographs) as gallery,
         ):
-            question = Question(Mode.INVESTIGATION, len(known), 0.1)
+            question = SearchOptions(Mode.INVESTIGATION, len(known), 0.1)
             searcher = Searcher(gallery, Index.open(gallery), question, calibration, (Kind.BEST,))
             table.row(row(searcher, gallery, calibration, probes, names))
     table.note(

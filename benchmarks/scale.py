@@ -30,7 +30,7 @@ from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Asked, Mode, Question, Searcher
+from fasr_video.gallery.search import Mode, Searcher, SearchOptions, TrackQuery
 from fasr_video.pipeline.run import Progress, Stage, run
 from fasr_video.trackers.linking import Tracklet, propose_by_face
 
@@ -79,10 +79,10 @@ def tracks(count: str, people: str) -> dict[str, float]:
     looks = unit(rng, int(count))
     with tempfile.TemporaryDirectory() as name, made(Path(name) / "g", int(people)) as gallery:
         searcher = Searcher(
-            gallery, Index.open(gallery), Question(Mode.INVESTIGATION, 20, 0.01), None
+            gallery, Index.open(gallery), SearchOptions(Mode.INVESTIGATION, 20, 0.01), None
         )
         began = time.perf_counter()
-        searcher.answers([Asked({Kind.BEST: look, Kind.POOLED: look}, SIDE) for look in looks])
+        searcher.answers([TrackQuery({Kind.BEST: look, Kind.POOLED: look}, SIDE) for look in looks])
         searching = time.perf_counter() - began
     tracklets = [Tracklet(i, 1, float(i), i + 0.5, look) for i, look in enumerate(looks)]
     began = time.perf_counter()
@@ -99,8 +99,8 @@ def gallery(people: str, asked: str) -> dict[str, float]:
             began = time.perf_counter()
             index = Index.open(opened)
             indexing = time.perf_counter() - began
-            searcher = Searcher(opened, index, Question(Mode.INVESTIGATION, 20, 0.01), None)
-            probes = [Asked({Kind.POOLED: look}, SIDE) for look in unit(rng, int(asked))]
+            searcher = Searcher(opened, index, SearchOptions(Mode.INVESTIGATION, 20, 0.01), None)
+            probes = [TrackQuery({Kind.POOLED: look}, SIDE) for look in unit(rng, int(asked))]
             began = time.perf_counter()
             searcher.answers(probes)
             searching = time.perf_counter() - began

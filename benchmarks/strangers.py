@@ -28,7 +28,7 @@ from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Answer, Asked, Mode, Question, Searcher, Verdict
+from fasr_video.gallery.search import Answer, Mode, Searcher, SearchOptions, TrackQuery, Verdict
 from fasr_video.pipeline.run import open_models, run
 from fasr_video.weights.manifest import bundled
 
@@ -43,7 +43,7 @@ class Track:
     person: str
     """NOBODY where it is not the signer's."""
     sightings: int
-    asked: Asked
+    asked: TrackQuery
 
 
 def read_tracks(
@@ -62,7 +62,7 @@ def read_tracks(
             for row in case.db.execute(query).fetchall():
                 clip = Path(row["path"]).name
                 signer = 640 / 3 <= row["centre"] <= 2 * 640 / 3
-                asked = Asked(features(case, row["id"]), row["side"])
+                asked = TrackQuery(features(case, row["id"]), row["side"])
                 found.append(
                     Track(clip, people[clip] if signer else NOBODY, row["sightings"], asked)
                 )
@@ -88,7 +88,7 @@ def search(
         for person, feature in known.items():
             photo = EnrolledPhoto(f"{person:0>64}"[-64:], person, feature, 1.0, 60.0, 0.9, None)
             gallery.add(person, photo)
-        question = Question(Mode.INVESTIGATION, 10, FPIR)
+        question = SearchOptions(Mode.INVESTIGATION, 10, FPIR)
         kinds = (Kind.BEST, Kind.POOLED)
         searcher = Searcher(gallery, Index.open(gallery), question, calibration, kinds)
         return searcher.answers([track.asked for track in tracks])

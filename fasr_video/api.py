@@ -40,7 +40,7 @@ from fasr_video.gallery.enrol import sync
 from fasr_video.gallery.gallery import Gallery as StoredGallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import Subject
-from fasr_video.gallery.search import Answer, Asked, Candidate, Mode, Question, Searcher
+from fasr_video.gallery.search import Answer, Candidate, Mode, Searcher, SearchOptions, TrackQuery
 from fasr_video.pipeline.run import Listener
 from fasr_video.pipeline.run import run as run_footage
 from fasr_video.pipeline.search import usable_calibration
@@ -113,7 +113,7 @@ class Case:
         ['T1', 'T2']
         """
         path = Path(folder)
-        with StoredCase.open(path, read_only=True) as case, case.one_moment():
+        with StoredCase.open(path, read_only=True) as case, case.snapshot():
             return cls(path, tuple(_tracks(case)))
 
     def track(self, name: str) -> Track:
@@ -322,16 +322,16 @@ class Gallery:
         """
         with StoredGallery.open(self.folder, read_only=True) as gallery:
             embedder = open_embedder(gallery.embedder.embedder, None, "cpu")
-            gallery.require(embedder)
+            gallery.require_embedder(embedder)
             encoder = make_encoder(embedder, None, 1)
             best = AlignedFace(_canonical(face), None)
             others = tuple(AlignedFace(_canonical(other), None) for other in auxiliaries)
-            (probes,) = encoder.ask([TrackFaces(best, face, others)], [0])
+            (probes,) = encoder.encode([TrackFaces(best, face, others)], [0])
             usable = usable_calibration(configs.load("cpu").search, encoder.provenance())
-            question = Question(Mode.INVESTIGATION, length, fpir)
+            question = SearchOptions(Mode.INVESTIGATION, length, fpir)
             index = Index.open(gallery)
             searcher = Searcher(gallery, index, question, usable.calibration, usable.kinds)
-            return searcher.answer(Asked(probes.features, len(face)))
+            return searcher.answer(TrackQuery(probes.features, len(face)))
 
 
 def _canonical(face: Image) -> Image:
@@ -352,7 +352,7 @@ def _tracks(case: StoredCase) -> list[Track]:
     )
     drawn, answers, decisions = results.reconstructions(case), results.answers(case), by_track(case)
     rows = []
-    for row in tracks.finished(case):
+    for row in tracks.finished_tracks(case):
         if row.id not in sightings:
             continue
         source, seen = footage[row.source], sightings[row.id]

@@ -1,4 +1,4 @@
-"""Cases made through the real store without footage or models: every kind of track, in no time."""
+"""Make cases with every kind of track through the real store, without footage or models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MODELS = {
 
 
 def synthetic(folder: Path, tracks: int = len(KINDS), auxiliaries: int = 3) -> Path:
-    """A case of so many tracks in two sources, the first of which has a camera and a clock; with its gallery."""
+    """Make a case with this many tracks in two sources, and its gallery; the first source has a camera and a clock."""
     random = np.random.default_rng(0)
     settings = load("cpu")
     with Case.create(folder, json.loads(settings.model_dump_json()), as_yaml(settings)) as case:
@@ -76,7 +76,7 @@ def decide(
 ) -> None:
     with Case.open(folder) as case, case.transaction():
         at = now()
-        made = {
+        row = {
             "track": track,
             "subject": subject,
             "verdict": verdict,
@@ -84,16 +84,16 @@ def decide(
             "by": by,
             "at": at,
         }
-        made |= {"undone_by": undone_by, "undone_at": at if undone_by else None}
-        columns, places = ", ".join(made), ", ".join(f":{name}" for name in made)
+        row |= {"undone_by": undone_by, "undone_at": at if undone_by else None}
+        columns, placeholders = ", ".join(row), ", ".join(f":{name}" for name in row)
         number = case.db.execute(
-            f"INSERT INTO decision ({columns}) VALUES ({places})", made
+            f"INSERT INTO decision ({columns}) VALUES ({placeholders})", row
         ).lastrowid
-        case.log("decided", {"id": number, **made, "role": "", "replaces": []})
+        case.log("decided", {"id": number, **row, "role": "", "replaces": []})
 
 
 def propose_link(case: Case, a: int, b: int) -> int:
-    """A proposal of this pair, in the log too; returns its number."""
+    """Propose and log a link between these tracks; return its id."""
     with case.transaction():
         link = (
             "INSERT INTO link (a, b, score, evidence, state) VALUES (?, ?, 0.9, 'face', 'proposed')"
@@ -107,7 +107,7 @@ def propose_link(case: Case, a: int, b: int) -> int:
 
 
 def face_like(random: np.random.Generator, height: int, width: int) -> Image:
-    """Something that compresses as a small face does."""
+    """Return a picture that compresses like a small face."""
     coarse = random.integers(60, 200, (9, 7, 3), np.uint8)
     large = PilImage.fromarray(coarse).resize((width, height), PilImage.Resampling.BICUBIC)
     noise = random.integers(-6, 7, (height, width, 3))
@@ -122,7 +122,7 @@ def unit(random: np.random.Generator) -> Feature:
 def _source(
     case: Case, path: str, numbers: range, auxiliaries: int, random: np.random.Generator
 ) -> None:
-    """A source with those tracks, one after the other, half a second each."""
+    """Add a source with these tracks, one after the other, half a second each."""
     digest = hashlib.sha256(path.encode()).hexdigest()
     info = MediaInfo(
         path=Path(path),
@@ -149,13 +149,13 @@ def _source(
     source = register_source(case, info, detector)
     segment = Segment(frames=12 * len(numbers))
     number = 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
-    for place, track in enumerate(numbers):
+    for index, track in enumerate(numbers):
         usable = KINDS[track % len(KINDS)] != "insufficient"
         shown = number
         for k in range(1 + auxiliaries):
             reason = (Reason.LR0 if k == 0 else Reason.AUX) if usable else Reason.TOO_SMALL
             quality = Quality(12.5 - k if usable else 4.0, 0.2, 0.05, 0.4, 0.1, 1.0, 1.0, 0.9, 0.8)
-            ref = FrameRef(digest, 12 * place + 2 * k, 12 * place + 2 * k, BASE)
+            ref = FrameRef(digest, 12 * index + 2 * k, 12 * index + 2 * k, BASE)
             box = (100.0, 80.0, 130.0, 118.0)
             landmarks = [
                 [108.0, 95.0],
@@ -196,21 +196,21 @@ def _gallery(folder: Path, random: np.random.Generator) -> Gallery:
 
 
 def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
-    """TrackFeatures and reconstructions of the usable tracks, and what a search said of them."""
+    """Store probes, reconstructions and search answers for the usable tracks."""
     rows = case.db.execute("SELECT id, verdict FROM track ORDER BY id").fetchall()
-    asked = []
+    searched_tracks = []
     with case.transaction():
-        for place, row in enumerate(rows):
-            kind = KINDS[place % len(KINDS)]
+        for index, row in enumerate(rows):
+            kind = KINDS[index % len(KINDS)]
             if row["verdict"] == "insufficient":
                 continue
-            made = _restoration(random, LEAD if kind == "conditioned" else "")
-            found = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
+            restoration = _restoration(random, LEAD if kind == "conditioned" else "")
+            probes = {Kind.BEST: unit(random), Kind.POOLED: unit(random)}
             if kind != "conditioned":
-                found[Kind.SR] = unit(random)
-            drawn = write_restoration(case, row["id"], made)
+                probes[Kind.SR] = unit(random)
+            drawn = write_restoration(case, row["id"], restoration)
             results.save_features(
-                case, results.Encoding(row["id"], json.dumps(MODELS), 36), found, drawn
+                case, results.Encoding(row["id"], json.dumps(MODELS), 36), probes, drawn
             )
             if kind != "not searched":
                 remark = (
@@ -218,8 +218,8 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
                     if kind == "conditioned"
                     else None
                 )
-                results.add_answer(case, row["id"], _answer(kind, found), remark)
-                asked.append(row["id"])
+                results.add_answer(case, row["id"], _answer(kind, probes), remark)
+                searched_tracks.append(row["id"])
         case.log(
             "encoded",
             {"models": MODELS, "digests": {r["id"]: results.digest(case, r["id"]) for r in rows}},
@@ -238,10 +238,18 @@ def _answers(case: Case, gallery: Gallery, random: np.random.Generator) -> None:
             "models": MODELS,
             "question": question,
         }
-        searched |= {"calibration": "b" * 64, "remarks": [], "conditioned_on": {}, "tracks": asked}
+        searched |= {
+            "calibration": "b" * 64,
+            "remarks": [],
+            "conditioned_on": {},
+            "tracks": searched_tracks,
+        }
         searched |= {"photographs": replay.photographs_digest(photographs)}
         case.set_meta("searched", json.dumps(searched))
-        case.log("searched", {**searched, "index_made_anew": None, "answers": replay.answers(case)})
+        case.log(
+            "searched",
+            {**searched, "index_made_anew": None, "answers": replay.answer_digests(case)},
+        )
 
 
 def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoration:
@@ -263,18 +271,18 @@ def _restoration(random: np.random.Generator, conditioned_on: str) -> Restoratio
     )
 
 
-def _answer(kind: str, found: dict[Kind, Feature]) -> Answer:
-    """LEAD passes where the track has a lead; LOOKED_THROUGH never does."""
+def _answer(kind: str, probes: dict[Kind, Feature]) -> Answer:
+    """Return an answer in which LEAD passes if the track has a lead; LOOKED_THROUGH never does."""
     passes = kind in {"lead", "only sr"}
-    support = (Kind.SR,) if kind == "only sr" else tuple(found) if passes else ()
+    support = (Kind.SR,) if kind == "only sr" else tuple(probes) if passes else ()
     scores = {LEAD: 3.5 if passes else 0.2, LOOKED_THROUGH: -1.0}
     lists = {
-        k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in found
+        k: [Hit(s, 0.6 if s == LEAD else 0.1, score) for s, score in scores.items()] for k in probes
     }
     joined = [
         Candidate(
             s,
-            dict.fromkeys(found, 0.5),
+            dict.fromkeys(probes, 0.5),
             score,
             score,
             False,

@@ -36,7 +36,7 @@ from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.inspect import check
 from fasr_video.gallery.store import DATABASE as GALLERY
-from fasr_video.gallery.store import FINISH
+from fasr_video.gallery.store import FINISH_COMMAND
 from fasr_video.pipeline.run import Models, redo, run
 from fasr_video.report.write import refresh
 from fasr_video.review.signoff import name_signed_off, sign_off, signed_off
@@ -290,7 +290,10 @@ def problems(folder: Path) -> list[str]:
         with Gallery.open(place, read_only=True) as gallery:
             # One that was cut short is told by `check`, and the same command finishes it.
             said += [
-                f"{c.what}: {p}" for c in check(gallery) if c.remedy != FINISH for p in c.problems
+                f"{c.what}: {p}"
+                for c in check(gallery)
+                if c.remedy != FINISH_COMMAND
+                for p in c.problems
             ]
     for place in _places(folder, LEDGER):
         with Ledger.read(place) as ledger:

@@ -124,11 +124,11 @@ class Bench:
                     )
             if job == "removal":
                 secret = (self.ground / "secret").read_bytes()
-                left = traces.search(
+                left = traces.find_traces(
                     [p for p in folder.rglob("*") if p.is_file() and "in" not in p.parts], [secret]
                 )
-                if left.found:
-                    tell({"wrong": f"{len(left.found)} pieces of what was removed are left"})
+                if left.pieces:
+                    tell({"wrong": f"{len(left.pieces)} pieces of what was removed are left"})
 
         wrong = []
         for act in (look, again):

@@ -26,7 +26,7 @@ PEOPLE = 40
 
 @dataclass
 class Model:
-    """What should be in the gallery, in the plainest form: subject → its photographs in the order they came."""
+    """The expected contents of the gallery: subject → its photographs in the order of adding."""
 
     people: dict[str, dict[str, EnrolledPhoto]] = field(default_factory=dict)
     operations: int = 0
@@ -42,7 +42,7 @@ class Model:
                 del self.people[subject]
 
     def vectors(self) -> set[tuple[str, str, bytes]]:
-        """Subject, kind or photograph, bytes of the vector."""
+        """Return (subject, kind or photograph, bytes of the vector) for each template."""
         rows = set()
         for subject, photos in self.people.items():
             rows |= {(subject, sha256, p.feature.tobytes()) for sha256, p in photos.items()}
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Change:
-    """One transaction: some photographs come, or some go."""
+    """One transaction that adds or removes photographs."""
 
     photos: tuple[tuple[str, EnrolledPhoto], ...] = ()
     gone: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ def photo(
 
 
 def changes(seed: int, most: int = 60) -> Iterator[Change]:
-    """The same for the same seed, for ever."""
+    """Yield random changes that depend on the seed only."""
     rng = np.random.default_rng(seed)
     held: list[str] = []
     step = 0
@@ -104,7 +104,9 @@ def changes(seed: int, most: int = 60) -> Iterator[Change]:
 
 
 def remove(gallery: Gallery, subject: str) -> Removal:
-    return gallery.remove([i.sha256 for i in gallery.chosen((subject,), ())], "test", (subject,))
+    return gallery.remove(
+        [i.sha256 for i in gallery.select_images((subject,), ())], "test", (subject,)
+    )
 
 
 def stored(gallery: Gallery) -> set[tuple[str, str, bytes]]:
@@ -116,12 +118,12 @@ def stored(gallery: Gallery) -> set[tuple[str, str, bytes]]:
 
 
 def disagreements(gallery: Gallery, model: Model) -> int:
-    """Templates in which store, index and model differ."""
+    """Return the templates in which database, index and model differ."""
     from fasr_video.gallery import index
 
     wanted, found = model.vectors(), stored(gallery)
     made = Index.open(gallery)
-    ids, features = index.contents(gallery.folder)
+    ids, features = index.read_vectors(gallery.folder)
     vectors = gallery.vectors()
     same = np.array_equal(ids, vectors.ids) and np.array_equal(features, vectors.features)
     return len(wanted ^ found) + (0 if same and len(made) == len(wanted) else len(wanted))

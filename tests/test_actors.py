@@ -114,7 +114,7 @@ def test_pages_take_the_role_keep_it_and_show_it(browser: Browser, folder: Path)
 def test_the_report_says_who_ran_it_and_who_decided(tmp_path: Path) -> None:
     made = synthetic(tmp_path / "case", 1)
     with Case.open(made) as case:
-        with case.in_a_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
+        with case.logged_run({"what": "run", "by": "Olga", "role": "operator"}), case.transaction():
             case.log("resumed", {})
         decisions.decide(case, 1, "rejected", "other ear", "Anna", role="examiner")
     page = (write_report(made, tmp_path / "report", ["html"]) / "index.html").read_text()
@@ -140,7 +140,7 @@ def test_a_run_that_was_broken_off_ended_with_what_it_last_wrote(folder: Path) -
         before = dump(case)
         with (
             pytest.raises(KeyboardInterrupt),
-            case.in_a_run({"what": "run", "by": "Olga", "role": ""}),
+            case.logged_run({"what": "run", "by": "Olga", "role": ""}),
         ):
             with case.transaction():
                 case.log("resumed", {})

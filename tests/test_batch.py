@@ -325,7 +325,7 @@ def test_a_gallery_that_cannot_be_asked_is_told_before_any_file_is_touched(tmp_p
             "--workers: it is for --scheduler processes",
         ),
         (["{in}", "--after", "noon"], "not a time in ISO 8601"),
-        (["{in}", "--before", "2024-05-01T12:00:00"], "it names no zone"),
+        (["{in}", "--before", "2024-05-01T12:00:00"], "it has no time zone"),
         (["{in}", "--names", "(?P<who>.)"], "no such group who"),
         (
             ["{in}", "--set", "restore.subjects={T1: X}", "--set", "restore.method=idfsr"],

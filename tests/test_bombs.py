@@ -73,7 +73,7 @@ def test_a_bomb_among_the_pictures_of_a_case_is_an_error_and_costs_nothing(
     tracemalloc.start()
     try:
         with pytest.raises(
-            IntegrityError, match=f"no picture that a case has .{SIDE}×{SIDE} px are more than"
+            IntegrityError, match=f"not a picture of a case .{SIDE}×{SIDE} px are more than"
         ):
             use(case)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20

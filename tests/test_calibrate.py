@@ -65,14 +65,14 @@ NOISE = {Kind.BEST: 2.8, Kind.POOLED: 2.0, Kind.SR: 2.4}
 
 
 @pytest.fixture(scope="module")
-def made() -> Calibration:
+def calibration() -> Calibration:
     return from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
 
 
 # --- who serves for what
 
 
-def test_nobody_serves_for_two_things() -> None:
+def test_no_person_is_used_for_two_steps() -> None:
     probes, gallery = crowd(120, NOISE, searches=2)
     people = divide(probes, gallery, 0)
     everyone = {p.person for p in probes}
@@ -83,7 +83,7 @@ def test_nobody_serves_for_two_things() -> None:
     assert divide(probes, gallery, 0) == people != divide(probes, gallery, 1)
 
 
-def test_a_part_is_compared_within_itself() -> None:
+def test_people_of_a_part_are_compared_within_that_part() -> None:
     probes, gallery = crowd(60, NOISE)
     people = divide(probes, gallery, 0)
     held = compare(probes, gallery, people.report)
@@ -99,7 +99,7 @@ def test_a_part_is_compared_within_itself() -> None:
     )
 
 
-def test_too_few_people_is_one_clear_error() -> None:
+def test_too_few_people_raise_a_usage_error() -> None:
     probes, gallery = crowd(22, NOISE)
     with pytest.raises(UsageError, match="11 enrolled people and 11 others"):
         from_probes(probes, gallery, FACTS, "", 0)
@@ -110,23 +110,29 @@ def test_too_few_people_is_one_clear_error() -> None:
 # --- what comes out
 
 
-def test_every_kind_and_both_fusions_have_a_scale(made: Calibration) -> None:
-    assert list(made.bands[0].scales) == ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
-    assert made.gallery_size == 150
-    assert (made.people, made.enrolled, made.searches) == (600, 300, 600)
+def test_every_kind_and_both_fusions_have_a_scale(calibration: Calibration) -> None:
+    assert list(calibration.bands[0].scales) == [
+        "best",
+        "pooled",
+        "sr",
+        "best+pooled",
+        "best+pooled+sr",
+    ]
+    assert calibration.gallery_size == 150
+    assert (calibration.people, calibration.enrolled, calibration.searches) == (600, 300, 600)
     alone = from_probes(*crowd(60, {Kind.BEST: 1.0, Kind.POOLED: 0.5}), FACTS, "", 0)
     assert list(alone.bands[0].scales) == ["best", "pooled", "best+pooled"]
 
 
-def test_independent_kinds_are_weighted_by_what_they_tell(made: Calibration) -> None:
-    weights = made.bands[0].scale("best+pooled+sr").scorer.weights
+def test_independent_kinds_are_weighted_by_their_information(calibration: Calibration) -> None:
+    weights = calibration.bands[0].scale("best+pooled+sr").scorer.weights
     assert weights[1] > weights[2] > weights[0] > 0
-    alone, together = (made.bands[0].scale(n).report for n in ("pooled", "best+pooled+sr"))
+    alone, together = (calibration.bands[0].scale(n).report for n in ("pooled", "best+pooled+sr"))
     assert together.cllr < alone.cllr
     assert together.ranks[0][1] >= alone.ranks[0][1]
 
 
-def test_a_kind_that_says_nothing_new_never_counts_against_a_candidate() -> None:
+def test_a_redundant_kind_never_has_a_negative_weight() -> None:
     probes, gallery = crowd(300, {Kind.POOLED: 1.0})
     generator = np.random.default_rng(9)
     worse = [
@@ -143,8 +149,8 @@ def test_a_kind_that_says_nothing_new_never_counts_against_a_candidate() -> None
         assert min(scorer.weights) >= 0
 
 
-def test_ratios_hold_on_people_that_nothing_was_fitted_on(made: Calibration) -> None:
-    for scale in made.bands[0].scales.values():
+def test_ratios_hold_on_people_that_nothing_was_fitted_on(calibration: Calibration) -> None:
+    for scale in calibration.bands[0].scales.values():
         r = scale.report
         assert r.cllr_least <= r.cllr < r.cllr_least + 0.1
         assert (
@@ -152,15 +158,15 @@ def test_ratios_hold_on_people_that_nothing_was_fitted_on(made: Calibration) -> 
         )  # a fused score is nearly a ratio already
 
 
-def test_the_better_form_is_stored(made: Calibration) -> None:
-    for scale in made.bands[0].scales.values():
+def test_the_better_form_is_stored(calibration: Calibration) -> None:
+    for scale in calibration.bands[0].scales.values():
         cost = dict(scale.cllr_by_form)
         assert scale.map.form == min(cost, key=lambda f: cost[f])
 
 
-def test_fpir_asked_for_is_fpir_observed() -> None:
-    """On the held-out halves of twenty crowds of independent directions, as FPIR(N) = 1 - (1 - FMR)^N takes them."""
-    asked, observed = np.array([0.3, 0.1, 0.03]), []
+def test_the_observed_fpir_is_the_requested_one() -> None:
+    """Held-out halves of twenty crowds of independent directions follow FPIR(N) = 1 - (1 - FMR)^N."""
+    requested, observed = np.array([0.3, 0.1, 0.03]), []
     for seed in range(20):
         probes, gallery = crowd(600, {Kind.BEST: 2.8}, seed=seed)
         people = divide(probes, gallery, seed)
@@ -168,48 +174,50 @@ def test_fpir_asked_for_is_fpir_observed() -> None:
             compare(probes, gallery, part) for part in (people.fit | people.choose, people.report)
         )
         tail = Tail.of(fit.different(fit.cosines[Kind.BEST]))
-        found = held.searches(held.cosines[Kind.BEST])
+        searches_ = held.searches(held.cosines[Kind.BEST])
         observed.append(
-            open_set.fpir(found, [tail.threshold(f, held.gallery).score for f in asked])
+            open_set.fpir(searches_, [tail.threshold(f, held.gallery).score for f in requested])
         )
-    assert np.mean(observed, 0) == pytest.approx(asked, rel=0.15)
+    assert np.mean(observed, 0) == pytest.approx(requested, rel=0.15)
 
 
-def test_each_point_of_the_report_lies_in_its_band(made: Calibration) -> None:
-    for scale in made.bands[0].scales.values():
+def test_each_point_of_the_report_lies_in_its_band(calibration: Calibration) -> None:
+    for scale in calibration.bands[0].scales.values():
         for p in scale.report.points:
             assert p.observed_band[0] <= p.observed <= p.observed_band[1]
             assert p.fnir_band[0] <= p.fnir <= p.fnir_band[1]
         assert [p.resolved for p in scale.report.points] == [True, True, True, True, False]
 
 
-def test_thresholds_hold_on_a_new_crowd_of_another_size(made: Calibration) -> None:
+def test_thresholds_hold_on_a_new_crowd_of_another_size(calibration: Calibration) -> None:
     """A gallery four times as large, of people from nowhere in the calibration."""
     probes, gallery = crowd(1200, NOISE, seed=77)
     new = compare(probes, gallery, frozenset(p.person for p in probes))
-    scores = made.bands[0].fused_score(new.cosines)
-    found = new.searches(scores)
+    scores = calibration.bands[0].fused_score(new.cosines)
+    searches_ = new.searches(scores)
     for fpir in (0.3, 0.1):
-        threshold = made.bands[0].threshold("best+pooled+sr", fpir, new.gallery)
-        observed = float((found.wrong[~found.mated] >= threshold.score).mean())
+        threshold = calibration.bands[0].threshold("best+pooled+sr", fpir, new.gallery)
+        observed = float((searches_.wrong[~searches_.mated] >= threshold.score).mean())
         assert fpir / 2 < observed < fpir * 2
 
 
-def test_the_nearest_are_the_highest_scores_there_were(made: Calibration) -> None:
+def test_the_nearest_scores_are_the_highest_of_the_data(calibration: Calibration) -> None:
     probes, gallery = crowd(600, NOISE)
     block = np.stack(list(gallery.values()))
     strangers = np.stack([p.features[Kind.SR] for p in probes if p.person not in gallery])
-    assert made.bands[0].scale("sr").nearest_stranger == pytest.approx(
+    assert calibration.bands[0].scale("sr").nearest_stranger == pytest.approx(
         float((strangers @ block.T).max()), abs=1e-5
     )
     enrolled = np.stack([p.features[Kind.SR] for p in probes if p.person in gallery]) @ block.T
     np.fill_diagonal(enrolled, -1)
-    assert made.bands[0].scale("sr").nearest_pair == pytest.approx(float(enrolled.max()), abs=1e-5)
+    assert calibration.bands[0].scale("sr").nearest_pair == pytest.approx(
+        float(enrolled.max()), abs=1e-5
+    )
 
 
-def test_the_same_data_and_seed_give_the_same_numbers(made: Calibration) -> None:
-    again = from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
-    assert again.bands[0].scales == made.bands[0].scales
+def test_the_same_data_and_seed_give_the_same_numbers(calibration: Calibration) -> None:
+    repeated = from_probes(*crowd(600, NOISE), FACTS, "600 directions", 0)
+    assert repeated.bands[0].scales == calibration.bands[0].scales
 
 
 # --- from photographs
@@ -255,17 +263,20 @@ def test_calibrate_from_the_command_line(
 ) -> None:
     """With a restorer that needs no weights; every table and number is there, and nothing stays behind."""
     out = tmp_path / "new" / "c.json"
-    code, told, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
+    code, output, err = run_command(capsys, "calibrate", faces, "--out", out, "--method", "bicubic")
     assert code == 0, err
-    made = Calibration.load(out)
-    assert [list(band.scales) for band in made.bands] == [
+    calibration = Calibration.load(out)
+    assert [list(band.scales) for band in calibration.bands] == [
         ["best", "pooled", "sr", "best+pooled", "best+pooled+sr"]
     ] * 6
-    assert (made.people, made.enrolled, made.searches) == (36, 18, 216)
-    assert made.facts["restorer"] == {"method": "bicubic", "samples": 1}
-    assert made.fits(make_encoder(BuiltinEmbedder(), Bicubic(), 1).provenance()) is None
-    assert f"36 people of {faces.name}" in made.data and "sha256 of the 109 pictures" in made.data
-    assert "1 photographs could not be used" in made.data and "broken.png" in err
+    assert (calibration.people, calibration.enrolled, calibration.searches) == (36, 18, 216)
+    assert calibration.facts["restorer"] == {"method": "bicubic", "samples": 1}
+    assert calibration.mismatch(make_encoder(BuiltinEmbedder(), Bicubic(), 1).provenance()) is None
+    assert (
+        f"36 people of {faces.name}" in calibration.data
+        and "sha256 of the 109 pictures" in calibration.data
+    )
+    assert "1 photographs could not be used" in calibration.data and "broken.png" in err
     for word in (
         "rank-1",
         "FNIR at FPIR 0.003",
@@ -273,26 +284,26 @@ def test_calibrate_from_the_command_line(
         "nearest pair",
         "10,000",
         "Cllr",
-        made.sha256[:16],
+        calibration.sha256[:16],
     ):
-        assert word in told
+        assert word in output
     assert [p.name for p in out.parent.iterdir()] == ["c.json"]
     code, _, err = run_command(capsys, "calibrate", faces, "--out", out, "--no-sr")
-    assert code == 2 and "there already" in err and Calibration.load(out) == made
+    assert code == 2 and "there already" in err and Calibration.load(out) == calibration
 
 
 def test_thresholds_are_made_for_the_worst_group(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = []
+    calibration = []
     for name, more in (("all", ()), ("group", ("--worst-group", 3))):
         out = tmp_path / f"{name}.json"
         code, _, err = run_command(
             capsys, "calibrate", faces, "--out", out, "--no-sr", "--sizes", "16-32", *more
         )
         assert code == 0, err
-        made.append(Calibration.load(out))
-    everybody, group = made
+        calibration.append(Calibration.load(out))
+    everybody, group = calibration
     assert (
         group.data
         == f"{everybody.data}; thresholds for a group whose false match rate is 3 times everybody's"
@@ -315,7 +326,7 @@ def test_thresholds_are_made_for_the_worst_group(
         (["--device", "cuda:77"], "cannot use it"),
     ],
 )
-def test_bad_options_are_one_line(
+def test_bad_options_give_one_line_errors(
     arguments: list[str], says: str, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run_command(capsys, "calibrate", faces, "--out", tmp_path / "c.json", *arguments)
@@ -330,7 +341,7 @@ USELESS = {
 }
 
 
-def test_options_that_would_change_nothing_are_refused(
+def test_options_without_effect_are_refused(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each of those that the command has, also where it is what would be taken anyhow."""
@@ -343,7 +354,9 @@ def test_options_that_would_change_nothing_are_refused(
     tracks = ("--tracks", tmp_path / "labels.csv", "--gallery", tmp_path / "gallery", *out)
     code, _, err = run_command(capsys, "calibrate", *tracks, *given, "--flip", "--no-sr")
     assert (
-        code == 2 and "of no effect beside --tracks" in err and len(err.strip().splitlines()) == 1
+        code == 2
+        and "no effect together with --tracks" in err
+        and len(err.strip().splitlines()) == 1
     )
     known = {p.opts[0] for p in calibrate_command.params} - {
         "faces",
@@ -360,12 +373,12 @@ def test_options_that_would_change_nothing_are_refused(
     code, _, err = run_command(
         capsys, "calibrate", faces, *out, "--no-sr", "--method", "fasr", "--sizes", 16
     )
-    assert code == 2 and "--method: of no effect beside --no-sr" in err
+    assert code == 2 and "--method: no effect together with --no-sr" in err
     code, _, err = run_command(capsys, "calibrate", *tracks, "--seed", 1)
-    assert code == 2 and "of no effect" not in err
+    assert code == 2 and "no effect" not in err
 
 
-def test_folders_without_people_are_one_line(
+def test_folders_without_people_give_a_one_line_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -381,7 +394,7 @@ def test_folders_without_people_are_one_line(
     assert code == 2 and "0 enrolled people and 0 others" in err
 
 
-def test_what_is_drawn_for_a_person_depends_on_nobody_else(faces: Path) -> None:
+def test_random_draws_for_a_person_do_not_depend_on_other_people(faces: Path) -> None:
     opened, _ = read_faces([faces])
     everyone = choose_people(opened, Protocol())
     few = choose_people(opened, Protocol(people=24))
@@ -392,7 +405,7 @@ def test_what_is_drawn_for_a_person_depends_on_nobody_else(faces: Path) -> None:
     assert any(other[p.name].sightings != p.sightings for p in everyone)
 
 
-def test_everybody_is_searched_for_once_in_each_band_half_of_them_through_cameras(
+def test_each_person_has_a_search_per_band_and_half_are_camera_degraded(
     faces: Path,
 ) -> None:
     protocol = Protocol()
@@ -405,14 +418,14 @@ def test_everybody_is_searched_for_once_in_each_band_half_of_them_through_camera
 
 
 @pytest.mark.parametrize("camera", [False, True])
-def test_degraded_faces_are_as_small_as_asked(camera: bool) -> None:
+def test_degraded_faces_have_the_requested_size(camera: bool) -> None:
     track = calibrate.degrade(torch.rand(3, 3, 128, 128), calibrate.Sighting(12, camera, 5))
     assert track.small.shape == (12, 12, 3) and track.small.dtype == np.uint8
     assert len(track.auxiliaries) == 2
     assert track.lr0.picture.shape == (128, 128, 3) and track.lr0.landmarks is None
 
 
-def test_celeba_pictures_are_cut_to_the_canonical_frame(tmp_path: Path) -> None:
+def test_celeba_pictures_are_cropped_to_the_canonical_frame(tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (*CELEBA, 3), np.uint8)
     (tmp_path / "a").mkdir()
     Pictures.fromarray(picture).save(tmp_path / "a" / "1.png")
@@ -438,7 +451,7 @@ from_images([Path(sys.argv[1])], encoder, encoder, Protocol(), Path(sys.argv[2])
 """
 
 
-def test_killed_it_goes_on_with_what_was_made(faces: Path, tmp_path: Path) -> None:
+def test_after_a_kill_stored_features_are_used(faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "c.json"
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, faces, out], capture_output=True, timeout=100
@@ -455,16 +468,16 @@ def test_killed_it_goes_on_with_what_was_made(faces: Path, tmp_path: Path) -> No
     )
     after = {p: p.stat().st_mtime_ns for p in parts.iterdir()}
     assert len(after) == 3 and before.items() <= after.items()
-    whole, subjects = calibrate.probe_images(
+    all_probes, subjects = calibrate.probe_images(
         opened, plain, plain, Protocol(), tmp_path / "other", lambda *_: None
     )
     assert subjects.keys() == gallery.keys()
-    for a, b in zip(probes, whole, strict=True):
+    for a, b in zip(probes, all_probes, strict=True):
         assert a.person == b.person
         assert all((a.features[k] == b.features[k]).all() for k in Kind if k in a.features)
 
 
-def test_changed_photographs_and_models_are_not_taken_from_what_was_made(
+def test_stored_features_of_changed_photographs_or_models_are_not_used(
     faces: Path, tmp_path: Path
 ) -> None:
     opened, _ = read_faces([faces])

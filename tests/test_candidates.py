@@ -75,7 +75,7 @@ def test_every_usable_track_has_a_reconstruction_three_lists_and_an_answer(searc
         assert all(set(c["cosines"]) == {"best", "pooled", "sr"} for c in t["answer"]["joined"])
 
 
-def test_insufficient_tracks_are_neither_restored_nor_searched(searched: Path) -> None:
+def test_insufficient_tracks_are_neither_reconstructed_nor_searched(searched: Path) -> None:
     for t in document(searched)["tracks"]:
         if t["verdict"] == "insufficient":
             assert t["restoration"] is None and t["answer"] is None
@@ -83,7 +83,7 @@ def test_insufficient_tracks_are_neither_restored_nor_searched(searched: Path) -
 
 def test_right_person_is_ranked_first(searched: Path) -> None:
     truth = json.loads((PORTRAITS / "ground_truth.json").read_text())["corridor.mp4"]["frames"]
-    asked = 0
+    searches = 0
     for t in document(searched)["tracks"]:
         people = truth.get(str(t["shown"]["frame"]), {})
         x1, y1, x2, y2 = t["shown"]["box"]
@@ -92,8 +92,8 @@ def test_right_person_is_ranked_first(searched: Path) -> None:
             inside = bx1 < (x1 + x2) / 2 < bx2 and by1 < (y1 + y2) / 2 < by2
             if inside and t["answer"] is not None and face["occluded"] < 0.2:
                 assert t["answer"]["joined"][0]["subject"] == name
-                asked += 1
-    assert asked >= 2
+                searches += 1
+    assert searches >= 2
 
 
 def test_person_of_the_gallery_is_a_candidate_and_a_stranger_unknown(
@@ -129,24 +129,24 @@ def test_identification_lists_only_who_passes(copy: Path, corridor: Path) -> Non
     assert answers and all(len(a["joined"]) == 1 and a["joined"][0]["passes"] for a in answers)
 
 
-def test_calibration_speaks_as_far_as_it_fits(tmp_path: Path) -> None:
+def test_a_calibration_applies_to_the_probes_it_fits(tmp_path: Path) -> None:
     restorer: dict[str, object] = {"method": "bicubic", "samples": 1}
-    made = dataclasses.replace(
-        test_search.make_calibration(), facts={**test_search.FACTS, "restorer": restorer}
+    changed = dataclasses.replace(
+        test_search.make_calibration(), provenance={**test_search.FACTS, "restorer": restorer}
     )
     file = tmp_path / "calibration.json"
-    made.save(file)
+    changed.save(file)
     chosen = SearchSettings(
         mode="investigation", candidates=5, fpir=0.1, calibration=file, several_faces="refuse"
     )
-    whole = usable_calibration(chosen, made.facts)
-    assert whole.kinds == tuple(Kind) and whole.remarks == ()
+    full = usable_calibration(chosen, changed.provenance)
+    assert full.kinds == tuple(Kind) and full.remarks == ()
     other = usable_calibration(
-        chosen, {**made.facts, "restorer": {"method": "bicubic", "samples": 2}}
+        chosen, {**changed.provenance, "restorer": {"method": "bicubic", "samples": 2}}
     )
     assert other.kinds == (Kind.BEST, Kind.POOLED) and "reconstructions are raw" in other.remarks[0]
     with pytest.raises(UsageError, match="another embedder"):
-        usable_calibration(chosen, {**made.facts, "embedder": "f"})
+        usable_calibration(chosen, {**changed.provenance, "embedder": "f"})
 
 
 def test_the_bundled_calibration_is_for_the_bundled_models() -> None:
@@ -157,12 +157,12 @@ def test_the_bundled_calibration_is_for_the_bundled_models() -> None:
     assert remark.startswith("scores of the reconstructions are raw and count for nothing")
 
 
-def test_models_without_a_calibration_have_raw_scores_and_it_is_said() -> None:
-    usable = usable_calibration(configs.load("cpu").search, test_search.FACTS)
-    assert usable.calibration is None and usable.remarks[0].startswith("scores are raw")
+def test_models_without_a_calibration_get_raw_scores_and_a_note() -> None:
+    reading = usable_calibration(configs.load("cpu").search, test_search.FACTS)
+    assert reading.calibration is None and reading.remarks[0].startswith("scores are raw")
 
 
-def test_reconstruction_says_what_it_is_wherever_it_goes(searched: Path) -> None:
+def test_a_reconstruction_is_labelled_wherever_it_is_stored(searched: Path) -> None:
     for t in document(searched)["tracks"]:
         if t["restoration"] is None:
             continue
@@ -201,12 +201,12 @@ def test_picture_of_a_track_does_not_depend_on_the_rest_of_the_case(
             assert np.abs(one - other).max() <= 1  # sums come in another order in a larger batch
 
 
-def test_changed_findings_are_found_by_verify(copy: Path) -> None:
+def test_verify_reports_changed_results(copy: Path) -> None:
     with Case.open(copy) as case:
         assert not any(c.problems for c in verify(case))
         case.db.execute("UPDATE candidate SET subject = 'somebody'")
         assert any("the candidates of track" in p for c in verify(case) for p in c.problems)
-        case.db.execute("UPDATE restoration SET facts = '{}'")
+        case.db.execute("UPDATE restoration SET provenance = '{}'")
         assert any(
             "probes or reconstruction of track" in p for c in verify(case) for p in c.problems
         )
@@ -218,7 +218,7 @@ def test_same_run_again_does_nothing(copy: Path, corridor: Path) -> None:
     assert document(copy) == before
 
 
-def test_other_question_is_asked_without_any_work_done_again(copy: Path, corridor: Path) -> None:
+def test_other_search_options_need_no_other_work_again(copy: Path, corridor: Path) -> None:
     stages: list[Stage] = []
     other = configs.load("cpu", (*QUICK, "search.candidates=1"))
     _, worked = run(
@@ -238,7 +238,7 @@ def test_other_question_is_asked_without_any_work_done_again(copy: Path, corrido
         assert not any(c.problems for c in verify(case))
 
 
-def test_person_whose_photograph_is_gone_is_no_candidate_any_more(
+def test_a_removed_person_is_no_longer_a_candidate(
     copy: Path, corridor: Path, tmp_path: Path
 ) -> None:
     fewer = tmp_path / "mugshots"
@@ -249,21 +249,19 @@ def test_person_whose_photograph_is_gone_is_no_candidate_any_more(
     assert "grace_hopper" in text and "eileen_collins" not in text
 
 
-def test_gallery_that_was_made_before_is_used_as_it_is(
-    copy: Path, corridor: Path, tmp_path: Path
-) -> None:
-    made = tmp_path / "gallery"
-    shutil.copytree(copy / "gallery", made)
-    with Gallery.open(made) as gallery:
+def test_an_existing_gallery_is_used_unchanged(copy: Path, corridor: Path, tmp_path: Path) -> None:
+    own_gallery = tmp_path / "gallery"
+    shutil.copytree(copy / "gallery", own_gallery)
+    with Gallery.open(own_gallery) as gallery:
         gallery.remove([i.sha256 for i in gallery.images("eileen_collins")], "a test")
         facts = {
             "id": gallery.id,
-            "folder": str(made),
+            "folder": str(own_gallery),
             "generation": gallery.generation,
             "people": 1,
             "templates": 1,
         }
-    run([corridor], copy, CPU, made)
+    run([corridor], copy, CPU, own_gallery)
     assert facts.items() <= document(copy)["searched"]["gallery"].items()
 
 
@@ -273,7 +271,9 @@ def test_gallery_of_another_embedder_is_refused(corridor: Path, copy: Path, tmp_
         run([corridor], copy, CPU, tmp_path / "other")
 
 
-def test_no_gallery_is_told_before_the_footage_is_looked_at(corridor: Path, tmp_path: Path) -> None:
+def test_a_missing_gallery_is_reported_before_footage_is_read(
+    corridor: Path, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match="no such gallery folder"):
         run([corridor], tmp_path / "case", CPU, tmp_path / "nowhere")
     assert not (tmp_path / "case").exists()
@@ -285,7 +285,7 @@ def test_without_super_resolution_there_are_two_probes(entrance: Path, tmp_path:
     assert track["restoration"] is None and set(track["answer"]["lists"]) == {"best", "pooled"}
 
 
-def test_killed_while_super_resolving_it_goes_on_to_the_same_end(
+def test_a_run_killed_in_super_resolution_continues_to_the_same_result(
     searched: Path, corridor: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "case"
@@ -307,11 +307,9 @@ def test_killed_while_super_resolving_it_goes_on_to_the_same_end(
     process.send_signal(signal.SIGKILL)
     process.wait()
     run([corridor], out, CPU, MUGSHOTS)
-    ours, theirs = document(out), document(searched)
-    assert [t["restoration"] for t in ours["tracks"]] == [
-        t["restoration"] for t in theirs["tracks"]
-    ]
-    assert [t["answer"] for t in ours["tracks"]] == [t["answer"] for t in theirs["tracks"]]
+    own, other = document(out), document(searched)
+    assert [t["restoration"] for t in own["tracks"]] == [t["restoration"] for t in other["tracks"]]
+    assert [t["answer"] for t in own["tracks"]] == [t["answer"] for t in other["tracks"]]
     with Case.open(out, read_only=True) as case:
         assert not any(c.problems for c in verify(case))
         assert {p.stem for p in (out / "crops").glob("*/*")} == set(case.picture_names())
@@ -337,11 +335,11 @@ def twice(corridor: Path, entrance: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_same_person_on_two_cameras_is_proposed_with_a_score(twice: Path) -> None:
-    found = document(twice)
-    source = {t["id"]: Path(t["source"]).name for t in found["tracks"]}
+    result = document(twice)
+    source = {t["id"]: Path(t["source"]).name for t in result["tracks"]}
     across = [
         x
-        for x in found["links"]
+        for x in result["links"]
         if {source[x["a"]], source[x["b"]]} == {"corridor.mp4", "entrance.mp4"}
     ]
     assert across and all(
@@ -349,7 +347,7 @@ def test_same_person_on_two_cameras_is_proposed_with_a_score(twice: Path) -> Non
     )
 
 
-def test_two_people_of_one_picture_are_never_in_one_cluster(twice: Path) -> None:
+def test_two_tracks_in_one_frame_are_never_in_one_cluster(twice: Path) -> None:
     with Case.open(twice, read_only=True) as case:
         for cluster in clusters(case, ["proposed", "accepted"]):
             frames: list[tuple[int, int]] = []
@@ -359,9 +357,7 @@ def test_two_people_of_one_picture_are_never_in_one_cluster(twice: Path) -> None
             assert len(frames) == len(set(frames))
 
 
-def test_link_that_would_join_two_people_seen_at_once_is_refused(
-    twice: Path, tmp_path: Path
-) -> None:
+def test_a_link_between_two_tracks_in_one_frame_is_refused(twice: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copytree(twice, tmp_path / "case"))
     with Case.open(copied) as case:
         pair = case.db.execute(
@@ -370,7 +366,7 @@ def test_link_that_would_join_two_people_seen_at_once_is_refused(
         ).fetchone()
         case.db.execute("DELETE FROM link")
         link = propose_link(case, *pair)
-        with pytest.raises(CaseError, match="seen at the same time"):
+        with pytest.raises(CaseError, match="appear in one frame"):
             decide(case, link, "accepted", "somebody")
 
 
@@ -429,10 +425,10 @@ def test_stopped_between_two_groups_of_tracks_the_case_is_intact(
         run([corridor], tmp_path / "case", CPU)
 
 
-def test_gallery_put_back_from_a_copy_is_asked_anew(
+def test_a_gallery_restored_from_a_copy_is_searched_again(
     copy: Path, corridor: Path, tmp_path: Path
 ) -> None:
-    """Two copies that went apart have the same number of changes, and other people in them."""
+    """Two diverged copies have the same number of changes, but other people."""
     one, other = (Path(shutil.copytree(copy / "gallery", tmp_path / n)) for n in ("one", "other"))
     for folder, name in ((one, "grace_hopper"), (other, "eileen_collins")):
         with Gallery.open(folder) as gallery:
@@ -451,7 +447,7 @@ def test_gallery_put_back_from_a_copy_is_asked_anew(
         (("recognise.flip=true", "search.mode=identification"), "needs a calibration"),
     ],
 )
-def test_question_that_cannot_be_asked_is_told_before_the_footage_is_looked_at(
+def test_invalid_search_options_are_reported_before_footage_is_read(
     overrides: tuple[str, ...], says: str, corridor: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=says):
@@ -459,7 +455,7 @@ def test_question_that_cannot_be_asked_is_told_before_the_footage_is_looked_at(
     assert not (tmp_path / "case").exists()
 
 
-def test_damaged_index_is_made_anew_and_it_is_said(
+def test_a_damaged_index_is_rebuilt_with_a_message(
     copy: Path, corridor: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (copy / "gallery" / "vectors.faiss").write_bytes(b"no index")
@@ -469,38 +465,38 @@ def test_damaged_index_is_made_anew_and_it_is_said(
     assert "index was made anew from the store: its file is damaged" in capsys.readouterr().out
 
 
-def test_forged_list_of_photographs_is_found(copy: Path) -> None:
+def test_a_forged_list_of_photographs_is_detected(copy: Path) -> None:
     with Case.open(copy) as case:
         case.db.execute("UPDATE gallery_photo SET subject = 'somebody', problem = 'no face found'")
         assert any("list of photographs" in p for c in verify(case) for p in c.problems)
 
 
-def test_forged_gallery_of_the_case_is_found(copy: Path) -> None:
+def test_a_forged_gallery_in_the_case_is_detected(copy: Path) -> None:
     with sqlite3.connect(copy / "gallery" / "gallery.sqlite") as db:
         db.execute("UPDATE template SET vector = zeroblob(2048)")
     with Case.open(copy, read_only=True) as case:
         assert any(p.startswith("gallery: ") for c in verify(case) for p in c.problems)
 
 
-def test_probes_are_unit_vectors_one_a_kind(searched: Path) -> None:
+def test_each_kind_has_one_unit_vector_as_probe(searched: Path) -> None:
     with Case.open(searched, read_only=True) as case:
         tracks = [r[0] for r in case.db.execute("SELECT track FROM encoding").fetchall()]
         assert tracks
         for track in tracks:
-            found = features(case, track)
-            assert list(found) == list(Kind)
-            assert all(np.linalg.norm(f) == pytest.approx(1, abs=1e-5) for f in found.values())
+            result = features(case, track)
+            assert list(result) == list(Kind)
+            assert all(np.linalg.norm(f) == pytest.approx(1, abs=1e-5) for f in result.values())
 
 
 # --- one stage again, without the footage ---------------------------------------------------------------------------
 
 
-def again(folder: Path, *overrides: str) -> configs.Settings:
+def settings_of(folder: Path, *overrides: str) -> configs.Settings:
     """The case's own settings, some of them changed."""
     return configs.load(str(folder / "settings.yaml"), overrides)
 
 
-def test_a_stage_is_redone_with_other_settings_and_no_footage(copy: Path) -> None:
+def test_a_stage_is_redone_with_other_settings_without_footage(copy: Path) -> None:
     before = document(copy)
     for source in before["sources"]:
         assert Path(
@@ -508,7 +504,7 @@ def test_a_stage_is_redone_with_other_settings_and_no_footage(copy: Path) -> Non
         ).is_file()  # that it is not read is seen by its path, which goes now
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("UPDATE source SET path = '/nowhere/gone.mp4'")
-    assert redo(copy, "restore", again(copy, "restore.samples=3"))
+    assert redo(copy, "restore", settings_of(copy, "restore.samples=3"))
     after = document(copy)
     drawn = [t["restoration"] for t in after["tracks"] if t["restoration"]]
     assert drawn and all(len(r["samples"]) == 3 for r in drawn)
@@ -516,35 +512,35 @@ def test_a_stage_is_redone_with_other_settings_and_no_footage(copy: Path) -> Non
         after["searched"]["models"]["restorer"]["samples"] == 3
     )  # and the people it was asked about were asked again
     assert after["settings"]["restore"]["samples"] == 3
-    assert again(copy).restore.samples == 3
-    told = [json.loads(x["details"]) for x in after["log"] if x["event"] == "stage redone"]
-    assert told == [
+    assert settings_of(copy).restore.samples == 3
+    redone = [json.loads(x["details"]) for x in after["log"] if x["event"] == "stage redone"]
+    assert redone == [
         {"stage": "restore", "changed": ["restore.samples"], "settings": after["settings"]}
     ]
     assert [t["shown"] for t in after["tracks"]] == [t["shown"] for t in before["tracks"]]
 
 
-def test_a_redone_case_is_intact_and_the_same_stage_again_does_nothing(copy: Path) -> None:
-    assert redo(copy, "search", again(copy, "search.candidates=1"))
+def test_a_redone_case_is_intact_and_repeating_the_stage_does_nothing(copy: Path) -> None:
+    assert redo(copy, "search", settings_of(copy, "search.candidates=1"))
     assert all(len(t["answer"]["joined"]) == 1 for t in document(copy)["tracks"] if t["answer"])
-    assert not redo(copy, "search", again(copy))
-    assert not redo(copy, "restore", again(copy))
+    assert not redo(copy, "search", settings_of(copy))
+    assert not redo(copy, "restore", settings_of(copy))
     with Case.open(copy, read_only=True) as case:
         assert not any(check.problems for check in verify(case))
 
 
-def test_another_seed_draws_anew(copy: Path) -> None:
+def test_another_seed_draws_other_reconstructions(copy: Path) -> None:
     before = [t["restoration"]["picture"] for t in document(copy)["tracks"] if t["restoration"]]
-    assert redo(copy, "restore", again(copy, "restore.seed=5"))
+    assert redo(copy, "restore", settings_of(copy, "restore.seed=5"))
     after = [t["restoration"]["picture"] for t in document(copy)["tracks"] if t["restoration"]]
     assert not set(before) & set(after)
     assert all((copy / picture).is_file() for picture in after)
     assert not any((copy / picture).is_file() for picture in before)
 
 
-def test_links_are_proposed_anew(copy: Path) -> None:
-    assert redo(copy, "link", again(copy, "link.min_similarity=0"))
-    assert not redo(copy, "link", again(copy))
+def test_links_are_proposed_again(copy: Path) -> None:
+    assert redo(copy, "link", settings_of(copy, "link.min_similarity=0"))
+    assert not redo(copy, "link", settings_of(copy))
     assert document(copy)["settings"]["link"]["min_similarity"] == 0
 
 
@@ -561,36 +557,36 @@ def test_links_are_proposed_anew(copy: Path) -> None:
         ),
     ],
 )
-def test_a_stage_takes_its_own_settings_alone(
+def test_a_stage_accepts_only_its_own_settings(
     copy: Path, stage: Any, override: str, says: str
 ) -> None:
     before = document(copy)
     with pytest.raises(CaseError, match=says):
-        redo(copy, stage, again(copy, override))
+        redo(copy, stage, settings_of(copy, override))
     assert document(copy) == before
 
 
 def test_a_refused_stage_leaves_the_case_as_it_was(copy: Path) -> None:
     other_models(copy)
-    before, said = document(copy), (copy / "settings.yaml").read_text()
-    with pytest.raises(CaseError, match=r"tracks have no features.*give --stage restore"):
-        redo(copy, "search", again(copy, "search.fpir=0.05"))
-    assert document(copy) == before and (copy / "settings.yaml").read_text() == said
+    before, settings_text = document(copy), (copy / "settings.yaml").read_text()
+    with pytest.raises(CaseError, match=r"tracks have no probes.*give --stage restore"):
+        redo(copy, "search", settings_of(copy, "search.fpir=0.05"))
+    assert document(copy) == before and (copy / "settings.yaml").read_text() == settings_text
 
 
 def test_a_stage_of_unfinished_footage_is_refused(copy: Path) -> None:
     with sqlite3.connect(copy / DATABASE) as db:
         db.execute("UPDATE source SET state = 'running'")
-    with pytest.raises(CaseError, match="its footage is not finished"):
-        redo(copy, "restore", again(copy))
+    with pytest.raises(CaseError, match="its footage is not done"):
+        redo(copy, "restore", settings_of(copy))
 
 
 def test_a_case_that_was_never_searched_needs_a_gallery(corridor: Path, tmp_path: Path) -> None:
     out = tmp_path / "case"
     run([corridor], out, configs.load("cpu", (*QUICK, *NOTHING_DRAWN)))
     with pytest.raises(UsageError, match="never searched"):
-        redo(out, "search", again(out))
-    assert redo(out, "search", again(out), MUGSHOTS)
+        redo(out, "search", settings_of(out))
+    assert redo(out, "search", settings_of(out), MUGSHOTS)
     assert all(t["answer"] for t in document(out)["tracks"] if t["verdict"] == "usable")
 
 
@@ -601,7 +597,7 @@ def by_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
-def test_a_stage_asks_as_the_case_was_asked_last_by_whatever_command(
+def test_a_stage_uses_the_options_of_the_last_search(
     copy: Path, corridor: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(
@@ -613,22 +609,22 @@ def test_a_stage_asks_as_the_case_was_asked_last_by_whatever_command(
     stage = ("--stage", "restore", "--out", str(copy), "--set", "restore.seed=5")
     assert by_command(monkeypatch, *stage, "--set", "search.candidates=2") == 0
     after = document(copy)
-    for asked in (after["searched"]["question"], after["settings"]["search"]):
-        assert asked["fpir"] == 0.2, "as last"
-        assert asked["candidates"] == 2, "but for what this command says"
+    for options in (after["searched"]["question"], after["settings"]["search"]):
+        assert options["fpir"] == 0.2, "as last"
+        assert options["candidates"] == 2, "but for what this command says"
     assert by_command(monkeypatch, "--stage", "link", "--out", str(copy)) == 0
     with Case.open(copy, read_only=True) as case:
         assert not [problem for check in verify(case) for problem in check.problems]
 
 
-def test_pictures_drawn_anew_are_searched_with_anew(copy: Path) -> None:
-    def asked() -> list[str]:
+def test_new_reconstructions_are_searched_again(copy: Path) -> None:
+    def searches() -> list[str]:
         return [line["details"] for line in document(copy)["log"] if line["event"] == "searched"]
 
-    assert len(asked()) == 1
-    assert redo(copy, "restore", again(copy, "restore.seed=5"))
-    assert len(asked()) == 2, "the question is the same, what it was asked with is not"
-    assert not redo(copy, "restore", again(copy))
+    assert len(searches()) == 1
+    assert redo(copy, "restore", settings_of(copy, "restore.seed=5"))
+    assert len(searches()) == 2, "the question is the same, what it was asked with is not"
+    assert not redo(copy, "restore", settings_of(copy))
 
 
 def other_models(folder: Path) -> None:
@@ -637,7 +633,7 @@ def other_models(folder: Path) -> None:
         case.db.execute("UPDATE encoding SET models = json_set(models, '$.pooled_by', 'another')")
 
 
-def test_without_a_gallery_probes_made_anew_are_searched_for_as_last(
+def test_new_probes_are_searched_in_the_last_gallery_without_option(
     copy: Path, corridor: Path
 ) -> None:
     loose = configs.load("cpu", (*QUICK, "search.fpir=0.2"))
@@ -653,7 +649,7 @@ def test_without_a_gallery_probes_made_anew_are_searched_for_as_last(
 
 
 @pytest.mark.parametrize("what", ["gone", "another"])
-def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
+def test_answers_for_old_probes_are_deleted_without_the_gallery(
     what: str,
     copy: Path,
     corridor: Path,
@@ -662,15 +658,17 @@ def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
 ) -> None:
     other_models(copy)
     shutil.move(copy / "gallery", copy / "moved")
-    with Gallery.open(copy / "moved", read_only=True) as kept:
+    with Gallery.open(copy / "moved", read_only=True) as gallery_:
         if what == "another":
-            Gallery.create(copy / "gallery", "builtin", kept.embedder.sha256, kept.length).close()
+            Gallery.create(
+                copy / "gallery", "builtin", gallery_.embedder.sha256, gallery_.length
+            ).close()
     quick = [part for setting in QUICK for part in ("--set", setting)]
     assert by_command(monkeypatch, str(corridor), "--out", str(copy), *quick) == 0
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     assert (
-        "were taken out" in told
-        and ("no gallery here" if what == "gone" else "another gallery than") in told
+        "were taken out" in text
+        and ("no gallery here" if what == "gone" else "another gallery than") in text
     )
     after = document(copy)
     assert all(t["answer"] is None for t in after["tracks"])
@@ -698,7 +696,7 @@ def test_without_the_gallery_answers_on_probes_of_before_are_taken_out(
         ([], "FOOTAGE"),
     ],
 )
-def test_what_a_stage_needs_is_said(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_a_stage_reports_what_it_needs(arguments: list[str], says: str, tmp_path: Path) -> None:
     call = [sys.executable, "-c", "from fasr_video.cli import main; main()", "run", *arguments]
     done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr

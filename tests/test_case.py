@@ -58,7 +58,7 @@ def case(finished: Path, tmp_path: Path) -> Path:
 
 
 def forge(folder: Path, change: Callable[[Case], object]) -> None:
-    """What nobody can find who has the case alone: a change, and the whole chain of the log made anew."""
+    """Make a change and recompute the whole log chain, which the case alone cannot reveal."""
     with Case.open(folder) as case, case.transaction():
         change(case)
         previous = ""
@@ -85,7 +85,7 @@ def test_untouched_case_is_intact(case: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "expected"),
     [
         ("UPDATE log SET details = json_set(details, '$.version', '9') WHERE id = 1", "log line 1"),
         ("UPDATE log SET details = '{}' WHERE id = 1", "row 1 of log"),
@@ -103,12 +103,12 @@ def test_untouched_case_is_intact(case: Path) -> None:
             "settings",
         ),
         ("UPDATE source SET sha256 = 'abc'", "not the footage"),
-        ("UPDATE source SET sha256 = 'abc'", "what is known of"),
-        ("UPDATE source SET info = json_set(info, '$.time_base', '1/1')", "what is known of"),
+        ("UPDATE source SET sha256 = 'abc'", "the facts about"),
+        ("UPDATE source SET info = json_set(info, '$.time_base', '1/1')", "the facts about"),
         ("UPDATE source SET detector = json_set(detector, '$.name', 'other')", "the detector of"),
         ("DELETE FROM log WHERE id = (SELECT max(id) FROM log)", "the end of the log"),
-        ("UPDATE source SET state = 'running'", "was done is not what the log says"),
-        ("UPDATE source SET path = '/elsewhere.mp4'", "what is known of"),
+        ("UPDATE source SET state = 'running'", "is done differs from the log"),
+        ("UPDATE source SET path = '/elsewhere.mp4'", "the facts about"),
         ("UPDATE source SET losses = replace(losses, '0', '7')", "segments, tracks or counts"),
         ("UPDATE source SET frames = frames + 1", "segments, tracks or counts"),
         ("UPDATE source SET skipped_damaged = 1", "segments, tracks or counts"),
@@ -118,16 +118,16 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ("UPDATE segment SET faces = faces + 1", "segments, tracks or counts"),
         ("DELETE FROM segment", "segments, tracks or counts"),
         ("DELETE FROM source", "is gone from the case"),
-        ("DELETE FROM source", "points at a row of source that is gone"),
+        ("DELETE FROM source", "refers to a missing row of source"),
         (
             "UPDATE meta SET value = 'x' WHERE key = 'case_id'",
-            "case_id is not what the case was created with",
+            "case_id differs from the one in the log",
         ),
-        ("UPDATE meta SET value = '9.9' WHERE key = 'version'", "version is not what"),
-        ("UPDATE meta SET value = '{}' WHERE key = 'versions'", "versions is not what"),
+        ("UPDATE meta SET value = '9.9' WHERE key = 'version'", "version differs from the one"),
+        ("UPDATE meta SET value = '{}' WHERE key = 'versions'", "versions differs from the one"),
         (
             "UPDATE meta SET value = '[]' WHERE key = 'linked_tracks'",
-            "what the links were proposed from",
+            "the tracks that links were proposed from",
         ),
         (
             "INSERT INTO link (a, b, score, evidence, state) SELECT min(id), max(id), 0.9, '', 'proposed' FROM track",
@@ -135,20 +135,20 @@ def test_untouched_case_is_intact(case: Path) -> None:
         ),
     ],
 )
-def test_every_change_of_a_row_is_found(case: Path, change: str, found: str) -> None:
+def test_every_change_of_a_row_is_reported(case: Path, change: str, expected: str) -> None:
     with sqlite3.connect(case / DATABASE) as db:
         assert db.execute(change).rowcount > 0
-    assert any(found in p for p in problems(case))
+    assert any(expected in p for p in problems(case))
 
 
-def test_a_source_that_is_gone_with_all_that_was_found_in_it_is_told(case: Path) -> None:
+def test_a_source_deleted_with_all_its_rows_is_reported(case: Path) -> None:
     with sqlite3.connect(case / DATABASE) as db:
         for table in ("segment", "face", "track", "source"):
             db.execute(f"DELETE FROM {table}")
     assert any("source 1 is gone from the case" in p for p in problems(case))
 
 
-def test_a_trigger_in_the_database_is_told(case: Path) -> None:
+def test_a_trigger_in_the_database_is_reported(case: Path) -> None:
     with sqlite3.connect(case / DATABASE) as db:
         db.execute("CREATE TRIGGER odd AFTER INSERT ON decision BEGIN DELETE FROM decision; END")
     assert problems(case) == [
@@ -156,7 +156,7 @@ def test_a_trigger_in_the_database_is_told(case: Path) -> None:
     ]
 
 
-def test_what_an_older_version_did_not_log_is_told_and_no_fault(case: Path) -> None:
+def test_hashes_that_an_older_version_did_not_log_are_noted_and_no_problem(case: Path) -> None:
     def older(opened: Case) -> None:
         opened.db.execute("DELETE FROM log WHERE event = 'links proposed'")
         opened.db.execute("UPDATE log SET details = json_remove(details, '$.rows', '$.case_id')")
@@ -166,10 +166,15 @@ def test_what_an_older_version_did_not_log_is_told_and_no_fault(case: Path) -> N
     with Case.open(case, read_only=True) as opened:
         checks = verify(opened)
     assert not [p for c in checks for p in c.problems]
-    assert [n for c in checks for n in c.notes if n.startswith("segments and counts: no hash")]
+    assert [
+        n
+        for c in checks
+        for n in c.notes
+        if n.startswith("segments and counts: an earlier version")
+    ]
 
 
-def test_a_log_made_anew_is_found_by_an_end_that_was_noted(
+def test_a_rewritten_log_is_detected_by_a_noted_head(
     case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Case.open(case, read_only=True) as opened:
@@ -180,13 +185,13 @@ def test_a_log_made_anew_is_found_by_an_end_that_was_noted(
         case,
         lambda opened: opened.db.execute("DELETE FROM log WHERE id = (SELECT max(id) FROM log)"),
     )
-    (told,) = problems(case)
-    assert "report.json: the log holds no line" in told
+    (problem_text,) = problems(case)
+    assert "report.json: the log has no line" in problem_text
     shutil.rmtree(case / "report")
     assert problems(case) == []
     capsys.readouterr()
     assert cli.cli(["verify", str(case), "--head", head], standalone_mode=False) == 4
-    assert f"the head that was given: the log holds no line {head[:16]}" in capsys.readouterr().out
+    assert f"the head that was given: the log has no line {head[:16]}" in capsys.readouterr().out
 
 
 def test_files_beside_the_database_are_checked(case: Path) -> None:
@@ -203,18 +208,18 @@ def test_files_beside_the_database_are_checked(case: Path) -> None:
     stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"")
     (case / "signed-off" / "2021.json.new").write_text("{}")
-    told = "\n".join(problems(case))
+    problem_text = "\n".join(problems(case))
     for name, what in {
-        "report/index.html": "is not as the report was written",
-        "settings.yaml": "does not say what the database does",
-        "signed-off/2020.json": "is unknown to the log",
+        "report/index.html": "was changed or removed",
+        "settings.yaml": "differs from the settings in the database",
+        "signed-off/2020.json": "is not in the log",
     }.items():
-        assert f"{case / name} {what}" in told
-    assert "2021" not in told
+        assert f"{case / name} {what}" in problem_text
+    assert "2021" not in problem_text
     with Case.open(case, read_only=True) as opened:
         noted = "\n".join(n for c in verify(opened) for n in c.notes)
-    assert f"{stray} is no picture of the case" in noted
-    assert f"{case / 'report' / 'T9.html'}: no report wrote it" in noted
+    assert f"{stray} is not a picture of the case" in noted
+    assert f"{case / 'report' / 'T9.html'}: not part of the report" in noted
     (case / "report" / ".unfinished").touch()  # as a kill leaves it
     assert not [p for p in problems(case) if "report" in p and "signed" not in p]
 
@@ -250,16 +255,16 @@ def test_footage_that_changes_while_it_is_read_is_not_done(entrance: Path, tmp_p
         assert case.db.execute("SELECT state FROM source").fetchone()["state"] == "running"
 
 
-def test_changed_and_missing_pictures_are_found(case: Path) -> None:
+def test_changed_and_missing_pictures_are_reported(case: Path) -> None:
     first, second = sorted((case / "crops").glob("*/*.png"))[:2]
     first.write_bytes(first.read_bytes() + b"\0")
     second.unlink()
-    told = problems(case)
-    assert any(first.name in p and "changed" in p for p in told)
-    assert any(second.name in p and "missing" in p for p in told)
+    problem_text = problems(case)
+    assert any(first.name in p and "changed" in p for p in problem_text)
+    assert any(second.name in p and "missing" in p for p in problem_text)
 
 
-def test_changed_footage_is_found_and_missing_footage_is_told(case: Path) -> None:
+def test_changed_footage_is_a_problem_and_missing_footage_is_unchecked(case: Path) -> None:
     footage = case.parent / "footage.mp4"
     footage.write_bytes(footage.read_bytes()[:-1])
     assert any("not the footage" in p for p in problems(case))
@@ -269,7 +274,7 @@ def test_changed_footage_is_found_and_missing_footage_is_told(case: Path) -> Non
     assert sources.problems == [] and "is not there" in sources.unchecked[0]
 
 
-def test_footage_that_cannot_be_read_is_told_with_its_reason(
+def test_unreadable_footage_is_reported_with_its_reason(
     case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What `/proc/self/mem` gives is an error of reading, for root too."""
@@ -295,14 +300,14 @@ def test_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         hash_folder(tmp_path)
 
 
-def test_case_of_another_version_is_refused_by_name(case: Path) -> None:
+def test_a_case_of_another_version_is_refused_with_that_version(case: Path) -> None:
     with sqlite3.connect(case / DATABASE) as db:
         db.execute("UPDATE meta SET value = '99' WHERE key = 'schema'")
     with pytest.raises(CaseError, match="another version"):
         Case.open(case)
 
 
-def test_damaged_database_is_an_integrity_error_and_stays_as_it_is(case: Path) -> None:
+def test_a_damaged_database_is_an_integrity_error_and_is_not_changed(case: Path) -> None:
     path = case / DATABASE
     damaged = b"not a database at all " * 400
     for extra in case.glob(f"{DATABASE}-*"):
@@ -332,7 +337,7 @@ def test_reading_a_case_writes_nothing(case: Path) -> None:
     assert {k: v for k, v in after.items() if v} == {k: v for k, v in before.items() if v}
 
 
-def test_damaged_pages_are_told_by_verify(case: Path) -> None:
+def test_verify_reports_damaged_pages(case: Path) -> None:
     path = case / DATABASE
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -358,7 +363,7 @@ def test_failed_transaction_leaves_nothing(case: Path) -> None:
         assert opened.db.execute("SELECT count(*) FROM log").fetchone()[0] == before
 
 
-def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path) -> None:
+def test_a_decision_on_a_link_can_be_undone_and_stays_in_the_log(case: Path) -> None:
     with Case.open(case) as opened:
         (track,) = opened.db.execute("SELECT id FROM track LIMIT 1").fetchone()
         with opened.transaction():
@@ -372,9 +377,7 @@ def test_a_decision_on_a_link_can_be_taken_back_and_stays_in_the_log(case: Path)
         assert (row["state"], row["decided_by"]) == ("proposed", None)
         assert not [p for c in verify(opened) for p in c.problems if p.startswith("link ")]
         opened.db.execute("UPDATE link SET state = 'accepted', decided_by = 'nobody'")
-        assert [
-            p for c in verify(opened) for p in c.problems if "link 1 is not as the log has it" in p
-        ]
+        assert [p for c in verify(opened) for p in c.problems if "link 1 differs from the log" in p]
         decided = opened.db.execute(
             "SELECT count(*) FROM log WHERE event = 'link decided'"
         ).fetchone()[0]
@@ -390,7 +393,7 @@ def test_opening_a_case_that_another_process_reads_works(case: Path) -> None:
         one.db.execute("COMMIT")
 
 
-def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: Path) -> None:
+def test_a_log_line_dated_before_the_previous_one_is_noted(tmp_path: Path) -> None:
     """Somebody who adds a line behind the log may say that it was written long ago."""
     with Case.open(make_case(tmp_path / "case")) as case:
         assert [c.notes for c in verify(case) if c.what == "log chain"] == [()]
@@ -404,19 +407,19 @@ def test_a_line_of_the_log_that_is_older_than_the_one_before_is_told(tmp_path: P
         case.set_meta("log_head", digest)
         (notes,) = [c.notes for c in verify(case) if c.what == "log chain"]
     assert len(notes) == 1 and notes[0].startswith(
-        f"log line {last['id'] + 1} (camera and clock) says {at}"
+        f"log line {last['id'] + 1} (camera and clock) is dated {at}"
     )
 
 
-def test_a_case_of_many_tracks_is_shown_by_its_first_ones(
+def test_show_prints_only_the_first_of_many_tracks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(screen, "MOST_ROWS", 2)
     with Case.open(make_case(tmp_path / "case"), read_only=True) as case:
         screen.show(as_document(case))
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
         "2 of 5 tracks are shown: --json, `fasr-video export` and the report have all"
-        in " ".join(shown.split())
+        in " ".join(output.split())
     )
-    assert " T2 " in shown and " S2-T1 " not in shown.split("perhaps the same person")[0]
+    assert " T2 " in output and " S2-T1 " not in output.split("perhaps the same person")[0]

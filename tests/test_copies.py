@@ -93,5 +93,5 @@ def test_without_a_folder_to_search_it_says_that_nothing_was_searched(
     code, out, _ = called(capsys, "gallery", "remove", folder / "gallery", LEAD, "--why", "order")
     assert (
         code == 0
-        and "copies in cases, reports, other galleries and backups were not looked for" in out
+        and "copies in cases, reports, other galleries and backups were not searched for" in out
     )

@@ -17,12 +17,12 @@ from fasr_video.case.decisions import (
     QUERY,
     Agreement,
     agreement,
-    all_standing,
     decide,
-    standing,
+    standing_by_track,
+    standing_decisions,
     undo,
 )
-from fasr_video.case.decisions import decisions as made_on
+from fasr_video.case.decisions import decisions as decisions_on
 from fasr_video.case.document import as_document
 from fasr_video.case.verify import verify
 from fasr_video.errors import CaseError, EnvironmentFailure, FasrError, IntegrityError, UsageError
@@ -33,13 +33,13 @@ from tests.test_cli import called
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_case(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "case"))
+def folder(prepared_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared_case, tmp_path / "case"))
 
 
 @pytest.fixture
@@ -52,44 +52,46 @@ def problems(case: Case) -> list[str]:
     return [p for c in verify(case) for p in c.problems]
 
 
-def test_a_decision_is_kept_with_its_reason_and_its_reviewer(case: Case) -> None:
-    made = decide(case, 1, "accepted", "same scar\nover the left eye", "Anna  Huber ", "anna")
-    assert made_on(case, 1) == [made]
-    assert (made.verdict, made.subject, made.by) == ("accepted", "anna", "Anna Huber")
-    assert made.reason == "same scar\nover the left eye" and made.at and made.stands
+def test_a_decision_is_stored_with_its_reason_and_its_reviewer(case: Case) -> None:
+    decision = decide(case, 1, "accepted", "same scar\nover the left eye", "Anna  Huber ", "anna")
+    assert decisions_on(case, 1) == [decision]
+    assert (decision.verdict, decision.subject, decision.by) == ("accepted", "anna", "Anna Huber")
+    assert decision.reason == "same scar\nover the left eye" and decision.at and decision.stands
     (line,) = case.db.execute("SELECT details FROM log WHERE event = 'decided'").fetchall()
-    assert json.loads(line["details"])["reason"] == made.reason
+    assert json.loads(line["details"])["reason"] == decision.reason
     assert problems(case) == []
 
 
-def test_a_decision_taken_back_stays_and_says_who_took_it_back(case: Case) -> None:
-    made = decide(case, 1, "rejected", "other ear", "Anna")
-    undo(case, made.id, "Ben")
-    (kept,) = made_on(case, 1)
-    assert (kept.undone_by, kept.reason) == ("Ben", "other ear") and standing(case, 1) == []
+def test_an_undone_decision_stays_and_names_who_undid_it(case: Case) -> None:
+    decision = decide(case, 1, "rejected", "other ear", "Anna")
+    undo(case, decision.id, "Ben")
+    (stored,) = decisions_on(case, 1)
+    assert (stored.undone_by, stored.reason) == ("Ben", "other ear") and standing_decisions(
+        case, 1
+    ) == []
     with pytest.raises(CaseError, match="Ben has undone it already"):
-        undo(case, made.id, "Anna")
+        undo(case, decision.id, "Anna")
     assert problems(case) == []
 
 
 def test_two_reviewers_stand_beside_each_other_and_agree_or_not(case: Case) -> None:
-    assert agreement(standing(case, 1)) is Agreement.UNDECIDED
+    assert agreement(standing_decisions(case, 1)) is Agreement.UNDECIDED
     decide(case, 1, "accepted", "a", "Anna", "anna")
-    assert agreement(standing(case, 1)) is Agreement.ONE
+    assert agreement(standing_decisions(case, 1)) is Agreement.ONE
     decide(case, 1, "rejected", "b", "Ben", "anna")
-    assert agreement(standing(case, 1)) is Agreement.CONFLICT
+    assert agreement(standing_decisions(case, 1)) is Agreement.CONFLICT
     decide(case, 1, "accepted", "b, looked again", "Ben", "anna")
-    assert agreement(standing(case, 1)) is Agreement.AGREED
+    assert agreement(standing_decisions(case, 1)) is Agreement.AGREED
     decide(case, 1, "accepted", "b, a third time", "Ben", "bert")
-    assert agreement(standing(case, 1)) is Agreement.CONFLICT
+    assert agreement(standing_decisions(case, 1)) is Agreement.CONFLICT
 
 
-def test_the_same_person_decides_once_however_the_name_is_written(case: Case) -> None:
+def test_a_reviewer_is_recognised_however_the_name_is_written(case: Case) -> None:
     first = decide(case, 1, "accepted", "a", "Anna Huber", "anna")
     second = decide(case, 1, "insufficient", "too blurred after all", " anna  huber")
-    former, latter = made_on(case, 1)
+    former, latter = decisions_on(case, 1)
     assert (former.id, former.undone_by) == (first.id, "anna huber") and latter == second
-    assert agreement(standing(case, 1)) is Agreement.ONE and problems(case) == []
+    assert agreement(standing_decisions(case, 1)) is Agreement.ONE and problems(case) == []
 
 
 @pytest.mark.parametrize(
@@ -97,15 +99,15 @@ def test_the_same_person_decides_once_however_the_name_is_written(case: Case) ->
     [
         (1, "accepted", " ", "Anna", "anna", "a reason is missing"),
         (1, "accepted", "x", " \n", "anna", "a name is missing"),
-        (1, "accepted", "x", "Anna", None, "without saying whom"),
+        (1, "accepted", "x", "Anna", None, "needs a candidate"),
         (1, "accepted", "x", "Anna", "nobody", "nobody is not among its candidates"),
-        (1, "insufficient", "x", "Anna", "anna", "said of the track"),
+        (1, "insufficient", "x", "Anna", "anna", "is about the track"),
         (1, "perhaps", "x", "Anna", None, "no such verdict"),
         (99, "rejected", "x", "Anna", None, "no such finished track"),
         (1, "rejected", "x" * 4001, "Anna", None, "of 4001 characters"),
     ],
 )
-def test_half_a_decision_is_refused_in_one_line_and_nothing_is_kept(
+def test_an_incomplete_decision_is_refused_and_not_stored(
     case: Case, track: int, verdict: str, reason: str, by: str, subject: str | None, says: str
 ) -> None:
     with pytest.raises(FasrError, match=says) as caught:
@@ -116,35 +118,33 @@ def test_half_a_decision_is_refused_in_one_line_and_nothing_is_kept(
 
 # Behind the log's back, and what `verify` says of each.
 CHANGES = {
-    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 is not as the log has it (verdict)",
-    "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 is not as the log has it (reason)",
+    "UPDATE decision SET verdict = 'rejected' WHERE id = 1": "decision 1 differs from the log (verdict)",
+    "UPDATE decision SET reason = 'another' WHERE id = 1": "decision 1 differs from the log (reason)",
     "UPDATE decision SET undone_by = 'Anna', undone_at = 'now' WHERE id = 1": (
-        "decision 1 is not as the log has it (undone_by, undone_at)"
+        "decision 1 differs from the log (undone_by, undone_at)"
     ),
     "UPDATE decision SET undone_by = NULL, undone_at = NULL WHERE id = 2": (
-        "decision 2 is not as the log has it (undone_by, undone_at)"
+        "decision 2 differs from the log (undone_by, undone_at)"
     ),
     "DELETE FROM decision WHERE id = 2": "decision 2 is in the log and not in the case",
     "INSERT INTO decision (track, verdict, reason, by, at) VALUES (2, 'rejected', 'x', 'Carl', '2026-01-01T09Z')": (
         "decision 3 is not in the log"
     ),
     "UPDATE link SET state = 'accepted', decided_by = 'Anna', decided_at = 'now'": (
-        "link 1 is not as the log has it (state, decided_by, decided_at)"
+        "link 1 differs from the log (state, decided_by, decided_at)"
     ),
-    "UPDATE link SET score = 0.99": "link 1 is not as the log has it (score)",
+    "UPDATE link SET score = 0.99": "link 1 differs from the log (score)",
     "DELETE FROM link": "link 1 is in the log and not in the case",
     "UPDATE candidate SET score = 9 WHERE track = 2 AND list = 'joined' AND rank = 1": (
-        "the candidates of track 2 are not as the log has them"
+        "the candidates of track 2 differ from the log"
     ),
-    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 are not as the log has them",
-    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs is not as the log has it",
+    "UPDATE answer SET verdict = 'unknown' WHERE track = 1": "the candidates of track 1 differ from the log",
+    "UPDATE gallery_photo SET subject = 'carl' WHERE id = 1": "the list of photographs differs from the log",
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_changed_behind_the_log_is_named_and_no_decision_covers_it(
-    case: Case, change: str
-) -> None:
+def test_a_change_without_a_log_line_is_named_and_blocks_decisions(case: Case, change: str) -> None:
     decide(case, 1, "accepted", "a", "Anna", "anna")
     undo(case, decide(case, 1, "rejected", "b", "Ben").id, "Ben")
     assert problems(case) == []
@@ -164,21 +164,21 @@ def test_what_was_changed_behind_the_log_is_named_and_no_decision_covers_it(
     assert problems(case) == [CHANGES[change]]
 
 
-def test_a_change_that_a_later_line_of_the_log_covers_is_still_named(
+def test_a_change_before_a_later_log_line_is_still_named(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     case.db.execute("UPDATE decision SET verdict = 'accepted' WHERE id = 1")
     with monkeypatch.context() as patch:
         patch.setattr(
-            "fasr_video.case.decisions.require", lambda case: None
-        )  # as a program that asks nothing
+            "fasr_video.case.decisions.require_unchanged", lambda case: None
+        )  # as a program without this check
         decide(case, 2, "rejected", "b", "Ben")
-    assert problems(case) == ["decision 1 is not as the log has it (verdict)"]
+    assert problems(case) == ["decision 1 differs from the log (verdict)"]
 
 
-def test_no_line_is_added_to_a_log_that_was_cut_off_or_changed(case: Case) -> None:
-    """Or the head of the log would fit again: a decision and its line were taken out, and `verify` said nothing."""
+def test_no_line_is_added_to_a_truncated_or_changed_log(case: Case) -> None:
+    """Otherwise the new log head would hide that a decision and its line were deleted."""
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     with case.transaction():
         case.db.execute("DELETE FROM decision")
@@ -190,7 +190,7 @@ def test_no_line_is_added_to_a_log_that_was_cut_off_or_changed(case: Case) -> No
     assert problems(case) == ["the end of the log is missing"]
 
 
-def test_nothing_is_decided_on_top_of_a_line_that_was_changed(case: Case) -> None:
+def test_a_changed_log_line_blocks_decisions(case: Case) -> None:
     decide(case, 1, "rejected", "other ear", "Anna", "anna")
     case.db.execute("UPDATE decision SET reason = 'other nose'")
     case.db.execute(
@@ -200,7 +200,7 @@ def test_nothing_is_decided_on_top_of_a_line_that_was_changed(case: Case) -> Non
         decide(case, 2, "rejected", "b", "Ben")
 
 
-def test_roles_are_read_from_the_log_once_however_many_decisions_there_are(case: Case) -> None:
+def test_roles_are_read_in_a_single_pass_over_the_log(case: Case) -> None:
     for n in range(8):
         decide(case, 1 + n % 4, "rejected", "r", f"Person {n}", role="examiner" if n % 2 else "")
     with case.transaction():
@@ -208,13 +208,15 @@ def test_roles_are_read_from_the_log_once_however_many_decisions_there_are(case:
             case.log("resumed", {})
     steps = {count: _steps(case, count) for count in (1, 8)}
     assert steps[8] < 2 * steps[1]
-    assert [d.role for _, found in sorted(all_standing(case).items()) for d in found].count(
-        "examiner"
-    ) == 4
+    assert [
+        d.role
+        for _, track_decisions in sorted(standing_by_track(case).items())
+        for d in track_decisions
+    ].count("examiner") == 4
 
 
 def _steps(case: Case, most: int) -> int:
-    """Of SQLite's machine, for reading so many decisions."""
+    """Return SQLite's steps for reading this many decisions."""
     taken = [0]
 
     def count() -> int:
@@ -228,52 +230,55 @@ def _steps(case: Case, most: int) -> int:
     return taken[0]
 
 
-def test_a_decision_smuggled_into_a_case_without_any_is_found(case: Case) -> None:
+def test_a_forged_first_decision_is_detected(case: Case) -> None:
     case.db.execute(
         "INSERT INTO decision (track, verdict, reason, by, at) VALUES (1, 'rejected', 'x', 'C', '2026-01-01T09Z')"
     )
     assert problems(case) == ["decision 1 is not in the log"]
 
 
-def test_decisions_stay_when_the_case_is_searched_anew(case: Case) -> None:
-    made = decide(case, 1, "accepted", "a", "Anna", "anna")
+def test_decisions_stay_when_the_case_is_searched_again(case: Case) -> None:
+    decision = decide(case, 1, "accepted", "a", "Anna", "anna")
     with case.transaction():
         case.db.execute("DELETE FROM candidate WHERE subject = 'anna'")
-        asked = json.loads(case.meta("searched"))
-        case.log("searched", {**asked, "index_made_anew": None, "answers": replay.answers(case)})
-    assert standing(case, 1) == [made] and made.subject == "anna"
+        searched = json.loads(case.meta("searched"))
+        case.log(
+            "searched",
+            {**searched, "index_made_anew": None, "answers": replay.answer_digests(case)},
+        )
+    assert standing_decisions(case, 1) == [decision] and decision.subject == "anna"
     with pytest.raises(UsageError, match="not among its candidates"):
         decide(case, 1, "accepted", "b", "Ben", "anna")
     assert as_document(case)["tracks"][0]["decisions"][0]["subject"] == "anna"
 
 
-def test_a_decision_while_another_process_writes_fails_in_one_line_and_loses_nothing(
+def test_a_decision_while_another_process_writes_fails_in_one_line(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.case.store.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.1)
     with Case.open(folder) as run, Case.open(folder) as reviewer:
         with run.transaction():
             run.log("noted", {})
             with pytest.raises(EnvironmentFailure, match="another process is writing"):
                 decide(reviewer, 1, "rejected", "a", "Anna")
-            assert standing(reviewer, 1) == []
+            assert standing_decisions(reviewer, 1) == []
         decide(reviewer, 1, "rejected", "a", "Anna")
-        assert len(standing(run, 1)) == 1 and problems(run) == []
+        assert len(standing_decisions(run, 1)) == 1 and problems(run) == []
 
 
 def clusters(case: Case) -> list[list[int]]:
     return links.clusters(case, ["accepted"])
 
 
-def test_tracks_without_a_proposal_are_joined_by_a_person(case: Case) -> None:
+def test_a_reviewer_can_join_tracks_without_a_proposed_link(case: Case) -> None:
     (link,) = links.join(case, [3, 1], "Anna")
     row = case.db.execute("SELECT * FROM link WHERE id = ?", (link,)).fetchone()
     assert (row["evidence"], row["state"], row["decided_by"]) == ("person", "accepted", "Anna")
-    assert 0.8 < row["score"] < 1  # their cosine, though nobody proposed it
+    assert 0.8 < row["score"] < 1  # the cosine of the two, although the link was not proposed
     assert clusters(case) == [[1, 3]] and problems(case) == []
 
 
-def test_a_proposed_link_is_the_one_that_joins_its_tracks(case: Case) -> None:
+def test_joining_tracks_accepts_their_proposed_link(case: Case) -> None:
     assert links.join(case, [2, 4], "Anna") == [1]
     assert case.db.execute("SELECT evidence FROM link WHERE id = 1").fetchone()[0] == BY_FACE
 
@@ -293,9 +298,9 @@ def test_several_tracks_become_one_subject_and_are_split_again(case: Case) -> No
     assert events == ["link decided"] * 5
 
 
-def test_two_people_of_one_picture_are_not_joined_and_no_link_is_left(case: Case) -> None:
+def test_two_tracks_in_one_frame_are_not_joined_and_no_link_remains(case: Case) -> None:
     before = case.db.execute("SELECT count(*) FROM link").fetchone()[0]
-    with pytest.raises(CaseError, match="tracks T1, T2, which are seen at the same time"):
+    with pytest.raises(CaseError, match="tracks T1, T2, which appear in one frame"):
         links.join(case, [1, 2], "Anna")
     assert (
         case.db.execute("SELECT count(*) FROM link").fetchone()[0] == before
@@ -303,11 +308,11 @@ def test_two_people_of_one_picture_are_not_joined_and_no_link_is_left(case: Case
     )
 
 
-def test_who_was_set_apart_is_not_joined_by_way_of_a_third(case: Case) -> None:
+def test_separated_tracks_are_not_joined_through_a_third_track(case: Case) -> None:
     links.join(case, [1, 4], "Anna")
     (apart,) = links.split(case, [4], "Anna")
     links.join(case, [1, 3], "Ben")
-    with pytest.raises(CaseError, match=f"which Anna set apart; first reopen link {apart}"):
+    with pytest.raises(CaseError, match=f"which Anna separated; first reopen link {apart}"):
         links.join(case, [3, 4], "Ben")
 
 
@@ -315,30 +320,30 @@ def test_who_was_set_apart_is_not_joined_by_way_of_a_third(case: Case) -> None:
     ("tracks", "says"),
     [([1], "1 chosen"), ([1, 99], "no such finished track"), ([1, 3], "one subject already")],
 )
-def test_joining_that_means_nothing_is_told(case: Case, tracks: list[int], says: str) -> None:
+def test_joining_without_effect_is_an_error(case: Case, tracks: list[int], says: str) -> None:
     links.join(case, [1, 3], "Anna")
     with pytest.raises(CaseError, match=says):
         links.join(case, tracks, "Anna")
 
 
-def test_splitting_that_means_nothing_is_told(case: Case) -> None:
-    with pytest.raises(CaseError, match="track T1: no accepted link holds them"):
+def test_splitting_without_effect_is_an_error(case: Case) -> None:
+    with pytest.raises(CaseError, match="track T1: no accepted link joins them"):
         links.split(case, [1], "Anna")
 
 
-def test_an_accepted_link_that_is_removed_or_moved_is_found(case: Case) -> None:
+def test_an_accepted_link_that_was_deleted_or_changed_is_detected(case: Case) -> None:
     (link,) = links.join(case, [1, 3], "Anna")
     case.db.execute("UPDATE link SET b = 4 WHERE id = ?", (link,))
-    assert problems(case) == [f"link {link} is not as the log has it (b)"]
+    assert problems(case) == [f"link {link} differs from the log (b)"]
     case.db.execute("DELETE FROM link WHERE id = ?", (link,))
     assert problems(case) == [f"link {link} is in the log and not in the case"]
 
 
 @pytest.mark.parametrize("name", ["Bob\x00", "Bob\u202e", "Bob\x1b[2J"])
-def test_a_name_that_nobody_can_read_is_refused(case: Case, name: str) -> None:
-    with pytest.raises(UsageError, match="cannot be displayed"):
+def test_an_unreadable_reviewer_name_is_refused(case: Case, name: str) -> None:
+    with pytest.raises(UsageError, match="cannot be shown"):
         decide(case, 1, "insufficient", "blurred", name)
-    assert made_on(case, 1) == []
+    assert decisions_on(case, 1) == []
 
 
 def test_deciding_and_undoing_on_the_command_line(

@@ -104,9 +104,9 @@ def test_no_piece_of_a_picture_or_vector_is_on_the_disk(
     pictures, vectors = plain(corridor_case)
     secrets = [p[len(p) // 2 :] for p in pictures] + vectors
     files = [p for p in sealed_case.rglob("*") if p.is_file()]
-    assert traces.search(files, secrets).found == ()
+    assert traces.find_traces(files, secrets).pieces == ()
     plain_files = [p for p in corridor_case.rglob("*") if p.is_file()]
-    assert len(set(traces.search(plain_files, secrets).found)) > len(secrets), (
+    assert len(set(traces.find_traces(plain_files, secrets).pieces)) > len(secrets), (
         "the same search finds them in a plain one"
     )
     assert not [f for f in files if f.read_bytes()[:4] == b"\x89PNG"]
@@ -191,9 +191,7 @@ def test_changed_or_swapped_sealed_data_is_detected(sealed_copy: Path) -> None:
 def test_a_case_cannot_be_changed_to_look_unencrypted(sealed_copy: Path) -> None:
     with sqlite3.connect(sealed_copy / DATABASE) as db:
         db.execute("DELETE FROM meta WHERE key = 'encryption'")
-    assert "what is said of its encryption is not what the case was created with" in problems(
-        sealed_copy
-    )
+    assert "the entry about encryption differs from the one in the log" in problems(sealed_copy)
 
 
 def test_a_run_continues_only_with_the_cases_own_key(
@@ -208,7 +206,7 @@ def test_a_run_continues_only_with_the_cases_own_key(
         run([corridor], sealed_case, settings)
     monkeypatch.setenv(VARIABLE, str(key))
     assert run([corridor], sealed_case, settings) == (sealed_case, False)
-    with pytest.raises(CaseError, match="made without a key"):
+    with pytest.raises(CaseError, match="this case has no key"):
         run([corridor], corridor_case, configs.load("cpu", CORRIDOR_QUICK))
 
 

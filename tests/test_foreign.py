@@ -31,13 +31,13 @@ TRIGGER = "CREATE TRIGGER kind AFTER INSERT ON decision BEGIN UPDATE decision SE
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_case(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture
-def case(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "cases" / "case"))
+def case(prepared_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared_case, tmp_path / "cases" / "case"))
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_a_trigger_that_changes_decisions_never_runs(case: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "verify", "purge"])
-def test_a_view_that_never_ends_holds_no_command(
+def test_an_endless_view_does_not_block_any_command(
     command: str, case: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(case / DATABASE, "PRAGMA foreign_keys = OFF", "ALTER TABLE track RENAME TO old", VIEW)
@@ -99,16 +99,14 @@ def test_a_view_that_never_ends_holds_no_command(
         (f"CREATE VIEW more AS {ENDLESS} SELECT x FROM n", "view more was added to"),
     ],
 )
-def test_a_case_consists_of_what_we_make_and_of_nothing_else(
-    case: Path, statement: str, says: str
-) -> None:
+def test_a_case_with_a_different_schema_is_refused(case: Path, statement: str, says: str) -> None:
     change(case / DATABASE, statement)
     with pytest.raises(IntegrityError, match=says) as caught:
         Case.open(case, read_only=True)
     assert "\n" not in str(caught.value)
 
 
-def test_what_says_the_version_is_not_asked_where_it_is_a_view(case: Path) -> None:
+def test_a_meta_table_that_is_a_view_is_never_queried(case: Path) -> None:
     view = f"CREATE VIEW meta AS {ENDLESS} SELECT 'schema' AS key, x AS value FROM n WHERE x < 0"
     change(case / DATABASE, "DROP TABLE meta", view)
     with pytest.raises(IntegrityError, match="meta"):
@@ -118,7 +116,7 @@ def test_what_says_the_version_is_not_asked_where_it_is_a_view(case: Path) -> No
 @pytest.mark.parametrize(
     "statement", ["CREATE TABLE more (x)", f"CREATE VIEW more AS {ENDLESS} SELECT x FROM n"]
 )
-def test_a_gallery_and_a_ledger_consist_of_what_we_make(
+def test_a_gallery_or_ledger_with_a_different_schema_is_refused(
     case: Path, archive: Path, statement: str
 ) -> None:
     change(case / "gallery" / GALLERY, statement)
@@ -134,7 +132,7 @@ def test_a_gallery_and_a_ledger_consist_of_what_we_make(
             opened()
 
 
-def test_a_ledger_of_another_version_is_told_to_readers_too(archive: Path) -> None:
+def test_a_ledger_of_another_version_is_refused_for_readers_too(archive: Path) -> None:
     change(archive / LEDGER, "UPDATE meta SET value = '99'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="another version"):
@@ -161,7 +159,7 @@ def journal_that_names(file: Path, database: Path) -> None:
 
 
 @pytest.mark.parametrize("whose", ["case", "gallery", "ledger"])
-def test_a_journal_that_names_a_file_has_it_removed_by_nobody(
+def test_a_journal_that_names_another_file_does_not_delete_it(
     whose: str, case: Path, archive: Path
 ) -> None:
     mine = archive.parent / "mine.txt"
@@ -182,7 +180,7 @@ def test_a_journal_that_names_a_file_has_it_removed_by_nobody(
     assert mine.read_text() == "mine"
 
 
-def test_a_case_in_a_folder_whose_name_is_no_utf8_is_read(
+def test_a_case_in_a_folder_with_a_non_utf8_name_is_read(
     case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/c\xf6"))
@@ -194,7 +192,9 @@ def test_a_case_in_a_folder_whose_name_is_no_utf8_is_read(
     assert codes == {"show": 0, "verify": 0, "report": 0, "purge": 0}
 
 
-def test_a_statement_that_never_ends_is_damage(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_statement_is_reported_as_damage(
+    case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "STEPS", 1_000_000)
     with (
         pytest.raises(IntegrityError, match="takes longer than"),
@@ -240,7 +240,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("what", VALUES)
-def test_a_value_that_we_never_write_is_one_line_for_every_reader(
+def test_an_invalid_value_is_a_one_line_error_for_every_reader(
     what: str, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forge(case, VALUES[what])
@@ -262,17 +262,17 @@ def test_a_value_that_we_never_write_is_one_line_for_every_reader(
         assert (code, err.count("\n")) == (4, 1) and "damaged" in err, (command, err)
 
 
-def test_values_of_galleries_and_ledgers_are_looked_at_too(case: Path, archive: Path) -> None:
-    change(case / "gallery" / GALLERY, "UPDATE image SET marks = '['")
+def test_values_of_galleries_and_ledgers_are_checked_too(case: Path, archive: Path) -> None:
+    change(case / "gallery" / GALLERY, "UPDATE image SET landmarks = '['")
     with pytest.raises(IntegrityError, match="damaged"):
         Gallery.open(case / "gallery", read_only=True)
-    change(archive / LEDGER, "UPDATE unit SET provenance = '[]'")
+    change(archive / LEDGER, "UPDATE unit SET facts = '[]'")
     for opened in (Ledger.open, Ledger.read):
         with pytest.raises(IntegrityError, match="damaged"):
             opened(archive)
 
 
-def test_what_was_looked_at_is_looked_at_again_once_it_changed(case: Path) -> None:
+def test_a_checked_database_is_checked_again_after_a_change(case: Path) -> None:
     Case.open(case, read_only=True).db.close()
     with Case.open(case) as opened:
         opened.db.execute("UPDATE track SET number = 'x' WHERE id = 1")
@@ -280,7 +280,7 @@ def test_what_was_looked_at_is_looked_at_again_once_it_changed(case: Path) -> No
         Case.open(case, read_only=True)
 
 
-def test_a_large_table_is_looked_at_when_something_in_it_cannot_be_read(
+def test_a_large_table_is_checked_when_a_value_in_it_cannot_be_read(
     case: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forge(case, "UPDATE face SET landmarks = '['")

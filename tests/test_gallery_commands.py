@@ -13,7 +13,7 @@ from PIL import ImageOps
 
 from fasr_video.actors import login_name
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.index import FILE
+from fasr_video.gallery.index import INDEX_FILE
 from fasr_video.gallery.store import DATABASE
 from fasr_video.weights.manifest import bundled
 from tests.conftest import PORTRAITS
@@ -48,7 +48,7 @@ def document(capsys: Capture, *arguments: object) -> Any:
     return json.loads(out)
 
 
-def test_from_nothing_to_a_gallery(tmp_path: Path, capsys: Capture) -> None:
+def test_create_and_add_make_a_searchable_gallery(tmp_path: Path, capsys: Capture) -> None:
     folder, photos = tmp_path / "gallery", tmp_path / "photos"
     shutil.copytree(MUGSHOTS, photos)
     (photos / "notes.txt").write_text("no picture")
@@ -60,8 +60,8 @@ def test_from_nothing_to_a_gallery(tmp_path: Path, capsys: Capture) -> None:
     listed = document(capsys, "list", folder)
     assert [s["id"] for s in listed["subjects"]] == ["eileen_collins", "grace_hopper"]
     assert [p["path"] for p in listed["problems"]] == ["notes.txt"]
-    shown = document(capsys, "show", folder, "grace_hopper")
-    assert (shown["images"][0]["source"], shown["images"][0]["authority"]) == ("web", "order 5")
+    entry = document(capsys, "show", folder, "grace_hopper")
+    assert (entry["images"][0]["source"], entry["images"][0]["authority"]) == ("web", "order 5")
     (photos / "notes.txt").unlink()
     (photos / "grace_hopper.jpg").unlink()
     code, out, _ = called(capsys, "gallery", "add", folder, photos, "--sync")
@@ -69,18 +69,18 @@ def test_from_nothing_to_a_gallery(tmp_path: Path, capsys: Capture) -> None:
     assert [s["id"] for s in document(capsys, "list", folder)["subjects"]] == ["eileen_collins"]
 
 
-def test_list_show_and_stats_for_people(gallery: Path, capsys: Capture) -> None:
+def test_list_show_and_stats_print_subjects(gallery: Path, capsys: Capture) -> None:
     assert "grace_hopper" in called(capsys, "gallery", "list", gallery)[1]
     _, out, _ = called(capsys, "gallery", "show", gallery, "grace_hopper")
-    assert "grace_hopper.jpg" in out and "picture kept" in out
+    assert "grace_hopper.jpg" in out and "picture stored" in out
     _, out, _ = called(capsys, "gallery", "stats", gallery)
     assert "eileen_collins and grace_hopper, cosine" in out and "flat" in out
-    found = document(capsys, "stats", gallery)
-    assert (found["subjects"], found["templates"], found["index_state"]) == (2, 2, "fits")
-    assert found["embedder"]["embedder"] == "builtin" and found["disk_bytes"] > 10_000
+    stats = document(capsys, "stats", gallery)
+    assert (stats["subjects"], stats["templates"], stats["index_state"]) == (2, 2, "fits")
+    assert stats["embedder"]["embedder"] == "builtin" and stats["disk_bytes"] > 10_000
 
 
-def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> None:
+def test_remove_has_a_dry_run_and_reports_the_proof(gallery: Path, capsys: Capture) -> None:
     before = (gallery / DATABASE).read_bytes()
     code, out, _ = called(
         capsys, "gallery", "remove", gallery, "grace_hopper", "--why", "order", "--dry-run"
@@ -101,7 +101,7 @@ def test_remove_shows_first_and_proves_after(gallery: Path, capsys: Capture) -> 
     assert document(capsys, "stats", gallery)["nearest"] is None
 
 
-def test_the_log_tells_who_enrolled_and_who_removed_and_names_no_subject(
+def test_the_log_names_who_enrolled_and_removed_but_no_subject(
     gallery: Path, capsys: Capture
 ) -> None:
     who = ("--by", "Anna Huber", "--role", "administrator")
@@ -122,7 +122,7 @@ def test_the_log_tells_who_enrolled_and_who_removed_and_names_no_subject(
     assert code == 0 and "Anna" in out and "hopper" not in out
 
 
-def test_no_name_stays_behind_when_a_person_is_removed(
+def test_no_name_remains_when_a_person_is_removed(
     gallery: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     photos = tmp_path / "photos"
@@ -132,14 +132,14 @@ def test_no_name_stays_behind_when_a_person_is_removed(
     PilImage.new("RGB", (300, 300), "grey").save(photos / "dave_noface.jpg")
     assert called(capsys, "gallery", "add", gallery, photos)[0] == 3
     assert "alice_secret" in called(capsys, "gallery", "list", gallery)[1]
-    ask = ("gallery", "remove", gallery, "alice_secret", "dave_noface", "--why", "order")
-    code, out, _ = called(capsys, *ask, "--dry-run")
+    arguments = ("gallery", "remove", gallery, "alice_secret", "dave_noface", "--why", "order")
+    code, out, _ = called(capsys, *arguments, "--dry-run")
     assert (
         code == 0
         and "would be forgotten: bob.jpg" in out
         and "would be forgotten: dave_noface.jpg" in out
     )
-    code, out, _ = called(capsys, *ask)
+    code, out, _ = called(capsys, *arguments)
     assert (
         code == 0
         and "subjects alice_secret, dave_noface with them" in out
@@ -153,7 +153,9 @@ def test_no_name_stays_behind_when_a_person_is_removed(
     assert code == 2 and "no subject 'dave_noface'" in err
 
 
-def test_bytes_that_are_still_there_end_with_four(gallery: Path, capsys: Capture) -> None:
+def test_remaining_bytes_of_removed_data_give_exit_code_four(
+    gallery: Path, capsys: Capture
+) -> None:
     with Gallery.open(gallery) as opened:
         vector = opened.vectors().features[0].tobytes()
         subject = next(iter(opened.templates(opened.vectors().ids).values())).subject
@@ -162,20 +164,22 @@ def test_bytes_that_are_still_there_end_with_four(gallery: Path, capsys: Capture
     assert code == 4 and "4 occurrences" in out and "what to do" in out
 
 
-def test_check(gallery: Path, capsys: Capture) -> None:
+def test_check_reports_intact_and_damaged_galleries(gallery: Path, capsys: Capture) -> None:
     document(capsys, "stats", gallery)
     code, out, _ = called(capsys, "gallery", "check", gallery)
     assert code == 0 and "FAILED" not in out
-    data = bytearray((gallery / FILE).read_bytes())
+    data = bytearray((gallery / INDEX_FILE).read_bytes())
     data[1000] ^= 1
-    (gallery / FILE).write_bytes(data)
+    (gallery / INDEX_FILE).write_bytes(data)
     code, out, _ = called(capsys, "gallery", "check", gallery)
     assert code == 4 and "what to do: delete" in out
     code, out, _ = called(capsys, "gallery", "check", gallery, "--json")
     assert code == 4 and json.loads(out)["intact"] is False
 
 
-def test_migrate(gallery: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_migrate_embeds_stored_pictures_again(
+    gallery: Path, tmp_path: Path, capsys: Capture
+) -> None:
     from safetensors.torch import load_file, save_file
 
     other = tmp_path / "other.safetensors"
@@ -231,11 +235,11 @@ def test_errors_are_one_line(
     (damaged / DATABASE).write_bytes(b"no database" * 1000)
     places = {"gallery": gallery, "nowhere": tmp_path / "nowhere", "damaged": damaged}
     ended, _, err = called(capsys, "gallery", *(a.format(**places) for a in arguments))
-    told = [line for line in err.splitlines() if line.startswith("fasr-video: ")]
-    assert ended == code and len(told) == 1 and says in told[0] and "Traceback" not in err
+    errors = [line for line in err.splitlines() if line.startswith("fasr-video: ")]
+    assert ended == code and len(errors) == 1 and says in errors[0] and "Traceback" not in err
 
 
-def test_one_of_several_faces_is_chosen_in_one_photograph(
+def test_the_face_option_chooses_one_of_several_faces(
     gallery: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     photo = tmp_path / "two people.png"

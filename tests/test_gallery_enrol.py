@@ -1,4 +1,4 @@
-"""Enrolment: real photographs through the real detector and embedder; what cannot be used is told with its reason."""
+"""Enrolment with the real detector and embedder; unusable photographs are reported with a reason."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fasr_video.errors import InputError, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import enrol as module
 from fasr_video.gallery.encoder import as_tensors
-from fasr_video.gallery.enrol import Told, enrol, migrate, sync
+from fasr_video.gallery.enrol import EnrolDefaults, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check
-from fasr_video.gallery.photos import Face, look, read_listing
+from fasr_video.gallery.photos import Face, read_face, read_listing
 from fasr_video.gallery.records import Problem, WrongEmbedder
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.types import Detections, Image
@@ -103,7 +103,7 @@ def subjects(gallery: Gallery) -> dict[str, int]:
     return {s.id: s.images for s in gallery.subjects()}
 
 
-def test_ids_of_subjects_have_an_end(
+def test_too_long_subject_ids_are_refused(
     gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
 ) -> None:
     (folder / ("g" * 200)).mkdir()
@@ -118,7 +118,7 @@ def test_ids_of_subjects_have_an_end(
         gallery.move(image.sha256, "x" * 201)
 
 
-def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
+def test_a_non_utf8_name_is_a_problem_and_the_others_are_enrolled(
     gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
 ) -> None:
     shutil.copy(GRACE, os.fsencode(folder) + b"/h\xf6lder.jpg")
@@ -128,9 +128,9 @@ def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
     (folder / "linked").symlink_to(folder.parent)
     report = enrol(gallery, folder, detector, embedder)
     assert report.added == 3
-    told = {p.path: (p.subject, p.reason) for p in gallery.problems()}
+    reported = {p.path: (p.subject, p.reason) for p in gallery.problems()}
     renamed = "its name, or that of its folder, is not UTF-8: rename it"
-    assert told == {
+    assert reported == {
         "h\\udcf6lder.jpg": ("h\\udcf6lder", renamed),
         "\\udce9ric/1.jpg": ("\\udce9ric", renamed),
         "phone.heic": ("phone", "not a picture that can be read"),
@@ -141,12 +141,17 @@ def test_a_name_that_is_no_utf8_is_a_problem_and_the_others_are_enrolled(
 def test_a_folder_becomes_subjects(
     gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
 ) -> None:
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     report = enrol(
-        gallery, folder, detector, embedder, lambda *p: told.append(p), Told("web", "order 5")
+        gallery,
+        folder,
+        detector,
+        embedder,
+        lambda *p: reported.append(p),
+        EnrolDefaults("web", "order 5"),
     )
     assert (report.added, report.problems, report.warnings) == (3, (), ())
-    assert told == [(3, 3)]
+    assert reported == [(3, 3)]
     assert subjects(gallery) == {"grace": 1, "eileen": 2}
     (image,) = gallery.images("grace")
     assert (image.path, image.sha256) == ("grace.jpg", sha256_file(GRACE))
@@ -172,7 +177,7 @@ class TestSync:
         assert (report.added, embedder.faces, detector.pictures) == (3, 3, 3)
         embedder.faces = detector.pictures = 0
 
-    def test_nothing_new_computes_nothing_and_changes_nothing(
+    def test_syncing_unchanged_photographs_computes_and_changes_nothing(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         before = gallery.state
@@ -180,7 +185,7 @@ class TestSync:
         assert (report.added, report.removed, report.renamed, report.unchanged) == (0, 0, 0, 3)
         assert (embedder.faces, detector.pictures) == (0, 0) and gallery.state == before
 
-    def test_added_changed_and_deleted_photographs_are_noticed(
+    def test_added_changed_and_deleted_photographs_are_synced(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "new.png")
@@ -195,7 +200,7 @@ class TestSync:
         assert subjects(gallery) == {"eileen": 1, "grace": 1, "new": 1}
         assert {i.sha256 for i in gallery.images()} == {sha256_file(f) for f in folder.rglob("*.*")}
 
-    def test_renamed_and_refiled_photographs_are_not_computed_again(
+    def test_renamed_and_moved_photographs_are_not_embedded_again(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         before = {t for t in ops.stored(gallery) if t[1] != "pooled"}
@@ -211,7 +216,7 @@ class TestSync:
         assert subjects(gallery) == {"eileen": 3} and gallery.count() == 4
         assert not any(c.problems for c in check(gallery))
 
-    def test_adding_never_removes_and_never_refiles(
+    def test_adding_never_removes_photographs_or_changes_subjects(
         self, gallery: Gallery, folder: Path, tmp_path: Path, detector: Looking, embedder: Counting
     ) -> None:
         other = tmp_path / "other"
@@ -222,20 +227,20 @@ class TestSync:
         assert "enrolled as grace" in report.problems[0].reason
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
-    def test_a_problem_is_not_looked_at_again_and_goes_when_it_is_solved(
+    def test_an_unusable_photograph_is_not_opened_again_until_it_changes(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         PilImage.new("RGB", (300, 300), "grey").save(folder / "wall.png")
         first = sync(gallery, folder, detector, embedder)
         assert [p.reason for p in first.problems] == [NO_FACE] and detector.pictures == 2
-        again = sync(gallery, folder, detector, embedder)
-        assert again.problems == first.problems and detector.pictures == 2
+        repeated = sync(gallery, folder, detector, embedder)
+        assert repeated.problems == first.problems and detector.pictures == 2
         assert gallery.problems() == list(first.problems)
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "wall.png")
         assert sync(gallery, folder, detector, embedder).problems == ()
         assert gallery.problems() == []
 
-    def test_a_file_that_cannot_be_read_now_is_no_reason_to_remove_anybody(
+    def test_an_unreadable_file_removes_nobody(
         self,
         gallery: Gallery,
         folder: Path,
@@ -255,7 +260,7 @@ class TestSync:
         assert report.removed == 0 and "Permission denied" in report.problems[0].reason
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
-    def test_a_folder_that_cannot_be_read_now_is_told_and_keeps_its_people(
+    def test_an_unreadable_folder_is_reported_and_its_people_stay(
         self,
         gallery: Gallery,
         folder: Path,
@@ -284,7 +289,7 @@ class TestSync:
         assert report.problems == (wall,) and (report.unchanged, report.removed) == (3, 0)
         assert gallery.problems() == [wall]
 
-    def test_a_photograph_of_a_folder_out_of_reach_is_not_given_to_another(
+    def test_a_photograph_of_an_unreachable_folder_keeps_its_subject(
         self,
         gallery: Gallery,
         folder: Path,
@@ -300,7 +305,7 @@ class TestSync:
         )
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
-    def test_nothing_that_can_be_read_is_an_error_and_removes_nobody(
+    def test_a_folder_without_readable_photographs_removes_nobody(
         self,
         gallery: Gallery,
         folder: Path,
@@ -354,7 +359,7 @@ class TestSync:
             sync(gallery, manifest, detector, embedder)
         assert subjects(gallery) == {"g": 1, "m": 1}
 
-    def test_a_line_with_a_slip_keeps_what_it_names(
+    def test_an_invalid_manifest_line_keeps_its_photograph_enrolled(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         (folder / "m.csv").write_text(
@@ -364,7 +369,7 @@ class TestSync:
         assert len(report.problems) == 1 and report.removed == 0
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
 
-    def test_a_link_to_nothing_is_told_and_keeps_what_it_led_to(
+    def test_a_broken_link_is_reported_and_its_photograph_stays_enrolled(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         (folder / "grace.jpg").rename(folder.parent / "store.jpg")
@@ -401,7 +406,7 @@ def _refuse(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(os, "scandir", refusing)
 
 
-def test_photographs_that_cannot_be_used_are_told_and_the_rest_enrolled(
+def test_unusable_photographs_are_reported_and_the_rest_enrolled(
     gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
 ) -> None:
     grace, eileen = PilImage.open(GRACE).convert("RGB"), PilImage.open(EILEEN).convert("RGB")
@@ -448,7 +453,7 @@ def _palette_with_alpha(picture: PilImage.Image, path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", [_cmyk, _sixteen_bit, _exif_rotated, _palette_with_alpha])
-def test_unusual_forms_of_pictures_give_the_same_person(
+def test_unusual_picture_formats_give_the_same_features(
     form: Callable[[PilImage.Image, Path], None],
     gallery: Gallery,
     tmp_path: Path,
@@ -499,16 +504,16 @@ class TestSeveralFaces:
         self, gallery: Gallery, embedder: Counting, person: Path, detector: Detector
     ) -> float:
         """Cosine of the one enrolled face with that person's photograph."""
-        face = look(person, detector, ALONE)
+        face = read_face(person, detector, ALONE)
         assert isinstance(face, Face)
         feature, _ = embedder.embed(*as_tensors([face.aligned]))
         return float(gallery.vectors().features[0] @ feature[0].numpy())
 
-    def test_they_are_refused_by_number_place_and_size(
+    def test_photographs_with_several_faces_are_refused_with_their_positions(
         self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
     ) -> None:
-        told = Told(choice=Choice(remedy="do this"))
-        (problem,) = enrol(gallery, pair.parent, detector, embedder, told=told).problems
+        reported = EnrolDefaults(choice=Choice(remedy="do this"))
+        (problem,) = enrol(gallery, pair.parent, detector, embedder, defaults=reported).problems
         assert problem.path == "pair.png" and problem.reason.startswith(
             "2 faces: 1 at the top left, "
         )
@@ -516,7 +521,7 @@ class TestSeveralFaces:
         assert gallery.problems() == [problem]
 
     @pytest.mark.parametrize(("face", "person"), [(1, EILEEN), (2, GRACE), ("largest", GRACE)])
-    def test_a_refused_one_is_enrolled_when_a_face_is_chosen(
+    def test_a_refused_photograph_is_enrolled_when_a_face_is_chosen(
         self,
         face: Which,
         person: Path,
@@ -526,31 +531,33 @@ class TestSeveralFaces:
         embedder: Counting,
     ) -> None:
         assert enrol(gallery, pair, detector, embedder).added == 0
-        report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(face)))
+        report = enrol(
+            gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(face))
+        )
         assert (report.added, report.problems, gallery.problems()) == (1, (), [])
         assert subjects(gallery) == {"pair": 1}
         other = EILEEN if person == GRACE else GRACE
         likeness = [self.likeness(gallery, embedder, p, detector) for p in (person, other)]
         assert likeness[0] > 0.6 > likeness[1]
 
-    def test_a_number_is_about_one_photograph(
+    def test_a_face_number_needs_a_single_photograph(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         with pytest.raises(UsageError, match="names 3 photographs"):
-            enrol(gallery, folder, detector, embedder, told=Told(choice=Choice(2)))
+            enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
 
-    def test_one_that_is_enrolled_keeps_its_face_and_that_is_a_warning(
+    def test_an_enrolled_photograph_keeps_its_face_with_a_warning(
         self, gallery: Gallery, pair: Path, detector: Looking, embedder: Counting
     ) -> None:
-        enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(1)))
-        report = enrol(gallery, pair, detector, embedder, told=Told(choice=Choice(2)))
+        enrol(gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(1)))
+        report = enrol(gallery, pair, detector, embedder, defaults=EnrolDefaults(choice=Choice(2)))
         assert (report.added, report.unchanged) == (0, 1)
         assert (
             report.warnings[0].startswith("pair.png is enrolled already")
             and "gallery remove" in report.warnings[0]
         )
 
-    def test_what_was_judged_without_a_margin_is_judged_again(
+    def test_photographs_judged_without_a_margin_are_judged_again(
         self, gallery: Gallery, tmp_path: Path, detector: Looking, embedder: Counting
     ) -> None:
         """Return it as older galleries hold it: with the detector's fingerprint alone."""
@@ -569,7 +576,7 @@ class TestSeveralFaces:
 
 
 class TestListings:
-    def test_a_file_and_a_folder_of_one_name_are_told(
+    def test_a_file_and_a_folder_with_one_id_are_reported(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         shutil.copy(GRACE, folder / "eileen.jpg")
@@ -579,12 +586,12 @@ class TestListings:
         assert problem.path == "eileen.jpg" and "also that of a folder" in problem.reason
         assert subjects(gallery) == {"eileen": 2, "hopper": 1}
 
-    def test_two_files_of_one_name_are_told(self, folder: Path) -> None:
+    def test_two_files_with_one_id_are_reported(self, folder: Path) -> None:
         PilImage.open(GRACE).save(folder / "grace.png")
         (problem,) = read_listing(folder).problems
         assert problem.path == "grace.png" and "also that of grace.jpg" in problem.reason
 
-    def test_ids_that_differ_in_case_are_allowed_and_warned_of(self, folder: Path) -> None:
+    def test_ids_that_differ_in_case_are_allowed_with_a_warning(self, folder: Path) -> None:
         shutil.copy(EILEEN, folder / "Grace.jpg")
         listing = read_listing(folder)
         assert {e.subject for e in listing.entries} == {"grace", "Grace", "eileen"}
@@ -602,14 +609,14 @@ class TestListings:
             reasons
             == {
                 "eileen/again.jpg": "the same file as eileen/1.jpg: one of them is enough",
-                "other.jpg": "the same file as grace.jpg, which stands for grace: remove one of the two",
+                "other.jpg": "the same file as grace.jpg, which is listed for grace: remove one of the two",
             }
             or reasons["eileen/1.jpg"] == "the same file as eileen/again.jpg: one of them is enough"
         )
         assert subjects(gallery) == {"grace": 1, "eileen": 2}
         assert sync(gallery, folder, detector, embedder).renamed == 0
 
-    def test_the_same_useless_file_twice_is_not_said_to_be_enrolled(
+    def test_a_duplicate_of_an_unusable_file_is_not_called_enrolled(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         PilImage.new("RGB", (300, 300), "grey").save(folder / "big.png")
@@ -617,10 +624,10 @@ class TestListings:
         reasons = {p.path: p.reason for p in enrol(gallery, folder, detector, embedder).problems}
         assert reasons == {
             "big.png": NO_FACE,
-            "wall.png": "the same file as big.png, which stands for big: remove one of the two",
+            "wall.png": "the same file as big.png, which is listed for big: remove one of the two",
         }
 
-    def test_links_to_nothing_and_what_is_no_file_are_told(self, folder: Path) -> None:
+    def test_broken_links_and_non_files_are_reported(self, folder: Path) -> None:
         (folder / "gone.jpg").symlink_to("nowhere.jpg")
         (folder / "round.jpg").symlink_to("round.jpg")
         os.mkfifo(folder / "pipe.jpg")
@@ -630,7 +637,7 @@ class TestListings:
         assert reasons == {"gone.jpg": "a link to nothing", "pipe.jpg": "not a file"}
         assert {e.path for e in listing.entries} == {"grace.jpg", "eileen/1.jpg", "eileen/2.png"}
 
-    def test_a_manifest(
+    def test_a_manifest_gives_subjects_and_details(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting
     ) -> None:
         manifest = folder / "who.csv"
@@ -644,7 +651,9 @@ class TestListings:
             "A-2,eileen/../eileen/1.jpg,,,\n",
             encoding="utf-8-sig",
         )
-        report = enrol(gallery, manifest, detector, embedder, told=Told(source="archive"))
+        report = enrol(
+            gallery, manifest, detector, embedder, defaults=EnrolDefaults(source="archive")
+        )
         assert subjects(gallery) == {"A-1": 1, "A-2": 1}
         assert gallery.subjects()[0].note == "admiral, retired"
         (image,) = gallery.images("A-1")
@@ -658,7 +667,7 @@ class TestListings:
             ),
             ("who.csv, line 7", "eileen/../eileen/1.jpg: the same file as in line 3"),
         ]
-        assert report.warnings == ("columns that are not read: colour",)
+        assert report.warnings == ("these columns are ignored: colour",)
         manifest.write_text("subject,path,note\nA-1,grace.jpg,rear admiral\nA-2,eileen/1.jpg,\n")
         assert sync(gallery, manifest, detector, embedder).unchanged == 2
         assert [s.note for s in gallery.subjects()] == ["rear admiral", ""]
@@ -673,7 +682,7 @@ class TestListings:
             (b"\xff\xfe\x00", "not a readable CSV file"),
         ],
     )
-    def test_a_manifest_that_is_none(self, tmp_path: Path, text: bytes, says: str) -> None:
+    def test_an_invalid_manifest_is_an_error(self, tmp_path: Path, text: bytes, says: str) -> None:
         (tmp_path / "who.csv").write_bytes(text)
         with pytest.raises(InputError, match=says):
             read_listing(tmp_path / "who.csv")
@@ -687,7 +696,9 @@ def test_another_embedder_is_refused_before_anything_is_read(
         enrol(gallery, tmp_path / "nowhere", detector, embedder)
 
 
-def test_a_killed_enrolment_goes_on(tmp_path: Path, detector: Looking, embedder: Counting) -> None:
+def test_a_killed_enrolment_continues(
+    tmp_path: Path, detector: Looking, embedder: Counting
+) -> None:
     """Killed once two batches are safe: the same command computes the rest and no photograph twice."""
     photos, folder = tmp_path / "photos", tmp_path / "gallery"
     photos.mkdir()
@@ -739,7 +750,7 @@ class TestMigration:
         old = gallery.vectors()
         count, removal = migrate(gallery, other)
         assert (count, removal, other.faces) == (3, None, 3)
-        gallery.require(other)
+        gallery.require_embedder(other)
         new = gallery.vectors()
         assert new.features.shape == old.features.shape and set(new.ids.tolist()).isdisjoint(
             old.ids.tolist()
@@ -757,27 +768,27 @@ class TestMigration:
         data = b"".join(f.read_bytes() for f in gallery.files())
         assert not any(v.tobytes() in data for v in old.features)
 
-    def test_photographs_without_picture_stop_it_before_anything_changes(
+    def test_photographs_without_picture_stop_a_migration_before_it_starts(
         self, gallery: Gallery, folder: Path, detector: Looking, embedder: Counting, other: Counting
     ) -> None:
         enrol(gallery, folder, detector, embedder)
         (folder / "grace.jpg").unlink()
         ImageOps.mirror(PilImage.open(GRACE)).save(folder / "hopper.png")
-        enrol(gallery, folder, detector, embedder, told=Told(pictures=False))
+        enrol(gallery, folder, detector, embedder, defaults=EnrolDefaults(pictures=False))
         before, state = ops.stored(gallery), gallery.state
         with pytest.raises(
             UsageError, match=r"1 of 4 photographs have no stored picture \(hopper\.png\)"
         ):
             migrate(gallery, other)
         assert ops.stored(gallery) == before and gallery.state == state
-        gallery.require(embedder)
+        gallery.require_embedder(embedder)
         count, removal = migrate(gallery, other, drop_missing=True)
         assert count == 3 and removal is not None
         assert (removal.subjects, removal.occurrences) == (("hopper",), 0)
         assert subjects(gallery) == {"eileen": 2, "grace": 1}
 
     @pytest.mark.parametrize("moment", ["embedding", "swapping"])
-    def test_a_kill_leaves_the_old_gallery_whole(
+    def test_a_killed_migration_leaves_the_old_gallery_intact(
         self,
         moment: str,
         tmp_path: Path,
@@ -799,7 +810,7 @@ class TestMigration:
             "from fasr_video.recognition.embedder import BuiltinEmbedder\n"
             "kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             "if sys.argv[3] == 'swapping':\n"
-            "    Gallery._settle = kill\n"
+            "    Gallery._update_dependents = kill\n"
             "listen = kill if sys.argv[3] == 'embedding' else None\n"
             "with Gallery.open(Path(sys.argv[1])) as gallery:\n"
             "    enrol.migrate(gallery, BuiltinEmbedder(Path(sys.argv[2])), listen=listen)\n"
@@ -815,7 +826,7 @@ class TestMigration:
         assert subprocess.run(command, cwd=ROOT, timeout=100).returncode == -signal.SIGKILL
         assert (tmp_path / "g" / "migrate.part").exists()
         with Gallery.open(tmp_path / "g") as gallery:
-            gallery.require(embedder)
+            gallery.require_embedder(embedder)
             assert ops.stored(gallery) == before
             assert not (tmp_path / "g" / "migrate.part").exists()
             assert not any(c.problems for c in check(gallery))

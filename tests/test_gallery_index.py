@@ -1,4 +1,4 @@
-"""The index: exact, made anew whenever it does not fit, and never trusted when it was changed."""
+"""The index is exact, rebuilt when it does not match the database, and never used when changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fasr_video.errors import MissingExtra, UsageError
 from fasr_video.files import sha256_file
 from fasr_video.gallery import index
 from fasr_video.gallery.gallery import Gallery
-from fasr_video.gallery.index import ENOUGH, FILE, FLAT, RECALL_AT, STAMP, Index
+from fasr_video.gallery.index import FLAT, INDEX_FILE, INDEX_STAMP, MIN_RECALL, RECALL_AT, Index
 from fasr_video.gallery.inspect import check, nearest_pair, statistics
 from tests import gallery_ops as ops
 from tests.gallery_ops import LENGTH
@@ -42,7 +42,7 @@ def unit(rng: np.random.Generator, count: int, length: int = LENGTH) -> np.ndarr
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 600), st.integers(0, 2**32))
-def test_search_is_what_the_definition_says(count: int, k: int, seed: int) -> None:
+def test_search_returns_the_nearest_vectors_by_cosine(count: int, k: int, seed: int) -> None:
     import tempfile
 
     rng = np.random.default_rng(seed)
@@ -65,29 +65,27 @@ def test_search_is_what_the_definition_says(count: int, k: int, seed: int) -> No
         np.testing.assert_allclose(np.take_along_axis(exact, rows, 1), cosines, atol=1e-6)
 
 
-def test_an_empty_gallery_answers_with_no_columns(tmp_path: Path) -> None:
+def test_searching_an_empty_gallery_returns_no_columns(tmp_path: Path) -> None:
     with Gallery.create(tmp_path / "g", "toy", "ab", LENGTH) as gallery:
         cosines, ids = Index.open(gallery).search(np.eye(LENGTH, dtype=np.float32)[:3], 5)
         assert cosines.shape == ids.shape == (3, 0)
 
 
 def test_features_of_another_length_are_refused(gallery: Gallery) -> None:
-    with pytest.raises(UsageError, match="M×32 wanted, not 3×33"):
+    with pytest.raises(UsageError, match="their shape is 3×33, not M×32"):
         Index.open(gallery).search(np.zeros((3, 33), np.float32), 5)
 
 
-def test_it_is_made_once_and_then_read(gallery: Gallery) -> None:
+def test_the_index_is_built_a_single_time_and_then_read(gallery: Gallery) -> None:
     assert Index.open(gallery).rebuilt == "there was none"
-    again = Index.open(gallery)
-    assert again.rebuilt is None and again.kind == FLAT
+    reopened = Index.open(gallery)
+    assert reopened.rebuilt is None and reopened.kind == FLAT
     gallery.add("new", ops.photo("new", np.random.default_rng(9)))
     assert Index.open(gallery).rebuilt == "the gallery has changed since it was made"
     assert len(Index.open(gallery)) == gallery.count()
 
 
-def test_two_copies_that_went_apart_do_not_take_each_others_index(
-    gallery: Gallery, tmp_path: Path
-) -> None:
+def test_diverged_copies_do_not_use_each_others_index(gallery: Gallery, tmp_path: Path) -> None:
     """The same gallery id, generation and number of templates; only what was added differs."""
     shutil.copytree(gallery.folder, tmp_path / "copy")
     with Gallery.open(tmp_path / "copy") as copy:
@@ -101,7 +99,7 @@ def test_two_copies_that_went_apart_do_not_take_each_others_index(
             gallery.generation,
             gallery.count(),
         )
-        for name in (FILE, STAMP):
+        for name in (INDEX_FILE, INDEX_STAMP):
             shutil.copy(gallery.folder / name, copy.folder / name)
         assert Index.open(copy).rebuilt is not None
 
@@ -109,9 +107,9 @@ def test_two_copies_that_went_apart_do_not_take_each_others_index(
 @pytest.mark.parametrize(
     "damage", ["flip", "cut", "empty", "no stamp", "bad stamp", "half a stamp"]
 )
-def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) -> None:
+def test_a_damaged_index_is_rebuilt_and_reported(gallery: Gallery, damage: str) -> None:
     Index.open(gallery)
-    file, stamp = gallery.folder / FILE, gallery.folder / STAMP
+    file, stamp = gallery.folder / INDEX_FILE, gallery.folder / INDEX_STAMP
     data = bytearray(file.read_bytes())
     if damage == "flip":
         data[len(data) // 2] ^= 1
@@ -126,9 +124,9 @@ def test_a_damaged_index_is_made_anew_and_said(gallery: Gallery, damage: str) ->
         stamp.write_text("[]")
     else:
         stamp.write_text(json.dumps({"kind": "flat"}))
-    made = Index.open(gallery)
-    assert made.rebuilt is not None and "damaged" in made.rebuilt
-    np.testing.assert_array_equal(index.contents(gallery.folder)[1], gallery.vectors().features)
+    index_ = Index.open(gallery)
+    assert index_.rebuilt is not None and "damaged" in index_.rebuilt
+    np.testing.assert_array_equal(index.read_vectors(gallery.folder)[1], gallery.vectors().features)
     assert Index.open(gallery).rebuilt is None
 
 
@@ -137,17 +135,17 @@ def forge(gallery: Gallery, forgery: str) -> None:
     import faiss
 
     stored = gallery.vectors()
-    kept = np.ones(len(stored.ids), np.bool_)
-    kept[0] = forgery not in {"a person is missing"}
+    is_kept = np.ones(len(stored.ids), np.bool_)
+    is_kept[0] = forgery not in {"a person is missing"}
     ids = stored.ids + 1000 * (forgery == "other ids")
     length = LENGTH // 2 if forgery == "shorter vectors" else LENGTH
     flat = faiss.IndexFlatL2(length) if forgery == "another measure" else faiss.IndexFlatIP(length)
-    made = faiss.IndexIDMap2(flat)
-    made.add_with_ids(np.ascontiguousarray(stored.features[kept, :length]), ids[kept])
-    faiss.write_index(made, str(gallery.folder / FILE))
-    digest = sha256_file(gallery.folder / FILE)
-    stamp = index.provenance_of(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
-    (gallery.folder / STAMP).write_text(json.dumps(stamp))
+    index_ = faiss.IndexIDMap2(flat)
+    index_.add_with_ids(np.ascontiguousarray(stored.features[is_kept, :length]), ids[is_kept])
+    faiss.write_index(index_, str(gallery.folder / INDEX_FILE))
+    digest = sha256_file(gallery.folder / INDEX_FILE)
+    stamp = index.index_provenance(gallery) | {"kind": FLAT, "measured": [], "sha256": digest}
+    (gallery.folder / INDEX_STAMP).write_text(json.dumps(stamp))
 
 
 FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another measure")
@@ -155,45 +153,43 @@ FORGERIES = ("a person is missing", "other ids", "shorter vectors", "another mea
 
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_an_index_that_somebody_else_laid_there_is_not_used(
-    gallery: Gallery, forgery: str, known: bool
-) -> None:
+def test_a_foreign_index_file_is_not_used(gallery: Gallery, forgery: str, known: bool) -> None:
     """Nor where they wrote it into the store, too, that it is ours."""
     Index.open(gallery)
     forge(gallery, forgery)
     if known:
-        gallery.note_index_stamp(sha256_file(gallery.folder / STAMP))
-    made = Index.open(gallery)
-    expected = index.OTHERS if known else "its stamp is missing or damaged"
-    assert made.rebuilt == expected and len(made) == gallery.count()
+        gallery.note_index_stamp(sha256_file(gallery.folder / INDEX_STAMP))
+    index_ = Index.open(gallery)
+    expected = index.OTHER_TEMPLATES if known else "its stamp is missing or damaged"
+    assert index_.rebuilt == expected and len(index_) == gallery.count()
     first = gallery.vectors()
-    cosines, ids = made.search(first.features[:1], 1)
+    cosines, ids = index_.search(first.features[:1], 1)
     assert ids[0, 0] == first.ids[0] and cosines[0, 0] == pytest.approx(1, abs=1e-5)
 
 
-def test_check_tells_an_index_that_is_not_the_stores(gallery: Gallery) -> None:
+def test_check_reports_an_index_that_differs_from_the_database(gallery: Gallery) -> None:
     Index.open(gallery)
     assert not any(c.problems for c in check(gallery))
-    file = gallery.folder / FILE
+    file = gallery.folder / INDEX_FILE
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
-    found = check(gallery)[-1]
-    assert found.problems and "delete" in found.remedy
+    result = check(gallery)[-1]
+    assert result.problems and "delete" in result.remedy
     file.unlink()
-    found = check(gallery)[-1]
-    assert not found.problems and found.notes
+    result = check(gallery)[-1]
+    assert not result.problems and result.notes
 
 
-def test_a_folder_that_cannot_be_written_is_searched_in_memory(gallery: Gallery) -> None:
+def test_the_index_stays_in_memory_where_the_folder_is_read_only(gallery: Gallery) -> None:
     """Root may write anywhere, so the folder's file is made one that cannot be replaced: a folder of that name."""
     gallery.close()
-    (gallery.folder / f"{FILE}.part").mkdir()
+    (gallery.folder / f"{INDEX_FILE}.part").mkdir()
     gallery.folder.chmod(stat.S_IREAD | stat.S_IEXEC)
     try:
         with Gallery.open(gallery.folder, read_only=True) as opened:
             assert len(Index.open(opened)) == opened.count()
-            assert not (gallery.folder / FILE).exists()
+            assert not (gallery.folder / INDEX_FILE).exists()
     finally:
         gallery.folder.chmod(stat.S_IRWXU)
 
@@ -204,13 +200,13 @@ def test_a_reader_writes_no_file_while_another_process_changes_the_gallery(
     """Else what was just removed could come back to the disk."""
     with Gallery.open(gallery.folder, read_only=True) as reader:
         assert len(Index.open(reader)) == gallery.count()
-        assert not (gallery.folder / FILE).exists()
+        assert not (gallery.folder / INDEX_FILE).exists()
         gallery.close()
         Index.open(reader)
-        assert (gallery.folder / FILE).exists()
+        assert (gallery.folder / INDEX_FILE).exists()
 
 
-def test_without_faiss_the_command_that_installs_it_is_named(
+def test_without_faiss_the_error_names_the_install_command(
     gallery: Gallery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
@@ -235,31 +231,35 @@ class TestApproximate:
         with Gallery.open(tmp_path / "g") as gallery:
             yield gallery
 
-    def test_one_that_finds_enough_is_used_and_its_recall_kept(self, large: Gallery) -> None:
-        made = Index.open(large, approximate_above=1000)
-        assert {m.kind.split(",")[0] for m in made.measured} == {FLAT, "IVF-PQ", "HNSW"}
-        best = next(m for m in made.measured if m.kind == made.kind)
-        assert best.recall >= ENOUGH and best.ms == min(
-            m.ms for m in made.measured if m.recall >= ENOUGH
+    def test_an_approximate_index_with_enough_recall_is_used(self, large: Gallery) -> None:
+        index_ = Index.open(large, approximate_above=1000)
+        assert {m.kind.split(",")[0] for m in index_.measured} == {FLAT, "IVF-PQ", "HNSW"}
+        best = next(m for m in index_.measured if m.kind == index_.kind)
+        assert best.recall >= MIN_RECALL and best.ms == min(
+            m.ms for m in index_.measured if m.recall >= MIN_RECALL
         )
-        again = Index.open(large, approximate_above=1000)
-        assert (again.rebuilt, again.kind, again.measured) == (None, made.kind, made.measured)
+        reopened = Index.open(large, approximate_above=1000)
+        assert (reopened.rebuilt, reopened.kind, reopened.measured) == (
+            None,
+            index_.kind,
+            index_.measured,
+        )
         assert not any(c.problems for c in check(large))
-        assert statistics(large).index_state.startswith("made anew")
+        assert statistics(large).index_state.startswith("rebuilt")
 
     @pytest.mark.parametrize("kind", ["IVF-PQ", "HNSW"])
-    def test_answers_are_in_the_order_of_the_exact_vectors(
+    def test_results_are_ordered_by_the_exact_vectors(
         self, large: Gallery, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also after it was written and read again. Its measured recall is what is measured here on other queries."""
         monkeypatch.setattr(index, "_KINDS", {kind: index._KINDS[kind]})
-        monkeypatch.setattr(index, "_answers", slow_when_flat(index._answers))
+        monkeypatch.setattr(index, "_time_search", slow_when_flat(index._time_search))
         Index.open(large, approximate_above=1000)
-        made = Index.open(large, approximate_above=1000)
-        assert made.rebuilt is None and made.kind.startswith(kind)
+        index_ = Index.open(large, approximate_above=1000)
+        assert index_.rebuilt is None and index_.kind.startswith(kind)
         stored = large.vectors()
-        queries = index._noisy(stored.features[::3])
-        cosines, ids = made.search(queries, RECALL_AT)
+        queries = index._noisy_queries(stored.features[::3])
+        cosines, ids = index_.search(queries, RECALL_AT)
         exact = queries @ stored.features.T
         rows = np.searchsorted(stored.ids, ids)
         np.testing.assert_allclose(cosines, np.take_along_axis(exact, rows, 1), atol=1e-5)
@@ -267,32 +267,32 @@ class TestApproximate:
         truth = np.argsort(-exact, axis=1)[:, :RECALL_AT]
         recall = np.mean([np.isin(a, b).mean() for a, b in zip(truth, rows, strict=True)])
         assert recall == pytest.approx(
-            next(m.recall for m in made.measured if m.kind == made.kind), abs=0.01
+            next(m.recall for m in index_.measured if m.kind == index_.kind), abs=0.01
         )
 
-    def test_flat_is_kept_when_none_finds_enough(
+    def test_the_exact_index_is_used_where_recall_is_too_low(
         self, large: Gallery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(index, "ENOUGH", 1.01)
-        made = Index.open(large, approximate_above=1000)
-        assert made.kind == FLAT and len(made.measured) > 3
+        monkeypatch.setattr(index, "MIN_RECALL", 1.01)
+        index_ = Index.open(large, approximate_above=1000)
+        assert index_.kind == FLAT and len(index_.measured) > 3
         assert Index.open(large, approximate_above=1000).rebuilt is None
 
 
 def slow_when_flat(answers: Any) -> Any:
-    """The flat index told slower than it is: at this size it is the fastest, and would be chosen."""
+    """Make the exact index seem slow, because at this size it is the fastest and would be chosen."""
 
-    def told(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
+    def timed_search(engine: Any, queries: np.ndarray) -> tuple[np.ndarray, float]:
         import faiss
 
         ids, ms = answers(engine, queries)
         flat = isinstance(faiss.downcast_index(engine.index), faiss.IndexFlat)
         return ids, ms + 1e6 * flat
 
-    return told
+    return timed_search
 
 
-def test_statistics_name_the_two_subjects_that_are_most_alike(tmp_path: Path) -> None:
+def test_statistics_name_the_two_most_similar_subjects(tmp_path: Path) -> None:
     x = np.eye(LENGTH, dtype=np.float32)
     near = 0.8 * x[0] + 0.6 * x[1]
     with Gallery.create(tmp_path / "g", "toy", "ab", LENGTH) as gallery:
@@ -302,11 +302,11 @@ def test_statistics_name_the_two_subjects_that_are_most_alike(tmp_path: Path) ->
         ):
             given = ops.photo(str(i), rng)
             gallery.add(subject, type(given)(given.sha256, given.path, vector, 1.0, 40, 0.9, None))
-        found = statistics(gallery)
-        assert found.nearest is not None and found.nearest.subjects == ("a", "b")
-        assert found.nearest.cosine == pytest.approx(0.8, abs=1e-6)
-        assert (found.subjects, found.images, found.templates, found.pooled) == (3, 5, 6, 1)
-        assert (found.fewest_photos, found.most_photos) == (1, 3)
+        result = statistics(gallery)
+        assert result.nearest is not None and result.nearest.subjects == ("a", "b")
+        assert result.nearest.cosine == pytest.approx(0.8, abs=1e-6)
+        assert (result.subjects, result.images, result.templates, result.pooled) == (3, 5, 6, 1)
+        assert (result.fewest_photos, result.most_photos) == (1, 3)
         ops.remove(gallery, "b")
         ops.remove(gallery, "c")
         assert nearest_pair(gallery, Index.open(gallery), 3) is None

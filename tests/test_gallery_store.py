@@ -1,4 +1,4 @@
-"""The gallery's store: what goes in comes out, what is removed is gone, and kills leave whole batches."""
+"""The gallery database: photographs are stored and removed completely, and kills leave complete batches."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
         yield opened
 
 
-def test_what_goes_in_comes_out(gallery: Gallery, rng: np.random.Generator) -> None:
+def test_an_added_photograph_is_read_back_unchanged(
+    gallery: Gallery, rng: np.random.Generator
+) -> None:
     given = ops.photo("one", rng, picture=True)
     assert gallery.add("Ada ✓", given, note="seen twice")
     (subject,) = gallery.subjects()
@@ -74,7 +76,7 @@ def test_what_goes_in_comes_out(gallery: Gallery, rng: np.random.Generator) -> N
     assert gallery.embedder == Source("toy", "ab" * 32) and gallery.length == LENGTH
 
 
-def test_several_photographs_make_one_more_template_weighted_by_their_norms(
+def test_several_photographs_make_a_pooled_template_weighted_by_norms(
     gallery: Gallery,
 ) -> None:
     a, b = np.eye(LENGTH, dtype=np.float32)[:2]
@@ -103,14 +105,14 @@ def test_the_same_photograph_twice(gallery: Gallery, rng: np.random.Generator) -
 def test_generation_rises_with_each_change_of_templates_and_ids_are_never_used_again(
     gallery: Gallery, rng: np.random.Generator
 ) -> None:
-    seen: set[int] = set()
+    seen_ids: set[int] = set()
     for i in range(5):
         before, state = gallery.generation, gallery.state
         gallery.add("a", ops.photo(str(i), rng))
         assert gallery.generation == before + 1 and gallery.state != state
-        new = set(gallery.vectors().ids.tolist()) - seen
-        assert not seen or min(new) > max(seen)
-        seen |= new
+        new = set(gallery.vectors().ids.tolist()) - seen_ids
+        assert not seen_ids or min(new) > max(seen_ids)
+        seen_ids |= new
         ops.remove(gallery, "a") if i == 2 else None
     gallery.log("nothing", {})
     assert gallery.generation == before + 1
@@ -126,24 +128,26 @@ def test_a_failed_batch_leaves_nothing(gallery: Gallery, rng: np.random.Generato
 
 
 @pytest.mark.parametrize("bad", [np.zeros(LENGTH), np.full(LENGTH, np.nan), np.eye(LENGTH + 1)[0]])
-def test_a_vector_that_is_none_is_refused(gallery: Gallery, bad: np.ndarray) -> None:
+def test_an_invalid_vector_is_refused(gallery: Gallery, bad: np.ndarray) -> None:
     with pytest.raises(UsageError, match="unit vector of 32"):
         gallery.add("a", EnrolledPhoto("0" * 64, "b", bad.astype(np.float32), 1, 40, 0.9, None))
 
 
-def test_another_embedder_is_refused_by_name(gallery: Gallery) -> None:
+def test_another_embedder_is_refused_with_its_name(gallery: Gallery) -> None:
     builtin = BuiltinEmbedder()
-    with pytest.raises(WrongEmbedder) as told:
-        gallery.require(builtin)
+    with pytest.raises(WrongEmbedder) as error:
+        gallery.require_embedder(builtin)
     assert (
-        "ab" * 32 in str(told.value)
-        and builtin.sha256 in str(told.value)
-        and "gallery migrate" in str(told.value)
+        "ab" * 32 in str(error.value)
+        and builtin.sha256 in str(error.value)
+        and "gallery migrate" in str(error.value)
     )
 
 
 class TestRemoval:
-    def test_it_is_gone_from_every_file(self, gallery: Gallery, rng: np.random.Generator) -> None:
+    def test_removed_data_is_gone_from_every_file(
+        self, gallery: Gallery, rng: np.random.Generator
+    ) -> None:
         """Judged by reading the files here, apart from the gallery's own search."""
         photos = [ops.photo(str(i), rng, picture=True) for i in range(12)]
         for i, p in enumerate(photos):
@@ -170,7 +174,7 @@ class TestRemoval:
     def places(gallery: Gallery, data: bytes) -> int:
         return sum(f.read_bytes().count(data) for f in gallery.files())
 
-    def test_the_log_tells_hashes_when_and_why_but_no_names(
+    def test_the_log_has_hashes_time_and_reason_but_no_names(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         given = ops.photo("somebody", rng)
@@ -185,7 +189,7 @@ class TestRemoval:
         assert not self.places(gallery, b"somebody")
         assert gallery.subjects() == []
 
-    def test_what_is_said_about_the_removed_goes_and_what_is_said_about_others_stays(
+    def test_problems_of_removed_subjects_go_and_those_of_others_stay(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         given, other = ops.photo("alice", rng), ops.photo("ali", rng)
@@ -198,7 +202,7 @@ class TestRemoval:
                 "carol.jpg",
                 "carol",
                 "2" * 64,
-                "the same file as x.png, which stands for alice_secret: remove one",
+                "the same file as x.png, which is listed for alice_secret: remove one",
             ),
         ]
         stays = [
@@ -206,7 +210,7 @@ class TestRemoval:
                 "dave.jpg",
                 "dave",
                 "3" * 64,
-                "the same file as y.png, which stands for alice_secret2",
+                "the same file as y.png, which is listed for alice_secret2",
             ),
             Problem("erin.jpg", "erin", "4" * 64, "no face found", "detector"),
         ]
@@ -222,14 +226,14 @@ class TestRemoval:
         assert gallery.remove([other.sha256], "order").problems == 0
         assert self.places(gallery, b"alice_secret") == self.places(gallery, b"alice_secret2")
 
-    def test_lines_without_a_subject_go_alone(self, gallery: Gallery) -> None:
+    def test_problems_without_a_subject_are_removed_alone(self, gallery: Gallery) -> None:
         stays = Problem("m.csv, line 3", "a", None, "x.jpg: no such file")
         gallery.set_problems(
             [Problem("m.csv, line 2", "", None, "path or subject is empty"), stays]
         )
         assert ops.remove(gallery, "").problems == 1 and gallery.problems() == [stays]
 
-    def test_one_photograph_of_several_takes_only_what_is_said_about_it(
+    def test_removing_one_of_several_photographs_removes_only_its_problems(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         first, second = ops.photo("1", rng), ops.photo("2", rng)
@@ -237,12 +241,17 @@ class TestRemoval:
         gallery.add("a", second)
         own = Problem("3.png", "a", "3" * 64, "no face found", "detector")
         gallery.set_problems(
-            [own, Problem("b.png", "b", first.sha256, "the same file as 1.png, which stands for a")]
+            [
+                own,
+                Problem(
+                    "b.png", "b", first.sha256, "the same file as 1.png, which is listed for a"
+                ),
+            ]
         )
         removal = gallery.remove([first.sha256], "order")
         assert (removal.subjects, removal.problems, gallery.problems()) == ((), 1, [own])
 
-    def test_a_subject_of_which_nothing_could_be_enrolled(
+    def test_a_subject_without_any_enrolled_photograph_can_be_removed(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         gallery.add("a", ops.photo("one", rng))
@@ -268,18 +277,18 @@ class TestRemoval:
         with pytest.raises(GalleryError, match="no subject 'dave_noface'"):
             ops.remove(gallery, "dave_noface")
 
-    def test_the_same_picture_in_two_files_stays_with_the_other(
+    def test_a_picture_shared_by_two_files_stays_with_the_other(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         given = ops.photo("one", rng, picture=True)
-        again = EnrolledPhoto("9" * 64, "again.bmp", given.feature, 5.0, 40, 0.9, given.face)
+        resaved = EnrolledPhoto("9" * 64, "again.bmp", given.feature, 5.0, 40, 0.9, given.face)
         gallery.add("a", given)
-        gallery.add("b", again)
+        gallery.add("b", resaved)
         removal = ops.remove(gallery, "a")
         assert removal.occurrences == 0 and removal.shared > 0
         assert [s.id for s in gallery.subjects()] == ["b"]
 
-    def test_bytes_left_in_any_file_of_the_folder_are_found(
+    def test_removed_bytes_left_in_any_file_are_found(
         self, gallery: Gallery, rng: np.random.Generator
     ) -> None:
         given = ops.photo("one", rng)
@@ -287,13 +296,13 @@ class TestRemoval:
         (gallery.folder / "notes.bin").write_bytes(b"xyz" + given.feature.tobytes())
         assert ops.remove(gallery, "a").occurrences == 1
 
-    def test_what_is_not_there_cannot_be_removed(self, gallery: Gallery) -> None:
+    def test_removing_an_unknown_subject_or_photograph_is_an_error(self, gallery: Gallery) -> None:
         with pytest.raises(GalleryError, match="no subject 'nobody'"):
             ops.remove(gallery, "nobody")
         with pytest.raises(GalleryError, match="no photograph 00"):
             gallery.remove(["00"], "test")
 
-    def test_a_kill_before_the_pages_are_cleaned_is_made_good_by_the_next_opening(
+    def test_an_interrupted_removal_is_finished_by_the_next_opening(
         self, tmp_path: Path, rng: np.random.Generator
     ) -> None:
         folder = tmp_path / "gallery"
@@ -335,11 +344,14 @@ def test_a_secret_is_found_at_any_offset(
         file = Path(name) / "file"
         noise = np.random.default_rng(seed).bytes(5000 + rest)
         file.write_bytes(before + secret + noise)
-        found = traces.search([file], [secret])
-        assert found.found and (found.files, found.size) == (1, file.stat().st_size)
-        assert all(p in secret for p in found.found)
+        traces_found = traces.find_traces([file], [secret])
+        assert traces_found.pieces and (traces_found.files, traces_found.size) == (
+            1,
+            file.stat().st_size,
+        )
+        assert all(p in secret for p in traces_found.pieces)
         file.write_bytes(noise)
-        assert not traces.search([file], [np.random.default_rng(seed + 1).bytes(2048)]).found
+        assert not traces.find_traces([file], [np.random.default_rng(seed + 1).bytes(2048)]).pieces
 
 
 def test_ten_thousand_random_changes(gallery: Gallery) -> None:
@@ -354,7 +366,7 @@ def test_ten_thousand_random_changes(gallery: Gallery) -> None:
     assert not any(c.problems for c in check(gallery))
 
 
-def test_kills_leave_whole_batches(tmp_path: Path) -> None:
+def test_kills_leave_complete_batches_only(tmp_path: Path) -> None:
     """A writer is killed at random moments; the store is then what it was after its last change or one more."""
     folder, done = tmp_path / "gallery", tmp_path / "done"
     rng = np.random.default_rng(3)
@@ -398,7 +410,7 @@ class TestBadGalleries:
                 gallery.add(f"p{i}", ops.photo(str(i), rng, picture=True))
         return tmp_path / "gallery"
 
-    def test_a_damaged_database_is_told_and_not_written(self, folder: Path) -> None:
+    def test_a_damaged_database_is_reported_and_not_written(self, folder: Path) -> None:
         file = folder / DATABASE
         file.write_bytes(b"not a database at all" * 100)
         before = file.read_bytes()
@@ -407,7 +419,7 @@ class TestBadGalleries:
                 Gallery.open(folder, read_only)
         assert file.read_bytes() == before
 
-    def test_damage_in_the_middle_is_told_and_not_written(self, folder: Path) -> None:
+    def test_damage_inside_a_database_is_reported_and_not_written(self, folder: Path) -> None:
         file = folder / DATABASE
         data = bytearray(file.read_bytes())
         data[16384:] = bytes(len(data) - 16384)
@@ -416,7 +428,7 @@ class TestBadGalleries:
             gallery.add("new", ops.photo("new", np.random.default_rng(0)))
         assert file.read_bytes() == data
 
-    def test_a_changed_vector_and_picture_are_found(self, folder: Path) -> None:
+    def test_a_changed_vector_and_picture_are_reported(self, folder: Path) -> None:
         database = sqlite3.connect(folder / DATABASE)
         with database:
             database.execute("UPDATE template SET vector = zeroblob(128) WHERE id = 7")
@@ -425,39 +437,39 @@ class TestBadGalleries:
             database.execute("DELETE FROM subject WHERE id = 'p20'")
         database.close()
         with Gallery.open(folder, read_only=True) as gallery:
-            told = " ".join(p for c in check(gallery) for p in c.problems)
+            error = " ".join(p for c in check(gallery) for p in c.problems)
             assert (
-                "template 7 was changed" in told
-                and "the stored picture of 8.png was changed" in told
+                "template 7 was changed" in error
+                and "the stored picture of 8.png was changed" in error
             )
             assert (
-                "photographs without a template" in told
-                and "a row of image points at a subject" in told
+                "photographs without a template" in error
+                and "a row of image refers to a missing row of subject" in error
             )
             with pytest.raises(IntegrityError, match=r"8\.png was changed"):
                 gallery.face(gallery.images("p8")[0])
 
-    def test_a_second_writer_is_told(self, folder: Path) -> None:
+    def test_a_second_writer_is_refused(self, folder: Path) -> None:
         with Gallery.open(folder), pytest.raises(GalleryError, match="another process is writing"):
             Gallery.open(folder)
         with Gallery.open(folder), Gallery.open(folder, read_only=True) as reader:
             assert len(reader.subjects()) == 50
 
-    def test_a_reader_that_holds_old_pages_makes_the_removal_say_so(
+    def test_a_removal_reports_a_reader_that_holds_old_pages(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
         with Gallery.open(folder, read_only=True) as reader, reader.snapshot():
             reader.subjects()
             with (
-                pytest.raises(EnvironmentFailure, match="still reads"),
+                pytest.raises(EnvironmentFailure, match="still reading"),
                 Gallery.open(folder) as gallery,
             ):
                 ops.remove(gallery, "p1")
         with Gallery.open(folder) as gallery:
             assert gallery.query("SELECT value FROM meta WHERE key = 'purge'") == [("0",)]
 
-    def test_a_removal_that_a_reader_kept_from_its_end_is_told_and_finished_by_one_command(
+    def test_a_removal_blocked_by_a_reader_can_be_finished_later(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr("fasr_video.sqlite.BUSY_SECONDS", 0.2)
@@ -480,17 +492,13 @@ class TestBadGalleries:
             "that is what is to be told"
         )
         code, out, _ = called(capsys, "gallery", "check", folder)
-        assert (
-            code == 4
-            and "a removal was begun and is not finished" in out
-            and "gallery check --finish" in out
-        )
+        assert code == 4 and "a removal was interrupted" in out and "gallery check --finish" in out
         code, out, _ = called(capsys, "gallery", "check", folder, "--finish")
         assert code == 0 and "FAILED" not in out
         assert not any(secret in path.read_bytes() for path in folder.iterdir())
         assert called(capsys, "gallery", "check", folder)[0] == 0
 
-    def test_no_gallery_and_a_foreign_folder(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_folder_without_a_gallery_is_refused(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(GalleryError, match="no gallery here"):
             Gallery.open(tmp_path)
         with pytest.raises(GalleryError, match="not empty"):
@@ -512,7 +520,7 @@ class TestBadGalleries:
         try:
             with Gallery.open(folder, read_only=True) as gallery:
                 assert len(gallery.vectors().ids) == 50
-                with pytest.raises(GalleryError, match="read only"):
+                with pytest.raises(GalleryError, match="reading only"):
                     ops.remove(gallery, "p1")
         finally:
             folder.chmod(stat.S_IRWXU)

@@ -22,7 +22,7 @@ from fasr_video.case import links
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import decide
 from fasr_video.case.document import as_csv
-from fasr_video.case.store import LOCK, locked
+from fasr_video.case.store import LOCK, hold_lock
 from fasr_video.case.verify import verify
 from fasr_video.console import readable_json
 from fasr_video.custody.pictures import export_pictures
@@ -133,7 +133,7 @@ def _gallery(folder: Path) -> object:
 
 
 def _locked(folder: Path) -> object:
-    with locked(folder):
+    with hold_lock(folder):
         return None
 
 

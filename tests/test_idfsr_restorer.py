@@ -327,7 +327,7 @@ def test_what_cannot_be_is_one_line(call: Call, weights: Path, album: Path, tmp_
         (("sr", still, "--identity", weights), "takes no fitted identity"),
         (
             ("calibrate", album, "--out", tmp_path / "c.json", "--method", "idfsr"),
-            "draws from references",
+            "needs references",
         ),
         ((*fitting, "--refs", "/nowhere"), "no such folder"),
         ((*fitting, "--refs", small), "0 that can be used"),

@@ -76,7 +76,7 @@ def make_case(folder: Path, people: range, models: str = MODELS) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("labelled")
     make_case(folder / "one", range(0, 40))
     make_case(folder / "two", range(40, 2 * PEOPLE))
@@ -100,21 +100,21 @@ def write_labels(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
 
 
 def everybody() -> list[tuple[str, str, str]]:
-    place = {i: "one" if i < 40 else "two" for i in range(2 * PEOPLE)}
-    return [(place[i], f"T{i + 1}", f"p{i}" if i % 2 == 0 else "") for i in range(2 * PEOPLE)]
+    folder = {i: "one" if i < 40 else "two" for i in range(2 * PEOPLE)}
+    return [(folder[i], f"T{i + 1}", f"p{i}" if i % 2 == 0 else "") for i in range(2 * PEOPLE)]
 
 
-def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place: Path) -> None:
-    with Gallery.open(place / "gallery", read_only=True) as gallery:
-        made = from_tracks(write_labels(place, everybody()), gallery, seed=0)
-    assert made.fits(json.loads(MODELS)) is None
-    assert (made.enrolled, made.searches) == (PEOPLE, 2 * PEOPLE)
-    (band,) = made.bands
+def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(folder: Path) -> None:
+    with Gallery.open(folder / "gallery", read_only=True) as gallery:
+        calibration = from_tracks(write_labels(folder, everybody()), gallery, seed=0)
+    assert calibration.mismatch(json.loads(MODELS)) is None
+    assert (calibration.enrolled, calibration.searches) == (PEOPLE, 2 * PEOPLE)
+    (band,) = calibration.bands
     assert (band.low, band.high) == (16, 16 + 2 * PEOPLE - 1)
-    assert made.outside(
+    assert calibration.size_warning(
         40
-    ) is None and "not one of those that scores were calibrated on (16-75 px)" in str(
-        made.outside(100)
+    ) is None and "outside the sizes that scores were calibrated for (16-75 px)" in str(
+        calibration.size_warning(100)
     )
     assert list(band.scales) == ["best", "pooled", "best+pooled"]
     # TrackFeatures lie at 0.6 and 0.8 of their person, strangers near 0: the order of what they are worth is known.
@@ -125,41 +125,41 @@ def test_labelled_tracks_make_a_calibration_for_the_models_of_their_cases(place:
     ("rows", "says"),
     [
         ([("one", "T99", "p0")], "no track T99"),
-        ([("one", "", "p0")], "line 2.*no case or no track"),
-        ([], "no labels in it"),
+        ([("one", "", "p0")], "line 2.*case or track is missing"),
+        ([], "it contains no labels"),
     ],
 )
-def test_labels_that_cannot_be_are_one_line(
-    place: Path, rows: list[tuple[str, str, str]], says: str
+def test_invalid_labels_give_a_one_line_error(
+    folder: Path, rows: list[tuple[str, str, str]], says: str
 ) -> None:
-    file = write_labels(place, rows)
+    file = write_labels(folder, rows)
     with (
-        Gallery.open(place / "gallery", read_only=True) as gallery,
+        Gallery.open(folder / "gallery", read_only=True) as gallery,
         pytest.raises(UsageError, match=says),
     ):
         from_tracks(file, gallery, seed=0)
 
 
-def test_cases_of_other_models_are_not_mixed(place: Path, tmp_path: Path) -> None:
+def test_cases_of_other_models_are_not_mixed(folder: Path, tmp_path: Path) -> None:
     other = json.dumps({"embedder": "e", "pooled_by": "combiner", "restorer": None})
     make_case(tmp_path / "three", range(2), other)
-    file = write_labels(place, [("one", "T1", "p0"), (str(tmp_path / "three"), "T1", "p0")])
+    file = write_labels(folder, [("one", "T1", "p0"), (str(tmp_path / "three"), "T1", "p0")])
     with (
-        Gallery.open(place / "gallery", read_only=True) as gallery,
+        Gallery.open(folder / "gallery", read_only=True) as gallery,
         pytest.raises(UsageError, match="2 sets of models"),
     ):
         from_tracks(file, gallery, seed=0)
 
 
-def test_gallery_of_another_embedder_is_refused(place: Path, tmp_path: Path) -> None:
+def test_gallery_of_another_embedder_is_refused(folder: Path, tmp_path: Path) -> None:
     with (
         Gallery.create(tmp_path / "other", "test", "f", LENGTH) as gallery,
         pytest.raises(UsageError, match="another embedder"),
     ):
-        from_tracks(write_labels(place, everybody()), gallery, seed=0)
+        from_tracks(write_labels(folder, everybody()), gallery, seed=0)
 
 
-def test_a_file_that_is_no_table_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_csv_file_gives_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(InputError, match="columns case, track, person"):
         read_labels(tmp_path / "labels.csv")

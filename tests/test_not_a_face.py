@@ -16,7 +16,7 @@ from PIL import Image as PilImage
 from fasr_video import cli
 from fasr_video.case import document
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decide, standing
+from fasr_video.case.decisions import decide, standing_decisions
 from fasr_video.case.verify import verify
 from fasr_video.configs import settings as configs
 from fasr_video.configs.settings import Settings
@@ -94,7 +94,7 @@ def test_a_sign_is_stored_with_its_reason_and_not_reconstructed(case: Path) -> N
     assert sign["evidence"]["norm"] < sign["evidence"]["min_norm"] == 6.5
     assert sign["shown"]["reason"] == "lr0" and (case / sign["shown"]["native"]).is_file()
     assert sign["restoration"] is None and sign["answer"] is None
-    assert document.state_of(sign) == "not a face"
+    assert document.track_state(sign) == "not a face"
     assert (person["verdict"], person["verdict_reason"]) == ("usable", None)
     assert person["evidence"]["norm"] >= 6.5
     assert person["restoration"] is not None and person["answer"] is not None
@@ -155,7 +155,7 @@ def test_reviewers_see_it_and_may_decide_otherwise(case: Path, tmp_path: Path) -
         names = [c.name for c in cards(opened) if Filter.read({"state": "not a face"}).fits(c)]
         assert names == [sign["name"]]
         decide(opened, sign["id"], "rejected", "it is a face, in a mask", "Ann")
-        assert [d.by for d in standing(opened, sign["id"])] == ["Ann"]
+        assert [d.by for d in standing_decisions(opened, sign["id"])] == ["Ann"]
 
 
 def test_the_review_page_explains_it(case: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whatever reads a case reads one moment of it, though somebody writes it meanwhile."""
+"""Readers of a case see one consistent state, even while another process writes it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.reviewed import make_case
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cases.synthetic(tmp_path_factory.mktemp("whole") / "case")
 
 
 @pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "case"))
+def folder(prepared_case: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared_case, tmp_path / "case"))
 
 
 @pytest.fixture
@@ -66,19 +66,19 @@ def meanwhile(case: Case, words: str, happens: Callable[[Path], None]) -> Iterat
     """It happens by another connection, right before the first statement with these words is executed."""
     waiting, done = [happens], []
 
-    def look(statement: str) -> None:  # what it raises is swallowed
+    def write_at(statement: str) -> None:  # what it raises is swallowed
         if waiting and words in statement:
             waiting.pop()(case.folder)
             done.append(statement)
 
-    case.db.set_trace_callback(look)
+    case.db.set_trace_callback(write_at)
     yield
     case.db.set_trace_callback(None)
     assert done
 
 
 @pytest.mark.parametrize("happens", [decide, decide_and_note, sign])
-def test_a_decision_while_the_case_is_verified_is_no_damage(
+def test_a_decision_during_verify_is_not_reported_as_damage(
     tmp_path: Path, happens: Callable[[Path], None]
 ) -> None:
     with Case.open(make_case(tmp_path / "whole"), read_only=True) as case:
@@ -88,29 +88,27 @@ def test_a_decision_while_the_case_is_verified_is_no_damage(
         assert [problem for check in verify(case) for problem in check.problems] == []
 
 
-def test_a_signed_off_report_that_is_gone_or_changed_is_found_all_the_same(
-    folder: Path, case: Case
-) -> None:
+def test_a_missing_or_changed_signed_off_report_is_reported(folder: Path, case: Case) -> None:
     sign(folder)
     (signed,) = (folder / "signed-off").glob("*.json")
-    said = signed.read_bytes()
-    signed.write_bytes(said + b" ")
-    signed.with_name(signed.name + ".new").write_bytes(said)
-    for remedy in ("was changed", "is not there any more"):
+    content = signed.read_bytes()
+    signed.write_bytes(content + b" ")
+    signed.with_name(signed.name + ".new").write_bytes(content)
+    for remedy in ("was changed", "is missing"):
         problems = [problem for check in verify(case) for problem in check.problems]
         assert f"{signed} {remedy}" in problems
         signed.unlink(missing_ok=True)
         signed.with_name(signed.name + ".new").unlink(missing_ok=True)
 
 
-def test_a_document_holds_no_line_of_the_log_without_what_it_tells_of(case: Case) -> None:
+def test_a_document_is_one_consistent_state_of_the_case(case: Case) -> None:
     before = export.as_document(case)
     with meanwhile(case, "FROM link", decide):
         assert export.as_document(case) == before
     assert export.as_document(case) != before
 
 
-def test_a_report_does_not_carry_the_head_of_a_decision_that_is_not_in_it(
+def test_a_report_has_the_log_head_of_the_state_that_it_shows(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waiting = [decide]
@@ -130,43 +128,43 @@ def test_a_report_does_not_carry_the_head_of_a_decision_that_is_not_in_it(
     assert any(track["decisions"] for track in report["tracks"])
 
 
-def test_exported_pictures_are_of_one_end_of_the_log(case: Case, tmp_path: Path) -> None:
+def test_exported_pictures_all_name_the_same_log_head(case: Case, tmp_path: Path) -> None:
     head = case.meta("log_head")
     with meanwhile(case, "key = 'case_id'", decide):
         written = export_pictures(case, (), tmp_path / "out", redact=False)
-    told = [
+    entries = [
         json.loads(path.with_suffix(".json").read_text())["case"]["log_head"] for path in written
     ]
-    assert set(told) == {head} and len(told) > 1
+    assert set(entries) == {head} and len(entries) > 1
 
 
-def test_a_summary_reads_tracks_and_links_of_one_moment(
+def test_a_summary_reads_tracks_and_links_in_one_snapshot(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = summary.tracks_of
 
     def accepted_meanwhile(case: Case) -> list[dict[str, Any]]:
-        found = read(case)
+        result = read(case)
         with Case.open(folder) as other:
-            links.join(other, [found[0]["id"], found[-1]["id"]], "Anna Amt")
-        return found
+            links.join(other, [result[0]["id"], result[-1]["id"]], "Anna Amt")
+        return result
 
     monkeypatch.setattr(summary, "tracks_of", accepted_meanwhile)
     line = {"case": "case", "camera": None, "start": None, "start_uncertainty": None}
-    assert not any(seen.accepted for seen in summary._seen(folder, line, 0))
+    assert not any(track.accepted for track in summary._seen(folder, line, 0))
     monkeypatch.setattr(summary, "tracks_of", read)
-    assert any(seen.accepted for seen in summary._seen(folder, line, 0))
+    assert any(track.accepted for track in summary._seen(folder, line, 0))
 
 
-def test_nothing_is_written_within_a_moment_and_moments_end(folder: Path) -> None:
+def test_nothing_is_written_within_a_snapshot_and_snapshots_end(folder: Path) -> None:
     with Case.open(folder) as case:
-        with case.one_moment(), case.one_moment():
+        with case.snapshot(), case.snapshot():
             head = case.meta("log_head")
             decide(folder)
             assert case.meta("log_head") == head
         assert case.meta("log_head") != head
         with (
-            case.one_moment(),
+            case.snapshot(),
             pytest.raises(sqlite3.OperationalError, match="within a transaction"),
         ):
             decisions.decide(case, 1, "rejected", "other nose", "Ben Beck")

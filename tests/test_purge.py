@@ -20,7 +20,7 @@ from fasr_video.archive.orders import End, Order, Outcome, Tell
 from fasr_video.archive.summary import write_summary
 from fasr_video.case.case import Case
 from fasr_video.case.document import tracks
-from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, locked
+from fasr_video.case.store import DATABASE, SETTINGS, TOMBSTONE, hold_lock
 from fasr_video.configs import settings as configs
 from fasr_video.custody import purge as purging
 from fasr_video.errors import CaseError
@@ -258,7 +258,7 @@ def test_a_case_that_a_run_is_writing_is_not_removed(
     over: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = hashes(over)
-    with locked(over):
+    with hold_lock(over):
         code, _, err = called(capsys, "purge", over, "--yes")
     assert code == 3 and "another run is writing" in err and hashes(over) == before
 
@@ -304,7 +304,7 @@ def test_a_folder_without_cases_is_an_error(
 def test_a_locked_case_keeps_neither_other_cases_nor_their_faces_in_the_summary(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with locked(case_of(archive, "b")):
+    with hold_lock(case_of(archive, "b")):
         code, out, err = called(capsys, "purge", archive, *NOW)
     assert code == 3 and "1 of 2 cases removed" in out and str(case_of(archive, "a")) in out
     assert err.count("\n") == 1 and "another run is writing" in err
@@ -562,7 +562,7 @@ def test_a_retention_time_changed_by_sql_removes_no_case(
             "UPDATE meta SET value = json_set(value, '$.case.retention_days', 0) WHERE key = 'settings'"
         )
     code, _, err = called(capsys, "purge", copied_case, "--yes")
-    assert code == 3 and "settings are not those" in err and (copied_case / DATABASE).is_file()
+    assert code == 3 and "settings differ from those" in err and (copied_case / DATABASE).is_file()
 
 
 @pytest.mark.parametrize("days", [100, 4000])

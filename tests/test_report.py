@@ -24,7 +24,7 @@ from PIL import Image as PilImage
 
 from fasr_video import cli
 from fasr_video.case.case import Case
-from fasr_video.case.document import certainty, picture_name
+from fasr_video.case.document import certainty_note, picture_name
 from fasr_video.case.links import decide as decide_link
 from fasr_video.case.recording import Recording
 from fasr_video.case.sources import set_recording
@@ -682,4 +682,4 @@ def test_a_picture_is_named_by_its_method(
     }
     restoration["samples"] = ["picture"] * count
     assert picture_name(restoration).startswith(name)
-    assert says in certainty(restoration)
+    assert says in certainty_note(restoration)

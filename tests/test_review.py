@@ -26,7 +26,7 @@ from werkzeug.test import TestResponse
 
 from fasr_video.archive.again import cases_in
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decide, decisions, standing
+from fasr_video.case.decisions import decide, decisions, standing_decisions
 from fasr_video.case.links import clusters
 from fasr_video.case.recording import Recording
 from fasr_video.case.sources import set_recording
@@ -93,7 +93,7 @@ class Browser:
 
 def standing_on(folder: Path, track: int) -> list[tuple[str, str | None, str]]:
     with Case.open(folder, read_only=True) as case:
-        return [(d.verdict, d.subject, d.by) for d in standing(case, track)]
+        return [(d.verdict, d.subject, d.by) for d in standing_decisions(case, track)]
 
 
 def problems(folder: Path) -> list[str]:
@@ -437,7 +437,7 @@ def test_a_decision_is_undone_on_its_own_track_alone(browser: Browser, folder: P
         ({"verdict": "rejected", "reason": " ", "by": "Anna"}, "a reason is missing"),
         ({"verdict": "rejected", "reason": "what I saw", "by": ""}, "a name is missing"),
         ({"verdict": "", "reason": "what I saw", "by": "Anna"}, "no such verdict"),
-        ({"verdict": "accepted", "reason": "what I saw", "by": "Anna"}, "without saying whom"),
+        ({"verdict": "accepted", "reason": "what I saw", "by": "Anna"}, "needs a candidate"),
     ],
 )
 def test_a_refused_decision_stays_in_the_form(
@@ -490,7 +490,7 @@ def test_forms_join_split_and_reopen_tracks(browser: Browser, folder: Path) -> N
 
 def test_a_contradictory_join_is_refused_and_keeps_the_selection(browser: Browser) -> None:
     answer = browser.post("/join", track=[1, 2], by="Anna")
-    assert answer.status_code == 400 and "seen at the same time" in answer.text
+    assert answer.status_code == 400 and "appear in one frame" in answer.text
     assert re.findall(r'name="track" value="(\d)" checked', answer.text) == ["1", "2"]
 
 
@@ -544,9 +544,7 @@ def test_altered_decisions_are_not_signed_off(browser: Browser, folder: Path) ->
     with sqlite3.connect(folder / DATABASE) as db:
         db.execute("UPDATE decision SET verdict = 'insufficient'")
     answer = browser.post("/sign-off", by="Anna", although="on")
-    assert (
-        answer.status_code == 500 and "decision 1 is not as the log has it (verdict)" in answer.text
-    )
+    assert answer.status_code == 500 and "decision 1 differs from the log (verdict)" in answer.text
     assert not list(folder.glob(f"{SIGNED_OFF}/*"))
 
 

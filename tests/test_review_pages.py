@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import decide, decisions, standing
+from fasr_video.case.decisions import decide, decisions, standing_decisions
 from fasr_video.case.verify import verify
 from tests.reviewed import Names, make_case
 
@@ -142,12 +142,12 @@ def test_a_track_is_decided_with_the_keyboard_alone(
     page.keyboard.press("p")
     page.wait_for_url("**/track/T1")
     with Case.open(folders["keyboard"], read_only=True) as case:
-        (decision,) = standing(case, 1)
+        (decision,) = standing_decisions(case, 1)
         assert (decision.verdict, decision.subject, decision.by) == ("accepted", "anna", "Anna")
         assert decision.reason == "same ear, same scar; a and r are only letters here"
         # The fixture gave each copy its own id, so that all can be served together.
         assert [p for c in verify(case) for p in c.problems] == [
-            "case_id is not what the case was created with"
+            "case_id differs from the one in the log"
         ]
 
 

@@ -20,7 +20,14 @@ from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.records import EnrolledPhoto
-from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict, chances
+from fasr_video.gallery.search import (
+    Mode,
+    Searcher,
+    SearchOptions,
+    TrackQuery,
+    Verdict,
+    comparison_count,
+)
 
 LENGTH = 64
 FACTS: dict[str, object] = {"embedder": "e", "pooled_by": "mean", "restorer": None}
@@ -54,11 +61,11 @@ NAMES = ("anna", "bert", "carla", "dora", "emil", "fred")
 
 @pytest.fixture
 def gallery(tmp_path: Path) -> Iterator[Gallery]:
-    with Gallery.create(tmp_path / "gallery", "test", "e", LENGTH) as made:
+    with Gallery.create(tmp_path / "gallery", "test", "e", LENGTH) as gallery_:
         for name in NAMES:
             for k, cosine in enumerate((0.9, 0.8)):
-                made.add(name, photo(name, near(person(name), cosine, k), k))
-        yield made
+                gallery_.add(name, photo(name, near(person(name), cosine, k), k))
+        yield gallery_
 
 
 @pytest.fixture(autouse=True)
@@ -67,17 +74,17 @@ def small_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SMALLEST_GALLERY", 1)
 
 
-def test_a_small_gallery_asks_for_no_lower_threshold_than_one_of_500(
+def test_a_small_gallery_has_the_threshold_of_one_of_500(
     gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few = ask(gallery, calibration).answer(probes("anna")).threshold
+    low = searcher_of(gallery, calibration).answer(probes("anna")).threshold
     monkeypatch.setattr(search, "SMALLEST_GALLERY", 500)
-    floor = ask(gallery, calibration).answer(probes("anna")).threshold
+    floor = searcher_of(gallery, calibration).answer(probes("anna")).threshold
     assert (
-        few is not None
+        low is not None
         and floor == calibration.bands[0].threshold(scale_name(list(Kind)), 0.03, 500).score
     )
-    assert floor > few
+    assert floor > low
 
 
 @pytest.fixture(scope="module")
@@ -99,28 +106,28 @@ def make_calibration() -> Calibration:
     return from_probes(probes, enrolled, {**FACTS, "restorer": "r"}, "made", seed=0)
 
 
-def ask(
+def searcher_of(
     gallery: Gallery,
     calibration: Calibration | None,
     mode: Mode = Mode.INVESTIGATION,
     length: int = 4,
 ) -> Searcher:
-    return Searcher(gallery, Index.open(gallery), Question(mode, length, 0.03), calibration)
+    return Searcher(gallery, Index.open(gallery), SearchOptions(mode, length, 0.03), calibration)
 
 
 def probes(
     name: str, best: float = 0.7, pooled: float = 0.8, sr: float = 0.75, side: int = 16
-) -> Asked:
+) -> TrackQuery:
     cosines = {Kind.BEST: best, Kind.POOLED: pooled, Kind.SR: sr}
-    return Asked(
+    return TrackQuery(
         {k: near(person(name), c, 50 + i) for i, (k, c) in enumerate(cosines.items())}, side
     )
 
 
-def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(
+def test_each_probe_has_its_own_list_and_one_list_joins_them(
     gallery: Gallery, calibration: Calibration
 ) -> None:
-    answer = ask(gallery, calibration).answer(probes("carla"))
+    answer = searcher_of(gallery, calibration).answer(probes("carla"))
     assert list(answer.lists) == [Kind.BEST, Kind.POOLED, Kind.SR]
     assert all(len(hits) == 4 and hits[0].subject == "carla" for hits in answer.lists.values())
     assert answer.verdict is Verdict.CANDIDATES
@@ -131,9 +138,9 @@ def test_each_probe_has_a_list_of_its_own_and_one_list_joins_them(
     )
 
 
-def test_a_subject_counts_by_its_nearest_template_and_stands_once(gallery: Gallery) -> None:
+def test_a_subject_is_listed_a_single_time_by_its_nearest_template(gallery: Gallery) -> None:
     feature = near(person("bert"), 0.8, 1)  # one of bert's photographs, exactly
-    hits = ask(gallery, None).answer(Asked({Kind.BEST: feature}, 16)).lists[Kind.BEST]
+    hits = searcher_of(gallery, None).answer(TrackQuery({Kind.BEST: feature}, 16)).lists[Kind.BEST]
     assert len({h.subject for h in hits}) == len(hits) == 4
     assert hits[0].subject == "bert" and hits[0].cosine == pytest.approx(1.0, abs=1e-6)
 
@@ -146,38 +153,42 @@ def test_lists_are_those_of_exhaustive_comparison(gallery: Gallery) -> None:
     for i, cosine in zip(vectors.ids.tolist(), (vectors.features @ feature).tolist(), strict=True):
         best[owners[i].subject] = max(cosine, best.get(owners[i].subject, -2.0))
     expected = sorted(best.items(), key=lambda x: -x[1])
-    hits = ask(gallery, None, length=6).answer(Asked({Kind.BEST: feature}, 16)).lists[Kind.BEST]
+    hits = (
+        searcher_of(gallery, None, length=6)
+        .answer(TrackQuery({Kind.BEST: feature}, 16))
+        .lists[Kind.BEST]
+    )
     assert [h.subject for h in hits] == [s for s, _ in expected]
     assert [h.cosine for h in hits] == pytest.approx([c for _, c in expected], abs=1e-6)
 
 
-def test_tracks_asked_about_together_get_the_answers_they_get_alone(
+def test_tracks_searched_together_get_the_same_answers_as_alone(
     gallery: Gallery, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fasr_video.gallery.search.TOGETHER", 30)
-    searcher = ask(gallery, calibration)
-    asked = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
-    asked += [
-        Asked({Kind.POOLED: near(person("dora"), 0.7)}, 16),
-        Asked({}, 16),
+    monkeypatch.setattr("fasr_video.gallery.search.TRACKS_PER_BATCH", 30)
+    searcher = searcher_of(gallery, calibration)
+    queries = [probes(name, pooled=0.5 + i / 40) for i in range(12) for name in (*NAMES, "nobody")]
+    queries += [
+        TrackQuery({Kind.POOLED: near(person("dora"), 0.7)}, 16),
+        TrackQuery({}, 16),
     ]  # not all of one kind
-    assert searcher.answers(asked) == [searcher.answer(one) for one in asked]
+    assert searcher.answers(queries) == [searcher.answer(one) for one in queries]
 
 
-def test_a_subject_with_hundreds_of_photographs_hides_nobody(gallery: Gallery) -> None:
+def test_a_subject_with_hundreds_of_photographs_hides_no_other_subject(gallery: Gallery) -> None:
     for k in range(300):
         gallery.add("anna", photo("anna", near(person("anna"), 0.95, 100 + k), 100 + k))
-    searcher = ask(gallery, None, length=6)
-    asked = [Asked({Kind.BEST: near(person(name), 0.9, 7)}, 16) for name in NAMES]
-    found = [answer.lists[Kind.BEST] for answer in searcher.answers(asked)]
-    assert [hits[0].subject for hits in found] == list(NAMES)
-    assert all({h.subject for h in hits} == set(NAMES) for hits in found)
+    searcher = searcher_of(gallery, None, length=6)
+    queries = [TrackQuery({Kind.BEST: near(person(name), 0.9, 7)}, 16) for name in NAMES]
+    lists = [answer.lists[Kind.BEST] for answer in searcher.answers(queries)]
+    assert [hits[0].subject for hits in lists] == list(NAMES)
+    assert all({h.subject for h in hits} == set(NAMES) for hits in lists)
 
 
-def test_stranger_is_unknown_and_the_investigator_still_has_a_list(
+def test_a_stranger_is_unknown_but_investigation_still_lists_candidates(
     gallery: Gallery, calibration: Calibration
 ) -> None:
-    answer = ask(gallery, calibration).answer(probes("somebody else"))
+    answer = searcher_of(gallery, calibration).answer(probes("somebody else"))
     assert answer.verdict is Verdict.UNKNOWN
     assert len(answer.joined) == 4 and not any(c.passes for c in answer.joined)
 
@@ -185,7 +196,7 @@ def test_stranger_is_unknown_and_the_investigator_still_has_a_list(
 def test_identification_names_nobody_below_the_threshold(
     gallery: Gallery, calibration: Calibration
 ) -> None:
-    searcher = ask(gallery, calibration, Mode.IDENTIFICATION)
+    searcher = searcher_of(gallery, calibration, Mode.IDENTIFICATION)
     stranger = searcher.answer(probes("somebody else"))
     assert stranger.verdict is Verdict.UNKNOWN and stranger.joined == []
     known = searcher.answer(probes("dora"))
@@ -193,12 +204,12 @@ def test_identification_names_nobody_below_the_threshold(
     assert known.threshold is not None and known.joined[0].score >= known.threshold
 
 
-def test_candidate_that_only_the_reconstruction_supports_is_marked_and_comes_last(
+def test_a_candidate_supported_by_the_reconstruction_only_comes_last(
     gallery: Gallery, calibration: Calibration
 ) -> None:
     features = probes("anna")
     features.features[Kind.SR] = near(person("emil"), 0.95, 77)
-    answer = ask(gallery, calibration, length=6).answer(features)
+    answer = searcher_of(gallery, calibration, length=6).answer(features)
     by_name = {c.subject: c for c in answer.joined}
     assert by_name["emil"].only_sr and not by_name["anna"].only_sr
     assert by_name["anna"].support == (Kind.BEST, Kind.POOLED)
@@ -207,7 +218,7 @@ def test_candidate_that_only_the_reconstruction_supports_is_marked_and_comes_las
 
 
 def test_without_a_calibration_scores_are_raw_and_the_answer_is_unknown(gallery: Gallery) -> None:
-    answer = ask(gallery, None).answer(probes("fred"))
+    answer = searcher_of(gallery, None).answer(probes("fred"))
     assert answer.verdict is Verdict.UNKNOWN and answer.threshold is None
     first = answer.joined[0]
     assert first.subject == "fred" and first.ratio is None and not first.passes
@@ -216,29 +227,29 @@ def test_without_a_calibration_scores_are_raw_and_the_answer_is_unknown(gallery:
 
 def test_identification_without_a_calibration_is_refused(gallery: Gallery) -> None:
     with pytest.raises(UsageError, match="a threshold needs a calibration"):
-        ask(gallery, None, Mode.IDENTIFICATION)
+        searcher_of(gallery, None, Mode.IDENTIFICATION)
 
 
-def test_a_larger_gallery_asks_for_a_higher_threshold(
+def test_a_larger_gallery_has_a_higher_threshold(
     gallery: Gallery, calibration: Calibration, tmp_path: Path
 ) -> None:
     with Gallery.create(tmp_path / "large", "test", "e", LENGTH) as large:
         for i in range(60):
             large.add(f"s{i}", photo(f"s{i}", person(f"s{i}"), i))
-        few = ask(gallery, calibration).answer(probes("anna")).threshold
-        many = ask(large, calibration).answer(probes("anna")).threshold
-    assert few is not None and many is not None and many > few
+        low = searcher_of(gallery, calibration).answer(probes("anna")).threshold
+        high = searcher_of(large, calibration).answer(probes("anna")).threshold
+    assert low is not None and high is not None and high > low
 
 
-def test_more_photographs_of_a_subject_ask_for_a_higher_threshold_and_weigh_less_each(
+def test_more_photographs_of_a_subject_raise_the_threshold_and_lower_its_ratio(
     calibration: Calibration, tmp_path: Path
 ) -> None:
     answers = []
     for photographs in (1, 2, 5):
-        with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as made:
+        with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as gallery_:
             for k in range(photographs):
-                made.add("anna", photo("anna", person("anna"), k))
-            answers.append(ask(made, calibration).answer(probes("anna", 0.5, 0.5, 0.5)))
+                gallery_.add("anna", photo("anna", person("anna"), k))
+            answers.append(searcher_of(gallery_, calibration).answer(probes("anna", 0.5, 0.5, 0.5)))
     ratios = [a.joined[0].ratio for a in answers]
     assert [ratios[0] - r for r in ratios] == pytest.approx(
         [0, math.log10(4), math.log10(10)], abs=1e-3
@@ -249,40 +260,38 @@ def test_more_photographs_of_a_subject_ask_for_a_higher_threshold_and_weigh_less
     ]
 
 
-def test_who_has_many_photographs_looks_no_more_like_strangers(
+def test_many_photographs_do_not_make_a_subject_pass_for_strangers(
     calibration: Calibration, tmp_path: Path
 ) -> None:
     strangers = [
-        Asked({Kind.BEST: unit(s)}, 16)
+        TrackQuery({Kind.BEST: unit(s)}, 16)
         for s in np.random.default_rng(9).standard_normal((64, LENGTH))
     ]
     means = []
     for photographs in (1, 3, 12):
-        with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as made:
+        with Gallery.create(tmp_path / str(photographs), "test", "e", LENGTH) as gallery_:
             for name in string.ascii_letters:
                 for k in range(photographs):
-                    made.add(name, photo(name, near(person(name), 0.6, 100 * ord(name) + k), k))
-            answers = ask(made, calibration, length=52).answers(strangers)
+                    gallery_.add(name, photo(name, near(person(name), 0.6, 100 * ord(name) + k), k))
+            answers = searcher_of(gallery_, calibration, length=52).answers(strangers)
         ratios = [h.ratio for a in answers for h in a.lists[Kind.BEST]]
         means.append(np.mean([10.0**r for r in ratios if r is not None]))
     assert means[1] <= means[0] and means[2] <= means[0]
 
 
 @pytest.mark.parametrize("side", [15, 17, 90])
-def test_a_face_of_a_size_that_was_not_calibrated_leads_to_nobody(
+def test_a_face_of_an_uncalibrated_size_has_no_leads(
     side: int, gallery: Gallery, calibration: Calibration
 ) -> None:
     """However alike: the similarity is there, raw, and nothing is made of it."""
-    answer = ask(gallery, calibration).answer(probes("carla", 0.99, 0.99, 0.99, side))
+    answer = searcher_of(gallery, calibration).answer(probes("carla", 0.99, 0.99, 0.99, side))
     assert answer.verdict is Verdict.UNKNOWN and answer.threshold is None
     assert answer.joined[0].subject == "carla" and answer.joined[0].cosines[Kind.BEST] > 0.8
     assert all(c.ratio is None and not c.passes for c in answer.joined)
     assert all(hit.ratio is None for hits in answer.lists.values() for hit in hits)
 
 
-def test_each_face_is_read_by_the_band_of_its_size(
-    gallery: Gallery, calibration: Calibration
-) -> None:
+def test_each_face_uses_the_band_of_its_size(gallery: Gallery, calibration: Calibration) -> None:
     band = calibration.bands[0]
     halved = {
         name: replace(scale, map=replace(scale.map, values=tuple(v / 2 for v in scale.map.values)))
@@ -290,15 +299,16 @@ def test_each_face_is_read_by_the_band_of_its_size(
     }
     two = replace(calibration, bands=(band, Band(17, 40, halved)))
     small, large = (
-        ask(gallery, two).answer(probes("carla", side=side)).joined[0].ratio for side in (16, 30)
+        searcher_of(gallery, two).answer(probes("carla", side=side)).joined[0].ratio
+        for side in (16, 30)
     )
-    penalty = math.log10(chances(gallery.templates_by_subject()["carla"]))
+    penalty = math.log10(comparison_count(gallery.templates_by_subject()["carla"]))
     assert small is not None and large == pytest.approx((small + penalty) / 2 - penalty)
 
 
-def test_empty_gallery_answers_unknown(tmp_path: Path, calibration: Calibration) -> None:
+def test_an_empty_gallery_gives_unknown(tmp_path: Path, calibration: Calibration) -> None:
     with Gallery.create(tmp_path / "none", "test", "e", LENGTH) as none:
-        answer = ask(none, calibration).answer(probes("anna"))
+        answer = searcher_of(none, calibration).answer(probes("anna"))
     assert (
         answer.verdict is Verdict.UNKNOWN and answer.joined == [] and not any(answer.lists.values())
     )
@@ -319,29 +329,29 @@ def test_who_passes_does_not_depend_on_the_mode(tmp_path: Path, calibration: Cal
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         cosines = over_none_but_the_joined(calibration, singles.count())
-        features = Asked(
+        features = TrackQuery(
             {k: near(person("dora"), c, 90 + i) for i, (k, c) in enumerate(cosines.items())}, 16
         )
-        listed = ask(singles, calibration).answer(features)
-        named = ask(singles, calibration, Mode.IDENTIFICATION).answer(features)
-    assert listed.verdict is named.verdict is Verdict.CANDIDATES
-    assert named.joined[0].subject == listed.joined[0].subject == "dora"
-    assert named.joined[0].support == () and not any(named.lists.values())
+        investigation = searcher_of(singles, calibration).answer(features)
+        identification = searcher_of(singles, calibration, Mode.IDENTIFICATION).answer(features)
+    assert investigation.verdict is identification.verdict is Verdict.CANDIDATES
+    assert identification.joined[0].subject == investigation.joined[0].subject == "dora"
+    assert identification.joined[0].support == () and not any(identification.lists.values())
 
 
-def test_candidate_that_passes_is_never_cut_off_by_one_that_does_not(
+def test_a_passing_candidate_is_never_cut_off_by_one_that_does_not_pass(
     gallery: Gallery, calibration: Calibration
 ) -> None:
     features = probes("somebody else")
     features.features[Kind.SR] = near(person("emil"), 0.999, 77)
-    answer = ask(gallery, calibration, length=1).answer(features)
+    answer = searcher_of(gallery, calibration, length=1).answer(features)
     assert answer.verdict is Verdict.CANDIDATES
     assert (
         answer.joined[0].subject == "emil" and answer.joined[0].only_sr and answer.joined[0].passes
     )
 
 
-def test_who_passes_does_not_depend_on_how_many_are_shown(
+def test_who_passes_does_not_depend_on_the_length_of_the_list(
     tmp_path: Path, calibration: Calibration
 ) -> None:
     """Second in every list, behind three others who are each first in one."""
@@ -349,20 +359,24 @@ def test_who_passes_does_not_depend_on_how_many_are_shown(
         for name in NAMES:
             singles.add(name, photo(name, person(name)))
         firsts = dict(zip(Kind, ("anna", "bert", "carla"), strict=True))
-        features = Asked({k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}, 16)
-        one, many = (ask(singles, calibration, length=n).answer(features) for n in (1, 6))
+        features = TrackQuery(
+            {k: unit(1.1 * person(n) + person("dora")) for k, n in firsts.items()}, 16
+        )
+        one, high = (searcher_of(singles, calibration, length=n).answer(features) for n in (1, 6))
     assert [hits[0].subject for hits in one.lists.values()] == list(firsts.values())
     assert all(len(hits) == 1 for hits in one.lists.values()) and len(one.joined) == 1
-    assert one.verdict is many.verdict is Verdict.CANDIDATES
-    assert one.joined[0].subject == many.joined[0].subject == "dora"
+    assert one.verdict is high.verdict is Verdict.CANDIDATES
+    assert one.joined[0].subject == high.joined[0].subject == "dora"
 
 
-def test_ratio_at_the_end_of_what_the_data_support_says_so(
+def test_a_ratio_at_the_bound_of_the_data_is_marked(
     gallery: Gallery, calibration: Calibration
 ) -> None:
-    first, *_, last = ask(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
+    first, *_, last = (
+        searcher_of(gallery, calibration).answer(probes("anna", 0.99, 0.99, 0.99)).joined
+    )
     low, high = (
-        bound - math.log10(chances(3)) for bound in calibration.bands[0].bounds(list(Kind))
+        bound - math.log10(comparison_count(3)) for bound in calibration.bands[0].bounds(list(Kind))
     )
     assert first.at_bound and first.ratio == pytest.approx(high)
     assert last.at_bound == (last.ratio == pytest.approx(low))

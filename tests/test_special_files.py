@@ -68,16 +68,19 @@ def test_verify_does_not_wait_for_footage_that_is_a_pipe_or_a_device(
 
 def test_verify_does_not_wait_for_settings_that_are_a_pipe(case: Path) -> None:
     pipe(case / SETTINGS)
-    assert "does not say what the database does" in checks(case)["settings"]
+    assert "differs from the settings in the database" in checks(case)["settings"]
 
 
 def test_verify_does_not_wait_for_a_report_that_is_a_pipe(case: Path) -> None:
     pipe(case / "report" / "report.json")
-    assert "report.json names no end of the log" in checks(case)["ends of the log that were noted"]
+    assert (
+        "report.json does not name an end of the log"
+        in checks(case)["ends of the log that were noted"]
+    )
 
 
 def test_a_gallery_whose_stamp_is_a_pipe_is_searched_all_the_same(case: Path) -> None:
-    pipe(case / "gallery" / index.STAMP)
+    pipe(case / "gallery" / index.INDEX_STAMP)
     with Gallery.open(case / "gallery", read_only=True) as gallery:
         (told,) = check_gallery(gallery)[-1].notes
         assert "stamp" in told

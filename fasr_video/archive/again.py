@@ -137,7 +137,7 @@ def search_one(
             raise CaseError(folder, "its footage is not done", "let `run` or `batch` finish it")
         settings = _settings(case)
         encoder = _encoder(settings.model_dump_json())
-        gallery.require(encoder.embedder)
+        gallery.require_embedder(encoder.embedder)
         _check_encoder(case, encoder)
         question = case.searched()
         last = (

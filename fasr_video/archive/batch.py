@@ -441,7 +441,9 @@ def prepare_gallery(given: Path | None, cases: Path, settings: Settings) -> Path
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
     with gallery:
-        sync(gallery, given, models.detector, embedder, told=enrolment_defaults(settings.search))
+        sync(
+            gallery, given, models.detector, embedder, defaults=enrolment_defaults(settings.search)
+        )
         Index.open(gallery)  # made once, for all workers
     return own
 

@@ -250,7 +250,7 @@ def _ended(folder: Path) -> dict[str, str]:
 
 def _seen(folder: Path, line: dict[str, Any], count: int) -> list[Seen]:
     """The usable tracks of a case, numbered on from `count`; its line is told what they were answered last."""
-    with Case.open(folder, read_only=True) as case, case.one_moment():
+    with Case.open(folder, read_only=True) as case, case.snapshot():
         similarity = case.settings["link"]["min_similarity"]
         made, looks = encodings(case), all_features(case)
         tracks = [t for t in tracks_of(case) if t["id"] in made]

@@ -25,7 +25,7 @@ from fasr_video.case.case import Case
 from fasr_video.case.results import verdicts
 from fasr_video.case.sources import sources
 from fasr_video.case.store import DATABASE, CaseBusy
-from fasr_video.case.tracks import finished, reasons_in
+from fasr_video.case.tracks import finished_tracks, reasons_of_source
 from fasr_video.configs.settings import Settings
 from fasr_video.custody.contents import files_named_as_in_a_case, files_of_case
 from fasr_video.errors import EnvironmentFailure, FasrError
@@ -228,12 +228,16 @@ def _move_aside(case: Path) -> Path:
 
 def provenance_of(folder: Path, sha256: str) -> dict[str, object] | None:
     """A finished case in numbers; None when it is not of this footage alone."""
-    with Case.open(folder, read_only=True) as case, case.one_moment():
-        footage, tracks, answers = sources(case), finished(case), list(verdicts(case).values())
+    with Case.open(folder, read_only=True) as case, case.snapshot():
+        footage, tracks, answers = (
+            sources(case),
+            finished_tracks(case),
+            list(verdicts(case).values()),
+        )
         if [source.sha256 for source in footage] != [sha256]:
             return None
         (source,) = footage
-        faces = reasons_in(case, source.id)
+        faces = reasons_of_source(case, source.id)
     return {
         "frames": source.frames,
         "faces": sum(count for reason, count in faces.items() if reason is not None),

@@ -1,7 +1,7 @@
-"""Making a calibration from searches whose answer is known.
+"""Make a calibration from searches whose answer is known.
 
-People are divided, never photographs: a third of one half chooses between the forms of a map, all of that half fits
-what is stored, and the other half, on which nothing was fitted, says how well it holds.
+People, not photographs, are divided. One half is for fitting, the other half for the report. Of the
+first half, a third chooses the form of the map; the stored map is fitted on the whole first half.
 """
 
 from __future__ import annotations
@@ -45,13 +45,12 @@ from fasr_video.sr.surveillance import camera
 from fasr_video.training.features import write_arrays
 from fasr_video.types import AlignedFace
 
-# Enrolled people, and people not enrolled: fewer leave parts in which there is nothing to see.
-FEWEST = 12
-# Of the bootstrap.
-REPEATS = 1000
+# Least number of enrolled people, and of others; with fewer some parts would be empty.
+MIN_PEOPLE = 12
+BOOTSTRAP_REPEATS = 1000
 FUSED = ((Kind.BEST, Kind.POOLED), (Kind.BEST, Kind.POOLED, Kind.SR))
-# People whose features are made safe together.
-PART = 16
+# People whose features are stored in one file.
+PEOPLE_PER_FILE = 16
 ENROLLED = "enrolled"
 FORMS: tuple[Form, ...] = get_args(Form)
 Scores = NDArray[np.float64]
@@ -62,31 +61,33 @@ class LabelledProbe:
     """A search whose answer is known."""
 
     person: str
-    """A subject of the gallery, or the name of a stranger: all searches of one person bear the same."""
+    """A gallery subject, or a name for a stranger; the same in all searches of one person."""
     features: Mapping[Kind, Feature]
     side: int
-    """Of LR0 in px."""
+    """Side of LR0 in px."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparisons:
-    """Searches of some people over the subjects among them."""
+    """Cosines of searches for some people against the enrolled ones among them."""
 
     cosines: Mapping[Kind, Scores]
-    """Searches × subjects."""
+    """Arrays of searches × subjects."""
     own: NDArray[np.intp]
-    """The column of each search's own subject; -1 for strangers."""
+    """The column of each search's own subject, or -1 for strangers."""
     person: tuple[str, ...]
 
     @property
     def gallery(self) -> int:
+        """Return the number of subjects."""
         return len(next(iter(self.cosines.values()))[0])
 
     def same(self, scores: Scores) -> Scores:
-        """Those scores, of searches × subjects, that are of one person."""
+        """Return the scores, of searches × subjects, that compare a person with themselves."""
         return scores[self._is_own]
 
     def different(self, scores: Scores) -> Scores:
+        """Return the scores, of searches × subjects, that compare two people."""
         return scores[~self._is_own]
 
     @property
@@ -99,7 +100,7 @@ class Comparisons:
 
 @dataclass(frozen=True, slots=True)
 class People:
-    """Who serves for what: enrolled people and strangers alike."""
+    """Which people, enrolled or not, are used for which step."""
 
     fit: frozenset[str]
     choose: frozenset[str]
@@ -107,20 +108,21 @@ class People:
 
 
 def divide(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed: int) -> People:
-    """A half to report on, a third of the other half to choose by, the rest to fit."""
+    """Divide people: half for the report, a third of the other half to choose a form, the rest to
+    fit."""
     generator = np.random.default_rng(seed)
     strangers = {p.person for p in probes} - set(gallery)
     searched = len({p.person for p in probes} & set(gallery))
-    if min(searched, len(strangers)) < FEWEST:
-        reason = f"{searched} enrolled people and {len(strangers)} others are searched for, {FEWEST} of each are needed"
+    if min(searched, len(strangers)) < MIN_PEOPLE:
+        reason = (
+            f"there are searches for {searched} enrolled people and {len(strangers)} others,"
+            f" but {MIN_PEOPLE} of each are needed"
+        )
         raise UsageError("calibration", reason, "give more people with two or more photographs")
     parts: tuple[set[str], ...] = (set(), set(), set())
-    # Enrolled people without a search are divided apart: each part is to have its share of every sort.
-    for group in (
-        {p.person for p in probes} & set(gallery),
-        set(gallery) - {p.person for p in probes},
-        strangers,
-    ):
+    people = {probe.person for probe in probes}
+    # Each part gets its share of enrolled people with a search, of those without, and of strangers.
+    for group in (people & set(gallery), set(gallery) - people, strangers):
         names = sorted(group)
         for i, k in enumerate(generator.permutation(len(names))):
             parts[(2, 0, 2, 1, 2, 0)[i % 6]].add(names[k])
@@ -130,20 +132,20 @@ def divide(probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], seed
 def compare(
     probes: Sequence[LabelledProbe], gallery: Mapping[str, Feature], people: frozenset[str]
 ) -> Comparisons:
-    """All searches of these people over those of them who are enrolled."""
+    """Return the searches for these people, compared with the enrolled ones among them."""
     subjects = {name: i for i, name in enumerate(sorted(set(gallery) & people))}
     enrolled = np.stack([gallery[name] for name in subjects]).astype(np.float64)
-    mine = [p for p in probes if p.person in people]
+    searches = [p for p in probes if p.person in people]
     cosines = {
-        k: np.stack([p.features[k] for p in mine]).astype(np.float64) @ enrolled.T
+        k: np.stack([p.features[k] for p in searches]).astype(np.float64) @ enrolled.T
         for k in kinds_of(probes)
     }
-    own = np.array([subjects.get(p.person, -1) for p in mine])
-    return Comparisons(cosines, own, tuple(p.person for p in mine))
+    own = np.array([subjects.get(p.person, -1) for p in searches])
+    return Comparisons(cosines, own, tuple(p.person for p in searches))
 
 
 def kinds_of(probes: Sequence[LabelledProbe]) -> tuple[Kind, ...]:
-    """The kinds that every search has."""
+    """Return the kinds of probe that every search has."""
     return tuple(k for k in Kind if all(k in p.features for p in probes))
 
 
@@ -156,18 +158,18 @@ def from_probes(
     bands: Sequence[tuple[int, int]] = (),
     worst_group: float = 1.0,
 ) -> Calibration:
-    """Calibrate each band of face sizes by itself, or all sizes together where none is given.
+    """Return a calibration for each band of face sizes, or for all sizes together without bands.
 
-    `provenance` is that of the TrackEncoder that made the features; `data` says in words what,
-    how many and how degraded. Thresholds are made for a group of people whose false match rate
-    is `worst_group` times that of the people here.
+    `provenance` is that of the TrackEncoder that made the features; `data` describes the data in
+    words. Thresholds are made for a group of people whose false match rate is `worst_group` times
+    that of the people here.
     """
     sides = [probe.side for probe in probes]
     sizes = bands or [(min(sides), max(sides))]
-    made = []
+    calibrated = []
     for low, high in sizes:
-        mine = [probe for probe in probes if low <= probe.side <= high]
-        made.append(Band(low, high, _make_scales(mine, gallery, seed, worst_group)))
+        in_band = [probe for probe in probes if low <= probe.side <= high]
+        calibrated.append(Band(low, high, _make_scales(in_band, gallery, seed, worst_group)))
     return Calibration(
         provenance=provenance,
         data=data,
@@ -176,7 +178,7 @@ def from_probes(
         people=len({probe.person for probe in probes} | set(gallery)),
         enrolled=len(gallery),
         searches=len(probes),
-        bands=tuple(made),
+        bands=tuple(calibrated),
     )
 
 
@@ -190,10 +192,10 @@ def _make_scales(
     both = compare(probes, gallery, people.fit | people.choose)
     everyone = compare(probes, gallery, people.fit | people.choose | people.report)
     kinds = kinds_of(probes)
-    wanted = [(k,) for k in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
+    scales = [(kind,) for kind in kinds] + [f for f in FUSED if set(f) <= set(kinds)]
     return {
-        scale_name(w): _make_scale(w, fit, choose, both, held, everyone, seed, worst_group)
-        for w in wanted
+        scale_name(s): _make_scale(s, fit, choose, both, held, everyone, seed, worst_group)
+        for s in scales
     }
 
 
@@ -207,36 +209,41 @@ def _make_scale(
     seed: int,
     worst_group: float,
 ) -> Scale:
-    trial, scored = fit_scorer(kinds, fit), {}
+    """Choose the form of the map on some people, fit scorer, map and tail, and report on others."""
+    trial = fit_scorer(kinds, fit)
+    trial_scores = trial(fit.cosines)
+    costs = {}
     for form in FORMS:
-        told = fit_map(form, fit.same(trial(fit.cosines)), fit.different(trial(fit.cosines)))
-        ratios = told(trial(choose.cosines))
-        scored[form] = cllr(choose.same(ratios), choose.different(ratios))
+        trial_map = fit_map(form, fit.same(trial_scores), fit.different(trial_scores))
+        ratios = trial_map(trial(choose.cosines))
+        costs[form] = cllr(choose.same(ratios), choose.different(ratios))
+    best_form = min(FORMS, key=lambda form: costs[form])
     scorer = fit_scorer(kinds, both)
     scores = scorer(both.cosines)
-    told = fit_map(min(FORMS, key=lambda f: scored[f]), both.same(scores), both.different(scores))
+    score_map = fit_map(best_form, both.same(scores), both.different(scores))
     tail = Tail.of(both.different(scores), worst_group)
-    found = everyone.searches(scorer(everyone.cosines))
+    searches = everyone.searches(scorer(everyone.cosines))
     return Scale(
         scorer=scorer,
-        map=told,
-        cllr_by_form=tuple(scored.items()),
+        map=score_map,
+        cllr_by_form=tuple(costs.items()),
         tail=tail,
-        nearest_stranger=float(found.wrong[~found.mated].max()),
-        nearest_pair=float(found.wrong[found.mated].max()),
-        report=_report(held, scorer(held.cosines), told, tail, seed),
+        nearest_stranger=float(searches.wrong[~searches.mated].max()),
+        nearest_pair=float(searches.wrong[searches.mated].max()),
+        report=_report(held, scorer(held.cosines), score_map, tail, seed),
     )
 
 
 def fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
-    """A single kind is scored by its cosine, several by logistic regression on theirs.
+    """Return the scorer of a scale: the cosine of a single kind, a logistic regression of several.
 
-    No weight is below zero, as one may come out for a kind that another contains: being more alike never counts against
-    a candidate. The kind with the most negative weight is left out until there is none.
+    A higher similarity must never lower the score, so no weight may be negative. While there are
+    negative weights, the kind with the most negative one is left out.
     """
     if len(kinds) == 1:
         return Scorer(kinds, (1.0,), 0.0)
-    weights, offset = dict.fromkeys(kinds, 0.0), 0.0
+    weights = dict.fromkeys(kinds, 0.0)
+    offset = 0.0
     used = list(kinds)
     while used:
         same, different = (
@@ -250,19 +257,25 @@ def fit_scorer(kinds: tuple[Kind, ...], on: Comparisons) -> Scorer:
     return Scorer(kinds, tuple(weights.values()), offset)
 
 
-def _report(held: Comparisons, scores: Scores, told: ScoreMap, tail: Tail, seed: int) -> Report:
-    found = held.searches(scores)
+def _report(
+    held: Comparisons, scores: Scores, score_map: ScoreMap, tail: Tail, seed: int
+) -> Report:
+    """Measure a scale on people that nothing was fitted on."""
+    searches = held.searches(scores)
     same, different = held.same(scores), held.different(scores)
     thresholds = [tail.threshold(rate, held.gallery) for rate in FPIRS]
 
-    def measure(drawn: Searches) -> Scores:
-        """FPIR and FNIR with our thresholds, and FNIR with those that suit these very searches: 3 × FPIRS."""
+    def measure(resampled: Searches) -> Scores:
+        """Return 3×FPIRS: FPIR and FNIR at our thresholds, FNIR at the thresholds of these
+        searches."""
         ours = [t.score for t in thresholds]
-        own = [open_set.fnir_at(drawn, rate) for rate in FPIRS]
-        return np.stack((open_set.fpir(drawn, ours), open_set.fnir(drawn, ours), np.array(own)))
+        own_fnir = [open_set.fnir_at(resampled, rate) for rate in FPIRS]
+        return np.stack(
+            (open_set.fpir(resampled, ours), open_set.fnir(resampled, ours), np.array(own_fnir))
+        )
 
-    value = measure(found)
-    low, high = open_set.bootstrap(found, measure, REPEATS, seed)
+    measured = measure(searches)
+    low, high = open_set.bootstrap(searches, measure, BOOTSTRAP_REPEATS, seed)
     points = []
     for i, (rate, threshold) in enumerate(zip(FPIRS, thresholds, strict=True)):
         bands = [(float(low[row, i]), float(high[row, i])) for row in range(3)]
@@ -271,23 +284,23 @@ def _report(held: Comparisons, scores: Scores, told: ScoreMap, tail: Tail, seed:
                 fpir=rate,
                 threshold=threshold.score,
                 extrapolated=threshold.extrapolated,
-                observed=float(value[0, i]),
+                observed=float(measured[0, i]),
                 observed_band=bands[0],
-                fnir=float(value[1, i]),
+                fnir=float(measured[1, i]),
                 fnir_band=bands[1],
-                fnir_at_fpir=float(value[2, i]),
+                fnir_at_fpir=float(measured[2, i]),
                 fnir_at_fpir_band=bands[2],
-                resolved=open_set.resolves(found, rate),
+                resolved=open_set.resolves(searches, rate),
             )
         )
     return Report(
         gallery=held.gallery,
-        mated=int(found.mated.sum()),
-        non_mated=int((~found.mated).sum()),
-        ranks=tuple((k, open_set.rank_rate(found, k)) for k in RANKS),
+        mated=int(searches.mated.sum()),
+        non_mated=int((~searches.mated).sum()),
+        ranks=tuple((k, open_set.rank_rate(searches, k)) for k in RANKS),
         auc=open_set.auc(same, different),
         cllr_raw=cllr(same, different),
-        cllr=cllr(told(same), told(different)),
+        cllr=cllr(score_map(same), score_map(different)),
         cllr_least=least_cllr(same, different),
         points=tuple(points),
     )
@@ -295,9 +308,12 @@ def _report(held: Comparisons, scores: Scores, told: ScoreMap, tail: Tail, seed:
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How labelled photographs become searches: one photograph of a person is enrolled as it is; the others are brought
-    down once for each band of sizes, to a side drawn for the person. Half of these are as the papers degrade faces,
-    half as cameras do. Every second person is not enrolled."""
+    """How labelled photographs become searches.
+
+    Every second person is enrolled, with one unchanged photograph. The other photographs are
+    degraded, for each band of sizes, to a side drawn for the person; some as in the papers, some as
+    cameras do.
+    """
 
     bands: tuple[tuple[int, int], ...] = (
         (10, 13),
@@ -307,21 +323,21 @@ class Protocol:
         (40, 63),
         (64, 128),
     )
-    """The smallest and the largest side of each, in px."""
+    """Smallest and largest side of each band, in px."""
     camera: float = 0.5
     """Share of the searches that are degraded as cameras do."""
     auxiliaries: int = 8
-    """Photographs beside the first, at most."""
+    """Most photographs beside LR0."""
     people: int | None = None
-    """At most; None takes all who have two photographs or more."""
+    """Most people; None takes all who have two photographs or more."""
     seed: int = 0
     worst_group: float = 1.0
-    """How many times the average false match rate the thresholds are made for."""
+    """False match rate that thresholds are made for, as a multiple of the average."""
 
     def __post_init__(self) -> None:
         ends = [side for band in self.bands for side in band]
         if not ends or min(ends) < SMALLEST or max(ends) > CANONICAL_SIDE:
-            reason = f"a face has {SMALLEST} to {CANONICAL_SIDE} px a side"
+            reason = f"a face has sides of {SMALLEST} to {CANONICAL_SIDE} px"
             raise UsageError(f"sizes {self.names}", reason, "give others")
         if any(low > high for low, high in self.bands):
             raise UsageError(f"sizes {self.names}", "a band ends before it begins", "give LOW-HIGH")
@@ -334,20 +350,20 @@ class Protocol:
 
     @property
     def names(self) -> str:
-        """The bands in words."""
+        """Return the bands as text."""
         return ", ".join(f"{low}-{high} px" for low, high in self.bands)
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """How a person is seen in one search."""
+    """How the photographs of a person are degraded for one search."""
 
     side: int
-    """Of the face, in px."""
+    """Side of the face in px."""
     camera: bool
-    """Degraded as cameras do, in place of the papers' degradation."""
+    """Whether it is degraded as by a camera, not as in the papers."""
     seed: int
-    """Of the degradation, and of super-resolution."""
+    """Seed of the degradation and of super-resolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,13 +371,14 @@ class Person:
     name: str
     enrolled: bool
     photos: tuple[int, ...]
-    """Rows of the faces: the one to enrol, LR0, auxiliaries."""
+    """Indices of the faces: the one to enrol, LR0, auxiliaries."""
     sightings: tuple[Sighting, ...]
     """One for each band."""
 
 
 def choose_people(faces: Faces, protocol: Protocol) -> list[Person]:
-    """Who is searched for and who is enrolled; all that is drawn for a person depends on seed and name alone."""
+    """Return who is searched for and who is enrolled; draws for a person depend on seed and name
+    only."""
     several = [
         (_number(protocol.seed, name), name) for name, rows in faces.people.items() if len(rows) > 1
     ]
@@ -391,36 +408,39 @@ def probe_images(
     plain: TrackEncoder,
     protocol: Protocol,
     parts: Path,
-    tell: Callable[[int, int], None],
+    listen: Callable[[int, int], None],
 ) -> tuple[list[LabelledProbe], dict[str, Feature]]:
-    """Searches and gallery from labelled photographs; `plain`, without super-resolution, enrols.
+    """Return searches and gallery made from labelled photographs.
 
-    What is made lies in the folder `parts`, by the models, settings and pictures it comes from: a call that was stopped
-    goes on there. `tell` hears how many people are done, and of how many.
+    `plain`, an encoder without super-resolution, embeds the enrolled photographs. Features are
+    stored in the folder `parts`, under a hash of models, settings and pictures, so that an
+    interrupted call continues there. `listen` is called with the number of people done, and of all.
     """
     parts.mkdir(parents=True, exist_ok=True)
     people = choose_people(faces, protocol)
-    question = json.dumps([encoder.provenance(), protocol.seed], sort_keys=True).encode()
-    probes, gallery = [], {}
-    for start in range(0, len(people), PART):
-        some = people[start : start + PART]
-        file = parts / f"{_digest(question, some, faces)}.npz"
+    settings = json.dumps([encoder.provenance(), protocol.seed], sort_keys=True).encode()
+    probes = []
+    gallery = {}
+    for start in range(0, len(people), PEOPLE_PER_FILE):
+        batch = people[start : start + PEOPLE_PER_FILE]
+        file = parts / f"{_digest(settings, batch, faces)}.npz"
         if not file.exists():
-            write_arrays(file, _features(some, faces, encoder, plain))
-        with np.load(file) as made:
-            kinds = [Kind(name) for name in made.files if name != ENROLLED]
-            for i, person in enumerate(some):
+            write_arrays(file, _features(batch, faces, encoder, plain))
+        with np.load(file) as arrays:
+            kinds = [Kind(name) for name in arrays.files if name != ENROLLED]
+            for i, person in enumerate(batch):
                 for j, sighting in enumerate(person.sightings):
-                    features = {kind: made[kind][i, j] for kind in kinds}
+                    features = {kind: arrays[kind][i, j] for kind in kinds}
                     probes.append(LabelledProbe(person.name, features, sighting.side))
                 if person.enrolled:
-                    gallery[person.name] = made[ENROLLED][i]
-        tell(start + len(some), len(people))
+                    gallery[person.name] = arrays[ENROLLED][i]
+        listen(start + len(batch), len(people))
     return probes, gallery
 
 
-def _digest(question: bytes, people: Sequence[Person], faces: Faces) -> str:
-    digest = hashlib.sha256(question)
+def _digest(settings: bytes, people: Sequence[Person], faces: Faces) -> str:
+    """Return a hash over everything that the features of these people depend on."""
+    digest = hashlib.sha256(settings)
     for person in people:
         digest.update(f"{person.name} {person.sightings} {len(person.photos)}".encode())
         digest.update(faces.pictures[list(person.photos)].numpy().tobytes())
@@ -428,6 +448,7 @@ def _digest(question: bytes, people: Sequence[Person], faces: Faces) -> str:
 
 
 def _digest_all(faces: Faces) -> str:
+    """Return a hash over the names and pictures of all faces."""
     digest = hashlib.sha256("\n".join(faces.paths).encode())
     digest.update(faces.pictures.numpy().data)
     return digest.hexdigest()
@@ -436,8 +457,10 @@ def _digest_all(faces: Faces) -> str:
 def _features(
     people: Sequence[Person], faces: Faces, encoder: TrackEncoder, plain: TrackEncoder
 ) -> dict[str, Feature]:
-    """Return the enrolled photograph's feature of each person, and the searches' by kind, people × sightings."""
-    tracks, photographs = [], []
+    """Return the feature of each person's enrolled photograph, and of searches by kind, people ×
+    sightings."""
+    tracks = []
+    photographs = []
     for person in people:
         pictures = views(
             faces.pictures[list(person.photos)], CANONICAL_SIDE, False, torch.Generator()
@@ -445,17 +468,18 @@ def _features(
         photographs.append(_aligned(pictures[0]))
         tracks += [degrade(pictures[1:], sighting) for sighting in person.sightings]
     seeds = [sighting.seed for person in people for sighting in person.sightings]
-    asked = encoder.ask(tracks, seeds)
-    enrolled = plain.ask([TrackFaces(p, p.picture, ()) for p in photographs], [0] * len(people))
-    made: dict[str, Feature] = {}
-    for kind in asked[0].features:
-        rows = np.stack([answer.features[kind] for answer in asked])
-        made[kind] = rows.reshape(len(people), -1, rows.shape[1])
-    return made | {ENROLLED: np.stack([a.features[Kind.BEST] for a in enrolled])}
+    encoded = encoder.encode(tracks, seeds)
+    enrolled = plain.encode([TrackFaces(p, p.picture, ()) for p in photographs], [0] * len(people))
+    arrays: dict[str, Feature] = {}
+    for kind in encoded[0].features:
+        rows = np.stack([track.features[kind] for track in encoded])
+        arrays[kind] = rows.reshape(len(people), -1, rows.shape[1])
+    return arrays | {ENROLLED: np.stack([track.features[Kind.BEST] for track in enrolled])}
 
 
 def degrade(pictures: Tensor, sighting: Sighting) -> TrackFaces:
-    """Return K×3×128×128 in [0, 1] as the faces of a track that is seen so: the first is LR0."""
+    """Return degraded pictures (K×3×128×128 in [0, 1]) as the faces of a track; the first
+    is LR0."""
     if sighting.camera:
         seeds = [(sighting.seed + i) % 2**31 for i in range(len(pictures))]
         small = [as_image(p) for p in camera(sighting.side).small(pictures, seeds)]
@@ -475,23 +499,26 @@ def from_images(
     plain: TrackEncoder,
     protocol: Protocol,
     out: Path,
-    tell: Callable[[int, int], None],
+    listen: Callable[[int, int], None],
 ) -> tuple[Calibration, list[str]]:
     """Calibrate on aligned faces (folders or tar shards of IDENTITY/PHOTO) and write `out`.
 
-    Also a line for each photograph that could not be used. Stopped, the same call goes on where it was.
+    Return the calibration, and a line for each unusable photograph. An interrupted call continues
+    where it stopped.
     """
     faces, left_out = read_faces(sources)
     parts = out.with_name(f".{out.name}-parts")
-    probes, gallery = probe_images(faces, encoder, plain, protocol, parts, tell)
+    probes, gallery = probe_images(faces, encoder, plain, protocol, parts, listen)
     people = len({probe.person for probe in probes})
-    data = f"{people} people of {', '.join(s.name for s in sources)} (sha256 of the {len(faces)} pictures "
-    data += f"{_digest_all(faces)}): one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
+    data = f"{people} people of {', '.join(source.name for source in sources)} "
+    data += f"(sha256 of the {len(faces)} pictures {_digest_all(faces)}): "
+    data += f"one photograph enrolled, up to {1 + protocol.auxiliaries} others at "
     data += f"{protocol.names}, {protocol.camera:.0%} of them as cameras see faces; "
     data += f"{len(left_out)} photographs could not be used"
     if protocol.worst_group > 1:
-        data += f"; thresholds for a group whose false match rate is {protocol.worst_group:g} times everybody's"
-    made = from_probes(
+        data += "; thresholds for a group whose false match rate is "
+        data += f"{protocol.worst_group:g} times everybody's"
+    calibration = from_probes(
         probes,
         gallery,
         encoder.provenance(),
@@ -500,6 +527,6 @@ def from_images(
         protocol.bands,
         protocol.worst_group,
     )
-    made.save(out)
+    calibration.save(out)
     shutil.rmtree(parts)
-    return made, left_out
+    return calibration, left_out

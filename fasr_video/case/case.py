@@ -1,8 +1,8 @@
-"""A case as everybody opens it: an error that damage of its database explains says so."""
+"""The class through which all code opens a case; it reports a damaged database as such."""
 
 from __future__ import annotations
 
-from fasr_video.case.damage import damage
+from fasr_video.case.damage import first_problem
 from fasr_video.case.store import CaseStore
 from fasr_video.sqlite import raise_if_damaged
 
@@ -13,8 +13,8 @@ class Case(CaseStore):
     def __exit__(
         self, _: object = None, error: BaseException | None = None, __: object = None
     ) -> None:
-        remedy = "restore it from a copy; `fasr-video verify` tells the rest"
+        remedy = "restore it from a copy; `fasr-video verify` lists all problems"
         try:
-            raise_if_damaged(error, lambda: damage(self), self.folder, remedy)
+            raise_if_damaged(error, lambda: first_problem(self), self.folder, remedy)
         finally:
             super().__exit__(_, error, __)

@@ -1,9 +1,10 @@
-"""What reviewers say of a track: accepted, rejected or insufficient; why, and by whom. Nothing is ever deleted.
+"""Decisions of reviewers on a track: accepted, rejected or insufficient, with a reason and a name.
 
-A person has one standing decision on a track: a new one takes the place of the former, which stays as undone. Two
-people's decisions stand beside each other, and agree or not. Each change is a line of the log with a hash over all
-decisions, so that `verify` finds one that was altered, added or removed behind the log's back. A decision names its
-subject by its id: it stays when the case is searched anew, whoever is listed then.
+A reviewer has at most one standing decision on a track. A new one replaces it; the old one is
+marked as undone and never deleted. Decisions of several reviewers stand side by side and agree or
+conflict. Each change is a log line with a hash over all decisions, so `verify` finds decisions that
+were altered, added or removed outside this program. A decision names its subject by id, and stays
+when the case is searched again.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from enum import StrEnum
 
 from fasr_video.actors import one_line
 from fasr_video.actors import role as as_role
-from fasr_video.case.replay import require
-from fasr_video.case.results import listed
+from fasr_video.case.replay import require_unchanged
+from fasr_video.case.results import listed_subjects
 from fasr_video.case.store import CaseStore, now
 from fasr_video.case.tracks import finished_track
 from fasr_video.errors import CaseError, UsageError
@@ -23,7 +24,7 @@ from fasr_video.errors import CaseError, UsageError
 VERDICTS = ("accepted", "rejected", "insufficient")
 LONGEST_NAME = 100
 LONGEST_REASON = 4000
-# The role stands in the line of the log that the decision is; the log is read once, whatever is asked for.
+# The role is stored in the log line of the decision only; MATERIALIZED reads the log a single time.
 QUERY = """
 WITH line AS MATERIALIZED (
     SELECT CAST(json_extract(details, '$.id') AS INTEGER) AS id, json_extract(details, '$.role') AS role
@@ -38,7 +39,7 @@ class Decision:
     id: int
     track: int
     subject: str | None
-    """The candidate that it is about; None when it is about the track as a whole."""
+    """Gallery subject that it is about; None when it is about the track as a whole."""
     verdict: str
     reason: str
     by: str
@@ -46,15 +47,16 @@ class Decision:
     undone_by: str | None
     undone_at: str | None
     role: str
-    """As what; empty where it was not said."""
+    """The reviewer's role; empty where none was stated."""
 
     @property
     def stands(self) -> bool:
+        """Return whether it has not been undone."""
         return self.undone_at is None
 
 
 class Agreement(StrEnum):
-    """What the standing decisions on a track come to."""
+    """How the standing decisions on a track relate."""
 
     UNDECIDED = "undecided"
     ONE = "one reviewer"
@@ -71,91 +73,99 @@ def decide(
     subject: str | None = None,
     role: str = "",
 ) -> Decision:
-    """Record what a person says of a track; what the same person said of it before is undone by it."""
-    by, role, reason = person(by), as_role(role), _required("a reason", reason, LONGEST_REASON)
+    """Store a reviewer's decision on a track; it replaces the same reviewer's earlier one."""
+    by = reviewer_name(by)
+    role = as_role(role)
+    reason = _required("a reason", reason, LONGEST_REASON)
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         _check(case, track, verdict, subject)
         at = now()
-        replaced = [d.id for d in standing(case, track) if same_person(d.by, by)]
+        replaced = [d.id for d in standing_decisions(case, track) if is_same_reviewer(d.by, by)]
         for former in replaced:
             _mark_undone(case, former, by, at)
         insert = "INSERT INTO decision (track, subject, verdict, reason, by, at) VALUES (?, ?, ?, ?, ?, ?)"
         number = int(
             case.db.execute(insert, (track, subject, verdict, reason, by, at)).lastrowid or 0
         )
-        made = Decision(number, track, subject, verdict, reason, by, at, None, None, role)
-        case.log("decided", {**asdict(made), "replaces": replaced, "digest": digest(case)})
-    return made
+        decision = Decision(number, track, subject, verdict, reason, by, at, None, None, role)
+        case.log("decided", {**asdict(decision), "replaces": replaced, "digest": digest(case)})
+    return decision
 
 
 def undo(case: CaseStore, decision: int, by: str, role: str = "") -> Decision:
-    """Take a decision back. It stays in the case, with who took it back and when."""
-    by, role = person(by), as_role(role)
+    """Mark a decision as undone, and return it. It stays in the case."""
+    by = reviewer_name(by)
+    role = as_role(role)
     with case.transaction():
-        require(case)
-        found = _decisions(case, "WHERE id = ?", decision)
-        if not found:
+        require_unchanged(case)
+        rows = _decisions(case, "WHERE id = ?", decision)
+        if not rows:
             raise CaseError(
                 f"decision {decision}",
                 "no such decision in this case",
                 "`fasr-video show CASE` lists them",
             )
-        made = found[0]
-        if not made.stands:
-            reason = f"{made.undone_by} has undone it already"
-            raise CaseError(f"decision {decision}", reason, "decide anew in its place")
+        undone = rows[0]
+        if not undone.stands:
+            reason = f"{undone.undone_by} has undone it already"
+            raise CaseError(f"decision {decision}", reason, "make a new decision instead")
         at = now()
         _mark_undone(case, decision, by, at)
-        details = {"id": decision, "track": made.track, "by": by, "role": role, "at": at}
+        details = {"id": decision, "track": undone.track, "by": by, "role": role, "at": at}
         case.log("decision undone", details | {"digest": digest(case)})
-    return replace(made, undone_by=by, undone_at=at)
+    return replace(undone, undone_by=by, undone_at=at)
 
 
 def decisions(case: CaseStore, track: int) -> list[Decision]:
-    """All that were ever made on a track, in the order in which they were made."""
+    """Return all decisions on a track, standing or undone, from the oldest to the newest."""
     return _decisions(case, "WHERE track = ? ORDER BY id", track)
 
 
-def standing(case: CaseStore, track: int) -> list[Decision]:
+def standing_decisions(case: CaseStore, track: int) -> list[Decision]:
     return [d for d in decisions(case, track) if d.stands]
 
 
 def by_track(case: CaseStore, only: int | None = None) -> dict[int, list[Decision]]:
-    """Return all decisions by their tracks, or those of `only` one; a track without any is not in it."""
-    found: dict[int, list[Decision]] = {}
-    for decision in _decisions(case, "ORDER BY id") if only is None else decisions(case, only):
-        found.setdefault(decision.track, []).append(decision)
-    return found
+    """Return all decisions by track, or those on only one; tracks without any are left out."""
+    chosen = _decisions(case, "ORDER BY id") if only is None else decisions(case, only)
+    tracks: dict[int, list[Decision]] = {}
+    for decision in chosen:
+        tracks.setdefault(decision.track, []).append(decision)
+    return tracks
 
 
-def all_standing(case: CaseStore) -> dict[int, list[Decision]]:
-    """Track → its standing decisions; a track without one is not in it."""
-    standing = {track: [d for d in made if d.stands] for track, made in by_track(case).items()}
-    return {track: made for track, made in standing.items() if made}
+def standing_by_track(case: CaseStore) -> dict[int, list[Decision]]:
+    """Return all standing decisions by track; tracks without any are left out."""
+    tracks = {}
+    for track, all_decisions in by_track(case).items():
+        standing = [decision for decision in all_decisions if decision.stands]
+        if standing:
+            tracks[track] = standing
+    return tracks
 
 
 def agreement(standing: Collection[Decision]) -> Agreement:
-    if len(standing) < 2:
-        return Agreement.ONE if standing else Agreement.UNDECIDED
-    return (
-        Agreement.AGREED
-        if len({(d.verdict, d.subject) for d in standing}) == 1
-        else Agreement.CONFLICT
-    )
+    """Return how the standing decisions on one track relate."""
+    if not standing:
+        return Agreement.UNDECIDED
+    if len(standing) == 1:
+        return Agreement.ONE
+    verdicts = {(decision.verdict, decision.subject) for decision in standing}
+    return Agreement.AGREED if len(verdicts) == 1 else Agreement.CONFLICT
 
 
-def person(name: str) -> str:
-    """The name of who decides, on one line."""
+def reviewer_name(name: str) -> str:
+    """Return a reviewer's name on one line; raise where it is empty or too long."""
     return _required("a name", one_line("name", name), LONGEST_NAME)
 
 
-def same_person(one: str, other: str) -> bool:
+def is_same_reviewer(one: str, other: str) -> bool:
     return one.casefold() == other.casefold()
 
 
 def digest(case: CaseStore) -> str:
-    """One hash over all decisions, so that the log's chain covers them."""
+    """Return one hash over all decisions, for the log."""
     return case.hash_rows("SELECT * FROM decision ORDER BY id")
 
 
@@ -166,14 +176,16 @@ def _check(case: CaseStore, track: int, verdict: str, subject: str | None) -> No
         )
     name = f"track {finished_track(case, track).name}"
     if verdict == "accepted" and subject is None:
-        raise UsageError(name, "nobody is accepted without saying whom", "name the candidate")
+        raise UsageError(name, "`accepted` needs a candidate", "name the candidate")
     if verdict == "insufficient" and subject is not None:
         raise UsageError(
-            name, "insufficient is said of the track, not of a candidate", "leave the candidate out"
+            name,
+            "`insufficient` is about the track, not about a candidate",
+            "leave the candidate out",
         )
     if subject is None:
         return
-    names = listed(case, track)
+    names = listed_subjects(case, track)
     if subject not in names:
         known = ", ".join(names) or "nobody is listed"
         raise UsageError(
@@ -185,12 +197,10 @@ def _required(what: str, text: str, most: int) -> str:
     text = text.strip()
     if not text:
         raise UsageError(
-            "decision", f"{what} is missing", "say it: a decision without it is not kept"
+            "decision", f"{what} is missing", "give one: a decision is not stored without it"
         )
     if len(text) > most:
-        raise UsageError(
-            "decision", f"{what} of {len(text)} characters", f"say it in at most {most}"
-        )
+        raise UsageError("decision", f"{what} of {len(text)} characters", f"use at most {most}")
     return text
 
 

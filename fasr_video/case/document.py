@@ -1,4 +1,4 @@
-"""A case as plain data: for `show`, for machines, for another tool."""
+"""A case as plain data: for `show`, `export`, reports and other programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fasr_video.case import log, results
-from fasr_video.case import tracks as rows
+from fasr_video.case import tracks as track_rows
 from fasr_video.case.case import Case
 from fasr_video.case.decisions import Decision, by_track
 from fasr_video.case.links import Link, all_links, clusters
-from fasr_video.case.results import Answered, Reconstruction
-from fasr_video.case.sources import Source, last_segment, looked, sources
+from fasr_video.case.results import Reconstruction, StoredAnswer
+from fasr_video.case.sources import Source, frame_counts, last_segment, sources
 from fasr_video.case.store import now
 from fasr_video.case.tracks import Face, Track
 from fasr_video.configs.settings import min_norm_for
@@ -83,8 +83,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_document(case: Case) -> dict[str, Any]:
-    """Everything but the pictures and the single faces that were not kept."""
-    with case.one_moment():
+    """Return the whole case except pictures and the faces that were not selected."""
+    with case.snapshot():
         return {
             "schema": SCHEMA,
             "case": {k: case.meta(k) for k in ("case_id", "version")},
@@ -106,18 +106,22 @@ def as_document(case: Case) -> dict[str, Any]:
 
 
 def as_json(case: Case) -> str:
+    """Return the document of a case as JSON text."""
     return readable_json(as_document(case))
 
 
 def as_csv(case: Case, rows: str) -> str:
-    """One line a track, or (`rows` "faces") one a face that was seen; each names its file and its time."""
-    with case.one_moment():
-        lines = faces(case) if rows == "faces" else [flat(t) for t in tracks(case)]
+    """Return a CSV table with a line per track, or per detected face where `rows` is "faces"."""
+    with case.snapshot():
+        lines = faces(case) if rows == "faces" else [table_row(t) for t in tracks(case)]
     return csv_of(FACE_COLUMNS if rows == "faces" else TRACK_COLUMNS, lines)
 
 
 def csv_of(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> str:
-    """A table for other programs. Spreadsheets take a text that begins as a formula for one: it gets a ' before it."""
+    """Return these rows as CSV text.
+
+    A text that a spreadsheet would take for a formula gets a ' in front.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -133,18 +137,26 @@ def _no_formula(value: object) -> object:
 
 
 def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
-    """Finished tracks in the order of their first sighting, or `only` one."""
-    footage = {source.id: source for source in sources(case)}
-    seen, reasons = rows.sightings(case, only), rows.reasons(case, only)
-    shown, auxiliaries = rows.shown_faces(case, only), rows.auxiliaries(case, only)
-    drawn, answers = results.reconstructions(case, only), results.answers(case, only)
-    made, limits = by_track(case, only), case.settings["select"]
-    found = []
-    known = [track for track in rows.finished(case, only) if track.id in seen]
-    for track in sorted(known, key=lambda t: (t.source, seen[t.id].first_frame, t.id)):
-        source, sightings = footage[track.source], seen[track.id]
-        lr0, answer, restoration = shown.get(track.id), answers.get(track.id), drawn.get(track.id)
-        found.append(
+    """Return the finished tracks in the order of their first frame, or only one of them."""
+    source_of = {source.id: source for source in sources(case)}
+    sightings_of = track_rows.sightings(case, only)
+    reasons = track_rows.reasons(case, only)
+    shown_faces = track_rows.shown_faces(case, only)
+    auxiliaries = track_rows.auxiliaries(case, only)
+    restorations = results.reconstructions(case, only)
+    answers = results.answers(case, only)
+    decisions = by_track(case, only)
+    limits = case.settings["select"]
+    finished = [t for t in track_rows.finished_tracks(case, only) if t.id in sightings_of]
+    finished.sort(key=lambda t: (t.source, sightings_of[t.id].first_frame, t.id))
+    entries = []
+    for track in finished:
+        source = source_of[track.source]
+        sightings = sightings_of[track.id]
+        lr0 = shown_faces.get(track.id)
+        answer = answers.get(track.id)
+        restoration = restorations.get(track.id)
+        entries.append(
             {
                 "id": track.id,
                 "name": track.name,
@@ -168,32 +180,32 @@ def tracks(case: Case, only: int | None = None) -> list[dict[str, Any]]:
                 "auxiliaries": [_picture(case, face) for face in auxiliaries.get(track.id, ())],
                 "restoration": None if restoration is None else _restoration(case, restoration),
                 "answer": None if answer is None else _answer(answer),
-                "decisions": [_decision(decision, answer) for decision in made.get(track.id, ())],
+                "decisions": [_decision(d, answer) for d in decisions.get(track.id, ())],
             }
         )
-    return found
+    return entries
 
 
 def faces(case: Case) -> list[dict[str, object]]:
-    footage, numbers = (
-        {source.id: source for source in sources(case)},
-        {t.id: t.number for t in rows.finished(case)},
-    )
-    found = []
-    for face in rows.all_faces(case):
-        source = footage[face.source]
+    """Return all detected faces in the order of the footage."""
+    source_of = {source.id: source for source in sources(case)}
+    numbers = {track.id: track.number for track in track_rows.finished_tracks(case)}
+    lines = []
+    for face in track_rows.all_faces(case):
+        source = source_of[face.source]
         line = {name: getattr(face, name) for name in FACE_COLUMNS if name in Face.__slots__}
         line |= {
             "source": source.path,
             "source_sha256": source.sha256,
             "seconds": source.since_start(face.pts),
         }
-        found.append(line | {"track": None if face.track is None else numbers.get(face.track)})
-    return found
+        line["track"] = None if face.track is None else numbers.get(face.track)
+        lines.append(line)
+    return lines
 
 
 def links(case: Case) -> list[dict[str, Any]]:
-    """With the role in which each was decided, which the log has."""
+    """Return all links, each with the role of the reviewer who decided on it, which the log has."""
     roles: dict[int, str] = {}
     for line in log.entries(case, "link decided"):
         decided = line.details
@@ -205,50 +217,53 @@ def links(case: Case) -> list[dict[str, Any]]:
 
 
 def runs(case: Case) -> list[dict[str, Any]]:
-    """Each use that computed something: who ran it, as what, and its period.
+    """Return each run that computed something: who ran it, in what role, and its period.
 
-    One that was broken off ended, as far as the case knows, with the last segment that it made safe.
+    An interrupted run ends with the last segment that it stored.
     """
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for line in log.entries(case, "run begun", "run ended"):
         if line.event == "run begun":
-            found.append({"begun": line.at, "ended": None, **line.details})
-        elif found:
-            found[-1]["ended"] = line.at
-    for number, run in enumerate(found, 1):
+            entries.append({"begun": line.at, "ended": None, **line.details})
+        elif entries:
+            entries[-1]["ended"] = line.at
+    for number, run in enumerate(entries, 1):
         run["finished"] = run["ended"] is not None
-        until = found[number]["begun"] if number < len(found) else now()
+        until = entries[number]["begun"] if number < len(entries) else now()
         run["ended"] = run["ended"] or last_segment(case, run["begun"], until)
-    return found
+    return entries
 
 
 def _clusters(case: Case, states: set[str]) -> list[dict[str, object]]:
-    """Tracks that may be (with proposed links) or were decided to be one person, and what holds them together."""
-    names = {track.id: track.name for track in rows.finished(case)}
+    """Return the groups of tracks that links in these states join, and those links.
+
+    With proposed links, groups without any proposed link are left out.
+    """
+    names = {track.id: track.name for track in track_rows.finished_tracks(case)}
     groups = clusters(case, states)
     group_of = {track: number for number, group in enumerate(groups) for track in group}
-    held: list[list[Link]] = [[] for _ in groups]
+    group_links: list[list[Link]] = [[] for _ in groups]
     for link in all_links(case):
         if link.state in states:
-            held[group_of[link.a]].append(link)
-    found = []
-    for tracks_of_one, own in zip(groups, held, strict=True):
-        if "proposed" in states and all(link.state == "accepted" for link in own):
-            continue  # nothing in it is open
-        found.append(
+            group_links[group_of[link.a]].append(link)
+    entries = []
+    for group, own_links in zip(groups, group_links, strict=True):
+        if "proposed" in states and all(link.state == "accepted" for link in own_links):
+            continue
+        entries.append(
             {
-                "tracks": [names[t] for t in tracks_of_one],
-                "links": sorted(link.id for link in own),
-                "links_accepted": sum(link.state == "accepted" for link in own),
-                "weakest_score": min(link.score for link in own),
+                "tracks": [names[track] for track in group],
+                "links": sorted(link.id for link in own_links),
+                "links_accepted": sum(link.state == "accepted" for link in own_links),
+                "weakest_score": min(link.score for link in own_links),
             }
         )
-    return found
+    return entries
 
 
 def _source(case: Case, source: Source) -> dict[str, object]:
-    counts = looked(case, source.id)
-    reasons = rows.reasons_in(case, source.id)
+    counts = frame_counts(case, source.id)
+    reasons = track_rows.reasons_of_source(case, source.id)
     return {
         "path": source.path,
         "sha256": source.sha256,
@@ -284,70 +299,76 @@ def _picture(case: Case, face: Face) -> dict[str, object]:
 
 
 def _evidence(
-    track: Track, shown: Face, limits: Mapping[str, Any]
+    track: Track, face: Face, limits: Mapping[str, Any]
 ) -> dict[str, float | None] | None:
-    """What it was decided by that it is a face, or not; None where there was no telling."""
+    """Return the measures and limits that say whether a track is a face, or None without
+    measures."""
     if track.norm is None:
         return None
     return {
         "mean_score": track.mean_score,
         "norm": track.norm,
-        "eye_px": shown.eye_px,
+        "eye_px": face.eye_px,
         "sure_score": limits["sure_score"],
-        "min_norm": min_norm_for(shown.eye_px, limits["min_norm"], limits["min_norm_large"]),
+        "min_norm": min_norm_for(face.eye_px, limits["min_norm"], limits["min_norm_large"]),
     }
 
 
-def state_of(track: dict[str, Any]) -> str:
-    """What there is to say of a track: candidates, unknown, insufficient, not a face, or that nobody has asked."""
+def track_state(track: dict[str, Any]) -> str:
+    """Return the state of a track: candidates, unknown, insufficient, not a face or not
+    searched."""
     if track["answer"] is not None:
         return str(track["answer"]["verdict"])
-    return not_asked(track["verdict"], track["verdict_reason"])
+    return state_without_search(track["verdict"], track["verdict_reason"])
 
 
-def picture_name(made: Mapping[str, Any]) -> str:
-    """Return what the picture of a reconstruction is called."""
-    if len(made["samples"]) > 1:
-        return f"Mean of {len(made['samples'])} samples"
-    if not made["model"]:
+def picture_name(restoration: Mapping[str, Any]) -> str:
+    """Return the caption for the picture of a reconstruction."""
+    if len(restoration["samples"]) > 1:
+        return f"Mean of {len(restoration['samples'])} samples"
+    if not restoration["model"]:
         return "Enlarged by bicubic: nothing was reconstructed"
-    if made["sampler"]:
+    if restoration["sampler"]:
         return "One sample"
-    return "Posterior mean" if made["method"] == "mean" else "One picture"
+    return "Posterior mean" if restoration["method"] == "mean" else "One picture"
 
 
-def certainty(made: Mapping[str, Any]) -> str:
-    """Return what the picture of a reconstruction says of how sure it is."""
-    if len(made["samples"]) > 1:
-        share = f"{100 * made['disagreement']:.1f} %"
+def certainty_note(restoration: Mapping[str, Any]) -> str:
+    """Return a sentence on how certain the picture of a reconstruction is."""
+    if len(restoration["samples"]) > 1:
+        share = f"{100 * restoration['disagreement']:.1f} %"
         return (
-            f"Its samples disagree by {share} of the brightness range on average. They share one network: what all of"
-            " them show may still be invented."
+            f"Its samples disagree by {share} of the brightness range on average. They share one"
+            " network: what all of them show may still be invented."
         )
-    if not made["model"]:
+    if not restoration["model"]:
         return "No network drew it: it shows what the camera saw, and no more."
-    if made["method"] == "mean":
-        return "The average of all faces that fit what the camera saw: where it is smooth, nothing is known."
+    if restoration["method"] == "mean":
+        return (
+            "The average of all faces that fit what the camera saw:"
+            " where it is smooth, nothing is known."
+        )
     return "One picture alone cannot say how sure the network is."
 
 
-def not_asked(verdict: str | None, reason: str | None) -> str:
-    """What there is to say of a track that was not searched for."""
+def state_without_search(verdict: str | None, reason: str | None) -> str:
+    """Return the state of a track that was not searched."""
     if reason == Reason.NOT_A_FACE:
         return "not a face"
     return "not searched" if verdict == "usable" else "insufficient"
 
 
-def _restoration(case: Case, made: Reconstruction) -> dict[str, object]:
-    return made.provenance | {
-        "picture": _relative(case, made.picture),
-        "spread": made.spread and _relative(case, made.spread),
-        "samples": [_relative(case, sample) for sample in made.samples],
+def _restoration(case: Case, reconstruction: Reconstruction) -> dict[str, object]:
+    return reconstruction.provenance | {
+        "picture": _relative(case, reconstruction.picture),
+        "spread": reconstruction.spread and _relative(case, reconstruction.spread),
+        "samples": [_relative(case, sample) for sample in reconstruction.samples],
     }
 
 
-def _answer(answered: Answered) -> dict[str, object]:
-    """The verdict on a track, the list that joins its probes, and the list of each probe."""
+def _answer(answered: StoredAnswer) -> dict[str, object]:
+    """Return a search answer as plain data: the verdict, the joined list and the list of each
+    probe."""
     answer = answered.answer
     joined = [
         {
@@ -385,20 +406,20 @@ def _answer(answered: Answered) -> dict[str, object]:
     }
 
 
-def _decision(decision: Decision, answered: Answered | None) -> dict[str, object]:
-    """What a reviewer said of a track; `below_threshold` is null where no subject is named, or nothing was searched."""
+def _decision(decision: Decision, answered: StoredAnswer | None) -> dict[str, object]:
+    """Return a decision as plain data; `below_threshold` is null without a subject or a search."""
     return asdict(decision) | {"below_threshold": below_threshold(answered, decision.subject)}
 
 
-def below_threshold(answered: Answered | None, subject: str | None) -> bool | None:
-    """Whether the search does not support that subject for the track; None where there is nothing to say."""
+def below_threshold(answered: StoredAnswer | None, subject: str | None) -> bool | None:
+    """Return whether a subject is below the threshold; None without a subject or a search."""
     if subject is None or answered is None:
         return None
     return not any(c.passes and c.subject == subject for c in answered.answer.joined)
 
 
 def decided_subject(decision: dict[str, Any]) -> str:
-    """The subject of a decision; a name that the search does not support says so wherever it stands."""
+    """Return the subject of a decision, marked where it is below the threshold."""
     subject = decision["subject"] or ""
     return f"{subject} (below the threshold)" if decision["below_threshold"] else subject
 
@@ -407,37 +428,38 @@ def _relative(case: Case, picture: str) -> str:
     return str(case.picture_path(picture).relative_to(case.folder))
 
 
-def flat(track: dict[str, Any]) -> dict[str, Any]:
-    """A track as a line of a table."""
-    shown = track["shown"] or {}
+def table_row(track: dict[str, Any]) -> dict[str, Any]:
+    """Return a track as a row of the CSV table."""
+    shown_face = track["shown"] or {}
     line = {
         k: track[k] for k in TRACK_COLUMNS if k in track and not isinstance(track[k], dict | list)
     }
     line |= {k: (track["evidence"] or {}).get(k) for k in ("mean_score", "norm")}
-    line |= {f"shown_{k}": shown.get(k) for k in ("frame", "pts", "aligned", "native")}
-    line |= {f"shown_{k}": v for k, v in shown.get("quality", {}).items()}
+    line |= {f"shown_{k}": shown_face.get(k) for k in ("frame", "pts", "aligned", "native")}
+    line |= {f"shown_{k}": v for k, v in shown_face.get("quality", {}).items()}
     line["auxiliaries"] = len(track["auxiliaries"])
     if track["restoration"] is not None:
-        made = track["restoration"]
-        line |= {"sr_picture": made["picture"], "sr_disagreement": made["disagreement"]}
-        line["sr_conditioned_on"] = made.get("conditioned_on", "")
-    line["answer"] = state_of(track)
+        restoration = track["restoration"]
+        line["sr_picture"] = restoration["picture"]
+        line["sr_disagreement"] = restoration["disagreement"]
+        line["sr_conditioned_on"] = restoration.get("conditioned_on", "")
+    line["answer"] = track_state(track)
     if track["answer"] is not None:
         line |= {k: track["answer"][k] for k in ("threshold", "extrapolated", "remark")}
-        # No name below the threshold in any table: a list to look through is in the JSON.
-        passing = [c for c in track["answer"]["joined"] if c["passes"]][:1]
-        for c in passing:
+        # Tables never name a candidate below the threshold; the JSON has the whole list.
+        passing = [candidate for candidate in track["answer"]["joined"] if candidate["passes"]]
+        for candidate in passing[:1]:
             line |= {
-                "candidate": c["subject"],
-                "candidate_score": c["score"],
-                "candidate_ratio": c["log10_likelihood_ratio"],
+                "candidate": candidate["subject"],
+                "candidate_score": candidate["score"],
+                "candidate_ratio": candidate["log10_likelihood_ratio"],
+                "candidate_support": " ".join(candidate["support"]),
             }
-            line["candidate_support"] = " ".join(c["support"])
     return line
 
 
-def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
-    """Where in which case it lies, and the footage that it is from."""
+def picture_origin(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
+    """Return the case, footage, detector and track that a stored picture comes from."""
     return {
         "case": {
             "id": case.meta("case_id"),
@@ -452,7 +474,9 @@ def about(case: Case, track: dict[str, Any], stored: str) -> dict[str, object]:
     }
 
 
-def when(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
+def frame_time(track: dict[str, Any], face: dict[str, Any]) -> dict[str, object]:
+    """Return the frame of a face and its time, in pts and in seconds from the start of the
+    footage."""
     seconds = (face["pts"] - track["first_pts"]) * Fraction(track["time_base"])
     return {
         "frame": face["frame"],

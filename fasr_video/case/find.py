@@ -1,4 +1,4 @@
-"""Where in a case somebody is named, by the id that a gallery has them under."""
+"""Find where a case names gallery subjects, by their ids."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 from fasr_video.case.store import CaseStore
 
-_PLACES = {
+_QUERIES = {
     "candidates": "SELECT 1 FROM candidate WHERE subject = :name",
     "decisions": "SELECT 1 FROM decision WHERE subject = :name",
     "the list of photographs": "SELECT 1 FROM gallery_photo WHERE subject = :name",
@@ -18,9 +18,10 @@ _PLACES = {
 }
 
 
-def naming(case: CaseStore, subjects: Collection[str]) -> Iterator[str]:
-    """Say, place by place, where the case names any of these subjects."""
-    asked = [{"name": subject, "quoted": json.dumps(subject)} for subject in subjects]
-    for place, query in _PLACES.items():
-        if any(case.db.execute(f"{query} LIMIT 1", values).fetchone() for values in asked):
-            yield place
+def places_with_name(case: CaseStore, subjects: Collection[str]) -> Iterator[str]:
+    """Yield a description of each part of the case that names any of these subjects."""
+    parameters = [{"name": subject, "quoted": json.dumps(subject)} for subject in subjects]
+    for description, query in _QUERIES.items():
+        first = f"{query} LIMIT 1"
+        if any(case.db.execute(first, values).fetchone() for values in parameters):
+            yield description

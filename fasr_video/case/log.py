@@ -1,4 +1,4 @@
-"""The lines of a case's log, read again. They are written by `CaseStore.log`."""
+"""Read the log of a case, which `CaseStore.log` writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class LogEntry:
     at: str
     event: str
     text: str
-    """The details as they are written and hashed: JSON."""
+    """The details as JSON, exactly as they were hashed."""
     previous: str
     hash: str
 
@@ -26,19 +26,19 @@ class LogEntry:
 
 
 def entries(case: CaseStore, *events: str) -> list[LogEntry]:
-    """Return all lines, or those of these events, in the order in which they were written."""
+    """Return all lines, or those of the given events, from the oldest to the newest."""
     chosen = f"WHERE event IN ({', '.join('?' * len(events))})" if events else ""
     return [
         LogEntry(*row) for row in case.db.execute(f"SELECT * FROM log {chosen} ORDER BY id", events)
     ]
 
 
-def newest(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:
-    """Return `count` lines, the newest first, after leaving out the newest `skip`."""
+def newest_entries(case: CaseStore, count: int, skip: int = 0) -> list[LogEntry]:
+    """Return `count` lines, newest first, leaving out the newest `skip`."""
     query = "SELECT * FROM log ORDER BY id DESC LIMIT ? OFFSET ?"
     return [LogEntry(*row) for row in case.db.execute(query, (count, skip))]
 
 
-def length(case: CaseStore) -> int:
-    """Return how many lines there are."""
+def entry_count(case: CaseStore) -> int:
+    """Return the number of lines."""
     return int(case.db.execute("SELECT count(*) FROM log").fetchone()[0])

@@ -1,6 +1,7 @@
-"""Decisions, links and answers as the log has them: rebuilt from its lines, and compared with the tables row by row.
+"""Rebuild decisions, links and answers from the log, and compare them with the tables row by row.
 
-Nothing is added on top of a table that is not as the log has it: the next line would make the change look decided.
+A table that differs from the log is never added to: the next log line, with its hash over the
+table, would make the change look like a decision.
 """
 
 from __future__ import annotations
@@ -15,40 +16,43 @@ from fasr_video.case.results import Photograph, photographs
 from fasr_video.case.store import CaseStore, chain_hash
 from fasr_video.errors import IntegrityError
 
-# What the log holds of each link that nobody decided on, in this order.
+# The columns of an undecided link that the log holds, in this order.
 PROPOSED = ("id", "a", "b", "score", "evidence")
 _Rows = dict[int, dict[str, Any]]
 
 
-def require(case: CaseStore) -> None:
-    """Raise unless the log is a chain, and decisions, links and answers are as it has them."""
-    found = [
+def require_unchanged(case: CaseStore) -> None:
+    """Raise unless the log is intact and decisions, links and answers agree with it."""
+    problems = [
         *chain_problems(case),
         *decision_problems(case),
         *link_problems(case),
         *answer_problems(case),
     ]
-    if found:
-        raise IntegrityError(case.folder, found[0], "see `fasr-video verify`; nothing was written")
+    if problems:
+        raise IntegrityError(
+            case.folder, problems[0], "see `fasr-video verify`; nothing was written"
+        )
 
 
 def chain_problems(case: CaseStore) -> list[str]:
-    """Return the lines of the log that do not follow from the one before, and whether its end is missing."""
-    found, previous = list[str](), ""
+    """Return the log lines whose hash does not follow from the line before, and a missing end."""
+    problems = list[str]()
+    previous = ""
     for line in log.entries(case):
         expected = chain_hash(previous, line.at, line.event, line.text)
         if line.previous != previous or line.hash != expected:
-            found.append(
+            problems.append(
                 f"log line {line.id} ({line.event}) was changed, or a line before it is missing"
             )
         previous = line.hash
     if previous != case.meta("log_head"):
-        found.append("the end of the log is missing")
-    return found
+        problems.append("the end of the log is missing")
+    return problems
 
 
 def decision_problems(case: CaseStore) -> list[str]:
-    """Return what the table of decisions says otherwise than the log."""
+    """Return how the table of decisions differs from the log."""
     logged: _Rows = {}
     for entry in log.entries(case, "decided", "decision undone"):
         line = entry.details
@@ -58,11 +62,11 @@ def decision_problems(case: CaseStore) -> list[str]:
         logged[line["id"]] = line
         for former in line["replaces"]:
             logged[former] |= {"undone_by": line["by"], "undone_at": line["at"]}
-    return _differences("decision", logged, _table(case, "decision"))
+    return _differences("decision", logged, _rows_by_id(case, "decision"))
 
 
 def link_problems(case: CaseStore) -> list[str]:
-    """Return what the table of links says otherwise than the log."""
+    """Return how the table of links differs from the log."""
     logged: _Rows = {}
     open_link = {"state": "proposed", "decided_by": None, "decided_at": None}
     for entry in log.entries(case, "links proposed", "link decided"):
@@ -74,70 +78,76 @@ def link_problems(case: CaseStore) -> list[str]:
             }
             logged |= {link["id"]: link | open_link for link in proposed}
             continue
-        made = {"id": line["link"], "a": line["tracks"][0], "b": line["tracks"][1]}
-        known = logged.setdefault(line["link"], made | {k: line[k] for k in ("score", "evidence")})
+        first, second = line["tracks"]
+        link = {"id": line["link"], "a": first, "b": second}
+        link |= {"score": line["score"], "evidence": line["evidence"]}
+        link = logged.get(line["link"], link)
         decided = {"state": line["to"], "decided_by": line["by"], "decided_at": line["at"]}
-        logged[line["link"]] = known | (open_link if line["to"] == "proposed" else decided)
-    return _differences("link", logged, _table(case, "link"))
+        logged[line["link"]] = link | (open_link if line["to"] == "proposed" else decided)
+    return _differences("link", logged, _rows_by_id(case, "link"))
 
 
 def answer_problems(case: CaseStore) -> list[str]:
-    """Return what the answers of the search, or the photographs behind them, are otherwise than in the log."""
-    logged, known = dict[str, str](), None
+    """Return how the search answers, or the list of photographs behind them, differ from
+    the log."""
+    logged = dict[str, str]()
+    logged_photographs = photographs_digest([])
     for entry in log.entries(case, "searched", "answers taken out"):
         line = entry.details
         if entry.event == "searched":
-            logged, known = line["answers"], line["photographs"]
+            logged = line["answers"]
+            logged_photographs = line["photographs"]
         else:
             logged = {
-                track: hashed
-                for track, hashed in logged.items()
+                track: digest
+                for track, digest in logged.items()
                 if int(track) not in line["tracks"]
             }
-    there = answers(case)
-    bad = sorted(
-        (t for t in logged.keys() | there.keys() if logged.get(t) != there.get(t)), key=int
-    )
-    found = [f"the candidates of track {track} are not as the log has them" for track in bad]
-    if photographs_digest(photographs(case)) != (
-        photographs_digest([]) if known is None else known
-    ):
-        found.append("the list of photographs is not as the log has it")
-    return found
+    stored = answer_digests(case)
+    tracks = sorted(logged.keys() | stored.keys(), key=int)
+    changed = [track for track in tracks if logged.get(track) != stored.get(track)]
+    problems = [f"the candidates of track {track} differ from the log" for track in changed]
+    if photographs_digest(photographs(case)) != logged_photographs:
+        problems.append("the list of photographs differs from the log")
+    return problems
 
 
-def answers(case: CaseStore) -> dict[str, str]:
-    """Return one hash for each track that was answered, over the answer and its candidates."""
+def answer_digests(case: CaseStore) -> dict[str, str]:
+    """Return by track one hash over its answer and candidates."""
     rows: dict[str, list[list[Any]]] = {}
     for row in case.table("answer") + case.table("candidate"):
         rows.setdefault(str(row["track"]), []).append([*row.values()])
     return {
-        track: hashlib.sha256(json.dumps(held).encode()).hexdigest() for track, held in rows.items()
+        track: hashlib.sha256(json.dumps(own).encode()).hexdigest() for track, own in rows.items()
     }
 
 
 def proposed_links(case: CaseStore) -> list[list[Any]]:
-    """Return the links that nobody decided on, for the log."""
+    """Return the undecided links as rows for the log."""
     return [
         [row[name] for name in PROPOSED] for row in case.table("link") if row["state"] == "proposed"
     ]
 
 
-def photographs_digest(known: Sequence[Photograph]) -> str:
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+def photographs_digest(rows: Sequence[Photograph]) -> str:
+    """Return one hash over a list of photographs."""
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
-def _table(case: CaseStore, table: str) -> _Rows:
+def _rows_by_id(case: CaseStore, table: str) -> _Rows:
     return {row["id"]: row for row in case.table(table)}
 
 
-def _differences(what: str, logged: _Rows, there: _Rows) -> list[str]:
-    found = []
-    for number in sorted(logged.keys() | there.keys()):
-        if number not in there:
-            found.append(f"{what} {number} is in the log and not in the case")
-        elif number not in logged:
-            found.append(f"{what} {number} is not in the log")
-        elif other := [k for k, value in there[number].items() if logged[number][k] != value]:
-            found.append(f"{what} {number} is not as the log has it ({', '.join(other)})")
-    return found
+def _differences(table: str, logged: _Rows, stored: _Rows) -> list[str]:
+    problems = []
+    for number in sorted(logged.keys() | stored.keys()):
+        if number not in stored:
+            problems.append(f"{table} {number} is in the log and not in the case")
+            continue
+        if number not in logged:
+            problems.append(f"{table} {number} is not in the log")
+            continue
+        columns = [name for name, value in stored[number].items() if logged[number][name] != value]
+        if columns:
+            problems.append(f"{table} {number} differs from the log ({', '.join(columns)})")
+    return problems

@@ -1,4 +1,4 @@
-"""What was found for each track: its probes, its reconstruction, and what the gallery answered."""
+"""Read and write the results of each track: probes, reconstruction and search answer."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from fasr_video.gallery.search import Answer, Candidate, Hit, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What the probes of a track were made with: a row of `encoding`."""
+    """How the probes of a track were made: a row of `encoding`."""
 
     track: int
     models: str
-    """JSON: all that they depend on but the track's own faces."""
+    """JSON: everything that the probes depend on except the track's own faces."""
     side: int
-    """Pixels of LR0 in the canonical frame at its own resolution."""
+    """Side in pixels of LR0 in the canonical frame at its native resolution."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -38,25 +38,25 @@ class Reconstruction:
     picture: str
     samples: list[str]
     spread: str | None
-    """Names of pictures: the mean, what it is the mean of, and where these disagree."""
+    """Names of pictures: `picture` is the mean of `samples`, `spread` shows where these differ."""
     provenance: dict[str, Any]
 
     @property
     def conditioned_on(self) -> str:
-        """The gallery subject from whose photographs it was drawn; empty where it was from none."""
+        """Return the gallery subject whose photographs it is based on, or an empty text."""
         return str(self.provenance.get("conditioned_on", ""))
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """What the gallery answered about a track: rows of `answer` and `candidate`."""
+class StoredAnswer:
+    """The search answer for a track: rows of `answer` and `candidate`."""
 
     answer: Answer
     remark: str | None
 
 
 class Photograph(NamedTuple):
-    """One that stood behind the answers, or that could not be used: a row of `gallery_photo`."""
+    """A gallery photograph, used in the last search or unusable: a row of `gallery_photo`."""
 
     path: str
     subject: str
@@ -65,36 +65,37 @@ class Photograph(NamedTuple):
 
 
 def features(case: CaseStore, track: int) -> dict[Kind, Feature]:
-    """Return the probes of a track; none where it has none."""
+    """Return the probes of a track by kind."""
     return all_features(case, track).get(track, {})
 
 
 def all_features(case: CaseStore, only: int | None = None) -> dict[int, dict[Kind, Feature]]:
-    """Return the probes of each track, or of `only` one."""
-    found: dict[int, dict[Kind, Feature]] = {}
+    """Return the probes by track and kind, for all tracks or only one."""
+    tracks: dict[int, dict[Kind, Feature]] = {}
     for track, kind, stored in _rows(case, "SELECT track, kind, feature FROM probe", only):
-        data = case.unseal(stored, _probe_place(track, kind))
-        found.setdefault(track, {})[Kind(kind)] = np.frombuffer(data, np.float32)
+        data = case.decrypt(stored, _probe_name(track, kind))
+        tracks.setdefault(track, {})[Kind(kind)] = np.frombuffer(data, np.float32)
     return {
-        track: {kind: own[kind] for kind in Kind if kind in own} for track, own in found.items()
+        track: {kind: probes[kind] for kind in Kind if kind in probes}
+        for track, probes in tracks.items()
     }
 
 
-def kinds(case: CaseStore) -> dict[int, list[Kind]]:
-    """Return of which kinds each track's probes are."""
-    found: dict[int, list[Kind]] = {}
+def probe_kinds(case: CaseStore) -> dict[int, list[Kind]]:
+    """Return by track the kinds of its probes."""
+    tracks: dict[int, list[Kind]] = {}
     for track, kind in case.db.execute("SELECT track, kind FROM probe ORDER BY track, kind"):
-        found.setdefault(track, []).append(Kind(kind))
-    return found
+        tracks.setdefault(track, []).append(Kind(kind))
+    return tracks
 
 
-def sealed_features(case: CaseStore) -> list[bytes]:
-    """Return all probes as they lie on the disk."""
+def stored_features(case: CaseStore) -> list[bytes]:
+    """Return the stored bytes of all probes, encrypted in an encrypted case."""
     return [feature for (feature,) in case.db.execute("SELECT feature FROM probe")]
 
 
 def encodings(case: CaseStore, only: int | None = None) -> dict[int, Encoding]:
-    """Return, by track, what the probes of each track, or of `only` one, were made with."""
+    """Return by track how its probes were made, for all tracks or only one."""
     return {
         row["track"]: Encoding(*row)
         for row in _rows(case, "SELECT * FROM encoding", only, "ORDER BY track")
@@ -102,53 +103,66 @@ def encodings(case: CaseStore, only: int | None = None) -> dict[int, Encoding]:
 
 
 def save_features(
-    case: CaseStore, made: Encoding, found: Mapping[Kind, Feature], drawn: Reconstruction | None
+    case: CaseStore,
+    encoding: Encoding,
+    probes: Mapping[Kind, Feature],
+    reconstruction: Reconstruction | None,
 ) -> None:
-    """Put these in the place of a track's former ones, within a transaction."""
-    track = made.track
+    """Replace the probes and the reconstruction of a track, within a transaction."""
+    track = encoding.track
     for table in ("probe", "encoding", "restoration"):
         case.db.execute(f"DELETE FROM {table} WHERE track = ?", (track,))
-    case.db.execute("INSERT INTO encoding VALUES (?, ?, ?)", (track, made.models, made.side))
-    for kind, feature in found.items():
-        data = case.seal(feature.astype(np.float32).tobytes(), _probe_place(track, kind))
+    case.db.execute(
+        "INSERT INTO encoding VALUES (?, ?, ?)", (track, encoding.models, encoding.side)
+    )
+    for kind, feature in probes.items():
+        data = case.encrypt(feature.astype(np.float32).tobytes(), _probe_name(track, kind))
         case.db.execute("INSERT INTO probe VALUES (?, ?, ?)", (track, kind, data))
-    if drawn is not None:
+    if reconstruction is not None:
         row = (
             track,
-            drawn.picture,
-            json.dumps(drawn.samples),
-            drawn.spread,
-            json.dumps(drawn.provenance),
+            reconstruction.picture,
+            json.dumps(reconstruction.samples),
+            reconstruction.spread,
+            json.dumps(reconstruction.provenance),
         )
         case.db.execute("INSERT INTO restoration VALUES (?, ?, ?, ?, ?)", row)
 
 
 def reconstructions(case: CaseStore, only: int | None = None) -> dict[int, Reconstruction]:
-    """Return the reconstruction of each track that has one, or of `only` one track."""
-    found = {}
+    """Return the reconstructions by track, for all tracks or only one."""
+    tracks = {}
     for row in _rows(case, "SELECT * FROM restoration", only, "ORDER BY track"):
-        read = dict(row) | {
-            "samples": json.loads(row["samples"]),
-            "provenance": json.loads(row["provenance"]),
-        }
-        found[row["track"]] = Reconstruction(**read)
-    return found
+        tracks[row["track"]] = Reconstruction(
+            track=row["track"],
+            picture=row["picture"],
+            samples=json.loads(row["samples"]),
+            spread=row["spread"],
+            provenance=json.loads(row["provenance"]),
+        )
+    return tracks
 
 
-def conditioned(case: CaseStore) -> dict[int, str]:
-    """The tracks whose reconstruction was drawn from a gallery subject's photographs, and whose."""
-    subjects = {track: made.conditioned_on for track, made in reconstructions(case).items()}
-    return {track: subject for track, subject in subjects.items() if subject}
+def conditioned_subjects(case: CaseStore) -> dict[int, str]:
+    """Return by track the gallery subject whose photographs its reconstruction is based on."""
+    return {
+        track: reconstruction.conditioned_on
+        for track, reconstruction in reconstructions(case).items()
+        if reconstruction.conditioned_on
+    }
 
 
-def with_results(case: CaseStore) -> set[int]:
-    """Return the tracks that have probes, a reconstruction, or a row that says what made them."""
-    made = "SELECT track FROM encoding UNION SELECT track FROM probe UNION SELECT track FROM restoration"
-    return {int(track) for (track,) in case.db.execute(made)}
+def tracks_with_results(case: CaseStore) -> set[int]:
+    """Return the tracks that have an encoding, probes or a reconstruction."""
+    query = (
+        "SELECT track FROM encoding UNION SELECT track FROM probe"
+        " UNION SELECT track FROM restoration"
+    )
+    return {int(track) for (track,) in case.db.execute(query)}
 
 
 def digest(case: CaseStore, track: int) -> str:
-    """One hash over the probes and the restoration of a track, so that the log's chain covers them."""
+    """Return one hash over the probes and the reconstruction of a track, for the log."""
     return case.hash_rows(
         "SELECT track, kind, hex(feature) FROM probe WHERE track = ? ORDER BY kind",
         "SELECT * FROM encoding WHERE track = ?",
@@ -157,54 +171,53 @@ def digest(case: CaseStore, track: int) -> str:
     )
 
 
-def answers(case: CaseStore, only: int | None = None) -> dict[int, Answered]:
-    """Return what was answered about each track that was searched for, or about `only` one."""
+def answers(case: CaseStore, only: int | None = None) -> dict[int, StoredAnswer]:
+    """Return the search answers by track, for all tracks or only one."""
     lists: dict[int, dict[Kind, list[Hit]]] = {}
     joined: dict[int, list[Candidate]] = {}
     for row in _rows(case, "SELECT * FROM candidate", only, "ORDER BY track, list, rank"):
         if row["list"] == "joined":
             joined.setdefault(row["track"], []).append(_candidate(row))
         else:
-            own = lists.setdefault(row["track"], {})
-            own.setdefault(Kind(row["list"]), []).append(
-                Hit(row["subject"], row["cosine"], row["ratio"])
-            )
-    found = {}
+            hit = Hit(row["subject"], row["cosine"], row["ratio"])
+            track_lists = lists.setdefault(row["track"], {})
+            track_lists.setdefault(Kind(row["list"]), []).append(hit)
+    tracks = {}
     for track, verdict, threshold, extrapolated, remark in _rows(
         case, "SELECT * FROM answer", only, "ORDER BY track"
     ):
-        told = (
+        answer = Answer(
             Verdict(verdict),
             lists.get(track, {}),
             joined.get(track, []),
             threshold,
             bool(extrapolated),
         )
-        found[track] = Answered(Answer(*told), remark)
-    return found
+        tracks[track] = StoredAnswer(answer, remark)
+    return tracks
 
 
 def verdicts(case: CaseStore) -> dict[int, str]:
-    """Return the verdict on each track that was searched for."""
+    """Return by track the verdict of its search."""
     return dict(case.db.execute("SELECT track, verdict FROM answer ORDER BY track").fetchall())
 
 
-def leads(case: CaseStore) -> dict[int, Candidate]:
-    """Return the first candidate that passes, of each track that has one."""
+def first_leads(case: CaseStore) -> dict[int, Candidate]:
+    """Return by track its first candidate over the threshold; tracks without one are left out."""
     query = """
         SELECT lead.* FROM answer JOIN candidate lead ON lead.track = answer.track AND lead.list = 'joined'
         AND lead.rank = (SELECT min(rank) FROM candidate WHERE track = answer.track AND list = 'joined' AND passes)"""
     return {row["track"]: _candidate(row) for row in case.db.execute(query)}
 
 
-def listed(case: CaseStore, track: int) -> list[str]:
-    """Return all who stand in any list of a track."""
+def listed_subjects(case: CaseStore, track: int) -> list[str]:
+    """Return the subjects in any candidate list of a track."""
     query = "SELECT DISTINCT subject FROM candidate WHERE track = ? ORDER BY subject"
     return [subject for (subject,) in case.db.execute(query, (track,))]
 
 
 def clear_answers(case: CaseStore, tracks: Iterable[int] | None = None) -> None:
-    """Take out what was answered about all tracks, or about these, within a transaction."""
+    """Delete the answers for all tracks, or for these, within a transaction."""
     for table in ("candidate", "answer"):
         if tracks is None:
             case.db.execute(f"DELETE FROM {table}")
@@ -215,7 +228,7 @@ def clear_answers(case: CaseStore, tracks: Iterable[int] | None = None) -> None:
 
 
 def add_answer(case: CaseStore, track: int, answer: Answer, remark: str | None) -> None:
-    """Add what was answered about a track that has no answer, within a transaction."""
+    """Store the answer for a track that has none, within a transaction."""
     row = (track, answer.verdict, answer.threshold, answer.extrapolated, remark)
     case.db.execute("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
     hit = "INSERT INTO candidate (track, list, rank, subject, cosine, ratio) VALUES (?, ?, ?, ?, ?, ?)"
@@ -233,16 +246,16 @@ def add_answer(case: CaseStore, track: int, answer: Answer, remark: str | None) 
 
 
 def photographs(case: CaseStore) -> list[Photograph]:
-    """Return those of the gallery when it was searched, and those of it that could not be used."""
+    """Return the photographs of the gallery as of the last search, the unusable ones included."""
     query = "SELECT path, subject, sha256, problem FROM gallery_photo ORDER BY id"
     return [Photograph(*row) for row in case.db.execute(query)]
 
 
-def save_photographs(case: CaseStore, known: Sequence[Photograph]) -> None:
-    """Put these in the place of those of the former search, within a transaction."""
+def save_photographs(case: CaseStore, rows: Sequence[Photograph]) -> None:
+    """Replace the photographs of the last search by these, within a transaction."""
     case.db.execute("DELETE FROM gallery_photo")
     insert = "INSERT INTO gallery_photo (path, subject, sha256, problem) VALUES (?, ?, ?, ?)"
-    case.db.executemany(insert, known)
+    case.db.executemany(insert, rows)
 
 
 def _candidate(row: Row) -> Candidate:
@@ -258,10 +271,12 @@ def _candidate(row: Row) -> Candidate:
 
 
 def _rows(case: CaseStore, query: str, only: int | None, order: str = "") -> Iterable[Row]:
-    """Give the rows of all tracks, or of `only` one."""
+    """Return the rows of all tracks, or of only one."""
     chosen, values = ("", ()) if only is None else ("WHERE track = ?", (only,))
     return case.db.execute(f"{query} {chosen} {order}", values)
 
 
-def _probe_place(track: int, kind: str) -> str:
+def _probe_name(track: int, kind: str) -> str:
+    """Return the name that a probe is encrypted under; changing it makes stored probes
+    unreadable."""
     return f"probe {kind} of track {track}"

@@ -1,4 +1,4 @@
-"""The footage of a case: what is known of each source, how much of it is done, and hashes over what was found."""
+"""Read and write the sources of a case: files of footage, their progress and their hashes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Source:
     path: str
     sha256: str
     info: dict[str, Any]
-    """What the file says of itself: `MediaInfo.as_json`."""
+    """Facts about the file: `MediaInfo.as_json`."""
     detector: dict[str, Any]
     state: str
     """`running`, or `done`."""
@@ -32,14 +32,14 @@ class Source:
     clock: dict[str, Any] | None
     losses: dict[str, int]
     tracker: str | None
-    """JSON: what the tracker knew after the last segment; None when the source is done."""
+    """JSON: the tracker's state after the last segment; None when the source is done."""
     last_index: int | None
     last_pts: int | None
     frames: int
-    """Looked at, wholly or in part."""
+    """Number of frames processed, as a whole or in part."""
     skipped_damaged: int
     seconds: float
-    """Of work."""
+    """Processing time."""
 
     @property
     def done(self) -> bool:
@@ -50,7 +50,7 @@ class Source:
         return Fraction(self.info["time_base"])
 
     def since_start(self, pts: int) -> float:
-        """Return the seconds from the first frame to this time."""
+        """Return the seconds from the first frame to this timestamp."""
         return float((pts - self.info["first_pts"]) * self.time_base)
 
 
@@ -60,13 +60,13 @@ class Progress:
 
     losses: Losses
     tracker: Mapping[str, object]
-    """What the tracker knows after it."""
-    whole: int
-    skipped: int
-    """Frames of the source so far that were looked at as a whole, and not at all."""
+    """The tracker's state after it."""
+    full_frames: int
+    skipped_frames: int
+    """Frames of the source so far that were searched as a whole, and that were not searched."""
     frames: int
     damaged: int
-    """Frames that were not looked at because they are."""
+    """Frames that were skipped because they are damaged."""
     faces: int
     seconds: float
     span: tuple[FrameRef, FrameRef] | None
@@ -74,11 +74,12 @@ class Progress:
 
 
 def sources(case: CaseStore) -> list[Source]:
-    """Return the footage in the order in which it was given."""
+    """Return the sources in the order in which they were given."""
     return [_source(row) for row in case.db.execute("SELECT * FROM source ORDER BY id")]
 
 
 def source(case: CaseStore, number: int) -> Source:
+    """Return the source with this id."""
     return _source(case.db.execute("SELECT * FROM source WHERE id = ?", (number,)).fetchone())
 
 
@@ -90,17 +91,15 @@ def _source(row: Row) -> Source:
 
 
 def register_source(case: CaseStore, info: MediaInfo, detector: dict[str, Any]) -> int:
-    """The number of this footage in the case, by what is in the file, not by its name."""
+    """Return the id of this footage in the case, adding it where the case does not have it yet.
+
+    Footage is recognised by the hash of its file, not by its name.
+    """
     known = next((s for s in sources(case) if s.sha256 == info.sha256), None)
     if known is not None:
-        before = known.detector
-        if not known.done and before != detector:
-            reason = f"it was begun with another detector ({before['name']}, {before['model_sha256'][:12]}…)"
-            if {**before, "embedder": None} == {**detector, "embedder": None}:
-                reason = (
-                    f"it was begun with another embedder ({(before['embedder'] or 'none')[:12]}…)"
-                )
-            raise CaseError(case.folder, reason, "give another --out, or go on with that model")
+        if not known.done and known.detector != detector:
+            reason = _difference(known.detector, detector)
+            raise CaseError(case.folder, reason, "give another --out, or continue with that model")
         return known.id
     path = str(info.path.absolute())
     with case.transaction():
@@ -119,11 +118,24 @@ def register_source(case: CaseStore, info: MediaInfo, detector: dict[str, Any]) 
     return int(cursor.lastrowid or 0)
 
 
-def set_recording(case: CaseStore, number: int, place: Recording) -> None:
-    """Note camera and clock; they may be corrected later, each alone, and the log keeps what was said before."""
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Return which model differs between the detector that began a source and the one given now."""
+    if {**before, "embedder": None} == {**now, "embedder": None}:
+        return (
+            f"this source was begun with another embedder ({(before['embedder'] or 'none')[:12]}…)"
+        )
+    model = f"{before['name']}, {before['model_sha256'][:12]}…"
+    return f"this source was begun with another detector ({model})"
+
+
+def set_recording(case: CaseStore, number: int, recording: Recording) -> None:
+    """Store the camera and clock of a source; a None in `recording` leaves the stored value.
+
+    Both can be corrected later; the log keeps every earlier value.
+    """
     before = source(case, number)
-    camera = before.camera if place.camera is None else place.camera
-    clock = before.clock if place.clock is None else place.clock
+    camera = before.camera if recording.camera is None else recording.camera
+    clock = before.clock if recording.clock is None else recording.clock
     if (camera, clock) == (before.camera, before.clock):
         return
     text = None if clock is None else json.dumps(clock, sort_keys=True)
@@ -139,23 +151,23 @@ def is_done(case: CaseStore, number: int) -> bool:
 
 
 def all_done(case: CaseStore) -> bool:
-    """Whether no run has to go on."""
+    """Return whether every source is done."""
     return all(source.done for source in sources(case))
 
 
 def resume_point(case: CaseStore, number: int, info: MediaInfo) -> FrameRef | None:
+    """Return the last stored frame of a source, or None where none is stored."""
     stored = source(case, number)
     if stored.last_index is None or stored.last_pts is None:
         return None
     return FrameRef(info.sha256, stored.last_index, stored.last_pts, info.time_base)
 
 
-def looked(case: CaseStore, number: int) -> dict[str, int]:
-    """How many of a source's frames were looked at as a whole, and not at all."""
+def frame_counts(case: CaseStore, number: int) -> dict[str, int]:
+    """Return how many frames of a source were searched as a whole, and how many were skipped."""
     counts = case.find_meta(_frame_counts_key(number))
-    if (
-        counts is None
-    ):  # nothing is done yet, or by a version that did not count because it skipped none
+    # Nothing is done yet, or the case is of a version that skipped no frames and did not count.
+    if counts is None:
         every = json.loads(case.meta("settings"))["detect"].get("every", 1)
         return {"whole": -(-source(case, number).frames // every), "skipped": 0}
     return {k: int(v) for k, v in json.loads(counts).items()}
@@ -165,51 +177,57 @@ def _frame_counts_key(number: int) -> str:
     return f"looked {number}"
 
 
-def add_progress(case: CaseStore, number: int, made: Progress) -> None:
-    """Note a segment of a source, within a transaction."""
-    losses = Losses(**source(case, number).losses) + made.losses
-    case.set_meta(
-        _frame_counts_key(number), json.dumps({"whole": made.whole, "skipped": made.skipped})
-    )
+def add_progress(case: CaseStore, number: int, progress: Progress) -> None:
+    """Store that a segment of a source is done, within a transaction."""
+    losses = Losses(**source(case, number).losses) + progress.losses
+    counts = {"whole": progress.full_frames, "skipped": progress.skipped_frames}
+    case.set_meta(_frame_counts_key(number), json.dumps(counts))
     case.db.execute(
         "UPDATE source SET losses = ?, tracker = ?, frames = frames + ?, skipped_damaged = skipped_damaged + ?,"
         " seconds = seconds + ? WHERE id = ?",
         (
             json.dumps(asdict(losses)),
-            json.dumps(made.tracker),
-            made.frames,
-            made.damaged,
-            made.seconds,
+            json.dumps(progress.tracker),
+            progress.frames,
+            progress.damaged,
+            progress.seconds,
             number,
         ),
     )
-    if made.span is not None:
-        first, last = made.span
-        stopped = "UPDATE source SET last_index = ?, last_pts = ? WHERE id = ?"
-        case.db.execute(stopped, (last.index, last.pts, number))
+    if progress.span is not None:
+        first, last = progress.span
+        update = "UPDATE source SET last_index = ?, last_pts = ? WHERE id = ?"
+        case.db.execute(update, (last.index, last.pts, number))
         case.db.execute(
             "INSERT INTO segment (source, first_index, last_index, frames, faces, at) VALUES (?, ?, ?, ?, ?, ?)",
-            (number, first.index, last.index, made.frames, made.faces, now()),
+            (number, first.index, last.index, progress.frames, progress.faces, now()),
         )
 
 
 def finish_source(case: CaseStore, number: int, faces: Mapping[str | None, int]) -> None:
-    """Note, within a transaction, that a source is done; `faces` are the counts of its faces by their reasons."""
+    """Store and log, within a transaction, that a source is done.
+
+    `faces` has the number of its faces by reason.
+    """
     case.db.execute("UPDATE source SET state = 'done', tracker = NULL WHERE id = ?", (number,))
-    found = {"faces": faces, "looked": looked(case, number), "losses": source(case, number).losses}
+    counts = {
+        "faces": faces,
+        "looked": frame_counts(case, number),
+        "losses": source(case, number).losses,
+    }
     digests = {"digest": digest(case, number), "rows": rows_digest(case, number)}
-    case.log("source done", {"source": number, **found, **digests})
+    case.log("source done", {"source": number, **counts, **digests})
 
 
 def last_segment(case: CaseStore, begin: str, end: str) -> str | None:
-    """Return when the last segment between two moments was made safe; None where there is none."""
+    """Return when the last segment between two times was stored, or None."""
     query = "SELECT max(at) FROM segment WHERE at BETWEEN ? AND ?"
     at: str | None = case.db.execute(query, (begin, end)).fetchone()[0]
     return at
 
 
 def digest(case: CaseStore, number: int) -> str:
-    """One hash over everything found in a source, so that the log's chain covers it."""
+    """Return one hash over the faces and tracks of a source, for the log."""
     return case.hash_rows(
         "SELECT * FROM face WHERE source = ? ORDER BY id",
         "SELECT id, number, state, verdict, verdict_reason, mean_score, norm, shown_face FROM track"
@@ -219,8 +237,10 @@ def digest(case: CaseStore, number: int) -> str:
 
 
 def rows_digest(case: CaseStore, number: int) -> str:
-    """One hash over what a case says of a finished source beside its faces: its own row, segments, tracks. Camera and
-    clock may be corrected later, and have lines of their own in the log."""
+    """Return one hash over the row, the segments and the tracks of a finished source, for the log.
+
+    Camera and clock are left out: they may be corrected later, and have log lines of their own.
+    """
     return case.hash_rows(
         "SELECT id, path, sha256, info, detector, state, losses, tracker, last_index, last_pts, frames,"
         " skipped_damaged, seconds FROM source WHERE id = ?",

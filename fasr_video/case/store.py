@@ -1,26 +1,28 @@
-"""The case: one folder that holds all that a run found, written as it goes.
+"""The case folder: its database, its pictures and its log.
 
     CASE/
-      case.sqlite        the truth: sources, segments, tracks, faces, probes, candidates, links, settings, log
-      settings.yaml      the settings in force, for people
-      crops/ab/….png     lossless pictures, named by the SHA-256 of their bytes; reconstructions say so inside
-                         (….aes where the case is encrypted; its vectors are then too)
-      gallery/           the gallery made from a folder of photographs that `run --gallery` was given
+      case.sqlite        sources, segments, tracks, faces, probes, candidates, links, settings, log;
+                         all else is derived from it
+      settings.yaml      the current settings, for people to read
+      crops/ab/….png     lossless pictures, named by their SHA-256; a reconstruction says inside
+                         the file that it is one (….aes in an encrypted case, which also encrypts
+                         vectors)
+      gallery/           the gallery that `run --gallery` built from a folder of photographs
       signed-off/        reports that reviewers signed off
-      report/            what is handed on of all that, made anew when the case went on
+      report/            the report; it is written again after the case has changed
 
-A segment of frames is one transaction: after a kill, a power cut or a full disk the case holds whole segments and
-nothing else. Pictures are written before the rows that name them and deleted after; one without a row is harmless
-and swept when a source is done.
+Each segment of frames is stored in one transaction. After a kill, a power cut or a full disk the
+case holds complete segments only. Pictures are written before the rows that name them and deleted
+after those rows. A picture without a row does no harm; it is deleted when its source is done.
 
-A case may come from anybody: one that holds links is not written to, and none is followed. A new one is its owner's
-alone. Its log is a chain, which shows what was changed by whoever does not make the whole chain anew: an end that was
-noted elsewhere, or signed, shows that too (docs/custody.md).
+A case may come from an untrusted person. Symbolic links in it are never followed, and a folder that
+contains any is not written to. A new case folder is readable by its owner only. The log is a hash
+chain, so it reveals any change that does not recompute the chain. Comparing its end with a hash
+noted elsewhere, or with a signed one, reveals a recomputed chain as well (docs/custody.md).
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import io
@@ -48,19 +50,18 @@ from fasr_video.files import (
     atomic_write_text,
     make_folder,
     make_private_folder,
-    open_lock,
     put_in_place,
     read_file,
     refuse_links,
     sync_folder,
+    take_lock,
 )
 from fasr_video.pictures import UNREADABLE, decoded, opened
 from fasr_video.schema import Shape, has_our_meta, misfit, refuse_others, refuse_values
 from fasr_video.sqlite import (
-    BUSY_SECONDS,
     close_checkpointed,
-    connect,
     connect_to_read,
+    connect_to_write,
     explain_errors,
     transaction,
 )
@@ -73,11 +74,11 @@ SCHEMA_VERSION = 4
 DATABASE = "case.sqlite"
 LOCK = ".lock"
 SETTINGS = "settings.yaml"
-# The gallery of the folder of photographs that it was given.
+# The folder of the gallery that `run --gallery` built from photographs.
 GALLERY = "gallery"
-# What is left of a case that was purged.
+# The only file that remains of a purged case.
 TOMBSTONE = "purged.json"
-# Names of pictures, whole or half written; earlier versions called these .new.
+# Names of picture files, complete (.png, .aes) or partly written (.part; .new in earlier versions).
 _PICTURE = re.compile(r"[0-9a-f]{64}\.(png|aes)(\.part)?|[0-9a-f]{64}\.new")
 
 _SCHEMA = """
@@ -139,69 +140,76 @@ SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
 
 
 class CaseBusy(CaseError):
-    """Another process is writing it."""
+    """Another process is writing the case."""
 
 
 class CaseStore:
-    """The folder and database of an open case; `Case` is what to open."""
+    """The folder and database of an open case. Open cases through `Case`, not through this
+    class."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection) -> None:
         self.folder = folder
         self.db = database
-        self._waiting: list[Mapping[str, object]] = []
-        """The begin of a run that has logged nothing yet."""
+        self._unlogged_runs: list[Mapping[str, object]] = []
+        """Holds the details of the current run until it logs something; then they are
+        logged first."""
 
     @classmethod
     def create(cls, folder: Path, settings: Mapping[str, object], settings_text: str) -> Self:
-        """With a key given, an encrypted one."""
+        """Create a case in `folder` and open it; it is encrypted where a key was given."""
         case_id = secrets.token_hex(8)
-        sealed = _encryption(case_id)
+        encryption = _new_encryption(case_id)
         with explain_errors(folder):
             make_private_folder(folder)
             partial = folder / f"{DATABASE}.new"
             refuse_foreign(folder)
-            for leftover in folder.glob(
-                f"{partial.name}*"
-            ):  # a run that was killed while it made the case
+            # A run that was killed while it created the case may have left these.
+            for leftover in folder.glob(f"{partial.name}*"):
                 leftover.unlink()
             make_folder(folder / "crops")
             atomic_write_text(folder / "settings.yaml", settings_text)
-            # The database appears under its name only when it is whole.
+            # The database gets its final name only once it is complete.
             database = _connect(partial)
             with database:
                 database.executescript(_SCHEMA)
             case = cls(folder, database)
+            versions = package_versions()
+            meta = {
+                "schema": str(SCHEMA_VERSION),
+                "case_id": case_id,
+                "version": __version__,
+                "versions": json.dumps(versions),
+                "linked_tracks": "",
+                "searched": "null",
+                "log_head": "",
+                "settings": json.dumps(settings, sort_keys=True),
+                **{key: json.dumps(value) for key, value in encryption.items()},
+            }
+            origin = {"case_id": case_id, "version": __version__, "versions": versions}
             with case.transaction():
-                for key, value in {
-                    "schema": str(SCHEMA_VERSION),
-                    "case_id": case_id,
-                    "version": __version__,
-                    "versions": json.dumps(package_versions()),
-                    "linked_tracks": "",
-                    "searched": "null",
-                    "log_head": "",
-                    "settings": json.dumps(settings, sort_keys=True),
-                    **{k: json.dumps(v) for k, v in sealed.items()},
-                }.items():
+                for key, value in meta.items():
                     database.execute("INSERT INTO meta VALUES (?, ?)", (key, value))
-                made = {"case_id": case_id, "version": __version__, "versions": package_versions()}
-                case.log("created", {**made, "settings": settings, **sealed})
+                case.log("created", {**origin, "settings": settings, **encryption})
             close_checkpointed(database)
             put_in_place(partial, folder / DATABASE)
         return cls.open(folder)
 
     @classmethod
     def open(cls, folder: Path, read_only: bool = False) -> Self:
+        """Open the case in `folder`; raise where there is none or its database cannot be
+        trusted."""
         path = folder / DATABASE
         if not path.is_file() and (folder / TOMBSTONE).is_file():
             raise CaseError(
                 folder,
                 f"it was purged ({TOMBSTONE} says when and what)",
-                "give a case that is kept",
+                "give the folder of another case",
             )
         if not path.is_file():
             raise CaseError(
-                folder, f"no case here (it holds no {DATABASE})", "give the folder that `run` made"
+                folder,
+                f"no case here (it contains no {DATABASE})",
+                "give the folder that `run` wrote",
             )
         with explain_errors(folder):
             if not read_only:
@@ -212,22 +220,21 @@ class CaseStore:
                 database.row_factory = sqlite3.Row
                 if not has_our_meta(database, SHAPE):
                     refuse_others(database, SHAPE, path)
-                found = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+                schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(
-                    error
-                ):
+                is_operational = isinstance(error, sqlite3.OperationalError)
+                if is_operational and "no such table" not in str(error):
                     raise
                 raise IntegrityError(
                     path, f"damaged ({error})", "restore it from a copy; nothing was written"
                 ) from error
-        if found is None or found[0] != str(SCHEMA_VERSION):
+        if schema is None or schema[0] != str(SCHEMA_VERSION):
             database.close()
-            made = found[0] if found else "unknown"
-            reason = f"made by another version of fasr-video (case format {made}, this one writes {SCHEMA_VERSION})"
+            stored = schema[0] if schema else "unknown"
+            formats = f"case format {stored}, this one writes {SCHEMA_VERSION}"
             raise CaseError(
                 folder,
-                reason,
+                f"made by another version of fasr-video ({formats})",
                 "open it with that version, or run the footage again into a new case",
             )
         try:
@@ -248,15 +255,17 @@ class CaseStore:
         self.db.close()
 
     def transaction(self) -> AbstractContextManager[None]:
+        """Return a context that commits all changes made within it, or none of them."""
         return transaction(self.db, self.folder)
 
     @contextmanager
-    def one_moment(self) -> Iterator[None]:
-        """What is read within is one state of the case, whatever others write meanwhile; nothing is written within."""
-        already = (
-            self.db.in_transaction
-        )  # in such a moment, or in the transaction of whoever writes
-        if already:
+    def snapshot(self) -> Iterator[None]:
+        """Read one consistent state of the case, whatever other processes write meanwhile.
+
+        Write nothing within it. Within another snapshot or a transaction this does nothing.
+        """
+        is_nested = self.db.in_transaction
+        if is_nested:
             yield
             return
         with explain_errors(self.folder):
@@ -268,6 +277,7 @@ class CaseStore:
                 self.db.execute("ROLLBACK")
 
     def meta(self, key: str) -> str:
+        """Return the value stored under `key`; raise where there is none."""
         value = self.find_meta(key)
         if value is None:
             raise IntegrityError(
@@ -276,7 +286,7 @@ class CaseStore:
         return value
 
     def find_meta(self, key: str) -> str | None:
-        """Return what is said under this key; None where nothing is."""
+        """Return the value stored under `key`, or None."""
         row = self.db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -285,50 +295,58 @@ class CaseStore:
 
     @cached_property
     def encryption(self) -> dict[str, str] | None:
-        """Cipher and fingerprint of the key; None where pictures and vectors are kept as they are."""
+        """Return the cipher and the fingerprint of the key, or None for a case that is not
+        encrypted."""
         stored = self.find_meta("encryption")
         return None if stored is None else read_json(stored)
 
     @property
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Return the settings that it was made with, or a stage redone with, by their groups."""
+        """Return the settings of the last run or redone stage, by group."""
         return read_json(self.meta("settings"))
 
     @cached_property
     def vault(self) -> Vault | None:
-        """None where the case is not encrypted; an error where it is and its key was not given."""
-        sealed = self.encryption
-        return (
-            None if sealed is None else open_vault(self.folder, self.meta("case_id"), sealed["key"])
-        )
+        """Return the vault of an encrypted case, or None; raise where its key was not given."""
+        encryption = self.encryption
+        if encryption is None:
+            return None
+        return open_vault(self.folder, self.meta("case_id"), encryption["key"])
 
     def check_key(self) -> None:
-        """Before anything is written: the key that was given is the case's, and none was where it has none."""
+        """Raise where the given key is not the case's, or the case has no key. Call before
+        writing."""
         if self.vault is None and given_key() is not None:
-            reason = "it was made without a key: its pictures and vectors are not encrypted"
+            reason = "this case has no key: its pictures and vectors are not encrypted"
             raise CaseError(
                 self.folder, reason, "leave the key out, or run the footage into a new case"
             )
 
-    def seal(self, data: bytes, place: str) -> bytes:
-        """As it may lie on the disk, bound to its place in the case."""
-        return data if self.vault is None else self.vault.seal(data, place)
+    def encrypt(self, data: bytes, name: str) -> bytes:
+        """Return `data` encrypted under its name in the case, or unchanged in an
+        unencrypted case."""
+        return data if self.vault is None else self.vault.seal(data, name)
 
-    def unseal(self, stored: bytes, place: str) -> bytes:
-        return stored if self.vault is None else self.vault.open(stored, place)
+    def decrypt(self, stored: bytes, name: str) -> bytes:
+        """Return the data that `encrypt` was given under this name; raise where it was changed."""
+        return stored if self.vault is None else self.vault.open(stored, name)
 
     def searched(self) -> dict[str, Any] | None:
-        """What was asked when the tracks were searched for last; None when they never were."""
+        """Return the gallery, options and models of the last search, or None before the first."""
         stored = self.meta("searched")
         return None if stored == "null" else read_json(stored)
 
     def log(self, event: str, details: Mapping[str, object]) -> None:
-        """Add a line to the log, chained to the one before by its hash. Call it inside a transaction."""
-        if self._waiting:
-            self.log("run begun", self._waiting.pop())
+        """Append a line to the log, chained to the previous one by its hash.
+
+        Call it inside a transaction.
+        """
+        if self._unlogged_runs:
+            self.log("run begun", self._unlogged_runs.pop())
         last = self.db.execute("SELECT hash FROM log ORDER BY id DESC LIMIT 1").fetchone()
         previous = str(last[0]) if last else ""
-        if previous != self.meta("log_head"):  # or this line would hide that others were cut off
+        # A new line after a truncated log would hide the truncation.
+        if previous != self.meta("log_head"):
             reason = "the end of its log is missing"
             raise IntegrityError(
                 self.folder, reason, "see `fasr-video verify`; nothing was written"
@@ -343,45 +361,47 @@ class CaseStore:
         self.set_meta("log_head", digest)
 
     def table(self, name: str) -> list[dict[str, Any]]:
-        """Return all rows of a table as they are stored, ordered by all their columns."""
+        """Return all rows of a table, ordered by all their columns."""
         columns = len(self.db.execute(f"SELECT * FROM {name} LIMIT 0").description)
-        order = ", ".join(str(place) for place in range(1, columns + 1))
+        order = ", ".join(str(column) for column in range(1, columns + 1))
         return [dict(row) for row in self.db.execute(f"SELECT * FROM {name} ORDER BY {order}")]
 
     def hash_rows(self, *queries: str, of: int | None = None) -> str:
-        """Return one hash over what these queries find, of a source or track, so that the log's chain covers it."""
+        """Return one hash over the rows of these queries, which may take a source or track id."""
         hasher = hashlib.sha256()
         for query in queries:
             for row in self.db.execute(query, () if of is None else (of,)):
                 hasher.update(json.dumps(tuple(row)).encode())
         return hasher.hexdigest()
 
-    def problems(self) -> list[str]:
-        """Return what SQLite, or our own schema, has to say against the database."""
+    def database_problems(self) -> list[str]:
+        """Return the problems that SQLite and the checks of our own schema report."""
         try:
             rows = [str(row[0]) for row in self.db.execute("PRAGMA integrity_check")]
         except sqlite3.DatabaseError as error:
             return [str(error)]
-        found = [row for row in rows if row != "ok"]
-        strays = self.db.execute("PRAGMA foreign_key_check").fetchall()
-        found += sorted(
-            {f"a row of {row[0]} points at a row of {row[2]} that is gone" for row in strays}
+        problems = [row for row in rows if row != "ok"]
+        dangling = self.db.execute("PRAGMA foreign_key_check").fetchall()
+        problems += sorted(
+            {f"a row of {row[0]} refers to a missing row of {row[2]}" for row in dangling}
         )
-        wrong = misfit(self.db, SHAPE)
-        return found if wrong is None else [*found, wrong]
+        invalid = misfit(self.db, SHAPE)
+        return problems if invalid is None else [*problems, invalid]
 
     @contextmanager
-    def in_a_run(self, details: Mapping[str, object]) -> Iterator[None]:
-        """The log says where a run begins, with these details, and where it ends, if it has anything else to log."""
-        self._waiting = [details]
+    def logged_run(self, details: Mapping[str, object]) -> Iterator[None]:
+        """Log that a run begins, with these details, and that it ends. A run that logs nothing else
+        leaves no lines."""
+        self._unlogged_runs = [details]
         yield
-        if not self._waiting:
+        if not self._unlogged_runs:
             with self.transaction():
                 self.log("run ended", {})
-        self._waiting = []
+        self._unlogged_runs = []
 
     def write_picture(self, image: Image, note: PngInfo | None = None) -> str:
-        """Store a picture losslessly; returns its name, the SHA-256 of the file. `note` is kept inside it."""
+        """Store a picture losslessly, with `note` inside; return its name, the SHA-256 of
+        the file."""
         buffer = io.BytesIO()
         PilImage.fromarray(image).save(buffer, "PNG", compress_level=1, pnginfo=note)
         data = buffer.getvalue()
@@ -389,47 +409,44 @@ class CaseStore:
         path = self.picture_path(name)
         if not path.exists():
             make_folder(path.parent)
-            atomic_write(path, lambda partial: partial.write_bytes(self.seal(data, name)))
+            atomic_write(path, lambda partial: partial.write_bytes(self.encrypt(data, name)))
         return name
 
     def picture_path(self, name: str) -> Path:
-        return (
-            self.folder
-            / "crops"
-            / name[:2]
-            / f"{name}.{'png' if self.encryption is None else 'aes'}"
-        )
+        ending = "png" if self.encryption is None else "aes"
+        return self.folder / "crops" / name[:2] / f"{name}.{ending}"
 
     def picture_bytes(self, name: str) -> bytes:
-        """The picture as a PNG file, which is what its name says."""
-        path, remedy = self.picture_path(name), "restore it from a copy of the case"
+        """Return a picture as a PNG file; raise where its hash is not its name."""
+        path = self.picture_path(name)
+        remedy = "restore it from a copy of the case"
         try:
-            data = self.unseal(read_file(path), name)
+            data = self.decrypt(read_file(path), name)
         except OSError as error:
             raise IntegrityError(path, f"cannot be read ({error})", remedy) from error
         if hashlib.sha256(data).hexdigest() != name:
             raise IntegrityError(path, "it was changed", remedy)
-        with self._sound(name), opened(data):
+        with self._explain_unreadable(name), opened(data):
             return data
 
     def read_picture(self, name: str) -> Image:
         data = self.picture_bytes(name)
-        with self._sound(name):
+        with self._explain_unreadable(name):
             return decoded(data)
 
     @contextmanager
-    def _sound(self, name: str) -> Iterator[None]:
-        """A file that is named as a picture of the case, and is none, or one of a size that no run writes, is told."""
+    def _explain_unreadable(self, name: str) -> Iterator[None]:
+        """Raise an IntegrityError where a picture cannot be decoded or has a size no run writes."""
         try:
             yield
         except UNREADABLE as error:
-            remedy = "do not use this case: no run made it as it is"
+            remedy = "do not use this case: fasr-video did not write this file"
             raise IntegrityError(
-                self.picture_path(name), f"no picture that a case has ({error})", remedy
+                self.picture_path(name), f"not a picture of a case ({error})", remedy
             ) from error
 
     def picture_names(self) -> list[str]:
-        """Of every picture that the case refers to."""
+        """Return the names of all pictures that the case refers to."""
         faces = (
             "SELECT aligned FROM face WHERE aligned IS NOT NULL"
             " UNION SELECT native FROM face WHERE native IS NOT NULL"
@@ -444,23 +461,26 @@ class CaseStore:
         return names
 
     def sweep_pictures(self) -> int:
-        """Delete pictures that no row names: left behind by a kill, or given up while a track ran.
+        """Delete pictures that no row names, and return how many.
 
-        Only files that are named as ours are, in folders of the case: whoever made the case may have put others there.
+        A killed run leaves such files, and so does a track that drops faces while it runs. Only
+        files with names of our pictures are deleted: others may have been put there by a person.
         """
         named = {self.picture_path(name) for name in self.picture_names()}
         with explain_errors(self.folder):
-            left = [
-                p for p in self.pictures_there() if p not in named and _PICTURE.fullmatch(p.name)
+            unnamed = [
+                path
+                for path in self.picture_files()
+                if path not in named and _PICTURE.fullmatch(path.name)
             ]
-            for path in left:
+            for path in unnamed:
                 path.unlink()
-            for folder in {path.parent for path in left}:
+            for folder in {path.parent for path in unnamed}:
                 sync_folder(folder)
-        return len(left)
+        return len(unnamed)
 
-    def pictures_there(self) -> Iterator[Path]:
-        """All files where the case keeps its pictures; links are not followed."""
+    def picture_files(self) -> Iterator[Path]:
+        """Yield all files in the picture folders of the case; symbolic links are not followed."""
         crops = self.folder / "crops"
         folders = [] if crops.is_symlink() or not crops.is_dir() else sorted(crops.iterdir())
         for folder in folders:
@@ -473,7 +493,7 @@ class CaseStore:
 
 
 def refuse_foreign(folder: Path) -> None:
-    """Raise when a folder that is no case holds anything but what a run killed at its very start left behind."""
+    """Raise where a folder is not a case and holds more than a run killed at its start leaves."""
     if not folder.is_dir() or (folder / DATABASE).exists():
         return
     if (folder / TOMBSTONE).is_file():
@@ -481,72 +501,64 @@ def refuse_foreign(folder: Path) -> None:
             folder, f"it was purged ({TOMBSTONE} says when and what)", "give another --out"
         )
     new = f"{DATABASE}.new"
-    begun = {LOCK, "crops", "settings.yaml", "settings.yaml.part"}
-    begun |= {new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
-    if {p.name for p in folder.iterdir()} - begun:
-        raise CaseError(folder, "not empty and no case", "give another --out or empty it")
+    unfinished = {LOCK, "crops", "settings.yaml", "settings.yaml.part"}
+    unfinished |= {new, *(f"{new}-{end}" for end in ("wal", "shm", "journal"))}
+    if {path.name for path in folder.iterdir()} - unfinished:
+        raise CaseError(folder, "not empty and not a case", "give another --out or empty it")
 
 
 @contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold the case for one run; another one at the same time is told so."""
+    """Make the folder and lock it for one run; raise CaseBusy while another run holds the lock."""
     with explain_errors(folder):
         refuse_foreign(folder)
         make_private_folder(folder)
-    with locked(folder):
+    with hold_lock(folder):
         yield
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    with explain_errors(folder):
-        handle = open_lock(folder / LOCK)
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CaseBusy(
-                folder, "another run is writing this case", "wait for it, or stop it"
-            ) from error
+def hold_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a case; raise CaseBusy while another process holds it."""
+    try:
+        with explain_errors(folder):
+            lock = take_lock(folder / LOCK)
+    except BlockingIOError as error:
+        raise CaseBusy(
+            folder, "another run is writing this case", "wait for it, or stop it"
+        ) from error
+    with lock:
         yield
 
 
-def _encryption(case_id: str) -> dict[str, object]:
-    """What a new case says of its encryption; nothing where no key was given."""
+def _new_encryption(case_id: str) -> dict[str, object]:
+    """Return the `encryption` entry of a new case, or nothing where no key was given."""
     path = given_key()
     if path is None:
         return {}
     key = read_key(path)
-    make_vault(key, case_id)  # a package that is missing is told before there is a case
+    make_vault(key, case_id)  # raises for a missing package before anything is written
     return {"encryption": {"cipher": CIPHER, "key": fingerprint(key)}}
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """Return what is in a column that holds a JSON object."""
-    read: dict[str, Any] = json.loads(text)
-    return read
+    """Return the JSON object in a text column."""
+    value: dict[str, Any] = json.loads(text)
+    return value
 
 
 def package_versions() -> dict[str, str]:
     packages = ("av", "decord", "filterpy", "numpy", "opencv-python", "scipy", "torch")
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            versions[package] = importlib.metadata.version(package)
+    return versions
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    database = connect(path, timeout=BUSY_SECONDS)
+    database = connect_to_write(path)
     database.row_factory = sqlite3.Row
-    database.execute("PRAGMA journal_mode = WAL")
-    database.execute(
-        "PRAGMA synchronous = FULL"
-    )  # what was told to be done is done, also after a power cut
-    database.execute("PRAGMA foreign_keys = ON")
-    database.execute(
-        "PRAGMA secure_delete = ON"
-    )  # a name that is taken out leaves no trace in free pages
     return database
 
 

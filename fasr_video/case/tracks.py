@@ -1,4 +1,4 @@
-"""The tracks of a case and their faces: what is read of them, and what a run stores of a segment."""
+"""Read and write the tracks of a case and their faces."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Track:
     source: int
     tracker_id: int
     number: int | None
-    """Within its source; None while it runs."""
+    """Its number within its source; None while the track is live."""
     state: str
     """`live`, or `done`."""
     verdict: str | None
@@ -32,9 +32,10 @@ class Track:
 
     @property
     def name(self) -> str:
-        """What a finished track is called wherever people see it: T2, or S3-T2 of the third source."""
-        number = None if self.number is None else whole(self.number)
-        source = whole(self.source)
+        """Return the name that people see for a finished track: T2, or S3-T2 for the third
+        source."""
+        number = None if self.number is None else require_integer(self.number)
+        source = require_integer(self.source)
         return f"T{number}" if source == 1 else f"S{source}-T{number}"
 
 
@@ -63,13 +64,13 @@ class Face:
     clear: float
     total: float
     reason: str | None
-    """None while its track runs and it may still be chosen."""
+    """None while its track is live and the face may still be selected."""
     aligned: str | None = None
     native: str | None = None
-    """Names of its pictures, where they are kept."""
+    """Names of its pictures; None where none are stored."""
     native_x: int | None = None
     native_y: int | None = None
-    """Where in the frame the native picture begins."""
+    """Top left corner of the native picture in the frame."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -77,16 +78,16 @@ class Face:
 
     @property
     def points(self) -> list[list[float]] | None:
-        """Its landmarks; None where the detector gave none."""
-        found: list[list[float]] | None = (
-            None if self.landmarks is None else json.loads(self.landmarks)
-        )
-        return found
+        """Return its landmarks, or None where the detector found none."""
+        if self.landmarks is None:
+            return None
+        points: list[list[float]] = json.loads(self.landmarks)
+        return points
 
     @property
     def corner(self) -> tuple[int, int]:
-        """Where in the frame the native picture of a kept face begins."""
-        return whole(self.native_x), whole(self.native_y)
+        """Return the top left corner of the stored native picture in the frame."""
+        return require_integer(self.native_x), require_integer(self.native_y)
 
     @property
     def quality(self) -> Quality:
@@ -98,7 +99,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Sightings:
-    """All faces of a track in numbers."""
+    """Counts and extremes over all faces of a track."""
 
     first_frame: int
     last_frame: int
@@ -110,67 +111,67 @@ class Sightings:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From where to where a track goes."""
+    """The first and last time of a track."""
 
     first_pts: int
     last_pts: int
     count: int
-    """Of its faces."""
+    """Number of its faces."""
 
 
-def whole(value: object) -> int:
-    """Return a number of a case's database. SQLite holds a text where a number belongs, if somebody puts one there."""
+def require_integer(value: object) -> int:
+    """Return `value`, or raise where the database holds something else in place of an integer."""
     if not isinstance(value, int):
-        reason = f"it holds {value!r} where a whole number belongs"
+        reason = f"it holds {value!r} where an integer belongs"
         raise IntegrityError(
-            DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest"
+            DATABASE, reason, "restore it from a copy; `fasr-video verify` lists all problems"
         )
     return value
 
 
-def finished(case: CaseStore, only: int | None = None) -> list[Track]:
-    """Return the finished tracks by their ids, or `only` one."""
+def finished_tracks(case: CaseStore, only: int | None = None) -> list[Track]:
+    """Return the finished tracks in the order of their ids, or only track `only`."""
     chosen, values = _of("id", only)
     query = f"SELECT * FROM track WHERE state = 'done'{chosen} ORDER BY id"
     return [Track(*row) for row in case.db.execute(query, values)]
 
 
 def finished_track(case: CaseStore, number: int) -> Track:
-    """Return one that is finished, or raise."""
-    found = finished(case, number)
-    if not found:
+    """Return the finished track with this id; raise where there is none."""
+    tracks = finished_tracks(case, number)
+    if not tracks:
         raise CaseError(
             f"track {number}",
             "no such finished track in this case",
             "`fasr-video show CASE` lists them",
         )
-    return found[0]
+    return tracks[0]
 
 
 def track_names(case: CaseStore) -> dict[str, int]:
-    """Return the finished tracks by the names that they are shown under."""
-    return {track.name: track.id for track in finished(case)}
+    """Return the ids of the finished tracks by the names that people see."""
+    return {track.name: track.id for track in finished_tracks(case)}
 
 
 def track_number(case: CaseStore, name: str) -> int:
-    """Return the number of a finished track by the name that it is shown under."""
-    known = track_names(case)
-    if name not in known:
+    """Return the id of a finished track by the name that people see; raise where there is none."""
+    ids = track_names(case)
+    if name not in ids:
         raise CaseError(
             f"track {name}",
             "no such finished track in this case",
             "`fasr-video show CASE` lists them",
         )
-    return known[name]
+    return ids[name]
 
 
-def usable(case: CaseStore) -> list[Track]:
+def usable_tracks(case: CaseStore) -> list[Track]:
     """Return the finished tracks that have a usable face."""
-    return [track for track in finished(case) if track.verdict == "usable"]
+    return [track for track in finished_tracks(case) if track.verdict == "usable"]
 
 
 def sightings(case: CaseStore, only: int | None = None) -> dict[int, Sightings]:
-    """Return what all faces of each track, or of `only` one, come to."""
+    """Return by track the counts and extremes over all its faces, for all tracks or only one."""
     chosen, values = _of("track", only)
     query = (
         "SELECT track, min(frame_index), max(frame_index), min(pts), max(pts), count(*), max(eye_px) FROM face"
@@ -180,7 +181,10 @@ def sightings(case: CaseStore, only: int | None = None) -> dict[int, Sightings]:
 
 
 def spans(case: CaseStore) -> dict[int, Span]:
-    """Return where each finished track begins and ends, by look-ups in the index: a long case has millions of faces."""
+    """Return by finished track its first and last time.
+
+    Look-ups in the index keep this fast where a case has millions of faces.
+    """
     query = """
         SELECT id, (SELECT pts FROM face WHERE face.track = track.id ORDER BY frame_index LIMIT 1),
             (SELECT pts FROM face WHERE face.track = track.id ORDER BY frame_index DESC LIMIT 1),
@@ -190,32 +194,34 @@ def spans(case: CaseStore) -> dict[int, Span]:
 
 
 def reasons(case: CaseStore, only: int | None = None) -> dict[int, dict[str | None, int]]:
-    """Return how many faces of each track, or of `only` one, have which reason."""
+    """Return by track the number of faces with each reason, for all tracks or only one."""
     chosen, values = _of("track", only)
     query = (
         f"SELECT track, reason, count(*) FROM face WHERE track IS NOT NULL{chosen} GROUP BY track, reason"
         " ORDER BY track, reason"
     )
-    found: dict[int, dict[str | None, int]] = {}
+    counts: dict[int, dict[str | None, int]] = {}
     for track, reason, count in case.db.execute(query, values):
-        found.setdefault(track, {})[reason] = count
-    return found
+        counts.setdefault(track, {})[reason] = count
+    return counts
 
 
 def commonest_reason(case: CaseStore, track: int) -> str:
-    """Return the reason that most faces of a track have."""
+    """Return the reason that most faces of a track have; of equally common ones the first
+    by name."""
     counts = reasons(case, track)[track]
     return min((str(reason) for reason in counts), key=lambda reason: (-counts[reason], reason))
 
 
-def reasons_in(case: CaseStore, source: int) -> dict[str | None, int]:
-    """Return how many faces of a source have which reason; under None those that have none yet."""
+def reasons_of_source(case: CaseStore, source: int) -> dict[str | None, int]:
+    """Return the number of faces of a source with each reason; under None those without one yet."""
     query = "SELECT reason, count(*) FROM face WHERE source = ? GROUP BY reason ORDER BY reason"
     return dict(case.db.execute(query, (source,)).fetchall())
 
 
 def all_faces(case: CaseStore, source: int | None = None) -> Iterator[Face]:
-    """Give all faces, or those of one source, also those of no track, in the order of the footage."""
+    """Yield all faces, or those of one source, with or without a track, in the order of the
+    footage."""
     chosen, values = _of("source", source)
     for row in case.db.execute(
         f"SELECT * FROM face WHERE true{chosen} ORDER BY source, frame_index, id", values
@@ -224,54 +230,56 @@ def all_faces(case: CaseStore, source: int | None = None) -> Iterator[Face]:
 
 
 def read_face(case: CaseStore, number: int) -> Face:
+    """Return the face with this id."""
     return Face(*case.db.execute("SELECT * FROM face WHERE id = ?", (number,)).fetchone())
 
 
 def shown_faces(case: CaseStore, only: int | None = None) -> dict[int, Face]:
-    """Return by track the face that a finished track is shown by: LR0, or the best unusable one."""
+    """Return by finished track the face that represents it: LR0, or the best unusable one."""
     chosen, values = _of("track.id", only)
     query = f"SELECT face.* FROM track JOIN face ON face.id = track.shown_face WHERE track.state = 'done'{chosen}"
     return {row["track"]: Face(*row) for row in case.db.execute(query, values)}
 
 
 def auxiliaries(case: CaseStore, only: int | None = None) -> dict[int, list[Face]]:
-    """Return by track its auxiliary faces in the order of time; a track without any is not in it."""
+    """Return by track its auxiliary faces in the order of time; tracks without any are left out."""
     chosen, values = _of("track", only)
-    found: dict[int, list[Face]] = {}
+    faces: dict[int, list[Face]] = {}
     query = f"SELECT * FROM face WHERE reason = 'aux'{chosen} ORDER BY track, frame_index, id"
     for row in case.db.execute(query, values):
-        found.setdefault(row["track"], []).append(Face(*row))
-    return found
+        faces.setdefault(row["track"], []).append(Face(*row))
+    return faces
 
 
-def with_pictures(case: CaseStore, track: int) -> list[Face]:
-    """Return the faces of a track whose pictures are kept, whether it runs or is finished."""
+def faces_with_pictures(case: CaseStore, track: int) -> list[Face]:
+    """Return the faces of a live or finished track whose pictures are stored."""
     query = "SELECT * FROM face WHERE track = ? AND aligned IS NOT NULL ORDER BY id"
     return [Face(*row) for row in case.db.execute(query, (track,))]
 
 
 def native_picture(case: CaseStore, face: Face) -> Image:
-    """Read the recording's own pixels around a face whose pictures are kept."""
+    """Return the original pixels of the recording around a face whose pictures are stored."""
     return case.read_picture(_picture(face.native))
 
 
 def crop(case: CaseStore, face: Face) -> FaceCrop:
-    """Read both pictures of a face."""
+    """Return both pictures of a face."""
     return FaceCrop(
         case.read_picture(_picture(face.aligned)), native_picture(case, face), face.corner
     )
 
 
 def _picture(name: str | None) -> str:
+    """Return the name of a stored picture; raise where there is none."""
     if name is None:
-        reason = "a face that speaks for a track has no picture"
+        reason = "a selected face of a track has no picture"
         raise IntegrityError(
-            DATABASE, reason, "restore it from a copy; `fasr-video verify` tells the rest"
+            DATABASE, reason, "restore it from a copy; `fasr-video verify` lists all problems"
         )
     return name
 
 
-def boxes_beside(case: CaseStore, face: Face) -> list[tuple[float, float, float, float]]:
+def other_boxes_in_frame(case: CaseStore, face: Face) -> list[tuple[float, float, float, float]]:
     """Return the boxes of all other faces of the same frame."""
     query = "SELECT x1, y1, x2, y2 FROM face WHERE source = ? AND frame_index = ? AND id != ?"
     return [
@@ -280,8 +288,8 @@ def boxes_beside(case: CaseStore, face: Face) -> list[tuple[float, float, float,
     ]
 
 
-def share_a_frame(case: CaseStore, a: int, b: int) -> bool:
-    """Say whether a picture shows both tracks."""
+def are_in_one_frame(case: CaseStore, a: int, b: int) -> bool:
+    """Return whether some frame shows both tracks."""
     query = (
         "SELECT 1 FROM face one JOIN face other ON one.source = other.source AND one.frame_index = other.frame_index"
         " WHERE one.track = ? AND other.track = ? LIMIT 1"
@@ -289,56 +297,56 @@ def share_a_frame(case: CaseStore, a: int, b: int) -> bool:
     return case.db.execute(query, (a, b)).fetchone() is not None
 
 
-# What a run stores, within a transaction, and what it reads to resume.
+# What a run writes within a transaction, and what it reads to resume.
 
 
-def running(case: CaseStore, source: int) -> list[Track]:
-    """Return the tracks of a source that are not over."""
+def running_tracks(case: CaseStore, source: int) -> list[Track]:
+    """Return the live tracks of a source."""
     query = "SELECT * FROM track WHERE source = ? AND state = 'live' ORDER BY id"
     return [Track(*row) for row in case.db.execute(query, (source,))]
 
 
-def scores(case: CaseStore, track: int) -> list[float]:
-    """Return the detector's scores of a track's faces, in the order in which they were seen."""
+def detection_scores(case: CaseStore, track: int) -> list[float]:
+    """Return the detector's scores of a track's faces in the order of time."""
     query = "SELECT score FROM face WHERE track = ? ORDER BY id"
     return [score for (score,) in case.db.execute(query, (track,))]
 
 
-def next_face(case: CaseStore) -> int:
-    """Return the first free number of a face."""
+def next_face_id(case: CaseStore) -> int:
+    """Return the first unused id of a face."""
     return 1 + (case.db.execute("SELECT max(id) FROM face").fetchone()[0] or 0)
 
 
 def begin_track(case: CaseStore, source: int, tracker_id: int) -> int:
-    """Add a running track; returns its number."""
+    """Add a live track and return its id."""
     insert = "INSERT INTO track (source, tracker_id, state) VALUES (?, ?, 'live')"
     return int(case.db.execute(insert, (source, tracker_id)).lastrowid or 0)
 
 
 def add_faces(case: CaseStore, faces: Iterable[Face]) -> None:
-    """Add faces; what is nan is kept as NULL."""
+    """Add faces; SQLite stores NaN as NULL."""
     columns = Face.__slots__
     insert = f"INSERT INTO face ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
     case.db.executemany(insert, map(attrgetter(*columns), faces))
 
 
-def set_reasons(case: CaseStore, known: Mapping[int, Reason]) -> None:
-    """Say of faces, whose fate was open, what became of them."""
+def set_reasons(case: CaseStore, reasons: Mapping[int, Reason]) -> None:
+    """Store why faces were selected or not, by their ids."""
     case.db.executemany(
         "UPDATE face SET reason = ? WHERE id = ?",
-        [(reason, face) for face, reason in known.items()],
+        [(reason, face) for face, reason in reasons.items()],
     )
 
 
 def release_pictures(case: CaseStore, faces: Iterable[int]) -> None:
-    """Name the pictures of these faces no longer."""
+    """Clear the picture names of these faces; the files are deleted by `sweep_pictures`."""
     case.db.executemany(
         "UPDATE face SET aligned = NULL, native = NULL WHERE id = ?", [(face,) for face in faces]
     )
 
 
-def drop_track(case: CaseStore, track: int) -> None:
-    """Take out a running track that was none; its faces stay."""
+def discard_track(case: CaseStore, track: int) -> None:
+    """Delete a live track that the tracker did not confirm; its faces stay."""
     case.db.execute(
         "UPDATE face SET track = NULL, reason = ? WHERE track = ?", (Reason.UNCONFIRMED, track)
     )
@@ -354,7 +362,10 @@ def finish_track(
     mean_score: float | None,
     norm: float | None,
 ) -> None:
-    """End a running track: it gets the next number of its source, and is usable unless told why not."""
+    """End a live track and give it the next number of its source.
+
+    It is usable unless `insufficient` says why not.
+    """
     verdict = "usable" if insufficient is None else "insufficient"
     case.db.execute(
         "UPDATE track SET state = 'done', verdict = ?, verdict_reason = ?, mean_score = ?, norm = ?, shown_face = ?,"
@@ -365,5 +376,5 @@ def finish_track(
 
 
 def _of(column: str, only: int | None) -> tuple[str, tuple[int, ...]]:
-    """Return a condition to add, and its value; nothing where all rows are meant."""
+    """Return an SQL condition and its value for one row id, or nothing for all rows."""
     return ("", ()) if only is None else (f" AND {column} = ?", (only,))

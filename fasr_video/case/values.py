@@ -1,4 +1,4 @@
-"""What each value of a case may be: all that its readers rely on. A case with any other is not opened."""
+"""Checks of each value in the database of a case; a case that fails one is not opened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from fasr_video.schema import are_texts, is_count, is_hash, is_number
 from fasr_video.types import Reason
 
-# Of what is known of footage: what readers ask for.
+# Facts about footage that readers rely on.
 INFO = {
     **dict.fromkeys(
         (
@@ -30,13 +30,13 @@ INFO = {
     **dict.fromkeys(("width", "height", "first_pts"), int),
     **dict.fromkeys(("declared_frames", "duration"), object),
 }
-# Of a reconstruction.
+# Facts about a reconstruction that readers rely on.
 FACTS = {
     **dict.fromkeys(("method", "sampler", "model", "feature", "what", "conditioned_on"), str),
     **dict.fromkeys(("seed", "calls"), int),
     **dict.fromkeys(("warnings", "attributes"), list),
 }
-# Of the lines of the log that are read again.
+# Details of log lines that readers rely on, by event.
 LINES: Mapping[str, Mapping[str, type]] = {
     "created": {"settings": dict},
     "run begun": {"by": str, "role": str, "what": str},
@@ -62,31 +62,31 @@ LINES: Mapping[str, Mapping[str, type]] = {
     "signed off": {"files": dict, "by": str, "undecided": list},
 }
 KINDS = {"best", "pooled", "sr"}
-# Seconds of footage: three centuries.
+# The longest footage in seconds, three centuries.
 LONGEST = 1e10
 FACE = f"""SELECT 1 FROM face WHERE max(abs(x1), abs(y1), abs(x2), abs(y2)) > 1e6
     OR (aligned IS NULL) <> (native IS NULL) OR (native IS NOT NULL AND (native_x IS NULL OR native_y IS NULL))
     OR length(aligned) <> 64 OR aligned GLOB '*[^0-9a-f]*' OR length(native) <> 64 OR native GLOB '*[^0-9a-f]*'
     OR reason NOT IN ({", ".join(f"'{reason}'" for reason in Reason)})"""
 QUERIES = {
-    "a face is none that fasr-video writes": FACE,
-    "a finished track has no name or no verdict": (
+    "a row of face has values that fasr-video does not write": FACE,
+    "a finished track has no number or no verdict": (
         "SELECT 1 FROM track WHERE state = 'done' AND (number IS NULL OR number < 1 OR verdict IS NULL)"
     ),
-    "two tracks have one name": (
+    "two tracks have the same number": (
         "SELECT 1 FROM track WHERE number IS NOT NULL GROUP BY source, number HAVING count(*) > 1"
     ),
     "a finished track has no faces": (
         "SELECT 1 FROM track WHERE state = 'done' AND NOT EXISTS (SELECT 1 FROM face WHERE face.track = track.id)"
     ),
-    "a track shows a face that is not there": (
+    "a track refers to a missing face": (
         "SELECT 1 FROM track WHERE shown_face NOT IN (SELECT id FROM face WHERE face.track = track.id)"
     ),
-    "the features of a track are not of one length": (
+    "the features of a track differ in length": (
         "SELECT 1 FROM probe GROUP BY track HAVING min(length(feature)) % 4 <> 0"
         " OR min(length(feature)) <> max(length(feature))"
     ),
-    "a face is of no time of its footage": f"""SELECT 1 FROM
+    "the time of a face is outside its footage": f"""SELECT 1 FROM
         (SELECT json_extract(info, '$.time_base') AS base, instr(json_extract(info, '$.time_base'), '/') AS slash,
             (SELECT max(max(pts), -min(pts)) FROM face WHERE face.source = source.id) AS last FROM source)
         WHERE last * CAST(base AS REAL) > {LONGEST}
@@ -107,71 +107,64 @@ def _meta(row: Mapping[str, Any]) -> bool:
         groups = json.loads(value)
         days = groups["case"].get("retention_days")
         limits = [groups["select"][name] for name in ("sure_score", "min_norm", "min_norm_large")]
-        timed = days is None or is_count(days)
         return (
-            all(isinstance(g, dict) for g in groups.values())
-            and timed
-            and all(is_number(v) for v in limits)
+            all(isinstance(group, dict) for group in groups.values())
+            and (days is None or is_count(days))
+            and all(is_number(limit) for limit in limits)
         )
     if key == "versions":
         return isinstance(json.loads(value), dict)
     if key == "encryption":
-        sealed = json.loads(value)
-        return isinstance(sealed["cipher"], str) and isinstance(sealed["key"], str)
+        encryption = json.loads(value)
+        return isinstance(encryption["cipher"], str) and isinstance(encryption["key"], str)
     if key == "searched":
-        return (asked := json.loads(value)) is None or _asked(asked)
+        searched = json.loads(value)
+        return searched is None or _is_search(searched)
     if key.startswith("looked "):
         counts = json.loads(value)
         return is_count(counts["whole"]) and is_count(counts["skipped"])
     return True
 
 
-def _asked(asked: Mapping[str, Any]) -> bool:
-    gallery, question = asked["gallery"], asked["question"]
-    texts = [gallery["id"], gallery["state"], gallery["folder"], question["mode"]]
-    counts = [gallery["templates"], gallery["people"], question["candidates"], *asked["tracks"]]
-    calibrated = asked["calibration"] is None or is_hash(asked["calibration"])
-    drawn = isinstance(asked["models"], dict) and are_texts([*asked["conditioned_on"].values()])
-    known = (
+def _is_search(searched: Mapping[str, Any]) -> bool:
+    gallery = searched["gallery"]
+    options = searched["question"]
+    texts = [gallery["id"], gallery["state"], gallery["folder"], options["mode"]]
+    texts += searched["conditioned_on"].values()
+    counts = [gallery["templates"], gallery["people"], options["candidates"], *searched["tracks"]]
+    return (
         all(is_count(count) for count in counts)
-        and is_number(question["fpir"])
-        and calibrated
-        and drawn
+        and is_number(options["fpir"])
+        and (searched["calibration"] is None or is_hash(searched["calibration"]))
+        and isinstance(searched["models"], dict)
+        and are_texts(texts)
+        and are_texts(searched["remarks"])
     )
-    return known and are_texts(texts) and are_texts(asked["remarks"])
 
 
 def _source(row: Mapping[str, Any]) -> bool:
-    info, losses, detector = (
-        json.loads(row["info"]),
-        json.loads(row["losses"]),
-        json.loads(row["detector"]),
-    )
+    info = json.loads(row["info"])
+    losses = json.loads(row["losses"])
+    detector = json.loads(row["detector"])
     base = Fraction(info["time_base"])
-    small = (
+    detector_facts = {"name": str, "licence": str, "model_sha256": object, "landmarks": bool}
+    return (
         0 < base.numerator < 2**31
         and base.denominator < 2**31
         and abs(info["first_pts"] * base) < LONGEST
-    )
-    known = _has(info, INFO) and all(is_count(n) for n in losses.values())
-    of_detector = _has(
-        detector, {"name": str, "licence": str, "model_sha256": object, "landmarks": bool}
-    )
-    tracker = row["tracker"] is None or isinstance(json.loads(row["tracker"]), dict)
-    return (
-        small
-        and known
-        and of_detector
-        and tracker
+        and _has(info, INFO)
+        and all(is_count(count) for count in losses.values())
+        and _has(detector, detector_facts)
+        and (row["tracker"] is None or isinstance(json.loads(row["tracker"]), dict))
         and (row["clock"] is None or is_clock(json.loads(row["clock"])))
     )
 
 
 def is_clock(clock: Mapping[str, Any]) -> bool:
+    """Return whether this is the clock of a `Recording`; it may raise where it is not."""
     times = [datetime.fromisoformat(clock[name]) for name in ("start", "shown") if name in clock]
-    zoned = all(time.tzinfo is not None and 1000 < time.year < 9000 for time in times)
     return (
-        zoned
+        all(time.tzinfo is not None and 1000 < time.year < 9000 for time in times)
         and "start" in clock
         and is_number(clock["uncertainty_seconds"])
         and isinstance(clock["from"], str)
@@ -179,8 +172,8 @@ def is_clock(clock: Mapping[str, Any]) -> bool:
 
 
 def _track(row: Mapping[str, Any]) -> bool:
-    known = row["verdict_reason"] is None or row["verdict_reason"] in set(Reason)
-    return known and (row["mean_score"] is None) == (row["norm"] is None)
+    is_reason = row["verdict_reason"] is None or row["verdict_reason"] in set(Reason)
+    return is_reason and (row["mean_score"] is None) == (row["norm"] is None)
 
 
 def _face(row: Mapping[str, Any]) -> bool:
@@ -196,31 +189,34 @@ def _encoding(row: Mapping[str, Any]) -> bool:
 
 
 def _restoration(row: Mapping[str, Any]) -> bool:
-    samples, provenance = json.loads(row["samples"]), json.loads(row["provenance"])
-    named = [row["picture"], *samples, *([] if row["spread"] is None else [row["spread"]])]
-    drawn = all(
-        _has(a, {"name": str, "value": object, "source": str}) for a in provenance["attributes"]
-    )
-    told = (
-        _has(provenance, FACTS)
-        and are_texts(provenance["warnings"])
-        and drawn
-        and is_number(provenance["disagreement"])
-    )
+    samples = json.loads(row["samples"])
+    provenance = json.loads(row["provenance"])
+    pictures = [row["picture"], *samples]
+    if row["spread"] is not None:
+        pictures.append(row["spread"])
+    attribute = {"name": str, "value": object, "source": str}
     return (
         isinstance(samples, list)
         and bool(samples)
-        and all(is_hash(name) for name in named)
-        and told
+        and all(is_hash(picture) for picture in pictures)
+        and all(_has(a, attribute) for a in provenance["attributes"])
+        and _has(provenance, FACTS)
+        and are_texts(provenance["warnings"])
+        and is_number(provenance["disagreement"])
     )
 
 
 def _candidate(row: Mapping[str, Any]) -> bool:
     if row["list"] != "joined":
         return row["cosine"] is not None
-    cosines, support = json.loads(row["cosines"]), json.loads(row["support"])
-    told = None not in (row["score"], row["passes"], row["at_bound"])
-    return told and {*cosines, *support} <= KINDS and all(is_number(c) for c in cosines.values())
+    cosines = json.loads(row["cosines"])
+    support = json.loads(row["support"])
+    is_complete = None not in (row["score"], row["passes"], row["at_bound"])
+    return (
+        is_complete
+        and {*cosines, *support} <= KINDS
+        and all(is_number(cosine) for cosine in cosines.values())
+    )
 
 
 def _decision(row: Mapping[str, Any]) -> bool:
@@ -241,10 +237,10 @@ def _is_time(text: str) -> bool:
     return datetime.fromisoformat(text).tzinfo is not None
 
 
-def _has(found: Mapping[str, Any], wanted: Mapping[str, type]) -> bool:
-    """Whether these are among what was found, each of its type."""
-    return isinstance(found, dict) and all(
-        isinstance(found[name], kind) for name, kind in wanted.items()
+def _has(values: Mapping[str, Any], types: Mapping[str, type]) -> bool:
+    """Return whether `values` has all these keys, each with a value of its type."""
+    return isinstance(values, dict) and all(
+        isinstance(values[name], kind) for name, kind in types.items()
     )
 
 

@@ -1,4 +1,4 @@
-"""Is a case still what the run left? Every stored hash is computed again."""
+"""Verify a case by computing all its stored hashes again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 
 from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.damage import IN_DATABASE, Check, message_of
+from fasr_video.case.damage import IN_DATABASE, Check, error_text
 from fasr_video.case.sources import sources
 from fasr_video.case.store import SETTINGS
 from fasr_video.encryption import given_key
@@ -21,24 +21,25 @@ from fasr_video.files import read_file, sha256_file
 from fasr_video.media import hash_folder
 from fasr_video.sqlite import MISREAD
 
-# In the case: the reports that reviewers signed off.
+# The folder of signed-off reports in a case.
 SIGNED_OFF = "signed-off"
-# In the case: the report; in that the list of its files' hashes, and a mark while it is being
-# written.
+# The folder of the report in a case; in it, the list of file hashes, and a marker file that is
+# there while the report is being written.
 REPORT, SUMS, UNFINISHED = "report", "SHA256SUMS", ".unfinished"
-# Ends the name of a signed-off report until the log holds its hash.
+# Suffix of a signed-off report whose hash is not in the log yet.
 NEW = ".new"
 
 
 def verify(case: Case, head: str | None = None) -> list[Check]:
-    """With the hash of a line that the log ended with once, noted elsewhere: does the log still hold that line?
+    """Return the results of all checks of a case.
 
-    Somebody may write the case meanwhile. What is in its database is one moment of it; files beside it may be newer
-    than that, so each check of them asks the database after it has looked at them.
+    `head` is the hash of an earlier end of the log, noted elsewhere: the log has to contain it.
+    Another process may write the case meanwhile. The checks of the database share one snapshot.
+    Files may be newer than that, so each check of files reads the database after the files.
     """
-    with case.one_moment():
-        checks = [_checked(case, check) for check in IN_DATABASE]
-    beside: tuple[Callable[[Case], Check], ...] = (
+    with case.snapshot():
+        checks = [_run_check(case, check) for check in IN_DATABASE]
+    file_checks: tuple[Callable[[Case], Check], ...] = (
         _settings,
         _signed_off,
         _report,
@@ -46,26 +47,23 @@ def verify(case: Case, head: str | None = None) -> list[Check]:
         _pictures,
         _sources,
     )
-    return checks + [_checked(case, check) for check in beside]
+    return checks + [_run_check(case, check) for check in file_checks]
 
 
-def _checked(case: Case, check: Callable[[Case], Check]) -> Check:
+def _run_check(case: Case, check: Callable[[Case], Check]) -> Check:
+    """Return the result of a check; what makes it fail is reported as a problem."""
     name = getattr(check, "__name__", "_heads").strip("_")
     try:
         return check(case)
     except MISREAD as error:
-        return Check(name, 0, [f"the database is damaged ({message_of(error)})"], [])
+        return Check(name, 0, [f"the database is damaged ({error_text(error)})"], [])
     except OSError as error:
-        return Check(
-            name,
-            0,
-            [f"{error.filename or case.folder} cannot be read ({error.strerror or error})"],
-            [],
-        )
+        path = error.filename or case.folder
+        return Check(name, 0, [f"{path} cannot be read ({error.strerror or error})"], [])
 
 
 def _settings(case: Case) -> Check:
-    """The settings that people read, and `run --stage` goes on with, against those in the database."""
+    """Check the settings file, which `run --stage` reads, against the settings in the database."""
     path = case.folder / SETTINGS
     try:
         same = yaml.safe_load(read_file(path)) == case.settings
@@ -74,60 +72,72 @@ def _settings(case: Case) -> Check:
     if same:
         return Check("settings", 1, [], [])
     last = log.entries(case, "stage redone", "run ended")[-1:]
-    told = f"{path} does not say what the database does"
+    difference = f"{path} differs from the settings in the database"
     if last and last[0].event == "stage redone":
-        notes = (f"{told}: a run was cut short; the same command goes on",)
+        notes = (f"{difference}: a run was interrupted; run the same command again to continue it",)
         return Check("settings", 1, [], [], notes)
-    return Check("settings", 1, [told], [])
+    return Check("settings", 1, [difference], [])
 
 
 def _signed_off(case: Case) -> Check:
-    """Signed-off reports against the hashes that the log holds."""
+    """Check signed-off reports against the hashes in the log."""
     folder = case.folder / SIGNED_OFF
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    problems, said = list[str](), dict[str, str]()
+    stored = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    problems = list[str]()
+    logged = dict[str, str]()
     for line in log.entries(case, "signed off"):
-        said |= line.details["files"]
-    for name, sha256 in said.items():
-        path, new = folder / name, folder / (name + NEW)
+        logged |= line.details["files"]
+    for name, sha256 in logged.items():
+        path = folder / name
+        new = folder / (name + NEW)
+        # The report may be without its final name, or get it between these two lines.
         if not os.path.lexists(path) and _sha256(new) == sha256:
-            continue  # it has no name yet; one that it gets in this very moment is looked at
+            continue
         path = path if os.path.lexists(path) or not os.path.lexists(new) else new
         if not os.path.lexists(path):
-            problems.append(f"{path} is not there any more")
+            problems.append(f"{path} is missing")
         elif _sha256(path) != sha256:
             problems.append(f"{path} was changed")
-    strange = sorted(there - said.keys() - {name + NEW for name in said})
-    cut = [name for name in strange if name.endswith((NEW, f"{NEW}.part"))]
-    problems += [f"{folder / name} is unknown to the log" for name in strange if name not in cut]
-    notes = tuple(f"{folder / name}: a signing off that was cut short; no report" for name in cut)
-    return Check("signed-off reports", len(said), problems, [], notes)
+    unknown = sorted(stored - logged.keys() - {name + NEW for name in logged})
+    unfinished = [name for name in unknown if name.endswith((NEW, f"{NEW}.part"))]
+    problems += [f"{folder / name} is not in the log" for name in unknown if name not in unfinished]
+    notes = tuple(
+        f"{folder / name}: left by an interrupted sign-off; it is not a report"
+        for name in unfinished
+    )
+    return Check("signed-off reports", len(logged), problems, [], notes)
 
 
 def _report(case: Case) -> Check:
-    """The report in the case against its own list of hashes. Whoever changes both is found by a signature alone."""
+    """Check the report in the case against its own list of hashes.
+
+    Only a signature reveals a change of both.
+    """
     folder = case.folder / REPORT
     if not (folder / SUMS).is_file():
         return Check("report", 0, [], [])
     lines = (line.partition("  ") for line in read_file(folder / SUMS).decode().splitlines())
-    said = {name: sha256 for sha256, _, name in lines}
-    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {SUMS}
-    if UNFINISHED in there:
-        return Check(
-            "report", 0, [], [], ("its writing was cut short: `fasr-video report` writes it anew",)
-        )
-    bad = {name for name in said if name not in there or _sha256(folder / name) != said[name]}
-    why = "is not as the report was written; `fasr-video report` writes it anew"
-    notes = tuple(f"{folder / name}: no report wrote it" for name in sorted(there - said.keys()))
-    return Check("report", len(said), [f"{folder / name} {why}" for name in sorted(bad)], [], notes)
+    listed = {name: sha256 for sha256, _, name in lines}
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
+    files -= {SUMS}
+    if UNFINISHED in files:
+        note = "its writing was interrupted: `fasr-video report` writes it again"
+        return Check("report", 0, [], [], (note,))
+    problems = [
+        f"{folder / name} was changed or removed; `fasr-video report` writes it again"
+        for name, sha256 in sorted(listed.items())
+        if name not in files or _sha256(folder / name) != sha256
+    ]
+    notes = tuple(
+        f"{folder / name}: not part of the report" for name in sorted(files - listed.keys())
+    )
+    return Check("report", len(listed), problems, [], notes)
 
 
 def _heads(case: Case, given: str | None) -> Check:
-    """Ends that the log once had, as files of the case and a person say: the log has to hold them still."""
-    problems, noted = (
-        [],
-        {} if given is None else {"the head that was given": given.strip().lower()},
-    )
+    """Check that the log contains the earlier ends that files of the case and the user name."""
+    problems = []
+    noted = {} if given is None else {"the head that was given": given.strip().lower()}
     for path in (
         case.folder / REPORT / "report.json",
         *sorted((case.folder / SIGNED_OFF).glob("*.json")),
@@ -137,17 +147,18 @@ def _heads(case: Case, given: str | None) -> Check:
         except FileNotFoundError:
             continue
         except (OSError, *MISREAD):
-            problems.append(f"{path} names no end of the log")
+            problems.append(f"{path} does not name an end of the log")
     lines = {line.hash for line in log.entries(case)}
     problems += [
-        f"{who}: the log holds no line {h[:16]}… (cut off?)"
-        for who, h in noted.items()
-        if h not in lines
+        f"{source}: the log has no line {head[:16]}… (cut off?)"
+        for source, head in noted.items()
+        if head not in lines
     ]
     return Check("ends of the log that were noted", len(noted), problems, [])
 
 
 def _pictures(case: Case) -> Check:
+    """Check each picture against its name, which is its hash."""
     problems = dict[str, str]()
     names = sorted(set(case.picture_names()))
     readable = case.encryption is None or given_key() is not None
@@ -157,17 +168,16 @@ def _pictures(case: Case) -> Check:
             problems[name] = f"{path} is missing"
         elif readable and _was_changed(case, name):
             problems[name] = f"{path} was changed"
-    named = (
-        set(case.picture_names()) if problems else set[str]()
-    )  # a run may have put others in their place
+    # A run may have replaced pictures meanwhile, so only those still named count.
+    named = set(case.picture_names()) if problems else set[str]()
     unchecked = [] if readable else [f"{len(names)} pictures are encrypted, and no key was given"]
-    strays = set(case.pictures_there()) - {case.picture_path(name) for name in names}
+    strays = set(case.picture_files()) - {case.picture_path(name) for name in names}
     notes = tuple(
-        f"{path} is no picture of the case (left by a kill, or put there)"
+        f"{path} is not a picture of the case (left by a killed run, or added by a person)"
         for path in sorted(strays)[:20]
     )
-    still = [problem for name, problem in problems.items() if name in named]
-    return Check("pictures", len(names) if readable else 0, still, unchecked, notes)
+    remaining = [problem for name, problem in problems.items() if name in named]
+    return Check("pictures", len(names) if readable else 0, remaining, unchecked, notes)
 
 
 def _was_changed(case: Case, name: str) -> bool:
@@ -179,9 +189,10 @@ def _was_changed(case: Case, name: str) -> bool:
 
 
 def _sources(case: Case) -> Check:
+    """Check the footage against the hashes in the database."""
     problems, unchecked = [], []
-    known = sources(case)
-    for source in known:
+    all_sources = sources(case)
+    for source in all_sources:
         path = Path(source.path)
         try:
             if not path.exists():
@@ -192,11 +203,11 @@ def _sources(case: Case) -> Check:
             unchecked.append(str(error))
         except OSError as error:
             unchecked.append(f"{path} cannot be read ({error.strerror or error})")
-    return Check("sources", len(known) - len(unchecked), problems, unchecked)
+    return Check("sources", len(all_sources) - len(unchecked), problems, unchecked)
 
 
 def _sha256(path: Path) -> str:
-    """Of a file; of what is none, such as a link in its place, nothing that anything else has."""
+    """Return the hash of a regular file, or an empty text for anything else, such as a link."""
     return sha256_file(path) if path.is_file() and not path.is_symlink() else ""
 
 

@@ -1,4 +1,4 @@
-"""`fasr-video calibrate`: reads its arguments, calibrates, and shows what came out."""
+"""`fasr-video calibrate`: make a calibration and show its report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fasr_video.sr.methods import Options, find_method, open_restorer
 
 SIZES = (10, 100, 1_000, 10_000)
 OF_SR = ("method", "sampler", "precision", "samples")
-# What says nothing about tracks, whose probes are as their cases made them.
+# Options without effect with --tracks, whose probes come from the cases.
 OF_FACES = (
     "embedder",
     "weights",
@@ -47,13 +47,13 @@ OF_FACES = (
     "--tracks",
     "labels",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="In place of FACES: a CSV with the columns case, track, person.",
+    help="Instead of FACES: a CSV with the columns case, track, person.",
 )
 @click.option(
     "--gallery",
     "people_known",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="With --tracks: the gallery that they are searched in.",
+    help="With --tracks: the gallery to search them in.",
 )
 @click.option(
     "--out",
@@ -63,44 +63,44 @@ OF_FACES = (
 )
 @embedder_options
 @click.option(
-    "--no-sr", is_flag=True, help="Without super-resolution, which takes most of the time."
+    "--no-sr", is_flag=True, help="Leave out super-resolution, which takes most of the time."
 )
 @click.option(
     "--method",
     default="fasr++",
     show_default=True,
-    help="Of super-resolution: as for `fasr-video sr`.",
+    help="Super-resolution method, as for `fasr-video sr`.",
 )
-@click.option("--sampler", help="Likewise. [default: the method's own]")
+@click.option("--sampler", help="Sampler of the method. [default: the method's own]")
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of the super-resolution network, as in the runs that it is for.",
+    help="Precision of the super-resolution network; use that of your runs.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Pictures to draw of each face. [default: the method's own]",
+    help="Pictures to draw per face. [default: the method's own]",
 )
 @click.option(
     "--sizes",
     multiple=True,
     metavar="LOW-HIGH",
-    help="A band of face sizes in px that is calibrated by itself; several times.  [default: six from 10 to 128 px]",
+    help="A band of face sizes in px. Repeatable.  [default: six from 10 to 128 px]",
 )
 @click.option(
     "--camera",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
-    help="Share of the searched faces that are degraded as cameras do; the others as the papers do.",
+    help="Share of faces to degrade as cameras do; the others are degraded as in the papers.",
 )
 @click.option(
     "--people",
     type=click.IntRange(min=24),
-    help="At most so many. [default: all with two photographs]",
+    help="Use at most this many people. [default: all with two photographs]",
 )
 @click.option(
     "--worst-group",
@@ -108,14 +108,14 @@ OF_FACES = (
     default=1.0,
     show_default=True,
     metavar="TIMES",
-    help="Make thresholds for people who are taken for somebody else so many times as often as all.",
+    help="Make thresholds for a group whose false match rate is this many times the average.",
 )
 @click.option(
     "--seed",
     default=0,
     type=click.IntRange(0, 2**31),
     show_default=True,
-    help="Of everything random.",
+    help="Seed of all random numbers.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1 …")
 def calibrate_command(
@@ -136,18 +136,19 @@ def calibrate_command(
     seed: int,
     device: str,
 ) -> None:
-    """Find out what scores mean, on labelled FACES (folders or tar shards of IDENTITY/PHOTO, aligned) or tracks.
+    """Measure what scores mean, on labelled FACES (aligned; folders or tar shards of
+    IDENTITY/PHOTO) or tracks.
 
-    Stopped or killed, the same command goes on where it was.
+    After a stop or a kill, the same command continues where it stopped.
     """
     if out.exists():
         raise UsageError(
             out,
-            "it is there already, and cases may rest on it",
-            "give another --out, or move it away",
+            "the file exists already, and cases may depend on it",
+            "give another --out, or move the file away",
         )
     if bool(faces) == bool(labels) or bool(labels) != bool(people_known):
-        reason = "it takes either FACES, or --tracks and --gallery"
+        reason = "it needs either FACES, or --tracks and --gallery"
         raise UsageError("calibrate", reason, "give one of them")
     _refuse(OF_FACES if labels else OF_SR if no_sr else (), "--tracks" if labels else "--no-sr")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -164,10 +165,8 @@ def calibrate_command(
     if not no_sr:
         chosen = find_method(method)
         if chosen.supports.references:
-            reason = "it draws from references, and there are none here"
-            raise UsageError(
-                f"method {method}", reason, "use it with fasr-video sr or run, or another one here"
-            )
+            reason = "it needs references, and there are none here"
+            raise UsageError(f"method {method}", reason, "give another --method")
         restorer = open_restorer(
             chosen, Options(find_device(device), sampler=sampler, precision=precision)
         )
@@ -187,21 +186,23 @@ def _band(text: str) -> tuple[int, int]:
 
 
 def _refuse(names: Sequence[str], beside: str) -> None:
-    """Options of the command line that would change nothing."""
+    """Raise where an option was given that has no effect."""
     context = click.get_current_context()
-    said = [
-        name for name in names if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in names
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
     ]
-    given = [p.opts[0] for p in context.command.params if p.name in said]
     if given:
-        raise UsageError(", ".join(given), f"of no effect beside {beside}", "leave that out")
+        raise UsageError(", ".join(given), f"no effect together with {beside}", "leave that out")
 
 
 def _from_tracks(labels: Path, people: Path, seed: int, out: Path) -> Calibration:
     with Gallery.open(people, read_only=True) as gallery:
-        made = from_tracks(labels, gallery, seed)
-    made.save(out)
-    return made
+        calibration = from_tracks(labels, gallery, seed)
+    calibration.save(out)
+    return calibration
 
 
 def _from_images(
@@ -213,27 +214,28 @@ def _from_images(
 ) -> Calibration:
     with click.progressbar(length=1, label="people", show_pos=True) as bar:
 
-        def tell(done: int, people: int) -> None:
+        def listen(done: int, people: int) -> None:
             bar.length = people
             bar.update(done - bar.pos)
 
-        calibration, left_out = from_images(faces, encoder, plain, protocol, out, tell)
+        calibration, left_out = from_images(faces, encoder, plain, protocol, out, listen)
     for line in left_out[:5]:
         say(f"left out: {line}", err=True)
     return calibration
 
 
 def show(calibration: Calibration, path: Path) -> None:
+    """Print the report of a calibration."""
     console = Console()
     say(f"{path}: sha256 {calibration.sha256[:16]}…, {calibration.data}")
     for band in calibration.bands:
         report = band.report
         say(
-            f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated and "
-            f"{report.non_mated} non-mated searches over {report.gallery} subjects"
+            f"faces of {band}, measured on people that nothing was fitted on: {report.mated} mated"
+            f" and {report.non_mated} non-mated searches over {report.gallery} subjects"
         )
         console.print(_how_well(band), _how_far(band), _thresholds(band))
-    say("* beyond what so many comparisons can show: from the fitted tail")
+    say("* beyond what was measured: from the fitted tail")
 
 
 def _how_well(band: Band) -> Table:
@@ -262,11 +264,17 @@ def _how_far(band: Band) -> Table:
     )
     table = Table(Column("scale", no_wrap=True), *columns, title=f"{band}: what scores mean")
     for name, scale in band.scales.items():
-        r, told = scale.report, scale.map
+        r = scale.report
+        score_map = scale.map
         near = (f"{scale.nearest_stranger:.3f}", f"{scale.nearest_pair:.3f}")
         costs = (f"{v:.3f}" for v in (r.cllr_raw, r.cllr, r.cllr_least))
         table.add_row(
-            cell(name), *near, f"{told.values[0]:.2f}", f"{told.values[-1]:.2f}", told.form, *costs
+            cell(name),
+            *near,
+            f"{score_map.values[0]:.2f}",
+            f"{score_map.values[-1]:.2f}",
+            score_map.form,
+            *costs,
         )
     return table
 
@@ -282,7 +290,7 @@ def _thresholds(band: Band) -> Table:
     )
     for name in band.scales:
         for size in SIZES:
-            found = [band.threshold(name, p.fpir, size) for p in points]
-            cells = [f"{t.score:.3f}{'*' if t.extrapolated else ' '}" for t in found]
+            thresholds = [band.threshold(name, p.fpir, size) for p in points]
+            cells = [f"{t.score:.3f}{'*' if t.extrapolated else ' '}" for t in thresholds]
             table.add_row(cell(name), f"{size:,}", *cells)
     return table

@@ -1,4 +1,4 @@
-"""`fasr-video show`, `export`, `report` and `verify`: what a case holds, written and checked."""
+"""`fasr-video show`, `export`, `report` and `verify`: print, export and check a case."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fasr_video.sqlite import explain_errors
 @click.argument("case", type=FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="The whole case as JSON.")
 def show_command(case: Path, as_json: bool) -> None:
-    """Show what is in CASE: sources, losses, tracks, proposed links, gallery."""
+    """Show the contents of CASE: sources, losses, tracks, proposed links, gallery."""
     with Case.open(case, read_only=True) as opened:
         document = as_document(opened)
         if as_json:
@@ -41,14 +41,14 @@ def show_command(case: Path, as_json: bool) -> None:
     "kind",
     type=click.Choice(["csv", "json"]),
     required=True,
-    help="The form of the output.",
+    help="Format of the output.",
 )
 @click.option(
     "--rows",
     type=click.Choice(["tracks", "faces"]),
     default="tracks",
     show_default=True,
-    help="CSV: a line for each.",
+    help="CSV: a line for each track or each face.",
 )
 @click.option(
     "--out",
@@ -56,7 +56,7 @@ def show_command(case: Path, as_json: bool) -> None:
     help="File to write. [default: standard output]",
 )
 def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
-    """Write CASE as CSV (a line a track, or a line a face seen) or JSON."""
+    """Write CASE as CSV (a line per track or per detected face) or JSON."""
     with Case.open(case, read_only=True) as opened:
         text = json_of(opened) if kind == "json" else as_csv(opened, rows)
     if out is None:
@@ -68,13 +68,13 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
 
 @click.command("report")
 @click.argument("case", type=FOLDER)
-@click.option("--out", type=FOLDER, help="Folder for it. [default: report in the case]")
+@click.option("--out", type=FOLDER, help="Folder to write. [default: report in the case]")
 @click.option(
     "--format",
     "formats",
     multiple=True,
     type=click.Choice(["html", "json", "csv", "pdf", "folder"]),
-    help="What to write; repeat it for more. [default: html, json, csv]",
+    help="What to write. Repeatable. [default: html, json, csv]",
 )
 @click.option("--no-photos", is_flag=True, help="Leave out the photographs of candidates.")
 @click.option(
@@ -86,7 +86,8 @@ def export_command(case: Path, kind: str, rows: str, out: Path | None) -> None:
 def report_command(
     case: Path, out: Path | None, formats: tuple[str, ...], no_photos: bool, redact: bool
 ) -> None:
-    """Write what CASE has to tell: pages, JSON, tables, PDF, or a folder of pictures to import elsewhere."""
+    """Write the report of CASE: pages, JSON, tables, PDF, or a folder of pictures to import
+    elsewhere."""
     folder = write_report(case, out, formats or DEFAULT_FORMATS, not no_photos, redact)
     say(f"{folder}: report written")
 
@@ -97,25 +98,27 @@ def report_command(
     "--rerun",
     "count",
     type=click.IntRange(min=1),
-    help="Probe and restore so many tracks again, always the same ones, and compare.",
+    help="Process this many tracks again, always the same ones, and compare.",
 )
 @click.option(
-    "--head", metavar="HASH", help="An end of the log, noted elsewhere: the log has to hold it."
+    "--head",
+    metavar="HASH",
+    help="Hash of an earlier end of the log, noted elsewhere; the log has to contain it.",
 )
 @KEY_FILE
 @click.option("--json", "as_json", is_flag=True, help="The checks as JSON.")
 def verify_command(case: Path, count: int | None, head: str | None, as_json: bool) -> int:
-    """Check that CASE is what the run left: footage, pictures, findings and log against their hashes."""
+    """Check CASE against its hashes: footage, pictures, results and log."""
     with Case.open(case, read_only=True) as opened:
         checks = verify(opened, head)
         if count is not None:
             checks.append(rerun(opened, count))
-    bad = any(c.problems for c in checks)
+    is_damaged = any(c.problems for c in checks)
     if as_json:
         rows = [
             {"check": c.what, **{k: v for k, v in asdict(c).items() if k != "what"}} for c in checks
         ]
-        click.echo(json.dumps({"intact": not bad, "checks": rows}, indent=2))
+        click.echo(json.dumps({"intact": not is_damaged, "checks": rows}, indent=2))
     else:
         for c in checks:
             say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
@@ -125,4 +128,4 @@ def verify_command(case: Path, count: int | None, head: str | None, as_json: boo
                 say(f"        not checked: {line}")
             for line in c.notes:
                 say(f"        {line}")
-    return ExitCode.INTEGRITY if bad else ExitCode.DONE
+    return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE

@@ -1,4 +1,4 @@
-"""`fasr-video gallery …`: each command reads its arguments, calls one function, and shows what came back."""
+"""`fasr-video gallery …`: enrol, list, check, migrate and remove photographs of known people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fasr_video.custody.copies import CopiesElsewhere, find_copies, identifying_
 from fasr_video.detection import Detector
 from fasr_video.detection.photograph import MIN_SCORE, Choice, Which
 from fasr_video.errors import ExitCode, UsageError
-from fasr_video.gallery.enrol import Listener, SyncReport, Told, enrol, migrate, sync
+from fasr_video.gallery.enrol import EnrolDefaults, Listener, SyncReport, enrol, migrate, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.inspect import check, statistics
 from fasr_video.gallery.photos import is_picture
@@ -40,14 +40,14 @@ DRY_RUN = click.option(
 
 @click.group("gallery")
 def gallery_group() -> None:
-    """The people one looks for: photographs, templates, and the proof of what was removed."""
+    """Manage galleries: photographs of people to search for, and their removal."""
 
 
 @gallery_group.command("create")
 @GALLERY
 @embedder_options
 def create_command(gallery: Path, embedder: EmbedderChoice) -> None:
-    """Make an empty GALLERY, bound to an embedder."""
+    """Create an empty GALLERY, bound to an embedder."""
     model = embedder.open("cpu")
     Gallery.create(gallery, model.name, model.sha256, model.length).close()
     say(f"{gallery}: created for embedder {model.name} (sha256 {model.sha256[:16]}…)")
@@ -58,16 +58,18 @@ def create_command(gallery: Path, embedder: EmbedderChoice) -> None:
 @click.argument("photos", type=click.Path(path_type=Path))
 @embedder_options
 @click.option(
-    "--source", default="", help="Where the photographs come from, unless the manifest says so."
+    "--source", default="", help="Where the photographs come from, where the manifest does not say."
 )
 @click.option(
-    "--authority", default="", help="By what consent, order or law they are here, likewise."
+    "--authority",
+    default="",
+    help="The consent, order or law that allows enrolling them, where the manifest does not say.",
 )
 @click.option(
-    "--no-pictures", is_flag=True, help="Keep vectors only. Such photographs cannot be migrated."
+    "--no-pictures", is_flag=True, help="Store vectors only. Such photographs cannot be migrated."
 )
 @click.option(
-    "--sync", "equal", is_flag=True, help="Remove photographs that are not among PHOTOS any more."
+    "--sync", "equal", is_flag=True, help="Remove photographs that are no longer among PHOTOS."
 )
 @FACE
 @DEVICE
@@ -84,24 +86,28 @@ def add_command(
     device: str,
     as_json: bool,
 ) -> int:
-    """Enrol PHOTOS: a folder with a file, or a folder, a person; a CSV manifest; or one photograph.
+    """Enrol PHOTOS: a folder with a file or a subfolder per person, a CSV manifest, or one
+    photograph.
 
-    Stopped or killed, the same command goes on. Ends with 3 when photographs could not be enrolled; each is listed
-    with its reason.
+    After a stop or a kill, the same command continues. The exit code is 3 when photographs could
+    not be enrolled; each is listed with its reason.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if equal and is_picture(photos):
         raise UsageError(
-            "--sync", f"{photos} is one photograph, and all others would go", "leave it out"
+            "--sync", f"{photos} is one photograph, and all others would be removed", "leave it out"
         )
-    remedy = "take one with --face N (and this photograph alone), the largest with --face largest, or cut it to one"
-    told = Told(source, authority, not no_pictures, Choice(face, remedy))
+    remedy = (
+        "choose one with --face N (for this photograph alone), the largest with --face largest,"
+        " or crop it to one face"
+    )
+    defaults = EnrolDefaults(source, authority, not no_pictures, Choice(face, remedy))
     with Gallery.open(gallery) as opened:
         model = embedder.open(device)
-        opened.require(model)
+        opened.require_embedder(model)
         with _progress("enrolling", as_json) as listen:
             report = (sync if equal else enrol)(
-                opened, photos, open_detector(device), model, listen, told
+                opened, photos, open_detector(device), model, listen, defaults
             )
     if as_json:
         click.echo(readable_json(asdict(report)))
@@ -122,15 +128,19 @@ def add_command(
     metavar="SHA256",
     help="One photograph, by its hash. Repeatable.",
 )
-@click.option("--why", required=True, help="The reason, for the log of removals.")
+@click.option("--why", required=True, help="Reason, for the log of removals.")
 @click.option(
     "--search",
-    "places",
+    "folders",
     multiple=True,
     type=click.Path(path_type=Path, file_okay=False),
-    help="Look there for copies too, and for cases that name them.",
+    help="Also search this folder for copies, and for cases that name them. Repeatable.",
 )
-@click.option("--by", default="", help="Who removes them, for the log. [default: your login name]")
+@click.option(
+    "--by",
+    default="",
+    help="Name of the person who removes them, for the log. [default: your login name]",
+)
 @ROLE
 @DRY_RUN
 @click.option("--json", "as_json", is_flag=True, help="The proof as JSON.")
@@ -139,26 +149,28 @@ def remove_command(
     subjects: tuple[str, ...],
     images: tuple[str, ...],
     why: str,
-    places: tuple[Path, ...],
+    folders: tuple[Path, ...],
     by: str,
     role: str,
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files for their bytes.
+    """Remove SUBJECTS, or single photographs, from rows, pictures and index, and search all files
+    for their data.
 
-    So are subjects of which no photograph could be enrolled. The search is for pieces of 32 bytes out of every 512.
-    Copies outside GALLERY are looked for where --search says, and not touched. Ends with 4 if anything is found.
+    Subjects without any enrolled photograph can be removed as well. The search is for pieces of 32
+    bytes out of every 512. Copies outside GALLERY are searched for in the folders of --search, and
+    left alone. The exit code is 4 if anything is found.
     """
-    for place in places:
-        if not place.is_dir():
-            raise UsageError(place, "no such folder to search", "give a folder that is there")
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(folder, "no such folder to search", "give an existing folder")
     if not subjects and not images:
         raise UsageError(
-            "gallery remove", "nothing to remove was named", "give subjects, or --image SHA256"
+            "gallery remove", "nothing to remove was given", "give subjects, or --image SHA256"
         )
     with Gallery.open(gallery, read_only=dry_run) as opened:
-        chosen = opened.chosen(subjects, images)
+        chosen = opened.select_images(subjects, images)
         if dry_run:
             _show_dry_run(
                 gallery,
@@ -167,17 +179,17 @@ def remove_command(
                 as_json,
             )
             return ExitCode.DONE
-        pieces = identifying_bytes(opened, chosen) if places else []
+        pieces = identifying_bytes(opened, chosen) if folders else []
         removal = opened.remove([i.sha256 for i in chosen], why, subjects, by, as_role(role))
-    elsewhere = find_copies(places, gallery, pieces, removal.subjects) if places else None
+    elsewhere = find_copies(folders, gallery, pieces, removal.subjects) if folders else None
     if as_json:
-        found = None if elsewhere is None else asdict(elsewhere)
-        click.echo(readable_json(asdict(removal) | {"elsewhere": found}))
+        copies = None if elsewhere is None else asdict(elsewhere)
+        click.echo(readable_json(asdict(removal) | {"elsewhere": copies}))
     else:
         _show_removal(removal)
         _show_elsewhere(elsewhere)
-    left = removal.occurrences or (elsewhere is not None and elsewhere.copies)
-    return ExitCode.INTEGRITY if left else ExitCode.DONE
+    remaining = removal.occurrences or (elsewhere is not None and elsewhere.copies)
+    return ExitCode.INTEGRITY if remaining else ExitCode.DONE
 
 
 @gallery_group.command("list")
@@ -203,7 +215,8 @@ def list_command(gallery: Path, as_json: bool) -> None:
 @GALLERY
 @JSON
 def log_command(gallery: Path, as_json: bool) -> None:
-    """Show what was done to GALLERY: when, by whom and as what. Subjects are not named in it."""
+    """Show the log of GALLERY: what was done, when, by whom and in what role. It names no
+    subjects."""
     with Gallery.open(gallery, read_only=True) as opened:
         lines, removals = opened.log_lines(), opened.removals()
         if as_json:
@@ -224,19 +237,19 @@ def log_command(gallery: Path, as_json: bool) -> None:
 def show_command(gallery: Path, subject: str, as_json: bool) -> None:
     """Show the photographs of SUBJECT: hash, size, quality, source, authority."""
     with Gallery.open(gallery, read_only=True) as opened:
-        known, images = opened.subject(subject), opened.images(subject)
+        person, images = opened.subject(subject), opened.images(subject)
         if as_json:
-            document = asdict(known) | {"images": [asdict(i) for i in images]}
+            document = asdict(person) | {"images": [asdict(i) for i in images]}
             click.echo(readable_json(document))
             return
-        say(f"{known.id}: {known.images} photographs{known.note and f', {known.note}'}")
+        say(f"{person.id}: {person.images} photographs{person.note and f', {person.note}'}")
         for i in images:
             say(f"{i.sha256}  {i.path}")
-            kept = "picture kept" if i.has_picture else "no picture kept"
+            stored = "picture stored" if i.has_picture else "no picture stored"
             facts = (
                 f"{i.eye_px:.0f} px between the eyes",
                 f"norm {i.norm:.1f}",
-                kept,
+                stored,
                 f"added {i.added_at[:10]}",
             )
             say(f"    {', '.join(facts)}")
@@ -247,25 +260,27 @@ def show_command(gallery: Path, subject: str, as_json: bool) -> None:
 
 @gallery_group.command("check")
 @GALLERY
-@click.option("--finish", is_flag=True, help="First finish a removal that was cut short.")
+@click.option("--finish", is_flag=True, help="First finish an interrupted removal.")
 @JSON
 def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
-    """Check that GALLERY is what was written: database, rows, hashes of vectors and pictures, index against store."""
-    with Gallery.open(
-        gallery, read_only=not finish
-    ) as opened:  # one that may be written to is finished first
+    """Check GALLERY: database, rows, hashes of vectors and pictures, and the index against the
+    database."""
+    # Opening for writing finishes a removal.
+    with Gallery.open(gallery, read_only=not finish) as opened:
         checks = check(opened)
-    bad = any(c.problems for c in checks)
+    is_damaged = any(c.problems for c in checks)
     if as_json:
-        click.echo(json.dumps({"intact": not bad, "checks": [asdict(c) for c in checks]}, indent=2))
-        return ExitCode.INTEGRITY if bad else ExitCode.DONE
+        click.echo(
+            json.dumps({"intact": not is_damaged, "checks": [asdict(c) for c in checks]}, indent=2)
+        )
+        return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE
     for c in checks:
         say(f"{'FAILED' if c.problems else 'intact'}  {c.what} ({c.checked} checked)")
         for line in (*c.problems, *c.notes):
             say(f"        {line}")
         if c.problems:
             say(f"        what to do: {c.remedy}")
-    return ExitCode.INTEGRITY if bad else ExitCode.DONE
+    return ExitCode.INTEGRITY if is_damaged else ExitCode.DONE
 
 
 @gallery_group.command("migrate")
@@ -279,9 +294,10 @@ def check_command(gallery: Path, finish: bool, as_json: bool) -> int:
 def migrate_command(
     gallery: Path, embedder: EmbedderChoice, drop_missing: bool, dry_run: bool, device: str
 ) -> int:
-    """Bring GALLERY over to another embedder: every stored picture is embedded again, then all vectors are swapped.
+    """Migrate GALLERY to another embedder: embed every stored picture again, then replace all
+    vectors.
 
-    Killed in the middle, the gallery is what it was.
+    If it is killed, the gallery stays as it was.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     model = embedder.open(device)
@@ -289,18 +305,21 @@ def migrate_command(
         before, images = opened.embedder, opened.images()
         if (before.sha256, opened.length) == (model.sha256, model.length):
             say(
-                f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…): nothing to do"
+                f"{gallery}: made with embedder {model.name} (sha256 {model.sha256[:16]}…):"
+                " nothing to do"
             )
             return ExitCode.DONE
         missing = [i for i in images if not i.has_picture]
         say(
-            f"from {before.embedder} (sha256 {before.sha256[:16]}…) to {model.name} ({model.sha256[:16]}…)"
+            f"from {before.embedder} (sha256 {before.sha256[:16]}…)"
+            f" to {model.name} ({model.sha256[:16]}…)"
         )
         for image in missing:
             say(f"no stored picture: {image.path} ({image.subject})")
         if dry_run:
             say(
-                f"{len(images) - len(missing)} photographs would be embedded again; nothing was changed"
+                f"{len(images) - len(missing)} photographs would be embedded again;"
+                " nothing was changed"
             )
             return ExitCode.DONE
         with _progress("embedding", False) as listen:
@@ -316,47 +335,49 @@ def migrate_command(
 @GALLERY
 @JSON
 def stats_command(gallery: Path, as_json: bool) -> None:
-    """Count what is in GALLERY: photographs a subject, templates, the nearest two subjects, the index, disk space."""
+    """Show counts of GALLERY: photographs per subject, templates, nearest subjects, index, disk
+    space."""
     with Gallery.open(gallery, read_only=True) as opened:
-        found, embedder = statistics(opened), opened.embedder
+        stats, embedder = statistics(opened), opened.embedder
         if as_json:
-            click.echo(readable_json(asdict(found) | {"embedder": asdict(embedder)}))
+            click.echo(readable_json(asdict(stats) | {"embedder": asdict(embedder)}))
             return
         rows = [
             ("embedder", f"{embedder.embedder}, sha256 {embedder.sha256[:16]}…"),
-            ("subjects", str(found.subjects)),
-            ("photographs", f"{found.images}, {found.pictures} with stored picture"),
+            ("subjects", str(stats.subjects)),
+            ("photographs", f"{stats.images}, {stats.pictures} with stored picture"),
             (
-                "a subject",
-                f"{found.fewest_photos} to {found.most_photos}, {found.mean_photos:.1f} in the mean",
+                "per subject",
+                f"{stats.fewest_photos} to {stats.most_photos}, {stats.mean_photos:.1f} on average",
             ),
-            ("templates", f"{found.templates}, {found.pooled} of them pooled"),
-            ("not enrolled", f"{found.problems} photographs"),
-            ("removals", str(found.removals)),
-            ("index", f"{found.index_kind}, {found.index_state}"),
-            *((m.kind, f"recall {m.recall:.4f}, {m.ms:.2f} ms a query") for m in found.measured),
-            ("disk", f"{found.disk_bytes / 2**20:.1f} MiB"),
+            ("templates", f"{stats.templates}, {stats.pooled} of them pooled"),
+            ("not enrolled", f"{stats.problems} photographs"),
+            ("removals", str(stats.removals)),
+            ("index", f"{stats.index_kind}, {stats.index_state}"),
+            *((m.kind, f"recall {m.recall:.4f}, {m.ms:.2f} ms per query") for m in stats.measured),
+            ("disk", f"{stats.disk_bytes / 2**20:.1f} MiB"),
         ]
-        if found.nearest is not None:
-            a, b = found.nearest.subjects
+        if stats.nearest is not None:
+            a, b = stats.nearest.subjects
             sampled = (
                 ""
-                if found.nearest.compared == found.templates
-                else f" ({found.nearest.compared} templates sampled)"
+                if stats.nearest.compared == stats.templates
+                else f" ({stats.nearest.compared} templates sampled)"
             )
             rows.append(
-                ("nearest two subjects", f"{a} and {b}, cosine {found.nearest.cosine:.3f}{sampled}")
+                ("nearest two subjects", f"{a} and {b}, cosine {stats.nearest.cosine:.3f}{sampled}")
             )
         _table(("", ""), rows)
 
 
 def open_detector(device: str) -> Detector:
+    """Return the detector for photographs."""
     return detection.open_detector("builtin", weights=None, device=device, min_score=MIN_SCORE)
 
 
 @contextmanager
 def _progress(what: str, silent: bool) -> Iterator[Listener | None]:
-    """A bar on standard error."""
+    """Show a progress bar on standard error, and yield the function that updates it."""
     if silent:
         yield None
         return
@@ -373,7 +394,10 @@ def _progress(what: str, silent: bool) -> Iterator[Listener | None]:
 def _show_report(gallery: Path, report: SyncReport) -> None:
     for line in report.warnings:
         say(f"warning: {line}", err=True)
-    counts = f"{report.added} added, {report.removed} removed, {report.renamed} renamed, {report.unchanged} unchanged"
+    counts = (
+        f"{report.added} added, {report.removed} removed,"
+        f" {report.renamed} renamed, {report.unchanged} unchanged"
+    )
     say(f"{gallery}: {counts}, {len(report.problems)} not enrolled")
     _show_problems(report.problems)
     if report.removal is not None:
@@ -386,39 +410,40 @@ def _show_problems(problems: list[Problem] | tuple[Problem, ...]) -> None:
 
 
 def _show_removal(removal: Removal) -> None:
-    gone = f", subjects {', '.join(removal.subjects)} with them" if removal.subjects else ""
-    say(f"removed: {len(removal.images)} photographs, {removal.templates} templates{gone}")
+    with_them = f", subjects {', '.join(removal.subjects)} with them" if removal.subjects else ""
+    say(f"removed: {len(removal.images)} photographs, {removal.templates} templates{with_them}")
     for sha256 in removal.images:
         say(f"         {sha256}")
     if removal.problems:
         say(f"         {removal.problems} lines about photographs that were not enrolled")
     size = f"{removal.files_scanned} files, {removal.bytes_scanned / 2**20:.1f} MiB"
-    found = f"{removal.occurrences} occurrences"
-    say(f"proof:   pieces of their vectors and pictures were searched for in {size}: {found}")
+    occurrences = f"{removal.occurrences} occurrences"
+    say(f"proof:   pieces of their vectors and pictures were searched for in {size}: {occurrences}")
     if removal.shared:
         say(f"         {removal.shared} pieces are also part of photographs that stay enrolled")
     if removal.occurrences:
-        say(
-            "what to do: run fasr-video gallery check; keep the gallery's folder from use until it is clean"
-        )
+        say("what to do: run fasr-video gallery check; do not use the gallery until it is clean")
 
 
-def _show_elsewhere(found: CopiesElsewhere | None) -> None:
-    if found is None:
+def _show_elsewhere(elsewhere: CopiesElsewhere | None) -> None:
+    if elsewhere is None:
         say(
-            "copies in cases, reports, other galleries and backups were not looked for: --search FOLDER does"
+            "copies in cases, reports, other galleries and backups were not searched for:"
+            " use --search FOLDER"
         )
         return
-    say(f"copies:  {len(found.copies)} of {found.files} files elsewhere hold pieces of them")
-    for file in found.copies:
+    count = len(elsewhere.copies)
+    say(f"copies:  {count} of {elsewhere.files} files elsewhere contain pieces of them")
+    for file in elsewhere.copies:
         say(f"         copies are left in {file}")
-    for case, where in found.named.items():
+    for case, where in elsewhere.named.items():
         say(f"         {case} names them: {', '.join(where)}")
-    for file in found.unread:
+    for file in elsewhere.unread:
         say(f"         could not be searched: {file}")
-    if found.copies or found.named:
+    if elsewhere.copies or elsewhere.named:
         say(
-            "what to do: search those cases and make their reports anew, or purge them; remove the other files"
+            "what to do: search those cases again and write their reports again, or purge them;"
+            " remove the other files"
         )
 
 
@@ -426,11 +451,11 @@ def _show_dry_run(
     gallery: Path, chosen: list[GalleryImage], problems: list[Problem], as_json: bool
 ) -> None:
     if as_json:
-        found = {
+        document = {
             "would_remove": [asdict(i) for i in chosen],
             "would_forget": [asdict(p) for p in problems],
         }
-        click.echo(readable_json(found))
+        click.echo(readable_json(document))
         return
     for image in chosen:
         say(f"would be removed: {image.sha256} {image.subject} {image.path}")

@@ -128,7 +128,7 @@ def run_command(
         "end": _seconds("--end", end),
     }
     overrides += tuple(f"sampling.{k}={v}" for k, v in sampling.items() if v is not None)
-    camera_and_clock = recording.given(camera, clock, clock_uncertainty)
+    camera_and_clock = recording.from_options(camera, clock, clock_uncertainty)
     if stage is None or out is None or preset is not None:
         settings = configs.load(preset or "cpu", overrides)
     else:

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
-from fasr_video.case.document import as_document, decided_subject, state_of
+from fasr_video.case.document import as_document, decided_subject, track_state
 from fasr_video.console import clock, plain_throughout, say
 from fasr_video.errors import ExitCode
 from fasr_video.types import REASON_TEXT, Reason
@@ -89,7 +89,7 @@ class _Counts:
             faces=sum(sum(s["faces_by_reason"].values()) for s in document["sources"]),
             tracks=len(tracks),
             usable=sum(track["verdict"] == "usable" for track in tracks),
-            not_a_face=sum(state_of(track) == "not a face" for track in tracks),
+            not_a_face=sum(track_state(track) == "not a face" for track in tracks),
             answers=len(answers),
             with_candidates=sum(answer["verdict"] == "candidates" for answer in answers),
             photographs_left_out=sum(bool(photo["problem"]) for photo in document["gallery"]),
@@ -117,7 +117,7 @@ def _say_counts(counts: _Counts) -> None:
 
 def _say_answers(document: dict[str, Any], counts: _Counts) -> None:
     searched = document["searched"]
-    waiting = [t["name"] for t in document["tracks"] if state_of(t) == "not searched"]
+    waiting = [t["name"] for t in document["tracks"] if track_state(t) == "not searched"]
     if waiting:
         say(f"not searched yet: {', '.join(waiting)}; run again with --gallery")
     left_out = ""
@@ -298,7 +298,7 @@ def _photographs(photographs: list[dict[str, Any]]) -> Table:
 def _verdict(track: dict[str, Any]) -> str:
     if track["verdict"] == "usable":
         return "usable"
-    if state_of(track) == "not a face":
+    if track_state(track) == "not a face":
         evidence = track["evidence"]
         numbers = f"score {evidence['mean_score']:.3f}, norm {evidence['norm']:.2f}"
         return f"[yellow]not a face: {numbers}[/]"

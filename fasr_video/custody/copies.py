@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fasr_video.case.case import Case
-from fasr_video.case.find import naming
+from fasr_video.case.find import places_with_name
 from fasr_video.case.store import DATABASE
 from fasr_video.custody.purge import pieces_of_picture
 from fasr_video.errors import FasrError
@@ -65,7 +65,7 @@ def find_copies(
             readable.append(file)
         except OSError:
             unread.append(str(file))
-    hits = traces.search(readable, pieces)
+    hits = traces.find_traces(readable, pieces)
     named = {}
     for database in (f for f in readable if f.name == DATABASE):
         try:
@@ -78,7 +78,7 @@ def find_copies(
     return CopiesElsewhere(
         folders=tuple(str(folder.resolve()) for folder in folders),
         files=len(readable),
-        copies=tuple(sorted({str(file) for file in hits.places})),
+        copies=tuple(sorted({str(file) for file in hits.paths})),
         named=named,
         unread=tuple(unread),
     )
@@ -97,4 +97,4 @@ def _files_outside(folders: Sequence[Path], gallery: Path) -> list[Path]:
 def _where_named(folder: Path, subjects: Collection[str]) -> tuple[str, ...]:
     """Return where the case names one of these subjects."""
     with explain_errors(folder), Case.open(folder, read_only=True) as case:
-        return tuple(naming(case, subjects))
+        return tuple(places_with_name(case, subjects))

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image as Pictures
 
 from fasr_video.case.case import Case
-from fasr_video.case.document import about, tracks, when
+from fasr_video.case.document import frame_time, picture_origin, tracks
 from fasr_video.case.results import encodings
-from fasr_video.case.tracks import read_face, whole
+from fasr_video.case.tracks import read_face, require_integer
 from fasr_video.errors import CaseError
 from fasr_video.files import atomic_write, atomic_write_text, inside
 from fasr_video.provenance import BANNER, CAMERA, COVERED, described, with_note
@@ -45,7 +45,7 @@ def export_pictures(
 
     Return the paths of the pictures. With a signatory, each picture holds a C2PA manifest.
     """
-    with case.one_moment():
+    with case.snapshot():
         return _export(case, names, out, redact, signatory)
 
 
@@ -87,12 +87,12 @@ def _reconstructions(case: Case, track: dict[str, Any]) -> Iterator[ExportedPict
         stored_pictures[f"sample{number}"] = sample
     left_out = {"what", "picture", "spread", "samples"}
     settings = {key: restoration[key] for key in restoration.keys() - left_out}
-    frames = [when(track, face) for face in (track["shown"], *track["auxiliaries"])]
+    frames = [frame_time(track, face) for face in (track["shown"], *track["auxiliaries"])]
     made_with = encodings(case, track["id"])[track["id"]].provenance
     for kind, stored in stored_pictures.items():
         if stored is None:
             continue
-        metadata = about(case, track, stored) | {"frames": frames, "made_with": made_with}
+        metadata = picture_origin(case, track, stored) | {"frames": frames, "made_with": made_with}
         png = case.picture_bytes(Path(stored).stem)
         yield _exported(f"{track['name']}-{kind}.png", png, BANNER, metadata | settings)
 
@@ -112,9 +112,9 @@ def _signed(pictures: Iterator[ExportedPicture], signatory: Signatory) -> Iterat
 def _camera_picture(
     case: Case, track: dict[str, Any], face: dict[str, Any], redact: bool
 ) -> ExportedPicture:
-    metadata = about(case, track, face["native"]) | when(track, face)
+    metadata = picture_origin(case, track, face["native"]) | frame_time(track, face)
     metadata |= {"box": face["box"], "face": face["reason"]}
-    name = f"{track['name']}-{face['reason']}-frame{whole(face['frame'])}.png"
+    name = f"{track['name']}-{face['reason']}-frame{require_integer(face['frame'])}.png"
     if not redact:
         return _exported(name, case.picture_bytes(Path(face["native"]).stem), CAMERA, metadata)
     buffer = io.BytesIO()

@@ -26,10 +26,10 @@ from fasr_video import __version__
 from fasr_video.actors import role as as_role
 from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.damage import damage
-from fasr_video.case.results import sealed_features
+from fasr_video.case.damage import first_problem
+from fasr_video.case.results import stored_features
 from fasr_video.case.sources import sources
-from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, locked, now
+from fasr_video.case.store import DATABASE, LOCK, TOMBSTONE, hold_lock, now
 from fasr_video.custody.contents import (
     are_the_same_files,
     files_named_as_in_a_case,
@@ -139,13 +139,13 @@ def search_copies(cases: Sequence[RetainedCase], folders: Sequence[Path]) -> Cop
             pieces += identifying_bytes(case.folder)
         except FasrError as error:
             refused[case.folder] = str(error)
-    hits = traces.search(readable, pieces)
+    hits = traces.find_traces(readable, pieces)
     return CopySearch(
         folders=[str(folder.resolve()) for folder in folders],
         files=hits.files,
         size=hits.size,
         unread=sorted(map(str, files - set(readable))),
-        found=sorted({str(file) for file in hits.places}),
+        found=sorted({str(file) for file in hits.paths}),
         refused=refused,
     )
 
@@ -214,7 +214,7 @@ def purge(
 ) -> dict[str, Any]:
     """Remove all files of the case and return the tombstone that is left in its folder."""
     folder = case.folder
-    with explain_errors(folder), locked(folder):
+    with explain_errors(folder), hold_lock(folder):
         if not case.purge_begun:
             _begin(folder, _new_tombstone(folder, search, by, why, as_role(role)))
         tombstone = read_tombstone(folder)
@@ -253,7 +253,7 @@ def _retained_case(folder: Path) -> RetainedCase | None:
         with explain_errors(folder), Case.open(folder, read_only=True) as case:
             made_at = _made_at(case)
             days = case.settings["case"].get("retention_days")
-            last_logged = datetime.fromisoformat(log.newest(case, 1)[0].at)
+            last_logged = datetime.fromisoformat(log.newest_entries(case, 1)[0].at)
             if tombstone:
                 _check_tombstone_beside_database(case, tombstone)
         made = datetime.fromisoformat(made_at)
@@ -300,7 +300,7 @@ def _new_tombstone(
     folder: Path, search: CopySearch, by: str, why: str, role: str
 ) -> dict[str, Any]:
     with Case.open(folder, read_only=True) as case:
-        problem = damage(case)
+        problem = first_problem(case)
         if problem is not None:
             raise IntegrityError(
                 folder,
@@ -319,7 +319,7 @@ def _new_tombstone(
             "role": role,
             "why": why,
             "log_head": case.meta("log_head"),
-            "log_lines": log.length(case),
+            "log_lines": log.entry_count(case),
             "encryption": case.encryption,
             "plain_pictures_searched_for": case.encryption is None or given_key() is not None,
             "sources": [source.sha256 for source in sources(case)],
@@ -354,7 +354,7 @@ def _pieces(case: Case) -> Iterator[bytes]:
         if has_key:
             with suppress(IntegrityError):  # an altered file does not decrypt
                 yield from pieces_of_picture(case.picture_bytes(name))
-    yield from sealed_features(case)
+    yield from stored_features(case)
 
 
 def pieces_of_picture(picture: bytes) -> Iterator[bytes]:

@@ -20,7 +20,7 @@ from fasr_video.case.damage import Check
 from fasr_video.case.results import encodings, features, reconstructions
 from fasr_video.case.sources import sources
 from fasr_video.case.store import package_versions
-from fasr_video.case.tracks import Track, finished
+from fasr_video.case.tracks import Track, finished_tracks
 from fasr_video.configs.settings import Settings, load
 from fasr_video.errors import FasrError
 from fasr_video.gallery.encoder import TrackEncoder, TrackFeatures
@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 
 def rerun(case: Case, count: int) -> Check:
     """Compute `count` tracks of the case again, or all where it has fewer, and return the check."""
-    with case.one_moment():
+    with case.snapshot():
         return _rerun(case, count)
 
 
@@ -53,7 +53,7 @@ def _rerun(case: Case, count: int) -> Check:
         for track in tracks:
             try:
                 own_seed = track_seed(seed, footage[track.source], track)
-                computed = encoder.ask([track_faces(case, track.id)], [own_seed])[0]
+                computed = encoder.encode([track_faces(case, track.id)], [own_seed])[0]
                 levels, numbers = _differences(case, track.id, computed)
             except FasrError as error:
                 problems.append(f"track {track.name}: {error}")
@@ -74,7 +74,7 @@ def _chosen(case: Case, count: int) -> dict[str, list[Track]]:
     def draw(track: Track) -> bytes:
         return hashlib.sha256(f"{salt} {track.id}".encode()).digest()
 
-    tracks = [track for track in finished(case) if track.id in encoded]
+    tracks = [track for track in finished_tracks(case) if track.id in encoded]
     by_models = defaultdict(list)
     for track in sorted(tracks, key=draw)[:count]:
         by_models[encoded[track.id].models].append(track)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fasr_video.actors import login_name, name_with_role
 from fasr_video.actors import role as as_role
-from fasr_video.case.decisions import person
+from fasr_video.case.decisions import reviewer_name
 from fasr_video.case.store import DATABASE, now
 from fasr_video.custody.keys import fingerprint, is_signed_by, read_private, read_public
 from fasr_video.errors import InputError, IntegrityError
@@ -44,7 +44,7 @@ def sign(target: Path, key: Path, by: str = "", role: str = "") -> Signed:
     private = read_private(key)
     hashes = _hashes(target)
     at = now()
-    who = name_with_role(person(by or login_name()), as_role(role))
+    who = name_with_role(reviewer_name(by or login_name()), as_role(role))
     text, signature = signed_manifest(hashes, private, who, at)
     manifest_path, signature_path = _paths_beside(target)
     with explain_errors(manifest_path):

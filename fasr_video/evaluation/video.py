@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fasr_video.boxes import iou_matrix
 from fasr_video.case import document
 from fasr_video.case.case import Case
-from fasr_video.case.results import kinds, photographs
+from fasr_video.case.results import photographs, probe_kinds
 from fasr_video.case.sources import sources
-from fasr_video.case.tracks import Face, all_faces, usable
+from fasr_video.case.tracks import Face, all_faces, usable_tracks
 from fasr_video.configs.settings import Settings
 from fasr_video.errors import InputError, MissingExtra, UsageError
 from fasr_video.evaluation import detection, open_set, plots
@@ -211,7 +211,7 @@ def _clip(case: Case, source: int, name: str, truth: Truth, settings: Settings) 
             ids.tolist(), _whose(found[tracked], true, list(people)), strict=True
         ):
             sightings.setdefault(track, Counter())[who] += 1
-    numbers = {track.id for track in usable(case)}
+    numbers = {track.id for track in usable_tracks(case)}
     owners = {track: _owner(counts) for track, counts in sightings.items() if track in numbers}
     faces = np.concatenate([np.zeros(0), *heights])
     return Clip(name, tuple(frames), detection.judged(counted, faces), owners, truth.people)
@@ -269,7 +269,7 @@ class _Answer:
 
 
 def _answers(case: Case, owners: Mapping[int, str | None]) -> list[_Answer]:
-    subjects, searched, probes = _subjects(case), case.searched(), kinds(case)
+    subjects, searched, probes = _subjects(case), case.searched(), probe_kinds(case)
     asked = 0 if searched is None else int(searched["question"]["candidates"])
     found = []
     for track in document.tracks(case):

@@ -1,11 +1,14 @@
-"""What scores of one set of models mean: likelihood ratios, thresholds by gallery size, and how well both held.
+"""Calibrations: likelihood ratios and thresholds for the scores of one set of models.
 
-A *scale* is a way to score a candidate: one kind of probe (`best`, `pooled`, `sr`: its score is the cosine), or several
-fused (`best+pooled`, `best+pooled+sr`: a weighted sum of their cosines). Rank and threshold by the scale's score; the
-calibrated log10 likelihood ratio says what that score is worth, and stops at what the data could support.
+A *scale* is a way to score a candidate: by one kind of probe (`best`, `pooled` or `sr`; the score
+is the cosine similarity), or by several kinds fused (`best+pooled`, `best+pooled+sr`; the score is
+a weighted sum of their cosines). Candidates are ranked and thresholded by the score of the scale.
+The calibrated log10 likelihood ratio says what the score is worth, within what the data can
+support.
 
-What a score means depends on the size of the face, so a calibration has its scales once for each *band* of sizes. A
-face outside all of them has no likelihood ratio and leads to nobody. `docs/calibration.md` has the equations.
+The meaning of a score depends on the size of the face, so a calibration has its scales for each
+*band* of face sizes. A face outside all bands has no likelihood ratio and no leads. The equations
+are in `docs/calibration.md`.
 """
 
 from __future__ import annotations
@@ -27,26 +30,25 @@ from fasr_video.gallery.encoder import Kind
 from fasr_video.gallery.likelihood import ScoreMap
 
 FORMAT = "fasr-video/calibration/2"
-# Comparisons at or over a threshold that its rate is counted from; fewer would be chance.
-SUPPORT = 3
-# Highest scores that the tail is fitted on.
-TAIL = 100
+# Least number of comparisons at or over a threshold for its rate to be measured.
+MIN_SUPPORT = 3
+# Number of highest scores that the tail is fitted on.
+TAIL_SCORES = 100
 FAR_LARGER = 10
-# A claim about FPIR has to be tested on a gallery of at least this share of the one at work (NIST
-# SP 800-63).
-OPERATIONAL = 0.9
+# An FPIR is valid for galleries of which the tested one was at least this share (NIST SP 800-63).
+MIN_TESTED_SHARE = 0.9
 
 Scores = NDArray[np.float64]
 
 
 def scale_name(kinds: Collection[Kind]) -> str:
-    """`best+pooled+sr` and the like; kinds in their fixed order."""
+    """Return the name of the scale for these kinds, such as `best+pooled+sr`."""
     return "+".join(k for k in Kind if k in kinds)
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """Cosines → the one number that candidates are ranked and thresholded by."""
+    """Computes from cosines the score that candidates are ranked and thresholded by."""
 
     kinds: tuple[Kind, ...]
     weights: tuple[float, ...]
@@ -62,102 +64,110 @@ class Scorer:
 @dataclass(frozen=True, slots=True)
 class Threshold:
     score: float
-    """Of the scale that was asked for: a candidate passes at or over it."""
+    """Score of the scale; a candidate passes at or over it."""
     fmr: float
-    """Share of comparisons of different people that may reach it."""
+    """False match rate: the share of comparisons of different people that reach it."""
     extrapolated: bool
-    """Nothing so rare was seen often enough: the score comes from the fitted tail."""
+    """Whether it comes from the fitted tail, because too few scores were this high."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tail:
-    """How often two different people reach a score; of a group for whom that is more common, where it was made so."""
+    """How often comparisons of different people reach a score, for everybody or for the worst
+    group."""
 
     comparisons: int
     rates: tuple[float, ...]
-    """Falling, down to SUPPORT / comparisons: shares of comparisons at or over the scores."""
+    """Shares of comparisons at or over `scores`; falling, down to MIN_SUPPORT / comparisons."""
     scores: tuple[float, ...]
     """Rising."""
     start: float
-    """Beyond it the share falls as `start_rate` · e^-((score - start) / scale)."""
+    """Above this score, the share is `start_rate` · e^-((score - start) / scale)."""
     start_rate: float
     scale: float
 
     @classmethod
     def of(cls, different: Scores, worst_group: float = 1.0) -> Tail:
-        """Return the tail of these scores, for a group that reaches each so many times as often as everybody."""
+        """Return the tail of these scores of different people.
+
+        `worst_group` is how many times as often the worst group reaches a score as everybody.
+        """
         n = len(different)
-        if n < 2 * SUPPORT:
+        if n < 2 * MIN_SUPPORT:
             reason = f"only {n} comparisons of different people"
             raise UsageError("calibration", reason, "give more people")
         falling = np.sort(different)[::-1]
-        # Each of the rarest, then ever fewer: the stored curve stays short whatever the number of comparisons.
-        few = np.arange(SUPPORT, min(n, TAIL) + 1)
-        counts = np.unique(np.concatenate((few, np.geomspace(SUPPORT, n, 200).round().astype(int))))
-        kept = falling[counts - 1]
-        k = max(SUPPORT, min(TAIL, n // 10))
+        # All of the highest scores, then ever fewer, so that the stored curve stays short.
+        highest = np.arange(MIN_SUPPORT, min(n, TAIL_SCORES) + 1)
+        counts = np.unique(
+            np.concatenate((highest, np.geomspace(MIN_SUPPORT, n, 200).round().astype(int)))
+        )
+        chosen_scores = falling[counts - 1]
+        k = max(MIN_SUPPORT, min(TAIL_SCORES, n // 10))
         start = float(falling[k])
         # The mean excess is the most likely scale of an exponential tail.
         scale = float((falling[:k] - start).mean())
         rates = (worst_group * counts[::-1] / n).tolist()
-        return cls(n, tuple(rates), tuple(kept[::-1].tolist()), start, worst_group * k / n, scale)
+        return cls(
+            n, tuple(rates), tuple(chosen_scores[::-1].tolist()), start, worst_group * k / n, scale
+        )
 
-    def at(self, fmr: float) -> Threshold:
-        """The score that this share of comparisons of different people reaches."""
+    def threshold_at(self, fmr: float) -> Threshold:
+        """Return the threshold that this share of comparisons of different people reaches."""
         if fmr >= self.rates[-1] * (1 - 1e-9):
-            # Rates fall and `interp` wants them to rise: both are read backwards.
-            seen = float(np.interp(math.log(fmr), np.log(self.rates[::-1]), self.scores[::-1]))
-            return Threshold(seen, fmr, False)
+            # `interp` needs rising rates, so both are reversed.
+            measured = float(np.interp(math.log(fmr), np.log(self.rates[::-1]), self.scores[::-1]))
+            return Threshold(measured, fmr, False)
         score = self.start + self.scale * math.log(self.start_rate / fmr)
         return Threshold(max(self.scores[-1], score), fmr, True)
 
     def threshold(self, fpir: float, size: int) -> Threshold:
-        """Where a search over `size` subjects has this FPIR, if each reaches it independently of the others."""
+        """Return the threshold at which a search over `size` independent subjects has this FPIR."""
         if not 0 < fpir < 1 or size < 1:
             reason = "an FPIR lies between 0 and 1, and a gallery has at least one subject"
             raise UsageError(f"FPIR {fpir} for {size} subjects", reason, "give others")
-        return self.at(-math.expm1(math.log1p(-fpir) / size))
+        return self.threshold_at(-math.expm1(math.log1p(-fpir) / size))
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One FPIR that was asked for, and what held on people that nothing was fitted on."""
+    """A requested FPIR, and the rates measured for it on people that nothing was fitted on."""
 
     fpir: float
     threshold: float
-    """By this calibration, for the gallery size that was tested."""
+    """Threshold of this calibration for the tested gallery size."""
     extrapolated: bool
     observed: float
-    """FPIR with that threshold."""
+    """Measured FPIR at that threshold."""
     observed_band: tuple[float, float]
-    """95 %, by drawing people anew."""
+    """95 % interval, by resampling people."""
     fnir: float
-    """With that threshold."""
+    """Measured FNIR at that threshold."""
     fnir_band: tuple[float, float]
     fnir_at_fpir: float
-    """With the threshold that gives this FPIR on the tested people themselves."""
+    """Measured FNIR at the threshold that gives this FPIR on the tested people."""
     fnir_at_fpir_band: tuple[float, float]
     resolved: bool
-    """False where there were too few non-mated searches for one of them to be this FPIR."""
+    """Whether there were enough non-mated searches to measure this FPIR."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Measured on people that nothing was fitted on."""
+    """Results on people that nothing was fitted on."""
 
     gallery: int
     mated: int
     non_mated: int
-    """Searches."""
+    """Number of mated and non-mated searches."""
     ranks: tuple[tuple[int, float], ...]
-    """k, and the share of mated searches with their own subject among the first k."""
+    """Pairs of k and the share of mated searches with the right subject among the first k."""
     auc: float
-    """Of comparisons."""
+    """Area under the ROC curve of single comparisons."""
     cllr_raw: float
-    """Of the score read as it is, as if it were a log10 likelihood ratio."""
+    """Cllr of the raw score, read as a log10 likelihood ratio."""
     cllr: float
     cllr_least: float
-    """Of the best never-falling map of these very scores: no calibration can be below it."""
+    """Cllr of the best monotonic map of these scores, which no calibration can undercut."""
     points: tuple[Point, ...]
 
 
@@ -166,7 +176,7 @@ class Scale:
     scorer: Scorer
     map: ScoreMap
     cllr_by_form: tuple[tuple[str, float], ...]
-    """Of both forms of the map on people held out to choose by; the better one is stored."""
+    """Cllr of both forms of map on held-out people; the better map is stored."""
     tail: Tail
     nearest_stranger: float
     """Highest score of a person who is not enrolled."""
@@ -177,11 +187,11 @@ class Scale:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """What scores mean for faces of some sizes."""
+    """The scales for a range of face sizes."""
 
     low: int
     high: int
-    """Sides in px of the smallest and the largest face that it is for."""
+    """Smallest and largest side in px of a face."""
     scales: Mapping[str, Scale]
     """By `scale_name`."""
 
@@ -192,12 +202,13 @@ class Band:
 
     @property
     def report(self) -> Report:
-        """Of its first scale: sizes and counts are the same for all."""
+        """Return the report of its first scale; sizes and counts are the same in all."""
         return next(iter(self.scales.values())).report
 
     def scale(self, name: str) -> Scale:
+        """Return the scale of this name; raise where there is none."""
         if name not in self.scales:
-            reason = f"no scale {name} in it, but {', '.join(self.scales)}"
+            reason = f"it has no scale {name}, only {', '.join(self.scales)}"
             raise UsageError("calibration", reason, "calibrate with probes of these kinds")
         return self.scales[name]
 
@@ -206,7 +217,8 @@ class Band:
         return self.scale(kind).map(cosine)
 
     def fused_score(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
-        """Return the score of the scale that fuses these kinds: it ranks, and is held against `threshold`."""
+        """Return the score of the scale that fuses these kinds, to rank by and compare with
+        `threshold`."""
         return self.scale(scale_name(cosines)).scorer(cosines)
 
     def fuse(self, cosines: Mapping[Kind, ArrayLike]) -> Scores:
@@ -215,14 +227,16 @@ class Band:
         return scale.map(scale.scorer(cosines))
 
     def bounds(self, kinds: Collection[Kind]) -> tuple[float, float]:
-        """Return the lowest and the highest log10 likelihood ratio that the data can support, of these kinds."""
+        """Return the lowest and highest log10 likelihood ratio that the data support for these
+        kinds."""
         values = self.scale(scale_name(kinds)).map.values
         return min(values), max(values)
 
     def threshold(self, name: str, fpir: float, size: int) -> Threshold:
-        """Return where a search over `size` subjects has this false-positive identification rate.
+        """Return the threshold at which a search over `size` subjects has this FPIR.
 
-        `name` is a kind or a `scale_name`; the threshold is for that scale's score, not for the likelihood ratio.
+        `name` is a kind or a `scale_name`. The threshold applies to the score of that scale, not to
+        the likelihood ratio.
         """
         return self.scale(name).tail.threshold(fpir, size)
 
@@ -232,8 +246,10 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
+    """What scores mean for one set of models, by bands of face sizes."""
+
     provenance: Mapping[str, object]
-    """`TrackEncoder.provenance()` of the models that it was made with."""
+    """`TrackEncoder.provenance()` of the models."""
     data: str
     made: str
     """Date and time, UTC."""
@@ -242,66 +258,71 @@ class Calibration:
     enrolled: int
     searches: int
     bands: tuple[Band, ...]
-    """From small faces to large ones; none overlaps another."""
+    """From small to large faces, without overlap."""
 
     @property
     def gallery_size(self) -> int:
-        """Of the smallest gallery that a report was measured on."""
+        """Return the size of the smallest gallery that a report was measured on."""
         return min(band.report.gallery for band in self.bands)
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(_canonical(asdict(self))).hexdigest()
 
-    def at(self, side: int) -> Band | None:
-        """Return the band of faces of this size; None where nothing was calibrated."""
+    def band_for(self, side: int) -> Band | None:
+        """Return the band for faces of this size, or None where there is none."""
         return next((band for band in self.bands if band.low <= side <= band.high), None)
 
-    def fits(self, provenance: Mapping[str, object]) -> str | None:
-        """Return why it says nothing about probes of these models; None where it fits.
+    def mismatch(self, provenance: Mapping[str, object]) -> str | None:
+        """Return why it does not apply to probes of these models, or None where it does.
 
-        Made with super-resolution, it also fits the same models without: those scales do not depend on it.
+        One made with super-resolution also applies to the same models without it, because the other
+        scales do not depend on it.
         """
-        theirs = json.loads(json.dumps(provenance))
-        for key in sorted({*self.provenance, *theirs}):
-            if theirs.get(key) == self.provenance.get(key) or (
-                key == "restorer" and theirs.get(key) is None
-            ):
+        other_models = json.loads(json.dumps(provenance))
+        for key in sorted({*self.provenance, *other_models}):
+            mine = self.provenance.get(key)
+            other = other_models.get(key)
+            if other == mine or (key == "restorer" and other is None):
                 continue
-            if key == "restorer" and self.provenance.get(key) is None:
+            if key == "restorer" and mine is None:
                 return "it was made without super-resolution"
-            return f"it was made with another {key} ({_short(self.provenance.get(key))}, not {_short(theirs.get(key))})"
+            values = f"{_abbreviated(mine)}, not {_abbreviated(other)}"
+            return f"it was made with another {key} ({values})"
         return None
 
     def warnings(self, size: int) -> list[str]:
-        """Return what to say where the gallery at work is larger than the tested one."""
+        """Return a warning where a gallery of this size is larger than the tested one."""
         tested = self.gallery_size
-        if size <= tested / OPERATIONAL:
+        if size <= tested / MIN_TESTED_SHARE:
             return []
-        told = f"calibrated on a gallery of {tested:,} subjects, but this one has {size:,}"
+        sizes = f"calibrated on a gallery of {tested:,} subjects, but this one has {size:,}"
         if size < FAR_LARGER * tested:
-            return [f"{told}: false-positive rates are extrapolated"]
+            return [f"{sizes}: false-positive rates are extrapolated"]
         return [
-            f"{told}, {size / tested:.0f} times as many: do not rely on a stated false-positive rate"
+            f"{sizes}, {size / tested:.0f} times as many:"
+            " do not rely on a stated false-positive rate"
         ]
 
-    def outside(self, side: int) -> str | None:
-        """Return what to say of a face of this size; None where it is one of those calibrated on."""
-        if self.at(side) is not None:
+    def size_warning(self, side: int) -> str | None:
+        """Return a warning for faces of a size outside all bands, or None."""
+        if self.band_for(side) is not None:
             return None
         sizes = ", ".join(str(band) for band in self.bands)
         return (
-            f"a face of {side} px is not one of those that scores were calibrated on ({sizes}): "
+            f"a face of {side} px is outside the sizes that scores were calibrated for ({sizes}): "
             "similarities are raw, and no lead is given"
         )
 
     def save(self, path: Path) -> None:
+        """Write it to a JSON file with its own hash."""
         content = {"format": FORMAT, "sha256": self.sha256, **asdict(self)}
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
         atomic_write_text(path, text)
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
+        """Return the calibration in a file; raise where the file is invalid or was changed."""
         remedy = "give a file that `fasr-video calibrate` wrote"
         try:
             content = json.loads(read_file(path))
@@ -310,7 +331,7 @@ class Calibration:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(path, f"not a calibration ({error})", remedy) from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-            raise InputError(path, f"not a calibration of the form {FORMAT}", remedy)
+            raise InputError(path, f"not a calibration of format {FORMAT}", remedy)
         digest = content.pop("sha256", None)
         if digest != hashlib.sha256(_canonical(content)).hexdigest():
             raise IntegrityError(
@@ -319,19 +340,21 @@ class Calibration:
         try:
             return cls(**{**content, "bands": tuple(_band(band) for band in content["bands"])})
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(path, f"not a whole calibration ({error})", remedy) from error
+            raise InputError(path, f"an incomplete calibration ({error})", remedy) from error
 
 
 def _canonical(content: dict[str, Any]) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
 
 
-def _band(b: dict[str, Any]) -> Band:
-    return Band(int(b["low"]), int(b["high"]), {name: _scale(s) for name, s in b["scales"].items()})
+def _band(values: dict[str, Any]) -> Band:
+    scales = {name: _scale(scale) for name, scale in values["scales"].items()}
+    return Band(int(values["low"]), int(values["high"]), scales)
 
 
-def _scale(s: dict[str, Any]) -> Scale:
-    scorer, report = s["scorer"], dict(s["report"])
+def _scale(values: dict[str, Any]) -> Scale:
+    scorer = values["scorer"]
+    report = dict(values["report"])
     report["points"] = tuple(
         Point(**{k: _frozen(v) for k, v in p.items()}) for p in report["points"]
     )
@@ -339,23 +362,23 @@ def _scale(s: dict[str, Any]) -> Scale:
         scorer=Scorer(
             tuple(Kind(k) for k in scorer["kinds"]), tuple(scorer["weights"]), scorer["offset"]
         ),
-        map=ScoreMap(**{k: _frozen(v) for k, v in s["map"].items()}),
-        cllr_by_form=_frozen(s["cllr_by_form"]),
-        tail=Tail(**{k: _frozen(v) for k, v in s["tail"].items()}),
-        nearest_stranger=s["nearest_stranger"],
-        nearest_pair=s["nearest_pair"],
+        map=ScoreMap(**{k: _frozen(v) for k, v in values["map"].items()}),
+        cllr_by_form=_frozen(values["cllr_by_form"]),
+        tail=Tail(**{k: _frozen(v) for k, v in values["tail"].items()}),
+        nearest_stranger=values["nearest_stranger"],
+        nearest_pair=values["nearest_pair"],
         report=Report(**{k: _frozen(v) for k, v in report.items()}),
     )
 
 
 def _frozen(value: Any) -> Any:
-    """JSON's lists as the tuples that they were."""
+    """Return JSON lists as tuples, at all depths."""
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
-def _short(fact: object) -> str:
-    """A fact for people: hashes are cut, nested provenance told one by one."""
+def _abbreviated(fact: object) -> str:
+    """Return a value as short text for people; long hashes are cut."""
     if isinstance(fact, dict):
-        return ", ".join(f"{k} {_short(v)}" for k, v in sorted(fact.items()))
+        return ", ".join(f"{k} {_abbreviated(v)}" for k, v in sorted(fact.items()))
     text = str(fact)
     return f"{text[:12]}…" if len(text) > 40 else text

@@ -1,13 +1,13 @@
-"""A gallery as everybody opens it: its store, its index, and damage told where it explains an error."""
+"""The class through which all code opens a gallery; it reports a damaged database as such."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from fasr_video.gallery import index
-from fasr_video.gallery.inspect import damage
+from fasr_video.gallery.inspect import first_problem
 from fasr_video.gallery.records import Removal
-from fasr_video.gallery.store import GalleryStore, drop_index
+from fasr_video.gallery.store import GalleryStore, delete_index
 from fasr_video.sqlite import raise_if_damaged
 
 
@@ -17,9 +17,9 @@ class Gallery(GalleryStore):
     def __exit__(
         self, _: object = None, error: BaseException | None = None, __: object = None
     ) -> None:
-        remedy = "restore it from a copy; `fasr-video gallery check` tells the rest"
+        remedy = "restore it from a copy; `fasr-video gallery check` lists all problems"
         try:
-            raise_if_damaged(error, lambda: damage(self), self.folder, remedy)
+            raise_if_damaged(error, lambda: first_problem(self), self.folder, remedy)
         finally:
             super().__exit__(_, error, __)
 
@@ -31,18 +31,18 @@ class Gallery(GalleryStore):
         by: str = "",
         role: str = "",
     ) -> Removal:
-        """Remove photographs, by SHA-256, from rows, pages, write-ahead log and index; then search all files for them.
+        """Remove photographs by SHA-256, then search all files of the gallery for their data.
 
-        Subjects without any left go with them, and what is said about them; so do those of `subjects` that never had
-        one enrolled.
-
-        Killed in the middle, the next one to open the gallery for writing finishes it.
+        They are removed from rows, free pages, write-ahead log and index. Subjects without any
+        photograph left are removed as well, and so are those of `subjects` that never had one. If
+        this is killed, the next process that opens the gallery for writing finishes it.
         """
-        drop_index(self.folder)  # first: it must not outlive what it holds, whenever a kill comes
+        # The index is deleted first, so that a kill at any point leaves no index with removed data.
+        delete_index(self.folder)
         with self.transaction():
-            gone = self._delete(images, why, subjects)
-            counts = {"why": why, "subjects": len(gone.subjects), "images": len(gone.images)}
+            removed = self._delete(images, why, subjects)
+            counts = {"why": why, "subjects": len(removed.subjects), "images": len(removed.images)}
             self.log("removed", counts, by, role)
         self._purge()
-        index.write(self)
-        return self._proven(gone)
+        index.rebuild(self)
+        return self._prove_removal(removed)

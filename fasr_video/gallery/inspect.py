@@ -1,4 +1,4 @@
-"""Is a gallery what it was when it was written, and what is in it, in numbers."""
+"""Check a gallery against its stored hashes, and compute statistics about it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from fasr_video.errors import IntegrityError
 from fasr_video.gallery import index
-from fasr_video.gallery.index import Index, Measured
-from fasr_video.gallery.store import FILE, FINISH, GalleryStore
+from fasr_video.gallery.index import Index, Measurement
+from fasr_video.gallery.store import FINISH_COMMAND, INDEX_FILE, GalleryStore
 from fasr_video.sqlite import MISREAD
 
-COMPARED = 2_000  # templates that are held against all others for the nearest pair; beyond, a sample of that many
+# Most templates that are compared with all others to find the nearest pair; more are sampled.
+MAX_COMPARED = 2_000
 
 
 @dataclass(slots=True)
@@ -27,7 +28,7 @@ class Check:
 
 
 def check(gallery: GalleryStore) -> list[Check]:
-    """Database, rows, stored hashes, index. A damaged database ends it there: nothing more can be said of it."""
+    """Return the results of all checks; of a damaged database, of the first check only."""
     with gallery.snapshot():
         first = _structure(gallery)
         if first.problems:
@@ -42,8 +43,8 @@ def check(gallery: GalleryStore) -> list[Check]:
         ]
 
 
-def damage(gallery: GalleryStore) -> str | None:
-    """The first thing in its database that is not as it was written; None when nothing speaks against it."""
+def first_problem(gallery: GalleryStore) -> str | None:
+    """Return the first problem of the database, or None where all checks pass."""
     for check_one in (_structure, _rows, _templates, _pictures):
         try:
             problems = check_one(gallery).problems
@@ -59,66 +60,67 @@ def _structure(gallery: GalleryStore) -> Check:
 
 
 def _removal(gallery: GalleryStore) -> Check:
-    found = Check("removals are finished", len(gallery.removals()), remedy=FINISH)
-    if gallery.unfinished():
-        found.problems.append(
-            "a removal was begun and is not finished: what was removed may still be in the files"
-        )
-    return found
+    result = Check("removals are finished", len(gallery.removals()), remedy=FINISH_COMMAND)
+    if gallery.has_unfinished_removal():
+        result.problems.append("a removal was interrupted: removed data may still be in the files")
+    return result
 
 
 def _rows(gallery: GalleryStore) -> Check:
     return Check(
-        "rows belong together", sum(s.images for s in gallery.subjects()), gallery.stray_rows()
+        "rows fit together", sum(s.images for s in gallery.subjects()), gallery.row_problems()
     )
 
 
 def _templates(gallery: GalleryStore) -> Check:
-    found = Check("templates against their hashes", 0)
+    result = Check("templates against their hashes", 0)
     for number, digest, vector in gallery.stored_templates():
-        found.checked += 1
+        result.checked += 1
         if hashlib.sha256(vector).digest() != digest or len(vector) != 4 * gallery.length:
-            found.problems.append(f"template {number} was changed")
-    return found
+            result.problems.append(f"template {number} was changed")
+    return result
 
 
 def _pictures(gallery: GalleryStore) -> Check:
-    found = Check("pictures against their hashes", 0)
+    result = Check("pictures against their hashes", 0)
     for path, digest, picture in gallery.stored_pictures():
-        found.checked += picture is not None
+        result.checked += picture is not None
         if (picture is None) != (digest is None) or (
             picture is not None and hashlib.sha256(picture).digest() != digest
         ):
-            found.problems.append(f"the stored picture of {path} was changed")
-    return found
+            result.problems.append(f"the stored picture of {path} was changed")
+    return result
 
 
 def _index(gallery: GalleryStore) -> Check:
-    found = Check("index against the store", gallery.count())
-    found.remedy = f"delete {gallery.folder / FILE}: the next search makes it anew from the store"
-    facts, stamp = index.provenance_of(gallery), index.read_stamp(gallery)
-    # Whether it is one that large galleries have is the searcher's choice, not this check's.
-    reason = index.unfit(gallery, facts, facts["count"] - bool(stamp and stamp["measured"]))
+    result = Check("index against the database", gallery.count())
+    result.remedy = f"delete {gallery.folder / INDEX_FILE}: the next search rebuilds it"
+    facts, stamp = index.index_provenance(gallery), index.read_stamp(gallery)
+    # Either kind of index is fine here; which one to use is decided when searching.
+    reason = index.reason_to_rebuild(
+        gallery, facts, facts["count"] - bool(stamp and stamp["measured"])
+    )
     if reason == index.DAMAGED:
-        found.problems.append(f"{FILE}: {reason}")
+        result.problems.append(f"{INDEX_FILE}: {reason}")
     elif reason is not None:
-        found.notes.append(f"to be made anew by the next search: {reason}")
+        result.notes.append(f"the next search rebuilds it: {reason}")
     else:
-        ids, features = index.contents(gallery.folder)
+        ids, features = index.read_vectors(gallery.folder)
         vectors = gallery.vectors()
         if not (np.array_equal(ids, vectors.ids) and np.array_equal(features, vectors.features)):
-            found.problems.append(f"{FILE} holds other vectors than the store")
-    return found
+            result.problems.append(f"{INDEX_FILE} has other vectors than the database")
+    return result
 
 
 @dataclass(frozen=True, slots=True)
 class NearestPair:
-    """The two templates of different subjects that are most alike: how near a stranger can come in this gallery."""
+    """The two most similar templates of different subjects: how similar strangers are in this
+    gallery."""
 
     subjects: tuple[str, str]
     cosine: float
     compared: int
-    """Templates that were held against all others."""
+    """Templates that were compared with all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,51 +138,55 @@ class Statistics:
     nearest: NearestPair | None
     index_kind: str
     index_state: str
-    measured: tuple[Measured, ...]
+    measured: tuple[Measurement, ...]
     disk_bytes: int
 
 
 def statistics(gallery: GalleryStore) -> Statistics:
+    """Return counts, sizes and the nearest pair of a gallery."""
     subjects, images = gallery.subjects(), gallery.images()
     counts = [s.images for s in subjects] or [0]
-    made = Index.open(gallery)
+    search_index = Index.open(gallery)
     return Statistics(
         subjects=len(subjects),
         images=len(images),
         pictures=sum(i.has_picture for i in images),
-        templates=len(made),
+        templates=len(search_index),
         pooled=gallery.count("pooled"),
         problems=len(gallery.problems()),
         removals=len(gallery.removals()),
         fewest_photos=min(counts),
         mean_photos=mean(counts),
         most_photos=max(counts),
-        nearest=nearest_pair(gallery, made, max(counts)),
-        index_kind=made.kind,
-        index_state="fits" if made.rebuilt is None else f"made anew: {made.rebuilt}",
-        measured=made.measured,
+        nearest=nearest_pair(gallery, search_index, max(counts)),
+        index_kind=search_index.kind,
+        index_state="fits" if search_index.rebuilt is None else f"rebuilt: {search_index.rebuilt}",
+        measured=search_index.measured,
         disk_bytes=sum(f.stat().st_size for f in gallery.files()),
     )
 
 
-def nearest_pair(gallery: GalleryStore, made: Index, most_photos: int) -> NearestPair | None:
+def nearest_pair(
+    gallery: GalleryStore, search_index: Index, most_photos: int
+) -> NearestPair | None:
+    """Return the most similar templates of different subjects, or None for a single subject."""
     stored = gallery.vectors()
     chosen = np.arange(len(stored.ids))
-    if len(chosen) > COMPARED:
-        chosen = np.random.default_rng(0).choice(chosen, COMPARED, replace=False)
+    if len(chosen) > MAX_COMPARED:
+        chosen = np.random.default_rng(0).choice(chosen, MAX_COMPARED, replace=False)
     best: NearestPair | None = None
     for part in np.array_split(chosen, max(1, len(chosen) // 256)):
-        # A subject has at most its photographs and a pooled one: what comes after them is somebody else.
-        cosines, ids = made.search(stored.features[part], most_photos + 2)
-        whose = gallery.templates({*ids.ravel().tolist(), *stored.ids[part].tolist()})
-        for own, row, line in zip(
-            stored.ids[part].tolist(), ids.tolist(), cosines.tolist(), strict=True
-        ):
-            subject = whose[own].subject
+        # A subject has at most one template per photograph and a pooled one; the next is of
+        # another.
+        cosines, ids = search_index.search(stored.features[part], most_photos + 2)
+        templates = gallery.templates({*ids.ravel().tolist(), *stored.ids[part].tolist()})
+        rows = zip(stored.ids[part].tolist(), ids.tolist(), cosines.tolist(), strict=True)
+        for own_id, near_ids, near_cosines in rows:
+            subject = templates[own_id].subject
             others = (
-                (c, whose[i].subject)
-                for c, i in zip(line, row, strict=True)
-                if whose[i].subject != subject
+                (cosine, templates[number].subject)
+                for cosine, number in zip(near_cosines, near_ids, strict=True)
+                if templates[number].subject != subject
             )
             cosine, other = next(others, (-2.0, ""))
             if cosine > (-2.0 if best is None else best.cosine):

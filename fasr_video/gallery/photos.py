@@ -1,4 +1,4 @@
-"""Photographs of known people: which there are, whose they are said to be, and which of them cannot be used."""
+"""List photographs for a gallery, with their subjects, and read the face of each."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from fasr_video.media import UNREADABLE, read_picture
 from fasr_video.recognition.align import align, three_points
 from fasr_video.types import AlignedFace, Image
 
-MIN_EYE_PX = 20  # between the eyes of a gallery photograph
+MIN_EYE_PX = 20  # least distance between the eyes in a gallery photograph
 COLUMNS = {"path", "subject", "note", "source", "authority"}
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, and what is said about it."""
+    """A listed photograph and its details."""
 
     file: Path
     path: str
-    """As given: below the folder, or as in the manifest."""
+    """Path below the folder, or as in the manifest."""
     subject: str
     note: str = ""
     source: str = ""
@@ -43,13 +43,14 @@ class Listing:
     entries: tuple[Entry, ...]
     problems: tuple[Problem, ...]
     warnings: tuple[str, ...]
-    unreached: frozenset[PurePath]
-    """Files, and folders, that are named but not to be had now: what was enrolled from there may still be there."""
+    unreachable: frozenset[PurePath]
+    """Files and folders that cannot be read now; photographs enrolled from there may still
+    exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """The usable face of a photograph that is meant."""
+    """The usable face of a photograph."""
 
     aligned: AlignedFace
     eye_px: float
@@ -58,155 +59,169 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class NoFace:
-    """Why a photograph cannot be used, and the number of faces in it as far as it is known."""
+    """Why a photograph is unusable, and its number of faces, where that is known."""
 
     reason: str
     faces: int | None
 
 
-def look(file: Path, detector: Detector, choice: Choice) -> Face | NoFace:
+def read_face(file: Path, detector: Detector, choice: Choice) -> Face | NoFace:
+    """Read a photograph and return its face, or why it is unusable."""
     try:
         image = read_picture(file)
     except UNREADABLE:
         return NoFace("not a picture that can be read", None)
-    return find(image, detector, choice)
+    return find_face(image, detector, choice)
 
 
-def find(image: Image, detector: Detector, choice: Choice) -> Face | NoFace:
-    found = choose_face(image, detector, choice)
-    if isinstance(found, Unclear):
-        return NoFace(f"{found.reason}: {found.remedy}", found.faces)
-    landmarks = None if found.landmarks is None else found.landmarks[0]
-    points = three_points(found.boxes[0], landmarks)
+def find_face(image: Image, detector: Detector, choice: Choice) -> Face | NoFace:
+    """Return the chosen, aligned face of an image, or why there is none."""
+    detection = choose_face(image, detector, choice)
+    if isinstance(detection, Unclear):
+        return NoFace(f"{detection.reason}: {detection.remedy}", detection.faces)
+    landmarks = None if detection.landmarks is None else detection.landmarks[0]
+    points = three_points(detection.boxes[0], landmarks)
     eye_px = float(((points[1] - points[0]) ** 2).sum() ** 0.5)
     if eye_px < MIN_EYE_PX:
         return NoFace(f"{eye_px:.0f} px between the eyes, {MIN_EYE_PX} needed", 1)
-    return Face(align(image, found.boxes[0], landmarks), eye_px, float(found.scores[0]))
+    return Face(align(image, detection.boxes[0], landmarks), eye_px, float(detection.scores[0]))
 
 
-def read_listing(given: Path) -> Listing:
-    """A folder with a file, or a folder, a subject; a CSV manifest; or one picture, as if it lay alone in a folder."""
-    if is_picture(given) and not is_utf8(given.name):
-        return Listing((), (_unnamed(given, Path(given.name)),), (), frozenset())
-    if is_picture(given):
-        return Listing((Entry(given, given.name, given.stem),), (), (), frozenset())
-    listing = _manifest(given) if os.path.isfile(given) else _folder(given)
+def read_listing(path: Path) -> Listing:
+    """Return the photographs of a folder, of a CSV manifest, or a single photograph.
+
+    In a folder, each file or each subfolder is a subject.
+    """
+    if is_picture(path) and not is_utf8(path.name):
+        return Listing((), (_bad_name_problem(path, Path(path.name)),), (), frozenset())
+    if is_picture(path):
+        return Listing((Entry(path, path.name, path.stem),), (), (), frozenset())
+    listing = _manifest(path) if os.path.isfile(path) else _folder(path)
     if not listing.entries and not listing.problems:
-        raise InputError(given, "it names no photographs", "give a line a photograph")
+        raise InputError(path, "it lists no photographs", "add a line for each photograph")
     spellings: dict[str, set[str]] = defaultdict(set)
     for entry in listing.entries:
         spellings[unicodedata.normalize("NFC", entry.subject).casefold()].add(entry.subject)
     warnings = [
-        f"{' and '.join(sorted(ids))} are enrolled as different subjects, though their ids differ only in spelling"
+        f"{' and '.join(sorted(ids))} are enrolled as different subjects,"
+        " though their ids differ only in spelling"
         for ids in spellings.values()
         if len(ids) > 1
     ]
     return replace(listing, warnings=(*listing.warnings, *warnings))
 
 
-def is_picture(given: Path) -> bool:
-    """Return whether that is a single photograph, by the ending of its name."""
-    return given.suffix.lower() in PICTURES and os.path.isfile(given)
+def is_picture(path: Path) -> bool:
+    """Return whether this is a single photograph, by the ending of its name."""
+    return path.suffix.lower() in PICTURES and os.path.isfile(path)
 
 
 def _subject(path: Path) -> str:
     return path.parts[0] if len(path.parts) > 1 else path.stem
 
 
-def lies_in(path: str, places: Collection[PurePath]) -> bool:
-    """At one of these places, or below it."""
-    return bool(places) and any(p in places for p in (PurePath(path), *PurePath(path).parents))
+def is_within(path: str, folders: Collection[PurePath]) -> bool:
+    """Return whether a path is one of these files or folders, or lies below one."""
+    pure = PurePath(path)
+    return bool(folders) and any(parent in folders for parent in (pure, *pure.parents))
 
 
 def _folder(folder: Path) -> Listing:
     files, folders, failed = _walk(folder)
     entries: list[Entry] = []
-    problems = [_unread(p, e) for p, e in failed]
-    unreached, first = {p for p, _ in failed}, dict[str, Path]()
+    problems = [_unreadable_folder(path, error) for path, error in failed]
+    unreachable = {path for path, _ in failed}
+    first_of_id = dict[str, Path]()
     for path in files:
         if not is_utf8(path):
-            problems.append(_unnamed(folder / path, path))
+            problems.append(_bad_name_problem(folder / path, path))
             continue
-        subject, lost = _subject(path), _out_of_reach(folder / path)
-        reason = lost or _too_long(subject) or _clash(path, subject, folders, first)
-        if lost is not None:
-            unreached.add(path)
+        subject = _subject(path)
+        no_access = _access_problem(folder / path)
+        if no_access is not None:
+            unreachable.add(path)
+        reason = no_access or _length_problem(subject)
+        reason = reason or _id_clash(path, subject, folders, first_of_id)
         if reason is None:
             entries.append(Entry(folder / path, str(path), subject))
         else:
-            digest = None if lost else _hash(folder / path)
+            digest = None if no_access else _hash(folder / path)
             problems.append(Problem(str(path), subject[:LONGEST_ID], digest, reason))
-    return Listing(tuple(entries), tuple(problems), (), frozenset(unreached))
+    return Listing(tuple(entries), tuple(problems), (), frozenset(unreachable))
 
 
-def _unnamed(file: Path, path: Path) -> Problem:
-    """A photograph, or one in a folder, whose name is no text: no gallery can hold it."""
+def _bad_name_problem(file: Path, path: Path) -> Problem:
+    """Return the problem of a photograph whose path is not valid UTF-8; the database needs text."""
     name, subject = readable_name(path), readable_name(_subject(path))
-    digest = None if _out_of_reach(file) else _hash(file)
+    digest = None if _access_problem(file) else _hash(file)
     return Problem(
         name, subject, digest, "its name, or that of its folder, is not UTF-8: rename it"
     )
 
 
-def _unread(path: Path, error: OSError) -> Problem:
+def _unreadable_folder(path: Path, error: OSError) -> Problem:
     reason = f"a folder that cannot be read ({error.strerror})"
     return Problem(readable_name(path), readable_name(path.parts[0]), None, reason)
 
 
 def _walk(folder: Path) -> tuple[list[Path], set[str], list[tuple[Path, OSError]]]:
-    """All files, and the folders that cannot be read, each by its path below this one; and the folders just in it."""
+    """Return all files below a folder, the names of its subfolders, and what could not be read."""
     if not os.path.isdir(folder):
-        remedy = "give a folder with one photograph, or one folder, a person"
+        remedy = "give a folder with one photograph, or one subfolder, per person"
         raise InputError(folder, "no such gallery folder", remedy)
     errors: list[OSError] = []
     walked = list(os.walk(folder, onerror=errors.append))
     if not walked:
         raise InputError(folder, f"cannot be read ({errors[0].strerror})", "check its permissions")
     files = sorted(
-        Path(place, name).relative_to(folder) for place, _, names in walked for name in names
+        Path(parent, name).relative_to(folder) for parent, _, names in walked for name in names
     )
-    links = (
-        str(p)
-        for place, below, _ in walked
-        for name in below
-        if (p := Path(place, name)).is_symlink()
-    )
-    errors += [OSError(errno.ELOOP, "a link, which is not followed", link) for link in links]
+    subfolders = (Path(parent, name) for parent, names, _ in walked for name in names)
+    errors += [
+        OSError(errno.ELOOP, "a link, which is not followed", str(path))
+        for path in subfolders
+        if path.is_symlink()
+    ]
     if not files and not errors:
         raise InputError(
             folder,
-            "the gallery holds no files",
-            "put one photograph, or one folder, a person in it",
+            "the folder contains no files",
+            "put one photograph, or one subfolder, per person in it",
         )
     return files, set(walked[0][1]), [(Path(e.filename).relative_to(folder), e) for e in errors]
 
 
-def _clash(path: Path, subject: str, folders: set[str], first: dict[str, Path]) -> str | None:
-    """Why this file cannot have its subject id. `first` gets the files that have theirs."""
+def _id_clash(
+    path: Path, subject: str, folders: set[str], first_of_id: dict[str, Path]
+) -> str | None:
+    """Return why this file cannot have its subject id, or None; then it is added to
+    `first_of_id`."""
     if len(path.parts) > 1:
         return None
     if subject in folders:
-        return f"the subject id {subject} is also that of a folder: put the photograph into it, or rename it"
-    if first.setdefault(subject, path) != path:
-        return f"the subject id {subject} is also that of {first[subject]}: put both into a folder {subject}"
+        clash = f"the subject id {subject} is also that of a folder"
+        return f"{clash}: put the photograph into it, or rename it"
+    if first_of_id.setdefault(subject, path) != path:
+        clash = f"the subject id {subject} is also that of {first_of_id[subject]}"
+        return f"{clash}: put both into a folder {subject}"
     return None
 
 
-def _too_long(subject: str) -> str | None:
+def _length_problem(subject: str) -> str | None:
     if len(subject) <= LONGEST_ID:
         return None
     return f"a subject id of {len(subject)} characters: at most {LONGEST_ID} are allowed"
 
 
-def _out_of_reach(file: Path) -> str | None:
-    """Why nothing can be said about its content now."""
+def _access_problem(file: Path) -> str | None:
+    """Return why a file cannot be read now, or None."""
     try:
         return None if stat.S_ISREG(file.stat().st_mode) else "not a file"
     except FileNotFoundError:
         return "a link to nothing" if file.is_symlink() else "no such file"
     except OSError as error:
         return f"cannot be reached ({error.strerror})"
-    except ValueError:  # a zero byte in it
+    except ValueError:  # the path contains a zero byte
         return "not a path"
 
 
@@ -218,35 +233,35 @@ def _hash(file: Path) -> str | None:
 
 
 def _manifest(file: Path) -> Listing:
-    remedy = (
-        "give a CSV file with the columns path, subject and, if wanted, note, source, authority"
-    )
-    entries, problems, unreached, seen = [], [], set[PurePath](), dict[Path, int]()
+    remedy = "give a CSV file with the columns path, subject and optionally note, source, authority"
+    entries = []
+    problems = []
+    unreachable = set[PurePath]()
+    line_of = dict[Path, int]()
     table = read_csv(file, ("path", "subject"), remedy)
     for number, row in table.rows.items():
         path, subject = row["path"], row["subject"]
         target = file.parent / path
-        reason = _bad_row(number in table.uneven, path, subject, target)
+        reason = _row_problem(number in table.uneven, path, subject, target)
         if reason is not None and path:
-            unreached.add(PurePath(path))
-        if reason is None and seen.setdefault(target.resolve(), number) != number:
-            reason = f"the same file as in line {seen[target.resolve()]}"
+            unreachable.add(PurePath(path))
+        if reason is None and line_of.setdefault(target.resolve(), number) != number:
+            reason = f"the same file as in line {line_of[target.resolve()]}"
         if reason is not None:
-            told = f"{path}: {reason}" if path else reason
-            problems.append(
-                Problem(f"{file.name}, line {number}", subject[:LONGEST_ID], None, told)
-            )
+            line = f"{file.name}, line {number}"
+            reason = f"{path}: {reason}" if path else reason
+            problems.append(Problem(line, subject[:LONGEST_ID], None, reason))
             continue
-        about = {key: row.get(key, "") for key in ("note", "source", "authority")}
-        entries.append(Entry(target, path, subject, **about))
+        details = {key: row.get(key, "") for key in ("note", "source", "authority")}
+        entries.append(Entry(target, path, subject, **details))
     unknown = sorted(set(table.columns) - COLUMNS)
-    warnings = (f"columns that are not read: {', '.join(unknown)}",) if unknown else ()
-    return Listing(tuple(entries), tuple(problems), warnings, frozenset(unreached))
+    warnings = (f"these columns are ignored: {', '.join(unknown)}",) if unknown else ()
+    return Listing(tuple(entries), tuple(problems), warnings, frozenset(unreachable))
 
 
-def _bad_row(uneven: bool, path: str, subject: str, target: Path) -> str | None:
+def _row_problem(uneven: bool, path: str, subject: str, target: Path) -> str | None:
     if uneven:
         return "the row has another number of fields than the header"
     if not path or not subject:
         return "path or subject is empty"
-    return _too_long(subject) or _out_of_reach(target)
+    return _length_problem(subject) or _access_problem(target)

@@ -1,4 +1,4 @@
-"""What goes into a gallery and what comes out of it: records, and the errors that name it."""
+"""Records that go into and come out of a gallery, and its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fasr_video.types import AlignedFace
 
 Kind = Literal["single", "pooled"]
 
-# Characters of a subject's id: it stands in lines, tables and addresses.
+# Most characters of a subject id; ids appear in log lines, tables and URLs.
 LONGEST_ID = 200
 
 
@@ -22,11 +22,11 @@ class GalleryError(UsageError):
 
 
 class WrongEmbedder(UsageError):
-    """Vectors of two embedders mean nothing to each other."""
+    """The gallery was made with another embedder, so its vectors cannot be compared."""
 
 
 class PhotoOfAnother(UsageError):
-    """One photograph cannot show two people."""
+    """The photograph is already enrolled for another subject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,20 @@ class EnrolledPhoto:
     sha256: str
     """Of the file."""
     path: str
-    """As given."""
+    """Path as given by the user."""
     feature: NDArray[np.float32]
     """A unit vector of the gallery's length."""
     norm: float
-    """Of the feature before it was a unit vector: the embedder's measure of quality, and its weight."""
+    """Norm of the feature before it was scaled to 1: its quality, and its weight in the mean."""
     eye_px: float
     score: float
-    """The detector's."""
+    """Score of the detector."""
     face: AlignedFace | None
-    """None to keep no picture."""
+    """The picture to store; None stores none."""
     source: str = ""
     """Where the photograph comes from."""
     authority: str = ""
-    """By what consent, order or law it is here."""
+    """The consent, order or law that allows enrolling it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Problem:
     sha256: str | None
     reason: str
     detector: str | None = None
-    """What judged the picture: the detector's fingerprint and how a face is chosen; None when no detector was asked."""
+    """Fingerprint of the detector and the choice of face; None where no detector was used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,14 @@ class Removal:
     at: str
     why: str
     subjects: tuple[str, ...]
-    """Those of which nothing is left."""
+    """Subjects that were removed completely."""
     images: tuple[str, ...]
     templates: int
     problems: int
-    """Lines about photographs that were not enrolled: of these subjects, or naming them, or of these photographs."""
+    """Number of deleted problems about these subjects or photographs."""
     files_scanned: int
     bytes_scanned: int
     occurrences: int
-    """Of pieces of what was removed, in all files of the gallery: 0, or the removal failed."""
+    """Pieces of removed data that are still in files of the gallery; above 0 the removal failed."""
     shared: int
-    """Occurrences of pieces that photographs which stay have in common with the removed ones."""
+    """Pieces that photographs which stay have in common with the removed ones."""

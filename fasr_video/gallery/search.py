@@ -1,7 +1,7 @@
-"""A track's probes against a gallery: three ranked lists, and one that joins them.
+"""Search a gallery for the probes of a track: a ranked list per probe, and one that joins them.
 
-Each candidate carries its raw cosines, a calibrated score where a calibration made with the same models is at hand,
-and which probes support it. `unknown` is an answer, and the only one where nothing is calibrated.
+Each candidate has its raw cosines, the probes that support it and, with a calibration for the same
+models, a calibrated score. The answer may be `unknown`; without a calibration it always is.
 """
 
 from __future__ import annotations
@@ -24,29 +24,32 @@ from fasr_video.gallery.index import Index
 class Mode(StrEnum):
     """The two modes of NIST's one-to-many tests."""
 
-    # A list of fixed length for people to look through.
+    # A list of fixed length for people to review.
     INVESTIGATION = "investigation"
-    # Only candidates over the threshold that a stated share of strangers would pass, in a gallery
-    # of this size.
+    # Only candidates over the threshold that a stated share of strangers would pass in a gallery of
+    # this size.
     IDENTIFICATION = "identification"
 
 
 class Verdict(StrEnum):
-    # At least one passes the threshold: leads for a person to examine.
+    # At least one candidate passes the threshold: a lead for a person to examine.
     CANDIDATES = "candidates"
-    # None does.
+    # No candidate passes.
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SearchOptions:
+    """How to search."""
+
     mode: Mode
     length: int
-    """Candidates in each list."""
+    """Most candidates in each list."""
     fpir: float
     """Share of strangers that may pass the threshold."""
 
     def check(self, calibration: Calibration | None) -> None:
+        """Raise where the mode needs a calibration and there is none."""
         if self.mode is Mode.IDENTIFICATION and calibration is None:
             reason = "a threshold needs a calibration made with these models"
             raise UsageError(
@@ -62,9 +65,9 @@ class Hit:
 
     subject: str
     cosine: float
-    """Of the probe with the nearest of the subject's templates: raw."""
+    """Raw cosine of the probe and the subject's nearest template."""
     ratio: float | None
-    """Calibrated log10 likelihood ratio, if there is a calibration for these models and a face of this size."""
+    """Calibrated log10 likelihood ratio, where these models and this face size are calibrated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,188 +77,224 @@ class Candidate:
     subject: str
     cosines: dict[Kind, float]
     score: float
-    """What the list is ordered by: the calibrated sum of the cosines, or their plain mean without a calibration."""
+    """Score that the list is ordered by: a weighted sum of the cosines, or their mean if
+    uncalibrated."""
     ratio: float | None
     """Calibrated log10 likelihood ratio of all probes together."""
     at_bound: bool
-    """The ratio is the highest or lowest that the calibration's data can support."""
+    """Whether the ratio is the highest or lowest that the calibration's data support."""
     support: tuple[Kind, ...]
-    """The probes that pass their own threshold; without a calibration, those that rank the subject first."""
+    """Probes over their own threshold; without a calibration, those that rank the subject first."""
     passes: bool
-    """Over the threshold of the joined list."""
+    """Whether the score is over the threshold of the joined list."""
 
     @property
     def only_sr(self) -> bool:
-        """Nothing but the super-resolved face speaks for it: the weakest of leads."""
+        """Return whether only the super-resolved face supports it, which makes a very weak lead."""
         return self.support == (Kind.SR,)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """The result of searching for one track."""
+
     verdict: Verdict
     lists: dict[Kind, list[Hit]]
     joined: list[Candidate]
     threshold: float | None
-    """Of the joined score; None without a calibration."""
+    """Threshold of the joined score; None without a calibration."""
     extrapolated: bool
-    """The threshold lies beyond what the calibration's comparisons can support."""
+    """Whether the threshold lies beyond what the calibration measured."""
 
 
-def chances(templates: int) -> int:
-    """How many comparisons with one photograph, which is what calibrations are made of, the nearest of a subject's
-    templates is worth. The pooled one is nearer to strangers than a photograph is, too: it counts as all of them."""
+def comparison_count(templates: int) -> int:
+    """Return how many comparisons with single photographs a subject's templates stand for.
+
+    Calibrations are made from comparisons with single photographs. The pooled template is nearer to
+    strangers than a photograph is, so it counts as many comparisons as all photographs together.
+    """
     return templates if templates == 1 else 2 * (templates - 1)
 
 
-# Nearest subjects of each probe that are looked at, however few are shown: who passes must not hang
-# on that.
-NAMED = 50
-# Comparisons that a threshold is set for at the least: who walks past a camera is somebody out of
-# many, however few are enrolled, and what a small gallery allows by chance is no lead.
+# Least number of nearest subjects that are compared for each probe, however short the lists are:
+# which candidates pass must not depend on the length of the lists.
+MIN_COMPARED = 50
+# Least number of comparisons that a threshold is set for. Many different people walk past a camera,
+# so a small gallery must not lower the threshold.
 SMALLEST_GALLERY = 500
-# Tracks that FAISS is asked about at once. What bounds it is memory: each names up to 150 subjects.
-TOGETHER = 64
+# Tracks that are searched together. Memory limits it: each compares up to 150 subjects.
+TRACKS_PER_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """How the scores of one track are read: by the band of its face size, as far as it was calibrated."""
+class ScoreReader:
+    """How to interpret the scores of one track, from the calibration band of its face size."""
 
     band: Band | None
     kinds: tuple[Kind, ...]
-    """Those that count: calibrated in the band, and with the models at hand."""
+    """Kinds of probe that are calibrated, in this band and for these models."""
     limits: dict[Kind, float]
-    """The cosine from which a probe speaks for somebody."""
+    """Cosine from which a probe supports a candidate."""
 
 
-# Similarities are raw: there is no likelihood ratio, and nothing passes.
-UNREAD = Reader(None, (), {})
+# Without a calibration there are no likelihood ratios, and no candidate passes.
+UNCALIBRATED = ScoreReader(None, (), {})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What one track asks with."""
+class TrackQuery:
+    """The probes of one track."""
 
     features: dict[Kind, Feature]
     side: int
-    """Of its best face, in px."""
+    """Side of its best face in px."""
 
 
 class Searcher:
-    """One gallery, one question, and how scores are read."""
+    """Searches one gallery with fixed options and calibration."""
 
     def __init__(
         self,
         gallery: Gallery,
         index: Index,
-        question: Question,
+        options: SearchOptions,
         calibration: Calibration | None,
         calibrated: Collection[Kind] = tuple(Kind),
     ) -> None:
-        question.check(calibration)
-        self._gallery, self._index, self._question, self._calibration = (
-            gallery,
-            index,
-            question,
-            calibration,
-        )
+        """`calibrated` are the kinds of probe that the calibration applies to."""
+        options.check(calibration)
+        self._gallery = gallery
+        self._index = index
+        self._options = options
+        self._calibration = calibration
         self._calibrated = () if calibration is None else calibrated
-        of_each = {s: chances(templates) for s, templates in gallery.templates_by_subject().items()}
-        self._people, self._of_each, self._chances = len(of_each), of_each, sum(of_each.values())
-        self._named = max(NAMED, question.length)
+        self._comparisons = {
+            subject: comparison_count(templates)
+            for subject, templates in gallery.templates_by_subject().items()
+        }
+        self._compared = max(MIN_COMPARED, options.length)
         bands = () if calibration is None else calibration.bands
         self._readers = {band.low: self._reader(band) for band in bands}
 
-    def _reader(self, band: Band) -> Reader:
+    def _reader(self, band: Band) -> ScoreReader:
         kinds = tuple(kind for kind in band.kinds if kind in self._calibrated)
         limits = {kind: self._threshold(band, kind)[0] for kind in kinds}
-        return Reader(band, kinds, limits)
+        return ScoreReader(band, kinds, limits)
 
-    def _reader_of(self, side: int) -> Reader:
-        """Return how scores of a face of this size are read."""
-        band = None if self._calibration is None else self._calibration.at(side)
-        return UNREAD if band is None else self._readers[band.low]
+    def _reader_of(self, side: int) -> ScoreReader:
+        """Return how to interpret the scores of a face of this size."""
+        band = None if self._calibration is None else self._calibration.band_for(side)
+        return UNCALIBRATED if band is None else self._readers[band.low]
 
-    def answer(self, asked: Asked) -> Answer:
-        return self.answers([asked])[0]
+    def answer(self, query: TrackQuery) -> Answer:
+        """Return the answer for one track."""
+        return self.answers([query])[0]
 
-    def answers(self, asked: Sequence[Asked]) -> list[Answer]:
-        """One answer a track. The same as each alone; asked for together they are far cheaper."""
-        found = []
-        for start in range(0, len(asked), TOGETHER):
-            part = asked[start : start + TOGETHER]
-            named = iter(self._name([feature for one in part for feature in one.features.values()]))
-            names = [{kind: next(named) for kind in one.features} for one in part]
-            vectors = self._gallery.features_of(
-                {s for lists in names for list_ in lists.values() for s in list_}
-            )
-            found += [self._answer(one, n, vectors) for one, n in zip(part, names, strict=True)]
-        return found
+    def answers(self, queries: Sequence[TrackQuery]) -> list[Answer]:
+        """Return an answer per track; together this is much faster than track by track."""
+        answers = []
+        for start in range(0, len(queries), TRACKS_PER_BATCH):
+            batch = queries[start : start + TRACKS_PER_BATCH]
+            probes = [feature for query in batch for feature in query.features.values()]
+            lists = self._nearest_subjects(probes)
+            subjects = {subject for list_ in lists for subject in list_}
+            vectors = self._gallery.features_of(subjects)
+            next_list = iter(lists)
+            for query in batch:
+                nearest = {kind: next(next_list) for kind in query.features}
+                answers.append(self._answer(query, nearest, vectors))
+        return answers
 
     def _answer(
-        self, asked: Asked, names: dict[Kind, list[str]], vectors: dict[str, NDArray[np.float32]]
+        self,
+        query: TrackQuery,
+        nearest: dict[Kind, list[str]],
+        vectors: dict[str, NDArray[np.float32]],
     ) -> Answer:
-        features, reader = asked.features, self._reader_of(asked.side)
-        named = list(dict.fromkeys(subject for list_ in names.values() for subject in list_))
-        # Every probe with every named subject's nearest template.
+        """Return the answer for one track from the nearest subjects of each of its probes."""
+        features = query.features
+        reader = self._reader_of(query.side)
+        compared = list(dict.fromkeys(s for subjects in nearest.values() for s in subjects))
+        # Each probe is compared with the nearest template of each of these subjects.
         cosines = {
-            s: {kind: float((vectors[s] @ f).max()) for kind, f in features.items()} for s in named
+            subject: {kind: float((vectors[subject] @ f).max()) for kind, f in features.items()}
+            for subject in compared
         }
-        lists = {kind: self._rank(reader, kind, list_, cosines) for kind, list_ in names.items()}
+        lists = {
+            kind: self._rank(reader, kind, subjects, cosines) for kind, subjects in nearest.items()
+        }
         joined = [k for k in features if k in reader.kinds]
         threshold, extrapolated = None, False
         if reader.band is not None and joined:
             threshold, extrapolated = self._threshold(reader.band, scale_name(joined))
-        candidates = [self._candidate(reader, s, cosines[s], lists, threshold) for s in named]
-        # A lead that only a synthetic face supports stands after those that the camera's own pictures support.
+        candidates = [self._candidate(reader, s, cosines[s], lists, threshold) for s in compared]
+        # Leads that only a reconstruction supports come after those that original pixels support.
         candidates.sort(key=lambda c: (not c.passes, c.only_sr, -c.score, c.subject))
         passing = [c for c in candidates if c.passes]
         verdict = Verdict.CANDIDATES if passing else Verdict.UNKNOWN
-        if self._question.mode is Mode.IDENTIFICATION:
+        if self._options.mode is Mode.IDENTIFICATION:
             candidates = passing
             lists = {
                 k: [h for h in hits if _supports(reader, k, h.cosine)] for k, hits in lists.items()
             }
-        length = self._question.length
+        length = self._options.length
         lists = {kind: hits[:length] for kind, hits in lists.items()}
         return Answer(verdict, lists, candidates[:length], threshold, extrapolated)
 
     def _rank(
-        self, reader: Reader, kind: Kind, names: list[str], cosines: dict[str, dict[Kind, float]]
+        self,
+        reader: ScoreReader,
+        kind: Kind,
+        subjects: list[str],
+        cosines: dict[str, dict[Kind, float]],
     ) -> list[Hit]:
+        """Return hits for these subjects, the most similar first."""
         hits = [
-            Hit(s, cosines[s][kind], self._ratio(reader, kind, s, cosines[s][kind])) for s in names
+            Hit(s, cosines[s][kind], self._ratio(reader, kind, s, cosines[s][kind]))
+            for s in subjects
         ]
         return sorted(hits, key=lambda h: (-h.cosine, h.subject))
 
-    def _ratio(self, reader: Reader, kind: Kind, subject: str, cosine: float) -> float | None:
+    def _ratio(self, reader: ScoreReader, kind: Kind, subject: str, cosine: float) -> float | None:
         if reader.band is None or kind not in reader.kinds:
             return None
         return float(reader.band.score(kind, cosine)) - self._penalty(subject)
 
     def _penalty(self, subject: str) -> float:
-        """What the nearest of several templates weighs less than the only one: a stranger had so many chances to come
-        near it, so density and odds are at most so many times those of one comparison."""
-        return math.log10(self._of_each[subject])
+        """Return what to subtract from a log10 likelihood ratio for the subject's several
+        templates.
 
-    def _name(self, probes: Sequence[Feature]) -> list[list[str]]:
-        """The nearest subjects of each probe: as many templates are asked for as it takes to name enough of them."""
-        wanted, k = min(self._named, self._people), 4 * self._named
-        names: list[list[str]] = [[] for _ in probes]
-        open_ = list(range(len(probes)))
-        while open_:
-            _, ids = self._index.search(np.stack([probes[row] for row in open_]), k)
-            owners = self._gallery.templates(np.unique(ids[ids >= 0]).tolist())
-            for row, found in zip(open_, ids, strict=True):
-                names[row] = list(dict.fromkeys(owners[int(i)].subject for i in found if i >= 0))
-            all_seen = dict(zip(open_, (ids >= 0).sum(1) < k, strict=True))
-            open_ = [row for row in open_ if len(names[row]) < wanted and not all_seen[row]]
+        A stranger has one chance per comparison to come near the nearest template, so the odds are
+        at most that many times those of a single comparison.
+        """
+        return math.log10(self._comparisons[subject])
+
+    def _nearest_subjects(self, probes: Sequence[Feature]) -> list[list[str]]:
+        """Return the nearest subjects of each probe.
+
+        Several nearest templates may be of one subject, so the number of templates is raised until
+        there are enough subjects.
+        """
+        wanted = min(self._compared, len(self._comparisons))
+        k = 4 * self._compared
+        nearest: list[list[str]] = [[] for _ in probes]
+        pending = list(range(len(probes)))
+        while pending:
+            _, ids = self._index.search(np.stack([probes[row] for row in pending]), k)
+            templates = self._gallery.templates(np.unique(ids[ids >= 0]).tolist())
+            for row, row_ids in zip(pending, ids, strict=True):
+                subjects = (templates[int(number)].subject for number in row_ids if number >= 0)
+                nearest[row] = list(dict.fromkeys(subjects))
+            is_exhausted = dict(zip(pending, (ids >= 0).sum(1) < k, strict=True))
+            pending = [
+                row for row in pending if len(nearest[row]) < wanted and not is_exhausted[row]
+            ]
             k *= 4
-        return [found[: self._named] for found in names]
+        return [subjects[: self._compared] for subjects in nearest]
 
     def _candidate(
         self,
-        reader: Reader,
+        reader: ScoreReader,
         subject: str,
         cosines: dict[Kind, float],
         lists: dict[Kind, list[Hit]],
@@ -263,22 +302,29 @@ class Searcher:
     ) -> Candidate:
         if reader.band is None or threshold is None:
             first = tuple(k for k, hits in lists.items() if hits and hits[0].subject == subject)
-            return Candidate(
-                subject, cosines, float(np.mean(list(cosines.values()))), None, False, first, False
-            )
-        known = {k: c for k, c in cosines.items() if k in reader.kinds}
-        score, ratio = float(reader.band.fused_score(known)), float(reader.band.fuse(known))
-        low, high = reader.band.bounds(known)
-        at_bound, ratio = not low < ratio < high, ratio - self._penalty(subject)
-        over = tuple(k for k, c in cosines.items() if _supports(reader, k, c))
-        return Candidate(subject, cosines, score, ratio, at_bound, over, score >= threshold)
+            mean = float(np.mean(list(cosines.values())))
+            return Candidate(subject, cosines, mean, None, False, first, False)
+        calibrated = {kind: c for kind, c in cosines.items() if kind in reader.kinds}
+        score = float(reader.band.fused_score(calibrated))
+        ratio = float(reader.band.fuse(calibrated))
+        low, high = reader.band.bounds(calibrated)
+        return Candidate(
+            subject=subject,
+            cosines=cosines,
+            score=score,
+            ratio=ratio - self._penalty(subject),
+            at_bound=not low < ratio < high,
+            support=tuple(kind for kind, c in cosines.items() if _supports(reader, kind, c)),
+            passes=score >= threshold,
+        )
 
     def _threshold(self, band: Band, scale: str) -> tuple[float, bool]:
-        # Each template is a chance to come near a stranger, and a subject with several photographs has several.
-        found = band.threshold(scale, self._question.fpir, max(SMALLEST_GALLERY, self._chances))
-        return found.score, found.extrapolated
+        """Return the threshold of a scale for this gallery, and whether it is extrapolated."""
+        comparisons = max(SMALLEST_GALLERY, sum(self._comparisons.values()))
+        threshold = band.threshold(scale, self._options.fpir, comparisons)
+        return threshold.score, threshold.extrapolated
 
 
-def _supports(reader: Reader, kind: Kind, cosine: float) -> bool:
+def _supports(reader: ScoreReader, kind: Kind, cosine: float) -> bool:
     limit = reader.limits.get(kind)
     return limit is not None and cosine >= limit

@@ -1,12 +1,12 @@
-"""The gallery: one folder that holds the people one looks for, bound to the embedder that made their vectors.
+"""The gallery folder: enrolled people and the database of their vectors, made by one embedder.
 
     GALLERY/
-      gallery.sqlite                 the truth: subjects, images, templates, problems, removals, log
-      vectors.faiss, vectors.json    the index and what it was made from: disposable, made anew from the truth
+      gallery.sqlite                 subjects, images, templates, problems, removals, log
+      vectors.faiss, vectors.json    the index and what it was built from; rebuilt when needed
 
-Each batch of photographs is one transaction. What is removed leaves the rows, the free pages, the write-ahead log and
-the index, and the files are then searched for pieces of it. Several photographs of a subject make one more template,
-their mean weighted by the embedder's norms.
+Each batch of photographs is stored in one transaction. Removing data clears the rows, the free
+pages, the write-ahead log and the index; then all files are searched for pieces of it. A subject
+with several photographs has one more template: their mean, weighted by the norms of the embedder.
 """
 
 from __future__ import annotations
@@ -62,14 +62,15 @@ from fasr_video.types import AlignedFace, Image
 
 SCHEMA_VERSION = 1
 DATABASE = "gallery.sqlite"
-# The index, and what it was made from.
-FILE, STAMP = "vectors.faiss", "vectors.json"
+INDEX_FILE = "vectors.faiss"
+# Describes what the index was built from.
+INDEX_STAMP = "vectors.json"
 LOCK = ".lock"
-PAGE = 16384  # bytes: a page holds seven vectors of 512 numbers, where one of 4096 bytes would hold one and half of air
-CHUNK = 8192  # rows at a time
-ASKED = 900  # values in one SQL list
-FINISH = "run: fasr-video gallery check --finish GALLERY"
-HEADER = 64  # bytes that all our PNG files begin with, more or less
+PAGE_BYTES = 16384  # holds seven vectors of 512 elements; a page of 4096 would hold one
+ROWS_PER_CHUNK = 8192
+VALUES_PER_STATEMENT = 900  # most values in one SQL list
+FINISH_COMMAND = "run: fasr-video gallery check --finish GALLERY"
+PNG_HEADER_BYTES = 64  # nearly the same in all our PNG files
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -92,14 +93,14 @@ CREATE TABLE removal (
 CREATE TABLE log (id INTEGER PRIMARY KEY, at TEXT NOT NULL, event TEXT NOT NULL, details TEXT NOT NULL);
 """
 
-# Rows that do not belong together.
+# Queries for rows that do not fit together.
 _ORPHANS = {
     "subjects without a photograph": "SELECT id FROM subject WHERE id NOT IN (SELECT subject FROM image)",
     "photographs without a template": "SELECT sha256 FROM image WHERE id NOT IN "
     "(SELECT image FROM template WHERE image IS NOT NULL)",
-    "templates filed under another subject than their photograph": "SELECT t.id FROM template t "
+    "templates of another subject than their photograph": "SELECT t.id FROM template t "
     "JOIN image i ON i.id = t.image WHERE i.subject <> t.subject",
-    "subjects with several photographs and not one pooled template, or the other way round": "SELECT s.id "
+    "subjects whose pooled template is missing or superfluous": "SELECT s.id "
     "FROM subject s WHERE (SELECT count(*) FROM image WHERE subject = s.id) > 1 <> "
     "(SELECT count(*) FROM template WHERE subject = s.id AND kind = 'pooled')",
 }
@@ -108,28 +109,33 @@ SHAPE = Shape(_SCHEMA, values.TESTS, values.QUERIES, values.LARGE)
 
 
 class GalleryStore:
-    """The folder and database of an open gallery; `Gallery` is what to open."""
+    """The folder and database of an open gallery. Open galleries through `Gallery`."""
 
     def __init__(self, folder: Path, database: sqlite3.Connection, lock: IO[str] | None) -> None:
-        self.folder, self.read_only = folder, lock is None
-        self._db, self._lock = database, lock
-        self._touched: set[str] = set()
+        self.folder = folder
+        self.read_only = lock is None
+        self._db = database
+        self._lock = lock
+        self._changed_subjects: set[str] = set()
         self.id = self._meta("gallery")
 
     @classmethod
     def create(cls, folder: Path, embedder_name: str, embedder_sha256: str, length: int) -> Self:
+        """Create an empty gallery in `folder`, bound to an embedder, and open it."""
         with explain_errors(folder):
             new = folder / f"{DATABASE}.new"
-            begun = {LOCK, *(new.name + end for end in ("", "-wal", "-shm", "-journal"))}
-            if folder.is_dir() and (strange := {p.name for p in folder.iterdir()} - begun):
-                what = "already a gallery" if DATABASE in strange else "not empty"
-                raise GalleryError(folder, what, "give a new folder")
+            unfinished = {LOCK, *(new.name + end for end in ("", "-wal", "-shm", "-journal"))}
+            names = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+            if names - unfinished:
+                reason = "already a gallery" if DATABASE in names else "not empty"
+                raise GalleryError(folder, reason, "give a new folder")
             make_private_folder(folder)
             with _lock(folder):
-                for leftover in folder.glob(f"{new.name}*"):  # of a kill just here
+                # A process that was killed at this point may have left these.
+                for leftover in folder.glob(f"{new.name}*"):
                     leftover.unlink()
-                # The database appears under its name only when it is whole.
-                database = connect_to_write(new, PAGE)
+                # The database gets its final name only once it is complete.
+                database = connect_to_write(new, PAGE_BYTES)
                 with database:
                     database.executescript(_SCHEMA)
                     facts = {
@@ -149,10 +155,14 @@ class GalleryStore:
 
     @classmethod
     def open(cls, folder: Path, read_only: bool = False) -> Self:
+        """Open the gallery in `folder`; raise where there is none or it cannot be trusted.
+
+        Opening for writing takes the lock, and finishes a removal that was interrupted.
+        """
         path = folder / DATABASE
         if not path.is_file():
             remedy = "give the folder of a gallery, or make one: fasr-video gallery create"
-            raise GalleryError(folder, f"no gallery here (it holds no {DATABASE})", remedy)
+            raise GalleryError(folder, f"no gallery here (it contains no {DATABASE})", remedy)
         lock = None if read_only else _lock(folder)
         database: sqlite3.Connection | None = None
         try:
@@ -162,13 +172,13 @@ class GalleryStore:
                 database = connect_to_read(path) if read_only else connect_to_write(path)
                 if not has_our_meta(database, SHAPE):
                     refuse_others(database, SHAPE, path)
-                made = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-                if made is None or made[0] != str(SCHEMA_VERSION):
-                    made_by = f"gallery format {made[0] if made else 'unknown'}, this one writes {SCHEMA_VERSION}"
-                    reason = f"made by another version of fasr-video ({made_by})"
+                schema = database.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+                if schema is None or schema[0] != str(SCHEMA_VERSION):
+                    stored = schema[0] if schema else "unknown"
+                    formats = f"gallery format {stored}, this one writes {SCHEMA_VERSION}"
                     raise GalleryError(
                         folder,
-                        reason,
+                        f"made by another version of fasr-video ({formats})",
                         "open it with that version, or enrol again into a new gallery",
                     )
                 refuse_others(database, SHAPE, path)
@@ -197,7 +207,7 @@ class GalleryStore:
         if self._lock is not None:
             self._lock.close()
 
-    # What it is.
+    # Facts about the gallery.
 
     @property
     def embedder(self) -> Source:
@@ -205,27 +215,32 @@ class GalleryStore:
 
     @property
     def length(self) -> int:
-        """Of each vector."""
+        """Return the number of elements of each vector."""
         return int(self._meta("length"))
 
     @property
     def generation(self) -> int:
-        """Raised by every transaction that changes templates."""
+        """Return a counter that every transaction on templates increases."""
         return int(self._meta("generation"))
 
     @property
     def state(self) -> str:
-        """A new random word for each generation: two copies of a gallery that went apart are told apart by it."""
+        """Return a random word, new in each generation; it distinguishes copies that have
+        diverged."""
         return self._meta("state")
 
     @property
     def index_stamp(self) -> str:
-        """SHA-256 of what is said beside the index on disk; empty where none was written."""
+        """Return the SHA-256 of the index stamp on disk, or an empty text where none was
+        written."""
         rows = self.query("SELECT value FROM meta WHERE key = 'index_stamp'")
         return str(rows[0][0]) if rows else ""
 
     def note_index_stamp(self, digest: str) -> None:
-        """Also of a gallery that is open for reading, by whoever is its only writer."""
+        """Store the SHA-256 of the index stamp.
+
+        Allowed with a gallery that is open for reading, within `sole_writer`.
+        """
         database = connect_to_write(self.folder / DATABASE)
         try:
             with transaction(database, self.folder):
@@ -233,17 +248,19 @@ class GalleryStore:
         finally:
             database.close()
 
-    def require(self, embedder: Embedder) -> None:
+    def require_embedder(self, embedder: Embedder) -> None:
+        """Raise where this is not the embedder that made the gallery's vectors."""
         own = self.embedder
         if (own.sha256, self.length) != (embedder.sha256, embedder.length):
             reason = (
-                f"made with embedder {own.embedder} (sha256 {own.sha256}), not with {embedder.name} "
-                f"(sha256 {embedder.sha256})"
+                f"made with embedder {own.embedder} (sha256 {own.sha256}), "
+                f"not with {embedder.name} (sha256 {embedder.sha256})"
             )
-            remedy = f"use that embedder, or bring the gallery over: fasr-video gallery migrate {self.folder}"
+            migrate = f"fasr-video gallery migrate {self.folder}"
+            remedy = f"use that embedder, or migrate the gallery: {migrate}"
             raise WrongEmbedder(self.folder, reason, remedy)
 
-    # What is in it.
+    # Reading.
 
     def subjects(self) -> list[Subject]:
         sql = """SELECT s.id, s.note, count(i.id), s.created FROM subject s LEFT JOIN image i ON i.subject = s.id
@@ -251,18 +268,18 @@ class GalleryStore:
         return [Subject(*row) for row in self.query(sql)]
 
     def subject(self, name: str) -> Subject:
-        """One that has photographs enrolled."""
-        found = next((s for s in self.subjects() if s.id == name), None)
-        if found is None:
+        """Return an enrolled subject; raise where there is none of this id."""
+        subject = next((s for s in self.subjects() if s.id == name), None)
+        if subject is None:
             raise self._no_subject(name)
-        return found
+        return subject
 
     def images(self, subject: str | None = None) -> list[GalleryImage]:
-        """Those of a subject, or all."""
+        """Return the photographs of a subject, or all."""
         return self._images("") if subject is None else self._images("WHERE subject = ?", subject)
 
     def image(self, sha256: str) -> GalleryImage | None:
-        """The one with that hash."""
+        """Return the photograph with this hash, or None."""
         return next(iter(self._images("WHERE sha256 = ?", sha256)), None)
 
     def _images(self, where: str, *values: str) -> list[GalleryImage]:
@@ -270,16 +287,25 @@ class GalleryStore:
                   picture_sha256 IS NOT NULL FROM image {where} ORDER BY id"""
         return [GalleryImage(*(*row[:-1], bool(row[-1]))) for row in self.query(sql, values)]
 
-    def chosen(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
-        """All photographs of these subjects, and these by hash; each has to be known, if only from a problem."""
-        whole = [i for s in dict.fromkeys(subjects) for i in self.images(self._known_subject(s))]
-        single = {
-            i.sha256: i for h in images for i in self.images(self._known_image(h)) if i.sha256 == h
-        }
-        return [*whole, *(i for i in single.values() if i.subject not in subjects)]
+    def select_images(self, subjects: Sequence[str], images: Sequence[str]) -> list[GalleryImage]:
+        """Return all photographs of these subjects, and these by hash, each a single time.
+
+        Raise for a subject that is neither enrolled nor named by a problem, and for an unknown
+        hash.
+        """
+        selected: dict[str, GalleryImage] = {}
+        for subject in subjects:
+            self._require_subject(subject)
+            selected |= {image.sha256: image for image in self.images(subject)}
+        for sha256 in images:
+            self._require_subject_of(sha256)
+            image = self.image(sha256)
+            if image is not None:
+                selected.setdefault(sha256, image)
+        return list(selected.values())
 
     def face(self, image: GalleryImage) -> AlignedFace | None:
-        """The aligned face, if it was kept."""
+        """Return the aligned face of a photograph, or None where none is stored."""
         rows = self.query(
             "SELECT picture, landmarks, picture_sha256 FROM image WHERE id = ?", (image.id,)
         )
@@ -294,7 +320,7 @@ class GalleryStore:
         try:
             picture = decoded(data, MOST_OF_A_FACE)
         except UNREADABLE as error:
-            reason = f"the stored picture of {image.path} is none ({error})"
+            reason = f"the stored picture of {image.path} cannot be read ({error})"
             raise IntegrityError(
                 self.folder, reason, "remove this photograph and add it again"
             ) from error
@@ -309,27 +335,26 @@ class GalleryStore:
             ) from error
 
     def count(self, kind: Kind | None = None) -> int:
-        """Of templates, or of those of a kind."""
+        """Return the number of templates, or of those of a kind."""
         chosen, values = ("", ()) if kind is None else (" WHERE kind = ?", (kind,))
         return int(self.query(f"SELECT count(*) FROM template{chosen}", values)[0][0])
 
     def templates_by_subject(self) -> dict[str, int]:
-        """How many each has: its photographs', and one more, pooled, if there are several."""
+        """Return the number of templates of each subject, the pooled one included."""
         return dict(self.query("SELECT subject, count(*) FROM template GROUP BY subject"))
 
     def ids(self) -> NDArray[np.int64]:
-        """Of all templates, in order."""
+        """Return the ids of all templates in increasing order."""
         with explain_errors(self.folder):
             rows = self._db.execute("SELECT id FROM template ORDER BY id")
             return np.fromiter((row[0] for row in rows), np.int64)
 
     def vectors(self) -> Vectors:
-        """Of all templates, in the order of their ids."""
+        """Return the vectors of all templates in the order of their ids."""
         with self.snapshot():
-            ids, features = (
-                np.empty(self.count(), np.int64),
-                np.empty((self.count(), self.length), np.float32),
-            )
+            count = self.count()
+            ids = np.empty(count, np.int64)
+            features = np.empty((count, self.length), np.float32)
             done = 0
             for chunk in self.vector_chunks():
                 ids[done : done + len(chunk.ids)] = chunk.ids
@@ -338,11 +363,11 @@ class GalleryStore:
         return Vectors(ids, features)
 
     def vector_chunks(self) -> Iterator[Vectors]:
-        """The same, some thousand at a time: a million vectors need their own memory once, not thrice."""
+        """Yield the vectors of all templates in chunks, which keeps the memory low."""
         with explain_errors(self.folder):
             cursor = self._db.execute("SELECT id, vector FROM template ORDER BY id")
             length = self.length
-            while rows := cursor.fetchmany(CHUNK):
+            while rows := cursor.fetchmany(ROWS_PER_CHUNK):
                 joined = b"".join([vector for _, vector in rows])
                 if len(joined) != 4 * length * len(rows):
                     raise IntegrityError(
@@ -352,73 +377,78 @@ class GalleryStore:
                 yield Vectors(ids, np.frombuffer(joined, "<f4").reshape(len(rows), length))
 
     def templates(self, ids: Iterable[int]) -> dict[int, Template]:
-        asked, found = [int(i) for i in ids], {}
-        for start in range(0, len(asked), ASKED):
-            part = asked[start : start + ASKED]
+        """Return these templates by id; unknown ids are left out."""
+        all_ids = [int(i) for i in ids]
+        templates = {}
+        for start in range(0, len(all_ids), VALUES_PER_STATEMENT):
+            part = all_ids[start : start + VALUES_PER_STATEMENT]
             sql = f"""SELECT t.id, t.subject, t.kind, i.sha256 FROM template t LEFT JOIN image i ON i.id = t.image
                       WHERE t.id IN ({_placeholders(part)})"""
-            found.update({row[0]: Template(*row) for row in self.query(sql, part)})
-        return found
+            templates.update({row[0]: Template(*row) for row in self.query(sql, part)})
+        return templates
 
     def features_of(self, subjects: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-        """All vectors of each of these subjects, K×length."""
-        found = {}
+        """Return the vectors of each of these subjects as an array of K×length."""
+        features = {}
         for subject in subjects:
             rows = self.query(
                 "SELECT vector FROM template WHERE subject = ? ORDER BY id", (subject,)
             )
-            found[subject] = np.frombuffer(b"".join(row[0] for row in rows), "<f4").reshape(
-                -1, self.length
-            )
-        return found
+            joined = b"".join(row[0] for row in rows)
+            features[subject] = np.frombuffer(joined, "<f4").reshape(-1, self.length)
+        return features
 
     def stored_vectors(self, image: GalleryImage) -> list[bytes]:
-        """Return, as they lie on the disk, the vector of a photograph and those that are pooled of its subject."""
+        """Return the stored bytes of a photograph's vector and of its subject's pooled vector."""
         sql = "SELECT vector FROM template WHERE image = ? OR (subject = ? AND kind = 'pooled')"
         return [vector for (vector,) in self.query(sql, (image.id, image.subject))]
 
     def stored_picture(self, image: GalleryImage) -> bytes | None:
-        """Return the picture of a photograph as it lies on the disk; None where none was kept."""
+        """Return the stored bytes of a photograph's picture, or None where none is stored."""
         rows = self.query("SELECT picture FROM image WHERE id = ?", (image.id,))
         return rows[0][0] if rows else None
 
     def problems(self) -> list[Problem]:
+        """Return the photographs that could not be enrolled."""
         return [
             Problem(*r)
             for r in self.query("SELECT path, subject, sha256, reason, detector FROM problem")
         ]
 
     def problems_about(self, subjects: Collection[str], images: Collection[str]) -> list[Problem]:
-        """Those of these subjects, of these photographs, and those that name one of these subjects."""
-        # What a detector says names nobody.
-        names = "|".join(
-            re.escape(s) for s in subjects if s
-        )  # a line of a manifest may lack its subject
-        naming = re.compile(rf"(?<!\w)({names})(?!\w)") if names else None
-        return [
-            p
-            for p in self.problems()
-            if p.subject in subjects
-            or p.sha256 in images
-            or (naming is not None and p.detector is None and naming.search(p.reason))
-        ]
+        """Return the problems of these subjects or photographs, or whose reason names such a
+        subject."""
+        # A line of a manifest may lack its subject.
+        names = "|".join(re.escape(subject) for subject in subjects if subject)
+        pattern = re.compile(rf"(?<!\w)({names})(?!\w)") if names else None
+
+        def is_about(problem: Problem) -> bool:
+            if problem.subject in subjects or problem.sha256 in images:
+                return True
+            # The reasons of detectors never name a subject.
+            if pattern is None or problem.detector is not None:
+                return False
+            return pattern.search(problem.reason) is not None
+
+        return [problem for problem in self.problems() if is_about(problem)]
 
     def removals(self) -> list[dict[str, Any]]:
-        """What was removed, when and why. Subjects are told by the SHA-256 of their ids."""
+        """Return what was removed, when and why; subjects appear as the SHA-256 of their ids."""
         rows = self.query("SELECT at, why, subjects, images, templates FROM removal ORDER BY id")
         keys = ("at", "why", "subjects_sha256", "images_sha256", "templates")
         return [
-            dict(zip(keys, (a, w, json.loads(s), json.loads(i), t), strict=True))
-            for a, w, s, i, t in rows
+            dict(zip(keys, (at, why, json.loads(subjects), json.loads(images), count), strict=True))
+            for at, why, subjects, images, count in rows
         ]
 
     def log_lines(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return time, event and details of each log line."""
         rows = self.query("SELECT at, event, details FROM log ORDER BY id")
         return [(at, event, json.loads(details)) for at, event, details in rows]
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """What is read within is of one moment, whatever another process writes meanwhile."""
+        """Read one consistent state of the gallery, whatever other processes write meanwhile."""
         if self._db.in_transaction:
             yield
             return
@@ -429,36 +459,37 @@ class GalleryStore:
             finally:
                 self._db.execute("ROLLBACK")
 
-    # Changing it.
+    # Writing.
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. One within another is part of it."""
+        """Commit all changes made within, or none. A nested transaction is part of the
+        outer one."""
         if self.read_only:
-            raise GalleryError(self.folder, "opened to be read only", "open it for writing")
+            raise GalleryError(self.folder, "opened for reading only", "open it for writing")
         if self._db.in_transaction:
             yield
             return
         try:
             with transaction(self._db, self.folder):
                 yield
-                self._settle()
+                self._update_dependents()
         finally:
-            self._touched.clear()
+            self._changed_subjects.clear()
 
     def add(self, subject: str, photo: EnrolledPhoto, note: str = "") -> bool:
-        """Enrol a photograph; False when this subject has it already."""
+        """Enrol a photograph; return False where the subject has it already."""
         feature = self._checked(photo.feature, photo.norm)
         _check_id(subject)
         with self.transaction():
-            whose = self.whose(photo.sha256)
-            if whose is not None and whose != subject:
+            enrolled = self.subject_of(photo.sha256)
+            if enrolled is not None and enrolled != subject:
                 raise PhotoOfAnother(
                     photo.path,
-                    f"the same photograph is enrolled as {whose}, not {subject}",
+                    f"the same photograph is enrolled as {enrolled}, not {subject}",
                     "remove one of the two",
                 )
-            if whose == subject:
+            if enrolled == subject:
                 return False
             at = now()
             self._db.execute("INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, at))
@@ -489,26 +520,27 @@ class GalleryStore:
             self._db.execute("DELETE FROM problem WHERE path = ?", (photo.path,))
             return True
 
-    def whose(self, sha256: str) -> str | None:
-        """The subject that this photograph is enrolled for."""
+    def subject_of(self, sha256: str) -> str | None:
+        """Return the subject that a photograph is enrolled for, or None."""
         rows = self.query("SELECT subject FROM image WHERE sha256 = ?", (sha256,))
         return str(rows[0][0]) if rows else None
 
     def move(self, sha256: str, subject: str, note: str = "") -> None:
-        """File a photograph under another subject; its vector stays what it is."""
+        """Move a photograph to another subject; its vector stays the same."""
         _check_id(subject)
         with self.transaction():
-            before = self._known_image(sha256)
+            before = self._require_subject_of(sha256)
             self._db.execute(
                 "INSERT OR IGNORE INTO subject VALUES (?, ?, ?)", (subject, note, now())
             )
             template = "image = (SELECT id FROM image WHERE sha256 = ?)"
             self._db.execute(f"UPDATE template SET subject = ? WHERE {template}", (subject, sha256))
             self._db.execute("UPDATE image SET subject = ? WHERE sha256 = ?", (subject, sha256))
-            self._touched |= {before, subject}
+            self._changed_subjects |= {before, subject}
 
     def describe(self, sha256: str, path: str, source: str, authority: str) -> None:
-        """Change what is told about a photograph; empty texts leave what was told before."""
+        """Change the path, source and authority of a photograph; empty texts leave the old
+        values."""
         sql = """UPDATE image SET path = ?, source = coalesce(nullif(?, ''), source),
                  authority = coalesce(nullif(?, ''), authority) WHERE sha256 = ?"""
         with self.transaction():
@@ -519,14 +551,16 @@ class GalleryStore:
             self._db.execute("UPDATE subject SET note = ? WHERE id = ?", (note, subject))
 
     def set_problems(self, problems: Iterable[Problem], forget: Iterable[str] = ()) -> None:
-        """Note photographs that could not be enrolled; problems of the paths in `forget` are no more."""
+        """Store photographs that could not be enrolled, and delete the problems of paths in
+        `forget`."""
         rows = [(p.path, p.subject, p.sha256, p.reason, p.detector) for p in problems]
         with self.transaction():
             self._db.executemany("DELETE FROM problem WHERE path = ?", [(path,) for path in forget])
             self._db.executemany("INSERT OR REPLACE INTO problem VALUES (?, ?, ?, ?, ?)", rows)
 
     def log(self, event: str, details: Mapping[str, object], by: str = "", role: str = "") -> None:
-        """A line of the log, with who did it. It outlives what it tells of: no names of subjects."""
+        """Append a log line with the person responsible. It must not name subjects: it is never
+        deleted."""
         with self.transaction():
             who = {"by": by or login_name(), "role": role or role_from_environment()}
             text = json.dumps({**details, **who}, sort_keys=True)
@@ -541,9 +575,12 @@ class GalleryStore:
         drop: Sequence[str],
         why: str,
     ) -> Removal | None:
-        """Take another embedder's features: (image id, unit vector, norm) for every image but those in `drop`."""
+        """Replace all vectors by another embedder's, and remove the images in `drop`.
+
+        `vectors` has (image id, unit vector, norm) for all other images.
+        """
         with self.transaction():
-            gone = self._delete(drop, why) if drop else None
+            removed = self._delete(drop, why) if drop else None
             self._db.execute("DELETE FROM template")
             rows = {
                 "embedder": embedder.name,
@@ -561,108 +598,134 @@ class GalleryStore:
                     self.folder, f"{len(subjects)} images have no new vector", "embed each of them"
                 )
             self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
-        drop_index(self.folder)
+        delete_index(self.folder)
         self._purge()
-        return None if gone is None else self._proven(gone)
+        return None if removed is None else self._prove_removal(removed)
 
     # Removing.
 
-    def _delete(self, images: Sequence[str], why: str, never_enrolled: Sequence[str] = ()) -> _Gone:
-        subjects = {self._known_image(sha256) for sha256 in images}
-        gone: list[bytes] = []
+    def _delete(
+        self, images: Sequence[str], why: str, never_enrolled: Sequence[str] = ()
+    ) -> _RemovedRows:
+        """Delete photographs and what depends on them, in a transaction; return what was removed.
+
+        `never_enrolled` are subjects to report as removed although they had no photograph.
+        """
+        subjects = {self._require_subject_of(sha256) for sha256 in images}
+        templates_before = {subject: self._template_ids(subject) for subject in subjects}
+        secrets = self._pooled_vectors(subjects)
+        for start in range(0, len(images), VALUES_PER_STATEMENT):
+            secrets += self._delete_images(images[start : start + VALUES_PER_STATEMENT])
+        self._changed_subjects |= subjects
+        emptied = self._update_dependents()
         templates = 0
-        before = {
-            s: {t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (s,))}
-            for s in subjects
-        }
-        pooled = "SELECT vector FROM template WHERE subject = ? AND kind = 'pooled'"
-        gone += [vector for s in sorted(subjects) for (vector,) in self.query(pooled, (s,))]
-        for start in range(0, len(images), ASKED):
-            part = images[start : start + ASKED]
-            chosen = f"SELECT id FROM image WHERE sha256 IN ({_placeholders(part)})"
-            gone += [
-                r[0]
-                for r in self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", part)
-            ]
-            pictures = self.query(
-                f"SELECT picture FROM image WHERE id IN ({chosen}) AND picture IS NOT NULL", part
-            )
-            gone += [picture[HEADER:] for (picture,) in pictures]
-            self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", part)
-            self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_placeholders(part)})", part)
-        self._touched |= subjects
-        emptied = self._settle()
         for subject in subjects:
-            after = {
-                t for (t,) in self.query("SELECT id FROM template WHERE subject = ?", (subject,))
-            }
-            templates += len(before[subject] - after)
-        left = {s for (s,) in self.query("SELECT id FROM subject")}
-        emptied = sorted({*emptied, *never_enrolled} - left)
+            templates += len(templates_before[subject] - self._template_ids(subject))
+        remaining = {subject for (subject,) in self.query("SELECT id FROM subject")}
+        emptied = sorted({*emptied, *never_enrolled} - remaining)
         problems = self.problems_about(set(emptied), set(images))
-        self.set_problems((), [p.path for p in problems])
+        self.set_problems((), [problem.path for problem in problems])
         at = now()
         names = json.dumps([hashlib.sha256(s.encode()).hexdigest() for s in emptied])
         sql = "INSERT INTO removal (at, why, subjects, images, templates) VALUES (?, ?, ?, ?, ?)"
         self._db.execute(sql, (at, why, names, json.dumps(sorted(images)), templates))
         self._db.execute("UPDATE meta SET value = '1' WHERE key = 'purge'")
-        return _Gone(at, why, tuple(emptied), tuple(images), templates, len(problems), tuple(gone))
+        return _RemovedRows(
+            at, why, tuple(emptied), tuple(images), templates, len(problems), tuple(secrets)
+        )
+
+    def _template_ids(self, subject: str) -> set[int]:
+        rows = self.query("SELECT id FROM template WHERE subject = ?", (subject,))
+        return {number for (number,) in rows}
+
+    def _pooled_vectors(self, subjects: Collection[str]) -> list[bytes]:
+        """Return the stored bytes of the pooled vectors of these subjects."""
+        query = "SELECT vector FROM template WHERE subject = ? AND kind = 'pooled'"
+        return [
+            vector for subject in sorted(subjects) for (vector,) in self.query(query, (subject,))
+        ]
+
+    def _delete_images(self, hashes: Sequence[str]) -> list[bytes]:
+        """Delete photographs and their templates; return their vectors and pictures as bytes."""
+        chosen = f"SELECT id FROM image WHERE sha256 IN ({_placeholders(hashes)})"
+        vectors = self.query(f"SELECT vector FROM template WHERE image IN ({chosen})", hashes)
+        pictures = self.query(
+            f"SELECT picture FROM image WHERE id IN ({chosen}) AND picture IS NOT NULL", hashes
+        )
+        self._db.execute(f"DELETE FROM template WHERE image IN ({chosen})", hashes)
+        self._db.execute(f"DELETE FROM image WHERE sha256 IN ({_placeholders(hashes)})", hashes)
+        secrets = [vector for (vector,) in vectors]
+        secrets += [picture[PNG_HEADER_BYTES:] for (picture,) in pictures]
+        return secrets
 
     def _purge(self) -> None:
-        """Write the database anew without what was removed, and empty the write-ahead log."""
+        """Rewrite the database without what was removed, and empty the write-ahead log."""
         with explain_errors(self.folder):
-            # secure_delete has zeroed the cells themselves; pages that were split or merged may still hold copies.
+            # secure_delete zeroes deleted cells, but split or merged pages may still hold copies.
             self._db.execute("VACUUM")
             busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         if busy:
-            reason = "removed, but another process still reads the gallery, so old bytes may stay in its log"
-            raise EnvironmentFailure(self.folder, reason, f"end that process, then {FINISH}")
+            reason = (
+                "removed, but another process is still reading the gallery,"
+                " so removed data may remain in its log"
+            )
+            raise EnvironmentFailure(
+                self.folder, reason, f"end that process, then {FINISH_COMMAND}"
+            )
         with self.transaction():
             self._db.execute("UPDATE meta SET value = '0' WHERE key = 'purge'")
 
     def _finish_removal(self) -> None:
-        for leftover in self.folder.glob("*.part"):  # of a kill: it may hold anybody
+        """Finish a removal that was interrupted, if there is one."""
+        # A killed process may have left partial files with anybody's data.
+        for leftover in self.folder.glob("*.part"):
             leftover.unlink()
             sync_folder(self.folder)
         if self._meta("purge") == "1":
-            drop_index(self.folder)
+            delete_index(self.folder)
             self._purge()
 
-    def _proven(self, gone: _Gone) -> Removal:
-        found = traces.search(self.files(), gone.secrets)
-        # What photographs that stay have in common with the removed ones, such as the same picture saved twice, stays.
-        stays = {p for p in set(found.found) if self._holds(p)}
-        shared = sum(p in stays for p in found.found)
+    def _prove_removal(self, removed: _RemovedRows) -> Removal:
+        """Search all files for pieces of the removed data, and return the result."""
+        search = traces.find_traces(self.files(), removed.secrets)
+        # A photograph that stays may share pieces, for example where a picture was saved twice.
+        staying = {piece for piece in set(search.pieces) if self._contains(piece)}
+        shared = sum(piece in staying for piece in search.pieces)
         return Removal(
-            gone.at,
-            gone.why,
-            gone.subjects,
-            gone.images,
-            gone.templates,
-            gone.problems,
-            found.files,
-            found.size,
-            len(found.found) - shared,
-            shared,
+            at=removed.at,
+            why=removed.why,
+            subjects=removed.subjects,
+            images=removed.images,
+            templates=removed.templates,
+            problems=removed.problems,
+            files_scanned=search.files,
+            bytes_scanned=search.size,
+            occurrences=len(search.pieces) - shared,
+            shared=shared,
         )
 
-    def _holds(self, piece: bytes) -> bool:
-        tables = (("template", "vector"), ("image", "picture"))
+    def _contains(self, piece: bytes) -> bool:
+        """Return whether a stored vector or picture contains these bytes."""
+        columns = (("template", "vector"), ("image", "picture"))
         return any(
-            self.query(f"SELECT 1 FROM {t} WHERE instr({c}, ?) LIMIT 1", (piece,))
-            for t, c in tables
+            self.query(f"SELECT 1 FROM {table} WHERE instr({column}, ?) LIMIT 1", (piece,))
+            for table, column in columns
         )
 
     def files(self) -> list[Path]:
+        """Return all files in the folder of the gallery."""
         return sorted(p for p in self.folder.rglob("*") if p.is_file())
 
-    # Below the rest.
+    # Helpers.
 
-    def _settle(self) -> list[str]:
-        """Bring what depends on photographs up to them: pooled templates, empty subjects, the generation."""
-        emptied = [s for s in sorted(self._touched) if not self._pool(s)]
-        if self._touched:
-            self._touched.clear()
+    def _update_dependents(self) -> list[str]:
+        """Update pooled templates, subjects and generation after changes of photographs.
+
+        Return the subjects that have no photograph left; they are deleted.
+        """
+        emptied = [s for s in sorted(self._changed_subjects) if not self._pool(s)]
+        if self._changed_subjects:
+            self._changed_subjects.clear()
             self._db.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
             self._db.execute(
                 "UPDATE meta SET value = ? WHERE key = 'state'", (secrets.token_hex(8),)
@@ -670,7 +733,8 @@ class GalleryStore:
         return emptied
 
     def _pool(self, subject: str) -> bool:
-        """The subject's one weighted template, if it has several photographs; False when it has none and is gone."""
+        """Update a subject's pooled template; delete a subject without photographs and return
+        False."""
         sql = """SELECT t.vector, i.norm FROM template t JOIN image i ON i.id = t.image WHERE i.subject = ?
                  ORDER BY i.id"""
         rows = self.query(sql, (subject,))
@@ -697,38 +761,40 @@ class GalleryStore:
             values,
         )
         if image is not None:
-            self._touched.add(subject)
+            self._changed_subjects.add(subject)
 
     def _checked(self, feature: NDArray[np.float32], norm: float) -> NDArray[np.float32]:
+        """Return the feature; raise unless it is a unit vector of the right length."""
         feature = np.asarray(feature, np.float32)
         if (
             feature.shape != (self.length,)
             or not abs(float(feature @ feature) - 1) < 1e-3
             or not 0 <= norm < np.inf
         ):
-            reason = f"a unit vector of {self.length} and a norm wanted"
-            raise UsageError("feature", reason, "give what the gallery's embedder gives")
+            reason = f"not a unit vector of {self.length} elements with a norm"
+            raise UsageError("feature", reason, "use the gallery's embedder")
         return feature
 
-    def _known_subject(self, subject: str) -> str:
-        told = (
+    def _require_subject(self, subject: str) -> None:
+        """Raise where a subject is neither enrolled nor named by a problem."""
+        query = (
             "SELECT 1 FROM subject WHERE id = ? UNION ALL SELECT 1 FROM problem WHERE subject = ?"
         )
-        if not self.query(told, (subject, subject)):
+        if not self.query(query, (subject, subject)):
             raise self._no_subject(subject)
-        return subject
 
     def _no_subject(self, name: str) -> GalleryError:
         return GalleryError(
             self.folder, f"no subject {name!r} in it", f"see: fasr-video gallery list {self.folder}"
         )
 
-    def _known_image(self, sha256: str) -> str:
-        whose = self.whose(sha256)
-        if whose is None:
+    def _require_subject_of(self, sha256: str) -> str:
+        """Return the subject of a photograph; raise where the gallery does not have it."""
+        subject = self.subject_of(sha256)
+        if subject is None:
             remedy = f"see: fasr-video gallery show {self.folder} SUBJECT"
             raise GalleryError(self.folder, f"no photograph {sha256} in it", remedy)
-        return whose
+        return subject
 
     def _meta(self, key: str) -> str:
         rows = self.query("SELECT value FROM meta WHERE key = ?", (key,))
@@ -739,38 +805,42 @@ class GalleryStore:
         return str(rows[0][0])
 
     def query(self, sql: str, values: Sequence[object] = ()) -> list[Any]:
+        """Return all rows of a query."""
         with explain_errors(self.folder):
             return self._db.execute(sql, tuple(values)).fetchall()
 
-    def unfinished(self) -> bool:
-        """Whether a removal was begun and not finished: what was removed may still be in the files."""
+    def has_unfinished_removal(self) -> bool:
+        """Return whether a removal was interrupted; removed data may still be in the files."""
         return self._meta("purge") != "0"
 
     def structure_problems(self) -> list[str]:
-        """Return what SQLite has to say against the database, and the first value that no version of ours writes."""
-        found = [str(row[0]) for row in self.query("PRAGMA integrity_check(20)") if row[0] != "ok"]
-        wrong = misfit(self._db, SHAPE)
-        return found if wrong is None else [*found, wrong]
+        """Return the problems that SQLite and the checks of our own schema report."""
+        rows = self.query("PRAGMA integrity_check(20)")
+        problems = [str(row[0]) for row in rows if row[0] != "ok"]
+        invalid = misfit(self._db, SHAPE)
+        return problems if invalid is None else [*problems, invalid]
 
-    def stray_rows(self) -> list[str]:
-        """Return which rows do not belong together."""
-        strays = self.query("PRAGMA foreign_key_check")
-        found = [
-            f"a row of {table} points at a {target} that is gone" for table, _, target, _ in strays
+    def row_problems(self) -> list[str]:
+        """Return which rows do not fit together."""
+        dangling = self.query("PRAGMA foreign_key_check")
+        problems = [
+            f"a row of {table} refers to a missing row of {target}"
+            for table, _, target, _ in dangling
         ]
-        for what, sql in _ORPHANS.items():
+        for problem, sql in _ORPHANS.items():
             rows = [str(row[0]) for row in self.query(sql)]
             if rows:
-                found.append(f"{what}: {', '.join(rows[:5])}{', …' if len(rows) > 5 else ''}")
-        return found
+                more = ", …" if len(rows) > 5 else ""
+                problems.append(f"{problem}: {', '.join(rows[:5])}{more}")
+        return problems
 
     def stored_templates(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """Give number, hash and vector of each template, one by one: they need not fit into memory."""
+        """Yield id, hash and vector of each template; they may not fit into memory together."""
         with explain_errors(self.folder):
             yield from self._db.execute("SELECT id, sha256, vector FROM template ORDER BY id")
 
     def stored_pictures(self) -> Iterator[tuple[str, bytes | None, bytes | None]]:
-        """Give path, hash and picture of each photograph, one by one."""
+        """Yield path, hash and picture of each photograph."""
         with explain_errors(self.folder):
             yield from self._db.execute(
                 "SELECT path, picture_sha256, picture FROM image ORDER BY id"
@@ -778,7 +848,8 @@ class GalleryStore:
 
     @contextmanager
     def sole_writer(self) -> Iterator[bool]:
-        """Whether this process may write files beside the database: nobody else is changing it, the folder can be."""
+        """Yield whether this process may write files beside the database, and hold the lock
+        for it."""
         if not self.read_only:
             yield True
             return
@@ -792,7 +863,9 @@ class GalleryStore:
 
 
 @dataclass(frozen=True, slots=True)
-class _Gone:
+class _RemovedRows:
+    """What a transaction removed; `secrets` are the removed vectors and pictures."""
+
     at: str
     why: str
     subjects: tuple[str, ...]
@@ -804,14 +877,14 @@ class _Gone:
 
 def _check_id(subject: str) -> None:
     if not subject or "\0" in subject or len(subject) > LONGEST_ID:
-        shown = (
+        abbreviated = (
             subject
             if len(subject) <= LONGEST_ID
             else f"{subject[:20]}… of {len(subject)} characters"
         )
         raise UsageError(
             "subject",
-            f"{shown!r} is no id",
+            f"{abbreviated!r} is not a valid id",
             f"give each subject an id of 1 to {LONGEST_ID} characters",
         )
 
@@ -840,8 +913,9 @@ def _lock(folder: Path) -> IO[str]:
         ) from error
 
 
-def drop_index(folder: Path) -> None:
-    """For good: nobody who is removed from the store next comes back with it after a power cut."""
+def delete_index(folder: Path) -> None:
+    """Delete the index files, and make that permanent before anything is removed from the
+    database."""
     with explain_errors(folder):
         for path in folder.glob("vectors.*"):
             path.unlink()

@@ -1,4 +1,4 @@
-"""What each value of a gallery may be: all that its readers rely on. A gallery with any other is not opened."""
+"""Checks of each value in the database of a gallery; a gallery that fails one is not opened."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from fasr_video.schema import are_texts, is_number
 
 NUMBERS = {"generation", "purge", "length"}
-# Numbers of a vector.
+# Most elements of a vector.
 LONGEST = 65_536
 QUERIES = {
     "a vector has another length than the gallery's": (
         "SELECT 1 FROM template WHERE length(vector) <> 4 * (SELECT value FROM meta WHERE key = 'length')"
         " OR length(sha256) <> 32 OR (kind = 'pooled') <> (image IS NULL) OR kind NOT IN ('single', 'pooled')"
     ),
-    "a photograph is none that fasr-video writes": (
+    "a row of image has values that fasr-video does not write": (
         "SELECT 1 FROM image WHERE subject = '' OR (picture IS NULL) <> (picture_sha256 IS NULL) OR norm < 0"
     ),
 }
@@ -29,9 +29,11 @@ def _meta(row: Mapping[str, Any]) -> bool:
 
 
 def _image(row: Mapping[str, Any]) -> bool:
-    landmarks = [] if row["landmarks"] is None else json.loads(row["landmarks"])
-    return row["landmarks"] is None or (
-        len(landmarks) == 5 and all(len(p) == 2 and all(map(is_number, p)) for p in landmarks)
+    if row["landmarks"] is None:
+        return True
+    landmarks = json.loads(row["landmarks"])
+    return len(landmarks) == 5 and all(
+        len(point) == 2 and all(map(is_number, point)) for point in landmarks
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from fasr_video.case.case import Case
 from fasr_video.case.links import refused_pairs, save_proposals
-from fasr_video.case.replay import proposed_links, require
+from fasr_video.case.replay import proposed_links, require_unchanged
 from fasr_video.case.results import all_features, encodings
 from fasr_video.case.sources import sources
-from fasr_video.case.tracks import Track, crop, finished, sightings, with_pictures
+from fasr_video.case.tracks import Track, crop, faces_with_pictures, finished_tracks, sightings
 from fasr_video.configs.settings import LinkSettings
 from fasr_video.gallery.encoder import Feature, Kind
 from fasr_video.trackers.linking import Tracklet, appearance, propose, propose_by_face
@@ -33,7 +33,7 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     state = _state(case, settings)
     if case.meta("linked_tracks") == state:
         return False
-    tracks = [track for track in finished(case) if track.verdict_reason != Reason.NOT_A_FACE]
+    tracks = [track for track in finished_tracks(case) if track.verdict_reason != Reason.NOT_A_FACE]
     features = {
         track: kinds[Kind.POOLED]
         for track, kinds in all_features(case).items()
@@ -43,7 +43,7 @@ def propose_all(case: Case, settings: LinkSettings) -> bool:
     if not all(track.id in features for track in tracks):
         proposals += _by_appearance(case, tracks, features, settings)
     with case.transaction():
-        require(case)
+        require_unchanged(case)
         save_proposals(case, proposals)
         case.set_meta("linked_tracks", state)
         details = {"links": len(proposals), "of": state, "proposed": proposed_links(case)}
@@ -73,7 +73,7 @@ def _by_appearance(
     """
     appearances: dict[int, Feature] = {}
     for track in tracks:
-        crops = [crop(case, face) for face in with_pictures(case, track.id)]
+        crops = [crop(case, face) for face in faces_with_pictures(case, track.id)]
         if crops:
             appearances[track.id] = appearance(crops)
     links = propose(_tracklets(case, tracks, appearances), settings.max_gap, settings.min_score)
@@ -104,4 +104,4 @@ def _state(case: Case, settings: LinkSettings) -> str:
     """Return all that the proposals depend on."""
     stored = encodings(case)
     models = sorted({encoding.models for encoding in stored.values()})
-    return json.dumps([len(finished(case)), len(stored), models, settings.model_dump()])
+    return json.dumps([len(finished_tracks(case)), len(stored), models, settings.model_dump()])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fasr_video.case.case import Case
-from fasr_video.case.tracks import Face, usable
+from fasr_video.case.tracks import Face, usable_tracks
 from fasr_video.errors import UsageError
 from fasr_video.gallery.encoder import References
 from fasr_video.gallery.gallery import Gallery
@@ -32,7 +32,7 @@ def sharpest(lr0: Face, others: Sequence[Face]) -> list[int]:
 
 def check_tracks(case: Case, names: Mapping[str, int], subjects: Mapping[str, str]) -> None:
     """Raise if `subjects` names a track that is not a usable one; `names` are those of all."""
-    numbers = {track.id for track in usable(case)}
+    numbers = {track.id for track in usable_tracks(case)}
     usable_names = [name for name, track in names.items() if track in numbers]
     unknown = [name for name in subjects if name not in usable_names]
     if unknown:

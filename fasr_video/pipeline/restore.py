@@ -134,7 +134,7 @@ def encode_all(
         listen(start, len(waiting))
         seeds = [track_seed(seed, footage[track.source], track) for track, _ in batch]
         faces = [track_faces(case, track.id, references.get(track.id)) for track, _ in batch]
-        encoded = encoder.ask(faces, seeds)
+        encoded = encoder.encode(faces, seeds)
         reconstructions = []
         with explain_errors(case.folder):
             for (track, _), features in zip(batch, encoded, strict=True):
@@ -158,7 +158,7 @@ def tracks_to_encode(
     """Return usable tracks whose features are missing or out of date, and what they depend on."""
     stored = {track: encoding.models for track, encoding in encodings(case).items()}
     waiting = []
-    for track in tracks.usable(case):
+    for track in tracks.usable_tracks(case):
         models = _models(encoder, seed, references.get(track.id))
         if stored.get(track.id) != models:
             waiting.append((track, models))
@@ -173,7 +173,7 @@ def tracks_without_features(case: Case, encoder: TrackEncoder, seed: int) -> lis
     needed = json.loads(_models(encoder, seed, None))
     stored = encodings(case)
     lacking = []
-    for track in tracks.usable(case):
+    for track in tracks.usable_tracks(case):
         models = stored[track.id].provenance if track.id in stored else {}
         if models | needed != models:
             lacking.append(track.id)

@@ -22,7 +22,7 @@ import torch
 from fasr_video import actors
 from fasr_video.batch_size import FRAMES, batch_size_for
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import person
+from fasr_video.case.decisions import reviewer_name
 from fasr_video.case.recording import Recording
 from fasr_video.case.sources import all_done, is_done, register_source, resume_point, set_recording
 from fasr_video.case.store import DATABASE, SETTINGS, only_writer
@@ -185,7 +185,7 @@ def run(
     models = models or open_models(settings)
     _check_gallery(folder, gallery, models.encoder, settings.search, settings.restore.subjects)
     worked = False
-    with only_writer(folder), open_case(folder, settings) as case, case.in_a_run(operator):
+    with only_writer(folder), open_case(folder, settings) as case, case.logged_run(operator):
         job = _Job(case, models, settings, listen)
         for reader, stamp_before in zip(readers, stamps, strict=True):
             worked |= _run_source(job, _Footage(reader, stamp_before, recording))
@@ -245,7 +245,7 @@ def redo(
     anything to do.
     """
     operator = _operator(f"stage {stage}", by, role)
-    with only_writer(out), Case.open(out) as case, case.in_a_run(operator):
+    with only_writer(out), Case.open(out) as case, case.logged_run(operator):
         case.check_key()
         if not all_done(case):
             remedy = "run the footage again first: the run resumes where it stopped"
@@ -296,7 +296,7 @@ def _operator(what: str, by: str, role: str) -> dict[str, str]:
     """Return who runs what, for the log."""
     return {
         "what": what,
-        "by": person(by or actors.login_name()),
+        "by": reviewer_name(by or actors.login_name()),
         "role": actors.role(role) or actors.role_from_environment(),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fasr_video.case import log, replay, results
 from fasr_video.case.case import Case
-from fasr_video.case.results import Photograph, conditioned, encodings
+from fasr_video.case.results import Photograph, conditioned_subjects, encodings
 from fasr_video.case.store import GALLERY
 from fasr_video.configs.settings import SearchSettings
 from fasr_video.detection import Detector
@@ -19,12 +19,12 @@ from fasr_video.encryption import given_key
 from fasr_video.errors import InputError, UsageError
 from fasr_video.gallery.calibration import Calibration
 from fasr_video.gallery.encoder import Kind, TrackEncoder
-from fasr_video.gallery.enrol import Told, sync
+from fasr_video.gallery.enrol import EnrolDefaults, sync
 from fasr_video.gallery.gallery import Gallery
 from fasr_video.gallery.index import Index
 from fasr_video.gallery.photos import read_listing
 from fasr_video.gallery.records import GalleryError
-from fasr_video.gallery.search import Asked, Mode, Question, Searcher, Verdict
+from fasr_video.gallery.search import Mode, Searcher, SearchOptions, TrackQuery, Verdict
 from fasr_video.gallery.store import DATABASE
 from fasr_video.pipeline.references import SETTING, references_of_subject
 from fasr_video.recognition.embedder import Embedder
@@ -55,7 +55,7 @@ def check_search(
     gallery_folder = given if is_gallery else folder / GALLERY
     if (gallery_folder / DATABASE).is_file():
         with Gallery.open(gallery_folder, read_only=True) as gallery:
-            gallery.require(encoder.embedder)
+            gallery.require_embedder(encoder.embedder)
             if is_gallery:
                 for subject in subjects:
                     references_of_subject(gallery, subject)
@@ -75,11 +75,11 @@ def _check_photographs(given: Path, subjects: Collection[str]) -> None:
         raise UsageError(SETTING, reason, remedy)
 
 
-def enrolment_defaults(settings: SearchSettings) -> Told:
+def enrolment_defaults(settings: SearchSettings) -> EnrolDefaults:
     """Return how the photographs given by `--gallery` are enrolled."""
     face: Which = "largest" if settings.several_faces == "largest" else None
     remedy = "take the largest with --set search.several_faces=largest, or cut it to one"
-    return Told(choice=Choice(face, remedy))
+    return EnrolDefaults(choice=Choice(face, remedy))
 
 
 def open_gallery(
@@ -93,12 +93,12 @@ def open_gallery(
     """Open a gallery, or enrol a folder of photographs into the case's own gallery."""
     if (given / DATABASE).is_file():
         gallery = Gallery.open(given, read_only=True)
-        gallery.require(embedder)
+        gallery.require_embedder(embedder)
         return gallery
     own = case.folder / GALLERY
     if (own / DATABASE).is_file():
         gallery = Gallery.open(own)
-        gallery.require(embedder)
+        gallery.require_embedder(embedder)
     else:
         gallery = Gallery.create(own, embedder.name, embedder.sha256, embedder.length)
     sync(gallery, given, detector, embedder, listen, enrolment_defaults(settings))
@@ -126,10 +126,10 @@ def usable_calibration(settings: SearchSettings, models: Mapping[str, object]) -
     """Return the given calibration or the bundled one, as far as it fits these models."""
     file = settings.calibration or bundled("calibration.json")
     calibration = Calibration.load(file)
-    reason = calibration.fits(models)
+    reason = calibration.mismatch(models)
     if reason is None:
         return UsableCalibration(calibration, tuple(Kind), ())
-    if calibration.fits({**models, "restorer": None}) is None:
+    if calibration.mismatch({**models, "restorer": None}) is None:
         # Only the restorer differs: the scores of the camera's own pictures are calibrated.
         remark = (
             "scores of the reconstructions are raw and count for nothing: "
@@ -167,11 +167,11 @@ def search_all(
     tracks = search["tracks"]
     stored = encodings(case)
     features = results.all_features(case)
-    subjects = conditioned(case)
-    queries = [Asked(features.get(track, {}), stored[track].side) for track in tracks]
+    subjects = conditioned_subjects(case)
+    queries = [TrackQuery(features.get(track, {}), stored[track].side) for track in tracks]
     answers = dict(zip(tracks, searcher.answers(queries), strict=True))
     with case.transaction():
-        replay.require(case)
+        replay.require_unchanged(case)
         results.save_photographs(case, photographs)
         results.clear_answers(case)
         for track, answer in answers.items():
@@ -182,7 +182,7 @@ def search_all(
         leads = [track for track, answer in answers.items() if answer.verdict is Verdict.CANDIDATES]
         outcome = {
             "index_made_anew": index.rebuilt,
-            "answers": replay.answers(case),
+            "answer_digests": replay.answer_digests(case),
             "leads": leads,
         }
         case.log("searched", {**search, **outcome})
@@ -215,7 +215,7 @@ def update_answers(case: Case, encoder: TrackEncoder) -> bool:
             if gallery.id != searched["gallery"]["id"]:
                 reason = "another gallery than the one that was searched"
                 raise GalleryError(gallery.folder, reason, "give --gallery")
-            gallery.require(encoder.embedder)
+            gallery.require_embedder(encoder.embedder)
             settings = SearchSettings.model_validate(searched["question"])
             return search_all(case, gallery, encoder, settings)
     except UsageError as error:
@@ -238,14 +238,14 @@ def _remove_answers(
         "conditioned_on": conditioned_on,
     }
     with case.transaction():
-        replay.require(case)
+        replay.require_unchanged(case)
         results.clear_answers(case, tracks)
         case.set_meta("searched", json.dumps(remaining))
         case.log("answers taken out", {"tracks": tracks, "why": why, "searched": remaining})
 
 
-def _query_settings(settings: SearchSettings) -> Question:
-    return Question(Mode(settings.mode), settings.candidates, settings.fpir)
+def _query_settings(settings: SearchSettings) -> SearchOptions:
+    return SearchOptions(Mode(settings.mode), settings.candidates, settings.fpir)
 
 
 def _search_facts(
@@ -273,7 +273,9 @@ def _search_facts(
         "question": settings.model_dump(mode="json"),
         "calibration": None if calibration is None else calibration.sha256,
         "remarks": [*usable.remarks, *(calibration.warnings(people) if calibration else [])],
-        "conditioned_on": {str(track): subject for track, subject in conditioned(case).items()},
+        "conditioned_on": {
+            str(track): subject for track, subject in conditioned_subjects(case).items()
+        },
         "tracks": [*encodings(case)],
     }
 
@@ -283,7 +285,7 @@ def _remark(calibration: Calibration | None, side: int, subject: str | None) -> 
 
     `subject` is the one whose photographs the track was drawn from.
     """
-    remarks = [] if calibration is None else [calibration.outside(side)]
+    remarks = [] if calibration is None else [calibration.size_warning(side)]
     if subject is not None:
         remarks.append(
             f"the reconstruction is conditioned on subject {subject}: it was not searched with"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fasr_video.case import tracks
 from fasr_video.case.case import Case
-from fasr_video.case.sources import Progress, add_progress, finish_source, looked, source
+from fasr_video.case.sources import Progress, add_progress, finish_source, frame_counts, source
 from fasr_video.configs.settings import SelectSettings
 from fasr_video.detection.frame_skipping import GateState
 from fasr_video.media import Losses, MediaInfo
@@ -48,10 +48,10 @@ def resume_gate(case: Case, number: int) -> GateState:
     stored = {} if row.tracker is None else json.loads(row.tracker)
     cells = None
     if "seen" in stored:
-        data = case.unseal(base64.b64decode(stored["seen"]), _cells_name(number))
+        data = case.decrypt(base64.b64decode(stored["seen"]), _cells_name(number))
         cells = np.frombuffer(data, np.uint8).reshape(stored["cells"])
     boxes = np.array(stored.get("places", []), np.float32).reshape(-1, 4)
-    counts = looked(case, number)
+    counts = frame_counts(case, number)
     return GateState(boxes, cells, row.frames, counts["whole"], counts["skipped"])
 
 
@@ -68,7 +68,7 @@ def _gate_as_json(case: Case, source: int, gate: GateState) -> dict[str, object]
     boxes: dict[str, object] = {"places": gate.boxes.tolist()}
     if gate.cells is None:
         return boxes
-    sealed = case.seal(gate.cells.tobytes(), _cells_name(source))
+    sealed = case.encrypt(gate.cells.tobytes(), _cells_name(source))
     return boxes | {"cells": gate.cells.shape, "seen": base64.b64encode(sealed).decode()}
 
 
@@ -81,17 +81,17 @@ def resume_tracklets(
     embedder: Embedder | None,
 ) -> Tracklets:
     """Return the tracklets as they were after the last stored segment, or new ones."""
-    tracklets = Tracklets(tracker, select, tracks.next_face(case), embedder)
+    tracklets = Tracklets(tracker, select, tracks.next_face_id(case), embedder)
     stored = source(case, number).tracker
     if stored is None:
         return tracklets
     tracker.restore(json.loads(stored))
-    tracklets.confirmed = sum(track.source == number for track in tracks.finished(case))
-    for track in tracks.running(case, number):
+    tracklets.confirmed = sum(track.source == number for track in tracks.finished_tracks(case))
+    for track in tracks.running_tracks(case, number):
         pool = tracklets.pool(track.tracker_id)
-        for score in tracks.scores(case, track.id):
+        for score in tracks.detection_scores(case, track.id):
             pool.count_sighting(score)
-        for face in tracks.with_pictures(case, track.id):
+        for face in tracks.faces_with_pictures(case, track.id):
             seconds = float(face.pts * info.time_base)
             candidate = Candidate(face.id, seconds, face.quality, tracks.crop(case, face))
             if face.reason is None:
@@ -120,8 +120,8 @@ def save_segment(
     progress = Progress(
         losses=summary.losses,
         tracker=summary.tracker.state() | _gate_as_json(case, source, summary.gate),
-        whole=summary.gate.whole,
-        skipped=summary.gate.skipped,
+        full_frames=summary.gate.whole,
+        skipped_frames=summary.gate.skipped,
         frames=segment.frames,
         damaged=summary.damaged,
         faces=len(segment.faces),
@@ -136,7 +136,7 @@ def save_segment(
             _end_track(case, rows[ended.tracker_id], ended)
         add_progress(case, source, progress)
         if summary.is_last:
-            finish_source(case, source, tracks.reasons_in(case, source))
+            finish_source(case, source, tracks.reasons_of_source(case, source))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def _save_faces(
 
     Return the rows of the source's running tracks, by the numbers that the tracker gave them.
     """
-    rows = {track.tracker_id: track.id for track in tracks.running(case, source)}
+    rows = {track.tracker_id: track.id for track in tracks.running_tracks(case, source)}
     faces = []
     for face in segment.faces:
         track = None
@@ -202,7 +202,7 @@ def _face_row(face: Face, source: int, track: int | None, pictures: _Pictures) -
 def _end_track(case: Case, track: int, ended: EndedTrack) -> None:
     """Store the verdict on a track, or drop it if it was never confirmed."""
     if not ended.confirmed:
-        tracks.drop_track(case, track)
+        tracks.discard_track(case, track)
         return
     insufficient: str | None = None
     if not ended.is_face:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fasr_video import __version__
 from fasr_video.case.case import Case
-from fasr_video.case.document import as_document, state_of
+from fasr_video.case.document import as_document, track_state
 from fasr_video.case.results import all_features, encodings
 from fasr_video.case.store import now
 from fasr_video.gallery.encoder import Feature, Kind
@@ -39,7 +39,7 @@ def as_report(case: Case) -> dict[str, Any]:
         faces.update(source["faces_by_reason"])
     for track in document["tracks"]:
         track |= _times(track, sources[track["source_sha256"]])
-        track["state"] = state_of(track)
+        track["state"] = track_state(track)
         track["headline"], track["why"] = verdict(track, document["searched"])
         track["page"] = f"{track['name']}.html"
         encoding = encoded.get(track["id"])

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from fasr_video.case.case import Case
-from fasr_video.case.document import certainty, decided_subject, picture_name
-from fasr_video.case.recording import correction
+from fasr_video.case.document import certainty_note, decided_subject, picture_name
+from fasr_video.case.recording import clock_correction
 from fasr_video.console import clock
 from fasr_video.report import pictures, words
 from fasr_video.report.document import standing
@@ -226,9 +226,9 @@ def _templates() -> Environment:
     }
     environment.filters |= {
         "clock": clock,
-        "correction": correction,
+        "correction": clock_correction,
         "picture_name": picture_name,
-        "certainty": certainty,
+        "certainty": certainty_note,
         "ratio": _ratio,
         "number": _number,
         "losses": _losses,

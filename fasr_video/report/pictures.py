@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 from fasr_video.case.case import Case
-from fasr_video.case.document import about, when
+from fasr_video.case.document import frame_time, picture_origin
 from fasr_video.case.tracks import read_face
 from fasr_video.pictures import decoded, opened
 from fasr_video.pipeline.restore import track_faces
@@ -86,7 +86,9 @@ def of_track(case: Case, track: dict[str, Any], redact: bool = False) -> TrackPi
         for face in (track["shown"], *track["auxiliaries"])
         if face is not None and face["native"] is not None
     ]
-    metadata = {f["face"]: about(case, track, f["native"]) | when(track, f) for f in faces}
+    metadata = {
+        f["face"]: picture_origin(case, track, f["native"]) | frame_time(track, f) for f in faces
+    }
     if redact:
         natives = {
             face: of_array(without_bystanders(case, read_face(case, face)), origin, COVERED)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fasr_video.case.case import Case
-from fasr_video.case.tracks import Face, boxes_beside, native_picture
+from fasr_video.case.tracks import Face, native_picture, other_boxes_in_frame
 from fasr_video.types import Image
 
 # Blocks along the longer side of a face. IDFSR rebuilds a face from 4 px.
@@ -41,7 +41,7 @@ def pixelated(image: Image, others: Sequence[Box], own: Box | None = None) -> Im
 def without_bystanders(case: Case, face: Face) -> Image:
     """Return the native crop of a kept face, with every other face of its frame pixelated."""
     corner = np.tile(face.corner, 2)
-    others = [np.array(box) - corner for box in boxes_beside(case, face)]
+    others = [np.array(box) - corner for box in other_boxes_in_frame(case, face)]
     return pixelated(native_picture(case, face), others, np.array(face.box) - corner)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fasr_video.case.document import state_of
+from fasr_video.case.document import track_state
 from fasr_video.pipeline.evidence import explain
 from fasr_video.types import REASON_TEXT, Reason
 
@@ -77,7 +77,7 @@ LIMITS = (
 
 def verdict(track: dict[str, Any], searched: dict[str, Any] | None) -> tuple[str, str]:
     """Return the verdict on a track in a few words, and the reason."""
-    state = state_of(track)
+    state = track_state(track)
     answer = track["answer"]
     if state == "insufficient":
         return "Insufficient quality", _why_insufficient(track)

@@ -11,7 +11,7 @@ from typing import Any
 
 from fasr_video.actors import name_with_role
 from fasr_video.case.case import Case
-from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, flat
+from fasr_video.case.document import TRACK_COLUMNS, csv_of, decided_subject, table_row
 from fasr_video.case.verify import REPORT, SUMS, UNFINISHED
 from fasr_video.errors import CaseError, UsageError
 from fasr_video.files import (
@@ -76,7 +76,7 @@ def write_report(
     out = folder / FOLDER if out is None else out
     if "pdf" in formats:
         find_weasyprint()
-    with Case.open(folder, read_only=True) as case, explain_errors(out), case.one_moment():
+    with Case.open(folder, read_only=True) as case, explain_errors(out), case.snapshot():
         report = as_report(case) | {"redacted": redact}
         with photographs(case, report["searched"], with_photographs, redact) as people:
             target = _Target(out)
@@ -154,7 +154,7 @@ def _table(report: dict[str, Any]) -> str:
     lines = []
     for track in report["tracks"]:
         wall = track["wall"] or {}
-        line = {name: value for name, value in flat(track).items() if name in TRACK_COLUMNS}
+        line = {name: value for name, value in table_row(track).items() if name in TRACK_COLUMNS}
         line["camera"] = track["camera"]
         line["wall_start"] = wall.get("start")
         line["wall_end"] = wall.get("end")

@@ -10,7 +10,7 @@ from flask import Flask, render_template, session
 from werkzeug.exceptions import HTTPException
 
 from fasr_video.actors import USUAL_ROLES
-from fasr_video.case.document import certainty, picture_name
+from fasr_video.case.document import certainty_note, picture_name
 from fasr_video.console import clock
 from fasr_video.errors import FasrError
 from fasr_video.pipeline.evidence import explain
@@ -39,7 +39,11 @@ def make_app(
     app.config.update(CASES=dict(cases), KEY=key, SIGN_KEY=sign_key)
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.jinja_env.filters.update(
-        clock=clock, ratio=ratio, explain=explain, picture_name=picture_name, certainty=certainty
+        clock=clock,
+        ratio=ratio,
+        explain=explain,
+        picture_name=picture_name,
+        certainty=certainty_note,
     )
     protect(app, key, port)
     app.register_blueprint(pages.pages)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fasr_video.case import results, tracks
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import Agreement, Decision, agreement, all_standing
-from fasr_video.case.document import not_asked
+from fasr_video.case.decisions import Agreement, Decision, agreement, standing_by_track
+from fasr_video.case.document import state_without_search
 from fasr_video.case.sources import sources
 from fasr_video.errors import UsageError
 from fasr_video.gallery.search import Candidate
@@ -62,10 +62,12 @@ def cards(case: Case) -> list[Card]:
     spans = tracks.spans(case)
     best_faces = tracks.shown_faces(case)
     verdicts = results.verdicts(case)
-    leads = results.leads(case)
-    decisions = all_standing(case)
+    first_leads = results.first_leads(case)
+    decisions = standing_by_track(case)
     case_cards = []
-    for track in sorted(tracks.finished(case), key=lambda track: (track.source, track.number)):
+    for track in sorted(
+        tracks.finished_tracks(case), key=lambda track: (track.source, track.number)
+    ):
         source = sources_by_id[track.source]
         span = spans[track.id]
         lr0 = best_faces.get(track.id)
@@ -85,9 +87,10 @@ def cards(case: Case) -> list[Card]:
             quality=None if lr0 is None else lr0.total,
             native=None if lr0 is None else lr0.native,
             aligned=None if lr0 is None else lr0.aligned,
-            state=verdicts.get(track.id) or not_asked(track.verdict, track.verdict_reason),
+            state=verdicts.get(track.id)
+            or state_without_search(track.verdict, track.verdict_reason),
             why=track.verdict_reason,
-            lead=leads.get(track.id),
+            lead=first_leads.get(track.id),
             decisions=tuple(decisions.get(track.id, ())),
         )
         case_cards.append(card)

@@ -34,7 +34,7 @@ PAGE_SIZE = 60
 def open_case(case_id: str) -> Iterator[Case]:
     """Open a case at one moment, whatever a run writes meanwhile."""
     folder = folder_of(case_id)
-    with explain_errors(folder), Case.open(folder, read_only=True) as case, case.one_moment():
+    with explain_errors(folder), Case.open(folder, read_only=True) as case, case.snapshot():
         yield case
 
 
@@ -230,8 +230,8 @@ def log(case_id: str) -> str:
         return render_template(
             "log.html",
             summary=summary(case, cards(case)),
-            lines=[_line(line) for line in log_lines.newest(case, PAGE_SIZE, first)],
-            total=log_lines.length(case),
+            lines=[_line(line) for line in log_lines.newest_entries(case, PAGE_SIZE, first)],
+            total=log_lines.entry_count(case),
             log_head=case.meta("log_head"),
             first=first,
             page=_page_number(),

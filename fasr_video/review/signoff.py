@@ -27,11 +27,11 @@ from fasr_video.actors import name_with_role
 from fasr_video.actors import role as as_role
 from fasr_video.case import log
 from fasr_video.case.case import Case
-from fasr_video.case.decisions import Agreement, Decision, by_track, digest, person
+from fasr_video.case.decisions import Agreement, Decision, by_track, digest, reviewer_name
 from fasr_video.case.document import below_threshold, links
 from fasr_video.case.links import clusters
-from fasr_video.case.replay import require
-from fasr_video.case.results import Answered, answers
+from fasr_video.case.replay import require_unchanged
+from fasr_video.case.results import StoredAnswer, answers
 from fasr_video.case.sources import sources
 from fasr_video.case.store import now
 from fasr_video.case.verify import NEW, SIGNED_OFF
@@ -65,7 +65,7 @@ def sign_off(
 
     Sign it where a key is given.
     """
-    by, role = person(by), as_role(role)
+    by, role = reviewer_name(by), as_role(role)
     with case.transaction():  # nobody decides while the report is written
         name_signed_off(case)
         document = _document(case, by, role)
@@ -110,7 +110,7 @@ def signed_off(case: Case) -> list[SignedOff]:
 
 
 def _document(case: Case, by: str, role: str) -> dict[str, Any]:
-    require(case)
+    require_unchanged(case)
     case_cards = cards(case)
     names = {card.id: card.name for card in case_cards}
     searched = case.searched()
@@ -124,7 +124,7 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
         "signed_off_by": by,
         "signed_off_as": role,
         "log_head": case.meta("log_head"),
-        "log_lines": log.length(case),
+        "log_lines": log.entry_count(case),
         "decisions_sha256": digest(case),
         "gallery": None if searched is None else searched["gallery"],
         "sources": [
@@ -147,7 +147,9 @@ def _document(case: Case, by: str, role: str) -> dict[str, Any]:
     }
 
 
-def _track(card: Card, decisions: Sequence[Decision], answer: Answered | None) -> dict[str, object]:
+def _track(
+    card: Card, decisions: Sequence[Decision], answer: StoredAnswer | None
+) -> dict[str, object]:
     lead = card.lead
     return {
         "name": card.name,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from fasr_video.case.recording import correction
+from fasr_video.case.recording import clock_correction
 from fasr_video.errors import UsageError
 
 _REMEDY = "give H:MM:SS of the footage, or date and time, such as 2026-03-01 14:05"
@@ -35,7 +35,7 @@ class Clock:
             datetime.fromisoformat(stored["start"]),
             float(stored["uncertainty_seconds"]),
             str(stored["from"]),
-            correction(stored),
+            clock_correction(stored),
         )
 
     def at(self, seconds: float) -> datetime:
