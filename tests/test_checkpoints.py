@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fasr_video.errors import EnvironmentFailure, FasrError, ModelError, UsageError
-from fasr_video.sr.checkpoints import Kind, Published, export_published, load
+from fasr_video.errors import FasrError, ModelError, UsageError
+from fasr_video.sr.checkpoints import Kind, Published, load
 from fasr_video.sr.networks.ncsnpp import NCSNpp
+from tests.published_files import export_published
 from tests.test_ncsnpp import difference, golden, twin
 
 Tree = dict[str, Any]
@@ -336,30 +337,6 @@ def test_flax_export_has_the_published_form(tmp_path: Path) -> None:
     content = msgpack.unpackb((tmp_path / "a").read_bytes())
     written = msgpack.unpackb(msgpack.packb(flax_params(flax_net()), default=packed))
     assert shapes(content["params_ema"]) == shapes(written)
-
-
-def test_exports_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="feature path; use layout fasr"):
-        export_published(twin(), tmp_path / "a", "sde-sr")
-    with pytest.raises(UsageError, match="128 px, the network for 64"):
-        export_published(twin(feature=False), tmp_path / "a", "sde-sr")
-    with pytest.raises(EnvironmentFailure, match="No such file"):
-        export_published(twin(), tmp_path / "none" / "a")
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_export_that_fails_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a").write_text("old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(EnvironmentFailure, match="No space left"):
-        export_published(twin(), tmp_path / "a")
-    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
 
 # --- mistakes ----------------------------------------------------------------------------------------------------

@@ -219,16 +219,16 @@ def test_classifiers_of_ours_and_of_others_know_attributes_by_the_same_names(
     assert [p.names for p in two.parts] == [("male",), ("no_beard",)]
     assert two.facts == dict.fromkeys(("male", "beard"), sha256_file(published))
     for files, says in (
-        ([str(published)], "does not say which attribute is its"),
+        ([str(published)], "does not name its attribute"),
         ([f"hat={published}"], "no attribute hat: known are male, glasses, beard"),
-        ([f"male={ours}"], "it says itself what it knows: male, glasses, no_beard"),
+        ([f"male={ours}"], "the file names its own attributes: male, glasses, no_beard"),
         ([ours, f"beard={published}"], "classifier of beard: there are two"),
         ([str(tmp_path / "none")], "no such file"),
     ):
         with pytest.raises(FasrError) as caught:
             open_guidance(files, 50, CPU)
         assert says in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male; "):
+    with pytest.raises(UsageError, match="attribute beard: the classifiers here read male; "):
         all_of(classifier(("male",))).check([BEARD])
 
 
@@ -472,11 +472,11 @@ def test_srdg_is_sde_sr_that_is_guided() -> None:
 
 def test_attributes_need_a_classifier_that_knows_them() -> None:
     probe = replace(PROBE, attributes=(BEARD,))
-    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know none"):
+    with pytest.raises(UsageError, match="attribute beard: the classifiers here read none"):
         restore(diffusion("fasr", "dpmpp-2"), probe, 1, 0)
-    with pytest.raises(UsageError, match="attribute beard: the classifiers at hand know male"):
+    with pytest.raises(UsageError, match="attribute beard: the classifiers here read male"):
         restore(restorer("fasr", classifier(("male",))), probe, 1, 0)
-    with pytest.raises(UsageError, match="method bicubic cannot be drawn towards any"):
+    with pytest.raises(UsageError, match="method bicubic cannot be guided by any"):
         open_restorer(METHODS["bicubic"], Options(CPU, guidance=Guidance(all_of(classifier()))))
 
 
@@ -507,7 +507,7 @@ def test_a_reading_that_is_unsure_is_not_used_and_that_is_said() -> None:
 
 def test_what_was_read_is_called_a_guess() -> None:
     (told,) = warnings(classifier(), Attribute("glasses", True, 0.9, "read"))
-    assert told == "glasses: guessed by a network (LR face of 16 px), which may be sure and wrong"
+    assert told == "glasses: guessed by a network (LR face of 16 px), which can be certain and wrong"
 
 
 def test_what_the_examiner_says_against_what_is_clearly_seen_is_a_warning() -> None:

@@ -15,8 +15,8 @@ from fasr_video.sr import checkpoints, samplers, sampling
 from fasr_video.sr.denoiser import Condition, ResidualDenoiser
 from fasr_video.sr.identity import Identity, References, fit, load_identity, save_identity, stranger
 from fasr_video.sr.idfsr import (
+    ALPHA_BAR,
     FADE,
-    KEPT,
     LOG_SIGMA,
     RIM,
     SIGMAS,
@@ -398,7 +398,7 @@ def test_each_step_of_the_ddpm_has_its_noise_level() -> None:
     t = torch.arange(STEPS).double()
     torch.testing.assert_close(time_of(SIGMAS), t, rtol=0, atol=1e-9)
     torch.testing.assert_close(time_of(SIGMAS.float()), t.float(), rtol=0, atol=1e-2)
-    torch.testing.assert_close(1 / (1 + 4 * SIGMAS**2), KEPT)
+    torch.testing.assert_close(1 / (1 + 4 * SIGMAS**2), ALPHA_BAR)
     between = time_of((SIGMAS[500] * SIGMAS[501]).sqrt()[None])
     assert float(between) == pytest.approx(500.5)
     assert time_of(torch.tensor([1e-9, 1e9])).tolist() == [0, STEPS - 1]
@@ -418,14 +418,14 @@ def test_ddim_in_the_ddpms_own_numbers_draws_what_ours_draws() -> None:
         def forward(
             self, x: Tensor, lr: Tensor, time: Tensor, style: Tensor, identity: Tensor
         ) -> Tensor:
-            return noise(x, KEPT[time.round().long()][:, None, None, None])
+            return noise(x, ALPHA_BAR[time.round().long()][:, None, None, None])
 
     x_t = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ours = (x_t / KEPT[t[0]].sqrt() + 1) / 2
+    ours = (x_t / ALPHA_BAR[t[0]].sqrt() + 1) / 2
     for now, after in zip(
         t, [*t[1:], None], strict=True
     ):  # Song, Meng and Ermon 2021, eq. 12 with η = 0
-        kept, then = KEPT[now], torch.ones(()) if after is None else KEPT[after]
+        kept, then = ALPHA_BAR[now], torch.ones(()) if after is None else ALPHA_BAR[after]
         told = noise(x_t, kept)
         clean = (x_t - (1 - kept).sqrt() * told) / kept.sqrt()
         x_t = then.sqrt() * clean + (1 - then).sqrt() * told
@@ -533,7 +533,7 @@ def test_a_stranger_among_the_references_is_named() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 11])
 def test_a_person_is_fitted_from_two_to_ten_photographs(n: int) -> None:
-    with pytest.raises(FasrError, match=f"{n} that can be used, but 2 to 10"):
+    with pytest.raises(FasrError, match=f"{n} usable, but 2 to 10"):
         person(n) if n else References(
             (), (), torch.zeros(0, 3, 8, 8), torch.zeros(0, 5, 2), torch.zeros(0, 512)
         )

@@ -439,7 +439,7 @@ def test_a_flow_is_opened_with_the_mean_beside_it(tmp_path: Path) -> None:
     assert opened.provenance()["sampler"] == "euler-8"
     made.mean = "0" * 64
     save_flow(made, file)
-    with pytest.raises(FasrError, match="goes on from the mean 000000000000…"):
+    with pytest.raises(FasrError, match="starts from the mean 000000000000…"):
         open_restorer(METHODS["pmrf"], options)
 
 
@@ -623,8 +623,8 @@ def test_damaged_weights_are_one_line(
         (("--aux", "/nowhere"), "no such folder"),
         (("--sampler", "dpmpp-4@inf"), "outside"),
         (("--sampler", "dpmpp-sde-4@0.001"), "outside"),
-        (("--feature-only", "--sampler", "dpmpp-4@2"), "draw from nothing"),
-        (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "draw from nothing"),
+        (("--feature-only", "--sampler", "dpmpp-4@2"), "without the LR face"),
+        (("--feature-only", "--method", "sde-sr-ve", "--sampler", "ve-2"), "without the LR face"),
         (("--method", "bicubic", "--sampler", "dpmpp-4"), "does not sample"),
         (
             ("--method", "bicubic", "--feature-only"),
@@ -699,7 +699,7 @@ def test_the_mean_of_a_still_is_one_picture_with_its_facts(
     for wrong, said in (
         ((*drawing, "--samples", 2), "--samples 2: method mean draws no samples"),
         ((*drawing, "--feature-only"), "feature-only: method mean needs the LR face"),
-        ((*drawing, "--attr", "glasses=yes"), "method mean cannot be drawn towards any"),
+        ((*drawing, "--attr", "glasses=yes"), "method mean cannot be guided by any"),
     ):
         code, _, err = called(capsys, *wrong)
         assert code == 2 and said in err and len(err.strip().splitlines()) == 1

@@ -27,11 +27,12 @@ from fasr_video.recognition.combiner import save as save_combiner
 from fasr_video.recognition.embedder import BuiltinEmbedder
 from fasr_video.sr import checkpoints
 from fasr_video.sr.samplers import centred
-from fasr_video.sr.sde import matching_loss, score
+from fasr_video.sr.sde import score
 from fasr_video.training import sr
 from fasr_video.training.features import make_features
 from fasr_video.training.loop import Plan, Progress, rate, train
 from fasr_video.training.muon import Muon, orthogonal
+from tests.score_matching import matching_loss
 
 CPU = torch.device("cpu")
 
