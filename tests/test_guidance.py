@@ -507,7 +507,9 @@ def test_a_reading_that_is_unsure_is_not_used_and_that_is_said() -> None:
 
 def test_what_was_read_is_called_a_guess() -> None:
     (told,) = warnings(classifier(), Attribute("glasses", True, 0.9, "read"))
-    assert told == "glasses: guessed by a network (LR face of 16 px), which can be certain and wrong"
+    assert (
+        told == "glasses: guessed by a network (LR face of 16 px), which can be certain and wrong"
+    )
 
 
 def test_what_the_examiner_says_against_what_is_clearly_seen_is_a_warning() -> None:

@@ -85,7 +85,7 @@ def test_the_mask_turns_with_the_face() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "marks"),
+    ("what", "landmarks"),
     [
         ("not found", torch.full((5, 2), float("nan"))),
         ("outside", FACE + torch.tensor([60.0, 0.0])),

@@ -109,12 +109,12 @@ def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
     def brightness(lr: Tensor) -> Tensor:
         return lr.mean((1, 2, 3))[:, None].expand(-1, 512)
 
-    _, condition = training.shown(
+    _, condition = training.make_batch(
         data, torch.arange(12), training.Recipe(alone=1.0), SIDE, brightness, g
     )
     torch.testing.assert_close(condition.reference, condition.lr, rtol=0, atol=1e-4)
     torch.testing.assert_close(condition.feature[:, 0], condition.lr.mean((1, 2, 3)))
-    _, condition = training.shown(
+    _, condition = training.make_batch(
         data, torch.arange(12), training.Recipe(alone=0.0), SIDE, no_feature, g
     )
     assert (
@@ -126,7 +126,7 @@ def test_without_references_the_lr_face_is_its_own(people: Path) -> None:
 def test_lr_faces_are_poor_to_the_sizes_asked_for(people: Path) -> None:
     data, g = data_of(people), torch.Generator().manual_seed(0)
     recipe = training.Recipe(sides=(4,), alone=0.0)
-    clean, condition = training.shown(data, torch.arange(12), recipe, SIDE, no_feature, g)
+    clean, condition = training.make_batch(data, torch.arange(12), recipe, SIDE, no_feature, g)
     torch.testing.assert_close(condition.lr, enlarge(shrink(clean, 4), SIDE))
 
 
