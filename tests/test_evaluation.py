@@ -510,7 +510,7 @@ def test_attributes_and_references_reach_their_methods(
             drawn_by.append(
                 dict(db.execute("SELECT system, count(*) FROM drawn GROUP BY system").fetchall())
             )
-        assert "one classifier draws the pictures towards attributes and judges them" in err
+        assert "one classifier guides the pictures and judges their attributes" in err
     fewer = ("--method", "srdg", "--method", "bicubic", "--sampler", "ddim-2", "--model", network)
     other = load_attribute_classifier(bundled("attributes.safetensors"))
     next(other.parameters()).data *= 1.01

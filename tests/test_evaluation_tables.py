@@ -15,7 +15,7 @@ from fasr_video.evaluation import degradations, open_set, protocols, systems, ve
 from fasr_video.evaluation.compare import _baselines
 from fasr_video.evaluation.presets import PRESETS
 from fasr_video.evaluation.protocols import Trial
-from fasr_video.evaluation.report import Shows, gain_table, split_table
+from fasr_video.evaluation.report import SystemInfo, gain_table, split_table
 from fasr_video.evaluation.scoring import Scored, recognition
 from fasr_video.evaluation.systems import Axes, System, labels, suits
 from fasr_video.evaluation.tables import Cell, Column, Row, Table
@@ -145,7 +145,7 @@ def test_a_row_that_says_more_references_than_there_are_is_told() -> None:
     trial = protocols.celeba(crowd([4, 6, 12]))
     told = systems._few_references([System("fasr", references=k) for k in (1, 8)], trial.items)
     assert told == [
-        "references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were taken"
+        "references=8: 2 of 3 searches have fewer auxiliaries, 2 the least; all of theirs were used"
     ]
 
 
@@ -202,8 +202,8 @@ def test_larger_faces_are_no_better_method() -> None:
         Row(n, (Cell(v),), among=a)
         for n, v, a in (("a", 1, "8"), ("b", 2, "8"), ("a", 5, "16"), ("b", 4, "16"))
     )
-    table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).known()
-    assert [table.place(k, 0) for k in range(4)] == [2, 1, 1, 2]
+    table = Table("Sizes", "system", (Column("up", 0, "up"),), rows).without_empty_columns()
+    assert [table.rank(k, 0) for k in range(4)] == [2, 1, 1, 2]
 
 
 def scored_alike(trial: Trial, seed: int, right: float) -> Scored:
@@ -236,7 +236,8 @@ def test_an_open_set_is_told_by_group_and_against_another_system() -> None:
         "copy": scored_alike(trial, 1, 4),
     }
     shows = {
-        name: Shows("16", True, [16 if name == "weak" else 8] * len(trial.items)) for name in found
+        name: SystemInfo("16", True, [16 if name == "weak" else 8] * len(trial.items))
+        for name in found
     }
     table = split_table(found, trial, shows, "camp", "judge")
     heads = [c.title for c in table.columns]
@@ -300,4 +301,4 @@ def test_columns_without_any_value_are_left_out() -> None:
     silent = replace(
         TABLE, rows=tuple(replace(r, cells=(Cell(), *r.cells[1:])) for r in TABLE.rows)
     )
-    assert [c.title for c in silent.known().columns] == ["down", "note"]
+    assert [c.title for c in silent.without_empty_columns().columns] == ["down", "note"]

@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 from fasr_video.detection import open_detector
 from fasr_video.errors import InputError, UsageError
 from fasr_video.evaluation import protocols
-from fasr_video.evaluation.photos import MARKS, Photo, plain_name, read_photos, without
+from fasr_video.evaluation.photos import LANDMARK_COLUMNS, Photo, plain_name, read_photos, without
 from tests.conftest import PORTRAITS
 from tests.drawn import EACH, PEOPLE, crowd, drawn, people_in, photo, save
 
@@ -115,7 +115,7 @@ def test_landmarks_tell_the_pose(faces: Path, tmp_path: Path) -> None:
     """The nose over the middle of the face, and far to one side of it."""
     frontal = [52, 70, 93, 70, 72.5, 92, 55, 110, 90, 110]
     turned = [52, 70, 93, 70, 90.0, 92, 55, 110, 90, 110]
-    lines = [",".join(["path", *MARKS])]
+    lines = [",".join(["path", *LANDMARK_COLUMNS])]
     lines += [
         ",".join([name, *map(str, landmarks)])
         for name, landmarks in (("p0/0.png", frontal), ("p0/1.png", turned))

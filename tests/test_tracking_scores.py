@@ -130,16 +130,16 @@ def judge() -> Any:
 
 def as_trackeval(frames: list[LabelledFrame]) -> dict[str, Any]:
     true = sorted({int(i) for f in frames for i in f.true_ids})
-    found = sorted({int(i) for f in frames for i in f.found_ids})
+    found = sorted({int(i) for f in frames for i in f.predicted_ids})
     return {
         "num_timesteps": len(frames),
         "num_gt_ids": len(true),
         "num_tracker_ids": len(found),
         "num_gt_dets": sum(len(f.true_ids) for f in frames),
-        "num_tracker_dets": sum(len(f.found_ids) for f in frames),
+        "num_tracker_dets": sum(len(f.predicted_ids) for f in frames),
         "gt_ids": [np.array([true.index(i) for i in f.true_ids], int) for f in frames],
-        "tracker_ids": [np.array([found.index(i) for i in f.found_ids], int) for f in frames],
-        "similarity_scores": [iou_matrix(f.true_boxes, f.found_boxes) for f in frames],
+        "tracker_ids": [np.array([found.index(i) for i in f.predicted_ids], int) for f in frames],
+        "similarity_scores": [iou_matrix(f.true_boxes, f.predicted_boxes) for f in frames],
     }
 
 
@@ -245,4 +245,4 @@ def test_random_sequences_hold_what_is_to_be_judged() -> None:
     assert np.ptp([r.hota for r in results]) > 0.4
     assert np.ptp([r.mota for r in results]) > 0.5
     assert any(len(f.true_ids) == 0 for seed in range(60) for f in sequence(seed, empty=True))
-    assert any(len(f.found_ids) == 0 for seed in range(60) for f in sequence(seed, empty=True))
+    assert any(len(f.predicted_ids) == 0 for seed in range(60) for f in sequence(seed, empty=True))

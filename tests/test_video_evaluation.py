@@ -18,7 +18,7 @@ from fasr_video.configs import settings as configs
 from fasr_video.errors import InputError
 from fasr_video.evaluation import detection, open_set, video
 from fasr_video.evaluation.open_set import UNLISTED
-from fasr_video.evaluation.video import Truth, _Answer
+from fasr_video.evaluation.video import Truth, _TrackResult
 from fasr_video.pipeline.run import run
 from tests.conftest import PORTRAITS
 
@@ -124,21 +124,30 @@ def test_a_file_that_is_no_ground_truth_is_one_line(text: str, tmp_path: Path) -
 def test_frames_without_faces_count_too() -> None:
     """At 3 looks a second of 25 fps: the first frame of each third of a second."""
     truth = Truth(Fraction(25), ("a",), {k: {} for k in range(50)})
-    looked_at = list(video._looked_at(truth, configs.load("cpu", ("sampling.fps=3",))))
+    looked_at = list(video._processed_frames(truth, configs.load("cpu", ("sampling.fps=3",))))
     assert looked_at == [0, 9, 17, 25, 34, 42]
-    assert list(video._looked_at(truth, configs.load("cpu", ("sampling.every=20",)))) == [0, 20, 40]
+    assert list(video._processed_frames(truth, configs.load("cpu", ("sampling.every=20",)))) == [
+        0,
+        20,
+        40,
+    ]
 
 
 Listed = list[tuple[str, float]]
 
 
 def answer(
-    person: str, enrolled: bool, listed: Listed, named: bool, gallery: int = 30, asked: int = 10
-) -> _Answer:
-    return _Answer(person, enrolled, {"joined": listed}, gallery, asked, named)
+    person: str,
+    enrolled: bool,
+    listed: Listed,
+    named: bool,
+    gallery: int = 30,
+    most_candidates: int = 10,
+) -> _TrackResult:
+    return _TrackResult(person, enrolled, {"joined": listed}, gallery, most_candidates, named)
 
 
-def searched(answers: list[_Answer]) -> dict[str, float]:
+def searched(answers: list[_TrackResult]) -> dict[str, float]:
     """The numbers of the joined list by column."""
     table = video._search_table(answers)
     (row,) = table.rows
@@ -148,10 +157,10 @@ def searched(answers: list[_Answer]) -> dict[str, float]:
 def test_somebody_who_is_not_on_the_list_is_on_no_rank_and_over_no_threshold() -> None:
     lists: dict[str, Listed] = {"pooled": [("a", 0.9), ("b", 0.4)]}
     answers = [
-        _Answer("a", True, lists, 5, 2, True),
-        _Answer("c", True, lists, 5, 2, True),
-        _Answer("x", False, lists, 5, 2, False),
-        _Answer("a", True, {"pooled": []}, 5, 2, False),
+        _TrackResult("a", True, lists, 5, 2, True),
+        _TrackResult("c", True, lists, 5, 2, True),
+        _TrackResult("x", False, lists, 5, 2, False),
+        _TrackResult("a", True, {"pooled": []}, 5, 2, False),
     ]
     found = video._searches(answers, "pooled")
     assert found is not None and found.rank.tolist() == [1, UNLISTED, 0, UNLISTED]
@@ -187,12 +196,15 @@ def test_a_list_tells_no_rank_beyond_its_length_and_no_score_of_who_is_not_on_it
 ) -> None:
     """Two of four are not on lists that end at 0.5, over the threshold of 0.4 that strangers leave."""
     near: Listed = [("o", 0.7), ("q", 0.6), ("r", 0.5)]
-    found = [answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, asked=3) for k in range(2)]
-    unlisted = [answer(f"p{k}", True, near, True, asked=3) for k in range(2, 4)]
-    strangers = [answer(f"s{k}", False, [("o", 0.4)], False, asked=3) for k in range(10)]
+    found = [
+        answer(f"p{k}", True, [(f"p{k}", 0.9), *near[:2]], True, most_candidates=3)
+        for k in range(2)
+    ]
+    unlisted = [answer(f"p{k}", True, near, True, most_candidates=3) for k in range(2, 4)]
+    strangers = [answer(f"s{k}", False, [("o", 0.4)], False, most_candidates=3) for k in range(10)]
     values = searched([*found, *unlisted, *strangers])
     assert values["FNIR at FPIR 0.1"] == 0.5 and values["Rank-1"] == 0.5 and "Rank-5" not in values
-    asked_for_five = [replace(a, asked=5) for a in (*found, *unlisted, *strangers)]
+    asked_for_five = [replace(a, most_candidates=5) for a in (*found, *unlisted, *strangers)]
     assert searched(asked_for_five)["Rank-5"] == 0.5
     assert not video._plot([*found, *unlisted, *strangers], tmp_path)
     assert [
@@ -229,7 +241,7 @@ def test_average_precision_is_the_area_under_precision_made_to_fall() -> None:
         [[0, 0, 10, 10], [200, 200, 210, 210], [50, 50, 60, 70], [0, 1, 10, 11]], np.float32
     )
     rows = detection.assign(boxes[:3], np.array([0.9, 0.8, 0.7], np.float32), faces)
-    found = detection.judged(rows, detection.heights(faces))
+    found = detection.rank_detections(rows, detection.heights(faces))
     assert detection.average_precision(found) == pytest.approx((1 + 2 / 3) / 2)
     assert detection.recall(found) == 1 and detection.recall(found, 0.8) == 0.5
     assert detection.threshold(found, 0.9) == pytest.approx(0.9)
