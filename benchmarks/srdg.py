@@ -190,7 +190,7 @@ def seconds(denoiser: Denoiser, n: int) -> float:
     """Of one network call on n faces: the shortest of a few."""
     g = torch.Generator().manual_seed(0)
     x, sigma = torch.rand(n, 3, 128, 128, generator=g), torch.full((n,), 0.3)
-    call: Callable[[Tensor, Tensor], Tensor] = denoiser.given(
+    call: Callable[[Tensor, Tensor], Tensor] = denoiser.conditioned(
         Condition(x, torch.zeros(n, denoiser.feature_length))
     )
     spent = []

@@ -67,7 +67,7 @@ def close(a: Tensor, b: Tensor) -> bool:
 # ------------------------------------------------------------------------------------------------------------- combiner
 
 
-def test_layers_are_the_papers() -> None:
+def test_layers_are_those_of_the_paper() -> None:
     linear = [m for m in FeatureCombiner().modules() if isinstance(m, torch.nn.Linear)]
     assert [(m.in_features, m.out_features) for m in linear] == [
         (1024, 1024),
@@ -118,21 +118,21 @@ def test_one_feature_is_itself_and_none_is_zero() -> None:
     assert torch.equal(combiner.combine(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
 
 
-def test_what_matters_is_who_is_paired_with_whom_and_who_is_first() -> None:
+def test_the_result_depends_on_the_pairs_and_their_order() -> None:
     combiner, features = make(), random(4, LENGTH)
-    told = combiner.combine(features)
-    assert close(combiner.combine(features[[2, 3, 0, 1]]), told)
+    combined = combiner.combine(features)
+    assert close(combiner.combine(features[[2, 3, 0, 1]]), combined)
     for order in ([1, 0, 2, 3], [0, 2, 1, 3]):
-        assert (combiner.combine(features[order]) - told).norm() > 0.01
+        assert (combiner.combine(features[order]) - combined).norm() > 0.01
 
 
 def test_a_pair_does_not_depend_on_the_batch_nor_combine_on_the_mode() -> None:
     combiner = make()
     first, second = random(6, LENGTH), random(6, LENGTH, seed=1)
-    told = combiner.combine(torch.stack((first[0], second[0])))
-    assert close(combiner.pair(first, second)[0], told)
+    combined = combiner.combine(torch.stack((first[0], second[0])))
+    assert close(combiner.pair(first, second)[0], combined)
     before = {k: v.clone() for k, v in combiner.state_dict().items()}
-    assert torch.equal(combiner.train().combine(torch.stack((first[0], second[0]))), told)
+    assert torch.equal(combiner.train().combine(torch.stack((first[0], second[0]))), combined)
     assert combiner.training, "a training goes on as it was"
     assert all(torch.equal(v, before[k]) for k, v in combiner.state_dict().items())
 
@@ -181,7 +181,7 @@ AVERAGES: list[Callable[[Tensor], Tensor]] = [
 
 
 @pytest.mark.parametrize("average", AVERAGES, ids=["mean", "robust", "weighted"])
-def test_averages_are_unit_vectors_whatever_the_lengths_and_the_order(
+def test_averages_are_unit_vectors_for_any_lengths_and_order(
     average: Callable[[Tensor], Tensor],
 ) -> None:
     assert torch.equal(average(torch.zeros(0, LENGTH)), torch.zeros(LENGTH))
@@ -242,7 +242,7 @@ def test_robust_mean_has_the_least_sum_of_distances() -> None:
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-def test_weights_come_back_with_eta_length_source_and_margin(tmp_path: Path) -> None:
+def test_weights_load_with_eta_length_source_and_margin(tmp_path: Path) -> None:
     combiner, file = make(0.25), tmp_path / "combiner.safetensors"
     combiner.margin = 0.495
     save(combiner, file)
@@ -318,7 +318,7 @@ def train(out: Path, report: Callable[[str], None] = quiet, **options: float) ->
     return train_combiner(synthetic(), out, **{"batch": 32, **options}, report=report)  # type: ignore[arg-type]
 
 
-def test_a_trained_combiner_beats_the_plain_mean_on_people_it_has_not_seen(tmp_path: Path) -> None:
+def test_a_trained_combiner_beats_the_plain_mean_on_unseen_people(tmp_path: Path) -> None:
     lines: list[str] = []
     summary = train_combiner(synthetic(), tmp_path, batch=32, report=lines.append)
     assert (summary.train_people, summary.validation_people, summary.single) == (51, 9, 0)
@@ -349,7 +349,7 @@ def test_a_trained_combiner_beats_the_plain_mean_on_people_it_has_not_seen(tmp_p
     assert near.mean() < near_mean.mean() - 0.1
 
 
-def test_nobody_is_on_both_sides_and_nothing_is_lost() -> None:
+def test_the_split_is_disjoint_and_complete() -> None:
     features = synthetic(20, 3)
     alone = CombinerFeatures(
         torch.cat((features.hr, random(2, LENGTH))),
@@ -369,7 +369,7 @@ def test_nobody_is_on_both_sides_and_nothing_is_lost() -> None:
     assert set(split(alone, seed=1).validation.person.tolist()) != validation_people
 
 
-def test_the_split_does_not_need_people_to_lie_together() -> None:
+def test_the_split_works_with_people_in_any_order() -> None:
     features = synthetic(12, 2)
     order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
     part = split(
@@ -415,7 +415,7 @@ def test_the_margin_is_just_above_the_gap_of_the_plain_mean() -> None:
 
 
 @pytest.mark.parametrize("eta", [0.1, 1.0])
-def test_training_says_the_gap_the_margin_above_it_and_eta(eta: float, tmp_path: Path) -> None:
+def test_training_reports_the_gap_the_margin_and_eta(eta: float, tmp_path: Path) -> None:
     lines: list[str] = []
     summary = train_combiner(
         synthetic(), tmp_path, epochs=1, batch=32, eta=eta, report=lines.append
@@ -441,21 +441,21 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     def kill(line: str) -> None:
         if line.startswith("epoch 2"):
             raise Killed
 
-    whole = train(tmp_path / "whole", epochs=4)
+    uninterrupted = train(tmp_path / "whole", epochs=4)
     with pytest.raises(Killed):
         train(tmp_path / "broken", kill, epochs=4)
     assert len((tmp_path / "broken" / "log.csv").read_text().splitlines()) == 4, (
         "a heading and epochs 0, 1, 2"
     )
     torch.rand(3)  # other random numbers drawn between change nothing
-    again: list[str] = []
-    assert train(tmp_path / "broken", again.append, epochs=4) == whole
-    assert [line[:7] for line in again[1:]] == ["epoch 3", "epoch 4"]
+    lines_again: list[str] = []
+    assert train(tmp_path / "broken", lines_again.append, epochs=4) == uninterrupted
+    assert [line[:7] for line in lines_again[1:]] == ["epoch 3", "epoch 4"]
     for name in ("combiner.safetensors", "log.csv"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
     states = [
@@ -465,7 +465,7 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(tmp_path: Path) -> None:
         assert all(torch.equal(v, states[1][part][k]) for k, v in states[0][part].items())
 
 
-def test_random_numbers_outside_go_on_as_if_nothing_had_been_trained(tmp_path: Path) -> None:
+def test_training_does_not_change_random_numbers_outside(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -473,7 +473,7 @@ def test_random_numbers_outside_go_on_as_if_nothing_had_been_trained(tmp_path: P
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused_and_unchanged(tmp_path: Path) -> None:
     train(tmp_path, epochs=1)
     before = (tmp_path / "state.pt").read_bytes()
     with pytest.raises(UsageError, match=r"begun with eta 0\.1, not 0\.9"):
@@ -490,13 +490,13 @@ def test_a_folder_with_another_run_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "option", [{"epochs": 0}, {"patience": 0}, {"batch": 1}, {"margin": 0.0}, {"margin": math.nan}]
 )
-def test_options_that_cannot_be_are_refused(option: dict[str, float], tmp_path: Path) -> None:
+def test_impossible_options_are_refused(option: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=next(iter(option))):
         train(tmp_path / "run", **option)
     assert not (tmp_path / "run").exists()
 
 
-def test_too_few_people_are_refused_and_ten_will_do(tmp_path: Path) -> None:
+def test_fewer_than_ten_people_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="9 people have two or more photos, 10"):
         train_combiner(synthetic(9, 2), tmp_path, report=quiet)
     # Eight pairs in batches of seven: the one left over is no batch of its own.
@@ -504,19 +504,19 @@ def test_too_few_people_are_refused_and_ten_will_do(tmp_path: Path) -> None:
     assert (summary.train_people, summary.validation_people, summary.epochs) == (8, 2, 1)
 
 
-def test_features_come_from_an_npz(tmp_path: Path) -> None:
-    made, file = synthetic(3, 2), tmp_path / "features.npz"
+def test_features_are_read_from_an_npz(tmp_path: Path) -> None:
+    original, file = synthetic(3, 2), tmp_path / "features.npz"
     arrays = {
-        "hr": made.hr.half().numpy(),
-        "lr": made.lr.half().numpy(),
-        "identity": np.array(made.identity),
+        "hr": original.hr.half().numpy(),
+        "lr": original.lr.half().numpy(),
+        "identity": np.array(original.identity),
     }
     np.savez(file, **arrays)
     loaded = CombinerFeatures.load(file)
-    assert loaded.identity == made.identity and loaded.source == Source()
+    assert loaded.identity == original.identity and loaded.source == Source()
     assert loaded.hr.dtype == torch.float32
-    assert torch.allclose(loaded.hr, made.hr, atol=1e-3) and torch.allclose(
-        loaded.lr, made.lr, atol=1e-3
+    assert torch.allclose(loaded.hr, original.hr, atol=1e-3) and torch.allclose(
+        loaded.lr, original.lr, atol=1e-3
     )
     np.savez(file, **arrays, embedder="builtin", embedder_sha256=SOURCE.sha256)
     assert CombinerFeatures.load(file).source == SOURCE
@@ -524,9 +524,13 @@ def test_features_come_from_an_npz(tmp_path: Path) -> None:
     assert CombinerFeatures.load(file).identity == (0, 1, 2, 3, 4, 5)
 
 
-def test_files_that_hold_no_features_are_refused(tmp_path: Path) -> None:
-    made, file = synthetic(3, 2), tmp_path / "features.npz"
-    hr, lr, identity = made.hr.numpy(), made.lr.numpy(), np.array(made.identity)
+def test_files_without_features_are_refused(tmp_path: Path) -> None:
+    original, file = synthetic(3, 2), tmp_path / "features.npz"
+    hr, lr, identity = (
+        original.hr.numpy(),
+        original.lr.numpy(),
+        np.array(original.identity),
+    )
     with pytest.raises(InputError, match=r"features\.npz"):
         CombinerFeatures.load(file)
     for content in (b"", b"PK no", b"no"):
@@ -573,7 +577,7 @@ def test_curves_are_drawn_from_the_log(tmp_path: Path) -> None:
         curves.draw(log, png, ("loss",))
 
 
-def test_without_matplotlib_there_are_weights_but_no_curves(
+def test_without_matplotlib_weights_are_written_but_no_curves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
