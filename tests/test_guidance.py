@@ -217,7 +217,7 @@ def test_our_and_published_classifiers_use_the_same_attribute_names(
     }
     two = open_guidance([f"male={published}", f"beard={published}"], 50, CPU).classifiers
     assert [p.names for p in two.parts] == [("male",), ("no_beard",)]
-    assert two.facts == dict.fromkeys(("male", "beard"), sha256_file(published))
+    assert two.provenance == dict.fromkeys(("male", "beard"), sha256_file(published))
     for files, message in (
         ([str(published)], "does not name its attribute"),
         ([f"hat={published}"], "no attribute hat: known are male, glasses, beard"),
