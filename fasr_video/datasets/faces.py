@@ -171,9 +171,7 @@ def _unwanted(name: str) -> str:
 
 
 def rows_of(file: Path, faces: Faces, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return arrays of an .npz file in the order of `faces`; its array `path` names each row's
-    face.
-    """
+    """Return arrays of an .npz file in the order of `faces`, by its array `path`."""
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in ("path", *names)}
@@ -245,9 +243,7 @@ def cut(pictures: Tensor, side: int, moves: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def degrade(x: Tensor, generator: torch.Generator, groups: int = 4) -> Tensor:
-    """Return faces shrunk to 12-32 pixels and enlarged again; half of the groups to 16, the papers'
-    size.
-    """
+    """Return faces shrunk to 12-32 pixels (half of the groups to 16) and enlarged again."""
     sides = [
         16
         if i % 2

@@ -158,9 +158,7 @@ def auc(own: ArrayLike, others: ArrayLike) -> float:
 
 
 def rank_and_area(scores: Scores) -> tuple[float, float]:
-    """Return Rank-1 and AUC of square scores, searches × gallery, with own subjects on the
-    diagonal.
-    """
+    """Return Rank-1 and AUC of square scores; own subjects are on the diagonal."""
     own = np.arange(len(scores))
     results = searches(scores, own, [str(k) for k in own])
     return rank_rate(results, 1), auc(results.right, scores[~np.eye(len(scores), dtype=bool)])
@@ -173,8 +171,7 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[Scores, Scores]:
-    """Return the bootstrap bounds of a statistic, with people resampled together with all their
-    searches.
+    """Return the bootstrap bounds of a statistic by resampling people.
 
     Enrolled people and strangers are resampled separately. The gallery stays the same.
     """

@@ -236,9 +236,7 @@ def _resized(face: Image) -> Image:
 
 
 def _with_measures(labels: dict[str, str], picture: Image) -> dict[str, str]:
-    """Return the labels with `size` in pixels and, given landmarks, `pose` (0 frontal to 1
-    profile).
-    """
+    """Return the labels with `size` (px) and, given landmarks, `pose` (0 frontal to 1 profile)."""
     measured = {k: v for k, v in labels.items() if k not in LANDMARK_COLUMNS}
     measured["size"] = str(len(picture))
     if set(LANDMARK_COLUMNS) <= labels.keys() and labels.get("found") != "0":

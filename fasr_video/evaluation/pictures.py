@@ -20,9 +20,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Return the structural similarity of each picture, the mean over its pixels. (Wang et al.
-    2004)
-    """
+    """Return the structural similarity of each picture. (Wang et al. 2004)"""
     brightness, structure = _parts(a, b)
     return (brightness * structure).flatten(1).mean(1)
 
@@ -65,8 +63,7 @@ def _parts(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def consistency(picture: Tensor, lr: Tensor) -> Tensor:
-    """Return the mean squared error, ×10⁻⁵, of each shrunk picture and its LR face. (SR3, section
-    4)
+    """Return the mean squared error, ×10⁻⁵, of each shrunk picture and its LR face.
 
     Pictures are in [0, 1], lr is N×C×s×s. 0 is best.
     """

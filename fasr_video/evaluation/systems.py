@@ -547,9 +547,7 @@ class Pooler:
 
 
 def pooler(system: System, embedder: Embedder) -> Pooler:
-    """Return the pooler of a system; raise an error if its Feature Combiner is for another
-    embedder.
-    """
+    """Return the pooler of a system; raise an error if its Feature Combiner does not fit."""
     rule = system.merge or "combiner"
     if rule != "combiner":
         return Pooler(rule, embedder, None, system.references)

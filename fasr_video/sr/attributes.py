@@ -153,8 +153,7 @@ class Classifiers:
 
 @torch.no_grad()
 def read(classifiers: Classifiers, faces: Sequence[Image]) -> tuple[Attribute, ...]:
-    """Return every attribute that the classifiers read, by the mean log odds over one person's
-    faces.
+    """Return all attributes that the classifiers read, by mean log odds over a person's faces.
 
     Faces may have any size. An enlarged LR face has almost no noise, so it is read at the lowest
     noise level of the training.

@@ -13,8 +13,7 @@ from torch import Tensor
 
 
 def shrink(x: Tensor, side: int) -> Tensor:
-    """Return N×C×H×W at side×side, by antialiased bilinear resizing (TensorFlow's
-    `antialias=True`).
+    """Return N×C×H×W at side×side, by antialiased bilinear resizing (as TensorFlow).
 
     Each pixel is the average under a triangle two of its own cells wide, inside the picture.
     """

@@ -77,9 +77,7 @@ class Guided(Denoiser):
 
 
 def open_spread(sigma: Tensor, condition: Condition) -> Tensor:
-    """Return N standard deviations of the clean face, given its noisy picture and the LR face, if
-    any.
-    """
+    """Return N standard deviations of the clean face, given the noisy one and any LR face."""
     known = condition.lr.flatten(1).any(dim=1)
     data = torch.where(known, ResidualDenoiser.WITH_LR, ResidualDenoiser.WITHOUT_LR).to(sigma)
     return sigma * data / (sigma**2 + data**2).sqrt()
@@ -104,9 +102,7 @@ class Guidance:
     def guided(
         self, denoiser: Denoiser, rows: Sequence[Sequence[Attribute]], bounded: bool
     ) -> Denoiser:
-        """Return the denoiser guided to each row's attributes; itself where there is nothing to
-        guide.
-        """
+        """Return the denoiser guided to each row's attributes, if there are any."""
         if self.strength == 0 or not any(rows):
             return denoiser
         targets = [(part, *_targets(part, rows)) for part in self.classifiers.parts]
@@ -164,9 +160,7 @@ def _open(text: str, device: torch.device) -> tuple[AttributeClassifier, str]:
 def open_classifier(
     text: str, device: torch.device | str = "cpu"
 ) -> tuple[AttributeClassifier, Path]:
-    """Return the classifier of FILE (ours) or NAME=FILE (a published one for that attribute), and
-    its path.
-    """
+    """Return the classifier of FILE (ours) or NAME=FILE (published), and its path."""
     name, equals, rest = text.partition("=")
     named = bool(equals) and not Path(text).is_file()
     if named and name not in YES:

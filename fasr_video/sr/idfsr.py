@@ -71,8 +71,7 @@ def time_of(sigma: Tensor) -> Tensor:
 
 
 def face_mask(landmarks: Tensor, side: int = SIDE) -> Tensor:
-    """Return N×1×side×side: 1 within the face's oval, from the brows to the chin and from ear to
-    ear.
+    """Return N×1×side×side: 1 within the oval of the face, brows to chin, ear to ear.
 
     The unit is the distance from the middle of the eyes to the middle of the mouth. The brows lie
     0.45 above the eyes, the chin 1.5 below, the ears 1.1 eye distances to the sides (turning a head
@@ -296,9 +295,7 @@ class CompactIdfsr(IdentityDenoiser):
     sigma_min, sigma_max = 0.002, 30.0
 
     def weight(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """Return the weight at which the network's own output counts evenly, at every level and
-        pixel.
-        """
+        """Return the weight at which the network's output counts evenly."""
         return even_weight(sigma.new_tensor(SPREAD), sde.per_item(sigma, condition.lr))
 
     def levels(self, share: Tensor) -> Tensor:

@@ -107,9 +107,7 @@ def as_image(picture: Tensor) -> Image:
 
 
 def unused_auxiliaries(name: str, face: FaceInput) -> tuple[str, ...]:
-    """Return the warning that a method without a feature ignores the auxiliary faces, if there are
-    any.
-    """
+    """Return a warning about auxiliary faces that a method without a feature ignores."""
     if not face.auxiliaries:
         return ()
     return (f"method {name} takes no feature: the auxiliary faces were not used",)

@@ -76,9 +76,7 @@ _ZERO = torch.zeros(1, dtype=torch.float64)
 
 
 def times(n: int, end: float = 1e-5) -> Tensor:
-    """Return n times from 1 down to `end` in equal steps, as published; samplers take one step at
-    each.
-    """
+    """Return n times from 1 down to `end` in equal steps, as published."""
     return torch.linspace(1.0, end, n, dtype=torch.float64)
 
 
@@ -220,9 +218,7 @@ def ddim(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def heun(denoiser: Denoiser, x: Tensor, sigmas: Tensor) -> Tensor:
-    """Sample by second-order Heun steps of the ODE, with two calls in all but the last one. (EDM
-    algorithm 1)
-    """
+    """Sample by second-order Heun steps of the ODE. (EDM algorithm 1)"""
     for now, after in pairwise(sigmas):
         slope = (x - denoiser(x, _all(now, x))) / float(now)
         euler = x + float(after - now) * slope

@@ -212,7 +212,5 @@ DENOISERS = [name for name in KINDS if name not in FLOWS]
 
 
 def sample_seed(seed: int, k: int) -> int:
-    """Return the seed of sample k of a picture: drawing more samples does not change the first
-    ones.
-    """
+    """Return the seed of sample k of a picture, which more samples do not change."""
     return (seed * 1_000_003 + k) % 2**63

@@ -98,9 +98,7 @@ NEAR = 40
 
 
 def camera(side: int) -> Surveillance:
-    """Return the damage by cameras to faces of this size: near ones suffer less from lens and
-    noise.
-    """
+    """Return the damage by cameras to faces of this size; near ones suffer less."""
     if side < NEAR:
         return Surveillance(side=(side, side))
     return Surveillance(
@@ -259,9 +257,7 @@ _COLOUR_QP = tuple(int(qp) for qp in _COLOUR_QP_TEXT.split())
 
 
 def jpeg(x: Tensor, quality: Tensor) -> Tensor:
-    """Return N×3×H×W (multiples of 16) after JPEG at each face's quality 1-100 (N×1), with colours
-    at half size.
-    """
+    """Return N×3×H×W (multiples of 16) after JPEG, at qualities from 1 to 100 (N×1)."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)
     luma, chroma = (
         ((scale * torch.tensor([float(v) for v in t.split()]).to(x) + 50) / 100)
@@ -276,9 +272,7 @@ def jpeg(x: Tensor, quality: Tensor) -> Tensor:
 
 
 def h264(x: Tensor, qp: Tensor) -> Tensor:
-    """Return N×3×H×W (multiples of 8) about as after an intra frame of H.264 at each face's QP
-    (N×1).
-    """
+    """Return N×3×H×W (multiples of 8) about as after an intra frame of H.264 at QPs N×1."""
     table = torch.tensor([*range(30), *_COLOUR_QP], device=qp.device)
     colour_qp = torch.where(qp < 30, qp, table[qp.round().long()])
     step, colour_step = ((0.625 * 2 ** (v / 6)).reshape(-1, 1, 1, 1, 1, 1) for v in (qp, colour_qp))

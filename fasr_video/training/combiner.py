@@ -270,9 +270,7 @@ def draw_triplets(part: Part, generator: torch.Generator) -> Tensor:
 
 
 def distances(merge: Merge, part: Part, triplets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the distances of each pair's merged LR feature: to its mean HR feature, and to the
-    stranger's.
-    """
+    """Return the distances of merged LR features to the mean HR feature and to the stranger's."""
     first, second, other = triplets.unbind(1)
     anchor = merge(part.lr[first], part.lr[second])
     positive = F.normalize(part.hr[first] + part.hr[second], dim=1)
@@ -320,9 +318,7 @@ def _check(epochs: int, patience: int, margin: float | None, batch: int) -> None
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Yield a generator by seed and epoch, and seed PyTorch's own random numbers inside the
-    context.
-    """
+    """Yield a seeded generator, and seed PyTorch's own random numbers inside the context."""
     number = seed * 1_000_003 + epoch
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(number)

@@ -131,9 +131,7 @@ class Material:
 
 
 def read_scenes(folder: Path, split: str) -> Iterator[Scene]:
-    """Yield the scenes of one split (train or check) of a folder with scenes.json.gz and its tar
-    files.
-    """
+    """Yield the scenes of one split (train or check) of a folder."""
     with gzip.open(folder / "scenes.json.gz", "rt") as stream:
         entries = [entry for entry in json.load(stream) if entry["split"] == split]
     for name in sorted({entry["tar"] for entry in entries}):
@@ -210,9 +208,7 @@ def cut(
     size: tuple[int, int],
     rng: np.random.Generator,
 ) -> Sample:
-    """Return the part of a scene in a window at (left, top), scaled to `size`, mirrored half the
-    time.
-    """
+    """Return a window at (left, top) of a scene, scaled to `size`, mirrored half the time."""
     width, height = size
     rows, columns = scene.picture.shape[:2]
     canvas = Image.new("RGB", size, _colour(rng))

@@ -159,9 +159,7 @@ def poor(
     surveillance: Surveillance,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return the LR twins, enlarged: by the papers' degradation or, in a share of batches, by
-    cameras.
-    """
+    """Return the enlarged LR twins; in a share of batches, damaged as by cameras."""
     chance = torch.rand((), generator=generator, device=generator.device)
     if chance < share:
         seeds = torch.randint(

@@ -41,9 +41,7 @@ class Teacher:
         return vectors, list(maps)
 
     def vectors(self, faces: Tensor) -> Tensor:
-        """Return unit vectors of the faces, merged with those of their mirror images (more
-        accurate).
-        """
+        """Return unit vectors of the faces, merged with those of their mirror images."""
         return merged(self(faces)[0], self(faces.flip(3))[0])
 
 

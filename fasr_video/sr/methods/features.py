@@ -107,9 +107,7 @@ class Features:
         return combiner.combine(features), "combiner"
 
     def warnings(self, face: FaceInput, source: str, trained_with: str) -> list[str]:
-        """Return the warnings about a feature from `source`; `trained_with` is the network's
-        embedder.
-        """
+        """Return the warnings about a feature; `trained_with` is the network's embedder."""
         if source == "none":
             return list(unused_auxiliaries(self._method.name, face))
         warnings = []

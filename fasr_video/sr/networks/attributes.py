@@ -98,9 +98,7 @@ class AttributeNet(nn.Module):
 
 
 def standardise(x: Tensor) -> Tensor:
-    """Return each picture with mean 0 and deviation 1 over its values; deviations are at least
-    1/√N.
-    """
+    """Return each picture with mean 0 and deviation 1; a deviation is at least 1/√N."""
     flat = x.flatten(1)
     variance, mean = torch.var_mean(flat, dim=1, correction=0, keepdim=True)
     # The floor is one of the variance: the root has no gradient at 0, so a black picture's would be
