@@ -95,46 +95,28 @@ def read_photos(
     own pictures. `small` ones are faces as the camera saw them, from 8 px. With a detector, any
     picture will do. Of equal pictures, only the first one is used.
     """
-    known = {} if labels is None else read_labels(labels)
+    labels_by_path = {} if labels is None else read_labels(labels)
     photos: list[Photo] = []
     left_out: list[LeftOut] = []
     first: dict[str, str] = {}
     names: set[str] = set()
     for file in _files(sources):
-        if file.problem:
-            left_out.append(LeftOut(file.name, file.problem))
+        photo = _read_photo(file, labels_by_path.get(file.name, {}), detector, small)
+        if isinstance(photo, LeftOut):
+            left_out.append(photo)
             continue
-        try:
-            original = read_picture(io.BytesIO(file.data))
-            picture = _face(file.name, original, detector, small)
-        except InputError as error:
-            left_out.append(LeftOut(file.name, error.reason))
-            continue
-        except UNREADABLE:
-            left_out.append(LeftOut(file.name, "not a readable picture"))
-            continue
-        if file.name in names:
+        if photo.path in names:
             raise UsageError(
-                file.name,
+                photo.path,
                 "there are two photographs of that name",
                 "give sources whose paths differ",
             )
-        names.add(file.name)
-        all_labels = _with_measures({**file.labels, **known.get(file.name, {})}, picture)
-        photo = Photo(
-            file.name,
-            file.person,
-            picture,
-            digest_of(picture),
-            all_labels,
-            file.role,
-            digest_of(original),
-        )
-        twins = [first[d] for d in photo.digests if d in first]
+        names.add(photo.path)
+        twins = [first[digest] for digest in photo.digests if digest in first]
         if twins:
-            left_out.append(LeftOut(file.name, f"the same picture as {min(twins)}"))
+            left_out.append(LeftOut(photo.path, f"the same picture as {min(twins)}"))
             continue
-        first |= dict.fromkeys(photo.digests, file.name)
+        first |= dict.fromkeys(photo.digests, photo.path)
         photos.append(photo)
     if not photos:
         problem = str(left_out[0]) if left_out else "no picture in it"
@@ -144,6 +126,30 @@ def read_photos(
             "give aligned faces, or use --align",
         )
     return photos, left_out
+
+
+def _read_photo(
+    file: _File, labels: Mapping[str, str], detector: Detector | None, small: bool
+) -> Photo | LeftOut:
+    """Return the photograph in a file, or why it is left out."""
+    if file.problem:
+        return LeftOut(file.name, file.problem)
+    try:
+        original = read_picture(io.BytesIO(file.data))
+        picture = _face(file.name, original, detector, small)
+    except InputError as error:
+        return LeftOut(file.name, error.reason)
+    except UNREADABLE:
+        return LeftOut(file.name, "not a readable picture")
+    return Photo(
+        path=file.name,
+        person=file.person,
+        picture=picture,
+        digest=digest_of(picture),
+        labels=_with_measures({**file.labels, **labels}, picture),
+        role=file.role,
+        source=digest_of(original),
+    )
 
 
 def without(photos: Sequence[Photo], others: Sequence[Photo]) -> tuple[list[Photo], list[LeftOut]]:

@@ -287,7 +287,8 @@ def search_bounds(searches: Searches) -> dict[str, tuple[float, float]]:
 
 def _auc_bounds(part: _Part) -> str:
     """Return the 95 % interval of the AUC, the mean share of others below each own score."""
-    own, ordered = part.scored.own, np.sort(part.scored.others)
+    own = part.scored.own
+    ordered = np.sort(part.scored.others)
     below = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
     summary = significance.summarise(below / 2 / len(ordered), part.owners)
     return between(summary.low, summary.high)
@@ -322,7 +323,9 @@ def _subset(scored: Scored, indices: NDArray[np.intp], trial: Trial) -> _Part:
         people_of_pairs = np.array(
             [trial.items[p.item].person for p in trial.pairs if p.same], np.str_
         )
-        own, owners, searches = scored.own[in_subset], people_of_pairs[in_subset].tolist(), None
+        own = scored.own[in_subset]
+        owners = people_of_pairs[in_subset].tolist()
+        searches = None
     else:
         known = np.isfinite(items["own"])
         own = items["own"][known]
