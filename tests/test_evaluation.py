@@ -284,7 +284,7 @@ def test_outputs_of_another_program_are_scored_beside_ours(
     one = outputs / inputs[0].relative_to(tmp_path / "lr" / "16")
     save(drawn(1, 1, 64), one)
     code, _, err = called(capsys, "celeba", *trial, *methods)
-    assert code == 2 and "64×64 px, but all that is compared is 128×128" in err
+    assert code == 2 and "64×64 px, but compared pictures have 128×128" in err
     one.unlink()
     code, _, err = called(capsys, "celeba", *trial, *methods)
     assert code == 2 and "lacks 1 of 4 pictures" in err
