@@ -476,7 +476,7 @@ def test_a_run_can_start_from_our_or_a_published_classifier(tmp_path: Path) -> N
     [
         ("none", "no such file"),
         ("hat=none", "no attribute hat"),
-        ("strange", "it knows hat, of which there are no"),
+        ("strange", "it knows hat, but there are no labels of that"),
     ],
 )
 def test_unsuitable_weights_to_start_from_are_refused(
