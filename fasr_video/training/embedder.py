@@ -195,9 +195,9 @@ def measure(pictures: Tensor, teacher: Teacher) -> Scales:
     vectors, maps = [], []
     middles = pictures[rows, :, RIM : RIM + SIDE, RIM : RIM + SIDE]
     for part in torch.split(middles, 32):
-        unit_vectors, block_maps = teacher(part.to(teacher.device).float() / 255)
-        vectors.append(unit_vectors)
-        maps.append(block_maps)
+        part_vectors, part_maps = teacher(part.to(teacher.device).float() / 255)
+        vectors.append(part_vectors)
+        maps.append(part_maps)
     joined = [torch.cat(of_block) for of_block in zip(*maps, strict=True)]
     means, spreads, changes = [], [], []
     for block, (shape, values) in enumerate(zip(SHAPES, joined, strict=True)):
