@@ -104,7 +104,9 @@ def test_at_4_px_references_are_warped_to_the_usual_landmarks() -> None:
     dot = FaceInput(shot(0, 4, light=DARK), PROBE.auxiliaries)
     answer = restore(restorer(), dot, 1, seed=3)
     all_warnings = " ".join(answer.warnings)
-    assert answer.feature == "mean" and "the usual ones of its frame take their place" in all_warnings
+    assert (
+        answer.feature == "mean" and "the usual ones of its frame take their place" in all_warnings
+    )
     assert "conditioned on its references" in all_warnings and "not used" not in all_warnings
     assert not np.array_equal(
         answer.picture, restore(restorer(), FaceInput(dot.lr0), 1, seed=3).picture
